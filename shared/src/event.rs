@@ -1,0 +1,300 @@
+//! What can happen to an ad, and what can become of the news of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A closed set of words: each with a code (the wire) and a name (JSON, metrics). Reading refuses
+/// everything else.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$word_doc:meta])* $word:ident = $code:literal $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$word_doc])* $word = $code,)+ }
+
+        impl $name {
+            /// All of them, in the order of their codes.
+            pub const ALL: &'static [Self] = &[$(Self::$word,)+];
+
+            /// The code on the wire.
+            #[must_use]
+            pub const fn code(self) -> u8 { self as u8 }
+
+            /// The word of a code.
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$word),)+ _ => None }
+            }
+
+            /// The name in JSON and in metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$word => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($text => Ok(Self::$word),)+
+                    other => Err(format!(
+                        "{:?} is no {}; there are: {}",
+                        other.chars().take(32).collect::<String>(), $what,
+                        Self::ALL.iter().map(|w| w.name()).collect::<Vec<_>>().join(", "),
+                    )),
+                }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+words! {
+    /// What happened to an impression, in the order in which it does.
+    Kind, "kind of event" {
+        /// A token was issued.
+        Served = 0 "served",
+        /// The creative began to render (MRC: begin to render). The billable event.
+        Impression = 1 "impression",
+        /// It was viewable (MRC: 50 % of its pixels for one continuous second).
+        Viewable = 2 "viewable",
+        /// The visitor clicked it.
+        Click = 3 "click",
+    }
+}
+
+words! {
+    /// Why an event that was received is not among the counted: each received event is counted, a
+    /// duplicate, or has one of these.
+    Reason, "reason" {
+        /// The token or the element could not be read: truncated, oversized, not canonical
+        /// base64url, a field out of range.
+        Malformed = 1 "malformed",
+        /// The token has a version that this build does not know.
+        UnknownVersion = 2 "unknown_version",
+        /// The token is of another deployment.
+        WrongDeployment = 3 "wrong_deployment",
+        /// The token names a signing key that is not in the keyring.
+        UnknownKey = 4 "unknown_key",
+        /// The token's signing key was revoked.
+        RevokedKey = 5 "revoked_key",
+        /// The token's signing key was not in force when it was issued, or has been retired for
+        /// longer than the horizon.
+        RetiredKey = 6 "retired_key",
+        /// The seal does not fit: a byte was altered, or it was never ours.
+        BadSeal = 7 "bad_seal",
+        /// Received after the token's expiry for this kind.
+        Expired = 8 "expired",
+        /// Received before the token was issued, by more than clocks may differ.
+        NotYetValid = 9 "not_yet_valid",
+        /// The signing key may not sign for this publisher.
+        PublisherNotAllowed = 10 "publisher_not_allowed",
+        /// The outbox was full; the redirect went out, the event was lost.
+        OutboxFull = 11 "outbox_full",
+        /// The edge's clock is further ahead of the collector's than it may be.
+        ClockAhead = 12 "clock_ahead",
+        /// The edge was taken out of service before this came.
+        EdgeRetired = 13 "edge_retired",
+        /// The impression's block is behind the horizon.
+        TooLate = 14 "too_late",
+        /// Asked for with HEAD, which never counts (IAB click measurement).
+        HeadRequest = 15 "head_request",
+        /// A prefetch or prerender (`Sec-Purpose`, `Purpose`), not a person's act.
+        Prefetch = 16 "prefetch",
+    }
+}
+
+/// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
+pub const REASON_CODES: usize = 17;
+
+/// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
+/// a rejected event it has its own dedup bit, so that a link preview's click never hides the
+/// person's.
+pub type Verdict = Option<Reason>;
+
+/// What the collector found: `Ok` with the edge's verdict, or `Err` with why it may not be counted
+/// at all.
+pub type Outcome = Result<Verdict, Reason>;
+
+/// The reasons that an edge may give as a verdict.
+pub const VERDICTS: &[Reason] = &[Reason::HeadRequest, Reason::Prefetch];
+
+words! {
+    /// The class of the visitor's device (AdCOM 1.0, List: Device Types, folded to four).
+    Device, "device" {
+        /// It cannot be told.
+        Unknown = 0 "unknown",
+        /// A desktop or laptop computer.
+        Desktop = 1 "desktop",
+        /// A phone.
+        Phone = 2 "phone",
+        /// A tablet.
+        Tablet = 3 "tablet",
+        /// A television, console or set-top box.
+        Tv = 4 "tv",
+    }
+}
+
+/// An ISO 3166-1 alpha-2 code, two capital letters; `ZZ` when it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Country([u8; 2]);
+
+impl Country {
+    /// Not known.
+    pub const UNKNOWN: Self = Self(*b"ZZ");
+
+    /// Reads two capital letters.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 2]) -> Option<Self> {
+        bytes
+            .iter()
+            .all(u8::is_ascii_uppercase)
+            .then_some(Self(bytes))
+    }
+
+    /// Reads what a header or a log says: upper or lower case, anything else is unknown.
+    #[must_use]
+    pub fn lenient(text: &str) -> Self {
+        let bytes = <[u8; 2]>::try_from(text.trim().as_bytes()).ok();
+        bytes
+            .and_then(|b| Self::from_bytes(b.map(|c| c.to_ascii_uppercase())))
+            .unwrap_or_default()
+    }
+
+    /// The two letters.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 2] {
+        self.0
+    }
+
+    /// Below 676: the letters as a number to base 26.
+    #[must_use]
+    pub fn index(self) -> u16 {
+        let [a, b] = self.0;
+        u16::from(a - b'A') * 26 + u16::from(b - b'A')
+    }
+
+    /// The inverse of [`Country::index`].
+    #[must_use]
+    pub fn from_index(index: u16) -> Option<Self> {
+        let letter = |n: u16| u8::try_from(n).ok().map(|n| b'A' + n);
+        (index < 676).then_some(Self([letter(index / 26)?, letter(index % 26)?]))
+    }
+}
+
+impl Default for Country {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(std::str::from_utf8(&self.0).expect("two ASCII letters"))
+    }
+}
+
+impl fmt::Debug for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for Country {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Country {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let bytes = <[u8; 2]>::try_from(text.as_bytes()).ok();
+        bytes.and_then(Self::from_bytes).ok_or_else(|| {
+            serde::de::Error::custom("a country has two capital letters (ISO 3166-1 alpha-2)")
+        })
+    }
+}
+
+/// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48.
+/// First byte 4 or 6 (0: not known), then the prefix, zero-padded to six bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Network(pub [u8; 7]);
+
+impl Network {
+    /// The network of an address. An IPv4 address inside IPv6 (`::ffff:…`) is IPv4.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        let mut bytes = [0; 7];
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                bytes[0] = 4;
+                bytes[1..4].copy_from_slice(&v4.octets()[..3]);
+            }
+            IpAddr::V6(v6) => {
+                bytes[0] = 6;
+                bytes[1..7].copy_from_slice(&v6.octets()[..6]);
+            }
+        }
+        Self(bytes)
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&crate::id::hex(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let bytes = crate::id::unhex(&text);
+        bytes
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom("a network has 14 hex digits"))
+    }
+}
+
+/// Eight bytes that tell one visitor's requests of a day from another's (a keyed hash of network
+/// and browser); zero without consent, and then nothing is compared or kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub u64);
+
+impl Fingerprint {
+    /// No consent, nothing kept.
+    pub const NONE: Self = Self(0);
+}
+
+/// Remarks on an event that change no count.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// The token was given to another visitor (another fingerprint, both known).
+    pub const OTHER_VISITOR: u8 = 1;
+    /// All that have a meaning; a wire form with others is refused.
+    pub const KNOWN: u8 = Self::OTHER_VISITOR;
+}

@@ -1,0 +1,299 @@
+//! Identifiers: names that people choose, and the dense ids of impressions.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
+use crate::time::{Minute, Timestamp};
+
+/// The longest [`Id`], in bytes.
+pub const ID_BYTES_MAX: usize = 16;
+
+/// A name of 1–16 bytes of `[A-Za-z0-9_-]`: an ad, a campaign, an advertiser, a publisher, a
+/// placement, an issuer, an edge. Kept zero-padded, so that it is `Copy`, hashes as one `u128` and
+/// sorts bytewise. [`Id::NONE`] (no bytes) stands for "there is none" on the wire; it cannot be
+/// parsed from text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Id([u8; ID_BYTES_MAX]);
+
+/// Why a text is no [`Id`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an id has 1 to 16 characters of A-Z a-z 0-9 _ -, and {0:?} is not one")]
+pub struct IdError(pub String);
+
+impl Id {
+    /// No id.
+    pub const NONE: Self = Self([0; ID_BYTES_MAX]);
+
+    /// An id that is known when the program is written. Fails to compile when it is used in a
+    /// constant and wrong.
+    #[must_use]
+    pub const fn literal(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        assert!(
+            !bytes.is_empty() && bytes.len() <= ID_BYTES_MAX,
+            "an id has 1 to 16 characters"
+        );
+        let mut padded = [0; ID_BYTES_MAX];
+        let mut at = 0;
+        while at < bytes.len() {
+            assert!(allowed(bytes[at]), "an id has only A-Z a-z 0-9 _ -");
+            padded[at] = bytes[at];
+            at += 1;
+        }
+        Self(padded)
+    }
+
+    /// Reads 1–16 allowed bytes.
+    ///
+    /// # Errors
+    /// [`IdError`] when there are none, too many, or others.
+    pub fn new(bytes: &[u8]) -> Result<Self, IdError> {
+        if bytes.is_empty() || bytes.len() > ID_BYTES_MAX || !bytes.iter().all(|b| allowed(*b)) {
+            let shown = &bytes[..bytes.len().min(64)];
+            return Err(IdError(String::from_utf8_lossy(shown).into_owned()));
+        }
+        let mut padded = [0; ID_BYTES_MAX];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        Ok(Self(padded))
+    }
+
+    /// Reads the padded form; all zeros is [`Id::NONE`].
+    ///
+    /// # Errors
+    /// [`IdError`] when a byte is not allowed or follows the padding.
+    pub fn from_padded(padded: [u8; ID_BYTES_MAX]) -> Result<Self, IdError> {
+        let length = padded.iter().position(|b| *b == 0).unwrap_or(ID_BYTES_MAX);
+        let (text, padding) = padded.split_at(length);
+        if text.iter().all(|b| allowed(*b)) && padding.iter().all(|b| *b == 0) {
+            return Ok(Self(padded));
+        }
+        Err(IdError(String::from_utf8_lossy(&padded).into_owned()))
+    }
+
+    /// The zero-padded bytes.
+    #[must_use]
+    pub const fn padded(&self) -> &[u8; ID_BYTES_MAX] {
+        &self.0
+    }
+
+    /// The bytes without padding.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        let length = self.0.iter().position(|b| *b == 0).unwrap_or(ID_BYTES_MAX);
+        &self.0[..length]
+    }
+
+    /// The text; empty for [`Id::NONE`].
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("every constructor allows ASCII only")
+    }
+
+    /// True for [`Id::NONE`].
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+const fn allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+}
+
+impl FromStr for Id {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::new(text.as_bytes())
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A block of 65 536 impression ids that one edge process hands out one after the other: the
+/// minute of its opening (24 bits, since 2020-01-01 UTC) and 56 random bits (DESIGN, idea 1). The
+/// block of an imported log is a digest instead, and its issuer says so
+/// ([`crate::import::ISSUER`]).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct BlockId(pub [u8; 10]);
+
+impl BlockId {
+    /// Opens a block now.
+    pub fn open(now: Timestamp, random: &mut dyn Random) -> Self {
+        let minute = now.minute().0.saturating_sub(Minute::BLOCK_EPOCH.0) & 0x00ff_ffff;
+        let mut bytes = [0; 10];
+        bytes[..3].copy_from_slice(&minute.to_be_bytes()[1..]);
+        random.fill(&mut bytes[3..]);
+        Self(bytes)
+    }
+
+    /// The minute in which a signed block was opened.
+    #[must_use]
+    pub fn opened(&self) -> Minute {
+        let [a, b, c, ..] = self.0;
+        Minute(Minute::BLOCK_EPOCH.0 + u32::from_be_bytes([0, a, b, c]))
+    }
+}
+
+impl fmt::Debug for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+/// One impression: its block and its place there. 12 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct ImpressionId {
+    /// The block that it was handed out of.
+    pub block: BlockId,
+    /// Its place in the block.
+    pub seq: u16,
+}
+
+impl ImpressionId {
+    /// Block, then the sequence number, big endian.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..10].copy_from_slice(&self.block.0);
+        bytes[10..].copy_from_slice(&self.seq.to_be_bytes());
+        bytes
+    }
+
+    /// The inverse of [`ImpressionId::to_bytes`]; every 12 bytes are an id.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 12]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
+        Self {
+            block: BlockId([a, b, c, d, e, f, g, h, i, j]),
+            seq: u16::from_be_bytes([k, l]),
+        }
+    }
+}
+
+/// Hands out impression ids: a block for at most [`crate::limits::BLOCK_LIFE_MS`] and 65 536 ids.
+/// Lives in memory only, so that no block is ever open after a restart.
+#[derive(Debug, Default)]
+pub struct IdAllocator {
+    open: Option<(BlockId, Timestamp, u32)>,
+}
+
+impl IdAllocator {
+    /// The next id. Opens a block when there is none, the one there is full or too old, or the
+    /// clock went back behind its opening.
+    pub fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
+        let fresh = |(_, opened, next): &(BlockId, Timestamp, u32)| {
+            let age_ms = now.0.checked_sub(opened.0);
+            *next <= u32::from(u16::MAX)
+                && age_ms.is_some_and(|ms| ms < crate::limits::BLOCK_LIFE_MS)
+        };
+        let (block, opened, seq) = self
+            .open
+            .filter(fresh)
+            .unwrap_or_else(|| (BlockId::open(now, random), now, 0));
+        self.open = Some((block, opened, seq + 1));
+        ImpressionId {
+            block,
+            seq: u16::try_from(seq).expect("a fresh block has ids left"),
+        }
+    }
+}
+
+/// A durable queue of an edge process or shard; a restart is a new epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct OutboxId {
+    /// The edge.
+    pub edge: Id,
+    /// Its epoch: larger than every earlier one of this edge.
+    pub epoch: u64,
+}
+
+/// An imported log: the digest of its name, or of its decompressed bytes when it has none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub [u8; 16]);
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for SourceId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        unhex(text)
+            .map(Self)
+            .ok_or_else(|| IdError(text.chars().take(64).collect()))
+    }
+}
+
+impl Serialize for SourceId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        unhex(&text).map(Self).ok_or_else(|| {
+            serde::de::Error::custom("a source id has 32 lower-case hexadecimal digits")
+        })
+    }
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads exactly `N` bytes of lower-case hexadecimal.
+#[must_use]
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}

@@ -1,0 +1,196 @@
+//! Keys: who may sign, since when and until when; and the secrets that edges and the centre hold.
+
+mod secrets;
+mod store;
+
+pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};
+pub use store::{IssuerKey, KeyError, KeyStore};
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ed25519_dalek::VerifyingKey;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Reason;
+use crate::id::{Id, hex, unhex};
+use crate::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
+use crate::time::Timestamp;
+
+/// One installation of Countersign: tokens of one are worthless in another. Random, made when the
+/// installation is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DeploymentId(pub u32);
+
+/// Names a signing key: the first four bytes of the BLAKE3 hash of its public key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct KeyId(pub u32);
+
+macro_rules! hex_number {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:08x}", self.0)
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                let bytes = unhex::<4>(text);
+                bytes
+                    .map(|bytes| Self(u32::from_be_bytes(bytes)))
+                    .ok_or_else(|| {
+                        let shown: String = text.chars().take(32).collect();
+                        format!("{shown:?} is not 8 lower-case hexadecimal digits")
+                    })
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+hex_number!(DeploymentId);
+hex_number!(KeyId);
+
+/// The public half of a signing key, and what it may be believed for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicKey {
+    /// Its name.
+    pub id: KeyId,
+    /// Whose it is.
+    pub issuer: Id,
+    /// RFC 8032 public key.
+    #[serde(with = "hex_key")]
+    pub public: [u8; 32],
+    /// Signs from then on.
+    pub not_before: Timestamp,
+    /// Signs until then; what it signed before verifies for the horizon after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired_at: Option<Timestamp>,
+    /// Never believed again, whatever it signed and whenever.
+    #[serde(default)]
+    pub revoked: bool,
+    /// The publishers that it may sign for; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publishers: Vec<Id>,
+}
+
+impl PublicKey {
+    /// The id that belongs to a public key.
+    #[must_use]
+    pub fn id_of(public: &[u8; 32]) -> KeyId {
+        let [a, b, c, d, ..] = *blake3::hash(public).as_bytes();
+        KeyId(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// Whether it may sign for this publisher.
+    #[must_use]
+    pub fn signs_for(&self, publisher: Id) -> bool {
+        self.publishers.is_empty() || self.publishers.contains(&publisher)
+    }
+
+    /// Whether it signs new tokens at `now`.
+    #[must_use]
+    pub fn signs_at(&self, now: Timestamp) -> bool {
+        !self.revoked && self.not_before <= now && self.retired_at.is_none_or(|end| now < end)
+    }
+
+    /// Whether a token of this key that says it was issued at `issued_at` is believed when it is
+    /// received at `received_at`.
+    ///
+    /// # Errors
+    /// [`Reason::RevokedKey`] or [`Reason::RetiredKey`].
+    pub fn check(&self, issued_at: Timestamp, received_at: Timestamp) -> Result<(), Reason> {
+        if self.revoked {
+            return Err(Reason::RevokedKey);
+        }
+        let early = issued_at.plus_ms(CLOCK_AHEAD_MS_MAX) < self.not_before;
+        let late = self.retired_at.is_some_and(|end| {
+            issued_at > end.plus_ms(CLOCK_AHEAD_MS_MAX) || received_at > end.plus_ms(HORIZON_MS)
+        });
+        if early || late {
+            Err(Reason::RetiredKey)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The public keys of a deployment, ready to verify with.
+#[derive(Clone, Debug)]
+pub struct Keyring {
+    deployment: DeploymentId,
+    keys: BTreeMap<KeyId, (PublicKey, VerifyingKey)>,
+}
+
+impl Keyring {
+    /// Takes the keys in.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a key is no point of the curve or a weak one, its id does not belong to
+    /// it, or two keys have one id.
+    pub fn new(
+        deployment: DeploymentId,
+        keys: impl IntoIterator<Item = PublicKey>,
+    ) -> Result<Self, KeyError> {
+        let mut ring = BTreeMap::new();
+        for key in keys {
+            let verifying = VerifyingKey::from_bytes(&key.public)
+                .ok()
+                .filter(|point| !point.is_weak())
+                .ok_or_else(|| KeyError::Invalid(hex(&key.public)))?;
+            if PublicKey::id_of(&key.public) != key.id {
+                return Err(KeyError::WrongId(key.id));
+            }
+            let id = key.id;
+            if ring.insert(id, (key, verifying)).is_some() {
+                return Err(KeyError::Twice(id));
+            }
+        }
+        Ok(Self {
+            deployment,
+            keys: ring,
+        })
+    }
+
+    /// Whose keys they are.
+    #[must_use]
+    pub const fn deployment(&self) -> DeploymentId {
+        self.deployment
+    }
+
+    /// The key of that name, with its verifier.
+    #[must_use]
+    pub fn get(&self, id: KeyId) -> Option<(&PublicKey, &VerifyingKey)> {
+        self.keys.get(&id).map(|(key, verifying)| (key, verifying))
+    }
+
+    /// All keys, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.values().map(|(key, _)| key)
+    }
+}
+
+mod hex_key {
+    use super::{hex, unhex};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        unhex(&text).ok_or_else(|| D::Error::custom("a key has 64 lower-case hexadecimal digits"))
+    }
+}

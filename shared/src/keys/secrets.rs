@@ -1,0 +1,183 @@
+//! Symmetric secrets: the edge's tag, the price's cover, the visitor's fingerprint. Each use has a
+//! key of its own, derived with BLAKE3 under a context of its own.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{DeploymentId, KeyId};
+use crate::event::{Fingerprint, Network};
+use crate::id::{ImpressionId, hex, unhex};
+use crate::money::{Currency, Money};
+use crate::random::Random;
+use crate::time::Timestamp;
+
+/// 32 secret bytes. Never shown by `Debug`; wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// A new one.
+    pub fn generate(random: &mut dyn Random) -> Self {
+        let mut bytes = [0; 32];
+        random.fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// Takes bytes that are secret already.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes; mind where they go.
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn derive(&self, context: &'static str, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key(context);
+        hasher.update(&self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        unhex(&text).map(Self).ok_or_else(|| {
+            serde::de::Error::custom("a secret has 64 lower-case hexadecimal digits")
+        })
+    }
+}
+
+/// The edge's tag keys: one a UTC day, from the edge secret, the deployment and the day
+/// (DESIGN, idea 2).
+#[derive(Clone, Debug)]
+pub struct TagKeys {
+    secret: Secret,
+    deployment: DeploymentId,
+}
+
+impl TagKeys {
+    /// From the edge secret of a deployment.
+    #[must_use]
+    pub const fn new(secret: Secret, deployment: DeploymentId) -> Self {
+        Self { secret, deployment }
+    }
+
+    /// The key of a UTC day.
+    #[must_use]
+    pub fn of_day(&self, day: u32) -> [u8; 32] {
+        let parts: [&[u8]; 2] = [&self.deployment.0.to_be_bytes(), &day.to_be_bytes()];
+        self.secret.derive("countersign tag key v1", &parts)
+    }
+}
+
+/// Covers clearing prices, so that a link does not tell them: an issuer's key has its own, derived
+/// from the central secret, and an edge holds no other's.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PriceKey([u8; 32]);
+
+impl fmt::Debug for PriceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PriceKey(…)")
+    }
+}
+
+/// A covered price: eight bytes of micros and three of currency, under the stream of one
+/// impression. The token's signature keeps it whole.
+pub type SealedPrice = [u8; 11];
+
+impl PriceKey {
+    /// The key that goes with a signing key.
+    #[must_use]
+    pub fn derive(central: &Secret, key: KeyId) -> Self {
+        Self(central.derive("countersign price key v1", &[&key.0.to_be_bytes()]))
+    }
+
+    /// Covers a price. An impression id is used once, so its stream is too.
+    #[must_use]
+    pub fn seal(&self, id: ImpressionId, price: Money) -> SealedPrice {
+        let mut bytes = [0; 11];
+        bytes[..8].copy_from_slice(&price.micros.to_be_bytes());
+        bytes[8..].copy_from_slice(&price.currency.bytes());
+        self.cover(id, bytes)
+    }
+
+    /// The price; `None` when what is under the cover is no amount with a currency.
+    #[must_use]
+    pub fn open(&self, id: ImpressionId, sealed: SealedPrice) -> Option<Money> {
+        let [a, b, c, d, e, f, g, h, x, y, z] = self.cover(id, sealed);
+        let micros = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let price = Money {
+            micros,
+            currency: Currency::from_bytes([x, y, z])?,
+        };
+        (!price.is_unnamed() && micros >= 0).then_some(price)
+    }
+
+    fn cover(&self, id: ImpressionId, mut bytes: SealedPrice) -> SealedPrice {
+        let mut stream = SealedPrice::default();
+        blake3::Hasher::new_keyed(&self.0)
+            .update(&id.to_bytes())
+            .finalize_xof()
+            .fill(&mut stream);
+        bytes
+            .iter_mut()
+            .zip(stream)
+            .for_each(|(byte, key)| *byte ^= key);
+        bytes
+    }
+}
+
+/// Makes fingerprints: a keyed hash, under a key of the day, that nobody can turn back into an
+/// address and that says nothing across days.
+#[derive(Clone, Debug)]
+pub struct VisitorKey(Secret);
+
+impl VisitorKey {
+    /// From the deployment's visitor secret.
+    #[must_use]
+    pub const fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// The visitor of a request: network prefix and user agent, on the day of `now`. Never
+    /// [`Fingerprint::NONE`]. Only with consent.
+    #[must_use]
+    pub fn of_request(&self, now: Timestamp, network: Network, user_agent: &[u8]) -> Fingerprint {
+        self.digest(
+            "countersign visitor v1",
+            &[&now.day().to_be_bytes(), &network.0, user_agent],
+        )
+    }
+
+    /// The visitor that an imported log names; the same on every day, as in the log.
+    #[must_use]
+    pub fn of_user(&self, user_id: &str) -> Fingerprint {
+        self.digest("countersign logged user v1", &[user_id.as_bytes()])
+    }
+
+    fn digest(&self, context: &'static str, parts: &[&[u8]]) -> Fingerprint {
+        let [a, b, c, d, e, f, g, h, ..] = self.0.derive(context, parts);
+        Fingerprint(u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(1))
+    }
+}

@@ -1,0 +1,243 @@
+//! The key store: all secrets of a small deployment in one file, and what can be done with them.
+//! Pure: whoever calls it reads and writes the file.
+
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use super::{DeploymentId, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys, VisitorKey};
+use crate::id::Id;
+use crate::random::Random;
+use crate::time::Timestamp;
+
+/// What can be wrong with keys.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not a usable Ed25519 public key.
+    #[error("{0} is no Ed25519 public key that may be trusted")]
+    Invalid(String),
+    /// The id is not the digest of the key.
+    #[error("key {0}: the id does not belong to the public key; was the file edited?")]
+    WrongId(KeyId),
+    /// Two keys with one id.
+    #[error("key {0} is there twice")]
+    Twice(KeyId),
+    /// No such key.
+    #[error("there is no key {0}; `countersign keys list` shows those there are")]
+    Unknown(KeyId),
+    /// No such issuer.
+    #[error("issuer {0} has no key; `countersign keys new --issuer {0}` makes one")]
+    UnknownIssuer(Id),
+    /// The issuer has a key already.
+    #[error("issuer {0} has a key that signs; `countersign keys rotate` replaces it")]
+    HasKey(Id),
+    /// The name is taken.
+    #[error("no key can be made for the issuer {0}: the name is kept for imported logs")]
+    Reserved(Id),
+    /// Revoked keys stay revoked.
+    #[error("key {0} is revoked already")]
+    Revoked(KeyId),
+    /// A file of another version.
+    #[error("the key file has version {0}; this build reads version {v}", v = KeyStore::VERSION)]
+    Version(u32),
+}
+
+/// A signing key with its public half.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IssuerKey {
+    /// What others may know.
+    pub public: PublicKey,
+    /// RFC 8032 secret seed.
+    pub secret: Secret,
+}
+
+/// Everything secret of a deployment on one machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyStore {
+    version: u32,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    edge_secret: Secret,
+    price_secret: Secret,
+    visitor_secret: Secret,
+    /// Signing keys, oldest first.
+    pub issuers: Vec<IssuerKey>,
+}
+
+impl KeyStore {
+    /// The version of the file's form.
+    pub const VERSION: u32 = 1;
+
+    /// A new deployment, without any signing key yet.
+    pub fn generate(random: &mut dyn Random) -> Self {
+        let mut id = [0; 4];
+        random.fill(&mut id);
+        Self {
+            version: Self::VERSION,
+            deployment: DeploymentId(u32::from_be_bytes(id)),
+            edge_secret: Secret::generate(random),
+            price_secret: Secret::generate(random),
+            visitor_secret: Secret::generate(random),
+            issuers: Vec::new(),
+        }
+    }
+
+    /// Checks a store that was read from a file.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is of another version or a key in it is wrong.
+    pub fn check(&self) -> Result<(), KeyError> {
+        if self.version != Self::VERSION {
+            return Err(KeyError::Version(self.version));
+        }
+        for key in &self.issuers {
+            let derived = SigningKey::from_bytes(key.secret.expose())
+                .verifying_key()
+                .to_bytes();
+            if derived != key.public.public {
+                return Err(KeyError::WrongId(key.public.id));
+            }
+        }
+        self.keyring().map(drop)
+    }
+
+    /// Makes the first key of an issuer; `publishers` empty: it signs for all.
+    ///
+    /// # Errors
+    /// When the issuer has a key that signs, or the name is reserved.
+    pub fn create(
+        &mut self,
+        issuer: Id,
+        publishers: Vec<Id>,
+        now: Timestamp,
+        random: &mut dyn Random,
+    ) -> Result<KeyId, KeyError> {
+        if issuer == crate::import::ISSUER {
+            return Err(KeyError::Reserved(issuer));
+        }
+        if self.signing(issuer, now).is_ok() {
+            return Err(KeyError::HasKey(issuer));
+        }
+        Ok(self.add(issuer, publishers, now, random))
+    }
+
+    /// Gives an issuer a new key that signs from `now`, and retires the one before it `overlap_ms`
+    /// later: until then edges that have not heard of the new key go on with the old.
+    ///
+    /// # Errors
+    /// When the issuer has no key that signs.
+    pub fn rotate(
+        &mut self,
+        issuer: Id,
+        now: Timestamp,
+        overlap_ms: u64,
+        random: &mut dyn Random,
+    ) -> Result<KeyId, KeyError> {
+        let publishers = self.signing(issuer, now)?.public.publishers.clone();
+        let end = now.plus_ms(overlap_ms);
+        for key in self.issuers.iter_mut().map(|key| &mut key.public) {
+            if key.issuer == issuer && key.signs_at(now) {
+                key.retired_at = Some(key.retired_at.map_or(end, |earlier| earlier.min(end)));
+            }
+        }
+        Ok(self.add(issuer, publishers, now, random))
+    }
+
+    /// The key signs no more; what it signed verifies for the horizon.
+    ///
+    /// # Errors
+    /// When there is no such key.
+    pub fn retire(&mut self, id: KeyId, now: Timestamp) -> Result<(), KeyError> {
+        let key = self.find(id)?;
+        key.retired_at = Some(key.retired_at.map_or(now, |earlier| earlier.min(now)));
+        Ok(())
+    }
+
+    /// Nothing that the key signed is believed any more.
+    ///
+    /// # Errors
+    /// When there is no such key, or it is revoked.
+    pub fn revoke(&mut self, id: KeyId) -> Result<(), KeyError> {
+        let key = self.find(id)?;
+        if key.revoked {
+            return Err(KeyError::Revoked(id));
+        }
+        key.revoked = true;
+        Ok(())
+    }
+
+    /// The newest key with which the issuer signs at `now`.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownIssuer`] when there is none.
+    pub fn signing(&self, issuer: Id, now: Timestamp) -> Result<&IssuerKey, KeyError> {
+        let mut keys = self.issuers.iter().rev();
+        keys.find(|key| key.public.issuer == issuer && key.public.signs_at(now))
+            .ok_or(KeyError::UnknownIssuer(issuer))
+    }
+
+    /// The public halves.
+    ///
+    /// # Errors
+    /// [`KeyError`] when one is wrong.
+    pub fn keyring(&self) -> Result<Keyring, KeyError> {
+        Keyring::new(
+            self.deployment,
+            self.issuers.iter().map(|key| key.public.clone()),
+        )
+    }
+
+    /// The edge's tag keys.
+    #[must_use]
+    pub fn tag_keys(&self) -> TagKeys {
+        TagKeys::new(self.edge_secret.clone(), self.deployment)
+    }
+
+    /// The cover of the prices that go with a signing key.
+    #[must_use]
+    pub fn price_key(&self, key: KeyId) -> PriceKey {
+        PriceKey::derive(&self.price_secret, key)
+    }
+
+    /// The fingerprints' key.
+    #[must_use]
+    pub fn visitor_key(&self) -> VisitorKey {
+        VisitorKey::new(self.visitor_secret.clone())
+    }
+
+    fn find(&mut self, id: KeyId) -> Result<&mut PublicKey, KeyError> {
+        let mut keys = self.issuers.iter_mut().map(|key| &mut key.public);
+        keys.find(|key| key.id == id).ok_or(KeyError::Unknown(id))
+    }
+
+    fn add(
+        &mut self,
+        issuer: Id,
+        publishers: Vec<Id>,
+        now: Timestamp,
+        random: &mut dyn Random,
+    ) -> KeyId {
+        loop {
+            let secret = Secret::generate(random);
+            let public = SigningKey::from_bytes(secret.expose())
+                .verifying_key()
+                .to_bytes();
+            let id = PublicKey::id_of(&public);
+            // Four bytes: two keys of one id are rare, not impossible.
+            if self.issuers.iter().any(|key| key.public.id == id) {
+                continue;
+            }
+            let public = PublicKey {
+                id,
+                issuer,
+                public,
+                not_before: now,
+                retired_at: None,
+                revoked: false,
+                publishers,
+            };
+            self.issuers.push(IssuerKey { public, secret });
+            return id;
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The promise on the wire: everything that an edge, a collector, an aggregator and a browser must
+//! agree on, and nothing else. Values in, values out: no clock, no randomness, no I/O (the one
+//! exception, [`ambient`], wraps the machine's for the rims and is absent from Wasm).
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod ambient;
+pub mod event;
+pub mod id;
+pub mod import;
+pub mod keys;
+pub mod limits;
+pub mod money;
+pub mod partition;
+pub mod problem;
+pub mod random;
+pub mod time;
+pub mod token;
+pub mod wire;
+
+pub use event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, Reason, Verdict};
+pub use id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
+pub use money::{Currency, Money};
+pub use partition::{PartitionMap, Partitions};
+pub use random::Random;
+pub use time::{Clock, Minute, Timestamp};

@@ -1,0 +1,68 @@
+//! Bounds, and the relations between them that must hold, checked when the program is compiled.
+
+/// How long a block may be open: one hour.
+pub const BLOCK_LIFE_MS: u64 = HOUR_MS;
+/// The longest that a token may be valid: 24 hours after it was issued.
+pub const TOKEN_LIFE_MS_MAX: u64 = DAY_MS;
+/// How long an outbox may hold an event and still have it counted.
+pub const OUTBOX_DELAY_MS_MAX: u64 = 5 * DAY_MS;
+/// Dedup state is kept this long after a block was opened: 7 days.
+pub const HORIZON_MS: u64 = 7 * DAY_MS;
+/// How far an edge's clock may be ahead of the collector's, and how far two edges' may differ.
+pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+/// The most by which one message may move the log's clock: a collector with a wild clock cannot
+/// make the engine forget.
+pub const CLOCK_JUMP_MS_MAX: u64 = HOUR_MS;
+
+/// The longest landing URL, in bytes.
+pub const URL_BYTES_MAX: usize = 2_048;
+/// The longest token, in bytes: fixed part, five ids, URL, both seals.
+pub const TOKEN_BYTES_MAX: usize = 52 + 5 * 17 + 2 + URL_BYTES_MAX + 64 + 16;
+/// The longest token as text (base64url without padding).
+pub const TOKEN_CHARS_MAX: usize = TOKEN_BYTES_MAX.div_ceil(3) * 4;
+
+/// The most events in one request to the edge.
+pub const EVENTS_PER_REQUEST_MAX: usize = 500;
+/// The largest request body that an edge reads.
+pub const EDGE_BODY_BYTES_MAX: usize = 2 << 20;
+/// The most events in one outbox batch.
+pub const BATCH_EVENTS_MAX: usize = 4_096;
+/// The most tallies in one outbox batch.
+pub const BATCH_TALLIES_MAX: usize = 4_096;
+/// The largest outbox batch, in bytes. An outbox seals a batch before it would pass this.
+pub const BATCH_BYTES_MAX: usize = 512 << 10;
+/// The most events in one chunk of an imported log.
+pub const CHUNK_EVENTS_MAX: usize = 4_096;
+/// The largest body that the collector's gateway reads.
+pub const GATEWAY_BODY_BYTES_MAX: usize = 8 << 20;
+
+/// A collector sends what it has coalesced when a partition's part reaches this many bytes …
+pub const FLUSH_BYTES: usize = 256 << 10;
+/// … or after this many milliseconds.
+pub const FLUSH_MS: u64 = 50;
+/// The most events, and the most distinct ids or blocks or minutes or prices, that one partition
+/// message can hold: its tables are indexed with 16 bits.
+pub const MESSAGE_ROWS_MAX: usize = u16::MAX as usize;
+/// The most batches and chunks that one partition message lists.
+pub const MESSAGE_ENTRIES_MAX: usize = 4_096;
+
+/// Partitions of a new deployment.
+pub const PARTITIONS_DEFAULT: u16 = 16;
+/// The most partitions of a deployment.
+pub const PARTITIONS_MAX: u16 = 1_024;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+const _: () = {
+    // An event that an outbox may still deliver never finds its block's dedup state gone.
+    assert!(BLOCK_LIFE_MS + TOKEN_LIFE_MS_MAX + OUTBOX_DELAY_MS_MAX <= HORIZON_MS);
+    // A message fits into what a NATS server takes by default, whatever the last batch was.
+    assert!(FLUSH_BYTES + BATCH_BYTES_MAX < 1 << 20);
+    // One request always fits into one batch.
+    assert!(EVENTS_PER_REQUEST_MAX <= BATCH_EVENTS_MAX);
+    // One more batch or chunk always fits into a message that is not yet due by its size: a row
+    // has at least 45 bytes and at most five distinct ids.
+    assert!(5 * (FLUSH_BYTES / 45 + CHUNK_EVENTS_MAX) < MESSAGE_ROWS_MAX);
+    assert!(5 * (FLUSH_BYTES / 45 + BATCH_EVENTS_MAX) < MESSAGE_ROWS_MAX);
+};

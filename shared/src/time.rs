@@ -1,0 +1,124 @@
+//! Time as a value. Core code is told what time it is.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Later than every event: the watermark of an outbox that is closed.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The UTC minute that this lies in; the largest for times beyond what a minute can say.
+    #[must_use]
+    pub fn minute(self) -> Minute {
+        Minute(u32::try_from(self.0 / 60_000).unwrap_or(u32::MAX))
+    }
+
+    /// Days since 1970-01-01 (UTC); saturates.
+    #[must_use]
+    pub fn day(self) -> u32 {
+        u32::try_from(self.0 / 86_400_000).unwrap_or(u32::MAX)
+    }
+
+    /// Whole seconds since the epoch.
+    #[must_use]
+    pub const fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Later by `ms`; saturates.
+    #[must_use]
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Earlier by `ms`; saturates at 1970.
+    #[must_use]
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms))
+    }
+
+    /// Reads whole or fractional Unix seconds, or an RFC 3339 time (`2019-11-24T00:00:17Z`; a
+    /// space for the `T` as well, and no offset means UTC).
+    ///
+    /// # Errors
+    /// Says what was expected when the text is neither, or before 1970.
+    pub fn parse(text: &str) -> Result<Self, TimeError> {
+        let error = || TimeError(text.chars().take(64).collect());
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+            if fraction.contains('.') || (fraction.is_empty() && text.contains('.')) {
+                return Err(error());
+            }
+            let seconds: u64 = whole.parse().map_err(|_| error())?;
+            let ms: u64 = format!("{fraction:0<3.3}").parse().map_err(|_| error())?;
+            let total = seconds.checked_mul(1000).and_then(|s| s.checked_add(ms));
+            return total.map(Self).ok_or_else(error);
+        }
+        let instant = text.parse::<jiff::Timestamp>().or_else(|_| {
+            text.parse::<jiff::civil::DateTime>()
+                .and_then(|civil| civil.to_zoned(jiff::tz::TimeZone::UTC))
+                .map(|zoned| zoned.timestamp())
+        });
+        let ms = instant.map_err(|_| error())?.as_millisecond();
+        u64::try_from(ms).map(Self).map_err(|_| error())
+    }
+}
+
+/// A text that is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither Unix seconds nor an RFC 3339 time such as 2026-01-31T12:00:00Z")]
+pub struct TimeError(pub String);
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339, UTC.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instant = i64::try_from(self.0)
+            .ok()
+            .map(jiff::Timestamp::from_millisecond);
+        match instant {
+            Some(Ok(instant)) => write!(f, "{instant}"),
+            _ => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+/// Minutes since 1970-01-01T00:00Z.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Minute(pub u32);
+
+impl Minute {
+    /// 2020-01-01T00:00Z, from which the 24 bits of a [`crate::BlockId`] count (to 2051).
+    pub const BLOCK_EPOCH: Self = Self(26_297_280);
+
+    /// Its first millisecond.
+    #[must_use]
+    pub const fn start(self) -> Timestamp {
+        Timestamp(self.0 as u64 * 60_000)
+    }
+
+    /// The first millisecond of the next minute.
+    #[must_use]
+    pub const fn end(self) -> Timestamp {
+        Timestamp((self.0 as u64 + 1) * 60_000)
+    }
+}
+
+/// Tells the time. Only rims own one; core code takes a [`Timestamp`].
+///
+/// It may jump, back as well as forward: whoever needs order makes it (the outbox never stamps
+/// below its own watermark).
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}

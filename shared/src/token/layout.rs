@@ -1,0 +1,94 @@
+//! The bytes of a token's body: what both seals cover.
+
+use super::{Token, VERSION};
+use crate::event::{Fingerprint, Reason};
+use crate::id::{Id, ImpressionId};
+use crate::keys::{DeploymentId, KeyId};
+use crate::limits::URL_BYTES_MAX;
+use crate::time::Timestamp;
+
+/// Appends the body.
+pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    out.extend(token.deployment.0.to_be_bytes());
+    out.extend(token.key.0.to_be_bytes());
+    out.extend(token.id.to_bytes());
+    out.extend(&token.issued_at.0.to_be_bytes()[2..]);
+    out.extend(&token.impression_life_s.to_be_bytes()[1..]);
+    out.extend(&token.click_life_s.to_be_bytes()[1..]);
+    out.extend(token.price);
+    out.extend(token.visitor.0.to_be_bytes());
+    for id in [
+        token.ad,
+        token.campaign,
+        token.advertiser,
+        token.publisher,
+        token.placement,
+    ] {
+        let bytes = id.as_bytes();
+        out.push(u8::try_from(bytes.len()).expect("an id has at most 16 bytes"));
+        out.extend(bytes);
+    }
+    let length = u16::try_from(token.url.len()).expect("the signer checked the URL's length");
+    out.extend(length.to_be_bytes());
+    out.extend(token.url.as_bytes());
+}
+
+/// Reads a body that must end where `bytes` end.
+pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, Reason> {
+    let mut rest = bytes;
+    let [version] = take(&mut rest)?;
+    if version != VERSION {
+        return Err(Reason::UnknownVersion);
+    }
+    let deployment = DeploymentId(u32::from_be_bytes(take(&mut rest)?));
+    let key = KeyId(u32::from_be_bytes(take(&mut rest)?));
+    let id = ImpressionId::from_bytes(take(&mut rest)?);
+    let [a, b, c, d, e, f] = take(&mut rest)?;
+    let issued_at = Timestamp(u64::from_be_bytes([0, 0, a, b, c, d, e, f]));
+    let [a, b, c] = take(&mut rest)?;
+    let impression_life_s = u32::from_be_bytes([0, a, b, c]);
+    let [a, b, c] = take(&mut rest)?;
+    let click_life_s = u32::from_be_bytes([0, a, b, c]);
+    let price = take(&mut rest)?;
+    let visitor = Fingerprint(u64::from_be_bytes(take(&mut rest)?));
+    let mut ids = [Id::NONE; 5];
+    for id in &mut ids {
+        let [length] = take(&mut rest)?;
+        *id = Id::new(slice(&mut rest, usize::from(length))?).map_err(|_| Reason::Malformed)?;
+    }
+    let [ad, campaign, advertiser, publisher, placement] = ids;
+    let length = usize::from(u16::from_be_bytes(take(&mut rest)?));
+    if length > URL_BYTES_MAX || length != rest.len() {
+        return Err(Reason::Malformed);
+    }
+    let url = std::str::from_utf8(rest).map_err(|_| Reason::Malformed)?;
+    Ok(Token {
+        deployment,
+        key,
+        id,
+        issued_at,
+        impression_life_s,
+        click_life_s,
+        price,
+        visitor,
+        ad,
+        campaign,
+        advertiser,
+        publisher,
+        placement,
+        url,
+    })
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Reason> {
+    let (head, tail) = rest.split_first_chunk().ok_or(Reason::Malformed)?;
+    *rest = tail;
+    Ok(*head)
+}
+
+fn slice<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], Reason> {
+    let (head, tail) = rest.split_at_checked(length).ok_or(Reason::Malformed)?;
+    *rest = tail;
+    Ok(head)
+}

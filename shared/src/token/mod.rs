@@ -1,0 +1,155 @@
+//! The impression token: what an edge signs when it serves an ad, and what comes back with every
+//! event of that impression.
+//!
+//! Version 1, all numbers big endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | version, 1 |
+//! | 4 | deployment |
+//! | 4 | key id |
+//! | 12 | impression id: block 10, sequence 2 |
+//! | 6 | issued at, ms since 1970 |
+//! | 3 | impression expiry, seconds after issue (viewable too) |
+//! | 3 | click expiry, seconds after issue |
+//! | 11 | clearing price with currency, covered ([`PriceKey`](crate::keys::PriceKey)) |
+//! | 8 | fingerprint of the visitor, 0 without consent |
+//! | 5 × (1 + n) | ad, campaign, advertiser, publisher, placement: length 1–16, bytes |
+//! | 2 + n | landing URL: length, bytes |
+//! | 64 | Ed25519 signature (RFC 8032) over the domain string and all before it |
+//! | 16 | keyed BLAKE3 tag over the domain string and all before it |
+//!
+//! As text: base64url without padding (RFC 4648 §5), and only the canonical spelling is read.
+
+mod layout;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+pub use seal::{SIGNATURE_BYTES, Signer, TAG_BYTES, Unverified, sign, tag};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::event::{Fingerprint, Kind, Reason};
+use crate::id::{Id, ImpressionId};
+use crate::keys::{DeploymentId, KeyId};
+use crate::limits::{CLOCK_AHEAD_MS_MAX, TOKEN_CHARS_MAX};
+use crate::time::Timestamp;
+
+/// The version that this build writes, and the only one so far.
+pub const VERSION: u8 = 1;
+
+/// What a token says. Who holds one from [`Unverified`] knows that we said it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Token<'a> {
+    /// Of which installation.
+    pub deployment: DeploymentId,
+    /// Signed with which key.
+    pub key: KeyId,
+    /// The impression.
+    pub id: ImpressionId,
+    /// When it was issued, in ms; at most 48 bits.
+    pub issued_at: Timestamp,
+    /// Seconds after issue in which its impression may come; at most 24 bits.
+    pub impression_life_s: u32,
+    /// Seconds after issue in which its click may come; at most 24 bits.
+    pub click_life_s: u32,
+    /// The clearing price, covered.
+    pub price: [u8; 11],
+    /// The visitor that it was given to; none without consent.
+    pub visitor: Fingerprint,
+    /// The ad shown.
+    pub ad: Id,
+    /// Its campaign.
+    pub campaign: Id,
+    /// Its advertiser.
+    pub advertiser: Id,
+    /// The publisher that shows it.
+    pub publisher: Id,
+    /// Where on the publisher's pages.
+    pub placement: Id,
+    /// Where a click leads: http or https, at most 2 048 bytes.
+    pub url: &'a str,
+}
+
+impl Token<'_> {
+    /// Whether an event of this kind may come at `at` (the edge's receive time).
+    ///
+    /// # Errors
+    /// [`Reason::Expired`], or [`Reason::NotYetValid`] when it comes before the issue by more than
+    /// two edges' clocks may differ.
+    pub fn check_time(&self, kind: Kind, at: Timestamp) -> Result<(), Reason> {
+        let life_s = match kind {
+            Kind::Served | Kind::Impression | Kind::Viewable => self.impression_life_s,
+            Kind::Click => self.click_life_s,
+        };
+        if at.plus_ms(CLOCK_AHEAD_MS_MAX) < self.issued_at {
+            return Err(Reason::NotYetValid);
+        }
+        if at > self.issued_at.plus_ms(u64::from(life_s) * 1000) {
+            return Err(Reason::Expired);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the text form.
+///
+/// # Errors
+/// [`Reason::Malformed`] when it is longer than a token can be, or not the canonical base64url of
+/// its bytes.
+pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Reason> {
+    if text.len() > TOKEN_CHARS_MAX {
+        return Err(Reason::Malformed);
+    }
+    // This engine refuses padding and non-zero trailing bits: one spelling for each token.
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| Reason::Malformed)
+}
+
+/// The text form: base64url without padding.
+#[must_use]
+pub fn to_text(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Whether a landing page's address may go into a token.
+///
+/// # Errors
+/// Says what is wrong: too long, not http or https, without a host, with characters that have no
+/// place in a URL (RFC 3986 §2: they would have to be percent-encoded).
+pub fn check_url(url: &str) -> Result<(), String> {
+    if url.len() > crate::limits::URL_BYTES_MAX {
+        return Err(format!(
+            "a landing URL has at most 2048 bytes, and this has {}",
+            url.len()
+        ));
+    }
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Err(format!(
+            "a landing URL starts with https:// or http://, and not so {url:?}"
+        ));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.is_empty() || authority.starts_with(':') || authority.contains('@') {
+        return Err(format!(
+            "the landing URL {url:?} needs a host, and no user name before it"
+        ));
+    }
+    let plain = |b: u8| {
+        b.is_ascii_graphic()
+            && !matches!(
+                b,
+                b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+            )
+    };
+    if let Some(bad) = url.bytes().find(|b| !plain(*b)) {
+        return Err(format!(
+            "the landing URL {url:?} has the byte {bad:#04x}: percent-encode it"
+        ));
+    }
+    Ok(())
+}

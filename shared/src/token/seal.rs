@@ -1,0 +1,216 @@
+//! The two seals (DESIGN, idea 2): the signature that is proof, and the tag that our own edges
+//! check before they redirect.
+
+use ed25519_dalek::{Signature, Signer as _, SigningKey};
+use subtle::ConstantTimeEq as _;
+
+use super::{Token, layout};
+use crate::event::Reason;
+use crate::keys::{DeploymentId, IssuerKey, KeyId, Keyring, PublicKey, TagKeys};
+use crate::limits::{TOKEN_BYTES_MAX, TOKEN_LIFE_MS_MAX};
+use crate::time::Timestamp;
+
+/// Bytes of the Ed25519 signature.
+pub const SIGNATURE_BYTES: usize = 64;
+/// Bytes of the edge's tag.
+pub const TAG_BYTES: usize = 16;
+
+const SIGN_DOMAIN: &[u8] = b"countersign token signature v1\0";
+const TAG_DOMAIN: &[u8] = b"countersign token tag v1\0";
+
+/// Signs tokens with one key.
+#[derive(Clone)]
+pub struct Signer {
+    key: SigningKey,
+    /// The public half.
+    pub public: PublicKey,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signer({})", self.public.id)
+    }
+}
+
+impl Signer {
+    /// Of an issuer's key.
+    #[must_use]
+    pub fn new(key: &IssuerKey) -> Self {
+        Self {
+            key: SigningKey::from_bytes(key.secret.expose()),
+            public: key.public.clone(),
+        }
+    }
+
+    /// The key's name, which goes into the token.
+    #[must_use]
+    pub const fn id(&self) -> KeyId {
+        self.public.id
+    }
+
+    /// The sealed token: body, signature, tag of its day of issue.
+    ///
+    /// # Errors
+    /// Says which field no token can carry: a bad URL, a life beyond
+    /// [`TOKEN_LIFE_MS_MAX`], a time beyond 48 bits, a missing id.
+    pub fn mint(&self, token: &Token<'_>, tags: &TagKeys) -> Result<Vec<u8>, String> {
+        super::check_url(token.url)?;
+        let life_s = u64::from(token.impression_life_s.max(token.click_life_s));
+        if life_s * 1000 > TOKEN_LIFE_MS_MAX {
+            return Err(format!(
+                "a token lives at most 24 hours, and not {life_s} s"
+            ));
+        }
+        let ids = [
+            token.ad,
+            token.campaign,
+            token.advertiser,
+            token.publisher,
+            token.placement,
+        ];
+        if token.issued_at.0 >> 48 != 0 || ids.iter().any(|id| id.is_none()) {
+            return Err("a token needs a time of 48 bits and all five ids".to_owned());
+        }
+        let mut bytes = Vec::with_capacity(256 + token.url.len());
+        layout::write(token, &mut bytes);
+        sign(&mut bytes, &self.key);
+        tag(&mut bytes, tags, token.issued_at.day());
+        Ok(bytes)
+    }
+}
+
+/// Appends the signature over all that is there.
+pub fn sign(bytes: &mut Vec<u8>, key: &SigningKey) {
+    let signature = key.sign(&[SIGN_DOMAIN, bytes].concat());
+    bytes.extend(signature.to_bytes());
+}
+
+/// Appends the tag over all that is there, with the key of a day.
+pub fn tag(bytes: &mut Vec<u8>, tags: &TagKeys, day: u32) {
+    let tag = tag_of(bytes, &tags.of_day(day));
+    bytes.extend(tag);
+}
+
+fn tag_of(bytes: &[u8], key: &[u8; 32]) -> [u8; TAG_BYTES] {
+    let mut tag = [0; TAG_BYTES];
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher
+        .update(TAG_DOMAIN)
+        .update(bytes)
+        .finalize_xof()
+        .fill(&mut tag);
+    tag
+}
+
+/// A token as it came: read, and not believed. Only the ways out of here give its contents.
+#[derive(Clone, Copy, Debug)]
+pub struct Unverified<'a> {
+    bytes: &'a [u8],
+    token: Token<'a>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Reads a token of this deployment.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`], [`Reason::UnknownVersion`] or [`Reason::WrongDeployment`].
+    pub fn read(bytes: &'a [u8], deployment: DeploymentId) -> Result<Self, Reason> {
+        if bytes.len() > TOKEN_BYTES_MAX {
+            return Err(Reason::Malformed);
+        }
+        // The version stands first and is told apart before anything else is looked at.
+        if bytes
+            .first()
+            .is_some_and(|version| *version != super::VERSION)
+        {
+            return Err(Reason::UnknownVersion);
+        }
+        let body = bytes
+            .len()
+            .checked_sub(SIGNATURE_BYTES + TAG_BYTES)
+            .ok_or(Reason::Malformed)?;
+        let token = layout::read(&bytes[..body])?;
+        if token.deployment != deployment {
+            return Err(Reason::WrongDeployment);
+        }
+        Ok(Self { bytes, token })
+    }
+
+    /// Checks the edge's tag, in constant time. `Ok(None)`: the token was issued on neither
+    /// today's nor yesterday's UTC day (or tomorrow's, by a clock that is ahead), and only the
+    /// signature can tell.
+    ///
+    /// # Errors
+    /// [`Reason::BadSeal`].
+    pub fn check_tag(&self, tags: &TagKeys, now: Timestamp) -> Result<Option<Token<'a>>, Reason> {
+        let day = self.token.issued_at.day();
+        if now.day().abs_diff(day) > 1 {
+            return Ok(None);
+        }
+        let (sealed, tag) = self.bytes.split_at(self.bytes.len() - TAG_BYTES);
+        if bool::from(tag_of(sealed, &tags.of_day(day)).ct_eq(tag)) {
+            Ok(Some(self.token))
+        } else {
+            Err(Reason::BadSeal)
+        }
+    }
+
+    /// Checks the signature (`verify_strict`: RFC 8032 §5.1.7, no small-order keys, no malleable
+    /// spelling), the key's validity and its publishers. `received_at` is the edge's receive time.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownKey`], [`Reason::RevokedKey`], [`Reason::RetiredKey`],
+    /// [`Reason::PublisherNotAllowed`] or [`Reason::BadSeal`].
+    pub fn verify<'k>(
+        &self,
+        keyring: &'k Keyring,
+        received_at: Timestamp,
+    ) -> Result<(Token<'a>, &'k PublicKey), Reason> {
+        let (key, verifying) = keyring.get(self.token.key).ok_or(Reason::UnknownKey)?;
+        if !self.signed_by(verifying) {
+            return Err(Reason::BadSeal);
+        }
+        self.authorise(key, received_at)?;
+        Ok((self.token, key))
+    }
+
+    /// What remains to be checked of a token whose signature was found good before: the signature
+    /// stays good, the key's standing may have changed.
+    ///
+    /// # Errors
+    /// As [`Unverified::verify`], without [`Reason::BadSeal`].
+    pub fn verify_again<'k>(
+        &self,
+        keyring: &'k Keyring,
+        received_at: Timestamp,
+    ) -> Result<(Token<'a>, &'k PublicKey), Reason> {
+        let (key, _) = keyring.get(self.token.key).ok_or(Reason::UnknownKey)?;
+        self.authorise(key, received_at)?;
+        Ok((self.token, key))
+    }
+
+    /// The bytes that the signature covers, and the signature: the proof of an impression.
+    #[must_use]
+    pub fn proof(&self) -> &'a [u8] {
+        &self.bytes[..self.bytes.len() - TAG_BYTES]
+    }
+
+    fn authorise(&self, key: &PublicKey, received_at: Timestamp) -> Result<(), Reason> {
+        key.check(self.token.issued_at, received_at)?;
+        if key.signs_for(self.token.publisher) {
+            Ok(())
+        } else {
+            Err(Reason::PublisherNotAllowed)
+        }
+    }
+
+    fn signed_by(&self, verifying: &ed25519_dalek::VerifyingKey) -> bool {
+        let (body, signature) = self.proof().split_at(self.proof().len() - SIGNATURE_BYTES);
+        let Ok(signature) = Signature::from_slice(signature) else {
+            return false;
+        };
+        verifying
+            .verify_strict(&[SIGN_DOMAIN, body].concat(), &signature)
+            .is_ok()
+    }
+}

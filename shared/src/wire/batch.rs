@@ -1,0 +1,231 @@
+//! The outbox batch: what an edge sends to a collector.
+//!
+//! Version 1: `CSB1`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
+//! number of tallies (4); then each event: kind (1), verdict (1; 0 valid, else the reason), flags
+//! (1), country (2 letters), device (1), network (7), fingerprint (8), receive time in ms (8),
+//! token length (2), token; then each tally: minute (4), kind (1), reason (1), count (4).
+
+use super::codec::{Reader, put_count, put_reason};
+use super::{Declared, WireError, declare};
+use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, VERDICTS, Verdict};
+use crate::id::OutboxId;
+use crate::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, TOKEN_BYTES_MAX};
+use crate::time::{Minute, Timestamp};
+
+const MAGIC: [u8; 4] = *b"CSB1";
+/// Bytes of a batch without events and tallies.
+pub const HEADER_BYTES: usize = 52;
+/// Bytes of an event without its token.
+pub const EVENT_BYTES: usize = 31;
+/// Bytes of a tally.
+pub const TALLY_BYTES: usize = 10;
+
+/// One event as the edge saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event<'a> {
+    /// What happened.
+    pub kind: Kind,
+    /// The edge's receive time: stamped when the event was appended to the outbox.
+    pub at: Timestamp,
+    /// The edge's opinion of the request.
+    pub verdict: Verdict,
+    /// Remarks.
+    pub flags: Flags,
+    /// From which country.
+    pub country: Country,
+    /// On what class of device.
+    pub device: Device,
+    /// From which network.
+    pub network: Network,
+    /// By whom; none without consent.
+    pub visitor: Fingerprint,
+    /// The whole token.
+    pub token: &'a [u8],
+}
+
+/// Events that are only counted, not kept one by one: what was never authenticated, and what was
+/// lost while the outbox was full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    /// The UTC minute in which they came.
+    pub minute: Minute,
+    /// What was asked for.
+    pub kind: Kind,
+    /// Why it is not counted.
+    pub reason: Reason,
+    /// How many.
+    pub count: u32,
+}
+
+/// A numbered batch. It never changes once it is sealed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch<'a> {
+    /// Whose.
+    pub outbox: OutboxId,
+    /// Its number: from 0, without gaps within an epoch.
+    pub number: u64,
+    /// Everything that this outbox sends later was received at this time or later.
+    /// [`Timestamp::MAX`] closes the epoch.
+    pub watermark: Timestamp,
+    /// At most [`BATCH_EVENTS_MAX`].
+    pub events: Vec<Event<'a>>,
+    /// At most [`BATCH_TALLIES_MAX`].
+    pub tallies: Vec<Tally>,
+}
+
+impl<'a> Batch<'a> {
+    /// Appends the binary form.
+    ///
+    /// # Panics
+    /// When there are more events or tallies than [`crate::limits`] allows, or a longer token: an
+    /// outbox seals before.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        assert!(self.events.len() <= BATCH_EVENTS_MAX && self.tallies.len() <= BATCH_TALLIES_MAX);
+        out.extend(MAGIC);
+        out.extend(self.outbox.edge.padded());
+        out.extend(self.outbox.epoch.to_le_bytes());
+        out.extend(self.number.to_le_bytes());
+        out.extend(self.watermark.0.to_le_bytes());
+        put_count(out, self.events.len());
+        put_count(out, self.tallies.len());
+        for event in &self.events {
+            event.write(out);
+        }
+        for tally in &self.tallies {
+            out.extend(tally.minute.0.to_le_bytes());
+            out.extend([tally.kind.code(), tally.reason.code()]);
+            out.extend(tally.count.to_le_bytes());
+        }
+    }
+
+    /// The binary form.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let events: usize = self
+            .events
+            .iter()
+            .map(|e| EVENT_BYTES + e.token.len())
+            .sum();
+        let mut out = Vec::with_capacity(HEADER_BYTES + events + self.tallies.len() * TALLY_BYTES);
+        self.write(&mut out);
+        out
+    }
+
+    /// Reads a batch that fills `bytes`.
+    ///
+    /// # Errors
+    /// [`WireError`] says what is wrong and where.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        if reader.array::<4>()? != MAGIC {
+            return Err(WireError {
+                what: "no outbox batch of version 1 (CSB1)",
+                at: 0,
+            });
+        }
+        let outbox = OutboxId {
+            edge: reader.id()?,
+            epoch: reader.u64()?,
+        };
+        let number = reader.u64()?;
+        let watermark = reader.time()?;
+        let events = reader.count(EVENT_BYTES, BATCH_EVENTS_MAX)?;
+        let tallies = reader.count(TALLY_BYTES, BATCH_TALLIES_MAX)?;
+        let events = (0..events)
+            .map(|_| Event::read(&mut reader))
+            .collect::<Result<_, _>>()?;
+        let tallies = (0..tallies)
+            .map(|_| Tally::read(&mut reader))
+            .collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self {
+            outbox,
+            number,
+            watermark,
+            events,
+            tallies,
+        })
+    }
+
+    /// How many events it brings, by the minute of their receipt: what counts as received.
+    #[must_use]
+    pub fn declared(&self) -> Declared {
+        let mut declared = Declared::new();
+        for event in &self.events {
+            declare(&mut declared, event.at.minute(), 1);
+        }
+        for tally in &self.tallies {
+            declare(&mut declared, tally.minute, tally.count);
+        }
+        declared
+    }
+}
+
+impl<'a> Event<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        assert!(self.token.len() <= TOKEN_BYTES_MAX, "no token is longer");
+        out.push(self.kind.code());
+        put_reason(out, self.verdict);
+        out.push(self.flags.0);
+        out.extend(self.country.bytes());
+        out.push(self.device.code());
+        out.extend(self.network.0);
+        out.extend(self.visitor.0.to_le_bytes());
+        out.extend(self.at.0.to_le_bytes());
+        let length = u16::try_from(self.token.len()).expect("asserted above");
+        out.extend(length.to_le_bytes());
+        out.extend(self.token);
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, WireError> {
+        let kind = reader.kind()?;
+        let verdict = reader.reason()?;
+        if verdict.is_some_and(|reason| !VERDICTS.contains(&reason)) {
+            return Err(reader.error("a reason that is no verdict of an edge"));
+        }
+        let flags = Flags(reader.u8()?);
+        if flags.0 & !Flags::KNOWN != 0 {
+            return Err(reader.error("an unknown flag"));
+        }
+        let country = Country::from_bytes(reader.array()?)
+            .ok_or_else(|| reader.error("a country of other than capital letters"))?;
+        let device = Device::from_code(reader.u8()?)
+            .ok_or_else(|| reader.error("an unknown class of device"))?;
+        let network = Network(reader.array()?);
+        let visitor = Fingerprint(reader.u64()?);
+        let at = reader.time()?;
+        let length = usize::from(reader.u16()?);
+        if length > TOKEN_BYTES_MAX {
+            return Err(reader.error("a token longer than any"));
+        }
+        let token = reader.slice(length)?;
+        Ok(Self {
+            kind,
+            at,
+            verdict,
+            flags,
+            country,
+            device,
+            network,
+            visitor,
+            token,
+        })
+    }
+}
+
+impl Tally {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let minute = reader.minute()?;
+        let kind = reader.kind()?;
+        let reason = reader
+            .reason()?
+            .ok_or_else(|| reader.error("a tally without a reason"))?;
+        Ok(Self {
+            minute,
+            kind,
+            reason,
+            count: reader.u32()?,
+        })
+    }
+}

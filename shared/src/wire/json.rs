@@ -1,0 +1,202 @@
+//! The JSON form of a batch: for third parties that send events from a server, and for people who
+//! want to see what is in one. Says the same as the binary form; unknown fields are refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Batch, Event, Tally};
+use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, VERDICTS, Verdict};
+use crate::id::{Id, OutboxId};
+use crate::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
+use crate::time::Timestamp;
+use crate::token;
+
+/// A batch as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonBatch {
+    /// The version of the form: 1.
+    pub version: u32,
+    /// The edge.
+    pub edge: Id,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The batch's number.
+    pub number: u64,
+    /// Its watermark, ms since 1970.
+    pub watermark: Timestamp,
+    /// The events.
+    #[serde(default)]
+    pub events: Vec<JsonEvent>,
+    /// The tallies.
+    #[serde(default)]
+    pub tallies: Vec<Tally>,
+}
+
+/// An event as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonEvent {
+    /// What happened.
+    pub kind: Kind,
+    /// When, ms since 1970.
+    pub at: Timestamp,
+    /// The token: base64url bytes, decoded here.
+    #[serde(with = "token_text")]
+    pub token: Vec<u8>,
+    /// Why it is no person's act, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Verdict,
+    /// From which country.
+    #[serde(default)]
+    pub country: Country,
+    /// On what class of device.
+    #[serde(default = "unknown_device")]
+    pub device: Device,
+    /// From which network.
+    #[serde(default)]
+    pub network: Network,
+    /// By whom; 0 without consent.
+    #[serde(default)]
+    pub visitor: Fingerprint,
+    /// Remarks.
+    #[serde(default)]
+    pub flags: Flags,
+}
+
+const fn unknown_device() -> Device {
+    Device::Unknown
+}
+
+impl JsonBatch {
+    /// The JSON form of a batch.
+    #[must_use]
+    pub fn new(batch: &Batch<'_>) -> Self {
+        Self {
+            version: 1,
+            edge: batch.outbox.edge,
+            epoch: batch.outbox.epoch,
+            number: batch.number,
+            watermark: batch.watermark,
+            events: batch.events.iter().map(JsonEvent::new).collect(),
+            tallies: batch.tallies.clone(),
+        }
+    }
+
+    /// The batch that it says.
+    ///
+    /// # Errors
+    /// Says which bound or value is wrong.
+    pub fn batch(&self) -> Result<Batch<'_>, String> {
+        if self.version != 1 {
+            return Err(format!(
+                "version {}: this build reads version 1",
+                self.version
+            ));
+        }
+        if self.events.len() > BATCH_EVENTS_MAX || self.tallies.len() > BATCH_TALLIES_MAX {
+            return Err(format!(
+                "a batch has at most {BATCH_EVENTS_MAX} events and tallies each"
+            ));
+        }
+        for (at, event) in self.events.iter().enumerate() {
+            event
+                .check()
+                .map_err(|what| format!("events[{at}]: {what}"))?;
+        }
+        Ok(Batch {
+            outbox: OutboxId {
+                edge: self.edge,
+                epoch: self.epoch,
+            },
+            number: self.number,
+            watermark: self.watermark,
+            events: self.events.iter().map(JsonEvent::event).collect(),
+            tallies: self.tallies.clone(),
+        })
+    }
+}
+
+impl JsonEvent {
+    fn new(event: &Event<'_>) -> Self {
+        let Event {
+            kind,
+            at,
+            verdict,
+            flags,
+            country,
+            device,
+            network,
+            visitor,
+            token,
+        } = *event;
+        let token = token.to_vec();
+        Self {
+            kind,
+            at,
+            token,
+            verdict,
+            country,
+            device,
+            network,
+            visitor,
+            flags,
+        }
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self
+            .verdict
+            .is_some_and(|reason| !VERDICTS.contains(&reason))
+        {
+            return Err("this reason is no verdict of an edge");
+        }
+        if self.flags.0 & !Flags::KNOWN != 0 {
+            return Err("an unknown flag");
+        }
+        if self.token.len() > crate::limits::TOKEN_BYTES_MAX {
+            return Err("a token longer than any");
+        }
+        Ok(())
+    }
+
+    fn event(&self) -> Event<'_> {
+        let Self {
+            kind,
+            at,
+            verdict,
+            flags,
+            country,
+            device,
+            network,
+            visitor,
+            ..
+        } = *self;
+        let token = self.token.as_slice();
+        Event {
+            kind,
+            at,
+            verdict,
+            flags,
+            country,
+            device,
+            network,
+            visitor,
+            token,
+        }
+    }
+}
+
+mod token_text {
+    use super::token;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&token::to_text(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        token::from_text(text.as_bytes())
+            .map_err(|_| D::Error::custom("a token is canonical base64url without padding"))
+    }
+}

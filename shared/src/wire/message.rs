@@ -1,0 +1,335 @@
+//! The partition message: what a collector appends to the log of one partition. Ids, blocks,
+//! minutes and prices are written once and named by number, so that a reader resolves each once;
+//! what the count engine needs of an event lies in rows of fixed size ("hot"), and what only the
+//! archive needs lies apart ("cold").
+//!
+//! Version 1: `CSM1`, partition (2), collector's stamp in ms (8); then, each with its count (4)
+//! before it: batches [edge 16, epoch 8, number 8, watermark 8, declared], chunks [source 16, first
+//! row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1, reason 1, count 4],
+//! blocks [issuer 16, block 10], minutes [4], ids [16], prices [currency 3, micros 8]; hot rows [20];
+//! length of the cold part (4) and the cold part. `declared` is a count (4) and [minute 4, count 4].
+//!
+//! A hot row: entry (2: the batch, or after the last batch the chunk, that brought it), block (2),
+//! sequence (2), minute (2), ad (2), publisher (2), country (2: a base-26 number), price (2), kind
+//! (1), device (1), verdict (1; 0 valid), rejected (1; 0 accepted). Block, ids and prices are
+//! numbered from 1; 0 means none. A cold row: ms within the minute (2), campaign (2), advertiser
+//! (2), placement (2), fingerprint (8), network (7), flags (1), proof length (2), proof.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
+
+use super::Declared;
+use super::batch::Tally;
+use super::codec::{put_count, put_declared, put_reason};
+use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome};
+use crate::id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
+use crate::limits::{FLUSH_BYTES, MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
+use crate::money::Money;
+use crate::time::{Minute, Timestamp};
+
+pub(super) const MAGIC: [u8; 4] = *b"CSM1";
+pub(super) const HOT_BYTES: usize = 20;
+pub(super) const COLD_BYTES: usize = 26;
+
+/// News of a batch: every partition hears of all batches, also of those without an event for it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct BatchEntry {
+    /// Whose.
+    #[serde(flatten)]
+    pub outbox: OutboxId,
+    /// Its number.
+    pub number: u64,
+    /// Its watermark.
+    pub watermark: Timestamp,
+    /// What it declared in all, for every partition.
+    pub declared: Declared,
+}
+
+/// News of a piece of an imported log.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ChunkEntry {
+    /// Of which log.
+    pub source: SourceId,
+    /// Its first row, from 0.
+    pub first_row: u64,
+    /// The row after its last.
+    pub end_row: u64,
+    /// BLAKE3 of the log's bytes up to the end of the last row.
+    #[serde(serialize_with = "hex_bytes")]
+    pub digest: [u8; 32],
+    /// What it declared in all, for every partition.
+    pub declared: Declared,
+}
+
+fn hex_bytes<S: serde::Serializer>(bytes: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&crate::id::hex(bytes))
+}
+
+/// A tally, and the batch that brought it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct TallyEntry {
+    /// The number of the batch within the message.
+    pub entry: u16,
+    /// What it says.
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// An event after judgement. Fields that could not be read or believed are none or zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Judged<'a> {
+    /// Who signed it; [`crate::import::ISSUER`] for a row of a log.
+    pub issuer: Id,
+    /// Which impression.
+    pub id: ImpressionId,
+    /// What happened.
+    pub kind: Kind,
+    /// What the collector found.
+    pub outcome: Outcome,
+    /// The edge's receive time, or the time in the log.
+    pub at: Timestamp,
+    /// The ad.
+    pub ad: Id,
+    /// Its campaign.
+    pub campaign: Id,
+    /// Its advertiser.
+    pub advertiser: Id,
+    /// The publisher.
+    pub publisher: Id,
+    /// The placement.
+    pub placement: Id,
+    /// The country.
+    pub country: Country,
+    /// The class of device.
+    pub device: Device,
+    /// The network.
+    pub network: Network,
+    /// The visitor.
+    pub visitor: Fingerprint,
+    /// Remarks.
+    pub flags: Flags,
+    /// The clearing price.
+    pub price: Money,
+    /// Body and signature of the token where the raw archive shall keep them, else empty.
+    pub proof: &'a [u8],
+}
+
+type Table<T> = HashMap<T, u16, BuildHasherDefault<DefaultHasher>>;
+
+/// Gathers one partition's message.
+#[derive(Debug, Default)]
+pub struct MessageBuilder {
+    batches: Vec<BatchEntry>,
+    chunks: Vec<ChunkEntry>,
+    tallies: Vec<(bool, TallyEntry)>,
+    rows: Vec<(Entry, [u8; HOT_BYTES - 2])>,
+    cold: Vec<u8>,
+    blocks: Table<(Id, BlockId)>,
+    minutes: Table<Minute>,
+    ids: Table<Id>,
+    prices: Table<Money>,
+}
+
+/// What brought an event: chunks are numbered after the last batch, whose number is known only in
+/// the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// The batch of this number within the message.
+    Batch(u16),
+    /// The chunk of this number within the message.
+    Chunk(u16),
+}
+
+impl MessageBuilder {
+    /// Adds news of a batch.
+    pub fn batch(&mut self, entry: BatchEntry) -> Entry {
+        self.batches.push(entry);
+        Entry::Batch(number(self.batches.len() - 1))
+    }
+
+    /// Adds news of a chunk.
+    pub fn chunk(&mut self, entry: ChunkEntry) -> Entry {
+        self.chunks.push(entry);
+        Entry::Chunk(number(self.chunks.len() - 1))
+    }
+
+    /// Adds a tally of the batch `entry`.
+    pub fn tally(&mut self, entry: Entry, tally: Tally) {
+        let (is_chunk, entry) = match entry {
+            Entry::Batch(n) => (false, n),
+            Entry::Chunk(n) => (true, n),
+        };
+        self.tallies.push((is_chunk, TallyEntry { entry, tally }));
+    }
+
+    /// Adds an event that `entry` brought.
+    ///
+    /// # Panics
+    /// When a table would pass 65 535: see [`MessageBuilder::is_due`].
+    pub fn event(&mut self, entry: Entry, event: &Judged<'_>) {
+        let minute = event.at.minute();
+        let block = match (event.issuer, event.id.block) {
+            (Id::NONE, _) => 0,
+            key => 1 + intern(&mut self.blocks, key),
+        };
+        let price = match event.price {
+            Money { micros: 0, .. } => 0,
+            price => 1 + intern(&mut self.prices, price),
+        };
+        let mut hot = Vec::with_capacity(HOT_BYTES - 2);
+        let words = [
+            block,
+            event.id.seq,
+            intern(&mut self.minutes, minute),
+            self.id(event.ad),
+            self.id(event.publisher),
+            event.country.index(),
+            price,
+        ];
+        words.iter().for_each(|word| hot.extend(word.to_le_bytes()));
+        hot.extend([event.kind.code(), event.device.code()]);
+        put_reason(&mut hot, event.outcome.ok().flatten());
+        put_reason(&mut hot, event.outcome.err());
+        let hot = hot.try_into().expect("seven words and four bytes are 18");
+        self.rows.push((entry, hot));
+        let ms = u16::try_from(event.at.0 - minute.start().0).unwrap_or(u16::MAX);
+        let words = [
+            ms,
+            self.id(event.campaign),
+            self.id(event.advertiser),
+            self.id(event.placement),
+        ];
+        words
+            .iter()
+            .for_each(|word| self.cold.extend(word.to_le_bytes()));
+        self.cold.extend(event.visitor.0.to_le_bytes());
+        self.cold.extend(event.network.0);
+        self.cold.push(event.flags.0);
+        self.cold.extend(number(event.proof.len()).to_le_bytes());
+        self.cold.extend(event.proof);
+    }
+
+    /// True when nothing was added.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.chunks.is_empty()
+    }
+
+    /// About how many bytes it has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.rows.len() * HOT_BYTES
+            + self.cold.len()
+            + self.ids.len() * 16
+            + self.blocks.len() * 26
+            + (self.batches.len() + self.tallies.len()) * 64
+            + self.chunks.len() * 96
+    }
+
+    /// True when it should go now. A builder that is not due takes one more batch or chunk of the
+    /// largest size that [`crate::limits`] allows.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.bytes() >= FLUSH_BYTES
+            || self.batches.len() + self.chunks.len() + 1 >= MESSAGE_ENTRIES_MAX
+            || self.tallies.len() > MESSAGE_ROWS_MAX / 2
+    }
+
+    /// The binary form, stamped with the collector's time.
+    #[must_use]
+    pub fn finish(self, partition: u16, stamp: Timestamp) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes() + 1024);
+        out.extend(MAGIC);
+        out.extend(partition.to_le_bytes());
+        out.extend(stamp.0.to_le_bytes());
+        self.put_entries(&mut out);
+        put_count(&mut out, self.blocks.len());
+        for (issuer, block) in in_order(&self.blocks) {
+            out.extend(issuer.padded());
+            out.extend(block.0);
+        }
+        put_count(&mut out, self.minutes.len());
+        in_order(&self.minutes)
+            .iter()
+            .for_each(|minute| out.extend(minute.0.to_le_bytes()));
+        put_count(&mut out, self.ids.len());
+        in_order(&self.ids)
+            .iter()
+            .for_each(|id| out.extend(id.padded()));
+        put_count(&mut out, self.prices.len());
+        for price in in_order(&self.prices) {
+            out.extend(price.currency.bytes());
+            out.extend(price.micros.to_le_bytes());
+        }
+        put_count(&mut out, self.rows.len());
+        for (entry, hot) in &self.rows {
+            out.extend(self.entry_number(*entry).to_le_bytes());
+            out.extend(hot);
+        }
+        put_count(&mut out, self.cold.len());
+        out.extend(&self.cold);
+        out
+    }
+
+    fn put_entries(&self, out: &mut Vec<u8>) {
+        put_count(out, self.batches.len());
+        for batch in &self.batches {
+            out.extend(batch.outbox.edge.padded());
+            out.extend(batch.outbox.epoch.to_le_bytes());
+            out.extend(batch.number.to_le_bytes());
+            out.extend(batch.watermark.0.to_le_bytes());
+            put_declared(out, &batch.declared);
+        }
+        put_count(out, self.chunks.len());
+        for chunk in &self.chunks {
+            out.extend(chunk.source.0);
+            out.extend(chunk.first_row.to_le_bytes());
+            out.extend(chunk.end_row.to_le_bytes());
+            out.extend(chunk.digest);
+            put_declared(out, &chunk.declared);
+        }
+        put_count(out, self.tallies.len());
+        for (is_chunk, TallyEntry { entry, tally }) in &self.tallies {
+            let entry = if *is_chunk {
+                Entry::Chunk(*entry)
+            } else {
+                Entry::Batch(*entry)
+            };
+            out.extend(self.entry_number(entry).to_le_bytes());
+            out.extend(tally.minute.0.to_le_bytes());
+            out.extend([tally.kind.code(), tally.reason.code()]);
+            out.extend(tally.count.to_le_bytes());
+        }
+    }
+
+    fn entry_number(&self, entry: Entry) -> u16 {
+        match entry {
+            Entry::Batch(n) => n,
+            Entry::Chunk(n) => number(self.batches.len() + usize::from(n)),
+        }
+    }
+
+    fn id(&mut self, id: Id) -> u16 {
+        if id.is_none() {
+            0
+        } else {
+            1 + intern(&mut self.ids, id)
+        }
+    }
+}
+
+fn intern<T: Hash + Eq>(table: &mut Table<T>, value: T) -> u16 {
+    let next = table.len();
+    *table.entry(value).or_insert_with(|| number(next))
+}
+
+/// The values of a table, by their numbers.
+fn in_order<T>(table: &Table<T>) -> Vec<&T> {
+    let mut rows: Vec<_> = table.iter().collect();
+    rows.sort_unstable_by_key(|(_, number)| **number);
+    rows.into_iter().map(|(value, _)| value).collect()
+}
+
+fn number(n: usize) -> u16 {
+    u16::try_from(n).expect("limits.rs: a message that is not due has room for one more batch")
+}
