@@ -1,0 +1,374 @@
+//! An in-memory log with fault switches, for deterministic simulations.
+//!
+//! No threads and no timers: every future but [`MemReader::next`] at the end
+//! of the log is ready at its first poll.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::log::{DEAD, Delivered, Log, LogError, Message, MismatchOf, Reader, hex};
+use crate::position::{Identity, Position, digest};
+
+/// What the next appends meet; each switch counts down by one per append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// So many appends fail before anything is written.
+    pub fail_before_write: u32,
+    /// So many appends are written but answered with an error.
+    pub lose_ack: u32,
+    /// So many appends are written up to a message in the middle (the first
+    /// half of the messages, rounded down), then fail.
+    pub write_half: u32,
+    /// So many appends find the disk full.
+    pub no_space: u32,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// Messages up to and with this sequence are trimmed.
+    trimmed: u64,
+    /// Digest of the message at `trimmed`.
+    trimmed_digest: [u8; 16],
+    messages: Vec<Bytes>,
+}
+
+impl Partition {
+    fn end(&self) -> u64 {
+        self.trimmed + self.messages.len() as u64
+    }
+
+    /// Digest at a sequence in `trimmed ..= end`.
+    fn digest_at(&self, sequence: u64) -> [u8; 16] {
+        match sequence.checked_sub(self.trimmed + 1) {
+            Some(index) => digest(&self.messages[index as usize]),
+            None => self.trimmed_digest,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    identity: Identity,
+    partitions: BTreeMap<u16, Partition>,
+    faults: Faults,
+    /// Readers of an older generation were cut off by a crash.
+    generation: u64,
+}
+
+/// The fake. Clones share one log.
+#[derive(Clone, Debug)]
+pub struct MemLog {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+    partitions: u16,
+}
+
+impl MemLog {
+    /// An empty log.
+    #[must_use]
+    pub fn new(partitions: u16, identity: Identity) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                identity,
+                partitions: BTreeMap::new(),
+                faults: Faults::default(),
+                generation: 0,
+            })),
+            changed: watch::Sender::new(0),
+            partitions,
+        }
+    }
+
+    /// Sets what the next appends meet.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state.lock().faults = faults;
+    }
+
+    /// The switches that are still armed.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.state.lock().faults
+    }
+
+    /// The log's process dies and comes back: readers that were open fail with
+    /// [`LogError::Unavailable`] for ever, armed faults are forgotten, nothing
+    /// durable is lost.
+    pub fn crash(&self) {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.faults = Faults::default();
+        drop(state);
+        self.wake();
+    }
+
+    /// Durable messages vanish: the partition ends at `end` again, and the
+    /// sequences after it will be used anew. (A broken promise: positions
+    /// beyond must be met with an error.)
+    pub fn vanish(&self, partition: u16, end: u64) {
+        let mut state = self.state.lock();
+        if let Some(partition) = state.partitions.get_mut(&partition) {
+            let keep = end.saturating_sub(partition.trimmed) as usize;
+            partition.messages.truncate(keep);
+        }
+    }
+
+    /// Puts another payload at a sequence that exists and is not trimmed; any
+    /// other is left alone. (A broken promise: a position there must no longer
+    /// match.)
+    pub fn replace(&self, partition: u16, sequence: u64, payload: Bytes) {
+        let mut state = self.state.lock();
+        if let Some(partition) = state.partitions.get_mut(&partition)
+            && let Some(index) = sequence.checked_sub(partition.trimmed + 1)
+            && let Some(slot) = partition.messages.get_mut(index as usize)
+        {
+            *slot = payload;
+        }
+    }
+
+    /// The log is created anew under another identity, and is empty.
+    pub fn recreate(&self, identity: Identity) {
+        let mut state = self.state.lock();
+        state.identity = identity;
+        state.partitions.clear();
+        state.generation += 1;
+        drop(state);
+        self.wake();
+    }
+
+    /// All messages of a partition that are not trimmed, oldest first.
+    #[must_use]
+    pub fn messages(&self, partition: u16) -> Vec<Bytes> {
+        let state = self.state.lock();
+        state
+            .partitions
+            .get(&partition)
+            .map_or_else(Vec::new, |p| p.messages.clone())
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn check_partition(&self, partition: u16) -> Result<(), LogError> {
+        if partition < self.partitions || partition == DEAD {
+            return Ok(());
+        }
+        Err(LogError::UnknownPartition {
+            partition,
+            partitions: self.partitions,
+        })
+    }
+
+    fn append_now(&self, messages: Vec<Message>) -> Result<Vec<Position>, LogError> {
+        for message in &messages {
+            self.check_partition(message.partition)?;
+        }
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if take(&mut state.faults.fail_before_write) {
+            return Err(LogError::Unavailable("fake: failed before write".into()));
+        }
+        if take(&mut state.faults.no_space) {
+            return Err(LogError::NoSpace);
+        }
+        let half = take(&mut state.faults.write_half);
+        let lost = take(&mut state.faults.lose_ack);
+        let count = if half {
+            messages.len() / 2
+        } else {
+            messages.len()
+        };
+        let mut positions = Vec::with_capacity(count);
+        for message in messages.into_iter().take(count) {
+            let partition = state.partitions.entry(message.partition).or_default();
+            let digest = digest(&message.payload);
+            partition.messages.push(message.payload);
+            positions.push(Position {
+                identity: state.identity,
+                sequence: partition.end(),
+                digest,
+            });
+        }
+        drop(guard);
+        self.wake();
+        if half || lost {
+            return Err(LogError::Unavailable("fake: acknowledgement lost".into()));
+        }
+        Ok(positions)
+    }
+
+    fn reader_now(&self, partition: u16, after: Option<Position>) -> Result<MemReader, LogError> {
+        self.check_partition(partition)?;
+        let mut state = self.state.lock();
+        let identity = state.identity;
+        let generation = state.generation;
+        let stored = state.partitions.entry(partition).or_default();
+        let mut sequence = 0;
+        if let Some(after) = after {
+            sequence = after.sequence;
+            let mismatch = |of, expected: &[u8], found: &[u8]| LogError::Mismatch {
+                partition,
+                of,
+                sequence,
+                expected: hex(expected),
+                found: hex(found),
+            };
+            if after.identity != identity {
+                return Err(mismatch(MismatchOf::Identity, &after.identity, &identity));
+            }
+            check_range(partition, stored, sequence)?;
+            let found = stored.digest_at(sequence);
+            if found != after.digest {
+                return Err(mismatch(MismatchOf::Digest, &after.digest, &found));
+            }
+        }
+        check_range(partition, stored, sequence)?;
+        Ok(MemReader {
+            log: self.clone(),
+            changed: self.changed.subscribe(),
+            partition,
+            sequence,
+            generation,
+        })
+    }
+}
+
+fn take(counter: &mut u32) -> bool {
+    let armed = *counter > 0;
+    *counter = counter.saturating_sub(1);
+    armed
+}
+
+/// Whether what follows `sequence` can be read.
+fn check_range(number: u16, partition: &Partition, sequence: u64) -> Result<(), LogError> {
+    if sequence > partition.end() {
+        return Err(LogError::StepBack {
+            partition: number,
+            sequence,
+            end: partition.end(),
+        });
+    }
+    if sequence < partition.trimmed {
+        return Err(LogError::Trimmed {
+            partition: number,
+            sequence: sequence + 1,
+            first: partition.trimmed + 1,
+        });
+    }
+    Ok(())
+}
+
+impl Log for MemLog {
+    type Reader = MemReader;
+
+    async fn append(&self, messages: Vec<Message>) -> Result<Vec<Position>, LogError> {
+        self.append_now(messages)
+    }
+
+    async fn end(&self, partition: u16) -> Result<Option<Position>, LogError> {
+        self.check_partition(partition)?;
+        let state = self.state.lock();
+        let Some(stored) = state.partitions.get(&partition) else {
+            return Ok(None);
+        };
+        let sequence = stored.end();
+        Ok((sequence > 0).then(|| Position {
+            identity: state.identity,
+            sequence,
+            digest: stored.digest_at(sequence),
+        }))
+    }
+
+    async fn reader(
+        &self,
+        partition: u16,
+        after: Option<Position>,
+    ) -> Result<Self::Reader, LogError> {
+        self.reader_now(partition, after)
+    }
+
+    async fn trim(&self, applied: &[(u16, u64)]) -> Result<u64, LogError> {
+        let mut state = self.state.lock();
+        let mut freed = 0;
+        for (number, applied) in applied {
+            let Some(partition) = state.partitions.get_mut(number) else {
+                continue;
+            };
+            let upto = (*applied).min(partition.end());
+            if upto <= partition.trimmed {
+                continue;
+            }
+            partition.trimmed_digest = partition.digest_at(upto);
+            let gone = (upto - partition.trimmed) as usize;
+            freed += partition
+                .messages
+                .drain(..gone)
+                .map(|m| m.len() as u64)
+                .sum::<u64>();
+            partition.trimmed = upto;
+        }
+        Ok(freed)
+    }
+
+    fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    fn identity(&self) -> Identity {
+        self.state.lock().identity
+    }
+}
+
+/// Reads one partition of a [`MemLog`].
+#[derive(Debug)]
+pub struct MemReader {
+    log: MemLog,
+    changed: watch::Receiver<u64>,
+    partition: u16,
+    sequence: u64,
+    generation: u64,
+}
+
+impl Reader for MemReader {
+    async fn next(&mut self) -> Result<Delivered, LogError> {
+        loop {
+            // Seen before looked at: an append in between is not missed.
+            self.changed.borrow_and_update();
+            if let Some(delivered) = self.try_next()? {
+                return Ok(delivered);
+            }
+            // The sender lives in `self.log`, so this cannot fail.
+            let _ = self.changed.changed().await;
+        }
+    }
+
+    fn try_next(&mut self) -> Result<Option<Delivered>, LogError> {
+        let state = self.log.state.lock();
+        if state.generation != self.generation {
+            return Err(LogError::Unavailable("fake: reader cut off".into()));
+        }
+        let empty = Partition::default();
+        let stored = state.partitions.get(&self.partition).unwrap_or(&empty);
+        check_range(self.partition, stored, self.sequence)?;
+        let index = (self.sequence - stored.trimmed) as usize;
+        let Some(payload) = stored.messages.get(index).cloned() else {
+            return Ok(None);
+        };
+        self.sequence += 1;
+        Ok(Some(Delivered {
+            position: Position {
+                identity: state.identity,
+                sequence: self.sequence,
+                digest: digest(&payload),
+            },
+            payload,
+        }))
+    }
+}

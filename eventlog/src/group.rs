@@ -1,0 +1,321 @@
+//! Group commit: what waits is committed together, so that many share an
+//! fsync.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, oneshot};
+
+/// Limits and times of a [`GroupCommit`].
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// Name of the committer thread.
+    pub name: String,
+    /// Items that may wait; one more is refused as full. At least 1.
+    pub queue_items_max: usize,
+    /// Bytes (by the weigher) that may wait; an item that would go over is
+    /// refused as full, unless nothing waits.
+    pub queue_bytes_max: usize,
+    /// Items in one group. At least 1.
+    pub group_items_max: usize,
+    /// Bytes in one group; the first item is taken whatever it weighs.
+    pub group_bytes_max: usize,
+    /// How long a group that is not full waits for more. Zero: not at all;
+    /// groups then form by themselves while the commit before them runs.
+    pub linger: Duration,
+    /// Without an item for so long, the closure is called with no items; again
+    /// after each further such time. `None`: never.
+    pub idle: Option<Duration>,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            name: "group-commit".into(),
+            queue_items_max: 16 * 1024,
+            queue_bytes_max: 32 * 1024 * 1024,
+            group_items_max: 16 * 1024,
+            group_bytes_max: 4 * 1024 * 1024,
+            linger: Duration::ZERO,
+            idle: None,
+        }
+    }
+}
+
+/// Why an item was not taken; it comes back.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError<T> {
+    /// The queue is full; say so to whoever sent the item.
+    #[error("the commit queue is full")]
+    Full(T),
+    /// The committer was closed, or its thread has ended.
+    #[error("the committer is closed")]
+    Closed(T),
+}
+
+/// The committer ended without a result for an item (the closure panicked or
+/// gave too few results). The item may have been written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the committer ended without a result; the item may have been written")]
+pub struct Lost;
+
+/// The result of an item that was taken. Dropping it does not take the item
+/// back.
+#[derive(Debug)]
+pub struct Pending<R>(oneshot::Receiver<R>);
+
+impl<R> Pending<R> {
+    /// Waits for the group of the item to be committed.
+    ///
+    /// # Errors
+    /// [`Lost`] when there will be no result.
+    pub async fn wait(self) -> Result<R, Lost> {
+        self.0.await.map_err(|_| Lost)
+    }
+
+    /// As [`Pending::wait`], blocking the thread; not for async code.
+    ///
+    /// # Errors
+    /// [`Lost`] when there will be no result.
+    pub fn wait_blocking(self) -> Result<R, Lost> {
+        self.0.blocking_recv().map_err(|_| Lost)
+    }
+}
+
+struct Waiting<T, R> {
+    item: T,
+    bytes: usize,
+    reply: oneshot::Sender<R>,
+}
+
+struct Queue<T, R> {
+    items: VecDeque<Waiting<T, R>>,
+    bytes: usize,
+    closed: bool,
+}
+
+struct Shared<T, R> {
+    queue: Mutex<Queue<T, R>>,
+    /// Wakes the committer: an item came, or the queue was closed.
+    arrived: Condvar,
+    /// Wakes senders: a group was taken, or the queue was closed.
+    room: Notify,
+}
+
+/// A committer thread with a bounded queue in front. `T` is an item, `R` its
+/// result. Share it by reference or in an `Arc`.
+pub struct GroupCommit<T, R> {
+    shared: Arc<Shared<T, R>>,
+    weigh: fn(&T) -> usize,
+    queue_items_max: usize,
+    queue_bytes_max: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<T, R> std::fmt::Debug for GroupCommit<T, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupCommit").finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
+    /// Starts the committer thread. `weigh` gives an item's bytes; `commit`
+    /// gets the items of a group in the order in which they were taken, makes
+    /// them durable, and gives one result per item, in the same order. It is
+    /// called with no items on an idle tick (its results are then dropped).
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(
+        config: GroupConfig,
+        weigh: fn(&T) -> usize,
+        commit: impl FnMut(Vec<T>) -> Vec<R> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                items: VecDeque::new(),
+                bytes: 0,
+                closed: false,
+            }),
+            arrived: Condvar::new(),
+            room: Notify::new(),
+        });
+        let (queue_items_max, queue_bytes_max) = (config.queue_items_max, config.queue_bytes_max);
+        let thread = thread::Builder::new().name(config.name.clone()).spawn({
+            let shared = Arc::clone(&shared);
+            move || run(&shared, &config, commit)
+        })?;
+        Ok(Self {
+            shared,
+            weigh,
+            queue_items_max: queue_items_max.max(1),
+            queue_bytes_max,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Queues an item, or gives it back at once when there is no room.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] and [`SendError::Closed`].
+    pub fn try_send(&self, item: T) -> Result<Pending<R>, SendError<T>> {
+        let bytes = (self.weigh)(&item);
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            return Err(SendError::Closed(item));
+        }
+        let over = queue.bytes.saturating_add(bytes) > self.queue_bytes_max;
+        if queue.items.len() >= self.queue_items_max || (over && !queue.items.is_empty()) {
+            return Err(SendError::Full(item));
+        }
+        let (reply, result) = oneshot::channel();
+        queue.bytes += bytes;
+        queue.items.push_back(Waiting { item, bytes, reply });
+        drop(queue);
+        self.shared.arrived.notify_one();
+        Ok(Pending(result))
+    }
+
+    /// Queues an item, waiting for room. Dropping the future before it is
+    /// ready leaves the item out of the queue.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] only.
+    pub async fn send(&self, mut item: T) -> Result<Pending<R>, SendError<T>> {
+        loop {
+            // Made before the try, so that room made in between is not missed.
+            let room = self.shared.room.notified();
+            match self.try_send(item) {
+                Err(SendError::Full(back)) => item = back,
+                other => return other,
+            }
+            room.await;
+        }
+    }
+
+    /// Items and bytes that wait now, for metrics.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let queue = self.shared.queue.lock();
+        (queue.items.len(), queue.bytes)
+    }
+
+    /// Takes no more items; those in the queue are still committed.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Closes, and blocks until everything queued is committed and the thread,
+    /// with the closure and what it owns, is gone.
+    pub fn join(&self) {
+        self.close();
+        join_thread(&self.thread);
+    }
+}
+
+impl<T, R> Drop for GroupCommit<T, R> {
+    /// As [`GroupCommit::join`].
+    fn drop(&mut self) {
+        self.shared.close();
+        join_thread(&self.thread);
+    }
+}
+
+fn join_thread(slot: &Mutex<Option<JoinHandle<()>>>) {
+    let thread = slot.lock().take();
+    if let Some(thread) = thread
+        // The closure itself may own the last reference.
+        && thread.thread().id() != thread::current().id()
+        && thread.join().is_err()
+    {
+        tracing::error!("a committer thread has panicked");
+    }
+}
+
+impl<T, R> Shared<T, R> {
+    fn close(&self) {
+        self.queue.lock().closed = true;
+        self.arrived.notify_all();
+        self.room.notify_waiters();
+    }
+
+    /// The items of the next group; empty on an idle tick; `None` when closed
+    /// and drained.
+    fn take_group(&self, config: &GroupConfig) -> Option<Vec<Waiting<T, R>>> {
+        let mut queue = self.queue.lock();
+        let nothing = |queue: &mut Queue<T, R>| queue.items.is_empty() && !queue.closed;
+        match config.idle {
+            Some(idle) => {
+                let wait = self.arrived.wait_while_for(&mut queue, nothing, idle);
+                if wait.timed_out() && queue.items.is_empty() && !queue.closed {
+                    return Some(Vec::new());
+                }
+            }
+            None => self.arrived.wait_while(&mut queue, nothing),
+        }
+        if queue.items.is_empty() {
+            return None;
+        }
+        if !config.linger.is_zero() {
+            let partial = |queue: &mut Queue<T, R>| {
+                !queue.closed
+                    && queue.items.len() < config.group_items_max
+                    && queue.bytes < config.group_bytes_max
+            };
+            self.arrived
+                .wait_while_for(&mut queue, partial, config.linger);
+        }
+        let mut group = Vec::new();
+        let mut bytes = 0_usize;
+        while let Some(first) = queue.items.front() {
+            bytes = bytes.saturating_add(first.bytes);
+            let full = group.len() >= config.group_items_max || bytes > config.group_bytes_max;
+            if full && !group.is_empty() {
+                break;
+            }
+            queue.bytes -= first.bytes;
+            group.extend(queue.items.pop_front());
+        }
+        drop(queue);
+        self.room.notify_waiters();
+        Some(group)
+    }
+}
+
+/// Closes the queue and lets the waiters go, however the thread ends.
+struct EndGuard<'a, T, R>(&'a Shared<T, R>);
+
+impl<T, R> Drop for EndGuard<'_, T, R> {
+    fn drop(&mut self) {
+        self.0.close();
+        let left = std::mem::take(&mut self.0.queue.lock().items);
+        drop(left);
+    }
+}
+
+fn run<T, R>(
+    shared: &Shared<T, R>,
+    config: &GroupConfig,
+    mut commit: impl FnMut(Vec<T>) -> Vec<R>,
+) {
+    let _guard = EndGuard(shared);
+    while let Some(group) = shared.take_group(config) {
+        let mut items = Vec::with_capacity(group.len());
+        let mut replies = Vec::with_capacity(group.len());
+        for waiting in group {
+            items.push(waiting.item);
+            replies.push(waiting.reply);
+        }
+        let results = commit(items);
+        for (reply, result) in replies.into_iter().zip(results) {
+            // A waiter that has gone away does not need its result.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

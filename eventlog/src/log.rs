@@ -1,0 +1,300 @@
+//! The log: what collectors append to and aggregators read from.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::position::{Identity, Position};
+use crate::segments::SegmentsError;
+
+/// The partition of dead letters: batches that could not be decoded wait here
+/// for an operator. It is one more stream; [`Log::partitions`] does not count
+/// it.
+pub const DEAD: u16 = u16::MAX;
+
+/// One message to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Below [`Log::partitions`], or [`DEAD`].
+    pub partition: u16,
+    /// Opaque to the log.
+    pub payload: Bytes,
+}
+
+/// One message as a reader gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Where it stands; store it to go on from here.
+    pub position: Position,
+    /// What was appended, its digest checked.
+    pub payload: Bytes,
+}
+
+/// A log of numbered, ordered partitions.
+///
+/// Duties of every adapter and fake (the suite in [`crate::contract`] checks
+/// them):
+///
+/// - **Order.** A partition's messages have the sequences 1, 2, 3, … without
+///   gaps, and every reader gets them in this order. The messages of one
+///   `append` to one partition follow each other in the order given. Two
+///   concurrent `append`s come in some order; nothing is promised across
+///   partitions.
+/// - **Durability.** When `append` returns `Ok`, every message of it survives
+///   the loss of power. A reader never gets a message that is not durable.
+/// - **Errors.** An `Err` from `append` does *not* mean that nothing was
+///   written: the acknowledgement may have been lost after the write, or only
+///   some partitions written. The caller appends again, and the readers know
+///   repeated content by what is in it (batch numbers). An adapter never
+///   retries by itself.
+/// - **Atomicity.** A message is delivered whole or not at all. Several
+///   messages of one `append` are not atomic in general.
+/// - **Concurrency.** All methods may be called from many tasks at once.
+///   Dropping the future of `append` does not take the write back.
+/// - **Identity.** `identity` never changes while the log's contents live, and
+///   a log that is created anew gets another one.
+pub trait Log: Send + Sync + 'static {
+    /// The reader of one partition.
+    type Reader: Reader + 'static;
+
+    /// Appends messages; they are durable when this returns `Ok`, with one
+    /// position per message, in the order given. No message: no write.
+    fn append(
+        &self,
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Result<Vec<Position>, LogError>> + Send;
+
+    /// Position of the partition's last durable message; `None` when nothing
+    /// was ever appended to it. It stays known when the message is trimmed.
+    fn end(
+        &self,
+        partition: u16,
+    ) -> impl Future<Output = Result<Option<Position>, LogError>> + Send;
+
+    /// A reader of what follows `after` (`None`: from the first message ever).
+    ///
+    /// # Errors
+    /// The position is compared with the log: [`LogError::Mismatch`] for
+    /// another identity or digest, [`LogError::StepBack`] when the log ends
+    /// before it, [`LogError::Trimmed`] when what follows it is gone.
+    fn reader(
+        &self,
+        partition: u16,
+        after: Option<Position>,
+    ) -> impl Future<Output = Result<Self::Reader, LogError>> + Send;
+
+    /// Allows the log to remove the messages up to and with the given sequence
+    /// of each partition; a partition that is not listed keeps everything. The
+    /// log may keep more, never less. Returns the bytes freed.
+    fn trim(&self, applied: &[(u16, u64)]) -> impl Future<Output = Result<u64, LogError>> + Send;
+
+    /// Number of partitions, [`DEAD`] not counted; fixed at creation.
+    fn partitions(&self) -> u16;
+
+    /// Identity of the log.
+    fn identity(&self) -> Identity;
+}
+
+/// Reads one partition in order, from where it was opened.
+///
+/// After an error other than a retryable one (see [`LogError::is_retryable`])
+/// the reader stays where it was and gives the same error again; it never
+/// jumps.
+pub trait Reader: Send {
+    /// The next message; waits for one at the end of the log. Cancel-safe: a
+    /// dropped future takes no message with it.
+    fn next(&mut self) -> impl Future<Output = Result<Delivered, LogError>> + Send;
+
+    /// The next message if one can be had without waiting for an append.
+    ///
+    /// A local log's `None` means the durable end; a remote one may also say
+    /// `None` while messages are on their way, so compare with [`Log::end`]
+    /// where it matters.
+    fn try_next(&mut self) -> Result<Option<Delivered>, LogError>;
+}
+
+/// Which part of a position does not match the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MismatchOf {
+    /// The log is another one (created anew, or a wrong directory).
+    Identity,
+    /// The message at this sequence is another one.
+    Digest,
+}
+
+/// Why the log did not do it, sorted by blame.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    // The caller's.
+    /// The partition is neither below the log's number of partitions nor
+    /// [`DEAD`].
+    #[error("partition {partition} does not exist: the log has {partitions}")]
+    UnknownPartition {
+        /// As asked for.
+        partition: u16,
+        /// How many the log has.
+        partitions: u16,
+    },
+    /// More than one append may carry. Nothing was written.
+    #[error("an append of {bytes} bytes and {records} messages is over the limit")]
+    TooLarge {
+        /// Bytes of all payloads.
+        bytes: u64,
+        /// Number of messages.
+        records: usize,
+    },
+
+    // The position's: the log is not what the reader knew. Never retried.
+    /// The position is of another log, or its message is another one now.
+    #[error(
+        "partition {partition}: {of:?} of the position at sequence {sequence} is {expected}, but the log has {found}"
+    )]
+    Mismatch {
+        /// Partition asked for.
+        partition: u16,
+        /// Which part differs.
+        of: MismatchOf,
+        /// Sequence of the position.
+        sequence: u64,
+        /// The position's value, in hex.
+        expected: String,
+        /// The log's value, in hex.
+        found: String,
+    },
+    /// The log ends before the position: messages that were durable are gone.
+    #[error("partition {partition}: the position is at {sequence}, but the log ends at {end}")]
+    StepBack {
+        /// Partition asked for.
+        partition: u16,
+        /// Sequence of the position.
+        sequence: u64,
+        /// Last sequence of the log; 0 when it is empty.
+        end: u64,
+    },
+    /// The next message has been trimmed.
+    #[error("partition {partition}: sequence {sequence} is trimmed, the first one left is {first}")]
+    Trimmed {
+        /// Partition asked for.
+        partition: u16,
+        /// The sequence that would be next.
+        sequence: u64,
+        /// The first sequence that can still be read.
+        first: u64,
+    },
+
+    // The store's, to be tried again.
+    /// The disk is full. Nothing was written.
+    #[error("no space left for the log")]
+    NoSpace,
+    /// The log cannot be reached or lost the acknowledgement. It may have been
+    /// written.
+    #[error("the log is not available: {0}")]
+    Unavailable(String),
+
+    // The store's, for good.
+    /// Stored bytes are damaged; says the file, the offset and what.
+    #[error("damaged log: {0}")]
+    Damaged(String),
+    /// The log can no longer be written, for example after a failed fsync. It
+    /// may have been written. The process must end.
+    #[error("the log has failed: {0}")]
+    Fatal(String),
+    /// The log was closed by its owner. Nothing was written.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl LogError {
+    /// Whether the same call may succeed later without anybody's help but an
+    /// operator's who makes room.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NoSpace | Self::Unavailable(_))
+    }
+
+    /// Whether the process must end (DESIGN: a failed fsync ends the process).
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Fatal(_))
+    }
+}
+
+impl From<SegmentsError> for LogError {
+    fn from(error: SegmentsError) -> Self {
+        match error {
+            SegmentsError::Trimmed {
+                stream,
+                sequence,
+                first,
+            } => Self::Trimmed {
+                partition: stream,
+                sequence,
+                first,
+            },
+            SegmentsError::StepBack {
+                stream,
+                sequence,
+                end,
+            } => Self::StepBack {
+                partition: stream,
+                sequence,
+                end,
+            },
+            SegmentsError::TooLarge { bytes, records } => Self::TooLarge { bytes, records },
+            SegmentsError::NoSpace => Self::NoSpace,
+            SegmentsError::Damaged { .. } => Self::Damaged(error.to_string()),
+            SegmentsError::Locked { .. }
+            | SegmentsError::Io { .. }
+            | SegmentsError::Fatal { .. } => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+impl<L: Log> Log for Arc<L> {
+    type Reader = L::Reader;
+
+    fn append(
+        &self,
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Result<Vec<Position>, LogError>> + Send {
+        (**self).append(messages)
+    }
+
+    fn end(
+        &self,
+        partition: u16,
+    ) -> impl Future<Output = Result<Option<Position>, LogError>> + Send {
+        (**self).end(partition)
+    }
+
+    fn reader(
+        &self,
+        partition: u16,
+        after: Option<Position>,
+    ) -> impl Future<Output = Result<Self::Reader, LogError>> + Send {
+        (**self).reader(partition, after)
+    }
+
+    fn trim(&self, applied: &[(u16, u64)]) -> impl Future<Output = Result<u64, LogError>> + Send {
+        (**self).trim(applied)
+    }
+
+    fn partitions(&self) -> u16 {
+        (**self).partitions()
+    }
+
+    fn identity(&self) -> Identity {
+        (**self).identity()
+    }
+}
+
+/// Bytes as lower-case hex, for error texts.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}

@@ -1,0 +1,254 @@
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::format::Streams;
+use super::{Result, SegmentReader, SegmentsError};
+use crate::position::{Digest, Identity};
+
+/// The last record of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Its sequence; 0 when the stream has none.
+    pub sequence: u64,
+    /// Its digest; zero when the stream has none.
+    pub digest: Digest,
+}
+
+/// One segment file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) first_group: u64,
+    /// Where the first group is.
+    pub(super) header_bytes: u64,
+    /// Ends of the streams before this segment.
+    pub(super) starts: Streams,
+    /// Durable bytes of the file; what is beyond is never read.
+    end: AtomicU64,
+}
+
+impl Segment {
+    pub(super) fn new(
+        path: PathBuf,
+        first_group: u64,
+        header_bytes: u64,
+        starts: Streams,
+        end: u64,
+    ) -> Self {
+        Self {
+            path,
+            first_group,
+            header_bytes,
+            starts,
+            end: AtomicU64::new(end),
+        }
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Called by the writer after the fsync.
+    pub(super) fn set_end(&self, end: u64) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    pub(super) fn start(&self, stream: u16) -> StreamEnd {
+        self.starts.get(&stream).copied().unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Catalog {
+    /// Oldest first; the last is the one written to. Never empty.
+    pub(super) segments: VecDeque<Arc<Segment>>,
+    pub(super) ends: Streams,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) catalog: RwLock<Catalog>,
+    pub(super) trimming: Mutex<()>,
+    /// Number of durable groups; changes after each fsync.
+    pub(super) durable: watch::Sender<u64>,
+}
+
+/// What readers see of segments: everything durable, from any thread, while
+/// one thread writes. Clones are cheap. It stays usable (for what is there)
+/// after the writer has gone.
+#[derive(Clone, Debug)]
+pub struct SegmentsView {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl SegmentsView {
+    /// Identity of the log.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+
+    /// Streams that ever had a record, in order.
+    #[must_use]
+    pub fn streams(&self) -> Vec<u16> {
+        self.shared.catalog.read().ends.keys().copied().collect()
+    }
+
+    /// The stream's last durable record; `None` when it never had one. Known
+    /// even when the record is trimmed.
+    #[must_use]
+    pub fn end(&self, stream: u16) -> Option<StreamEnd> {
+        self.shared.catalog.read().ends.get(&stream).copied()
+    }
+
+    /// Sequence of the last record of the stream that has been trimmed; 0 when
+    /// none has. A reader `after` this gets everything that is left.
+    #[must_use]
+    pub fn trimmed(&self, stream: u16) -> u64 {
+        let catalog = self.shared.catalog.read();
+        catalog
+            .segments
+            .front()
+            .map_or(0, |segment| segment.start(stream).sequence)
+    }
+
+    /// Bytes of all segment files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let catalog = self.shared.catalog.read();
+        catalog.segments.iter().map(|segment| segment.end()).sum()
+    }
+
+    /// A receiver that changes after each durable group.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
+    /// A reader of what follows the sequence `after` of a stream (0: from the
+    /// first record ever).
+    ///
+    /// # Errors
+    /// [`SegmentsError::StepBack`] when `after` is beyond the end,
+    /// [`SegmentsError::Trimmed`] when the next record is gone,
+    /// [`SegmentsError::Damaged`] and [`SegmentsError::Io`].
+    pub fn reader(&self, stream: u16, after: u64) -> Result<SegmentReader> {
+        SegmentReader::open(self.clone(), stream, after)
+    }
+
+    /// Removes, oldest first, the segments in which every stream's last
+    /// sequence is at or below the one given for it (a stream not listed keeps
+    /// all its records), and, when `unmodified_since_ms` is given, that were
+    /// last written before it (Unix time by the file's modification time,
+    /// milliseconds). Never the segment that is written to. Returns the bytes
+    /// freed.
+    ///
+    /// # Errors
+    /// [`SegmentsError::Io`]; segments before the failing one are gone.
+    pub fn trim(&self, applied: &[(u16, u64)], unmodified_since_ms: Option<u64>) -> Result<u64> {
+        let _one_at_a_time = self.shared.trimming.lock();
+        let mut freed = 0;
+        while let Some(segment) = self.take_trimmable(applied, unmodified_since_ms)? {
+            if let Err(source) = fs::remove_file(&segment.path) {
+                let error = SegmentsError::io(&segment.path, "remove", source);
+                self.shared.catalog.write().segments.push_front(segment);
+                return Err(error);
+            }
+            // One by one, so that a crash never leaves a gap between segments.
+            sync_dir(&self.shared.dir)?;
+            freed += segment.end();
+            tracing::debug!(file = %segment.path.display(), "segment trimmed");
+        }
+        Ok(freed)
+    }
+
+    /// Takes the oldest segment out of the catalog if it may go.
+    fn take_trimmable(
+        &self,
+        applied: &[(u16, u64)],
+        unmodified_since_ms: Option<u64>,
+    ) -> Result<Option<Arc<Segment>>> {
+        let mut catalog = self.shared.catalog.write();
+        let [Some(oldest), Some(next)] = [catalog.segments.front(), catalog.segments.get(1)] else {
+            return Ok(None);
+        };
+        let is_applied = |(stream, end): (&u16, &StreamEnd)| {
+            let upto = applied.iter().find(|(s, _)| s == stream);
+            // A stream without a record in this segment does not hold it.
+            oldest.start(*stream).sequence == end.sequence
+                || upto.is_some_and(|(_, upto)| *upto >= end.sequence)
+        };
+        if !next.starts.iter().all(is_applied) {
+            return Ok(None);
+        }
+        if let Some(since_ms) = unmodified_since_ms {
+            let io = |source| SegmentsError::io(&oldest.path, "read the modification time", source);
+            let modified = fs::metadata(&oldest.path)
+                .and_then(|meta| meta.modified())
+                .map_err(io)?;
+            if modified >= SystemTime::UNIX_EPOCH + Duration::from_millis(since_ms) {
+                return Ok(None);
+            }
+        }
+        Ok(catalog.segments.pop_front())
+    }
+
+    /// The segment in which a reader after `after` begins.
+    pub(super) fn locate(&self, stream: u16, after: u64) -> Result<Arc<Segment>> {
+        let catalog = self.shared.catalog.read();
+        let end = catalog.ends.get(&stream).map_or(0, |end| end.sequence);
+        if after > end {
+            return Err(SegmentsError::StepBack {
+                stream,
+                sequence: after,
+                end,
+            });
+        }
+        let count = catalog
+            .segments
+            .partition_point(|segment| segment.start(stream).sequence <= after);
+        match count.checked_sub(1).and_then(|i| catalog.segments.get(i)) {
+            Some(segment) => Ok(Arc::clone(segment)),
+            None => Err(SegmentsError::Trimmed {
+                stream,
+                sequence: after + 1,
+                first: 1 + catalog
+                    .segments
+                    .front()
+                    .map_or(0, |segment| segment.start(stream).sequence),
+            }),
+        }
+    }
+
+    /// The segment that follows one, trimmed ones left out.
+    pub(super) fn following(&self, segment: &Segment) -> Option<Arc<Segment>> {
+        let catalog = self.shared.catalog.read();
+        let index = catalog
+            .segments
+            .partition_point(|other| other.first_group <= segment.first_group);
+        catalog.segments.get(index).cloned()
+    }
+
+    /// Whether the segment has been trimmed.
+    pub(super) fn is_trimmed(&self, segment: &Segment) -> bool {
+        let catalog = self.shared.catalog.read();
+        let oldest = catalog.segments.front();
+        oldest.is_some_and(|oldest| oldest.first_group > segment.first_group)
+    }
+}
+
+/// Makes created and removed names of a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|file| file.sync_all())
+        .map_err(|source| SegmentsError::io(dir, "fsync the directory", source))
+}
