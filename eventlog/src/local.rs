@@ -111,7 +111,7 @@ impl LocalLog {
         let mut writer = segments;
         let commit = GroupCommit::start(
             group,
-            |item| weigh(item),
+            |item: &Vec<Message>| weigh(item),
             move |items| commit(&mut writer, &items),
         )
         .map_err(|error| LogError::Fatal(format!("start the writer thread: {error}")))?;
