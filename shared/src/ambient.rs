@@ -1,9 +1,6 @@
 //! The machine's clock and randomness: the one file that may touch them (`clippy.toml` forbids
 //! them everywhere else). Rims create these and hand them in.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this file wraps them for everyone else"
-)]
+#![expect(clippy::disallowed_methods, reason = "this file wraps them for everyone else")]
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,9 +13,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -166,19 +166,14 @@ impl Country {
     /// Reads two capital letters.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 2]) -> Option<Self> {
-        bytes
-            .iter()
-            .all(u8::is_ascii_uppercase)
-            .then_some(Self(bytes))
+        bytes.iter().all(u8::is_ascii_uppercase).then_some(Self(bytes))
     }
 
     /// Reads what a header or a log says: upper or lower case, anything else is unknown.
     #[must_use]
     pub fn lenient(text: &str) -> Self {
         let bytes = <[u8; 2]>::try_from(text.trim().as_bytes()).ok();
-        bytes
-            .and_then(|b| Self::from_bytes(b.map(|c| c.to_ascii_uppercase())))
-            .unwrap_or_default()
+        bytes.and_then(|b| Self::from_bytes(b.map(|c| c.to_ascii_uppercase()))).unwrap_or_default()
     }
 
     /// The two letters.
@@ -270,9 +265,7 @@ impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
         let bytes = crate::id::unhex(&text);
-        bytes
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("a network has 14 hex digits"))
+        bytes.map(Self).ok_or_else(|| serde::de::Error::custom("a network has 14 hex digits"))
     }
 }
 

@@ -32,10 +32,7 @@ impl Id {
     #[must_use]
     pub const fn literal(text: &str) -> Self {
         let bytes = text.as_bytes();
-        assert!(
-            !bytes.is_empty() && bytes.len() <= ID_BYTES_MAX,
-            "an id has 1 to 16 characters"
-        );
+        assert!(!bytes.is_empty() && bytes.len() <= ID_BYTES_MAX, "an id has 1 to 16 characters");
         let mut padded = [0; ID_BYTES_MAX];
         let mut at = 0;
         while at < bytes.len() {
@@ -189,10 +186,7 @@ impl ImpressionId {
     #[must_use]
     pub fn from_bytes(bytes: [u8; 12]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
-        Self {
-            block: BlockId([a, b, c, d, e, f, g, h, i, j]),
-            seq: u16::from_be_bytes([k, l]),
-        }
+        Self { block: BlockId([a, b, c, d, e, f, g, h, i, j]), seq: u16::from_be_bytes([k, l]) }
     }
 }
 
@@ -212,15 +206,10 @@ impl IdAllocator {
             *next <= u32::from(u16::MAX)
                 && age_ms.is_some_and(|ms| ms < crate::limits::BLOCK_LIFE_MS)
         };
-        let (block, opened, seq) = self
-            .open
-            .filter(fresh)
-            .unwrap_or_else(|| (BlockId::open(now, random), now, 0));
+        let (block, opened, seq) =
+            self.open.filter(fresh).unwrap_or_else(|| (BlockId::open(now, random), now, 0));
         self.open = Some((block, opened, seq + 1));
-        ImpressionId {
-            block,
-            seq: u16::try_from(seq).expect("a fresh block has ids left"),
-        }
+        ImpressionId { block, seq: u16::try_from(seq).expect("a fresh block has ids left") }
     }
 }
 
@@ -252,9 +241,7 @@ impl fmt::Debug for SourceId {
 impl FromStr for SourceId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        unhex(text)
-            .map(Self)
-            .ok_or_else(|| IdError(text.chars().take(64).collect()))
+        unhex(text).map(Self).ok_or_else(|| IdError(text.chars().take(64).collect()))
     }
 }
 

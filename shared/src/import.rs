@@ -29,10 +29,7 @@ pub fn unnamed_source(content_digest: &[u8; 32]) -> SourceId {
 
 fn source(context: &'static str, bytes: &[u8]) -> SourceId {
     let mut id = [0; 16];
-    blake3::Hasher::new_derive_key(context)
-        .update(bytes)
-        .finalize_xof()
-        .fill(&mut id);
+    blake3::Hasher::new_derive_key(context).update(bytes).finalize_xof().fill(&mut id);
     SourceId(id)
 }
 
@@ -41,11 +38,7 @@ fn source(context: &'static str, bytes: &[u8]) -> SourceId {
 pub fn block(source: SourceId, index: u64) -> BlockId {
     let mut id = [0; 10];
     let mut hasher = blake3::Hasher::new_derive_key("countersign import block v1");
-    hasher
-        .update(&source.0)
-        .update(&index.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut id);
+    hasher.update(&source.0).update(&index.to_le_bytes()).finalize_xof().fill(&mut id);
     BlockId(id)
 }
 
@@ -53,10 +46,7 @@ pub fn block(source: SourceId, index: u64) -> BlockId {
 #[must_use]
 pub fn impression(source: SourceId, row: u64) -> ImpressionId {
     let seq = u16::try_from(row & 0xffff).expect("masked to 16 bits");
-    ImpressionId {
-        block: block(source, row >> 16),
-        seq,
-    }
+    ImpressionId { block: block(source, row >> 16), seq }
 }
 
 /// A piece of a log: the body of `POST /v1/import`.
@@ -120,24 +110,15 @@ impl ImportChunk {
         }
         let rows = self.end_row.checked_sub(self.first_row);
         if rows.is_none_or(|rows| rows > CHUNK_ROWS_MAX) {
-            return Err(format!(
-                "a chunk covers at most {CHUNK_ROWS_MAX} rows, in order"
-            ));
+            return Err(format!("a chunk covers at most {CHUNK_ROWS_MAX} rows, in order"));
         }
         let inside = |e: &ImportEvent| (self.first_row..self.end_row).contains(&e.row);
         if let Some(event) = self.events.iter().find(|event| !inside(event)) {
             return Err(format!("row {} lies outside the chunk", event.row));
         }
         let key = |e: &ImportEvent| (e.row, e.kind);
-        match self
-            .events
-            .windows(2)
-            .find(|pair| key(&pair[0]) >= key(&pair[1]))
-        {
-            Some(pair) => Err(format!(
-                "row {} is out of order or there twice",
-                pair[1].row
-            )),
+        match self.events.windows(2).find(|pair| key(&pair[0]) >= key(&pair[1])) {
+            Some(pair) => Err(format!("row {} is out of order or there twice", pair[1].row)),
             None => Ok(()),
         }
     }
@@ -146,9 +127,7 @@ impl ImportChunk {
     #[must_use]
     pub fn declared(&self) -> Declared {
         let mut declared = Declared::new();
-        self.events
-            .iter()
-            .for_each(|event| declare(&mut declared, event.at.minute(), 1));
+        self.events.iter().for_each(|event| declare(&mut declared, event.at.minute(), 1));
         declared
     }
 }

@@ -48,9 +48,7 @@ pub struct CurrencyError(pub String);
 impl FromStr for Currency {
     type Err = CurrencyError;
     fn from_str(text: &str) -> Result<Self, CurrencyError> {
-        let code = <[u8; 3]>::try_from(text.as_bytes())
-            .ok()
-            .and_then(Self::from_bytes);
+        let code = <[u8; 3]>::try_from(text.as_bytes()).ok().and_then(Self::from_bytes);
         code.filter(|code| *code != Self::NONE)
             .ok_or_else(|| CurrencyError(text.chars().take(16).collect()))
     }
@@ -81,10 +79,7 @@ pub struct Money {
 
 impl Money {
     /// Nothing, of no currency.
-    pub const ZERO: Self = Self {
-        micros: 0,
-        currency: Currency::NONE,
-    };
+    pub const ZERO: Self = Self { micros: 0, currency: Currency::NONE };
 
     /// True when there is an amount without a currency: no wire form may say that.
     #[must_use]

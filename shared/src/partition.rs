@@ -12,11 +12,7 @@ impl Partitions {
     /// 1 to [`PARTITIONS_MAX`].
     #[must_use]
     pub const fn new(count: u16) -> Option<Self> {
-        if count == 0 || count > PARTITIONS_MAX {
-            None
-        } else {
-            Some(Self(count))
-        }
+        if count == 0 || count > PARTITIONS_MAX { None } else { Some(Self(count)) }
     }
 
     /// How many there are.
@@ -44,10 +40,7 @@ impl PartitionMap {
     /// The mapping of a deployment.
     #[must_use]
     pub fn new(partitions: Partitions) -> Self {
-        Self {
-            partitions,
-            hasher: blake3::Hasher::new_derive_key("countersign partition v1"),
-        }
+        Self { partitions, hasher: blake3::Hasher::new_derive_key("countersign partition v1") }
     }
 
     /// The partition that counts this block. [`Id::NONE`] and the zero block stand for an event

@@ -24,12 +24,7 @@ impl Problem {
     #[must_use]
     pub fn new(status: u16, kind: &str, detail: impl Into<String>) -> Self {
         let r#type = format!("urn:countersign:{kind}");
-        Self {
-            r#type,
-            title: kind.replace('_', " "),
-            status,
-            detail: detail.into(),
-        }
+        Self { r#type, title: kind.replace('_', " "), status, detail: detail.into() }
     }
 
     /// The body.

@@ -80,9 +80,7 @@ pub struct TimeError(pub String);
 impl fmt::Display for Timestamp {
     /// RFC 3339, UTC.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = i64::try_from(self.0)
-            .ok()
-            .map(jiff::Timestamp::from_millisecond);
+        let instant = i64::try_from(self.0).ok().map(jiff::Timestamp::from_millisecond);
         match instant {
             Some(Ok(instant)) => write!(f, "{instant}"),
             _ => write!(f, "{} ms", self.0),

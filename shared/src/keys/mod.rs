@@ -37,12 +37,10 @@ macro_rules! hex_number {
             type Err = String;
             fn from_str(text: &str) -> Result<Self, String> {
                 let bytes = unhex::<4>(text);
-                bytes
-                    .map(|bytes| Self(u32::from_be_bytes(bytes)))
-                    .ok_or_else(|| {
-                        let shown: String = text.chars().take(32).collect();
-                        format!("{shown:?} is not 8 lower-case hexadecimal digits")
-                    })
+                bytes.map(|bytes| Self(u32::from_be_bytes(bytes))).ok_or_else(|| {
+                    let shown: String = text.chars().take(32).collect();
+                    format!("{shown:?} is not 8 lower-case hexadecimal digits")
+                })
             }
         }
         impl Serialize for $name {
@@ -118,11 +116,7 @@ impl PublicKey {
         let late = self.retired_at.is_some_and(|end| {
             issued_at > end.plus_ms(CLOCK_AHEAD_MS_MAX) || received_at > end.plus_ms(HORIZON_MS)
         });
-        if early || late {
-            Err(Reason::RetiredKey)
-        } else {
-            Ok(())
-        }
+        if early || late { Err(Reason::RetiredKey) } else { Ok(()) }
     }
 }
 
@@ -157,10 +151,7 @@ impl Keyring {
                 return Err(KeyError::Twice(id));
             }
         }
-        Ok(Self {
-            deployment,
-            keys: ring,
-        })
+        Ok(Self { deployment, keys: ring })
     }
 
     /// Whose keys they are.

@@ -127,23 +127,14 @@ impl PriceKey {
     pub fn open(&self, id: ImpressionId, sealed: SealedPrice) -> Option<Money> {
         let [a, b, c, d, e, f, g, h, x, y, z] = self.cover(id, sealed);
         let micros = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        let price = Money {
-            micros,
-            currency: Currency::from_bytes([x, y, z])?,
-        };
+        let price = Money { micros, currency: Currency::from_bytes([x, y, z])? };
         (!price.is_unnamed() && micros >= 0).then_some(price)
     }
 
     fn cover(&self, id: ImpressionId, mut bytes: SealedPrice) -> SealedPrice {
         let mut stream = SealedPrice::default();
-        blake3::Hasher::new_keyed(&self.0)
-            .update(&id.to_bytes())
-            .finalize_xof()
-            .fill(&mut stream);
-        bytes
-            .iter_mut()
-            .zip(stream)
-            .for_each(|(byte, key)| *byte ^= key);
+        blake3::Hasher::new_keyed(&self.0).update(&id.to_bytes()).finalize_xof().fill(&mut stream);
+        bytes.iter_mut().zip(stream).for_each(|(byte, key)| *byte ^= key);
         bytes
     }
 }
@@ -164,10 +155,7 @@ impl VisitorKey {
     /// [`Fingerprint::NONE`]. Only with consent.
     #[must_use]
     pub fn of_request(&self, now: Timestamp, network: Network, user_agent: &[u8]) -> Fingerprint {
-        self.digest(
-            "countersign visitor v1",
-            &[&now.day().to_be_bytes(), &network.0, user_agent],
-        )
+        self.digest("countersign visitor v1", &[&now.day().to_be_bytes(), &network.0, user_agent])
     }
 
     /// The visitor that an imported log names; the same on every day, as in the log.

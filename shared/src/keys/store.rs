@@ -91,9 +91,7 @@ impl KeyStore {
             return Err(KeyError::Version(self.version));
         }
         for key in &self.issuers {
-            let derived = SigningKey::from_bytes(key.secret.expose())
-                .verifying_key()
-                .to_bytes();
+            let derived = SigningKey::from_bytes(key.secret.expose()).verifying_key().to_bytes();
             if derived != key.public.public {
                 return Err(KeyError::WrongId(key.public.id));
             }
@@ -181,10 +179,7 @@ impl KeyStore {
     /// # Errors
     /// [`KeyError`] when one is wrong.
     pub fn keyring(&self) -> Result<Keyring, KeyError> {
-        Keyring::new(
-            self.deployment,
-            self.issuers.iter().map(|key| key.public.clone()),
-        )
+        Keyring::new(self.deployment, self.issuers.iter().map(|key| key.public.clone()))
     }
 
     /// The edge's tag keys.
@@ -219,9 +214,7 @@ impl KeyStore {
     ) -> KeyId {
         loop {
             let secret = Secret::generate(random);
-            let public = SigningKey::from_bytes(secret.expose())
-                .verifying_key()
-                .to_bytes();
+            let public = SigningKey::from_bytes(secret.expose()).verifying_key().to_bytes();
             let id = PublicKey::id_of(&public);
             // Four bytes: two keys of one id are rare, not impossible.
             if self.issuers.iter().any(|key| key.public.id == id) {

@@ -18,13 +18,7 @@ pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
     out.extend(&token.click_life_s.to_be_bytes()[1..]);
     out.extend(token.price);
     out.extend(token.visitor.0.to_be_bytes());
-    for id in [
-        token.ad,
-        token.campaign,
-        token.advertiser,
-        token.publisher,
-        token.placement,
-    ] {
+    for id in [token.ad, token.campaign, token.advertiser, token.publisher, token.placement] {
         let bytes = id.as_bytes();
         out.push(u8::try_from(bytes.len()).expect("an id has at most 16 bytes"));
         out.extend(bytes);

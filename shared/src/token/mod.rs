@@ -120,36 +120,22 @@ pub fn to_text(bytes: &[u8]) -> String {
 /// place in a URL (RFC 3986 §2: they would have to be percent-encoded).
 pub fn check_url(url: &str) -> Result<(), String> {
     if url.len() > crate::limits::URL_BYTES_MAX {
-        return Err(format!(
-            "a landing URL has at most 2048 bytes, and this has {}",
-            url.len()
-        ));
+        return Err(format!("a landing URL has at most 2048 bytes, and this has {}", url.len()));
     }
-    let rest = url
-        .strip_prefix("https://")
-        .or_else(|| url.strip_prefix("http://"));
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let Some(rest) = rest else {
-        return Err(format!(
-            "a landing URL starts with https:// or http://, and not so {url:?}"
-        ));
+        return Err(format!("a landing URL starts with https:// or http://, and not so {url:?}"));
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() || authority.starts_with(':') || authority.contains('@') {
-        return Err(format!(
-            "the landing URL {url:?} needs a host, and no user name before it"
-        ));
+        return Err(format!("the landing URL {url:?} needs a host, and no user name before it"));
     }
     let plain = |b: u8| {
         b.is_ascii_graphic()
-            && !matches!(
-                b,
-                b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
-            )
+            && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
     };
     if let Some(bad) = url.bytes().find(|b| !plain(*b)) {
-        return Err(format!(
-            "the landing URL {url:?} has the byte {bad:#04x}: percent-encode it"
-        ));
+        return Err(format!("the landing URL {url:?} has the byte {bad:#04x}: percent-encode it"));
     }
     Ok(())
 }

@@ -36,10 +36,7 @@ impl Signer {
     /// Of an issuer's key.
     #[must_use]
     pub fn new(key: &IssuerKey) -> Self {
-        Self {
-            key: SigningKey::from_bytes(key.secret.expose()),
-            public: key.public.clone(),
-        }
+        Self { key: SigningKey::from_bytes(key.secret.expose()), public: key.public.clone() }
     }
 
     /// The key's name, which goes into the token.
@@ -57,17 +54,9 @@ impl Signer {
         super::check_url(token.url)?;
         let life_s = u64::from(token.impression_life_s.max(token.click_life_s));
         if life_s * 1000 > TOKEN_LIFE_MS_MAX {
-            return Err(format!(
-                "a token lives at most 24 hours, and not {life_s} s"
-            ));
+            return Err(format!("a token lives at most 24 hours, and not {life_s} s"));
         }
-        let ids = [
-            token.ad,
-            token.campaign,
-            token.advertiser,
-            token.publisher,
-            token.placement,
-        ];
+        let ids = [token.ad, token.campaign, token.advertiser, token.publisher, token.placement];
         if token.issued_at.0 >> 48 != 0 || ids.iter().any(|id| id.is_none()) {
             return Err("a token needs a time of 48 bits and all five ids".to_owned());
         }
@@ -94,11 +83,7 @@ pub fn tag(bytes: &mut Vec<u8>, tags: &TagKeys, day: u32) {
 fn tag_of(bytes: &[u8], key: &[u8; 32]) -> [u8; TAG_BYTES] {
     let mut tag = [0; TAG_BYTES];
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher
-        .update(TAG_DOMAIN)
-        .update(bytes)
-        .finalize_xof()
-        .fill(&mut tag);
+    hasher.update(TAG_DOMAIN).update(bytes).finalize_xof().fill(&mut tag);
     tag
 }
 
@@ -119,16 +104,10 @@ impl<'a> Unverified<'a> {
             return Err(Reason::Malformed);
         }
         // The version stands first and is told apart before anything else is looked at.
-        if bytes
-            .first()
-            .is_some_and(|version| *version != super::VERSION)
-        {
+        if bytes.first().is_some_and(|version| *version != super::VERSION) {
             return Err(Reason::UnknownVersion);
         }
-        let body = bytes
-            .len()
-            .checked_sub(SIGNATURE_BYTES + TAG_BYTES)
-            .ok_or(Reason::Malformed)?;
+        let body = bytes.len().checked_sub(SIGNATURE_BYTES + TAG_BYTES).ok_or(Reason::Malformed)?;
         let token = layout::read(&bytes[..body])?;
         if token.deployment != deployment {
             return Err(Reason::WrongDeployment);
@@ -197,11 +176,7 @@ impl<'a> Unverified<'a> {
 
     fn authorise(&self, key: &PublicKey, received_at: Timestamp) -> Result<(), Reason> {
         key.check(self.token.issued_at, received_at)?;
-        if key.signs_for(self.token.publisher) {
-            Ok(())
-        } else {
-            Err(Reason::PublisherNotAllowed)
-        }
+        if key.signs_for(self.token.publisher) { Ok(()) } else { Err(Reason::PublisherNotAllowed) }
     }
 
     fn signed_by(&self, verifying: &ed25519_dalek::VerifyingKey) -> bool {
@@ -209,8 +184,6 @@ impl<'a> Unverified<'a> {
         let Ok(signature) = Signature::from_slice(signature) else {
             return false;
         };
-        verifying
-            .verify_strict(&[SIGN_DOMAIN, body].concat(), &signature)
-            .is_ok()
+        verifying.verify_strict(&[SIGN_DOMAIN, body].concat(), &signature).is_ok()
     }
 }

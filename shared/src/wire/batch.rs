@@ -102,11 +102,7 @@ impl<'a> Batch<'a> {
     /// The binary form.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let events: usize = self
-            .events
-            .iter()
-            .map(|e| EVENT_BYTES + e.token.len())
-            .sum();
+        let events: usize = self.events.iter().map(|e| EVENT_BYTES + e.token.len()).sum();
         let mut out = Vec::with_capacity(HEADER_BYTES + events + self.tallies.len() * TALLY_BYTES);
         self.write(&mut out);
         out
@@ -119,33 +115,17 @@ impl<'a> Batch<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         if reader.array::<4>()? != MAGIC {
-            return Err(WireError {
-                what: "no outbox batch of version 1 (CSB1)",
-                at: 0,
-            });
+            return Err(WireError { what: "no outbox batch of version 1 (CSB1)", at: 0 });
         }
-        let outbox = OutboxId {
-            edge: reader.id()?,
-            epoch: reader.u64()?,
-        };
+        let outbox = OutboxId { edge: reader.id()?, epoch: reader.u64()? };
         let number = reader.u64()?;
         let watermark = reader.time()?;
         let events = reader.count(EVENT_BYTES, BATCH_EVENTS_MAX)?;
         let tallies = reader.count(TALLY_BYTES, BATCH_TALLIES_MAX)?;
-        let events = (0..events)
-            .map(|_| Event::read(&mut reader))
-            .collect::<Result<_, _>>()?;
-        let tallies = (0..tallies)
-            .map(|_| Tally::read(&mut reader))
-            .collect::<Result<_, _>>()?;
+        let events = (0..events).map(|_| Event::read(&mut reader)).collect::<Result<_, _>>()?;
+        let tallies = (0..tallies).map(|_| Tally::read(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
-        Ok(Self {
-            outbox,
-            number,
-            watermark,
-            events,
-            tallies,
-        })
+        Ok(Self { outbox, number, watermark, events, tallies })
     }
 
     /// How many events it brings, by the minute of their receipt: what counts as received.
@@ -200,17 +180,7 @@ impl<'a> Event<'a> {
             return Err(reader.error("a token longer than any"));
         }
         let token = reader.slice(length)?;
-        Ok(Self {
-            kind,
-            at,
-            verdict,
-            flags,
-            country,
-            device,
-            network,
-            visitor,
-            token,
-        })
+        Ok(Self { kind, at, verdict, flags, country, device, network, visitor, token })
     }
 }
 
@@ -218,14 +188,7 @@ impl Tally {
     fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let minute = reader.minute()?;
         let kind = reader.kind()?;
-        let reason = reader
-            .reason()?
-            .ok_or_else(|| reader.error("a tally without a reason"))?;
-        Ok(Self {
-            minute,
-            kind,
-            reason,
-            count: reader.u32()?,
-        })
+        let reason = reader.reason()?.ok_or_else(|| reader.error("a tally without a reason"))?;
+        Ok(Self { minute, kind, reason, count: reader.u32()? })
     }
 }

@@ -21,10 +21,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn slice(&mut self, length: usize) -> Result<&'a [u8], WireError> {
-        let end = self
-            .at
-            .checked_add(length)
-            .filter(|end| *end <= self.bytes.len());
+        let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len());
         let Some(end) = end else {
             return Err(self.error("the bytes end too early"));
         };
@@ -35,9 +32,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let slice = self.slice(N)?;
-        Ok(slice
-            .try_into()
-            .expect("slice() gives the length asked for"))
+        Ok(slice.try_into().expect("slice() gives the length asked for"))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, WireError> {
@@ -78,9 +73,9 @@ impl<'a> Reader<'a> {
     pub(super) fn reason(&mut self) -> Result<Option<Reason>, WireError> {
         match self.u8()? {
             0 => Ok(None),
-            code => Reason::from_code(code)
-                .map(Some)
-                .ok_or_else(|| self.error("an unknown reason")),
+            code => {
+                Reason::from_code(code).map(Some).ok_or_else(|| self.error("an unknown reason"))
+            }
         }
     }
 
@@ -101,10 +96,7 @@ impl<'a> Reader<'a> {
         let mut declared = Declared::with_capacity(count);
         for _ in 0..count {
             let entry = (self.minute()?, self.u32()?);
-            if declared
-                .last()
-                .is_some_and(|(minute, _)| *minute >= entry.0)
-            {
+            if declared.last().is_some_and(|(minute, _)| *minute >= entry.0) {
                 return Err(self.error("declared minutes out of order"));
             }
             declared.push(entry);
@@ -113,11 +105,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Result<(), WireError> {
-        if self.at == self.bytes.len() {
-            Ok(())
-        } else {
-            Err(self.error("bytes after the end"))
-        }
+        if self.at == self.bytes.len() { Ok(()) } else { Err(self.error("bytes after the end")) }
     }
 }
 

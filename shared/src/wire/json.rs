@@ -88,26 +88,16 @@ impl JsonBatch {
     /// Says which bound or value is wrong.
     pub fn batch(&self) -> Result<Batch<'_>, String> {
         if self.version != 1 {
-            return Err(format!(
-                "version {}: this build reads version 1",
-                self.version
-            ));
+            return Err(format!("version {}: this build reads version 1", self.version));
         }
         if self.events.len() > BATCH_EVENTS_MAX || self.tallies.len() > BATCH_TALLIES_MAX {
-            return Err(format!(
-                "a batch has at most {BATCH_EVENTS_MAX} events and tallies each"
-            ));
+            return Err(format!("a batch has at most {BATCH_EVENTS_MAX} events and tallies each"));
         }
         for (at, event) in self.events.iter().enumerate() {
-            event
-                .check()
-                .map_err(|what| format!("events[{at}]: {what}"))?;
+            event.check().map_err(|what| format!("events[{at}]: {what}"))?;
         }
         Ok(Batch {
-            outbox: OutboxId {
-                edge: self.edge,
-                epoch: self.epoch,
-            },
+            outbox: OutboxId { edge: self.edge, epoch: self.epoch },
             number: self.number,
             watermark: self.watermark,
             events: self.events.iter().map(JsonEvent::event).collect(),
@@ -118,36 +108,13 @@ impl JsonBatch {
 
 impl JsonEvent {
     fn new(event: &Event<'_>) -> Self {
-        let Event {
-            kind,
-            at,
-            verdict,
-            flags,
-            country,
-            device,
-            network,
-            visitor,
-            token,
-        } = *event;
+        let Event { kind, at, verdict, flags, country, device, network, visitor, token } = *event;
         let token = token.to_vec();
-        Self {
-            kind,
-            at,
-            token,
-            verdict,
-            country,
-            device,
-            network,
-            visitor,
-            flags,
-        }
+        Self { kind, at, token, verdict, country, device, network, visitor, flags }
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        if self
-            .verdict
-            .is_some_and(|reason| !VERDICTS.contains(&reason))
-        {
+        if self.verdict.is_some_and(|reason| !VERDICTS.contains(&reason)) {
             return Err("this reason is no verdict of an edge");
         }
         if self.flags.0 & !Flags::KNOWN != 0 {
@@ -160,29 +127,9 @@ impl JsonEvent {
     }
 
     fn event(&self) -> Event<'_> {
-        let Self {
-            kind,
-            at,
-            verdict,
-            flags,
-            country,
-            device,
-            network,
-            visitor,
-            ..
-        } = *self;
+        let Self { kind, at, verdict, flags, country, device, network, visitor, .. } = *self;
         let token = self.token.as_slice();
-        Event {
-            kind,
-            at,
-            verdict,
-            flags,
-            country,
-            device,
-            network,
-            visitor,
-            token,
-        }
+        Event { kind, at, verdict, flags, country, device, network, visitor, token }
     }
 }
 

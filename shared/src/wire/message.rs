@@ -193,15 +193,9 @@ impl MessageBuilder {
         let hot = hot.try_into().expect("seven words and four bytes are 18");
         self.rows.push((entry, hot));
         let ms = u16::try_from(event.at.0 - minute.start().0).unwrap_or(u16::MAX);
-        let words = [
-            ms,
-            self.id(event.campaign),
-            self.id(event.advertiser),
-            self.id(event.placement),
-        ];
-        words
-            .iter()
-            .for_each(|word| self.cold.extend(word.to_le_bytes()));
+        let words =
+            [ms, self.id(event.campaign), self.id(event.advertiser), self.id(event.placement)];
+        words.iter().for_each(|word| self.cold.extend(word.to_le_bytes()));
         self.cold.extend(event.visitor.0.to_le_bytes());
         self.cold.extend(event.network.0);
         self.cold.push(event.flags.0);
@@ -249,13 +243,9 @@ impl MessageBuilder {
             out.extend(block.0);
         }
         put_count(&mut out, self.minutes.len());
-        in_order(&self.minutes)
-            .iter()
-            .for_each(|minute| out.extend(minute.0.to_le_bytes()));
+        in_order(&self.minutes).iter().for_each(|minute| out.extend(minute.0.to_le_bytes()));
         put_count(&mut out, self.ids.len());
-        in_order(&self.ids)
-            .iter()
-            .for_each(|id| out.extend(id.padded()));
+        in_order(&self.ids).iter().for_each(|id| out.extend(id.padded()));
         put_count(&mut out, self.prices.len());
         for price in in_order(&self.prices) {
             out.extend(price.currency.bytes());
@@ -290,11 +280,7 @@ impl MessageBuilder {
         }
         put_count(out, self.tallies.len());
         for (is_chunk, TallyEntry { entry, tally }) in &self.tallies {
-            let entry = if *is_chunk {
-                Entry::Chunk(*entry)
-            } else {
-                Entry::Batch(*entry)
-            };
+            let entry = if *is_chunk { Entry::Chunk(*entry) } else { Entry::Batch(*entry) };
             out.extend(self.entry_number(entry).to_le_bytes());
             out.extend(tally.minute.0.to_le_bytes());
             out.extend([tally.kind.code(), tally.reason.code()]);
@@ -310,11 +296,7 @@ impl MessageBuilder {
     }
 
     fn id(&mut self, id: Id) -> u16 {
-        if id.is_none() {
-            0
-        } else {
-            1 + intern(&mut self.ids, id)
-        }
+        if id.is_none() { 0 } else { 1 + intern(&mut self.ids, id) }
     }
 }
 

@@ -93,10 +93,7 @@ impl<'a> MessageView<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         if reader.array::<4>()? != MAGIC {
-            return Err(WireError {
-                what: "no partition message of version 1 (CSM1)",
-                at: 0,
-            });
+            return Err(WireError { what: "no partition message of version 1 (CSM1)", at: 0 });
         }
         let partition = reader.u16()?;
         let stamp = reader.time()?;
@@ -183,11 +180,7 @@ impl<'a> MessageView<'a> {
             return error("fewer cold rows than hot ones");
         }
         let entries = self.entries();
-        if self
-            .tallies
-            .iter()
-            .any(|tally| usize::from(tally.entry) >= entries)
-        {
+        if self.tallies.iter().any(|tally| usize::from(tally.entry) >= entries) {
             return error("a tally of a batch that is not listed");
         }
         let within =
@@ -205,11 +198,7 @@ impl<'a> MessageView<'a> {
                 && usize::from(r[18]) < REASON_CODES
                 && usize::from(r[19]) < REASON_CODES
         });
-        if good {
-            Ok(())
-        } else {
-            error("a row that points nowhere, or with an unknown code")
-        }
+        if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
     }
 }
 
@@ -247,10 +236,7 @@ fn list<'a, T>(
 
 fn batch(reader: &mut Reader<'_>) -> Result<BatchEntry, WireError> {
     Ok(BatchEntry {
-        outbox: OutboxId {
-            edge: reader.id()?,
-            epoch: reader.u64()?,
-        },
+        outbox: OutboxId { edge: reader.id()?, epoch: reader.u64()? },
         number: reader.u64()?,
         watermark: reader.time()?,
         declared: declared(reader)?,
@@ -279,18 +265,8 @@ fn tally(reader: &mut Reader<'_>) -> Result<TallyEntry, WireError> {
     let entry = reader.u16()?;
     let minute = reader.minute()?;
     let kind = reader.kind()?;
-    let reason = reader
-        .reason()?
-        .ok_or_else(|| reader.error("a tally without a reason"))?;
-    Ok(TallyEntry {
-        entry,
-        tally: Tally {
-            minute,
-            kind,
-            reason,
-            count: reader.u32()?,
-        },
-    })
+    let reason = reader.reason()?.ok_or_else(|| reader.error("a tally without a reason"))?;
+    Ok(TallyEntry { entry, tally: Tally { minute, kind, reason, count: reader.u32()? } })
 }
 
 fn price(reader: &mut Reader<'_>) -> Result<Money, WireError> {
@@ -298,9 +274,5 @@ fn price(reader: &mut Reader<'_>) -> Result<Money, WireError> {
         .ok_or_else(|| reader.error("a currency of other than capital letters"))?;
     let micros = i64::from_le_bytes(reader.array()?);
     let money = Money { micros, currency };
-    if money.is_unnamed() {
-        Err(reader.error("an amount without a currency"))
-    } else {
-        Ok(money)
-    }
+    if money.is_unnamed() { Err(reader.error("an amount without a currency")) } else { Ok(money) }
 }
