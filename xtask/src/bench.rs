@@ -1,0 +1,265 @@
+//! `cargo xtask bench`: measure, compare with the marks, print one table, write docs/benchmarks.md.
+//!
+//! The measuring is done by the program `bench` of the room `tests`, in groups:
+//! - `bench --list` prints the names of its groups, one a line;
+//! - `bench GROUP [--smoke]` measures one group and prints one JSON object per result, one a line,
+//!   on standard output (whatever a person should see goes to standard error). With `--smoke` it
+//!   does the same work on so little that it takes at most a few seconds; the figures are then
+//!   without meaning, the names are the same. It exits with 0 unless it could not measure.
+//!   `COUNTERSIGN_BIN` in its environment is the path of the product's binary.
+//!
+//! | field | | |
+//! |---|---|---|
+//! | `name` | string | what [`MARKS`] and `peer` refer to, `group/thing`; unique in one run |
+//! | `what` | string | the same for a reader: "engine `apply`, ad × minute, one thread" |
+//! | `value` | number | finite, ≥ 0, unscaled (`8123456.0`, not `8.1`) |
+//! | `unit` | string | as shown: `events/s`, `MB`, `ms`, `bits`, `ns` |
+//! | `hash` | string, optional | digest of the computed result, the same in every run of a machine |
+//! | `peer` | string, optional | the `name` of a result to compare with: ratio = value ÷ peer's |
+//! | `note` | string, optional | a line below the table, e.g. where the time goes |
+//!
+//! An unknown field is refused. Each group runs in a process of its own, `--runs` times; the table
+//! shows the median, and the least and the greatest value.
+
+mod machine;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Args;
+
+use crate::Failure;
+use crate::process::{cargo, exe, metadata, output, root, run, target_dir};
+use table::{Line, Results};
+
+/// What a figure is held to (issue "Count a real log …", 9).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    /// The `name` of the result.
+    name: &'static str,
+    bound: Bound,
+    unit: &'static str,
+    /// What others reach, for orientation; may be empty.
+    beside: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// Every mark must have a result, in smoke mode too.
+const MARKS: [Mark; 6] = [
+    Mark {
+        name: "engine/ad-minute",
+        bound: Bound::AtLeast(8_000_000.0),
+        unit: "events/s",
+        beside: "orientation: a plain hash loop 9 M/s, DuckDB 9–11 M/s on two threads, Flink 0.26 M/s",
+    },
+    Mark {
+        name: "engine/ad-minute-memory",
+        bound: Bound::AtMost(500.0),
+        unit: "MB",
+        beside: "orientation: DuckDB 1 200–1 500 MB, polars and chDB 1 600–4 000 MB",
+    },
+    Mark {
+        name: "log/to-answer",
+        bound: Bound::AtLeast(300_000.0),
+        unit: "events/s",
+        beside: "",
+    },
+    Mark {
+        name: "dedup/bits-per-impression",
+        bound: Bound::AtMost(1.1),
+        unit: "bits",
+        beside: "orientation: a roaring bitmap 1.7 bits, a Redis set 670 bits",
+    },
+    Mark {
+        name: "click/queryable-p99",
+        bound: Bound::AtMost(1_000.0),
+        unit: "ms",
+        beside: "",
+    },
+    Mark {
+        name: "up/idle-memory",
+        bound: Bound::AtMost(120.0),
+        unit: "MB",
+        beside: "",
+    },
+];
+
+/// What stands below this line of docs/benchmarks.md is kept when the file is written again.
+const KEPT_BELOW: &str = "<!-- Written by hand below this line; `cargo xtask bench` keeps it. -->";
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Measure these groups alone, and leave docs/benchmarks.md as it is
+    groups: Vec<String>,
+    /// How often each group is measured; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
+    /// Once, small, unoptimised: only whether everything still runs
+    #[arg(long, conflicts_with = "runs")]
+    smoke: bool,
+}
+
+/// Measures as asked.
+pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
+    let program = Program::build(args.smoke)?;
+    let all = program.groups()?;
+    if let Some(unknown) = args.groups.iter().find(|group| !all.contains(group)) {
+        return Err(format!(
+            "no group `{unknown}`; there are: {}",
+            all.join(", ")
+        ));
+    }
+    let groups = if args.groups.is_empty() {
+        &all
+    } else {
+        &args.groups
+    };
+    let runs = if args.smoke { 1 } else { args.runs };
+    let mut results = Results::default();
+    for nth in 1..=runs {
+        for group in groups {
+            eprintln!("{group}: run {nth} of {runs}");
+            results.add(group, program.measure(group)?)?;
+        }
+    }
+    results.check_complete(runs)?;
+    let marks: Vec<Mark> = if args.groups.is_empty() {
+        MARKS.to_vec()
+    } else {
+        MARKS
+            .into_iter()
+            .filter(|mark| results.has(mark.name))
+            .collect()
+    };
+    let table = results.table(&marks)?;
+    println!("{}", table.text());
+    if args.smoke {
+        println!("A smoke run: every benchmark works; the figures mean nothing.");
+    } else if args.groups.is_empty() {
+        let path = root().join("docs/benchmarks.md");
+        let kept = kept_part(&fs::read_to_string(&path).unwrap_or_default());
+        let page = page(&table, &machine::describe(), runs, &kept);
+        fs::write(&path, page).map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("written: docs/benchmarks.md");
+    }
+    Ok(())
+}
+
+/// `cargo xtask bench --smoke`, as a step of the tests.
+pub(crate) fn smoke() -> Result<(), Failure> {
+    run_bench(&BenchArgs {
+        groups: Vec::new(),
+        runs: 1,
+        smoke: true,
+    })
+}
+
+/// Whether the measuring program has been written.
+pub(crate) fn exists() -> Result<bool, Failure> {
+    let metadata = metadata()?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let tests = packages.filter(|package| package["name"] == "tests");
+    let mut targets = tests.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    Ok(targets.any(|target| target["kind"][0] == "bin" && target["name"] == "bench"))
+}
+
+/// The measuring program and the product's binary, both built.
+struct Program {
+    bench: PathBuf,
+    countersign: PathBuf,
+    smoke: bool,
+}
+
+impl Program {
+    fn build(smoke: bool) -> Result<Self, Failure> {
+        let profile: &[&str] = if smoke { &[] } else { &["--release"] };
+        for what in [
+            &["-p", "countersign"][..],
+            &["-p", "tests", "--bin", "bench"],
+        ] {
+            run(cargo().args(["build", "--locked"]).args(profile).args(what))?;
+        }
+        let built = target_dir()?.join(if smoke { "debug" } else { "release" });
+        Ok(Self {
+            bench: built.join(exe("bench")),
+            countersign: built.join(exe("countersign")),
+            smoke,
+        })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.bench);
+        command
+            .current_dir(root())
+            .env("COUNTERSIGN_BIN", &self.countersign);
+        command
+    }
+
+    fn groups(&self) -> Result<Vec<String>, Failure> {
+        let text = output(self.command().arg("--list"))?;
+        let groups: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+        if groups.is_empty() {
+            Err("`bench --list` names no group".to_owned())
+        } else {
+            Ok(groups)
+        }
+    }
+
+    fn measure(&self, group: &str) -> Result<Vec<Line>, Failure> {
+        let mut command = self.command();
+        command.arg(group);
+        if self.smoke {
+            command.arg("--smoke");
+        }
+        table::parse(&output(&mut command)?).map_err(|why| format!("bench {group}: {why}"))
+    }
+}
+
+/// What a person wrote below the marker, without the marker.
+fn kept_part(page: &str) -> String {
+    page.split_once(KEPT_BELOW)
+        .map_or_else(String::new, |(_, kept)| kept.trim().to_owned())
+}
+
+fn page(table: &table::Table, machine: &str, runs: u32, kept: &str) -> String {
+    let mut page = format!(
+        "# Benchmarks\nWritten by `cargo xtask bench`; a figure is the median of {runs} runs, each \
+         in a process of its own. A mark that is missed says MISSED.\n\n{machine}\n\n{}",
+        table.text()
+    );
+    for note in table.notes() {
+        page.push_str("\n- ");
+        page.push_str(note);
+    }
+    page.push_str(&format!("\n\n{KEPT_BELOW}\n"));
+    if !kept.is_empty() {
+        page.push_str(&format!("\n{kept}\n"));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_person_wrote_survives_a_new_page() {
+        let table = Results::default().table(&[]).expect("empty");
+        assert_eq!(kept_part("no marker"), "");
+        let first = page(&table, "machine", 5, "## Where the time goes\nIn memory.");
+        assert!(first.contains("median of 5 runs"));
+        let second = page(&table, "other machine", 3, &kept_part(&first));
+        assert!(
+            second.ends_with("\n## Where the time goes\nIn memory.\n"),
+            "{second}"
+        );
+        assert_eq!(second.matches(KEPT_BELOW).count(), 1);
+    }
+}

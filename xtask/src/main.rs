@@ -1,0 +1,134 @@
+//! The project's own commands: `cargo xtask up`, `test`, `check`, `bench`, `simulate`.
+//!
+//! It knows how to build, start and measure the product, and nothing of what the product does: it
+//! depends on no room.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a build tool measures how long its steps take; nothing here is replayed"
+)]
+#![allow(clippy::print_stdout, reason = "a command for the terminal")]
+
+mod bench;
+mod process;
+mod steps;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A failure as the person at the terminal reads it.
+type Failure = String;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the release binary and run everything in one process, with the demo
+    Up(UpArgs),
+    /// Install what the tests need, then run all of them
+    Test(steps::TestArgs),
+    /// The fast loop while writing: format, clippy, Wasm
+    Check,
+    /// Measure, print one table and write docs/benchmarks.md
+    Bench(bench::BenchArgs),
+    /// Run the seeded simulation of the faults, in release mode
+    Simulate(SimulateArgs),
+}
+
+#[derive(Args)]
+struct UpArgs {
+    /// Passed on to `countersign up --demo`, e.g. --data DIR --edge-listen ADDR --api-listen ADDR
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+#[derive(Args)]
+struct SimulateArgs {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The first seed, or the one to repeat with `--seeds 1`
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Passed on to the simulation
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Up(args) => up(&args),
+        Command::Test(args) => steps::test(&args),
+        Command::Check => steps::check(),
+        Command::Bench(args) => bench::run_bench(&args),
+        Command::Simulate(args) => simulate(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("\nxtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn up(args: &UpArgs) -> Result<(), Failure> {
+    process::run(process::cargo().args(["build", "--release", "--locked", "-p", "countersign"]))?;
+    let binary = process::target_dir()?
+        .join("release")
+        .join(process::exe("countersign"));
+    let mut command = std::process::Command::new(binary);
+    // The caller's folder, not the workspace's: relative paths in `args` mean what they look like.
+    command.args(["up", "--demo"]).args(&args.args);
+    process::become_it(command)
+}
+
+fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
+    let mut command = process::cargo();
+    command.args([
+        "run",
+        "--release",
+        "--locked",
+        "-p",
+        "tests",
+        "--bin",
+        "simulation",
+        "--",
+    ]);
+    command.arg("--seeds").arg(args.seeds.to_string());
+    if let Some(seed) = args.seed {
+        command.arg("--seed").arg(seed.to_string());
+    }
+    command.args(&args.args);
+    process::become_it(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_passes_flags_on() {
+        let cli = Cli::try_parse_from(["x", "up", "--data", "d", "--edge-listen", "[::1]:0"]);
+        let Ok(Cli {
+            command: Command::Up(up),
+        }) = cli
+        else {
+            panic!("not up")
+        };
+        assert_eq!(up.args, ["--data", "d", "--edge-listen", "[::1]:0"]);
+    }
+}

