@@ -65,30 +65,15 @@ const MARKS: [Mark; 6] = [
         unit: "MB",
         beside: "orientation: DuckDB 1 200–1 500 MB, polars and chDB 1 600–4 000 MB",
     },
-    Mark {
-        name: "log/to-answer",
-        bound: Bound::AtLeast(300_000.0),
-        unit: "events/s",
-        beside: "",
-    },
+    Mark { name: "log/to-answer", bound: Bound::AtLeast(300_000.0), unit: "events/s", beside: "" },
     Mark {
         name: "dedup/bits-per-impression",
         bound: Bound::AtMost(1.1),
         unit: "bits",
         beside: "orientation: a roaring bitmap 1.7 bits, a Redis set 670 bits",
     },
-    Mark {
-        name: "click/queryable-p99",
-        bound: Bound::AtMost(1_000.0),
-        unit: "ms",
-        beside: "",
-    },
-    Mark {
-        name: "up/idle-memory",
-        bound: Bound::AtMost(120.0),
-        unit: "MB",
-        beside: "",
-    },
+    Mark { name: "click/queryable-p99", bound: Bound::AtMost(1_000.0), unit: "ms", beside: "" },
+    Mark { name: "up/idle-memory", bound: Bound::AtMost(120.0), unit: "MB", beside: "" },
 ];
 
 /// What stands below this line of docs/benchmarks.md is kept when the file is written again.
@@ -111,16 +96,9 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
     let program = Program::build(args.smoke)?;
     let all = program.groups()?;
     if let Some(unknown) = args.groups.iter().find(|group| !all.contains(group)) {
-        return Err(format!(
-            "no group `{unknown}`; there are: {}",
-            all.join(", ")
-        ));
+        return Err(format!("no group `{unknown}`; there are: {}", all.join(", ")));
     }
-    let groups = if args.groups.is_empty() {
-        &all
-    } else {
-        &args.groups
-    };
+    let groups = if args.groups.is_empty() { &all } else { &args.groups };
     let runs = if args.smoke { 1 } else { args.runs };
     let mut results = Results::default();
     for nth in 1..=runs {
@@ -133,10 +111,7 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
     let marks: Vec<Mark> = if args.groups.is_empty() {
         MARKS.to_vec()
     } else {
-        MARKS
-            .into_iter()
-            .filter(|mark| results.has(mark.name))
-            .collect()
+        MARKS.into_iter().filter(|mark| results.has(mark.name)).collect()
     };
     let table = results.table(&marks)?;
     println!("{}", table.text());
@@ -154,11 +129,7 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
 
 /// `cargo xtask bench --smoke`, as a step of the tests.
 pub(crate) fn smoke() -> Result<(), Failure> {
-    run_bench(&BenchArgs {
-        groups: Vec::new(),
-        runs: 1,
-        smoke: true,
-    })
+    run_bench(&BenchArgs { groups: Vec::new(), runs: 1, smoke: true })
 }
 
 /// Whether the measuring program has been written.
@@ -180,10 +151,7 @@ struct Program {
 impl Program {
     fn build(smoke: bool) -> Result<Self, Failure> {
         let profile: &[&str] = if smoke { &[] } else { &["--release"] };
-        for what in [
-            &["-p", "countersign"][..],
-            &["-p", "tests", "--bin", "bench"],
-        ] {
+        for what in [&["-p", "countersign"][..], &["-p", "tests", "--bin", "bench"]] {
             run(cargo().args(["build", "--locked"]).args(profile).args(what))?;
         }
         let built = target_dir()?.join(if smoke { "debug" } else { "release" });
@@ -196,20 +164,14 @@ impl Program {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.bench);
-        command
-            .current_dir(root())
-            .env("COUNTERSIGN_BIN", &self.countersign);
+        command.current_dir(root()).env("COUNTERSIGN_BIN", &self.countersign);
         command
     }
 
     fn groups(&self) -> Result<Vec<String>, Failure> {
         let text = output(self.command().arg("--list"))?;
         let groups: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
-        if groups.is_empty() {
-            Err("`bench --list` names no group".to_owned())
-        } else {
-            Ok(groups)
-        }
+        if groups.is_empty() { Err("`bench --list` names no group".to_owned()) } else { Ok(groups) }
     }
 
     fn measure(&self, group: &str) -> Result<Vec<Line>, Failure> {
@@ -224,8 +186,7 @@ impl Program {
 
 /// What a person wrote below the marker, without the marker.
 fn kept_part(page: &str) -> String {
-    page.split_once(KEPT_BELOW)
-        .map_or_else(String::new, |(_, kept)| kept.trim().to_owned())
+    page.split_once(KEPT_BELOW).map_or_else(String::new, |(_, kept)| kept.trim().to_owned())
 }
 
 fn page(table: &table::Table, machine: &str, runs: u32, kept: &str) -> String {
@@ -256,10 +217,7 @@ mod tests {
         let first = page(&table, "machine", 5, "## Where the time goes\nIn memory.");
         assert!(first.contains("median of 5 runs"));
         let second = page(&table, "other machine", 3, &kept_part(&first));
-        assert!(
-            second.ends_with("\n## Where the time goes\nIn memory.\n"),
-            "{second}"
-        );
+        assert!(second.ends_with("\n## Where the time goes\nIn memory.\n"), "{second}");
         assert_eq!(second.matches(KEPT_BELOW).count(), 1);
     }
 }

@@ -81,9 +81,7 @@ fn main() -> ExitCode {
 
 fn up(args: &UpArgs) -> Result<(), Failure> {
     process::run(process::cargo().args(["build", "--release", "--locked", "-p", "countersign"]))?;
-    let binary = process::target_dir()?
-        .join("release")
-        .join(process::exe("countersign"));
+    let binary = process::target_dir()?.join("release").join(process::exe("countersign"));
     let mut command = std::process::Command::new(binary);
     // The caller's folder, not the workspace's: relative paths in `args` mean what they look like.
     command.args(["up", "--demo"]).args(&args.args);
@@ -92,16 +90,7 @@ fn up(args: &UpArgs) -> Result<(), Failure> {
 
 fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
     let mut command = process::cargo();
-    command.args([
-        "run",
-        "--release",
-        "--locked",
-        "-p",
-        "tests",
-        "--bin",
-        "simulation",
-        "--",
-    ]);
+    command.args(["run", "--release", "--locked", "-p", "tests", "--bin", "simulation", "--"]);
     command.arg("--seeds").arg(args.seeds.to_string());
     if let Some(seed) = args.seed {
         command.arg("--seed").arg(seed.to_string());
@@ -123,12 +112,7 @@ mod tests {
     #[test]
     fn up_passes_flags_on() {
         let cli = Cli::try_parse_from(["x", "up", "--data", "d", "--edge-listen", "[::1]:0"]);
-        let Ok(Cli {
-            command: Command::Up(up),
-        }) = cli
-        else {
-            panic!("not up")
-        };
+        let Ok(Cli { command: Command::Up(up) }) = cli else { panic!("not up") };
         assert_eq!(up.args, ["--data", "d", "--edge-listen", "[::1]:0"]);
     }
 }

@@ -16,9 +16,7 @@ pub(crate) fn root() -> PathBuf {
     // still acts on the checkout that it was called from.
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    manifest
-        .parent()
-        .map_or_else(|| manifest.clone(), Path::to_path_buf)
+    manifest.parent().map_or_else(|| manifest.clone(), Path::to_path_buf)
 }
 
 /// The cargo that started us, or the one on PATH.
@@ -41,10 +39,7 @@ pub(crate) fn exe(name: &str) -> String {
 /// The command line as a person would type it, for messages.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let program = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy();
+    let program = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
     let mut line = program.into_owned();
     for arg in command.get_args() {
         line.push(' ');
@@ -64,11 +59,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
         .stdin(Stdio::null())
         .status()
         .map_err(|error| format!("cannot start `{line}`: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("`{line}` failed: {status}"))
-    }
+    if status.success() { Ok(()) } else { Err(format!("`{line}` failed: {status}")) }
 }
 
 /// Runs to the end and gives its standard output; standard error is kept for the failure's text.
@@ -83,11 +74,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
         .map_err(|error| format!("cannot start `{line}`: {error}"))?;
     if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr);
-        return Err(format!(
-            "`{line}` failed: {}\n{}",
-            output.status,
-            error.trim()
-        ));
+        return Err(format!("`{line}` failed: {}\n{}", output.status, error.trim()));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -109,28 +96,18 @@ pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<(), F
     // Read beside the wait, so that a full pipe cannot hold the child up.
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
-        errors
-            .map_or(Ok(0), |mut errors| errors.read_to_end(&mut text))
-            .map(|_| text)
+        errors.map_or(Ok(0), |mut errors| errors.read_to_end(&mut text)).map(|_| text)
     });
     let start = Instant::now();
     let status = loop {
-        let ended = child
-            .try_wait()
-            .map_err(|error| format!("`{line}`: {error}"))?;
+        let ended = child.try_wait().map_err(|error| format!("`{line}`: {error}"))?;
         if let Some(status) = ended {
             break status;
         }
         if start.elapsed() > limit {
             // The reader is left alone: a grandchild may hold the pipe open.
-            child
-                .kill()
-                .and_then(|()| child.wait())
-                .map_err(|e| format!("`{line}`: {e}"))?;
-            return Err(format!(
-                "`{line}` gave no answer within {} s",
-                limit.as_secs()
-            ));
+            child.kill().and_then(|()| child.wait()).map_err(|e| format!("`{line}`: {e}"))?;
+            return Err(format!("`{line}` gave no answer within {} s", limit.as_secs()));
         }
         thread::sleep(Duration::from_millis(50));
     };
@@ -138,10 +115,7 @@ pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<(), F
         return Ok(());
     }
     let text = reader.join().ok().and_then(Result::ok).unwrap_or_default();
-    Err(format!(
-        "`{line}` failed: {status}\n{}",
-        String::from_utf8_lossy(&text).trim()
-    ))
+    Err(format!("`{line}` failed: {status}\n{}", String::from_utf8_lossy(&text).trim()))
 }
 
 /// Replaces this process, so that signals (Ctrl-C, SIGTERM) and the exit code are the other's own.
@@ -159,9 +133,7 @@ pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
 pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
     let line = shown(&command);
     println!("$ {line}");
-    let status = command
-        .status()
-        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    let status = command.status().map_err(|error| format!("cannot start `{line}`: {error}"))?;
     std::process::exit(status.code().unwrap_or(1));
 }
 
@@ -175,9 +147,7 @@ pub(crate) fn metadata() -> Result<serde_json::Value, Failure> {
 /// Where cargo puts what it builds (`CARGO_TARGET_DIR` and settings considered).
 pub(crate) fn target_dir() -> Result<PathBuf, Failure> {
     let metadata = metadata()?;
-    let dir = metadata["target_directory"]
-        .as_str()
-        .ok_or("cargo metadata: no target_directory")?;
+    let dir = metadata["target_directory"].as_str().ok_or("cargo metadata: no target_directory")?;
     Ok(PathBuf::from(dir))
 }
 
@@ -194,10 +164,7 @@ mod tests {
     #[test]
     fn an_exit_code_other_than_0_is_a_failure_with_its_error_text() {
         assert!(run(&mut sh("exit 3")).is_err());
-        assert_eq!(
-            output(&mut sh("echo out; echo err >&2")),
-            Ok("out\n".to_owned())
-        );
+        assert_eq!(output(&mut sh("echo out; echo err >&2")), Ok("out\n".to_owned()));
         let failure = output(&mut sh("echo why >&2; exit 1")).expect_err("exits with 1");
         assert!(failure.ends_with("why"), "{failure}");
     }

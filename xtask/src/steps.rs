@@ -83,11 +83,7 @@ pub(crate) struct TestArgs {
 
 /// Runs all steps, or those asked for, up to the first failure.
 pub(crate) fn test(args: &TestArgs) -> Result<(), Failure> {
-    let steps = if args.only.is_empty() {
-        &ALL[..]
-    } else {
-        &args.only[..]
-    };
+    let steps = if args.only.is_empty() { &ALL[..] } else { &args.only[..] };
     run_steps(steps, |step| perform(step, &args.args))
 }
 
@@ -100,27 +96,17 @@ fn perform(step: Step, nextest_args: &[String]) -> Result<Done, Failure> {
     match step {
         Step::Fmt => run(cargo().args(["fmt", "--all", "--check"]))?,
         Step::Clippy => run(cargo()
-            .args([
-                "clippy",
-                "--locked",
-                "--workspace",
-                "--all-targets",
-                "--all-features",
-            ])
+            .args(["clippy", "--locked", "--workspace", "--all-targets", "--all-features"])
             .args(["--", "-D", "warnings"]))?,
         Step::Wasm => {
             tools::ensure_wasm_target()?;
-            run(cargo()
-                .args(["check", "--locked", "-p", "shared", "-p", "edge"])
-                .args([
-                    "--no-default-features",
-                    "--target",
-                    "wasm32-unknown-unknown",
-                ]))?;
+            run(cargo().args(["check", "--locked", "-p", "shared", "-p", "edge"]).args([
+                "--no-default-features",
+                "--target",
+                "wasm32-unknown-unknown",
+            ]))?;
         }
-        Step::Shear => run(tools::SHEAR
-            .command()?
-            .args(["--locked", "--deny-warnings"]))?,
+        Step::Shear => run(tools::SHEAR.command()?.args(["--locked", "--deny-warnings"]))?,
         Step::Deny => run(tools::DENY
             .command()?
             .args(["--locked", "check", "--hide-inclusion-graph"])
@@ -137,9 +123,7 @@ fn perform(step: Step, nextest_args: &[String]) -> Result<Done, Failure> {
         Step::Nextest => nextest(nextest_args)?,
         Step::Bench => {
             if !bench::exists()? {
-                return Ok(Done::Skipped(
-                    "the room `tests` has no program `bench` yet".to_owned(),
-                ));
+                return Ok(Done::Skipped("the room `tests` has no program `bench` yet".to_owned()));
             }
             bench::smoke()?;
         }
@@ -151,9 +135,7 @@ fn advisories() -> Result<Done, Failure> {
     let mut fetch = tools::DENY.command()?;
     if let Err(failure) = run_within(ADVISORIES_FETCH_MAX, fetch.args(["fetch", "db"])) {
         let why = failure.lines().last().unwrap_or_default().to_owned();
-        return Ok(Done::Skipped(format!(
-            "the advisory database cannot be had here ({why})"
-        )));
+        return Ok(Done::Skipped(format!("the advisory database cannot be had here ({why})")));
     }
     run(tools::DENY.command()?.args([
         "--locked",
@@ -169,14 +151,7 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     run(cargo().args(["build", "--locked", "-p", "countersign"]))?;
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     let mut command = tools::NEXTEST.command()?;
-    command.args([
-        "nextest",
-        "run",
-        "--locked",
-        "--profile",
-        "ci",
-        "--all-features",
-    ]);
+    command.args(["nextest", "run", "--locked", "--profile", "ci", "--all-features"]);
     if !args.iter().any(|arg| arg == "-p" || arg == "--package") {
         command.arg("--workspace");
     }

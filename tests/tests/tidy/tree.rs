@@ -12,9 +12,7 @@ pub(crate) struct File {
 
 impl File {
     pub(crate) fn has_extension(&self, extensions: &[&str]) -> bool {
-        self.path
-            .rsplit_once('.')
-            .is_some_and(|(_, extension)| extensions.contains(&extension))
+        self.path.rsplit_once('.').is_some_and(|(_, extension)| extensions.contains(&extension))
     }
 
     /// A file of tests alone: never compiled into the product.
@@ -39,21 +37,11 @@ impl File {
                     .find(|line| !line.starts_with("#["))
                     .is_some_and(|line| line.starts_with("mod ") || line.contains(" mod "))
         };
-        let end = (0..lines.len())
-            .find(|&at| opens_tests(at))
-            .unwrap_or(lines.len());
-        let numbered = lines[..end]
-            .iter()
-            .enumerate()
-            .map(|(at, line)| (at + 1, *line));
+        let end = (0..lines.len()).find(|&at| opens_tests(at)).unwrap_or(lines.len());
+        let numbered = lines[..end].iter().enumerate().map(|(at, line)| (at + 1, *line));
         numbered
             .filter(|(_, line)| !line.trim_start().starts_with("//"))
-            .map(|(number, line)| {
-                (
-                    number,
-                    line.split_once(" // ").map_or(line, |(code, _)| code),
-                )
-            })
+            .map(|(number, line)| (number, line.split_once(" // ").map_or(line, |(code, _)| code)))
             .collect()
     }
 }
@@ -68,30 +56,20 @@ impl Tree {
     pub(crate) fn read() -> Self {
         let root = root();
         let ignored = fs::read_to_string(root.join(".gitignore")).unwrap();
-        let mut skipped: Vec<String> = ignored
-            .lines()
-            .filter_map(|line| Some(line.strip_prefix('/')?.to_owned()))
-            .collect();
+        let mut skipped: Vec<String> =
+            ignored.lines().filter_map(|line| Some(line.strip_prefix('/')?.to_owned())).collect();
         skipped.push(".git".to_owned());
         let mut files = Vec::new();
         walk(&root, "", &skipped, &mut files);
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        assert!(
-            files.iter().any(|file| file.path == "Cargo.toml"),
-            "not the project's root"
-        );
+        assert!(files.iter().any(|file| file.path == "Cargo.toml"), "not the project's root");
         Self { files }
     }
 
     /// A small tree to try a rule on.
     pub(crate) fn of(files: &[(&str, &str)]) -> Self {
-        let file = |&(path, text): &(&str, &str)| File {
-            path: path.into(),
-            text: text.into(),
-        };
-        Self {
-            files: files.iter().map(file).collect(),
-        }
+        let file = |&(path, text): &(&str, &str)| File { path: path.into(), text: text.into() };
+        Self { files: files.iter().map(file).collect() }
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<&File> {
@@ -101,9 +79,7 @@ impl Tree {
     /// Whether there is such a file, or a folder with files in it.
     pub(crate) fn has(&self, path: &str) -> bool {
         let folder = format!("{}/", path.trim_end_matches('/'));
-        self.files
-            .iter()
-            .any(|file| file.path == path || file.path.starts_with(&folder))
+        self.files.iter().any(|file| file.path == path || file.path.starts_with(&folder))
     }
 
     /// The Rust files below the folder, or of that path.
@@ -129,21 +105,14 @@ fn walk(root: &Path, below: &str, skipped: &[String], files: &mut Vec<File>) {
         if below.is_empty() && skipped.contains(&name) {
             continue;
         }
-        let path = if below.is_empty() {
-            name
-        } else {
-            format!("{below}/{name}")
-        };
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
             walk(root, &path, skipped, files);
         } else if kind.is_file() {
             // A file may vanish between the two calls (an editor's); what is no text has no lines.
             let bytes = fs::read(entry.path()).unwrap_or_default();
-            files.push(File {
-                path,
-                text: String::from_utf8(bytes).unwrap_or_default(),
-            });
+            files.push(File { path, text: String::from_utf8(bytes).unwrap_or_default() });
         }
     }
 }
@@ -154,13 +123,5 @@ fn code_is_neither_comment_nor_test() {
                 #[allow(x)]\nmod tests {\nuse c;\n}\n";
     let tree = Tree::of(&[("a/src/lib.rs", text)]);
     let code = tree.files[0].code();
-    assert_eq!(
-        code,
-        [
-            (2, "use a;"),
-            (3, "#[cfg(test)]"),
-            (4, "fn only_here() {}"),
-            (5, "let b;")
-        ]
-    );
+    assert_eq!(code, [(2, "use a;"), (3, "#[cfg(test)]"), (4, "fn only_here() {}"), (5, "let b;")]);
 }

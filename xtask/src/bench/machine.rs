@@ -22,36 +22,23 @@ pub(super) fn describe() -> String {
 
 fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    field(&info, "model name").map_or_else(
-        || said("sysctl", &["-n", "machdep.cpu.brand_string"]),
-        str::to_owned,
-    )
+    field(&info, "model name")
+        .map_or_else(|| said("sysctl", &["-n", "machdep.cpu.brand_string"]), str::to_owned)
 }
 
 fn memory() -> String {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = field(&info, "MemTotal").and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-    kib.map_or_else(
-        || "an unknown amount".to_owned(),
-        |kib| format!("{} GiB", kib >> 20),
-    )
+    kib.map_or_else(|| "an unknown amount".to_owned(), |kib| format!("{} GiB", kib >> 20))
 }
 
 fn revision() -> String {
     let revision = said("git", &["rev-parse", "--short", "HEAD"]);
     let mut status = Command::new("git");
-    status
-        .current_dir(root())
-        .args(["status", "--porcelain", "--untracked-files=no"]);
+    status.current_dir(root()).args(["status", "--porcelain", "--untracked-files=no"]);
     match output(&mut status) {
         // The page that is being written does not make the code another one.
-        Ok(text)
-            if text
-                .lines()
-                .all(|line| line.ends_with(" docs/benchmarks.md")) =>
-        {
-            revision
-        }
+        Ok(text) if text.lines().all(|line| line.ends_with(" docs/benchmarks.md")) => revision,
         Ok(_) => format!("{revision} with changes"),
         Err(_) => revision,
     }

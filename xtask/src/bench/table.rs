@@ -27,18 +27,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<Line>, Failure> {
         let line: Line = serde_json::from_str(json)
             .map_err(|error| format!("line {}: {error}: {json}", nth + 1))?;
         if !line.value.is_finite() || line.value < 0.0 {
-            return Err(format!(
-                "{}: the value {} is no figure",
-                line.name, line.value
-            ));
+            return Err(format!("{}: the value {} is no figure", line.name, line.value));
         }
         lines.push(line);
     }
-    if lines.is_empty() {
-        Err("no result".to_owned())
-    } else {
-        Ok(lines)
-    }
+    if lines.is_empty() { Err("no result".to_owned()) } else { Ok(lines) }
 }
 
 /// One figure over all runs.
@@ -63,9 +56,7 @@ impl Series {
 
     fn least_and_greatest(&self) -> (f64, f64) {
         let start = (f64::INFINITY, f64::NEG_INFINITY);
-        self.values.iter().fold(start, |(low, high), &value| {
-            (low.min(value), high.max(value))
-        })
+        self.values.iter().fold(start, |(low, high), &value| (low.min(value), high.max(value)))
     }
 }
 
@@ -149,9 +140,8 @@ impl Results {
     /// When a mark or a peer has no figure, or one of another unit.
     pub(super) fn table(&self, marks: &[Mark]) -> Result<Table, Failure> {
         for mark in marks {
-            let figure = self
-                .get(mark.name)
-                .ok_or(format!("no result for the mark {}", mark.name))?;
+            let figure =
+                self.get(mark.name).ok_or(format!("no result for the mark {}", mark.name))?;
             if figure.unit != mark.unit {
                 return Err(format!(
                     "{}: in {}, its mark in {}",
@@ -159,16 +149,8 @@ impl Results {
                 ));
             }
         }
-        let header = [
-            "what",
-            "figure",
-            "least – greatest",
-            "unit",
-            "mark",
-            "peer",
-            "hash",
-            "command",
-        ];
+        let header =
+            ["what", "figure", "least – greatest", "unit", "mark", "peer", "hash", "command"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         let mut notes = self.notes.clone();
         for series in &self.series {
@@ -185,10 +167,7 @@ impl Results {
                 series.unit.clone(),
                 mark.map_or_else(String::new, |mark| verdict(mark.bound, figure)),
                 self.beside_peer(series, figure)?,
-                series
-                    .hash
-                    .as_ref()
-                    .map_or_else(String::new, |hash| format!("`{hash}`")),
+                series.hash.as_ref().map_or_else(String::new, |hash| format!("`{hash}`")),
                 format!("`cargo xtask bench {}`", series.group),
             ]);
         }
@@ -199,14 +178,10 @@ impl Results {
         let Some(name) = &series.peer else {
             return Ok(String::new());
         };
-        let peer = self
-            .get(name)
-            .ok_or(format!("{}: its peer {name} has no result", series.name))?;
+        let peer =
+            self.get(name).ok_or(format!("{}: its peer {name} has no result", series.name))?;
         if peer.unit != series.unit {
-            return Err(format!(
-                "{}: in {}, its peer in {}",
-                series.name, series.unit, peer.unit
-            ));
+            return Err(format!("{}: in {}, its peer in {}", series.name, series.unit, peer.unit));
         }
         Ok(format!("{:.2} × `{name}`", figure / peer.median()))
     }
@@ -218,11 +193,7 @@ fn verdict(bound: Bound, figure: f64) -> String {
         Bound::AtMost(limit) => ('≤', limit, figure <= limit),
     };
     let word = if met { "met" } else { "**MISSED**" };
-    format!(
-        "{sign} {}: {word}, {:.2} ×",
-        figure_text(limit),
-        figure / limit
-    )
+    format!("{sign} {}: {word}, {:.2} ×", figure_text(limit), figure / limit)
 }
 
 /// Three digits that count, and spaces between thousands.
@@ -234,9 +205,8 @@ fn figure_text(value: f64) -> String {
         _ => 3,
     };
     let text = format!("{value:.decimals$}");
-    let (whole, rest) = text
-        .split_once('.')
-        .map_or((text.as_str(), ""), |(whole, rest)| (whole, rest));
+    let (whole, rest) =
+        text.split_once('.').map_or((text.as_str(), ""), |(whole, rest)| (whole, rest));
     let mut grouped = String::new();
     for (nth, digit) in whole.chars().enumerate() {
         if nth > 0 && (whole.len() - nth) % 3 == 0 {
@@ -244,11 +214,7 @@ fn figure_text(value: f64) -> String {
         }
         grouped.push(digit);
     }
-    if rest.is_empty() {
-        grouped
-    } else {
-        format!("{grouped}.{rest}")
-    }
+    if rest.is_empty() { grouped } else { format!("{grouped}.{rest}") }
 }
 
 /// A table ready to be shown.
@@ -299,8 +265,7 @@ mod tests {
             let hash = if nth == 0 { "ab" } else { hash };
             let lines = format!(
                 "{}\n{}",
-                FAST.replace("9000000", &value.to_string())
-                    .replace("ab", hash),
+                FAST.replace("9000000", &value.to_string()).replace("ab", hash),
                 r#"{"name":"e/loop","what":"a loop","value":4000000,"unit":"events/s","note":"flat"}"#
             );
             results.add("engine", parse(&lines)?)?;
@@ -309,31 +274,18 @@ mod tests {
     }
 
     fn mark(bound: Bound) -> Mark {
-        Mark {
-            name: "e/fast",
-            bound,
-            unit: "events/s",
-            beside: "",
-        }
+        Mark { name: "e/fast", bound, unit: "events/s", beside: "" }
     }
 
     #[test]
     fn the_median_counts_and_is_held_to_the_mark() {
         let results = run_of(&[9e6, 1e6, 8e6], "ab").expect("good lines");
         results.check_complete(3).expect("complete");
-        let table = results
-            .table(&[mark(Bound::AtLeast(7e6))])
-            .expect("a table");
+        let table = results.table(&[mark(Bound::AtLeast(7e6))]).expect("a table");
         let row = &table.rows[1];
-        assert_eq!(
-            row[1..4],
-            ["8 000 000", "1 000 000 – 9 000 000", "events/s"]
-        );
+        assert_eq!(row[1..4], ["8 000 000", "1 000 000 – 9 000 000", "events/s"]);
         assert_eq!(row[4], "≥ 7 000 000: met, 1.14 ×");
-        assert_eq!(
-            row[5..],
-            ["2.00 × `e/loop`", "`ab`", "`cargo xtask bench engine`"]
-        );
+        assert_eq!(row[5..], ["2.00 × `e/loop`", "`ab`", "`cargo xtask bench engine`"]);
         assert_eq!(table.notes(), ["flat"]);
 
         let table = results.table(&[mark(Bound::AtMost(7e6))]).expect("a table");
@@ -345,33 +297,19 @@ mod tests {
     #[test]
     fn a_result_that_differs_between_runs_is_an_error() {
         let failure = run_of(&[9e6, 9e6], "cd").expect_err("another hash");
-        assert!(
-            failure.contains("ab") && failure.contains("cd"),
-            "{failure}"
-        );
+        assert!(failure.contains("ab") && failure.contains("cd"), "{failure}");
     }
 
     #[test]
     fn what_is_missing_is_an_error() {
         let results = run_of(&[9e6], "ab").expect("good lines");
         assert!(results.check_complete(2).is_err(), "a run without a value");
-        let missing = Mark {
-            name: "e/none",
-            ..mark(Bound::AtLeast(1.0))
-        };
-        assert!(
-            results.table(&[missing]).is_err(),
-            "a mark without a result"
-        );
-        let unit = Mark {
-            unit: "MB",
-            ..mark(Bound::AtLeast(1.0))
-        };
+        let missing = Mark { name: "e/none", ..mark(Bound::AtLeast(1.0)) };
+        assert!(results.table(&[missing]).is_err(), "a mark without a result");
+        let unit = Mark { unit: "MB", ..mark(Bound::AtLeast(1.0)) };
         assert!(results.table(&[unit]).is_err(), "a mark in another unit");
         let mut alone = Results::default();
-        alone
-            .add("engine", parse(FAST).expect("good"))
-            .expect("added");
+        alone.add("engine", parse(FAST).expect("good")).expect("added");
         assert!(alone.table(&[]).is_err(), "a peer without a result");
     }
 
@@ -379,22 +317,13 @@ mod tests {
     fn a_line_that_is_not_understood_is_refused() {
         assert!(parse("").is_err(), "no result");
         assert!(parse("not json").is_err());
-        assert!(
-            parse(&FAST.replace("\"hash\"", "\"hsah\"")).is_err(),
-            "an unknown field"
-        );
-        assert!(
-            parse(&FAST.replace("9000000", "-1")).is_err(),
-            "a negative value"
-        );
+        assert!(parse(&FAST.replace("\"hash\"", "\"hsah\"")).is_err(), "an unknown field");
+        assert!(parse(&FAST.replace("9000000", "-1")).is_err(), "a negative value");
     }
 
     #[test]
     fn figures_are_readable() {
         let shown = [0.0, 0.1234, 1.05, 12.34, 123.4, 1234.0, 8_123_456.7].map(figure_text);
-        assert_eq!(
-            shown,
-            ["0", "0.123", "1.05", "12.3", "123", "1 234", "8 123 457"]
-        );
+        assert_eq!(shown, ["0", "0.123", "1.05", "12.3", "123", "1 234", "8 123 457"]);
     }
 }
