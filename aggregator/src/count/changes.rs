@@ -1,0 +1,146 @@
+//! What an engine hands to its store, and what it needs back to go on.
+//!
+//! One rule holds for everything that is kept by the minute (cells, spend, ad totals, accounts and
+//! the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the store has of
+//! that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is the whole
+//! of that minute. Everything else (pages, outboxes, epochs, sources) is absolute: it replaces the
+//! row with the same key. All lists are sorted by their keys, so that two checkpoints of the same
+//! history are equal.
+
+use eventlog::Position;
+use shared::{BlockId, Country, Currency, Device, Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+
+use super::accounts::MinuteAccount;
+use super::outboxes::OutboxState;
+use super::sources::SourceState;
+
+/// Bits of a dedup page.
+pub const PAGE_BITS: usize = 4_096;
+/// The bits of a page: bit `i` of word `w` is the event with sequence `page × 4096 + w × 64 + i`.
+pub type Page = [u64; PAGE_BITS / 64];
+
+/// Where a page belongs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PageKey {
+    /// Who signed the impressions.
+    pub issuer: Id,
+    /// Their block.
+    pub block: BlockId,
+    /// What happened to them.
+    pub kind: Kind,
+    /// Of the valid events, or of those with a verdict.
+    pub valid: bool,
+    /// Which 4 096 sequence numbers: below 16.
+    pub page: u8,
+}
+
+/// What tells one cell of a minute from another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Dimensions {
+    /// The ad.
+    pub ad: Id,
+    /// The publisher, or [`Id::NONE`].
+    pub publisher: Id,
+    /// The country.
+    pub country: Country,
+    /// The class of device.
+    pub device: Device,
+    /// What happened.
+    pub kind: Kind,
+    /// False for events with a verdict: they are kept, and count in no ad's total.
+    pub valid: bool,
+}
+
+/// A cell: how many events of these dimensions a minute has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Cell {
+    /// Which cell.
+    pub dimensions: Dimensions,
+    /// How many events.
+    pub count: u64,
+}
+
+/// What the valid impressions of a cell cost.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Spend {
+    /// Which cell; always valid impressions.
+    pub dimensions: Dimensions,
+    /// Of which currency.
+    pub currency: Currency,
+    /// Millionths of one unit.
+    pub micros: i64,
+}
+
+/// How many valid events of a kind an ad has in a minute: the sum of its cells.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct AdTotal {
+    /// The ad.
+    pub ad: Id,
+    /// The kind of event.
+    pub kind: Kind,
+    /// How many.
+    pub count: u64,
+}
+
+/// The rows of one minute: additions in [`Changes`], the whole in a [`Snapshot`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MinuteRows {
+    /// Which minute.
+    pub minute: Minute,
+    /// By dimensions.
+    pub cells: Vec<Cell>,
+    /// By dimensions and currency.
+    pub spend: Vec<Spend>,
+    /// By ad and kind.
+    pub totals: Vec<AdTotal>,
+    /// Every field is added, [`MinuteAccount::revision`] too.
+    pub account: MinuteAccount,
+}
+
+/// Everything that changed since the checkpoint before. To be written in one atomic write.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// The last message that was applied; none when there was none yet.
+    pub position: Option<Position>,
+    /// The log's clock.
+    pub clock: Timestamp,
+    /// From this minute on a [`Snapshot`] must bring the whole minutes.
+    pub resident_from: Minute,
+    /// Pages to delete. None of them is in `pages`.
+    pub dropped_pages: Vec<PageKey>,
+    /// Pages to put.
+    pub pages: Vec<(PageKey, Page)>,
+    /// Rows to add.
+    pub minutes: Vec<MinuteRows>,
+    /// Outboxes to delete.
+    pub dropped_outboxes: Vec<OutboxId>,
+    /// Outboxes to put.
+    pub outboxes: Vec<(OutboxId, OutboxState)>,
+    /// Edges whose epochs up to this one are over unless they are among the outboxes, to put.
+    pub epochs: Vec<(Id, u64)>,
+    /// Imported logs to put.
+    pub sources: Vec<(SourceId, SourceState)>,
+}
+
+/// What [`super::Engine::restore`] needs: everything that the store holds under a position, except
+/// the minutes before `resident_from`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Snapshot {
+    /// [`Changes::position`] of the last checkpoint.
+    pub position: Option<Position>,
+    /// [`Changes::clock`] of the last checkpoint.
+    pub clock: Timestamp,
+    /// [`Changes::resident_from`] of the last checkpoint, or a later minute: the minutes before it
+    /// are left out.
+    pub resident_from: Minute,
+    /// All pages.
+    pub pages: Vec<(PageKey, Page)>,
+    /// The whole minutes from `resident_from` on.
+    pub minutes: Vec<MinuteRows>,
+    /// All outboxes.
+    pub outboxes: Vec<(OutboxId, OutboxState)>,
+    /// All edges that have one.
+    pub epochs: Vec<(Id, u64)>,
+    /// All imported logs.
+    pub sources: Vec<(SourceId, SourceState)>,
+}

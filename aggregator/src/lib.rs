@@ -1,0 +1,3 @@
+//! The aggregator: counts exactly, keeps its counts, and answers questions about them.
+
+pub mod count;
