@@ -143,10 +143,7 @@ impl MemLog {
     #[must_use]
     pub fn messages(&self, partition: u16) -> Vec<Bytes> {
         let state = self.state.lock();
-        state
-            .partitions
-            .get(&partition)
-            .map_or_else(Vec::new, |p| p.messages.clone())
+        state.partitions.get(&partition).map_or_else(Vec::new, |p| p.messages.clone())
     }
 
     fn wake(&self) {
@@ -157,10 +154,7 @@ impl MemLog {
         if partition < self.partitions || partition == DEAD {
             return Ok(());
         }
-        Err(LogError::UnknownPartition {
-            partition,
-            partitions: self.partitions,
-        })
+        Err(LogError::UnknownPartition { partition, partitions: self.partitions })
     }
 
     fn append_now(&self, messages: Vec<Message>) -> Result<Vec<Position>, LogError> {
@@ -180,11 +174,7 @@ impl MemLog {
         }
         let half = take(&mut state.faults.write_half);
         let lost = take(&mut state.faults.lose_ack);
-        let count = if half {
-            messages.len() / 2
-        } else {
-            messages.len()
-        };
+        let count = if half { messages.len() / 2 } else { messages.len() };
         let mut positions = Vec::with_capacity(count);
         for message in messages.into_iter().take(count) {
             let partition = state.partitions.entry(message.partition).or_default();
@@ -249,11 +239,7 @@ fn take(counter: &mut u32) -> bool {
 /// Whether what follows `sequence` can be read.
 fn check_range(number: u16, partition: &Partition, sequence: u64) -> Result<(), LogError> {
     if sequence > partition.end() {
-        return Err(LogError::StepBack {
-            partition: number,
-            sequence,
-            end: partition.end(),
-        });
+        return Err(LogError::StepBack { partition: number, sequence, end: partition.end() });
     }
     if sequence < partition.trimmed {
         return Err(LogError::Trimmed {
@@ -307,11 +293,7 @@ impl Log for MemLog {
             }
             partition.trimmed_digest = partition.digest_at(upto);
             let gone = (upto - partition.trimmed) as usize;
-            freed += partition
-                .messages
-                .drain(..gone)
-                .map(|m| m.len() as u64)
-                .sum::<u64>();
+            freed += partition.messages.drain(..gone).map(|m| m.len() as u64).sum::<u64>();
             partition.trimmed = upto;
         }
         Ok(freed)

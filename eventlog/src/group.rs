@@ -135,11 +135,7 @@ impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
         commit: impl FnMut(Vec<T>) -> Vec<R> + Send + 'static,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue {
-                items: VecDeque::new(),
-                bytes: 0,
-                closed: false,
-            }),
+            queue: Mutex::new(Queue { items: VecDeque::new(), bytes: 0, closed: false }),
             arrived: Condvar::new(),
             room: Notify::new(),
         });
@@ -265,8 +261,7 @@ impl<T, R> Shared<T, R> {
                     && queue.items.len() < config.group_items_max
                     && queue.bytes < config.group_bytes_max
             };
-            self.arrived
-                .wait_while_for(&mut queue, partial, config.linger);
+            self.arrived.wait_while_for(&mut queue, partial, config.linger);
         }
         let mut group = Vec::new();
         let mut bytes = 0_usize;

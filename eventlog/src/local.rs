@@ -115,11 +115,7 @@ impl LocalLog {
             move |items| commit(&mut writer, &items),
         )
         .map_err(|error| LogError::Fatal(format!("start the writer thread: {error}")))?;
-        let log = Self {
-            view,
-            commit,
-            partitions,
-        };
+        let log = Self { view, commit, partitions };
         Ok((log, recovered))
     }
 
@@ -160,10 +156,7 @@ impl LocalLog {
         if partition < self.partitions || partition == DEAD {
             return Ok(());
         }
-        Err(LogError::UnknownPartition {
-            partition,
-            partitions: self.partitions,
-        })
+        Err(LogError::UnknownPartition { partition, partitions: self.partitions })
     }
 
     fn open_reader(
@@ -195,19 +188,12 @@ impl LocalLog {
             let found = reader.after_digest();
             return Err(mismatch(MismatchOf::Digest, &after.digest, &found));
         }
-        Ok(LocalReader {
-            reader,
-            identity,
-            durable,
-        })
+        Ok(LocalReader { reader, identity, durable })
     }
 }
 
 fn weigh(messages: &[Message]) -> usize {
-    messages
-        .iter()
-        .map(|message| message.payload.len() + MESSAGE_BYTES)
-        .sum()
+    messages.iter().map(|message| message.payload.len() + MESSAGE_BYTES).sum()
 }
 
 /// Writes the appends of a group; runs on the writer's thread.
@@ -215,10 +201,7 @@ fn commit(segments: &mut Segments, items: &[Vec<Message>]) -> Vec<Committed> {
     let records: Vec<_> = items
         .iter()
         .flatten()
-        .map(|message| Record {
-            stream: message.partition,
-            payload: &message.payload,
-        })
+        .map(|message| Record { stream: message.partition, payload: &message.payload })
         .collect();
     let identity = segments.view().identity();
     match segments.append(&records) {
@@ -228,10 +211,7 @@ fn commit(segments: &mut Segments, items: &[Vec<Message>]) -> Vec<Committed> {
                 sequence: appended.sequence,
                 digest: appended.digest,
             });
-            items
-                .iter()
-                .map(|item| Ok(positions.by_ref().take(item.len()).collect()))
-                .collect()
+            items.iter().map(|item| Ok(positions.by_ref().take(item.len()).collect())).collect()
         }
         Err(error) => {
             let error = LogError::from(error);
@@ -249,10 +229,7 @@ impl Log for LocalLog {
         }
         let bytes: usize = messages.iter().map(|m| m.payload.len()).sum();
         if bytes > APPEND_BYTES_MAX || messages.len() > APPEND_MESSAGES_MAX {
-            return Err(LogError::TooLarge {
-                bytes: bytes as u64,
-                records: messages.len(),
-            });
+            return Err(LogError::TooLarge { bytes: bytes as u64, records: messages.len() });
         }
         if messages.is_empty() {
             return Ok(Vec::new());
@@ -284,7 +261,13 @@ impl Log for LocalLog {
     }
 
     async fn trim(&self, applied: &[(u16, u64)]) -> Result<u64, LogError> {
-        Ok(self.view.trim(applied, None)?)
+        let (view, applied) = (self.view.clone(), applied.to_vec());
+        // Removing a file of this size takes milliseconds.
+        let trimmed = tokio::task::spawn_blocking(move || view.trim(&applied, None)).await;
+        match trimmed {
+            Ok(freed) => Ok(freed?),
+            Err(error) => Err(LogError::Unavailable(format!("trim: {error}"))),
+        }
     }
 
     fn partitions(&self) -> u16 {
@@ -306,14 +289,7 @@ pub struct LocalReader {
 
 impl LocalReader {
     fn delivered(&self, sequence: u64, digest: [u8; 16], payload: Bytes) -> Delivered {
-        Delivered {
-            position: Position {
-                identity: self.identity,
-                sequence,
-                digest,
-            },
-            payload,
-        }
+        Delivered { position: Position { identity: self.identity, sequence, digest }, payload }
     }
 }
 

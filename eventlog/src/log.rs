@@ -223,24 +223,12 @@ impl LogError {
 impl From<SegmentsError> for LogError {
     fn from(error: SegmentsError) -> Self {
         match error {
-            SegmentsError::Trimmed {
-                stream,
-                sequence,
-                first,
-            } => Self::Trimmed {
-                partition: stream,
-                sequence,
-                first,
-            },
-            SegmentsError::StepBack {
-                stream,
-                sequence,
-                end,
-            } => Self::StepBack {
-                partition: stream,
-                sequence,
-                end,
-            },
+            SegmentsError::Trimmed { stream, sequence, first } => {
+                Self::Trimmed { partition: stream, sequence, first }
+            }
+            SegmentsError::StepBack { stream, sequence, end } => {
+                Self::StepBack { partition: stream, sequence, end }
+            }
             SegmentsError::TooLarge { bytes, records } => Self::TooLarge { bytes, records },
             SegmentsError::NoSpace => Self::NoSpace,
             SegmentsError::Damaged { .. } => Self::Damaged(error.to_string()),

@@ -66,11 +66,7 @@ mod tests {
 
     #[test]
     fn bytes_are_pinned_and_come_back() {
-        let position = Position {
-            identity: [0xaa; 16],
-            sequence: 0x0102,
-            digest: digest(b"abc"),
-        };
+        let position = Position { identity: [0xaa; 16], sequence: 0x0102, digest: digest(b"abc") };
         let bytes = position.to_bytes();
         assert_eq!(bytes[..16], [0xaa; 16]);
         assert_eq!(bytes[16..24], [2, 1, 0, 0, 0, 0, 0, 0]);

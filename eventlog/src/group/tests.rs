@@ -1,1 +1,155 @@
+#![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use super::*;
+
+type Items = Vec<u32>;
+
+/// A committer that reports its groups and waits for leave to go on.
+fn gated(config: GroupConfig) -> (GroupCommit<u32, u32>, mpsc::Receiver<Items>, mpsc::Sender<()>) {
+    let (seen, groups) = mpsc::channel();
+    let (gate, leave) = mpsc::channel();
+    let commit = GroupCommit::start(
+        config,
+        |item| *item as usize,
+        move |items: Items| {
+            seen.send(items.clone()).unwrap();
+            let _ = leave.recv();
+            items.iter().map(|item| item * 2).collect()
+        },
+    );
+    (commit.unwrap(), groups, gate)
+}
+
+#[tokio::test]
+async fn what_waits_becomes_one_group() {
+    let (commit, groups, gate) = gated(GroupConfig::default());
+    let first = commit.try_send(1).unwrap();
+    assert_eq!(groups.recv().unwrap(), [1]);
+    let second = commit.try_send(2).unwrap();
+    let third = commit.try_send(3).unwrap();
+    assert_eq!(commit.waiting(), (2, 5));
+    gate.send(()).unwrap();
+    assert_eq!(groups.recv().unwrap(), [2, 3]);
+    assert_eq!(first.wait().await, Ok(2));
+    gate.send(()).unwrap();
+    assert_eq!(third.wait().await, Ok(6));
+    assert_eq!(second.wait().await, Ok(4));
+}
+
+#[tokio::test]
+async fn groups_and_the_queue_are_bounded() {
+    let (commit, groups, gate) = gated(GroupConfig {
+        queue_items_max: 4,
+        queue_bytes_max: 30,
+        group_items_max: 2,
+        group_bytes_max: 10,
+        ..GroupConfig::default()
+    });
+    // Heavier than the queue may hold, but nothing else waits.
+    commit.try_send(99).unwrap();
+    assert_eq!(groups.recv().unwrap(), [99]);
+    for item in [1, 2, 9] {
+        commit.try_send(item).unwrap();
+    }
+    assert_eq!(commit.try_send(19).unwrap_err(), SendError::Full(19));
+    commit.try_send(18).unwrap();
+    assert_eq!(commit.try_send(0).unwrap_err(), SendError::Full(0));
+    for expected in [&[1, 2][..], &[9], &[18]] {
+        gate.send(()).unwrap();
+        assert_eq!(groups.recv().unwrap(), expected);
+    }
+    drop(gate);
+}
+
+#[tokio::test]
+async fn send_waits_for_room() {
+    let (commit, groups, gate) =
+        gated(GroupConfig { queue_items_max: 1, ..GroupConfig::default() });
+    commit.try_send(1).unwrap();
+    groups.recv().unwrap();
+    commit.try_send(2).unwrap();
+    let commit = Arc::new(commit);
+    let waiting = tokio::spawn({
+        let commit = Arc::clone(&commit);
+        async move { commit.send(3).await.unwrap().wait().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(gate);
+    assert_eq!(waiting.await.unwrap(), Ok(6));
+}
+
+#[tokio::test]
+async fn linger_gathers_and_a_full_group_does_not_wait() {
+    let (commit, groups, gate) = gated(GroupConfig {
+        linger: Duration::from_secs(3600),
+        group_items_max: 3,
+        ..GroupConfig::default()
+    });
+    for item in [1, 2] {
+        commit.try_send(item).unwrap();
+    }
+    let short = Duration::from_millis(30);
+    assert!(groups.recv_timeout(short).is_err(), "it lingers");
+    commit.try_send(3).unwrap();
+    assert_eq!(groups.recv().unwrap(), [1, 2, 3]);
+    // Closing ends the lingering.
+    commit.try_send(4).unwrap();
+    drop(gate);
+    commit.join();
+    assert_eq!(groups.recv().unwrap(), [4]);
+}
+
+#[test]
+fn idle_ticks_come_without_items_only() {
+    let (commit, groups, gate) =
+        gated(GroupConfig { idle: Some(Duration::from_millis(20)), ..GroupConfig::default() });
+    for _ in 0..2 {
+        assert_eq!(groups.recv().unwrap(), []);
+        gate.send(()).unwrap();
+    }
+    let pending = commit.try_send(7).unwrap();
+    // From now on nothing is held up; another tick may have come before.
+    drop(gate);
+    let group = groups.iter().find(|group| !group.is_empty());
+    assert_eq!(group.unwrap(), [7]);
+    assert_eq!(pending.wait_blocking(), Ok(14));
+}
+
+#[tokio::test]
+async fn closing_drains() {
+    let (commit, groups, gate) =
+        gated(GroupConfig { group_items_max: 1, ..GroupConfig::default() });
+    let all: Vec<_> = (1..=5).map(|n| commit.try_send(n).unwrap()).collect();
+    commit.close();
+    assert_eq!(commit.try_send(6).unwrap_err(), SendError::Closed(6));
+    assert_eq!(commit.send(6).await.unwrap_err(), SendError::Closed(6));
+    drop(gate);
+    commit.join();
+    for (index, pending) in all.into_iter().enumerate() {
+        assert_eq!(pending.wait().await, Ok((index as u32 + 1) * 2));
+    }
+    assert_eq!(groups.iter().count(), 5, "the closure is gone with the thread");
+}
+
+#[tokio::test]
+async fn waiters_hear_of_a_committer_that_ends() {
+    let commit = GroupCommit::start(
+        GroupConfig::default(),
+        |_: &u32| 1,
+        |items: Items| match items[0] {
+            0 => Vec::<u32>::new(),
+            _ => panic!("on purpose"),
+        },
+    );
+    let commit = commit.unwrap();
+    let short = commit.try_send(0).unwrap();
+    assert_eq!(short.wait().await, Err(Lost), "too few results");
+    let panicked = commit.try_send(1).unwrap();
+    assert_eq!(panicked.wait().await, Err(Lost));
+    commit.join();
+    assert_eq!(commit.try_send(2).unwrap_err(), SendError::Closed(2));
+}

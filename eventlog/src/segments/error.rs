@@ -76,18 +76,10 @@ pub enum SegmentsError {
 
 impl SegmentsError {
     pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            action,
-            source: Arc::new(source),
-        }
+        Self::Io { path: path.to_owned(), action, source: Arc::new(source) }
     }
 
     pub(super) fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            file: file.to_owned(),
-            offset,
-            what: what.into(),
-        }
+        Self::Damaged { file: file.to_owned(), offset, what: what.into() }
     }
 }

@@ -140,10 +140,7 @@ impl SegmentHeader {
         let starts = body[SEGMENT_FIXED..]
             .chunks_exact(SEGMENT_STREAM)
             .map(|entry| {
-                let end = StreamEnd {
-                    sequence: u64_at(entry, 2),
-                    digest: array16_at(entry, 10),
-                };
+                let end = StreamEnd { sequence: u64_at(entry, 2), digest: array16_at(entry, 10) };
                 (u16_at(entry, 0), end)
             })
             .collect();
@@ -289,3 +286,6 @@ pub(super) fn encode_group(
     let crc = group_crc(identity, &out[12..]);
     out[8..12].copy_from_slice(&crc.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,9 +98,7 @@ impl SegmentReader {
     /// Sequence of the record given last; at first that of `after`.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.due
-            .front()
-            .map_or(self.seen, |due| due.entry.sequence - 1)
+        self.due.front().map_or(self.seen, |due| due.entry.sequence - 1)
     }
 
     /// Digest of the record that the reader was opened after; zero for 0.
@@ -167,9 +165,9 @@ impl SegmentReader {
         for entry in own {
             if entry.sequence != seen + 1 {
                 let (stream, sequence) = (self.stream, entry.sequence);
-                return Err(self.damaged(format!(
-                    "stream {stream}: sequence {sequence} follows {seen}"
-                )));
+                return Err(
+                    self.damaged(format!("stream {stream}: sequence {sequence} follows {seen}"))
+                );
             }
             seen = entry.sequence;
             let offset = self.offset + entry.at as u64;
@@ -185,9 +183,15 @@ impl SegmentReader {
     /// Goes to the segment that follows; nothing of this one is due.
     fn enter(&mut self, segment: Arc<Segment>) -> Result<()> {
         let start = segment.start(self.stream);
+        let continues = segment.first_group == self.group;
+        if !continues && !self.view.is_trimmed(&self.segment) {
+            let (group, next) = (self.group, segment.first_group);
+            return Err(self.damaged(format!(
+                "ends before group {group}, but the next segment begins at group {next}"
+            )));
+        }
         if start.sequence != self.seen {
-            // Groups between were trimmed, or this segment has lost its end.
-            if segment.first_group == self.group || !self.view.is_trimmed(&self.segment) {
+            if continues {
                 return Err(self.damaged(format!(
                     "stream {}: ends at {}, but the next segment goes on after {}",
                     self.stream, self.seen, start.sequence
@@ -229,11 +233,7 @@ impl SegmentReader {
                 format!("stream {stream}: digest of sequence {sequence} does not match"),
             ));
         }
-        Ok(Stored {
-            sequence: due.entry.sequence,
-            digest: due.entry.digest,
-            payload,
-        })
+        Ok(Stored { sequence: due.entry.sequence, digest: due.entry.digest, payload })
     }
 
     fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8]> {
@@ -273,12 +273,7 @@ struct Window {
 
 impl Window {
     fn new(file: File) -> Self {
-        Self {
-            file,
-            offset: 0,
-            bytes: Vec::new(),
-            ahead: WINDOW_MIN,
-        }
+        Self { file, offset: 0, bytes: Vec::new(), ahead: WINDOW_MIN }
     }
 
     /// Bytes at an offset; what is at or beyond `end` is not read, for it may

@@ -75,53 +75,33 @@ pub(super) fn open(dir: &Path, identity_if_new: Identity) -> Result<(Opened, Rec
         return Err(SegmentsError::damaged(dir, 0, "no segment"));
     };
     let (file, scan, cut) = open_last(&last, &identity)?;
-    let recovered = Recovered {
-        identity,
-        created,
-        segments: segments.len(),
-        ends: scan.ends.clone(),
-        cut,
-    };
+    let recovered =
+        Recovered { identity, created, segments: segments.len(), ends: scan.ends.clone(), cut };
     let shared = Shared {
         dir: dir.to_owned(),
         identity,
-        catalog: RwLock::new(Catalog {
-            segments,
-            ends: scan.ends,
-        }),
+        catalog: RwLock::new(Catalog { segments, ends: scan.ends }),
         trimming: Mutex::new(()),
         durable: watch::Sender::new(scan.group),
     };
-    let view = SegmentsView {
-        shared: Arc::new(shared),
-    };
-    let opened = Opened {
-        view,
-        lock,
-        file,
-        segment: last,
-        group: scan.group,
-    };
+    let view = SegmentsView { shared: Arc::new(shared) };
+    let opened = Opened { view, lock, file, segment: last, group: scan.group };
     Ok((opened, recovered))
 }
 
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK_FILE);
     let mut options = OpenOptions::new();
-    let file = options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| match is_full(&error) {
-            true => SegmentsError::NoSpace,
-            false => SegmentsError::io(&path, "open", error),
-        })?;
+    let file =
+        options.create(true).truncate(false).write(true).open(&path).map_err(
+            |error| match is_full(&error) {
+                true => SegmentsError::NoSpace,
+                false => SegmentsError::io(&path, "open", error),
+            },
+        )?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SegmentsError::Locked {
-            dir: dir.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(SegmentsError::Locked { dir: dir.to_owned() }),
         Err(TryLockError::Error(error)) => Err(SegmentsError::io(&path, "lock", error)),
     }
 }
@@ -181,27 +161,17 @@ pub(super) fn chain(
             }
             if header.previous_first_group != previous.first_group {
                 let missing = header.previous_first_group;
-                return bad(format!(
-                    "the segment before it, {missing:020}.seg, is missing"
-                ));
+                return bad(format!("the segment before it, {missing:020}.seg, is missing"));
             }
             if header.previous_bytes != *length {
                 let was = header.previous_bytes;
-                return bad(format!(
-                    "the segment before it has {length} bytes, but had {was}"
-                ));
+                return bad(format!("the segment before it has {length} bytes, but had {was}"));
             }
         }
-        let length = fs::metadata(path)
-            .map_err(|e| SegmentsError::io(path, "read the length", e))?
-            .len();
-        let segment = Segment::new(
-            path.clone(),
-            *first_group,
-            bytes as u64,
-            header.starts.clone(),
-            length,
-        );
+        let length =
+            fs::metadata(path).map_err(|e| SegmentsError::io(path, "read the length", e))?.len();
+        let segment =
+            Segment::new(path.clone(), *first_group, bytes as u64, header.starts.clone(), length);
         each(&header, segment)?;
         before = Some((header, length));
     }
@@ -228,7 +198,8 @@ fn read_header(path: &Path) -> Result<(SegmentHeader, usize)> {
     Ok((header, length))
 }
 
-/// Scans the segment that is written to, and cuts a torn last group.
+/// Scans the segment that is written to, cuts a torn last group, and makes the
+/// rest durable.
 fn open_last(segment: &Segment, identity: &Identity) -> Result<(File, Scan, Option<Cut>)> {
     let path = &segment.path;
     let file = OpenOptions::new()
@@ -237,24 +208,38 @@ fn open_last(segment: &Segment, identity: &Identity) -> Result<(File, Scan, Opti
         .open(path)
         .map_err(|e| SegmentsError::io(path, "open", e))?;
     let scan = Scan::run(&file, segment, identity, false)?;
-    let Some(cut) = scan.torn(&file, segment, identity)? else {
-        return Ok((file, scan, None));
-    };
-    file.set_len(cut.offset)
-        .and_then(|()| file.sync_all())
-        .map_err(|e| SegmentsError::io(path, "cut", e))?;
-    segment.set_end(cut.offset);
-    tracing::warn!(
-        file = %path.display(), offset = cut.offset, bytes = cut.bytes, why = %cut.why,
-        "cut a torn last group; it was never acknowledged"
-    );
-    Ok((file, scan, Some(cut)))
+    let cut = scan.torn(&file, segment, identity)?;
+    if let Some(cut) = &cut {
+        file.set_len(cut.offset).map_err(|e| SegmentsError::io(path, "cut", e))?;
+        segment.set_end(cut.offset);
+        tracing::warn!(
+            file = %path.display(), offset = cut.offset, bytes = cut.bytes, why = %cut.why,
+            "cut a torn last group; it was never acknowledged"
+        );
+    }
+    settle(&file, &scan).map_err(|e| SegmentsError::io(path, "make it durable", e))?;
+    Ok((file, scan, cut))
+}
+
+/// Makes durable what the scan has read. The process before may have ended
+/// between the write and the fsync of the last group, or because this fsync
+/// failed; the group is then in the page cache only, in the second case even
+/// marked as clean. So its bytes are written again before the fsync.
+fn settle(file: &File, scan: &Scan) -> std::io::Result<()> {
+    if scan.offset > scan.last_group {
+        let mut group = vec![0; (scan.offset - scan.last_group) as usize];
+        file.read_exact_at(&mut group, scan.last_group)?;
+        file.write_all_at(&group, scan.last_group)?;
+    }
+    file.sync_all()
 }
 
 /// A walk over all groups of one segment with their CRCs.
 pub(super) struct Scan {
     /// Where it stopped: the end, or the first bad group.
     pub(super) offset: u64,
+    /// Where the last good group begins; the same as `offset` without one.
+    last_group: u64,
     /// Index of the group that would be next.
     pub(super) group: u64,
     pub(super) ends: Streams,
@@ -274,6 +259,7 @@ impl Scan {
     ) -> Result<Self> {
         let mut scan = Self {
             offset: segment.header_bytes,
+            last_group: segment.header_bytes,
             group: segment.first_group,
             ends: segment.starts.clone(),
             records: 0,
@@ -323,6 +309,7 @@ impl Scan {
             self.records += 1;
         }
         self.group += 1;
+        self.last_group = self.offset;
         self.offset += head.bytes as u64;
         Ok(())
     }
@@ -376,8 +363,7 @@ fn read_group(
     let available = segment.end() - offset;
     let mut fixed = [0; GROUP_FIXED];
     let length = available.min(GROUP_FIXED as u64) as usize;
-    file.read_exact_at(&mut fixed[..length], offset)
-        .map_err(io)?;
+    file.read_exact_at(&mut fixed[..length], offset).map_err(io)?;
     let head = match GroupHead::decode(&fixed[..length]) {
         Ok(head) => head,
         Err(why) => return Ok(Err(why)),
@@ -390,9 +376,8 @@ fn read_group(
     }
     buffer.resize(head.bytes, 0);
     file.read_exact_at(buffer, offset).map_err(io)?;
-    let checked = head
-        .check_head(identity, buffer)
-        .and_then(|()| head.check_group(identity, buffer));
+    let checked =
+        head.check_head(identity, buffer).and_then(|()| head.check_group(identity, buffer));
     Ok(checked.map(|()| head))
 }
 

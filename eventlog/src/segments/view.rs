@@ -42,13 +42,7 @@ impl Segment {
         starts: Streams,
         end: u64,
     ) -> Self {
-        Self {
-            path,
-            first_group,
-            header_bytes,
-            starts,
-            end: AtomicU64::new(end),
-        }
+        Self { path, first_group, header_bytes, starts, end: AtomicU64::new(end) }
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -97,6 +91,12 @@ impl SegmentsView {
         self.shared.identity
     }
 
+    /// Directory of the segments.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
     /// Streams that ever had a record, in order.
     #[must_use]
     pub fn streams(&self) -> Vec<u16> {
@@ -115,10 +115,7 @@ impl SegmentsView {
     #[must_use]
     pub fn trimmed(&self, stream: u16) -> u64 {
         let catalog = self.shared.catalog.read();
-        catalog
-            .segments
-            .front()
-            .map_or(0, |segment| segment.start(stream).sequence)
+        catalog.segments.front().map_or(0, |segment| segment.start(stream).sequence)
     }
 
     /// Bytes of all segment files.
@@ -192,9 +189,8 @@ impl SegmentsView {
         }
         if let Some(since_ms) = unmodified_since_ms {
             let io = |source| SegmentsError::io(&oldest.path, "read the modification time", source);
-            let modified = fs::metadata(&oldest.path)
-                .and_then(|meta| meta.modified())
-                .map_err(io)?;
+            let modified =
+                fs::metadata(&oldest.path).and_then(|meta| meta.modified()).map_err(io)?;
             if modified >= SystemTime::UNIX_EPOCH + Duration::from_millis(since_ms) {
                 return Ok(None);
             }
@@ -207,15 +203,10 @@ impl SegmentsView {
         let catalog = self.shared.catalog.read();
         let end = catalog.ends.get(&stream).map_or(0, |end| end.sequence);
         if after > end {
-            return Err(SegmentsError::StepBack {
-                stream,
-                sequence: after,
-                end,
-            });
+            return Err(SegmentsError::StepBack { stream, sequence: after, end });
         }
-        let count = catalog
-            .segments
-            .partition_point(|segment| segment.start(stream).sequence <= after);
+        let count =
+            catalog.segments.partition_point(|segment| segment.start(stream).sequence <= after);
         match count.checked_sub(1).and_then(|i| catalog.segments.get(i)) {
             Some(segment) => Ok(Arc::clone(segment)),
             None => Err(SegmentsError::Trimmed {
@@ -232,9 +223,8 @@ impl SegmentsView {
     /// The segment that follows one, trimmed ones left out.
     pub(super) fn following(&self, segment: &Segment) -> Option<Arc<Segment>> {
         let catalog = self.shared.catalog.read();
-        let index = catalog
-            .segments
-            .partition_point(|other| other.first_group <= segment.first_group);
+        let index =
+            catalog.segments.partition_point(|other| other.first_group <= segment.first_group);
         catalog.segments.get(index).cloned()
     }
 

@@ -20,9 +20,7 @@ pub struct SegmentsConfig {
 
 impl Default for SegmentsConfig {
     fn default() -> Self {
-        Self {
-            segment_bytes: 64 * 1024 * 1024,
-        }
+        Self { segment_bytes: 64 * 1024 * 1024 }
     }
 }
 
@@ -127,14 +125,7 @@ impl Segments {
         let mut ends = self.ends.clone();
         let identity = self.view.identity();
         let mut buffer = std::mem::take(&mut self.buffer);
-        encode_group(
-            &mut buffer,
-            &identity,
-            self.group,
-            self.offset,
-            records,
-            &mut ends,
-        );
+        encode_group(&mut buffer, &identity, self.group, self.offset, records, &mut ends);
         let written = self.write(&buffer);
         let appended = appended(records, &buffer);
         // A group of the usual size keeps its buffer; a huge one gives it back.
@@ -240,10 +231,7 @@ fn group_bytes(records: &[Record<'_>]) -> Result<u64> {
     let payloads: u64 = records.iter().map(|r| r.payload.len() as u64).sum();
     let bytes = payloads + (GROUP_FIXED + ENTRY * records.len()) as u64;
     if records.len() > GROUP_RECORDS_MAX || bytes > GROUP_BYTES_MAX as u64 {
-        return Err(SegmentsError::TooLarge {
-            bytes,
-            records: records.len(),
-        });
+        return Err(SegmentsError::TooLarge { bytes, records: records.len() });
     }
     Ok(bytes)
 }
@@ -258,20 +246,13 @@ fn appended(records: &[Record<'_>], group: &[u8]) -> Vec<Appended> {
             let (mut sequence, mut digest) = ([0; 8], [0; 16]);
             sequence.copy_from_slice(&entry[8..16]);
             digest.copy_from_slice(&entry[16..32]);
-            Appended {
-                stream: record.stream,
-                sequence: u64::from_le_bytes(sequence),
-                digest,
-            }
+            Appended { stream: record.stream, sequence: u64::from_le_bytes(sequence), digest }
         })
         .collect()
 }
 
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Name of the segment that begins with a group.
@@ -287,12 +268,7 @@ pub(super) fn create(dir: &Path, header: &SegmentHeader) -> Result<(File, Arc<Se
     let bytes = header.encode();
     let made = (|| {
         let mut options = OpenOptions::new();
-        let file = options
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(&new)?;
+        let file = options.create(true).truncate(true).read(true).write(true).open(&new)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
