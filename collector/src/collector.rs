@@ -1,0 +1,290 @@
+//! The collector as its callers see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use eventlog::{DEAD, Log, Message};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use shared::import::ImportChunk;
+use shared::limits::FLUSH_MS;
+use shared::{Clock, PartitionMap};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use crate::coalesce::Coalescer;
+use crate::dead::DeadLetter;
+use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
+use crate::keys::CollectorKeys;
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::verify::{Verifier, inspect};
+
+/// What a collector is made of.
+pub struct Parts<L> {
+    /// Where the messages go; has as many partitions as `map`.
+    pub log: Arc<L>,
+    /// Which partition counts what.
+    pub map: PartitionMap,
+    /// The keys; a change holds for the batches that come after it.
+    pub keys: watch::Receiver<Arc<CollectorKeys>>,
+    /// The collector's time: the log's clock, and what edges' clocks are held against.
+    pub clock: Arc<dyn Clock>,
+    /// Counts what happens.
+    pub metrics: Arc<Metrics>,
+    /// Bounds and times.
+    pub settings: Settings,
+}
+
+/// A collector's settings; unknown ones are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Threads that verify; 0: one per core.
+    pub verify_threads: usize,
+    /// The most tokens whose signature is remembered as good, about 150 bytes each; 0: none.
+    pub verified_tokens_max: u64,
+    /// The most batches and chunks that are taken in and not acknowledged; one more waits outside.
+    pub queue_items_max: usize,
+    /// The most memory of them, in bytes; one more waits outside.
+    pub queue_bytes_max: usize,
+    /// What was gathered goes to the log after this many milliseconds at the latest.
+    pub flush_ms: u64,
+    /// An append that fails is tried again for this many milliseconds, then its senders are told
+    /// to send again.
+    pub retry_for_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            verify_threads: 0,
+            verified_tokens_max: 100_000,
+            queue_items_max: 4_096,
+            queue_bytes_max: 64 << 20,
+            flush_ms: FLUSH_MS,
+            retry_for_ms: 10_000,
+        }
+    }
+}
+
+/// Why a collector does not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The log is of another deployment, or a setting was changed that must not be.
+    #[error("the log has {log} partitions, and the deployment {deployment}")]
+    Partitions {
+        /// Those of the log.
+        log: u16,
+        /// Those of the partition map.
+        deployment: u16,
+    },
+    /// The machine gives no threads.
+    #[error("{0}")]
+    Threads(String),
+}
+
+/// Why something was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The log is away or the collector is closing; whether it was written is not known. Send the
+    /// same again, later.
+    #[error("not now: {0}")]
+    Retry(String),
+    /// It cannot be taken, now or later: what is wrong, and where.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// Takes batches and chunks, and acknowledges each when every partition has it durably. All methods
+/// may be called from many tasks at once.
+pub struct Collector<L> {
+    log: Arc<L>,
+    keys: watch::Receiver<Arc<CollectorKeys>>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    verifier: Verifier,
+    queue: Queue,
+    /// None when closed.
+    items: Mutex<Option<mpsc::Sender<Item>>>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+impl<L: Log> Collector<L> {
+    /// Starts the task that coalesces; must be called in a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn new(parts: Parts<L>) -> Result<Self, StartError> {
+        let Parts { log, map, keys, clock, metrics, settings } = parts;
+        let (has, needs) = (log.partitions(), map.partitions().count());
+        if has != needs {
+            return Err(StartError::Partitions { log: has, deployment: needs });
+        }
+        let verifier = Verifier::new(
+            settings.verify_threads,
+            settings.verified_tokens_max,
+            map.clone(),
+            Arc::clone(&metrics),
+        )
+        .map_err(StartError::Threads)?;
+        let queue =
+            Queue::new(settings.queue_items_max, settings.queue_bytes_max, Arc::clone(&metrics));
+        // Whoever sends has a place in the queue, so this channel never makes anyone wait.
+        let (sender, items) = mpsc::channel(settings.queue_items_max.max(1));
+        let fatal = watch::Sender::new(None);
+        let flusher = Flusher {
+            log: Arc::clone(&log),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            settings: settings.clone(),
+            fatal: fatal.clone(),
+            items,
+            gather: Coalescer::new(map),
+        };
+        let task = tokio::spawn(watched(flusher.run(), fatal.clone()));
+        Ok(Self {
+            log,
+            keys,
+            clock,
+            metrics,
+            settings,
+            verifier,
+            queue,
+            items: Mutex::new(Some(sender)),
+            task: tokio::sync::Mutex::new(Some(task)),
+            fatal,
+        })
+    }
+
+    /// Takes one batch in its binary form; returns when every partition has it durably. Waits while
+    /// the queue is full. Dropping the future takes nothing back.
+    ///
+    /// # Errors
+    /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
+    /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
+    pub async fn submit(&self, batch: Bytes) -> Result<(), SubmitError> {
+        self.submit_from("outbox", batch).await
+    }
+
+    /// As [`Collector::submit`], naming the sender for the dead letters.
+    ///
+    /// # Errors
+    /// As [`Collector::submit`].
+    pub async fn submit_from(&self, sender: &str, batch: Bytes) -> Result<(), SubmitError> {
+        let items = self.open()?;
+        let events = match inspect(&batch) {
+            Ok(events) => events,
+            Err(reason) => return Err(self.refuse(sender, reason, &batch).await),
+        };
+        let place = self.queue.place(batch.len(), events).await.ok_or_else(closing)?;
+        let keys = Arc::clone(&self.keys.borrow());
+        let judged = self.verifier.batch(batch, events, keys, self.clock.now()).await;
+        // It was decoded before: what fails here is the thread.
+        let judged = judged.map_err(SubmitError::Retry)?;
+        self.hand_over(&items, place, |ticket| Item::Batch(judged, ticket)).await
+    }
+
+    /// Takes one chunk of an imported log; returns when every partition has it durably. Waits while
+    /// the queue is full.
+    ///
+    /// # Errors
+    /// [`SubmitError::Refused`] when [`ImportChunk::check`] finds something, and
+    /// [`SubmitError::Retry`] when the log is away.
+    pub async fn import(&self, chunk: ImportChunk) -> Result<(), SubmitError> {
+        let items = self.open()?;
+        chunk.check().map_err(SubmitError::Refused)?;
+        let place = self.queue.place(0, chunk.events.len()).await.ok_or_else(closing)?;
+        let keys = Arc::clone(&self.keys.borrow());
+        let judged = self.verifier.chunk(&chunk, &keys, self.clock.now());
+        self.hand_over(&items, place, |ticket| Item::Chunk(judged, ticket)).await
+    }
+
+    /// Appends bytes that are no batch to the dead letters, and says why they were refused. When
+    /// the log is away, the sender is told to send them again instead.
+    pub async fn refuse(&self, sender: &str, reason: String, bytes: &[u8]) -> SubmitError {
+        warn!(sender, bytes = bytes.len(), "no batch, kept with the dead letters: {reason}");
+        let letter = DeadLetter { at: self.clock.now(), sender, reason: &reason, bytes };
+        let message = Message { partition: DEAD, payload: Bytes::from(letter.to_bytes()) };
+        let retry_for = Duration::from_millis(self.settings.retry_for_ms);
+        match append(&*self.log, vec![message], &self.metrics, retry_for).await {
+            Ok(()) => {
+                self.metrics.dead_letters.inc();
+                SubmitError::Refused(reason)
+            }
+            Err(GivenUp::Retry(why)) => SubmitError::Retry(why),
+            Err(GivenUp::Fatal(why)) => {
+                self.fatal.send_replace(Some(why.clone()));
+                SubmitError::Retry(why)
+            }
+        }
+    }
+
+    /// Takes nothing more, and returns when what was taken is in the log or has been given up.
+    pub async fn close(&self) {
+        drop(self.items.lock().take());
+        self.queue.close();
+        if let Some(task) = self.task.lock().await.take() {
+            // A panic there has been told by `fatal`.
+            let _ = task.await;
+        }
+    }
+
+    /// Waits until the log has failed for good, and says how: the process must end then. Never
+    /// returns otherwise.
+    pub async fn fatal(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        loop {
+            if let Some(why) = fatal.borrow_and_update().clone() {
+                return why;
+            }
+            // The sender lives in `self`, so this cannot fail.
+            let _ = fatal.changed().await;
+        }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn open(&self) -> Result<mpsc::Sender<Item>, SubmitError> {
+        self.items.lock().clone().ok_or_else(closing)
+    }
+
+    async fn hand_over(
+        &self,
+        items: &mpsc::Sender<Item>,
+        place: crate::queue::Place,
+        item: impl FnOnce(Ticket) -> Item,
+    ) -> Result<(), SubmitError> {
+        let (ack, wait) = oneshot::channel();
+        let gone = || SubmitError::Retry("the collector has ended".to_owned());
+        items.send(item(Ticket { ack, place })).await.map_err(|_| gone())?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn closing() -> SubmitError {
+    SubmitError::Retry("the collector is closing".to_owned())
+}
+
+/// Runs the task; when it panics, that is fatal too: nothing would ever be acknowledged.
+async fn watched(task: impl Future<Output = ()>, fatal: watch::Sender<Option<String>>) {
+    struct Guard(watch::Sender<Option<String>>, bool);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if !self.1 {
+                self.0.send_replace(Some("the task that coalesces has ended".to_owned()));
+            }
+        }
+    }
+    let mut guard = Guard(fatal, false);
+    task.await;
+    guard.1 = true;
+}

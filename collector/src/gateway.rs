@@ -1,0 +1,162 @@
+//! The HTTP gateway: batches and chunks from outside, for edges without NATS, servers and importers.
+//!
+//! It has no door of its own: whoever mounts it lets the operator's key in and nobody else. Until
+//! there are accounts, that key may send under any edge's name, those of our own outboxes too; a
+//! number that one of them has used is skipped as redelivered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use eventlog::Log;
+use shared::import::ImportChunk;
+use shared::limits::GATEWAY_BODY_BYTES_MAX;
+use shared::problem::{self, Problem};
+use shared::wire::json::JsonBatch;
+use tokio::sync::Semaphore;
+
+use crate::collector::{Collector, SubmitError};
+
+/// The content type of a batch in its binary form; `application/octet-stream` is read so too.
+pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
+/// Bodies that are read at the same time; one more waits.
+const BODIES_MAX: usize = 16;
+const RETRY_AFTER_S: &str = "1";
+
+struct Gateway<L> {
+    collector: Arc<Collector<L>>,
+    bodies: Semaphore,
+}
+
+type Shared<L> = State<Arc<Gateway<L>>>;
+
+/// `POST /v1/batches` and `POST /v1/import`.
+///
+/// - Batches: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or `application/json`
+///   ([`JsonBatch`]); 202 when every partition has it durably. A batch that cannot be decoded is
+///   400, and lies with the dead letters.
+/// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every
+///   partition has it durably.
+///
+/// Errors are RFC 9457 problems: 400, 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
+/// Retry-After when the log is away.
+pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
+    let gateway = Arc::new(Gateway { collector, bodies: Semaphore::new(BODIES_MAX) });
+    Router::new()
+        .route("/v1/batches", post(batches::<L>).fallback(only_post))
+        .route("/v1/import", post(import::<L>).fallback(only_post))
+        .layer(DefaultBodyLimit::max(GATEWAY_BODY_BYTES_MAX))
+        .with_state(gateway)
+}
+
+async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Response {
+    let json = match content_type(request.headers()).as_deref() {
+        Some(BATCH_CONTENT_TYPE | "application/octet-stream") => false,
+        Some("application/json") => true,
+        other => return unsupported(other, "a binary batch or application/json"),
+    };
+    let sender = sender(&request);
+    let body = match body(&gateway, request).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let collector = &gateway.collector;
+    let batch = match if json { from_json(&body) } else { Ok(body.clone()) } {
+        Ok(batch) => batch,
+        Err(reason) => return refused(&collector.refuse(&sender, reason, &body).await),
+    };
+    match collector.submit_from(&sender, batch).await {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response {
+    match content_type(request.headers()).as_deref() {
+        Some("application/json") => {}
+        other => return unsupported(other, "application/json"),
+    }
+    let body = match body(&gateway, request).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let chunk: ImportChunk = match serde_json::from_slice(&body) {
+        Ok(chunk) => chunk,
+        Err(error) => return refused(&SubmitError::Refused(format!("no import chunk: {error}"))),
+    };
+    let answer = serde_json::json!({ "source": chunk.source, "end_row": chunk.end_row });
+    match gateway.collector.import(chunk).await {
+        Ok(()) => axum::Json(answer).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+fn from_json(body: &[u8]) -> Result<Bytes, String> {
+    let json: JsonBatch =
+        serde_json::from_slice(body).map_err(|error| format!("no JSON batch: {error}"))?;
+    Ok(Bytes::from(json.batch()?.to_bytes()))
+}
+
+/// Reads the body, bounded in its size and in how many are read at the same time.
+async fn body<L>(gateway: &Gateway<L>, request: Request) -> Result<Bytes, Response> {
+    // The semaphore is never closed; if it were, the body would be read without it.
+    let _turn = gateway.bodies.acquire().await;
+    Bytes::from_request(request, &()).await.map_err(|rejection: BytesRejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let detail = format!("a body has at most {GATEWAY_BODY_BYTES_MAX} bytes");
+            problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+        } else {
+            problem(StatusCode::BAD_REQUEST, "body_unreadable", rejection.body_text())
+        }
+    })
+}
+
+async fn only_post() -> Response {
+    let detail = "only POST is understood here";
+    let response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+    with(response, header::ALLOW, "POST")
+}
+
+/// The media type in lower case, without parameters.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn sender(request: &Request) -> String {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer.map_or_else(|| "gateway".to_owned(), |ConnectInfo(peer)| format!("gateway {peer}"))
+}
+
+fn unsupported(found: Option<&str>, wanted: &str) -> Response {
+    let found = found.unwrap_or("nothing");
+    let detail = format!("the content type says {found:.80}; send {wanted}");
+    problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+fn refused(error: &SubmitError) -> Response {
+    match error {
+        SubmitError::Refused(why) => problem(StatusCode::BAD_REQUEST, "malformed", why.as_str()),
+        SubmitError::Retry(why) => {
+            let detail = format!("{why}; send the same again later");
+            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "log_away", detail);
+            with(response, header::RETRY_AFTER, RETRY_AFTER_S)
+        }
+    }
+}
+
+fn problem(status: StatusCode, kind: &str, detail: impl Into<String>) -> Response {
+    let body = Problem::new(status.as_u16(), kind, detail).to_json();
+    with((status, body).into_response(), header::CONTENT_TYPE, problem::CONTENT_TYPE)
+}
+
+fn with(mut response: Response, name: HeaderName, value: &'static str) -> Response {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}

@@ -1,0 +1,168 @@
+//! Each event's one outcome. Pure: the token was verified before ([`crate::verify`]), the time is
+//! an argument.
+
+use shared::import::{self, ImportEvent};
+use shared::keys::{PublicKey, VisitorKey};
+use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::token::Token;
+use shared::wire::{Event, Judged};
+use shared::{
+    BlockId, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Money, Network, Outcome, Reason,
+    SourceId, Timestamp,
+};
+
+use crate::keys::CollectorKeys;
+
+/// A token whose signature is good and whose key may be believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Believed<'a, 'k> {
+    /// What it says.
+    pub token: Token<'a>,
+    /// Who says so.
+    pub key: &'k PublicKey,
+    /// Body and signature.
+    pub proof: &'a [u8],
+}
+
+/// A token that may not be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Doubted {
+    /// Why not.
+    pub reason: Reason,
+    /// The issuer and block that it claims, where its key is known: where it is put, not what it
+    /// counts for.
+    pub claim: (Id, BlockId),
+}
+
+impl Doubted {
+    /// A token that claims nothing that can be read.
+    #[must_use]
+    pub fn unreadable(reason: Reason) -> Self {
+        Self { reason, claim: (Id::NONE, BlockId::default()) }
+    }
+}
+
+/// What there is to know about a batch, besides its events.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'k> {
+    /// What to believe.
+    pub keys: &'k CollectorKeys,
+    /// Whose batch it is.
+    pub edge: Id,
+    /// The collector's time.
+    pub now: Timestamp,
+}
+
+/// An event with its outcome.
+#[derive(Clone, Copy, Debug)]
+pub struct Ruling<'a> {
+    /// The event; its `proof` is apart, in [`Ruling::proof`].
+    pub judged: Judged<'static>,
+    /// What the archive shall keep of the token: all of it when the event is rejected, body and
+    /// signature when it is the one that tells that the token was issued, else nothing.
+    pub proof: &'a [u8],
+    /// What decides the partition: the same for the same bytes, believed or not (as long as the
+    /// key is known), so that a batch that is judged again after an append that failed half-way
+    /// cannot put an event into a second partition.
+    pub place: (Id, BlockId),
+}
+
+/// Judges one event. The first of these that holds is its reason: the edge is out of service; the
+/// token is not believed; the receive time is further ahead of the collector's than clocks may
+/// differ; it is outside the token's life; the price cannot be read (`malformed`). Otherwise it is
+/// accepted, with the edge's verdict.
+#[must_use]
+pub fn judge<'a>(
+    event: &Event<'a>,
+    token: Result<Believed<'a, '_>, Doubted>,
+    context: &Context<'_>,
+) -> Ruling<'a> {
+    let retired = context.keys.is_retired(context.edge, context.now);
+    let retired = if retired { Err(Reason::EdgeRetired) } else { Ok(()) };
+    let mut judged = blank(event.kind, event.at);
+    judged.country = event.country;
+    judged.device = event.device;
+    judged.network = event.network;
+    judged.visitor = event.visitor;
+    judged.flags = event.flags;
+    let believed = match token {
+        Ok(believed) => believed,
+        Err(doubted) => {
+            judged.outcome = Err(retired.err().unwrap_or(doubted.reason));
+            return Ruling { judged, proof: event.token, place: doubted.claim };
+        }
+    };
+    let token = &believed.token;
+    let cover = context.keys.price_keys.get(&token.key);
+    let price = cover.and_then(|cover| cover.open(token.id, token.price));
+    judged.issuer = believed.key.issuer;
+    judged.id = token.id;
+    judged.ad = token.ad;
+    judged.campaign = token.campaign;
+    judged.advertiser = token.advertiser;
+    judged.publisher = token.publisher;
+    judged.placement = token.placement;
+    judged.price = price.unwrap_or(Money::ZERO);
+    judged.outcome = retired
+        .and_then(|()| check_clock(event.at, context.now))
+        .and_then(|()| token.check_time(event.kind, event.at))
+        .and_then(|()| price.ok_or(Reason::Malformed))
+        .map(|_| event.verdict);
+    let proof = match (judged.outcome, event.kind) {
+        (Err(_), _) => event.token,
+        (Ok(_), Kind::Served) => believed.proof,
+        (Ok(_), _) => &[],
+    };
+    Ruling { judged, proof, place: (judged.issuer, token.id.block) }
+}
+
+/// Judges one event of an imported log.
+#[must_use]
+pub fn judge_row(
+    source: SourceId,
+    event: &ImportEvent,
+    visitor: &VisitorKey,
+    now: Timestamp,
+) -> Ruling<'static> {
+    let mut judged = blank(event.kind, event.at);
+    judged.issuer = import::ISSUER;
+    judged.id = import::impression(source, event.row);
+    judged.outcome = check_clock(event.at, now).map(|()| None);
+    judged.ad = event.ad;
+    judged.publisher = event.publisher.unwrap_or(Id::NONE);
+    judged.placement = event.placement.unwrap_or(Id::NONE);
+    judged.country = event.country;
+    judged.device = event.device.unwrap_or(Device::Unknown);
+    judged.network = event.ip.map_or_else(Network::default, Network::of);
+    let user = event.user.as_deref();
+    judged.visitor = user.map_or(Fingerprint::NONE, |user| visitor.of_user(user));
+    Ruling { judged, proof: &[], place: (import::ISSUER, judged.id.block) }
+}
+
+fn check_clock(at: Timestamp, now: Timestamp) -> Result<(), Reason> {
+    if at > now.plus_ms(CLOCK_AHEAD_MS_MAX) { Err(Reason::ClockAhead) } else { Ok(()) }
+}
+
+/// An event of which nothing is known but what happened and when.
+fn blank(kind: Kind, at: Timestamp) -> Judged<'static> {
+    let outcome: Outcome = Ok(None);
+    Judged {
+        issuer: Id::NONE,
+        id: ImpressionId::default(),
+        kind,
+        outcome,
+        at,
+        ad: Id::NONE,
+        campaign: Id::NONE,
+        advertiser: Id::NONE,
+        publisher: Id::NONE,
+        placement: Id::NONE,
+        country: shared::Country::UNKNOWN,
+        device: Device::Unknown,
+        network: Network::default(),
+        visitor: Fingerprint::NONE,
+        flags: Flags::default(),
+        price: Money::ZERO,
+        proof: &[],
+    }
+}

@@ -1,0 +1,40 @@
+//! What a collector believes, and with which keys.
+
+use std::collections::BTreeMap;
+
+use shared::keys::{KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey};
+use shared::{Id, Timestamp};
+
+/// The keys of a collector: public ones to verify with, and the secrets of the centre. A change is
+/// a new value, handed in through a watch; a batch is judged with one value as a whole.
+#[derive(Clone, Debug)]
+pub struct CollectorKeys {
+    /// The issuers' public keys.
+    pub keyring: Keyring,
+    /// What covers the prices in tokens, by signing key: one for each key of the keyring.
+    pub price_keys: BTreeMap<KeyId, PriceKey>,
+    /// What makes fingerprints of the users that an imported log names.
+    pub visitor: VisitorKey,
+    /// Edges that were taken out of service, and since when: what comes from them later is
+    /// `edge_retired`, whenever it was received.
+    pub retired_edges: BTreeMap<Id, Timestamp>,
+}
+
+impl CollectorKeys {
+    /// The keys of a store; no edge is retired.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a key of the store is wrong.
+    pub fn of_store(store: &KeyStore) -> Result<Self, KeyError> {
+        let keyring = store.keyring()?;
+        let price_keys = keyring.iter().map(|key| (key.id, store.price_key(key.id))).collect();
+        let visitor = store.visitor_key();
+        Ok(Self { keyring, price_keys, visitor, retired_edges: BTreeMap::new() })
+    }
+
+    /// Whether an edge is out of service at `now`.
+    #[must_use]
+    pub fn is_retired(&self, edge: Id, now: Timestamp) -> bool {
+        self.retired_edges.get(&edge).is_some_and(|since| *since <= now)
+    }
+}

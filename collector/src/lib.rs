@@ -1,0 +1,32 @@
+//! Verifies every signature, judges, coalesces, splits by partition.
+//!
+//! What comes in — numbered batches of outboxes, chunks of imported logs — goes through four steps:
+//!
+//! 1. [`verify`]: every token's signature, over all cores;
+//! 2. [`judge`] (pure): each event's one outcome;
+//! 3. [`coalesce`] (pure): one message per partition, each listing all the batches and chunks;
+//! 4. [`Collector`]: one append of them all, and then, never before, the acknowledgements.
+//!
+//! [`gateway`] offers the same over HTTP to edges without NATS, to servers and to importers.
+//!
+//! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
+//! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]). Nothing
+//! waits without a bound: when the queue is full, whoever submits waits.
+//!
+//! What is deliberately absent: dedup. A batch that is appended twice (a lost acknowledgement) has
+//! the same number twice, and the count engine skips it.
+
+pub mod coalesce;
+mod collector;
+pub mod dead;
+mod flush;
+pub mod gateway;
+pub mod judge;
+mod keys;
+mod metrics;
+mod queue;
+pub mod verify;
+
+pub use collector::{Collector, Parts, Settings, StartError, SubmitError};
+pub use keys::CollectorKeys;
+pub use metrics::Metrics;

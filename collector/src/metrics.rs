@@ -1,0 +1,106 @@
+//! What a collector tells about itself.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use shared::Outcome;
+use shared::event::{REASON_CODES, Reason};
+
+use crate::verify::JudgedRow;
+
+/// One label: `accepted`, or the reason.
+type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Counters in the domain's words.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Batches acknowledged; one that is sent again counts again.
+    pub batches: Counter,
+    /// Chunks of imported logs acknowledged.
+    pub chunks: Counter,
+    /// Events judged, by outcome: `accepted` (with or without a verdict), or the reason.
+    pub events: ByOutcome,
+    /// Tokens whose signature was checked.
+    pub verified: Counter,
+    /// Tokens whose signature was known to be good.
+    pub verify_cached: Counter,
+    /// Batches that could not be decoded.
+    pub dead_letters: Counter,
+    /// Appends to the log that failed and were tried again.
+    pub append_retries: Counter,
+    /// Appends to the log that were given up: the senders send again.
+    pub appends_failed: Counter,
+    /// Bytes of one append, all partitions together.
+    pub flush_bytes: Histogram,
+    /// From the start of an append to its durability.
+    pub flush_seconds: Histogram,
+    /// Batches and chunks that were taken in and are not acknowledged yet.
+    pub queue_items: Gauge,
+    /// Their bytes in memory, about.
+    pub queue_bytes: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            batches: Counter::default(),
+            chunks: Counter::default(),
+            events: ByOutcome::default(),
+            verified: Counter::default(),
+            verify_cached: Counter::default(),
+            dead_letters: Counter::default(),
+            append_retries: Counter::default(),
+            appends_failed: Counter::default(),
+            flush_bytes: Histogram::new(exponential_buckets(1024.0, 4.0, 8)),
+            flush_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            queue_items: Gauge::default(),
+            queue_bytes: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers all of them, under `collector_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("collector");
+        r.register("batches", "Batches acknowledged", self.batches.clone());
+        r.register("import_chunks", "Chunks of logs acknowledged", self.chunks.clone());
+        r.register("events", "Events judged, by outcome", self.events.clone());
+        r.register("tokens_verified", "Signatures checked", self.verified.clone());
+        let help = "Signatures known to be good";
+        r.register("tokens_cached", help, self.verify_cached.clone());
+        r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
+        r.register("append_retries", "Appends tried again", self.append_retries.clone());
+        r.register("appends_failed", "Appends given up", self.appends_failed.clone());
+        let help = "Size of an append";
+        r.register_with_unit("flush", help, Unit::Bytes, self.flush_bytes.clone());
+        let help = "Time until an append is durable";
+        r.register_with_unit("flush", help, Unit::Seconds, self.flush_seconds.clone());
+        let help = "Batches and chunks not acknowledged yet";
+        r.register("queue_items", help, self.queue_items.clone());
+        let help = "Memory of what is not acknowledged yet";
+        r.register_with_unit("queue", help, Unit::Bytes, self.queue_bytes.clone());
+    }
+
+    /// Counts the outcomes of a batch or chunk.
+    pub(crate) fn judged(&self, rows: &[JudgedRow]) {
+        let mut counts = [0; REASON_CODES];
+        for row in rows {
+            let code = row.judged.outcome.err().map_or(0, Reason::code);
+            counts[usize::from(code)] += 1;
+        }
+        for (code, count) in (0..).zip(counts).filter(|(_, count)| *count > 0) {
+            let outcome = Reason::from_code(code).map_or(Ok(None), Err);
+            self.events_with(outcome).inc_by(count);
+        }
+    }
+
+    /// The counter of an outcome.
+    #[must_use]
+    pub fn events_with(&self, outcome: Outcome) -> Counter {
+        let name = outcome.err().map_or("accepted", Reason::name);
+        self.events.get_or_create_owned(&[("outcome", name)])
+    }
+}

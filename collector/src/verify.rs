@@ -1,0 +1,213 @@
+//! Every token's signature, over all cores.
+//!
+//! An impression, its view and its click bring one token: what was found good once is remembered
+//! by the digest of the whole token. Only that a *signature* is good is remembered; whether its key
+//! may be believed is asked each time. What is bad is never remembered, so that garbage cannot
+//! drive the good out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use rayon::prelude::*;
+use shared::import::ImportChunk;
+use shared::token::Unverified;
+use shared::wire::{Batch, BatchEntry, ChunkEntry, Judged, Tally};
+use shared::{BlockId, Id, PartitionMap, Timestamp};
+
+use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row};
+use crate::keys::CollectorKeys;
+use crate::metrics::Metrics;
+
+/// A batch with so few events is verified where it is: handing it to another thread and back takes
+/// about as long as a signature.
+const INLINE_EVENTS_MAX: usize = 4;
+/// So many events at least go to one core together.
+const EVENTS_PER_CORE_MIN: usize = 8;
+
+/// A batch whose events have their outcomes.
+#[derive(Clone, Debug)]
+pub struct JudgedBatch {
+    /// What every partition hears of it.
+    pub entry: BatchEntry,
+    /// What was only counted.
+    pub tallies: Vec<Tally>,
+    /// The events.
+    pub rows: Vec<JudgedRow>,
+}
+
+/// A chunk whose rows have their outcomes.
+#[derive(Clone, Debug)]
+pub struct JudgedChunk {
+    /// What every partition hears of it.
+    pub entry: ChunkEntry,
+    /// The events.
+    pub rows: Vec<JudgedRow>,
+}
+
+/// An event with its outcome and its partition.
+#[derive(Clone, Debug)]
+pub struct JudgedRow {
+    /// The event; its `proof` is apart.
+    pub judged: Judged<'static>,
+    /// What the archive shall keep of the token.
+    pub proof: Bytes,
+    /// The partition that counts it.
+    pub partition: u16,
+}
+
+/// Verifies, on threads of its own.
+#[derive(Debug)]
+pub struct Verifier {
+    pool: rayon::ThreadPool,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    good: Cache<[u8; 32], ()>,
+    map: PartitionMap,
+    metrics: Arc<Metrics>,
+}
+
+impl Verifier {
+    /// With `threads` threads (0: one per core), remembering at most `tokens_max` tokens (about 150
+    /// bytes each; 0: none).
+    ///
+    /// # Errors
+    /// When the threads cannot be started.
+    pub fn new(
+        threads: usize,
+        tokens_max: u64,
+        map: PartitionMap,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|n| format!("verify-{n}"))
+            .build()
+            .map_err(|error| format!("start the threads that verify: {error}"))?;
+        let good = Cache::new(tokens_max);
+        Ok(Self { pool, shared: Arc::new(Shared { good, map, metrics }) })
+    }
+
+    /// Verifies and judges a batch's events. `events` is their number, which decides where.
+    ///
+    /// # Errors
+    /// When `bytes` are no batch, or the thread died.
+    pub async fn batch(
+        &self,
+        bytes: Bytes,
+        events: usize,
+        keys: Arc<CollectorKeys>,
+        now: Timestamp,
+    ) -> Result<JudgedBatch, String> {
+        if events <= INLINE_EVENTS_MAX {
+            return self.shared.batch(&bytes, &keys, now);
+        }
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        self.pool.spawn(move || {
+            // Nobody waits any more: the sender has hung up, and will send again.
+            let _ = done.send(shared.batch(&bytes, &keys, now));
+        });
+        wait.await.unwrap_or_else(|_| Err("a thread that verifies has died".to_owned()))
+    }
+
+    /// Judges a chunk's rows: there is nothing to verify, and hashing a user takes a microsecond.
+    #[must_use]
+    pub fn chunk(&self, chunk: &ImportChunk, keys: &CollectorKeys, now: Timestamp) -> JudgedChunk {
+        let row = |event| self.shared.row(judge_row(chunk.source, event, &keys.visitor, now), None);
+        let entry = ChunkEntry {
+            source: chunk.source,
+            first_row: chunk.first_row,
+            end_row: chunk.end_row,
+            digest: chunk.digest,
+            declared: chunk.declared(),
+        };
+        JudgedChunk { entry, rows: chunk.events.iter().map(row).collect() }
+    }
+}
+
+impl Shared {
+    /// Runs on the pool's threads, or on the caller's when there are few events.
+    fn batch(
+        &self,
+        bytes: &Bytes,
+        keys: &CollectorKeys,
+        now: Timestamp,
+    ) -> Result<JudgedBatch, String> {
+        let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
+        let context = Context { keys, edge: batch.outbox.edge, now };
+        let judge_one = |event: &shared::wire::Event<'_>| {
+            // A clock that is ahead makes no key look older than it is.
+            let at = event.at.min(now.plus_ms(shared::limits::CLOCK_AHEAD_MS_MAX));
+            let token = self.believe(event.token, at, keys);
+            self.row(judge(event, token, &context), Some(bytes))
+        };
+        let rows = if batch.events.len() <= EVENTS_PER_CORE_MIN {
+            batch.events.iter().map(judge_one).collect()
+        } else {
+            batch.events.par_iter().with_min_len(EVENTS_PER_CORE_MIN).map(judge_one).collect()
+        };
+        let entry = BatchEntry {
+            outbox: batch.outbox,
+            number: batch.number,
+            watermark: batch.watermark,
+            declared: batch.declared(),
+        };
+        Ok(JudgedBatch { entry, tallies: batch.tallies, rows })
+    }
+
+    fn row(&self, ruling: Ruling<'_>, bytes: Option<&Bytes>) -> JudgedRow {
+        let (issuer, block) = ruling.place;
+        JudgedRow {
+            judged: ruling.judged,
+            proof: bytes.map_or_else(Bytes::new, |bytes| bytes.slice_ref(ruling.proof)),
+            partition: self.map.of_block(issuer, block),
+        }
+    }
+
+    fn believe<'a, 'k>(
+        &self,
+        bytes: &'a [u8],
+        at: Timestamp,
+        keys: &'k CollectorKeys,
+    ) -> Result<Believed<'a, 'k>, Doubted> {
+        let ring = &keys.keyring;
+        let token = Unverified::read(bytes, ring.deployment()).map_err(Doubted::unreadable)?;
+        let digest = *blake3::hash(bytes).as_bytes();
+        let known = self.good.get(&digest).is_some();
+        let verified = if known {
+            self.metrics.verify_cached.inc();
+            token.verify_again(ring, at)
+        } else {
+            self.metrics.verified.inc();
+            token.verify(ring, at).inspect(|_| self.good.insert(digest, ()))
+        };
+        verified
+            .map(|(said, key)| Believed { token: said, key, proof: token.proof() })
+            .map_err(|reason| Doubted { reason, claim: claim(&token, keys) })
+    }
+}
+
+fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (Id, BlockId) {
+    let (key, id) = token.claim();
+    let key = keys.keyring.get(key);
+    key.map_or((Id::NONE, BlockId::default()), |(key, _)| (key.issuer, id.block))
+}
+
+/// The number of events of a batch that may be taken.
+///
+/// # Errors
+/// What is wrong with it, and where: it cannot be read, or it declares more events than a minute's
+/// count can say.
+pub fn inspect(bytes: &[u8]) -> Result<usize, String> {
+    let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
+    let events = u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
+    let tallied: u64 = batch.tallies.iter().map(|tally| u64::from(tally.count)).sum();
+    if events.saturating_add(tallied) > u64::from(u32::MAX) {
+        return Err(format!("the tallies: {tallied} events are more than a batch may declare"));
+    }
+    Ok(batch.events.len())
+}
