@@ -6,6 +6,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{Token, layout};
 use crate::event::Reason;
+use crate::id::ImpressionId;
 use crate::keys::{DeploymentId, IssuerKey, KeyId, Keyring, PublicKey, TagKeys};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_LIFE_MS_MAX};
 use crate::time::Timestamp;
@@ -166,6 +167,13 @@ impl<'a> Unverified<'a> {
         let (key, _) = keyring.get(self.token.key).ok_or(Reason::UnknownKey)?;
         self.authorise(key, received_at)?;
         Ok((self.token, key))
+    }
+
+    /// The key that it names and the impression that it says it is of: enough to put it somewhere,
+    /// nothing to be believed.
+    #[must_use]
+    pub const fn claim(&self) -> (KeyId, ImpressionId) {
+        (self.token.key, self.token.id)
     }
 
     /// The bytes that the signature covers, and the signature: the proof of an impression.
