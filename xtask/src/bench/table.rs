@@ -247,6 +247,11 @@ impl Table {
         text
     }
 
+    /// How many figures there are.
+    pub(super) fn figures(&self) -> usize {
+        self.rows.len() - 1
+    }
+
     /// Lines for below the table.
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
