@@ -31,7 +31,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::Failure;
-use crate::process::{cargo, exe, metadata, output, root, run, target_dir};
+use crate::process::{cargo, exe, output, root, run, target_dir};
 use table::{Line, Results};
 
 /// What a figure is held to (issue "Count a real log …", 9).
@@ -133,15 +133,6 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
 /// `cargo xtask bench --smoke`, as a step of the tests.
 pub(crate) fn smoke() -> Result<(), Failure> {
     run_bench(&BenchArgs { groups: Vec::new(), runs: 1, smoke: true })
-}
-
-/// Whether the measuring program has been written.
-pub(crate) fn exists() -> Result<bool, Failure> {
-    let metadata = metadata()?;
-    let packages = metadata["packages"].as_array().into_iter().flatten();
-    let tests = packages.filter(|package| package["name"] == "tests");
-    let mut targets = tests.flat_map(|package| package["targets"].as_array().into_iter().flatten());
-    Ok(targets.any(|target| target["kind"][0] == "bin" && target["name"] == "bench"))
 }
 
 /// The measuring program and the product's binary, both built.
