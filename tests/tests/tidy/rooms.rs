@@ -112,14 +112,13 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
     let not_ambient =
         |file: &&File| !["shared/src/ambient.rs", "shared/src/lib.rs"].contains(&&*file.path);
     files.extend(tree.rust("shared/src/").filter(not_ambient));
-    let inside = |file: &&File| {
-        let name = file.path.strip_prefix("edge/src/").unwrap_or_default();
-        !rims.iter().any(|rim| {
-            name.strip_prefix(rim.as_str())
-                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    let is_rim = |file: &&File| {
+        rims.iter().any(|rim| {
+            let rest = file.path.strip_prefix(rim.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
         })
     };
-    files.extend(tree.rust("edge/src/").filter(inside));
+    files.extend(tree.rust("edge/src/").filter(|file| !is_rim(file)));
     for part in ["judge", "coalesce", "split"] {
         let (file, folder) = (format!("collector/src/{part}.rs"), format!("collector/src/{part}/"));
         let both = |f: &&File| f.path == file || f.path.starts_with(&folder);
@@ -133,15 +132,20 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
     files
 }
 
-/// The modules that `edge/src/lib.rs` takes in for the native shell alone; all others are pure.
+/// The modules of the edge that are compiled into the native shell alone, as paths without `.rs`;
+/// all others are pure.
 fn edge_rims(tree: &Tree) -> Vec<String> {
-    let lib = tree.get("edge/src/lib.rs").map_or("", |file| &file.text);
-    let lines: Vec<&str> = lib.lines().map(str::trim).collect();
-    let gated = lines.windows(2).filter(|pair| pair[0] == r#"#[cfg(feature = "native")]"#);
-    gated
-        .filter_map(|pair| pair[1].strip_suffix(';')?.rsplit_once("mod "))
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    let mut rims = Vec::new();
+    for file in tree.rust("edge/src/") {
+        let module = file.path.trim_end_matches(".rs");
+        let folder =
+            ["lib", "mod"].iter().find_map(|name| module.strip_suffix(&format!("/{name}")));
+        let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+        let gated = lines.windows(2).filter(|pair| pair[0] == r#"#[cfg(feature = "native")]"#);
+        let names = gated.filter_map(|pair| pair[1].strip_suffix(';')?.rsplit_once("mod "));
+        rims.extend(names.map(|(_, name)| format!("{}/{name}", folder.unwrap_or(module))));
+    }
+    rims
 }
 
 pub(crate) fn pure(tree: &Tree) -> Vec<String> {
@@ -271,6 +275,9 @@ mod can_fail {
             ("edge/src/handle/tests.rs", platform),
             ("edge/src/native/rim.rs", platform),
             ("edge/src/native.rs", platform),
+            ("edge/src/outbox/mod.rs", "#[cfg(feature = \"native\")]\nmod drain;\nmod seal;\n"),
+            ("edge/src/outbox/drain.rs", platform),
+            ("edge/src/outbox/seal.rs", platform),
             ("shared/src/ambient.rs", "use getrandom::fill;"),
             ("shared/src/id.rs", "let now = crate::ambient::SystemClock;"),
             ("collector/src/judge.rs", "    std::fs::read(path);"),
@@ -283,6 +290,7 @@ mod can_fail {
             [
                 "shared/src/id.rs:1: ambient",
                 "edge/src/handle.rs:3: env",
+                "edge/src/outbox/seal.rs:1: tokio",
                 "collector/src/judge.rs:1: fs",
                 "aggregator/src/count/dedup.rs:1: TcpStream",
             ]

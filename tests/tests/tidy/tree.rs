@@ -30,7 +30,7 @@ impl File {
     pub(crate) fn code(&self) -> Vec<(usize, &str)> {
         let lines: Vec<&str> = self.text.lines().collect();
         let opens_tests = |at: usize| {
-            lines[at].trim() == "#[cfg(test)]"
+            ["#[cfg(test)]", "#[cfg(all(test,"].iter().any(|cfg| lines[at].trim().starts_with(cfg))
                 && lines[at + 1..]
                     .iter()
                     .map(|line| line.trim())
