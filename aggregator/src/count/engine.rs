@@ -2,14 +2,18 @@
 
 use eventlog::Position;
 use shared::event::REASON_CODES;
+use shared::limits::CLOCK_JUMP_MS_MAX;
 use shared::wire::MessageView;
 use shared::{Id, Kind, Minute, SourceId, Timestamp};
 
 use super::accounts::MinuteAccount;
+use super::apply::Scratch;
+use super::cells::Minutes;
 use super::changes::{Cell, Changes, Snapshot, Spend};
+use super::dedup::Dedup;
 use super::error::EngineError;
-use super::outboxes::{Finality, Gap};
-use super::sources::SourceState;
+use super::outboxes::{Finality, Gap, Outboxes};
+use super::sources::{SourceState, Sources};
 
 /// How an engine keeps its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,15 +67,32 @@ pub struct Size {
 /// The count engine of one partition.
 #[derive(Debug)]
 pub struct Engine {
-    partition: u16,
+    pub(super) partition: u16,
     settings: Settings,
+    position: Option<Position>,
+    pub(super) clock: Timestamp,
+    pub(super) dedup: Dedup,
+    pub(super) minutes: Minutes,
+    pub(super) outboxes: Outboxes,
+    pub(super) sources: Sources,
+    pub(super) scratch: Scratch,
 }
 
 impl Engine {
     /// An engine that has seen nothing.
     #[must_use]
     pub fn new(partition: u16, settings: Settings) -> Self {
-        Self { partition, settings }
+        Self {
+            partition,
+            settings,
+            position: None,
+            clock: Timestamp(0),
+            dedup: Dedup::default(),
+            minutes: Minutes::new(),
+            outboxes: Outboxes::default(),
+            sources: Sources::default(),
+            scratch: Scratch::default(),
+        }
     }
 
     /// Goes on from what a store holds.
@@ -81,21 +102,43 @@ impl Engine {
     pub fn restore(
         partition: u16,
         settings: Settings,
-        _snapshot: Snapshot,
+        snapshot: Snapshot,
     ) -> Result<Self, EngineError> {
-        Ok(Self { partition, settings })
+        let mut engine = Self::new(partition, settings);
+        engine.position = snapshot.position;
+        engine.clock = snapshot.clock;
+        for (key, bits) in &snapshot.pages {
+            if !engine.dedup.load(key, bits) {
+                return Err(EngineError::Snapshot("a dedup page is there twice, or cannot be"));
+            }
+        }
+        engine.minutes.load(snapshot.resident_from, &snapshot.minutes)?;
+        engine.outboxes = Outboxes::load(snapshot.outboxes, snapshot.epochs)
+            .ok_or(EngineError::Snapshot("an outbox is there twice, or contradicts itself"))?;
+        engine.sources = Sources::load(snapshot.sources);
+        Ok(engine)
     }
 
-    /// Takes the next message.
+    /// Takes the next message: the one whose sequence follows, of the same log.
     ///
     /// # Errors
     /// [`EngineError`], and then nothing has changed.
     pub fn apply(
         &mut self,
-        _message: &MessageView<'_>,
-        _position: Position,
+        message: &MessageView<'_>,
+        position: Position,
     ) -> Result<Applied, EngineError> {
-        Ok(Applied::default())
+        let expected = self.position.map_or(1, |last| last.sequence.saturating_add(1));
+        if position.sequence != expected {
+            return Err(EngineError::Sequence { expected, got: position.sequence });
+        }
+        if self.position.is_some_and(|last| last.identity != position.identity) {
+            return Err(EngineError::Identity);
+        }
+        self.check(message)?;
+        let applied = self.take(message);
+        self.position = Some(position);
+        Ok(applied)
     }
 
     /// Everything that changed since the last checkpoint. From here on it counts as saved: write it
@@ -103,50 +146,71 @@ impl Engine {
     /// resident.
     #[must_use = "what is not written is lost"]
     pub fn checkpoint(&mut self) -> Changes {
-        let _ = (self.partition, self.settings);
-        Changes::default()
+        let kept = self.settings.resident_minutes.saturating_sub(1);
+        let resident_from = Minute(self.clock.minute().0.saturating_sub(kept));
+        let minutes = self.minutes.checkpoint(resident_from);
+        let (dropped_pages, pages) = self.dedup.checkpoint();
+        let outboxes = self.outboxes.checkpoint();
+        Changes {
+            position: self.position,
+            clock: self.clock,
+            resident_from: self.minutes.resident_from(),
+            dropped_pages,
+            pages,
+            minutes,
+            dropped_outboxes: outboxes.dropped,
+            outboxes: outboxes.states,
+            epochs: outboxes.epochs,
+            sources: self.sources.checkpoint(),
+        }
     }
 
     /// The last message applied.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
-        None
+        self.position
     }
 
     /// The log's clock: the largest stamp so far, where one message moves it by at most
-    /// [`shared::limits::CLOCK_JUMP_MS_MAX`]; zero before the first message.
+    /// [`CLOCK_JUMP_MS_MAX`], and the first is taken as it is; zero before the first message.
     #[must_use]
     pub fn clock(&self) -> Timestamp {
-        Timestamp(0)
+        self.clock
     }
 
     /// From this minute on memory holds everything. What memory holds of an older minute is not yet
     /// saved, and comes on top of what the store holds.
     #[must_use]
     pub fn resident_from(&self) -> Minute {
-        Minute(0)
+        self.minutes.resident_from()
     }
 
     /// How many valid events an ad has from `from` (inclusive) to `to` (exclusive): memory's part.
     #[must_use]
-    pub fn ad_count(&self, _ad: Id, _kind: Kind, _from: Minute, _to: Minute) -> u64 {
-        0
+    pub fn ad_count(&self, ad: Id, kind: Kind, from: Minute, to: Minute) -> u64 {
+        self.minutes.ad_count(ad, kind, from, to)
     }
 
     /// Every ad with valid events of this kind in this minute, once, in no order: memory's part.
-    pub fn ad_totals(&self, _minute: Minute, _kind: Kind, _each: &mut impl FnMut(Id, u64)) {}
+    pub fn ad_totals(&self, minute: Minute, kind: Kind, each: &mut impl FnMut(Id, u64)) {
+        self.minutes.ad_totals(minute, kind, each);
+    }
 
     /// Every cell of this minute, once, in no order: memory's part.
-    pub fn cells(&self, _minute: Minute, _each: &mut impl FnMut(&Cell)) {}
+    pub fn cells(&self, minute: Minute, each: &mut impl FnMut(&Cell)) {
+        self.minutes.cells(minute, each);
+    }
 
     /// Every spend of this minute, once, in no order: memory's part.
-    pub fn spend(&self, _minute: Minute, _each: &mut impl FnMut(&Spend)) {}
+    pub fn spend(&self, minute: Minute, each: &mut impl FnMut(&Spend)) {
+        self.minutes.spend(minute, each);
+    }
 
-    /// The accounts from `from` (inclusive) to `to` (exclusive) of those minutes that have one:
-    /// memory's part.
+    /// The accounts from `from` (inclusive) to `to` (exclusive) of those minutes that have one, in
+    /// their order: memory's part.
     #[must_use]
-    pub fn account(&self, _from: Minute, _to: Minute) -> Vec<(Minute, MinuteAccount)> {
-        Vec::new()
+    pub fn account(&self, from: Minute, to: Minute) -> Vec<(Minute, MinuteAccount)> {
+        self.minutes.accounts(from, to)
     }
 
     /// The sum of the revisions from `from` (inclusive) to `to` (exclusive): memory's part.
@@ -158,24 +222,43 @@ impl Engine {
     /// How complete the minutes are.
     #[must_use]
     pub fn finality(&self) -> Finality {
-        Finality::default()
+        self.outboxes.finality(self.clock)
     }
 
     /// How far an imported log has been taken.
     #[must_use]
-    pub fn source(&self, _source: SourceId) -> Option<SourceState> {
-        None
+    pub fn source(&self, source: SourceId) -> Option<SourceState> {
+        self.sources.get(source)
     }
 
     /// Outboxes of which a number is missing while a larger one has come.
     #[must_use]
     pub fn gaps(&self) -> Vec<Gap> {
-        Vec::new()
+        self.outboxes.gaps()
     }
 
     /// What is in memory.
     #[must_use]
     pub fn size(&self) -> Size {
-        Size::default()
+        let (cell_bytes, resident_cells, unsaved_cells) = self.minutes.size();
+        Size {
+            dedup_bytes: self.dedup.bytes(),
+            cell_bytes,
+            resident_cells,
+            unsaved_cells,
+            unsaved_pages: self.dedup.unsaved_pages(),
+            ids: self.minutes.ids.len(),
+            outboxes: self.outboxes.len(),
+            sources: self.sources.len(),
+        }
+    }
+
+    /// Moves the log's clock on.
+    pub(super) fn advance(&mut self, stamp: Timestamp) {
+        let furthest = match self.clock {
+            Timestamp(0) => stamp,
+            clock => clock.plus_ms(CLOCK_JUMP_MS_MAX),
+        };
+        self.clock = self.clock.max(stamp.min(furthest));
     }
 }

@@ -1,11 +1,18 @@
 //! The count engine: partition messages in, exact counts out. No clock, no I/O, no randomness.
 
 mod accounts;
+mod apply;
+mod cells;
 mod changes;
+mod dedup;
 mod engine;
 mod error;
+mod intern;
 mod outboxes;
 mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
 
 pub use accounts::MinuteAccount;
 pub use changes::{

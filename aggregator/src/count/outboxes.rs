@@ -1,8 +1,18 @@
 //! Which numbered batches have been applied, and what every outbox is past.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use shared::{Minute, OutboxId, Timestamp};
+use shared::limits::HORIZON_MS;
+use shared::{Id, Minute, OutboxId, Timestamp};
+
+use super::error::EngineError;
+
+/// The most runs beyond gaps that are kept of one outbox. One that sends in order has none, one
+/// that sends 100 batches at once has at most 100.
+const RUNS_MAX: usize = 1 << 14;
+/// Batch numbers are below this: at a million batches a second it is reached in 292 000 years.
+const NUMBERS_MAX: u64 = 1 << 63;
 
 /// What a partition knows of an outbox.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -65,5 +75,230 @@ impl Finality {
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.len()
+    }
+}
+
+impl OutboxState {
+    /// Takes a number; false when it has been applied before.
+    fn take(&mut self, number: u64, watermark: Timestamp) -> bool {
+        if number < self.next {
+            return false;
+        }
+        // The first run that ends behind the number: it holds it, touches it, or lies beyond it.
+        let at = self.above.partition_point(|run| run.end < number);
+        let touches = self.above.get(at).is_some_and(|run| run.end == number);
+        if self.above.get(at).is_some_and(|run| (run.first..run.end).contains(&number)) {
+            return false;
+        }
+        // The run to put it at the end of, if any, and the one that begins right behind it.
+        let behind = at + usize::from(touches);
+        let follows = self.above.get(behind).is_some_and(|run| run.first == number + 1);
+        let mut run = Run { first: number, end: number + 1, watermark };
+        if follows {
+            let next = self.above.remove(behind);
+            run.end = next.end;
+            run.watermark = run.watermark.max(next.watermark);
+        }
+        if touches {
+            let before = &mut self.above[at];
+            before.end = run.end;
+            before.watermark = before.watermark.max(run.watermark);
+        } else if number == self.next {
+            self.next = run.end;
+            self.watermark = self.watermark.max(run.watermark);
+        } else {
+            self.above.insert(at, run);
+        }
+        true
+    }
+
+    fn missing(&self) -> Vec<Range<u64>> {
+        let ends = std::iter::once(self.next).chain(self.above.iter().map(|run| run.end));
+        ends.zip(&self.above).map(|(end, run)| end..run.first).collect()
+    }
+
+    /// Whether it can be what a checkpoint wrote.
+    fn is_sound(&self) -> bool {
+        let mut end = self.next;
+        let in_order = self.above.iter().all(|run| {
+            let sound = end < run.first && run.first < run.end && run.end <= NUMBERS_MAX;
+            end = run.end;
+            sound
+        });
+        in_order && (self.watermark == Timestamp::MAX) == self.closed_at.is_some()
+    }
+}
+
+/// All outboxes of a partition.
+///
+/// A closed outbox is remembered for the horizon, and then its edge's epochs up to this one are
+/// over: a batch of an epoch that is over, and is not among the outboxes, has been applied long ago
+/// and is skipped. (An edge sends its epochs in order, and what an edge has held for longer than
+/// the horizon is too late anyway.)
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outboxes {
+    states: BTreeMap<OutboxId, OutboxState>,
+    epochs: BTreeMap<Id, u64>,
+    /// By the time of closing.
+    closed: BTreeSet<(Timestamp, OutboxId)>,
+    changed: BTreeSet<OutboxId>,
+    changed_epochs: BTreeSet<Id>,
+    dropped: BTreeSet<OutboxId>,
+}
+
+/// What a checkpoint writes of outboxes.
+pub(super) struct OutboxChanges {
+    pub(super) dropped: Vec<OutboxId>,
+    pub(super) states: Vec<(OutboxId, OutboxState)>,
+    pub(super) epochs: Vec<(Id, u64)>,
+}
+
+impl Outboxes {
+    /// Refuses what no outbox sends, before anything is changed.
+    pub(super) fn check(&self, outbox: OutboxId, number: u64) -> Result<(), EngineError> {
+        if number >= NUMBERS_MAX {
+            return Err(EngineError::Number { outbox, number });
+        }
+        match self.states.get(&outbox) {
+            Some(state) if state.above.len() >= RUNS_MAX => Err(EngineError::Gaps { outbox }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a batch; false when it has been applied before.
+    pub(super) fn take(
+        &mut self,
+        outbox: OutboxId,
+        number: u64,
+        watermark: Timestamp,
+        clock: Timestamp,
+    ) -> bool {
+        if !self.states.contains_key(&outbox)
+            && self.epochs.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over)
+        {
+            return false;
+        }
+        let state = self.states.entry(outbox).or_default();
+        if !state.take(number, watermark) {
+            return false;
+        }
+        if state.watermark == Timestamp::MAX && state.closed_at.is_none() {
+            state.closed_at = Some(clock);
+            self.closed.insert((clock, outbox));
+        }
+        self.changed.insert(outbox);
+        true
+    }
+
+    /// Lets go of outboxes that were closed before the horizon.
+    pub(super) fn forget_behind(&mut self, clock: Timestamp) {
+        while let Some((closed_at, outbox)) = self.closed.first().copied() {
+            if closed_at.plus_ms(HORIZON_MS) >= clock {
+                return;
+            }
+            self.closed.pop_first();
+            self.states.remove(&outbox);
+            self.changed.remove(&outbox);
+            self.dropped.insert(outbox);
+            let over = self.epochs.entry(outbox.edge).or_insert(outbox.epoch);
+            *over = outbox.epoch.max(*over);
+            self.changed_epochs.insert(outbox.edge);
+        }
+    }
+
+    pub(super) fn finality(&self, clock: Timestamp) -> Finality {
+        let open = self.states.values().filter(|state| state.closed_at.is_none());
+        let mut open: Vec<_> = open.map(|state| state.watermark).collect();
+        open.sort_unstable();
+        Finality { watermark: open.first().copied().unwrap_or(clock), open }
+    }
+
+    /// [`Finality::watermark`] alone.
+    pub(super) fn watermark(&self, clock: Timestamp) -> Timestamp {
+        let open = self.states.values().filter(|state| state.closed_at.is_none());
+        open.map(|state| state.watermark).min().unwrap_or(clock)
+    }
+
+    pub(super) fn gaps(&self) -> Vec<Gap> {
+        let with_gaps = self.states.iter().filter(|(_, state)| !state.above.is_empty());
+        let gap = |(outbox, state): (&OutboxId, &OutboxState)| Gap {
+            outbox: *outbox,
+            missing: state.missing(),
+        };
+        with_gaps.map(gap).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    pub(super) fn checkpoint(&mut self) -> OutboxChanges {
+        let changed = std::mem::take(&mut self.changed);
+        let epochs = std::mem::take(&mut self.changed_epochs);
+        OutboxChanges {
+            dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
+            states: changed.iter().map(|outbox| (*outbox, self.states[outbox].clone())).collect(),
+            epochs: epochs.iter().map(|edge| (*edge, self.epochs[edge])).collect(),
+        }
+    }
+
+    /// Takes the rows of a snapshot back; none when one contradicts itself or is there twice.
+    pub(super) fn load(
+        states: Vec<(OutboxId, OutboxState)>,
+        epochs: Vec<(Id, u64)>,
+    ) -> Option<Self> {
+        let count = states.len();
+        let closed = |(outbox, state): &(OutboxId, OutboxState)| Some((state.closed_at?, *outbox));
+        let loaded = Self {
+            closed: states.iter().filter_map(closed).collect(),
+            epochs: epochs.into_iter().collect(),
+            states: states.into_iter().collect(),
+            ..Self::default()
+        };
+        let sound = loaded.states.values().all(OutboxState::is_sound);
+        (sound && loaded.states.len() == count).then_some(loaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take_all(numbers: &[u64]) -> (OutboxState, Vec<bool>) {
+        let mut state = OutboxState::default();
+        let taken = numbers.iter().map(|n| state.take(*n, Timestamp(100 + n))).collect();
+        assert!(state.is_sound(), "{state:?}");
+        (state, taken)
+    }
+
+    #[test]
+    fn watermarks_pass_no_gap() {
+        let (state, taken) = take_all(&[0, 1, 3, 4, 7, 6, 3]);
+        assert_eq!(taken, [true, true, true, true, true, true, false]);
+        assert_eq!((state.next, state.watermark), (2, Timestamp(101)));
+        assert_eq!(state.missing(), [2..3, 5..6]);
+        let (state, _) = take_all(&[0, 1, 3, 4, 7, 6, 2]);
+        assert_eq!((state.next, state.watermark), (5, Timestamp(104)));
+        assert_eq!(state.missing(), [Range { start: 5, end: 6 }]);
+        let (state, _) = take_all(&[1, 0, 3, 4, 7, 6, 5, 2]);
+        assert_eq!((state.next, state.watermark, state.above.len()), (8, Timestamp(107), 0));
+    }
+
+    #[test]
+    fn every_order_of_seven_numbers_ends_alike() {
+        let mut orders = vec![vec![]];
+        for n in 0..7_u64 {
+            let longer = orders.iter().flat_map(|order: &Vec<u64>| {
+                (0..=order.len()).map(move |at| [&order[..at], &[n], &order[at..]].concat())
+            });
+            orders = longer.collect();
+        }
+        assert_eq!(orders.len(), 5_040);
+        for order in orders {
+            let twice: Vec<u64> = order.iter().flat_map(|n| [*n, *n]).collect();
+            let (state, taken) = take_all(&twice);
+            assert_eq!((state.next, state.watermark), (7, Timestamp(106)), "{order:?}");
+            assert!(taken.chunks(2).all(|pair| pair == [true, false]), "{order:?}");
+        }
     }
 }

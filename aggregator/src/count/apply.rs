@@ -1,0 +1,338 @@
+//! One message, in passes: what is new (entries), what each event becomes (rows), and what that
+//! adds to the minutes (cells, then totals). Each pass is a short loop over a flat array, so that
+//! the processor can wait for several places in memory at once.
+
+use shared::event::REASON_CODES;
+use shared::wire::{MessageView, Row};
+use shared::{Kind, Reason, Timestamp, import};
+
+use super::accounts::MinuteAccount;
+use super::cells::{CellKey, Minutes};
+use super::dedup::{BitmapKey, Dedup, is_behind_horizon};
+use super::engine::{Applied, Engine};
+use super::error::EngineError;
+use super::sources::{ChunkRows, SourceState};
+
+/// What becomes of an event, as an index: the code of a reason, or one of these. No reason has the
+/// code 0.
+const COUNTED: usize = 0;
+const DUPLICATE: usize = REASON_CODES;
+/// Beside its fate: it came in a chunk.
+const IMPORTED: usize = REASON_CODES + 1;
+/// Beside its fate: it added to a cell.
+const IN_CELLS: usize = REASON_CODES + 2;
+
+/// How many events of a message became what. 32 bits are enough: a message has 65 535 at most.
+type Fates = [u32; REASON_CODES + 3];
+
+const UNRESOLVED: u32 = u32::MAX;
+const BITMAPS_PER_BLOCK: usize = Kind::ALL.len() * 2;
+
+/// What brought an event.
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    Redelivered,
+    Batch,
+    /// The number of the chunk among the chunks.
+    Chunk(u16),
+}
+
+/// A chunk, and what was known of its source when the message came.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    rows: ChunkRows,
+    taken: u64,
+    fates: Fates,
+}
+
+/// An event that adds to a cell.
+#[derive(Clone, Copy, Debug)]
+struct Added {
+    key: CellKey,
+    minute: u16,
+    /// None (0) unless it is spent.
+    price: u16,
+}
+
+/// Working space that is kept from message to message. All but the last are indexed by the numbers
+/// that the message gives its entries, chunks, blocks, ids and minutes.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    entries: Vec<Entry>,
+    chunks: Vec<Chunk>,
+    /// The reason's code when nothing of the block can count, else 0.
+    refused: Vec<u8>,
+    /// [`BITMAPS_PER_BLOCK`] for each block.
+    bitmaps: Vec<u32>,
+    ids: Vec<u32>,
+    fates: Vec<Fates>,
+    places: Vec<usize>,
+    added: Vec<Added>,
+}
+
+impl Engine {
+    /// Looks for everything that would make this message no message of ours. Changes no state.
+    pub(super) fn check(&mut self, message: &MessageView<'_>) -> Result<(), EngineError> {
+        if message.partition != self.partition {
+            let (expected, got) = (self.partition, message.partition);
+            return Err(EngineError::Partition { expected, got });
+        }
+        if !self.minutes.ids.has_room(message.ids.len()) {
+            return Err(EngineError::TooManyIds);
+        }
+        for batch in &message.batches {
+            self.outboxes.check(batch.outbox, batch.number)?;
+        }
+        self.scratch.chunks.clear();
+        for (entry, chunk) in message.chunks.iter().enumerate() {
+            let rows = ChunkRows::of(chunk).ok_or(EngineError::ChunkRows { entry })?;
+            let taken = self.sources.rows(chunk.source);
+            self.scratch.chunks.push(Chunk { rows, taken, fates: Fates::default() });
+        }
+        let imports = message.blocks.iter().any(|(issuer, _)| *issuer == import::ISSUER);
+        if imports || !message.chunks.is_empty() {
+            self.check_blocks(message)?;
+        }
+        Ok(())
+    }
+
+    fn check_blocks(&self, message: &MessageView<'_>) -> Result<(), EngineError> {
+        for (number, row) in message.rows().enumerate() {
+            let (issuer, block) = message.blocks[usize::from(row.block)];
+            let fits = match usize::from(row.entry).checked_sub(message.batches.len()) {
+                _ if row.block == 0 || row.outcome.is_err() => true,
+                None => issuer != import::ISSUER,
+                Some(chunk) => {
+                    let rows = &self.scratch.chunks[chunk].rows;
+                    issuer == import::ISSUER && rows.row(block, row.seq).is_some()
+                }
+            };
+            if !fits {
+                return Err(EngineError::ForeignBlock { row: number });
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a message that was [checked](Self::check).
+    pub(super) fn take(&mut self, message: &MessageView<'_>) -> Applied {
+        let watermark = self.outboxes.watermark(self.clock);
+        self.advance(message.stamp);
+        self.dedup.forget_behind(self.clock);
+        self.outboxes.forget_behind(self.clock);
+        let redelivered = self.take_entries(message);
+        let mut applied = Applied { redelivered, ..Applied::default() };
+        self.scratch.prepare(message, self.clock);
+        self.scratch.judge(message, &mut self.dedup, &mut self.minutes);
+        self.take_tallies(message, &mut applied);
+        self.scratch.settle(message, watermark, &mut self.minutes, &mut applied);
+        self.scratch.count(message, &mut self.minutes);
+        for (entry, chunk) in message.chunks.iter().zip(&self.scratch.chunks) {
+            self.sources.change(entry.source).add(&chunk.fates);
+        }
+        self.sources.advance(&message.chunks, &mut self.dedup);
+        applied
+    }
+
+    /// Takes the numbers of the batches and what they declare; returns how many were known.
+    fn take_entries(&mut self, message: &MessageView<'_>) -> u64 {
+        let mut redelivered = 0;
+        self.scratch.entries.clear();
+        for batch in &message.batches {
+            if !self.outboxes.take(batch.outbox, batch.number, batch.watermark, self.clock) {
+                redelivered += 1;
+                self.scratch.entries.push(Entry::Redelivered);
+                continue;
+            }
+            self.scratch.entries.push(Entry::Batch);
+            for (minute, count) in batch.declared.iter().filter(|(_, count)| *count > 0) {
+                let place = self.minutes.place(*minute);
+                self.minutes.unsaved(place).account.declared += u64::from(*count);
+            }
+        }
+        // MESSAGE_ENTRIES_MAX keeps the numbers of chunks far below 2^16.
+        let chunks = (0_u16..).take(message.chunks.len());
+        self.scratch.entries.extend(chunks.map(Entry::Chunk));
+        redelivered
+    }
+
+    fn take_tallies(&mut self, message: &MessageView<'_>, applied: &mut Applied) {
+        for entry in &message.tallies {
+            let tally = entry.tally;
+            let (code, count) = (usize::from(tally.reason.code()), u64::from(tally.count));
+            let chunk = match self.scratch.entries[usize::from(entry.entry)] {
+                Entry::Redelivered => continue,
+                Entry::Batch => None,
+                Entry::Chunk(number) => Some(&message.chunks[usize::from(number)]),
+            };
+            if count == 0 {
+                continue;
+            }
+            let place = self.minutes.place(tally.minute);
+            let account = &mut self.minutes.unsaved(place).account;
+            account.reasons[code] += count;
+            if let Some(chunk) = chunk {
+                account.imported += count;
+                self.sources.change(chunk.source).reasons[code] += count;
+            }
+            applied.events += count;
+            applied.reasons[code] += count;
+        }
+    }
+}
+
+impl Scratch {
+    fn prepare(&mut self, message: &MessageView<'_>, clock: Timestamp) {
+        let refused = message.blocks.iter().map(|(issuer, block)| {
+            let late = *issuer != import::ISSUER && is_behind_horizon(*block, clock);
+            if late { Reason::TooLate.code() } else { 0 }
+        });
+        self.refused.clear();
+        self.refused.extend(refused);
+        // Block 0 is none: what has none cannot have been accepted by a collector of ours.
+        self.refused[0] = Reason::Malformed.code();
+        refill(&mut self.bitmaps, message.blocks.len() * BITMAPS_PER_BLOCK, UNRESOLVED);
+        refill(&mut self.ids, message.ids.len(), UNRESOLVED);
+        refill(&mut self.fates, message.minutes.len(), Fates::default());
+        self.added.clear();
+    }
+
+    /// Gives every event its fate.
+    fn judge(&mut self, message: &MessageView<'_>, dedup: &mut Dedup, minutes: &mut Minutes) {
+        for row in message.rows() {
+            let chunk = match self.entries[usize::from(row.entry)] {
+                Entry::Redelivered => continue,
+                Entry::Batch => None,
+                Entry::Chunk(number) => Some(usize::from(number)),
+            };
+            let fate = match (row.outcome, self.refused[usize::from(row.block)]) {
+                (Err(reason), _) => usize::from(reason.code()),
+                (Ok(_), refused @ 1..) => usize::from(refused),
+                (Ok(_), 0) if self.is_taken(message, &row, chunk) => DUPLICATE,
+                (Ok(_), 0) if !self.is_new(message, &row, dedup) => DUPLICATE,
+                (Ok(verdict), 0) => {
+                    self.add(message, &row, minutes);
+                    verdict.map_or(COUNTED, |reason| usize::from(reason.code()))
+                }
+            };
+            let fates = &mut self.fates[usize::from(row.minute)];
+            fates[fate] += 1;
+            if let Some(chunk) = chunk {
+                fates[IMPORTED] += 1;
+                self.chunks[chunk].fates[fate] += 1;
+            }
+        }
+    }
+
+    /// Whether this is a row of a log that was taken with all before it: no bitmap is kept of them.
+    #[inline]
+    fn is_taken(&self, message: &MessageView<'_>, row: &Row, chunk: Option<usize>) -> bool {
+        let Some(chunk) = chunk.map(|chunk| &self.chunks[chunk]) else { return false };
+        let (_, block) = message.blocks[usize::from(row.block)];
+        chunk.rows.row(block, row.seq).is_some_and(|row| row < chunk.taken)
+    }
+
+    #[inline]
+    fn is_new(&mut self, message: &MessageView<'_>, row: &Row, dedup: &mut Dedup) -> bool {
+        let valid = row.outcome == Ok(None);
+        let number = usize::from(row.kind.code()) * 2 + usize::from(valid);
+        let bitmap = &mut self.bitmaps[usize::from(row.block) * BITMAPS_PER_BLOCK + number];
+        if *bitmap == UNRESOLVED {
+            let (issuer, block) = message.blocks[usize::from(row.block)];
+            *bitmap = dedup.bitmap(BitmapKey { issuer, block, kind: row.kind, valid });
+        }
+        dedup.insert(*bitmap, row.seq)
+    }
+
+    #[inline]
+    fn add(&mut self, message: &MessageView<'_>, row: &Row, minutes: &mut Minutes) {
+        let mut number = |at: u16| {
+            let number = &mut self.ids[usize::from(at)];
+            if *number == UNRESOLVED {
+                *number = minutes.ids.number(message.ids[usize::from(at)]);
+            }
+            *number
+        };
+        let (ad, publisher) = (number(row.ad), number(row.publisher));
+        let valid = row.outcome == Ok(None);
+        let key = CellKey::new(ad, publisher, row.country, row.device, row.kind, valid);
+        let price = if valid && row.kind == Kind::Impression { row.price } else { 0 };
+        self.added.push(Added { key, minute: row.minute, price });
+        self.fates[usize::from(row.minute)][IN_CELLS] += 1;
+    }
+
+    /// Adds the fates to the accounts, and finds the place of every minute that has any.
+    fn settle(
+        &mut self,
+        message: &MessageView<'_>,
+        watermark: Timestamp,
+        minutes: &mut Minutes,
+        applied: &mut Applied,
+    ) {
+        self.places.clear();
+        for (minute, fates) in message.minutes.iter().zip(&self.fates) {
+            if *fates == Fates::default() {
+                self.places.push(usize::MAX);
+                continue;
+            }
+            let place = minutes.place(*minute);
+            self.places.push(place);
+            let mut account = account_of(fates);
+            account.revision = u64::from(fates[IN_CELLS] > 0 && watermark >= minute.end());
+            applied.add(&account);
+            minutes.unsaved(place).account.add(&account);
+        }
+    }
+
+    /// Adds to cells, totals and spend.
+    fn count(&self, message: &MessageView<'_>, minutes: &mut Minutes) {
+        for added in &self.added {
+            let place = self.places[usize::from(added.minute)];
+            minutes.unsaved(place).cells.add_one(added.key);
+        }
+        for added in self.added.iter().filter(|added| added.key.is_valid()) {
+            let place = self.places[usize::from(added.minute)];
+            minutes.unsaved(place).totals.add_one(added.key.ad_key());
+        }
+        for added in self.added.iter().filter(|added| added.price != 0) {
+            let place = self.places[usize::from(added.minute)];
+            let price = message.prices[usize::from(added.price)];
+            minutes.unsaved(place).spend(added.key, price.currency, price.micros);
+        }
+    }
+}
+
+fn refill<T: Clone>(list: &mut Vec<T>, length: usize, with: T) {
+    list.clear();
+    list.resize(length, with);
+}
+
+fn account_of(fates: &Fates) -> MinuteAccount {
+    let mut reasons: [u64; REASON_CODES] = std::array::from_fn(|code| u64::from(fates[code]));
+    let counted = std::mem::take(&mut reasons[COUNTED]);
+    MinuteAccount {
+        counted,
+        duplicate: u64::from(fates[DUPLICATE]),
+        imported: u64::from(fates[IMPORTED]),
+        reasons,
+        ..MinuteAccount::default()
+    }
+}
+
+impl SourceState {
+    fn add(&mut self, fates: &Fates) {
+        let MinuteAccount { counted, duplicate, reasons, .. } = account_of(fates);
+        self.counted += counted;
+        self.duplicate += duplicate;
+        self.reasons.iter_mut().zip(reasons).for_each(|(to, n)| *to += n);
+    }
+}
+
+impl Applied {
+    fn add(&mut self, account: &MinuteAccount) {
+        self.events += account.outcomes();
+        self.counted += account.counted;
+        self.duplicate += account.duplicate;
+        self.reasons.iter_mut().zip(account.reasons).for_each(|(to, n)| *to += n);
+    }
+}

@@ -1,0 +1,335 @@
+//! What is kept by the minute. Every minute is in up to two places: what the store has not yet
+//! (`unsaved`, small, where messages count), and what it has, for the resident minutes (`saved`).
+
+use std::collections::BTreeMap;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use shared::{Country, Currency, Device, Id, Kind, Minute};
+
+use super::accounts::MinuteAccount;
+use super::changes::{AdTotal, Cell, Dimensions, MinuteRows, Spend};
+use super::error::EngineError;
+use super::intern::Interner;
+use super::table::{Counter, Key, mix};
+
+/// A cell's dimensions in 64 bits: ad (24), publisher (24), country (10), device (3), kind (2),
+/// verdict (1). As two halves, so that a counter's entry has 12 bytes and not 16.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct CellKey([u32; 2]);
+
+/// An ad's number, and the kind in the lowest two bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct AdKey(u32);
+
+impl CellKey {
+    #[inline]
+    pub(super) fn new(
+        ad: u32,
+        publisher: u32,
+        country: u16,
+        device: Device,
+        kind: Kind,
+        valid: bool,
+    ) -> Self {
+        let low = u32::from(country) << 6
+            | u32::from(device.code()) << 3
+            | u32::from(kind.code()) << 1
+            | u32::from(!valid);
+        Self([ad << 8 | publisher >> 16, publisher << 16 | low])
+    }
+
+    fn ad(self) -> u32 {
+        self.0[0] >> 8
+    }
+
+    fn publisher(self) -> u32 {
+        (self.0[0] & 0xff) << 16 | self.0[1] >> 16
+    }
+
+    fn kind(self) -> Kind {
+        kind(self.0[1] >> 1 & 3)
+    }
+
+    #[inline]
+    pub(super) fn is_valid(self) -> bool {
+        self.0[1] & 1 == 0
+    }
+
+    #[inline]
+    pub(super) fn ad_key(self) -> AdKey {
+        AdKey(self.ad() << 2 | (self.0[1] >> 1 & 3))
+    }
+
+    fn dimensions(self, ids: &Interner) -> Dimensions {
+        let country = u16::try_from(self.0[1] >> 6 & 0x3ff).unwrap_or(0);
+        let device = u8::try_from(self.0[1] >> 3 & 7).unwrap_or(0);
+        Dimensions {
+            ad: ids.id(self.ad()),
+            publisher: ids.id(self.publisher()),
+            country: Country::from_index(country).unwrap_or_default(),
+            device: Device::from_code(device).unwrap_or(Device::Unknown),
+            kind: self.kind(),
+            valid: self.is_valid(),
+        }
+    }
+
+    fn of(dimensions: &Dimensions, ids: &mut Interner) -> Result<Self, EngineError> {
+        if !ids.has_room(2) {
+            return Err(EngineError::TooManyIds);
+        }
+        let Dimensions { ad, publisher, country, device, kind, valid } = *dimensions;
+        let (ad, publisher) = (ids.number(ad), ids.number(publisher));
+        Ok(Self::new(ad, publisher, country.index(), device, kind, valid))
+    }
+}
+
+fn kind(two_bits: u32) -> Kind {
+    Kind::ALL[two_bits as usize & 3]
+}
+
+impl Key for CellKey {
+    #[inline]
+    fn hash(self) -> u64 {
+        mix(u64::from(self.0[0]) << 32 | u64::from(self.0[1]))
+    }
+}
+
+impl Key for AdKey {
+    #[inline]
+    fn hash(self) -> u64 {
+        mix(u64::from(self.0))
+    }
+}
+
+/// One minute.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MinuteTable {
+    pub(super) cells: Counter<CellKey>,
+    pub(super) totals: Counter<AdKey>,
+    pub(super) spend: HashMap<(CellKey, Currency), i64, FixedState>,
+    pub(super) account: MinuteAccount,
+}
+
+impl MinuteTable {
+    /// Adds to the spend of a cell; the sum ends at the bounds of `i64` (9 billion units of money
+    /// in one cell of one minute), rather than anywhere wrong.
+    pub(super) fn spend(&mut self, cell: CellKey, currency: Currency, micros: i64) {
+        let sum = self.spend.entry((cell, currency)).or_insert(0);
+        *sum = sum.saturating_add(micros);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.cells.merge(&other.cells);
+        self.totals.merge(&other.totals);
+        other.spend.iter().for_each(|((cell, currency), n)| self.spend(*cell, *currency, *n));
+        self.account.add(&other.account);
+    }
+
+    fn rows(&self, minute: Minute, ids: &Interner) -> MinuteRows {
+        let cell = |(key, count): (CellKey, u64)| Cell { dimensions: key.dimensions(ids), count };
+        let mut cells: Vec<_> = self.cells.iter().map(cell).collect();
+        cells.sort_unstable();
+        let mut totals: Vec<_> = self.totals.iter().map(|total| total_row(total, ids)).collect();
+        totals.sort_unstable();
+        let mut spend: Vec<_> = self.spend.iter().map(|(k, n)| spend_row(k, *n, ids)).collect();
+        spend.sort_unstable();
+        MinuteRows { minute, cells, spend, totals, account: self.account }
+    }
+
+    fn of(rows: &MinuteRows, ids: &mut Interner) -> Result<Self, EngineError> {
+        let mut table = Self { account: rows.account, ..Self::default() };
+        table.cells.reserve(rows.cells.len());
+        table.totals.reserve(rows.totals.len());
+        for cell in &rows.cells {
+            table.cells.add(CellKey::of(&cell.dimensions, ids)?, cell.count);
+        }
+        for total in &rows.totals {
+            let ad = ids.find(total.ad);
+            let ad = ad.ok_or(EngineError::Snapshot("a total of an ad without a cell"))?;
+            table.totals.add(AdKey(ad << 2 | u32::from(total.kind.code())), total.count);
+        }
+        for spend in &rows.spend {
+            table.spend(CellKey::of(&spend.dimensions, ids)?, spend.currency, spend.micros);
+        }
+        Ok(table)
+    }
+
+    fn bytes(&self) -> usize {
+        let spend = self.spend.allocation_size();
+        self.cells.bytes() + self.totals.bytes() + spend + size_of::<Self>()
+    }
+}
+
+fn total_row((key, count): (AdKey, u64), ids: &Interner) -> AdTotal {
+    AdTotal { ad: ids.id(key.0 >> 2), kind: kind(key.0), count }
+}
+
+fn spend_row(key: &(CellKey, Currency), micros: i64, ids: &Interner) -> Spend {
+    Spend { dimensions: key.0.dimensions(ids), currency: key.1, micros }
+}
+
+/// All minutes in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Minutes {
+    pub(super) ids: Interner,
+    places: BTreeMap<Minute, usize>,
+    unsaved: Vec<MinuteTable>,
+    saved: BTreeMap<Minute, MinuteTable>,
+    resident_from: Minute,
+}
+
+impl Minutes {
+    pub(super) fn new() -> Self {
+        Self {
+            ids: Interner::new(),
+            places: BTreeMap::new(),
+            unsaved: Vec::new(),
+            saved: BTreeMap::new(),
+            resident_from: Minute(0),
+        }
+    }
+
+    /// Takes the minutes of a snapshot back.
+    pub(super) fn load(
+        &mut self,
+        resident_from: Minute,
+        minutes: &[MinuteRows],
+    ) -> Result<(), EngineError> {
+        self.resident_from = resident_from;
+        for rows in minutes {
+            let table = MinuteTable::of(rows, &mut self.ids)?;
+            let twice = self.saved.insert(rows.minute, table).is_some();
+            if twice || rows.minute < resident_from {
+                return Err(EngineError::Snapshot("a minute is there twice, or is not resident"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where messages count into a minute, for [`Self::unsaved`]; holds until the next checkpoint.
+    pub(super) fn place(&mut self, minute: Minute) -> usize {
+        *self.places.entry(minute).or_insert_with(|| {
+            self.unsaved.push(MinuteTable::default());
+            self.unsaved.len() - 1
+        })
+    }
+
+    #[inline]
+    pub(super) fn unsaved(&mut self, place: usize) -> &mut MinuteTable {
+        &mut self.unsaved[place]
+    }
+
+    pub(super) const fn resident_from(&self) -> Minute {
+        self.resident_from
+    }
+
+    /// Gives out what is unsaved, keeps it where it is resident, and lets go of what is not.
+    pub(super) fn checkpoint(&mut self, resident_from: Minute) -> Vec<MinuteRows> {
+        self.resident_from = self.resident_from.max(resident_from);
+        let mut rows = Vec::with_capacity(self.places.len());
+        for (minute, place) in std::mem::take(&mut self.places) {
+            let table = std::mem::take(&mut self.unsaved[place]);
+            rows.push(table.rows(minute, &self.ids));
+            if minute < self.resident_from {
+                continue;
+            }
+            match self.saved.get_mut(&minute) {
+                Some(saved) => saved.merge(&table),
+                None => drop(self.saved.insert(minute, table)),
+            }
+        }
+        self.unsaved.clear();
+        self.saved = self.saved.split_off(&self.resident_from);
+        if self.ids.is_sweep_due() {
+            self.sweep();
+        }
+        rows
+    }
+
+    /// Forgets the ids that no resident cell has. Totals and spend name none that cells do not.
+    fn sweep(&mut self) {
+        let mut used = vec![false; self.ids.slots()];
+        for (key, _) in self.saved.values().flat_map(|table| table.cells.iter()) {
+            used[key.ad() as usize] = true;
+            used[key.publisher() as usize] = true;
+        }
+        self.ids.sweep(&used);
+    }
+
+    /// The saved and the unsaved part of a minute.
+    fn parts(&self, minute: Minute) -> [Option<&MinuteTable>; 2] {
+        [self.saved.get(&minute), self.places.get(&minute).map(|place| &self.unsaved[*place])]
+    }
+
+    pub(super) fn ad_count(&self, ad: Id, kind: Kind, from: Minute, to: Minute) -> u64 {
+        let Some(number) = self.ids.find(ad) else { return 0 };
+        if from >= to {
+            return 0;
+        }
+        let key = AdKey(number << 2 | u32::from(kind.code()));
+        let saved = self.saved.range(from..to).map(|(_, table)| table);
+        let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
+        saved.chain(unsaved).map(|table| table.totals.get(key)).sum()
+    }
+
+    pub(super) fn ad_totals(&self, minute: Minute, of: Kind, each: &mut impl FnMut(Id, u64)) {
+        union(self.parts(minute).map(|part| part.map(|table| &table.totals)), |key, count| {
+            if kind(key.0) == of {
+                each(self.ids.id(key.0 >> 2), count);
+            }
+        });
+    }
+
+    pub(super) fn cells(&self, minute: Minute, each: &mut impl FnMut(&Cell)) {
+        union(self.parts(minute).map(|part| part.map(|table| &table.cells)), |key, count| {
+            each(&Cell { dimensions: key.dimensions(&self.ids), count });
+        });
+    }
+
+    pub(super) fn spend(&self, minute: Minute, each: &mut impl FnMut(&Spend)) {
+        let [saved, unsaved] = self.parts(minute).map(|part| part.map(|table| &table.spend));
+        for (key, micros) in saved.into_iter().flatten() {
+            let more = unsaved.and_then(|part| part.get(key)).copied().unwrap_or(0);
+            each(&spend_row(key, micros.saturating_add(more), &self.ids));
+        }
+        for (key, micros) in unsaved.into_iter().flatten() {
+            if saved.is_none_or(|part| !part.contains_key(key)) {
+                each(&spend_row(key, *micros, &self.ids));
+            }
+        }
+    }
+
+    pub(super) fn accounts(&self, from: Minute, to: Minute) -> Vec<(Minute, MinuteAccount)> {
+        if from >= to {
+            return Vec::new();
+        }
+        let mut sums: BTreeMap<Minute, MinuteAccount> =
+            self.saved.range(from..to).map(|(minute, table)| (*minute, table.account)).collect();
+        for (minute, place) in self.places.range(from..to) {
+            sums.entry(*minute).or_default().add(&self.unsaved[*place].account);
+        }
+        sums.into_iter().collect()
+    }
+
+    /// Bytes, saved cells, unsaved cells.
+    pub(super) fn size(&self) -> (usize, usize, usize) {
+        let all = self.saved.values().chain(&self.unsaved);
+        let bytes = self.ids.bytes() + all.map(MinuteTable::bytes).sum::<usize>();
+        let saved = self.saved.values().map(|table| table.cells.len()).sum();
+        (bytes, saved, self.unsaved.iter().map(|table| table.cells.len()).sum())
+    }
+}
+
+/// Every key of either counter once, with the sum of its counts.
+fn union<K: Key>(parts: [Option<&Counter<K>>; 2], mut each: impl FnMut(K, u64)) {
+    let [saved, unsaved] = parts;
+    for (key, n) in saved.into_iter().flat_map(Counter::iter) {
+        each(key, n + unsaved.map_or(0, |part| part.get(key)));
+    }
+    for (key, n) in unsaved.into_iter().flat_map(Counter::iter) {
+        if saved.is_none_or(|part| !part.contains(key)) {
+            each(key, n);
+        }
+    }
+}

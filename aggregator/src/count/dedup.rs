@@ -1,0 +1,284 @@
+//! "Seen before?": one bit for each impression and kind, in pages that are allocated when they are
+//! first touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use shared::limits::HORIZON_MS;
+use shared::{BlockId, Id, Kind, Minute, Timestamp, import};
+
+use super::changes::{PAGE_BITS, Page, PageKey};
+
+/// Pages of a block.
+const PAGES: usize = (1 << 16) / PAGE_BITS;
+/// Pages that are allocated at once.
+const ARENA_PAGES: usize = 64;
+/// No page.
+const ABSENT: u32 = u32::MAX;
+const BLANK: Page = [0; PAGE_BITS / 64];
+
+/// Which bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct BitmapKey {
+    pub(super) issuer: Id,
+    pub(super) block: BlockId,
+    pub(super) kind: Kind,
+    pub(super) valid: bool,
+}
+
+impl BitmapKey {
+    fn hash(&self) -> u64 {
+        FixedState::default().hash_one(self)
+    }
+
+    const fn page(&self, page: usize) -> PageKey {
+        let Self { issuer, block, kind, valid } = *self;
+        #[expect(clippy::cast_possible_truncation, reason = "there are 16")]
+        let page = page as u8;
+        PageKey { issuer, block, kind, valid, page }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Bitmap {
+    key: BitmapKey,
+    /// Which pages the next checkpoint brings.
+    dirty: u16,
+    /// Which pages the store has.
+    saved: u16,
+    pages: [u32; PAGES],
+}
+
+/// True when everything that an issuer's block can still bring is too late.
+pub(super) fn is_behind_horizon(block: BlockId, clock: Timestamp) -> bool {
+    block.opened().end().plus_ms(HORIZON_MS) < clock
+}
+
+/// The bitmaps of a partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dedup {
+    index: HashTable<u32>,
+    bitmaps: Vec<Bitmap>,
+    free: Vec<u32>,
+    /// Signed blocks by the minute of their opening, for the horizon.
+    opened: BTreeMap<Minute, Vec<u32>>,
+    arena: Arena,
+    /// Bitmaps that may have dirty pages.
+    dirty: Vec<u32>,
+    dropped: BTreeSet<PageKey>,
+}
+
+impl Dedup {
+    fn find(&self, key: &BitmapKey) -> Option<u32> {
+        self.index.find(key.hash(), |at| self.bitmaps[*at as usize].key == *key).copied()
+    }
+
+    /// The number of a bitmap, made when there is none. Holds until the next [`Self::forget`] or
+    /// [`Self::forget_behind`].
+    pub(super) fn bitmap(&mut self, key: BitmapKey) -> u32 {
+        if let Some(at) = self.find(&key) {
+            return at;
+        }
+        let bitmap = Bitmap { key, dirty: 0, saved: 0, pages: [ABSENT; PAGES] };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.bitmaps[at as usize] = bitmap;
+                at
+            }
+            None => {
+                self.bitmaps.push(bitmap);
+                u32::try_from(self.bitmaps.len() - 1).expect("2^32 bitmaps would take 400 GB")
+            }
+        };
+        let bitmaps = &self.bitmaps;
+        self.index.insert_unique(key.hash(), at, |at| bitmaps[*at as usize].key.hash());
+        if key.issuer != import::ISSUER {
+            self.opened.entry(key.block.opened()).or_default().push(at);
+        }
+        at
+    }
+
+    /// Sets a bit; true when it was not set before.
+    #[inline]
+    pub(super) fn insert(&mut self, bitmap: u32, seq: u16) -> bool {
+        let number = usize::from(seq) / PAGE_BITS;
+        let entry = &mut self.bitmaps[bitmap as usize];
+        let mut page = entry.pages[number];
+        if page == ABSENT {
+            page = self.arena.allocate();
+            entry.pages[number] = page;
+        }
+        let word = &mut self.arena.page(page)[usize::from(seq) / 64 % (PAGE_BITS / 64)];
+        let bit = 1 << (seq % 64);
+        if *word & bit != 0 {
+            return false;
+        }
+        *word |= bit;
+        if entry.dirty == 0 {
+            self.dirty.push(bitmap);
+        }
+        entry.dirty |= 1 << number;
+        true
+    }
+
+    /// Drops the signed blocks behind the horizon.
+    pub(super) fn forget_behind(&mut self, clock: Timestamp) {
+        while let Some(first) = self.opened.first_entry() {
+            if first.key().end().plus_ms(HORIZON_MS) >= clock {
+                return;
+            }
+            for at in first.remove() {
+                self.remove(at);
+            }
+        }
+    }
+
+    /// Drops the pages of an imported block that say nothing about the rows from `bound` on, a
+    /// sequence number or one more than the largest.
+    pub(super) fn forget_below(&mut self, block: BlockId, bound: usize) {
+        for (kind, valid) in Kind::ALL.iter().flat_map(|kind| [(*kind, false), (*kind, true)]) {
+            let key = BitmapKey { issuer: import::ISSUER, block, kind, valid };
+            let Some(at) = self.find(&key) else { continue };
+            for page in 0..PAGES {
+                let spent = match self.bitmaps[at as usize].pages[page] {
+                    ABSENT => false,
+                    held => is_clear_from(self.arena.page(held), page, bound),
+                };
+                if spent {
+                    self.remove_page(at, page);
+                }
+            }
+            if self.bitmaps[at as usize].pages == [ABSENT; PAGES] {
+                self.remove(at);
+            }
+        }
+    }
+
+    fn remove(&mut self, at: u32) {
+        for page in 0..PAGES {
+            self.remove_page(at, page);
+        }
+        let key = self.bitmaps[at as usize].key;
+        if let Ok(entry) = self.index.find_entry(key.hash(), |found| *found == at) {
+            entry.remove();
+        }
+        self.free.push(at);
+    }
+
+    fn remove_page(&mut self, at: u32, page: usize) {
+        let bitmap = &mut self.bitmaps[at as usize];
+        let held = std::mem::replace(&mut bitmap.pages[page], ABSENT);
+        if held == ABSENT {
+            return;
+        }
+        self.arena.release(held);
+        bitmap.dirty &= !(1 << page);
+        if bitmap.saved & 1 << page != 0 {
+            bitmap.saved &= !(1 << page);
+            self.dropped.insert(bitmap.key.page(page));
+        }
+    }
+
+    /// The pages to delete, and those to put.
+    pub(super) fn checkpoint(&mut self) -> (Vec<PageKey>, Vec<(PageKey, Page)>) {
+        let mut changed = Vec::new();
+        for at in std::mem::take(&mut self.dirty) {
+            let bitmap = &mut self.bitmaps[at as usize];
+            let dirty = std::mem::take(&mut bitmap.dirty);
+            bitmap.saved |= dirty;
+            for page in (0..PAGES).filter(|page| dirty & 1 << page != 0) {
+                changed.push((bitmap.key.page(page), bitmap.pages[page]));
+            }
+        }
+        changed.sort_unstable();
+        let mut dropped = std::mem::take(&mut self.dropped);
+        let mut pages = Vec::with_capacity(changed.len());
+        for (key, page) in changed {
+            dropped.remove(&key);
+            pages.push((key, *self.arena.page(page)));
+        }
+        (dropped.into_iter().collect(), pages)
+    }
+
+    /// Takes a page back from the store; false when it is there already or cannot be.
+    pub(super) fn load(&mut self, key: &PageKey, bits: &Page) -> bool {
+        let PageKey { issuer, block, kind, valid, page } = *key;
+        let page = usize::from(page);
+        let at = self.bitmap(BitmapKey { issuer, block, kind, valid });
+        let bitmap = &mut self.bitmaps[at as usize];
+        if page >= PAGES || bitmap.pages[page] != ABSENT {
+            return false;
+        }
+        let held = self.arena.allocate();
+        bitmap.pages[page] = held;
+        bitmap.saved |= 1 << page;
+        *self.arena.page(held) = *bits;
+        true
+    }
+
+    /// Bytes, overhead included.
+    pub(super) fn bytes(&self) -> usize {
+        let opened: usize = self.opened.values().map(|list| list.capacity() * 4 + 40).sum();
+        let lists = (self.free.capacity() + self.dirty.capacity()) * 4;
+        let bitmaps = self.bitmaps.capacity() * size_of::<Bitmap>() + self.index.allocation_size();
+        self.arena.bytes() + bitmaps + opened + lists + self.dropped.len() * size_of::<PageKey>()
+    }
+
+    /// Pages that the next checkpoint brings.
+    pub(super) fn unsaved_pages(&self) -> usize {
+        let dirty = self.dirty.iter().map(|at| self.bitmaps[*at as usize].dirty.count_ones());
+        dirty.sum::<u32>() as usize
+    }
+}
+
+/// True when page `page` of a block has no bit at or beyond `bound`.
+fn is_clear_from(bits: &Page, page: usize, bound: usize) -> bool {
+    let clear = |word: usize| {
+        let first = page * PAGE_BITS + word * 64;
+        match bound.saturating_sub(first) {
+            0 => bits[word] == 0,
+            below @ 1..64 => bits[word] >> below == 0,
+            _ => true,
+        }
+    };
+    (0..bits.len()).all(clear)
+}
+
+/// Pages by number, in pieces, so that growing moves nothing and wastes little.
+#[derive(Clone, Debug, Default)]
+struct Arena {
+    pieces: Vec<Box<[Page]>>,
+    next: u32,
+    free: Vec<u32>,
+}
+
+impl Arena {
+    /// A blank page.
+    fn allocate(&mut self) -> u32 {
+        if let Some(page) = self.free.pop() {
+            *self.page(page) = BLANK;
+            return page;
+        }
+        if self.next as usize == self.pieces.len() * ARENA_PAGES {
+            self.pieces.push(vec![BLANK; ARENA_PAGES].into_boxed_slice());
+        }
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn release(&mut self, page: u32) {
+        self.free.push(page);
+    }
+
+    #[inline]
+    fn page(&mut self, page: u32) -> &mut Page {
+        &mut self.pieces[page as usize / ARENA_PAGES][page as usize % ARENA_PAGES]
+    }
+
+    fn bytes(&self) -> usize {
+        let pages = self.pieces.len() * ARENA_PAGES * size_of::<Page>();
+        pages + self.pieces.capacity() * size_of::<Box<[Page]>>() + self.free.capacity() * 4
+    }
+}

@@ -1,0 +1,123 @@
+//! Ads and publishers by number.
+
+use hashbrown::HashTable;
+use shared::Id;
+
+use super::table::mix;
+
+/// Numbers are below this: a cell's key has 24 bits for each.
+pub(super) const NUMBERS_MAX: usize = 1 << 24;
+
+/// Below this many ids, letting go of some is not worth the look.
+const SWEEP_MIN: usize = 1 << 16;
+
+/// Gives ids numbers. [`Id::NONE`] has 0. A number is given out again after [`Interner::sweep`] has
+/// found that nothing uses it.
+#[derive(Clone, Debug)]
+pub(super) struct Interner {
+    numbers: HashTable<(Id, u32)>,
+    ids: Vec<Id>,
+    free: Vec<u32>,
+    sweep_at: usize,
+}
+
+fn hash(id: &Id) -> u64 {
+    let wide = u128::from_le_bytes(*id.padded());
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+    let (low, high) = (wide as u64, (wide >> 64) as u64);
+    // Both halves go through a multiplication of their own, so that no choice of one undoes the
+    // other: ads are named by advertisers.
+    mix(low) ^ mix(high ^ 0x2545_f491_4f6c_dd1d).rotate_left(29)
+}
+
+impl Interner {
+    pub(super) fn new() -> Self {
+        let mut interner = Self {
+            numbers: HashTable::new(),
+            ids: Vec::new(),
+            free: Vec::new(),
+            sweep_at: SWEEP_MIN,
+        };
+        interner.number(Id::NONE);
+        interner
+    }
+
+    /// The number of an id that has one.
+    pub(super) fn find(&self, id: Id) -> Option<u32> {
+        self.numbers.find(hash(&id), |entry| entry.0 == id).map(|entry| entry.1)
+    }
+
+    /// The number of an id. The caller has seen to it that there [is room](Self::has_room).
+    pub(super) fn number(&mut self, id: Id) -> u32 {
+        if let Some(number) = self.find(id) {
+            return number;
+        }
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.ids.push(Id::NONE);
+            u32::try_from(self.ids.len() - 1).expect("has_room() keeps it below 2^24")
+        });
+        self.ids[number as usize] = id;
+        self.numbers.insert_unique(hash(&id), (id, number), |entry| hash(&entry.0));
+        number
+    }
+
+    /// The id of a number that was given out.
+    pub(super) fn id(&self, number: u32) -> Id {
+        self.ids[number as usize]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Whether so many more ids can be numbered.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.len() + more <= NUMBERS_MAX
+    }
+
+    /// Whether it is time to look for ids that nothing uses any more: when there are twice as many
+    /// as after the last look, so that looking costs little per id.
+    pub(super) fn is_sweep_due(&self) -> bool {
+        self.len() >= self.sweep_at
+    }
+
+    /// Forgets the ids whose numbers are not marked; `used` is as long as [`Self::slots`].
+    pub(super) fn sweep(&mut self, used: &[bool]) {
+        let free = &mut self.free;
+        self.numbers.retain(|(id, number)| {
+            let keep = id.is_none() || used[*number as usize];
+            if !keep {
+                free.push(*number);
+            }
+            keep
+        });
+        self.sweep_at = (self.len() * 2).max(SWEEP_MIN);
+    }
+
+    /// One more than the largest number ever given out.
+    pub(super) fn slots(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn bytes(&self) -> usize {
+        self.numbers.allocation_size() + self.ids.capacity() * 16 + self.free.capacity() * 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_given_out_again_after_a_sweep() {
+        let mut interner = Interner::new();
+        let [a, b, c] = ["a", "b", "c"].map(Id::literal);
+        assert_eq!(interner.number(Id::NONE), 0);
+        assert_eq!([a, b, a].map(|id| interner.number(id)), [1, 2, 1]);
+        interner.sweep(&[false, false, true]);
+        assert_eq!((interner.find(a), interner.find(b), interner.len()), (None, Some(2), 2));
+        assert_eq!(interner.number(c), 1);
+        assert_eq!((interner.id(1), interner.slots()), (c, 3));
+    }
+}

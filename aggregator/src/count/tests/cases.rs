@@ -1,0 +1,1 @@
+//! Single cases, each with what it is about.

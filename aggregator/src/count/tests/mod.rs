@@ -1,0 +1,70 @@
+//! The engine beside a model that is obviously right, straight and stopped-and-resumed.
+#![allow(clippy::unwrap_used)]
+
+mod cases;
+mod oracle;
+mod properties;
+mod script;
+mod store;
+
+use std::collections::BTreeMap;
+
+use shared::wire::MessageView;
+use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+
+use super::{Cell, Dimensions, Engine, Finality, Gap, MinuteAccount, SourceState, Spend};
+use store::Store;
+
+/// Everything that can be asked of a partition.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct View {
+    clock: Timestamp,
+    cells: BTreeMap<(Minute, Dimensions), u64>,
+    spend: BTreeMap<(Minute, Dimensions, Currency), i64>,
+    totals: BTreeMap<(Minute, Id, Kind), u64>,
+    accounts: BTreeMap<Minute, MinuteAccount>,
+    finality: Finality,
+    gaps: Vec<(OutboxId, Vec<u64>)>,
+    sources: BTreeMap<SourceId, SourceState>,
+}
+
+/// What memory and store say together: memory alone for resident minutes, both for older ones.
+fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
+    let mut view = View { clock: engine.clock(), finality: engine.finality(), ..View::default() };
+    let everything = (Minute(0), Minute(u32::MAX));
+    for (minute, rows) in store.minutes.range(..engine.resident_from()) {
+        rows.cells.iter().for_each(|(d, n)| *view.cells.entry((*minute, *d)).or_default() += n);
+        rows.spend.iter().for_each(|((d, c), n)| {
+            *view.spend.entry((*minute, *d, *c)).or_default() += n;
+        });
+        rows.totals.iter().for_each(|((ad, kind), n)| {
+            *view.totals.entry((*minute, *ad, *kind)).or_default() += n;
+        });
+        view.accounts.entry(*minute).or_default().add(&rows.account);
+    }
+    for (minute, account) in engine.account(everything.0, everything.1) {
+        view.accounts.entry(minute).or_default().add(&account);
+        engine.cells(minute, &mut |cell: &Cell| {
+            *view.cells.entry((minute, cell.dimensions)).or_default() += cell.count;
+        });
+        engine.spend(minute, &mut |s: &Spend| {
+            *view.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
+        });
+        for kind in Kind::ALL {
+            engine.ad_totals(minute, *kind, &mut |ad, n| {
+                *view.totals.entry((minute, ad, *kind)).or_default() += n;
+                assert_eq!(engine.ad_count(ad, *kind, minute, Minute(minute.0 + 1)), n);
+            });
+        }
+    }
+    let flat = |gap: Gap| (gap.outbox, gap.missing.into_iter().flatten().collect());
+    view.gaps = engine.gaps().into_iter().map(flat).collect();
+    let state = |source: &SourceId| Some((*source, engine.source(*source)?));
+    view.sources = sources.iter().filter_map(state).collect();
+    view
+}
+
+/// Reads a message for whoever takes views of it.
+fn read(bytes: &[u8]) -> MessageView<'_> {
+    MessageView::read(bytes).unwrap()
+}

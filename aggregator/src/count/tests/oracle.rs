@@ -1,0 +1,206 @@
+//! The model: sets and maps, one event after the other, nothing ever thrown away.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use shared::event::REASON_CODES;
+use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
+use shared::wire::MessageView;
+use shared::{BlockId, Country, Id, Kind, Minute, OutboxId, Reason, SourceId, Timestamp, import};
+
+use super::View;
+use crate::count::{Applied, Dimensions, Finality, MinuteAccount, SourceState};
+
+#[derive(Default)]
+struct Outbox {
+    numbers: BTreeMap<u64, Timestamp>,
+    closed_at: Option<Timestamp>,
+}
+
+impl Outbox {
+    fn watermark(&self) -> Timestamp {
+        let contiguous = (0..).zip(&self.numbers).take_while(|(n, (number, _))| n == *number);
+        contiguous.map(|(_, (_, watermark))| *watermark).max().unwrap_or_default()
+    }
+
+    fn missing(&self) -> Vec<u64> {
+        let largest = self.numbers.keys().max().copied().unwrap_or(0);
+        (0..largest).filter(|number| !self.numbers.contains_key(number)).collect()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Oracle {
+    view: View,
+    seen: HashSet<(Id, BlockId, u16, Kind, bool)>,
+    outboxes: BTreeMap<OutboxId, Outbox>,
+    /// Closed longer than the horizon ago.
+    over: BTreeSet<OutboxId>,
+    pub(super) applied: Applied,
+}
+
+impl Oracle {
+    pub(super) fn view(&self) -> View {
+        let mut view = self.view.clone();
+        let open = self.outboxes.values().filter(|outbox| outbox.closed_at.is_none());
+        let mut open: Vec<_> = open.map(Outbox::watermark).collect();
+        open.sort_unstable();
+        let watermark = open.first().copied().unwrap_or(view.clock);
+        view.finality = Finality { watermark, open };
+        let missing = self.outboxes.iter().map(|(outbox, state)| (*outbox, state.missing()));
+        view.gaps = missing.filter(|(_, missing)| !missing.is_empty()).collect();
+        view
+    }
+
+    fn account(&mut self, minute: Minute) -> &mut MinuteAccount {
+        self.view.accounts.entry(minute).or_default()
+    }
+
+    fn advance(&mut self, stamp: Timestamp) {
+        let clock = &mut self.view.clock;
+        let bound = if clock.0 == 0 { u64::MAX } else { clock.0 + CLOCK_JUMP_MS_MAX };
+        *clock = Timestamp(clock.0.max(stamp.0.min(bound)));
+        let now = clock.0;
+        let behind = |outbox: &Outbox| outbox.closed_at.is_some_and(|at| at.0 + HORIZON_MS < now);
+        let over: Vec<_> =
+            self.outboxes.iter().filter(|(_, o)| behind(o)).map(|(id, _)| *id).collect();
+        self.over.extend(&over);
+        self.outboxes.retain(|id, _| !over.contains(id));
+    }
+
+    fn take_batch(&mut self, outbox: OutboxId, number: u64, watermark: Timestamp) -> bool {
+        let known = self.outboxes.contains_key(&outbox);
+        let is_over = |over: &OutboxId| over.edge == outbox.edge && over.epoch >= outbox.epoch;
+        if !known && self.over.iter().any(is_over) {
+            return false;
+        }
+        let clock = self.view.clock;
+        let state = self.outboxes.entry(outbox).or_default();
+        if state.numbers.contains_key(&number) {
+            return false;
+        }
+        state.numbers.insert(number, watermark);
+        if state.watermark() == Timestamp::MAX && state.closed_at.is_none() {
+            state.closed_at = Some(clock);
+        }
+        true
+    }
+
+    pub(super) fn apply(&mut self, message: &MessageView<'_>) {
+        let watermark = self.view().finality.watermark;
+        let rows_before: BTreeMap<SourceId, u64> =
+            self.view.sources.iter().map(|(source, state)| (*source, state.rows)).collect();
+        self.applied = Applied::default();
+        self.advance(message.stamp);
+        let mut entries = Vec::new();
+        for batch in &message.batches {
+            let fresh = self.take_batch(batch.outbox, batch.number, batch.watermark);
+            entries.push(fresh.then_some(None));
+            self.applied.redelivered += u64::from(!fresh);
+            for (minute, count) in batch.declared.iter().filter(|(_, n)| fresh && *n > 0) {
+                self.account(*minute).declared += u64::from(*count);
+            }
+        }
+        for chunk in &message.chunks {
+            self.view.sources.entry(chunk.source).or_default();
+            entries.push(Some(Some(chunk.source)));
+        }
+        let mut touched = BTreeSet::new();
+        for row in message.rows() {
+            let Some(source) = entries[usize::from(row.entry)] else { continue };
+            let minute = message.minutes[usize::from(row.minute)];
+            let (issuer, block) = message.blocks[usize::from(row.block)];
+            let behind =
+                issuer != import::ISSUER && block.opened().end().0 + HORIZON_MS < self.view.clock.0;
+            let dimensions = Dimensions {
+                ad: message.ids[usize::from(row.ad)],
+                publisher: message.ids[usize::from(row.publisher)],
+                country: Country::from_index(row.country).unwrap(),
+                device: row.device,
+                kind: row.kind,
+                valid: row.outcome == Ok(None),
+            };
+            let fate = match row.outcome {
+                Err(reason) => Fate::Reason(reason),
+                Ok(_) if row.block == 0 => Fate::Reason(Reason::Malformed),
+                Ok(_) if behind => Fate::Reason(Reason::TooLate),
+                Ok(verdict) => {
+                    let key = (issuer, block, row.seq, row.kind, verdict.is_none());
+                    let taken = source.is_some_and(|source| {
+                        let rows = rows_before.get(&source).copied().unwrap_or(0);
+                        (0..rows).step_by(1 << 16).any(|first| {
+                            import::block(source, first >> 16) == block
+                                && first + u64::from(row.seq) < rows
+                        })
+                    });
+                    if taken || !self.seen.insert(key) {
+                        Fate::Duplicate
+                    } else {
+                        touched.insert(minute);
+                        *self.view.cells.entry((minute, dimensions)).or_default() += 1;
+                        verdict.map_or(Fate::Counted, Fate::Reason)
+                    }
+                }
+            };
+            if fate == Fate::Counted {
+                *self.view.totals.entry((minute, dimensions.ad, row.kind)).or_default() += 1;
+                let price = message.prices[usize::from(row.price)];
+                if row.kind == Kind::Impression && row.price != 0 {
+                    let key = (minute, dimensions, price.currency);
+                    *self.view.spend.entry(key).or_default() += price.micros;
+                }
+            }
+            self.count(minute, source, fate, 1);
+        }
+        for tally in &message.tallies {
+            let Some(source) = entries[usize::from(tally.entry)] else { continue };
+            let (minute, reason) = (tally.tally.minute, tally.tally.reason);
+            self.count(minute, source, Fate::Reason(reason), u64::from(tally.tally.count));
+        }
+        for minute in touched {
+            self.account(minute).revision += u64::from(watermark >= minute.end());
+        }
+        let mut chunks = message.chunks.clone();
+        chunks.sort_by_key(|chunk| (chunk.source, chunk.first_row, chunk.end_row));
+        for chunk in chunks {
+            let state = self.view.sources.entry(chunk.source).or_default();
+            if chunk.first_row <= state.rows && state.rows < chunk.end_row {
+                state.rows = chunk.end_row;
+                state.digest = chunk.digest;
+            }
+        }
+    }
+
+    fn count(&mut self, minute: Minute, source: Option<SourceId>, fate: Fate, n: u64) {
+        if n == 0 {
+            return;
+        }
+        let account = self.account(minute);
+        account.imported += if source.is_some() { n } else { 0 };
+        fate.count(n, &mut account.counted, &mut account.duplicate, &mut account.reasons);
+        if let Some(source) = source {
+            let SourceState { counted, duplicate, reasons, .. } =
+                self.view.sources.get_mut(&source).unwrap();
+            fate.count(n, counted, duplicate, reasons);
+        }
+        let Applied { events, counted, duplicate, reasons, .. } = &mut self.applied;
+        *events += n;
+        fate.count(n, counted, duplicate, reasons);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Counted,
+    Duplicate,
+    Reason(Reason),
+}
+
+impl Fate {
+    fn count(self, n: u64, c: &mut u64, d: &mut u64, reasons: &mut [u64; REASON_CODES]) {
+        match self {
+            Self::Counted => *c += n,
+            Self::Duplicate => *d += n,
+            Self::Reason(reason) => reasons[usize::from(reason.code())] += n,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a store does with changes, in memory.
+
+use std::collections::BTreeMap;
+
+use eventlog::Position;
+use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+
+use crate::count::{
+    AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, OutboxState, Page, PageKey,
+    Snapshot, SourceState, Spend,
+};
+
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Rows {
+    pub(super) cells: BTreeMap<Dimensions, u64>,
+    pub(super) spend: BTreeMap<(Dimensions, Currency), i64>,
+    pub(super) totals: BTreeMap<(Id, Kind), u64>,
+    pub(super) account: MinuteAccount,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Store {
+    position: Option<Position>,
+    clock: Timestamp,
+    resident_from: Minute,
+    pub(super) pages: BTreeMap<PageKey, Page>,
+    pub(super) minutes: BTreeMap<Minute, Rows>,
+    outboxes: BTreeMap<OutboxId, OutboxState>,
+    epochs: BTreeMap<Id, u64>,
+    sources: BTreeMap<SourceId, SourceState>,
+}
+
+/// Every list of changes is in order, and has no key twice.
+fn in_order<T, K: Ord>(list: &[T], key: impl Fn(&T) -> K) {
+    assert!(list.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])));
+}
+
+impl Store {
+    pub(super) fn write(&mut self, changes: &Changes) {
+        in_order(&changes.dropped_pages, |key| *key);
+        in_order(&changes.pages, |(key, _)| *key);
+        in_order(&changes.minutes, |rows| rows.minute);
+        in_order(&changes.dropped_outboxes, |key| *key);
+        in_order(&changes.outboxes, |(key, _)| *key);
+        in_order(&changes.epochs, |(key, _)| *key);
+        in_order(&changes.sources, |(key, _)| *key);
+        self.position = changes.position;
+        self.clock = changes.clock;
+        self.resident_from = changes.resident_from;
+        for key in &changes.dropped_pages {
+            assert!(self.pages.remove(key).is_some(), "{key:?} was never saved");
+        }
+        assert!(changes.pages.iter().all(|(key, _)| !changes.dropped_pages.contains(key)));
+        self.pages.extend(changes.pages.iter().copied());
+        changes.minutes.iter().for_each(|rows| self.add(rows));
+        for outbox in &changes.dropped_outboxes {
+            self.outboxes.remove(outbox);
+        }
+        self.outboxes.extend(changes.outboxes.iter().cloned());
+        self.epochs.extend(changes.epochs.iter().copied());
+        self.sources.extend(changes.sources.iter().copied());
+    }
+
+    fn add(&mut self, rows: &MinuteRows) {
+        in_order(&rows.cells, |cell| cell.dimensions);
+        in_order(&rows.spend, |spend| (spend.dimensions, spend.currency));
+        in_order(&rows.totals, |total| (total.ad, total.kind));
+        let minute = self.minutes.entry(rows.minute).or_default();
+        for cell in &rows.cells {
+            *minute.cells.entry(cell.dimensions).or_default() += cell.count;
+        }
+        for spend in &rows.spend {
+            let key = (spend.dimensions, spend.currency);
+            *minute.spend.entry(key).or_default() += spend.micros;
+        }
+        for total in &rows.totals {
+            *minute.totals.entry((total.ad, total.kind)).or_default() += total.count;
+        }
+        minute.account.add(&rows.account);
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            position: self.position,
+            clock: self.clock,
+            resident_from: self.resident_from,
+            pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),
+            minutes: self.minutes.range(self.resident_from..).map(whole).collect(),
+            outboxes: self.outboxes.iter().map(|(key, state)| (*key, state.clone())).collect(),
+            epochs: self.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect(),
+            sources: self.sources.iter().map(|(key, state)| (*key, *state)).collect(),
+        }
+    }
+}
+
+fn whole((minute, rows): (&Minute, &Rows)) -> MinuteRows {
+    let cell =
+        |(dimensions, count): (&Dimensions, &u64)| Cell { dimensions: *dimensions, count: *count };
+    let spend = |((dimensions, currency), micros): (&(Dimensions, Currency), &i64)| Spend {
+        dimensions: *dimensions,
+        currency: *currency,
+        micros: *micros,
+    };
+    let total =
+        |((ad, kind), count): (&(Id, Kind), &u64)| AdTotal { ad: *ad, kind: *kind, count: *count };
+    MinuteRows {
+        minute: *minute,
+        cells: rows.cells.iter().map(cell).collect(),
+        spend: rows.spend.iter().map(spend).collect(),
+        totals: rows.totals.iter().map(total).collect(),
+        account: rows.account,
+    }
+}
