@@ -1,0 +1,332 @@
+//! The ads and where they are shown: read, checked as a whole, then never changed. A new one
+//! replaces it.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+use shared::limits::TOKEN_LIFE_MS_MAX;
+use shared::token::check_url;
+use shared::{Currency, Id, Money, Random};
+
+/// The longest HTML creative, in bytes.
+pub const HTML_BYTES_MAX: usize = 64 << 10;
+/// The largest weight of an ad.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+/// The largest width and height of a creative, in CSS pixels.
+pub const PIXELS_MAX: u16 = 10_000;
+/// Errors that one message lists.
+const ERRORS_SHOWN_MAX: usize = 20;
+
+/// A checked catalogue.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    ads: Vec<Ad>,
+    placements: HashMap<Id, Placement>,
+    impression_life_s: u32,
+    click_life_s: u32,
+}
+
+/// An ad that can be served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ad {
+    /// Its name.
+    pub id: Id,
+    /// Its campaign.
+    pub campaign: Id,
+    /// Who pays for it.
+    pub advertiser: Id,
+    /// What is shown.
+    pub creative: Creative,
+    /// In CSS pixels, 1 to [`PIXELS_MAX`].
+    pub width: u16,
+    /// In CSS pixels, 1 to [`PIXELS_MAX`].
+    pub height: u16,
+    /// Where a click leads; fits into a token.
+    pub url: String,
+    /// Its share among the ads of a placement, 1 to [`WEIGHT_MAX`].
+    pub weight: u32,
+    /// What an impression costs.
+    pub price: Money,
+}
+
+/// What is shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Creative {
+    /// An image at this address.
+    Image(String),
+    /// This HTML.
+    Html(String),
+}
+
+/// A place on a publisher's pages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placement {
+    /// Its name.
+    pub id: Id,
+    /// Whose pages.
+    pub publisher: Id,
+    /// Indices of the ads that may be shown, with the sum of the weights up to and including each.
+    ads: Vec<(usize, u64)>,
+}
+
+/// What is wrong with a catalogue: one line for each place.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct CatalogueError(pub Vec<String>);
+
+impl Catalogue {
+    /// Reads the JSON form.
+    ///
+    /// # Errors
+    /// [`CatalogueError`] names every place that is wrong.
+    pub fn from_json(text: &str) -> Result<Self, CatalogueError> {
+        serde_json::from_str(text).map_err(|e| CatalogueError(vec![e.to_string()])).and_then(check)
+    }
+
+    /// Reads the TOML form.
+    ///
+    /// # Errors
+    /// [`CatalogueError`] names every place that is wrong.
+    #[cfg(feature = "native")]
+    pub fn from_toml(text: &str) -> Result<Self, CatalogueError> {
+        toml::from_str(text).map_err(|e| CatalogueError(vec![e.to_string()])).and_then(check)
+    }
+
+    /// The placement of that name.
+    #[must_use]
+    pub fn placement(&self, id: Id) -> Option<&Placement> {
+        self.placements.get(&id)
+    }
+
+    /// An ad for the placement, each with a chance in proportion to its weight; `None` when it has
+    /// none.
+    pub fn choose(&self, placement: &Placement, random: &mut dyn Random) -> Option<&Ad> {
+        let (_, total) = placement.ads.last()?;
+        let drawn = shared::random::below(random, *total);
+        let at = placement.ads.partition_point(|(_, upto)| *upto <= drawn);
+        placement.ads.get(at).and_then(|(ad, _)| self.ads.get(*ad))
+    }
+
+    /// All ads, in the order of the file.
+    #[must_use]
+    pub fn ads(&self) -> &[Ad] {
+        &self.ads
+    }
+
+    /// All placements, in no order.
+    pub fn placements(&self) -> impl Iterator<Item = &Placement> {
+        self.placements.values()
+    }
+
+    /// Seconds after the issue in which an impression counts.
+    #[must_use]
+    pub const fn impression_life_s(&self) -> u32 {
+        self.impression_life_s
+    }
+
+    /// Seconds after the issue in which a click counts.
+    #[must_use]
+    pub const fn click_life_s(&self) -> u32 {
+        self.click_life_s
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CatalogueFile {
+    #[serde(default)]
+    lifetimes: Lifetimes,
+    #[serde(default)]
+    ads: Vec<AdEntry>,
+    #[serde(default)]
+    placements: Vec<PlacementEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Lifetimes {
+    impression_s: u32,
+    click_s: u32,
+}
+
+impl Default for Lifetimes {
+    /// An ad that has not rendered an hour after it was asked for will not; a page may stay open
+    /// for a day.
+    fn default() -> Self {
+        Self { impression_s: 3_600, click_s: 86_400 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdEntry {
+    id: String,
+    campaign: String,
+    advertiser: String,
+    image: Option<String>,
+    html: Option<String>,
+    width: u16,
+    height: u16,
+    url: String,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default)]
+    price_micros: i64,
+    currency: Option<String>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlacementEntry {
+    id: String,
+    publisher: String,
+    #[serde(default)]
+    ads: Vec<String>,
+}
+
+/// Collects what is wrong, and where.
+struct Errors {
+    place: String,
+    found: Vec<String>,
+}
+
+impl Errors {
+    fn take<T>(&mut self, result: Result<T, impl ToString>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.found.push(format!("{}: {}", self.place, error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn id(&mut self, field: &str, text: &str) -> Option<Id> {
+        self.take(text.parse::<Id>().map_err(|error| format!("{field}: {error}")))
+    }
+
+    fn within<T: PartialOrd + Copy + std::fmt::Display>(
+        &mut self,
+        field: &str,
+        value: T,
+        low: T,
+        high: T,
+    ) -> Option<T> {
+        let fits = low <= value && value <= high;
+        let error = || format!("{field} is {value}, and must be {low} to {high}");
+        self.take(if fits { Ok(value) } else { Err(error()) })
+    }
+}
+
+fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
+    let mut errors = Errors { place: "lifetimes".to_owned(), found: Vec::new() };
+    let most_s = u32::try_from(TOKEN_LIFE_MS_MAX / 1000).unwrap_or(u32::MAX);
+    let lives = &file.lifetimes;
+    errors.within("impression_s", lives.impression_s, 1, most_s);
+    errors.within("click_s", lives.click_s, 1, most_s);
+    let mut catalogue = Catalogue {
+        impression_life_s: lives.impression_s,
+        click_life_s: lives.click_s,
+        ..Catalogue::default()
+    };
+    let mut by_id: HashMap<Id, usize> = HashMap::new();
+    // Names of ads that are wrong elsewhere: a placement that shows one is not wrong too.
+    let mut bad: HashSet<&str> = HashSet::new();
+    for (at, entry) in file.ads.iter().enumerate() {
+        errors.place = format!("ads[{at}] ({:?})", entry.id);
+        let Some(ad) = check_ad(entry, &mut errors) else {
+            bad.insert(&entry.id);
+            continue;
+        };
+        let twice = by_id.insert(ad.id, catalogue.ads.len()).is_some();
+        errors.take(if twice { Err("this id is there twice") } else { Ok(()) });
+        catalogue.ads.push(ad);
+    }
+    for (at, entry) in file.placements.iter().enumerate() {
+        errors.place = format!("placements[{at}] ({:?})", entry.id);
+        let known = |ad: &str| ad.parse::<Id>().ok().and_then(|id| by_id.get(&id).copied());
+        let mut ads: Vec<(usize, u64)> = Vec::new();
+        for name in &entry.ads {
+            let Some(ad) = known(name) else {
+                if !bad.contains(name.as_str()) {
+                    errors.take(Err::<(), _>(format!("there is no ad {name:?}")));
+                }
+                continue;
+            };
+            if ads.iter().any(|(other, _)| *other == ad) {
+                errors.take(Err::<(), _>(format!("the ad {name:?} is listed twice")));
+            }
+            let upto =
+                ads.last().map_or(0, |(_, upto)| *upto) + u64::from(catalogue.ads[ad].weight);
+            ads.push((ad, upto));
+        }
+        let ids = (errors.id("id", &entry.id), errors.id("publisher", &entry.publisher));
+        if let (Some(id), Some(publisher)) = ids {
+            let twice = catalogue.placements.insert(id, Placement { id, publisher, ads }).is_some();
+            errors.take(if twice { Err("this id is there twice") } else { Ok(()) });
+        }
+    }
+    errors.found.truncate(ERRORS_SHOWN_MAX);
+    if errors.found.is_empty() { Ok(catalogue) } else { Err(CatalogueError(errors.found)) }
+}
+
+fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
+    let id = errors.id("id", &entry.id);
+    let campaign = errors.id("campaign", &entry.campaign);
+    let advertiser = errors.id("advertiser", &entry.advertiser);
+    let creative = errors.take(check_creative(entry));
+    let width = errors.within("width", entry.width, 1, PIXELS_MAX);
+    let height = errors.within("height", entry.height, 1, PIXELS_MAX);
+    let weight = errors.within("weight", entry.weight, 1, WEIGHT_MAX);
+    let url = errors.take(check_url(&entry.url).map_err(|error| format!("url: {error}")));
+    let price = errors.take(check_price(entry));
+    url?;
+    Some(Ad {
+        id: id?,
+        campaign: campaign?,
+        advertiser: advertiser?,
+        creative: creative?,
+        width: width?,
+        height: height?,
+        url: entry.url.clone(),
+        weight: weight?,
+        price: price?,
+    })
+}
+
+fn check_creative(entry: &AdEntry) -> Result<Creative, String> {
+    match (&entry.image, &entry.html) {
+        (Some(image), None) => {
+            check_url(image)
+                .map_err(|why| format!("image: {}", why.replace("landing", "image")))?;
+            Ok(Creative::Image(image.clone()))
+        }
+        (None, Some(html)) if html.is_empty() => Err("html is empty".to_owned()),
+        (None, Some(html)) if html.len() > HTML_BYTES_MAX => {
+            Err(format!("html has {} bytes, and may have {HTML_BYTES_MAX}", html.len()))
+        }
+        (None, Some(html)) => Ok(Creative::Html(html.clone())),
+        _ => Err("an ad has either an image or html".to_owned()),
+    }
+}
+
+fn check_price(entry: &AdEntry) -> Result<Money, String> {
+    let micros = entry.price_micros;
+    match &entry.currency {
+        _ if micros < 0 => Err(format!("price_micros is {micros}, and no price is below 0")),
+        Some(code) => {
+            let currency: Currency = code.parse().map_err(|error| format!("currency: {error}"))?;
+            Ok(Money { micros, currency })
+        }
+        None if micros == 0 => Ok(Money::ZERO),
+        None => Err("price_micros needs a currency".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! The edge's decision: `(request, policy, now, random) -> Decision`.
+
+mod beacon;
+mod check;
+mod link;
+mod reply;
+mod serve;
+
+use shared::{ImpressionId, Random, Timestamp};
+
+use crate::decision::{Decision, Reply};
+use crate::policy::Policy;
+use crate::request::{Method, Request};
+
+/// Hands out impression ids. A rim may share one between threads.
+pub trait Ids {
+    /// The next id; each only once, in blocks that are opened as [`shared::id::IdAllocator`] says.
+    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId;
+}
+
+impl Ids for shared::id::IdAllocator {
+    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
+        Self::next(self, now, random)
+    }
+}
+
+/// Decides a request to a public route. Never panics, whatever comes.
+///
+/// `now` is the edge's time, not before the time of an earlier event of its outbox.
+pub fn handle(
+    request: &Request<'_>,
+    policy: &Policy,
+    ids: &mut dyn Ids,
+    now: Timestamp,
+    random: &mut dyn Random,
+) -> Decision {
+    let method = request.method;
+    if let Some(token) = request.path.strip_prefix("/v1/c/") {
+        return match method {
+            Method::Get | Method::Head => link::click(token, request, policy, now),
+            _ => other_method(method, &reply::LINK_METHODS),
+        };
+    }
+    if let Some(token) = request.path.strip_prefix("/v1/i/") {
+        return match method {
+            Method::Get | Method::Head => link::pixel(token, request, policy, now),
+            _ => other_method(method, &reply::LINK_METHODS),
+        };
+    }
+    match (request.path, method) {
+        ("/v1/events", Method::Post) => beacon::events(request, policy, now),
+        ("/v1/events", _) => other_method(method, &reply::EVENTS_METHODS),
+        ("/v1/serve", Method::Get) => serve::serve(request, policy, ids, now, random),
+        ("/v1/serve", _) => other_method(method, &reply::SERVE_METHODS),
+        _ => Decision::reply(reply::not_found()),
+    }
+}
+
+fn other_method(method: Method, methods: &reply::Methods) -> Decision {
+    Decision::reply(match method {
+        Method::Options => methods.preflight(),
+        _ => methods.not_allowed(),
+    })
+}
+
+/// The reply to a request whose events the outbox cannot take.
+#[must_use]
+pub fn outbox_full() -> Reply {
+    reply::outbox_full()
+}
+
+/// The reply to a request whose body did not come in time.
+#[must_use]
+pub fn body_timeout() -> Reply {
+    reply::body_timeout()
+}
+
+/// The reply to a path that is not there.
+#[must_use]
+pub fn not_found() -> Reply {
+    reply::not_found()
+}
+
+#[cfg(test)]
+mod tests;

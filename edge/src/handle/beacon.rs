@@ -1,0 +1,155 @@
+//! `POST /v1/events`: up to 500 tokens with what happened to each.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
+use shared::{Kind, Reason, Timestamp, token};
+
+use super::check::{Asker, check};
+use super::reply;
+use crate::decision::{Decision, Draft, Durability, Loss, WhenFull};
+use crate::policy::Policy;
+use crate::request::{Body, Request};
+
+/// The body; its elements are read one by one, so that one bad one spoils no other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Events<'a> {
+    #[serde(borrow)]
+    events: Elements<'a>,
+}
+
+struct Elements<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Vec<&'de RawValue>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an array of 1 to {EVENTS_PER_REQUEST_MAX} elements")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    if elements.len() == EVENTS_PER_REQUEST_MAX {
+                        let most = format!("more than {EVENTS_PER_REQUEST_MAX} elements");
+                        return Err(A::Error::custom(most));
+                    }
+                    elements.push(element);
+                }
+                if elements.is_empty() {
+                    Err(A::Error::custom("no elements"))
+                } else {
+                    Ok(elements)
+                }
+            }
+        }
+        deserializer.deserialize_seq(Bounded).map(Self)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Element<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Results {
+    results: Vec<&'static str>,
+}
+
+pub(super) fn events(request: &Request<'_>, policy: &Policy, now: Timestamp) -> Decision {
+    if !is_json(request.content_type) {
+        let detail = "the body is JSON, sent as application/json or text/plain";
+        return Decision::reply(reply::problem(415, "unsupported_media_type", detail));
+    }
+    let Body::Whole(body) = request.body else {
+        let detail = format!("the body may have {EDGE_BODY_BYTES_MAX} bytes");
+        return Decision::reply(reply::problem(413, "body_too_large", detail));
+    };
+    let Events { events: Elements(elements) } = match serde_json::from_slice(body) {
+        Ok(events) => events,
+        Err(error) => {
+            let detail = format!(
+                "the body is {{\"events\": [{{\"token\": …, \"kind\": …}}, …]}} with 1 to \
+                 {EVENTS_PER_REQUEST_MAX} elements: {error}"
+            );
+            return Decision::reply(reply::problem(400, "malformed_body", detail));
+        }
+    };
+    let taken = match policy.beacons {
+        Durability::Durable => "accepted",
+        Durability::Queued => "queued",
+    };
+    let asker = Asker::new(request);
+    let mut events = Vec::with_capacity(elements.len());
+    let mut tallies: Vec<Loss> = Vec::new();
+    let mut results = Vec::with_capacity(elements.len());
+    for element in elements {
+        match take(element.get(), &asker, request, policy, now) {
+            Ok(event) => {
+                events.push(event);
+                results.push(taken);
+            }
+            Err((kind, reason)) => {
+                tally(&mut tallies, kind, reason);
+                results.push(reason.name());
+            }
+        }
+    }
+    let body = serde_json::to_vec(&Results { results }).expect("strings always serialize");
+    Decision {
+        events,
+        tallies,
+        durability: policy.beacons,
+        when_full: WhenFull::Refuse,
+        reply: reply::json(202, body),
+    }
+}
+
+/// One element: its event, or under which kind and reason it is tallied. When its kind cannot be
+/// read it is tallied as an impression, the commonest.
+fn take(
+    element: &str,
+    asker: &Asker,
+    request: &Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Draft, (Kind, Reason)> {
+    let Ok(Element { token: text, kind }) = serde_json::from_str(element) else {
+        return Err((Kind::Impression, Reason::Malformed));
+    };
+    let kind: Kind = kind.parse().map_err(|_| (Kind::Impression, Reason::Malformed))?;
+    // Only an edge serves, and it says so itself.
+    if kind == Kind::Served {
+        return Err((kind, Reason::Malformed));
+    }
+    let bytes = token::from_text(text.as_bytes()).map_err(|reason| (kind, reason))?;
+    let token = check(&bytes, kind, policy, now).map_err(|reason| (kind, reason))?;
+    let visitor = asker.visitor(&token, request, policy, now);
+    Ok(asker.event(kind, visitor, bytes))
+}
+
+fn tally(tallies: &mut Vec<Loss>, kind: Kind, reason: Reason) {
+    match tallies.iter_mut().find(|loss| loss.kind == kind && loss.reason == reason) {
+        Some(loss) => loss.count += 1,
+        None => tallies.push(Loss { kind, reason, count: 1 }),
+    }
+}
+
+/// `sendBeacon` sends a string as `text/plain`, which needs no preflight.
+fn is_json(content_type: &[u8]) -> bool {
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    let media_type = media_type.trim_ascii();
+    media_type.eq_ignore_ascii_case(b"application/json")
+        || media_type.eq_ignore_ascii_case(b"text/plain")
+}

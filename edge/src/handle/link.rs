@@ -1,0 +1,74 @@
+//! The pixel and the click link: a token in the path.
+
+use shared::{Kind, Reason, Timestamp, token};
+
+use super::check::{Asker, check};
+use super::reply;
+use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
+use crate::policy::Policy;
+use crate::request::Request;
+
+/// `GET /v1/c/{token}`: to the advertiser's page, whatever becomes of the event.
+pub(super) fn click(
+    text: &str,
+    request: &Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Decision {
+    follow(text, Kind::Click, request, policy, now)
+}
+
+/// `GET /v1/i/{token}`: a picture of one pixel that tells of an impression.
+pub(super) fn pixel(
+    text: &str,
+    request: &Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Decision {
+    follow(text, Kind::Impression, request, policy, now)
+}
+
+fn follow(
+    text: &str,
+    kind: Kind,
+    request: &Request<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Decision {
+    let bytes = match token::from_text(text.as_bytes()) {
+        Ok(bytes) => bytes,
+        Err(reason) => return refused(kind, reason),
+    };
+    let token = match check(&bytes, kind, policy, now) {
+        Ok(token) => token,
+        Err(reason) => return refused(kind, reason),
+    };
+    let (reply, durability, when_full) = match kind {
+        Kind::Click => {
+            let lost = Loss { kind, reason: Reason::OutboxFull, count: 1 };
+            let redirect = reply::redirect(token.url.to_owned());
+            (redirect, Durability::Durable, WhenFull::Proceed(lost))
+        }
+        _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
+    };
+    let asker = Asker::new(request);
+    let visitor = asker.visitor(&token, request, policy, now);
+    let events = vec![asker.event(kind, visitor, bytes)];
+    Decision { events, tallies: Vec::new(), durability, when_full, reply }
+}
+
+/// A plain page, and one more of its reason: never a redirect, never an event of its own.
+fn refused(kind: Kind, reason: Reason) -> Decision {
+    let tallies = vec![Loss { kind, reason, count: 1 }];
+    Decision { tallies, ..Decision::reply(page(reason)) }
+}
+
+fn page(reason: Reason) -> Reply {
+    match reason {
+        Reason::Malformed | Reason::UnknownVersion => {
+            reply::page(400, "This link is damaged or incomplete.\n")
+        }
+        Reason::Expired => reply::page(410, "This link has expired.\n"),
+        _ => reply::page(403, "This link is not valid.\n"),
+    }
+}

@@ -1,0 +1,146 @@
+//! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression.
+
+use serde::Serialize;
+use shared::id::hex;
+use shared::token::{Token, to_text};
+use shared::{Fingerprint, Id, Random, Timestamp};
+
+use super::check::Asker;
+use super::{Ids, reply};
+use crate::catalogue::{Ad, Creative, Placement};
+use crate::decision::{Decision, Durability, WhenFull};
+use crate::policy::Policy;
+use crate::request::Request;
+
+/// The reply's body.
+#[derive(Serialize)]
+struct Served<'a> {
+    ad: Id,
+    campaign: Id,
+    advertiser: Id,
+    publisher: Id,
+    placement: Id,
+    creative: Shown<'a>,
+    impression_id: String,
+    token: &'a str,
+    click_url: String,
+    beacon_url: String,
+    events_url: String,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    html: Option<&'a str>,
+    width: u16,
+    height: u16,
+}
+
+pub(super) fn serve(
+    request: &Request<'_>,
+    policy: &Policy,
+    ids: &mut dyn Ids,
+    now: Timestamp,
+    random: &mut dyn Random,
+) -> Decision {
+    let Some(name) = request.parameter("placement") else {
+        let detail = "the query needs `placement`, the id of a placement";
+        return Decision::reply(reply::problem(400, "placement_missing", detail));
+    };
+    let Ok(id) = name.parse::<Id>() else {
+        let detail = "`placement` is no id: 1 to 16 characters of A-Z a-z 0-9 _ -";
+        return Decision::reply(reply::problem(400, "placement_malformed", detail));
+    };
+    let consent = match request.parameter("consent") {
+        None | Some("0" | "") => false,
+        Some("1") => !request.opted_out,
+        Some(_) => {
+            let detail = "`consent` is 1 (given) or 0";
+            return Decision::reply(reply::problem(400, "consent_malformed", detail));
+        }
+    };
+    let Some(placement) = policy.catalogue.placement(id) else {
+        let detail = format!("there is no placement {id}");
+        return Decision::reply(reply::problem(404, "unknown_placement", detail));
+    };
+    // As a bidder says that it does not bid (OpenRTB 2.6, §4.2.1): an empty reply, no error.
+    let Some(ad) = policy.catalogue.choose(placement, random) else {
+        return Decision::reply(reply::no_content());
+    };
+    let asker = Asker::new(request);
+    let visitor = if consent {
+        policy.keys.visitor().of_request(now, asker.network(), request.user_agent)
+    } else {
+        Fingerprint::NONE
+    };
+    issue(placement, ad, visitor, asker, policy, ids, now, random)
+}
+
+#[expect(clippy::too_many_arguments, reason = "what `serve` has found, and what it was given")]
+fn issue(
+    placement: &Placement,
+    ad: &Ad,
+    visitor: Fingerprint,
+    asker: Asker,
+    policy: &Policy,
+    ids: &mut dyn Ids,
+    now: Timestamp,
+    random: &mut dyn Random,
+) -> Decision {
+    let Some((signer, price_key)) = policy.keys.signer(placement.publisher, now) else {
+        let detail = "this edge has no key that signs for this publisher now";
+        return Decision::reply(reply::problem(503, "no_signing_key", detail));
+    };
+    let id = ids.next(now, random);
+    let token = Token {
+        deployment: policy.keys.keyring().deployment(),
+        key: signer.id(),
+        id,
+        issued_at: now,
+        impression_life_s: policy.catalogue.impression_life_s(),
+        click_life_s: policy.catalogue.click_life_s(),
+        price: price_key.seal(id, ad.price),
+        visitor,
+        ad: ad.id,
+        campaign: ad.campaign,
+        advertiser: ad.advertiser,
+        publisher: placement.publisher,
+        placement: placement.id,
+        url: &ad.url,
+    };
+    let bytes = match signer.mint(&token, policy.keys.tags()) {
+        Ok(bytes) => bytes,
+        // The catalogue was checked: only a clock beyond the year 10889 comes here.
+        Err(why) => return Decision::reply(reply::problem(503, "not_signable", why)),
+    };
+    let text = to_text(&bytes);
+    let (image, html) = match &ad.creative {
+        Creative::Image(url) => (Some(url.as_str()), None),
+        Creative::Html(html) => (None, Some(html.as_str())),
+    };
+    let url = policy.public_url.as_str();
+    let served = Served {
+        ad: ad.id,
+        campaign: ad.campaign,
+        advertiser: ad.advertiser,
+        publisher: placement.publisher,
+        placement: placement.id,
+        creative: Shown { image, html, width: ad.width, height: ad.height },
+        impression_id: hex(&id.to_bytes()),
+        token: &text,
+        click_url: format!("{url}/v1/c/{text}"),
+        beacon_url: format!("{url}/v1/i/{text}"),
+        events_url: format!("{url}/v1/events"),
+    };
+    let body = serde_json::to_vec(&served).expect("strings and numbers always serialize");
+    Decision {
+        events: vec![asker.served(visitor, bytes)],
+        tallies: Vec::new(),
+        // A token that is out is always known to the log, whatever the settings say.
+        durability: Durability::Durable,
+        when_full: WhenFull::Refuse,
+        reply: reply::json(200, body),
+    }
+}

@@ -1,0 +1,24 @@
+//! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
+//! outbox until the log has acknowledged it.
+//!
+//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`outbox::seal`],
+//! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
+//! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
+//! feature `native`) performs the effects: it reads HTTP, writes files and sends batches, and
+//! decides nothing.
+
+pub mod address;
+pub mod catalogue;
+pub mod decision;
+mod device;
+pub mod handle;
+#[cfg(feature = "native")]
+pub mod native;
+pub mod outbox;
+pub mod policy;
+pub mod request;
+
+pub use decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
+pub use handle::{Ids, handle};
+pub use policy::{Keys, Policy, PublicUrl};
+pub use request::{Method, Request};

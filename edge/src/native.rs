@@ -1,0 +1,13 @@
+//! The native rim: reads HTTP, asks [`crate::handle()`] what to do, and does it.
+
+mod catalogue_file;
+mod connection;
+mod metrics;
+mod policies;
+mod rim;
+mod run;
+
+pub use catalogue_file::{CatalogueFile, CatalogueSource};
+pub use metrics::Metrics;
+pub use policies::Policies;
+pub use run::{Parts, RimSettings, RunError, Summary, run};

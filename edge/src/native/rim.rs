@@ -1,0 +1,305 @@
+//! One request: from HTTP to the core's form, and what the core decided back to HTTP.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts as Head;
+use hyper::{Response, StatusCode};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use shared::ambient::Stopwatch;
+use shared::id::IdAllocator;
+use shared::limits::EDGE_BODY_BYTES_MAX;
+use shared::{Clock, ImpressionId, Random, Timestamp};
+
+use super::metrics::{Metrics, Route};
+use super::{Policies, RimSettings};
+use crate::decision::{Decision, Durability, Reply, WhenFull};
+use crate::handle::{self, Ids, handle};
+use crate::outbox::{AppendError, Outbox};
+use crate::request::{Body, Method, Request};
+
+/// What all connections share.
+pub(super) struct Rim {
+    policies: Arc<Policies>,
+    outbox: Outbox,
+    clock: Arc<dyn Clock>,
+    ids: Mutex<IdAllocator>,
+    random: Mutex<Box<dyn Random>>,
+    metrics: Metrics,
+    registry: Option<Arc<Registry>>,
+    country_header: Option<HeaderName>,
+    settings: RimSettings,
+    clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+}
+
+/// Locked for one draw, never for a whole request.
+struct Drawn<'a>(&'a Mutex<Box<dyn Random>>);
+
+impl Random for Drawn<'_> {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.0.lock().fill(bytes);
+    }
+}
+
+struct Allocated<'a>(&'a Mutex<IdAllocator>);
+
+impl Ids for Allocated<'_> {
+    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
+        self.0.lock().next(now, random)
+    }
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const GPC: HeaderName = HeaderName::from_static("sec-gpc");
+const PURPOSES: [HeaderName; 4] = [
+    HeaderName::from_static("sec-purpose"),
+    HeaderName::from_static("purpose"),
+    HeaderName::from_static("x-moz"),
+    HeaderName::from_static("x-purpose"),
+];
+
+impl Rim {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields, named at the one place that makes it"
+    )]
+    pub(super) fn new(
+        policies: Arc<Policies>,
+        outbox: Outbox,
+        clock: Arc<dyn Clock>,
+        random: Box<dyn Random>,
+        metrics: Metrics,
+        registry: Option<Arc<Registry>>,
+        country_header: Option<HeaderName>,
+        settings: RimSettings,
+        clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    ) -> Self {
+        Self {
+            policies,
+            outbox,
+            clock,
+            ids: Mutex::new(IdAllocator::default()),
+            random: Mutex::new(random),
+            metrics,
+            registry,
+            country_header,
+            settings,
+            clock_ahead_ms,
+        }
+    }
+
+    pub(super) const fn settings(&self) -> &RimSettings {
+        &self.settings
+    }
+
+    pub(super) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) const fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Answers one request.
+    pub(super) async fn reply(
+        &self,
+        request: hyper::Request<Incoming>,
+        peer: IpAddr,
+    ) -> Response<Full<Bytes>> {
+        let watch = Stopwatch::start();
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let route = Route::of(path);
+        let response = match path {
+            "/healthz" | "/readyz" | "/metrics" if head.method.is_safe() => self.own(path),
+            _ => {
+                let now = self.outbox.time(self.clock.now());
+                let decision = match read_body(&head, route, body, self.settings.body_timeout).await
+                {
+                    Ok(body) => self.decide(&head, peer, body.as_deref(), now),
+                    Err(reply) => Decision::reply(reply),
+                };
+                to_response(self.perform(decision, now).await)
+            }
+        };
+        self.metrics.replied(route, response.status().as_u16(), watch.elapsed());
+        response
+    }
+
+    /// Asks the core. `body` is `None` when it is too large.
+    fn decide(&self, head: &Head, peer: IpAddr, body: Option<&[u8]>, now: Timestamp) -> Decision {
+        let headers = &head.headers;
+        let trusted = &self.settings.trusted_proxies;
+        let forwarded = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let by_proxy = trusted.iter().any(|range| range.contains(peer));
+        let country = self.country_header.as_ref().filter(|_| by_proxy);
+        let request = Request {
+            method: Method::from_name(head.method.as_str()),
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            content_type: value(headers, &header::CONTENT_TYPE),
+            user_agent: value(headers, &header::USER_AGENT),
+            purpose: PURPOSES
+                .iter()
+                .map(|name| value(headers, name))
+                .find(|purpose| !purpose.is_empty())
+                .unwrap_or_default(),
+            opted_out: value(headers, &GPC) == b"1",
+            country: country.map_or(b"", |name| value(headers, name)),
+            client: crate::address::client(peer, forwarded, trusted),
+            body: body.map_or(Body::TooLarge, Body::Whole),
+        };
+        let (mut ids, mut random) = (Allocated(&self.ids), Drawn(&self.random));
+        handle(&request, &self.policies.load(), &mut ids, now, &mut random)
+    }
+
+    /// Does what the core decided, in its order: events, tallies, reply.
+    async fn perform(&self, decision: Decision, now: Timestamp) -> Reply {
+        let Decision { events, tallies, durability, when_full, reply } = decision;
+        if !events.is_empty() {
+            let taken = match self.outbox.append(events) {
+                Ok(_) if durability == Durability::Queued => Ok(()),
+                Ok(pending) => match when_full {
+                    WhenFull::Refuse => pending.wait().await,
+                    WhenFull::Proceed(_) => {
+                        let waited =
+                            tokio::time::timeout(self.settings.redirect_wait, pending.wait());
+                        waited.await.unwrap_or(Ok(()))
+                    }
+                },
+                Err(error) => Err(error),
+            };
+            match (taken, when_full) {
+                (Ok(()), _) => {}
+                (Err(_), WhenFull::Refuse) => return handle::outbox_full(),
+                // They may be on disk; the next process knows.
+                (Err(AppendError::Failed), WhenFull::Proceed(_)) => {}
+                (Err(_), WhenFull::Proceed(lost)) => {
+                    self.outbox.tally(now, lost.kind, lost.reason, lost.count);
+                }
+            }
+        }
+        for lost in tallies {
+            self.outbox.tally(now, lost.kind, lost.reason, lost.count);
+        }
+        reply
+    }
+
+    /// What is asked by whoever runs the edge.
+    fn own(&self, path: &str) -> Response<Full<Bytes>> {
+        match (path, &self.registry) {
+            ("/healthz", _) => text(StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            ("/readyz", _) => {
+                let unready = self.unready();
+                let status = match unready.is_empty() {
+                    true => StatusCode::OK,
+                    false => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                let body = serde_json::json!({ "ready": unready.is_empty(), "reasons": unready });
+                text(status, "application/json", body.to_string())
+            }
+            (_, Some(registry)) => {
+                let mut body = String::new();
+                let encoded = prometheus_client::encoding::text::encode(&mut body, registry);
+                let status = match encoded {
+                    Ok(()) => StatusCode::OK,
+                    Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                text(status, kind, body)
+            }
+            (_, None) => to_response(handle::not_found()),
+        }
+    }
+
+    /// Why no traffic should be sent here; empty when it may.
+    fn unready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.outbox.is_full() {
+            reasons.push("outbox_full: beacons are refused, clicks are only tallied".to_owned());
+        }
+        if !self.policies.load().keys.can_sign(self.outbox.time(self.clock.now())) {
+            reasons
+                .push("no_signing_key: every key is retired, revoked or not in force".to_owned());
+        }
+        if let Some(ahead_ms) = (self.clock_ahead_ms)() {
+            reasons.push(format!("clock_ahead: by {ahead_ms} ms; set the clock and start again"));
+        }
+        reasons
+    }
+
+    /// Keeps the gauges up to date, for ever.
+    pub(super) async fn sample(&self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let depth = self.outbox.depth();
+            let lag_ms = depth.oldest.map_or(0, |at| self.clock.now().0.saturating_sub(at.0));
+            self.metrics.unacked.set(depth.unacked.try_into().unwrap_or(i64::MAX));
+            self.metrics.disk_bytes.set(depth.disk_bytes.try_into().unwrap_or(i64::MAX));
+            self.metrics.lag_seconds.set(lag_ms as f64 / 1000.0);
+            self.metrics.ready.set(i64::from(self.unready().is_empty()));
+        }
+    }
+}
+
+fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
+    headers.get(name).map_or(b"", HeaderValue::as_bytes)
+}
+
+/// The body of a request that has one; `None` when it is too large, a reply when it did not come.
+async fn read_body(
+    head: &Head,
+    route: Route,
+    body: Incoming,
+    patience: Duration,
+) -> Result<Option<Bytes>, Reply> {
+    if route != Route::Events || head.method != hyper::Method::POST {
+        return Ok(Some(Bytes::new()));
+    }
+    // What the client says is believed when it says too much.
+    if body.size_hint().lower() > EDGE_BODY_BYTES_MAX as u64 {
+        return Ok(None);
+    }
+    let read = Limited::new(body, EDGE_BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(patience, read).await {
+        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Ok(None),
+        Ok(Err(_)) | Err(_) => Err(handle::body_timeout()),
+    }
+}
+
+fn to_response(reply: Reply) -> Response<Full<Bytes>> {
+    let body = match reply.body {
+        std::borrow::Cow::Borrowed(body) => Bytes::from_static(body),
+        std::borrow::Cow::Owned(body) => Bytes::from(body),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() =
+        StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    for (name, value) in reply.fields {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if let Some(location) = reply.location {
+        // The core lets visible ASCII only pass.
+        if let Ok(location) = HeaderValue::try_from(location) {
+            headers.insert(header::LOCATION, location);
+        }
+    }
+    response
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,239 @@
+//! The service: accepts connections until it is told to stop, then hands over what it has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::HeaderName;
+use prometheus_client::registry::Registry;
+use shared::{Clock, Random};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::catalogue_file::{CatalogueSource, watch as watch_catalogue};
+use super::connection::{Phase, connection};
+use super::rim::Rim;
+use super::{Metrics, Policies};
+use crate::address::Range;
+use crate::outbox::{BatchSink, Drain, DrainSettings, Outbox};
+
+/// Settings of the HTTP side.
+#[derive(Clone, Debug)]
+pub struct RimSettings {
+    /// Proxies whose `X-Forwarded-For` and country header are believed; nobody else's are.
+    pub trusted_proxies: Vec<Range>,
+    /// The header in which a trusted proxy says the country, two letters; none: always `ZZ`.
+    pub country_header: Option<String>,
+    /// The most connections at once; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// The longest request head, bytes; at least 8 192.
+    pub head_bytes_max: usize,
+    /// How long a client may take to send a request's head, and may stay silent between requests.
+    pub head_timeout: Duration,
+    /// How long a client may take to send a request's body.
+    pub body_timeout: Duration,
+    /// A connection is closed after so long, between two requests; a client that takes no replies
+    /// cannot hold one for ever.
+    pub connection_life: Duration,
+    /// A redirect goes out after so long even when the disk has not answered; its event stays in
+    /// the queue.
+    pub redirect_wait: Duration,
+    /// How often the catalogue's source is asked.
+    pub catalogue_pause: Duration,
+    /// At the end: how long requests may take to finish …
+    pub close_deadline: Duration,
+    /// … and then how long the outbox may take to be drained. What is left waits for the next
+    /// start.
+    pub drain_deadline: Duration,
+}
+
+impl Default for RimSettings {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            country_header: None,
+            connections_max: 4_096,
+            head_bytes_max: 16 << 10,
+            head_timeout: Duration::from_secs(20),
+            body_timeout: Duration::from_secs(10),
+            connection_life: Duration::from_secs(600),
+            redirect_wait: Duration::from_millis(500),
+            catalogue_pause: Duration::from_secs(1),
+            close_deadline: Duration::from_secs(5),
+            drain_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a running edge is made of.
+pub struct Parts<S> {
+    /// The policy in force; the owner may change it while the edge runs.
+    pub policies: Arc<Policies>,
+    /// Where new catalogues come from; `None`: only from `policies`.
+    pub catalogue: Option<Box<dyn CatalogueSource>>,
+    /// The outbox.
+    pub outbox: Outbox,
+    /// Where its batches go.
+    pub sink: Arc<S>,
+    /// How they are sent.
+    pub drain: DrainSettings,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids and choices.
+    pub random: Box<dyn Random>,
+    /// The metrics; the same that the outbox was opened with.
+    pub metrics: Metrics,
+    /// What `GET /metrics` shows; `None`: the path is not there.
+    pub registry: Option<Arc<Registry>>,
+    /// The HTTP side.
+    pub settings: RimSettings,
+}
+
+impl<S> std::fmt::Debug for Parts<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Why the edge ended of itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A write or fsync of the outbox failed: what is on disk is not known, and this process must
+    /// end (exit code 70) so that the next one finds out.
+    #[error("the outbox has failed: {0}")]
+    Outbox(String),
+    /// A setting is out of range.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Records that the sink has not acknowledged; they wait for the next start.
+    pub left: u64,
+    /// Whether the epoch was closed; else the next start closes it.
+    pub closed: bool,
+}
+
+/// Serves until `shutdown` is ready; then accepts no more, finishes the requests that are there,
+/// closes the outbox's epoch, drains it, and returns. Nothing that was accepted is lost.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run<S: BatchSink>(
+    listener: TcpListener,
+    parts: Parts<S>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<Summary, RunError> {
+    let Parts {
+        policies,
+        catalogue,
+        outbox,
+        sink,
+        drain,
+        clock,
+        random,
+        metrics,
+        registry,
+        settings,
+    } = parts;
+    let country_header = settings.country_header.as_deref().map(str::parse::<HeaderName>);
+    let country_header = country_header.transpose().map_err(|_| {
+        RunError::Settings("the country header's name is none that HTTP allows".to_owned())
+    })?;
+    if settings.connections_max == 0 || settings.head_bytes_max < 8_192 {
+        let least = "an edge needs at least 1 connection and 8192 bytes for a request's head";
+        return Err(RunError::Settings(least.to_owned()));
+    }
+    let drain = Drain::start(&outbox, Arc::clone(&sink), drain);
+    let rim = Arc::new(Rim::new(
+        Arc::clone(&policies),
+        outbox,
+        clock,
+        random,
+        metrics.clone(),
+        registry,
+        country_header,
+        settings.clone(),
+        Box::new(move || sink.clock_ahead_ms()),
+    ));
+    // Ended with this function, however it ends.
+    let mut helpers = JoinSet::new();
+    if let Some(source) = catalogue {
+        helpers.spawn(watch_catalogue(source, policies, metrics, settings.catalogue_pause));
+    }
+    helpers.spawn({
+        let rim = Arc::clone(&rim);
+        async move { rim.sample().await }
+    });
+    let mut failed = rim.outbox().failed();
+    let work = async {
+        serve(&listener, &rim, &settings, shutdown).await;
+        let closed = rim.outbox().close().await;
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the epoch was not closed; the next start does it");
+        }
+        let left = drain.finish(settings.drain_deadline).await;
+        Summary { left, closed: closed.is_ok() }
+    };
+    tokio::select! {
+        biased;
+        failure = failed.wait_for(Option::is_some) => {
+            let why = failure.ok().and_then(|why| why.clone()).unwrap_or_default();
+            Err(RunError::Outbox(why))
+        }
+        summary = work => Ok(summary),
+    }
+}
+
+/// Accepts until told to stop, then waits for the requests under way.
+async fn serve(
+    listener: &TcpListener,
+    rim: &Arc<Rim>,
+    settings: &RimSettings,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let all = u32::try_from(settings.connections_max).unwrap_or(u32::MAX);
+    let room = Arc::new(Semaphore::new(all as usize));
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = async {
+            // Never closed, so a permit always comes in the end.
+            let permit = Arc::clone(&room).acquire_owned().await;
+            (accept(listener).await, permit)
+        };
+        let ((stream, peer), permit) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accepted => accepted,
+        };
+        let (rim, phases) = (Arc::clone(rim), phases.clone());
+        tokio::spawn(async move {
+            connection(stream, peer, rim, phases).await;
+            drop(permit);
+        });
+    }
+    phase.send_replace(Phase::Closing);
+    // All permits are back when all connections have ended.
+    if tokio::time::timeout(settings.close_deadline, room.acquire_many(all)).await.is_err() {
+        phase.send_replace(Phase::Cut);
+        let _ = tokio::time::timeout(settings.close_deadline, room.acquire_many(all)).await;
+    }
+}
+
+/// The next connection. Errors are of single connections, or pass (no file left to open).
+async fn accept(listener: &TcpListener) -> (TcpStream, std::net::IpAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                return (stream, peer.ip());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

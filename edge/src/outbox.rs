@@ -1,0 +1,39 @@
+//! The outbox: a log of numbered batches that holds every event until the collector has
+//! acknowledged it.
+//!
+//! One group commit is one batch and one record: the requests that wait are stamped, encoded as
+//! the batch that will be sent, appended and fsynced; then their replies go out. So a resend is
+//! byte for byte the same by construction, and numbers have no gaps: a batch that is not on disk
+//! has no number.
+//!
+//! Pure: [`seal`] (stamps, numbers, watermarks, splitting, what a restart does) and [`tallies`]
+//! (slots, and their exactly-once hand-over to batches). Native: [`Outbox`] (the writer),
+//! [`Drain`] (the sender).
+
+pub mod seal;
+pub mod tallies;
+
+#[cfg(feature = "native")]
+mod acked;
+#[cfg(feature = "native")]
+mod commit;
+#[cfg(feature = "native")]
+mod drain;
+#[cfg(feature = "native")]
+mod sink;
+#[cfg(feature = "native")]
+mod tally_file;
+#[cfg(feature = "native")]
+mod writer;
+
+#[cfg(feature = "native")]
+pub use drain::{Drain, DrainSettings};
+#[cfg(feature = "native")]
+pub use sink::{BatchSink, SinkError};
+#[cfg(feature = "native")]
+pub use writer::{
+    AppendError, DISK_BYTES_LEAST, Depth, Opened, Outbox, OutboxError, OutboxSettings, Pending,
+};
+
+#[cfg(all(test, feature = "native"))]
+mod tests;

@@ -1,0 +1,256 @@
+//! Counts by minute, kind and reason, in a fixed number of slots, and how they come into a batch
+//! exactly once.
+//!
+//! A slot that is handed over is first marked with the batch that takes it (`pending`), then the
+//! batch is appended, then the slot is cleared by what the batch took. After a crash a mark tells:
+//! the batch is in the log, so the count is reported; or it is not, so the count is still ours.
+//! The table says which slots have changed; whoever owns it writes them down.
+
+use std::collections::HashMap;
+
+use shared::event::REASON_CODES;
+use shared::limits::BATCH_TALLIES_MAX;
+use shared::wire::Tally;
+use shared::{Kind, Minute, Reason, Timestamp};
+
+/// How many slots there are: all of them fit into one batch.
+pub const SLOTS: usize = BATCH_TALLIES_MAX;
+/// Slots that only a kind and reason without any slot may take, so that there always is one to
+/// merge into.
+const SLOTS_KEPT: usize = 4 * REASON_CODES;
+/// Bytes of a slot.
+pub const SLOT_BYTES: usize = 48;
+
+/// The batch that takes a slot's count: epoch, number, and how much of the count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Mark {
+    epoch: u64,
+    number: u64,
+    count: u64,
+}
+
+/// One count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    minute: Minute,
+    kind: Kind,
+    reason: Reason,
+    /// What no batch has reported; includes what is marked.
+    count: u64,
+    mark: Option<Mark>,
+}
+
+impl Slot {
+    /// Minute (4), kind (1), reason (1), marked (1), used (1), count (8), then the mark: epoch
+    /// (8), number (8), count (8), zero (8).
+    #[must_use]
+    pub fn to_bytes(slot: Option<&Self>) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        let Some(slot) = slot else {
+            return bytes;
+        };
+        bytes[..4].copy_from_slice(&slot.minute.0.to_le_bytes());
+        bytes[4..8].copy_from_slice(&[
+            slot.kind.code(),
+            slot.reason.code(),
+            u8::from(slot.mark.is_some()),
+            1,
+        ]);
+        bytes[8..16].copy_from_slice(&slot.count.to_le_bytes());
+        if let Some(Mark { epoch, number, count }) = slot.mark {
+            bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
+            bytes[24..32].copy_from_slice(&number.to_le_bytes());
+            bytes[32..40].copy_from_slice(&count.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a slot; `Ok(None)` when it is free.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn from_bytes(bytes: &[u8; SLOT_BYTES]) -> Result<Option<Self>, &'static str> {
+        if *bytes == [0; SLOT_BYTES] {
+            return Ok(None);
+        }
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let minute = Minute(u32::from_le_bytes(std::array::from_fn(|i| bytes[i])));
+        let kind = Kind::from_code(bytes[4]).ok_or("an unknown kind")?;
+        let reason = Reason::from_code(bytes[5]).ok_or("an unknown reason")?;
+        let mark = match (bytes[6], bytes[7]) {
+            (0, 1) => None,
+            (1, 1) => Some(Mark { epoch: u64_at(16), number: u64_at(24), count: u64_at(32) }),
+            _ => return Err("an unknown state"),
+        };
+        let count = u64_at(8);
+        if mark.is_some_and(|mark| mark.count > count) {
+            return Err("more is marked than counted");
+        }
+        Ok(Some(Self { minute, kind, reason, count, mark }))
+    }
+}
+
+/// The slots, and what is known of them without looking at each.
+#[derive(Clone, Debug)]
+pub struct TallyTable {
+    slots: Vec<Option<Slot>>,
+    places: HashMap<(Minute, Kind, Reason), usize>,
+    /// Most often the next free one; kept as a stack.
+    free: Vec<usize>,
+    /// No count goes into a minute before this: a batch may have said that it is complete.
+    floor: Minute,
+}
+
+impl Default for TallyTable {
+    fn default() -> Self {
+        let (table, _) = Self::recover(vec![None; SLOTS], None);
+        table
+    }
+}
+
+impl TallyTable {
+    /// Takes up the slots of an earlier process. `last` is the last batch of the log (epoch,
+    /// number): a mark at or before it was reported. Returns the table and the slots that have
+    /// changed by it.
+    #[must_use]
+    pub fn recover(mut slots: Vec<Option<Slot>>, last: Option<(u64, u64)>) -> (Self, Vec<usize>) {
+        slots.resize(SLOTS, None);
+        let mut changed = Vec::new();
+        for (at, entry) in slots.iter_mut().enumerate() {
+            let Some(slot) = entry else { continue };
+            if let Some(mark) = slot.mark.take() {
+                let reported = last.is_some_and(|last| (mark.epoch, mark.number) <= last);
+                slot.count -= if reported { mark.count } else { 0 };
+                changed.push(at);
+            }
+            if slot.count == 0 {
+                *entry = None;
+            }
+        }
+        let mut table = Self { slots, places: HashMap::new(), free: Vec::new(), floor: Minute(0) };
+        for at in (0..SLOTS).rev() {
+            match &table.slots[at] {
+                Some(slot) => {
+                    table.places.insert((slot.minute, slot.kind, slot.reason), at);
+                }
+                None => table.free.push(at),
+            }
+        }
+        (table, changed)
+    }
+
+    /// The slot as it is to be written down.
+    #[must_use]
+    pub fn slot(&self, at: usize) -> Option<&Slot> {
+        self.slots.get(at).and_then(Option::as_ref)
+    }
+
+    /// Counts; returns the slot that has changed. When no slot is left, the count goes into the
+    /// newest of the same kind and reason.
+    pub fn add(&mut self, now: Timestamp, kind: Kind, reason: Reason, count: u32) -> usize {
+        let minute = now.minute().max(self.floor);
+        let at = self.place(minute, kind, reason);
+        let slot =
+            self.slots[at].get_or_insert(Slot { minute, kind, reason, count: 0, mark: None });
+        slot.count = slot.count.saturating_add(u64::from(count));
+        at
+    }
+
+    /// Where a count goes.
+    fn place(&mut self, minute: Minute, kind: Kind, reason: Reason) -> usize {
+        if let Some(at) = self.places.get(&(minute, kind, reason)) {
+            return *at;
+        }
+        let alike = |slot: &&Slot| slot.kind == kind && slot.reason == reason;
+        let at = if self.free.len() > SLOTS_KEPT {
+            self.free.pop()
+        } else {
+            let newest = self.slots.iter().flatten().filter(alike).max_by_key(|slot| slot.minute);
+            match newest {
+                Some(slot) => return self.places[&(slot.minute, slot.kind, slot.reason)],
+                None => self.free.pop(),
+            }
+        };
+        let at = at.expect("each kind and reason has a slot kept for it");
+        self.places.insert((minute, kind, reason), at);
+        at
+    }
+
+    /// Whether a batch with this watermark must take the tallies: there are some of a minute that
+    /// it declares complete.
+    #[must_use]
+    pub fn is_due(&self, watermark: Timestamp) -> bool {
+        let minute = watermark.minute();
+        self.places.keys().any(|(counted, _, _)| *counted < minute)
+    }
+
+    /// Whether there is nothing to report.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// What is counted and not yet reported, over all slots.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.slots.iter().flatten().map(|slot| slot.count).sum()
+    }
+
+    /// From now on nothing is counted into a minute before the watermark's.
+    pub fn raise_floor(&mut self, watermark: Timestamp) {
+        if watermark != Timestamp::MAX {
+            self.floor = self.floor.max(watermark.minute());
+        }
+    }
+
+    /// Marks everything for a batch; returns the batch's tallies and the slots that have changed.
+    /// [`TallyTable::reported`] or [`TallyTable::kept`] must follow.
+    pub fn mark(&mut self, epoch: u64, number: u64) -> (Vec<Tally>, Vec<usize>) {
+        let mut tallies = Vec::new();
+        let mut changed = Vec::new();
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            // A batch says at most 2^32 - 1 at once; the rest stays for the next one.
+            let count = u32::try_from(slot.count).unwrap_or(u32::MAX);
+            slot.mark = Some(Mark { epoch, number, count: u64::from(count) });
+            let Slot { minute, kind, reason, .. } = *slot;
+            tallies.push(Tally { minute, kind, reason, count });
+            changed.push(at);
+        }
+        tallies.sort_by_key(|tally| (tally.minute, tally.kind, tally.reason));
+        (tallies, changed)
+    }
+
+    /// The batch is durable: what it took is no longer ours. Returns the slots that have changed.
+    pub fn reported(&mut self) -> Vec<usize> {
+        self.clear_marks(true)
+    }
+
+    /// The batch was not written: everything is as before. Returns the slots that have changed.
+    pub fn kept(&mut self) -> Vec<usize> {
+        self.clear_marks(false)
+    }
+
+    fn clear_marks(&mut self, reported: bool) -> Vec<usize> {
+        let mut changed = Vec::new();
+        for (at, entry) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = entry else { continue };
+            let Some(mark) = slot.mark.take() else { continue };
+            changed.push(at);
+            if reported {
+                slot.count -= mark.count;
+            }
+            if slot.count == 0 {
+                self.places.remove(&(slot.minute, slot.kind, slot.reason));
+                self.free.push(at);
+                *entry = None;
+            }
+        }
+        changed
+    }
+}
+
+const _: () = assert!(Kind::ALL.len() * REASON_CODES <= SLOTS_KEPT && SLOTS_KEPT < SLOTS / 8);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,366 @@
+//! The writing side: a bounded queue in front of a thread that makes one batch of what waits.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use eventlog::group::{self, GroupCommit, GroupConfig, SendError};
+use eventlog::segments::{Segments, SegmentsConfig, SegmentsError, SegmentsView};
+use shared::{Clock, Id, Kind, OutboxId, Random, Reason, Timestamp};
+use tokio::sync::watch;
+
+use super::commit::{Committer, Item};
+use super::seal::{Last, weight};
+use super::tally_file::TallyFile;
+use crate::decision::Draft;
+use crate::native::Metrics;
+
+/// The one stream that an outbox has in its segments.
+pub(super) const STREAM: u16 = 0;
+/// What events leave free on the disk for heartbeats, closing batches and tallies.
+const RESERVE_BYTES: u64 = 64 << 10;
+/// The least [`OutboxSettings::disk_bytes_max`].
+pub const DISK_BYTES_LEAST: u64 = 1 << 20;
+
+/// Settings of an [`Outbox`].
+#[derive(Clone, Debug)]
+pub struct OutboxSettings {
+    /// Its directory; made when it is missing.
+    pub dir: PathBuf,
+    /// The edge.
+    pub edge: Id,
+    /// The most bytes on disk, at least [`DISK_BYTES_LEAST`]; beyond it the outbox is full.
+    pub disk_bytes_max: u64,
+    /// The most requests that wait for the disk.
+    pub queue_items_max: usize,
+    /// The most bytes of events that wait for the disk.
+    pub queue_bytes_max: usize,
+    /// How long a group waits for more requests. Zero: groups form while the disk is busy.
+    pub linger: Duration,
+    /// Without traffic a heartbeat goes out so often.
+    pub heartbeat: Duration,
+    /// Under traffic tallies go into a batch so often.
+    pub hand_over_ms: u64,
+}
+
+impl OutboxSettings {
+    /// The defaults.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, edge: Id) -> Self {
+        Self {
+            dir: dir.into(),
+            edge,
+            disk_bytes_max: 1 << 30,
+            queue_items_max: 16 << 10,
+            queue_bytes_max: 16 << 20,
+            linger: Duration::ZERO,
+            heartbeat: Duration::from_secs(1),
+            hand_over_ms: 1_000,
+        }
+    }
+}
+
+/// Why an outbox cannot be opened or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// The segments.
+    #[error(transparent)]
+    Segments(#[from] SegmentsError),
+    /// Bytes on disk are not what was written.
+    #[error("{}, offset {offset}: {what}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where, in bytes.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// An operation on a file failed.
+    #[error("{}: {action}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A setting is out of range.
+    #[error("{0}")]
+    Settings(String),
+}
+
+impl OutboxError {
+    pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), action, source }
+    }
+}
+
+/// Why events were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The queue or the disk is full; nothing was written.
+    #[error("the outbox is full")]
+    Full,
+    /// The outbox is closed; nothing was written.
+    #[error("the outbox is closed")]
+    Closed,
+    /// A write or fsync failed: the events may be there or not, and this process must end.
+    #[error("the outbox has failed")]
+    Failed,
+}
+
+/// What opening found.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The new epoch.
+    pub outbox: OutboxId,
+    /// The last batch of the process before, when there was one.
+    pub last: Option<Last>,
+    /// A torn last group that was cut, when there was one: where and why.
+    pub cut: Option<eventlog::segments::Cut>,
+    /// Records that are not acknowledged, as far as is known.
+    pub unacked: u64,
+}
+
+/// How full an outbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Records that are not acknowledged.
+    pub unacked: u64,
+    /// Bytes on disk, acknowledged ones that are not yet trimmed included.
+    pub disk_bytes: u64,
+    /// Counts that are in no batch yet.
+    pub tallied: u64,
+    /// The watermark of the oldest batch that is on its way to the sink.
+    pub oldest: Option<Timestamp>,
+}
+
+/// What writer and drain share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) dir: PathBuf,
+    pub(super) view: SegmentsView,
+    pub(super) tallies: TallyFile,
+    /// Sequence of the last record of the contiguous acknowledged ones.
+    pub(super) acked: AtomicU64,
+    pub(super) watermark: AtomicU64,
+    /// Watermark of the oldest batch that is on its way; 0 when none is.
+    pub(super) oldest: AtomicU64,
+    /// Set when the disk refused the last group.
+    pub(super) disk_full: AtomicBool,
+    pub(super) closed: AtomicBool,
+    pub(super) events_bytes_max: u64,
+    pub(super) failed: watch::Sender<Option<String>>,
+    pub(super) metrics: Metrics,
+}
+
+impl Common {
+    /// Sequence of the last durable record.
+    pub(super) fn end(&self) -> u64 {
+        self.view.end(STREAM).map_or(0, |end| end.sequence)
+    }
+
+    pub(super) fn fail(&self, why: &dyn std::fmt::Display) {
+        tracing::error!(%why, "the outbox has failed; this process must end");
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert_with(|| why.to_string());
+            first
+        });
+    }
+}
+
+/// The outbox of one edge process. Dropping it without [`Outbox::close`] is what a crash is: the
+/// next process closes the epoch.
+#[derive(Debug)]
+pub struct Outbox {
+    commit: Arc<GroupCommit<Item, Result<(), AppendError>>>,
+    pub(super) common: Arc<Common>,
+}
+
+/// Events that are on their way to the disk.
+#[derive(Debug)]
+pub struct Pending(group::Pending<Result<(), AppendError>>);
+
+impl Pending {
+    /// Waits until they are durable.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn wait(self) -> Result<(), AppendError> {
+        self.0.wait().await.unwrap_or(Err(AppendError::Failed))
+    }
+}
+
+impl Outbox {
+    /// Opens or begins the outbox of a directory, closes the epoch before if it was not, and starts
+    /// a new one. Blocks while the last segment is checked.
+    ///
+    /// # Errors
+    /// [`OutboxError`]: the directory is in use, damaged or cannot be written, or a setting is out
+    /// of range. A full disk is no error when the outbox was begun before: it then opens full.
+    pub fn open(
+        settings: &OutboxSettings,
+        clock: Arc<dyn Clock>,
+        random: &mut dyn Random,
+        metrics: Metrics,
+    ) -> Result<(Self, Opened), OutboxError> {
+        if settings.disk_bytes_max < DISK_BYTES_LEAST {
+            let least = format!("an outbox needs at least {DISK_BYTES_LEAST} bytes on disk");
+            return Err(OutboxError::Settings(least));
+        }
+        let mut identity = [0; 16];
+        random.fill(&mut identity);
+        let segment_bytes = (settings.disk_bytes_max / 16).clamp(64 << 10, 64 << 20);
+        let (segments, recovered) =
+            Segments::open(&settings.dir, SegmentsConfig { segment_bytes }, identity)?;
+        let view = segments.view().clone();
+        let last = last_batch(&view, &settings.dir)?;
+        let reported = last.map(|last| (last.outbox.epoch, last.number));
+        let tallies = TallyFile::open(&settings.dir, reported)?;
+        let end = view.end(STREAM).map_or(0, |end| end.sequence);
+        let acked = super::acked::read(&settings.dir, &recovered.identity);
+        let common = Arc::new(Common {
+            dir: settings.dir.clone(),
+            tallies,
+            // A position beyond the end is of records that a power cut took back.
+            acked: AtomicU64::new(acked.clamp(view.trimmed(STREAM), end)),
+            watermark: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
+            disk_full: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            events_bytes_max: settings.disk_bytes_max - RESERVE_BYTES,
+            failed: watch::Sender::new(None),
+            metrics,
+            view,
+        });
+        let mut committer =
+            Committer::new(segments, Arc::clone(&common), clock, settings, last.as_ref());
+        committer.begin()?;
+        let opened = Opened {
+            outbox: committer.outbox(),
+            last,
+            cut: recovered.cut,
+            unacked: common.end() - common.acked.load(Ordering::Relaxed),
+        };
+        let commit = start(settings, committer)
+            .map_err(|error| OutboxError::io(&settings.dir, "start the writer thread", error))?;
+        Ok((Self { commit: Arc::new(commit), common }, opened))
+    }
+
+    /// Queues events, all in one batch or in several that become durable together.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] and [`AppendError::Closed`]: nothing was taken.
+    pub fn append(&self, events: Vec<Draft>) -> Result<Pending, AppendError> {
+        if self.common.closed.load(Ordering::Acquire) {
+            return Err(AppendError::Closed);
+        }
+        if self.is_full() {
+            return Err(AppendError::Full);
+        }
+        match self.commit.try_send(Item::Events(events)) {
+            Ok(pending) => Ok(Pending(pending)),
+            Err(SendError::Full(_)) => Err(AppendError::Full),
+            Err(SendError::Closed(_)) => Err(AppendError::Closed),
+        }
+    }
+
+    /// Counts what is not kept one by one: survives kill -9 when this returns, and goes into the
+    /// next batch. `now` is its receive time.
+    pub fn tally(&self, now: Timestamp, kind: Kind, reason: Reason, count: u32) {
+        self.common.metrics.tallied(reason, count);
+        if let Err(error) = self.common.tallies.add(now, kind, reason, count) {
+            self.common.fail(&error);
+        }
+    }
+
+    /// `now`, or this outbox's watermark when the clock has gone back behind it: tokens and tallies
+    /// are never older than the events before them.
+    #[must_use]
+    pub fn time(&self, now: Timestamp) -> Timestamp {
+        now.max(Timestamp(self.common.watermark.load(Ordering::Acquire)))
+    }
+
+    /// Whether events are refused because the disk, or this outbox's part of it, is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.common.disk_full.load(Ordering::Acquire)
+            || self.common.view.bytes() >= self.common.events_bytes_max
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn depth(&self) -> Depth {
+        Depth {
+            unacked: self.common.end() - self.common.acked.load(Ordering::Acquire),
+            disk_bytes: self.common.view.bytes(),
+            tallied: self.common.tallies.total(),
+            oldest: Some(Timestamp(self.common.oldest.load(Ordering::Acquire)))
+                .filter(|oldest| oldest.0 != 0),
+        }
+    }
+
+    /// Becomes `Some(why)` when a write or fsync has failed: the process must end, for what is on
+    /// disk is not known. The next start finds out.
+    #[must_use]
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.common.failed.subscribe()
+    }
+
+    /// Takes no more events, makes those that wait durable, and closes the epoch with a last batch:
+    /// the central count then waits for this outbox no longer.
+    ///
+    /// # Errors
+    /// [`AppendError`] when the closing batch could not be written; the next start writes it.
+    pub async fn close(&self) -> Result<(), AppendError> {
+        self.common.closed.store(true, Ordering::Release);
+        let closing = match self.commit.send(Item::Close).await {
+            Ok(pending) => pending.wait().await.unwrap_or(Err(AppendError::Failed)),
+            Err(_) => Err(AppendError::Closed),
+        };
+        let commit = Arc::clone(&self.commit);
+        // Joins the thread: the directory's lock is free when this returns.
+        if tokio::task::spawn_blocking(move || commit.join()).await.is_err() {
+            return Err(AppendError::Failed);
+        }
+        closing
+    }
+}
+
+fn start(
+    settings: &OutboxSettings,
+    mut committer: Committer,
+) -> io::Result<GroupCommit<Item, Result<(), AppendError>>> {
+    let config = GroupConfig {
+        name: "outbox".into(),
+        queue_items_max: settings.queue_items_max,
+        queue_bytes_max: settings.queue_bytes_max,
+        group_items_max: 4_096,
+        group_bytes_max: 4 << 20,
+        linger: settings.linger,
+        idle: Some(settings.heartbeat),
+    };
+    let weigh = |item: &Item| match item {
+        Item::Events(events) => events.iter().map(weight).sum(),
+        Item::Close => 0,
+    };
+    GroupCommit::start(config, weigh, move |items| committer.commit(items))
+}
+
+fn last_batch(view: &SegmentsView, dir: &Path) -> Result<Option<Last>, OutboxError> {
+    let end = view.end(STREAM).map_or(0, |end| end.sequence);
+    if end == 0 {
+        return Ok(None);
+    }
+    let damaged = |what: String| OutboxError::Damaged { file: dir.to_owned(), offset: 0, what };
+    let record = view.reader(STREAM, end - 1)?.try_next()?;
+    let record = record.ok_or_else(|| damaged(format!("record {end} is missing")))?;
+    Last::read(&record.payload)
+        .map(Some)
+        .map_err(|error| damaged(format!("record {end} is no outbox batch: {error}")))
+}

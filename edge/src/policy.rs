@@ -1,0 +1,119 @@
+//! What an edge goes by: its settings, its keys, its catalogue. All of it is a value, swapped as a
+//! whole, so that a request is decided under one policy from its first byte to its last.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use shared::keys::{KeyError, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
+use shared::token::Signer;
+use shared::{Id, Timestamp};
+
+use crate::catalogue::Catalogue;
+use crate::decision::Durability;
+
+/// What requests are decided by.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Where the edge is reached from outside: links that it hands out begin with it.
+    pub public_url: PublicUrl,
+    /// When a beacon is answered. Serving and clicks always wait for the disk.
+    pub beacons: Durability,
+    /// The keys.
+    pub keys: Arc<Keys>,
+    /// The ads and placements.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// An absolute http or https address without query and without a slash at its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublicUrl(String);
+
+impl PublicUrl {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        shared::token::check_url(text).map_err(|why| why.replace("landing", "public"))?;
+        if text.contains(['?', '#']) {
+            return Err(format!("the public URL {text:?} has no place for a query or fragment"));
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+/// The keys of an edge.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// The issuer's keys, newest first, each with the cover of its prices.
+    signers: Vec<(Signer, PriceKey)>,
+    keyring: Keyring,
+    tags: TagKeys,
+    visitor: VisitorKey,
+}
+
+impl Keys {
+    /// What an edge of this issuer needs of a key store.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a key is wrong, or the issuer has none.
+    pub fn of_store(store: &KeyStore, issuer: Id) -> Result<Self, KeyError> {
+        let own = store.issuers.iter().rev().filter(|key| key.public.issuer == issuer);
+        let signers: Vec<_> =
+            own.map(|key| (Signer::new(key), store.price_key(key.public.id))).collect();
+        if signers.is_empty() {
+            return Err(KeyError::UnknownIssuer(issuer));
+        }
+        Ok(Self {
+            signers,
+            keyring: store.keyring()?,
+            tags: store.tag_keys(),
+            visitor: store.visitor_key(),
+        })
+    }
+
+    /// The newest key that signs for the publisher at `now`, and the cover of its prices; `None`
+    /// when all are retired, revoked, not yet in force or not for this publisher.
+    #[must_use]
+    pub fn signer(&self, publisher: Id, now: Timestamp) -> Option<(&Signer, &PriceKey)> {
+        let fits =
+            |signer: &Signer| signer.public.signs_at(now) && signer.public.signs_for(publisher);
+        self.signers.iter().find(|(signer, _)| fits(signer)).map(|(signer, price)| (signer, price))
+    }
+
+    /// Whether any key signs at `now`.
+    #[must_use]
+    pub fn can_sign(&self, now: Timestamp) -> bool {
+        self.signers.iter().any(|(signer, _)| signer.public.signs_at(now))
+    }
+
+    /// All public keys of the deployment.
+    #[must_use]
+    pub const fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// The edge's tag keys.
+    #[must_use]
+    pub const fn tags(&self) -> &TagKeys {
+        &self.tags
+    }
+
+    /// The fingerprints' key.
+    #[must_use]
+    pub const fn visitor(&self) -> &VisitorKey {
+        &self.visitor
+    }
+}
