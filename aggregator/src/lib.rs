@@ -1,3 +1,15 @@
 //! The aggregator: counts exactly, keeps its counts, and answers questions about them.
 
 pub mod count;
+pub mod store;
+
+mod http;
+pub mod metrics;
+mod query;
+pub mod service;
+#[cfg(test)]
+mod testing;
+
+pub use http::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
+pub use metrics::Metrics;
+pub use service::{Aggregator, NotReady, Parts, Settings, Status};

@@ -1,0 +1,91 @@
+//! The bodies of the answers. Times are RFC 3339, UTC.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use shared::{Id, Kind, SourceId};
+
+/// Reasons that occurred, by their names.
+pub(super) type Reasons = BTreeMap<&'static str, u64>;
+/// Outboxes with missing batches.
+pub(super) type Gaps = Vec<Gap>;
+
+/// `GET /v1/ads/{ad_id}/aggregated_count`.
+#[derive(Debug, Serialize)]
+pub(super) struct Counted {
+    pub(super) ad_id: Id,
+    pub(super) event: Kind,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) count: u64,
+    #[serde(rename = "final")]
+    pub(super) is_final: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) behind: Option<usize>,
+    pub(super) revision: u64,
+    pub(super) as_of: String,
+}
+
+/// `GET /v1/ads/popular_ads`.
+#[derive(Debug, Serialize)]
+pub(super) struct Popular {
+    pub(super) ad_ids: Vec<Id>,
+    pub(super) counts: Vec<u64>,
+    pub(super) window_start: String,
+    pub(super) window_end: String,
+    #[serde(rename = "final")]
+    pub(super) is_final: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) behind: Option<usize>,
+}
+
+/// `GET /v1/accounting`.
+#[derive(Debug, Serialize)]
+pub(super) struct Account {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) received: u64,
+    pub(super) counted: u64,
+    pub(super) duplicate: u64,
+    pub(super) reasons: Reasons,
+    pub(super) in_flight: i128,
+    pub(super) adds_up: bool,
+    #[serde(rename = "final")]
+    pub(super) is_final: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) behind: Option<usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) gaps: Gaps,
+}
+
+/// Batches that have not come although later ones have.
+#[derive(Debug, Serialize)]
+pub(super) struct Gap {
+    pub(super) edge: Id,
+    pub(super) epoch: u64,
+    pub(super) missing: Vec<Missing>,
+}
+
+/// Missing numbers, the last one included.
+#[derive(Debug, Serialize)]
+pub(super) struct Missing {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+/// `GET /v1/import/sources/{source}`.
+#[derive(Debug, Serialize)]
+pub(super) struct Source {
+    pub(super) source: SourceId,
+    pub(super) rows: u64,
+    pub(super) digest: Option<String>,
+    pub(super) counted: u64,
+    pub(super) duplicate: u64,
+    pub(super) reasons: Reasons,
+}
+
+/// `GET /readyz`.
+#[derive(Debug, Serialize)]
+pub(super) struct Ready {
+    pub(super) status: &'static str,
+}

@@ -1,0 +1,251 @@
+//! The questions over HTTP.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use eventlog::Log;
+use shared::ambient::Stopwatch;
+use shared::event::REASON_CODES;
+use shared::problem::{CONTENT_TYPE, Problem};
+use shared::{Minute, Reason};
+
+use crate::query::{self, Unanswered};
+use crate::service::{Core, NotReady};
+use crate::store::{StoreError, Stores};
+use answers::{Account, Counted, Gap, Gaps, Missing, Popular, Ready, Reasons, Source};
+use params::Params;
+
+mod answers;
+mod params;
+#[cfg(test)]
+mod tests;
+
+pub use params::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
+
+/// When to come back to an aggregator that is starting, in seconds.
+const RETRY_STARTING_S: u16 = 5;
+/// When to come back to one that an operator must look after, in seconds.
+const RETRY_STOPPED_S: u16 = 60;
+
+pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
+    Router::new()
+        .route("/v1/ads/{ad_id}/aggregated_count", get(aggregated_count::<L, S>))
+        .route("/v1/ads/{ad_id}/aggregated_cnt", get(aggregated_count::<L, S>))
+        .route("/v1/ads/popular_ads", get(popular_ads::<L, S>))
+        .route("/v1/accounting", get(accounting::<L, S>))
+        .route("/v1/import/sources/{source}", get(source::<L, S>))
+        .route("/readyz", get(readyz::<L, S>))
+        .with_state(core)
+}
+
+/// A problem as a response.
+struct Refusal {
+    problem: Problem,
+    retry_after_s: Option<u16>,
+}
+
+type Answer = Result<Response, Refusal>;
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem, retry_after_s: None }
+    }
+}
+
+impl From<Unanswered> for Refusal {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::NotReady(why) => why.into(),
+            Unanswered::Store(StoreError::Damaged(what)) => {
+                tracing::error!(%what, "a question met a damaged checkpoint");
+                Problem::new(500, "damaged_checkpoint", what).into()
+            }
+            Unanswered::Store(error) => {
+                tracing::warn!(%error, "a question could not be answered");
+                let problem = Problem::new(503, "store_unavailable", error.to_string());
+                Self { problem, retry_after_s: Some(RETRY_STARTING_S) }
+            }
+        }
+    }
+}
+
+impl From<NotReady> for Refusal {
+    fn from(why: NotReady) -> Self {
+        let (kind, seconds) = match &why {
+            NotReady::Starting(_) => ("not_ready", RETRY_STARTING_S),
+            NotReady::Stopped(_) => ("partition_stopped", RETRY_STOPPED_S),
+        };
+        let problem = Problem::new(503, kind, why.to_string());
+        Self { problem, retry_after_s: Some(seconds) }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.problem.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))];
+        let mut response = (status, kind, self.problem.to_json()).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+fn json(body: &impl serde::Serialize) -> Response {
+    // Counts change: whoever keeps an answer must ask again.
+    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))], axum::Json(body))
+        .into_response()
+}
+
+/// One part of a path; a wrong encoding is our problem to name, not the router's.
+fn part(name: &str, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let Path(text) = path.map_err(|error| {
+        Problem::new(400, "invalid_parameter", format!("{name}: {}", error.body_text()))
+    })?;
+    Ok(text)
+}
+
+/// Waits for readiness, answers, and notes how long it took.
+async fn answer<L: Log, S: Stores>(
+    core: &Core<L, S>,
+    query: &'static str,
+    work: impl Future<Output = Answer> + Send,
+) -> Answer {
+    let watch = Stopwatch::start();
+    core.board.ready(core.settings.ready_wait).await?;
+    let answer = work.await;
+    core.metrics.query(query, watch);
+    answer
+}
+
+async fn aggregated_count<L: Log, S: Stores>(
+    State(core): State<Arc<Core<L, S>>>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let ad = params::ad(&part("ad_id", path)?)?;
+    let params = Params::read(&uri, &["from", "to", "event"])?;
+    let (range, kind) = (params.range()?, params.event()?);
+    answer(&core, "aggregated_count", async {
+        let found = query::ad_count(&core.slots, ad, kind, range.clone()).await?;
+        let complete = found.completeness;
+        Ok(json(&Counted {
+            ad_id: ad,
+            event: kind,
+            from: time(range.start),
+            to: time(range.end),
+            count: found.count,
+            is_final: complete.is_final,
+            behind: (!complete.is_final).then_some(complete.behind),
+            revision: found.revision,
+            as_of: complete.as_of.to_string(),
+        }))
+    })
+    .await
+}
+
+async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
+    let params = Params::read(&uri, &["count", "window", "event", "at"])?;
+    let count = params.number("count", 100, COUNT_MAX)?;
+    let window = params.number("window", 1, WINDOW_MINUTES_MAX)?;
+    let kind = params.event()?;
+    let at = params.minute("at")?.unwrap_or_else(|| core.clock.now().minute());
+    let range = Minute(at.0.saturating_sub(window))..at;
+    if range.is_empty() {
+        let what = "at: before 1970-01-01T00:01:00Z there is no minute";
+        return Err(Problem::new(400, "invalid_parameter", what).into());
+    }
+    answer(&core, "popular_ads", async {
+        let most = usize::try_from(count).unwrap_or(usize::MAX);
+        let found = query::popular(&core.slots, kind, range.clone(), most).await?;
+        let complete = found.completeness;
+        let (ad_ids, counts) = found.ads.into_iter().unzip();
+        Ok(json(&Popular {
+            ad_ids,
+            counts,
+            window_start: time(range.start),
+            window_end: time(range.end),
+            is_final: complete.is_final,
+            behind: (!complete.is_final).then_some(complete.behind),
+        }))
+    })
+    .await
+}
+
+async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
+    let range = Params::read(&uri, &["from", "to"])?.range()?;
+    answer(&core, "accounting", async {
+        let found = query::accounting(&core.slots, &*core.log, range.clone()).await?;
+        let complete = found.completeness;
+        Ok(json(&Account {
+            from: time(range.start),
+            to: time(range.end),
+            received: found.received,
+            counted: found.counted,
+            duplicate: found.duplicate,
+            reasons: reasons(&found.reasons),
+            in_flight: found.in_flight,
+            adds_up: found.adds_up,
+            is_final: complete.is_final,
+            behind: (!complete.is_final).then_some(complete.behind),
+            gaps: gaps(found.gaps),
+        }))
+    })
+    .await
+}
+
+async fn source<L: Log, S: Stores>(
+    State(core): State<Arc<Core<L, S>>>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let id = params::source(&part("source", path)?)?;
+    Params::read(&uri, &[])?;
+    answer(&core, "source", async {
+        let found = query::source(&core.slots, id).await?.unwrap_or_default();
+        Ok(json(&Source {
+            source: id,
+            rows: found.rows,
+            digest: (found.rows > 0).then(|| shared::id::hex(&found.digest)),
+            counted: found.counted,
+            duplicate: found.duplicate,
+            reasons: reasons(&found.reasons),
+        }))
+    })
+    .await
+}
+
+async fn readyz<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>) -> Answer {
+    core.board.check()?;
+    Ok(json(&Ready { status: "ready" }))
+}
+
+fn time(minute: Minute) -> String {
+    minute.start().to_string()
+}
+
+fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
+    let named =
+        Reason::ALL.iter().map(|reason| (reason.name(), counts[usize::from(reason.code())]));
+    named.filter(|(_, count)| *count > 0).collect()
+}
+
+fn gaps(gaps: std::collections::BTreeMap<shared::OutboxId, Vec<Range<u64>>>) -> Gaps {
+    let gap = |(outbox, missing): (shared::OutboxId, Vec<Range<u64>>)| Gap {
+        edge: outbox.edge,
+        epoch: outbox.epoch,
+        missing: missing
+            .into_iter()
+            .map(|run| Missing { first: run.start, last: run.end.saturating_sub(1) })
+            .collect(),
+    };
+    gaps.into_iter().map(gap).collect()
+}

@@ -1,0 +1,107 @@
+//! What the aggregator counts about itself.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use shared::Reason;
+use shared::ambient::Stopwatch;
+
+use crate::count::Applied;
+
+/// The outcome of an event: `counted`, `duplicate`, or a reason.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// Its name.
+    pub outcome: &'static str,
+}
+
+/// A partition.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct PartitionLabel {
+    /// Its number.
+    pub partition: u16,
+}
+
+/// A question.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct QueryLabel {
+    /// Which.
+    pub query: &'static str,
+}
+
+/// The aggregator's metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Events by their outcome, since the start.
+    pub events: Family<OutcomeLabel, Counter>,
+    /// Batches that had been applied before.
+    pub redelivered: Counter,
+    /// Positions between what a partition has applied and the end of its log.
+    pub lag: Family<PartitionLabel, Gauge>,
+    /// From the beginning of a checkpoint until it is durable.
+    pub checkpoint_seconds: Histogram,
+    /// Bytes of keys and values that checkpoints wrote.
+    pub checkpoint_bytes: Counter,
+    /// Partitions that have stopped.
+    pub stopped: Gauge,
+    /// How long answers take, the wait for readiness included.
+    pub query_seconds: Family<QueryLabel, Histogram, fn() -> Histogram>,
+}
+
+fn seconds() -> Histogram {
+    // From 0.1 ms to 26 s.
+    Histogram::new(exponential_buckets(0.0001, 4.0, 10))
+}
+
+impl Metrics {
+    /// Registers them all.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            events: Family::default(),
+            redelivered: Counter::default(),
+            lag: Family::default(),
+            checkpoint_seconds: seconds(),
+            checkpoint_bytes: Counter::default(),
+            stopped: Gauge::default(),
+            query_seconds: Family::new_with_constructor(seconds),
+        };
+        let all = registry.sub_registry_with_prefix("aggregator");
+        all.register("events", "Events by outcome since the start", metrics.events.clone());
+        let help = "Batches that had been applied before, skipped";
+        all.register("redelivered_batches", help, metrics.redelivered.clone());
+        let help = "Messages between a partition's position and the end of its log";
+        all.register("lag_messages", help, metrics.lag.clone());
+        let help = "Time until a checkpoint is durable";
+        let histogram = metrics.checkpoint_seconds.clone();
+        all.register_with_unit("checkpoint", help, Unit::Seconds, histogram);
+        let help = "Bytes of keys and values written by checkpoints";
+        all.register("checkpoint_written_bytes", help, metrics.checkpoint_bytes.clone());
+        let help = "Partitions that have stopped: see /readyz";
+        all.register("stopped_partitions", help, metrics.stopped.clone());
+        let help = "Time until a question is answered";
+        all.register_with_unit("query", help, Unit::Seconds, metrics.query_seconds.clone());
+        metrics
+    }
+
+    pub(crate) fn applied(&self, applied: &Applied) {
+        let add = |outcome, count| {
+            if count > 0 {
+                self.events.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+            }
+        };
+        add("counted", applied.counted);
+        add("duplicate", applied.duplicate);
+        for reason in Reason::ALL {
+            add(reason.name(), applied.reasons[usize::from(reason.code())]);
+        }
+        self.redelivered.inc_by(applied.redelivered);
+    }
+
+    pub(crate) fn query(&self, query: &'static str, watch: Stopwatch) {
+        let seconds = watch.elapsed().as_secs_f64();
+        self.query_seconds.get_or_create(&QueryLabel { query }).observe(seconds);
+    }
+}

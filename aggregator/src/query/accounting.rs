@@ -1,0 +1,138 @@
+//! What became of what was received.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use eventlog::Log;
+use futures::future::try_join_all;
+use shared::event::REASON_CODES;
+use shared::{Minute, OutboxId};
+
+use super::{Completeness, Look, Unanswered, all_of, look};
+use crate::count::{Gap, MinuteAccount};
+use crate::service::Slot;
+use crate::store::{CheckpointStore, rows};
+
+/// The account of a range of minutes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Accounting {
+    pub(crate) received: u64,
+    pub(crate) counted: u64,
+    pub(crate) duplicate: u64,
+    pub(crate) reasons: [u64; REASON_CODES],
+    /// Received, and without an outcome yet. Below zero only when something was counted that was
+    /// never declared.
+    pub(crate) in_flight: i128,
+    /// Nothing has more outcomes than were received, and all partitions that are at the end of
+    /// their log agree on what was received.
+    pub(crate) adds_up: bool,
+    pub(crate) gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
+    pub(crate) completeness: Completeness,
+}
+
+/// One partition's part.
+struct Part {
+    accounts: Vec<(Minute, MinuteAccount)>,
+    sequence: u64,
+    gaps: Vec<Gap>,
+    completeness: Completeness,
+}
+
+/// One minute over all partitions.
+#[derive(Default)]
+struct Sum {
+    /// The largest that a partition has, and the sum of all: they agree when the sum is that many
+    /// times the largest.
+    declared: u64,
+    declared_sum: u64,
+    account: MinuteAccount,
+}
+
+/// The account of a range of minutes.
+pub(crate) async fn accounting<T: CheckpointStore, L: Log>(
+    slots: &[Slot<T>],
+    log: &L,
+    range: Range<Minute>,
+) -> Result<Accounting, Unanswered> {
+    let parts = try_join_all(slots.iter().map(|slot| part(slot, &range))).await?;
+    let at_end = at_end(log, &parts).await;
+    let mut minutes: BTreeMap<Minute, Sum> = BTreeMap::new();
+    for (minute, account) in parts.iter().flat_map(|part| &part.accounts) {
+        let sum = minutes.entry(*minute).or_default();
+        sum.account.add(account);
+    }
+    // What a partition declares of a minute may lie in memory and in the store.
+    for part in &parts {
+        let mut declared: BTreeMap<Minute, u64> = BTreeMap::new();
+        for (minute, account) in &part.accounts {
+            *declared.entry(*minute).or_default() += account.declared;
+        }
+        for (minute, declared) in declared {
+            let sum = minutes.entry(minute).or_default();
+            sum.declared = sum.declared.max(declared);
+            sum.declared_sum += declared;
+        }
+    }
+    let partitions = slots.len() as u64;
+    let mut total = MinuteAccount::default();
+    let (mut received, mut fits) = (0, true);
+    for sum in minutes.values() {
+        let of_minute = sum.declared + sum.account.imported;
+        received += of_minute;
+        let agreed = sum.declared_sum == partitions * sum.declared;
+        fits &= sum.account.outcomes() <= of_minute && (agreed || !at_end);
+        total.add(&sum.account);
+    }
+    Ok(Accounting {
+        received,
+        counted: total.counted,
+        duplicate: total.duplicate,
+        reasons: total.reasons,
+        in_flight: i128::from(received) - i128::from(total.outcomes()),
+        adds_up: fits,
+        gaps: gaps(&parts),
+        completeness: all_of(parts.iter().map(|part| part.completeness)),
+    })
+}
+
+async fn part<T: CheckpointStore>(
+    slot: &Slot<T>,
+    range: &Range<Minute>,
+) -> Result<Part, Unanswered> {
+    let Look { mut memory, older } = look(slot, range, |engine| Part {
+        accounts: engine.account(range.start, range.end),
+        sequence: engine.position().map_or(0, |position| position.sequence),
+        gaps: engine.gaps(),
+        completeness: Completeness::of(engine, range),
+    })
+    .await?;
+    if let Some((view, range)) = older {
+        memory.accounts.extend(rows::accounts(&view, range).await?);
+    }
+    Ok(memory)
+}
+
+/// Whether every partition had applied its whole log when it was looked at. The ends are asked for
+/// after that, so that a message in between makes a partition late, never wrong.
+async fn at_end<L: Log>(log: &L, parts: &[Part]) -> bool {
+    for (partition, part) in (0..).zip(parts) {
+        match log.end(partition).await {
+            Ok(end) if end.map_or(0, |end| end.sequence) == part.sequence => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Missing numbers of each outbox; where partitions differ, of the one that misses most.
+fn gaps(parts: &[Part]) -> BTreeMap<OutboxId, Vec<Range<u64>>> {
+    let missing = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
+    let mut gaps: BTreeMap<OutboxId, Vec<Range<u64>>> = BTreeMap::new();
+    for gap in parts.iter().flat_map(|part| &part.gaps) {
+        let known = gaps.entry(gap.outbox).or_default();
+        if missing(known) < missing(&gap.missing) {
+            known.clone_from(&gap.missing);
+        }
+    }
+    gaps
+}

@@ -1,0 +1,192 @@
+//! The service: one task per partition that reads the log, applies, checkpoints; and the state that
+//! questions read.
+//!
+//! Tasks run on the runtime that [`Aggregator::start`] is called on. They apply in short bursts, so
+//! that the others on it get their turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventlog::Log;
+use prometheus_client::registry::Registry;
+use shared::Clock;
+use tokio::sync::{RwLock, watch};
+use tokio::task::JoinSet;
+
+use crate::count::{self, Engine};
+use crate::metrics::Metrics;
+use crate::store::slate::SlateStores;
+use crate::store::{CheckpointStore, Stores};
+
+mod partition;
+mod status;
+#[cfg(test)]
+mod tests;
+mod trim;
+
+pub(crate) use status::Board;
+pub use status::{NotReady, Status};
+
+/// When things happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The engines'.
+    pub engine: count::Settings,
+    /// A partition that has counted something saves it after this time.
+    pub checkpoint_every: Duration,
+    /// A partition in which only heartbeats came saves its position after so many times that time.
+    pub idle_checkpoints: u32,
+    /// A partition saves after it has applied so many bytes of messages, if that is earlier. What it
+    /// keeps in memory between two checkpoints, and what it applies again after a crash, is bounded
+    /// by this.
+    pub checkpoint_bytes: usize,
+    /// How long the log keeps what every partition has saved, in hours.
+    pub retention_hours: u32,
+    /// How often the log is trimmed.
+    pub trim_every: Duration,
+    /// How long a question waits for the aggregator to be ready.
+    pub ready_wait: Duration,
+    /// After how long a log that could not be reached is tried again.
+    pub retry_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            engine: count::Settings::default(),
+            checkpoint_every: Duration::from_secs(10),
+            idle_checkpoints: 30,
+            checkpoint_bytes: 16 << 20,
+            retention_hours: 7 * 24,
+            trim_every: Duration::from_secs(300),
+            ready_wait: Duration::from_secs(30),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What an aggregator is made of.
+pub struct Parts<'a, L, S = SlateStores> {
+    /// The log; its number of partitions is the deployment's.
+    pub log: Arc<L>,
+    /// Where checkpoints go.
+    pub stores: S,
+    /// For the default minute of a question, and nothing that is counted.
+    pub clock: Arc<dyn Clock>,
+    /// When things happen.
+    pub settings: Settings,
+    /// Takes the metrics.
+    pub registry: &'a mut Registry,
+}
+
+impl<L, S> std::fmt::Debug for Parts<'_, L, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// One partition as questions see it.
+#[derive(Debug)]
+pub(crate) struct Counted<T> {
+    pub(crate) engine: Engine,
+    pub(crate) store: Arc<T>,
+}
+
+/// A partition's state; none until its checkpoint is read. Whoever holds the lock sees engine and
+/// store at one moment: a checkpoint moves rows from one to the other under the write lock.
+pub(crate) type Slot<T> = RwLock<Option<Counted<T>>>;
+
+/// Waits until the aggregator is closed, or gone.
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// What tasks and questions share.
+pub(crate) struct Core<L, S: Stores> {
+    pub(crate) log: Arc<L>,
+    pub(crate) stores: S,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    pub(crate) board: Board,
+    pub(crate) slots: Vec<Slot<S::Store>>,
+    /// By partition: up to which sequence the log is no longer needed.
+    pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
+}
+
+/// The aggregator: it counts from [`Aggregator::start`] to [`Aggregator::close`].
+pub struct Aggregator<L: Log, S: Stores = SlateStores> {
+    core: Arc<Core<L, S>>,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl<L: Log, S: Stores> std::fmt::Debug for Aggregator<L, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aggregator").field("statuses", &self.statuses()).finish_non_exhaustive()
+    }
+}
+
+impl<L: Log, S: Stores> Aggregator<L, S> {
+    /// Starts the tasks on the current runtime, and returns at once: [`Aggregator::ready`] waits.
+    /// A partition whose checkpoint is damaged or does not fit the log stops, and says so there.
+    #[must_use]
+    pub fn start(parts: Parts<'_, L, S>) -> Self {
+        let Parts { log, stores, clock, settings, registry } = parts;
+        let partitions = log.partitions();
+        let core = Arc::new(Core {
+            log,
+            stores,
+            clock,
+            settings,
+            metrics: Metrics::new(registry),
+            board: Board::new(partitions),
+            slots: (0..partitions).map(|_| RwLock::new(None)).collect(),
+            trimmable: parking_lot::Mutex::new(vec![None; usize::from(partitions)]),
+        });
+        let stop = watch::Sender::new(false);
+        let mut tasks = JoinSet::new();
+        for partition in 0..partitions {
+            tasks.spawn(partition::run(Arc::clone(&core), partition, stop.subscribe()));
+        }
+        tasks.spawn(trim::run(Arc::clone(&core), stop.subscribe()));
+        Self { core, tasks, stop }
+    }
+
+    /// The questions, `/readyz` among them.
+    pub fn router(&self) -> axum::Router {
+        crate::http::router(Arc::clone(&self.core))
+    }
+
+    /// Waits until all that was in the log at the start is applied, for at most `wait`.
+    ///
+    /// # Errors
+    /// [`NotReady`] says which partition is behind, or has stopped and why.
+    pub async fn ready(&self, wait: Duration) -> Result<(), NotReady> {
+        self.core.board.ready(wait).await
+    }
+
+    /// What each partition is doing.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Status> {
+        self.core.board.all()
+    }
+
+    /// Saves everything and ends. Questions are no longer answered.
+    pub async fn close(mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the aggregator has failed");
+            }
+        }
+        for slot in &self.core.slots {
+            let counted = slot.write().await.take();
+            if let Some(counted) = counted
+                && let Err(error) = counted.store.close().await
+            {
+                tracing::warn!(%error, "a store was not closed in order");
+            }
+        }
+    }
+}

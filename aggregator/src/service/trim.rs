@@ -1,0 +1,37 @@
+//! Lets the log forget what it need not keep: older than the retention, and saved by every
+//! partition.
+
+use std::sync::Arc;
+
+use eventlog::Log;
+use tokio::sync::watch;
+
+use super::{Core, asked};
+use crate::store::Stores;
+
+pub(super) async fn run<L: Log, S: Stores>(core: Arc<Core<L, S>>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let pause = tokio::time::sleep(core.settings.trim_every);
+        tokio::select! {
+            () = pause => {}
+            () = asked(&mut stop) => return,
+        }
+        trim(&core).await;
+    }
+}
+
+/// Trims each partition as far as it can; one that knows nothing yet keeps everything.
+async fn trim<L: Log, S: Stores>(core: &Core<L, S>) {
+    let applied: Vec<(u16, u64)> = {
+        let trimmable = core.trimmable.lock();
+        (0..).zip(trimmable.iter()).filter_map(|(p, upto)| upto.map(|upto| (p, upto))).collect()
+    };
+    if applied.is_empty() {
+        return;
+    }
+    match core.log.trim(&applied).await {
+        Ok(0) => {}
+        Ok(bytes) => tracing::info!(bytes, "the log was trimmed"),
+        Err(error) => tracing::warn!(%error, "the log was not trimmed, it is tried again"),
+    }
+}

@@ -1,0 +1,410 @@
+//! The values. Each begins with a version (1); what follows is fixed here, and anything else is
+//! refused. Cells, totals, accounts and revisions add up ([`add`]); the others are replaced.
+
+use eventlog::Position;
+use shared::event::REASON_CODES;
+use shared::{Country, Currency, Device, Id, Kind, Minute, Timestamp};
+
+use super::lists::{Reader, Unreadable, in_order, put_id, put_number, put_signed, sum};
+use super::{StoreError, keys};
+use crate::count::{MinuteAccount, OutboxState, PAGE_BITS, Page, Run, SourceState};
+
+const VERSION: u8 = 1;
+const PAGE_BYTES: usize = PAGE_BITS / 8;
+/// A page as its bits' places, when that is shorter than the bits.
+const SPARSE: u8 = 1;
+const DENSE: u8 = 0;
+/// Instead of a publisher's length: the same publisher as before.
+const SAME: u8 = 0xff;
+
+/// What tells the cells of one ad and minute apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CellKey {
+    /// The publisher, or none.
+    pub publisher: Id,
+    /// The country.
+    pub country: Country,
+    /// The class of device.
+    pub device: Device,
+    /// What happened.
+    pub kind: Kind,
+    /// Without a verdict.
+    pub valid: bool,
+}
+
+/// Count and spend of a cell.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CellValue {
+    /// How many events.
+    pub count: u64,
+    /// By currency, in order: millionths of one unit.
+    pub spend: Vec<(Currency, i64)>,
+}
+
+/// What a store says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// Of which partition it is.
+    pub partition: u16,
+    /// Of how many.
+    pub partitions: u16,
+    /// The log's clock.
+    pub clock: Timestamp,
+    /// See [`crate::count::Changes::resident_from`].
+    pub resident_from: Minute,
+    /// The last message applied.
+    pub position: Option<Position>,
+}
+
+/// The sum of the rows that are added to one key, oldest first.
+///
+/// # Errors
+/// [`StoreError::Damaged`] names the key when a value cannot be read, when the family has nothing
+/// to add, or when a sum passes 64 bits.
+pub fn add<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, StoreError> {
+    sum_of(key, values).map_err(|what| StoreError::row(key, what))
+}
+
+fn sum_of<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, Unreadable> {
+    match key.first() {
+        Some(&keys::CELLS) => {
+            let mut all = Vec::new();
+            for value in values {
+                all.extend(read_cells(value)?);
+            }
+            sum(all, add_cell).map(|cells| cells_value(&cells))
+        }
+        Some(&keys::TOTALS) => {
+            let mut all = Vec::new();
+            for value in values {
+                all.extend(read_totals(value)?);
+            }
+            sum(all, add_number).map(|totals| totals_value(&totals))
+        }
+        Some(&keys::ACCOUNT) => {
+            let mut total = MinuteAccount::default();
+            for value in values {
+                total.add(&read_account(value)?);
+            }
+            Ok(account_value(&total))
+        }
+        Some(&keys::REVISION) => {
+            let mut total = 0;
+            for value in values {
+                add_number(&mut total, read_number(value)?)?;
+            }
+            Ok(number_value(total))
+        }
+        _ => Err("a row that does not add up"),
+    }
+}
+
+fn add_number(total: &mut u64, number: u64) -> Result<(), Unreadable> {
+    *total = total.checked_add(number).ok_or("a sum beyond 64 bits")?;
+    Ok(())
+}
+
+fn add_cell(total: &mut CellValue, cell: CellValue) -> Result<(), Unreadable> {
+    add_number(&mut total.count, cell.count)?;
+    total.spend.extend(cell.spend);
+    total.spend = sum(std::mem::take(&mut total.spend), |a: &mut i64, b| {
+        *a = a.checked_add(b).ok_or("a sum beyond 64 bits")?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn begin() -> Vec<u8> {
+    vec![VERSION]
+}
+
+/// The cells of an ad in a minute, in order.
+#[must_use]
+pub fn cells_value(cells: &[(CellKey, CellValue)]) -> Vec<u8> {
+    let mut out = begin();
+    let mut last = None;
+    for (key, value) in cells {
+        if last == Some(key.publisher) {
+            out.push(SAME);
+        } else {
+            put_id(&mut out, key.publisher);
+            last = Some(key.publisher);
+        }
+        out.extend(key.country.index().to_le_bytes());
+        out.push(key.device.code() << 4 | key.kind.code() << 1 | u8::from(key.valid));
+        put_number(&mut out, value.count);
+        put_number(&mut out, value.spend.len() as u64);
+        for (currency, micros) in &value.spend {
+            out.extend(currency.bytes());
+            put_signed(&mut out, *micros);
+        }
+    }
+    out
+}
+
+/// The inverse of [`cells_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_cells(value: &[u8]) -> Result<Vec<(CellKey, CellValue)>, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let mut cells = Vec::new();
+    let mut last = None;
+    while !reader.is_empty() {
+        let publisher = match reader.byte()? {
+            SAME => last.ok_or("a cell without a publisher")?,
+            length => reader.id_of(length)?,
+        };
+        last = Some(publisher);
+        let country = Country::from_index(reader.u16()?).ok_or("an unknown country")?;
+        let code = reader.byte()?;
+        let key = CellKey {
+            publisher,
+            country,
+            device: Device::from_code(code >> 4).ok_or("an unknown class of device")?,
+            kind: Kind::from_code(code >> 1 & 7).ok_or("an unknown kind of event")?,
+            valid: code & 1 == 1,
+        };
+        let count = reader.number()?;
+        let mut spend = Vec::new();
+        for _ in 0..reader.number()? {
+            let currency = Currency::from_bytes(reader.array()?).ok_or("an unknown currency")?;
+            spend.push((currency, reader.signed()?));
+        }
+        cells.push((key, CellValue { count, spend }));
+    }
+    in_order(cells)
+}
+
+/// The totals of a minute and kind, by ad, in order.
+#[must_use]
+pub fn totals_value(totals: &[(Id, u64)]) -> Vec<u8> {
+    let mut out = begin();
+    for (ad, count) in totals {
+        put_id(&mut out, *ad);
+        put_number(&mut out, *count);
+    }
+    out
+}
+
+/// The inverse of [`totals_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_totals(value: &[u8]) -> Result<Vec<(Id, u64)>, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let mut totals = Vec::new();
+    while !reader.is_empty() {
+        totals.push((reader.id()?, reader.number()?));
+    }
+    in_order(totals)
+}
+
+fn put_reasons(out: &mut Vec<u8>, reasons: &[u64; REASON_CODES]) {
+    for (code, count) in reasons.iter().enumerate().filter(|(_, count)| **count > 0) {
+        put_number(out, code as u64);
+        put_number(out, *count);
+    }
+}
+
+/// Reasons up to the end of the value.
+fn read_reasons(mut reader: Reader<'_>) -> Result<[u64; REASON_CODES], Unreadable> {
+    let mut reasons = [0; REASON_CODES];
+    while !reader.is_empty() {
+        let code = usize::try_from(reader.number()?).map_err(|_| "an unknown reason")?;
+        *reasons.get_mut(code).ok_or("an unknown reason")? = reader.number()?;
+    }
+    Ok(reasons)
+}
+
+/// An account without its revision, which has a row of its own.
+#[must_use]
+pub fn account_value(account: &MinuteAccount) -> Vec<u8> {
+    let mut out = begin();
+    let numbers = [account.declared, account.imported, account.counted, account.duplicate];
+    numbers.iter().for_each(|number| put_number(&mut out, *number));
+    put_reasons(&mut out, &account.reasons);
+    out
+}
+
+/// The inverse of [`account_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_account(value: &[u8]) -> Result<MinuteAccount, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    Ok(MinuteAccount {
+        declared: reader.number()?,
+        imported: reader.number()?,
+        counted: reader.number()?,
+        duplicate: reader.number()?,
+        reasons: read_reasons(reader)?,
+        revision: 0,
+    })
+}
+
+/// A revision, an epoch, a sequence.
+#[must_use]
+pub fn number_value(number: u64) -> Vec<u8> {
+    let mut out = begin();
+    put_number(&mut out, number);
+    out
+}
+
+/// The inverse of [`number_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_number(value: &[u8]) -> Result<u64, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let number = reader.number()?;
+    reader.end().map(|()| number)
+}
+
+/// A dedup page: its bits, or where they are when that is shorter.
+#[must_use]
+pub fn page_value(page: &Page) -> Vec<u8> {
+    let mut sparse = vec![VERSION, SPARSE];
+    let mut next = 0;
+    for (index, word) in page.iter().enumerate() {
+        let mut left = *word;
+        while left != 0 && sparse.len() < PAGE_BYTES {
+            let place = index as u64 * 64 + u64::from(left.trailing_zeros());
+            put_number(&mut sparse, place - next);
+            next = place + 1;
+            left &= left - 1;
+        }
+    }
+    if sparse.len() < PAGE_BYTES {
+        return sparse;
+    }
+    let mut dense = vec![VERSION, DENSE];
+    page.iter().for_each(|word| dense.extend(word.to_le_bytes()));
+    dense
+}
+
+/// The inverse of [`page_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let mut page = [0; PAGE_BITS / 64];
+    match reader.byte()? {
+        DENSE => {
+            for word in &mut page {
+                *word = reader.u64()?;
+            }
+            reader.end()?;
+        }
+        SPARSE => {
+            let mut next = 0_u64;
+            while !reader.is_empty() {
+                let place = next.checked_add(reader.number()?).ok_or("a bit beyond its page")?;
+                let at = usize::try_from(place).map_err(|_| "a bit beyond its page")?;
+                *page.get_mut(at / 64).ok_or("a bit beyond its page")? |= 1 << (place % 64);
+                next = place + 1;
+            }
+        }
+        _ => return Err("a page of an unknown form"),
+    }
+    Ok(page)
+}
+
+/// An outbox.
+#[must_use]
+pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
+    let mut out = begin();
+    put_number(&mut out, outbox.next);
+    out.extend(outbox.watermark.0.to_le_bytes());
+    out.push(u8::from(outbox.closed_at.is_some()));
+    outbox.closed_at.iter().for_each(|at| out.extend(at.0.to_le_bytes()));
+    for run in &outbox.above {
+        put_number(&mut out, run.first);
+        put_number(&mut out, run.end);
+        out.extend(run.watermark.0.to_le_bytes());
+    }
+    out
+}
+
+/// The inverse of [`outbox_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let next = reader.number()?;
+    let watermark = Timestamp(reader.u64()?);
+    let closed_at = match reader.byte()? {
+        0 => None,
+        1 => Some(Timestamp(reader.u64()?)),
+        _ => return Err("neither open nor closed"),
+    };
+    let mut above = Vec::new();
+    while !reader.is_empty() {
+        let (first, end) = (reader.number()?, reader.number()?);
+        above.push(Run { first, end, watermark: Timestamp(reader.u64()?) });
+    }
+    Ok(OutboxState { next, watermark, above, closed_at })
+}
+
+/// An imported log.
+#[must_use]
+pub fn source_value(source: &SourceState) -> Vec<u8> {
+    let mut out = begin();
+    put_number(&mut out, source.rows);
+    out.extend(source.digest);
+    put_number(&mut out, source.counted);
+    put_number(&mut out, source.duplicate);
+    put_reasons(&mut out, &source.reasons);
+    out
+}
+
+/// The inverse of [`source_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_source(value: &[u8]) -> Result<SourceState, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    Ok(SourceState {
+        rows: reader.number()?,
+        digest: reader.array()?,
+        counted: reader.number()?,
+        duplicate: reader.number()?,
+        reasons: read_reasons(reader)?,
+    })
+}
+
+/// What a store says of itself.
+#[must_use]
+pub fn meta_value(meta: &Meta) -> Vec<u8> {
+    let mut out = begin();
+    out.extend(meta.partition.to_le_bytes());
+    out.extend(meta.partitions.to_le_bytes());
+    out.extend(meta.clock.0.to_le_bytes());
+    out.extend(meta.resident_from.0.to_le_bytes());
+    meta.position.iter().for_each(|position| out.extend(position.to_bytes()));
+    out
+}
+
+/// The inverse of [`meta_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_meta(value: &[u8]) -> Result<Meta, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let (partition, partitions) = (reader.u16()?, reader.u16()?);
+    let clock = Timestamp(reader.u64()?);
+    let resident_from = Minute(reader.u32()?);
+    let position = if reader.is_empty() {
+        None
+    } else {
+        let bytes: [u8; Position::BYTES] = reader.array()?;
+        Some(Position::from_bytes(&bytes).ok_or("a position that is none")?)
+    };
+    reader.end()?;
+    Ok(Meta { partition, partitions, clock, resident_from, position })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use shared::{BlockId, OutboxId, SourceId};
+
+use super::*;
+use crate::count::PageKey;
+
+fn currency(code: &[u8; 3]) -> Currency {
+    Currency::from_bytes(*code).unwrap()
+}
+
+fn cell(publisher: &str, kind: Kind, valid: bool) -> CellKey {
+    let publisher = publisher.parse().unwrap_or(Id::NONE);
+    CellKey { publisher, country: Country::UNKNOWN, device: Device::Phone, kind, valid }
+}
+
+fn cells() -> Vec<(CellKey, CellValue)> {
+    let spend = vec![(currency(b"EUR"), 300), (currency(b"USD"), -1)];
+    vec![
+        (cell("", Kind::Click, true), CellValue { count: 1, spend: vec![] }),
+        (cell("pub", Kind::Impression, true), CellValue { count: 300, spend }),
+        (cell("pub", Kind::Click, false), CellValue { count: 2, spend: vec![] }),
+    ]
+}
+
+#[test]
+fn bytes_are_pinned() {
+    #[rustfmt::skip]
+    let expected = [
+        1, // version
+        0, 0xa3, 2, 0x27, 1, 0, // no publisher, ZZ = 675, phone + click + valid, 1 event, no spend
+        3, b'p', b'u', b'b', 0xa3, 2, 0x23, 0xac, 2, 2, // impression, 300 events, two currencies
+        b'E', b'U', b'R', 0xd8, 4, b'U', b'S', b'D', 1,
+        0xff, 0xa3, 2, 0x26, 2, 0, // the same publisher, an invalid click
+    ];
+    assert_eq!(cells_value(&cells()), expected);
+    assert_eq!(read_cells(&expected).unwrap(), cells());
+    assert_eq!(totals_value(&[(Id::literal("ad"), 128)]), [1, 2, b'a', b'd', 0x80, 1]);
+    let mut page = [0; PAGE_BITS / 64];
+    page[0] = 0b101;
+    page[63] = 1 << 63;
+    assert_eq!(page_value(&page), [1, 1, 0, 1, 0xfc, 0x1f]);
+    assert_eq!(read_page(&page_value(&page)).unwrap(), page);
+    page.fill(u64::MAX);
+    assert_eq!(page_value(&page)[..3], [1, 0, 0xff]);
+    assert_eq!(read_page(&page_value(&page)).unwrap(), page);
+    let account = MinuteAccount { declared: 5, counted: 4, ..MinuteAccount::default() };
+    assert_eq!(account_value(&account), [1, 5, 0, 4, 0]);
+}
+
+#[test]
+fn absolute_rows_come_back() {
+    let mut reasons = [0; REASON_CODES];
+    reasons[3] = 7;
+    let source = SourceState { rows: 1 << 40, digest: [9; 32], counted: 1, duplicate: 2, reasons };
+    assert_eq!(read_source(&source_value(&source)).unwrap(), source);
+    let run = Run { first: 5, end: 9, watermark: Timestamp::MAX };
+    let mut outbox = OutboxState {
+        next: 3,
+        watermark: Timestamp(77),
+        above: vec![run, run],
+        closed_at: Some(Timestamp(5)),
+    };
+    assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
+    outbox.closed_at = None;
+    assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
+    let position = Position { identity: [1; 16], sequence: 9, digest: [2; 16] };
+    let clock = Timestamp(12345);
+    for position in [None, Some(position)] {
+        let resident_from = Minute(8);
+        let meta = Meta { partition: 3, partitions: 16, clock, resident_from, position };
+        assert_eq!(read_meta(&meta_value(&meta)).unwrap(), meta);
+    }
+}
+
+#[test]
+fn what_is_not_known_is_refused_and_the_key_is_named() {
+    let key = keys::cells(Id::literal("banner"), Minute(0));
+    let refused = |value: &[u8]| add(&key, [value].into_iter()).unwrap_err().to_string();
+    for (value, what) in [
+        (&[][..], "empty"),
+        (&[2], "version"),
+        (&[1, 0], "cut short"),
+        (&[1, 0xff, 0, 0, 0, 1, 0], "without a publisher"),
+        (&[1, 0, 0xa4, 2, 0, 1, 0], "country"),
+        (&[1, 0, 0, 0, 0xf0, 1, 0], "device"),
+        (&[1, 0, 0, 0, 0x0e, 1, 0], "kind"),
+        (&[1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0], "out of order"),
+        (&[1, 1, b'!', 0, 0, 1, 1, 0], "id"),
+    ] {
+        let error = refused(value);
+        assert!(error.contains(what) && error.contains("cells of ad banner"), "{value:?}: {error}");
+    }
+    let meta = add(keys::META, [&[1][..]].into_iter()).unwrap_err().to_string();
+    assert!(meta.contains("does not add up"), "{meta}");
+    assert!(read_page(&[1, 0, 1]).is_err() && read_page(&[1, 2]).is_err());
+    assert!(read_page(&[1, 1, 0x80, 0x20]).is_err(), "bit 4096 of 4096");
+    assert!(read_number(&[1, 5, 0]).is_err(), "bytes behind the end");
+    assert!(read_number(&[&[1][..], &[0xff; 9], &[2]].concat()).is_err(), "beyond 64 bits");
+    let revision = keys::minute(keys::REVISION, Minute(1));
+    let most = number_value(u64::MAX);
+    assert!(add(&revision, [&most[..], &[1, 1]].into_iter()).is_err(), "sums do not wrap");
+}
+
+#[test]
+fn every_key_has_words() {
+    let page = PageKey {
+        issuer: Id::literal("edge"),
+        block: BlockId([7; 10]),
+        kind: Kind::Click,
+        valid: true,
+        page: 3,
+    };
+    let outbox = OutboxId { edge: Id::literal("e1"), epoch: 5 };
+    for (key, words) in [
+        (keys::META.to_vec(), "the meta row"),
+        (keys::page(&page), "dedup page 3 of block 07070707070707070707, issuer edge, click"),
+        (keys::cells(Id::literal("x"), Minute(1)), "cells of ad x at 1970-01-01T00:01:00Z"),
+        (keys::totals(Minute(1), Kind::Served), "served totals of 1970-01-01T00:01:00Z"),
+        (keys::minute(keys::ACCOUNT, Minute(1)), "account of 1970-01-01T00:01:00Z"),
+        (keys::outbox(outbox), "outbox e1 epoch 5"),
+        (keys::source(SourceId([1; 16])), "imported log 01010101010101010101010101010101"),
+        (vec![b'p', 1], "unknown key 7001"),
+        (vec![], "unknown key "),
+    ] {
+        let said = keys::describe(&key);
+        assert!(said.starts_with(words), "{said}");
+    }
+}
+
+fn any_cells() -> impl Strategy<Value = Vec<(CellKey, CellValue)>> {
+    let one = ("[ab]?", 0..3_u16, 0..4_usize, any::<bool>(), 0..1000_u64, 0..3_usize, any::<i32>());
+    prop::collection::vec(one, 0..20).prop_map(|rows| {
+        let rows = rows.into_iter().map(|(publisher, country, kind, valid, count, of, micros)| {
+            let key = CellKey {
+                publisher: publisher.parse().unwrap_or(Id::NONE),
+                country: Country::from_index(country).unwrap(),
+                device: Device::Tv,
+                kind: Kind::ALL[kind],
+                valid,
+            };
+            let spend = [b"EUR", b"USD"].iter().take(of);
+            let spend = spend.map(|code| (currency(code), i64::from(micros))).collect();
+            (key, CellValue { count, spend })
+        });
+        sum(rows.collect(), add_cell).unwrap()
+    })
+}
+
+proptest! {
+    #[test]
+    fn sums_do_not_depend_on_their_order(lists in prop::collection::vec(any_cells(), 1..6), cut in 0..6_usize) {
+        let key = keys::cells(Id::literal("x"), Minute(1));
+        let values: Vec<_> = lists.iter().map(|list| cells_value(list)).collect();
+        let slices = || values.iter().map(Vec::as_slice);
+        let at_once = add(&key, slices()).unwrap();
+        let cut = cut.min(values.len());
+        let mut parts = Vec::new();
+        for part in [&values[..cut], &values[cut..]] {
+            if !part.is_empty() {
+                parts.push(add(&key, part.iter().map(Vec::as_slice)).unwrap());
+            }
+        }
+        prop_assert_eq!(&add(&key, parts.iter().map(Vec::as_slice)).unwrap(), &at_once);
+        let counted: u64 = lists.iter().flatten().map(|(_, value)| value.count).sum();
+        let summed = read_cells(&at_once).unwrap();
+        prop_assert_eq!(summed.iter().map(|(_, value)| value.count).sum::<u64>(), counted);
+    }
+
+    #[test]
+    fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        let value = [&[1], &bytes[..]].concat();
+        let _ = (read_cells(&value), read_totals(&value), read_account(&value), read_page(&value));
+        let _ = (read_outbox(&value), read_source(&value), read_meta(&value), read_number(&value));
+        let _ = keys::describe(&bytes);
+    }
+
+    #[test]
+    fn pages_come_back(places in prop::collection::vec(0..PAGE_BITS, 0..600)) {
+        let mut page = [0_u64; PAGE_BITS / 64];
+        places.iter().for_each(|at| page[at / 64] |= 1 << (at % 64));
+        let value = page_value(&page);
+        prop_assert!(value.len() <= 2 + PAGE_BITS / 8);
+        prop_assert_eq!(read_page(&value).unwrap(), page);
+    }
+}

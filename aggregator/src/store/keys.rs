@@ -1,0 +1,185 @@
+//! The keys. One letter for the family, then fields of fixed size, numbers big endian, so that the
+//! order of the bytes is the order of the fields.
+//!
+//! | family | key | row |
+//! |---|---|---|
+//! | `m` | | position, clock, resident minutes, partition: one row |
+//! | `p` | issuer 16, block 10, kind 1, valid 1, page 1 | 4 096 dedup bits |
+//! | `c` | ad 16, minute 4 | the cells of an ad in a minute: an ad's range is one scan |
+//! | `t` | minute 4, kind 1 | the totals of all ads: the top N of a minute is one row |
+//! | `a` | minute 4 | the account |
+//! | `r` | minute 4 | the revision, where there is one |
+//! | `o` | edge 16, epoch 8 | an outbox |
+//! | `e` | edge 16 | its last epoch that is over |
+//! | `s` | source 16 | an imported log |
+//! | `h` | hour 4 | the last sequence applied when the hour began: for trimming the log |
+
+use shared::{BlockId, Id, Kind, Minute, OutboxId, SourceId};
+
+use crate::count::PageKey;
+
+/// The key of the one row of meta data.
+pub const META: &[u8] = b"m";
+/// Family of dedup pages.
+pub const PAGE: u8 = b'p';
+/// Family of cells.
+pub const CELLS: u8 = b'c';
+/// Family of ad totals.
+pub const TOTALS: u8 = b't';
+/// Family of accounts.
+pub const ACCOUNT: u8 = b'a';
+/// Family of revisions.
+pub const REVISION: u8 = b'r';
+/// Family of outboxes.
+pub const OUTBOX: u8 = b'o';
+/// Family of epochs.
+pub const EPOCH: u8 = b'e';
+/// Family of imported logs.
+pub const SOURCE: u8 = b's';
+/// Family of the hours' sequences.
+pub const HOUR: u8 = b'h';
+
+fn key(family: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.push(family);
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}
+
+/// Everything of a family: from (inclusive), to (exclusive).
+#[must_use]
+pub fn family(family: u8) -> (Vec<u8>, Vec<u8>) {
+    (vec![family], vec![family + 1])
+}
+
+/// A dedup page.
+#[must_use]
+pub fn page(at: &PageKey) -> Vec<u8> {
+    let rest = [at.kind.code(), u8::from(at.valid), at.page];
+    key(PAGE, &[at.issuer.padded(), &at.block.0, &rest])
+}
+
+/// The cells of an ad in a minute.
+#[must_use]
+pub fn cells(ad: Id, minute: Minute) -> Vec<u8> {
+    key(CELLS, &[ad.padded(), &minute.0.to_be_bytes()])
+}
+
+/// The totals of a minute.
+#[must_use]
+pub fn totals(minute: Minute, kind: Kind) -> Vec<u8> {
+    key(TOTALS, &[&minute.0.to_be_bytes(), &[kind.code()]])
+}
+
+/// What a family has of a minute: [`ACCOUNT`], [`REVISION`].
+#[must_use]
+pub fn minute(family: u8, minute: Minute) -> Vec<u8> {
+    key(family, &[&minute.0.to_be_bytes()])
+}
+
+/// An outbox.
+#[must_use]
+pub fn outbox(id: OutboxId) -> Vec<u8> {
+    key(OUTBOX, &[id.edge.padded(), &id.epoch.to_be_bytes()])
+}
+
+/// An edge's epochs.
+#[must_use]
+pub fn epoch(edge: Id) -> Vec<u8> {
+    key(EPOCH, &[edge.padded()])
+}
+
+/// An imported log.
+#[must_use]
+pub fn source(id: SourceId) -> Vec<u8> {
+    key(SOURCE, &[&id.0])
+}
+
+/// An hour since 1970.
+#[must_use]
+pub fn hour(hour: u32) -> Vec<u8> {
+    key(HOUR, &[&hour.to_be_bytes()])
+}
+
+/// The fields of a key that was made here; `None` for any other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// Behind the family.
+    pub(crate) fn of(key: &'a [u8]) -> Self {
+        Self(key.get(1..).unwrap_or_default())
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    pub(crate) fn id(&mut self) -> Option<Id> {
+        Id::from_padded(self.take()?).ok()
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    pub(crate) fn minute(&mut self) -> Option<Minute> {
+        self.u32().map(Minute)
+    }
+
+    pub(crate) fn kind(&mut self) -> Option<Kind> {
+        let [code] = self.take()?;
+        Kind::from_code(code)
+    }
+
+    pub(crate) fn outbox(&mut self) -> Option<OutboxId> {
+        Some(OutboxId { edge: self.id()?, epoch: self.take().map(u64::from_be_bytes)? })
+    }
+
+    pub(crate) fn source(&mut self) -> Option<SourceId> {
+        self.take().map(SourceId)
+    }
+
+    pub(crate) fn page(&mut self) -> Option<PageKey> {
+        let (issuer, block) = (self.id()?, BlockId(self.take()?));
+        let kind = self.kind()?;
+        let [valid, page] = self.take()?;
+        let valid = [false, true].get(usize::from(valid)).copied()?;
+        (page < 16).then_some(PageKey { issuer, block, kind, valid, page })
+    }
+
+    /// Nothing may follow.
+    pub(crate) fn end(self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+/// The key in words, for errors.
+#[must_use]
+pub fn describe(key: &[u8]) -> String {
+    let mut fields = Fields::of(key);
+    let words = match key.first() {
+        Some(b'm') => Some("the meta row".to_owned()),
+        Some(&PAGE) => fields.page().map(|p| {
+            let PageKey { issuer, block, kind, valid, page } = p;
+            format!("dedup page {page} of block {block:?}, issuer {issuer}, {kind}, valid {valid}")
+        }),
+        Some(&CELLS) => fields
+            .id()
+            .zip(fields.minute())
+            .map(|(ad, m)| format!("cells of ad {ad} at {}", m.start())),
+        Some(&TOTALS) => {
+            fields.minute().zip(fields.kind()).map(|(m, k)| format!("{k} totals of {}", m.start()))
+        }
+        Some(&ACCOUNT) => fields.minute().map(|m| format!("account of {}", m.start())),
+        Some(&REVISION) => fields.minute().map(|m| format!("revision of {}", m.start())),
+        Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),
+        Some(&EPOCH) => fields.id().map(|edge| format!("epochs of edge {edge}")),
+        Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
+        Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
+        _ => None,
+    };
+    words.unwrap_or_else(|| format!("unknown key {}", shared::id::hex(key)))
+}

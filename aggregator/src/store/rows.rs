@@ -1,0 +1,327 @@
+//! What the rows mean: an engine's changes as a batch, and back.
+
+use std::ops::Range;
+
+use shared::{Id, Kind, Minute, Timestamp};
+
+use super::codec::{self, CellKey, CellValue, Meta};
+use super::keys::{self, Fields};
+use super::{Change, StoreError, View};
+use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Spend};
+
+/// Of how many partitions a store is which: it is refused for any other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The partition.
+    pub partition: u16,
+    /// How many the deployment has.
+    pub partitions: u16,
+}
+
+/// Minutes so far ahead of the log's clock are read whole when a partition is restored (a log with
+/// a wild clock was imported); all others are left to the store.
+const AHEAD_MINUTES_MAX: u32 = 60;
+
+/// An engine's changes as one batch, the position with them.
+#[must_use]
+pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
+    let Place { partition, partitions } = place;
+    let Changes { position, clock, resident_from, .. } = *changes;
+    let meta = Meta { partition, partitions, clock, resident_from, position };
+    let mut rows = vec![Change::Put(keys::META.to_vec(), codec::meta_value(&meta))];
+    rows.extend(changes.dropped_pages.iter().map(|at| Change::Delete(keys::page(at))));
+    let put = |(at, page): &(_, _)| Change::Put(keys::page(at), codec::page_value(page));
+    rows.extend(changes.pages.iter().map(put));
+    changes.minutes.iter().for_each(|minute| add_minute(&mut rows, minute));
+    rows.extend(changes.dropped_outboxes.iter().map(|id| Change::Delete(keys::outbox(*id))));
+    for (id, state) in &changes.outboxes {
+        rows.push(Change::Put(keys::outbox(*id), codec::outbox_value(state)));
+    }
+    for (edge, epoch) in &changes.epochs {
+        rows.push(Change::Put(keys::epoch(*edge), codec::number_value(*epoch)));
+    }
+    for (id, state) in &changes.sources {
+        rows.push(Change::Put(keys::source(*id), codec::source_value(state)));
+    }
+    rows
+}
+
+fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
+    let mut cells: Vec<(Id, CellKey, CellValue)> = Vec::with_capacity(of.cells.len());
+    cells.extend(of.cells.iter().map(|cell| {
+        let value = CellValue { count: cell.count, spend: Vec::new() };
+        (cell.dimensions.ad, cell_key(&cell.dimensions), value)
+    }));
+    for spend in &of.spend {
+        let key = (spend.dimensions.ad, cell_key(&spend.dimensions));
+        let at = cells.binary_search_by(|(ad, cell, _)| (*ad, *cell).cmp(&key));
+        let at = at.unwrap_or_else(|at| {
+            cells.insert(at, (key.0, key.1, CellValue::default()));
+            at
+        });
+        cells[at].2.spend.push((spend.currency, spend.micros));
+    }
+    for of_ad in cells.chunk_by(|a, b| a.0 == b.0) {
+        let list: Vec<_> = of_ad.iter().map(|(_, key, value)| (*key, value.clone())).collect();
+        rows.push(Change::Add(keys::cells(of_ad[0].0, of.minute), codec::cells_value(&list)));
+    }
+    for kind in Kind::ALL {
+        let of_kind = of.totals.iter().filter(|total| total.kind == *kind);
+        let totals: Vec<_> = of_kind.map(|total| (total.ad, total.count)).collect();
+        if !totals.is_empty() {
+            let key = keys::totals(of.minute, *kind);
+            rows.push(Change::Add(key, codec::totals_value(&totals)));
+        }
+    }
+    if of.account.revision > 0 {
+        let key = keys::minute(keys::REVISION, of.minute);
+        rows.push(Change::Add(key, codec::number_value(of.account.revision)));
+    }
+    let account = MinuteAccount { revision: 0, ..of.account };
+    if account != MinuteAccount::default() {
+        let key = keys::minute(keys::ACCOUNT, of.minute);
+        rows.push(Change::Add(key, codec::account_value(&account)));
+    }
+}
+
+fn cell_key(of: &Dimensions) -> CellKey {
+    let Dimensions { publisher, country, device, kind, valid, .. } = *of;
+    CellKey { publisher, country, device, kind, valid }
+}
+
+/// What an engine and its service go on from.
+#[derive(Debug)]
+pub struct Restored {
+    /// For the engine.
+    pub snapshot: Snapshot,
+    /// The sequence of each hour, oldest first ([`keys::hour`]).
+    pub hours: Vec<(u32, u64)>,
+}
+
+/// Reads a partition's checkpoint; `None` when nothing was ever saved.
+///
+/// The minutes stay in the store: the snapshot's `resident_from` is the minute after the last one
+/// that has rows. (Cells are in the order of the ads, so that an ad's range is one scan; to read
+/// two hours of all of them would be to read everything.)
+///
+/// # Errors
+/// [`StoreError::Damaged`] names the row; also when the store is of another partition.
+pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>, StoreError> {
+    let Some(meta) = meta(view).await? else {
+        return nothing(view).await;
+    };
+    if (meta.partition, meta.partitions) != (place.partition, place.partitions) {
+        return Err(StoreError::row(
+            keys::META,
+            &format!(
+                "it is partition {} of {}, and was opened as {} of {}",
+                meta.partition, meta.partitions, place.partition, place.partitions
+            ),
+        ));
+    }
+    let Meta { clock, position, .. } = meta;
+    let pages = family(view, keys::PAGE, |f| f.page(), codec::read_page).await?;
+    let outboxes = family(view, keys::OUTBOX, |f| f.outbox(), codec::read_outbox).await?;
+    let epochs = family(view, keys::EPOCH, |f| f.id(), codec::read_number).await?;
+    let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
+    let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
+    let (resident_from, minutes) = minutes(view, clock).await?;
+    let snapshot =
+        Snapshot { position, clock, resident_from, pages, minutes, outboxes, epochs, sources };
+    Ok(Some(Restored { snapshot, hours }))
+}
+
+async fn meta<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
+    let mut meta = None;
+    view.scan(keys::META, b"n", &mut |key, value| {
+        let read = codec::read_meta(value).map_err(|what| StoreError::row(key, what))?;
+        match key == keys::META && meta.is_none() {
+            true => meta = Some(read),
+            false => return Err(StoreError::row(key, "a second meta row")),
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(meta)
+}
+
+/// A store without a meta row has no row at all.
+async fn nothing<V: View>(view: &V) -> Result<Option<Restored>, StoreError> {
+    let refuse = &mut |key: &[u8], _: &[u8]| {
+        Err(StoreError::row(
+            keys::META,
+            &format!("missing, while {} is there", keys::describe(key)),
+        ))
+    };
+    view.scan(&[], &[0xff], refuse).await.map(|()| None)
+}
+
+/// All rows of a family.
+async fn family<V: View, K: Send, T: Send>(
+    view: &V,
+    family: u8,
+    fields: fn(&mut Fields<'_>) -> Option<K>,
+    value: fn(&[u8]) -> Result<T, &'static str>,
+) -> Result<Vec<(K, T)>, StoreError> {
+    let (from, to) = keys::family(family);
+    let mut rows = Vec::new();
+    view.scan(&from, &to, &mut |key, bytes| {
+        rows.push((read_key(key, fields)?, value(bytes).map_err(|w| StoreError::row(key, w))?));
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
+}
+
+fn read_key<K>(key: &[u8], fields: fn(&mut Fields<'_>) -> Option<K>) -> Result<K, StoreError> {
+    let mut rest = Fields::of(key);
+    let read = fields(&mut rest).filter(|_| rest.end().is_some());
+    read.ok_or_else(|| StoreError::row(key, "a key that is none"))
+}
+
+/// From which minute on memory has everything, and the minutes from there.
+async fn minutes<V: View>(
+    view: &V,
+    clock: Timestamp,
+) -> Result<(Minute, Vec<MinuteRows>), StoreError> {
+    let now = clock.minute();
+    let ahead = Minute(now.0.saturating_add(AHEAD_MINUTES_MAX));
+    let mut last = now;
+    let mut beyond = Vec::new();
+    for (minute, account) in accounts(view, now..Minute(u32::MAX)).await? {
+        if minute <= ahead {
+            last = minute;
+        } else {
+            beyond.push(MinuteRows { minute, account, ..MinuteRows::default() });
+        }
+    }
+    let from = Minute(last.0.saturating_add(1));
+    if !beyond.is_empty() {
+        whole(view, &mut beyond).await?;
+    }
+    Ok((from, beyond))
+}
+
+/// Fills in cells, spend, totals and revisions of a few minutes, by reading all cells.
+async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), StoreError> {
+    let (from, to) = keys::family(keys::CELLS);
+    view.scan(&from, &to, &mut |key, value| {
+        let (ad, minute) = read_key(key, |f| f.id().zip(f.minute()))?;
+        let Ok(at) = minutes.binary_search_by_key(&minute, |rows| rows.minute) else {
+            return Ok(());
+        };
+        for (cell, value) in codec::read_cells(value).map_err(|w| StoreError::row(key, w))? {
+            let CellKey { publisher, country, device, kind, valid } = cell;
+            let dimensions = Dimensions { ad, publisher, country, device, kind, valid };
+            minutes[at].cells.push(Cell { dimensions, count: value.count });
+            let spend = value.spend.into_iter();
+            minutes[at].spend.extend(spend.map(|(currency, micros)| Spend {
+                dimensions,
+                currency,
+                micros,
+            }));
+        }
+        Ok(())
+    })
+    .await?;
+    for rows in minutes {
+        for kind in Kind::ALL {
+            let add =
+                |ad, count| rows.totals.push(crate::count::AdTotal { ad, kind: *kind, count });
+            totals(view, rows.minute, *kind, add).await?;
+        }
+        rows.totals.sort_unstable();
+        rows.account.revision =
+            revision(view, rows.minute..Minute(rows.minute.0.saturating_add(1))).await?;
+    }
+    Ok(())
+}
+
+/// How many valid events of a kind an ad has in a range of minutes.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn ad_count<V: View>(
+    view: &V,
+    ad: Id,
+    kind: Kind,
+    Range { start: from, end: to }: Range<Minute>,
+) -> Result<u64, StoreError> {
+    let mut count = 0;
+    view.scan(&keys::cells(ad, from), &keys::cells(ad, to), &mut |key, value| {
+        let cells = codec::read_cells(value).map_err(|what| StoreError::row(key, what))?;
+        let valid = cells.iter().filter(|(cell, _)| cell.valid && cell.kind == kind);
+        count += valid.map(|(_, value)| value.count).sum::<u64>();
+        Ok(())
+    })
+    .await?;
+    Ok(count)
+}
+
+/// Hands each ad's valid events of a kind in a minute to `each`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn totals<V: View>(
+    view: &V,
+    minute: Minute,
+    kind: Kind,
+    mut each: impl FnMut(Id, u64) + Send,
+) -> Result<(), StoreError> {
+    let from = keys::totals(minute, kind);
+    let to = [&from[..], &[0]].concat();
+    view.scan(&from, &to, &mut |key, value| {
+        let totals = codec::read_totals(value).map_err(|what| StoreError::row(key, what))?;
+        totals.into_iter().for_each(|(ad, count)| each(ad, count));
+        Ok(())
+    })
+    .await
+}
+
+/// The accounts, without revisions, in a range of minutes.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn accounts<V: View>(
+    view: &V,
+    range: Range<Minute>,
+) -> Result<Vec<(Minute, MinuteAccount)>, StoreError> {
+    let of = |minute| keys::minute(keys::ACCOUNT, minute);
+    let range = (of(range.start), of(range.end));
+    let mut accounts = Vec::new();
+    view.scan(&range.0, &range.1, &mut |key, value| {
+        let minute = read_key(key, |f| f.minute())?;
+        let account = codec::read_account(value).map_err(|what| StoreError::row(key, what))?;
+        accounts.push((minute, account));
+        Ok(())
+    })
+    .await?;
+    Ok(accounts)
+}
+
+/// The sum of the revisions in a range of minutes.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn revision<V: View>(view: &V, range: Range<Minute>) -> Result<u64, StoreError> {
+    let of = |minute| keys::minute(keys::REVISION, minute);
+    let range = (of(range.start), of(range.end));
+    let mut sum = 0;
+    view.scan(&range.0, &range.1, &mut |key, value| {
+        sum += codec::read_number(value).map_err(|what| StoreError::row(key, what))?;
+        Ok(())
+    })
+    .await?;
+    Ok(sum)
+}
+
+/// Notes with which sequence an hour began, and forgets older hours.
+#[must_use]
+pub fn hours(hour: u32, sequence: u64, forget: &[u32]) -> Vec<Change> {
+    let mut rows = vec![Change::Put(keys::hour(hour), codec::number_value(sequence))];
+    rows.extend(forget.iter().map(|hour| Change::Delete(keys::hour(*hour))));
+    rows
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+#![allow(clippy::unwrap_used)]
+
+use eventlog::Position;
+use shared::{BlockId, Country, Currency, Device, OutboxId, SourceId};
+
+use super::*;
+use crate::count::{AdTotal, OutboxState, PAGE_BITS, PageKey, SourceState};
+use crate::store::memory::{MemStore, MemStores};
+use crate::store::{CheckpointStore, Stores};
+
+const PLACE: Place = Place { partition: 3, partitions: 16 };
+const NOW: Minute = Minute(1_000_000);
+
+fn dimensions(ad: &str, kind: Kind, valid: bool) -> Dimensions {
+    Dimensions {
+        ad: ad.parse().unwrap(),
+        publisher: Id::literal("pub"),
+        country: Country::UNKNOWN,
+        device: Device::Tv,
+        kind,
+        valid,
+    }
+}
+
+/// `n` impressions of ad `a` (with a price), one click and one click with a verdict of ad `b`.
+fn minute(minute: Minute, n: u64) -> MinuteRows {
+    let impressions = dimensions("a", Kind::Impression, true);
+    let click = dimensions("b", Kind::Click, true);
+    let spend = |code: &[u8; 3]| Spend {
+        dimensions: impressions,
+        currency: Currency::from_bytes(*code).unwrap(),
+        micros: 5,
+    };
+    MinuteRows {
+        minute,
+        cells: vec![
+            Cell { dimensions: impressions, count: n },
+            Cell { dimensions: Dimensions { valid: false, ..click }, count: 1 },
+            Cell { dimensions: click, count: 1 },
+        ],
+        spend: vec![spend(b"EUR"), spend(b"USD")],
+        totals: vec![
+            AdTotal { ad: Id::literal("a"), kind: Kind::Impression, count: n },
+            AdTotal { ad: Id::literal("b"), kind: Kind::Click, count: 1 },
+        ],
+        account: MinuteAccount { declared: 9, counted: n + 1, revision: 2, ..Default::default() },
+    }
+}
+
+fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
+    let page = PageKey {
+        issuer: Id::literal("edge"),
+        block: BlockId([sequence.to_le_bytes()[0]; 10]),
+        kind: Kind::Click,
+        valid: true,
+        page: 1,
+    };
+    let outbox = OutboxId { edge: Id::literal("edge"), epoch: sequence };
+    Changes {
+        position: Some(Position { identity: [1; 16], sequence, digest: [2; 16] }),
+        clock: NOW.start(),
+        resident_from: Minute(NOW.0 - 120),
+        pages: vec![(page, [sequence; PAGE_BITS / 64])],
+        minutes,
+        outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
+        epochs: vec![(Id::literal("edge"), sequence)],
+        sources: vec![(
+            SourceId([4; 16]),
+            SourceState {
+                rows: sequence,
+                digest: [1; 32],
+                counted: 1,
+                duplicate: 0,
+                reasons: [0; 17],
+            },
+        )],
+        ..Changes::default()
+    }
+}
+
+async fn stored(all: &[Changes]) -> MemStore {
+    let store = MemStores::new().open(3).await.unwrap();
+    for changes in all {
+        store.write(batch(PLACE, changes)).await.unwrap();
+    }
+    store
+}
+
+#[tokio::test]
+async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
+    let store = MemStores::new().open(3).await.unwrap();
+    assert!(restore(&store.view().unwrap(), PLACE).await.unwrap().is_none());
+    let soon = Minute(NOW.0 + 2);
+    let first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
+    let mut second = changes(2, vec![minute(Minute(5), 20)]);
+    second.dropped_pages = vec![first.pages[0].0];
+    second.dropped_outboxes = vec![first.outboxes[0].0];
+    let store = stored(&[first, second.clone()]).await;
+    let view = store.view().unwrap();
+    let restored = restore(&view, PLACE).await.unwrap().unwrap();
+    let expected = Snapshot {
+        position: second.position,
+        clock: second.clock,
+        resident_from: Minute(soon.0 + 1),
+        pages: second.pages,
+        minutes: vec![],
+        outboxes: second.outboxes,
+        epochs: second.epochs,
+        sources: second.sources,
+    };
+    assert_eq!(restored.snapshot, expected);
+
+    let range = Minute(5)..Minute(6);
+    let (a, b) = (Id::literal("a"), Id::literal("b"));
+    assert_eq!(ad_count(&view, a, Kind::Impression, range.clone()).await.unwrap(), 30);
+    assert_eq!(ad_count(&view, b, Kind::Click, range).await.unwrap(), 2, "valid ones only");
+    assert_eq!(ad_count(&view, b, Kind::Click, Minute(0)..Minute(5)).await.unwrap(), 0);
+    assert_eq!(ad_count(&view, b, Kind::Click, Minute(0)..Minute(u32::MAX)).await.unwrap(), 3);
+    let mut seen = Vec::new();
+    totals(&view, Minute(5), Kind::Impression, |ad, n| seen.push((ad, n))).await.unwrap();
+    assert_eq!(seen, [(a, 30)]);
+    assert_eq!(revision(&view, Minute(0)..Minute(6)).await.unwrap(), 4);
+    let accounts = accounts(&view, Minute(0)..Minute(6)).await.unwrap();
+    let account = MinuteAccount { declared: 18, counted: 32, ..MinuteAccount::default() };
+    assert_eq!(accounts, [(Minute(5), account)]);
+}
+
+#[tokio::test]
+async fn minutes_far_ahead_are_read_whole() {
+    let far = Minute(NOW.0 + 600);
+    let store = stored(&[
+        changes(1, vec![minute(Minute(NOW.0 - 1), 1), minute(far, 1)]),
+        changes(2, vec![minute(far, 2)]),
+    ])
+    .await;
+    let restored = restore(&store.view().unwrap(), PLACE).await.unwrap().unwrap();
+    assert_eq!(restored.snapshot.resident_from, Minute(NOW.0 + 1));
+    let mut expected = minute(far, 3);
+    expected.cells[1].count = 2;
+    expected.cells[2].count = 2;
+    expected.cells.sort_unstable();
+    expected.spend.iter_mut().for_each(|spend| spend.micros = 10);
+    expected.totals[1].count = 2;
+    expected.account =
+        MinuteAccount { declared: 18, counted: 5, revision: 4, ..MinuteAccount::default() };
+    let mut found = restored.snapshot.minutes;
+    found[0].cells.sort_unstable();
+    assert_eq!(found, [expected]);
+}
+
+#[tokio::test]
+async fn another_partition_or_a_damaged_row_is_refused_by_name() {
+    let full = changes(1, vec![minute(Minute(NOW.0 + 600), 1)]);
+    let store = stored(std::slice::from_ref(&full)).await;
+    for place in [Place { partition: 4, ..PLACE }, Place { partitions: 8, ..PLACE }] {
+        let error = restore(&store.view().unwrap(), place).await.unwrap_err().to_string();
+        assert!(error.contains("partition 3 of 16"), "{error}");
+    }
+    let keys: Vec<_> = batch(PLACE, &full)
+        .into_iter()
+        .map(|change| match change {
+            Change::Put(key, _) | Change::Add(key, _) | Change::Delete(key) => key,
+        })
+        .collect();
+    for key in keys {
+        let stores = MemStores::new();
+        let store = stores.open(3).await.unwrap();
+        store.write(batch(PLACE, &full)).await.unwrap();
+        store.flush().await.unwrap();
+        stores.damage(3, &key, &[9, 9]);
+        let error = restore(&store.view().unwrap(), PLACE).await.unwrap_err();
+        assert!(matches!(error, StoreError::Damaged(_)), "{error}");
+        let error = error.to_string();
+        assert!(error.contains(&keys::describe(&key)), "{error} does not name {key:?}");
+        stores.damage(3, &[&key[..], &[0]].concat(), &[1]);
+        assert!(restore(&store.view().unwrap(), PLACE).await.is_err(), "a key that is none");
+    }
+    let store = MemStores::new().open(3).await.unwrap();
+    store.write(batch(PLACE, &full).split_off(1)).await.unwrap();
+    let error = restore(&store.view().unwrap(), PLACE).await.unwrap_err().to_string();
+    assert!(error.contains("the meta row: missing"), "{error}");
+}

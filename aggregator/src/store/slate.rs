@@ -1,0 +1,288 @@
+//! Checkpoints in SlateDB: one database per partition under `partition-NN` of an object store.
+//!
+//! The log is the write-ahead log of the counts; SlateDB's own is left on all the same, because a
+//! flush then costs one small file instead of a level-0 table with a new manifest
+//! (`docs/decisions.md` has the figures).
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use slatedb::bytes::Bytes;
+use slatedb::config::{
+    CompactionWorkerOptions, CompactorOptions, CompressionCodec, GarbageCollectorDirectoryOptions,
+    GarbageCollectorOptions, ScanOptions, Settings,
+};
+use slatedb::db_cache::DbCache;
+use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::{Db, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorError, WriteBatch};
+
+use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
+
+/// What a scan reads at once.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+
+/// Sizes and times of the databases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlateSettings {
+    /// Blocks, indexes and filters of all partitions together that stay in memory, in bytes.
+    pub cache_bytes: u64,
+    /// What a partition gathers in memory before it becomes a table, in bytes.
+    pub table_bytes: usize,
+    /// How often a partition looks for tables to compact.
+    pub compact_every: Duration,
+    /// How often a partition removes files that nothing needs any more, and how old they must be.
+    /// No read may last longer.
+    pub collect_every: Duration,
+}
+
+impl Default for SlateSettings {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 16 << 20,
+            table_bytes: 2 << 20,
+            compact_every: Duration::from_secs(5),
+            collect_every: Duration::from_secs(120),
+        }
+    }
+}
+
+/// The stores of a deployment in one object store.
+pub struct SlateStores {
+    objects: Arc<dyn ObjectStore>,
+    /// Whether the object store can overwrite on condition, and so can fence off another process
+    /// without a lock.
+    conditional: bool,
+    cache: Arc<dyn DbCache>,
+    settings: SlateSettings,
+    /// Held as long as the stores are.
+    _lock: Option<File>,
+}
+
+impl std::fmt::Debug for SlateStores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SlateStores").field("objects", &self.objects.to_string()).finish()
+    }
+}
+
+impl SlateStores {
+    /// In a local directory, which is made when it is missing, locked against other processes, and
+    /// written with fsync.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`]; [`StoreError::Unusable`] when the directory cannot be made or opened.
+    pub fn local(dir: &Path, settings: SlateSettings) -> Result<Self, StoreError> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            StoreError::Unusable(format!("{}: {error}", dir.display()))
+        };
+        std::fs::create_dir_all(dir).map_err(|error| unusable(&error))?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("lock"))
+            .map_err(|error| unusable(&error))?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => StoreError::Locked(dir.display().to_string()),
+            std::fs::TryLockError::Error(error) => unusable(&error),
+        })?;
+        let objects = LocalFileSystem::new_with_prefix(dir).map_err(|error| unusable(&error))?;
+        let objects = Arc::new(objects.with_fsync(true));
+        Ok(Self { conditional: false, _lock: Some(lock), ..Self::remote(objects, settings) })
+    }
+
+    /// In an object store that can overwrite on condition (S3 and its like): whoever opens a
+    /// partition last has it, and fences the others off.
+    #[must_use]
+    pub fn remote(objects: Arc<dyn ObjectStore>, settings: SlateSettings) -> Self {
+        let cache = MokaCacheOptions {
+            max_capacity: settings.cache_bytes,
+            time_to_live: None,
+            time_to_idle: None,
+        };
+        let cache = Arc::new(MokaCache::new_with_opts(cache));
+        Self { objects, conditional: true, cache, settings, _lock: None }
+    }
+
+    fn db_settings(&self) -> Settings {
+        let SlateSettings { table_bytes, compact_every, collect_every, .. } = self.settings;
+        let collect = Some(GarbageCollectorDirectoryOptions {
+            interval: Some(collect_every),
+            min_age: collect_every,
+            dry_run: false,
+        });
+        let codec = Some(CompressionCodec::Lz4);
+        let worker = CompactionWorkerOptions {
+            max_concurrent_compactions: 1,
+            compactions_poll_interval: compact_every,
+            max_sst_size: 64 << 20,
+            max_fetch_tasks: 1,
+            bytes_to_fetch: 256 << 10,
+            max_subcompactions: 1,
+            compression_codec: codec,
+            ..CompactionWorkerOptions::default()
+        };
+        Settings {
+            // Only a checkpoint flushes.
+            flush_interval: None,
+            manifest_poll_interval: compact_every,
+            l0_sst_size_bytes: table_bytes,
+            max_unflushed_bytes: 64 << 20,
+            l0_flush_parallelism: 1,
+            compression_codec: codec,
+            compactor_options: Some(CompactorOptions {
+                poll_interval: compact_every,
+                commit_compacted_interval: compact_every,
+                max_concurrent_compactions: 1,
+                checkpoint_lifetime: collect_every,
+                worker: Some(worker),
+                ..CompactorOptions::default()
+            }),
+            garbage_collector_options: Some(GarbageCollectorOptions {
+                manifest_options: collect,
+                wal_options: collect,
+                // A fence must outlive every writer that it may have to stop.
+                wal_fence_options: None,
+                compacted_options: collect,
+                compactions_options: collect,
+                detach_options: None,
+                boundary_files_enabled: self.conditional,
+                ..GarbageCollectorOptions::default()
+            }),
+            ..Settings::default()
+        }
+    }
+}
+
+impl Stores for SlateStores {
+    type Store = SlateStore;
+
+    async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
+        let name = format!("partition-{partition:02}");
+        let db = Db::builder(name.clone(), Arc::clone(&self.objects))
+            .with_settings(self.db_settings())
+            .with_merge_operator(Arc::new(Sum))
+            .with_db_cache(Arc::clone(&self.cache), u64::from(partition))
+            .build()
+            .await
+            .map_err(|error| blame(&name, &error))?;
+        Ok(SlateStore { db, name })
+    }
+}
+
+/// Adds rows up, as [`codec::add`] says.
+struct Sum;
+
+impl MergeOperator for Sum {
+    fn merge(
+        &self,
+        key: &Bytes,
+        existing: Option<Bytes>,
+        value: Bytes,
+    ) -> Result<Bytes, MergeOperatorError> {
+        self.merge_batch(key, existing, &[value])
+    }
+
+    fn merge_batch(
+        &self,
+        key: &Bytes,
+        existing: Option<Bytes>,
+        values: &[Bytes],
+    ) -> Result<Bytes, MergeOperatorError> {
+        if let (None, [one]) = (&existing, values) {
+            return Ok(one.clone());
+        }
+        let all = existing.iter().chain(values).map(|value| &value[..]);
+        codec::add(key, all)
+            .map(Bytes::from)
+            .map_err(|error| MergeOperatorError::Callback { message: error.to_string() })
+    }
+}
+
+/// The store of one partition.
+pub struct SlateStore {
+    db: Db,
+    name: String,
+}
+
+impl std::fmt::Debug for SlateStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SlateStore").field("name", &self.name).finish()
+    }
+}
+
+fn blame(name: &str, error: &Error) -> StoreError {
+    let text = format!("{name}: {error}");
+    match error.kind() {
+        // A merge that met a row it cannot read fails as `Invalid`: nothing else that this file
+        // asks for can.
+        ErrorKind::Data | ErrorKind::Invalid => StoreError::Damaged(text),
+        ErrorKind::Closed(_) => StoreError::Closed(text),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+impl CheckpointStore for SlateStore {
+    type View = SlateView;
+
+    async fn write(&self, batch: Vec<Change>) -> Result<(), StoreError> {
+        let mut rows = WriteBatch::new();
+        for change in batch {
+            match change {
+                Change::Put(key, value) => rows.put(key, value),
+                Change::Add(key, value) => rows.merge(key, value),
+                Change::Delete(key) => rows.delete(key),
+            }
+        }
+        self.db.write(rows).await.map_err(|error| blame(&self.name, &error)).map(drop)
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().await.map_err(|error| blame(&self.name, &error))
+    }
+
+    fn view(&self) -> Result<SlateView, StoreError> {
+        let snapshot = self.db.snapshot().map_err(|error| blame(&self.name, &error))?;
+        Ok(SlateView { snapshot, name: self.name.clone() })
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.db.close().await.map_err(|error| blame(&self.name, &error))
+    }
+}
+
+/// The rows of one moment.
+pub struct SlateView {
+    snapshot: Arc<DbSnapshot>,
+    name: String,
+}
+
+impl View for SlateView {
+    async fn scan(&self, from: &[u8], to: &[u8], take: &mut TakeRow<'_>) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let blame = |error: Error| blame(&self.name, &error);
+        let options = ScanOptions {
+            cache_blocks: true,
+            read_ahead_bytes: READ_AHEAD_BYTES,
+            ..ScanOptions::default()
+        };
+        let range = from.to_vec()..to.to_vec();
+        let rows = self.snapshot.scan_with_options(range, &options).await;
+        let mut rows = rows.map_err(blame)?;
+        while let Some(row) = rows.next().await.map_err(blame)? {
+            take(&row.key, &row.value).map_err(|error| match error {
+                StoreError::Damaged(what) => StoreError::Damaged(format!("{}: {what}", self.name)),
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+#![allow(clippy::unwrap_used)]
+
+use shared::{Id, Kind, Minute};
+
+use super::*;
+use crate::store::contract::{self, Harness};
+use crate::store::keys;
+
+fn fast() -> SlateSettings {
+    SlateSettings {
+        cache_bytes: 1 << 20,
+        table_bytes: 32 << 10,
+        compact_every: Duration::from_millis(50),
+        collect_every: Duration::from_secs(1),
+    }
+}
+
+struct Local(tempfile::TempDir);
+
+impl Harness for Local {
+    type Stores = SlateStores;
+
+    async fn stores(&mut self) -> SlateStores {
+        SlateStores::local(self.0.path(), fast()).unwrap()
+    }
+
+    /// A process that dies leaves its files as they are: the directory is copied while the stores
+    /// are open, and the copy takes its place.
+    async fn crash(&mut self, stores: SlateStores, open: Vec<SlateStore>) {
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(self.0.path(), copy.path());
+        for store in &open {
+            store.close().await.unwrap();
+        }
+        drop((open, stores));
+        self.0 = copy;
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else if std::fs::copy(entry.path(), &target).is_err() {
+            // A temporary file that was renamed meanwhile.
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract() {
+    contract::run(&mut Local(tempfile::tempdir().unwrap())).await;
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = SlateStores::local(dir.path(), fast()).unwrap();
+    let error = SlateStores::local(dir.path(), fast()).unwrap_err();
+    assert_eq!(error, StoreError::Locked(dir.path().display().to_string()));
+    drop(first);
+    SlateStores::local(dir.path(), fast()).unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = SlateStores::local(&file, fast()).unwrap_err();
+    assert!(matches!(error, StoreError::Unusable(_)), "{error}");
+}
+
+fn files(dir: &Path, found: &mut Vec<(std::path::PathBuf, u64)>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => files(&entry.path(), found),
+            Ok(meta) => found.push((entry.path(), meta.len())),
+            Err(_) => {}
+        }
+    }
+}
+
+/// A row of about 500 bytes that does not compress, and a sum.
+fn checkpoint(round: u64) -> Vec<Change> {
+    let mut noise = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut rows = Vec::new();
+    for key in 0..20_u8 {
+        let mut value = vec![1];
+        value.extend((0..500).map(|_| {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            noise.to_le_bytes()[0]
+        }));
+        rows.push(Change::Put(vec![b'p', key], value));
+    }
+    let totals = codec::totals_value(&[(Id::literal("ad"), 1)]);
+    rows.push(Change::Add(keys::totals(Minute(1), Kind::Click), totals));
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_use_stays_bounded() {
+    const ROUNDS: u64 = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let stores = SlateStores::local(dir.path(), fast()).unwrap();
+    let store = stores.open(0).await.unwrap();
+    let mut logical = 0;
+    for round in 0..ROUNDS {
+        let rows = checkpoint(round);
+        logical += rows.iter().map(Change::bytes).sum::<usize>() as u64;
+        store.write(rows).await.unwrap();
+        store.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let used = || {
+        let mut found = Vec::new();
+        files(dir.path(), &mut found);
+        (found.len(), found.iter().map(|(_, bytes)| bytes).sum::<u64>())
+    };
+    // Files are removed once they are a second old; that shall happen within ten.
+    for _ in 0..100 {
+        if used().1 < logical / 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (files, bytes) = used();
+    assert!(bytes < logical / 10, "{bytes} bytes in {files} files for {logical} written");
+    assert!(files < 150, "{files} files");
+    let mut sum = 0;
+    let view = store.view().unwrap();
+    let add = |_, n| sum += n;
+    crate::store::rows::totals(&view, Minute(1), Kind::Click, add).await.unwrap();
+    assert_eq!(sum, ROUNDS, "compaction adds up what it merges");
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = SlateStores::local(dir.path(), fast()).unwrap();
+    let store = stores.open(0).await.unwrap();
+    for round in 0..12 {
+        store.write(checkpoint(round)).await.unwrap();
+        store.flush().await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop((store, stores));
+    let mut found = Vec::new();
+    files(dir.path(), &mut found);
+    // The files that hold the rows: all that have more than a manifest's worth of bytes.
+    let tables: Vec<_> = found
+        .into_iter()
+        .filter(|(path, bytes)| path.extension().is_some_and(|e| e == "sst") && *bytes > 4096)
+        .collect();
+    assert!(!tables.is_empty());
+    let mut refused = 0;
+    for (path, bytes) in tables {
+        let good = std::fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[usize::try_from(bytes / 3).unwrap()] ^= 0x10;
+        std::fs::write(&path, bad).unwrap();
+        let stores = SlateStores::local(dir.path(), fast()).unwrap();
+        let read = async {
+            let store = stores.open(0).await?;
+            let view = store.view()?;
+            let mut rows = 0;
+            let read = view
+                .scan(&[], &[0xff], &mut |_, _| {
+                    rows += 1;
+                    Ok(())
+                })
+                .await;
+            let _ = store.close().await;
+            read.map(|()| rows)
+        };
+        match read.await {
+            Err(StoreError::Damaged(what)) => {
+                assert!(what.contains("partition-00"), "{what}");
+                refused += 1;
+            }
+            // A file of the write-ahead log that is no longer needed.
+            Ok(rows) => assert_eq!(rows, 21, "never fewer rows"),
+            Err(other) => panic!("{other}"),
+        }
+        drop(stores);
+        std::fs::write(&path, good).unwrap();
+    }
+    assert!(refused > 0);
+}
