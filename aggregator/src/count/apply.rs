@@ -1,16 +1,18 @@
-//! One message, in passes: what is new (entries), what each event becomes (rows), and what that
-//! adds to the minutes (cells, then totals). Each pass is a short loop over a flat array, so that
-//! the processor can wait for several places in memory at once.
+//! One message, in passes: what is new (entries), what each event becomes (rows), whom it names
+//! (ids), and what it adds to the minutes (cells, then totals). Each pass is a short loop over a flat
+//! array without branches that depend on what memory says, so that the processor waits for many
+//! places in memory at once: that is where the time goes.
 
 use shared::event::REASON_CODES;
 use shared::wire::{MessageView, Row};
 use shared::{Kind, Reason, Timestamp, import};
 
 use super::accounts::MinuteAccount;
-use super::cells::{CellKey, Minutes};
+use super::cells::{AdKey, CellKey, CellRest, Minutes};
 use super::dedup::{BitmapKey, Dedup, is_behind_horizon};
 use super::engine::{Applied, Engine};
 use super::error::EngineError;
+use super::intern::Interner;
 use super::sources::{ChunkRows, SourceState};
 
 /// What becomes of an event, as an index: the code of a reason, or one of these. No reason has the
@@ -45,11 +47,13 @@ struct Chunk {
     fates: Fates,
 }
 
-/// An event that adds to a cell.
+/// An event that adds to a cell, in the numbers of the message.
 #[derive(Clone, Copy, Debug)]
 struct Added {
-    key: CellKey,
     minute: u16,
+    ad: u16,
+    publisher: u16,
+    rest: CellRest,
     /// None (0) unless it is spent.
     price: u16,
 }
@@ -64,6 +68,7 @@ pub(super) struct Scratch {
     refused: Vec<u8>,
     /// [`BITMAPS_PER_BLOCK`] for each block.
     bitmaps: Vec<u32>,
+    named: Vec<bool>,
     ids: Vec<u32>,
     fates: Vec<Fates>,
     places: Vec<usize>,
@@ -123,7 +128,8 @@ impl Engine {
         let redelivered = self.take_entries(message);
         let mut applied = Applied { redelivered, ..Applied::default() };
         self.scratch.prepare(message, self.clock);
-        self.scratch.judge(message, &mut self.dedup, &mut self.minutes);
+        self.scratch.judge(message, &mut self.dedup);
+        self.scratch.name(message, &mut self.minutes.ids);
         self.take_tallies(message, &mut applied);
         self.scratch.settle(message, watermark, &mut self.minutes, &mut applied);
         self.scratch.count(message, &mut self.minutes);
@@ -192,13 +198,13 @@ impl Scratch {
         // Block 0 is none: what has none cannot have been accepted by a collector of ours.
         self.refused[0] = Reason::Malformed.code();
         refill(&mut self.bitmaps, message.blocks.len() * BITMAPS_PER_BLOCK, UNRESOLVED);
-        refill(&mut self.ids, message.ids.len(), UNRESOLVED);
+        refill(&mut self.named, message.ids.len(), false);
         refill(&mut self.fates, message.minutes.len(), Fates::default());
         self.added.clear();
     }
 
     /// Gives every event its fate.
-    fn judge(&mut self, message: &MessageView<'_>, dedup: &mut Dedup, minutes: &mut Minutes) {
+    fn judge(&mut self, message: &MessageView<'_>, dedup: &mut Dedup) {
         for row in message.rows() {
             let chunk = match self.entries[usize::from(row.entry)] {
                 Entry::Redelivered => continue,
@@ -211,7 +217,7 @@ impl Scratch {
                 (Ok(_), 0) if self.is_taken(message, &row, chunk) => DUPLICATE,
                 (Ok(_), 0) if !self.is_new(message, &row, dedup) => DUPLICATE,
                 (Ok(verdict), 0) => {
-                    self.add(message, &row, minutes);
+                    self.add(&row);
                     verdict.map_or(COUNTED, |reason| usize::from(reason.code()))
                 }
             };
@@ -245,20 +251,22 @@ impl Scratch {
     }
 
     #[inline]
-    fn add(&mut self, message: &MessageView<'_>, row: &Row, minutes: &mut Minutes) {
-        let mut number = |at: u16| {
-            let number = &mut self.ids[usize::from(at)];
-            if *number == UNRESOLVED {
-                *number = minutes.ids.number(message.ids[usize::from(at)]);
-            }
-            *number
-        };
-        let (ad, publisher) = (number(row.ad), number(row.publisher));
+    fn add(&mut self, row: &Row) {
+        let Row { minute, ad, publisher, kind, .. } = *row;
         let valid = row.outcome == Ok(None);
-        let key = CellKey::new(ad, publisher, row.country, row.device, row.kind, valid);
-        let price = if valid && row.kind == Kind::Impression { row.price } else { 0 };
-        self.added.push(Added { key, minute: row.minute, price });
-        self.fates[usize::from(row.minute)][IN_CELLS] += 1;
+        let rest = CellRest::new(row.country, row.device, kind, valid);
+        let price = if valid && kind == Kind::Impression { row.price } else { 0 };
+        self.added.push(Added { minute, ad, publisher, rest, price });
+        self.named[usize::from(ad)] = true;
+        self.named[usize::from(publisher)] = true;
+        self.fates[usize::from(minute)][IN_CELLS] += 1;
+    }
+
+    /// Resolves the ads and publishers of what is added.
+    fn name(&mut self, message: &MessageView<'_>, ids: &mut Interner) {
+        let named = message.ids.iter().zip(&self.named);
+        self.ids.clear();
+        self.ids.extend(named.map(|(id, named)| if *named { ids.number(*id) } else { 0 }));
     }
 
     /// Adds the fates to the accounts, and finds the place of every minute that has any.
@@ -287,18 +295,28 @@ impl Scratch {
     /// Adds to cells, totals and spend.
     fn count(&self, message: &MessageView<'_>, minutes: &mut Minutes) {
         for added in &self.added {
-            let place = self.places[usize::from(added.minute)];
-            minutes.unsaved(place).cells.add_one(added.key);
+            minutes.unsaved(self.place(added)).cells.add_one(self.key(added));
         }
-        for added in self.added.iter().filter(|added| added.key.is_valid()) {
-            let place = self.places[usize::from(added.minute)];
-            minutes.unsaved(place).totals.add_one(added.key.ad_key());
+        for added in self.added.iter().filter(|added| added.rest.is_valid()) {
+            let key = AdKey::new(self.ids[usize::from(added.ad)], added.rest.kind());
+            minutes.unsaved(self.place(added)).totals.add_one(key);
         }
         for added in self.added.iter().filter(|added| added.price != 0) {
-            let place = self.places[usize::from(added.minute)];
             let price = message.prices[usize::from(added.price)];
-            minutes.unsaved(place).spend(added.key, price.currency, price.micros);
+            let minute = minutes.unsaved(self.place(added));
+            minute.spend(self.key(added), price.currency, price.micros);
         }
+    }
+
+    #[inline]
+    fn place(&self, added: &Added) -> usize {
+        self.places[usize::from(added.minute)]
+    }
+
+    #[inline]
+    fn key(&self, added: &Added) -> CellKey {
+        let number = |at: u16| self.ids[usize::from(at)];
+        CellKey::new(number(added.ad), number(added.publisher), added.rest)
     }
 }
 

@@ -13,30 +13,50 @@ use super::error::EngineError;
 use super::intern::Interner;
 use super::table::{Counter, Key, mix};
 
-/// A cell's dimensions in 64 bits: ad (24), publisher (24), country (10), device (3), kind (2),
-/// verdict (1). As two halves, so that a counter's entry has 12 bytes and not 16.
+/// A cell's dimensions in 64 bits: ad (24), publisher (24), and the rest (16). As two halves, so
+/// that a counter's entry has 12 bytes and not 16.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct CellKey([u32; 2]);
+
+/// Country (10 bits), device (3), kind (2), verdict (1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CellRest(u16);
 
 /// An ad's number, and the kind in the lowest two bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AdKey(u32);
 
+impl CellRest {
+    #[inline]
+    pub(super) fn new(country: u16, device: Device, kind: Kind, valid: bool) -> Self {
+        let device = u16::from(device.code());
+        Self(country << 6 | device << 3 | u16::from(kind.code()) << 1 | u16::from(!valid))
+    }
+
+    #[inline]
+    pub(super) const fn is_valid(self) -> bool {
+        self.0 & 1 == 0
+    }
+
+    #[inline]
+    pub(super) fn kind(self) -> Kind {
+        Kind::ALL[usize::from(self.0 >> 1 & 3)]
+    }
+
+    fn country(self) -> Country {
+        Country::from_index(self.0 >> 6).unwrap_or_default()
+    }
+
+    fn device(self) -> Device {
+        let code = u8::try_from(self.0 >> 3 & 7).unwrap_or(0);
+        Device::from_code(code).unwrap_or(Device::Unknown)
+    }
+}
+
 impl CellKey {
     #[inline]
-    pub(super) fn new(
-        ad: u32,
-        publisher: u32,
-        country: u16,
-        device: Device,
-        kind: Kind,
-        valid: bool,
-    ) -> Self {
-        let low = u32::from(country) << 6
-            | u32::from(device.code()) << 3
-            | u32::from(kind.code()) << 1
-            | u32::from(!valid);
-        Self([ad << 8 | publisher >> 16, publisher << 16 | low])
+    pub(super) fn new(ad: u32, publisher: u32, rest: CellRest) -> Self {
+        Self([ad << 8 | publisher >> 16, publisher << 16 | u32::from(rest.0)])
     }
 
     fn ad(self) -> u32 {
@@ -47,30 +67,15 @@ impl CellKey {
         (self.0[0] & 0xff) << 16 | self.0[1] >> 16
     }
 
-    fn kind(self) -> Kind {
-        kind(self.0[1] >> 1 & 3)
-    }
-
-    #[inline]
-    pub(super) fn is_valid(self) -> bool {
-        self.0[1] & 1 == 0
-    }
-
-    #[inline]
-    pub(super) fn ad_key(self) -> AdKey {
-        AdKey(self.ad() << 2 | (self.0[1] >> 1 & 3))
-    }
-
     fn dimensions(self, ids: &Interner) -> Dimensions {
-        let country = u16::try_from(self.0[1] >> 6 & 0x3ff).unwrap_or(0);
-        let device = u8::try_from(self.0[1] >> 3 & 7).unwrap_or(0);
+        let rest = CellRest(u16::try_from(self.0[1] & 0xffff).unwrap_or(0));
         Dimensions {
             ad: ids.id(self.ad()),
             publisher: ids.id(self.publisher()),
-            country: Country::from_index(country).unwrap_or_default(),
-            device: Device::from_code(device).unwrap_or(Device::Unknown),
-            kind: self.kind(),
-            valid: self.is_valid(),
+            country: rest.country(),
+            device: rest.device(),
+            kind: rest.kind(),
+            valid: rest.is_valid(),
         }
     }
 
@@ -79,13 +84,20 @@ impl CellKey {
             return Err(EngineError::TooManyIds);
         }
         let Dimensions { ad, publisher, country, device, kind, valid } = *dimensions;
-        let (ad, publisher) = (ids.number(ad), ids.number(publisher));
-        Ok(Self::new(ad, publisher, country.index(), device, kind, valid))
+        let rest = CellRest::new(country.index(), device, kind, valid);
+        Ok(Self::new(ids.number(ad), ids.number(publisher), rest))
     }
 }
 
-fn kind(two_bits: u32) -> Kind {
-    Kind::ALL[two_bits as usize & 3]
+impl AdKey {
+    #[inline]
+    pub(super) fn new(ad: u32, kind: Kind) -> Self {
+        Self(ad << 2 | u32::from(kind.code()))
+    }
+
+    fn kind(self) -> Kind {
+        Kind::ALL[self.0 as usize & 3]
+    }
 }
 
 impl Key for CellKey {
@@ -147,7 +159,7 @@ impl MinuteTable {
         for total in &rows.totals {
             let ad = ids.find(total.ad);
             let ad = ad.ok_or(EngineError::Snapshot("a total of an ad without a cell"))?;
-            table.totals.add(AdKey(ad << 2 | u32::from(total.kind.code())), total.count);
+            table.totals.add(AdKey::new(ad, total.kind), total.count);
         }
         for spend in &rows.spend {
             table.spend(CellKey::of(&spend.dimensions, ids)?, spend.currency, spend.micros);
@@ -162,7 +174,7 @@ impl MinuteTable {
 }
 
 fn total_row((key, count): (AdKey, u64), ids: &Interner) -> AdTotal {
-    AdTotal { ad: ids.id(key.0 >> 2), kind: kind(key.0), count }
+    AdTotal { ad: ids.id(key.0 >> 2), kind: key.kind(), count }
 }
 
 fn spend_row(key: &(CellKey, Currency), micros: i64, ids: &Interner) -> Spend {
@@ -267,7 +279,7 @@ impl Minutes {
         if from >= to {
             return 0;
         }
-        let key = AdKey(number << 2 | u32::from(kind.code()));
+        let key = AdKey::new(number, kind);
         let saved = self.saved.range(from..to).map(|(_, table)| table);
         let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
         saved.chain(unsaved).map(|table| table.totals.get(key)).sum()
@@ -275,7 +287,7 @@ impl Minutes {
 
     pub(super) fn ad_totals(&self, minute: Minute, of: Kind, each: &mut impl FnMut(Id, u64)) {
         union(self.parts(minute).map(|part| part.map(|table| &table.totals)), |key, count| {
-            if kind(key.0) == of {
+            if key.kind() == of {
                 each(self.ids.id(key.0 >> 2), count);
             }
         });
