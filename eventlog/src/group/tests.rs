@@ -150,6 +150,13 @@ async fn waiters_hear_of_a_committer_that_ends() {
     assert_eq!(short.wait().await, Err(Lost), "too few results");
     let panicked = commit.try_send(1).unwrap();
     assert_eq!(panicked.wait().await, Err(Lost));
-    commit.join();
-    assert_eq!(commit.try_send(2).unwrap_err(), SendError::Closed(2));
+    // The thread is unwinding; when it has, the queue is closed.
+    let closed = async {
+        while let Ok(pending) = commit.try_send(2) {
+            assert_eq!(pending.wait().await, Err(Lost));
+        }
+        assert_eq!(commit.try_send(2).unwrap_err(), SendError::Closed(2));
+    };
+    let second = Duration::from_secs(1);
+    tokio::time::timeout(second, closed).await.unwrap();
 }

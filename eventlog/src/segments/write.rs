@@ -172,11 +172,11 @@ impl Segments {
             if is_full(&error) && self.file.cut(self.offset).is_ok() {
                 return Err(SegmentsError::NoSpace);
             }
-            return Err(self.poison("write", &error));
+            return Err(self.failed("write", error));
         }
         match self.file.sync() {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.poison("fdatasync", &error)),
+            Err(error) => Err(self.failed("fdatasync", error)),
         }
     }
 
@@ -204,11 +204,7 @@ impl Segments {
         let (file, segment) = match create(&self.view.shared.dir, &header) {
             Ok(created) => created,
             Err(SegmentsError::NoSpace) => return Err(SegmentsError::NoSpace),
-            Err(error) => {
-                let why = error.to_string();
-                self.poisoned = Some(why.clone());
-                return Err(SegmentsError::Fatal { why });
-            }
+            Err(error) => return Err(self.poison(error.to_string())),
         };
         self.file.file = file;
         self.offset = segment.header_bytes;
@@ -218,9 +214,13 @@ impl Segments {
         Ok(())
     }
 
-    fn poison(&mut self, action: &str, error: &io::Error) -> SegmentsError {
-        let why = format!("{}: {action}: {error}", self.segment.path.display());
-        tracing::error!(%why, "segments failed");
+    fn failed(&mut self, action: &'static str, error: io::Error) -> SegmentsError {
+        let error = SegmentsError::io(&self.segment.path, action, error);
+        self.poison(error.to_string())
+    }
+
+    fn poison(&mut self, why: String) -> SegmentsError {
+        tracing::error!(%why, "segments failed; nothing more is written");
         self.poisoned = Some(why.clone());
         SegmentsError::Fatal { why }
     }

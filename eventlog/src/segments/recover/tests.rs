@@ -40,6 +40,10 @@ fn sample() -> Sample {
 /// Payloads of stream 1 after opening, and what was cut.
 fn reopen(dir: &Path) -> Result<(Vec<Vec<u8>>, Option<Cut>)> {
     let (mut segments, recovered) = Segments::open(dir, CONFIG, [8; 16])?;
+    if let Some(cut) = &recovered.cut {
+        let length = fs::metadata(&cut.file).unwrap().len();
+        assert_eq!(length, cut.offset, "nothing of it is left in the file");
+    }
     let mut reader = segments.view().reader(1, 0)?;
     let mut payloads = Vec::new();
     while let Some(stored) = reader.try_next()? {
@@ -283,7 +287,10 @@ fn a_valid_group_that_does_not_follow_is_refused() {
         let mut bytes = sample.bytes.clone();
         bytes.extend_from_slice(&group);
         fs::write(&sample.path, &bytes).unwrap();
-        let error = reopen(sample.dir.path()).unwrap_err();
+        // Not by reading it, but at the door.
+        let error = Segments::open(sample.dir.path(), CONFIG, [7; 16]).unwrap_err();
+        assert_eq!(damaged_at(&error, &sample.path), offset);
+        let error = Segments::verify(sample.dir.path()).unwrap_err();
         assert_eq!(damaged_at(&error, &sample.path), offset);
     }
 }

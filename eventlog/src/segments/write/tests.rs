@@ -136,6 +136,25 @@ fn many_threads_read_while_one_writes() {
     });
 }
 
+/// What lies beyond the durable end is being written: a reader neither gives
+/// it nor keeps it for later.
+#[test]
+fn a_reader_sees_nothing_that_is_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segments = open(&dir, SegmentsConfig::default());
+    fill(&mut segments, 2);
+    let unfinished = vec![0xee; 500];
+    let file = segments.file.file.try_clone().unwrap();
+    file.write_all_at(&unfinished, segments.offset).unwrap();
+    let mut reader = segments.view().reader(1, 0).unwrap();
+    for due in [1, 2] {
+        assert_eq!(reader.try_next().unwrap().unwrap().sequence, due);
+    }
+    assert_eq!(reader.try_next().unwrap(), None);
+    fill(&mut segments, 1);
+    assert_eq!(reader.try_next().unwrap().unwrap().sequence, 3);
+}
+
 #[test]
 fn one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -269,6 +288,9 @@ fn readers_that_trimming_overtakes() {
             matches!(error, SegmentsError::Trimmed { sequence, .. } if sequence == due);
         assert!(is_trimmed, "{error}");
     }
+    // Streams that have nothing in a segment need not be listed for it.
+    fill(&mut segments, 20);
+    assert!(segments.trim(&[(1, 40), (2, 40)], None).unwrap() > 0);
     // Nothing of its stream was lost for this one: it goes on.
     assert_eq!(idle.try_next().unwrap(), None);
     segments.append(&[record(9, b"more")]).unwrap();
