@@ -282,3 +282,35 @@ impl Arena {
         pages + self.pieces.capacity() * size_of::<Box<[Page]>>() + self.free.capacity() * 4
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_at_most_1_1_bits_per_issued_impression_at_60_percent() {
+        let mut dedup = Dedup::default();
+        for block in 0..100_u64 {
+            let mut id = [0; 10];
+            id[2..].copy_from_slice(&block.to_le_bytes());
+            let issuer = Id::literal("demo");
+            let key = BitmapKey { issuer, block: BlockId(id), kind: Kind::Click, valid: true };
+            let bitmap = dedup.bitmap(key);
+            assert!((0..=u16::MAX).filter(|seq| seq % 5 < 3).all(|seq| dedup.insert(bitmap, seq)));
+            assert!((0..=u16::MAX).filter(|seq| seq % 5 < 3).all(|seq| !dedup.insert(bitmap, seq)));
+        }
+        let bits = dedup.bytes() as f64 * 8.0 / (100.0 * 65_536.0);
+        assert!((1.0..1.1).contains(&bits), "{bits}");
+    }
+
+    #[test]
+    fn a_page_is_spent_when_it_has_no_bit_from_the_bound_on() {
+        let mut page = BLANK;
+        page[1] = 1 << 5;
+        let bit = PAGE_BITS + 64 + 5;
+        for (bound, clear) in [(0, false), (bit - 5, false), (bit, false), (bit + 1, true)] {
+            assert_eq!(is_clear_from(&page, 1, bound), clear, "{bound}");
+        }
+        assert!(is_clear_from(&page, 1, 1 << 16) && is_clear_from(&BLANK, 15, 0));
+    }
+}

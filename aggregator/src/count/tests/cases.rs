@@ -1,1 +1,381 @@
 //! Single cases, each with what it is about.
+
+use eventlog::Position;
+use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
+use shared::wire::message::Entry;
+use shared::wire::{BatchEntry, ChunkEntry, Judged, MessageBuilder};
+use shared::{
+    BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
+    OutboxId, SourceId, Timestamp, import,
+};
+
+use super::read;
+use super::store::Store;
+use crate::count::{Applied, Engine, EngineError, PageKey, Settings, Snapshot};
+
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
+const EDGE: Id = Id::literal("edge-1");
+
+/// An engine and how far its log is.
+struct Bench {
+    engine: Engine,
+    sequence: u64,
+    now: Timestamp,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { engine: Engine::new(0, Settings::default()), sequence: 0, now: NOW }
+    }
+
+    fn apply(&mut self, fill: impl FnOnce(&mut MessageBuilder)) -> Result<Applied, EngineError> {
+        let mut builder = MessageBuilder::default();
+        fill(&mut builder);
+        let bytes = builder.finish(0, self.now);
+        let applied = self.engine.apply(&read(&bytes), position(self.sequence + 1))?;
+        self.sequence += 1;
+        Ok(applied)
+    }
+
+    /// A message with one batch of these clicks.
+    fn batch(&mut self, number: u64, watermark: Timestamp, clicks: &[ImpressionId]) -> Applied {
+        let now = self.now;
+        let fill = |builder: &mut MessageBuilder| {
+            let entry = batch(builder, 1, number, watermark);
+            clicks.iter().for_each(|id| click(builder, entry, "demo", *id, now, "ad"));
+        };
+        self.apply(fill).unwrap()
+    }
+
+    /// A message with one chunk that brings a click in each of its rows.
+    fn chunk(&mut self, source: SourceId, first_row: u64, end_row: u64) -> Applied {
+        let fill = |builder: &mut MessageBuilder| {
+            let entry = chunk(builder, source, first_row, end_row);
+            for row in first_row..end_row {
+                click(builder, entry, "import", import::impression(source, row), NOW, "ad");
+            }
+        };
+        self.apply(fill).unwrap()
+    }
+
+    fn count(&self) -> u64 {
+        self.engine.ad_count(Id::literal("ad"), Kind::Click, Minute(0), Minute(u32::MAX))
+    }
+}
+
+fn position(sequence: u64) -> Position {
+    Position { identity: [1; 16], sequence, digest: [0; 16] }
+}
+
+fn batch(builder: &mut MessageBuilder, epoch: u64, number: u64, watermark: Timestamp) -> Entry {
+    let outbox = OutboxId { edge: EDGE, epoch };
+    builder.batch(BatchEntry { outbox, number, watermark, declared: vec![] })
+}
+
+fn chunk(builder: &mut MessageBuilder, source: SourceId, first_row: u64, end_row: u64) -> Entry {
+    let digest = [end_row as u8; 32];
+    builder.chunk(ChunkEntry { source, first_row, end_row, digest, declared: vec![] })
+}
+
+fn click(
+    builder: &mut MessageBuilder,
+    entry: Entry,
+    issuer: &str,
+    id: ImpressionId,
+    at: Timestamp,
+    ad: &str,
+) {
+    let event = Judged {
+        issuer: issuer.parse().unwrap(),
+        id,
+        kind: Kind::Click,
+        outcome: Ok(None),
+        at,
+        ad: ad.parse().unwrap(),
+        campaign: Id::NONE,
+        advertiser: Id::NONE,
+        publisher: Id::NONE,
+        placement: Id::NONE,
+        country: Country::UNKNOWN,
+        device: Device::Unknown,
+        network: Network::default(),
+        visitor: Fingerprint::NONE,
+        flags: Flags(0),
+        price: Money::ZERO,
+        proof: b"",
+    };
+    builder.event(entry, &event);
+}
+
+/// Impression `seq` of a block opened at `at`.
+fn impression(at: Timestamp, seq: u16) -> ImpressionId {
+    let mut block = [9; 10];
+    let minute = at.minute().0 - Minute::BLOCK_EPOCH.0;
+    block[..3].copy_from_slice(&minute.to_be_bytes()[1..]);
+    ImpressionId { block: BlockId(block), seq }
+}
+
+#[test]
+fn only_the_next_message_is_taken() {
+    let mut engine = Engine::new(0, Settings::default());
+    let bytes = MessageBuilder::default().finish(0, NOW);
+    let message = read(&bytes);
+    let sequence = |expected, got| Err(EngineError::Sequence { expected, got });
+    assert_eq!(engine.apply(&message, position(2)), sequence(1, 2));
+    assert_eq!(engine.position(), None);
+    engine.apply(&message, position(1)).unwrap();
+    assert_eq!(engine.apply(&message, position(1)), sequence(2, 1));
+    assert_eq!(engine.apply(&message, position(3)), sequence(2, 3));
+    let other_log = Position { identity: [2; 16], ..position(2) };
+    assert_eq!(engine.apply(&message, other_log), Err(EngineError::Identity));
+    let bytes = MessageBuilder::default().finish(1, NOW);
+    let other = EngineError::Partition { expected: 0, got: 1 };
+    assert_eq!(engine.apply(&read(&bytes), position(2)), Err(other));
+    assert_eq!(engine.position(), Some(position(1)));
+}
+
+#[test]
+fn a_refused_message_changes_nothing() {
+    let source = import::named_source("log");
+    let mut bench = Bench::new();
+    bench.batch(0, NOW, &[impression(NOW, 1)]);
+    let good = |b: &mut MessageBuilder| {
+        let entry = batch(b, 1, 1, NOW);
+        click(b, entry, "demo", impression(NOW, 2), NOW, "new");
+        entry
+    };
+    let row = |n| import::impression(source, n);
+    let mut refused = |what: EngineError, fill: &dyn Fn(&mut MessageBuilder)| {
+        let before = format!("{:?}", bench.engine.size());
+        bench.now = bench.now.plus_ms(1_000);
+        assert_eq!(bench.apply(fill), Err(what));
+        assert_eq!(format!("{:?}", bench.engine.size()), before);
+        assert_eq!((bench.count(), bench.engine.clock()), (1, NOW));
+    };
+    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
+        let entry = good(b);
+        click(b, entry, "import", row(0), NOW, "ad");
+    });
+    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
+        good(b);
+        let entry = chunk(b, source, 0, 5);
+        click(b, entry, "import", row(5), NOW, "ad");
+    });
+    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
+        good(b);
+        let entry = chunk(b, source, 0, 5);
+        click(b, entry, "demo", row(4), NOW, "ad");
+    });
+    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
+        good(b);
+        let entry = chunk(b, source, 0, 5);
+        click(b, entry, "import", row((1 << 16) + 1), NOW, "ad");
+    });
+    refused(EngineError::ChunkRows { entry: 0 }, &|b| {
+        good(b);
+        chunk(b, source, 0, 65_537);
+    });
+    refused(EngineError::ChunkRows { entry: 0 }, &|b| {
+        good(b);
+        chunk(b, source, 0, u64::MAX);
+    });
+    let outbox = OutboxId { edge: EDGE, epoch: 1 };
+    refused(EngineError::Number { outbox, number: u64::MAX }, &|b| {
+        good(b);
+        batch(b, 1, u64::MAX, NOW);
+    });
+    bench.apply(|b| _ = good(b)).unwrap();
+    assert_eq!(
+        bench.engine.ad_count(Id::literal("new"), Kind::Click, NOW.minute(), Minute(u32::MAX)),
+        1
+    );
+}
+
+#[test]
+fn an_outbox_with_too_many_gaps_is_refused_before_it_fills_memory() {
+    let mut bench = Bench::new();
+    let mut number = 1;
+    let error = loop {
+        let first = number;
+        number += 2 * 4_000;
+        let fill = |builder: &mut MessageBuilder| {
+            (first..number).step_by(2).for_each(|n| _ = batch(builder, 1, n, NOW));
+        };
+        if let Err(error) = bench.apply(fill) {
+            break error;
+        }
+        assert!(number < 100_000, "never refused");
+    };
+    assert_eq!(error, EngineError::Gaps { outbox: OutboxId { edge: EDGE, epoch: 1 } });
+    assert!(bench.engine.gaps()[0].missing.len() > 16_000);
+}
+
+#[test]
+fn one_wild_stamp_moves_the_clock_by_an_hour() {
+    let mut bench = Bench::new();
+    bench.batch(0, NOW, &[]);
+    bench.now = NOW.plus_ms(400 * 24 * 3_600_000);
+    bench.batch(1, NOW, &[]);
+    assert_eq!(bench.engine.clock(), NOW.plus_ms(CLOCK_JUMP_MS_MAX));
+    bench.now = Timestamp(5);
+    bench.batch(2, NOW, &[]);
+    assert_eq!(bench.engine.clock(), NOW.plus_ms(CLOCK_JUMP_MS_MAX));
+}
+
+#[test]
+fn behind_the_horizon_pages_are_dropped_and_events_are_too_late() {
+    let mut bench = Bench::new();
+    let opened = NOW.minus_ms(HORIZON_MS);
+    let late = opened.minus_ms(60_000);
+    let applied = bench.batch(0, NOW, &[impression(opened, 1), impression(late, 1)]);
+    assert_eq!((applied.counted, applied.reasons[14]), (1, 1));
+    assert_eq!(bench.engine.checkpoint().pages.len(), 1);
+    bench.now = opened.minute().end().plus_ms(HORIZON_MS);
+    let applied = bench.batch(1, NOW, &[impression(opened, 1), impression(opened, 2)]);
+    assert_eq!((applied.counted, applied.duplicate), (1, 1));
+    bench.now = bench.now.plus_ms(1);
+    let applied = bench.batch(2, NOW, &[impression(opened, 1), impression(opened, 3)]);
+    assert_eq!((applied.counted, applied.reasons[14]), (0, 2));
+    let changes = bench.engine.checkpoint();
+    assert_eq!((changes.pages.len(), changes.dropped_pages.len()), (0, 1));
+    assert_eq!(bench.count(), 2);
+}
+
+#[test]
+fn a_log_taken_in_order_leaves_no_pages() {
+    let source = import::named_source("log");
+    let mut bench = Bench::new();
+    for (first, end) in [(0, 40_000), (40_000, 65_530), (65_530, 65_540), (65_540, 70_000)] {
+        assert_eq!(bench.chunk(source, first, end).counted, end - first);
+        assert_eq!(bench.engine.source(source).unwrap().rows, end);
+    }
+    let changes = bench.engine.checkpoint();
+    assert_eq!((changes.pages, changes.dropped_pages), (vec![], vec![]));
+    assert_eq!(bench.chunk(source, 0, 60_000).duplicate, 60_000);
+    let applied = bench.chunk(source, 69_990, 70_010);
+    assert_eq!((applied.duplicate, applied.counted), (10, 10));
+    assert_eq!(bench.engine.source(source).unwrap().digest, [70_010_u64 as u8; 32]);
+    assert_eq!(bench.count(), 70_010);
+}
+
+#[test]
+fn chunks_out_of_order_count_once_and_let_go_of_their_pages() {
+    let source = import::named_source("log");
+    let mut bench = Bench::new();
+    bench.chunk(source, 65_000, 66_000);
+    assert_eq!(bench.engine.source(source).unwrap().rows, 0);
+    assert_eq!(bench.engine.checkpoint().pages.len(), 2);
+    bench.chunk(source, 0, 60_000);
+    bench.chunk(source, 60_000, 65_000);
+    assert_eq!(bench.engine.source(source).unwrap().rows, 65_000);
+    assert_eq!(bench.engine.checkpoint().dropped_pages, []);
+    assert_eq!(bench.chunk(source, 64_500, 67_000).counted, 1_000);
+    assert_eq!(bench.engine.source(source).unwrap().rows, 67_000);
+    assert_eq!(bench.engine.checkpoint().dropped_pages.len(), 2);
+    assert_eq!(bench.count(), 67_000);
+}
+
+#[test]
+fn a_closed_outbox_is_forgotten_after_the_horizon_and_never_taken_again() {
+    let mut bench = Bench::new();
+    bench.batch(0, NOW, &[impression(NOW, 0)]);
+    assert_eq!(bench.engine.finality().open(), 1);
+    bench.batch(1, Timestamp::MAX, &[]);
+    assert_eq!((bench.engine.finality().open(), bench.engine.finality().watermark), (0, NOW));
+    let mut store = Store::default();
+    store.write(&bench.engine.checkpoint());
+    for hour in 1..=24 * 7 + 1 {
+        bench.now = NOW.plus_ms(hour * 3_600_000);
+        let fill = |builder: &mut MessageBuilder| {
+            batch(builder, 2, hour, NOW);
+            batch(builder, 1, 0, NOW);
+        };
+        assert_eq!(bench.apply(fill).unwrap().redelivered, 1);
+    }
+    let changes = bench.engine.checkpoint();
+    assert_eq!(changes.dropped_outboxes, [OutboxId { edge: EDGE, epoch: 1 }]);
+    assert_eq!(changes.epochs, [(EDGE, 1)]);
+    store.write(&changes);
+    bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
+    assert_eq!(bench.batch(7, NOW, &[impression(NOW, 9)]).redelivered, 1);
+    assert_eq!(bench.engine.size().outboxes, 1);
+}
+
+#[test]
+fn what_counts_into_a_final_minute_raises_its_revision_once_a_message() {
+    let source = import::named_source("log");
+    let mut bench = Bench::new();
+    let minute = NOW.minute();
+    let revision = |bench: &Bench| bench.engine.revision(minute, Minute(minute.0 + 1));
+    bench.batch(0, minute.start(), &[impression(NOW, 0)]);
+    bench.chunk(source, 0, 2);
+    assert_eq!(revision(&bench), 0);
+    assert_eq!(bench.engine.finality().behind(minute), 1);
+    bench.batch(1, minute.end(), &[impression(NOW, 1)]);
+    assert_eq!(revision(&bench), 0, "it was not final when this came");
+    assert!(bench.engine.finality().is_final(minute));
+    bench.chunk(source, 2, 5);
+    assert_eq!(revision(&bench), 1);
+    bench.chunk(source, 2, 5);
+    assert_eq!(revision(&bench), 1, "duplicates change nothing");
+}
+
+#[test]
+fn ids_that_no_resident_minute_names_are_forgotten() {
+    let mut bench = Bench::new();
+    let mut seq = 0;
+    for round in 0..8_u64 {
+        bench.now = NOW.plus_ms(round * 3_600_000);
+        let now = bench.now;
+        let fill = |builder: &mut MessageBuilder| {
+            let entry = batch(builder, 1, round, now);
+            click(builder, entry, "demo", impression(now, 0), now, "ad");
+            for _ in 0..20_000 {
+                seq += 1;
+                let id = impression(now, (seq % 20_000 + 1) as u16);
+                click(builder, entry, "demo", id, now, &format!("ad-{seq}"));
+            }
+        };
+        bench.apply(fill).unwrap();
+        let _ = bench.engine.checkpoint();
+        assert!(bench.engine.size().ids < 140_000);
+    }
+    assert!(bench.engine.size().ids < 70_000, "{:?}", bench.engine.size());
+    let mut named = 0;
+    bench.engine.ad_totals(bench.now.minute(), Kind::Click, &mut |ad, count| {
+        let number: u64 =
+            ad.as_str().trim_start_matches("ad").trim_matches('-').parse().unwrap_or(seq);
+        assert!(count == 1 && number > seq - 20_000 && number <= seq, "{ad} {count}");
+        named += 1;
+    });
+    assert_eq!(named, 20_001);
+}
+
+#[test]
+fn damaged_snapshots_are_refused() {
+    let mut bench = Bench::new();
+    bench.batch(0, NOW, &[impression(NOW, 0)]);
+    bench.batch(3, NOW, &[impression(NOW, 1)]);
+    let mut store = Store::default();
+    store.write(&bench.engine.checkpoint());
+    let good = store.snapshot();
+    let restore = |change: &dyn Fn(&mut Snapshot)| {
+        let mut snapshot = good.clone();
+        change(&mut snapshot);
+        Engine::restore(0, Settings::default(), snapshot).map(|engine| engine.position())
+    };
+    assert_eq!(restore(&|_| {}), Ok(Some(position(2))));
+    let damage: [&dyn Fn(&mut Snapshot); 7] = [
+        &|s| s.pages.push(s.pages[0]),
+        &|s| s.pages[0].0 = PageKey { page: 16, ..s.pages[0].0 },
+        &|s| s.minutes.push(s.minutes[0].clone()),
+        &|s| s.resident_from = Minute(u32::MAX),
+        &|s| s.minutes[0].cells.clear(),
+        &|s| s.outboxes.push(s.outboxes[0].clone()),
+        &|s| s.outboxes[0].1.above[0].first = 1,
+    ];
+    for (number, change) in damage.iter().enumerate() {
+        let refused = restore(change);
+        assert!(matches!(refused, Err(EngineError::Snapshot(_))), "{number}: {refused:?}");
+    }
+}
