@@ -1,0 +1,166 @@
+//! The operator's key: the one key of this deployment's API.
+//!
+//! Every route of the API asks for it (`Authorization: Bearer …`) but `/healthz` and `/readyz`,
+//! which say nothing but yes or no. `/metrics` asks for it too: it tells traffic and ads' sums;
+//! Prometheus sends it with `authorization: { credentials: … }`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use shared::Random;
+use shared::problem::{CONTENT_TYPE, Problem};
+
+use crate::data::{Mode, read_if_there, write_file};
+use crate::failure::Failure;
+
+/// The shortest key that the environment may give, in characters.
+const CHARS_MIN: usize = 16;
+const PREFIX: &str = "cs_admin_";
+/// Where the environment gives the key.
+pub(crate) const VARIABLE: &str = "COUNTERSIGN_ADMIN_KEY";
+
+/// The hash of the key: all that is kept. A plain hash will do for 256 random bits; a key that a
+/// person chose is never written anywhere.
+#[derive(Clone)]
+pub(crate) struct AdminKey(blake3::Hash);
+
+/// Where the key came from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// [`VARIABLE`].
+    Environment,
+    /// Made now: this is the only time that it can be shown.
+    Made(String),
+    /// Made at an earlier start.
+    Kept,
+}
+
+impl AdminKey {
+    /// The key of the environment; else the one that was made before; else a new one.
+    ///
+    /// # Errors
+    /// When the environment's is too short to be one, or the file cannot be read or written.
+    pub(crate) fn find(
+        path: &Path,
+        environment: Option<&str>,
+        random: &mut dyn Random,
+    ) -> Result<(Self, Origin), Failure> {
+        if let Some(key) = environment {
+            if key.chars().count() < CHARS_MIN || !key.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(Failure::usage(format!(
+                    "{VARIABLE} needs at least {CHARS_MIN} characters, ASCII without spaces; or \
+                     unset it, and a key is made"
+                )));
+            }
+            return Ok((Self::of(key), Origin::Environment));
+        }
+        if let Some(text) = read_if_there(path)? {
+            let hash = text.trim().strip_prefix("blake3:").and_then(shared::id::unhex::<32>);
+            let hash = hash.ok_or_else(|| {
+                Failure::data(format!(
+                    "{} is damaged: remove it, and the next start makes a new key",
+                    path.display()
+                ))
+            })?;
+            return Ok((Self(hash.into()), Origin::Kept));
+        }
+        let mut bytes = [0; 32];
+        random.fill(&mut bytes);
+        let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
+        let made = Self::of(&key);
+        write_file(path, format!("blake3:{}\n", made.0.to_hex()).as_bytes(), Mode::Secret)?;
+        Ok((made, Origin::Made(key)))
+    }
+
+    fn of(key: &str) -> Self {
+        Self(blake3::hash(key.as_bytes()))
+    }
+
+    /// Whether a request brings the key. Hashes are compared, in constant time.
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let value = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        let bearer = value.and_then(|value| {
+            let (scheme, key) = value.split_at_checked(b"Bearer ".len())?;
+            scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
+        });
+        // `blake3::Hash` compares in constant time.
+        bearer.is_some_and(|key| blake3::hash(key) == self.0)
+    }
+}
+
+/// The layer in front of the API's routes.
+pub(crate) async fn guard(
+    State(key): State<Arc<AdminKey>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if key.admits(request.headers()) {
+        return next.run(request).await;
+    }
+    let problem = Problem::new(
+        StatusCode::UNAUTHORIZED.as_u16(),
+        "unauthorized",
+        "send the operator's key in the header `Authorization: Bearer KEY`; it was printed when \
+         `countersign up` first started, or is what COUNTERSIGN_ADMIN_KEY said",
+    );
+    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (header::WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, headers, problem.to_json()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::random::Seeded;
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn made_once_and_kept_as_a_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.key");
+        let (_, origin) = AdminKey::find(&path, None, &mut Seeded::new(1)).unwrap();
+        let Origin::Made(key) = origin else { panic!("{origin:?}") };
+        assert!(key.starts_with("cs_admin_") && key.len() == 9 + 43, "{key}");
+        assert!(!std::fs::read_to_string(&path).unwrap().contains(&key[9..]));
+        let (kept, origin) = AdminKey::find(&path, None, &mut Seeded::new(2)).unwrap();
+        assert_eq!(origin, Origin::Kept);
+        assert!(kept.admits(&headers(&format!("Bearer {key}"))));
+        assert!(kept.admits(&headers(&format!("bearer {key}"))));
+        for wrong in [key.clone(), format!("Bearer {key}x"), "Bearer ".into(), "B".into()] {
+            assert!(!kept.admits(&headers(&wrong)), "{wrong}");
+        }
+        assert!(!kept.admits(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.key");
+        let find = |key| AdminKey::find(&path, Some(key), &mut Seeded::new(1));
+        let (key, origin) = find("0123456789abcdef").unwrap();
+        assert_eq!(origin, Origin::Environment);
+        assert!(key.admits(&headers("Bearer 0123456789abcdef")));
+        assert!(!path.exists());
+        for bad in ["", "0123456789abcde", "0123456789 abcdef"] {
+            let Err(failure) = find(bad) else { panic!("{bad:?} was taken") };
+            assert!(failure.message.contains(VARIABLE));
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.key");
+        std::fs::write(&path, "blake3:00\n").unwrap();
+        let Err(failure) = AdminKey::find(&path, None, &mut Seeded::new(1)) else { panic!() };
+        assert_eq!(failure.code, crate::failure::DATA);
+    }
+}

@@ -1,0 +1,172 @@
+//! Speaks with the API of a running `countersign up`, patiently: what can be tried again is, until
+//! the patience ends.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use shared::ambient::Stopwatch;
+use shared::problem::Problem;
+
+use crate::cli::ApiArgs;
+use crate::failure::Failure;
+
+const BACKOFF_MS_MIN: u64 = 100;
+const BACKOFF_MS_MAX: u64 = 3_000;
+/// The longest that one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The API, and the key to it.
+pub(crate) struct Api {
+    base: String,
+    key: String,
+    patience: Duration,
+    http: reqwest::Client,
+}
+
+/// What came of one try.
+enum Tried {
+    Done(Vec<u8>),
+    NotFound,
+    /// May succeed when it is tried again.
+    Later(String),
+    /// Will not.
+    Never(String),
+}
+
+impl Api {
+    /// Checks the address; connects with the first request.
+    ///
+    /// # Errors
+    /// When the address is no `http://` URL.
+    pub(crate) fn new(args: &ApiArgs) -> Result<Self, Failure> {
+        let base = base_url("--api", &args.api)?;
+        let http = http_client(REQUEST_TIMEOUT)?;
+        Ok(Self { base, key: args.key.clone(), patience: args.patience, http })
+    }
+
+    /// Asks for JSON; `None` when there is no such thing.
+    ///
+    /// # Errors
+    /// When it does not answer in time, refuses, or answers something else.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+        match self.request(Method::GET, path, None).await? {
+            None => Ok(None),
+            Some(body) => serde_json::from_slice(&body).map(Some).map_err(|error| {
+                Failure::server(format!(
+                    "{}{path} answered what this build does not understand ({error}): is it of \
+                     another version?",
+                    self.base
+                ))
+            }),
+        }
+    }
+
+    /// Sends JSON.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), Failure> {
+        match self.request(Method::POST, path, Some(body.into())).await? {
+            Some(_) => Ok(()),
+            None => Err(Failure::server(format!(
+                "{}{path} is not there: is --api the API's address, not the edge's?",
+                self.base
+            ))),
+        }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<bytes::Bytes>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let watch = Stopwatch::start();
+        let mut backoff_ms = BACKOFF_MS_MIN;
+        loop {
+            let why = match self.once(method.clone(), path, body.clone()).await {
+                Tried::Done(body) => return Ok(Some(body)),
+                Tried::NotFound => return Ok(None),
+                Tried::Never(why) => return Err(Failure::server(why)),
+                Tried::Later(why) => why,
+            };
+            if watch.elapsed() >= self.patience {
+                return Err(Failure::server(format!(
+                    "{} does not answer for {} s ({why}): see that `countersign up` runs there, \
+                     then run the same command again; what was taken is not counted twice",
+                    self.base,
+                    self.patience.as_secs()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(backoff_ms)).await;
+            backoff_ms = (backoff_ms * 2).min(BACKOFF_MS_MAX);
+        }
+    }
+
+    async fn once(&self, method: Method, path: &str, body: Option<bytes::Bytes>) -> Tried {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Tried::Later(reason(&error)),
+        };
+        let status = response.status();
+        let body = match response.bytes().await {
+            Ok(body) => body.to_vec(),
+            Err(error) => return Tried::Later(reason(&error)),
+        };
+        if status.is_success() {
+            return Tried::Done(body);
+        }
+        let said = serde_json::from_slice::<Problem>(&body).map(|problem| problem.detail);
+        let said =
+            said.unwrap_or_else(|_| String::from_utf8_lossy(&body).chars().take(200).collect());
+        match status {
+            StatusCode::NOT_FOUND => Tried::NotFound,
+            StatusCode::UNAUTHORIZED => {
+                Tried::Never(format!("{} refuses the key: {said}", self.base))
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Tried::Later(said),
+            status if status.is_server_error() => Tried::Later(format!("{status}: {said}")),
+            status => Tried::Never(format!("{}{path} refuses with {status}: {said}", self.base)),
+        }
+    }
+}
+
+/// The innermost reason of an error: that is the one that helps.
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// An address without a slash at its end.
+pub(crate) fn base_url(flag: &str, text: &str) -> Result<String, Failure> {
+    let base = text.trim_end_matches('/');
+    if base.len() > "http://".len() && base.starts_with("http://") {
+        return Ok(base.to_owned());
+    }
+    Err(Failure::usage(format!(
+        "{flag}: {text:?} is no address that this build speaks with: http://HOST:PORT is (for TLS, \
+         go through a tunnel or a proxy beside this program)"
+    )))
+}
+
+/// A client that follows no redirect and takes no proxy from the environment: what it measures and
+/// counts is what was asked.
+pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, Failure> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        .timeout(timeout)
+        .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
+    builder.build().map_err(|error| Failure::fatal(format!("cannot start: {}", reason(&error))))
+}

@@ -1,0 +1,300 @@
+//! The data directory: everything that one process keeps.
+//!
+//! | name | what |
+//! |---|---|
+//! | `deployment.json` | what is fixed when the deployment is made: partitions, the log's identity |
+//! | `keys.json` | signing keys and secrets, mode 0600 |
+//! | `admin.key` | the hash of the operator's key |
+//! | `catalogue.toml` | ads and placements, unless a setting names another file |
+//! | `outbox/` `log/` `state/` | the edge's outbox, the event log, the engine's state |
+//! | `lock` `keys.lock` | held while `up` runs; while a command changes the keys |
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shared::keys::{DeploymentId, KeyStore};
+use shared::{Partitions, Random, Timestamp};
+
+use crate::failure::Failure;
+
+/// Names of a data directory's parts.
+#[derive(Debug, Clone)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+}
+
+/// What is fixed when a deployment is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Deployment {
+    /// The version of the file's form.
+    version: u32,
+    /// The deployment that the keys are of.
+    pub(crate) deployment: DeploymentId,
+    /// How many partitions count.
+    pub(crate) partitions: u16,
+    /// The log's identity: 16 bytes in hexadecimal.
+    pub(crate) log: String,
+    /// When it was made, ms since 1970.
+    created_at: Timestamp,
+}
+
+const VERSION: u32 = 1;
+
+impl DataDir {
+    /// A directory that need not exist yet.
+    pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// A part of it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Makes the directory, readable by its owner only, and takes it for this process until the
+    /// guard is dropped.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be made.
+    pub(crate) fn take(&self) -> Result<File, Failure> {
+        make_private_dir(&self.root).map_err(|error| cannot("make", &self.root, &error))?;
+        let (file, path) = self.lock_file("lock")?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Failure::data(format!(
+                "another `countersign up` uses {}: end it, or give this one another --data",
+                self.root.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(cannot("lock", &path, &error)),
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> Result<(File, PathBuf), Failure> {
+        let path = self.path(name);
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true).open(&path);
+        file.map(|file| (file, path.clone())).map_err(|error| cannot("open", &path, &error))
+    }
+
+    /// What was fixed when the deployment was made; makes it when there is none. Only for who has
+    /// taken the directory.
+    ///
+    /// # Errors
+    /// When `partitions` is set and another number was fixed, or the file cannot be read.
+    pub(crate) fn deployment(
+        &self,
+        partitions: Option<Partitions>,
+        keys: &KeyStore,
+        now: Timestamp,
+        random: &mut dyn Random,
+    ) -> Result<Deployment, Failure> {
+        let path = self.path("deployment.json");
+        let Some(text) = read_if_there(&path)? else {
+            self.refuse_leftovers()?;
+            let mut log = [0; 16];
+            random.fill(&mut log);
+            let made = Deployment {
+                version: VERSION,
+                deployment: keys.deployment,
+                partitions: partitions
+                    .map_or(shared::limits::PARTITIONS_DEFAULT, Partitions::count),
+                log: shared::id::hex(&log),
+                created_at: now,
+            };
+            write_json(&path, &made, Mode::Plain)?;
+            return Ok(made);
+        };
+        let there: Deployment = parse_json(&path, &text)?;
+        there.check(&path, partitions, keys.deployment)?;
+        Ok(there)
+    }
+
+    /// Data without the file that says how it is laid out: something was lost or mixed up.
+    fn refuse_leftovers(&self) -> Result<(), Failure> {
+        let leftover = ["log", "state", "outbox"].into_iter().find(|name| self.path(name).exists());
+        leftover.map_or(Ok(()), |name| {
+            Err(Failure::data(format!(
+                "{} has {name}/ but no deployment.json: restore that file, or move the directory \
+                 away to begin anew",
+                self.root.display()
+            )))
+        })
+    }
+
+    /// The keys, if there are any yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a key in it is wrong.
+    pub(crate) fn read_keys(&self) -> Result<Option<KeyStore>, Failure> {
+        let path = self.path("keys.json");
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
+        let keys: KeyStore = parse_json(&path, &text)?;
+        keys.check().map_err(|error| Failure::data(format!("{}: {error}", path.display())))?;
+        Ok(Some(keys))
+    }
+
+    /// The keys; at the first start makes them, with a signing key for `issuer`.
+    ///
+    /// # Errors
+    /// As [`DataDir::read_keys`], and when they cannot be written.
+    pub(crate) fn keys_or_new(
+        &self,
+        issuer: shared::Id,
+        now: Timestamp,
+        random: &mut dyn Random,
+    ) -> Result<KeyStore, Failure> {
+        if let Some(keys) = self.read_keys()? {
+            return Ok(keys);
+        }
+        let mut keys = KeyStore::generate(random);
+        keys.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
+        write_json(&self.path("keys.json"), &keys, Mode::Secret)?;
+        Ok(keys)
+    }
+
+    /// Reads, changes and writes the keys; commands do so one after the other.
+    ///
+    /// # Errors
+    /// When there are none yet, `change` refuses, or the file cannot be read or written.
+    pub(crate) fn change_keys<T>(
+        &self,
+        change: impl FnOnce(&mut KeyStore) -> Result<T, shared::keys::KeyError>,
+    ) -> Result<T, Failure> {
+        self.require_keys()?;
+        let (guard, path) = self.lock_file("keys.lock")?;
+        guard.lock().map_err(|error| cannot("lock", &path, &error))?;
+        let mut keys = self.require_keys()?;
+        let done = change(&mut keys).map_err(Failure::usage)?;
+        write_json(&self.path("keys.json"), &keys, Mode::Secret)?;
+        Ok(done)
+    }
+
+    /// The keys of a deployment that was started before.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub(crate) fn require_keys(&self) -> Result<KeyStore, Failure> {
+        self.read_keys()?.ok_or_else(|| {
+            Failure::data(format!(
+                "{} has no keys.json: `countersign up --data {0}` makes a deployment there, or \
+                 name the right directory with --data",
+                self.root.display()
+            ))
+        })
+    }
+}
+
+impl Deployment {
+    fn check(
+        &self,
+        path: &Path,
+        partitions: Option<Partitions>,
+        keys: DeploymentId,
+    ) -> Result<(), Failure> {
+        let fail = |what: String| Err(Failure::data(format!("{}: {what}", path.display())));
+        if self.version != VERSION {
+            return fail(format!("version {}; this build reads version {VERSION}", self.version));
+        }
+        if self.deployment != keys {
+            return fail(format!(
+                "deployment {}, but keys.json is of deployment {keys}: one of the two files is of \
+                 another data directory",
+                self.deployment
+            ));
+        }
+        if Partitions::new(self.partitions).is_none() || self.log_identity().is_none() {
+            return fail("damaged: restore the file from a copy".to_owned());
+        }
+        match partitions {
+            Some(set) if set.count() != self.partitions => fail(format!(
+                "this deployment was made with {} partitions, and the settings say {}: the number \
+                 is fixed; take the setting out",
+                self.partitions,
+                set.count()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The log's identity.
+    pub(crate) fn log_identity(&self) -> Option<[u8; 16]> {
+        shared::id::unhex(&self.log)
+    }
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// As the umask says.
+    Plain,
+    /// The owner alone.
+    Secret,
+}
+
+/// Writes a file whole or not at all, durably: beside it, fsync, rename, fsync of the directory.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Failure> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let write = || -> io::Result<()> {
+        let mut options = File::options();
+        options.create(true).truncate(true).write(true);
+        #[cfg(unix)]
+        if mode == Mode::Secret {
+            use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+            options.mode(0o600);
+            // One that a crash left behind keeps the mode it had.
+            if beside.exists() {
+                fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+            }
+        }
+        let mut file = options.open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| cannot("write", path, &error))
+}
+
+fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::data(format!("{}: {error}", path.display())))?;
+    text.push('\n');
+    write_file(path, text.as_bytes(), mode)
+}
+
+fn parse_json<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::data(format!("{}: {error}; restore the file from a copy", path.display()))
+    })
+}
+
+/// The text of a file, or `None` when there is no such file.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot("read", path, &error)),
+    }
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// A failure of the file system, with what was tried where.
+pub(crate) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::data(format!("cannot {verb} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Failures as a person at a terminal reads them: one line, and an exit code that a script can
+//! tell apart.
+
+use std::fmt::Display;
+
+/// Not everything is accounted for, or a difference is not explained.
+pub(crate) const DIFFERENT: u8 = 1;
+/// The command line, a setting or an input file cannot be used as it is.
+pub(crate) const USAGE: u8 = 2;
+/// A log is not the one that was imported under its name.
+pub(crate) const OTHER_LOG: u8 = 3;
+/// The server cannot be reached, or refuses.
+pub(crate) const SERVER: u8 = 4;
+/// The data directory is in use, damaged, or of another deployment.
+pub(crate) const DATA: u8 = 5;
+/// A part of the running process failed for good.
+pub(crate) const FATAL: u8 = 70;
+
+/// What the exit codes mean, for `--help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+   0  done; for import and simulate: everything is accounted for
+   1  import: a row is not accounted for; simulate: a difference is not explained
+   2  the command line, a setting or an input file cannot be used as it is
+   3  import: the log is not the one that was imported under its name
+   4  the server cannot be reached, or refuses
+   5  the data directory is in use, damaged, or of another deployment
+  70  up: a part of the process failed for good (the last line says which and why)";
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// What, where, and what to do: one line.
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// See [`USAGE`].
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self { code: USAGE, message: message.to_string() }
+    }
+
+    /// See [`OTHER_LOG`].
+    pub(crate) fn other_log(message: impl Display) -> Self {
+        Self { code: OTHER_LOG, message: message.to_string() }
+    }
+
+    /// See [`SERVER`].
+    pub(crate) fn server(message: impl Display) -> Self {
+        Self { code: SERVER, message: message.to_string() }
+    }
+
+    /// See [`DATA`].
+    pub(crate) fn data(message: impl Display) -> Self {
+        Self { code: DATA, message: message.to_string() }
+    }
+
+    /// See [`FATAL`].
+    pub(crate) fn fatal(message: impl Display) -> Self {
+        Self { code: FATAL, message: message.to_string() }
+    }
+}

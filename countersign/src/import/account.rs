@@ -1,0 +1,112 @@
+//! What the server has made of a log.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use shared::SourceId;
+use shared::ambient::Stopwatch;
+
+use super::read::{Read, Taken};
+use crate::client::Api;
+use crate::failure::Failure;
+use crate::terminal;
+
+/// How long rows that the server has durably may stay uncounted.
+const APPLY_MAX: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// The answer of `GET /v1/import/sources/{source}`.
+#[derive(Deserialize, Debug, Default)]
+pub(super) struct SourceAccount {
+    /// All rows before this one have been taken.
+    pub(super) rows: u64,
+    /// BLAKE3 of the log up to their end, in hexadecimal; none while there are none.
+    #[serde(default)]
+    digest: Option<String>,
+    #[serde(default)]
+    counted: u64,
+    #[serde(default)]
+    duplicate: u64,
+    #[serde(default)]
+    reasons: BTreeMap<String, u64>,
+}
+
+impl SourceAccount {
+    /// Asks; a log that the server does not know has no rows.
+    pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Self, Failure> {
+        let path = format!("/v1/import/sources/{source}");
+        Ok(api.get(&path).await?.unwrap_or_default())
+    }
+
+    /// Asks until `rows` are taken. When they are not in time, the account says so.
+    pub(super) async fn wait(api: &Api, source: SourceId, rows: u64) -> Result<Self, Failure> {
+        let watch = Stopwatch::start();
+        loop {
+            let account = Self::ask(api, source).await?;
+            if account.rows >= rows || watch.elapsed() > APPLY_MAX {
+                return Ok(account);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// How far the log was taken.
+    pub(super) fn taken(&self) -> Option<Taken> {
+        let digest = self.digest.as_deref().and_then(shared::id::unhex)?;
+        (self.rows > 0).then_some(Taken { rows: self.rows, digest })
+    }
+
+    fn reasoned(&self) -> u64 {
+        self.reasons.values().sum()
+    }
+}
+
+/// Prints the account of one log. True: every row is accounted for.
+pub(super) fn print(
+    path: &Path,
+    source: SourceId,
+    read: &Read,
+    rows_before: u64,
+    after: &SourceAccount,
+) -> bool {
+    let complete = is_complete(read, after);
+    let line = |name: &str, text: String| terminal::line(format!("  {name:<12}{text}"));
+    terminal::line(format!("{} (source {source})", path.display()));
+    line("rows", format!("{}, of them {} taken before", read.rows, rows_before.min(read.rows)));
+    line("events", format!("{}, of them {} sent now", read.events, read.events_new));
+    line("counted", after.counted.to_string());
+    for (reason, count) in after.reasons.iter().filter(|(_, count)| **count > 0) {
+        line(reason, count.to_string());
+    }
+    if after.duplicate > 0 {
+        line("duplicate", format!("{} (sent again, not counted again)", after.duplicate));
+    }
+    if read.rejected > 0 {
+        let file = read.rejects.display();
+        line("rejected", format!("{} rows that cannot be read, see {file}", read.rejected));
+    }
+    if read.held_back {
+        let what = "the last line has no newline yet: it waits for the next import";
+        line("waiting", format!("{what} (--complete takes it)"));
+    }
+    terminal::line(match complete {
+        true => "  all rows are accounted for".to_owned(),
+        false => format!(
+            "  NOT all rows are accounted for: the server has {} of {} rows, and {} of {} events; \
+             run the same command again",
+            after.rows,
+            read.rows,
+            after.counted + after.reasoned(),
+            read.events
+        ),
+    });
+    complete
+}
+
+/// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was
+/// sent again after an answer was lost.
+fn is_complete(read: &Read, after: &SourceAccount) -> bool {
+    after.rows >= read.rows && after.counted + after.reasoned() >= read.events
+}

@@ -1,0 +1,119 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::import::row::Events;
+use shared::{Id, Kind};
+
+fn csv_row(header: &str, row: &str) -> Result<Events, String> {
+    let columns = Columns::read(header.as_bytes(), b',')?;
+    columns.fields(row.as_bytes(), &mut csv::StringRecord::new())?.events(7)
+}
+
+fn json_row(row: &str) -> Result<Events, String> {
+    JsonRow::read(row.as_bytes())?.fields()?.events(7)
+}
+
+fn kinds(events: &Events) -> Vec<Kind> {
+    std::iter::once(&events.0).chain(&events.1).map(|event| event.kind).collect()
+}
+
+#[test]
+fn columns_in_any_order_with_all_that_may_be_said() {
+    let header = "\u{feff}Device, country ,ip,user_id,placement,publisher,event,timestamp,ad_id,x";
+    let row = "phone,de,192.0.2.7,\"u, 1\",2,news,viewable,1574553617.004,ad-1,?";
+    let Events(event, None) = csv_row(header, row).unwrap() else { panic!() };
+    assert_eq!((event.row, event.kind), (7, Kind::Viewable));
+    assert_eq!(event.at, shared::Timestamp(1_574_553_617_004));
+    assert_eq!((event.ad, event.publisher), (Id::literal("ad-1"), Some(Id::literal("news"))));
+    assert_eq!(event.placement, Some(Id::literal("2")));
+    assert_eq!(
+        (event.country.to_string(), event.device),
+        ("DE".into(), Some(shared::Device::Phone))
+    );
+    assert_eq!((event.user.as_deref(), event.ip), (Some("u, 1"), "192.0.2.7".parse().ok()));
+
+    let json = r#"{"ad_id":"ad-1","timestamp":1574553617.004,"event":"viewable","user_id":"u, 1",
+        "ip":"192.0.2.7","country":"de","publisher":"news","placement":2,"device":"phone","x":[]}"#;
+    assert_eq!(json_row(json).unwrap(), Events(event, None));
+}
+
+#[test]
+fn what_a_row_says_happened() {
+    use Kind::{Click, Impression, Served};
+    let cases = [
+        ("ad_id,timestamp", "a,1", vec![Click]),
+        ("ad_id,click_timestamp", "a,1", vec![Click]),
+        ("ad_id,timestamp,click", "a,1,0", vec![Impression]),
+        ("ad_id,timestamp,click", "a,1,1", vec![Impression, Click]),
+        ("ad_id,timestamp,event", "a,1,served", vec![Served]),
+        ("ad_id,timestamp,event,click", "a,1,served,", vec![Served]),
+        ("ad_id,timestamp,event,click", "a,1,,1", vec![Impression, Click]),
+        ("ad_id,timestamp,click_timestamp", "a,,1", vec![Click]),
+    ];
+    for (header, row, expected) in cases {
+        let events = csv_row(header, row).unwrap();
+        assert_eq!(kinds(&events), expected, "{header} {row}");
+        assert_eq!(events.count(), expected.len() as u64);
+    }
+    for (row, expected) in [
+        (r#"{"ad_id":1,"timestamp":1}"#, vec![Click]),
+        (r#"{"ad_id":1,"timestamp":1,"click":true}"#, vec![Impression, Click]),
+        (r#"{"ad_id":1,"timestamp":1,"click":0,"event":null}"#, vec![Impression]),
+    ] {
+        assert_eq!(kinds(&json_row(row).unwrap()), expected, "{row}");
+    }
+}
+
+#[test]
+fn a_bad_row_says_why() {
+    let header = "ad_id,timestamp,click,event,ip,device";
+    for (row, word) in [
+        ("a b,1,0,,,", "ad_id: an id"),
+        (",1,0,,,", "ad_id: an id"),
+        ("a,,0,,,", "timestamp: \"\""),
+        ("a,yesterday,0,,,", "timestamp"),
+        ("a,1574553617004000,0,,,", "9999"),
+        ("a,1,,,,", "click: 0 or 1"),
+        ("a,1,2,,,", "click: 0 or 1, and not \"2\""),
+        ("a,1,1,click,,", "both event and click"),
+        ("a,1,,conversion,,", "event: \"conversion\""),
+        ("a,1,0,,1.2.3,", "ip: "),
+        ("a,1,0,,,watch", "device: \"watch\""),
+        ("a,1,0,,", "5 columns where the header has 6"),
+        ("a,1,0,,,,", "7 columns where the header has 6"),
+    ] {
+        let reason = csv_row(header, row).unwrap_err();
+        assert!(reason.contains(word), "{row}: {reason}");
+    }
+    let long = format!("a,1,{}", "u".repeat(257));
+    assert!(csv_row("ad_id,timestamp,user_id", &long).unwrap_err().contains("user_id"));
+    let columns = Columns::read(b"ad_id,timestamp", b',').unwrap();
+    let fields = columns.fields(b"a\xff,1", &mut csv::StringRecord::new()).map(drop);
+    assert_eq!(fields, Err("not UTF-8 at byte 1".to_owned()));
+    for (row, word) in [
+        ("[1]", "not a JSON object"),
+        (r#"{"ad_id":"a","timestamp":1"#, "not a JSON object"),
+        (r#"{"ad_id":{},"timestamp":1}"#, "a list or an object"),
+        (r#"{"ad_id":"a"}"#, "timestamp"),
+        (r#"{"ad_id":"a","timestamp":1,"click_timestamp":2}"#, "both timestamp"),
+    ] {
+        let reason = json_row(row).unwrap_err();
+        assert!(reason.contains(word), "{row}: {reason}");
+    }
+}
+
+#[test]
+fn a_header_without_what_is_needed_lists_what_was_found() {
+    for (header, word) in [
+        ("id,timestamp,Colour", "a column ad_id, and has: id, timestamp, colour"),
+        ("ad_id,time", "timestamp or click_timestamp, and has: ad_id, time"),
+        ("a", "columns ad_id and timestamp (or click_timestamp), and has: a"),
+        ("ad_id,timestamp,AD_ID", "ad_id twice"),
+    ] {
+        let what = Columns::read(header.as_bytes(), b',').unwrap_err();
+        assert!(what.contains(word), "{what}");
+    }
+    let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#).unwrap_err();
+    assert!(what.contains("ad_id, and has: id, timestamp"), "{what}");
+    let unknown = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#).unwrap();
+    assert_eq!(unknown, ["colour"]);
+}

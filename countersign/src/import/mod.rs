@@ -1,0 +1,93 @@
+//! `countersign import`: log files of other servers, each row counted once (DESIGN, idea 1).
+//!
+//! A blocking thread reads: [`open`] (gzip) → [`records`] (rows with exact ends and a running
+//! digest) → [`columns`] (names to fields) → [`row`] (fields to events) → [`read`] (chunks). A task
+//! sends the chunks ([`send`]) and asks for the account ([`account`]). Memory is bounded by a few
+//! chunks, however long the file is.
+
+mod account;
+mod columns;
+mod open;
+mod progress;
+mod read;
+mod records;
+mod rejects;
+mod row;
+mod send;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use shared::{SourceId, import};
+
+use crate::cli::{Format, ImportArgs};
+use crate::client::Api;
+use crate::failure::{self, Failure};
+use account::SourceAccount;
+use progress::Progress;
+use rejects::Rejects;
+
+/// Runs the command.
+///
+/// # Errors
+/// When a file cannot be read, is another log than before, or the API does not answer in time.
+pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
+    if args.source.is_some() && args.files.len() > 1 {
+        return Err(Failure::usage(
+            "--source names one log: give one FILE with it, or import each under its own name",
+        ));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?;
+    runtime.block_on(import_all(args))
+}
+
+async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
+    let api = Arc::new(Api::new(&args.api)?);
+    let mut complete = true;
+    for path in &args.files {
+        complete &= import_file(args, path, &api).await?;
+    }
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
+}
+
+/// Imports one file and prints its account. True: every row is accounted for.
+async fn import_file(args: &ImportArgs, path: &Path, api: &Arc<Api>) -> Result<bool, Failure> {
+    let format = open::format_of(path, args.format)?;
+    let source = source_of(args, path).await?;
+    let before = SourceAccount::ask(api, source).await?;
+    let rejects = args.rejects.clone().unwrap_or_else(|| default_rejects(path, format));
+    let log = read::Log {
+        path: path.to_owned(),
+        format,
+        source,
+        may_grow: args.source.is_some() && !args.complete,
+        taken: before.taken(),
+        rejects: Rejects::new(rejects, format, args.rejects.is_some()),
+    };
+    let progress = Progress::start(path, "importing")?;
+    let read = send::send(log, api, &progress).await;
+    progress.finish();
+    let read = read?;
+    let after = SourceAccount::wait(api, source, read.rows).await?;
+    Ok(account::print(path, source, &read, before.rows, &after))
+}
+
+/// The identity of a log: its name's, or its content's, for which it is read once.
+async fn source_of(args: &ImportArgs, path: &Path) -> Result<SourceId, Failure> {
+    if let Some(name) = &args.source {
+        return Ok(import::named_source(name));
+    }
+    let progress = Progress::start(path, "reading")?;
+    let (path, seen) = (path.to_owned(), progress.seen());
+    let digest = tokio::task::spawn_blocking(move || open::digest(&path, seen)).await;
+    progress.finish();
+    Ok(import::unnamed_source(&digest.map_err(Failure::fatal)??))
+}
+
+fn default_rejects(path: &Path, format: Format) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(if format == Format::Ndjson { ".rejects.ndjson" } else { ".rejects.csv" });
+    PathBuf::from(name)
+}

@@ -1,0 +1,167 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use std::io::Write as _;
+use std::path::Path;
+
+const SOURCE: SourceId = SourceId([7; 16]);
+
+fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Log {
+    let rejects = Rejects::new(path.with_extension("rejects"), format, false);
+    Log { path: path.to_owned(), format, source: SOURCE, may_grow, taken, rejects }
+}
+
+fn run(log: Log) -> Result<(Read, Vec<ImportChunk>), Failure> {
+    let mut chunks = Vec::new();
+    let read = read(log, Seen::default(), &mut |chunk| {
+        chunk.check().unwrap();
+        chunks.push(chunk);
+        true
+    })?;
+    Ok((read, chunks))
+}
+
+fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.log");
+    std::fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn rows(from: usize, to: usize) -> String {
+    (from..to).map(|n| format!("ad-{},{},{}\n", n % 7, 1_574_553_617 + n, n % 2)).collect()
+}
+
+const HEADER: &str = "ad_id,timestamp,click\n";
+
+#[test]
+fn chunks_cover_all_rows_in_order_and_fit() {
+    let text = format!("{HEADER}{}", rows(0, 20_000));
+    let (_dir, path) = file(text.as_bytes());
+    let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+    assert_eq!((read.rows, read.events, read.rejected), (20_000, 30_000, 0));
+    assert!(chunks.len() > 5);
+    let mut next = 0;
+    for chunk in &chunks {
+        assert_eq!(chunk.first_row, next);
+        next = chunk.end_row;
+    }
+    assert_eq!(next, 20_000);
+    let digest = blake3::hash(text.trim_end().as_bytes());
+    assert_eq!(chunks.last().unwrap().digest, *digest.as_bytes());
+}
+
+#[test]
+fn a_resumed_log_makes_the_same_chunks() {
+    let text = format!("{HEADER}{}", rows(0, 20_000));
+    let (_dir, path) = file(text.as_bytes());
+    let (whole, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+    for (at, chunk) in chunks.iter().enumerate() {
+        let taken = Taken { rows: chunk.end_row, digest: chunk.digest };
+        let (read, rest) = run(log(&path, Format::Csv, Some(taken), false)).unwrap();
+        assert_eq!(rest, chunks[at + 1..]);
+        assert_eq!(read.events, whole.events);
+        assert_eq!(read.events_new, rest.iter().map(|c| c.events.len() as u64).sum::<u64>());
+    }
+}
+
+#[test]
+fn gzip_and_plain_say_the_same() {
+    let text = format!("{HEADER}{}", rows(0, 50));
+    let (_dir, path) = file(text.as_bytes());
+    let plain = run(log(&path, Format::Csv, None, false)).unwrap();
+    // Two members, cut inside a row, as a rotation may leave them.
+    let mut zipped = Vec::new();
+    for part in [&text.as_bytes()[..301], &text.as_bytes()[301..]] {
+        let mut encoder = flate2::write::GzEncoder::new(&mut zipped, flate2::Compression::fast());
+        encoder.write_all(part).unwrap();
+        encoder.finish().unwrap();
+    }
+    std::fs::write(&path, &zipped).unwrap();
+    assert_eq!(run(log(&path, Format::Csv, None, false)).unwrap(), plain);
+    let digest = open::digest(&path, Seen::default()).unwrap();
+    assert_eq!(digest, *blake3::hash(text.as_bytes()).as_bytes());
+
+    std::fs::write(&path, &zipped[..zipped.len() - 9]).unwrap();
+    let failure = run(log(&path, Format::Csv, None, false)).unwrap_err();
+    assert!(failure.message.contains("cannot read"), "{}", failure.message);
+}
+
+#[test]
+fn bad_rows_are_rows_and_land_in_the_rejects() {
+    let text = format!("{HEADER}ad-1,1,0\nbad id,1,0\n\nad-2,\"x\ny\",1\nad-3,2,1\n");
+    let (dir, path) = file(text.as_bytes());
+    let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+    assert_eq!((read.rows, read.events, read.rejected), (4, 3, 2));
+    assert_eq!(chunks[0].end_row, 4);
+    assert_eq!(chunks[0].events.iter().map(|event| event.row).collect::<Vec<_>>(), [0, 3, 3]);
+    let mut rejects = csv::Reader::from_path(dir.path().join("a.rejects")).unwrap();
+    assert_eq!(rejects.headers().unwrap(), vec!["file", "line", "reason", "row"]);
+    let rejects: Vec<_> = rejects.records().map(Result::unwrap).collect();
+    let short: Vec<_> = rejects.iter().map(|row| (&row[1], &row[3])).collect();
+    assert_eq!(short, [("3", "bad id,1,0"), ("5", "ad-2,\"x\ny\",1")]);
+    assert!(rejects[0][2].contains("ad_id"), "{:?}", rejects[0]);
+
+    std::fs::write(&path, "{\"ad_id\":1,\"timestamp\":1}\n{\"ad_id\":2}\n").unwrap();
+    let (read, _) = run(log(&path, Format::Ndjson, None, false)).unwrap();
+    assert_eq!((read.rows, read.events, read.rejected), (2, 1, 1));
+    let text = std::fs::read_to_string(dir.path().join("a.rejects")).unwrap();
+    let row: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&row["line"], &row["row"]), (&2.into(), &"{\"ad_id\":2}".into()));
+}
+
+#[test]
+fn a_log_of_bad_rows_only_still_moves_on() {
+    let text = format!("{HEADER}{}", "?\n".repeat(70_000));
+    let (_dir, path) = file(text.as_bytes());
+    let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+    assert_eq!((read.rows, read.events, read.rejected), (70_000, 0, 70_000));
+    let ends: Vec<_> = chunks.iter().map(|chunk| chunk.end_row).collect();
+    assert_eq!(ends, [65_536, 70_000]);
+}
+
+#[test]
+fn a_grown_log_goes_on_where_it_ended() {
+    // The last row is half written at first.
+    let first = format!("{HEADER}{}ad-9,15745", rows(0, 10));
+    let (_dir, path) = file(first.as_bytes());
+    let (read, chunks) = run(log(&path, Format::Csv, None, true)).unwrap();
+    assert_eq!((read.rows, read.held_back), (10, true));
+    let taken = Some(Taken { rows: 10, digest: chunks[0].digest });
+
+    let grown = format!("{first}53617,1\n{}", rows(11, 20));
+    std::fs::write(&path, &grown).unwrap();
+    let (read, chunks) = run(log(&path, Format::Csv, taken, true)).unwrap();
+    assert_eq!((read.rows, read.held_back, read.rejected), (20, false, 0));
+    assert_eq!((chunks[0].first_row, chunks[0].end_row), (10, 20));
+    assert_eq!(chunks[0].events[0].ad, shared::Id::literal("ad-9"));
+}
+
+#[test]
+fn a_changed_or_shrunk_log_is_refused_before_anything_is_sent() {
+    let text = format!("{HEADER}{}", rows(0, 10));
+    let (_dir, path) = file(text.as_bytes());
+    let (_, chunks) = run(log(&path, Format::Csv, None, true)).unwrap();
+    let taken = Some(Taken { rows: 10, digest: chunks[0].digest });
+    for changed in [text.replace("ad-3", "ad-4"), text.replace("ad_id,", "ad_id ,")] {
+        std::fs::write(&path, format!("{changed}{}", rows(10, 20))).unwrap();
+        let failure = run(log(&path, Format::Csv, taken, true)).unwrap_err();
+        assert_eq!(failure.code, crate::failure::OTHER_LOG);
+        assert!(failure.message.contains("first 10 rows"), "{}", failure.message);
+    }
+    std::fs::write(&path, format!("{HEADER}{}", rows(0, 9))).unwrap();
+    let failure = run(log(&path, Format::Csv, taken, true)).unwrap_err();
+    assert_eq!(failure.code, crate::failure::OTHER_LOG);
+    assert!(failure.message.contains("has 9 rows, but 10"), "{}", failure.message);
+}
+
+#[test]
+fn a_log_without_known_columns_is_refused() {
+    for (format, text) in [(Format::Csv, "a,b\n1,2\n"), (Format::Ndjson, "{\"a\":1}\n")] {
+        let (_dir, path) = file(text.as_bytes());
+        let failure = run(log(&path, format, None, false)).unwrap_err();
+        assert_eq!(failure.code, crate::failure::USAGE);
+        assert!(failure.message.contains("and has: a"), "{}", failure.message);
+    }
+    let (_dir, path) = file(b"");
+    assert_eq!(run(log(&path, Format::Csv, None, true)).unwrap().0.rows, 0);
+}

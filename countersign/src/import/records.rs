@@ -1,0 +1,239 @@
+//! Splits a log into records, with exact ends, line numbers and a running digest.
+//!
+//! A record of CSV ends at the first newline outside quotes (RFC 4180, quotes as the `csv` crate
+//! reads them); of NDJSON at the first newline. Empty lines are no records. The digest of a record
+//! covers everything from the start of the log up to the record's last byte, its newline excluded:
+//! so a last line is the same before and after its newline was written.
+
+use std::io::{self, Read};
+
+/// The byte order mark that some programs begin UTF-8 with.
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
+/// The longest record. What is longer is one bad row.
+pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES: usize = 256 << 10;
+/// How much of an overlong line is kept for the rejects file.
+const SHOWN_BYTES: usize = 1_000;
+
+/// One record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Record<'a> {
+    /// Its bytes, without the newline. Of an overlong one, the first.
+    pub(super) bytes: &'a [u8],
+    /// The number of its first line, from 1.
+    pub(super) line: u64,
+    /// Why it cannot be read at all.
+    pub(super) fault: Option<&'static str>,
+}
+
+/// Splits what it reads.
+pub(super) struct Records<R> {
+    input: R,
+    /// The separator between fields, when quotes count.
+    delimiter: Option<u8>,
+    /// Whether a record at the end without a newline is held back, because it may be half written.
+    hold_back: bool,
+    window: Vec<u8>,
+    /// The window's bytes before this are hashed and done with.
+    start: usize,
+    at_end: bool,
+    held_back: bool,
+    line: u64,
+    hasher: blake3::Hasher,
+}
+
+/// Where a record ends in the window.
+enum End {
+    /// Its length, and why it cannot be read, if it cannot.
+    At(usize, Option<&'static str>),
+    /// Longer than may be.
+    TooLong,
+    /// It may be half written.
+    HeldBack,
+}
+
+impl<R: Read> Records<R> {
+    /// Reads `input`; quotes count when there is a `delimiter`.
+    pub(super) fn new(input: R, delimiter: Option<u8>, hold_back: bool) -> Self {
+        let window = Vec::new();
+        let hasher = blake3::Hasher::new();
+        let (start, line) = (0, 1);
+        let (at_end, held_back) = (false, false);
+        Self { input, delimiter, hold_back, window, start, at_end, held_back, line, hasher }
+    }
+
+    /// The next record, or `None` at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
+        if !self.skip_newlines()? {
+            return Ok(None);
+        }
+        let line = self.line;
+        let (shown, fault) = match self.find_end()? {
+            End::HeldBack => return Ok(None),
+            End::TooLong => (self.skip_long_line()?, Some("a line longer than 1 MiB")),
+            End::At(length, fault) => {
+                let shown = self.start..self.start + length;
+                self.take(length);
+                (shown, fault)
+            }
+        };
+        let bytes = &self.window[shown];
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        Ok(Some(Record { bytes, line, fault }))
+    }
+
+    /// BLAKE3 of the log up to the end of the last record that was taken.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+
+    /// Whether a last line without a newline was held back.
+    pub(super) const fn held_back(&self) -> bool {
+        self.held_back
+    }
+
+    /// Reads more; false at the end of the log.
+    fn fill(&mut self) -> io::Result<bool> {
+        if self.at_end {
+            return Ok(false);
+        }
+        if self.start > 0 {
+            self.window.drain(..self.start);
+            self.start = 0;
+        }
+        let before = self.window.len();
+        let mut piece = (&mut self.input).take(READ_BYTES as u64);
+        // On an error, what was read stays read.
+        piece.read_to_end(&mut self.window)?;
+        self.at_end = self.window.len() == before;
+        Ok(!self.at_end)
+    }
+
+    /// Hashes `length` bytes and counts their lines.
+    fn take(&mut self, length: usize) {
+        let taken = &self.window[self.start..self.start + length];
+        let trimmed = taken.strip_suffix(b"\r").unwrap_or(taken);
+        // The carriage return belongs to the newline, which is hashed with what follows.
+        self.hasher.update(trimmed);
+        self.line += newlines(taken);
+        self.start += trimmed.len();
+    }
+
+    /// Skips empty lines; false when nothing but they is left.
+    fn skip_newlines(&mut self) -> io::Result<bool> {
+        loop {
+            let rest = &self.window[self.start..];
+            let blank = rest.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
+            let more_may_follow = blank == rest.len();
+            if more_may_follow && self.fill()? {
+                continue;
+            }
+            // Empty lines at the very end stay out of the digest until a record follows them.
+            if !more_may_follow {
+                let skipped = &self.window[self.start..self.start + blank];
+                self.hasher.update(skipped);
+                self.line += newlines(skipped);
+                self.start += blank;
+            }
+            return Ok(!more_may_follow);
+        }
+    }
+
+    fn find_end(&mut self) -> io::Result<End> {
+        let mut scan = Scan::new(self.delimiter);
+        let mut scanned = 0;
+        loop {
+            let rest = &self.window[self.start..];
+            if let Some(end) = scan.end(&rest[scanned..]) {
+                return Ok(End::At(scanned + end, None));
+            }
+            scanned = rest.len();
+            if scanned > RECORD_BYTES_MAX {
+                return Ok(self.unclosed().unwrap_or(End::TooLong));
+            }
+            if !self.fill()? {
+                break;
+            }
+        }
+        if self.hold_back {
+            self.held_back = true;
+            return Ok(End::HeldBack);
+        }
+        let whole = End::At(self.window.len() - self.start, None);
+        Ok(if scan.in_quotes() { self.unclosed().unwrap_or(whole) } else { whole })
+    }
+
+    /// A quote that is never closed spoils its own line only.
+    fn unclosed(&self) -> Option<End> {
+        self.delimiter?;
+        let first = self.window[self.start..].iter().position(|b| *b == b'\n');
+        first.map(|length| End::At(length, Some("a quote that is opened here is never closed")))
+    }
+
+    /// Skips up to the next newline; the range of what to show of it.
+    fn skip_long_line(&mut self) -> io::Result<std::ops::Range<usize>> {
+        let shown = self.window[self.start..self.start + SHOWN_BYTES].to_vec();
+        loop {
+            let rest = &self.window[self.start..];
+            let end = rest.iter().position(|b| *b == b'\n');
+            let length = end.unwrap_or(rest.len());
+            self.take(length);
+            if end.is_some() || !self.fill()? {
+                break;
+            }
+        }
+        // What was skipped is hashed; its place in the window holds what is shown of it.
+        self.window.splice(..self.start, shown);
+        self.start = SHOWN_BYTES;
+        Ok(0..SHOWN_BYTES)
+    }
+}
+
+fn newlines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|b| **b == b'\n').count() as u64
+}
+
+/// Finds the newline that ends a record.
+struct Scan {
+    delimiter: Option<u8>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    FieldStart,
+    Plain,
+    Quoted,
+    /// After a quote inside quotes: the end of the field, or the first of two.
+    Quote,
+}
+
+impl Scan {
+    fn new(delimiter: Option<u8>) -> Self {
+        Self { delimiter, state: State::FieldStart }
+    }
+
+    const fn in_quotes(&self) -> bool {
+        matches!(self.state, State::Quoted)
+    }
+
+    /// Where the newline is in `bytes`, which follow those of the call before.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Some(delimiter) = self.delimiter else {
+            return bytes.iter().position(|b| *b == b'\n');
+        };
+        for (at, &byte) in bytes.iter().enumerate() {
+            self.state = match (self.state, byte) {
+                (State::Quoted, b'"') => State::Quote,
+                (State::Quoted, _) | (State::Quote | State::FieldStart, b'"') => State::Quoted,
+                (_, b'\n') => return Some(at),
+                (_, byte) if byte == delimiter => State::FieldStart,
+                _ => State::Plain,
+            };
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+/// Gives at most `step` bytes a read.
+struct Dribble<'a>(&'a [u8], usize);
+
+impl Read for Dribble<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.0.len().min(self.1).min(buffer.len());
+        let (now, later) = self.0.split_at(length);
+        buffer[..length].copy_from_slice(now);
+        self.0 = later;
+        Ok(length)
+    }
+}
+
+type Seen = Vec<(String, u64, Option<&'static str>, [u8; 32])>;
+
+fn all(text: &[u8], delimiter: Option<u8>, hold_back: bool) -> (Seen, bool) {
+    let mut records = Records::new(Dribble(text, 3), delimiter, hold_back);
+    let mut seen = Seen::new();
+    while let Some(record) = records.next().unwrap() {
+        let (bytes, line, fault) = (record.bytes.to_vec(), record.line, record.fault);
+        seen.push((String::from_utf8(bytes).unwrap(), line, fault, records.digest()));
+    }
+    (seen, records.held_back())
+}
+
+fn check(text: &str, expected: &[(&str, u64)]) {
+    let (seen, _) = all(text.as_bytes(), Some(b','), false);
+    let short: Vec<_> = seen.iter().map(|(text, line, ..)| (text.as_str(), *line)).collect();
+    assert_eq!(short, expected, "{text:?}");
+    let mut from = 0;
+    for (record, _, _, digest) in &seen {
+        from += text[from..].find(record.as_str()).unwrap() + record.len();
+        assert_eq!(
+            *digest,
+            *blake3::hash(&text.as_bytes()[..from]).as_bytes(),
+            "{text:?} {record}"
+        );
+    }
+}
+
+#[test]
+fn records_end_where_rfc_4180_says() {
+    check("", &[]);
+    check("\n\r\n", &[]);
+    check("a,b\nc,d\n", &[("a,b", 1), ("c,d", 2)]);
+    check("a,b\r\nc,d\r\n\r\n", &[("a,b", 1), ("c,d", 2)]);
+    check("\n\na\n\nb", &[("a", 3), ("b", 5)]);
+    check("a,\"b\nc\"\nd\n", &[("a,\"b\nc\"", 1), ("d", 3)]);
+    check("\"a\"\"\n\"\"b\"\nc", &[("\"a\"\"\n\"\"b\"", 1), ("c", 3)]);
+    check("5\" disk\nb\n", &[("5\" disk", 1), ("b", 2)]);
+    check("\"\"\nb\n", &[("\"\"", 1), ("b", 2)]);
+    check("a,\"b\r\nc\",d\r\ne", &[("a,\"b\r\nc\",d", 1), ("e", 3)]);
+}
+
+#[test]
+fn quotes_mean_nothing_in_ndjson() {
+    let (seen, _) = all(b"{\"a\":\"\n\"\n", None, false);
+    assert_eq!(seen.iter().map(|row| row.0.as_str()).collect::<Vec<_>>(), ["{\"a\":\"", "\""]);
+}
+
+#[test]
+fn a_quote_that_is_never_closed_spoils_one_line() {
+    let (seen, _) = all(b"a,b\n\"c,d\ne,f\n", Some(b','), false);
+    let short: Vec<_> = seen.iter().map(|r| (r.0.as_str(), r.1, r.2.is_some())).collect();
+    assert_eq!(short, [("a,b", 1, false), ("\"c,d", 2, true), ("e,f", 3, false)]);
+
+    let mut long = b"\"open\n".to_vec();
+    long.extend("x,y\n".repeat(RECORD_BYTES_MAX / 2).bytes());
+    let mut records = Records::new(&long[..], Some(b','), false);
+    assert!(records.next().unwrap().unwrap().fault.is_some());
+    let next = records.next().unwrap().unwrap();
+    assert_eq!((next.bytes, next.line, next.fault), (&b"x,y"[..], 2, None));
+}
+
+#[test]
+fn a_line_that_is_too_long_is_one_bad_row() {
+    let mut text = b"a\n".to_vec();
+    text.resize(RECORD_BYTES_MAX * 2, b'x');
+    let end = text.len();
+    text.extend(b"\nb\n");
+    let mut records = Records::new(&text[..], None, false);
+    assert_eq!(records.next().unwrap().unwrap().bytes, b"a");
+    let long = records.next().unwrap().unwrap();
+    assert_eq!((long.bytes.len(), long.line, long.fault.is_some()), (SHOWN_BYTES, 2, true));
+    assert_eq!(records.digest(), *blake3::hash(&text[..end]).as_bytes());
+    let next = records.next().unwrap().unwrap();
+    assert_eq!((next.bytes, next.line), (&b"b"[..], 3));
+    assert_eq!(records.digest(), *blake3::hash(&text[..end + 2]).as_bytes());
+    assert!(records.next().unwrap().is_none());
+}
+
+#[test]
+fn a_half_written_last_line_waits() {
+    for (text, rows, waits) in [
+        ("a,b\nc,d", 1, true),
+        ("a,b\nc,d\n", 2, false),
+        ("a,b\n\"c\nd\n", 1, true),
+        ("a,b\n\n", 1, false),
+        ("", 0, false),
+    ] {
+        let (seen, held_back) = all(text.as_bytes(), Some(b','), true);
+        assert_eq!((seen.len(), held_back), (rows, waits), "{text:?}");
+    }
+}
+
+#[test]
+fn a_row_has_one_digest_before_and_after_its_newline_was_written() {
+    let digests = |text: &str| {
+        let (seen, _) = all(text.as_bytes(), Some(b','), false);
+        seen.into_iter().map(|row| row.3).collect::<Vec<_>>()
+    };
+    let short = digests("a\nb");
+    for grown in ["a\nb\n", "a\nb\r\n", "a\nb\nc", "a\nb\n\nc\n"] {
+        assert_eq!(digests(grown)[..2], short, "{grown:?}");
+    }
+    assert_ne!(digests("a\nbb\n")[1], short[1]);
+}

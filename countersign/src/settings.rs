@@ -1,0 +1,327 @@
+//! Settings: a TOML file, then environment variables, then flags; the later wins. Each group
+//! belongs to one part of the process. What is not known is refused, with its name and place.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format as _, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use serde::{Deserialize, Serialize};
+use shared::{Id, Partitions};
+
+use crate::cli::UpArgs;
+use crate::failure::Failure;
+
+/// Every setting begins so in the environment; groups are set off with two underscores:
+/// `COUNTERSIGN_EDGE__LISTEN`.
+const PREFIX: &str = "COUNTERSIGN_";
+/// Variables of ours that are no settings: the settings file, the operator's key (never in a file),
+/// and where the project's tests find the binary.
+const NO_SETTINGS: [&str; 3] = ["CONFIG", "ADMIN_KEY", "BIN"];
+
+/// All settings of `up`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// The data directory.
+    pub(crate) data: PathBuf,
+    /// Partitions of a new deployment; fixed when it is made.
+    pub(crate) partitions: Option<u16>,
+    /// What the process writes to stderr.
+    pub(crate) log: Log,
+    /// The public side.
+    pub(crate) edge: Edge,
+    /// The edge's durable queue.
+    pub(crate) outbox: Outbox,
+    /// Checks and splits what comes.
+    pub(crate) collector: Collector,
+    /// Counts.
+    pub(crate) aggregator: Aggregator,
+    /// The operator's side.
+    pub(crate) api: Api,
+}
+
+/// What the process writes to stderr.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// For people or for machines.
+    pub(crate) format: LogFormat,
+    /// As in `RUST_LOG`: `info`, or `info,edge=debug`.
+    pub(crate) filter: String,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The public side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Edge {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// Its name in batches.
+    pub(crate) name: Id,
+    /// Whose key signs.
+    pub(crate) issuer: Id,
+    /// The catalogue; relative to the data directory.
+    pub(crate) catalogue: PathBuf,
+    /// How it is reached from outside, for links; empty: as it was asked for.
+    pub(crate) public_url: String,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Vec<String>,
+    /// The header with the visitor's country; empty: none.
+    pub(crate) country_header: String,
+    /// Connections at once.
+    pub(crate) connections_max: usize,
+}
+
+/// The edge's durable queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Outbox {
+    /// It is full beyond this many bytes on disk.
+    pub(crate) disk_bytes_max: u64,
+    /// Whether a beacon's reply waits for the disk.
+    pub(crate) beacons_durable: bool,
+}
+
+/// Checks and splits what comes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Collector {
+    /// Threads that verify; 0: one per core.
+    pub(crate) verify_threads: usize,
+    /// Tokens whose good signature is remembered.
+    pub(crate) verified_tokens_max: u64,
+    /// What was gathered goes to the log after this time at the latest.
+    pub(crate) flush_ms: u64,
+}
+
+/// Counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Aggregator {
+    /// The longest time between checkpoints.
+    pub(crate) checkpoint_ms: u64,
+    /// Bytes of stored state kept in memory.
+    pub(crate) cache_bytes: u64,
+    /// How long the log keeps what is counted.
+    pub(crate) retention_hours: u32,
+}
+
+/// The operator's side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Api {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("countersign-data"),
+            partitions: None,
+            log: Log::default(),
+            edge: Edge::default(),
+            outbox: Outbox::default(),
+            collector: Collector::default(),
+            aggregator: Aggregator::default(),
+            api: Api::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            name: Id::literal("edge"),
+            issuer: Id::literal("edge"),
+            catalogue: PathBuf::from("catalogue.toml"),
+            public_url: String::new(),
+            trusted_proxies: Vec::new(),
+            country_header: String::new(),
+            connections_max: 4_096,
+        }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { disk_bytes_max: 1 << 30, beacons_durable: true }
+    }
+}
+
+impl Default for Collector {
+    fn default() -> Self {
+        Self { verify_threads: 0, verified_tokens_max: 100_000, flush_ms: shared::limits::FLUSH_MS }
+    }
+}
+
+impl Default for Aggregator {
+    fn default() -> Self {
+        Self { checkpoint_ms: 10_000, cache_bytes: 16 << 20, retention_hours: 7 * 24 }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+    }
+}
+
+impl Settings {
+    /// Reads the file that `args` name, the environment and the flags.
+    ///
+    /// # Errors
+    /// Says which setting is unknown or wrong, and where it was set.
+    pub(crate) fn load(
+        args: &UpArgs,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Failure> {
+        let mut figment = Figment::new();
+        if let Some(path) = &args.config {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::usage(format!("cannot read the settings {}: {error}", path.display()))
+            })?;
+            figment = figment.merge(File { path: path.clone(), text });
+        }
+        figment = figment.merge(Environment(environment.into_iter().collect()));
+        // What can be parsed as an argument has no other form that a setting could have.
+        let flags = [
+            ("data", args.data.as_ref().map(|dir| dir.display().to_string())),
+            ("edge.listen", args.edge_listen.map(|address| address.to_string())),
+            ("api.listen", args.api_listen.map(|address| address.to_string())),
+        ];
+        for (name, value) in flags {
+            if let Some(value) = value {
+                figment = figment.merge(Serialized::default(name, value));
+            }
+        }
+        let settings: Self = figment.extract().map_err(|error| explain(&error))?;
+        settings.check()
+    }
+
+    fn check(self) -> Result<Self, Failure> {
+        self.partitions()?;
+        if self.edge.issuer == shared::import::ISSUER {
+            return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
+        }
+        Ok(self)
+    }
+
+    /// The partitions that are set, if they are.
+    ///
+    /// # Errors
+    /// When there cannot be so many.
+    pub(crate) fn partitions(&self) -> Result<Option<Partitions>, Failure> {
+        let wrong = || {
+            let most = shared::limits::PARTITIONS_MAX;
+            Failure::usage(format!("partitions: from 1 to {most}"))
+        };
+        self.partitions.map(|count| Partitions::new(count).ok_or_else(wrong)).transpose()
+    }
+
+    /// The catalogue's file.
+    pub(crate) fn catalogue(&self) -> PathBuf {
+        self.data.join(&self.edge.catalogue)
+    }
+}
+
+struct File {
+    path: PathBuf,
+    text: String,
+}
+
+impl Provider for File {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(format!("file {}", self.path.display()))
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Toml::string(&self.text).data()
+    }
+}
+
+struct Environment(BTreeMap<String, String>);
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("the environment")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut all = Dict::new();
+        for (name, text) in &self.0 {
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            if NO_SETTINGS.contains(&rest) {
+                continue;
+            }
+            let path = rest.to_lowercase().replace("__", ".");
+            let value: Value = text.parse().unwrap_or_else(|never| match never {});
+            let nested = figment::util::nest(&path, value);
+            merge(&mut all, nested.into_dict().unwrap_or_default());
+        }
+        Ok(Profile::Default.collect(all))
+    }
+}
+
+fn merge(into: &mut Dict, from: Dict) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Dict(_, there)), Value::Dict(_, new)) => merge(there, new),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+/// One line for all that is wrong: which setting, where it was set, what was expected.
+fn explain(errors: &figment::Error) -> Failure {
+    let one = |error: figment::Error| {
+        let place = error.metadata.as_ref().map(|metadata| metadata.name.to_string());
+        let name = error.path.join(".");
+        let place = match place.as_deref() {
+            Some("the environment") => {
+                format!(
+                    "the environment variable {PREFIX}{}",
+                    name.to_uppercase().replace('.', "__")
+                )
+            }
+            Some(file) => file.to_owned(),
+            None => "the settings".to_owned(),
+        };
+        let at = if name.is_empty() { String::new() } else { format!("{name}: ") };
+        format!("{place}: {at}{}", error.kind.to_string().trim_end())
+    };
+    let all: Vec<String> = errors.clone().into_iter().map(one).collect();
+    Failure::usage(all.join("; "))
+}
+
+/// The example that ships with the program.
+#[cfg(test)]
+const EXAMPLE: &str = include_str!("../countersign.example.toml");
+
+/// Whether a path is the default data directory's, for hints that name it only when they must.
+pub(crate) fn is_default_data(path: &Path) -> bool {
+    path == Settings::default().data
+}
+
+#[cfg(test)]
+mod tests;

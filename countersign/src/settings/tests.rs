@@ -1,0 +1,91 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn load(
+    file: Option<&str>,
+    environment: &[(&str, &str)],
+    args: UpArgs,
+) -> Result<Settings, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let config = file.map(|text| {
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Settings::load(&UpArgs { config, ..args }, environment).map_err(|failure| failure.message)
+}
+
+fn none() -> UpArgs {
+    UpArgs { config: None, data: None, edge_listen: None, api_listen: None, demo: false }
+}
+
+/// The example with every setting taken in: each line `#name = value` without its mark.
+fn uncommented() -> String {
+    let setting = |line: &&str| line.strip_prefix('#').is_some_and(|l| !l.starts_with([' ', '#']));
+    let lines = EXAMPLE.lines();
+    lines.map(|line| if setting(&line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_says_the_defaults_and_all_of_them() {
+    assert_eq!(load(Some(EXAMPLE), &[], none()).unwrap(), Settings::default());
+    let all = load(Some(&uncommented()), &[], none()).unwrap();
+    assert_eq!(all, Settings { partitions: Some(16), ..Settings::default() });
+
+    let said: toml::Table = uncommented().parse().unwrap();
+    let known = toml::Table::try_from(&all).unwrap();
+    for (group, settings) in known.iter().filter_map(|(k, v)| Some((k, v.as_table()?))) {
+        for name in settings.keys() {
+            assert!(said[group].get(name).is_some(), "{group}.{name} is not in the example");
+        }
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file() {
+    let file =
+        "data = 'a'\n[edge]\nlisten = '127.0.0.1:1'\nname = 'f'\n[api]\nlisten = '127.0.0.1:2'";
+    let environment = [
+        ("COUNTERSIGN_EDGE__LISTEN", "127.0.0.1:3"),
+        ("COUNTERSIGN_API__LISTEN", "127.0.0.1:4"),
+        ("COUNTERSIGN_EDGE__TRUSTED_PROXIES", "[\"10.0.0.0/8\"]"),
+        ("COUNTERSIGN_OUTBOX__BEACONS_DURABLE", "false"),
+        ("COUNTERSIGN_ADMIN_KEY", "no setting"),
+        ("OTHER", "ignored"),
+    ];
+    let flags = UpArgs { api_listen: Some("[::1]:5".parse().unwrap()), ..none() };
+    let settings = load(Some(file), &environment, flags).unwrap();
+    assert_eq!(settings.data, PathBuf::from("a"));
+    assert_eq!(settings.edge.name, Id::literal("f"));
+    assert_eq!(settings.edge.listen, "127.0.0.1:3".parse().unwrap());
+    assert_eq!(settings.api.listen, "[::1]:5".parse().unwrap());
+    assert_eq!(settings.edge.trusted_proxies, ["10.0.0.0/8"]);
+    assert!(!settings.outbox.beacons_durable);
+}
+
+#[test]
+fn what_is_not_known_is_refused_with_name_and_place() {
+    type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 9] = [
+        (Some("[edge]\nlisen = 1"), &[], &["c.toml", "edge", "`lisen`", "`listen`"]),
+        (Some("colour = 1"), &[], &["c.toml", "`colour`"]),
+        (Some("[egde]"), &[], &["c.toml", "`egde`"]),
+        (Some("[edge\n"), &[], &["c.toml", "TOML"]),
+        (Some("[edge]\nlisten = 'x'"), &[], &["c.toml", "edge.listen", "socket address"]),
+        (None, &[("COUNTERSIGN_EDGE__LISEN", "1")], &["COUNTERSIGN_EDGE__LISEN", "`listen`"]),
+        (None, &[("COUNTERSIGN_PORT", "1")], &["COUNTERSIGN_PORT"]),
+        (
+            None,
+            &[("COUNTERSIGN_OUTBOX__DISK_BYTES_MAX", "-1")],
+            &["COUNTERSIGN_OUTBOX__DISK_BYTES_MAX"],
+        ),
+        (None, &[("COUNTERSIGN_PARTITIONS", "0")], &["partitions", "1 to 1024"]),
+    ];
+    for (file, environment, words) in cases {
+        let message = load(file, environment, none()).unwrap_err();
+        for word in words {
+            assert!(message.contains(word), "{word} is not in: {message}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Asks what was counted, and sets it beside what was sent.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::Deserialize;
+use shared::ambient::Stopwatch;
+use shared::{Id, Kind, Minute, Reason};
+
+use super::World;
+use super::ledger::{Bounds, Ledger};
+use crate::client::Api;
+use crate::failure::Failure;
+use crate::terminal;
+
+const POLL: Duration = Duration::from_millis(200);
+/// The most ads whose counts before the run are asked for.
+const ADS_MAX: u32 = 1_000;
+/// The longest window that the API answers for.
+const WINDOW_MINUTES_MAX: u32 = aggregator::WINDOW_MINUTES_MAX;
+
+/// The answer of `GET /v1/accounting`.
+#[derive(Deserialize, Debug, Clone, Default)]
+struct Account {
+    received: u64,
+    counted: u64,
+    duplicate: u64,
+    #[serde(default)]
+    reasons: BTreeMap<String, u64>,
+    in_flight: i64,
+    adds_up: bool,
+}
+
+/// The answer of `GET /v1/ads/popular_ads`.
+#[derive(Deserialize)]
+struct Popular {
+    ad_ids: Vec<Id>,
+    counts: Vec<u64>,
+}
+
+/// The answer of `GET /v1/ads/{ad}/aggregated_count`.
+#[derive(Deserialize)]
+struct Count {
+    count: u64,
+}
+
+/// What the API says at one time.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    account: Account,
+    ads: BTreeMap<(Kind, Id), u64>,
+}
+
+impl Account {
+    async fn ask(api: &Api, range: &Range<Minute>) -> Result<Self, Failure> {
+        let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
+        must(api.get(&format!("/v1/accounting?from={from}&to={to}")).await?, "/v1/accounting")
+    }
+}
+
+fn must<T>(answer: Option<T>, path: &str) -> Result<T, Failure> {
+    answer.ok_or_else(|| {
+        Failure::server(format!("{path} is not there: is --api the API's address, not the edge's?"))
+    })
+}
+
+impl Counts {
+    /// Before the run: when nothing is on its way any more.
+    pub(super) async fn before(
+        api: &Api,
+        range: &Range<Minute>,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
+        let watch = Stopwatch::start();
+        let mut account = Account::ask(api, range).await?;
+        // The sample ad that was just served may be on its way to the log.
+        tokio::time::sleep(POLL * 5).await;
+        loop {
+            let again = Account::ask(api, range).await?;
+            let settled = again.in_flight == 0 && again.received == account.received;
+            account = again;
+            if settled {
+                break;
+            }
+            if watch.elapsed() > patience {
+                return Err(Failure::server(format!(
+                    "{} events are still on their way before the simulation begins: is somebody \
+                     else using the deployment?",
+                    account.in_flight
+                )));
+            }
+            tokio::time::sleep(POLL * 5).await;
+        }
+        let mut ads = BTreeMap::new();
+        // What is not asked for here is of minutes in which nothing has happened yet.
+        let window = (range.end.0 - range.start.0).min(WINDOW_MINUTES_MAX);
+        let at = Minute(range.start.0 + window).start().seconds();
+        for kind in Kind::ALL {
+            let path =
+                format!("/v1/ads/popular_ads?count={ADS_MAX}&window={window}&event={kind}&at={at}");
+            let found: Popular = must(api.get(&path).await?, &path)?;
+            ads.extend(found.ad_ids.into_iter().map(|ad| (*kind, ad)).zip(found.counts));
+        }
+        Ok(Self { account, ads })
+    }
+
+    /// After the run: when as much as must have been counted is, or the patience ends.
+    pub(super) async fn after(
+        api: &Api,
+        before: &Self,
+        ledger: &Ledger,
+        range: &Range<Minute>,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
+        let watch = Stopwatch::start();
+        let mut account = Account::default();
+        loop {
+            let last = std::mem::replace(&mut account, Account::ask(api, range).await?);
+            let came = account.received.saturating_sub(before.account.received);
+            let all = came >= ledger.received.least && account.in_flight == 0;
+            if (all && last.received == account.received) || watch.elapsed() > patience {
+                break;
+            }
+            // Longer than a heartbeat: what was only tallied comes with one.
+            tokio::time::sleep(POLL * 8).await;
+        }
+        let mut ads = BTreeMap::new();
+        let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
+        for ad in ledger.ads() {
+            for kind in Kind::ALL {
+                let path =
+                    format!("/v1/ads/{ad}/aggregated_count?from={from}&to={to}&event={kind}");
+                let found: Count = must(api.get(&path).await?, &path)?;
+                ads.insert((*kind, ad), found.count);
+            }
+        }
+        Ok(Self { account, ads })
+    }
+}
+
+/// One line of the comparison.
+struct Line {
+    what: String,
+    sent: String,
+    counted: u64,
+    good: bool,
+    why: String,
+}
+
+/// Prints the comparison. True: every difference is explained.
+pub(super) fn print(ledger: &Ledger, before: &Counts, after: &Counts, world: &World) -> bool {
+    let mut lines = of_ads(ledger, before, after);
+    lines.extend(of_outcomes(ledger, before, after));
+    let head = ["", "sent", "counted", ""].map(str::to_owned).to_vec();
+    let rows = lines.iter().map(|line| {
+        let mark = if line.good { "" } else { "NOT EXPLAINED " };
+        let (what, sent) = (line.what.clone(), line.sent.clone());
+        vec![what, sent, line.counted.to_string(), format!("{mark}{}", line.why)]
+    });
+    terminal::table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
+    for (act, count) in &ledger.acts {
+        terminal::line(format!("played: {count} {act}"));
+    }
+    if world.brief_s.is_none() && !world.plain {
+        terminal::line(format!(
+            "not played: clicks after their token's end (the catalogue's lifetimes are over {} s)",
+            super::forge::BRIEF_S_MAX
+        ));
+    }
+    for what in &ledger.unexpected {
+        terminal::line(format!("NOT EXPLAINED answer: {what}"));
+    }
+    let bad = lines.iter().filter(|line| !line.good).count() as u64 + ledger.unexpected_count;
+    terminal::line(match bad {
+        0 => "every difference is explained".to_owned(),
+        bad => format!("{bad} differences are NOT explained"),
+    });
+    bad == 0
+}
+
+fn of_ads(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
+    let full = delta_of(Reason::OutboxFull, before, after);
+    let mut lines = Vec::new();
+    for ((kind, ad), bounds) in &ledger.counted {
+        let key = (*kind, *ad);
+        let now = after.ads.get(&key).copied().unwrap_or(0);
+        let counted = now.saturating_sub(before.ads.get(&key).copied().unwrap_or(0));
+        let mut allowed = *bounds;
+        let mut why = Vec::new();
+        if bounds.most > bounds.least {
+            why.push(format!("{} without a sure answer", bounds.most - bounds.least));
+        }
+        if *kind == Kind::Served && ledger.served_to_nobody > 0 {
+            allowed.most += ledger.served_to_nobody;
+            why.push(format!(
+                "{} served ads may have got lost on the way",
+                ledger.served_to_nobody
+            ));
+        }
+        if *kind == Kind::Click && full > 0 {
+            allowed.least = allowed.least.saturating_sub(full);
+            why.push(format!("{full} redirects while the outbox was full"));
+        }
+        lines.push(Line {
+            what: format!("{kind} {ad}"),
+            sent: range(*bounds),
+            counted,
+            good: allowed.hold(counted),
+            why: why.join(", "),
+        });
+    }
+    lines
+}
+
+fn delta_of(reason: Reason, before: &Counts, after: &Counts) -> u64 {
+    let of = |counts: &Counts| counts.account.reasons.get(reason.name()).copied().unwrap_or(0);
+    of(after).saturating_sub(of(before))
+}
+
+fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut push = |what: &str, bounds: Bounds, counted: u64, why: String| {
+        let good = bounds.hold(counted);
+        lines.push(Line { what: what.to_owned(), sent: range(bounds), counted, good, why });
+    };
+    let unsure = |bounds: Bounds| match bounds.most - bounds.least {
+        0 => String::new(),
+        unsure => format!("{unsure} without a sure answer"),
+    };
+    let (now, then) = (&after.account, &before.account);
+    let duplicate = now.duplicate.saturating_sub(then.duplicate);
+    push("duplicate", ledger.duplicate, duplicate, unsure(ledger.duplicate));
+    for reason in Reason::ALL {
+        let sent = ledger.reasons.get(reason).copied().unwrap_or_default();
+        let counted = delta_of(*reason, before, after);
+        if sent == Bounds::default() && counted == 0 {
+            continue;
+        }
+        // Redirects go out all the same; their number cannot be seen from here.
+        let full = *reason == Reason::OutboxFull;
+        let sent = if full { Bounds { least: 0, most: ledger.requests } } else { sent };
+        push(reason.name(), sent, counted, unsure(sent));
+    }
+    let received = now.received.saturating_sub(then.received);
+    push("received", ledger.received, received, unsure(ledger.received));
+    let outcomes = now.counted + now.duplicate + now.reasons.values().sum::<u64>();
+    let sum = i128::from(outcomes) + i128::from(now.in_flight);
+    lines.push(Line {
+        what: "adds up".to_owned(),
+        sent: now.received.to_string(),
+        counted: outcomes,
+        good: now.adds_up && now.in_flight == 0 && sum == i128::from(now.received),
+        why: format!("received = counted + duplicate + reasons; {} in flight", now.in_flight),
+    });
+    lines
+}
+
+fn range(bounds: Bounds) -> String {
+    if bounds.least == bounds.most {
+        bounds.least.to_string()
+    } else {
+        format!("{}–{}", bounds.least, bounds.most)
+    }
+}

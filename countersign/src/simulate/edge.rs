@@ -1,0 +1,220 @@
+//! Sends to the edge, and sends again until it answers.
+
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use shared::ambient::Stopwatch;
+use shared::{Id, Kind};
+
+use super::ledger::Tries;
+use crate::client::{http_client, reason};
+use crate::failure::Failure;
+
+/// A redirect that took longer may have gone out before its event was on disk.
+const SURE_REPLY: Duration = Duration::from_millis(450);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The edge.
+pub(super) struct Edge {
+    base: String,
+    patience: Duration,
+    http: reqwest::Client,
+}
+
+/// The parts of a serve reply that a page uses.
+#[derive(Deserialize, Debug, Clone)]
+pub(super) struct Served {
+    pub(super) ad: Id,
+    pub(super) token: String,
+    pub(super) click_url: String,
+    pub(super) beacon_url: String,
+}
+
+/// How a request is dressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Manner {
+    /// As a person's browser does.
+    Plain,
+    /// With the method HEAD.
+    Head,
+    /// Ahead of a person's act.
+    Prefetch,
+    /// The connection is given up at once, then it is sent again.
+    Impatient,
+}
+
+/// What came back in the end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The status, and whether the redirect went anywhere.
+    Status(u16),
+    /// The words for each element of a batch.
+    Results(Vec<String>),
+    /// Nothing, however often it was sent.
+    None,
+}
+
+impl Edge {
+    /// The edge at an address.
+    pub(super) fn new(base: String, patience: Duration) -> Result<Self, Failure> {
+        Ok(Self { base, patience, http: http_client(REQUEST_TIMEOUT)? })
+    }
+
+    /// A first ad: tells that the edge is there, and what its tokens are like. It is served before
+    /// the counts are first asked for, and so is in none of the sums.
+    pub(super) async fn sample(&self, placement: Id) -> Result<String, Failure> {
+        let url = format!("{}/v1/serve?placement={placement}", self.base);
+        let watch = Stopwatch::start();
+        loop {
+            let why = match self.http.get(&url).send().await {
+                Ok(reply) if reply.status() == StatusCode::OK => {
+                    let served: Served = reply.json().await.map_err(|error| {
+                        Failure::server(format!("{url} answered no ad: {}", reason(&error)))
+                    })?;
+                    return Ok(served.token);
+                }
+                Ok(reply) if reply.status() == StatusCode::SERVICE_UNAVAILABLE => "503".to_owned(),
+                Ok(reply) => {
+                    return Err(Failure::server(format!(
+                        "{url} answered {}: --placement names one of the catalogue that has ads",
+                        reply.status()
+                    )));
+                }
+                Err(error) => reason(&error),
+            };
+            if watch.elapsed() > self.patience {
+                return Err(Failure::server(format!("{} does not answer: {why}", self.base)));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks for an ad. `None`: there was no answer, or no ad.
+    pub(super) async fn serve(
+        &self,
+        placement: Id,
+        consent: bool,
+        agent: &str,
+        tries: &mut Tries,
+    ) -> Option<Served> {
+        let consent = u8::from(consent);
+        let url = format!("{}/v1/serve?placement={placement}&consent={consent}", self.base);
+        let request = self.http.get(url).header(header::USER_AGENT, agent);
+        let (reply, _) = self.until_answered(&request, false, tries).await?;
+        if reply.status() != StatusCode::OK {
+            tries.answered -= 1;
+            return None;
+        }
+        // An answer that is cut off was taken all the same, but nobody knows for which ad.
+        match reply.json().await {
+            Ok(served) => Some(served),
+            Err(_) => {
+                tries.answered -= 1;
+                None
+            }
+        }
+    }
+
+    /// Follows a link: the click link or the pixel.
+    pub(super) async fn follow(
+        &self,
+        url: &str,
+        manner: Manner,
+        agent: &str,
+        tries: &mut Tries,
+    ) -> Answer {
+        let request = match manner {
+            Manner::Head => self.http.head(url),
+            Manner::Prefetch => self.http.get(url).header("sec-purpose", "prefetch"),
+            _ => self.http.get(url),
+        };
+        let request = request.header(header::USER_AGENT, agent);
+        let reply = self.until_answered(&request, manner == Manner::Impatient, tries).await;
+        let Some((reply, took)) = reply else { return Answer::None };
+        if reply.status() == StatusCode::FOUND && took > SURE_REPLY {
+            tries.answered -= 1;
+        }
+        Answer::Status(reply.status().as_u16())
+    }
+
+    /// Sends events in one body.
+    pub(super) async fn events(
+        &self,
+        events: &[(String, Kind)],
+        manner: Manner,
+        agent: &str,
+        tries: &mut Tries,
+    ) -> Answer {
+        #[derive(Deserialize)]
+        struct Results {
+            results: Vec<String>,
+        }
+        let elements: Vec<_> =
+            events.iter().map(|(token, kind)| json!({ "token": token, "kind": kind })).collect();
+        let body = json!({ "events": elements }).to_string();
+        let request = self
+            .http
+            .post(format!("{}/v1/events", self.base))
+            .header(header::CONTENT_TYPE, "text/plain;charset=UTF-8")
+            .header(header::USER_AGENT, agent)
+            .body(body);
+        let reply = self.until_answered(&request, manner == Manner::Impatient, tries).await;
+        let Some((reply, _)) = reply else { return Answer::None };
+        let status = reply.status();
+        if status != StatusCode::ACCEPTED {
+            return Answer::Status(status.as_u16());
+        }
+        match reply.json::<Results>().await {
+            Ok(body) => Answer::Results(body.results),
+            // Taken, but cut off: which of them, it does not say.
+            Err(_) => Answer::Results(Vec::new()),
+        }
+    }
+
+    /// Sends until there is an answer; `None` when the patience ends first. An answer 503 says that
+    /// nothing was taken.
+    async fn until_answered(
+        &self,
+        request: &reqwest::RequestBuilder,
+        impatient: bool,
+        tries: &mut Tries,
+    ) -> Option<(Response, Duration)> {
+        let watch = Stopwatch::start();
+        let mut give_up = impatient;
+        loop {
+            let once = Stopwatch::start();
+            // Without a stream for a body, a request can always be copied.
+            let sending = request.try_clone()?.send();
+            let tried = if std::mem::take(&mut give_up) {
+                match tokio::time::timeout(Duration::from_millis(1), sending).await {
+                    Ok(result) => result.map_err(|error| error.is_connect()),
+                    Err(_) => Err(false),
+                }
+            } else {
+                sending.await.map_err(|error| error.is_connect())
+            };
+            match tried {
+                Ok(reply) if reply.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                    tries.refused += 1;
+                }
+                Ok(reply) => {
+                    tries.sent += 1;
+                    tries.answered += 1;
+                    return Some((reply, once.elapsed()));
+                }
+                // Nobody was there: nothing can have been taken.
+                Err(true) => {}
+                Err(false) => tries.sent += 1,
+            }
+            if watch.elapsed() > self.patience {
+                return None;
+            }
+            if !impatient {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}

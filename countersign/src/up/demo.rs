@@ -1,0 +1,156 @@
+//! The demo: a catalogue with one advertiser, and a publisher's page that shows its ads. Only with
+//! `--demo`; the page and its count need no key, and show the demo's ads only.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use shared::{Clock as _, Kind, Minute, ambient};
+use tower::ServiceExt as _;
+
+use crate::data::{Mode, read_if_there, write_file};
+use crate::failure::Failure;
+
+/// The demo's catalogue; `{site}` is where the landing page is.
+const CATALOGUE: &str = include_str!("demo/catalogue.toml");
+/// What a new deployment without the demo begins with: no ads, and how to write some.
+const STARTER: &str = include_str!("demo/starter.toml");
+const PAGE: &str = include_str!("demo/page.html");
+const LANDING: &str = include_str!("demo/landing.html");
+/// The demo's ads, as in its catalogue.
+const ADS: [&str; 3] = ["demo-red", "demo-green", "demo-blue"];
+/// The page's count covers so many minutes, this one included.
+const MINUTES: u32 = 60;
+
+/// Writes a catalogue when there is none: the demo's, or one that only explains itself. A demo
+/// catalogue that nobody has changed follows the address of the demo's site.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub(super) fn write_catalogue(path: &Path, site: Option<&str>) -> Result<(), Failure> {
+    let there = read_if_there(path)?;
+    let text = match (there, site) {
+        (None, None) => STARTER.to_owned(),
+        (None, Some(site)) => demo_catalogue(site),
+        (Some(there), Some(site)) if is_untouched(&there) && there != demo_catalogue(site) => {
+            demo_catalogue(site)
+        }
+        (Some(_), _) => return Ok(()),
+    };
+    write_file(path, text.as_bytes(), Mode::Plain)
+}
+
+fn demo_catalogue(site: &str) -> String {
+    CATALOGUE.replace("{site}", site)
+}
+
+/// Whether a text is the demo's catalogue, or the starter, for whatever address.
+fn is_untouched(text: &str) -> bool {
+    let site = text.lines().find_map(|line| {
+        let (_, rest) = line.split_once("url = \"")?;
+        rest.split_once("/demo/landing").map(|(site, _)| site)
+    });
+    text == STARTER || site.is_some_and(|site| text == demo_catalogue(site))
+}
+
+struct Demo {
+    page: String,
+    answers: Router,
+}
+
+/// The demo's pages. `answers` are the aggregator's routes.
+pub(super) fn router(edge: &str, answers: Router) -> Router {
+    let demo = Arc::new(Demo { page: PAGE.replace("{edge}", edge), answers });
+    Router::new()
+        .route("/", get(|| async { axum::response::Redirect::temporary("/demo") }))
+        .route("/demo", get(page))
+        .route("/demo/landing", get(|| async { Html(LANDING) }))
+        .route("/demo/counts", get(counts))
+        .with_state(demo)
+}
+
+async fn page(State(demo): State<Arc<Demo>>) -> Html<String> {
+    Html(demo.page.clone())
+}
+
+/// The counts of the demo's ads, as `aggregated_count` answers them: by ad, then by kind.
+async fn counts(State(demo): State<Arc<Demo>>) -> Response {
+    let now = ambient::SystemClock.now().minute();
+    let (from, to) = (Minute(now.0.saturating_sub(MINUTES - 1)), Minute(now.0 + 1));
+    let range = format!("from={}&to={}", from.start().seconds(), to.start().seconds());
+    let mut all = serde_json::Map::new();
+    for ad in ADS {
+        let mut kinds = serde_json::Map::new();
+        for kind in Kind::ALL {
+            let uri = format!("/v1/ads/{ad}/aggregated_count?{range}&event={kind}");
+            match count(&demo.answers, &uri).await {
+                Ok(count) => drop(kinds.insert(kind.name().to_owned(), count.into())),
+                Err(response) => return response,
+            }
+        }
+        all.insert(ad.to_owned(), kinds.into());
+    }
+    ([(header::CACHE_CONTROL, "no-store")], axum::Json(all)).into_response()
+}
+
+async fn count(answers: &Router, uri: &str) -> Result<u64, Response> {
+    let request = Request::builder().uri(uri).body(Body::empty());
+    let Ok(request) = request else {
+        return Err(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    };
+    let response = match answers.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    if !response.status().is_success() {
+        return Err(response);
+    }
+    let body = axum::body::to_bytes(response.into_body(), 64 << 10).await.unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    answer["count"].as_u64().ok_or_else(|| StatusCode::BAD_GATEWAY.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edge::catalogue::Catalogue;
+
+    #[test]
+    fn both_catalogues_are_good() {
+        let demo = Catalogue::from_toml(&demo_catalogue("http://127.0.0.1:1")).unwrap();
+        let ads: Vec<&str> = demo.ads().iter().map(|ad| ad.id.as_str()).collect();
+        assert_eq!(ads, ADS);
+        assert!(demo.placement(shared::Id::literal("demo-top")).is_some());
+        assert_eq!(Catalogue::from_toml(STARTER).unwrap().ads().len(), 0);
+    }
+
+    #[test]
+    fn the_starter_s_example_is_good_when_it_is_taken_in() {
+        let setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+        let lines = STARTER.lines().map(|line| if setting(&line) { &line[1..] } else { line });
+        let text = lines.collect::<Vec<_>>().join("\n");
+        assert_eq!(Catalogue::from_toml(&text).unwrap().ads().len(), 1);
+    }
+
+    #[test]
+    fn a_catalogue_that_was_changed_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalogue.toml");
+        let text = || std::fs::read_to_string(&path).unwrap();
+        write_catalogue(&path, None).unwrap();
+        assert_eq!(text(), STARTER);
+        write_catalogue(&path, Some("http://127.0.0.1:1")).unwrap();
+        assert_eq!(text(), demo_catalogue("http://127.0.0.1:1"));
+        write_catalogue(&path, Some("http://127.0.0.1:2")).unwrap();
+        assert_eq!(text(), demo_catalogue("http://127.0.0.1:2"));
+        let mine = text().replace("weight = 3", "weight = 4");
+        std::fs::write(&path, &mine).unwrap();
+        write_catalogue(&path, Some("http://127.0.0.1:3")).unwrap();
+        assert_eq!(text(), mine);
+    }
+}

@@ -1,0 +1,271 @@
+//! Opens everything that a process is made of, from the data directory outwards.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregator::Aggregator;
+use aggregator::store::slate::{SlateSettings, SlateStores};
+use collector::{Collector, CollectorKeys};
+use edge::native::{CatalogueFile, Policies, RimSettings};
+use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
+use edge::{Durability, Keys, Policy, PublicUrl};
+use eventlog::{LocalLog, LocalLogConfig, Log as _};
+use prometheus_client::registry::Registry;
+use shared::ambient::{SystemClock, SystemRandom};
+use shared::keys::KeyStore;
+use shared::{Clock, PartitionMap, Partitions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::follow::Followers;
+use super::{api, demo, hints};
+use crate::admin::{self, AdminKey};
+use crate::data::{DataDir, Deployment};
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+/// Everything, opened and connected; only the edge's sink is missing.
+pub(super) struct Opened {
+    pub(super) edge_listener: TcpListener,
+    pub(super) edge: EdgeParts,
+    pub(super) api_listener: TcpListener,
+    pub(super) api: axum::Router,
+    pub(super) collector: Arc<Collector<LocalLog>>,
+    pub(super) aggregator: Aggregator<LocalLog>,
+    pub(super) log: Arc<LocalLog>,
+    pub(super) keys: Followers,
+    pub(super) dir: DataDir,
+    /// Held until the process ends: two never share the directory.
+    _lock: File,
+}
+
+/// The parts of an edge that lacks its sink.
+pub(super) struct EdgeParts {
+    policies: Arc<Policies>,
+    catalogue: CatalogueFile,
+    outbox: Outbox,
+    metrics: edge::native::Metrics,
+    settings: RimSettings,
+}
+
+impl EdgeParts {
+    /// The whole.
+    pub(super) fn with<S>(self, sink: Arc<S>) -> edge::native::Parts<S> {
+        let Self { policies, catalogue, outbox, metrics, settings } = self;
+        edge::native::Parts {
+            policies,
+            catalogue: Some(Box::new(catalogue)),
+            outbox,
+            sink,
+            drain: DrainSettings::default(),
+            clock: Arc::new(SystemClock),
+            random: Box::new(SystemRandom),
+            metrics,
+            // The edge's metrics are shown on the API's side, behind the operator's key.
+            registry: None,
+            settings,
+        }
+    }
+}
+
+/// Opens everything and tells where it listens.
+///
+/// # Errors
+/// Says which part cannot be opened, and why.
+pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let random = &mut SystemRandom;
+    let dir = DataDir::new(&settings.data);
+    let lock = dir.take()?;
+    let edge_listener = bind("edge.listen", settings.edge.listen).await?;
+    let api_listener = bind("api.listen", settings.api.listen).await?;
+    let edge_url = url_of("edge.listen", &edge_listener)?;
+    let api_url = url_of("api.listen", &api_listener)?;
+
+    let keys = dir.keys_or_new(settings.edge.issuer, clock.now(), random)?;
+    let deployment = dir.deployment(settings.partitions()?, &keys, clock.now(), random)?;
+    let variable = std::env::var(admin::VARIABLE).ok();
+    let (admin, origin) = AdminKey::find(&dir.path("admin.key"), variable.as_deref(), random)?;
+
+    let log = Arc::new(open_log(&dir, &deployment)?);
+    let mut registry = Registry::default();
+    let (collector, collector_keys) = open_collector(settings, &keys, &log, &clock, &mut registry)?;
+    let aggregator = open_aggregator(settings, &dir, &log, &clock, &mut registry)?;
+    let catalogue_file = settings.catalogue();
+    demo::write_catalogue(&catalogue_file, demo.then_some(api_url.as_str()))?;
+    let edge = open_edge(settings, &dir, &keys, &edge_url, &clock, &mut registry)?;
+
+    let keys = Followers {
+        deployment: deployment.deployment,
+        issuer: settings.edge.issuer,
+        policies: Arc::clone(&edge.policies),
+        collector: collector_keys,
+    };
+    let api = api::router(
+        &aggregator,
+        Arc::clone(&collector),
+        Arc::new(registry),
+        Arc::new(admin),
+        demo.then_some(edge_url.as_str()),
+    );
+    hints::print(settings, &edge_url, &api_url, &origin, demo);
+    Ok(Opened {
+        edge_listener,
+        edge,
+        api_listener,
+        api,
+        collector,
+        aggregator,
+        log,
+        keys,
+        dir,
+        _lock: lock,
+    })
+}
+
+async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::usage(format!(
+            "{setting}: cannot listen on {address}: {error}; port 0 takes a free one"
+        ))
+    })
+}
+
+/// How the listener is reached from this machine.
+fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Failure> {
+    let mut address =
+        listener.local_addr().map_err(|error| Failure::usage(format!("{setting}: {error}")))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    Ok(format!("http://{address}"))
+}
+
+fn open_log(dir: &DataDir, deployment: &Deployment) -> Result<LocalLog, Failure> {
+    let path = dir.path("log");
+    let damaged = |what: String| Failure::data(format!("{}: {what}", path.display()));
+    let identity = deployment.log_identity().unwrap_or_default();
+    let config = LocalLogConfig::new(&path, deployment.partitions);
+    let (log, recovered) =
+        LocalLog::open(&config, identity).map_err(|error| damaged(error.to_string()))?;
+    if log.identity() != identity {
+        return Err(damaged(
+            "this log is of another deployment: restore the one that belongs here".to_owned(),
+        ));
+    }
+    if let Some(cut) = recovered.cut {
+        tracing::warn!(?cut, "the log's last group was not written whole, and is cut off");
+    }
+    Ok(log)
+}
+
+type CollectorParts = (Arc<Collector<LocalLog>>, watch::Sender<Arc<CollectorKeys>>);
+
+fn open_collector(
+    settings: &Settings,
+    keys: &KeyStore,
+    log: &Arc<LocalLog>,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> Result<CollectorParts, Failure> {
+    let metrics = collector::Metrics::default();
+    metrics.register(registry.sub_registry_with_prefix("countersign"));
+    let (sender, keys) =
+        watch::channel(Arc::new(CollectorKeys::of_store(keys).map_err(Failure::data)?));
+    let partitions = Partitions::new(log.partitions())
+        .ok_or_else(|| Failure::data("the log has no partitions"))?;
+    let parts = collector::Parts {
+        log: Arc::clone(log),
+        map: PartitionMap::new(partitions),
+        keys,
+        clock: Arc::clone(clock),
+        metrics: Arc::new(metrics),
+        settings: collector::Settings {
+            verify_threads: settings.collector.verify_threads,
+            verified_tokens_max: settings.collector.verified_tokens_max,
+            flush_ms: settings.collector.flush_ms,
+            ..collector::Settings::default()
+        },
+    };
+    let collector = Collector::new(parts).map_err(|error| Failure::fatal(error.to_string()))?;
+    Ok((Arc::new(collector), sender))
+}
+
+fn open_aggregator(
+    settings: &Settings,
+    dir: &DataDir,
+    log: &Arc<LocalLog>,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> Result<Aggregator<LocalLog>, Failure> {
+    let slate =
+        SlateSettings { cache_bytes: settings.aggregator.cache_bytes, ..SlateSettings::default() };
+    let stores = SlateStores::local(&dir.path("state"), slate).map_err(Failure::data)?;
+    Ok(Aggregator::start(aggregator::Parts {
+        log: Arc::clone(log),
+        stores,
+        clock: Arc::clone(clock),
+        settings: aggregator::Settings {
+            checkpoint_every: Duration::from_millis(settings.aggregator.checkpoint_ms),
+            retention_hours: settings.aggregator.retention_hours,
+            ..aggregator::Settings::default()
+        },
+        registry: registry.sub_registry_with_prefix("countersign"),
+    }))
+}
+
+fn open_edge(
+    settings: &Settings,
+    dir: &DataDir,
+    keys: &KeyStore,
+    url: &str,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> Result<EdgeParts, Failure> {
+    let wanted = &settings.edge;
+    let public_url = if wanted.public_url.is_empty() { url } else { &wanted.public_url };
+    let public_url: PublicUrl =
+        public_url.parse().map_err(|why| Failure::usage(format!("edge.public_url: {why}")))?;
+    let (catalogue, first) = CatalogueFile::open(settings.catalogue())
+        .map_err(|error| Failure::usage(error.to_string().replace('\n', "; ")))?;
+    let beacons =
+        if settings.outbox.beacons_durable { Durability::Durable } else { Durability::Queued };
+    let edge_keys = Keys::of_store(keys, wanted.issuer)
+        .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
+    let policy =
+        Policy { public_url, beacons, keys: Arc::new(edge_keys), catalogue: Arc::new(first) };
+    let trusted_proxies = wanted
+        .trusted_proxies
+        .iter()
+        .map(|range| range.parse())
+        .collect::<Result<_, String>>()
+        .map_err(|why| Failure::usage(format!("edge.trusted_proxies: {why}")))?;
+    let metrics = edge::native::Metrics::default();
+    metrics.register(registry);
+    let outbox = OutboxSettings {
+        disk_bytes_max: settings.outbox.disk_bytes_max,
+        ..OutboxSettings::new(dir.path("outbox"), wanted.name)
+    };
+    let (outbox, opened) =
+        Outbox::open(&outbox, Arc::clone(clock), &mut SystemRandom, metrics.clone())
+            .map_err(|error| Failure::data(format!("outbox: {error}")))?;
+    if let Some(cut) = opened.cut {
+        tracing::warn!(?cut, "the outbox's last group was not written whole, and is cut off");
+    }
+    tracing::info!(epoch = opened.outbox.epoch, waiting = opened.unacked, "the outbox is open");
+    let settings = RimSettings {
+        trusted_proxies,
+        country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
+        connections_max: wanted.connections_max,
+        ..RimSettings::default()
+    };
+    Ok(EdgeParts {
+        policies: Arc::new(Policies::new(policy)),
+        catalogue,
+        outbox,
+        metrics,
+        settings,
+    })
+}

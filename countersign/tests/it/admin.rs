@@ -1,0 +1,84 @@
+use crate::process::{KEY, Server, binary, run};
+
+#[tokio::test]
+async fn every_route_of_the_api_asks_for_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), None, &[]);
+    let get = |path: &str, key: Option<&str>| {
+        let request = server.http.get(format!("{}{path}", server.api));
+        match key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+        .send()
+    };
+    let guarded = [
+        "/v1/ads/a/aggregated_count?from=0&to=60",
+        "/v1/ads/popular_ads",
+        "/v1/accounting?from=0&to=60",
+        "/v1/import/sources/00000000000000000000000000000000",
+        "/metrics",
+        "/v1/nothing",
+        "/demo",
+    ];
+    for path in guarded {
+        for key in [None, Some("a-key-for-tests-0123456780"), Some("")] {
+            let reply = get(path, key).await.unwrap();
+            assert_eq!(reply.status(), 401, "{path} {key:?}");
+            assert_eq!(reply.headers()["content-type"], "application/problem+json");
+            let text = reply.text().await.unwrap();
+            assert!(text.contains("Authorization: Bearer"), "{text}");
+        }
+        let status = get(path, Some(KEY)).await.unwrap().status();
+        assert_ne!(status, 401, "{path}");
+    }
+    for path in ["/v1/batches", "/v1/import"] {
+        let reply = server.http.post(format!("{}{path}", server.api)).send().await.unwrap();
+        assert_eq!(reply.status(), 401, "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_ne!(get(path, None).await.unwrap().status(), 401, "{path}");
+    }
+    let metrics = get("/metrics", Some(KEY)).await.unwrap().text().await.unwrap();
+    for name in ["countersign_edge_requests", "countersign_collector_batches"] {
+        assert!(metrics.contains(name), "{name} is not in the metrics");
+    }
+}
+
+#[test]
+fn a_key_is_made_once_and_only_its_hash_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let mut command = binary();
+        command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        let mut child =
+            command.arg("--data").arg(&data).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+        while !said.contains("Ctrl-C") {
+            assert!(std::io::BufRead::read_line(&mut lines, &mut said).unwrap() > 0, "{said}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        keys.push(
+            said.split_whitespace().find(|word| word.starts_with("cs_admin_")).map(str::to_owned),
+        );
+    }
+    let key = keys[0].clone().unwrap();
+    assert_eq!(keys[1], None);
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let bytes = std::fs::read(&path).unwrap();
+            let there = bytes.windows(key.len()).any(|window| window == key.as_bytes());
+            assert!(!there, "{}", path.display());
+        }
+    }
+    let mut command = binary();
+    let short = command.args(["up", "--data"]).arg(&data).env("COUNTERSIGN_ADMIN_KEY", "short");
+    let short = short.args(["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+    let (code, _, said) = run(short);
+    assert!(code == Some(2) && said.contains("COUNTERSIGN_ADMIN_KEY"), "{code:?} {said}");
+}

@@ -1,0 +1,184 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::process::{KEY, Server, run};
+
+type Counts = BTreeMap<String, u64>;
+
+fn logs() -> Vec<PathBuf> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
+    ["obd_bts_all.csv", "obd_bts_men.csv", "obd_bts_women.csv"].map(|name| data.join(name)).to_vec()
+}
+
+/// Counted here, by other code: for each kind and minute, how often each ad.
+fn oracle(paths: &[PathBuf]) -> BTreeMap<(&'static str, u32), Counts> {
+    let mut all: BTreeMap<(&str, u32), Counts> = BTreeMap::new();
+    for path in paths {
+        let text = std::fs::read_to_string(path).unwrap();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split(',').collect();
+            let number = |range: std::ops::Range<usize>| fields[0][range].parse::<u32>().unwrap();
+            // November 2019 began 18 201 days after 1970.
+            assert_eq!(&fields[0][..8], "2019-11-");
+            let day = 18_201 + number(8..10) - 1;
+            let minute = (day * 24 + number(11..13)) * 60 + number(14..16);
+            let mut count = |kind| {
+                *all.entry((kind, minute)).or_default().entry(fields[1].to_owned()).or_default() +=
+                    1;
+            };
+            count("impression");
+            if fields[4] == "1" {
+                count("click");
+            }
+        }
+    }
+    all
+}
+
+async fn popular(server: &Server, kind: &str, end: u32, window: u32) -> Counts {
+    let at = u64::from(end) * 60;
+    let path = format!("/v1/ads/popular_ads?count=1000&window={window}&event={kind}&at={at}");
+    let answer = server.ask(&path).await;
+    let list = |name: &str| answer[name].as_array().unwrap().clone();
+    let ads = list("ad_ids").into_iter().map(|ad| ad.as_str().unwrap().to_owned());
+    ads.zip(list("counts").into_iter().map(|count| count.as_u64().unwrap())).collect()
+}
+
+/// Every ad in every minute: each minute that has something, and the sum of all the others.
+async fn equals_the_oracle(server: &Arc<Server>, paths: &[PathBuf]) {
+    let oracle = Arc::new(oracle(paths));
+    let mut asked = tokio::task::JoinSet::new();
+    let minutes: Vec<_> = oracle.keys().copied().collect();
+    for part in minutes.chunks(minutes.len().div_ceil(8)) {
+        let (server, oracle, part) = (Arc::clone(server), Arc::clone(&oracle), part.to_vec());
+        asked.spawn(async move {
+            for (kind, minute) in part {
+                let found = popular(&server, kind, minute + 1, 1).await;
+                assert_eq!(found, oracle[&(kind, minute)], "{kind} in minute {minute}");
+            }
+        });
+    }
+    while let Some(done) = asked.join_next().await {
+        done.unwrap();
+    }
+    for kind in ["impression", "click", "viewable", "served"] {
+        let all: u64 = oracle
+            .iter()
+            .filter(|((k, _), _)| *k == kind)
+            .map(|(_, c)| c.values().sum::<u64>())
+            .sum();
+        let mut found = 0;
+        // 2019-11-20 to 2019-12-05.
+        for day in 18_220..18_235 {
+            found += popular(server, kind, (day + 1) * 1_440, 1_440).await.values().sum::<u64>();
+        }
+        assert_eq!(found, all, "{kind}: somewhere else");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_logs_equal_the_oracle_also_when_imported_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Arc::new(Server::start_with(&dir.path().join("data"), None, &[]));
+    let (code, said, err) = run(server.import().args(logs()));
+    assert_eq!(code, Some(0), "{said}{err}");
+    assert_eq!(said.matches("all rows are accounted for").count(), 3, "{said}");
+    equals_the_oracle(&server, &logs()).await;
+
+    let (code, said, err) = run(server.import().args(logs()));
+    assert_eq!(code, Some(0), "{said}{err}");
+    assert_eq!(said.matches("0 sent now").count(), 3, "{said}");
+    let answer = server.ask("/v1/accounting?from=1574208000&to=1575504000").await;
+    assert_eq!(
+        (&answer["counted"], &answer["received"]),
+        (&30_157.into(), &30_157.into()),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_in_the_middle_counts_nothing_twice_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    let path = &logs()[1..2];
+    // One server dies under the import that goes on when the next one is there …
+    let mut command = server.import();
+    let child = command.args(path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(120));
+    server.kill_and_restart();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // … and one import dies, and is run again.
+    let other = &logs()[2..3];
+    let mut child = server.import().args(other).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(80));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    server.kill_and_restart();
+    let (code, said, err) = run(server.import().args(other));
+    assert_eq!(code, Some(0), "{said}{err}");
+    equals_the_oracle(&Arc::new(server), &logs()[1..3]).await;
+}
+
+#[tokio::test]
+async fn a_named_log_may_grow_but_not_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), None, &[]);
+    let path = dir.path().join("clicks.log");
+    let import =
+        |flags: &[&str]| run(server.import().arg(&path).args(["--source", "shop"]).args(flags));
+    let counted = async |ad: &str| {
+        let path = format!("/v1/ads/{ad}/aggregated_count?from=1700000040&to=1700000100");
+        server.ask(&path).await["count"].as_u64().unwrap()
+    };
+    std::fs::write(&path, "ad_id,timestamp\na,1700000050\na,1700000051\nb,17000").unwrap();
+    let (code, said, err) = import(&["--format", "csv"]);
+    assert!(code == Some(0) && said.contains("waiting"), "{said}{err}");
+    assert_eq!((counted("a").await, counted("b").await), (2, 0));
+
+    std::fs::write(
+        &path,
+        "ad_id,timestamp\na,1700000050\na,1700000051\nb,1700000052\na,1700000053\n?\nb,1700000054",
+    )
+    .unwrap();
+    let (code, said, _) = import(&["--complete"]);
+    assert!(code == Some(0) && said.contains("5, of them 2 taken before"), "{code:?} {said}");
+    assert!(said.contains("rejected    1 rows"), "{said}");
+    let rejects = std::fs::read_to_string(dir.path().join("clicks.log.rejects.csv")).unwrap();
+    assert!(rejects.contains(",6,"), "{rejects}");
+    assert_eq!((counted("a").await, counted("b").await), (3, 2));
+
+    std::fs::write(&path, "ad_id,timestamp\na,1700000050\nc,1700000051\nb,1700000052\n").unwrap();
+    let (code, _, said) = import(&[]);
+    assert!(
+        code == Some(3) && said.contains("may grow, not change") || said.contains("shrink"),
+        "{code:?} {said}"
+    );
+    assert_eq!(counted("c").await, 0);
+}
+
+#[test]
+fn what_cannot_be_done_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), None, &[]);
+    let path = dir.path().join("a.csv");
+    std::fs::write(&path, "id,when\n1,2\n").unwrap();
+    let (code, _, said) = run(server.import().arg(&path));
+    assert!(code == Some(2) && said.contains("and has: id, when"), "{code:?} {said}");
+    let (code, _, said) = run(server.import().arg(dir.path().join("none.csv")));
+    assert!(code == Some(2) && said.contains("none.csv"), "{code:?} {said}");
+    std::fs::write(&path, "ad_id,timestamp\n").unwrap();
+    let mut command = crate::process::binary();
+    command.args(["import", "--api", &server.api, "--key", "wrong"]).arg(&path);
+    let (code, _, said) = run(&mut command);
+    assert!(code == Some(4) && said.contains("refuses the key"), "{code:?} {said}");
+    let mut command = crate::process::binary();
+    command.args(["import", "--api", "http://127.0.0.1:9", "--key", KEY, "--patience", "1"]);
+    let (code, _, said) = run(command.arg(&path));
+    assert!(code == Some(4) && said.contains("does not answer"), "{code:?} {said}");
+    let (code, said, _) = run(server.import().arg(&path));
+    assert!(code == Some(0) && said.contains("rows        0"), "{code:?} {said}");
+}

@@ -1,0 +1,9 @@
+//! The real binary, as a user runs it: on free ports, in a directory of its own.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod admin;
+mod import;
+mod keys;
+mod process;
+mod simulate;
+mod up;

@@ -1,0 +1,164 @@
+//! Runs the binary.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::ambient::Stopwatch;
+
+pub(crate) const KEY: &str = "a-key-for-tests-0123456789";
+/// Long enough for a slow machine; nothing waits so long when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("COUNTERSIGN_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A running `up`; ended with -9 when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) data: PathBuf,
+    pub(crate) edge: String,
+    pub(crate) api: String,
+    /// What it said on stdout before it was ready.
+    pub(crate) said: String,
+    pub(crate) http: reqwest::Client,
+}
+
+impl Server {
+    /// With the demo, on free ports.
+    pub(crate) fn start(data: &Path) -> Self {
+        Self::start_with(data, None, &["--demo"])
+    }
+
+    /// On the ports of one before, or on free ones.
+    pub(crate) fn start_with(data: &Path, before: Option<&Self>, flags: &[&str]) -> Self {
+        let listen = |url: Option<&String>| {
+            url.map_or("127.0.0.1:0", |url| url.trim_start_matches("http://")).to_owned()
+        };
+        let mut command = binary();
+        command.args(["up", "--data"]).arg(data);
+        command.args(["--edge-listen", &listen(before.map(|server| &server.edge))]);
+        command.args(["--api-listen", &listen(before.map(|server| &server.api))]);
+        command.args(flags).env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "warn");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        let mut address = |name: &str| {
+            let from = said.len();
+            assert!(lines.read_line(&mut said).unwrap() > 0, "it ended: {:?}", child.try_wait());
+            let line = said[from..].trim();
+            let url = line
+                .strip_prefix(&format!("{name} listening on "))
+                .unwrap_or_else(|| panic!("{line}"));
+            url.trim_start_matches("http://").parse::<SocketAddr>().unwrap();
+            url.to_owned()
+        };
+        let (edge, api) = (address("edge"), address("api"));
+        // The rest is for people; somebody must read it.
+        while lines.read_line(&mut said).unwrap() > 0 && !said.contains("Ctrl-C") {}
+        std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        Self { child, data: data.to_owned(), edge, api, said, http }
+    }
+
+    /// kill -9, and another on the same ports and directory.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let data = self.data.clone();
+        let next = Self::start_with(&data, Some(self), &["--demo"]);
+        *self = next;
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let watch = Stopwatch::start();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(watch.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// A question to the API, with the key.
+    pub(crate) async fn ask(&self, path: &str) -> Value {
+        let request = self.http.get(format!("{}{path}", self.api)).bearer_auth(KEY);
+        let reply = request.send().await.unwrap();
+        let (status, text) = (reply.status(), reply.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Asks until the answer is as wanted.
+    pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let watch = Stopwatch::start();
+        loop {
+            let answer = self.ask(path).await;
+            if wanted(&answer) {
+                return answer;
+            }
+            assert!(watch.elapsed() < PATIENCE, "{path}: {answer}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// An ad of the demo.
+    pub(crate) async fn serve(&self) -> Value {
+        let url = format!("{}/v1/serve?placement=demo-top", self.edge);
+        let reply = self.http.get(url).send().await.unwrap();
+        assert_eq!(reply.status(), 200);
+        reply.json().await.unwrap()
+    }
+
+    /// `countersign import …` to this server.
+    pub(crate) fn import(&self) -> Command {
+        let mut command = binary();
+        command.args(["import", "--api", &self.api, "--key", KEY]);
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs to the end and says what it said.
+pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}

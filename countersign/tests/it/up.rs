@@ -1,0 +1,143 @@
+use std::time::Duration;
+
+use serde_json::json;
+use shared::ambient::Stopwatch;
+
+use crate::process::{KEY, Server, binary, run};
+
+#[tokio::test]
+async fn an_ad_is_shown_and_a_click_redirects_and_is_counted_within_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    let page = server.http.get(format!("{}/demo", server.api)).send().await.unwrap();
+    assert!(page.text().await.unwrap().contains(&server.edge));
+
+    let ad = server.serve().await;
+    let (id, token) = (ad["ad"].as_str().unwrap(), ad["token"].as_str().unwrap());
+    let events = json!({ "events": [
+        { "token": token, "kind": "impression" },
+        { "token": token, "kind": "viewable" },
+        { "token": "AAAA", "kind": "viewable" },
+    ]});
+    let post = server.http.post(format!("{}/v1/events", server.edge));
+    let reply = post.header("content-type", "text/plain").body(events.to_string()).send();
+    let results: serde_json::Value = reply.await.unwrap().json().await.unwrap();
+    assert_eq!(results["results"][0], "accepted", "{results}");
+
+    let click = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+    let watch = Stopwatch::start();
+    assert_eq!(click.status(), 302);
+    let location = click.headers()["location"].to_str().unwrap().to_owned();
+    assert!(location.starts_with(&server.api) && location.contains("/demo/landing"), "{location}");
+    let count = format!("/v1/ads/{id}/aggregated_count?{}&event=", minutes());
+    server.until(&format!("{count}click"), |answer| answer["count"] == 1).await;
+    assert!(watch.elapsed() < Duration::from_secs(5), "{:?}", watch.elapsed());
+    for kind in ["served", "impression", "viewable"] {
+        server.until(&format!("{count}{kind}"), |answer| answer["count"] == 1).await;
+    }
+    let landing = server.http.get(&location).send().await.unwrap();
+    assert_eq!(landing.status(), 200);
+    let demo = server.http.get(format!("{}/demo/counts", server.api)).send().await.unwrap();
+    let demo: serde_json::Value = demo.json().await.unwrap();
+    assert_eq!(demo[id], json!({ "served": 1, "impression": 1, "viewable": 1, "click": 1 }));
+
+    let account = format!("/v1/accounting?{}", minutes());
+    let settled = |answer: &serde_json::Value| answer["in_flight"] == 0 && answer["received"] == 5;
+    let answer = server.until(&account, settled).await;
+    assert_eq!((&answer["counted"], &answer["reasons"]["malformed"]), (&4.into(), &1.into()));
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+/// This minute and some around it.
+fn minutes() -> String {
+    use shared::Clock as _;
+    let now = shared::ambient::SystemClock.now().minute().0;
+    format!("from={}&to={}", (now - 10) * 60, (now + 10) * 60)
+}
+
+#[tokio::test]
+async fn what_was_accepted_survives_kill_9_and_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    let mut clicked = 0;
+    for round in 0..3 {
+        for _ in 0..5 {
+            let ad = server.serve().await;
+            let click = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+            assert_eq!(click.status(), 302);
+            clicked += 1;
+        }
+        if round == 2 {
+            assert_eq!(server.terminate().code(), Some(0));
+        }
+        server.kill_and_restart();
+        let account = format!("/v1/accounting?{}", minutes());
+        let all = |answer: &serde_json::Value| answer["counted"] == 2 * clicked;
+        let answer = server.until(&account, all).await;
+        assert_eq!(answer["adds_up"], true, "{answer}");
+    }
+}
+
+#[test]
+fn a_directory_has_one_process_and_a_port_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let up = |data: &std::path::Path, edge: &str| {
+        let mut command = binary();
+        command.args(["up", "--api-listen", "127.0.0.1:0", "--edge-listen", edge, "--data"]);
+        run(command.arg(data))
+    };
+    let (code, _, said) = up(&server.data, "127.0.0.1:0");
+    assert!(code == Some(5) && said.contains("another `countersign up`"), "{code:?} {said}");
+    let taken = server.edge.trim_start_matches("http://");
+    let (code, _, said) = up(&dir.path().join("other"), taken);
+    assert!(code == Some(2) && said.contains("edge.listen"), "{code:?} {said}");
+}
+
+#[test]
+fn a_wrong_setting_or_another_number_of_partitions_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut server = Server::start(&data);
+    assert_eq!(server.terminate().code(), Some(0));
+    let up = |name: &str, value: &str| {
+        let mut command = binary();
+        command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        run(command.arg("--data").arg(&data).env(name, value))
+    };
+    let (code, _, said) = up("COUNTERSIGN_PARTITIONS", "8");
+    assert!(code == Some(5) && said.contains("16 partitions"), "{code:?} {said}");
+    let (code, _, said) = up("COUNTERSIGN_EGDE__LISTEN", "x");
+    assert!(code == Some(2) && said.contains("COUNTERSIGN_EGDE"), "{code:?} {said}");
+    assert_eq!(said.lines().count(), 1, "one line: {said}");
+}
+
+#[test]
+fn damage_is_refused_with_what_and_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut server = Server::start(&data);
+    assert_eq!(server.terminate().code(), Some(0));
+    let log = std::fs::read_dir(data.join("log")).unwrap();
+    let mut files: Vec<_> = log.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.metadata().unwrap().len() > 2_000);
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    bytes[300] ^= 0x10;
+    std::fs::write(&files[0], &bytes).unwrap();
+    let mut command = binary();
+    command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
+    let (code, _, said) = run(command.arg(&data).env("COUNTERSIGN_ADMIN_KEY", KEY));
+    let name = files[0].file_name().unwrap().to_string_lossy().into_owned();
+    assert!(matches!(code, Some(5 | 70)), "{code:?} {said}");
+    assert!(said.contains(&name), "{name}: {said}");
+}
+
+#[tokio::test]
+async fn an_idle_process_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    server.ask(&format!("/v1/accounting?{}", minutes())).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mib = server.resident_kib() / 1024;
+    assert!(mib <= 120, "{mib} MiB");
+}
