@@ -186,7 +186,7 @@ impl<L: Log> Collector<L> {
         let judged = self.verifier.batch(batch, events, keys, self.clock.now()).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
-        self.hand_over(&items, place, |ticket| Item::Batch(judged, ticket)).await
+        self.hand_over(items, place, |ticket| Item::Batch(judged, ticket)).await
     }
 
     /// Takes one chunk of an imported log; returns when every partition has it durably. Waits while
@@ -201,7 +201,7 @@ impl<L: Log> Collector<L> {
         let place = self.queue.place(0, chunk.events.len()).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let judged = self.verifier.chunk(&chunk, &keys, self.clock.now());
-        self.hand_over(&items, place, |ticket| Item::Chunk(judged, ticket)).await
+        self.hand_over(items, place, |ticket| Item::Chunk(judged, ticket)).await
     }
 
     /// Appends bytes that are no batch to the dead letters, and says why they were refused. When
@@ -259,13 +259,15 @@ impl<L: Log> Collector<L> {
 
     async fn hand_over(
         &self,
-        items: &mpsc::Sender<Item>,
+        items: mpsc::Sender<Item>,
         place: crate::queue::Place,
         item: impl FnOnce(Ticket) -> Item,
     ) -> Result<(), SubmitError> {
         let (ack, wait) = oneshot::channel();
         let gone = || SubmitError::Retry("the collector has ended".to_owned());
         items.send(item(Ticket { ack, place })).await.map_err(|_| gone())?;
+        // The task flushes at once when nobody can send any more: do not keep it waiting.
+        drop(items);
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 }

@@ -27,6 +27,9 @@ mod metrics;
 mod queue;
 pub mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use collector::{Collector, Parts, Settings, StartError, SubmitError};
 pub use keys::CollectorKeys;
 pub use metrics::Metrics;

@@ -1,0 +1,177 @@
+//! The gateway, answer by answer.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use axum::response::Response;
+use eventlog::DEAD;
+use eventlog::fake::{Faults, MemLog};
+use shared::Kind;
+use shared::limits::GATEWAY_BODY_BYTES_MAX;
+use shared::problem::Problem;
+use shared::wire::Batch;
+use shared::wire::json::JsonBatch;
+use tower::ServiceExt;
+
+use super::world::{Rig, World, batch, event, read_all, rig};
+use crate::Settings;
+use crate::gateway::{BATCH_CONTENT_TYPE, router};
+
+fn start() -> Rig<MemLog> {
+    let settings =
+        Settings { verify_threads: 1, flush_ms: 1, retry_for_ms: 0, ..Settings::default() };
+    rig(MemLog::new(4, [1; 16]), &World::new(), settings)
+}
+
+async fn post(
+    rig: &Rig<MemLog>,
+    path: &str,
+    content_type: &str,
+    body: impl Into<Body>,
+) -> Response {
+    let request =
+        Request::post(path).header(header::CONTENT_TYPE, content_type).body(body.into()).unwrap();
+    router(Arc::clone(&rig.collector)).oneshot(request).await.unwrap()
+}
+
+async fn text(response: Response) -> String {
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+/// Checks that the answer is a problem, and gives its kind and detail.
+async fn problem(response: Response, status: StatusCode) -> (String, String) {
+    assert_eq!(response.status(), status);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    let problem: Problem = serde_json::from_str(&text(response).await).unwrap();
+    assert_eq!(problem.status, status.as_u16());
+    (problem.r#type.strip_prefix("urn:countersign:").unwrap().to_owned(), problem.detail)
+}
+
+fn chunk(end_row: u64) -> String {
+    let digest = "00".repeat(32);
+    format!(
+        r#"{{"source":"000102030405060708090a0b0c0d0e0f","first_row":0,"end_row":{end_row},
+        "digest":"{digest}","events":[{{"row":0,"kind":"click","at":1769860800000,"ad":"a"}}]}}"#
+    )
+}
+
+#[tokio::test]
+async fn batches_are_taken_in_all_their_forms() {
+    let rig = start();
+    let token = World::new().token(1);
+    let bytes = |number| batch(number, vec![event(Kind::Click, &token)], Vec::new());
+    let json = |number| {
+        let bytes = bytes(number);
+        serde_json::to_string(&JsonBatch::new(&Batch::read(&bytes).unwrap())).unwrap()
+    };
+    for (content_type, body) in [
+        (BATCH_CONTENT_TYPE, Body::from(bytes(0))),
+        ("application/octet-stream", Body::from(bytes(1))),
+        ("application/json", Body::from(json(2))),
+        ("Application/JSON; charset=utf-8", Body::from(json(3))),
+    ] {
+        let response = post(&rig, "/v1/batches", content_type, body).await;
+        assert_eq!(response.status(), StatusCode::ACCEPTED, "{content_type}");
+    }
+    let all = read_all(&*rig.log).await;
+    assert_eq!(all.len(), 4);
+    assert!(all.values().all(|news| news.rows.len() == 1 && news.rows[0].outcome == Ok(None)));
+}
+
+#[tokio::test]
+async fn chunks_are_taken() {
+    let rig = start();
+    let response = post(&rig, "/v1/import", "application/json", chunk(9)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let answer = text(response).await;
+    assert_eq!(answer, r#"{"end_row":9,"source":"000102030405060708090a0b0c0d0e0f"}"#);
+    assert_eq!(read_all(&*rig.log).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_a_400_that_says_where() {
+    let rig = start();
+    let cases = [
+        ("/v1/batches", BATCH_CONTENT_TYPE, "CSB2".to_owned(), "at byte 0"),
+        ("/v1/batches", "application/json", "{\"version\":1,".to_owned(), "line 1 column 13"),
+        (
+            "/v1/batches",
+            "application/json",
+            r#"{"version":2,"edge":"e","epoch":1,"number":0,"watermark":0}"#.to_owned(),
+            "this build reads version 1",
+        ),
+        (
+            "/v1/batches",
+            "application/json",
+            r#"{"version":1,"edge":"e","epoch":1,"number":0,"watermark":0,"x":1}"#.to_owned(),
+            "unknown field `x`",
+        ),
+        ("/v1/import", "application/json", chunk(9).replace("\"row\"", "\"raw\""), "`raw`"),
+        ("/v1/import", "application/json", chunk(0), "outside the chunk"),
+        ("/v1/import", "application/json", chunk(65_537), "at most 65536 rows"),
+    ];
+    let batches = cases.iter().filter(|case| case.0 == "/v1/batches").count();
+    for (path, content_type, body, detail) in cases {
+        let response = post(&rig, path, content_type, body.clone()).await;
+        let (kind, found) = problem(response, StatusCode::BAD_REQUEST).await;
+        assert_eq!(kind, "malformed");
+        assert!(found.contains(detail), "{body}: {found}");
+    }
+    assert_eq!(rig.log.messages(DEAD).len(), batches);
+    assert!(read_all(&*rig.log).await.is_empty());
+}
+
+#[tokio::test]
+async fn other_content_types_methods_and_sizes_are_refused() {
+    let rig = start();
+    for (path, content_type) in [("/v1/batches", "text/plain"), ("/v1/import", BATCH_CONTENT_TYPE)]
+    {
+        let response = post(&rig, path, content_type, "{}").await;
+        let (kind, detail) = problem(response, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+        assert_eq!(kind, "unsupported_media_type");
+        assert!(detail.contains(content_type) && detail.contains("application/json"), "{detail}");
+
+        let bare = Request::post(path).body(Body::empty()).unwrap();
+        let response = router(Arc::clone(&rig.collector)).oneshot(bare).await.unwrap();
+        problem(response, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+
+        let get = Request::builder().method(Method::GET).uri(path).body(Body::empty()).unwrap();
+        let response = router(Arc::clone(&rig.collector)).oneshot(get).await.unwrap();
+        assert_eq!(response.headers()[header::ALLOW], "POST");
+        problem(response, StatusCode::METHOD_NOT_ALLOWED).await;
+
+        let long = vec![b' '; GATEWAY_BODY_BYTES_MAX + 1];
+        let response = post(&rig, path, "application/json", long).await;
+        let (kind, detail) = problem(response, StatusCode::PAYLOAD_TOO_LARGE).await;
+        assert_eq!(kind, "body_too_large");
+        assert!(detail.contains("8388608"), "{detail}");
+    }
+    assert!(rig.log.messages(DEAD).is_empty());
+}
+
+#[tokio::test]
+async fn a_log_that_is_away_is_a_503_with_retry_after() {
+    let rig = start();
+    let token = World::new().token(1);
+    let click = batch(0, vec![event(Kind::Click, &token)], Vec::new());
+    for (path, content_type, body) in [
+        ("/v1/batches", BATCH_CONTENT_TYPE, Body::from(click.clone())),
+        // Not even among the dead letters yet: it must come again.
+        ("/v1/batches", BATCH_CONTENT_TYPE, Body::from("CSB2")),
+        ("/v1/import", "application/json", Body::from(chunk(9))),
+    ] {
+        rig.log.set_faults(Faults { no_space: 1, ..Faults::default() });
+        let response = post(&rig, path, content_type, body).await;
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let (kind, _) = problem(response, StatusCode::SERVICE_UNAVAILABLE).await;
+        assert_eq!(kind, "log_away");
+    }
+    let response = post(&rig, "/v1/batches", BATCH_CONTENT_TYPE, click).await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+
+    rig.collector.close().await;
+    let response = post(&rig, "/v1/import", "application/json", chunk(9)).await;
+    problem(response, StatusCode::SERVICE_UNAVAILABLE).await;
+}

@@ -1,0 +1,8 @@
+//! The collector as a whole, over the fake log and the local one.
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod gateway;
+mod outcomes;
+mod verify;
+mod world;

@@ -1,0 +1,79 @@
+//! What is remembered of a token.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shared::{Kind, Outcome, Reason};
+
+use super::world::{NOW, World, batch, event, map};
+use crate::Metrics;
+use crate::verify::Verifier;
+
+async fn outcomes(verifier: &Verifier, world: &World, bytes: Bytes) -> Vec<Outcome> {
+    let events = crate::verify::inspect(&bytes).unwrap();
+    let judged = verifier.batch(bytes, events, Arc::new(world.keys()), NOW).await.unwrap();
+    judged.rows.iter().map(|row| row.judged.outcome).collect()
+}
+
+#[tokio::test]
+async fn a_good_signature_is_checked_once_and_a_bad_one_always() {
+    let mut world = World::new();
+    let metrics = Arc::new(Metrics::default());
+    let verifier = Verifier::new(2, 1_000, map(4), Arc::clone(&metrics)).unwrap();
+    let good = world.token(1);
+    // The last byte of the tag, which the signature does not cover: another token, as good.
+    let mut other_tag = good.clone();
+    *other_tag.last_mut().unwrap() ^= 1;
+    let mut bad = good.clone();
+    bad[40] ^= 1;
+    let one = |token| batch(0, vec![event(Kind::Click, token)], Vec::new());
+    let seen = || (metrics.verified.get(), metrics.verify_cached.get());
+
+    assert_eq!(outcomes(&verifier, &world, one(&good)).await, [Ok(None)]);
+    assert_eq!(seen(), (1, 0));
+    assert_eq!(outcomes(&verifier, &world, one(&good)).await, [Ok(None)]);
+    assert_eq!(seen(), (1, 1));
+    assert_eq!(outcomes(&verifier, &world, one(&other_tag)).await, [Ok(None)]);
+    assert_eq!(seen(), (2, 1));
+    for checked in 3..5 {
+        assert_eq!(outcomes(&verifier, &world, one(&bad)).await, [Err(Reason::BadSeal)]);
+        assert_eq!(seen(), (checked, 1));
+    }
+    // The signature stays good, the key does not.
+    let key = world.store.issuers[0].public.id;
+    world.store.revoke(key).unwrap();
+    assert_eq!(outcomes(&verifier, &world, one(&good)).await, [Err(Reason::RevokedKey)]);
+    assert_eq!(seen(), (4, 2));
+}
+
+#[tokio::test]
+async fn large_batches_keep_their_order_on_all_threads() {
+    let world = World::new();
+    let verifier = Verifier::new(3, 0, map(4), Arc::default()).unwrap();
+    let tokens: Vec<_> = (0..200)
+        .map(|seq| {
+            let mut token = world.token(seq);
+            token[150] ^= u8::from(seq % 3 == 0);
+            token
+        })
+        .collect();
+    let events = tokens.iter().map(|token| event(Kind::Impression, token)).collect();
+    let outcomes = outcomes(&verifier, &world, batch(0, events, Vec::new())).await;
+    let want = (0..200).map(|seq| if seq % 3 == 0 { Err(Reason::BadSeal) } else { Ok(None) });
+    assert_eq!(outcomes, want.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_doubted_token_is_put_where_the_believed_one_would_be() {
+    let world = World::new();
+    let verifier = Verifier::new(1, 0, map(1_024), Arc::default()).unwrap();
+    let good = world.token(1);
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    bad[good.len() - 30] ^= 1;
+    let bytes = batch(0, vec![event(Kind::Click, &good), event(Kind::Click, &bad)], Vec::new());
+    let judged = verifier.batch(bytes, 2, Arc::new(world.keys()), NOW).await.unwrap();
+    let [good, bad] = &judged.rows[..] else { panic!("two rows") };
+    assert_eq!((good.judged.outcome, bad.judged.outcome), (Ok(None), Err(Reason::BadSeal)));
+    assert_eq!(good.partition, bad.partition);
+}
