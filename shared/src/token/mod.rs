@@ -23,8 +23,6 @@
 
 mod layout;
 mod seal;
-#[cfg(test)]
-mod tests;
 
 pub use seal::{SIGNATURE_BYTES, Signer, TAG_BYTES, Unverified, sign, tag};
 

@@ -124,6 +124,7 @@ pub struct MessageBuilder {
     tallies: Vec<(bool, TallyEntry)>,
     rows: Vec<(Entry, [u8; HOT_BYTES - 2])>,
     cold: Vec<u8>,
+    declared: usize,
     blocks: Table<(Id, BlockId)>,
     minutes: Table<Minute>,
     ids: Table<Id>,
@@ -143,12 +144,14 @@ pub enum Entry {
 impl MessageBuilder {
     /// Adds news of a batch.
     pub fn batch(&mut self, entry: BatchEntry) -> Entry {
+        self.declared += entry.declared.len();
         self.batches.push(entry);
         Entry::Batch(number(self.batches.len() - 1))
     }
 
     /// Adds news of a chunk.
     pub fn chunk(&mut self, entry: ChunkEntry) -> Entry {
+        self.declared += entry.declared.len();
         self.chunks.push(entry);
         Entry::Chunk(number(self.chunks.len() - 1))
     }
@@ -192,7 +195,8 @@ impl MessageBuilder {
         put_reason(&mut hot, event.outcome.err());
         let hot = hot.try_into().expect("seven words and four bytes are 18");
         self.rows.push((entry, hot));
-        let ms = u16::try_from(event.at.0 - minute.start().0).unwrap_or(u16::MAX);
+        // A time beyond the last minute (a wild clock) is written as that minute's end.
+        let ms = u16::try_from(event.at.0 - minute.start().0).unwrap_or(u16::MAX).min(59_999);
         let words =
             [ms, self.id(event.campaign), self.id(event.advertiser), self.id(event.placement)];
         words.iter().for_each(|word| self.cold.extend(word.to_le_bytes()));
@@ -218,6 +222,7 @@ impl MessageBuilder {
             + self.blocks.len() * 26
             + (self.batches.len() + self.tallies.len()) * 64
             + self.chunks.len() * 96
+            + self.declared * 8
     }
 
     /// True when it should go now. A builder that is not due takes one more batch or chunk of the

@@ -6,8 +6,6 @@ mod codec;
 pub mod json;
 pub mod message;
 mod message_view;
-#[cfg(test)]
-mod tests;
 
 pub use batch::{Batch, Event, Tally};
 pub use message::{BatchEntry, ChunkEntry, Judged, MessageBuilder, TallyEntry};
