@@ -1,1 +1,164 @@
+#![allow(clippy::unwrap_used)]
 
+use axum::body::Body;
+use axum::http::Request;
+use eventlog::fake::MemLog;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use shared::{Clock, Timestamp};
+use tower::ServiceExt;
+
+use super::*;
+use crate::service::{Aggregator, Parts, Settings};
+use crate::store::memory::MemStores;
+
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        Timestamp::parse("2026-03-01T12:34:56Z").unwrap()
+    }
+}
+
+fn empty(registry: &mut Registry) -> Aggregator<MemLog, MemStores> {
+    Aggregator::start(Parts {
+        log: Arc::new(MemLog::new(2, [1; 16])),
+        stores: MemStores::new(),
+        clock: Arc::new(Fixed),
+        settings: Settings::default(),
+        registry,
+    })
+}
+
+async fn ask(router: &Router, uri: &str) -> (StatusCode, String, Value) {
+    let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let kind = response.headers().get("content-type").unwrap().to_str().unwrap().to_owned();
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, kind, serde_json::from_slice(&body).unwrap())
+}
+
+const BAD: &[(&str, &str, &str)] = &[
+    ("ads/a/aggregated_count", "from", "missing"),
+    ("ads/a/aggregated_count?from=60", "to", "missing"),
+    ("ads/a/aggregated_count?to=60", "from", "missing"),
+    ("ads/a/aggregated_count?from=0&to=61", "to", "not a whole minute"),
+    ("ads/a/aggregated_count?from=0.5&to=60", "from", "not a whole minute"),
+    ("ads/a/aggregated_count?from=1970-01-01T00:00:01Z&to=60", "from", "not a whole minute"),
+    ("ads/a/aggregated_count?from=120&to=60", "to", "not after from"),
+    ("ads/a/aggregated_count?from=60&to=60", "to", "not after from"),
+    ("ads/a/aggregated_count?from=0&to=34560060", "to", "more than 400 days"),
+    ("ads/a/aggregated_count?from=-60&to=60", "from", "neither Unix seconds nor"),
+    ("ads/a/aggregated_count?from=&to=60", "from", "neither Unix seconds nor"),
+    ("ads/a/aggregated_count?from=yesterday&to=60", "from", "neither Unix seconds nor"),
+    ("ads/a/aggregated_count?from=0&to=99999999999999999999", "to", "neither Unix seconds nor"),
+    ("ads/a/aggregated_count?from=0&to=999999999999960", "to", "not a whole minute"),
+    ("ads/a/aggregated_count?from=0&to=60&event=view", "event", "there are: served, impression"),
+    ("ads/a/aggregated_count?from=0&to=60&event=conversion", "event", "not counted yet"),
+    ("ads/a/aggregated_count?from=0&to=60&event=", "event", "is no kind of event"),
+    (
+        "ads/a/aggregated_count?from=0&to=60&even=click",
+        "even",
+        "unknown parameter; there are: from, to, event",
+    ),
+    ("ads/a/aggregated_count?from=0&to=60&from=0", "from", "twice"),
+    ("ads/a/aggregated_count?from=0&to=60&%00=1", "\u{0}", "unknown parameter"),
+    ("ads/a.b/aggregated_count?from=0&to=60", "ad_id", "1 to 16 characters"),
+    ("ads/12345678901234567/aggregated_cnt?from=0&to=60", "ad_id", "1 to 16 characters"),
+    ("ads/%20/aggregated_count?from=0&to=60", "ad_id", "1 to 16 characters"),
+    ("ads/%ff/aggregated_count?from=0&to=60", "ad_id", "UTF-8"),
+    ("ads/popular_ads?count=0", "count", "from 1 to 10000"),
+    ("ads/popular_ads?count=10001", "count", "from 1 to 10000"),
+    ("ads/popular_ads?count=+5", "count", "from 1 to 10000"),
+    ("ads/popular_ads?count=1e3", "count", "from 1 to 10000"),
+    ("ads/popular_ads?count=99999999999999999999", "count", "from 1 to 10000"),
+    ("ads/popular_ads?window=0", "window", "from 1 to 1440"),
+    ("ads/popular_ads?window=1441", "window", "from 1 to 1440"),
+    ("ads/popular_ads?window=-1", "window", "from 1 to 1440"),
+    ("ads/popular_ads?event=conversion", "event", "not counted yet"),
+    ("ads/popular_ads?at=61", "at", "not a whole minute"),
+    ("ads/popular_ads?at=0", "at", "no minute"),
+    ("ads/popular_ads?from=0", "from", "unknown parameter"),
+    ("accounting?from=0", "to", "missing"),
+    ("accounting?from=0&to=30", "to", "not a whole minute"),
+    ("accounting?from=0&to=60&event=click", "event", "unknown parameter"),
+    ("import/sources/xyz", "source", "32 lower-case hexadecimal"),
+    ("import/sources/ABCDEF0123456789ABCDEF0123456789", "source", "32 lower-case hexadecimal"),
+    ("import/sources/00000000000000000000000000000000?x=1", "x", "takes none"),
+];
+
+#[tokio::test]
+async fn every_bad_parameter_is_named_with_what_to_do() {
+    let running = empty(&mut Registry::default());
+    let router = running.router();
+    for (uri, name, what) in BAD {
+        let (status, kind, body) = ask(&router, &format!("/v1/{uri}")).await;
+        assert_eq!((status.as_u16(), kind.as_str()), (400, CONTENT_TYPE), "{uri}: {body}");
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.starts_with(&format!("{name}: ")), "{uri}: {detail}");
+        assert!(detail.contains(what), "{uri}: {detail} does not say {what}");
+        assert_eq!(body["type"], "urn:countersign:invalid_parameter");
+        assert_eq!(body["status"], 400);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_aggregator_answers_in_the_shape_that_is_promised() {
+    let running = empty(&mut Registry::default());
+    let router = running.router();
+    let good = async |uri: &str| {
+        let (status, kind, body) = ask(&router, uri).await;
+        assert_eq!((status.as_u16(), kind.as_str()), (200, "application/json"), "{uri}: {body}");
+        body
+    };
+    let counted = json!({
+        "ad_id": "x", "event": "impression", "count": 0, "final": false, "behind": 0,
+        "from": "2026-03-01T00:00:00Z", "to": "2026-03-01T01:00:00Z",
+        "revision": 0, "as_of": "1970-01-01T00:00:00Z",
+    });
+    let times = "from=2026-03-01T00:00:00Z&to=1772326800";
+    let uri = format!("/v1/ads/x/aggregated_count?event=impression&{times}");
+    assert_eq!(good(&uri).await, counted);
+    let uri = format!("/v1/ads/x/aggregated_cnt?event=impression&{times}");
+    assert_eq!(good(&uri).await, counted);
+    let most = format!("/v1/ads/x/aggregated_count?from=0&to={}", 400 * 24 * 3600);
+    assert_eq!(good(&most).await["event"], "click");
+    // The default is the last full minute of the clock.
+    let popular = json!({
+        "ad_ids": [], "counts": [], "final": false, "behind": 0,
+        "window_start": "2026-03-01T12:33:00Z", "window_end": "2026-03-01T12:34:00Z",
+    });
+    assert_eq!(good("/v1/ads/popular_ads").await, popular);
+    assert_eq!(good("/v1/ads/popular_ads?count=100&window=1&event=click").await, popular);
+    let account = json!({
+        "from": "1970-01-01T00:00:00Z", "to": "1970-01-01T00:01:00Z", "received": 0, "counted": 0,
+        "duplicate": 0, "reasons": {}, "in_flight": 0, "adds_up": true, "final": false, "behind": 0,
+    });
+    assert_eq!(good("/v1/accounting?from=0&to=60").await, account);
+    let source = json!({
+        "source": "000102030405060708090a0b0c0d0e0f", "rows": 0, "digest": null, "counted": 0,
+        "duplicate": 0, "reasons": {},
+    });
+    let uri = "/v1/import/sources/000102030405060708090a0b0c0d0e0f";
+    assert_eq!(good(uri).await, source);
+    assert_eq!(good("/readyz").await, json!({"status": "ready"}));
+}
+
+#[tokio::test]
+async fn metrics_are_there_under_their_names() {
+    let mut registry = Registry::default();
+    let running = empty(&mut registry);
+    ask(&running.router(), "/v1/accounting?from=0&to=60").await;
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for name in [
+        "aggregator_query_seconds_count{query=\"accounting\"} 1",
+        "aggregator_checkpoint_seconds_count 0",
+        "aggregator_checkpoint_written_bytes_total 0",
+        "aggregator_stopped_partitions 0",
+        "aggregator_redelivered_batches_total 0",
+    ] {
+        assert!(text.contains(name), "{name} is not in\n{text}");
+    }
+}
