@@ -18,7 +18,7 @@ use super::table::{Counter, Key, mix};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct CellKey([u32; 2]);
 
-/// Country (10 bits), device (3), kind (2), verdict (1).
+/// Country (10 bits), device (3), kind (2), valid (1): as numbers in the order of [`Dimensions`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CellRest(u16);
 
@@ -30,12 +30,12 @@ impl CellRest {
     #[inline]
     pub(super) fn new(country: u16, device: Device, kind: Kind, valid: bool) -> Self {
         let device = u16::from(device.code());
-        Self(country << 6 | device << 3 | u16::from(kind.code()) << 1 | u16::from(!valid))
+        Self(country << 6 | device << 3 | u16::from(kind.code()) << 1 | u16::from(valid))
     }
 
     #[inline]
     pub(super) const fn is_valid(self) -> bool {
-        self.0 & 1 == 0
+        self.0 & 1 == 1
     }
 
     #[inline]
@@ -67,8 +67,19 @@ impl CellKey {
         (self.0[0] & 0xff) << 16 | self.0[1] >> 16
     }
 
+    /// A number in the order of [`Dimensions`], by the ranks of the ids.
+    fn ranked(self, ranks: &[u32]) -> u64 {
+        let [ad, publisher] = [self.ad(), self.publisher()].map(|id| ranks[id as usize]);
+        let Self([high, low]) = Self::new(ad, publisher, self.rest());
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    fn rest(self) -> CellRest {
+        CellRest(u16::try_from(self.0[1] & 0xffff).unwrap_or(0))
+    }
+
     fn dimensions(self, ids: &Interner) -> Dimensions {
-        let rest = CellRest(u16::try_from(self.0[1] & 0xffff).unwrap_or(0));
+        let rest = self.rest();
         Dimensions {
             ad: ids.id(self.ad()),
             publisher: ids.id(self.publisher()),
@@ -97,6 +108,11 @@ impl AdKey {
 
     fn kind(self) -> Kind {
         Kind::ALL[self.0 as usize & 3]
+    }
+
+    /// A number in the order of ad and kind, by the ranks of the ids.
+    fn ranked(self, ranks: &[u32]) -> u64 {
+        u64::from(ranks[(self.0 >> 2) as usize]) << 2 | u64::from(self.0 & 3)
     }
 }
 
@@ -138,15 +154,19 @@ impl MinuteTable {
         self.account.add(&other.account);
     }
 
-    fn rows(&self, minute: Minute, ids: &Interner) -> MinuteRows {
+    fn rows(&self, minute: Minute, ids: &Interner, ranks: &[u32]) -> MinuteRows {
+        let cells = in_order(&self.cells, |key| key.ranked(ranks));
         let cell = |(key, count): (CellKey, u64)| Cell { dimensions: key.dimensions(ids), count };
-        let mut cells: Vec<_> = self.cells.iter().map(cell).collect();
-        cells.sort_unstable();
-        let mut totals: Vec<_> = self.totals.iter().map(|total| total_row(total, ids)).collect();
-        totals.sort_unstable();
+        let totals = in_order(&self.totals, |key| key.ranked(ranks));
         let mut spend: Vec<_> = self.spend.iter().map(|(k, n)| spend_row(k, *n, ids)).collect();
         spend.sort_unstable();
-        MinuteRows { minute, cells, spend, totals, account: self.account }
+        MinuteRows {
+            minute,
+            cells: cells.map(cell).collect(),
+            spend,
+            totals: totals.map(|total| total_row(total, ids)).collect(),
+            account: self.account,
+        }
     }
 
     fn of(rows: &MinuteRows, ids: &mut Interner) -> Result<Self, EngineError> {
@@ -171,6 +191,17 @@ impl MinuteTable {
         let spend = self.spend.allocation_size();
         self.cells.bytes() + self.totals.bytes() + spend + size_of::<Self>()
     }
+}
+
+/// All of a counter, in the order of its keys' ranks.
+fn in_order<K: Key>(
+    counter: &Counter<K>,
+    rank: impl Fn(K) -> u64,
+) -> impl Iterator<Item = (K, u64)> {
+    let ranked = counter.iter().map(|(key, count)| (rank(key), key, count));
+    let mut rows: Vec<_> = ranked.collect();
+    rows.sort_unstable_by_key(|row| row.0);
+    rows.into_iter().map(|(_, key, count)| (key, count))
 }
 
 fn total_row((key, count): (AdKey, u64), ids: &Interner) -> AdTotal {
@@ -239,10 +270,11 @@ impl Minutes {
     /// Gives out what is unsaved, keeps it where it is resident, and lets go of what is not.
     pub(super) fn checkpoint(&mut self, resident_from: Minute) -> Vec<MinuteRows> {
         self.resident_from = self.resident_from.max(resident_from);
+        let ranks = self.ids.ranks(&self.used(self.unsaved.iter()));
         let mut rows = Vec::with_capacity(self.places.len());
         for (minute, place) in std::mem::take(&mut self.places) {
             let table = std::mem::take(&mut self.unsaved[place]);
-            rows.push(table.rows(minute, &self.ids));
+            rows.push(table.rows(minute, &self.ids, &ranks));
             if minute < self.resident_from {
                 continue;
             }
@@ -259,14 +291,20 @@ impl Minutes {
         rows
     }
 
-    /// Forgets the ids that no resident cell has. Totals and spend name none that cells do not.
+    /// Forgets the ids that no resident cell has.
     fn sweep(&mut self) {
+        let used = self.used(self.saved.values());
+        self.ids.sweep(&used);
+    }
+
+    /// Which numbers the cells of these tables have. Totals and spend have none that cells have not.
+    fn used<'a>(&self, tables: impl Iterator<Item = &'a MinuteTable>) -> Vec<bool> {
         let mut used = vec![false; self.ids.slots()];
-        for (key, _) in self.saved.values().flat_map(|table| table.cells.iter()) {
+        for (key, _) in tables.flat_map(|table| table.cells.iter()) {
             used[key.ad() as usize] = true;
             used[key.publisher() as usize] = true;
         }
-        self.ids.sweep(&used);
+        used
     }
 
     /// The saved and the unsaved part of a minute.

@@ -94,6 +94,19 @@ impl Interner {
         self.sweep_at = (self.len() * 2).max(SWEEP_MIN);
     }
 
+    /// The places of the used ids among each other in bytewise order, by their numbers; `used` is
+    /// as long as [`Self::slots`].
+    pub(super) fn ranks(&self, used: &[bool]) -> Vec<u32> {
+        let ids = (0_u32..).zip(&self.ids).zip(used).filter(|(_, used)| **used);
+        let mut ids: Vec<(Id, u32)> = ids.map(|((number, id), _)| (*id, number)).collect();
+        ids.sort_unstable();
+        let mut ranks = vec![0; self.slots()];
+        for (rank, (_, number)) in (0_u32..).zip(ids) {
+            ranks[number as usize] = rank;
+        }
+        ranks
+    }
+
     /// One more than the largest number ever given out.
     pub(super) fn slots(&self) -> usize {
         self.ids.len()
