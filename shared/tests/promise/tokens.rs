@@ -1,0 +1,216 @@
+//! `tokens.json`: valid tokens, field by field and byte by byte.
+
+use serde_json::{Value, json};
+use shared::id::hex;
+use shared::keys::KeyStore;
+use shared::token::{self, Signer, Token, Unverified};
+use shared::{BlockId, Currency, Fingerprint, ImpressionId, Money, Timestamp};
+
+use super::vectors::{Parts, compare};
+use super::world::{NOW, URL_60, id, key, price, store, token};
+
+#[test]
+fn tokens() {
+    let store = store();
+    let long = format!("http://a.example/{}", "x".repeat(2_048 - 17));
+    let house = Signer::new(key(&store, "house"));
+    let limited = Signer::new(key(&store, "limited"));
+    let plain = token(&store, &house, URL_60);
+    let least = ImpressionId { block: BlockId([0; 10]), seq: 0 };
+    let most = ImpressionId { block: BlockId([0xff; 10]), seq: u16::MAX };
+    let free = Money::ZERO;
+    let dear = Money { micros: i64::MAX, currency: "USD".parse::<Currency>().unwrap() };
+    let one = id("a");
+    let sixteen = id("Az09_-Az09_-Az09");
+    let tokens = [
+        vector("a URL of 60 characters", &store, &house, plain, price()),
+        vector(
+            "the least: no consent, no price, ids of one character",
+            &store,
+            &limited,
+            Token {
+                key: limited.id(),
+                id: least,
+                issued_at: Timestamp(0),
+                impression_life_s: 0,
+                click_life_s: 0,
+                price: store.price_key(limited.id()).seal(least, free),
+                visitor: Fingerprint::NONE,
+                ad: one,
+                campaign: one,
+                advertiser: one,
+                publisher: one,
+                placement: one,
+                url: "http://a",
+                ..plain
+            },
+            free,
+        ),
+        vector(
+            "the most: a URL of 2 048 characters, ids of sixteen, the last of all times",
+            &store,
+            &house,
+            Token {
+                id: most,
+                issued_at: Timestamp((1 << 48) - 1),
+                impression_life_s: 86_400,
+                click_life_s: 86_400,
+                price: store.price_key(house.id()).seal(most, dear),
+                visitor: Fingerprint(u64::MAX),
+                ad: sixteen,
+                campaign: sixteen,
+                advertiser: sixteen,
+                publisher: sixteen,
+                placement: sixteen,
+                url: &long,
+                ..plain
+            },
+            dear,
+        ),
+    ];
+    let file = json!({
+        "what": "Valid tokens of the deployment `keys` (test keys: never use them). `parts` are the bytes in hex, in order; `text` is the base64url of all of them. The price is what is under the cover.",
+        "keys": store,
+        "tokens": tokens,
+    });
+    compare("tokens.json", &file);
+}
+
+fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price: Money) -> Value {
+    let tags = store.tag_keys();
+    let bytes = signer.mint(&token, &tags).unwrap();
+    let text = token::to_text(&bytes);
+
+    // What was written is what is read, by text, by signature and by tag.
+    let bytes = token::from_text(text.as_bytes()).unwrap();
+    let unverified = Unverified::read(&bytes, store.deployment).unwrap();
+    let keyring = store.keyring().unwrap();
+    let received = token.issued_at.max(NOW.minus_ms(1));
+    if token.issued_at >= NOW {
+        assert_eq!(unverified.verify(&keyring, received).unwrap().0, token, "{name}");
+    }
+    assert_eq!(unverified.check_tag(&tags, token.issued_at), Ok(Some(token)), "{name}");
+    let cover = store.price_key(token.key);
+    assert_eq!(cover.open(token.id, token.price), Some(price), "{name}");
+
+    json!({
+        "name": name,
+        "deployment": token.deployment,
+        "key": token.key,
+        "block": hex(&token.id.block.0),
+        "seq": token.id.seq,
+        "issued_at": token.issued_at,
+        "impression_life_s": token.impression_life_s,
+        "click_life_s": token.click_life_s,
+        "price_micros": price.micros,
+        "price_currency": price.currency.to_string(),
+        "visitor": format!("{:016x}", token.visitor.0),
+        "ad": token.ad,
+        "campaign": token.campaign,
+        "advertiser": token.advertiser,
+        "publisher": token.publisher,
+        "placement": token.placement,
+        "url": token.url,
+        "parts": parts(&bytes),
+        "text_characters": text.len(),
+        "text": text,
+    })
+}
+
+pub(super) fn parts(bytes: &[u8]) -> Value {
+    let mut parts = Parts::new(bytes);
+    for (what, length) in [
+        ("version", 1),
+        ("deployment", 4),
+        ("key id", 4),
+        ("block", 10),
+        ("sequence", 2),
+        ("issued at, ms", 6),
+        ("impression expiry, s", 3),
+        ("click expiry, s", 3),
+        ("covered price", 11),
+        ("visitor", 8),
+    ] {
+        parts.take(what, length);
+    }
+    for what in ["ad", "campaign", "advertiser", "publisher", "placement"] {
+        let length = parts.take(&format!("length of {what}"), 1)[0];
+        parts.take(what, usize::from(length));
+    }
+    let length = parts.take("length of URL", 2);
+    parts.take("URL", usize::from(u16::from_be_bytes([length[0], length[1]])));
+    parts.take("signature", token::SIGNATURE_BYTES);
+    parts.take("tag", token::TAG_BYTES);
+    parts.end()
+}
+
+#[test]
+fn a_token_with_a_60_character_url_has_about_320_characters() {
+    assert_eq!(URL_60.len(), 60);
+    let store = store();
+    let signer = Signer::new(key(&store, "house"));
+    let bytes = signer.mint(&token(&store, &signer, URL_60), &store.tag_keys()).unwrap();
+    let characters = token::to_text(&bytes).len();
+    assert!((300..=340).contains(&characters), "{characters}");
+}
+
+#[test]
+fn what_no_token_can_carry_is_not_signed() {
+    let store = store();
+    let signer = Signer::new(key(&store, "house"));
+    let tags = store.tag_keys();
+    let plain = token(&store, &signer, URL_60);
+    let none = shared::Id::NONE;
+    let long = format!("https://a/{}", "x".repeat(2_039));
+    for (token, why) in [
+        (Token { url: &long, ..plain }, "at most 2048 bytes"),
+        (Token { url: "ftp://a/", ..plain }, "starts with"),
+        (Token { click_life_s: 86_401, ..plain }, "24 hours"),
+        (Token { impression_life_s: u32::MAX, ..plain }, "24 hours"),
+        (Token { issued_at: Timestamp(1 << 48), ..plain }, "48 bits"),
+        (Token { ad: none, ..plain }, "all five ids"),
+        (Token { placement: none, ..plain }, "all five ids"),
+    ] {
+        let error = signer.mint(&token, &tags).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn landing_urls() {
+    for good in [
+        "http://a",
+        "https://shop.example",
+        "https://shop.example:8443/a/b?c=%20&d=e#f",
+        "https://[2001:db8::1]/",
+        "https://a/?u=https://b/@c",
+    ] {
+        assert_eq!(token::check_url(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "",
+        "/a",
+        "a",
+        "//a/",
+        "ftp://a/",
+        "HTTP://a/",
+        "javascript:alert(1)",
+        "https://",
+        "https:///a",
+        "https://?a",
+        "https://#a",
+        "https://:80/",
+        "https://user@a/",
+        "https://user:pass@a/",
+        "https://a/ b",
+        "https://a/\n",
+        "https://a/\"",
+        "https://a/<",
+        "https://a/\\",
+        "https://ä/",
+        "https://a/\u{7f}",
+        "https://a/{b}",
+    ] {
+        assert!(token::check_url(bad).is_err(), "{bad:?}");
+    }
+}

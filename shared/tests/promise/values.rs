@@ -1,0 +1,247 @@
+//! Ids, times, money, words.
+
+use proptest::prelude::*;
+use shared::event::{Country, Device, Network, REASON_CODES, VERDICTS};
+use shared::id::{IdAllocator, hex, unhex};
+use shared::limits::BLOCK_LIFE_MS;
+use shared::random::{Seeded, below};
+use shared::{
+    BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, Reason, SourceId, Timestamp,
+};
+
+use super::world::{HOUR_MS, NOW};
+
+#[test]
+fn a_block_has_65_536_ids_and_no_more() {
+    let mut allocator = IdAllocator::default();
+    let mut random = Seeded::new(1);
+    let first = allocator.next(NOW, &mut random);
+    assert_eq!((first.seq, first.block.opened()), (0, NOW.minute()));
+    for seq in 1..=u16::MAX {
+        assert_eq!(allocator.next(NOW, &mut random), ImpressionId { block: first.block, seq });
+    }
+    let next = allocator.next(NOW, &mut random);
+    assert_eq!(next.seq, 0);
+    assert_ne!(next.block, first.block);
+}
+
+#[test]
+fn a_block_is_open_for_an_hour_and_never_before_it_was_opened() {
+    for (then, same) in [
+        (NOW.plus_ms(BLOCK_LIFE_MS - 1), true),
+        (NOW.plus_ms(BLOCK_LIFE_MS), false),
+        (NOW.plus_ms(24 * HOUR_MS), false),
+        (NOW.minus_ms(1), false),
+    ] {
+        let mut random = Seeded::new(1);
+        let mut allocator = IdAllocator::default();
+        let first = allocator.next(NOW, &mut random);
+        let second = allocator.next(then, &mut random);
+        assert_eq!(second.block == first.block, same, "{then}");
+        assert_eq!(second.seq, u16::from(same));
+        assert_eq!(second.block.opened(), if same { NOW.minute() } else { then.minute() });
+    }
+    // Two processes that start at once do not share a block.
+    let open = |seed| IdAllocator::default().next(NOW, &mut Seeded::new(seed)).block;
+    assert_ne!(open(1), open(2));
+}
+
+#[test]
+fn blocks_tell_their_minute_from_2020_to_2051() {
+    for (minute, opened) in [
+        (Minute::BLOCK_EPOCH, Minute::BLOCK_EPOCH),
+        (Minute(Minute::BLOCK_EPOCH.0 + 0x00ff_ffff), Minute(Minute::BLOCK_EPOCH.0 + 0x00ff_ffff)),
+        (Minute(0), Minute::BLOCK_EPOCH),
+    ] {
+        assert_eq!(BlockId::open(minute.start(), &mut Seeded::new(1)).opened(), opened);
+    }
+    assert_eq!(Minute::BLOCK_EPOCH.start().to_string(), "2020-01-01T00:00:00Z");
+}
+
+#[test]
+fn ids() {
+    for good in ["a", "Az09_-Az09_-Az09", "-", "_"] {
+        let id: Id = good.parse().unwrap();
+        assert_eq!((id.to_string(), id.as_bytes()), (good.to_owned(), good.as_bytes()));
+        assert_eq!(Id::from_padded(*id.padded()), Ok(id));
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(serde_json::from_str::<Id>(&json).unwrap(), id);
+    }
+    for bad in ["", "Az09_-Az09_-Az09x", "a.b", "a b", "é", "a\0", "a/"] {
+        assert!(bad.parse::<Id>().is_err(), "{bad:?}");
+        assert!(serde_json::from_value::<Id>(bad.into()).is_err(), "{bad:?}");
+    }
+    let mut padded = [0; 16];
+    assert_eq!(Id::from_padded(padded), Ok(Id::NONE));
+    padded[1] = b'a';
+    assert!(Id::from_padded(padded).is_err());
+    // Bytewise, a prefix first.
+    let mut sorted: Vec<Id> = ["b", "ab", "a", "B", "a-", "_"].map(|id| id.parse().unwrap()).into();
+    sorted.sort();
+    assert_eq!(sorted.iter().map(Id::as_str).collect::<Vec<_>>(), ["B", "_", "a", "a-", "ab", "b"]);
+    const LITERAL: Id = Id::literal("ad-1");
+    assert_eq!(LITERAL.as_str(), "ad-1");
+}
+
+#[test]
+fn times_are_read() {
+    for (text, ms) in [
+        ("0", 0),
+        ("1574553617", 1_574_553_617_000),
+        ("1574553617.5", 1_574_553_617_500),
+        ("1574553617.123456", 1_574_553_617_123),
+        ("0.001", 1),
+        ("2019-11-24T00:00:17Z", 1_574_553_617_000),
+        ("2019-11-24T00:00:17.25Z", 1_574_553_617_250),
+        ("2019-11-24 00:00:17", 1_574_553_617_000),
+        ("2019-11-24T00:00:17", 1_574_553_617_000),
+        ("2019-11-24T01:00:17+01:00", 1_574_553_617_000),
+        ("2019-11-24 00:00:17.000", 1_574_553_617_000),
+        ("1970-01-01T00:00:00Z", 0),
+        ("2020-02-29T12:00:00Z", 1_582_977_600_000),
+    ] {
+        assert_eq!(Timestamp::parse(text), Ok(Timestamp(ms)), "{text}");
+    }
+    for text in [
+        "",
+        ".",
+        "1.",
+        "1.2.3",
+        "-1",
+        "+1",
+        "1e3",
+        "0x10",
+        " 1",
+        "1 ",
+        "yesterday",
+        "24/Nov/2019",
+        "1969-12-31T23:59:59Z",
+        "2019-02-29T00:00:00Z",
+        "2019-13-01T00:00:00Z",
+        "2019-11-24T24:00:01Z",
+        "18446744073709551616",
+        "18446744073709551615",
+        "\u{661}",
+    ] {
+        assert!(Timestamp::parse(text).is_err(), "{text:?}");
+    }
+    let long = "x".repeat(10_000);
+    assert!(Timestamp::parse(&long).unwrap_err().to_string().len() < 200);
+}
+
+#[test]
+fn times_are_written_and_split() {
+    assert_eq!(NOW.to_string(), "2026-01-31T12:00:00Z");
+    assert_eq!(Timestamp::MAX.to_string(), "18446744073709551615 ms");
+    assert_eq!(Timestamp::MAX.minute(), Minute(u32::MAX));
+    assert_eq!(Timestamp(119_999).minute(), Minute(1));
+    assert_eq!((Minute(1).start(), Minute(1).end()), (Timestamp(60_000), Timestamp(120_000)));
+    assert_eq!(Timestamp::MAX.plus_ms(1), Timestamp::MAX);
+    assert_eq!(Timestamp(1).minus_ms(2), Timestamp(0));
+}
+
+/// Codes and names are on the wire: none may move.
+#[test]
+fn words_keep_their_codes() {
+    let kinds: Vec<_> = Kind::ALL.iter().map(|kind| (kind.code(), kind.name())).collect();
+    assert_eq!(kinds, [(0, "served"), (1, "impression"), (2, "viewable"), (3, "click")]);
+    let devices: Vec<_> = Device::ALL.iter().map(|device| device.name()).collect();
+    assert_eq!(devices, ["unknown", "desktop", "phone", "tablet", "tv"]);
+    let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "malformed",
+            "unknown_version",
+            "wrong_deployment",
+            "unknown_key",
+            "revoked_key",
+            "retired_key",
+            "bad_seal",
+            "expired",
+            "not_yet_valid",
+            "publisher_not_allowed",
+            "outbox_full",
+            "clock_ahead",
+            "edge_retired",
+            "too_late",
+            "head_request",
+            "prefetch",
+        ]
+    );
+    for (code, reason) in (1..).zip(Reason::ALL) {
+        assert_eq!((reason.code(), Reason::from_code(code)), (code, Some(*reason)));
+        assert_eq!(reason.name().parse(), Ok(*reason));
+        assert!(usize::from(code) < REASON_CODES);
+    }
+    assert_eq!((Reason::from_code(0), Reason::from_code(17)), (None, None));
+    assert_eq!(VERDICTS, [Reason::HeadRequest, Reason::Prefetch]);
+    let error = "conversion".parse::<Kind>().unwrap_err();
+    assert!(error.contains("served, impression, viewable, click"), "{error}");
+}
+
+#[test]
+fn countries_and_networks() {
+    for index in 0..676 {
+        assert_eq!(Country::from_index(index).unwrap().index(), index);
+    }
+    assert_eq!(Country::from_index(676), None);
+    for (text, country) in
+        [("de", "DE"), (" DE ", "DE"), ("", "ZZ"), ("DEU", "ZZ"), ("d1", "ZZ"), ("é", "ZZ")]
+    {
+        assert_eq!(Country::lenient(text).to_string(), country, "{text:?}");
+    }
+    for (address, network) in [
+        ("192.0.2.255", "04c00002000000"),
+        ("::ffff:192.0.2.1", "04c00002000000"),
+        ("2001:db8:1:2::3", "0620010db80001"),
+        ("::1", "06000000000000"),
+    ] {
+        assert_eq!(hex(&Network::of(address.parse().unwrap()).0), network, "{address}");
+    }
+}
+
+#[test]
+fn money_has_a_currency_or_is_zero() {
+    assert_eq!("EUR".parse::<Currency>().unwrap().to_string(), "EUR");
+    for bad in ["", "eur", "EURO", "EU", "\0\0\0", "E1R"] {
+        assert!(bad.parse::<Currency>().is_err(), "{bad:?}");
+    }
+    assert!(Money { micros: 1, currency: Currency::NONE }.is_unnamed());
+    assert!(!Money::ZERO.is_unnamed());
+}
+
+proptest! {
+    #[test]
+    fn any_time_is_read_or_refused_without_a_panic(text: String, ms in 0..253_402_300_799_999_u64) {
+        let _ = Timestamp::parse(&text);
+        prop_assert_eq!(Timestamp::parse(&Timestamp(ms).to_string()), Ok(Timestamp(ms)));
+        prop_assert_eq!(Timestamp::parse(&format!("{}.{:03}", ms / 1000, ms % 1000)), Ok(Timestamp(ms)));
+    }
+
+    #[test]
+    fn any_bytes_are_an_id_or_refused(bytes: Vec<u8>, padded: [u8; 16]) {
+        if let Ok(id) = Id::new(&bytes) {
+            prop_assert_eq!(id.as_bytes(), bytes.as_slice());
+        }
+        if let Ok(id) = Id::from_padded(padded) {
+            prop_assert_eq!(id.padded(), &padded);
+        }
+    }
+
+    #[test]
+    fn hex_and_impressions_come_back(bytes: [u8; 12], source: [u8; 16], text: String) {
+        prop_assert_eq!(unhex::<12>(&hex(&bytes)), Some(bytes));
+        prop_assert_eq!(ImpressionId::from_bytes(bytes).to_bytes(), bytes);
+        let source = SourceId(source);
+        prop_assert_eq!(source.to_string().parse(), Ok(source));
+        if let Some(bytes) = unhex::<2>(&text) {
+            prop_assert_eq!(hex(&bytes), text);
+        }
+    }
+
+    #[test]
+    fn random_numbers_stay_below(seed: u64, bound: u64) {
+        prop_assert!(below(&mut Seeded::new(seed), bound) < bound.max(1));
+    }
+}

@@ -1,0 +1,312 @@
+//! `batches.json` and `messages.json`: what is in them, and byte by byte how it is written.
+
+use serde_json::{Value, json};
+use shared::event::{Country, Device, Fingerprint, Flags, Network};
+use shared::id::hex;
+use shared::wire::json::JsonBatch;
+use shared::wire::message::Entry;
+use shared::wire::{
+    Batch, BatchEntry, ChunkEntry, Event, Judged, MessageBuilder, MessageView, Tally,
+};
+use shared::{
+    BlockId, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, SourceId, Timestamp,
+};
+
+use super::vectors::{Parts, compare};
+use super::wire_rejections::{rejected_batches, rejected_messages};
+use super::world::{NOW, id, mint, price, store};
+
+pub(super) fn outbox() -> OutboxId {
+    OutboxId { edge: id("edge-1"), epoch: 1_769_860_000_123 }
+}
+
+pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
+    Event {
+        kind,
+        at: NOW.plus_ms(30_001),
+        verdict: None,
+        flags: Flags::default(),
+        country: Country::from_bytes(*b"DE").unwrap(),
+        device: Device::Phone,
+        network: Network::of("192.0.2.77".parse().unwrap()),
+        visitor: Fingerprint(0x1122_3344_5566_7788),
+        token,
+    }
+}
+
+pub(super) fn tally(minute: Minute, reason: Reason, count: u32) -> Tally {
+    Tally { minute, kind: Kind::Click, reason, count }
+}
+
+/// Two events, one of them as bare as can be, and two tallies.
+pub(super) fn full_batch(token: &[u8]) -> Batch<'_> {
+    let bare = Event {
+        at: Timestamp(0),
+        verdict: Some(Reason::Prefetch),
+        flags: Flags(Flags::OTHER_VISITOR),
+        country: Country::UNKNOWN,
+        device: Device::Unknown,
+        network: Network::default(),
+        visitor: Fingerprint::NONE,
+        ..event(Kind::Served, &[])
+    };
+    let tallies = vec![
+        tally(NOW.minute(), Reason::OutboxFull, 3),
+        tally(Minute(1), Reason::BadSeal, u32::MAX),
+    ];
+    let events = vec![event(Kind::Click, token), bare];
+    Batch { outbox: outbox(), number: 7, watermark: NOW.plus_ms(30_001), events, tallies }
+}
+
+#[test]
+fn batches() {
+    let token = mint(&store(), "house", |_| ());
+    let heartbeat = Batch { events: Vec::new(), tallies: Vec::new(), ..full_batch(&[]) };
+    let closing = Batch { watermark: Timestamp::MAX, number: 8, ..heartbeat.clone() };
+    let cases = [
+        ("two events and two tallies", full_batch(&token)),
+        ("a heartbeat", heartbeat),
+        ("the closing batch of an epoch", closing),
+    ];
+    let file = json!({
+        "what": "Outbox batches of version 1: the JSON form, and the binary form in parts of hex, in order. Numbers are little endian. `declared` is what counts as received, by minute.",
+        "batches": cases.map(|(name, batch)| batch_vector(name, &batch)),
+        "rejected": rejected_batches(&token),
+    });
+    compare("batches.json", &file);
+}
+
+fn batch_vector(name: &str, batch: &Batch<'_>) -> Value {
+    let bytes = batch.to_bytes();
+    assert_eq!(&Batch::read(&bytes).unwrap(), batch, "{name}");
+    let json = JsonBatch::new(batch);
+    json!({
+        "name": name, "json": json, "declared": batch.declared(), "parts": batch_parts(&bytes),
+    })
+}
+
+fn batch_parts(bytes: &[u8]) -> Value {
+    let mut parts = Parts::new(bytes);
+    parts.take("magic CSB1", 4);
+    parts.take("edge", 16);
+    parts.take("epoch", 8);
+    parts.take("number", 8);
+    parts.take("watermark, ms", 8);
+    let events = parts.count("number of events");
+    let tallies = parts.count("number of tallies");
+    for n in 0..events {
+        for (what, length) in [
+            ("kind", 1),
+            ("verdict", 1),
+            ("flags", 1),
+            ("country", 2),
+            ("device", 1),
+            ("network", 7),
+            ("visitor", 8),
+            ("received at, ms", 8),
+        ] {
+            parts.take(&format!("event {n}: {what}"), length);
+        }
+        let length = parts.take(&format!("event {n}: length of token"), 2);
+        let length = u16::from_le_bytes([length[0], length[1]]);
+        parts.take(&format!("event {n}: token"), usize::from(length));
+    }
+    for n in 0..tallies {
+        for (what, length) in [("minute", 4), ("kind", 1), ("reason", 1), ("count", 4)] {
+            parts.take(&format!("tally {n}: {what}"), length);
+        }
+    }
+    parts.end()
+}
+
+/// An accepted click of house's.
+pub(super) fn judged() -> Judged<'static> {
+    Judged {
+        issuer: id("house"),
+        id: ImpressionId { block: BlockId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), seq: 258 },
+        kind: Kind::Click,
+        outcome: Ok(None),
+        at: NOW.plus_ms(30_001),
+        ad: id("ad-1"),
+        campaign: id("spring"),
+        advertiser: id("shop"),
+        publisher: id("pub-1"),
+        placement: id("top"),
+        country: Country::from_bytes(*b"DE").unwrap(),
+        device: Device::Phone,
+        network: Network::of("192.0.2.77".parse().unwrap()),
+        visitor: Fingerprint(0x1122_3344_5566_7788),
+        flags: Flags::default(),
+        price: price(),
+        proof: &[],
+    }
+}
+
+/// An event of which nothing could be believed.
+pub(super) fn rejected(proof: &[u8]) -> Judged<'_> {
+    Judged {
+        issuer: Id::NONE,
+        id: ImpressionId::default(),
+        kind: Kind::Impression,
+        outcome: Err(Reason::BadSeal),
+        ad: Id::NONE,
+        campaign: Id::NONE,
+        advertiser: Id::NONE,
+        publisher: Id::NONE,
+        placement: Id::NONE,
+        price: Money::ZERO,
+        visitor: Fingerprint::NONE,
+        flags: Flags(Flags::OTHER_VISITOR),
+        proof,
+        ..judged()
+    }
+}
+
+pub(super) fn batch_entry(number: u64) -> BatchEntry {
+    let declared = vec![(Minute(1), 2), (NOW.minute(), 40)];
+    BatchEntry { outbox: outbox(), number, watermark: NOW, declared }
+}
+
+pub(super) fn chunk_entry() -> ChunkEntry {
+    ChunkEntry {
+        source: SourceId([0xa5; 16]),
+        first_row: 65_530,
+        end_row: 65_540,
+        digest: [0x5a; 32],
+        declared: vec![(Minute(26_297_280), 1)],
+    }
+}
+
+/// Two batches and a chunk, three events, a tally.
+pub(super) fn full_message() -> Vec<u8> {
+    let mut builder = MessageBuilder::default();
+    let first = builder.batch(batch_entry(7));
+    let chunk = builder.chunk(chunk_entry());
+    let second = builder.batch(BatchEntry { declared: Vec::new(), ..batch_entry(8) });
+    assert_eq!((first, chunk, second), (Entry::Batch(0), Entry::Chunk(0), Entry::Batch(1)));
+    builder.event(first, &judged());
+    builder.event(first, &rejected(&[0xde, 0xad]));
+    let row = Judged {
+        issuer: shared::import::ISSUER,
+        campaign: Id::NONE,
+        advertiser: Id::NONE,
+        price: Money::ZERO,
+        at: Timestamp(1_577_836_859_999),
+        outcome: Ok(Some(Reason::Prefetch)),
+        ..judged()
+    };
+    builder.event(chunk, &row);
+    builder.tally(first, tally(Minute(1), Reason::OutboxFull, 2));
+    builder.finish(3, NOW.plus_ms(31_000))
+}
+
+#[test]
+fn messages() {
+    let cases = [
+        ("two batches and a chunk, three events, a tally", full_message()),
+        ("news of one batch, without an event for this partition", {
+            let mut builder = MessageBuilder::default();
+            builder.batch(batch_entry(9));
+            builder.finish(15, NOW)
+        }),
+    ];
+    let file = json!({
+        "what": "Partition messages of version 1: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
+        "messages": cases.map(|(name, bytes)| message_vector(name, &bytes)),
+        "rejected": rejected_messages(),
+    });
+    compare("messages.json", &file);
+}
+
+fn message_vector(name: &str, bytes: &[u8]) -> Value {
+    let view = MessageView::read(bytes).unwrap();
+    let cold = view.cold().unwrap();
+    let events = view.rows().zip(cold).map(|(row, cold)| {
+        let (issuer, block) = view.blocks[usize::from(row.block)];
+        let id = |number: u16| view.ids[usize::from(number)];
+        let price = view.prices[usize::from(row.price)];
+        json!({
+            "entry": row.entry, "issuer": issuer, "block": hex(&block.0), "seq": row.seq,
+            "kind": row.kind, "verdict": row.outcome.ok().flatten(), "rejected": row.outcome.err(),
+            "at": view.minutes[usize::from(row.minute)].start().plus_ms(u64::from(cold.ms)),
+            "ad": id(row.ad), "campaign": id(cold.campaign), "advertiser": id(cold.advertiser),
+            "publisher": id(row.publisher), "placement": id(cold.placement),
+            "country": Country::from_index(row.country).unwrap(), "device": row.device,
+            "network": cold.network, "visitor": format!("{:016x}", cold.visitor.0),
+            "flags": cold.flags, "price_micros": price.micros,
+            "price_currency": price.currency.to_string(), "proof": hex(cold.proof),
+        })
+    });
+    json!({
+        "name": name, "partition": view.partition, "stamp": view.stamp, "batches": view.batches,
+        "chunks": view.chunks, "tallies": view.tallies, "events": events.collect::<Vec<_>>(),
+        "parts": message_parts(bytes),
+    })
+}
+
+fn message_parts(bytes: &[u8]) -> Value {
+    let mut parts = Parts::new(bytes);
+    parts.take("magic CSM1", 4);
+    parts.take("partition", 2);
+    parts.take("stamp, ms", 8);
+    for n in 0..parts.count("number of batches") {
+        for (what, length) in [("edge", 16), ("epoch", 8), ("number", 8), ("watermark, ms", 8)] {
+            parts.take(&format!("batch {n}: {what}"), length);
+        }
+        declared_parts(&mut parts, &format!("batch {n}"));
+    }
+    for n in 0..parts.count("number of chunks") {
+        for (what, length) in [("source", 16), ("first row", 8), ("end row", 8), ("digest", 32)] {
+            parts.take(&format!("chunk {n}: {what}"), length);
+        }
+        declared_parts(&mut parts, &format!("chunk {n}"));
+    }
+    table(
+        &mut parts,
+        "tallies",
+        &[("entry", 2), ("minute", 4), ("kind", 1), ("reason", 1), ("count", 4)],
+    );
+    table(&mut parts, "blocks", &[("issuer", 16), ("block", 10)]);
+    table(&mut parts, "minutes", &[("minute", 4)]);
+    table(&mut parts, "ids", &[("id", 16)]);
+    table(&mut parts, "prices", &[("currency", 3), ("micros", 8)]);
+    let words = ["entry", "block", "sequence", "minute", "ad", "publisher", "country", "price"];
+    let bytes = ["kind", "device", "verdict", "rejected"];
+    let hot = words.map(|word| (word, 2)).into_iter().chain(bytes.map(|byte| (byte, 1)));
+    let rows = table(&mut parts, "hot rows", &hot.collect::<Vec<_>>());
+    parts.count("length of the cold part");
+    for n in 0..rows {
+        for (what, length) in [
+            ("ms within the minute", 2),
+            ("campaign", 2),
+            ("advertiser", 2),
+            ("placement", 2),
+            ("visitor", 8),
+            ("network", 7),
+            ("flags", 1),
+        ] {
+            parts.take(&format!("cold row {n}: {what}"), length);
+        }
+        let length = parts.take(&format!("cold row {n}: length of proof"), 2);
+        let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
+        parts.take(&format!("cold row {n}: proof"), length);
+    }
+    parts.end()
+}
+
+fn declared_parts(parts: &mut Parts<'_>, of: &str) {
+    for n in 0..parts.count(&format!("{of}: number of declared minutes")) {
+        parts.take(&format!("{of}: declared minute {n}"), 4);
+        parts.take(&format!("{of}: declared count {n}"), 4);
+    }
+}
+
+fn table(parts: &mut Parts<'_>, name: &str, columns: &[(&str, usize)]) -> usize {
+    let rows = parts.count(&format!("number of {name}"));
+    for n in 0..rows {
+        for (what, length) in columns {
+            parts.take(&format!("{name} {n}: {what}"), *length);
+        }
+    }
+    rows
+}

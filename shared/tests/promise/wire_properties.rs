@@ -1,0 +1,351 @@
+//! What holds for every batch and message.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use shared::event::{Country, Device, Fingerprint, Flags, Network, VERDICTS};
+use shared::import::{ImportChunk, ImportEvent};
+use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX};
+use shared::wire::json::JsonBatch;
+use shared::wire::message::Entry;
+use shared::wire::{Batch, Event, Judged, MessageBuilder, MessageView, Tally};
+use shared::{
+    BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Outcome, Reason, SourceId,
+    Timestamp,
+};
+
+use super::properties::any_id;
+use super::wire::{batch_entry, chunk_entry, full_batch, full_message, judged, rejected, tally};
+use super::world::NOW;
+
+fn any_country() -> impl Strategy<Value = Country> {
+    (0..676_u16).prop_map(|index| Country::from_index(index).unwrap())
+}
+
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![8 => (0..1_u64 << 42).prop_map(Timestamp), 1 => any::<u64>().prop_map(Timestamp)]
+}
+
+/// An event, with its token beside it.
+fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
+    let words = (select(Kind::ALL), option::of(select(VERDICTS)), select(Device::ALL), 0..=1_u8);
+    let who = (any_country(), any::<[u8; 7]>(), any::<u64>(), any_time());
+    (words, who, vec(any::<u8>(), 0..60)).prop_map(
+        |((kind, verdict, device, flags), (country, network, visitor, at), token)| {
+            let event = Event {
+                kind,
+                at,
+                verdict,
+                flags: Flags(flags),
+                country,
+                device,
+                network: Network(network),
+                visitor: Fingerprint(visitor),
+                token: &[],
+            };
+            (event, token)
+        },
+    )
+}
+
+fn any_tally() -> impl Strategy<Value = Tally> {
+    (any::<u32>(), select(Kind::ALL), select(Reason::ALL), any::<u32>()).prop_map(
+        |(minute, kind, reason, count)| Tally { minute: Minute(minute), kind, reason, count },
+    )
+}
+
+type AnyBatch = (Batch<'static>, Vec<(Event<'static>, Vec<u8>)>);
+
+fn any_batch() -> impl Strategy<Value = AnyBatch> {
+    let names = (any_id(), any::<u64>(), any::<u64>(), any_time());
+    (names, vec(any_event(), 0..12), vec(any_tally(), 0..6)).prop_map(
+        |((edge, epoch, number, watermark), events, tallies)| {
+            let outbox = OutboxId { edge, epoch };
+            (Batch { outbox, number, watermark, events: Vec::new(), tallies }, events)
+        },
+    )
+}
+
+/// Puts the events, with their tokens, into the batch.
+fn whole((batch, events): &AnyBatch) -> Batch<'_> {
+    let events = events.iter().map(|(event, token)| Event { token, ..*event });
+    Batch { events: events.collect(), ..batch.clone() }
+}
+
+fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
+    let id_or_none = || prop_oneof![Just(Id::NONE), any_id()];
+    let ids = [id_or_none(), id_or_none(), id_or_none(), id_or_none(), id_or_none(), id_or_none()];
+    let outcome = prop_oneof![
+        Just(Ok(None)),
+        select(VERDICTS).prop_map(|verdict| Ok(Some(verdict))),
+        select(Reason::ALL).prop_map(Err),
+    ];
+    let price = (any::<i64>(), select(vec!["EUR", "USD"]));
+    let block = (any::<[u8; 10]>(), any::<u16>());
+    (any_event(), ids, outcome, price, block).prop_map(
+        |((event, proof), ids, outcome, (micros, currency), (block, seq)): (
+            _,
+            _,
+            Outcome,
+            _,
+            _,
+        )| {
+            let [issuer, ad, campaign, advertiser, publisher, placement] = ids;
+            let block = if issuer.is_none() { BlockId::default() } else { BlockId(block) };
+            let currency: Currency = currency.parse().unwrap();
+            let price = if micros == 0 { Money::ZERO } else { Money { micros, currency } };
+            let Event { kind, at, country, device, network, visitor, flags, .. } = event;
+            let judged = Judged {
+                issuer,
+                id: ImpressionId { block, seq },
+                kind,
+                outcome,
+                at,
+                ad,
+                campaign,
+                advertiser,
+                publisher,
+                placement,
+                country,
+                device,
+                network,
+                visitor,
+                flags,
+                price,
+                proof: &[],
+            };
+            (judged, proof)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn batches_come_back_in_both_forms(batch in any_batch()) {
+        let batch = whole(&batch);
+        let bytes = batch.to_bytes();
+        prop_assert_eq!(Batch::read(&bytes).unwrap(), batch.clone());
+        let text = serde_json::to_string(&JsonBatch::new(&batch)).unwrap();
+        let json: JsonBatch = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(json.batch().unwrap().to_bytes(), bytes);
+        let declared: u64 = batch.declared().iter().map(|(_, count)| u64::from(*count)).sum();
+        let tallied: u64 = batch.tallies.iter().map(|tally| u64::from(tally.count)).sum();
+        if tallied < u64::from(u32::MAX) {
+            prop_assert_eq!(declared, batch.events.len() as u64 + tallied);
+        }
+        prop_assert!(batch.declared().is_sorted_by(|a, b| a.0 < b.0));
+    }
+
+    #[test]
+    fn messages_come_back(
+        events in vec((any_judged(), 0..3_usize), 0..20),
+        tallies in vec(any_tally(), 0..4),
+        partition: u16, stamp: u64,
+    ) {
+        let mut builder = MessageBuilder::default();
+        let entries = [builder.batch(batch_entry(7)), builder.batch(batch_entry(8)), builder.chunk(chunk_entry())];
+        for ((event, proof), entry) in &events {
+            builder.event(entries[*entry], &Judged { proof, ..*event });
+        }
+        for tally in &tallies {
+            builder.tally(entries[1], *tally);
+        }
+        prop_assert!(!builder.is_empty());
+        let bytes = builder.finish(partition, Timestamp(stamp));
+        let view = MessageView::read(&bytes).unwrap();
+        prop_assert_eq!((view.partition, view.stamp), (partition, Timestamp(stamp)));
+        prop_assert_eq!(&view.batches, &[batch_entry(7), batch_entry(8)]);
+        prop_assert_eq!(&view.chunks, &[chunk_entry()]);
+        prop_assert!(view.tallies.iter().all(|tally| tally.entry == 1));
+        prop_assert_eq!(view.tallies.iter().map(|tally| tally.tally).collect::<Vec<_>>(), tallies);
+        let cold = view.cold().unwrap();
+        prop_assert_eq!(cold.len(), events.len());
+        for ((row, cold), ((event, proof), entry)) in view.rows().zip(cold).zip(&events) {
+            prop_assert_eq!(usize::from(row.entry), *entry);
+            prop_assert_eq!(view.blocks[usize::from(row.block)], (event.issuer, event.id.block));
+            prop_assert_eq!((row.seq, row.kind, row.device), (event.id.seq, event.kind, event.device));
+            let minute = view.minutes[usize::from(row.minute)];
+            prop_assert_eq!(minute, event.at.minute());
+            let id = |number: u16| view.ids[usize::from(number)];
+            prop_assert_eq!(
+                [id(row.ad), id(row.publisher), id(cold.campaign), id(cold.advertiser), id(cold.placement)],
+                [event.ad, event.publisher, event.campaign, event.advertiser, event.placement]
+            );
+            prop_assert_eq!(row.country, event.country.index());
+            prop_assert_eq!(view.prices[usize::from(row.price)], event.price);
+            prop_assert_eq!(row.outcome, event.outcome);
+            if minute < Minute(u32::MAX) {
+                prop_assert_eq!(minute.start().plus_ms(u64::from(cold.ms)), event.at);
+            }
+            prop_assert_eq!((cold.visitor, cold.network, cold.flags), (event.visitor, event.network, event.flags));
+            prop_assert_eq!(cold.proof, proof);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused_without_a_panic(tail: Vec<u8>, form in 0..3) {
+        let magic: &[u8] = [&b""[..], b"CSB1", b"CSM1"][form as usize];
+        let bytes = [magic, &tail].concat();
+        let _ = Batch::read(&bytes);
+        if let Ok(view) = MessageView::read(&bytes) {
+            let _ = (view.rows().count(), view.cold());
+        }
+    }
+
+    #[test]
+    fn altered_bytes_are_read_or_refused_without_a_panic(
+        changes in vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let token = [1, 2, 3];
+        let alter = |mut bytes: Vec<u8>| {
+            let length = bytes.len();
+            changes.iter().for_each(|(at, with)| bytes[at.index(length)] = *with);
+            bytes
+        };
+        let bytes = alter(full_batch(&token).to_bytes());
+        if let Ok(batch) = Batch::read(&bytes) {
+            prop_assert_eq!(batch.to_bytes(), bytes);
+        }
+        let bytes = alter(full_message());
+        if let Ok(view) = MessageView::read(&bytes) {
+            prop_assert_eq!(view.rows().count(), 3);
+            let _ = view.cold();
+        }
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let token = [7; 40];
+    let batch = full_batch(&token).to_bytes();
+    for length in 0..batch.len() {
+        assert!(Batch::read(&batch[..length]).is_err(), "batch of {length} bytes");
+    }
+    let message = full_message();
+    for length in 0..message.len() {
+        assert!(MessageView::read(&message[..length]).is_err(), "message of {length} bytes");
+    }
+}
+
+/// A message takes one more batch of the largest size while it is not due: the tables hold.
+#[test]
+fn a_message_that_is_not_due_has_room_for_the_largest_batch() {
+    let mut builder = MessageBuilder::default();
+    let entry = builder.batch(batch_entry(0));
+    let mut n = 0_u64;
+    // Each event brings five ids, a block, a minute and a price of its own.
+    let mut add = |builder: &mut MessageBuilder| {
+        let name = |what: char| format!("{what}{n}").parse::<Id>().unwrap();
+        let mut block = [0; 10];
+        block[..8].copy_from_slice(&n.to_be_bytes());
+        let event = Judged {
+            id: ImpressionId { block: BlockId(block), seq: 0 },
+            ad: name('a'),
+            campaign: name('b'),
+            advertiser: name('c'),
+            publisher: name('d'),
+            placement: name('e'),
+            at: Timestamp(n * 60_000),
+            price: Money { micros: 1 + n as i64, currency: "EUR".parse().unwrap() },
+            ..judged()
+        };
+        n += 1;
+        builder.event(entry, &event);
+    };
+    while !builder.is_due() {
+        add(&mut builder);
+    }
+    for _ in 0..CHUNK_EVENTS_MAX {
+        add(&mut builder);
+    }
+    let bytes = builder.finish(0, NOW);
+    assert!(MessageView::read(&bytes).unwrap().cold().is_ok());
+}
+
+/// The rows that cost least fill the tables last.
+#[test]
+fn a_message_is_due_before_its_tables_are_full() {
+    let mut bare = MessageBuilder::default();
+    let entry = bare.batch(batch_entry(0));
+    let mut rows = 0;
+    while !bare.is_due() {
+        bare.event(entry, &rejected(&[]));
+        rows += 1;
+    }
+    assert!(rows <= FLUSH_BYTES / 45, "{rows}");
+
+    let mut entries = MessageBuilder::default();
+    while !entries.is_due() {
+        entries.batch(batch_entry(0));
+    }
+    let bytes = entries.finish(0, NOW);
+    assert!(MessageView::read(&bytes).unwrap().entries() < MESSAGE_ENTRIES_MAX);
+
+    let mut tallies = MessageBuilder::default();
+    let entry = tallies.batch(batch_entry(0));
+    assert_eq!(entry, Entry::Batch(0));
+    while !tallies.is_due() {
+        tallies.tally(entry, tally(Minute(1), Reason::BadSeal, 1));
+    }
+    (0..shared::limits::BATCH_TALLIES_MAX)
+        .for_each(|_| tallies.tally(entry, tally(Minute(1), Reason::BadSeal, 1)));
+    assert!(MessageView::read(&tallies.finish(0, NOW)).is_ok());
+}
+
+/// A message of batches that declare many minutes stays near the size that it is due by.
+#[test]
+fn declared_minutes_count_for_the_size() {
+    let mut builder = MessageBuilder::default();
+    let declared: Vec<_> = (0..8_192).map(|minute| (Minute(minute), 1)).collect();
+    while !builder.is_due() {
+        builder.batch(shared::wire::BatchEntry { declared: declared.clone(), ..batch_entry(0) });
+    }
+    assert!(builder.finish(0, NOW).len() < 2 * FLUSH_BYTES);
+}
+
+#[test]
+fn chunks_are_checked() {
+    let event = |row, kind| ImportEvent {
+        row,
+        kind,
+        at: NOW,
+        ad: "a".parse().unwrap(),
+        publisher: None,
+        placement: None,
+        country: Country::UNKNOWN,
+        device: None,
+        ip: None,
+        user: None,
+    };
+    let chunk = |first_row, end_row, events| ImportChunk {
+        source: SourceId([1; 16]),
+        first_row,
+        end_row,
+        digest: [0; 32],
+        events,
+    };
+    let (click, view) = (Kind::Click, Kind::Impression);
+    let good = [
+        chunk(0, 0, vec![]),
+        chunk(5, 65_541, vec![event(5, view), event(5, click), event(65_540, click)]),
+    ];
+    for chunk in good {
+        assert_eq!(chunk.check(), Ok(()));
+        let text = serde_json::to_string(&chunk).unwrap();
+        assert_eq!(serde_json::from_str::<ImportChunk>(&text).unwrap(), chunk);
+    }
+    for (chunk, why) in [
+        (chunk(1, 0, vec![]), "in order"),
+        (chunk(0, 65_537, vec![]), "at most 65536"),
+        (chunk(5, 9, vec![event(4, click)]), "row 4 lies outside"),
+        (chunk(5, 9, vec![event(9, click)]), "row 9 lies outside"),
+        (chunk(5, 9, vec![event(6, click), event(6, click)]), "row 6"),
+        (chunk(5, 9, vec![event(6, click), event(6, view)]), "row 6"),
+        (chunk(5, 9, vec![event(7, click), event(6, click)]), "row 6"),
+        (chunk(0, 9, vec![event(6, click); CHUNK_EVENTS_MAX + 1]), "at most 4096"),
+    ] {
+        let error = chunk.check().unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+}

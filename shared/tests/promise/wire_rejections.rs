@@ -1,0 +1,171 @@
+//! Bytes that are no batch and no message, and what is said of them.
+
+use serde_json::{Value, json};
+use shared::id::hex;
+use shared::wire::json::JsonBatch;
+use shared::wire::{Batch, MessageView};
+
+use super::wire::{full_batch, full_message};
+
+/// Puts bytes at a place.
+fn put(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at..at + with.len()].copy_from_slice(with);
+    bytes
+}
+
+/// Where the first of the tallies begins in [`full_batch`].
+const EVENTS: usize = 52;
+
+pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
+    let good = full_batch(token).to_bytes();
+    let bare = EVENTS + 31 + token.len();
+    let tallies = bare + 31;
+    let cases = [
+        ("empty", Vec::new(), "the bytes end too early"),
+        ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1"),
+        ("version 2", put(&good, 3, b"2"), "no outbox batch of version 1"),
+        ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
+        ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),
+        ("an edge's name with a gap", put(&good, 4, b"ed\0e-1"), "an id with a byte that none has"),
+        ("4 097 events", put(&good, 44, &4_097_u32.to_le_bytes()), "more of something"),
+        ("more events than bytes", put(&good, 44, &4_096_u32.to_le_bytes()), "end too early"),
+        ("4 097 tallies", put(&good, 48, &4_097_u32.to_le_bytes()), "more of something"),
+        ("an event of kind 4", put(&good, EVENTS, &[4]), "an unknown kind of event"),
+        ("verdict 17", put(&good, EVENTS + 1, &[17]), "an unknown reason"),
+        ("a reason that is no verdict", put(&good, EVENTS + 1, &[7]), "no verdict of an edge"),
+        ("an unknown flag", put(&good, EVENTS + 2, &[2]), "an unknown flag"),
+        ("a country in lower case", put(&good, EVENTS + 3, b"de"), "other than capital letters"),
+        ("device 5", put(&good, EVENTS + 5, &[5]), "an unknown class of device"),
+        (
+            "a token longer than any",
+            put(&good, EVENTS + 29, &u16::MAX.to_le_bytes()),
+            "a token longer than any",
+        ),
+        ("a tally without a reason", put(&good, tallies + 5, &[0]), "a tally without a reason"),
+        ("a tally of kind 9", put(&good, tallies + 4, &[9]), "an unknown kind of event"),
+        ("cut in a token", good[..EVENTS + 40].to_vec(), "the bytes end too early"),
+        ("cut in a tally", good[..good.len() - 1].to_vec(), "the bytes end too early"),
+        ("a byte too many", [&good[..], &[0]].concat(), "bytes after the end"),
+    ];
+    let vector = |(name, bytes, why): (&str, Vec<u8>, &str)| {
+        let error = Batch::read(&bytes).expect_err(name).to_string();
+        assert!(error.contains(why), "{name}: {error}");
+        json!({ "name": name, "hex": hex(&bytes), "error": error })
+    };
+    cases.into_iter().map(vector).collect()
+}
+
+pub(super) fn rejected_messages() -> Vec<Value> {
+    let good = full_message();
+    let at = offsets(&good);
+    let cases = [
+        ("empty", Vec::new(), "the bytes end too early"),
+        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1"),
+        ("version 2", put(&good, 3, b"2"), "no partition message of version 1"),
+        ("4 097 batches", put(&good, 14, &4_097_u32.to_le_bytes()), "more of something"),
+        ("declared minutes out of order", put(&good, 62, &u32::MAX.to_le_bytes()), "out of order"),
+        ("a chunk that ends before it starts", put(&good, at.chunk + 24, &[0; 8]), "ends before"),
+        ("a tally of a batch that is not there", put(&good, at.tally, &[3]), "not listed"),
+        ("a tally without a reason", put(&good, at.tally + 7, &[0]), "a tally without a reason"),
+        ("a block of nobody", put(&good, at.blocks, &[0; 16]), "an id with a byte that none has"),
+        ("a row of a batch that is not there", put(&good, at.hot, &[3]), "points nowhere"),
+        ("a row of a block that is not there", put(&good, at.hot + 2, &[3]), "points nowhere"),
+        ("a row of a minute that is not there", put(&good, at.hot + 6, &[2]), "points nowhere"),
+        ("a row of an ad that is not there", put(&good, at.hot + 8, &[6]), "points nowhere"),
+        (
+            "a row of a country beyond ZZ",
+            put(&good, at.hot + 12, &676_u16.to_le_bytes()),
+            "points nowhere",
+        ),
+        ("a row with a price that is not there", put(&good, at.hot + 14, &[2]), "points nowhere"),
+        ("a row of kind 4", put(&good, at.hot + 16, &[4]), "an unknown code"),
+        ("a row with device 5", put(&good, at.hot + 17, &[5]), "an unknown code"),
+        ("a row with verdict 17", put(&good, at.hot + 18, &[17]), "an unknown code"),
+        ("a row rejected with 17", put(&good, at.hot + 19, &[17]), "an unknown code"),
+        ("cut", good[..good.len() - 1].to_vec(), "the bytes end too early"),
+        ("a byte too many", [&good[..], &[0]].concat(), "bytes after the end"),
+    ];
+    let vector = |(name, bytes, why): (&str, Vec<u8>, &str)| {
+        let error = MessageView::read(&bytes).expect_err(name).to_string();
+        assert!(error.contains(why), "{name}: {error}");
+        json!({ "name": name, "hex": hex(&bytes), "error": error })
+    };
+    cases.into_iter().map(vector).collect()
+}
+
+struct Offsets {
+    chunk: usize,
+    tally: usize,
+    blocks: usize,
+    hot: usize,
+}
+
+/// Where things begin in [`full_message`].
+fn offsets(bytes: &[u8]) -> Offsets {
+    // Header, two batches (the first declares two minutes), then the chunks' count.
+    let chunk = 14 + 4 + (44 + 16) + 44 + 4;
+    let tally = chunk + 68 + 8 + 4;
+    let blocks = tally + 12 + 4;
+    let minutes = blocks + 2 * 26 + 4;
+    let ids = minutes + 2 * 4 + 4;
+    let prices = ids + 5 * 16 + 4;
+    let hot = prices + 11 + 4;
+    assert_eq!(bytes[hot - 4..hot], 3_u32.to_le_bytes());
+    assert_eq!(bytes[chunk..chunk + 16], [0xa5; 16]);
+    Offsets { chunk, tally, blocks, hot }
+}
+
+#[test]
+fn cold_rows_that_point_nowhere_are_refused() {
+    let good = full_message();
+    let cold = offsets(&good).hot + 3 * 20 + 4;
+    assert!(MessageView::read(&good).unwrap().cold().is_ok());
+    for (at, with) in [(0, 60_000_u16), (2, 6), (4, 6), (6, 6), (24, 1), (24, u16::MAX)] {
+        let bytes = put(&good, cold + at, &with.to_le_bytes());
+        assert!(MessageView::read(&bytes).unwrap().cold().is_err(), "{with} at {at}");
+    }
+}
+
+#[test]
+fn json_batches_that_are_none() {
+    let good = serde_json::to_value(JsonBatch::new(&full_batch(&[1, 2, 3]))).unwrap();
+    let read = |value: &Value| -> Result<Vec<u8>, String> {
+        let json: JsonBatch =
+            serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
+        Ok(json.batch()?.to_bytes())
+    };
+    assert_eq!(read(&good), Ok(full_batch(&[1, 2, 3]).to_bytes()));
+    for (pointer, value, why) in [
+        ("/version", json!(2), "this build reads version 1"),
+        ("/edge", json!("no.dots"), "1 to 16 characters"),
+        ("/edge", json!(""), "1 to 16 characters"),
+        ("/number", json!(-1), "invalid value"),
+        ("/events/0/kind", json!("conversion"), "no kind of event"),
+        ("/events/0/token", json!("AQID="), "canonical base64url"),
+        ("/events/0/token", json!("AQIE+"), "canonical base64url"),
+        ("/events/0/token", json!("A".repeat(3_200)), "canonical base64url"),
+        ("/events/0/verdict", json!("bad_seal"), "events[0]: this reason is no verdict"),
+        ("/events/0/verdict", json!("rain"), "no reason"),
+        ("/events/0/country", json!("de"), "two capital letters"),
+        ("/events/0/device", json!("toaster"), "no device"),
+        ("/events/0/network", json!("04"), "14 hex digits"),
+        ("/events/0/flags", json!(2), "events[0]: an unknown flag"),
+        ("/tallies/0/count", json!(1_u64 << 32), "invalid value"),
+    ] {
+        let mut bad = good.clone();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        bad.pointer_mut(parent).unwrap()[field] = value;
+        let error = read(&bad).unwrap_err();
+        assert!(error.contains(why), "{pointer}: {error}");
+    }
+    for pointer in ["", "/events/0", "/tallies/0"] {
+        let mut bad = good.clone();
+        bad.pointer_mut(pointer).unwrap()["surprise"] = json!(1);
+        assert!(read(&bad).unwrap_err().contains("unknown field"), "{pointer}");
+    }
+    let mut many = good.clone();
+    let event = many["events"][0].clone();
+    many["events"] = Value::Array(vec![event; shared::limits::BATCH_EVENTS_MAX + 1]);
+    assert!(read(&many).unwrap_err().contains("at most 4096"));
+}

@@ -1,0 +1,73 @@
+//! A deployment with fixed keys: one that signs for all, one for two publishers, one retired, one
+//! revoked; and tokens of it.
+
+use shared::keys::{IssuerKey, KeyStore};
+use shared::random::Seeded;
+use shared::token::{Signer, Token};
+use shared::{BlockId, Fingerprint, Id, ImpressionId, Money, Timestamp};
+
+/// 2026-01-31T12:00:00Z.
+pub(super) const NOW: Timestamp = Timestamp(1_769_860_800_000);
+pub(super) const MINUTE_MS: u64 = 60_000;
+pub(super) const HOUR_MS: u64 = 60 * MINUTE_MS;
+pub(super) const DAY_MS: u64 = 24 * HOUR_MS;
+/// Exactly 60 characters.
+pub(super) const URL_60: &str = "https://shop.example/spring/shoes?campaign=42&creative=13&x=";
+
+pub(super) fn id(text: &str) -> Id {
+    text.parse().unwrap()
+}
+
+/// The keys were made a month before [`NOW`].
+pub(super) fn store() -> KeyStore {
+    let mut random = Seeded::new(2026);
+    let mut store = KeyStore::generate(&mut random);
+    let since = NOW.minus_ms(30 * DAY_MS);
+    store.create(id("house"), Vec::new(), since, &mut random).unwrap();
+    store.create(id("limited"), vec![id("pub-1"), id("pub-2")], since, &mut random).unwrap();
+    let retired = store.create(id("old"), Vec::new(), since, &mut random).unwrap();
+    store.retire(retired, NOW.minus_ms(DAY_MS)).unwrap();
+    let revoked = store.create(id("leaked"), Vec::new(), since, &mut random).unwrap();
+    store.revoke(revoked).unwrap();
+    store
+}
+
+pub(super) fn key<'a>(store: &'a KeyStore, issuer: &str) -> &'a IssuerKey {
+    store.issuers.iter().find(|key| key.public.issuer == id(issuer)).unwrap()
+}
+
+pub(super) fn price() -> Money {
+    Money { micros: 1_250, currency: "EUR".parse().unwrap() }
+}
+
+/// Issued at [`NOW`]: one hour for the impression, 24 for the click.
+pub(super) fn token<'a>(store: &KeyStore, signer: &Signer, url: &'a str) -> Token<'a> {
+    let impression = ImpressionId {
+        block: BlockId([0x30, 0x9e, 0xa0, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd]),
+        seq: 258,
+    };
+    Token {
+        deployment: store.deployment,
+        key: signer.id(),
+        id: impression,
+        issued_at: NOW,
+        impression_life_s: 3_600,
+        click_life_s: 86_400,
+        price: store.price_key(signer.id()).seal(impression, price()),
+        visitor: Fingerprint(0x1122_3344_5566_7788),
+        ad: id("spring-shoes-01"),
+        campaign: id("spring-2026"),
+        advertiser: id("shop"),
+        publisher: id("pub-1"),
+        placement: id("front-top"),
+        url,
+    }
+}
+
+/// A token of an issuer, changed before it is signed.
+pub(super) fn mint(store: &KeyStore, issuer: &str, change: impl FnOnce(&mut Token<'_>)) -> Vec<u8> {
+    let signer = Signer::new(key(store, issuer));
+    let mut token = token(store, &signer, URL_60);
+    change(&mut token);
+    signer.mint(&token, &store.tag_keys()).unwrap()
+}
