@@ -302,8 +302,12 @@ fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
 fn check_creative(entry: &AdEntry) -> Result<Creative, String> {
     match (&entry.image, &entry.html) {
         (Some(image), None) => {
-            check_url(image)
-                .map_err(|why| format!("image: {}", why.replace("landing", "image")))?;
+            check_url(image).map_err(|why| {
+                format!(
+                    "image: {}",
+                    why.replace("a landing URL", "an image URL").replace("landing", "image")
+                )
+            })?;
             Ok(Creative::Image(image.clone()))
         }
         (None, Some(html)) if html.is_empty() => Err("html is empty".to_owned()),

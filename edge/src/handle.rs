@@ -80,6 +80,3 @@ pub fn body_timeout() -> Reply {
 pub fn not_found() -> Reply {
     reply::not_found()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,115 @@
+#![allow(clippy::unwrap_used)]
 
+use shared::random::Seeded;
+
+use super::*;
+
+const GOOD: &str = r#"
+[lifetimes]
+impression_s = 600
+click_s = 7200
+
+[[ads]]
+id = "shoes"
+campaign = "spring"
+advertiser = "acme"
+image = "https://cdn.example/shoes.png"
+width = 300
+height = 250
+url = "https://acme.example/shoes?from=ad"
+weight = 3
+price_micros = 2500
+currency = "EUR"
+
+[[ads]]
+id = "hats"
+campaign = "spring"
+advertiser = "acme"
+html = "<b>Hats</b>"
+width = 728
+height = 90
+url = "http://acme.example/hats"
+
+[[placements]]
+id = "top"
+publisher = "news"
+ads = ["shoes", "hats"]
+
+[[placements]]
+id = "empty"
+publisher = "news"
+"#;
+
+fn id(text: &str) -> Id {
+    text.parse().unwrap()
+}
+
+#[test]
+fn reads_and_chooses_by_weight() {
+    let catalogue = Catalogue::from_toml(GOOD).unwrap();
+    assert_eq!((catalogue.impression_life_s(), catalogue.click_life_s()), (600, 7200));
+    assert_eq!(catalogue.ads()[0].price.micros, 2500);
+    let mut random = Seeded::new(1);
+    let top = catalogue.placement(id("top")).unwrap();
+    let chosen = (0..4_000).map(|_| catalogue.choose(top, &mut random).unwrap().id);
+    let shoes = chosen.filter(|ad| *ad == id("shoes")).count();
+    assert!((2_850..3_150).contains(&shoes), "{shoes} of 4000 with a weight of 3 in 4");
+    let empty = catalogue.placement(id("empty")).unwrap();
+    assert_eq!(catalogue.choose(empty, &mut random), None);
+    assert!(catalogue.placement(id("none")).is_none());
+}
+
+#[test]
+fn json_says_the_same() {
+    let json = r#"{"ads":[{"id":"a","campaign":"c","advertiser":"v","html":"x","width":1,
+        "height":1,"url":"https://e.example/"}],"placements":[{"id":"p","publisher":"q","ads":["a"]}]}"#;
+    let catalogue = Catalogue::from_json(json).unwrap();
+    assert_eq!(catalogue.ads()[0].price, Money::ZERO);
+    assert!(Catalogue::from_json("{\"adds\":[]}").is_err());
+}
+
+/// Each change of the good catalogue, and the place and the words that its error has.
+#[test]
+fn errors_name_the_place() {
+    let cases = [
+        (
+            "ads = [\"shoes\", \"hats\"]",
+            "ads = [\"shoes\", \"cats\"]",
+            "placements[0] (\"top\"): there is no ad \"cats\"",
+        ),
+        (
+            "ads = [\"shoes\", \"hats\"]",
+            "ads = [\"hats\", \"hats\"]",
+            "placements[0] (\"top\"): the ad \"hats\" is listed twice",
+        ),
+        (
+            "url = \"http://acme.example/hats\"",
+            "url = \"javascript:alert(1)\"",
+            "ads[1] (\"hats\"): url: a landing URL starts with",
+        ),
+        (
+            "https://cdn.example/shoes.png",
+            "ftp://cdn.example/shoes.png",
+            "ads[0] (\"shoes\"): image: an image URL starts with",
+        ),
+        ("id = \"hats\"", "id = \"shoes\"", "ads[1] (\"shoes\"): this id is there twice"),
+        ("id = \"empty\"", "id = \"top\"", "placements[1] (\"top\"): this id is there twice"),
+        ("id = \"hats\"", "id = \"ha ts\"", "ads[1] (\"ha ts\"): id: an id has"),
+        ("weight = 3", "weight = 0", "ads[0] (\"shoes\"): weight is 0"),
+        ("width = 300", "width = 0", "ads[0] (\"shoes\"): width is 0"),
+        ("currency = \"EUR\"", "", "ads[0] (\"shoes\"): price_micros needs a currency"),
+        ("price_micros = 2500", "price_micros = -1", "ads[0] (\"shoes\"): price_micros is -1"),
+        ("html = \"<b>Hats</b>\"", "", "ads[1] (\"hats\"): an ad has either an image or html"),
+        ("click_s = 7200", "click_s = 86401", "lifetimes: click_s is 86401"),
+        ("weight = 3", "wait = 3", "unknown field `wait`"),
+        ("[lifetimes]", "[lifetime]", "unknown field `lifetime`"),
+    ];
+    for (from, to, expected) in cases {
+        assert!(GOOD.contains(from), "{from}");
+        let error = Catalogue::from_toml(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{from} -> {to}: {error}");
+    }
+    // All places at once.
+    let twice = GOOD.replace("weight = 3", "weight = 0").replace("\"hats\"]", "\"cats\"]");
+    assert_eq!(Catalogue::from_toml(&twice).unwrap_err().0.len(), 2);
+}

@@ -1,0 +1,155 @@
+//! Sending: in spite of lost acks, refusals, restarts, and with little disk.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_arrives_and_resends_are_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    sink.lost_acks.store(20, Ordering::SeqCst);
+    let mut next = 0;
+    for _ in 0..4 {
+        let (outbox, _) = open(dir.path(), &clock);
+        let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+        for _ in 0..40 {
+            append(&outbox, [draft(next)]).await;
+            next += 1;
+        }
+        // Dies, with some batches sent and not acknowledged.
+        drop(drain);
+        drop(outbox);
+        // And what it remembered of the acknowledgements is lost.
+        let _ = std::fs::remove_file(dir.path().join("acked"));
+    }
+    let (outbox, _) = open(dir.path(), &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(10)).await, 0);
+    let audit = audit(&sink.batches());
+    assert_eq!((audit.events.len(), audit.epochs, audit.closed), (next as usize, 5, 5));
+    let sent = sink.got.lock().len();
+    let distinct = sink.batches().len();
+    assert!(sent > distinct, "there were resends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_not_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    let (outbox, _) = open(dir.path(), &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    append(&outbox, [draft(1)]).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    drop(outbox);
+    let sent = sink.got.lock().len();
+    let (outbox, opened) = open(dir.path(), &clock);
+    assert_eq!(opened.unacked, 1, "the new epoch's opening batch");
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    assert_eq!(sink.got.lock().len(), sent + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_leaves_the_rest_for_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    sink.down.store(true, Ordering::SeqCst);
+    let (outbox, _) = open(dir.path(), &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    append(&outbox, [draft(1)]).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_millis(50)).await, 3, "opening, event, closing");
+    drop(outbox);
+    sink.down.store(false, Ordering::SeqCst);
+    let (outbox, opened) = open(dir.path(), &clock);
+    assert_eq!(opened.unacked, 4);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    assert!(audit(&sink.batches()).events.contains(&1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_is_kept_while_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    sink.refused.store(1 + 2, Ordering::SeqCst);
+    let (outbox, _) = open(dir.path(), &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    for number in 0..30 {
+        append(&outbox, [draft(number)]).await;
+    }
+    // The opening batch and 30 more, less the one that is refused.
+    eventually("the others arrive", || sink.batches().len() == 30).await;
+    assert_eq!(outbox.depth().unacked, 31 - 2, "acknowledged up to the gap");
+    sink.refused.store(0, Ordering::SeqCst);
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    assert_eq!(audit(&sink.batches()).events.len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_move_the_watermark_and_take_tallies() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    let often = OutboxSettings { heartbeat: Duration::from_millis(10), ..settings(dir.path()) };
+    let (outbox, _) = open_with(&often, &clock);
+    let _drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    outbox.tally(START, Kind::Impression, Reason::Malformed, 2);
+    clock.set(START.plus_ms(90_000));
+    let watermark = |sink: &Store| {
+        sink.batches().iter().map(|bytes| Batch::read(bytes).unwrap().watermark).max()
+    };
+    eventually("a heartbeat", || watermark(&sink) == Some(START.plus_ms(90_000))).await;
+    eventually("the tallies", || {
+        audit(&sink.batches()).tallied.contains_key(&(Kind::Impression, Reason::Malformed))
+    })
+    .await;
+    let audit = audit(&sink.batches());
+    assert_eq!(audit.tallied[&(Kind::Impression, Reason::Malformed)], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disk_use_stays_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    let small = OutboxSettings { disk_bytes_max: DISK_BYTES_LEAST, ..settings(dir.path()) };
+    let (outbox, _) = open_with(&small, &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    let mut sent = 0;
+    // Ten times as much as it may hold.
+    while sent < 10 * (DISK_BYTES_LEAST as u32) / 20_000 {
+        match outbox.append(vec![sized(sent * 10, 2_000); 1]) {
+            Ok(pending) => match pending.wait().await {
+                Ok(()) => {
+                    append_more(&outbox, sent).await;
+                    sent += 1;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            },
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(10)).await, 0);
+    let on_disk: u64 = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(on_disk < DISK_BYTES_LEAST, "{on_disk} bytes after {sent} rounds");
+    audit(&sink.batches());
+}
+
+/// Nine more of a round, as far as there is room.
+async fn append_more(outbox: &Outbox, round: u32) {
+    let drafts = (1..10).map(|n| sized(round * 10 + n, 2_000)).collect();
+    if let Ok(pending) = outbox.append(drafts) {
+        let _ = pending.wait().await;
+    }
+}

@@ -1,0 +1,73 @@
+//! The pure half: stamps, numbers, splitting.
+
+use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, TOKEN_BYTES_MAX};
+use shared::wire::Tally;
+use shared::{Minute, OutboxId};
+
+use super::super::seal::{Last, Sealer, next_epoch};
+use super::*;
+
+fn sealer() -> Sealer {
+    Sealer::new(OutboxId { edge: EDGE, epoch: 1 })
+}
+
+#[test]
+fn the_clock_may_go_back_and_the_stamps_do_not() {
+    let mut sealer = sealer();
+    let mut last = Timestamp(0);
+    for now in [5_000, 9_000, 1_000, 9_001, 0, u64::MAX, 3] {
+        let sealed = sealer.seal(Timestamp(now), &[draft(1)], &[]);
+        sealer.commit(&sealed);
+        let batch = Batch::read(&sealed.batches[0]).unwrap();
+        assert!(batch.watermark >= last && batch.watermark < Timestamp::MAX);
+        assert_eq!(batch.events[0].at, batch.watermark);
+        last = batch.watermark;
+    }
+}
+
+#[test]
+fn what_was_not_written_uses_no_number() {
+    let mut sealer = sealer();
+    let lost = sealer.seal(START, &[draft(1)], &[]);
+    let again = sealer.seal(START.plus_ms(1), &[draft(1)], &[]);
+    assert_eq!((lost.first, again.first), (0, 0));
+    sealer.commit(&again);
+    assert_eq!(sealer.seal(START, &[], &[]).first, 1);
+}
+
+#[test]
+fn a_group_that_is_too_large_becomes_several_batches() {
+    let tally = Tally { minute: Minute(3), kind: Kind::Click, reason: Reason::Expired, count: 2 };
+    let groups = [
+        (BATCH_EVENTS_MAX + 1, 100, 2),
+        (BATCH_EVENTS_MAX, 60, 1),
+        (500, TOKEN_BYTES_MAX, 3),
+        (1, TOKEN_BYTES_MAX, 1),
+        (0, 100, 1),
+    ];
+    for (events, bytes, expected) in groups {
+        let drafts: Vec<Draft> = (0..events).map(|n| sized(n as u32, bytes)).collect();
+        let sealed = sealer().seal(START, &drafts, &[tally]);
+        assert_eq!(sealed.batches.len(), expected, "{events} events of {bytes} bytes");
+        assert!(sealed.batches.iter().all(|batch| batch.len() <= BATCH_BYTES_MAX));
+        let audit = audit(&sealed.batches);
+        assert_eq!(audit.events.len(), events);
+        assert_eq!(audit.tallied[&(Kind::Click, Reason::Expired)], 2);
+    }
+}
+
+#[test]
+fn epochs_only_grow() {
+    let last = |epoch, watermark| Last {
+        outbox: OutboxId { edge: EDGE, epoch },
+        number: 4,
+        watermark: Timestamp(watermark),
+    };
+    assert_eq!(next_epoch(EDGE, START, None).epoch, START.0);
+    assert_eq!(next_epoch(EDGE, START, Some(&last(START.0, 1))).epoch, START.0 + 1);
+    assert_eq!(next_epoch(EDGE, Timestamp(5), Some(&last(START.0, 1))).epoch, START.0 + 1);
+    assert!(last(1, u64::MAX).unclosed().is_none());
+    let closing = last(1, 77).unclosed().unwrap().close(&[]);
+    let batch = Batch::read(&closing.batches[0]).unwrap();
+    assert_eq!((batch.number, batch.watermark, batch.outbox.epoch), (5, Timestamp::MAX, 1));
+}

@@ -1,0 +1,218 @@
+//! Requests and what the edge decides, as JSON: `cases/exemplary` is how it is used,
+//! `cases/supplemental` everything else. A file has one case or a list of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::support::{NOW, TokenSpec, World};
+use edge::request::Body;
+use edge::{Decision, Draft, Durability, Method, Request, WhenFull, handle};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::Fingerprint;
+use shared::id::IdAllocator;
+use shared::random::Seeded;
+use shared::token::{Unverified, from_text, to_text};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    about: String,
+    #[serde(default)]
+    tokens: BTreeMap<String, TokenSpec>,
+    #[serde(default)]
+    policy: PolicySpec,
+    request: RequestSpec,
+    expect: Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PolicySpec {
+    beacons_queued: bool,
+    /// The edge's issuer, when it is another.
+    issuer: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RequestSpec {
+    method: Option<String>,
+    url: String,
+    content_type: String,
+    user_agent: String,
+    purpose: String,
+    opted_out: bool,
+    country: String,
+    client: Option<String>,
+    /// Text as it is, anything else as JSON.
+    body: Value,
+    /// The first element of the body's events, this many times.
+    repeat: Option<usize>,
+    too_large: bool,
+}
+
+#[test]
+fn every_case() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for file in files(&root) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let value: Value = serde_json::from_str(&text).expect(&file.display().to_string());
+        let list = if value.is_array() { value } else { json!([value]) };
+        let cases: Vec<Case> = serde_json::from_value(list).expect(&file.display().to_string());
+        for case in cases {
+            count += 1;
+            let name = file.strip_prefix(&root).unwrap().display().to_string();
+            if let Err(why) = check(&case) {
+                failures.push(format!("{name}: {}: {why}", case.about));
+            }
+        }
+    }
+    assert!(count >= 40, "only {count} cases were found");
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+fn files(root: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = ["exemplary", "supplemental"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn check(case: &Case) -> Result<(), String> {
+    let world = World::new();
+    let mut policy = world.policy();
+    if case.policy.beacons_queued {
+        policy.beacons = Durability::Queued;
+    }
+    if let Some(issuer) = &case.policy.issuer {
+        let keys = edge::Keys::of_store(&world.store, issuer.parse().unwrap()).unwrap();
+        policy.keys = Arc::new(keys);
+    }
+    let tokens: BTreeMap<&str, Vec<u8>> =
+        case.tokens.iter().map(|(name, spec)| (name.as_str(), world.mint(spec))).collect();
+    let fill = |text: &str| {
+        tokens.iter().fold(text.to_owned(), |text, (name, bytes)| {
+            text.replace(&format!("{{{name}}}"), &to_text(bytes))
+        })
+    };
+    let spec = &case.request;
+    let url = fill(&spec.url);
+    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    let mut body = spec.body.clone();
+    if let Some(count) = spec.repeat {
+        body["events"] = vec![body["events"][0].clone(); count].into();
+    }
+    let body = fill(&body.as_str().map_or_else(|| body.to_string(), str::to_owned));
+    let request = Request {
+        query,
+        content_type: spec.content_type.as_bytes(),
+        user_agent: spec.user_agent.as_bytes(),
+        purpose: spec.purpose.as_bytes(),
+        opted_out: spec.opted_out,
+        country: spec.country.as_bytes(),
+        client: spec.client.as_deref().map(|client| client.parse().unwrap()),
+        body: if spec.too_large { Body::TooLarge } else { Body::Whole(body.as_bytes()) },
+        ..Request::new(Method::from_name(spec.method.as_deref().unwrap_or("GET")), path)
+    };
+    let mut ids = IdAllocator::default();
+    let decision = handle(&request, &policy, &mut ids, NOW, &mut Seeded::new(5));
+    let actual = describe(&decision, &tokens, &policy);
+    subset(&case.expect, &actual).map_err(|why| format!("{why}\n  in {actual}"))
+}
+
+/// The decision as JSON, tokens by name.
+fn describe(decision: &Decision, tokens: &BTreeMap<&str, Vec<u8>>, policy: &edge::Policy) -> Value {
+    let reply = &decision.reply;
+    let mut headers: serde_json::Map<String, Value> =
+        reply.fields.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    if let Some(location) = &reply.location {
+        headers.insert("location".to_owned(), json!(location));
+    }
+    let body: Value = serde_json::from_slice(&reply.body)
+        .unwrap_or_else(|_| json!(String::from_utf8_lossy(&reply.body)));
+    let events: Vec<Value> =
+        decision.events.iter().map(|event| describe_event(event, tokens)).collect();
+    let tallies: Vec<Value> =
+        decision.tallies.iter().map(|loss| json!([loss.kind, loss.reason, loss.count])).collect();
+    let issued = body["token"].as_str().map(|text| describe_issued(text, decision, policy));
+    json!({
+        "status": reply.status,
+        "headers": headers,
+        "body": body,
+        "bytes": reply.body.len(),
+        "events": events,
+        "tallies": tallies,
+        "durability": match decision.durability {
+            Durability::Durable => "durable",
+            Durability::Queued => "queued",
+        },
+        "when_full": match decision.when_full {
+            WhenFull::Refuse => json!("refuse"),
+            WhenFull::Proceed(lost) => json!([lost.kind, lost.reason, lost.count]),
+        },
+        "issued": issued,
+    })
+}
+
+fn describe_event(event: &Draft, tokens: &BTreeMap<&str, Vec<u8>>) -> Value {
+    let token = tokens.iter().find(|(_, bytes)| **bytes == event.token).map(|(name, _)| *name);
+    json!({
+        "kind": event.kind,
+        "verdict": event.verdict,
+        "flags": event.flags,
+        "country": event.country,
+        "device": event.device,
+        "network": event.network,
+        "visitor": if event.visitor == Fingerprint::NONE { "none" } else { "some" },
+        "token": token,
+    })
+}
+
+/// What a token says that was just issued; its signature is checked as the collector does.
+fn describe_issued(text: &str, decision: &Decision, policy: &edge::Policy) -> Value {
+    let bytes = from_text(text.as_bytes()).unwrap();
+    assert_eq!(decision.events[0].token, bytes, "the event has the token that was given out");
+    let keyring = policy.keys.keyring();
+    let unverified = Unverified::read(&bytes, keyring.deployment()).unwrap();
+    let (token, key) = unverified.verify(keyring, NOW).unwrap();
+    assert!(unverified.check_tag(policy.keys.tags(), NOW).unwrap().is_some());
+    assert_eq!(token.visitor, decision.events[0].visitor);
+    json!({
+        "issuer": key.issuer, "ad": token.ad, "campaign": token.campaign,
+        "advertiser": token.advertiser, "publisher": token.publisher,
+        "placement": token.placement, "url": token.url,
+        "issued_now": token.issued_at == NOW,
+        "impression_life_s": token.impression_life_s, "click_life_s": token.click_life_s,
+    })
+}
+
+/// Whether `actual` has all that `expected` says; `"*"` is any value that is there. Arrays must
+/// have the same length.
+fn subset(expected: &Value, actual: &Value) -> Result<(), String> {
+    match (expected, actual) {
+        (Value::String(any), found) if any == "*" && !found.is_null() => Ok(()),
+        (Value::Object(expected), Value::Object(actual)) => {
+            for (key, value) in expected {
+                subset(value, actual.get(key).unwrap_or(&Value::Null))
+                    .map_err(|why| format!("{key}: {why}"))?;
+            }
+            Ok(())
+        }
+        (Value::Array(expected), Value::Array(actual)) if expected.len() == actual.len() => {
+            for (at, (expected, actual)) in expected.iter().zip(actual).enumerate() {
+                subset(expected, actual).map_err(|why| format!("[{at}]: {why}"))?;
+            }
+            Ok(())
+        }
+        _ if expected == actual => Ok(()),
+        _ => Err(format!("expected {expected}, found {actual}")),
+    }
+}

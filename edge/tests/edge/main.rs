@@ -1,0 +1,7 @@
+//! The edge from outside: decisions as cases, hostile input, and the edge as it runs.
+#![allow(clippy::unwrap_used)]
+
+mod cases;
+mod hostile;
+mod rim;
+mod support;

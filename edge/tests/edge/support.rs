@@ -1,0 +1,182 @@
+//! What the tests of the edge share: keys, a catalogue, tokens of every sort.
+
+use std::sync::Arc;
+
+use edge::catalogue::Catalogue;
+use edge::{Durability, Keys, Policy};
+use serde::Deserialize;
+use shared::id::IdAllocator;
+use shared::keys::{IssuerKey, KeyStore};
+use shared::random::Seeded;
+use shared::token::{Signer, Token};
+use shared::{Fingerprint, Id, ImpressionId, Network, Timestamp};
+
+/// 2026-01-10T12:00:00Z.
+pub(crate) const NOW: Timestamp = Timestamp(1_768_046_400_000);
+pub(crate) const HOUR_MS: u64 = 3_600_000;
+pub(crate) const EDGE: Id = Id::literal("edge-1");
+
+pub(crate) const CATALOGUE: &str = r#"{
+  "lifetimes": {"impression_s": 3600, "click_s": 86400},
+  "ads": [
+    {"id": "shoes", "campaign": "spring", "advertiser": "acme",
+     "image": "https://cdn.example/shoes.png", "width": 300, "height": 250,
+     "url": "https://acme.example/shoes?from=ad&n=1", "price_micros": 2500, "currency": "EUR"},
+    {"id": "hats", "campaign": "spring", "advertiser": "acme",
+     "html": "<b>Hats</b>", "width": 728, "height": 90, "url": "http://acme.example/hats"}
+  ],
+  "placements": [
+    {"id": "top", "publisher": "news", "ads": ["shoes"]},
+    {"id": "side", "publisher": "news", "ads": ["hats"]},
+    {"id": "empty", "publisher": "news", "ads": []}
+  ]
+}"#;
+
+/// All keys of the tests' deployment, by what they stand for.
+pub(crate) struct World {
+    pub(crate) store: KeyStore,
+    /// The edge's key of today.
+    pub(crate) live: IssuerKey,
+    /// The one before, retired an hour ago.
+    pub(crate) retired: IssuerKey,
+    pub(crate) revoked: IssuerKey,
+    /// Signs for the publisher `other` only.
+    pub(crate) narrow: IssuerKey,
+    /// Of this deployment, but in no keyring.
+    pub(crate) unknown: IssuerKey,
+    /// Another deployment altogether.
+    pub(crate) foreign: KeyStore,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut random = Seeded::new(7);
+        let mut store = KeyStore::generate(&mut random);
+        let long_ago = NOW.minus_ms(240 * HOUR_MS);
+        let first = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
+        store.rotate(EDGE, NOW.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
+        let bad = Id::literal("bad");
+        let revoked = store.create(bad, vec![], long_ago, &mut random).unwrap();
+        store.revoke(revoked).unwrap();
+        let publishers = vec![Id::literal("other")];
+        let narrow = Id::literal("narrow");
+        let narrow = store.create(narrow, publishers, long_ago, &mut random).unwrap();
+        let find = |store: &KeyStore, id| {
+            store.issuers.iter().find(|key| key.public.id == id).unwrap().clone()
+        };
+        let mut other = store.clone();
+        let unknown = other.create(Id::literal("who"), vec![], long_ago, &mut random).unwrap();
+        let mut foreign = KeyStore::generate(&mut random);
+        foreign.create(EDGE, vec![], long_ago, &mut random).unwrap();
+        Self {
+            live: store.signing(EDGE, NOW).unwrap().clone(),
+            retired: find(&store, first),
+            revoked: find(&store, revoked),
+            narrow: find(&store, narrow),
+            unknown: find(&other, unknown),
+            store,
+            foreign,
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            public_url: "https://edge.example".parse().unwrap(),
+            beacons: Durability::Durable,
+            keys: Arc::new(Keys::of_store(&self.store, EDGE).unwrap()),
+            catalogue: Arc::new(Catalogue::from_json(CATALOGUE).unwrap()),
+        }
+    }
+
+    /// The bytes of a token.
+    pub(crate) fn mint(&self, spec: &TokenSpec) -> Vec<u8> {
+        let (key, store) = match spec.key.as_str() {
+            "live" => (&self.live, &self.store),
+            "retired" => (&self.retired, &self.store),
+            "revoked" => (&self.revoked, &self.store),
+            "narrow" => (&self.narrow, &self.store),
+            "unknown" => (&self.unknown, &self.store),
+            "foreign" => (&self.foreign.issuers[0], &self.foreign),
+            other => panic!("no key {other}"),
+        };
+        let issued_at = Timestamp(NOW.0.checked_add_signed(-spec.ago_s * 1000).unwrap());
+        let network = Network::of(spec.visitor_at.parse().unwrap_or([0, 0, 0, 0].into()));
+        let visitor = if spec.visitor_at.is_empty() {
+            Fingerprint::NONE
+        } else {
+            store.visitor_key().of_request(issued_at, network, spec.visitor_agent.as_bytes())
+        };
+        let id = ids(u64::try_from(spec.seq).unwrap());
+        let token = Token {
+            deployment: store.deployment,
+            key: key.public.id,
+            id,
+            issued_at,
+            impression_life_s: 3600,
+            click_life_s: 86400,
+            price: [3; 11],
+            visitor,
+            ad: Id::literal("shoes"),
+            campaign: Id::literal("spring"),
+            advertiser: Id::literal("acme"),
+            publisher: Id::literal("news"),
+            placement: Id::literal("top"),
+            url: &spec.url,
+        };
+        let mut bytes = Signer::new(key).mint(&token, &store.tag_keys()).unwrap();
+        match spec.damage {
+            Damage::None => {}
+            Damage::Flip(at) => {
+                let at = at.rem_euclid(bytes.len() as i64) as usize;
+                bytes[at] ^= 1;
+            }
+            Damage::Truncate(length) => bytes.truncate(length),
+            Damage::Append(count) => bytes.extend(vec![0; count]),
+            Damage::Version(version) => bytes[0] = version,
+        }
+        bytes
+    }
+}
+
+fn ids(seed: u64) -> ImpressionId {
+    IdAllocator::default().next(NOW.minus_ms(HOUR_MS / 2), &mut Seeded::new(seed))
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TokenSpec {
+    pub(crate) key: String,
+    /// Seconds before [`NOW`]; negative: after.
+    pub(crate) ago_s: i64,
+    /// The address that it was given to with consent; empty: without.
+    pub(crate) visitor_at: String,
+    pub(crate) visitor_agent: String,
+    pub(crate) url: String,
+    pub(crate) damage: Damage,
+    pub(crate) seq: i64,
+}
+
+impl Default for TokenSpec {
+    fn default() -> Self {
+        Self {
+            key: "live".to_owned(),
+            ago_s: 60,
+            visitor_at: String::new(),
+            visitor_agent: String::new(),
+            url: "https://acme.example/shoes?from=ad&n=1".to_owned(),
+            damage: Damage::None,
+            seq: 0,
+        }
+    }
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Damage {
+    None,
+    /// The lowest bit of this byte, from the end when negative.
+    Flip(i64),
+    Truncate(usize),
+    Append(usize),
+    Version(u8),
+}
