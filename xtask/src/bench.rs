@@ -31,7 +31,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::Failure;
-use crate::process::{cargo, exe, output, root, run, target_dir};
+use crate::process::{build_as_tests, build_release, exe, output, root};
 use table::{Line, Results};
 
 /// What a figure is held to (issue "Count a real log …", 9).
@@ -144,11 +144,8 @@ struct Program {
 
 impl Program {
     fn build(smoke: bool) -> Result<Self, Failure> {
-        let profile: &[&str] = if smoke { &[] } else { &["--release"] };
-        for what in [&["-p", "countersign"][..], &["-p", "tests", "--bin", "bench"]] {
-            run(cargo().args(["build", "--locked"]).args(profile).args(what))?;
-        }
-        let built = target_dir()?.join(if smoke { "debug" } else { "release" });
+        let built =
+            if smoke { build_as_tests()? } else { build_release(&["bench", "countersign"])? };
         Ok(Self {
             bench: built.join(exe("bench")),
             countersign: built.join(exe("countersign")),

@@ -89,9 +89,9 @@ fn up(args: &UpArgs) -> Result<(), Failure> {
 }
 
 fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
-    let mut command = process::cargo();
-    command.args(["run", "--release", "--locked", "-p", "tests", "--bin", "simulation", "--"]);
-    command.arg("--seeds").arg(args.seeds.to_string());
+    let built = process::build_release(&["simulation"])?;
+    let mut command = std::process::Command::new(built.join(process::exe("simulation")));
+    command.current_dir(process::root()).arg("--seeds").arg(args.seeds.to_string());
     if let Some(seed) = args.seed {
         command.arg("--seed").arg(seed.to_string());
     }

@@ -151,6 +151,32 @@ pub(crate) fn target_dir() -> Result<PathBuf, Failure> {
     Ok(PathBuf::from(dir))
 }
 
+/// Builds `bins` of the rooms `tests` and `countersign`, optimised, and gives their folder.
+pub(crate) fn build_release(bins: &[&str]) -> Result<PathBuf, Failure> {
+    let mut command = cargo();
+    // Both rooms, whatever is wanted: so the libraries are those of `cargo xtask up`, not built anew
+    // with fewer features.
+    command.args(["build", "--locked", "--release", "-p", "countersign", "-p", "tests"]);
+    for bin in bins {
+        command.args(["--bin", bin]);
+    }
+    run(&mut command)?;
+    Ok(target_dir()?.join("release"))
+}
+
+/// Builds every test and program just as the tests do, and gives the programs' folder.
+pub(crate) fn build_as_tests() -> Result<PathBuf, Failure> {
+    run(cargo().args([
+        "test",
+        "--locked",
+        "--no-run",
+        "--quiet",
+        "--workspace",
+        "--all-features",
+    ]))?;
+    Ok(target_dir()?.join("debug"))
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;

@@ -143,13 +143,12 @@ fn advisories() -> Result<Done, Failure> {
 
 fn nextest(args: &[String]) -> Result<(), Failure> {
     let mut command = tools::NEXTEST.command()?;
-    // As a user builds it: without the features that only tests turn on.
-    run(cargo().args(["build", "--locked", "-p", "countersign"]))?;
-    let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.args(["nextest", "run", "--locked", "--profile", "ci", "--all-features"]);
     if !args.iter().any(|arg| arg == "-p" || arg == "--package") {
         command.arg("--workspace");
     }
+    // Built by this same command: a room with integration tests has its binaries built for them.
+    let binary = target_dir()?.join("debug").join(exe("countersign"));
     run(command.args(args).env("COUNTERSIGN_BIN", binary))
 }
 
