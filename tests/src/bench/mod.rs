@@ -1,0 +1,66 @@
+//! What `cargo xtask bench` measures. Each group prints JSON lines (the form is described in
+//! `xtask/src/bench.rs`) and a digest of what it computed, so that a fast wrong answer is seen.
+
+mod tokens;
+
+use serde::Serialize;
+
+/// One result: a line of JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    name: &'static str,
+    what: String,
+    value: f64,
+    unit: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl Measured {
+    fn new(name: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name, what: what.into(), value, unit, hash: None, peer: None, note: None }
+    }
+
+    fn hash(mut self, digest: blake3::Hash) -> Self {
+        self.hash = Some(digest.to_hex()[..16].to_owned());
+        self
+    }
+
+    fn peer(mut self, name: &'static str) -> Self {
+        self.peer = Some(name);
+        self
+    }
+
+    fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+}
+
+/// How much work a group does: all of it, or so little that the tests can afford it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// For figures.
+    Full,
+    /// For seeing that it still runs.
+    Smoke,
+}
+
+impl Size {
+    const fn of(self, full: usize, smoke: usize) -> usize {
+        match self {
+            Self::Full => full,
+            Self::Smoke => smoke,
+        }
+    }
+}
+
+/// A group measures, or says why it could not.
+pub type Group = fn(Size) -> Result<Vec<Measured>, String>;
+
+/// All groups, by name.
+pub const GROUPS: &[(&str, Group)] = &[("tokens", tokens::measure)];

@@ -1,0 +1,244 @@
+//! Collector, log and engines: the real ones but for the disks. A checkpoint is a whole or nothing;
+//! what was not checkpointed is gone when an engine is killed, and read from the log again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aggregator::count::{
+    Changes, Engine, MinuteRows, OutboxState, Page, PageKey, Settings, Snapshot, SourceState,
+};
+use bytes::Bytes;
+use collector::CollectorKeys;
+use collector::coalesce::Coalescer;
+use collector::verify::Verifier;
+use eventlog::fake::{Faults, MemLog};
+use eventlog::{Log, Reader};
+use futures::executor::block_on;
+use shared::import::ImportChunk;
+use shared::wire::{Batch, MessageView};
+use shared::{Id, Minute, OutboxId, PartitionMap, SourceId, Timestamp};
+
+use super::oracle::Oracle;
+
+/// Who waits for an acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ack {
+    /// An edge, for the batch at this place on its disk.
+    Batch(usize, usize),
+    /// An importer.
+    Chunk,
+}
+
+/// What a store holds of a partition.
+#[derive(Default)]
+struct Store {
+    meta: Snapshot,
+    pages: BTreeMap<PageKey, Page>,
+    minutes: BTreeMap<Minute, MinuteRows>,
+    outboxes: BTreeMap<OutboxId, OutboxState>,
+    epochs: BTreeMap<Id, u64>,
+    sources: BTreeMap<SourceId, SourceState>,
+}
+
+/// One partition.
+pub(super) struct Partition {
+    /// Its engine.
+    pub(super) engine: Engine,
+    /// What the engine must say.
+    pub(super) oracle: Oracle,
+    store: Store,
+    number: u16,
+}
+
+/// Everything behind the edges.
+pub(super) struct Centre<'v> {
+    /// The log.
+    pub(super) log: MemLog,
+    /// Its readers.
+    pub(super) partitions: Vec<Partition>,
+    gather: Coalescer<Ack>,
+    map: PartitionMap,
+    keys: Arc<CollectorKeys>,
+    verifier: &'v Verifier,
+}
+
+const SETTINGS: Settings = Settings { resident_minutes: 5 };
+
+impl<'v> Centre<'v> {
+    /// Nothing has come yet.
+    pub(super) fn new(map: &PartitionMap, keys: CollectorKeys, verifier: &'v Verifier) -> Self {
+        let numbers = map.partitions().all();
+        Self {
+            log: MemLog::new(map.partitions().count(), [7; 16]),
+            partitions: numbers.map(Partition::new).collect(),
+            gather: Coalescer::new(map.clone()),
+            map: map.clone(),
+            keys: Arc::new(keys),
+            verifier,
+        }
+    }
+
+    /// A batch comes in.
+    pub(super) fn batch(&mut self, bytes: &[u8], ack: Ack, now: Timestamp) {
+        let events = Batch::read(bytes).expect("an edge seals whole batches").events.len();
+        let bytes = Bytes::copy_from_slice(bytes);
+        let judged = self.verifier.batch(bytes, events, Arc::clone(&self.keys), now);
+        self.gather.batch(&block_on(judged).expect("it can be read"), ack);
+    }
+
+    /// A piece of a log comes in.
+    pub(super) fn chunk(&mut self, chunk: &ImportChunk, now: Timestamp) {
+        chunk.check().expect("the importer keeps the bounds");
+        let judged = self.verifier.chunk(chunk, &self.keys, now);
+        self.gather.chunk(&judged, Ack::Chunk);
+    }
+
+    /// What was coalesced goes to the log; returns whom to tell.
+    pub(super) fn flush(&mut self, now: Timestamp, faults: Faults) -> Vec<Ack> {
+        if self.gather.is_empty() {
+            return Vec::new();
+        }
+        let flush = self.gather.finish(now);
+        self.log.set_faults(faults);
+        let written = block_on(self.log.append(flush.messages));
+        self.log.set_faults(Faults::default());
+        if written.is_ok() { flush.acks } else { Vec::new() }
+    }
+
+    /// kill -9 of the collector: what was not flushed is gone, and nobody is told.
+    pub(super) fn crash_collector(&mut self) {
+        self.gather = Coalescer::new(self.map.clone());
+    }
+
+    /// The rows of a log that all partitions have taken.
+    pub(super) fn rows(&self, source: SourceId) -> u64 {
+        let rows = |partition: &Partition| partition.engine.source(source).map_or(0, |s| s.rows);
+        self.partitions.iter().map(rows).min().unwrap_or(0)
+    }
+}
+
+impl Partition {
+    fn new(number: u16) -> Self {
+        let engine = Engine::new(number, SETTINGS);
+        Self { engine, oracle: Oracle::default(), store: Store::default(), number }
+    }
+
+    /// Applies up to `most` messages.
+    pub(super) fn apply(&mut self, log: &MemLog, most: usize) -> Result<(), String> {
+        let after = self.engine.position();
+        let mut reader =
+            block_on(log.reader(self.number, after)).map_err(|error| error.to_string())?;
+        for _ in 0..most {
+            let next = reader.try_next().map_err(|error| error.to_string())?;
+            let Some(delivered) = next else { break };
+            let message = MessageView::read(&delivered.payload).map_err(|e| e.to_string())?;
+            self.oracle.apply(&message);
+            self.engine.apply(&message, delivered.position).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint; `lost` when the process dies before it is durable.
+    pub(super) fn checkpoint(&mut self, log: &MemLog, lost: bool) -> Result<(), String> {
+        let changes = self.engine.checkpoint();
+        if lost {
+            return self.crash(log);
+        }
+        self.store.write(changes);
+        Ok(())
+    }
+
+    /// kill -9 of the aggregator: back to the last checkpoint, and the oracle with it.
+    pub(super) fn crash(&mut self, log: &MemLog) -> Result<(), String> {
+        let snapshot = self.store.snapshot();
+        let upto = snapshot.position.map_or(0, |position| position.sequence);
+        self.engine = if snapshot.position.is_some() {
+            Engine::restore(self.number, SETTINGS, snapshot).map_err(|error| error.to_string())?
+        } else {
+            Engine::new(self.number, SETTINGS)
+        };
+        self.oracle = Oracle::default();
+        let messages = log.messages(self.number);
+        for bytes in messages.iter().take(usize::try_from(upto).unwrap_or(usize::MAX)) {
+            self.oracle.apply(&MessageView::read(bytes).map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
+    /// What the store has of a minute that is not resident.
+    pub(super) fn stored(&self, minute: Minute) -> Option<&MinuteRows> {
+        self.store.minutes.get(&minute)
+    }
+}
+
+impl Store {
+    fn write(&mut self, changes: Changes) {
+        self.meta.position = changes.position;
+        self.meta.clock = changes.clock;
+        self.meta.settled = changes.settled;
+        self.meta.resident_from = changes.resident_from;
+        for key in &changes.dropped_pages {
+            self.pages.remove(key);
+        }
+        self.pages.extend(changes.pages);
+        for key in &changes.dropped_outboxes {
+            self.outboxes.remove(key);
+        }
+        self.outboxes.extend(changes.outboxes);
+        self.epochs.extend(changes.epochs);
+        self.sources.extend(changes.sources);
+        for rows in changes.minutes {
+            let minute = rows.minute;
+            let fresh = MinuteRows { minute, ..MinuteRows::default() };
+            add(self.minutes.entry(minute).or_insert(fresh), rows);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let from = self.meta.resident_from;
+        Snapshot {
+            position: self.meta.position,
+            clock: self.meta.clock,
+            settled: self.meta.settled,
+            resident_from: from,
+            pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),
+            minutes: self.minutes.range(from..).map(|(_, rows)| rows.clone()).collect(),
+            outboxes: self.outboxes.iter().map(|(id, state)| (*id, state.clone())).collect(),
+            epochs: self.epochs.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
+            sources: self.sources.iter().map(|(id, state)| (*id, *state)).collect(),
+        }
+    }
+}
+
+/// Adds a minute's rows field by field.
+fn add(to: &mut MinuteRows, rows: MinuteRows) {
+    let mut cells: BTreeMap<_, u64> = BTreeMap::new();
+    for cell in to.cells.drain(..).chain(rows.cells) {
+        *cells.entry(cell.dimensions).or_default() += cell.count;
+    }
+    to.cells = cells
+        .into_iter()
+        .map(|(dimensions, count)| aggregator::count::Cell { dimensions, count })
+        .collect();
+    let mut spend: BTreeMap<_, i64> = BTreeMap::new();
+    for row in to.spend.drain(..).chain(rows.spend) {
+        *spend.entry((row.dimensions, row.currency)).or_default() += row.micros;
+    }
+    to.spend = spend
+        .into_iter()
+        .map(|((dimensions, currency), micros)| aggregator::count::Spend {
+            dimensions,
+            currency,
+            micros,
+        })
+        .collect();
+    let mut totals: BTreeMap<_, u64> = BTreeMap::new();
+    for row in to.totals.drain(..).chain(rows.totals) {
+        *totals.entry((row.ad, row.kind)).or_default() += row.count;
+    }
+    to.totals = totals
+        .into_iter()
+        .map(|((ad, kind), count)| aggregator::count::AdTotal { ad, kind, count })
+        .collect();
+    to.account.add(&rows.account);
+}

@@ -1,0 +1,181 @@
+//! An edge: the real decisions, numbers and tallies, on a disk that is a list. What is on the list
+//! survives a crash; what waits in the queue does not.
+
+use edge::outbox::seal::{Last, Sealer, next_epoch};
+use edge::outbox::tallies::{Slot, TallyTable};
+use edge::request::Body;
+use edge::{Decision, Draft, Method, Policy, Request};
+use shared::id::IdAllocator;
+use shared::random::Seeded;
+use shared::{Id, Kind, Timestamp};
+
+/// Where a group commit is cut off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cut {
+    /// Before the batch is on disk: nobody was told anything.
+    BeforeWrite,
+    /// After the batch is on disk, before anybody was told.
+    AfterWrite,
+}
+
+/// One edge.
+pub(super) struct Edge {
+    name: Id,
+    /// All batches that were ever durable, in order.
+    pub(super) disk: Vec<Vec<u8>>,
+    /// Those before this were acknowledged.
+    pub(super) acked: usize,
+    /// Events whose sender was told that they are accepted.
+    pub(super) accepted: u64,
+    /// What was tallied, in memory and in slots and in batches.
+    pub(super) tallied: u64,
+    /// How far its clock is off, in ms.
+    pub(super) skew_ms: i64,
+    slots: Vec<Option<Slot>>,
+    table: TallyTable,
+    sealer: Sealer,
+    queue: Vec<Draft>,
+    ids: IdAllocator,
+}
+
+impl Edge {
+    /// A new edge, started.
+    pub(super) fn new(name: Id, now: Timestamp) -> Self {
+        let mut edge = Self {
+            name,
+            disk: Vec::new(),
+            acked: 0,
+            accepted: 0,
+            tallied: 0,
+            skew_ms: 0,
+            slots: vec![None; edge::outbox::tallies::SLOTS],
+            table: TallyTable::default(),
+            sealer: Sealer::new(next_epoch(name, now, None)),
+            queue: Vec::new(),
+            ids: IdAllocator::default(),
+        };
+        edge.seal(now, None);
+        edge
+    }
+
+    /// The edge's own time.
+    pub(super) fn clock(&self, now: Timestamp) -> Timestamp {
+        Timestamp(now.0.saturating_add_signed(self.skew_ms))
+    }
+
+    /// Asks for an ad; the token as text.
+    pub(super) fn serve(&mut self, policy: &Policy, now: Timestamp, random: &mut Seeded) -> String {
+        let request = Request { query: "placement=top&consent=1", ..get("/v1/serve") };
+        let decision = self.decide(&request, policy, now, random);
+        let served: serde_json::Value =
+            serde_json::from_slice(&decision.reply.body).expect("an ad is served as JSON");
+        served["token"].as_str().expect("with its token").to_owned()
+    }
+
+    /// Sends a click, or a HEAD of it.
+    pub(super) fn click(
+        &mut self,
+        token: &str,
+        head: bool,
+        policy: &Policy,
+        now: Timestamp,
+        random: &mut Seeded,
+    ) -> Decision {
+        let path = format!("/v1/c/{token}");
+        let method = if head { Method::Head } else { Method::Get };
+        self.decide(&Request { method, ..get(&path) }, policy, now, random)
+    }
+
+    /// Sends a beacon with one event.
+    pub(super) fn beacon(
+        &mut self,
+        token: &str,
+        kind: Kind,
+        policy: &Policy,
+        now: Timestamp,
+        random: &mut Seeded,
+    ) -> Decision {
+        let body = format!(r#"{{"events":[{{"token":"{token}","kind":"{kind}"}}]}}"#);
+        let request = Request {
+            method: Method::Post,
+            content_type: b"text/plain",
+            body: Body::Whole(body.as_bytes()),
+            ..get("/v1/events")
+        };
+        self.decide(&request, policy, now, random)
+    }
+
+    fn decide(
+        &mut self,
+        request: &Request<'_>,
+        policy: &Policy,
+        now: Timestamp,
+        random: &mut Seeded,
+    ) -> Decision {
+        let now = self.clock(now).max(self.sealer.watermark());
+        let decision = edge::handle(request, policy, &mut self.ids, now, random);
+        for loss in &decision.tallies {
+            self.tallied += u64::from(loss.count);
+            let at = self.table.add(now, loss.kind, loss.reason, loss.count);
+            self.slots[at] = self.table.slot(at).copied();
+        }
+        self.queue.extend(decision.events.iter().cloned());
+        decision
+    }
+
+    /// A group commit; cut off, the edge is down and must be restarted.
+    pub(super) fn seal(&mut self, now: Timestamp, cut: Option<Cut>) {
+        let now = self.clock(now);
+        let sealer = &self.sealer;
+        let (tallies, changed) = self.table.mark(sealer.outbox().epoch, sealer.next());
+        changed.into_iter().for_each(|at| self.slots[at] = self.table.slot(at).copied());
+        if cut == Some(Cut::BeforeWrite) {
+            return;
+        }
+        let sealed = sealer.seal(now, &self.queue, &tallies);
+        self.disk.extend(sealed.batches.iter().cloned());
+        if cut == Some(Cut::AfterWrite) {
+            return;
+        }
+        self.reported();
+        self.table.raise_floor(sealed.watermark);
+        self.sealer.commit(&sealed);
+        self.accepted += self.queue.len() as u64;
+        self.queue.clear();
+    }
+
+    /// kill -9 and a new start: the old epoch is closed, a new one begun.
+    pub(super) fn restart(&mut self, now: Timestamp) {
+        let now = self.clock(now);
+        let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
+        let reported = last.map(|last| (last.outbox.epoch, last.number));
+        let (table, _) = TallyTable::recover(self.slots.clone(), reported);
+        self.table = table;
+        self.slots = (0..self.slots.len()).map(|at| self.table.slot(at).copied()).collect();
+        self.queue.clear();
+        self.ids = IdAllocator::default();
+        if let Some(old) = last.and_then(|last| last.unclosed()) {
+            let (tallies, _) = self.table.mark(old.outbox().epoch, old.next());
+            self.disk.extend(old.close(&tallies).batches);
+            self.reported();
+        }
+        let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
+        self.sealer = Sealer::new(next_epoch(self.name, now, last.as_ref()));
+        self.seal(Timestamp(now.0.saturating_add_signed(-self.skew_ms)), None);
+    }
+
+    /// What is tallied and in no batch yet.
+    pub(super) fn untold(&self) -> u64 {
+        self.table.total()
+    }
+
+    fn reported(&mut self) {
+        let changed = self.table.reported();
+        changed.into_iter().for_each(|at| self.slots[at] = self.table.slot(at).copied());
+    }
+}
+
+fn get(path: &str) -> Request<'_> {
+    let client = Some(std::net::IpAddr::from([203, 0, 113, 7]));
+    Request { user_agent: b"Mozilla/5.0", client, ..Request::new(Method::Get, path) }
+}
