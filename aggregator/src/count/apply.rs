@@ -121,7 +121,8 @@ impl Engine {
 
     /// Applies a message that was [checked](Self::check).
     pub(super) fn take(&mut self, message: &MessageView<'_>) -> Applied {
-        let watermark = self.outboxes.watermark(self.clock);
+        self.settled = self.settled.max(self.outboxes.watermark(self.clock));
+        let settled = self.settled;
         self.advance(message.stamp);
         self.dedup.forget_behind(self.clock);
         self.outboxes.forget_behind(self.clock);
@@ -131,7 +132,7 @@ impl Engine {
         self.scratch.judge(message, &mut self.dedup);
         self.scratch.name(message, &mut self.minutes.ids);
         self.take_tallies(message, &mut applied);
-        self.scratch.settle(message, watermark, &mut self.minutes, &mut applied);
+        self.scratch.settle(message, settled, &mut self.minutes, &mut applied);
         self.scratch.count(message, &mut self.minutes);
         for (entry, chunk) in message.chunks.iter().zip(&self.scratch.chunks) {
             self.sources.change(entry.source).add(&chunk.fates);
@@ -273,7 +274,7 @@ impl Scratch {
     fn settle(
         &mut self,
         message: &MessageView<'_>,
-        watermark: Timestamp,
+        settled: Timestamp,
         minutes: &mut Minutes,
         applied: &mut Applied,
     ) {
@@ -286,7 +287,7 @@ impl Scratch {
             let place = minutes.place(*minute);
             self.places.push(place);
             let mut account = account_of(fates);
-            account.revision = u64::from(fates[IN_CELLS] > 0 && watermark >= minute.end());
+            account.revision = u64::from(fates[IN_CELLS] > 0 && settled >= minute.end());
             applied.add(&account);
             minutes.unsaved(place).account.add(&account);
         }

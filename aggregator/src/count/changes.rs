@@ -104,6 +104,8 @@ pub struct Changes {
     pub position: Option<Position>,
     /// The log's clock.
     pub clock: Timestamp,
+    /// The largest watermark so far: what is counted before it raises a revision.
+    pub settled: Timestamp,
     /// From this minute on a [`Snapshot`] must bring the whole minutes.
     pub resident_from: Minute,
     /// Pages to delete. None of them is in `pages`.
@@ -130,6 +132,8 @@ pub struct Snapshot {
     pub position: Option<Position>,
     /// [`Changes::clock`] of the last checkpoint.
     pub clock: Timestamp,
+    /// [`Changes::settled`] of the last checkpoint.
+    pub settled: Timestamp,
     /// [`Changes::resident_from`] of the last checkpoint, or a later minute: the minutes before it
     /// are left out.
     pub resident_from: Minute,

@@ -71,6 +71,9 @@ pub struct Engine {
     settings: Settings,
     position: Option<Position>,
     pub(super) clock: Timestamp,
+    /// The largest watermark so far: a minute before it was final once, even if an outbox that
+    /// nobody had heard of has opened it again since.
+    pub(super) settled: Timestamp,
     pub(super) dedup: Dedup,
     pub(super) minutes: Minutes,
     pub(super) outboxes: Outboxes,
@@ -87,6 +90,7 @@ impl Engine {
             settings,
             position: None,
             clock: Timestamp(0),
+            settled: Timestamp(0),
             dedup: Dedup::default(),
             minutes: Minutes::new(),
             outboxes: Outboxes::default(),
@@ -107,6 +111,7 @@ impl Engine {
         let mut engine = Self::new(partition, settings);
         engine.position = snapshot.position;
         engine.clock = snapshot.clock;
+        engine.settled = snapshot.settled;
         for (key, bits) in &snapshot.pages {
             if !engine.dedup.load(key, bits) {
                 return Err(EngineError::Snapshot("a dedup page is there twice, or cannot be"));
@@ -154,6 +159,7 @@ impl Engine {
         Changes {
             position: self.position,
             clock: self.clock,
+            settled: self.settled.max(self.outboxes.watermark(self.clock)),
             resident_from: self.minutes.resident_from(),
             dropped_pages,
             pages,

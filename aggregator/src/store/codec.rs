@@ -50,6 +50,8 @@ pub struct Meta {
     pub partitions: u16,
     /// The log's clock.
     pub clock: Timestamp,
+    /// See [`crate::count::Changes::settled`].
+    pub settled: Timestamp,
     /// See [`crate::count::Changes::resident_from`].
     pub resident_from: Minute,
     /// The last message applied.
@@ -382,6 +384,7 @@ pub fn meta_value(meta: &Meta) -> Vec<u8> {
     out.extend(meta.partition.to_le_bytes());
     out.extend(meta.partitions.to_le_bytes());
     out.extend(meta.clock.0.to_le_bytes());
+    out.extend(meta.settled.0.to_le_bytes());
     out.extend(meta.resident_from.0.to_le_bytes());
     meta.position.iter().for_each(|position| out.extend(position.to_bytes()));
     out
@@ -394,7 +397,7 @@ pub fn meta_value(meta: &Meta) -> Vec<u8> {
 pub fn read_meta(value: &[u8]) -> Result<Meta, &'static str> {
     let mut reader = Reader::new(value, VERSION)?;
     let (partition, partitions) = (reader.u16()?, reader.u16()?);
-    let clock = Timestamp(reader.u64()?);
+    let (clock, settled) = (Timestamp(reader.u64()?), Timestamp(reader.u64()?));
     let resident_from = Minute(reader.u32()?);
     let position = if reader.is_empty() {
         None
@@ -403,7 +406,7 @@ pub fn read_meta(value: &[u8]) -> Result<Meta, &'static str> {
         Some(Position::from_bytes(&bytes).ok_or("a position that is none")?)
     };
     reader.end()?;
-    Ok(Meta { partition, partitions, clock, resident_from, position })
+    Ok(Meta { partition, partitions, clock, settled, resident_from, position })
 }
 
 #[cfg(test)]

@@ -128,4 +128,7 @@ pub trait Stores: Send + Sync + 'static {
 
     /// Opens a partition's store, or begins it.
     fn open(&self, partition: u16) -> impl Future<Output = Result<Self::Store, StoreError>> + Send;
+
+    /// Lets another process open them: the last call, after every store was closed.
+    fn release(&self) {}
 }

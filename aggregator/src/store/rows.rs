@@ -26,8 +26,8 @@ const AHEAD_MINUTES_MAX: u32 = 60;
 #[must_use]
 pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     let Place { partition, partitions } = place;
-    let Changes { position, clock, resident_from, .. } = *changes;
-    let meta = Meta { partition, partitions, clock, resident_from, position };
+    let Changes { position, clock, settled, resident_from, .. } = *changes;
+    let meta = Meta { partition, partitions, clock, settled, resident_from, position };
     let mut rows = vec![Change::Put(keys::META.to_vec(), codec::meta_value(&meta))];
     rows.extend(changes.dropped_pages.iter().map(|at| Change::Delete(keys::page(at))));
     let put = |(at, page): &(_, _)| Change::Put(keys::page(at), codec::page_value(page));
@@ -119,15 +119,24 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
             ),
         ));
     }
-    let Meta { clock, position, .. } = meta;
+    let Meta { clock, settled, position, .. } = meta;
     let pages = family(view, keys::PAGE, |f| f.page(), codec::read_page).await?;
     let outboxes = family(view, keys::OUTBOX, |f| f.outbox(), codec::read_outbox).await?;
     let epochs = family(view, keys::EPOCH, |f| f.id(), codec::read_number).await?;
     let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
     let (resident_from, minutes) = minutes(view, clock).await?;
-    let snapshot =
-        Snapshot { position, clock, resident_from, pages, minutes, outboxes, epochs, sources };
+    let snapshot = Snapshot {
+        position,
+        clock,
+        settled,
+        resident_from,
+        pages,
+        minutes,
+        outboxes,
+        epochs,
+        sources,
+    };
     Ok(Some(Restored { snapshot, hours }))
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use parking_lot::Mutex;
 use slatedb::bytes::Bytes;
 use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, CompressionCodec, GarbageCollectorDirectoryOptions,
@@ -25,12 +26,18 @@ use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
 /// What a scan reads at once.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
+/// When the disk is slow, so many tables' worth of rows wait in memory, and then a write waits.
+const UNFLUSHED_FACTOR: usize = 8;
+/// Tables that wait for compaction before no further one is written.
+const TABLES_MAX: usize = 16;
+
 /// Sizes and times of the databases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlateSettings {
     /// Blocks, indexes and filters of all partitions together that stay in memory, in bytes.
     pub cache_bytes: u64,
-    /// What a partition gathers in memory before it becomes a table, in bytes.
+    /// What a partition gathers in memory before it becomes a table, in bytes of keys and values.
+    /// In memory a row takes about 200 bytes more.
     pub table_bytes: usize,
     /// How often a partition looks for tables to compact.
     pub compact_every: Duration,
@@ -43,8 +50,8 @@ impl Default for SlateSettings {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
-            table_bytes: 2 << 20,
-            compact_every: Duration::from_secs(5),
+            table_bytes: 512 << 10,
+            compact_every: Duration::from_secs(2),
             collect_every: Duration::from_secs(120),
         }
     }
@@ -58,8 +65,8 @@ pub struct SlateStores {
     conditional: bool,
     cache: Arc<dyn DbCache>,
     settings: SlateSettings,
-    /// Held as long as the stores are.
-    _lock: Option<File>,
+    /// Held until [`Stores::release`].
+    lock: Mutex<Option<File>>,
 }
 
 impl std::fmt::Debug for SlateStores {
@@ -91,7 +98,11 @@ impl SlateStores {
         })?;
         let objects = LocalFileSystem::new_with_prefix(dir).map_err(|error| unusable(&error))?;
         let objects = Arc::new(objects.with_fsync(true));
-        Ok(Self { conditional: false, _lock: Some(lock), ..Self::remote(objects, settings) })
+        Ok(Self {
+            conditional: false,
+            lock: Mutex::new(Some(lock)),
+            ..Self::remote(objects, settings)
+        })
     }
 
     /// In an object store that can overwrite on condition (S3 and its like): whoever opens a
@@ -104,7 +115,7 @@ impl SlateStores {
             time_to_idle: None,
         };
         let cache = Arc::new(MokaCache::new_with_opts(cache));
-        Self { objects, conditional: true, cache, settings, _lock: None }
+        Self { objects, conditional: true, cache, settings, lock: Mutex::new(None) }
     }
 
     fn db_settings(&self) -> Settings {
@@ -130,7 +141,9 @@ impl SlateStores {
             flush_interval: None,
             manifest_poll_interval: compact_every,
             l0_sst_size_bytes: table_bytes,
-            max_unflushed_bytes: 64 << 20,
+            max_unflushed_bytes: UNFLUSHED_FACTOR * table_bytes,
+            l0_max_ssts: TABLES_MAX,
+            l0_max_ssts_per_key: TABLES_MAX,
             l0_flush_parallelism: 1,
             compression_codec: codec,
             compactor_options: Some(CompactorOptions {
@@ -170,6 +183,10 @@ impl Stores for SlateStores {
             .await
             .map_err(|error| blame(&name, &error))?;
         Ok(SlateStore { db, name })
+    }
+
+    fn release(&self) {
+        self.lock.lock().take();
     }
 }
 

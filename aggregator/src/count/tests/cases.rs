@@ -284,6 +284,7 @@ fn a_closed_outbox_is_forgotten_after_the_horizon_and_never_taken_again() {
     assert_eq!((bench.engine.finality().open(), bench.engine.finality().watermark), (0, NOW));
     let mut store = Store::default();
     store.write(&bench.engine.checkpoint());
+    bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
     for hour in 1..=24 * 7 + 1 {
         bench.now = NOW.plus_ms(hour * 3_600_000);
         let fill = |builder: &mut MessageBuilder| {

@@ -35,6 +35,8 @@ pub(super) struct Oracle {
     outboxes: BTreeMap<OutboxId, Outbox>,
     /// Closed longer than the horizon ago.
     over: BTreeSet<OutboxId>,
+    /// The largest watermark so far.
+    settled: Timestamp,
     pub(super) applied: Applied,
 }
 
@@ -86,7 +88,8 @@ impl Oracle {
     }
 
     pub(super) fn apply(&mut self, message: &MessageView<'_>) {
-        let watermark = self.view().finality.watermark;
+        self.settled = self.settled.max(self.view().finality.watermark);
+        let watermark = self.settled;
         let rows_before: BTreeMap<SourceId, u64> =
             self.view.sources.iter().map(|(source, state)| (*source, state.rows)).collect();
         self.applied = Applied::default();

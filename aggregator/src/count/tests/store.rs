@@ -22,6 +22,7 @@ pub(super) struct Rows {
 pub(super) struct Store {
     position: Option<Position>,
     clock: Timestamp,
+    settled: Timestamp,
     resident_from: Minute,
     pub(super) pages: BTreeMap<PageKey, Page>,
     pub(super) minutes: BTreeMap<Minute, Rows>,
@@ -46,6 +47,7 @@ impl Store {
         in_order(&changes.sources, |(key, _)| *key);
         self.position = changes.position;
         self.clock = changes.clock;
+        self.settled = changes.settled;
         self.resident_from = changes.resident_from;
         for key in &changes.dropped_pages {
             assert!(self.pages.remove(key).is_some(), "{key:?} was never saved");
@@ -83,6 +85,7 @@ impl Store {
         Snapshot {
             position: self.position,
             clock: self.clock,
+            settled: self.settled,
             resident_from: self.resident_from,
             pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),
             minutes: self.minutes.range(self.resident_from..).map(whole).collect(),

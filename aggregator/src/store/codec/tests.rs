@@ -66,10 +66,10 @@ fn absolute_rows_come_back() {
     outbox.closed_at = None;
     assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
     let position = Position { identity: [1; 16], sequence: 9, digest: [2; 16] };
-    let clock = Timestamp(12345);
+    let (clock, settled) = (Timestamp(12345), Timestamp(12300));
     for position in [None, Some(position)] {
         let resident_from = Minute(8);
-        let meta = Meta { partition: 3, partitions: 16, clock, resident_from, position };
+        let meta = Meta { partition: 3, partitions: 16, clock, settled, resident_from, position };
         assert_eq!(read_meta(&meta_value(&meta)).unwrap(), meta);
     }
 }
