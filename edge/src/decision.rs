@@ -67,6 +67,18 @@ pub struct Loss {
     pub count: u32,
 }
 
+/// What is counted in place of events that the outbox did not take.
+#[must_use]
+pub fn lost(events: &[Draft]) -> Vec<Loss> {
+    let of_kind = |kind: &Kind| events.iter().filter(|event| event.kind == *kind).count();
+    let losses = Kind::ALL.iter().map(|kind| Loss {
+        kind: *kind,
+        reason: Reason::OutboxFull,
+        count: u32::try_from(of_kind(kind)).unwrap_or(u32::MAX),
+    });
+    losses.filter(|loss| loss.count > 0).collect()
+}
+
 /// When the reply may go out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Durability {

@@ -19,7 +19,7 @@ use shared::{Clock, ImpressionId, Random, Timestamp};
 
 use super::metrics::{Metrics, Route};
 use super::{Policies, RimSettings};
-use crate::decision::{Decision, Durability, Reply, WhenFull};
+use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 use crate::handle::{self, Ids, handle};
 use crate::outbox::{AppendError, Outbox};
 use crate::request::{Body, Method, Request};
@@ -108,7 +108,7 @@ impl Rim {
 
     /// Answers one request.
     pub(super) async fn reply(
-        &self,
+        self: &Arc<Self>,
         request: hyper::Request<Incoming>,
         peer: IpAddr,
     ) -> Response<Full<Bytes>> {
@@ -160,35 +160,69 @@ impl Rim {
     }
 
     /// Does what the core decided, in its order: events, tallies, reply.
-    async fn perform(&self, decision: Decision, now: Timestamp) -> Reply {
+    async fn perform(self: &Arc<Self>, decision: Decision, now: Timestamp) -> Reply {
         let Decision { events, tallies, durability, when_full, reply } = decision;
         if !events.is_empty() {
-            let taken = match self.outbox.append(events) {
-                Ok(_) if durability == Durability::Queued => Ok(()),
-                Ok(pending) => match when_full {
-                    WhenFull::Refuse => pending.wait().await,
-                    WhenFull::Proceed(_) => {
-                        let waited =
-                            tokio::time::timeout(self.settings.redirect_wait, pending.wait());
-                        waited.await.unwrap_or(Ok(()))
-                    }
+            let taken = match (durability, when_full) {
+                (Durability::Queued, _) => self.queue(events, now),
+                (Durability::Durable, WhenFull::Refuse) => match self.outbox.append(events) {
+                    Ok(pending) => pending.wait().await,
+                    Err(error) => Err(error),
                 },
-                Err(error) => Err(error),
-            };
-            match (taken, when_full) {
-                (Ok(()), _) => {}
-                (Err(_), WhenFull::Refuse) => return handle::outbox_full(),
-                // They may be on disk; the next process knows.
-                (Err(AppendError::Failed), WhenFull::Proceed(_)) => {}
-                (Err(_), WhenFull::Proceed(lost)) => {
-                    self.outbox.tally(now, lost.kind, lost.reason, lost.count);
+                (Durability::Durable, WhenFull::Proceed(lost)) => {
+                    self.wait_a_while(events, lost, now).await;
+                    Ok(())
                 }
+            };
+            if taken.is_err() {
+                return handle::outbox_full();
             }
         }
         for lost in tallies {
-            self.outbox.tally(now, lost.kind, lost.reason, lost.count);
+            self.tally(now, lost);
         }
         reply
+    }
+
+    /// Appends events whose reply does not wait for them; should the disk not take them in the end,
+    /// they are tallied.
+    fn queue(self: &Arc<Self>, events: Vec<Draft>, now: Timestamp) -> Result<(), AppendError> {
+        let lost = crate::decision::lost(&events);
+        let pending = self.outbox.append(events)?;
+        let rim = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(AppendError::Full | AppendError::Closed) = pending.wait().await {
+                lost.into_iter().for_each(|lost| rim.tally(now, lost));
+            }
+        });
+        Ok(())
+    }
+
+    /// Appends the event of a redirect, and waits for the disk as long as a visitor may. What the
+    /// outbox does not take is tallied, even when that is known after the redirect is out.
+    async fn wait_a_while(self: &Arc<Self>, events: Vec<Draft>, lost: Loss, now: Timestamp) {
+        let pending = match self.outbox.append(events) {
+            Ok(pending) => pending,
+            Err(_) => return self.tally(now, lost),
+        };
+        let mut waiting = Box::pin(pending.wait());
+        match tokio::time::timeout(self.settings.redirect_wait, &mut waiting).await {
+            // After a failure the event may be on disk; the next process knows.
+            Ok(Ok(()) | Err(AppendError::Failed)) => {}
+            Ok(Err(AppendError::Full | AppendError::Closed)) => self.tally(now, lost),
+            Err(_) => {
+                let rim = Arc::clone(self);
+                tokio::spawn(async move {
+                    if let Err(AppendError::Full | AppendError::Closed) = waiting.await {
+                        rim.tally(now, lost);
+                    }
+                });
+            }
+        }
+    }
+
+    fn tally(&self, now: Timestamp, lost: Loss) {
+        self.outbox.tally(now, lost.kind, lost.reason, lost.count);
     }
 
     /// What is asked by whoever runs the edge.

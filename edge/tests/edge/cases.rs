@@ -60,9 +60,11 @@ fn every_case() {
     let mut count = 0;
     for file in files(&root) {
         let text = std::fs::read_to_string(&file).unwrap();
-        let value: Value = serde_json::from_str(&text).expect(&file.display().to_string());
+        let value: Value =
+            serde_json::from_str(&text).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
         let list = if value.is_array() { value } else { json!([value]) };
-        let cases: Vec<Case> = serde_json::from_value(list).expect(&file.display().to_string());
+        let cases: Vec<Case> =
+            serde_json::from_value(list).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
         for case in cases {
             count += 1;
             let name = file.strip_prefix(&root).unwrap().display().to_string();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cases;
+mod harness;
 mod hostile;
 mod rim;
 mod support;

@@ -1,214 +1,22 @@
-//! The edge as it runs: a real listener, real bytes, an outbox on disk, a sink that the test owns.
+//! The edge as it runs, over TCP.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{CATALOGUE, EDGE, NOW, TokenSpec, World};
-use bytes::Bytes;
-use edge::Keys;
 use edge::catalogue::Catalogue;
-use edge::native::{CatalogueFile, Metrics, Parts, Policies, RimSettings, RunError, Summary, run};
-use edge::outbox::{BatchSink, DISK_BYTES_LEAST, DrainSettings, Outbox, OutboxSettings, SinkError};
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
+use edge::native::{CatalogueFile, RunError, Summary};
+use edge::outbox::{DISK_BYTES_LEAST, Outbox, OutboxSettings};
+use edge::{Draft, Durability, Keys, Policy};
+use serde_json::json;
 use shared::random::Seeded;
-use shared::token::to_text;
 use shared::wire::Batch;
-use shared::{Clock, Kind, Reason, Timestamp};
+use shared::{Kind, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
 
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> Timestamp {
-        NOW
-    }
-}
-
-#[derive(Default)]
-struct Store {
-    got: Mutex<BTreeMap<(u64, u64), Vec<u8>>>,
-    down: AtomicBool,
-    ahead: AtomicBool,
-}
-
-impl BatchSink for Store {
-    async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
-        if self.down.load(Ordering::SeqCst) {
-            return Err(SinkError::Retry("down".to_owned()));
-        }
-        let read = Batch::read(&batch).unwrap();
-        self.got.lock().insert((read.outbox.epoch, read.number), batch.to_vec());
-        Ok(())
-    }
-
-    fn clock_ahead_ms(&self) -> Option<u64> {
-        self.ahead.load(Ordering::SeqCst).then_some(90_000)
-    }
-}
-
-impl Store {
-    /// Events by kind, and tallies by kind and reason.
-    fn counts(&self) -> (BTreeMap<Kind, u64>, BTreeMap<(Kind, Reason), u64>) {
-        let (mut events, mut tallies) = (BTreeMap::new(), BTreeMap::new());
-        for bytes in self.got.lock().values() {
-            let batch = Batch::read(bytes).unwrap();
-            for event in &batch.events {
-                *events.entry(event.kind).or_default() += 1;
-            }
-            for tally in &batch.tallies {
-                *tallies.entry((tally.kind, tally.reason)).or_default() += u64::from(tally.count);
-            }
-        }
-        (events, tallies)
-    }
-}
-
-struct Edge {
-    address: SocketAddr,
-    sink: Arc<Store>,
-    policies: Arc<Policies>,
-    world: World,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<Summary, RunError>>,
-}
-
-impl Edge {
-    async fn start(dir: &Path) -> Self {
-        Self::start_with(dir, Arc::new(Store::default()), |_| {}).await
-    }
-
-    async fn start_with(
-        dir: &Path,
-        sink: Arc<Store>,
-        change: impl FnOnce(&mut Parts<Store>),
-    ) -> Self {
-        let world = World::new();
-        let policies = Arc::new(Policies::new(world.policy()));
-        let metrics = Metrics::default();
-        let mut registry = Registry::default();
-        metrics.register(&mut registry);
-        let outbox_settings = OutboxSettings {
-            heartbeat: Duration::from_millis(50),
-            disk_bytes_max: DISK_BYTES_LEAST,
-            ..OutboxSettings::new(dir.join("outbox"), EDGE)
-        };
-        let open = |settings: &OutboxSettings| {
-            Outbox::open(settings, Arc::new(Still), &mut Seeded::new(2), metrics.clone()).unwrap().0
-        };
-        let mut parts = Parts {
-            policies: Arc::clone(&policies),
-            catalogue: None,
-            outbox: open(&outbox_settings),
-            sink: Arc::clone(&sink),
-            drain: DrainSettings {
-                retry_most: Duration::from_millis(20),
-                trim_pause: Duration::from_millis(20),
-                ..DrainSettings::default()
-            },
-            clock: Arc::new(Still),
-            random: Box::new(Seeded::new(1)),
-            metrics: metrics.clone(),
-            registry: Some(Arc::new(registry)),
-            settings: RimSettings {
-                trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
-                country_header: Some("CF-IPCountry".to_owned()),
-                close_deadline: Duration::from_secs(2),
-                drain_deadline: Duration::from_secs(5),
-                catalogue_pause: Duration::from_millis(20),
-                ..RimSettings::default()
-            },
-        };
-        change(&mut parts);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(listener, parts, async {
-            let _ = stopped.await;
-        }));
-        Self { address, sink, policies, world, stop, task }
-    }
-
-    fn token(&self, seq: i64) -> String {
-        to_text(&self.world.mint(&TokenSpec { seq, ..TokenSpec::default() }))
-    }
-
-    async fn send(&self, head: &str, body: &[u8]) -> Reply {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let length = if body.is_empty() {
-            String::new()
-        } else {
-            format!("Content-Length: {}\r\n", body.len())
-        };
-        let head = format!("{head}\r\nHost: edge.example\r\nConnection: close\r\n{length}\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        // A server that refuses a body early may stop reading it.
-        let _ = stream.write_all(body).await;
-        Reply::read(&mut stream).await
-    }
-
-    async fn get(&self, path: &str) -> Reply {
-        self.send(&format!("GET {path} HTTP/1.1"), b"").await
-    }
-
-    async fn post(&self, events: &Value) -> Reply {
-        let head = "POST /v1/events HTTP/1.1\r\nContent-Type: application/json";
-        self.send(head, json!({ "events": events }).to_string().as_bytes()).await
-    }
-
-    async fn stop(self) -> (Summary, Arc<Store>) {
-        self.stop.send(()).unwrap();
-        let summary = tokio::time::timeout(Duration::from_secs(20), self.task).await;
-        (summary.unwrap().unwrap().unwrap(), self.sink)
-    }
-}
-
-#[derive(Debug)]
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Reply {
-    /// All that comes until the server closes.
-    async fn read(stream: &mut TcpStream) -> Self {
-        let mut bytes = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes));
-        let _ = read.await.expect("the server closes within 10 s");
-        let end = bytes.windows(4).position(|at| at == b"\r\n\r\n").expect("a whole head");
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
-        let status = head[9..12].parse().unwrap();
-        Self { status, head, body: bytes[end + 4..].to_vec() }
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(key, _)| *key == name).map(|(_, value)| value)
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
-
-async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    for _ in 0..1_000 {
-        if check() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not within 5 s: {what}");
-}
+use crate::harness::{Edge, Reply, Store, eventually};
+use crate::support::{CATALOGUE, EDGE, NOW};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_impression_from_serve_to_click() {
@@ -509,4 +317,79 @@ async fn settings_out_of_range_are_refused() {
     .await;
     let ended = edge.task.await.unwrap();
     assert!(matches!(ended, Err(RunError::Settings(_))), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beacons_that_do_not_wait_are_counted_or_tallied() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Arc::new(Store::default());
+    sink.down.store(true, Ordering::SeqCst);
+    let edge = Edge::start_with(dir.path(), sink, |parts| {
+        let policy =
+            Policy { beacons: Durability::Queued, ..Policy::clone(&parts.policies.load()) };
+        parts.policies = Arc::new(edge::native::Policies::new(policy));
+    })
+    .await;
+    let elements = json!(vec![json!({ "token": edge.token(1), "kind": "impression" }); 500]);
+    let mut queued = 0;
+    loop {
+        let reply = edge.post(&elements).await;
+        if reply.status == 503 {
+            break;
+        }
+        assert_eq!(reply.json()["results"][0], "queued");
+        queued += 500;
+        assert!(queued < 20_000);
+        // The disk becomes full behind the reply: a group of 500 no longer fits, and no request
+        // is refused at the door until then.
+        if edge.get("/readyz").await.status == 503 || queued > 5_000 {
+            break;
+        }
+    }
+    edge.sink.down.store(false, Ordering::SeqCst);
+    let (_, sink) = edge.stop().await;
+    // What was tallied after the closing batch comes with the next process.
+    let again = Edge::start_with(dir.path(), sink, |_| {}).await;
+    let (_, sink) = again.stop().await;
+    let (events, tallies) = sink.counts();
+    let lost = tallies.get(&(Kind::Impression, Reason::OutboxFull)).copied().unwrap_or_default();
+    assert!(lost > 0, "some found the disk full");
+    assert_eq!(events[&Kind::Impression] + lost, queued);
+}
+
+/// Damage in the outbox is never skipped: the edge ends, and says what and where.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_outbox_ends_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = OutboxSettings {
+        disk_bytes_max: DISK_BYTES_LEAST,
+        ..OutboxSettings::new(dir.path().join("outbox"), EDGE)
+    };
+    let metrics = edge::native::Metrics::default();
+    let clock = Arc::new(crate::harness::Still);
+    let (outbox, _) = Outbox::open(&settings, clock, &mut Seeded::new(2), metrics).unwrap();
+    // Several segments of 64 KiB.
+    for _ in 0..4 {
+        let draft = Draft {
+            kind: Kind::Click,
+            verdict: None,
+            flags: shared::Flags::default(),
+            country: shared::Country::UNKNOWN,
+            device: shared::Device::Unknown,
+            network: shared::Network::default(),
+            visitor: shared::Fingerprint::NONE,
+            token: vec![1; 1_000],
+        };
+        outbox.append(vec![draft; 50]).unwrap().wait().await.unwrap();
+    }
+    drop(outbox);
+    let first = dir.path().join("outbox").join(format!("{:020}.seg", 0));
+    let mut bytes = std::fs::read(&first).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&first, bytes).unwrap();
+    let edge = Edge::start(dir.path()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), edge.task).await.unwrap().unwrap();
+    let Err(RunError::Outbox(why)) = ended else { panic!("{ended:?}") };
+    assert!(why.contains(".seg, offset"), "{why}");
 }
