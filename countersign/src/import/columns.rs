@@ -159,6 +159,10 @@ impl JsonRow {
     /// Says what is wrong with it.
     pub(super) fn read(line: &[u8]) -> Result<Self, String> {
         let line = line.strip_prefix(super::records::BOM).unwrap_or(line);
+        // A list would be read as the fields in their order.
+        if !line.trim_ascii_start().starts_with(b"{") {
+            return Err("not a JSON object".to_owned());
+        }
         serde_json::from_slice(line).map_err(|error| format!("not a JSON object of ours: {error}"))
     }
 

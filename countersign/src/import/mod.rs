@@ -17,7 +17,6 @@ mod send;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use shared::{SourceId, import};
 
@@ -44,7 +43,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
-    let api = Arc::new(Api::new(&args.api)?);
+    let api = Api::new(&args.api)?;
     let mut complete = true;
     for path in &args.files {
         complete &= import_file(args, path, &api).await?;
@@ -53,7 +52,7 @@ async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Imports one file and prints its account. True: every row is accounted for.
-async fn import_file(args: &ImportArgs, path: &Path, api: &Arc<Api>) -> Result<bool, Failure> {
+async fn import_file(args: &ImportArgs, path: &Path, api: &Api) -> Result<bool, Failure> {
     let format = open::format_of(path, args.format)?;
     let source = source_of(args, path).await?;
     let before = SourceAccount::ask(api, source).await?;

@@ -40,6 +40,8 @@ pub(super) struct Records<R> {
     held_back: bool,
     line: u64,
     hasher: blake3::Hasher,
+    /// Newlines that are skipped and not hashed yet.
+    pending: Vec<u8>,
 }
 
 /// Where a record ends in the window.
@@ -55,11 +57,22 @@ enum End {
 impl<R: Read> Records<R> {
     /// Reads `input`; quotes count when there is a `delimiter`.
     pub(super) fn new(input: R, delimiter: Option<u8>, hold_back: bool) -> Self {
-        let window = Vec::new();
+        let (window, pending) = (Vec::new(), Vec::new());
         let hasher = blake3::Hasher::new();
         let (start, line) = (0, 1);
         let (at_end, held_back) = (false, false);
-        Self { input, delimiter, hold_back, window, start, at_end, held_back, line, hasher }
+        Self {
+            input,
+            delimiter,
+            hold_back,
+            window,
+            start,
+            at_end,
+            held_back,
+            line,
+            hasher,
+            pending,
+        }
     }
 
     /// The next record, or `None` at the end.
@@ -114,7 +127,8 @@ impl<R: Read> Records<R> {
         let taken = &self.window[self.start..self.start + length];
         let trimmed = taken.strip_suffix(b"\r").unwrap_or(taken);
         // The carriage return belongs to the newline, which is hashed with what follows.
-        self.hasher.update(trimmed);
+        self.hasher.update(&self.pending).update(trimmed);
+        self.pending.clear();
         self.line += newlines(taken);
         self.start += trimmed.len();
     }
@@ -128,10 +142,10 @@ impl<R: Read> Records<R> {
             if more_may_follow && self.fill()? {
                 continue;
             }
-            // Empty lines at the very end stay out of the digest until a record follows them.
+            // Newlines stay out of the digest until a record follows them that is taken.
             if !more_may_follow {
                 let skipped = &self.window[self.start..self.start + blank];
-                self.hasher.update(skipped);
+                self.pending.extend_from_slice(skipped);
                 self.line += newlines(skipped);
                 self.start += blank;
             }

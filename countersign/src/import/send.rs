@@ -1,51 +1,36 @@
-//! Sends the chunks of a log, a few at a time.
+//! Sends the chunks of a log, one after the other, while the next ones are read.
 //!
-//! The server counts each row once in whatever order chunks come; a few in flight hide the time in
-//! which it waits for its disk. Chunks are read only as fast as they are taken.
-
-use std::sync::Arc;
+//! One at a time, for the server takes a log on by chunks that join: a chunk that overtook the one
+//! before it would be counted, but how far the log was taken would stay behind. Chunks are read
+//! only as fast as they are taken.
 
 use shared::import::ImportChunk;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::progress::Progress;
 use super::read::{self, Log, Read};
 use crate::client::Api;
 use crate::failure::Failure;
 
-/// Chunks in flight.
-const WINDOW: usize = 4;
+/// Chunks that are read ahead.
+const AHEAD: usize = 2;
 
 /// Reads the log and sends it; ends when the server has all chunks durably.
 ///
 /// # Errors
 /// When the log cannot be read or the server does not take it.
-pub(super) async fn send(log: Log, api: &Arc<Api>, progress: &Progress) -> Result<Read, Failure> {
-    let (sink, mut chunks) = mpsc::channel::<ImportChunk>(WINDOW);
+pub(super) async fn send(log: Log, api: &Api, progress: &Progress) -> Result<Read, Failure> {
+    let (sink, mut bodies) = mpsc::channel::<Vec<u8>>(AHEAD);
     let seen = progress.seen();
     let reader = tokio::task::spawn_blocking(move || {
-        read::read(log, seen, &mut |chunk| sink.blocking_send(chunk).is_ok())
+        read::read(log, seen, &mut |chunk| sink.blocking_send(body(&chunk)).is_ok())
     });
-    let mut flying = JoinSet::new();
-    while let Some(chunk) = chunks.recv().await {
-        if flying.len() >= WINDOW {
-            landed(flying.join_next().await)?;
-        }
-        let api = Arc::clone(api);
-        flying.spawn(async move {
-            let body = serde_json::to_vec(&chunk).map_err(Failure::fatal)?;
-            api.post("/v1/import", body).await
-        });
-    }
-    while !flying.is_empty() {
-        landed(flying.join_next().await)?;
+    while let Some(body) = bodies.recv().await {
+        api.post("/v1/import", body).await?;
     }
     reader.await.map_err(Failure::fatal)?
 }
 
-fn landed(
-    result: Option<Result<Result<(), Failure>, tokio::task::JoinError>>,
-) -> Result<(), Failure> {
-    result.map_or(Ok(()), |joined| joined.map_err(Failure::fatal)?)
+fn body(chunk: &ImportChunk) -> Vec<u8> {
+    serde_json::to_vec(chunk).expect("numbers, texts and lists always serialize")
 }

@@ -76,6 +76,7 @@ async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
     let minutes = (args.seconds + u32::try_from(args.api.patience.as_secs()).unwrap_or(3_600)) / 60;
     let range = start..shared::Minute(start.0 + minutes + 5);
     let before = Counts::before(&api, &range, args.api.patience).await?;
+    eprintln!("playing {} visitors", u64::from(args.rate) * u64::from(args.seconds));
     let watch = Stopwatch::start();
     let (ledger, late) = play(args, &world).await;
     let took = watch.elapsed();

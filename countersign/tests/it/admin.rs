@@ -37,7 +37,8 @@ async fn every_route_of_the_api_asks_for_the_key() {
         assert_eq!(reply.status(), 401, "{path}");
     }
     for path in ["/healthz", "/readyz"] {
-        assert_ne!(get(path, None).await.unwrap().status(), 401, "{path}");
+        let status = get(path, None).await.unwrap().status();
+        assert!(matches!(status.as_u16(), 200 | 503), "{path}: {status}");
     }
     let metrics = get("/metrics", Some(KEY)).await.unwrap().text().await.unwrap();
     for name in ["countersign_edge_requests", "countersign_collector_batches"] {

@@ -30,8 +30,6 @@ pub(crate) struct Server {
     pub(crate) data: PathBuf,
     pub(crate) edge: String,
     pub(crate) api: String,
-    /// What it said on stdout before it was ready.
-    pub(crate) said: String,
     pub(crate) http: reqwest::Client,
 }
 
@@ -73,7 +71,7 @@ impl Server {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();
-        Self { child, data: data.to_owned(), edge, api, said, http }
+        Self { child, data: data.to_owned(), edge, api, http }
     }
 
     /// kill -9, and another on the same ports and directory.
@@ -83,11 +81,6 @@ impl Server {
         let data = self.data.clone();
         let next = Self::start_with(&data, Some(self), &["--demo"]);
         *self = next;
-    }
-
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 
     /// SIGTERM, and how it ended.

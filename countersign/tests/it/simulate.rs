@@ -1,3 +1,5 @@
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::process::{KEY, Server, binary, run};
@@ -54,14 +56,19 @@ fn a_server_that_is_killed_meanwhile_loses_and_doubles_nothing() {
 async fn a_difference_that_nothing_explains_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
-    let mut command = simulate(&server, &["--rate", "20", "--seconds", "3"]);
-    let running = std::thread::spawn(move || run(&mut command));
+    let mut command = simulate(&server, &["--rate", "20", "--seconds", "2"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    while !said.contains("playing") {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
+    }
     // Somebody else's clicks, in the middle of it.
-    for _ in 0..80 {
+    for _ in 0..10 {
         let ad = server.serve().await;
         server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    let (code, said, _) = running.join().unwrap();
-    assert!(code == Some(1) && said.contains("NOT EXPLAINED"), "{code:?} {said}");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("NOT EXPLAINED"), "{said}");
 }
