@@ -96,7 +96,14 @@ fn perform(step: Step, nextest_args: &[String]) -> Result<Done, Failure> {
     match step {
         Step::Fmt => run(cargo().args(["fmt", "--all", "--check"]))?,
         Step::Clippy => run(cargo()
-            .args(["clippy", "--locked", "--workspace", "--all-targets", "--all-features"])
+            .args([
+                "clippy",
+                "--locked",
+                "--keep-going",
+                "--workspace",
+                "--all-targets",
+                "--all-features",
+            ])
             .args(["--", "-D", "warnings"]))?,
         Step::Wasm => {
             tools::ensure_wasm_target()?;
