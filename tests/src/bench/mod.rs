@@ -1,7 +1,11 @@
 //! What `cargo xtask bench` measures. Each group prints JSON lines (the form is described in
 //! `xtask/src/bench.rs`) and a digest of what it computed, so that a fast wrong answer is seen.
 
+mod engine;
+mod log;
+mod process;
 mod tokens;
+mod verify;
 
 use serde::Serialize;
 
@@ -63,4 +67,27 @@ impl Size {
 pub type Group = fn(Size) -> Result<Vec<Measured>, String>;
 
 /// All groups, by name.
-pub const GROUPS: &[(&str, Group)] = &[("tokens", tokens::measure)];
+pub const GROUPS: &[(&str, Group)] = &[
+    ("tokens", tokens::measure),
+    ("verify", verify::measure),
+    ("engine", engine::ad_minute),
+    ("hash-loop", engine::hash_loop),
+    ("full-cells", engine::full_cells),
+    ("log", log::measure),
+    ("up", process::idle),
+    ("click", process::click),
+];
+
+/// The largest resident set of this process so far.
+fn peak_memory_mb() -> Result<f64, String> {
+    memory_mb("/proc/self/status", "VmHWM:")
+}
+
+/// A line of a process's status, which Linux gives in KiB.
+fn memory_mb(path: &str, line: &str) -> Result<f64, String> {
+    let status = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let words = status.lines().find_map(|text| text.strip_prefix(line));
+    let kib = words.and_then(|words| words.trim().strip_suffix(" kB"));
+    let kib: Option<f64> = kib.and_then(|kib| kib.trim().parse().ok());
+    kib.map(|kib| kib * 1_024.0 / 1e6).ok_or_else(|| format!("{path} has no line {line}"))
+}

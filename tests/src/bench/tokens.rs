@@ -11,7 +11,7 @@ use shared::{Fingerprint, Id, ImpressionId, Money, Timestamp};
 
 use super::{Measured, Size};
 
-const NOW: Timestamp = Timestamp(1_790_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const URL: &str = "https://shop.example/landing/autumn?campaign=boots&src=count";
 
 pub(super) struct Mint {

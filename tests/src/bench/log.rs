@@ -1,0 +1,101 @@
+//! From the partition log to an answer: messages on disk, an aggregator that starts on nothing,
+//! the real store with fsync on, and a question in the end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregator::store::slate::{SlateSettings, SlateStores};
+use aggregator::{Aggregator, Parts, Settings};
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use bytes::Bytes;
+use eventlog::{LocalLog, LocalLogConfig, Log, Message};
+use prometheus_client::registry::Registry;
+use shared::ambient::{Stopwatch, SystemClock};
+use tower::ServiceExt as _;
+
+use super::tokens::per_second;
+use super::{Measured, Size};
+use crate::dataset::{Dataset, Shape};
+
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    runtime.block_on(log_to_answer(dir.path(), size.of(3_000_000, 30_000)))
+}
+
+async fn log_to_answer(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
+    let config = LocalLogConfig::new(dir.join("log"), 1);
+    let (log, _) = LocalLog::open(&config, [7; 16]).map_err(|error| error.to_string())?;
+    let shape = Shape { events: events as u64, full_cells: true, ..Shape::FULL };
+    let mut dataset = Dataset::new(shape, 1);
+    while let Some(message) = dataset.message(None) {
+        let messages = vec![Message { partition: 0, payload: Bytes::from(message) }];
+        log.append(messages).await.map_err(|error| error.to_string())?;
+    }
+
+    let written = bytes_written()?;
+    let watch = Stopwatch::start();
+    let stores = SlateStores::local(&dir.join("state"), SlateSettings::default())
+        .map_err(|error| error.to_string())?;
+    let aggregator = Aggregator::start(Parts {
+        log: Arc::new(log),
+        stores,
+        clock: Arc::new(SystemClock),
+        settings: Settings::default(),
+        registry: &mut Registry::default(),
+    });
+    aggregator.ready(Duration::from_secs(300)).await.map_err(|error| format!("{error:?}"))?;
+    let answer = ask(&aggregator).await?;
+    let answered = watch.elapsed();
+    aggregator.close().await;
+    let saved = watch.elapsed();
+    let written = bytes_written()?.saturating_sub(written);
+
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let bytes_per_event = written as f64 / events as f64;
+    Ok(vec![
+        Measured::new(
+            "log/to-answer",
+            "log to answer: one partition, full cells, checkpoints fsynced",
+            per_second(events, answered),
+            "events/s",
+        )
+        .hash(blake3::hash(&answer)),
+        Measured::new(
+            "log/to-saved",
+            "the same until everything is saved and closed",
+            per_second(events, saved),
+            "events/s",
+        ),
+        Measured::new(
+            "log/bytes-per-event",
+            "written to disk by the store, per event",
+            bytes_per_event,
+            "bytes",
+        ),
+    ])
+}
+
+async fn ask(aggregator: &Aggregator<LocalLog>) -> Result<Vec<u8>, String> {
+    let question = "/v1/ads/popular_ads?count=100&window=60&at=2026-10-01T13:00:00Z";
+    let request = Request::get(question).body(Body::empty()).map_err(|error| error.to_string())?;
+    let response = aggregator.router().oneshot(request).await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
+    let body = body.map_err(|error| error.to_string())?;
+    if status.is_success() { Ok(body.to_vec()) } else { Err(format!("{status}: {body:?}")) }
+}
+
+/// What this process has caused to be written to disk, as Linux tells it.
+fn bytes_written() -> Result<u64, String> {
+    let io = std::fs::read_to_string("/proc/self/io").map_err(|error| error.to_string())?;
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|n| n.parse().ok()).ok_or_else(|| "no write_bytes in /proc/self/io".to_owned())
+}

@@ -1,0 +1,243 @@
+//! The real binary: what it takes when nobody asks anything, and how soon a click can be asked for.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::ambient::Stopwatch;
+
+use super::{Measured, Size, memory_mb};
+
+const KEY: &str = "a-key-for-benchmarks-0123456789";
+const CLICKS_PER_SECOND: usize = 2_000;
+/// A probe every so many clicks.
+const PROBE_EVERY: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `up` with nothing to do.
+pub(super) fn idle(size: Size) -> Result<Vec<Measured>, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let watch = Stopwatch::start();
+    let server = Server::start(dir.path())?;
+    let ready = watch.elapsed();
+    std::thread::sleep(Duration::from_secs(size.of(20, 1) as u64));
+    let memory = memory_mb(&format!("/proc/{}/status", server.child.id()), "VmRSS:")?;
+    Ok(vec![
+        Measured::new("up/idle-memory", "`up`, idle: resident memory", memory, "MB"),
+        Measured::new("up/ready", "`up`, first start to ready", ms(ready), "ms"),
+    ])
+}
+
+/// 2 000 clicks a second on one ad, and now and then the only click of an ad of its own: how long
+/// until a question about that ad says 1.
+pub(super) fn click(size: Size) -> Result<Vec<Measured>, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(clicks(size.of(10, 1)))
+}
+
+async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let total = seconds * CLICKS_PER_SECOND;
+    let probes = total / PROBE_EVERY;
+    std::fs::write(dir.path().join("catalogue.toml"), catalogue(probes))
+        .map_err(|error| error.to_string())?;
+    let server = Arc::new(Server::start(dir.path())?);
+    let mut links = Vec::with_capacity(total);
+    while links.len() < total {
+        let asks = (0..64).map(|_| server.serve("load".to_owned()));
+        for link in futures::future::join_all(asks).await {
+            links.push(link?);
+        }
+    }
+    let mut probe_links = Vec::new();
+    for probe in 0..probes {
+        probe_links.push(server.serve(format!("probe-{probe}")).await?);
+    }
+
+    let watch = Stopwatch::start();
+    let mut clicking = tokio::task::JoinSet::new();
+    let mut probing = tokio::task::JoinSet::new();
+    for (n, link) in links.into_iter().take(total).enumerate() {
+        let due = Duration::from_secs_f64(n as f64 / CLICKS_PER_SECOND as f64);
+        if let Some(early) = due.checked_sub(watch.elapsed()).filter(|early| early.as_millis() > 1)
+        {
+            tokio::time::sleep(early).await;
+        }
+        let to = Arc::clone(&server);
+        clicking.spawn(async move { to.click(&link).await });
+        if n % PROBE_EVERY == 0 {
+            let (to, probe) = (Arc::clone(&server), n / PROBE_EVERY);
+            let link = probe_links[probe].clone();
+            probing.spawn(async move { to.probe(&link, probe).await });
+        }
+    }
+    let mut redirects = collect(clicking).await?;
+    let spent = watch.elapsed();
+    let mut queryable = collect(probing).await?;
+    let counted = server.count("load").await?;
+    if counted != total as u64 {
+        return Err(format!("{total} clicks were sent, and {counted} are counted"));
+    }
+    let rate = super::tokens::per_second(total, spent);
+    let at = format!("at {rate:.0} clicks/s");
+    Ok(vec![
+        Measured::new(
+            "click/queryable-p50",
+            format!("click to queryable, p50, {at}"),
+            percentile(&mut queryable, 50),
+            "ms",
+        ),
+        Measured::new(
+            "click/queryable-p99",
+            format!("click to queryable, p99 of {probes}"),
+            percentile(&mut queryable, 99),
+            "ms",
+        ),
+        Measured::new(
+            "click/redirect-p50",
+            "click to redirect, durable, p50",
+            percentile(&mut redirects, 50),
+            "ms",
+        ),
+        Measured::new(
+            "click/redirect-p99",
+            "click to redirect, durable, p99",
+            percentile(&mut redirects, 99),
+            "ms",
+        )
+        .note("click: server and clients share the machine's cores; 302s are read by the clients"),
+    ])
+}
+
+async fn collect(
+    mut tasks: tokio::task::JoinSet<Result<Duration, String>>,
+) -> Result<Vec<f64>, String> {
+    let mut times = Vec::new();
+    while let Some(time) = tasks.join_next().await {
+        times.push(ms(time.map_err(|error| error.to_string())??));
+    }
+    Ok(times)
+}
+
+fn percentile(times: &mut [f64], percent: usize) -> f64 {
+    times.sort_unstable_by(f64::total_cmp);
+    let at = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+    times.get(at).copied().unwrap_or(0.0)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+fn catalogue(probes: usize) -> String {
+    let mut text = String::new();
+    let names = (0..probes).map(|n| format!("probe-{n}")).chain(["load".to_owned()]);
+    for name in names {
+        text += &format!(
+            "[[ads]]\nid = \"{name}\"\ncampaign = \"bench\"\nadvertiser = \"bench\"\nhtml = \"x\"\n\
+             width = 1\nheight = 1\nurl = \"https://shop.example/{name}\"\n\
+             [[placements]]\nid = \"{name}\"\npublisher = \"bench\"\nads = [\"{name}\"]\n"
+        );
+    }
+    text
+}
+
+/// A running binary; killed when it is dropped.
+struct Server {
+    child: Child,
+    edge: String,
+    api: String,
+    http: reqwest::Client,
+}
+
+impl Server {
+    fn start(data: &Path) -> Result<Self, String> {
+        let binary = std::env::var_os("COUNTERSIGN_BIN")
+            .ok_or("COUNTERSIGN_BIN must name the product's binary; `cargo xtask bench` sets it")?;
+        let mut child = Command::new(binary)
+            .args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .env("COUNTERSIGN_ADMIN_KEY", KEY)
+            .env("RUST_LOG", "warn")
+            .env_remove("COUNTERSIGN_BIN")
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let mut address = |name: &str| {
+            let mut line = String::new();
+            lines.read_line(&mut line).map_err(|error| error.to_string())?;
+            let url = line.trim().strip_prefix(&format!("{name} listening on "));
+            url.map(str::to_owned).ok_or_else(|| format!("it said {line:?}"))
+        };
+        let (edge, api) = (address("edge")?, address("api")?);
+        std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { child, edge, api, http })
+    }
+
+    async fn serve(&self, placement: String) -> Result<String, String> {
+        let url = format!("{}/v1/serve?placement={placement}", self.edge);
+        let served: Value = self.json(self.http.get(url)).await?;
+        let token = served["token"].as_str().ok_or_else(|| format!("served {served}"))?;
+        Ok(format!("{}/v1/c/{token}", self.edge))
+    }
+
+    async fn click(&self, link: &str) -> Result<Duration, String> {
+        let watch = Stopwatch::start();
+        let reply = self.http.get(link).send().await.map_err(|error| error.to_string())?;
+        let time = watch.elapsed();
+        if reply.status() == 302 {
+            Ok(time)
+        } else {
+            Err(format!("a click got {}", reply.status()))
+        }
+    }
+
+    /// Clicks, and asks until the click is counted.
+    async fn probe(&self, link: &str, probe: usize) -> Result<Duration, String> {
+        let watch = Stopwatch::start();
+        self.click(link).await?;
+        while self.count(&format!("probe-{probe}")).await? == 0 {
+            if watch.elapsed() > PATIENCE {
+                return Err(format!("probe {probe} was never counted"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(watch.elapsed())
+    }
+
+    /// The clicks of an ad in the last and next minutes.
+    async fn count(&self, ad: &str) -> Result<u64, String> {
+        use shared::Clock as _;
+        let now = shared::ambient::SystemClock.now().minute().0;
+        let (from, to) = (u64::from(now - 10) * 60, u64::from(now + 2) * 60);
+        let url = format!("{}/v1/ads/{ad}/aggregated_count?from={from}&to={to}", self.api);
+        let answer = self.json(self.http.get(url).bearer_auth(KEY)).await?;
+        answer["count"].as_u64().ok_or_else(|| format!("answered {answer}"))
+    }
+
+    async fn json(&self, request: reqwest::RequestBuilder) -> Result<Value, String> {
+        let reply = request.send().await.map_err(|error| error.to_string())?;
+        reply.json().await.map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,69 @@
+//! What a collector does with tokens: every signature, over all cores, and again from its cache.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use collector::verify::Verifier;
+use collector::{CollectorKeys, Metrics};
+use futures::executor::block_on;
+use shared::ambient::Stopwatch;
+use shared::wire::{Batch, Event};
+use shared::{
+    Country, Device, Fingerprint, Flags, Id, Kind, Network, OutboxId, PartitionMap, Partitions,
+};
+
+use super::tokens::{Mint, NOW, per_second};
+use super::{Measured, Size};
+
+const EVENTS: u32 = 500;
+
+pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
+    let mint = Mint::new()?;
+    let keys = Arc::new(CollectorKeys::of_store(&mint.store).map_err(|error| error.to_string())?);
+    let batches = u32::try_from(size.of(100, 1)).map_err(|error| error.to_string())?;
+    let batches: Vec<_> =
+        (0..batches).map(|number| batch(&mint, number)).collect::<Result<_, _>>()?;
+    let tokens = batches.len() * EVENTS as usize;
+    let map = PartitionMap::new(Partitions::new(16).ok_or("16 partitions")?);
+    let verifier = Verifier::new(0, 2 * tokens as u64, map, Arc::new(Metrics::default()))?;
+    let mut rates = Vec::new();
+    for _ in ["not seen before", "seen before"] {
+        let watch = Stopwatch::start();
+        let mut accepted = 0;
+        for bytes in &batches {
+            let judged =
+                block_on(verifier.batch(bytes.clone(), EVENTS as usize, Arc::clone(&keys), NOW))?;
+            accepted += judged.rows.iter().filter(|row| row.judged.outcome == Ok(None)).count();
+        }
+        if accepted != tokens {
+            return Err(format!("only {accepted} of {tokens} were accepted"));
+        }
+        rates.push(per_second(tokens, watch.elapsed()));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let what = format!("verify and judge a batch's tokens, {cores} cores");
+    Ok(vec![
+        Measured::new("verify/all-cores", what.clone(), rates[0], "tokens/s"),
+        Measured::new("verify/seen-before", format!("{what}, seen before"), rates[1], "tokens/s"),
+    ])
+}
+
+fn batch(mint: &Mint, number: u32) -> Result<Bytes, String> {
+    let tokens: Vec<_> =
+        (0..EVENTS).map(|n| mint.token(number * EVENTS + n)).collect::<Result<_, _>>()?;
+    let event = |token| Event {
+        kind: Kind::Impression,
+        at: NOW,
+        verdict: None,
+        flags: Flags::default(),
+        country: Country::UNKNOWN,
+        device: Device::Phone,
+        network: Network::default(),
+        visitor: Fingerprint(1),
+        token,
+    };
+    let events = tokens.iter().map(|token| event(token)).collect();
+    let outbox = OutboxId { edge: Id::literal("bench"), epoch: 1 };
+    let number = u64::from(number);
+    Ok(Batch { outbox, number, watermark: NOW, events, tallies: Vec::new() }.to_bytes().into())
+}
