@@ -43,6 +43,12 @@ pub struct Metrics {
     pub lag: Family<PartitionLabel, Gauge>,
     /// From the beginning of a checkpoint until it is durable.
     pub checkpoint_seconds: Histogram,
+    /// How long a checkpoint keeps questions and messages waiting.
+    pub locked_seconds: Histogram,
+    /// Bytes of dedup state in memory.
+    pub dedup_bytes: Family<PartitionLabel, Gauge>,
+    /// Bytes of cells, spend and totals in memory.
+    pub cell_bytes: Family<PartitionLabel, Gauge>,
     /// Bytes of keys and values that checkpoints wrote.
     pub checkpoint_bytes: Counter,
     /// Partitions that have stopped.
@@ -64,6 +70,9 @@ impl Metrics {
             redelivered: Counter::default(),
             lag: Family::default(),
             checkpoint_seconds: seconds(),
+            locked_seconds: seconds(),
+            dedup_bytes: Family::default(),
+            cell_bytes: Family::default(),
             checkpoint_bytes: Counter::default(),
             stopped: Gauge::default(),
             query_seconds: Family::new_with_constructor(seconds),
@@ -77,6 +86,13 @@ impl Metrics {
         let help = "Time until a checkpoint is durable";
         let histogram = metrics.checkpoint_seconds.clone();
         all.register_with_unit("checkpoint", help, Unit::Seconds, histogram);
+        let help = "Time that a checkpoint keeps questions and messages waiting";
+        let histogram = metrics.locked_seconds.clone();
+        all.register_with_unit("checkpoint_locked", help, Unit::Seconds, histogram);
+        let help = "Dedup state in memory";
+        all.register_with_unit("dedup", help, Unit::Bytes, metrics.dedup_bytes.clone());
+        let help = "Cells, spend and totals in memory";
+        all.register_with_unit("cells", help, Unit::Bytes, metrics.cell_bytes.clone());
         let help = "Bytes of keys and values written by checkpoints";
         all.register("checkpoint_written_bytes", help, metrics.checkpoint_bytes.clone());
         let help = "Partitions that have stopped: see /readyz";

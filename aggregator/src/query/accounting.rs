@@ -11,7 +11,7 @@ use shared::{Minute, OutboxId};
 use super::{Completeness, Look, Unanswered, all_of, look};
 use crate::count::{Gap, MinuteAccount};
 use crate::service::Slot;
-use crate::store::{CheckpointStore, rows};
+use crate::store::CheckpointStore;
 
 /// The account of a range of minutes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -106,8 +106,8 @@ async fn part<T: CheckpointStore>(
         completeness: Completeness::of(engine, range),
     })
     .await?;
-    if let Some((view, range)) = older {
-        memory.accounts.extend(rows::accounts(&view, range).await?);
+    if let Some(older) = older {
+        memory.accounts.extend(older.accounts().await?);
     }
     Ok(memory)
 }

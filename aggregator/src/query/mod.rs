@@ -1,10 +1,11 @@
 //! The questions: what memory holds and what the store holds of it, of all partitions, added up.
 //!
 //! Memory has the resident minutes whole, and of older ones what is not yet saved; the store has the
-//! rest. Both are looked at under one lock, so that a checkpoint in between moves nothing past us;
-//! the store is then read from its view of that moment, without the lock.
+//! rest, but for what is moving from one to the other. All are looked at under one lock, so that
+//! nothing moves past us; the rest is then read as it was at that moment, without the lock.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use futures::future::try_join_all;
@@ -12,10 +13,12 @@ use hashbrown::HashMap;
 use shared::{Id, Kind, Minute, SourceId, Timestamp};
 
 use crate::count::{Engine, SourceState};
-use crate::service::{NotReady, Slot};
-use crate::store::{CheckpointStore, StoreError, rows};
+use crate::service::{Counted, Moving, NotReady, Slot};
+use crate::store::{CheckpointStore, StoreError};
+use older::Older;
 
 mod accounting;
+mod older;
 #[cfg(test)]
 mod tests;
 
@@ -67,10 +70,10 @@ fn all_of(parts: impl IntoIterator<Item = Completeness>) -> Completeness {
     parts.into_iter().reduce(Completeness::and).unwrap_or(none)
 }
 
-/// What memory says, and the store's part of the range as it is at the same moment.
+/// What memory says, and where the rest is at the same moment.
 struct Look<R, V> {
     memory: R,
-    older: Option<(V, Range<Minute>)>,
+    older: Option<Older<V>>,
 }
 
 async fn look<T: CheckpointStore, R>(
@@ -79,13 +82,18 @@ async fn look<T: CheckpointStore, R>(
     memory: impl FnOnce(&Engine) -> R,
 ) -> Result<Look<R, T::View>, Unanswered> {
     let counted = slot.read().await;
-    let Some(counted) = counted.as_ref() else {
+    let Some(Counted { engine, store, moving }) = counted.as_ref() else {
         return Err(NotReady::Starting("it is starting or closing".into()).into());
     };
-    let to = range.end.min(counted.engine.resident_from());
-    let older =
-        if range.start < to { Some((counted.store.view()?, range.start..to)) } else { None };
-    Ok(Look { memory: memory(&counted.engine), older })
+    let to = range.end.min(engine.resident_from());
+    let older = match moving {
+        _ if range.start >= to => None,
+        None => Some(Older::new(Arc::new(store.view()?), None, range.start..to)),
+        Some(Moving { changes, before }) => {
+            Some(Older::new(Arc::clone(before), Some(Arc::clone(changes)), range.start..to))
+        }
+    };
+    Ok(Look { memory: memory(engine), older })
 }
 
 /// The count of an ad.
@@ -124,9 +132,9 @@ async fn ad_count_of<T: CheckpointStore>(
         completeness: Completeness::of(engine, range),
     })
     .await?;
-    if let Some((view, range)) = older {
-        memory.count += rows::ad_count(&view, ad, kind, range.clone()).await?;
-        memory.revision += rows::revision(&view, range).await?;
+    if let Some(older) = older {
+        memory.count += older.ad_count(ad, kind).await?;
+        memory.revision += older.revision().await?;
     }
     Ok(memory)
 }
@@ -158,9 +166,8 @@ pub(crate) async fn popular<T: CheckpointStore>(
                 Completeness::of(engine, &range)
             })
             .await?;
-            if let Some((view, _)) = older {
-                let add = |ad, n| *totals.entry(ad).or_default() += n;
-                rows::totals(&view, minute, kind, add).await?;
+            if let Some(older) = older {
+                older.totals(kind, |ad, n| *totals.entry(ad).or_default() += n).await?;
             }
             if minute.0 + 1 == range.end.0 {
                 completeness.push(memory);

@@ -10,14 +10,15 @@ use std::time::Duration;
 use eventlog::Log;
 use prometheus_client::registry::Registry;
 use shared::Clock;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::count::{self, Engine};
+use crate::count::{self, Changes, Engine};
 use crate::metrics::Metrics;
 use crate::store::slate::SlateStores;
 use crate::store::{CheckpointStore, Stores};
 
+mod checkpoint;
 mod partition;
 mod status;
 #[cfg(test)]
@@ -26,6 +27,9 @@ mod trim;
 
 pub(crate) use status::Board;
 pub use status::{NotReady, Status};
+
+/// Partitions that may write a checkpoint at once.
+const WRITING_MAX: usize = 2;
 
 /// When things happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +60,7 @@ impl Default for Settings {
             engine: count::Settings::default(),
             checkpoint_every: Duration::from_secs(10),
             idle_checkpoints: 30,
-            checkpoint_bytes: 16 << 20,
+            checkpoint_bytes: 8 << 20,
             retention_hours: 7 * 24,
             trim_every: Duration::from_secs(300),
             ready_wait: Duration::from_secs(30),
@@ -87,13 +91,22 @@ impl<L, S> std::fmt::Debug for Parts<'_, L, S> {
 
 /// One partition as questions see it.
 #[derive(Debug)]
-pub(crate) struct Counted<T> {
+pub(crate) struct Counted<T: CheckpointStore> {
     pub(crate) engine: Engine,
     pub(crate) store: Arc<T>,
+    pub(crate) moving: Option<Moving<T::View>>,
 }
 
-/// A partition's state; none until its checkpoint is read. Whoever holds the lock sees engine and
-/// store at one moment: a checkpoint moves rows from one to the other under the write lock.
+/// Rows that have left the engine and may not yet be in the store.
+#[derive(Debug)]
+pub(crate) struct Moving<V> {
+    pub(crate) changes: Arc<Changes>,
+    /// The store without them.
+    pub(crate) before: Arc<V>,
+}
+
+/// A partition's state; none until its checkpoint is read. Whoever holds the lock sees every row in
+/// one place: in the engine, moving, or in the store.
 pub(crate) type Slot<T> = RwLock<Option<Counted<T>>>;
 
 /// Waits until the aggregator is closed, or gone.
@@ -109,6 +122,8 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
     pub(crate) board: Board,
+    /// Few partitions write at once: that bounds the rows that are moving.
+    writing: Semaphore,
     pub(crate) slots: Vec<Slot<S::Store>>,
     /// By partition: up to which sequence the log is no longer needed.
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
@@ -141,6 +156,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
             settings,
             metrics: Metrics::new(registry),
             board: Board::new(partitions),
+            writing: Semaphore::new(WRITING_MAX),
             slots: (0..partitions).map(|_| RwLock::new(None)).collect(),
             trimmable: parking_lot::Mutex::new(vec![None; usize::from(partitions)]),
         });
@@ -188,5 +204,6 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
                 tracing::warn!(%error, "a store was not closed in order");
             }
         }
+        self.core.stores.release();
     }
 }

@@ -1,20 +1,19 @@
 //! One partition's task: read, apply, checkpoint.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use eventlog::{Delivered, Log, LogError, Position, Reader};
-use shared::ambient::Stopwatch;
 use shared::wire::MessageView;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use super::checkpoint::{self, Hours};
 use super::{Core, Counted, Status, asked};
 use crate::count::{Engine, EngineError};
 use crate::metrics::PartitionLabel;
 use crate::store::rows::{self, Place, Restored};
-use crate::store::{Change, CheckpointStore, StoreError, Stores};
+use crate::store::{CheckpointStore, StoreError, Stores};
 
 /// Messages are applied in bursts of about so many bytes, each under one hold of the lock: some
 /// milliseconds.
@@ -25,7 +24,7 @@ const UNSAVED_FACTOR_MAX: usize = 4;
 
 /// Why a task ends.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub(super) enum End {
     #[error("it was asked to")]
     Asked,
     #[error("{0}")]
@@ -76,22 +75,15 @@ pub(super) async fn run<L: Log, S: Stores>(
     }
 }
 
-/// A checkpoint that is written, and not yet durable.
-struct Flush {
-    done: JoinHandle<Result<(), StoreError>>,
-    watch: Stopwatch,
-    trimmable: Option<u64>,
-}
-
-struct Task<'a, L: Log, S: Stores> {
-    core: &'a Core<L, S>,
+struct Task<L: Log, S: Stores> {
+    core: Arc<Core<L, S>>,
     place: Place,
     store: Arc<S::Store>,
     /// The end of the log at the start.
     target: u64,
     position: Option<Position>,
-    /// The sequence at the first checkpoint of each hour of the log's clock, within the retention.
-    hours: VecDeque<(u32, u64)>,
+    /// Away while a checkpoint is being saved.
+    hours: Hours,
     /// Bytes of messages applied since the last checkpoint.
     unsaved_bytes: usize,
     /// Whether there were events among them, or rows of a log.
@@ -100,9 +92,9 @@ struct Task<'a, L: Log, S: Stores> {
     ticks: u32,
 }
 
-impl<'a, L: Log, S: Stores> Task<'a, L, S> {
+impl<L: Log, S: Stores> Task<L, S> {
     async fn open(
-        core: &'a Core<L, S>,
+        core: &Arc<Core<L, S>>,
         partition: u16,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(Self, L::Reader), End> {
@@ -111,15 +103,15 @@ impl<'a, L: Log, S: Stores> Task<'a, L, S> {
         let restored = rows::restore(&store.view()?, place).await?;
         let settings = core.settings.engine;
         let (engine, hours) = match restored {
-            None => (Engine::new(partition, settings), VecDeque::new()),
+            None => (Engine::new(partition, settings), Hours::default()),
             Some(Restored { snapshot, hours }) => {
                 let engine = Engine::restore(partition, settings, snapshot);
-                (engine.map_err(End::Restore)?, hours.into())
+                (engine.map_err(End::Restore)?, Hours::new(hours))
             }
         };
         let position = engine.position();
         let mut task = Self {
-            core,
+            core: Arc::clone(core),
             place,
             store: Arc::clone(&store),
             target: 0,
@@ -129,7 +121,8 @@ impl<'a, L: Log, S: Stores> Task<'a, L, S> {
             unsaved_events: false,
             ticks: 0,
         };
-        *core.slots[usize::from(partition)].write().await = Some(Counted { engine, store });
+        *core.slots[usize::from(partition)].write().await =
+            Some(Counted { engine, store, moving: None });
         let reader = task.reader(stop).await?;
         let end = core.log.end(partition).await?;
         task.target = end.map_or(0, |end| end.sequence);
@@ -158,22 +151,22 @@ impl<'a, L: Log, S: Stores> Task<'a, L, S> {
         mut reader: L::Reader,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), End> {
-        let settings = &self.core.settings;
+        let settings = self.core.settings;
         let mut tick = tokio::time::interval(settings.checkpoint_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The partitions save one after the other, not all at once.
         let share = f64::from(self.place.partition) / f64::from(self.place.partitions);
         tick.reset_after(settings.checkpoint_every.mul_f64(share));
-        let mut flush: Option<Flush> = None;
+        let mut save: Option<Save> = None;
         loop {
             let unsaved_max = settings.checkpoint_bytes.saturating_mul(UNSAVED_FACTOR_MAX);
-            let room = flush.is_none() || self.unsaved_bytes < unsaved_max;
+            let room = save.is_none() || self.unsaved_bytes < unsaved_max;
             tokio::select! {
                 biased;
                 () = asked(stop) => break,
-                done = flushed(&mut flush), if flush.is_some() => {
-                    done??;
-                    self.flushed(flush.take());
+                done = saved(&mut save), if save.is_some() => {
+                    save = None;
+                    self.saved(done?);
                 }
                 _ = tick.tick() => {
                     self.ticks = self.ticks.saturating_add(1);
@@ -185,17 +178,16 @@ impl<'a, L: Log, S: Stores> Task<'a, L, S> {
                     Err(error) => return Err(error.into()),
                 },
             }
-            if flush.is_none() && self.is_due() {
-                flush = Some(self.checkpoint().await?);
+            if save.is_none() && self.is_due() {
+                save = Some(self.save());
             }
         }
-        if flush.is_some() {
-            flushed(&mut flush).await??;
-            self.flushed(flush.take());
+        if save.is_some() {
+            let done = saved(&mut save).await?;
+            self.saved(done);
         }
         if self.unsaved_bytes > 0 {
-            let mut flush = Some(self.checkpoint().await?);
-            flushed(&mut flush).await??;
+            saved(&mut Some(self.save())).await?;
         }
         Ok(())
     }
@@ -253,60 +245,19 @@ impl<'a, L: Log, S: Stores> Task<'a, L, S> {
         Ok(())
     }
 
-    /// Writes what changed. What is written is visible at once and durable when the flush is done.
-    async fn checkpoint(&mut self) -> Result<Flush, End> {
-        let watch = Stopwatch::start();
-        let bytes = {
-            let slot = &self.core.slots[usize::from(self.place.partition)];
-            let mut counted = slot.write().await;
-            let Some(Counted { engine, .. }) = counted.as_mut() else {
-                return Err(End::Asked);
-            };
-            let changes = engine.checkpoint();
-            let hour = u32::try_from(changes.clock.0 / 3_600_000).unwrap_or(u32::MAX);
-            let mut batch = rows::batch(self.place, &changes);
-            batch.extend(self.hour(hour, changes.position));
-            let bytes: usize = batch.iter().map(Change::bytes).sum();
-            // Under the lock: until it is written, the rows are neither here nor there.
-            self.store.write(batch).await?;
-            bytes
-        };
-        self.core.metrics.checkpoint_bytes.inc_by(bytes as u64);
+    /// Begins a checkpoint. What comes meanwhile may be in it, and counts as unsaved all the same.
+    fn save(&mut self) -> Save {
         (self.unsaved_bytes, self.unsaved_events, self.ticks) = (0, false, 0);
-        let store = Arc::clone(&self.store);
-        let done = tokio::spawn(async move { store.flush().await });
-        Ok(Flush { done, watch, trimmable: self.trimmable() })
+        let hours = std::mem::take(&mut self.hours);
+        let (core, store) = (Arc::clone(&self.core), Arc::clone(&self.store));
+        Save(tokio::spawn(checkpoint::save(core, self.place, store, hours)))
     }
 
-    /// Notes where a new hour began, and forgets those that no trim will ask for.
-    fn hour(&mut self, hour: u32, position: Option<Position>) -> Vec<Change> {
-        let Some(position) = position else { return Vec::new() };
-        if self.hours.back().is_some_and(|(last, _)| *last >= hour) {
-            return Vec::new();
-        }
-        self.hours.push_back((hour, position.sequence));
-        let mut forget = Vec::new();
-        let kept = hour.saturating_sub(self.core.settings.retention_hours);
-        // The last one at or before the retention's beginning is the one that is trimmed up to.
-        while self.hours.get(1).is_some_and(|(second, _)| *second <= kept) {
-            forget.extend(self.hours.pop_front().map(|(hour, _)| hour));
-        }
-        rows::hours(hour, position.sequence, &forget)
-    }
-
-    fn trimmable(&self) -> Option<u64> {
-        let (now, _) = self.hours.back()?;
-        let (first, sequence) = self.hours.front()?;
-        let kept = now.saturating_sub(self.core.settings.retention_hours);
-        (*first <= kept).then_some(*sequence)
-    }
-
-    fn flushed(&self, flush: Option<Flush>) {
-        let Some(Flush { watch, trimmable, .. }) = flush else { return };
-        self.core.metrics.checkpoint_seconds.observe(watch.elapsed().as_secs_f64());
-        if let Some(upto) = trimmable {
+    fn saved(&mut self, hours: Hours) {
+        if let Some(upto) = hours.trimmable(self.core.settings.retention_hours) {
             self.core.trimmable.lock()[usize::from(self.place.partition)] = Some(upto);
         }
+        self.hours = hours;
     }
 
     /// Tells the board how far it is.
@@ -327,12 +278,19 @@ impl<'a, L: Log, S: Stores> Task<'a, L, S> {
     }
 }
 
-/// Waits for a flush; for ever when there is none.
-async fn flushed(
-    flush: &mut Option<Flush>,
-) -> Result<Result<(), StoreError>, tokio::task::JoinError> {
-    match flush {
-        Some(flush) => (&mut flush.done).await,
+/// A checkpoint that is being saved; given up when it is dropped.
+struct Save(JoinHandle<Result<Hours, End>>);
+
+impl Drop for Save {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Waits for a checkpoint to be durable; for ever when there is none.
+async fn saved(save: &mut Option<Save>) -> Result<Hours, End> {
+    match save {
+        Some(save) => (&mut save.0).await?,
         None => std::future::pending().await,
     }
 }

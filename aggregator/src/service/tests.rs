@@ -303,6 +303,8 @@ async fn counts_only_grow_while_checkpoints_move_them() {
     let (world, flushes) = history(3, 120);
     let (log, stores) = (mem_log(), MemStores::new());
     let settings = Settings { checkpoint_bytes: 1, ..settings() };
+    // Rows are moving most of the time.
+    (0..PARTITIONS).for_each(|partition| stores.slow(partition, Duration::from_millis(3)));
     let running = start_with(&log, stores, settings);
     let first = *world.oracle.minutes.first().unwrap();
     let uri = format!("/v1/ads/ad-1/aggregated_count?{}", range(START, Minute(START.0 + 5)));

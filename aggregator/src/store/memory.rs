@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -16,6 +17,7 @@ struct State {
     /// Stores opened before the last crash, or before another opening, no longer count.
     opened: u64,
     failing: u32,
+    pause: Duration,
 }
 
 /// The fake's disk: what survives. Clones share it.
@@ -49,6 +51,11 @@ impl MemStores {
     /// The next so many writes and flushes of a partition fail, with nothing done.
     pub fn fail(&self, partition: u16, times: u32) {
         self.0.lock().entry(partition).or_default().failing = times;
+    }
+
+    /// Writes of a partition take twice that time: once before, once after they are visible.
+    pub fn slow(&self, partition: u16, pause: Duration) {
+        self.0.lock().entry(partition).or_default().pause = pause;
     }
 
     /// The durable rows of a partition.
@@ -102,6 +109,8 @@ impl CheckpointStore for MemStore {
     type View = MemView;
 
     async fn write(&self, batch: Vec<Change>) -> Result<(), StoreError> {
+        let pause = self.with(|state| Ok(state.pause))?;
+        tokio::time::sleep(pause).await;
         self.with(|state| {
             try_to(state)?;
             let mut rows = Arc::clone(&state.now);
@@ -119,7 +128,9 @@ impl CheckpointStore for MemStore {
             }
             state.now = rows;
             Ok(())
-        })
+        })?;
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     async fn flush(&self) -> Result<(), StoreError> {

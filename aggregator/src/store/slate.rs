@@ -50,7 +50,7 @@ impl Default for SlateSettings {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
-            table_bytes: 512 << 10,
+            table_bytes: 1 << 20,
             compact_every: Duration::from_secs(2),
             collect_every: Duration::from_secs(120),
         }

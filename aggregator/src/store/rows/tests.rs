@@ -59,6 +59,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
     Changes {
         position: Some(Position { identity: [1; 16], sequence, digest: [2; 16] }),
         clock: NOW.start(),
+        settled: NOW.start().minus_ms(5),
         resident_from: Minute(NOW.0 - 120),
         pages: vec![(page, [sequence; PAGE_BITS / 64])],
         minutes,
@@ -101,6 +102,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let expected = Snapshot {
         position: second.position,
         clock: second.clock,
+        settled: second.settled,
         resident_from: Minute(soon.0 + 1),
         pages: second.pages,
         minutes: vec![],

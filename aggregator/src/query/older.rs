@@ -1,0 +1,60 @@
+//! What lies behind memory: the store at one moment, and what was moving into it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use shared::{Id, Kind, Minute};
+
+use crate::count::{Changes, MinuteAccount, MinuteRows};
+use crate::store::{StoreError, View, rows};
+
+/// The minutes of a range that memory does not have whole.
+pub(super) struct Older<V> {
+    view: Arc<V>,
+    /// Not in the view.
+    moving: Option<Arc<Changes>>,
+    range: Range<Minute>,
+}
+
+impl<V: View> Older<V> {
+    pub(super) fn new(view: Arc<V>, moving: Option<Arc<Changes>>, range: Range<Minute>) -> Self {
+        Self { view, moving, range }
+    }
+
+    fn moving(&self) -> impl Iterator<Item = &MinuteRows> {
+        let minutes = self.moving.iter().flat_map(|changes| &changes.minutes);
+        minutes.filter(|rows| self.range.contains(&rows.minute))
+    }
+
+    pub(super) async fn ad_count(&self, ad: Id, kind: Kind) -> Result<u64, StoreError> {
+        let saved = rows::ad_count(&*self.view, ad, kind, self.range.clone()).await?;
+        let of_minute = |rows: &MinuteRows| {
+            let at = rows.totals.binary_search_by_key(&(ad, kind), |total| (total.ad, total.kind));
+            at.map_or(0, |at| rows.totals[at].count)
+        };
+        Ok(saved + self.moving().map(of_minute).sum::<u64>())
+    }
+
+    /// Of a range of one minute.
+    pub(super) async fn totals(
+        &self,
+        kind: Kind,
+        mut each: impl FnMut(Id, u64) + Send,
+    ) -> Result<(), StoreError> {
+        rows::totals(&*self.view, self.range.start, kind, &mut each).await?;
+        let totals = self.moving().flat_map(|rows| &rows.totals);
+        totals.filter(|total| total.kind == kind).for_each(|total| each(total.ad, total.count));
+        Ok(())
+    }
+
+    pub(super) async fn revision(&self) -> Result<u64, StoreError> {
+        let saved = rows::revision(&*self.view, self.range.clone()).await?;
+        Ok(saved + self.moving().map(|rows| rows.account.revision).sum::<u64>())
+    }
+
+    pub(super) async fn accounts(&self) -> Result<Vec<(Minute, MinuteAccount)>, StoreError> {
+        let mut accounts = rows::accounts(&*self.view, self.range.clone()).await?;
+        accounts.extend(self.moving().map(|rows| (rows.minute, rows.account)));
+        Ok(accounts)
+    }
+}

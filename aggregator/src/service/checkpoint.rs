@@ -1,0 +1,100 @@
+//! Saving a checkpoint: beside the partition's task, which goes on applying.
+//!
+//! The lock is held for the two moments only at which rows change their place: out of the engine,
+//! and into the store. In between they are [`Moving`], and a question counts them from there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use eventlog::{Log, Position};
+use shared::ambient::Stopwatch;
+
+use super::partition::End;
+use super::{Core, Counted, Moving};
+use crate::count::Engine;
+use crate::metrics::PartitionLabel;
+use crate::store::rows::{self, Place};
+use crate::store::{Change, CheckpointStore, Stores};
+
+/// Saves what changed; done when it is durable. Given up in the middle, or failed, the partition
+/// must be opened anew.
+pub(super) async fn save<L: Log, S: Stores>(
+    core: Arc<Core<L, S>>,
+    place: Place,
+    store: Arc<S::Store>,
+    mut hours: Hours,
+) -> Result<Hours, End> {
+    let watch = Stopwatch::start();
+    // It is never closed; if it were, writing all at once would be no harm.
+    let writing = core.writing.acquire().await;
+    let slot = &core.slots[usize::from(place.partition)];
+    let changes = {
+        let mut counted = slot.write().await;
+        let Some(Counted { engine, moving, .. }) = counted.as_mut() else {
+            return Err(End::Asked);
+        };
+        let locked = Stopwatch::start();
+        let before = Arc::new(store.view()?);
+        let changes = Arc::new(engine.checkpoint());
+        *moving = Some(Moving { changes: Arc::clone(&changes), before });
+        show_size(&core, place.partition, engine);
+        core.metrics.locked_seconds.observe(locked.elapsed().as_secs_f64());
+        changes
+    };
+    let mut batch = rows::batch(place, &changes);
+    let hour = u32::try_from(changes.clock.0 / 3_600_000).unwrap_or(u32::MAX);
+    batch.extend(hours.note(hour, changes.position, core.settings.retention_hours));
+    let bytes: usize = batch.iter().map(Change::bytes).sum();
+    drop(changes);
+    store.write(batch).await?;
+    if let Some(counted) = slot.write().await.as_mut() {
+        counted.moving = None;
+    }
+    drop(writing);
+    store.flush().await?;
+    core.metrics.checkpoint_bytes.inc_by(bytes as u64);
+    core.metrics.checkpoint_seconds.observe(watch.elapsed().as_secs_f64());
+    Ok(hours)
+}
+
+fn show_size<L: Log, S: Stores>(core: &Core<L, S>, partition: u16, engine: &Engine) {
+    let label = PartitionLabel { partition };
+    let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let size = engine.size();
+    core.metrics.dedup_bytes.get_or_create(&label).set(gauge(size.dedup_bytes));
+    core.metrics.cell_bytes.get_or_create(&label).set(gauge(size.cell_bytes));
+}
+
+/// The sequence at the first checkpoint of each hour of the log's clock, oldest first, no further
+/// back than the retention needs.
+#[derive(Debug, Default)]
+pub(super) struct Hours(VecDeque<(u32, u64)>);
+
+impl Hours {
+    pub(super) fn new(hours: Vec<(u32, u64)>) -> Self {
+        Self(hours.into())
+    }
+
+    /// Notes where a new hour began, and forgets those that no trim will ask for.
+    fn note(&mut self, hour: u32, position: Option<Position>, retention: u32) -> Vec<Change> {
+        let Some(position) = position else { return Vec::new() };
+        if self.0.back().is_some_and(|(last, _)| *last >= hour) {
+            return Vec::new();
+        }
+        self.0.push_back((hour, position.sequence));
+        let mut forget = Vec::new();
+        let kept = hour.saturating_sub(retention);
+        // The last one at or before the retention's beginning is the one that is trimmed up to.
+        while self.0.get(1).is_some_and(|(second, _)| *second <= kept) {
+            forget.extend(self.0.pop_front().map(|(hour, _)| hour));
+        }
+        rows::hours(hour, position.sequence, &forget)
+    }
+
+    /// Up to which sequence the log is older than the retention.
+    pub(super) fn trimmable(&self, retention: u32) -> Option<u64> {
+        let (now, _) = self.0.back()?;
+        let (first, sequence) = self.0.front()?;
+        (*first <= now.saturating_sub(retention)).then_some(*sequence)
+    }
+}
