@@ -144,7 +144,7 @@ impl Default for Settings {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
+        Self { format: LogFormat::Text, filter: "info,slatedb=warn".to_owned() }
     }
 }
 

@@ -9,21 +9,21 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
     line(format!("edge listening on {edge}"));
     line(format!("api listening on {api}"));
     let data = settings.data.display();
-    let shown = match origin {
+    let export = match origin {
         Origin::Made(key) => {
             line(format!("operator's key (shown this once, only its hash is kept): {key}"));
-            key.as_str()
+            Some(key.as_str())
         }
         Origin::Environment => {
             line(format!("operator's key: the one in {VARIABLE}"));
-            "$COUNTERSIGN_ADMIN_KEY"
+            None
         }
         Origin::Kept => {
             line(format!(
                 "operator's key: printed at the first start; lost? remove {data}/admin.key, start \
                  again"
             ));
-            "KEY"
+            Some("KEY")
         }
     };
     line("");
@@ -39,7 +39,9 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
     }
     let placement = if demo { "demo-top" } else { "PLACEMENT" };
     line(format!("  curl '{edge}/v1/serve?placement={placement}'"));
-    line(format!("  export {VARIABLE}={shown}"));
+    if let Some(key) = export {
+        line(format!("  export {VARIABLE}={key}"));
+    }
     line(format!("  countersign import LOG.csv --api {api}"));
     let query = "v1/ads/popular_ads?count=10&window=10";
     line(format!("  curl -H \"Authorization: Bearer ${VARIABLE}\" '{api}/{query}'"));

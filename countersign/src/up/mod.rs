@@ -21,6 +21,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aggregator::Aggregator;
+use collector::Collector;
 use eventlog::LocalLog;
 use tokio::sync::watch;
 
@@ -34,6 +36,8 @@ use sink::CollectorSink;
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How long the API's last requests may take.
 const API_CLOSE_MAX: Duration = Duration::from_secs(10);
+/// How long each part of the centre may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// The exit code when a second signal ends the process at once.
 const INTERRUPTED: i32 = 130;
 
@@ -53,8 +57,10 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .map_err(|error| Failure::fatal(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(up(settings, args.demo))?;
-    Ok(ExitCode::SUCCESS)
+    let result = runtime.block_on(up(settings, args.demo));
+    // What still blocks on a disk that does not answer is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
@@ -65,9 +71,10 @@ fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
     };
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| Failure::usage(format!("log.filter: {filter:?}: {error}")))?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log.format {
-        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Text => builder.with_target(false).with_ansi(is_terminal).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
@@ -109,13 +116,31 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
     };
     follower.abort();
     // After a failure too: what was taken in goes as far as it can.
-    collector.close().await;
-    aggregator.close().await;
-    close_log(log).await;
-    if result.is_ok() {
-        tracing::info!("ended in order");
-    }
-    result
+    let closed = close(&collector, aggregator, log).await;
+    result.and(closed)?;
+    tracing::info!("ended in order");
+    Ok(())
+}
+
+/// Closes the centre, in the order in which events go through it.
+async fn close(
+    collector: &Collector<LocalLog>,
+    aggregator: Aggregator<LocalLog>,
+    log: Arc<LocalLog>,
+) -> Result<(), Failure> {
+    within("the collector: it could not empty its queue", collector.close()).await?;
+    within("the aggregator: it could not save its state", aggregator.close()).await?;
+    let log = tokio::task::spawn_blocking(move || log.close());
+    within("the log: it could not be closed", log).await?.map_err(Failure::fatal)
+}
+
+async fn within<T>(what: &str, closing: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(CLOSE_MAX, closing).await.map_err(|_| {
+        Failure::fatal(format!(
+            "{what} within {} s; what was accepted is on disk, and the next start takes it up",
+            CLOSE_MAX.as_secs()
+        ))
+    })
 }
 
 /// The API until `stop`, and then its last requests for a while.
@@ -147,7 +172,7 @@ async fn serve_api(
 
 /// Becomes ready when a partition cannot go on: what it would count is no longer known, and only an
 /// operator can help. The log has everything.
-async fn partition_stopped(aggregator: &aggregator::Aggregator<LocalLog>) -> Failure {
+async fn partition_stopped(aggregator: &Aggregator<LocalLog>) -> Failure {
     loop {
         let stopped =
             aggregator.statuses().into_iter().enumerate().find_map(|(at, status)| match status {
@@ -158,13 +183,6 @@ async fn partition_stopped(aggregator: &aggregator::Aggregator<LocalLog>) -> Fai
             return Failure::fatal(format!("aggregator: partition {partition} has stopped: {why}"));
         }
         tokio::time::sleep(WATCH_EVERY).await;
-    }
-}
-
-async fn close_log(log: Arc<LocalLog>) {
-    // Blocks until the disk has everything.
-    if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
-        tracing::error!("the log was not closed in order");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -150,8 +150,29 @@ impl Drop for Server {
     }
 }
 
-/// Runs to the end and says what it said.
+/// Runs to the end, which comes soon, and says what it said.
 pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = child.id().to_string();
+    let (ended, waits) = std::sync::mpsc::channel::<()>();
+    // What goes on for ever fails, and not the machine that it runs on.
+    let guard = std::thread::spawn(move || {
+        if waits.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+    });
+    let read = |stream: Option<Box<dyn std::io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            stream.unwrap().read_to_string(&mut text).unwrap();
+            text
+        })
+    };
+    let stdout = read(child.stdout.take().map(|stream| Box::new(stream) as _));
+    let stderr = read(child.stderr.take().map(|stream| Box::new(stream) as _));
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    let status = child.wait().unwrap();
+    drop(ended);
+    guard.join().unwrap();
+    (status.code(), stdout, stderr)
 }
