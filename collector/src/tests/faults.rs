@@ -312,3 +312,27 @@ fn a_coalescer_begins_anew() {
         assert_eq!((flush.messages.len(), tallies), (3, 1));
     }
 }
+
+#[test]
+fn many_partitions_are_due_by_their_sum() {
+    let mut coalescer: Coalescer<()> = Coalescer::new(super::world::map(1_024));
+    let batch = |number| crate::verify::JudgedBatch {
+        entry: shared::wire::BatchEntry {
+            outbox: shared::OutboxId { edge: super::world::EDGE, epoch: 1 },
+            number,
+            watermark: NOW,
+            declared: Vec::new(),
+        },
+        tallies: Vec::new(),
+        rows: Vec::new(),
+    };
+    let mut number = 0;
+    while !coalescer.is_due() {
+        coalescer.batch(&batch(number), ());
+        number += 1;
+    }
+    let flush = coalescer.finish(NOW);
+    let bytes: usize = flush.messages.iter().map(|message| message.payload.len()).sum();
+    assert!(bytes <= crate::coalesce::FLUSH_BYTES_ALL, "{bytes}");
+    assert!(!coalescer.is_due() && coalescer.is_empty());
+}
