@@ -62,9 +62,11 @@ impl Id {
     /// # Errors
     /// [`IdError`] when a byte is not allowed or follows the padding.
     pub fn from_padded(padded: [u8; ID_BYTES_MAX]) -> Result<Self, IdError> {
-        let length = padded.iter().position(|b| *b == 0).unwrap_or(ID_BYTES_MAX);
-        let (text, padding) = padded.split_at(length);
-        if text.iter().all(|b| allowed(*b)) && padding.iter().all(|b| *b == 0) {
+        // All bytes at once, without a branch for each: readers of messages spend their time here.
+        let padding = u128::from_le_bytes(padded).leading_zeros() as usize / 8;
+        let length = ID_BYTES_MAX - padding;
+        let fits = |(at, byte): (usize, &u8)| ALLOWED[usize::from(*byte)] | (at >= length);
+        if padded.iter().enumerate().map(fits).fold(true, |all, fits| all & fits) {
             return Ok(Self(padded));
         }
         Err(IdError(String::from_utf8_lossy(&padded).into_owned()))
@@ -99,6 +101,16 @@ impl Id {
 const fn allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
+
+const ALLOWED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte as usize] = allowed(byte);
+        byte += 1;
+    }
+    table
+};
 
 impl FromStr for Id {
     type Err = IdError;
