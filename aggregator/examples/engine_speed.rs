@@ -1,5 +1,6 @@
 //! Prints how fast the engine counts the data set of the benchmarks:
 //! `cargo run --release -p aggregator --example engine_speed [ad|full|both] [events] [checkpoint]`.
+//! Up to a million events are counted by a naive loop too, and must come out alike.
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 
 #[path = "../../tests/src/dataset.rs"]
@@ -21,6 +22,9 @@ fn main() -> Result<(), String> {
         }
         let shape = Shape { events, full_cells, ..Shape::FULL };
         let speed = engine_speed::measure(shape, 1, checkpoint)?;
+        if events <= 1_000_000 && speed.result != engine_speed::naive(shape, 1) {
+            return Err("the engine and a naive count differ".into());
+        }
         let name = if full_cells { "full cells" } else { "ad × minute" };
         println!("{name}: {:.2} M events/s, result {}", speed.rate() / 1e6, speed.result);
         println!("  dedup {:.3} bits per issued impression", speed.dedup_bits());

@@ -252,10 +252,19 @@ impl Minutes {
 
     /// Where messages count into a minute, for [`Self::unsaved`]; holds until the next checkpoint.
     pub(super) fn place(&mut self, minute: Minute) -> usize {
-        *self.places.entry(minute).or_insert_with(|| {
-            self.unsaved.push(MinuteTable::default());
-            self.unsaved.len() - 1
-        })
+        if let Some(place) = self.places.get(&minute) {
+            return *place;
+        }
+        // The minute before tells how large this one will be: growing step by step costs more.
+        let before = minute.0.checked_sub(1).and_then(|before| self.places.get(&Minute(before)));
+        let before = before.map(|place| &self.unsaved[*place]);
+        let (cells, totals) = before.map_or((0, 0), |t| (t.cells.len(), t.totals.len()));
+        let mut table = MinuteTable::default();
+        table.cells.reserve(cells);
+        table.totals.reserve(totals);
+        self.unsaved.push(table);
+        self.places.insert(minute, self.unsaved.len() - 1);
+        self.unsaved.len() - 1
     }
 
     #[inline]
