@@ -48,39 +48,56 @@ struct Sum {
     account: MinuteAccount,
 }
 
-/// The account of a range of minutes.
+/// Minutes that are added up at once: what a question holds in memory.
+const STEP_MINUTES: u32 = 24 * 60;
+
+/// The account of a range of minutes that is not empty.
 pub(crate) async fn accounting<T: CheckpointStore, L: Log>(
+    slots: &[Slot<T>],
+    log: &L,
+    range: Range<Minute>,
+) -> Result<Accounting, Unanswered> {
+    let end = |from: Minute| Minute(from.0.saturating_add(STEP_MINUTES)).min(range.end);
+    let mut from = end(range.start);
+    let mut total = step(slots, log, range.start..from).await?;
+    while from < range.end {
+        let next = step(slots, log, from..end(from)).await?;
+        total.add(next);
+        from = end(from);
+        tokio::task::yield_now().await;
+    }
+    Ok(total)
+}
+
+impl Accounting {
+    fn add(&mut self, later: Self) {
+        self.received += later.received;
+        self.counted += later.counted;
+        self.duplicate += later.duplicate;
+        self.reasons.iter_mut().zip(later.reasons).for_each(|(to, n)| *to += n);
+        self.in_flight += later.in_flight;
+        self.adds_up &= later.adds_up;
+        self.gaps = later.gaps;
+        self.completeness = self.completeness.and(later.completeness);
+    }
+}
+
+async fn step<T: CheckpointStore, L: Log>(
     slots: &[Slot<T>],
     log: &L,
     range: Range<Minute>,
 ) -> Result<Accounting, Unanswered> {
     let parts = try_join_all(slots.iter().map(|slot| part(slot, &range))).await?;
     let at_end = at_end(log, &parts).await;
-    let mut minutes: BTreeMap<Minute, Sum> = BTreeMap::new();
-    for (minute, account) in parts.iter().flat_map(|part| &part.accounts) {
-        let sum = minutes.entry(*minute).or_default();
-        sum.account.add(account);
-    }
-    // What a partition declares of a minute may lie in memory and in the store.
-    for part in &parts {
-        let mut declared: BTreeMap<Minute, u64> = BTreeMap::new();
-        for (minute, account) in &part.accounts {
-            *declared.entry(*minute).or_default() += account.declared;
-        }
-        for (minute, declared) in declared {
-            let sum = minutes.entry(minute).or_default();
-            sum.declared = sum.declared.max(declared);
-            sum.declared_sum += declared;
-        }
-    }
+    let minutes = by_minute(&parts);
     let partitions = slots.len() as u64;
     let mut total = MinuteAccount::default();
-    let (mut received, mut fits) = (0, true);
+    let (mut received, mut adds_up) = (0, true);
     for sum in minutes.values() {
         let of_minute = sum.declared + sum.account.imported;
         received += of_minute;
         let agreed = sum.declared_sum == partitions * sum.declared;
-        fits &= sum.account.outcomes() <= of_minute && (agreed || !at_end);
+        adds_up &= sum.account.outcomes() <= of_minute && (agreed || !at_end);
         total.add(&sum.account);
     }
     Ok(Accounting {
@@ -89,10 +106,28 @@ pub(crate) async fn accounting<T: CheckpointStore, L: Log>(
         duplicate: total.duplicate,
         reasons: total.reasons,
         in_flight: i128::from(received) - i128::from(total.outcomes()),
-        adds_up: fits,
+        adds_up,
         gaps: gaps(&parts),
         completeness: all_of(parts.iter().map(|part| part.completeness)),
     })
+}
+
+fn by_minute(parts: &[Part]) -> BTreeMap<Minute, Sum> {
+    let mut minutes: BTreeMap<Minute, Sum> = BTreeMap::new();
+    for part in parts {
+        // What a partition declares of a minute may lie in memory and in the store.
+        let mut declared: BTreeMap<Minute, u64> = BTreeMap::new();
+        for (minute, account) in &part.accounts {
+            minutes.entry(*minute).or_default().account.add(account);
+            *declared.entry(*minute).or_default() += account.declared;
+        }
+        for (minute, declared) in declared {
+            let sum = minutes.entry(minute).or_default();
+            sum.declared = sum.declared.max(declared);
+            sum.declared_sum += declared;
+        }
+    }
+    minutes
 }
 
 async fn part<T: CheckpointStore>(

@@ -84,6 +84,7 @@ fn what_is_not_known_is_refused_and_the_key_is_named() {
         (&[1, 0], "cut short"),
         (&[1, 0xff, 0, 0, 0, 1, 0], "without a publisher"),
         (&[1, 0, 0xa4, 2, 0, 1, 0], "country"),
+        (&[1, 0, 0, 20, 0, 1, 0], "country"),
         (&[1, 0, 0, 0, 0xf0, 1, 0], "device"),
         (&[1, 0, 0, 0, 0x0e, 1, 0], "kind"),
         (&[1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0], "out of order"),

@@ -1,0 +1,180 @@
+//! Logs, messages and stores that are not what they should be; starts and ends.
+
+use super::*;
+
+async fn stopped<L: Log, S: Stores>(of: &Aggregator<L, S>, partition: u16, why: &str) {
+    let error = of.ready(Duration::from_secs(10)).await.unwrap_err();
+    let NotReady::Stopped(text) = &error else { panic!("{error}") };
+    let begins = format!("partition {partition} has stopped: ");
+    assert!(text.starts_with(&begins) && text.contains(why), "{text} does not say {why}");
+    for uri in ["/readyz", "/v1/ads/a/aggregated_count?from=0&to=60", "/v1/ads/popular_ads"] {
+        let (status, body) = ask(of, uri).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body["detail"], json!(text));
+        assert_eq!(body["type"], "urn:countersign:partition_stopped");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_fit_stops_the_partition() {
+    let (log, stores, _) = saved().await;
+    log.replace(1, 10, Bytes::from_static(b"other"));
+    stopped(&start(&log, stores), 1, "Digest of the position at sequence 10").await;
+
+    let (log, stores, _) = saved().await;
+    log.vanish(2, 9);
+    stopped(&start(&log, stores), 2, "the position is at 10, but the log ends at 9").await;
+
+    let (log, stores, _) = saved().await;
+    log.recreate([1; 16]);
+    stopped(&start(&log, stores), 0, "Identity").await;
+
+    let (log, _, _) = saved().await;
+    log.trim(&[(3, 4)]).await.unwrap();
+    stopped(&start(&log, MemStores::new()), 3, "sequence 1 is trimmed").await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_none_stops_the_partition_and_is_never_skipped() {
+    let (log, stores, mut world) = saved().await;
+    let running = start(&log, stores.clone());
+    caught_up(&running).await;
+    let bad = Message { partition: 1, payload: Bytes::from_static(b"CSM1 and no more") };
+    log.append(vec![bad]).await.unwrap();
+    log.append(world.flush()).await.unwrap();
+    while running.ready(Duration::ZERO).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stopped(&running, 1, "the message at sequence 11 cannot be read").await;
+    running.close().await;
+    stopped(&start(&log, stores), 1, "the message at sequence 11 cannot be read").await;
+
+    let (log, stores, mut world) = saved().await;
+    let mut foreign = world.flush();
+    foreign[0].partition = 3;
+    log.append(foreign).await.unwrap();
+    stopped(&start(&log, stores), 3, "the message is of partition 0, the engine of 3").await;
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_refused_by_name() {
+    for key in [keys::META.to_vec(), keys::source(source())] {
+        let (log, stores, _) = saved().await;
+        stores.damage(2, &key, &[7]);
+        stopped(&start(&log, stores), 2, &keys::describe(&key)).await;
+    }
+    // A row that only a question reads: that question is refused, never answered without it.
+    let (log, stores, world) = saved().await;
+    let rows = stores.rows(2);
+    let (key, value) = rows.iter().find(|(key, _)| key[0] == keys::CELLS).unwrap();
+    stores.damage(2, key, &value[..value.len() - 1]);
+    let ad = String::from_utf8(key[1..17].iter().copied().filter(|b| *b > 0).collect()).unwrap();
+    let running = start(&log, stores);
+    caught_up(&running).await;
+    let last = Minute(world.oracle.minutes.last().unwrap().0 + 1);
+    let range = range(Minute(START.0 - 500_000), last);
+    let (status, body) = ask(&running, &format!("/v1/ads/{ad}/aggregated_count?{range}")).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(body["detail"].as_str().unwrap().contains(&format!("cells of ad {ad}")), "{body}");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_stops_the_partition_and_a_restart_goes_on() {
+    let (log, stores, mut world) = saved().await;
+    let running = start(&log, stores.clone());
+    caught_up(&running).await;
+    stores.fail(3, 1);
+    log.append(world.flush()).await.unwrap();
+    while running.ready(Duration::ZERO).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stopped(&running, 3, "told to fail").await;
+    drop(running);
+    stores.crash();
+    let running = start(&log, stores);
+    caught_up(&running).await;
+    check(&running, &world).await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_away_for_a_while_is_waited_for() {
+    let (log, stores, mut world) = saved().await;
+    let running = start(&log, stores);
+    caught_up(&running).await;
+    log.crash();
+    log.append(world.flush()).await.unwrap();
+    caught_up(&running).await;
+    check(&running, &world).await;
+}
+
+#[tokio::test]
+async fn the_log_is_trimmed_behind_retention_and_checkpoints() {
+    let (log, stores) = (mem_log(), MemStores::new());
+    let settings =
+        Settings { retention_hours: 2, trim_every: Duration::from_millis(10), ..settings() };
+    let mut world = World::new(5);
+    let running = start_with(&log, stores.clone(), settings);
+    let mut begins = Vec::new();
+    for hour in 0..6_u32 {
+        begins.push(log.end(0).await.unwrap().map_or(0, |end| end.sequence));
+        for _ in 0..5 {
+            log.append(world.flush()).await.unwrap();
+        }
+        caught_up(&running).await;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        let kept = log.messages(0).len() as u64;
+        let end = log.end(0).await.unwrap().unwrap().sequence;
+        let least = begins[usize::try_from(hour.saturating_sub(2)).unwrap()];
+        assert!(end - kept <= least + 5, "hour {hour}: {kept} of {end} are kept, from {least}");
+        if hour < 2 {
+            assert_eq!(kept, end, "nothing is older than the retention");
+        } else if hour >= 4 {
+            assert!(kept < end, "something is");
+        }
+        world.now = world.now.plus_ms(3_600_000);
+    }
+    running.close().await;
+    let running = start_with(&log, stores, settings);
+    caught_up(&running).await;
+}
+
+#[tokio::test]
+async fn a_question_waits_for_the_start_and_says_so_when_it_takes_too_long() {
+    let log = mem_log();
+    for messages in history(6, 40).1 {
+        log.append(messages).await.unwrap();
+    }
+    let stores = MemStores::new();
+    let running = start(&log, stores.clone());
+    let (status, body) = ask(&running, "/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body["detail"].as_str().unwrap().contains("reads its checkpoint"), "{body}");
+    // Waits for all that was there.
+    let popular = good(&running, &format!("/v1/ads/popular_ads?at={}", START.end())).await;
+    assert!(!popular["ad_ids"].as_array().unwrap().is_empty());
+    assert_eq!(good(&running, "/readyz").await, json!({"status": "ready"}));
+    // A store that never opens: the question gives up.
+    let settings = Settings { ready_wait: Duration::from_millis(20), ..settings() };
+    let stuck = start_with(&log, Stuck, settings);
+    let request =
+        Request::builder().uri("/v1/accounting?from=0&to=60").body(Body::empty()).unwrap();
+    let response = stuck.router().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["retry-after"], "5");
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let router = running.router();
+    running.close().await;
+    let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
+    let status = router.oneshot(request).await.unwrap().status();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "closed");
+}
+
+struct Stuck;
+
+impl Stores for Stuck {
+    type Store = crate::store::memory::MemStore;
+
+    async fn open(&self, _: u16) -> Result<Self::Store, crate::store::StoreError> {
+        std::future::pending().await
+    }
+}
