@@ -192,7 +192,7 @@ impl Country {
     /// The inverse of [`Country::index`].
     #[must_use]
     pub fn from_index(index: u16) -> Option<Self> {
-        let letter = |n: u16| u8::try_from(n).ok().map(|n| b'A' + n);
+        let letter = |n: u16| u8::try_from(n).ok().and_then(|n| b'A'.checked_add(n));
         (index < 676).then_some(Self([letter(index / 26)?, letter(index % 26)?]))
     }
 }
