@@ -146,3 +146,32 @@ async fn an_idle_process_is_small() {
     let mib = server.resident_kib() / 1024;
     assert!(mib <= 120, "{mib} MiB");
 }
+
+#[tokio::test]
+async fn a_damaged_checkpoint_ends_the_process_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut server = Server::start(&data);
+    server.serve().await;
+    server.until(&format!("/v1/accounting?{}", minutes()), |answer| answer["counted"] == 1).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let mut damaged = 0;
+    for partition in std::fs::read_dir(data.join("state")).unwrap() {
+        let tables = std::fs::read_dir(partition.unwrap().path().join("compacted"));
+        for table in tables.into_iter().flatten() {
+            let path = table.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 3;
+            bytes[middle] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0);
+    let mut command = binary();
+    command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
+    command.arg(&data).env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "off");
+    let (code, _, said) = run(&mut command);
+    assert!(code == Some(70) && said.contains("damaged checkpoint"), "{code:?} {said}");
+    assert!(said.contains("partition-") && said.contains(".sst"), "{said}");
+}
