@@ -162,6 +162,10 @@ impl Oracle {
         for minute in touched {
             self.account(minute).revision += u64::from(watermark >= minute.end());
         }
+        self.take_chunks(message);
+    }
+
+    fn take_chunks(&mut self, message: &MessageView<'_>) {
         let mut chunks = message.chunks.clone();
         chunks.sort_by_key(|chunk| (chunk.source, chunk.first_row, chunk.end_row));
         for chunk in chunks {
