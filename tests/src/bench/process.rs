@@ -80,10 +80,7 @@ async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
     let mut redirects = collect(clicking).await?;
     let spent = watch.elapsed();
     let mut queryable = collect(probing).await?;
-    let counted = server.count("load").await?;
-    if counted != total as u64 {
-        return Err(format!("{total} clicks were sent, and {counted} are counted"));
-    }
+    server.await_count("load", total as u64).await?;
     let rate = super::tokens::per_second(total, spent);
     let at = format!("at {rate:.0} clicks/s");
     Ok(vec![
@@ -209,13 +206,23 @@ impl Server {
     async fn probe(&self, link: &str, probe: usize) -> Result<Duration, String> {
         let watch = Stopwatch::start();
         self.click(link).await?;
-        while self.count(&format!("probe-{probe}")).await? == 0 {
-            if watch.elapsed() > PATIENCE {
-                return Err(format!("probe {probe} was never counted"));
+        self.await_count(&format!("probe-{probe}"), 1).await?;
+        Ok(watch.elapsed())
+    }
+
+    /// Asks until an ad has so many clicks; more are an error at once.
+    async fn await_count(&self, ad: &str, clicks: u64) -> Result<(), String> {
+        let watch = Stopwatch::start();
+        loop {
+            let counted = self.count(ad).await?;
+            if counted == clicks {
+                return Ok(());
+            }
+            if counted > clicks || watch.elapsed() > PATIENCE {
+                return Err(format!("{ad}: {clicks} clicks were sent, {counted} are counted"));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(watch.elapsed())
     }
 
     /// The clicks of an ad in the last and next minutes.
