@@ -32,7 +32,7 @@ pub struct DrainSettings {
 impl Default for DrainSettings {
     fn default() -> Self {
         Self {
-            window: 8,
+            window: 256,
             retry_least: Duration::from_millis(50),
             retry_most: Duration::from_secs(5),
             refused_pause: Duration::from_secs(30),
