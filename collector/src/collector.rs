@@ -20,7 +20,7 @@ use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::verify::{Verifier, inspect};
+use crate::verify::{Inspected, Verifier, inspect};
 
 /// What a collector is made of.
 pub struct Parts<L> {
@@ -98,6 +98,14 @@ pub enum SubmitError {
     Refused(String),
 }
 
+/// A batch is taken: every partition has it durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Receipt {
+    /// How many ms the edge's clock was ahead of the collector's when it sealed the batch; 0 when
+    /// it was not. Beyond [`shared::limits::CLOCK_AHEAD_MS_MAX`] its events are rejected.
+    pub clock_ahead_ms: u64,
+}
+
 /// Takes batches and chunks, and acknowledges each when every partition has it durably. All methods
 /// may be called from many tasks at once.
 pub struct Collector<L> {
@@ -167,7 +175,7 @@ impl<L: Log> Collector<L> {
     /// # Errors
     /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
     /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
-    pub async fn submit(&self, batch: Bytes) -> Result<(), SubmitError> {
+    pub async fn submit(&self, batch: Bytes) -> Result<Receipt, SubmitError> {
         self.submit_from("outbox", batch).await
     }
 
@@ -175,18 +183,21 @@ impl<L: Log> Collector<L> {
     ///
     /// # Errors
     /// As [`Collector::submit`].
-    pub async fn submit_from(&self, sender: &str, batch: Bytes) -> Result<(), SubmitError> {
+    pub async fn submit_from(&self, sender: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let items = self.open()?;
-        let events = match inspect(&batch) {
-            Ok(events) => events,
+        let Inspected { events, sealed } = match inspect(&batch) {
+            Ok(inspected) => inspected,
             Err(reason) => return Err(self.refuse(sender, reason, &batch).await),
         };
         let place = self.queue.place(batch.len(), events).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
-        let judged = self.verifier.batch(batch, events, keys, self.clock.now()).await;
+        let now = self.clock.now();
+        let clock_ahead_ms = sealed.map_or(0, |sealed| sealed.0.saturating_sub(now.0));
+        let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
-        self.hand_over(items, place, |ticket| Item::Batch(judged, ticket)).await
+        self.hand_over(items, place, |ticket| Item::Batch(judged, ticket)).await?;
+        Ok(Receipt { clock_ahead_ms })
     }
 
     /// Takes one chunk of an imported log; returns when every partition has it durably. Waits while

@@ -66,7 +66,7 @@ mod tests {
         let letter = DeadLetter { at: Timestamp(1), sender: "a", reason: "bé", bytes: &[0xff] };
         let bytes = letter.to_bytes();
         assert_eq!(
-            shared::id::hex(&bytes),
+            shared::text::hex(&bytes),
             "4353443101000000000000000100610300".to_owned() + "62c3a9ff"
         );
         assert_eq!(DeadLetter::read(&bytes), Some(letter));

@@ -21,7 +21,7 @@ use shared::problem::{self, Problem};
 use shared::wire::json::JsonBatch;
 use tokio::sync::Semaphore;
 
-use crate::collector::{Collector, SubmitError};
+use crate::collector::{Collector, Receipt, SubmitError};
 
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
@@ -39,8 +39,9 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 /// `POST /v1/batches` and `POST /v1/import`.
 ///
 /// - Batches: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or `application/json`
-///   ([`JsonBatch`]); 202 when every partition has it durably. A batch that cannot be decoded is
-///   400, and lies with the dead letters.
+///   ([`JsonBatch`]); 202 with `{"clock_ahead_ms"}` (the sender's clock against ours, see
+///   [`Receipt`]) when every partition has it durably. A batch that cannot be decoded is 400, and
+///   lies with the dead letters.
 /// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every
 ///   partition has it durably.
 ///
@@ -72,7 +73,10 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
         Err(reason) => return refused(&collector.refuse(&sender, reason, &body).await),
     };
     match collector.submit_from(&sender, batch).await {
-        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Ok(Receipt { clock_ahead_ms }) => {
+            let answer = serde_json::json!({ "clock_ahead_ms": clock_ahead_ms });
+            (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
+        }
         Err(error) => refused(&error),
     }
 }

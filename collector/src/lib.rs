@@ -30,6 +30,6 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use collector::{Collector, Parts, Settings, StartError, SubmitError};
+pub use collector::{Collector, Parts, Receipt, Settings, StartError, SubmitError};
 pub use keys::CollectorKeys;
 pub use metrics::Metrics;

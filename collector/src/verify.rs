@@ -197,17 +197,27 @@ fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (Id, BlockId) {
     key.map_or((Id::NONE, BlockId::default()), |(key, _)| (key.issuer, id.block))
 }
 
-/// The number of events of a batch that may be taken.
+/// What is known of a batch before its events are verified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inspected {
+    /// How many events it has; tallies are none.
+    pub events: usize,
+    /// Its watermark, which is the edge's time when it was sealed; none in a closing batch.
+    pub sealed: Option<Timestamp>,
+}
+
+/// Looks at a batch, which is taken if it is good.
 ///
 /// # Errors
 /// What is wrong with it, and where: it cannot be read, or it declares more events than a minute's
 /// count can say.
-pub fn inspect(bytes: &[u8]) -> Result<usize, String> {
+pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
     let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
     let events = u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
     let tallied: u64 = batch.tallies.iter().map(|tally| u64::from(tally.count)).sum();
     if events.saturating_add(tallied) > u64::from(u32::MAX) {
         return Err(format!("the tallies: {tallied} events are more than a batch may declare"));
     }
-    Ok(batch.events.len())
+    let sealed = Some(batch.watermark).filter(|watermark| *watermark != Timestamp::MAX);
+    Ok(Inspected { events: batch.events.len(), sealed })
 }

@@ -61,7 +61,7 @@ impl AdminKey {
             return Ok((Self::of(key), Origin::Environment));
         }
         if let Some(text) = read_if_there(path)? {
-            let hash = text.trim().strip_prefix("blake3:").and_then(shared::id::unhex::<32>);
+            let hash = text.trim().strip_prefix("blake3:").and_then(shared::text::unhex::<32>);
             let hash = hash.ok_or_else(|| {
                 Failure::data(format!(
                     "{} is damaged: remove it, and the next start makes a new key",

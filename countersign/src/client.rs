@@ -38,7 +38,7 @@ impl Api {
     /// Checks the address; connects with the first request.
     ///
     /// # Errors
-    /// When the address is no `http://` URL.
+    /// When the address is no `http://` or `https://` URL.
     pub(crate) fn new(args: &ApiArgs) -> Result<Self, Failure> {
         let base = base_url("--api", &args.api)?;
         let http = http_client(REQUEST_TIMEOUT)?;
@@ -149,13 +149,11 @@ pub(crate) fn reason(error: &dyn std::error::Error) -> String {
 /// An address without a slash at its end.
 pub(crate) fn base_url(flag: &str, text: &str) -> Result<String, Failure> {
     let base = text.trim_end_matches('/');
-    if base.len() > "http://".len() && base.starts_with("http://") {
+    let host = ["http://", "https://"].iter().find_map(|scheme| base.strip_prefix(scheme));
+    if host.is_some_and(|host| !host.is_empty()) {
         return Ok(base.to_owned());
     }
-    Err(Failure::usage(format!(
-        "{flag}: {text:?} is no address that this build speaks with: http://HOST:PORT is (for TLS, \
-         go through a tunnel or a proxy beside this program)"
-    )))
+    Err(Failure::usage(format!("{flag}: {text:?} is no address: http://HOST:PORT or https://… is")))
 }
 
 /// A client that follows no redirect and takes no proxy from the environment: what it measures and

@@ -101,7 +101,7 @@ impl DataDir {
                 deployment: keys.deployment,
                 partitions: partitions
                     .map_or(shared::limits::PARTITIONS_DEFAULT, Partitions::count),
-                log: shared::id::hex(&log),
+                log: shared::text::hex(&log),
                 created_at: now,
             };
             write_json(&path, &made, Mode::Plain)?;
@@ -221,7 +221,7 @@ impl Deployment {
 
     /// The log's identity.
     pub(crate) fn log_identity(&self) -> Option<[u8; 16]> {
-        shared::id::unhex(&self.log)
+        shared::text::unhex(&self.log)
     }
 }
 

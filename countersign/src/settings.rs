@@ -117,6 +117,8 @@ pub(crate) struct Aggregator {
     pub(crate) cache_bytes: u64,
     /// How long the log keeps what is counted.
     pub(crate) retention_hours: u32,
+    /// The object store of the checkpoints; empty: the data directory.
+    pub(crate) state_url: String,
 }
 
 /// The operator's side.
@@ -177,7 +179,12 @@ impl Default for Collector {
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { checkpoint_ms: 10_000, cache_bytes: 16 << 20, retention_hours: 7 * 24 }
+        Self {
+            checkpoint_ms: 10_000,
+            cache_bytes: 16 << 20,
+            retention_hours: 7 * 24,
+            state_url: String::new(),
+        }
     }
 }
 

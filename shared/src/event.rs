@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::{hex_text, serde_as_text};
+
 /// A closed set of words: each with a code (the wire) and a name (JSON, metrics). Reading refuses
 /// everything else.
 macro_rules! words {
@@ -54,18 +56,7 @@ macro_rules! words {
             }
         }
 
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.serialize_str(self.name())
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-                text.parse().map_err(serde::de::Error::custom)
-            }
-        }
+        serde_as_text!($name);
     };
 }
 
@@ -215,21 +206,20 @@ impl fmt::Debug for Country {
     }
 }
 
-impl Serialize for Country {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+/// A text that is no country.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a country has two capital letters (ISO 3166-1 alpha-2)")]
+pub struct CountryError;
+
+impl FromStr for Country {
+    type Err = CountryError;
+    fn from_str(text: &str) -> Result<Self, CountryError> {
+        let bytes = <[u8; 2]>::try_from(text.as_bytes()).ok();
+        bytes.and_then(Self::from_bytes).ok_or(CountryError)
     }
 }
 
-impl<'de> Deserialize<'de> for Country {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        let bytes = <[u8; 2]>::try_from(text.as_bytes()).ok();
-        bytes.and_then(Self::from_bytes).ok_or_else(|| {
-            serde::de::Error::custom("a country has two capital letters (ISO 3166-1 alpha-2)")
-        })
-    }
-}
+serde_as_text!(Country);
 
 /// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48.
 /// First byte 4 or 6 (0: not known), then the prefix, zero-padded to six bytes.
@@ -255,25 +245,14 @@ impl Network {
     }
 }
 
-impl Serialize for Network {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&crate::id::hex(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        let bytes = crate::id::unhex(&text);
-        bytes.map(Self).ok_or_else(|| serde::de::Error::custom("a network has 14 hex digits"))
-    }
-}
+hex_text!(Network, 7, std::convert::identity, std::convert::identity);
 
 /// Eight bytes that tell one visitor's requests of a day from another's (a keyed hash of network
 /// and browser); zero without consent, and then nothing is compared or kept.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Fingerprint(pub u64);
+
+hex_text!(Fingerprint, 8, u64::to_be_bytes, u64::from_be_bytes);
 
 impl Fingerprint {
     /// No consent, nothing kept.

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Country, Device, Kind};
-use crate::id::{BlockId, Id, ImpressionId, SourceId, hex, unhex};
+use crate::id::{BlockId, Id, ImpressionId, SourceId};
 use crate::limits::CHUNK_EVENTS_MAX;
+use crate::text::{hex, unhex};
 use crate::time::Timestamp;
 use crate::wire::{Declared, declare};
 

@@ -13,6 +13,7 @@ pub mod money;
 pub mod partition;
 pub mod problem;
 pub mod random;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod wire;

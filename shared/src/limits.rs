@@ -27,6 +27,8 @@ pub const EVENTS_PER_REQUEST_MAX: usize = 500;
 pub const EDGE_BODY_BYTES_MAX: usize = 2 << 20;
 /// The most events in one outbox batch.
 pub const BATCH_EVENTS_MAX: usize = 4_096;
+/// An outbox's batches are numbered below this: at a million a second it lasts for 292 000 years.
+pub const BATCH_NUMBERS_MAX: u64 = 1 << 63;
 /// The most tallies in one outbox batch.
 pub const BATCH_TALLIES_MAX: usize = 4_096;
 /// The largest outbox batch, in bytes. An outbox seals a batch before it would pass this.

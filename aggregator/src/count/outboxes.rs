@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use shared::limits::HORIZON_MS;
+use shared::limits::{BATCH_NUMBERS_MAX, HORIZON_MS};
 use shared::{Id, Minute, OutboxId, Timestamp};
 
 use super::error::EngineError;
@@ -11,8 +11,6 @@ use super::error::EngineError;
 /// The most runs beyond gaps that are kept of one outbox. One that sends in order has none, one
 /// that sends 100 batches at once has at most 100.
 const RUNS_MAX: usize = 1 << 14;
-/// Batch numbers are below this: at a million batches a second it is reached in 292 000 years.
-const NUMBERS_MAX: u64 = 1 << 63;
 
 /// What a partition knows of an outbox.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -121,7 +119,7 @@ impl OutboxState {
     fn is_sound(&self) -> bool {
         let mut end = self.next;
         let in_order = self.above.iter().all(|run| {
-            let sound = end < run.first && run.first < run.end && run.end <= NUMBERS_MAX;
+            let sound = end < run.first && run.first < run.end && run.end <= BATCH_NUMBERS_MAX;
             end = run.end;
             sound
         });
@@ -156,7 +154,7 @@ pub(super) struct OutboxChanges {
 impl Outboxes {
     /// Refuses what no outbox sends, before anything is changed.
     pub(super) fn check(&self, outbox: OutboxId, number: u64) -> Result<(), EngineError> {
-        if number >= NUMBERS_MAX {
+        if number >= BATCH_NUMBERS_MAX {
             return Err(EngineError::Number { outbox, number });
         }
         match self.states.get(&outbox) {

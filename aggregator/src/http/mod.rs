@@ -214,7 +214,7 @@ async fn source<L: Log, S: Stores>(
         Ok(json(&Source {
             source: id,
             rows: found.rows,
-            digest: (found.rows > 0).then(|| shared::id::hex(&found.digest)),
+            digest: (found.rows > 0).then(|| shared::text::hex(&found.digest)),
             counted: found.counted,
             duplicate: found.duplicate,
             reasons: reasons(&found.reasons),

@@ -181,5 +181,5 @@ pub fn describe(key: &[u8]) -> String {
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,
     };
-    words.unwrap_or_else(|| format!("unknown key {}", shared::id::hex(key)))
+    words.unwrap_or_else(|| format!("unknown key {}", shared::text::hex(key)))
 }

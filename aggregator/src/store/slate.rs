@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
 use parking_lot::Mutex;
 use slatedb::bytes::Bytes;
 use slatedb::config::{
@@ -26,6 +28,8 @@ use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
 /// What a scan reads at once.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
+/// How long an object store may take to show that it can be used.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// When the disk is slow, so many tables' worth of rows wait in memory, and then a write waits.
 const UNFLUSHED_FACTOR: usize = 8;
 /// Tables that wait for compaction before no further one is written.
@@ -103,6 +107,36 @@ impl SlateStores {
             lock: Mutex::new(Some(lock)),
             ..Self::remote(objects, settings)
         })
+    }
+
+    /// In the object store of a URL, `s3://bucket/folder`: S3 or one of its like, which must be able
+    /// to overwrite on condition. `environment` has its credentials, region and endpoint in the
+    /// variables that other programs read too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`]: no such URL, or the store cannot be read with what is in the
+    /// environment. (Asked here, once: SlateDB asks for ever.)
+    pub async fn at(
+        url: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+        settings: SlateSettings,
+    ) -> Result<Self, StoreError> {
+        let unusable =
+            |why: &dyn std::fmt::Display| StoreError::Unusable(format!("{url:?}: {why}"));
+        let parsed = url::Url::parse(url).map_err(|error| unusable(&error))?;
+        if parsed.scheme() != "s3" {
+            return Err(unusable(&"a URL of an object store begins with s3://"));
+        }
+        let options = environment.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
+        let (objects, path) =
+            object_store::parse_url_opts(&parsed, options).map_err(|error| unusable(&error))?;
+        let objects = PrefixStore::new(objects, path);
+        let first = async { objects.list(None).next().await.transpose() };
+        match tokio::time::timeout(FIRST_ANSWER_MAX, first).await {
+            Ok(Ok(_)) => Ok(Self::remote(Arc::new(objects), settings)),
+            Ok(Err(error)) => Err(unusable(&error)),
+            Err(_) => Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}"))),
+        }
     }
 
     /// In an object store that can overwrite on condition (S3 and its like): whoever opens a
@@ -301,5 +335,8 @@ impl View for SlateView {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod s3;
 #[cfg(test)]
 mod tests;

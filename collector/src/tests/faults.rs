@@ -73,7 +73,7 @@ type Submit = JoinHandle<Result<(), SubmitError>>;
 
 fn submit<L: Log>(rig: &Rig<L>, bytes: Bytes) -> Submit {
     let collector = Arc::clone(&rig.collector);
-    tokio::spawn(async move { collector.submit(bytes).await })
+    tokio::spawn(async move { collector.submit(bytes).await.map(drop) })
 }
 
 /// Lets everything run that can; with a paused clock, time then goes on by so much.

@@ -15,7 +15,7 @@ use super::world::{
     EDGE, HOUR_MS, ISSUER, LIMITED, NOW, Rig, World, batch, event, id, map, price, read_all, rig,
 };
 use crate::dead::DeadLetter;
-use crate::{Settings, SubmitError};
+use crate::{Receipt, Settings, SubmitError};
 
 fn quick() -> Settings {
     Settings { verify_threads: 2, flush_ms: 1, ..Settings::default() }
@@ -254,6 +254,22 @@ async fn what_is_no_batch_goes_to_the_dead_letters() {
     assert!(matches!(refused, Err(SubmitError::Refused(_))));
     assert_eq!(rig.log.messages(DEAD).len(), 2);
     assert!((0..4).all(|partition| rig.log.messages(partition).is_empty()));
+}
+
+#[tokio::test]
+async fn a_receipt_says_how_far_the_edge_s_clock_is_ahead() {
+    let rig = rig(MemLog::new(4, [1; 16]), &World::new(), quick());
+    for (number, watermark, ahead) in [
+        (0, Timestamp(NOW.0 - 5_000), 0),
+        (1, NOW.plus_ms(61_000), 61_000),
+        // A closing batch tells nothing of the time.
+        (2, Timestamp::MAX, 0),
+    ] {
+        let mut bytes = batch(number, Vec::new(), Vec::new()).to_vec();
+        bytes[36..44].copy_from_slice(&watermark.0.to_le_bytes());
+        let receipt = rig.collector.submit(bytes.into()).await;
+        assert_eq!(receipt, Ok(Receipt { clock_ahead_ms: ahead }), "{watermark:?}");
+    }
 }
 
 /// Random batches: good and bad tokens, wild times, tallies, one batch sent again.

@@ -10,7 +10,7 @@ use crate::Metrics;
 use crate::verify::Verifier;
 
 async fn outcomes(verifier: &Verifier, world: &World, bytes: Bytes) -> Vec<Outcome> {
-    let events = crate::verify::inspect(&bytes).unwrap();
+    let events = crate::verify::inspect(&bytes).unwrap().events;
     let judged = verifier.batch(bytes, events, Arc::new(world.keys()), NOW).await.unwrap();
     judged.rows.iter().map(|row| row.judged.outcome).collect()
 }

@@ -54,7 +54,7 @@ impl SourceAccount {
 
     /// How far the log was taken.
     pub(super) fn taken(&self) -> Option<Taken> {
-        let digest = self.digest.as_deref().and_then(shared::id::unhex)?;
+        let digest = self.digest.as_deref().and_then(shared::text::unhex)?;
         (self.rows > 0).then_some(Taken { rows: self.rows, digest })
     }
 

@@ -96,7 +96,7 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
         dir,
         ..
     } = opened;
-    let sink = Arc::new(CollectorSink(Arc::clone(&collector)));
+    let sink = Arc::new(CollectorSink::new(Arc::clone(&collector)));
     let edge = edge::native::run(edge_listener, edge.with(sink), stopped(stop.clone()));
     let api = serve_api(api_listener, api, stopped(stop.clone()));
     let follower = tokio::spawn(follow::keys(dir, keys));

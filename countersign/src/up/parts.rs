@@ -92,7 +92,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
     let log = Arc::new(open_log(&dir, &deployment)?);
     let mut registry = Registry::default();
     let (collector, collector_keys) = open_collector(settings, &keys, &log, &clock, &mut registry)?;
-    let aggregator = open_aggregator(settings, &dir, &log, &clock, &mut registry)?;
+    let aggregator = open_aggregator(settings, &dir, &log, &clock, &mut registry).await?;
     let catalogue_file = settings.catalogue();
     demo::write_catalogue(&catalogue_file, demo.then_some(api_url.as_str()))?;
     let edge = open_edge(settings, &dir, &keys, &edge_url, &clock, &mut registry)?;
@@ -193,7 +193,7 @@ fn open_collector(
     Ok((Arc::new(collector), sender))
 }
 
-fn open_aggregator(
+async fn open_aggregator(
     settings: &Settings,
     dir: &DataDir,
     log: &Arc<LocalLog>,
@@ -202,7 +202,17 @@ fn open_aggregator(
 ) -> Result<Aggregator<LocalLog>, Failure> {
     let slate =
         SlateSettings { cache_bytes: settings.aggregator.cache_bytes, ..SlateSettings::default() };
-    let stores = SlateStores::local(&dir.path("state"), slate).map_err(Failure::data)?;
+    let stores = match settings.aggregator.state_url.as_str() {
+        "" => SlateStores::local(&dir.path("state"), slate).map_err(Failure::data)?,
+        url => {
+            let environment = std::env::vars_os().filter_map(|(key, value)| {
+                Some((key.into_string().ok()?, value.into_string().ok()?))
+            });
+            SlateStores::at(url, environment, slate)
+                .await
+                .map_err(|why| Failure::usage(format!("aggregator.state_url: {why}")))?
+        }
+    };
     Ok(Aggregator::start(aggregator::Parts {
         log: Arc::clone(log),
         stores,

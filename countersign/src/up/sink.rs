@@ -1,20 +1,40 @@
 //! The edge's outbox drains into the collector of the same process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use collector::{Collector, SubmitError};
 use edge::outbox::{BatchSink, SinkError};
 use eventlog::LocalLog;
+use shared::limits::CLOCK_AHEAD_MS_MAX;
 
 /// A collector as a sink.
-pub(super) struct CollectorSink(pub(super) Arc<Collector<LocalLog>>);
+pub(super) struct CollectorSink {
+    collector: Arc<Collector<LocalLog>>,
+    /// As the last batch had it. One process has one clock, but the outbox never goes back behind
+    /// its watermark: after a clock was set back, it is ahead until the time is reached again.
+    clock_ahead_ms: AtomicU64,
+}
+
+impl CollectorSink {
+    pub(super) fn new(collector: Arc<Collector<LocalLog>>) -> Self {
+        Self { collector, clock_ahead_ms: AtomicU64::new(0) }
+    }
+}
 
 impl BatchSink for CollectorSink {
     async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
-        self.0.submit(batch).await.map_err(|error| match error {
+        let receipt = self.collector.submit(batch).await.map_err(|error| match error {
             SubmitError::Retry(why) => SinkError::Retry(why),
             SubmitError::Refused(why) => SinkError::Refused(why),
-        })
+        })?;
+        self.clock_ahead_ms.store(receipt.clock_ahead_ms, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn clock_ahead_ms(&self) -> Option<u64> {
+        let ahead = self.clock_ahead_ms.load(Ordering::Relaxed);
+        (ahead > CLOCK_AHEAD_MS_MAX).then_some(ahead)
     }
 }

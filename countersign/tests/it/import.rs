@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::process::{KEY, Server, run};
+use crate::process::{KEY, Server, random_moment, run};
 
 type Counts = BTreeMap<String, u64>;
 
@@ -100,27 +100,31 @@ async fn real_logs_equal_the_oracle_also_when_imported_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_in_the_middle_counts_nothing_twice_and_loses_nothing() {
+async fn crashes_at_random_moments_count_nothing_twice_and_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(&dir.path().join("data"));
-    let path = &logs()[1..2];
-    // One server dies under the import that goes on when the next one is there …
+    let paths = &logs()[1..3];
+    // The server dies under an import, which goes on when the next one is there …
     let mut command = server.import();
-    let child = command.args(path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(120));
-    server.kill_and_restart();
+    let child = command.args(paths).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for _ in 0..3 {
+        std::thread::sleep(random_moment(Duration::from_millis(300)));
+        server.kill_and_restart();
+    }
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    // … and one import dies, and is run again.
-    let other = &logs()[2..3];
-    let mut child = server.import().args(other).stdout(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(80));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    server.kill_and_restart();
+    // … and an import dies, the server with it, and is run again.
+    let other = &logs()[..1];
+    for _ in 0..3 {
+        let mut child = server.import().args(other).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(random_moment(Duration::from_millis(300)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        server.kill_and_restart();
+    }
     let (code, said, err) = run(server.import().args(other));
     assert_eq!(code, Some(0), "{said}{err}");
-    equals_the_oracle(&Arc::new(server), &logs()[1..3], 20).await;
+    equals_the_oracle(&Arc::new(server), &logs(), 20).await;
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ async fn a_running_server_follows_rotation_and_revocation() {
     let second = list(&server.data)[1]["id"].as_str().unwrap().to_owned();
     let key_of = |ad: &Value| {
         let bytes = shared::token::from_text(ad["token"].as_str().unwrap().as_bytes()).unwrap();
-        shared::id::hex(&bytes[5..9])
+        shared::text::hex(&bytes[5..9])
     };
     assert_eq!(key_of(&old), first);
     let watch = Stopwatch::start();

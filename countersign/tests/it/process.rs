@@ -150,6 +150,15 @@ impl Drop for Server {
     }
 }
 
+/// A moment at random before `most`; what failed says which.
+pub(crate) fn random_moment(most: Duration) -> Duration {
+    let most = u64::try_from(most.as_millis()).unwrap();
+    let random = &mut shared::ambient::SystemRandom;
+    let moment = Duration::from_millis(shared::random::below(random, most));
+    eprintln!("the next kill -9 comes after {moment:?}");
+    moment
+}
+
 /// Runs to the end, which comes soon, and says what it said.
 pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,12 +1,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use shared::ambient::Stopwatch;
 
 use crate::process::{KEY, Server, binary, run};
 
 #[tokio::test]
-async fn an_ad_is_shown_and_a_click_redirects_and_is_counted_within_a_second() {
+async fn an_ad_is_shown_and_a_click_redirects_and_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(&dir.path().join("data"));
     let page = server.http.get(format!("{}/demo", server.api)).send().await.unwrap();
@@ -25,13 +24,11 @@ async fn an_ad_is_shown_and_a_click_redirects_and_is_counted_within_a_second() {
     assert_eq!(results["results"][0], "accepted", "{results}");
 
     let click = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
-    let watch = Stopwatch::start();
     assert_eq!(click.status(), 302);
     let location = click.headers()["location"].to_str().unwrap().to_owned();
     assert!(location.starts_with(&server.api) && location.contains("/demo/landing"), "{location}");
     let count = format!("/v1/ads/{id}/aggregated_count?{}&event=", minutes());
     server.until(&format!("{count}click"), |answer| answer["count"] == 1).await;
-    assert!(watch.elapsed() < Duration::from_secs(5), "{:?}", watch.elapsed());
     for kind in ["served", "impression", "viewable"] {
         server.until(&format!("{count}{kind}"), |answer| answer["count"] == 1).await;
     }

@@ -1,7 +1,7 @@
 //! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression.
 
 use serde::Serialize;
-use shared::id::hex;
+use shared::text::hex;
 use shared::token::{Token, to_text};
 use shared::{Fingerprint, Id, Random, Timestamp};
 

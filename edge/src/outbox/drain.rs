@@ -17,8 +17,10 @@ use super::writer::{Common, Outbox, STREAM};
 /// Settings of a [`Drain`].
 #[derive(Clone, Debug)]
 pub struct DrainSettings {
-    /// The most batches on their way at once.
+    /// The most batches on their way at once …
     pub window: usize,
+    /// … and while so many bytes are, no further one is sent.
+    pub window_bytes: usize,
     /// The first pause after a [`SinkError::Retry`]; each further one is twice as long …
     pub retry_least: Duration,
     /// … up to this.
@@ -33,6 +35,7 @@ impl Default for DrainSettings {
     fn default() -> Self {
         Self {
             window: 256,
+            window_bytes: 8 << 20,
             retry_least: Duration::from_millis(50),
             retry_most: Duration::from_secs(5),
             refused_pause: Duration::from_secs(30),
@@ -92,7 +95,9 @@ struct Sender<S> {
     ready: VecDeque<Stored>,
     /// Acknowledged, with a gap before them.
     beyond: BTreeSet<u64>,
-    on_their_way: JoinSet<u64>,
+    /// Sequence and bytes of each.
+    on_their_way: JoinSet<(u64, usize)>,
+    bytes_on_their_way: usize,
     /// Watermarks (ms) of what is on its way, by sequence.
     watermarks: BTreeMap<u64, u64>,
 }
@@ -114,7 +119,7 @@ async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver
         }
         tokio::select! {
             Some(done) = sender.on_their_way.join_next(), if !idle => match done {
-                Ok(sequence) => sender.acknowledged(sequence),
+                Ok((sequence, bytes)) => sender.acknowledged(sequence, bytes),
                 Err(error) => return sender.common.fail(&error),
             },
             changed = durable.changed(), if sender.has_room() => {
@@ -142,12 +147,14 @@ impl<S: BatchSink> Sender<S> {
             ready: VecDeque::new(),
             beyond: BTreeSet::new(),
             on_their_way: JoinSet::new(),
+            bytes_on_their_way: 0,
             watermarks: BTreeMap::new(),
         }
     }
 
     fn has_room(&self) -> bool {
         self.on_their_way.len() < self.settings.window
+            && self.bytes_on_their_way < self.settings.window_bytes
     }
 
     /// Puts batches on their way while there are any and there is room.
@@ -165,9 +172,11 @@ impl<S: BatchSink> Sender<S> {
                 self.watermarks.insert(record.sequence, watermark);
                 self.note_oldest();
             }
+            let bytes = record.payload.len();
+            self.bytes_on_their_way += bytes;
             self.on_their_way.spawn(async move {
                 deliver(&*sink, record.payload, &settings, &common).await;
-                record.sequence
+                (record.sequence, bytes)
             });
         }
         Ok(())
@@ -204,7 +213,8 @@ impl<S: BatchSink> Sender<S> {
         Ok(!self.ready.is_empty())
     }
 
-    fn acknowledged(&mut self, sequence: u64) {
+    fn acknowledged(&mut self, sequence: u64, bytes: usize) {
+        self.bytes_on_their_way -= bytes;
         self.beyond.insert(sequence);
         let mut acked = self.common.acked.load(Ordering::Relaxed);
         while self.beyond.remove(&(acked + 1)) {

@@ -7,14 +7,14 @@ pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};
 pub use store::{IssuerKey, KeyError, KeyStore};
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Reason;
-use crate::id::{Id, hex, unhex};
+use crate::id::Id;
 use crate::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
+use crate::text::{hex, hex_text};
 use crate::time::Timestamp;
 
 /// One installation of Countersign: tokens of one are worthless in another. Random, made when the
@@ -26,38 +26,8 @@ pub struct DeploymentId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct KeyId(pub u32);
 
-macro_rules! hex_number {
-    ($name:ident) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:08x}", self.0)
-            }
-        }
-        impl std::str::FromStr for $name {
-            type Err = String;
-            fn from_str(text: &str) -> Result<Self, String> {
-                let bytes = unhex::<4>(text);
-                bytes.map(|bytes| Self(u32::from_be_bytes(bytes))).ok_or_else(|| {
-                    let shown: String = text.chars().take(32).collect();
-                    format!("{shown:?} is not 8 lower-case hexadecimal digits")
-                })
-            }
-        }
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-                text.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
-hex_number!(DeploymentId);
-hex_number!(KeyId);
+hex_text!(DeploymentId, 4, u32::to_be_bytes, u32::from_be_bytes);
+hex_text!(KeyId, 4, u32::to_be_bytes, u32::from_be_bytes);
 
 /// The public half of a signing key, and what it may be believed for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -173,7 +143,7 @@ impl Keyring {
 }
 
 mod hex_key {
-    use super::{hex, unhex};
+    use crate::text::{hex, unhex};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {

@@ -8,9 +8,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{DeploymentId, KeyId};
 use crate::event::{Fingerprint, Network};
-use crate::id::{ImpressionId, hex, unhex};
+use crate::id::ImpressionId;
 use crate::money::{Currency, Money};
 use crate::random::Random;
+use crate::text::{hex, unhex};
 use crate::time::Timestamp;
 
 /// 32 secret bytes. Never shown by `Debug`; wiped when dropped.

@@ -9,7 +9,7 @@ use super::codec::{Reader, put_count, put_reason};
 use super::{Declared, WireError, declare};
 use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, VERDICTS, Verdict};
 use crate::id::OutboxId;
-use crate::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, TOKEN_BYTES_MAX};
+use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX, TOKEN_BYTES_MAX};
 use crate::time::{Minute, Timestamp};
 
 const MAGIC: [u8; 4] = *b"CSB1";
@@ -63,7 +63,7 @@ pub struct Tally {
 pub struct Batch<'a> {
     /// Whose.
     pub outbox: OutboxId,
-    /// Its number: from 0, without gaps within an epoch.
+    /// Its number: from 0, without gaps within an epoch, below [`BATCH_NUMBERS_MAX`].
     pub number: u64,
     /// Everything that this outbox sends later was received at this time or later.
     /// [`Timestamp::MAX`] closes the epoch.
@@ -119,6 +119,9 @@ impl<'a> Batch<'a> {
         }
         let outbox = OutboxId { edge: reader.id()?, epoch: reader.u64()? };
         let number = reader.u64()?;
+        if number >= BATCH_NUMBERS_MAX {
+            return Err(reader.error("a batch number of 2^63 or more"));
+        }
         let watermark = reader.time()?;
         let events = reader.count(EVENT_BYTES, BATCH_EVENTS_MAX)?;
         let tallies = reader.count(TALLY_BYTES, BATCH_TALLIES_MAX)?;

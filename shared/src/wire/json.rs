@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, Event, Tally};
 use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, VERDICTS, Verdict};
 use crate::id::{Id, OutboxId};
-use crate::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
+use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX};
 use crate::time::Timestamp;
 use crate::token;
 
@@ -22,8 +22,8 @@ pub struct JsonBatch {
     pub epoch: u64,
     /// The batch's number.
     pub number: u64,
-    /// Its watermark, ms since 1970.
-    pub watermark: Timestamp,
+    /// Its watermark, ms since 1970; `null` closes the epoch.
+    pub watermark: Option<Timestamp>,
     /// The events.
     #[serde(default)]
     pub events: Vec<JsonEvent>,
@@ -55,7 +55,8 @@ pub struct JsonEvent {
     /// From which network.
     #[serde(default)]
     pub network: Network,
-    /// By whom; 0 without consent.
+    /// By whom, as hexadecimal digits: it has 64 bits, and JavaScript's numbers 53; none without
+    /// consent.
     #[serde(default)]
     pub visitor: Fingerprint,
     /// Remarks.
@@ -76,7 +77,7 @@ impl JsonBatch {
             edge: batch.outbox.edge,
             epoch: batch.outbox.epoch,
             number: batch.number,
-            watermark: batch.watermark,
+            watermark: Some(batch.watermark).filter(|at| *at != Timestamp::MAX),
             events: batch.events.iter().map(JsonEvent::new).collect(),
             tallies: batch.tallies.clone(),
         }
@@ -90,6 +91,9 @@ impl JsonBatch {
         if self.version != 1 {
             return Err(format!("version {}: this build reads version 1", self.version));
         }
+        if self.number >= BATCH_NUMBERS_MAX {
+            return Err("number: below 2^63".to_owned());
+        }
         if self.events.len() > BATCH_EVENTS_MAX || self.tallies.len() > BATCH_TALLIES_MAX {
             return Err(format!("a batch has at most {BATCH_EVENTS_MAX} events and tallies each"));
         }
@@ -99,7 +103,7 @@ impl JsonBatch {
         Ok(Batch {
             outbox: OutboxId { edge: self.edge, epoch: self.epoch },
             number: self.number,
-            watermark: self.watermark,
+            watermark: self.watermark.unwrap_or(Timestamp::MAX),
             events: self.events.iter().map(JsonEvent::event).collect(),
             tallies: self.tallies.clone(),
         })

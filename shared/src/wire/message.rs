@@ -62,7 +62,7 @@ pub struct ChunkEntry {
 }
 
 fn hex_bytes<S: serde::Serializer>(bytes: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(&crate::id::hex(bytes))
+    s.serialize_str(&crate::text::hex(bytes))
 }
 
 /// A tally, and the batch that brought it.

@@ -203,6 +203,7 @@ impl<'a> MessageView<'a> {
 }
 
 /// A row that [`MessageView::check`] has seen: its codes are known.
+#[inline]
 fn row(r: &[u8]) -> Row {
     let word = |at: usize| u16::from_le_bytes([r[at], r[at + 1]]);
     let outcome = match Reason::from_code(r[19]) {

@@ -116,7 +116,7 @@ fn an_edited_store_is_refused() {
     let first = store.issuers[0].public.id;
     assert_eq!(edited(&|value| value["version"] = 2.into()), KeyError::Version(2));
     let other = store.issuers[1].secret.expose();
-    let other = shared::id::hex(other);
+    let other = shared::text::hex(other);
     let found = edited(&|value| value["issuers"][0]["secret"] = other.clone().into());
     assert_eq!(found, KeyError::WrongId(first));
     let found = edited(&|value| value["issuers"][0]["public"]["id"] = "00000000".into());
@@ -133,7 +133,7 @@ fn weak_keys_are_refused() {
     let mut neutral = [0; 32];
     neutral[0] = 1;
     let order_8 =
-        shared::id::unhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a");
+        shared::text::unhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a");
     let mut off_curve = [0; 32];
     off_curve[0] = 2;
     for point in [neutral, order_8.unwrap(), off_curve] {

@@ -1,10 +1,10 @@
 //! `partitions.json`: everything that two programs must derive alike.
 
 use serde_json::{Value, json};
-use shared::id::{hex, unhex};
 use shared::import;
 use shared::keys::{DeploymentId, KeyId, PriceKey, PublicKey, Secret, TagKeys, VisitorKey};
 use shared::random::Seeded;
+use shared::text::{hex, unhex};
 use shared::{
     BlockId, ImpressionId, Money, Network, OutboxId, PartitionMap, Partitions, Random, SourceId,
     Timestamp,

@@ -1,8 +1,8 @@
 //! `tokens.json`: valid tokens, field by field and byte by byte.
 
 use serde_json::{Value, json};
-use shared::id::hex;
 use shared::keys::KeyStore;
+use shared::text::hex;
 use shared::token::{self, Signer, Token, Unverified};
 use shared::{BlockId, Currency, Fingerprint, ImpressionId, Money, Timestamp};
 

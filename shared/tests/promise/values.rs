@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 use shared::event::{Country, Device, Network, REASON_CODES, VERDICTS};
-use shared::id::{IdAllocator, hex, unhex};
+use shared::id::IdAllocator;
 use shared::limits::BLOCK_LIFE_MS;
 use shared::random::{Seeded, below};
+use shared::text::{hex, unhex};
 use shared::{
     BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, Reason, SourceId, Timestamp,
 };

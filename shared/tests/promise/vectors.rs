@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use shared::id::hex;
+use shared::text::hex;
 
 /// Compares with `vectors/<name>`, or writes it when `COUNTERSIGN_WRITE_VECTORS=1`.
 pub(super) fn compare(name: &str, computed: &Value) {

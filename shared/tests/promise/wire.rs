@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use shared::event::{Country, Device, Fingerprint, Flags, Network};
-use shared::id::hex;
+use shared::text::hex;
 use shared::wire::json::JsonBatch;
 use shared::wire::message::Entry;
 use shared::wire::{

@@ -1,7 +1,7 @@
 //! Bytes that are no batch and no message, and what is said of them.
 
 use serde_json::{Value, json};
-use shared::id::hex;
+use shared::text::hex;
 use shared::wire::json::JsonBatch;
 use shared::wire::{Batch, MessageView};
 
@@ -28,6 +28,7 @@ pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
         ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
         ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),
         ("an edge's name with a gap", put(&good, 4, b"ed\0e-1"), "an id with a byte that none has"),
+        ("batch number 2^63", put(&good, 28, &(1_u64 << 63).to_le_bytes()), "2^63 or more"),
         ("4 097 events", put(&good, 44, &4_097_u32.to_le_bytes()), "more of something"),
         ("more events than bytes", put(&good, 44, &4_096_u32.to_le_bytes()), "end too early"),
         ("4 097 tallies", put(&good, 48, &4_097_u32.to_le_bytes()), "more of something"),
@@ -141,6 +142,9 @@ fn json_batches_that_are_none() {
         ("/edge", json!("no.dots"), "1 to 16 characters"),
         ("/edge", json!(""), "1 to 16 characters"),
         ("/number", json!(-1), "invalid value"),
+        ("/number", json!(1_u64 << 63), "below 2^63"),
+        ("/events/0/visitor", json!(7), "a string"),
+        ("/events/0/visitor", json!("7"), "16 lower-case hexadecimal digits"),
         ("/events/0/kind", json!("conversion"), "no kind of event"),
         ("/events/0/token", json!("AQID="), "canonical base64url"),
         ("/events/0/token", json!("AQIE+"), "canonical base64url"),
@@ -149,7 +153,7 @@ fn json_batches_that_are_none() {
         ("/events/0/verdict", json!("rain"), "no reason"),
         ("/events/0/country", json!("de"), "two capital letters"),
         ("/events/0/device", json!("toaster"), "no device"),
-        ("/events/0/network", json!("04"), "14 hex digits"),
+        ("/events/0/network", json!("04"), "14 lower-case hexadecimal digits"),
         ("/events/0/flags", json!(2), "events[0]: an unknown flag"),
         ("/tallies/0/count", json!(1_u64 << 32), "invalid value"),
     ] {

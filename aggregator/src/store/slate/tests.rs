@@ -8,7 +8,7 @@ use super::*;
 use crate::store::contract::{self, Harness};
 use crate::store::keys;
 
-fn fast() -> SlateSettings {
+pub(super) fn fast() -> SlateSettings {
     SlateSettings {
         cache_bytes: 1 << 20,
         table_bytes: 32 << 10,
