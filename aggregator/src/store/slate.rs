@@ -64,6 +64,8 @@ impl Default for SlateSettings {
 /// The stores of a deployment in one object store.
 pub struct SlateStores {
     objects: Arc<dyn ObjectStore>,
+    /// The directory or the URL, for errors.
+    place: String,
     /// Whether the object store can overwrite on condition, and so can fence off another process
     /// without a lock.
     conditional: bool,
@@ -75,7 +77,7 @@ pub struct SlateStores {
 
 impl std::fmt::Debug for SlateStores {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SlateStores").field("objects", &self.objects.to_string()).finish()
+        f.debug_struct("SlateStores").field("place", &self.place).finish()
     }
 }
 
@@ -105,7 +107,7 @@ impl SlateStores {
         Ok(Self {
             conditional: false,
             lock: Mutex::new(Some(lock)),
-            ..Self::remote(objects, settings)
+            ..Self::remote(objects, dir.display().to_string(), settings)
         })
     }
 
@@ -133,23 +135,21 @@ impl SlateStores {
         let objects = PrefixStore::new(objects, path);
         let first = async { objects.list(None).next().await.transpose() };
         match tokio::time::timeout(FIRST_ANSWER_MAX, first).await {
-            Ok(Ok(_)) => Ok(Self::remote(Arc::new(objects), settings)),
+            Ok(Ok(_)) => Ok(Self::remote(Arc::new(objects), url.to_owned(), settings)),
             Ok(Err(error)) => Err(unusable(&error)),
             Err(_) => Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}"))),
         }
     }
 
-    /// In an object store that can overwrite on condition (S3 and its like): whoever opens a
-    /// partition last has it, and fences the others off.
-    #[must_use]
-    pub fn remote(objects: Arc<dyn ObjectStore>, settings: SlateSettings) -> Self {
+    /// Whoever opens a partition last has it, and fences the others off.
+    fn remote(objects: Arc<dyn ObjectStore>, place: String, settings: SlateSettings) -> Self {
         let cache = MokaCacheOptions {
             max_capacity: settings.cache_bytes,
             time_to_live: None,
             time_to_idle: None,
         };
         let cache = Arc::new(MokaCache::new_with_opts(cache));
-        Self { objects, conditional: true, cache, settings, lock: Mutex::new(None) }
+        Self { objects, place, conditional: true, cache, settings, lock: Mutex::new(None) }
     }
 
     fn db_settings(&self) -> Settings {
@@ -208,8 +208,9 @@ impl Stores for SlateStores {
     type Store = SlateStore;
 
     async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
-        let name = format!("partition-{partition:02}");
-        let db = Db::builder(name.clone(), Arc::clone(&self.objects))
+        let folder = format!("partition-{partition:02}");
+        let name = format!("{}/{folder}", self.place);
+        let db = Db::builder(folder, Arc::clone(&self.objects))
             .with_settings(self.db_settings())
             .with_merge_operator(Arc::new(Sum))
             .with_db_cache(Arc::clone(&self.cache), u64::from(partition))
@@ -256,6 +257,7 @@ impl MergeOperator for Sum {
 /// The store of one partition.
 pub struct SlateStore {
     db: Db,
+    /// Where it is, for errors.
     name: String,
 }
 

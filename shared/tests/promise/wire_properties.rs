@@ -58,7 +58,7 @@ fn any_tally() -> impl Strategy<Value = Tally> {
 type AnyBatch = (Batch<'static>, Vec<(Event<'static>, Vec<u8>)>);
 
 fn any_batch() -> impl Strategy<Value = AnyBatch> {
-    let names = (any_id(), any::<u64>(), any::<u64>(), any_time());
+    let names = (any_id(), any::<u64>(), 0..shared::limits::BATCH_NUMBERS_MAX, any_time());
     (names, vec(any_event(), 0..12), vec(any_tally(), 0..6)).prop_map(
         |((edge, epoch, number, watermark), events, tallies)| {
             let outbox = OutboxId { edge, epoch };
