@@ -44,6 +44,9 @@ pub(crate) struct UpArgs {
     /// Directory of everything that is kept; made when it is missing [default: countersign-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Where the event log is: nats://HOST:PORT; without it, in the data directory
+    #[arg(long, value_name = "URL")]
+    pub(crate) log: Option<String>,
     /// Address of the public edge; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) edge_listen: Option<SocketAddr>,

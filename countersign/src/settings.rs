@@ -18,8 +18,8 @@ use crate::failure::Failure;
 /// `COUNTERSIGN_EDGE__LISTEN`.
 const PREFIX: &str = "COUNTERSIGN_";
 /// Variables of ours that are no settings: the settings file, the operator's key (never in a file),
-/// and where the project's tests find the binary.
-const NO_SETTINGS: [&str; 3] = ["CONFIG", "ADMIN_KEY", "BIN"];
+/// and where the project's tests find the binary and a nats-server.
+const NO_SETTINGS: [&str; 4] = ["CONFIG", "ADMIN_KEY", "BIN", "NATS_SERVER"];
 
 /// All settings of `up`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) outbox: Outbox,
     /// Checks and splits what comes.
     pub(crate) collector: Collector,
+    /// What lies between those that check and those that count.
+    pub(crate) eventlog: EventLog,
     /// Counts.
     pub(crate) aggregator: Aggregator,
     /// The operator's side.
@@ -107,6 +109,24 @@ pub(crate) struct Collector {
     pub(crate) flush_ms: u64,
 }
 
+/// What lies between those that check and those that count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EventLog {
+    /// The NATS servers; empty: the data directory.
+    pub(crate) url: String,
+    /// A `.creds` file; empty: none.
+    pub(crate) credentials: String,
+    /// Root certificates beside the system's; empty: none.
+    pub(crate) ca: String,
+    /// Stands before the names of streams and subjects.
+    pub(crate) prefix: String,
+    /// Copies of each stream that is made.
+    pub(crate) replicas: usize,
+    /// The most bytes of each stream that is made; 0: as the server has room.
+    pub(crate) stream_bytes_max: u64,
+}
+
 /// Counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -138,6 +158,7 @@ impl Default for Settings {
             edge: Edge::default(),
             outbox: Outbox::default(),
             collector: Collector::default(),
+            eventlog: EventLog::default(),
             aggregator: Aggregator::default(),
             api: Api::default(),
         }
@@ -174,6 +195,19 @@ impl Default for Outbox {
 impl Default for Collector {
     fn default() -> Self {
         Self { verify_threads: 0, verified_tokens_max: 100_000, flush_ms: shared::limits::FLUSH_MS }
+    }
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            credentials: String::new(),
+            ca: String::new(),
+            prefix: String::new(),
+            replicas: 1,
+            stream_bytes_max: 0,
+        }
     }
 }
 
@@ -214,6 +248,7 @@ impl Settings {
         // What can be parsed as an argument has no other form that a setting could have.
         let flags = [
             ("data", args.data.as_ref().map(|dir| dir.display().to_string())),
+            ("eventlog.url", args.log.clone()),
             ("edge.listen", args.edge_listen.map(|address| address.to_string())),
             ("api.listen", args.api_listen.map(|address| address.to_string())),
         ];

@@ -57,13 +57,21 @@ async fn append<L: Log>(log: &L, partition: u16, payload: impl Into<Bytes>) -> P
     positions[0]
 }
 
-/// Everything that can be had without waiting.
-fn drain(reader: &mut impl Reader) -> Vec<(u64, Bytes)> {
+/// Everything up to the end, by a reader that has given out what is up to `after`.
+async fn drain<L: Log>(
+    log: &L,
+    partition: u16,
+    reader: &mut L::Reader,
+    after: u64,
+) -> Vec<(u64, Bytes)> {
+    let end = log.end(partition).await.unwrap().map_or(0, |end| end.sequence);
     let mut out = Vec::new();
-    while let Some(delivered) = reader.try_next().unwrap() {
+    for _ in after..end {
+        let delivered = reader.next().await.unwrap();
         assert_eq!(delivered.position.digest, digest(&delivered.payload));
         out.push((delivered.position.sequence, delivered.payload));
     }
+    assert_eq!(reader.try_next().unwrap(), None, "nothing is behind the end");
     out
 }
 
@@ -85,9 +93,9 @@ async fn order_and_positions<L: Log>(log: &L) {
     assert_eq!(delivered.position, positions[0]);
     assert_eq!(delivered.payload, "a");
     let rest = [(2, Bytes::new()), (3, Bytes::from("e"))];
-    assert_eq!(drain(&mut reader), rest);
+    assert_eq!(drain(log, 0, &mut reader, 1).await, rest);
     let mut dead = log.reader(DEAD, None).await.unwrap();
-    assert_eq!(drain(&mut dead), [(1, Bytes::from("d"))]);
+    assert_eq!(drain(log, DEAD, &mut dead, 0).await, [(1, Bytes::from("d"))]);
     assert_eq!(log.end(0).await.unwrap().unwrap().sequence, 3);
     assert_eq!(log.end(1).await.unwrap(), Some(positions[1]));
 }
@@ -125,7 +133,7 @@ async fn readers_begin_where_told<L: Log>(log: &L) {
     }
     for (index, position) in positions.iter().enumerate() {
         let mut reader = log.reader(1, Some(*position)).await.unwrap();
-        let got = drain(&mut reader);
+        let got = drain(log, 1, &mut reader, position.sequence).await;
         assert_eq!(got.len(), 39 - index);
         for (back, (sequence, payload)) in got.iter().rev().enumerate() {
             assert_eq!(*sequence, 40 - back as u64);
@@ -226,7 +234,7 @@ async fn trimming<S: Subject>(subject: &mut S) {
         Err(error) => panic!("the start is trimmed, but: {error}"),
         Ok(_) => panic!("the start is trimmed, but a reader was given"),
     }
-    overtaken(&mut slow);
+    overtaken(&mut slow).await;
     after_trim(&log, applied).await;
     let log = subject.reopen(log).await;
     after_trim(&log, applied).await;
@@ -237,19 +245,18 @@ async fn trimming<S: Subject>(subject: &mut S) {
     let mut reader = log.reader(0, Some(positions[59])).await.unwrap();
     assert_eq!(reader.try_next().unwrap(), None);
     assert_eq!(append(&log, 0, "on").await.sequence, 61);
-    assert_eq!(drain(&mut reader), [(61, Bytes::from("on"))]);
+    assert_eq!(drain(&log, 0, &mut reader, 60).await, [(61, Bytes::from("on"))]);
 }
 
 /// A reader that trimming has overtaken goes on without a gap or says so.
-fn overtaken(reader: &mut impl Reader) {
+async fn overtaken(reader: &mut impl Reader) {
     let mut last = 1;
-    loop {
-        match reader.try_next() {
-            Ok(Some(delivered)) => {
+    while last < 60 {
+        match reader.next().await {
+            Ok(delivered) => {
                 assert_eq!(delivered.position.sequence, last + 1, "a jump");
                 last += 1;
             }
-            Ok(None) => return assert_eq!(last, 60, "the reader stops before the end"),
             Err(LogError::Trimmed { sequence, .. }) => return assert_eq!(sequence, last + 1),
             Err(error) => panic!("overtaken by trimming, but: {error}"),
         }
@@ -258,14 +265,15 @@ fn overtaken(reader: &mut impl Reader) {
 
 async fn after_trim<L: Log>(log: &L, applied: Position) {
     let mut reader = log.reader(0, Some(applied)).await.unwrap();
-    let left: Vec<_> = drain(&mut reader).into_iter().map(|(s, _)| s).collect();
+    let left: Vec<_> =
+        drain(log, 0, &mut reader, applied.sequence).await.into_iter().map(|(s, _)| s).collect();
     let expected: Vec<_> = (applied.sequence + 1..=60).collect();
     assert_eq!(left, expected, "what follows a trimmed position stays");
     let other = Position { digest: digest(b"other"), ..applied };
     let result = log.reader(0, Some(other)).await;
     assert!(matches!(result, Err(LogError::Mismatch { .. })));
     let mut kept = log.reader(1, None).await.unwrap();
-    assert_eq!(drain(&mut kept), [(1, Bytes::from("kept"))]);
+    assert_eq!(drain(log, 1, &mut kept, 0).await, [(1, Bytes::from("kept"))]);
 }
 
 async fn reopening<S: Subject>(subject: &mut S) {
@@ -283,7 +291,8 @@ async fn reopening<S: Subject>(subject: &mut S) {
         for position in &positions {
             let mut reader = log.reader(0, Some(*position)).await.unwrap();
             let left = positions.len() as u64 - position.sequence;
-            assert_eq!(drain(&mut reader).len() as u64, left);
+            let got = drain(&log, 0, &mut reader, position.sequence).await;
+            assert_eq!(got.len() as u64, left);
         }
     }
     abandoned(&log, positions.len() as u64).await;
@@ -297,8 +306,8 @@ async fn abandoned<L: Log>(log: &L, end: u64) {
         let _ = poll_once(gone.as_mut());
     }
     let later = append(log, 0, "later").await;
-    let from = log.reader(0, None).await.unwrap();
-    let got = drain(&mut { from });
+    let mut reader = log.reader(0, None).await.unwrap();
+    let got = drain(log, 0, &mut reader, 0).await;
     let tail: Vec<_> = got[end as usize..].iter().map(|(_, p)| &p[..]).collect();
     match later.sequence - end {
         1 => assert_eq!(tail, [&b"later"[..]]),
@@ -318,7 +327,8 @@ pub async fn check_lost_ack<L: Log>(log: &L, lose_next: impl FnOnce()) {
     assert!(error.is_retryable(), "{error}");
     assert_eq!(append(log, 0, "again").await.sequence, first.sequence + 2);
     let mut reader = log.reader(0, Some(first)).await.unwrap();
-    let payloads: Vec<_> = drain(&mut reader).into_iter().map(|(_, p)| p).collect();
+    let payloads: Vec<_> =
+        drain(log, 0, &mut reader, first.sequence).await.into_iter().map(|(_, p)| p).collect();
     assert_eq!(payloads, ["again", "again"]);
 }
 

@@ -9,7 +9,7 @@
 //!   that many writers share one fsync.
 //! - [`log`]: the trait that collectors write to and aggregators read from,
 //!   with positions that can be checked; [`local`] is its adapter over
-//!   segments.
+//!   segments, and [`jetstream`] (feature `nats`) the one over NATS.
 //!
 //! With the feature `testing`: [`fake`], an in-memory log with fault switches
 //! for deterministic simulations, and [`contract`], the test that every
@@ -23,6 +23,8 @@ pub mod contract;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod group;
+#[cfg(feature = "nats")]
+pub mod jetstream;
 pub mod local;
 pub mod log;
 pub mod position;

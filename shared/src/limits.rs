@@ -32,7 +32,7 @@ pub const BATCH_NUMBERS_MAX: u64 = 1 << 63;
 /// The most tallies in one outbox batch.
 pub const BATCH_TALLIES_MAX: usize = 4_096;
 /// The largest outbox batch, in bytes. An outbox seals a batch before it would pass this.
-pub const BATCH_BYTES_MAX: usize = 512 << 10;
+pub const BATCH_BYTES_MAX: usize = 384 << 10;
 /// The most events in one chunk of an imported log.
 pub const CHUNK_EVENTS_MAX: usize = 4_096;
 /// The largest body that the collector's gateway reads.
@@ -42,6 +42,8 @@ pub const GATEWAY_BODY_BYTES_MAX: usize = 8 << 20;
 pub const FLUSH_BYTES: usize = 256 << 10;
 /// … or after this many milliseconds.
 pub const FLUSH_MS: u64 = 50;
+/// The largest partition message, in bytes: 1 MiB less what the log may put around it.
+pub const MESSAGE_BYTES_MAX: usize = (1 << 20) - (1 << 10);
 /// The most events, and the most distinct ids or blocks or minutes or prices, that one partition
 /// message can hold: its tables are indexed with 16 bits.
 pub const MESSAGE_ROWS_MAX: usize = u16::MAX as usize;
@@ -59,8 +61,13 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const _: () = {
     // An event that an outbox may still deliver never finds its block's dedup state gone.
     assert!(BLOCK_LIFE_MS + TOKEN_LIFE_MS_MAX + OUTBOX_DELAY_MS_MAX <= HORIZON_MS);
-    // A message fits into what a NATS server takes by default, whatever the last batch was.
-    assert!(FLUSH_BYTES + BATCH_BYTES_MAX < 1 << 20);
+    // A message fits into what a NATS server takes by default, whatever the last batch was: an event
+    // whose token is believed (181 bytes in a batch at least, with the token) takes at most 132
+    // bytes more there, with the entries of the tables that it alone names; 100 000 bytes are for
+    // the tallies and minutes of one batch.
+    assert!(
+        FLUSH_BYTES + BATCH_BYTES_MAX + BATCH_BYTES_MAX / 181 * 132 + 100_000 < MESSAGE_BYTES_MAX
+    );
     // One request always fits into one batch.
     assert!(EVENTS_PER_REQUEST_MAX <= BATCH_EVENTS_MAX);
     // One more batch or chunk always fits into a message that is not yet due by its size: a row

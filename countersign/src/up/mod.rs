@@ -13,6 +13,7 @@ mod api;
 mod demo;
 mod follow;
 mod hints;
+mod log;
 mod parts;
 mod sink;
 
@@ -23,12 +24,12 @@ use std::time::Duration;
 
 use aggregator::Aggregator;
 use collector::Collector;
-use eventlog::LocalLog;
 use tokio::sync::watch;
 
 use crate::cli::UpArgs;
 use crate::failure::Failure;
 use crate::settings::{LogFormat, Settings};
+use log::AnyLog;
 use parts::Opened;
 use sink::CollectorSink;
 
@@ -124,9 +125,9 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
 
 /// Closes the centre, in the order in which events go through it.
 async fn close(
-    collector: &Collector<LocalLog>,
-    aggregator: Aggregator<LocalLog>,
-    log: Arc<LocalLog>,
+    collector: &Collector<AnyLog>,
+    aggregator: Aggregator<AnyLog>,
+    log: Arc<AnyLog>,
 ) -> Result<(), Failure> {
     within("the collector: it could not empty its queue", collector.close()).await?;
     within("the aggregator: it could not save its state", aggregator.close()).await?;
@@ -172,7 +173,7 @@ async fn serve_api(
 
 /// Becomes ready when a partition cannot go on: what it would count is no longer known, and only an
 /// operator can help. The log has everything.
-async fn partition_stopped(aggregator: &Aggregator<LocalLog>) -> Failure {
+async fn partition_stopped(aggregator: &Aggregator<AnyLog>) -> Failure {
     loop {
         let stopped =
             aggregator.statuses().into_iter().enumerate().find_map(|(at, status)| match status {

@@ -11,7 +11,7 @@ use collector::{Collector, CollectorKeys};
 use edge::native::{CatalogueFile, Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
 use edge::{Durability, Keys, Policy, PublicUrl};
-use eventlog::{LocalLog, LocalLogConfig, Log as _};
+use eventlog::Log as _;
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::keys::KeyStore;
@@ -20,9 +20,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::follow::Followers;
+use super::log::AnyLog;
 use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
-use crate::data::{DataDir, Deployment};
+use crate::data::DataDir;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
@@ -32,9 +33,9 @@ pub(super) struct Opened {
     pub(super) edge: EdgeParts,
     pub(super) api_listener: TcpListener,
     pub(super) api: axum::Router,
-    pub(super) collector: Arc<Collector<LocalLog>>,
-    pub(super) aggregator: Aggregator<LocalLog>,
-    pub(super) log: Arc<LocalLog>,
+    pub(super) collector: Arc<Collector<AnyLog>>,
+    pub(super) aggregator: Aggregator<AnyLog>,
+    pub(super) log: Arc<AnyLog>,
     pub(super) keys: Followers,
     pub(super) dir: DataDir,
     /// Held until the process ends: two never share the directory.
@@ -89,7 +90,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
     let variable = std::env::var(admin::VARIABLE).ok();
     let (admin, origin) = AdminKey::find(&dir.path("admin.key"), variable.as_deref(), random)?;
 
-    let log = Arc::new(open_log(&dir, &deployment)?);
+    let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
     let mut registry = Registry::default();
     let (collector, collector_keys) = open_collector(settings, &keys, &log, &clock, &mut registry)?;
     let aggregator = open_aggregator(settings, &dir, &log, &clock, &mut registry).await?;
@@ -143,30 +144,12 @@ fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Failure> {
     Ok(format!("http://{address}"))
 }
 
-fn open_log(dir: &DataDir, deployment: &Deployment) -> Result<LocalLog, Failure> {
-    let path = dir.path("log");
-    let damaged = |what: String| Failure::data(format!("{}: {what}", path.display()));
-    let identity = deployment.log_identity().unwrap_or_default();
-    let config = LocalLogConfig::new(&path, deployment.partitions);
-    let (log, recovered) =
-        LocalLog::open(&config, identity).map_err(|error| damaged(error.to_string()))?;
-    if log.identity() != identity {
-        return Err(damaged(
-            "this log is of another deployment: restore the one that belongs here".to_owned(),
-        ));
-    }
-    if let Some(cut) = recovered.cut {
-        tracing::warn!(?cut, "the log's last group was not written whole, and is cut off");
-    }
-    Ok(log)
-}
-
-type CollectorParts = (Arc<Collector<LocalLog>>, watch::Sender<Arc<CollectorKeys>>);
+type CollectorParts = (Arc<Collector<AnyLog>>, watch::Sender<Arc<CollectorKeys>>);
 
 fn open_collector(
     settings: &Settings,
     keys: &KeyStore,
-    log: &Arc<LocalLog>,
+    log: &Arc<AnyLog>,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
 ) -> Result<CollectorParts, Failure> {
@@ -196,10 +179,10 @@ fn open_collector(
 async fn open_aggregator(
     settings: &Settings,
     dir: &DataDir,
-    log: &Arc<LocalLog>,
+    log: &Arc<AnyLog>,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
-) -> Result<Aggregator<LocalLog>, Failure> {
+) -> Result<Aggregator<AnyLog>, Failure> {
     let slate =
         SlateSettings { cache_bytes: settings.aggregator.cache_bytes, ..SlateSettings::default() };
     let stores = match settings.aggregator.state_url.as_str() {

@@ -6,19 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use collector::{Collector, SubmitError};
 use edge::outbox::{BatchSink, SinkError};
-use eventlog::LocalLog;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
+
+use super::log::AnyLog;
 
 /// A collector as a sink.
 pub(super) struct CollectorSink {
-    collector: Arc<Collector<LocalLog>>,
+    collector: Arc<Collector<AnyLog>>,
     /// As the last batch had it. One process has one clock, but the outbox never goes back behind
     /// its watermark: after a clock was set back, it is ahead until the time is reached again.
     clock_ahead_ms: AtomicU64,
 }
 
 impl CollectorSink {
-    pub(super) fn new(collector: Arc<Collector<LocalLog>>) -> Self {
+    pub(super) fn new(collector: Arc<Collector<AnyLog>>) -> Self {
         Self { collector, clock_ahead_ms: AtomicU64::new(0) }
     }
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod import;
 mod keys;
+mod nats;
 mod process;
 mod simulate;
 mod up;

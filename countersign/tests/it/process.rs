@@ -76,10 +76,15 @@ impl Server {
 
     /// kill -9, and another on the same ports and directory.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill_and_restart_with(&["--demo"]);
+    }
+
+    /// The same with other flags.
+    pub(crate) fn kill_and_restart_with(&mut self, flags: &[&str]) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let data = self.data.clone();
-        let next = Self::start_with(&data, Some(self), &["--demo"]);
+        let next = Self::start_with(&data, Some(self), flags);
         *self = next;
     }
 

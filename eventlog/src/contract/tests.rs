@@ -113,7 +113,7 @@ async fn the_fakes_faults() {
     let replaced = log.reader(0, Some(second)).await;
     assert!(matches!(replaced, Err(LogError::Mismatch { .. })));
     let mut reader = log.reader(0, None).await.unwrap();
-    assert_eq!(drain(&mut reader).len(), 2);
+    assert_eq!(drain(&log, 0, &mut reader, 0).await.len(), 2);
     log.vanish(0, 1);
     let gone = log.reader(0, Some(second)).await;
     assert!(matches!(gone, Err(LogError::StepBack { end: 1, .. })));

@@ -1,0 +1,75 @@
+//! The same process with its log on a real nats-server.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use eventlog::jetstream::server::NatsServer;
+
+use crate::process::{Server, random_moment, run};
+
+fn start(data: &Path, nats: &NatsServer) -> Server {
+    Server::start_with(data, None, &["--demo", "--log", &nats.url()])
+}
+
+const REAL_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/obd_bts_men.csv");
+/// The days of the log.
+const DAYS: &str = "/v1/accounting?from=1574208000&to=1575504000";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_the_process_and_of_nats_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nats = NatsServer::start(&dir.path().join("nats"));
+    let mut server = start(&dir.path().join("data"), &nats);
+    let mut command = server.import();
+    let child = command.arg(REAL_LOG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap();
+    let mut clicked = 0;
+    for round in 0..3 {
+        std::thread::sleep(random_moment(Duration::from_millis(300)));
+        if round == 1 {
+            server.kill_and_restart_with(&["--demo", "--log", &nats.url()]);
+        } else {
+            nats.kill();
+            // The click depends on the edge alone.
+            let ad = server.serve().await;
+            let click = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+            assert_eq!(click.status(), 302);
+            clicked += 1;
+            nats.start_again();
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (code, said, err) = run(server.import().arg(REAL_LOG));
+    assert_eq!(code, Some(0), "{said}{err}");
+    assert!(said.contains("0 sent now"), "{said}");
+    let imported = server.ask(DAYS).await;
+    assert_eq!((&imported["counted"], &imported["received"]), (&10_069.into(), &10_069.into()));
+    let now = {
+        use shared::Clock as _;
+        shared::ambient::SystemClock.now().minute().0
+    };
+    let live = format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60);
+    let all = |answer: &serde_json::Value| answer["counted"] == 2 * clicked;
+    let answer = server.until(&live, all).await;
+    assert_eq!(answer["adds_up"], true, "{answer}");
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_log_that_is_not_the_one_that_belongs_here_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = NatsServer::start(&dir.path().join("nats"));
+    let mut server = start(&dir.path().join("data"), &nats);
+    assert_eq!(server.terminate().code(), Some(0));
+    let up = |data: &str, url: &str| {
+        let mut command = crate::process::binary();
+        command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        run(command.args(["--log", url, "--data"]).arg(dir.path().join(data)))
+    };
+    let (code, _, said) = up("another", &nats.url());
+    assert!(code == Some(5) && said.contains("of another deployment"), "{code:?} {said}");
+    let (code, _, said) = up("data", "not an address");
+    assert!(code == Some(2) && said.contains("nats://HOST:4222"), "{code:?} {said}");
+}

@@ -1,0 +1,228 @@
+//! The log on NATS JetStream: one stream per partition, and one for dead letters.
+//!
+//! What the server is trusted for: order and durability (with `sync_interval: always`), not dedup,
+//! and not that it stays the server that it was. Each stream carries the log's identity in its
+//! metadata, and readers compare identity and digest whenever they connect anew ([`reader`]).
+//!
+//! Streams have no age limit: what is applied and old enough is purged by [`Log::trim`], and what
+//! is not stays, however old. A purge keeps the last applied message, so that its digest can be
+//! compared.
+
+mod open;
+mod reader;
+#[cfg(any(test, feature = "testing"))]
+pub mod server;
+
+use std::sync::Arc;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::{self, Context, ErrorCode, context::PublishError};
+use tokio::sync::{OwnedMutexGuard, watch};
+
+pub use open::{JetStreamConfig, OpenError};
+pub use reader::JetStreamReader;
+
+use crate::log::{DEAD, Log, LogError, Message, MismatchOf, hex};
+use crate::position::{Identity, Position, digest};
+
+/// What a message costs on the wire besides its payload.
+const HEADROOM_BYTES: usize = 1 << 10;
+
+/// A [`Log`] on a NATS server or cluster. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JetStreamLog {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: Context,
+    prefix: String,
+    identity: Identity,
+    partitions: u16,
+    /// How often the client has connected.
+    connected: watch::Receiver<u64>,
+    /// Held while one append's messages are handed to the connection, so that they follow each
+    /// other.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl JetStreamLog {
+    fn check_partition(&self, partition: u16) -> Result<(), LogError> {
+        if partition < self.inner.partitions || partition == DEAD {
+            return Ok(());
+        }
+        Err(LogError::UnknownPartition { partition, partitions: self.inner.partitions })
+    }
+}
+
+impl Log for JetStreamLog {
+    type Reader = JetStreamReader;
+
+    async fn append(&self, messages: Vec<Message>) -> Result<Vec<Position>, LogError> {
+        let largest = self.inner.context.client().max_payload().saturating_sub(HEADROOM_BYTES);
+        for message in &messages {
+            self.check_partition(message.partition)?;
+            if message.payload.len() > largest {
+                let bytes = message.payload.len() as u64;
+                return Err(LogError::TooLarge { bytes, records: messages.len() });
+            }
+        }
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A task of its own: a caller that goes away does not tear an append apart.
+        let inner = Arc::clone(&self.inner);
+        let turn = Arc::clone(&inner.turn).lock_owned().await;
+        let append = tokio::spawn(async move { inner.publish(&messages, turn).await });
+        append.await.unwrap_or_else(|error| Err(LogError::Unavailable(error.to_string())))
+    }
+
+    async fn end(&self, partition: u16) -> Result<Option<Position>, LogError> {
+        self.check_partition(partition)?;
+        let stream = self.inner.stream(partition).await?;
+        let state = &stream.cached_info().state;
+        let sequence = state.last_sequence;
+        if sequence == 0 {
+            return Ok(None);
+        }
+        match self.inner.digest_at(&stream, sequence).await? {
+            Some(digest) => Ok(Some(Position { identity: self.inner.identity, sequence, digest })),
+            None => {
+                Err(LogError::Trimmed { partition, sequence, first: state.first_sequence.max(1) })
+            }
+        }
+    }
+
+    async fn reader(
+        &self,
+        partition: u16,
+        after: Option<Position>,
+    ) -> Result<Self::Reader, LogError> {
+        self.check_partition(partition)?;
+        JetStreamReader::open(Arc::clone(&self.inner), partition, after).await
+    }
+
+    async fn trim(&self, applied: &[(u16, u64)]) -> Result<u64, LogError> {
+        let mut freed = 0;
+        for (partition, applied) in applied {
+            self.check_partition(*partition)?;
+            let stream = self.inner.stream(*partition).await?;
+            let state = &stream.cached_info().state;
+            // Everything before it goes; it stays, for its digest.
+            let kept = (*applied).min(state.last_sequence);
+            if kept > state.first_sequence.max(1) {
+                stream.purge().sequence(kept).await.map_err(unavailable)?;
+                let left = stream.get_info().await.map_err(unavailable)?.state.bytes;
+                freed += state.bytes.saturating_sub(left);
+            }
+        }
+        Ok(freed)
+    }
+
+    fn partitions(&self) -> u16 {
+        self.inner.partitions
+    }
+
+    fn identity(&self) -> Identity {
+        self.inner.identity
+    }
+}
+
+impl Inner {
+    async fn publish(
+        &self,
+        messages: &[Message],
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<Vec<Position>, LogError> {
+        let mut acks = Vec::with_capacity(messages.len());
+        for message in messages {
+            let publish = PublishMessage::build().payload(message.payload.clone());
+            let subject = subject(&self.prefix, message.partition);
+            let ack = self.context.send_publish(subject, publish).await;
+            acks.push(ack.map_err(|error| failed(&error))?);
+        }
+        drop(turn);
+        let mut positions = Vec::with_capacity(messages.len());
+        for (message, ack) in messages.iter().zip(acks) {
+            let ack = ack.await.map_err(|error| failed(&error))?;
+            let (identity, digest) = (self.identity, digest(&message.payload));
+            positions.push(Position { identity, sequence: ack.sequence, digest });
+        }
+        Ok(positions)
+    }
+
+    /// The stream of a partition, its identity compared.
+    async fn stream(&self, partition: u16) -> Result<Stream<Info>, LogError> {
+        let mismatch = |found: String| LogError::Mismatch {
+            partition,
+            of: MismatchOf::Identity,
+            sequence: 0,
+            expected: hex(&self.identity),
+            found,
+        };
+        let name = stream_name(&self.prefix, partition);
+        let stream = open::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
+        let stream = stream.ok_or_else(|| mismatch(format!("no stream {name}")))?;
+        match open::identity_of(stream.cached_info()) {
+            Some(identity) if identity == self.identity => Ok(stream),
+            Some(other) => Err(mismatch(hex(&other))),
+            None => Err(mismatch(format!("a stream {name} that Countersign did not make"))),
+        }
+    }
+
+    /// The digest of a message; `None` when it is not there any more.
+    async fn digest_at(
+        &self,
+        stream: &Stream<Info>,
+        sequence: u64,
+    ) -> Result<Option<[u8; 16]>, LogError> {
+        use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(digest(&message.payload))),
+            Err(error) if matches!(error.kind(), Kind::NoMessageFound) => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+}
+
+fn stream_name(prefix: &str, partition: u16) -> String {
+    if partition == DEAD { format!("{prefix}DEAD") } else { format!("{prefix}EVENTS-{partition}") }
+}
+
+fn subject(prefix: &str, partition: u16) -> String {
+    if partition == DEAD {
+        format!("{prefix}countersign.dead")
+    } else {
+        format!("{prefix}countersign.events.{partition}")
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> LogError {
+    LogError::Unavailable(error.to_string())
+}
+
+/// What an error of a publish means. It may have been written unless it says otherwise.
+fn failed(error: &PublishError) -> LogError {
+    const FULL: [ErrorCode; 4] = [
+        ErrorCode::STREAM_STORE_FAILED,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::TEMP_STORAGE_FAILED,
+    ];
+    let code = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<jetstream::Error>())
+        .map(jetstream::Error::error_code);
+    match (error.kind(), code) {
+        (_, Some(code)) if FULL.contains(&code) => LogError::NoSpace,
+        (PublishErrorKind::StreamNotFound, _) => {
+            LogError::Unavailable("no stream answers: it is gone, or has no leader now".to_owned())
+        }
+        _ => LogError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

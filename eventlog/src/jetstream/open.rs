@@ -1,0 +1,308 @@
+//! Connecting, and making the streams of a new deployment: once, and never again.
+//!
+//! The stream of the dead letters is made first and is the anchor: the identity that it was given
+//! is the log's. When all streams are there it is marked complete; from then on a missing stream is
+//! a loss to be told, not a gap to be filled.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType, Stream};
+use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use tokio::sync::watch;
+
+use super::{HEADROOM_BYTES, Inner, JetStreamLog, stream_name, subject};
+use crate::log::{DEAD, hex};
+use crate::position::Identity;
+
+const IDENTITY: &str = "countersign.identity";
+const PARTITIONS: &str = "countersign.partitions";
+const COMPLETE: &str = "countersign.complete";
+
+/// The oldest server that will do.
+const SERVER_LEAST: (i64, i64) = (2, 14);
+const REQUEST_MAX: Duration = Duration::from_secs(5);
+const ACK_MAX: Duration = Duration::from_secs(10);
+
+/// How a [`JetStreamLog`] is reached, and what its streams are made like.
+#[derive(Clone, Debug)]
+pub struct JetStreamConfig {
+    /// `nats://HOST:PORT` or `tls://HOST:PORT`, several with commas between.
+    pub url: String,
+    /// A file with a user's JWT and seed (`.creds`).
+    pub credentials: Option<PathBuf>,
+    /// Root certificates (PEM) beside the system's.
+    pub ca: Option<PathBuf>,
+    /// How this client is called at the server.
+    pub client_name: String,
+    /// Stands before every stream's name and every subject: empty, unless deployments share an
+    /// account.
+    pub prefix: String,
+    /// Partitions; fixed for the life of the log.
+    pub partitions: u16,
+    /// Copies of each stream that is made now.
+    pub replicas: usize,
+    /// The most bytes of each stream that is made now; a full stream refuses. `None`: as the server
+    /// has room.
+    pub stream_bytes_max: Option<i64>,
+    /// The largest message that will be appended; the server must take it.
+    pub message_bytes_max: usize,
+}
+
+impl JetStreamConfig {
+    /// The defaults for a server and a number of partitions.
+    #[must_use]
+    pub fn new(url: impl Into<String>, partitions: u16) -> Self {
+        Self {
+            url: url.into(),
+            credentials: None,
+            ca: None,
+            client_name: "countersign".to_owned(),
+            prefix: String::new(),
+            partitions,
+            replicas: 1,
+            stream_bytes_max: None,
+            message_bytes_max: (1 << 20) - HEADROOM_BYTES,
+        }
+    }
+}
+
+/// Why a log on NATS cannot be opened; each says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody answers there: may succeed later.
+    #[error("no NATS server answers at {url}: {why}")]
+    Away {
+        /// Where.
+        url: String,
+        /// What the system said.
+        why: String,
+    },
+    /// A setting or the server is not as it must be, and waiting does not help.
+    #[error("{0}")]
+    Unfit(String),
+    /// The streams are not those of this log.
+    #[error("{0}")]
+    Foreign(String),
+}
+
+impl OpenError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Away { .. })
+    }
+}
+
+impl JetStreamLog {
+    /// Connects, and opens the streams or makes them when there are none; `identity_if_new` are 16
+    /// random bytes. Returns the log and whether it is new. Reconnects by itself from then on.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(
+        config: &JetStreamConfig,
+        identity_if_new: Identity,
+    ) -> Result<(Self, bool), OpenError> {
+        let (client, connected) = connect(config).await?;
+        fit(config, &client)?;
+        let context = ContextBuilder::new().timeout(REQUEST_MAX).ack_timeout(ACK_MAX).build(client);
+        let away = |why: String| OpenError::Away { url: config.url.clone(), why };
+        if let Err(error) = context.query_account().await {
+            // Without JetStream nobody listens there, or the account may not.
+            return Err(OpenError::Unfit(format!(
+                "{}: JetStream does not answer ({error}): enable it in the server's config \
+                 (`jetstream {{}}`) and for this account",
+                config.url
+            )));
+        }
+        let anchor = find(&context, &stream_name(&config.prefix, DEAD)).await.map_err(away)?;
+        let new = anchor.is_none();
+        let identity = match &anchor {
+            Some(anchor) => known(config, anchor.cached_info())?,
+            None => identity_if_new,
+        };
+        let complete = anchor
+            .is_some_and(|anchor| anchor.cached_info().config.metadata.contains_key(COMPLETE));
+        if !complete {
+            make(config, &context, identity, new).await?;
+        }
+        let inner = Inner {
+            context,
+            prefix: config.prefix.clone(),
+            identity,
+            partitions: config.partitions,
+            connected,
+            turn: Arc::default(),
+        };
+        Ok((Self { inner: Arc::new(inner) }, new))
+    }
+}
+
+async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u64>), OpenError> {
+    let (sender, connected) = watch::channel(0);
+    let mut options = ConnectOptions::new()
+        .name(&config.client_name)
+        .connection_timeout(REQUEST_MAX)
+        .ping_interval(Duration::from_secs(10))
+        .max_reconnects(None)
+        .event_callback(move |event| {
+            match &event {
+                Event::Connected => sender.send_modify(|times| *times += 1),
+                other => tracing::warn!(event = %other, "nats"),
+            }
+            std::future::ready(())
+        });
+    if let Some(path) = &config.credentials {
+        options = options.credentials_file(path).await.map_err(|error| {
+            OpenError::Unfit(format!("credentials {}: {error}", path.display()))
+        })?;
+    }
+    if let Some(path) = &config.ca {
+        options = options.add_root_certificates(path.clone());
+    }
+    let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+    match options.connect(servers).await {
+        Ok(client) => Ok((client, connected)),
+        Err(error) => Err(match error.kind() {
+            ConnectErrorKind::ServerParse => OpenError::Unfit(format!(
+                "{:?} is no address of a NATS server: nats://HOST:4222 is",
+                config.url
+            )),
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                OpenError::Unfit(format!(
+                    "{} refuses the credentials: check the credentials file and the account's users",
+                    config.url
+                ))
+            }
+            ConnectErrorKind::Tls => OpenError::Unfit(format!(
+                "{}: TLS: {error}; name the authority's certificate, or use nats:// where the \
+                 server has no TLS",
+                config.url
+            )),
+            _ => OpenError::Away { url: config.url.clone(), why: error.to_string() },
+        }),
+    }
+}
+
+/// Whether this server will do.
+fn fit(config: &JetStreamConfig, client: &Client) -> Result<(), OpenError> {
+    let (major, minor) = SERVER_LEAST;
+    let server = client.server_info();
+    if !client.is_server_compatible(major, minor, 0) {
+        return Err(OpenError::Unfit(format!(
+            "{} is nats-server {}: at least {major}.{minor} is needed",
+            config.url, server.version
+        )));
+    }
+    let needed = config.message_bytes_max + HEADROOM_BYTES;
+    if server.max_payload < needed {
+        return Err(OpenError::Unfit(format!(
+            "{} takes messages of at most {} bytes: set max_payload to at least {needed}",
+            config.url, server.max_payload
+        )));
+    }
+    Ok(())
+}
+
+/// The stream of a name, if there is one.
+pub(super) async fn find(context: &Context, name: &str) -> Result<Option<Stream<Info>>, String> {
+    match context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(why)
+                if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            _ => Err(format!("stream {name}: {error}")),
+        },
+    }
+}
+
+/// The identity that a stream carries, if it carries one.
+pub(super) fn identity_of(info: &Info) -> Option<Identity> {
+    let text = info.config.metadata.get(IDENTITY)?;
+    let bytes: Option<Vec<u8>> = (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect();
+    bytes?.try_into().ok()
+}
+
+/// Checks the anchor, and gives its identity.
+fn known(config: &JetStreamConfig, anchor: &Info) -> Result<Identity, OpenError> {
+    let name = &anchor.config.name;
+    let identity = identity_of(anchor).ok_or_else(|| {
+        OpenError::Foreign(format!("the stream {name} is there, and Countersign did not make it"))
+    })?;
+    let partitions = anchor.config.metadata.get(PARTITIONS).map_or("?", String::as_str);
+    if partitions != config.partitions.to_string() {
+        return Err(OpenError::Foreign(format!(
+            "the log has {partitions} partitions, not {}: their number is fixed when it is made",
+            config.partitions
+        )));
+    }
+    Ok(identity)
+}
+
+/// Makes what is missing, the anchor first, and marks it complete.
+async fn make(
+    config: &JetStreamConfig,
+    context: &Context,
+    identity: Identity,
+    new: bool,
+) -> Result<(), OpenError> {
+    for partition in std::iter::once(DEAD).chain(0..config.partitions) {
+        let name = stream_name(&config.prefix, partition);
+        let away = |why: String| OpenError::Away { url: config.url.clone(), why };
+        match find(context, &name).await.map_err(away)? {
+            Some(stream) if identity_of(stream.cached_info()) == Some(identity) => {}
+            Some(_) => {
+                return Err(OpenError::Foreign(format!(
+                    "the stream {name} is there and is of no log, or of another: restore what \
+                     belongs to it, or remove it"
+                )));
+            }
+            None if partition == DEAD && !new => {
+                return Err(OpenError::Foreign(format!("the stream {name} has just vanished")));
+            }
+            None => {
+                let wanted = stream_config(config, partition, identity);
+                context.create_stream(wanted).await.map_err(|error| {
+                    OpenError::Unfit(format!("the stream {name} cannot be made: {error}"))
+                })?;
+            }
+        }
+    }
+    let mut anchor = stream_config(config, DEAD, identity);
+    anchor.metadata.insert(COMPLETE.to_owned(), "1".to_owned());
+    context.update_stream(anchor).await.map(drop).map_err(|error| {
+        OpenError::Unfit(format!("the stream of dead letters cannot be marked: {error}"))
+    })
+}
+
+fn stream_config(config: &JetStreamConfig, partition: u16, identity: Identity) -> Config {
+    let metadata = HashMap::from([
+        (IDENTITY.to_owned(), hex(&identity)),
+        (PARTITIONS.to_owned(), config.partitions.to_string()),
+    ]);
+    Config {
+        name: stream_name(&config.prefix, partition),
+        subjects: vec![subject(&config.prefix, partition)],
+        storage: StorageType::File,
+        num_replicas: config.replicas,
+        max_bytes: config.stream_bytes_max.unwrap_or(-1),
+        // A full stream refuses; what is in it is never thrown away for something new.
+        discard: DiscardPolicy::New,
+        deny_delete: true,
+        // Nothing is known by a message's id here: batch numbers do that, for ever.
+        duplicate_window: Duration::from_millis(100),
+        metadata,
+        ..Config::default()
+    }
+}

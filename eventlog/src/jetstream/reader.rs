@@ -1,0 +1,188 @@
+//! Reading a stream in order.
+//!
+//! A reader uses a consumer of its own that the server forgets when it is not used, and keeps the
+//! count itself: whatever goes wrong (an error, a missed heartbeat, a connection made anew), it
+//! throws the consumer away, compares stream and position as if it came from a checkpoint, and
+//! begins after the last message that it gave out. So it never jumps, and never reads on in a
+//! stream that is another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::message::Message;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
+
+use super::{Inner, unavailable};
+use crate::log::{Delivered, LogError, MismatchOf, Reader, hex};
+use crate::position::{Position, digest};
+
+/// Messages and bytes that are asked for at once. Two such portions may be on their way.
+const PORTION_MESSAGES: usize = 256;
+const PORTION_BYTES: usize = 8 << 20;
+/// The server says at least so often that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Asked for anew so often when nothing comes.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server forgets a consumer that was not used for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// Reads one partition of a [`super::JetStreamLog`].
+#[derive(Debug)]
+pub struct JetStreamReader {
+    log: Arc<Inner>,
+    partition: u16,
+    /// The last message that was given out.
+    last: Option<Position>,
+    connected: watch::Receiver<u64>,
+    messages: Option<Messages>,
+}
+
+struct Messages(pull::Stream);
+
+impl std::fmt::Debug for Messages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Messages")
+    }
+}
+
+impl JetStreamReader {
+    pub(super) async fn open(
+        log: Arc<Inner>,
+        partition: u16,
+        after: Option<Position>,
+    ) -> Result<Self, LogError> {
+        let connected = log.connected.clone();
+        let mut reader = Self { log, partition, last: after, connected, messages: None };
+        reader.subscribe().await?;
+        Ok(reader)
+    }
+
+    fn sequence(&self) -> u64 {
+        self.last.map_or(0, |last| last.sequence)
+    }
+
+    /// Compares stream and position, and begins after it.
+    async fn subscribe(&mut self) -> Result<(), LogError> {
+        // Seen before anything is asked: a connection that is made anew meanwhile is not missed.
+        self.connected.borrow_and_update();
+        let (partition, sequence) = (self.partition, self.sequence());
+        let mismatch = |of, expected: &[u8], found: &[u8]| LogError::Mismatch {
+            partition,
+            of,
+            sequence,
+            expected: hex(expected),
+            found: hex(found),
+        };
+        if let Some(last) = self.last
+            && last.identity != self.log.identity
+        {
+            return Err(mismatch(MismatchOf::Identity, &last.identity, &self.log.identity));
+        }
+        let stream = self.log.stream(partition).await?;
+        let state = &stream.cached_info().state;
+        if state.last_sequence < sequence {
+            return Err(LogError::StepBack { partition, sequence, end: state.last_sequence });
+        }
+        let first = state.first_sequence.max(1);
+        if first > sequence + 1 {
+            return Err(LogError::Trimmed { partition, sequence: sequence + 1, first });
+        }
+        if let Some(last) = self.last {
+            let found = self.log.digest_at(&stream, sequence).await?;
+            // A trim keeps the last applied message; gone, it cannot be compared.
+            let found = found.ok_or(LogError::Trimmed { partition, sequence, first })?;
+            if found != last.digest {
+                return Err(mismatch(MismatchOf::Digest, &last.digest, &found));
+            }
+        }
+        let consumer = stream
+            .create_consumer(pull::Config {
+                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 },
+                ack_policy: AckPolicy::None,
+                inactive_threshold: FORGOTTEN_AFTER,
+                num_replicas: 1,
+                memory_storage: true,
+                ..pull::Config::default()
+            })
+            .await
+            .map_err(unavailable)?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(PORTION_MESSAGES)
+            .max_bytes_per_batch(PORTION_BYTES)
+            .heartbeat(HEARTBEAT)
+            .expires(EXPIRES)
+            .messages()
+            .await
+            .map_err(unavailable)?;
+        self.messages = Some(Messages(messages));
+        Ok(())
+    }
+
+    /// Gives a message out; `None` when it is not the next one, and must be looked into.
+    fn take(&mut self, message: Message) -> Option<Delivered> {
+        let sequence = message.info().ok()?.stream_sequence;
+        if sequence != self.sequence() + 1 {
+            return None;
+        }
+        let payload = message.message.payload;
+        let position = Position { identity: self.log.identity, sequence, digest: digest(&payload) };
+        self.last = Some(position);
+        Some(Delivered { position, payload })
+    }
+}
+
+impl Reader for JetStreamReader {
+    async fn next(&mut self) -> Result<Delivered, LogError> {
+        loop {
+            let Some(messages) = &mut self.messages else {
+                self.subscribe().await?;
+                continue;
+            };
+            // Both may be dropped between two polls without losing a message.
+            let message = tokio::select! {
+                message = messages.0.next() => message,
+                // The sender lives as long as the client.
+                Ok(()) = self.connected.changed() => {
+                    self.messages = None;
+                    continue;
+                }
+            };
+            match message {
+                Some(Ok(message)) => match self.take(message) {
+                    Some(delivered) => return Ok(delivered),
+                    None => self.messages = None,
+                },
+                Some(Err(error)) => {
+                    self.messages = None;
+                    return Err(unavailable(error));
+                }
+                None => {
+                    self.messages = None;
+                    return Err(unavailable("the consumer has ended"));
+                }
+            }
+        }
+    }
+
+    fn try_next(&mut self) -> Result<Option<Delivered>, LogError> {
+        if self.connected.has_changed().unwrap_or(true) {
+            self.messages = None;
+        }
+        let Some(messages) = &mut self.messages else {
+            return Ok(None);
+        };
+        // What is not the next one, and what has failed, is for `next` to look into.
+        let delivered = match messages.0.next().now_or_never() {
+            None => return Ok(None),
+            Some(Some(Ok(message))) => self.take(message),
+            Some(_) => None,
+        };
+        if delivered.is_none() {
+            self.messages = None;
+        }
+        Ok(delivered)
+    }
+}

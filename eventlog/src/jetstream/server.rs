@@ -1,0 +1,89 @@
+//! A nats-server of a test's own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A nats-server with JetStream and fsync on every write, ended with -9 when it is dropped. Panics
+/// when it cannot be had: a test that needs one cannot pass without.
+#[derive(Debug)]
+pub struct NatsServer {
+    child: Child,
+    dir: PathBuf,
+    port: u16,
+}
+
+fn binary() -> PathBuf {
+    let named = std::env::var_os("COUNTERSIGN_NATS_SERVER").map(PathBuf::from);
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
+    let installed = || {
+        let folders = std::fs::read_dir(tools).ok()?;
+        let paths = folders.flatten().map(|folder| folder.path().join("bin/nats-server"));
+        paths.filter(|path| path.exists()).max()
+    };
+    named.or_else(installed).expect("no nats-server: `cargo xtask test --only nextest` installs it")
+}
+
+impl NatsServer {
+    /// On a free port, with its files in a directory.
+    #[must_use]
+    pub fn start(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).expect("the server's directory");
+        let mut server = Self { child: spawn(dir, -1), dir: dir.to_owned(), port: 0 };
+        server.port = server.await_port();
+        server
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// On the same port and directory, after [`NatsServer::kill`].
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.dir, i32::from(self.port));
+        self.await_port();
+    }
+
+    /// The port that the server wrote down when it was ready.
+    fn await_port(&self) -> u16 {
+        let file = self.dir.join(format!("nats-server_{}.ports", self.child.id()));
+        for _ in 0..1_000 {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let port = text.split_once("nats://127.0.0.1:").and_then(|(_, rest)| {
+                rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+            });
+            if let Some(port) = port {
+                return port;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the nats-server in {} does not start", self.dir.display());
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(dir: &Path, port: i32) -> Child {
+    let config = format!(
+        "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{0}\"\n\
+         jetstream {{ store_dir: \"{0}\", sync_interval: always }}\n",
+        dir.display()
+    );
+    std::fs::write(dir.join("nats.conf"), config).expect("the server's config");
+    let mut command = Command::new(binary());
+    command.arg("-c").arg(dir.join("nats.conf")).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("nats-server starts")
+}
