@@ -9,6 +9,7 @@
 //! compared.
 
 mod open;
+mod queue;
 mod reader;
 #[cfg(any(test, feature = "testing"))]
 pub mod server;
@@ -22,6 +23,7 @@ use async_nats::jetstream::{self, Context, ErrorCode, context::PublishError};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 pub use open::{JetStreamConfig, OpenError};
+pub use queue::{EdgeQueue, Taken, Taker};
 pub use reader::JetStreamReader;
 
 use crate::log::{DEAD, Log, LogError, Message, MismatchOf, hex};

@@ -108,18 +108,8 @@ impl JetStreamLog {
         config: &JetStreamConfig,
         identity_if_new: Identity,
     ) -> Result<(Self, bool), OpenError> {
-        let (client, connected) = connect(config).await?;
-        fit(config, &client)?;
-        let context = ContextBuilder::new().timeout(REQUEST_MAX).ack_timeout(ACK_MAX).build(client);
+        let (context, connected) = context(config).await?;
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
-        if let Err(error) = context.query_account().await {
-            // Without JetStream nobody listens there, or the account may not.
-            return Err(OpenError::Unfit(format!(
-                "{}: JetStream does not answer ({error}): enable it in the server's config \
-                 (`jetstream {{}}`) and for this account",
-                config.url
-            )));
-        }
         let anchor = find(&context, &stream_name(&config.prefix, DEAD)).await.map_err(away)?;
         let new = anchor.is_none();
         let identity = match &anchor {
@@ -141,6 +131,24 @@ impl JetStreamLog {
         };
         Ok((Self { inner: Arc::new(inner) }, new))
     }
+}
+
+/// Connects to a server that will do; how often it has connected comes with it.
+pub(super) async fn context(
+    config: &JetStreamConfig,
+) -> Result<(Context, watch::Receiver<u64>), OpenError> {
+    let (client, connected) = connect(config).await?;
+    fit(config, &client)?;
+    let context = ContextBuilder::new().timeout(REQUEST_MAX).ack_timeout(ACK_MAX).build(client);
+    if let Err(error) = context.query_account().await {
+        // Without JetStream nobody listens there, or the account may not.
+        return Err(OpenError::Unfit(format!(
+            "{}: JetStream does not answer ({error}): enable it in the server's config \
+             (`jetstream {{}}`) and for this account",
+            config.url
+        )));
+    }
+    Ok((context, connected))
 }
 
 async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u64>), OpenError> {

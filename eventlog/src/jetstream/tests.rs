@@ -185,3 +185,73 @@ async fn what_cannot_be_opened_says_what_to_do() {
     let nowhere = open(JetStreamConfig::new("not an address", 3)).await;
     assert!(nowhere.contains("nats://HOST:4222"), "{nowhere}");
 }
+
+async fn take(taker: &mut Taker) -> Taken {
+    loop {
+        match taker.next().await {
+            Ok(taken) => return taken,
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
+    let mut server = Server::start();
+    let queue = EdgeQueue::open(&server.config("")).await.unwrap();
+    for number in 0..40_u8 {
+        queue.put(&format!("edge-{}", number % 2), vec![number].into()).await.unwrap();
+    }
+    // The first to take takes a portion and dies with it; the server dies too.
+    let mut dies = queue.taker();
+    let first = take(&mut dies).await;
+    assert_eq!((first.edge.as_str(), &first.batch[..]), ("edge-0", &[0][..]));
+    first.again(Duration::ZERO).await.unwrap();
+    let second = take(&mut dies).await;
+    second.done().await.unwrap();
+    drop(dies);
+    server.nats.kill();
+    server.nats.start_again();
+    let queue = EdgeQueue::open(&server.config("")).await.unwrap();
+    assert_eq!(queue.depth().await.unwrap(), 39);
+    let mut takers = [queue.taker(), queue.taker()];
+    let mut seen = std::collections::BTreeSet::from([second.batch[0]]);
+    while seen.len() < 40 {
+        for taker in &mut takers {
+            // What the dead one had been given comes when its time is over.
+            let Ok(taken) = tokio::time::timeout(Duration::from_secs(5), take(taker)).await else {
+                continue;
+            };
+            let number = taken.batch[0];
+            assert_eq!(taken.edge, format!("edge-{}", number % 2));
+            if taken.done().await.is_ok() {
+                seen.insert(number);
+            }
+        }
+    }
+    assert_eq!(queue.depth().await.unwrap(), 0, "what is done is deleted");
+}
+
+#[tokio::test]
+async fn a_full_queue_and_a_foreign_stream_are_told() {
+    let server = Server::start();
+    let config = JetStreamConfig { stream_bytes_max: Some(16 << 10), ..server.config("") };
+    let queue = EdgeQueue::open(&config).await.unwrap();
+    let error = loop {
+        if let Err(error) = queue.put("edge", vec![7; 4_000].into()).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, LogError::NoSpace), "{error}");
+    take(&mut queue.taker()).await.done().await.unwrap();
+    queue.put("edge", vec![7; 1_000].into()).await.unwrap();
+    let large = queue.put("edge", vec![0; 2 << 20].into()).await.unwrap_err();
+    assert!(matches!(large, LogError::TooLarge { .. }), "{large}");
+    let stranger = jetstream::stream::Config { name: "X-EDGE".to_owned(), ..Default::default() };
+    server.log("", 1).await.inner.context.create_stream(stranger).await.unwrap();
+    let error = EdgeQueue::open(&server.config("X-")).await.unwrap_err().to_string();
+    assert!(error.contains("no work queue"), "{error}");
+}
