@@ -140,9 +140,17 @@ async fn a_stream_that_is_another_one_is_never_read_on() {
         subjects: vec!["countersign.events.0".to_owned()],
         ..Default::default()
     };
-    log.inner.context.create_stream(stranger).await.unwrap();
+    log.inner.context.create_stream(stranger.clone()).await.unwrap();
     let error = log.reader(0, None).await.unwrap_err();
     assert!(error.to_string().contains("Countersign did not make"), "{error}");
+    // Or one of another log of ours.
+    log.inner.context.delete_stream("EVENTS-0").await.unwrap();
+    let metadata = [("countersign.identity".to_owned(), hex(&[2; 16]))].into();
+    let other = jetstream::stream::Config { metadata, ..stranger };
+    log.inner.context.create_stream(other).await.unwrap();
+    let error = log.reader(0, None).await.unwrap_err();
+    let other = hex(&[2; 16]);
+    assert!(matches!(&error, LogError::Mismatch { found, .. } if *found == other), "{error}");
 }
 
 #[tokio::test]
@@ -254,4 +262,31 @@ async fn a_full_queue_and_a_foreign_stream_are_told() {
     server.log("", 1).await.inner.context.create_stream(stranger).await.unwrap();
     let error = EdgeQueue::open(&server.config("X-")).await.unwrap_err().to_string();
     assert!(error.contains("no work queue"), "{error}");
+}
+
+#[tokio::test]
+async fn a_reader_that_a_trim_has_overtaken_says_so_and_does_not_jump() {
+    let server = Server::start();
+    let log = server.log("", 1).await;
+    // More than the portions that are on their way to a reader.
+    let many = (0..3_000_u32)
+        .map(|n| Message { partition: 0, payload: Bytes::copy_from_slice(&n.to_le_bytes()) });
+    log.append(many.collect()).await.unwrap();
+    let mut reader = log.reader(0, None).await.unwrap();
+    let mut last = reader.next().await.unwrap().position.sequence;
+    log.trim(&[(0, 2_900)]).await.unwrap();
+    let error = loop {
+        match reader.next().await {
+            Ok(delivered) => {
+                assert_eq!(delivered.position.sequence, last + 1, "a jump");
+                last += 1;
+            }
+            Err(error) if error.is_retryable() => {}
+            Err(error) => break error,
+        }
+    };
+    let told =
+        matches!(error, LogError::Trimmed { sequence, first: 2_900, .. } if sequence == last + 1);
+    assert!(told, "{error} after {last}");
+    assert!(matches!(reader.next().await, Err(LogError::Trimmed { .. })));
 }
