@@ -124,7 +124,7 @@ impl<L: Log, S: Stores> Task<L, S> {
         *core.slots[usize::from(partition)].write().await =
             Some(Counted { engine, store, moving: None });
         let reader = task.reader(stop).await?;
-        let end = core.log.end(partition).await?;
+        let end = task.patiently(stop, || core.log.end(partition)).await?;
         task.target = end.map_or(0, |end| end.sequence);
         task.show();
         Ok((task, reader))
@@ -132,8 +132,18 @@ impl<L: Log, S: Stores> Task<L, S> {
 
     /// A reader of what follows, as soon as there is one.
     async fn reader(&self, stop: &mut watch::Receiver<bool>) -> Result<L::Reader, End> {
+        let Place { partition, .. } = self.place;
+        self.patiently(stop, || self.core.log.reader(partition, self.position)).await
+    }
+
+    /// Asks the log until it answers: one that is away comes back.
+    async fn patiently<T, F: Future<Output = Result<T, LogError>>>(
+        &self,
+        stop: &mut watch::Receiver<bool>,
+        ask: impl Fn() -> F,
+    ) -> Result<T, End> {
         loop {
-            match self.core.log.reader(self.place.partition, self.position).await {
+            match ask().await {
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(partition = self.place.partition, %error, "trying the log again");
                 }
