@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::log::{DEAD, Delivered, Log, LogError, Message, MismatchOf, Reader, hex};
+use crate::log::{Delivered, Log, LogError, Message, Reader, check_partition};
 use crate::position::{Identity, Position, digest};
 
 /// What the next appends meet; each switch counts down by one per append.
@@ -151,10 +151,7 @@ impl MemLog {
     }
 
     fn check_partition(&self, partition: u16) -> Result<(), LogError> {
-        if partition < self.partitions || partition == DEAD {
-            return Ok(());
-        }
-        Err(LogError::UnknownPartition { partition, partitions: self.partitions })
+        check_partition(partition, self.partitions)
     }
 
     fn append_now(&self, messages: Vec<Message>) -> Result<Vec<Position>, LogError> {
@@ -203,21 +200,9 @@ impl MemLog {
         let mut sequence = 0;
         if let Some(after) = after {
             sequence = after.sequence;
-            let mismatch = |of, expected: &[u8], found: &[u8]| LogError::Mismatch {
-                partition,
-                of,
-                sequence,
-                expected: hex(expected),
-                found: hex(found),
-            };
-            if after.identity != identity {
-                return Err(mismatch(MismatchOf::Identity, &after.identity, &identity));
-            }
+            after.check_identity(partition, &identity)?;
             check_range(partition, stored, sequence)?;
-            let found = stored.digest_at(sequence);
-            if found != after.digest {
-                return Err(mismatch(MismatchOf::Digest, &after.digest, &found));
-            }
+            after.check_digest(partition, &stored.digest_at(sequence))?;
         }
         check_range(partition, stored, sequence)?;
         Ok(MemReader {

@@ -26,7 +26,7 @@ pub use open::{JetStreamConfig, OpenError};
 pub use queue::{EdgeQueue, Taken, Taker};
 pub use reader::JetStreamReader;
 
-use crate::log::{DEAD, Log, LogError, Message, MismatchOf, hex};
+use crate::log::{DEAD, Log, LogError, Message, MismatchOf, check_partition, hex};
 use crate::position::{Identity, Position, digest};
 
 /// What a message costs on the wire besides its payload.
@@ -53,10 +53,7 @@ struct Inner {
 
 impl JetStreamLog {
     fn check_partition(&self, partition: u16) -> Result<(), LogError> {
-        if partition < self.inner.partitions || partition == DEAD {
-            return Ok(());
-        }
-        Err(LogError::UnknownPartition { partition, partitions: self.inner.partitions })
+        check_partition(partition, self.inner.partitions)
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::group::{GroupCommit, GroupConfig, SendError};
-use crate::log::{DEAD, Delivered, Log, LogError, Message, MismatchOf, Reader, hex};
+use crate::log::{DEAD, Delivered, Log, LogError, Message, Reader, check_partition};
 use crate::position::{Identity, Position};
 use crate::segments::{
     GROUP_BYTES_MAX, GROUP_RECORDS_MAX, Record, Recovered, SegmentReader, Segments, SegmentsConfig,
@@ -153,10 +153,7 @@ impl LocalLog {
     }
 
     fn check_partition(&self, partition: u16) -> Result<(), LogError> {
-        if partition < self.partitions || partition == DEAD {
-            return Ok(());
-        }
-        Err(LogError::UnknownPartition { partition, partitions: self.partitions })
+        check_partition(partition, self.partitions)
     }
 
     fn open_reader(
@@ -167,26 +164,14 @@ impl LocalLog {
         self.check_partition(partition)?;
         let identity = self.view.identity();
         let sequence = after.map_or(0, |after| after.sequence);
-        let mismatch = |of, expected: &[u8], found: &[u8]| LogError::Mismatch {
-            partition,
-            of,
-            sequence,
-            expected: hex(expected),
-            found: hex(found),
-        };
-        if let Some(after) = after
-            && after.identity != identity
-        {
-            return Err(mismatch(MismatchOf::Identity, &after.identity, &identity));
+        if let Some(after) = after {
+            after.check_identity(partition, &identity)?;
         }
         // Subscribed before the first look, so that no append is missed.
         let durable = self.view.durable();
         let reader = self.view.reader(partition, sequence)?;
-        if let Some(after) = after
-            && after.digest != reader.after_digest()
-        {
-            let found = reader.after_digest();
-            return Err(mismatch(MismatchOf::Digest, &after.digest, &found));
+        if let Some(after) = after {
+            after.check_digest(partition, &reader.after_digest())?;
         }
         Ok(LocalReader { reader, identity, durable })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::position::{Identity, Position};
+use crate::position::{Digest, Identity, Position};
 use crate::segments::SegmentsError;
 
 /// The partition of dead letters: batches that could not be decoded wait here
@@ -217,6 +217,40 @@ impl LogError {
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Fatal(_))
+    }
+}
+
+/// That a partition exists: below the log's number of them, or [`DEAD`].
+pub(crate) fn check_partition(partition: u16, partitions: u16) -> Result<(), LogError> {
+    if partition < partitions || partition == DEAD {
+        return Ok(());
+    }
+    Err(LogError::UnknownPartition { partition, partitions })
+}
+
+impl Position {
+    /// That the log is the one that this position is of.
+    pub(crate) fn check_identity(&self, partition: u16, found: &Identity) -> Result<(), LogError> {
+        self.compare(partition, MismatchOf::Identity, &self.identity, found)
+    }
+
+    /// That the message at this position is the one that it was.
+    pub(crate) fn check_digest(&self, partition: u16, found: &Digest) -> Result<(), LogError> {
+        self.compare(partition, MismatchOf::Digest, &self.digest, found)
+    }
+
+    fn compare(
+        &self,
+        partition: u16,
+        of: MismatchOf,
+        expected: &[u8],
+        found: &[u8],
+    ) -> Result<(), LogError> {
+        if expected == found {
+            return Ok(());
+        }
+        let (sequence, expected, found) = (self.sequence, hex(expected), hex(found));
+        Err(LogError::Mismatch { partition, of, sequence, expected, found })
     }
 }
 

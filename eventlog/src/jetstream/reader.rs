@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
 use super::{Inner, unavailable};
-use crate::log::{Delivered, LogError, MismatchOf, Reader, hex};
+use crate::log::{Delivered, LogError, Reader};
 use crate::position::{Position, digest};
 
 /// Messages and bytes that are asked for at once. Two such portions may be on their way.
@@ -68,17 +68,8 @@ impl JetStreamReader {
         // Seen before anything is asked: a connection that is made anew meanwhile is not missed.
         self.connected.borrow_and_update();
         let (partition, sequence) = (self.partition, self.sequence());
-        let mismatch = |of, expected: &[u8], found: &[u8]| LogError::Mismatch {
-            partition,
-            of,
-            sequence,
-            expected: hex(expected),
-            found: hex(found),
-        };
-        if let Some(last) = self.last
-            && last.identity != self.log.identity
-        {
-            return Err(mismatch(MismatchOf::Identity, &last.identity, &self.log.identity));
+        if let Some(last) = self.last {
+            last.check_identity(partition, &self.log.identity)?;
         }
         let stream = self.log.stream(partition).await?;
         let state = &stream.cached_info().state;
@@ -93,9 +84,7 @@ impl JetStreamReader {
             let found = self.log.digest_at(&stream, sequence).await?;
             // A trim keeps the last applied message; gone, it cannot be compared.
             let found = found.ok_or(LogError::Trimmed { partition, sequence, first })?;
-            if found != last.digest {
-                return Err(mismatch(MismatchOf::Digest, &last.digest, &found));
-            }
+            last.check_digest(partition, &found)?;
         }
         let consumer = stream
             .create_consumer(pull::Config {
