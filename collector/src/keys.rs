@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::keys::{KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey};
+use shared::keys::{CentreKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey};
 use shared::{Id, Timestamp};
 
 /// The keys of a collector: public ones to verify with, and the secrets of the centre. A change is
@@ -21,15 +21,23 @@ pub struct CollectorKeys {
 }
 
 impl CollectorKeys {
-    /// The keys of a store; no edge is retired.
+    /// Of the centre's part of a key store; no edge is retired.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a key is wrong.
+    pub fn new(keys: &CentreKeys) -> Result<Self, KeyError> {
+        let keyring = keys.keyring()?;
+        let price_keys = keyring.iter().map(|key| (key.id, keys.price_key(key.id))).collect();
+        let visitor = keys.visitor_key();
+        Ok(Self { keyring, price_keys, visitor, retired_edges: BTreeMap::new() })
+    }
+
+    /// Of a key store; no edge is retired.
     ///
     /// # Errors
     /// [`KeyError`] when a key of the store is wrong.
     pub fn of_store(store: &KeyStore) -> Result<Self, KeyError> {
-        let keyring = store.keyring()?;
-        let price_keys = keyring.iter().map(|key| (key.id, store.price_key(key.id))).collect();
-        let visitor = store.visitor_key();
-        Ok(Self { keyring, price_keys, visitor, retired_edges: BTreeMap::new() })
+        Self::new(&store.for_centre())
     }
 
     /// Whether an edge is out of service at `now`.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use shared::keys::{KeyError, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
+use shared::keys::{EdgeKeys, KeyError, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
 use shared::token::Signer;
 use shared::{Id, Timestamp};
 
@@ -65,23 +65,23 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// What an edge of this issuer needs of a key store.
+    /// Of an edge's part of a key store.
+    ///
+    /// # Errors
+    /// [`KeyError`] when a key is wrong.
+    pub fn new(keys: &EdgeKeys) -> Result<Self, KeyError> {
+        let keyring = keys.keyring()?;
+        let own = keys.own.iter().rev();
+        let signers = own.map(|(key, price)| (Signer::new(key), price.clone())).collect();
+        Ok(Self { signers, keyring, tags: keys.tag_keys(), visitor: keys.visitor_key() })
+    }
+
+    /// Of a key store, for an edge of this issuer.
     ///
     /// # Errors
     /// [`KeyError`] when a key is wrong, or the issuer has none.
     pub fn of_store(store: &KeyStore, issuer: Id) -> Result<Self, KeyError> {
-        let own = store.issuers.iter().rev().filter(|key| key.public.issuer == issuer);
-        let signers: Vec<_> =
-            own.map(|key| (Signer::new(key), store.price_key(key.public.id))).collect();
-        if signers.is_empty() {
-            return Err(KeyError::UnknownIssuer(issuer));
-        }
-        Ok(Self {
-            signers,
-            keyring: store.keyring()?,
-            tags: store.tag_keys(),
-            visitor: store.visitor_key(),
-        })
+        Self::new(&store.for_edge(issuer)?)
     }
 
     /// The newest key that signs for the publisher at `now`, and the cover of its prices; `None`

@@ -8,6 +8,7 @@
 //! is not stays, however old. A purge keeps the last applied message, so that its digest can be
 //! compared.
 
+mod documents;
 mod open;
 mod queue;
 mod reader;
@@ -22,6 +23,7 @@ use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode, context::PublishError};
 use tokio::sync::{OwnedMutexGuard, watch};
 
+pub use documents::{DOCUMENT_BYTES_MAX, Document, Documents};
 pub use open::{JetStreamConfig, OpenError};
 pub use queue::{EdgeQueue, Taken, Taker};
 pub use reader::JetStreamReader;

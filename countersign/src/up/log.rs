@@ -91,7 +91,7 @@ fn nats_config(settings: &Settings, partitions: u16) -> JetStreamConfig {
 async fn open_nats(config: &JetStreamConfig, identity: Identity) -> Result<JetStreamLog, Failure> {
     let mut tries = 0;
     loop {
-        match JetStreamLog::open(config, identity).await {
+        match JetStreamLog::open(config, Some(identity)).await {
             Ok((log, new)) => {
                 tracing::info!(url = config.url, new, "the log is on NATS");
                 return Ok(log);

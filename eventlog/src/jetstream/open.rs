@@ -35,9 +35,14 @@ pub struct JetStreamConfig {
     pub url: String,
     /// A file with a user's JWT and seed (`.creds`).
     pub credentials: Option<PathBuf>,
+    /// A file with a user's nkey seed (`SU…`), where the server knows the public key.
+    pub nkey: Option<PathBuf>,
+    /// The client's certificate and its key (PEM).
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// Root certificates (PEM) beside the system's.
     pub ca: Option<PathBuf>,
-    /// How this client is called at the server.
+    /// How this client is called at the server; its replies come to `_INBOX_NAME.>`, so that the
+    /// server can keep others from reading them. Letters, digits, `_` and `-`.
     pub client_name: String,
     /// Stands before every stream's name and every subject: empty, unless deployments share an
     /// account.
@@ -60,6 +65,8 @@ impl JetStreamConfig {
         Self {
             url: url.into(),
             credentials: None,
+            nkey: None,
+            certificate: None,
             ca: None,
             client_name: "countersign".to_owned(),
             prefix: String::new(),
@@ -100,26 +107,40 @@ impl OpenError {
 
 impl JetStreamLog {
     /// Connects, and opens the streams or makes them when there are none; `identity_if_new` are 16
-    /// random bytes. Returns the log and whether it is new. Reconnects by itself from then on.
+    /// random bytes, or `None`: then none is made. Returns the log and whether it is new. Reconnects
+    /// by itself from then on.
     ///
     /// # Errors
     /// [`OpenError`].
     pub async fn open(
         config: &JetStreamConfig,
-        identity_if_new: Identity,
+        identity_if_new: Option<Identity>,
     ) -> Result<(Self, bool), OpenError> {
         let (context, connected) = context(config).await?;
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
-        let anchor = find(&context, &stream_name(&config.prefix, DEAD)).await.map_err(away)?;
+        let name = stream_name(&config.prefix, DEAD);
+        let anchor = find(&context, &name).await.map_err(away)?;
         let new = anchor.is_none();
-        let identity = match &anchor {
-            Some(anchor) => known(config, anchor.cached_info())?,
-            None => identity_if_new,
+        let identity = match (&anchor, identity_if_new) {
+            (Some(anchor), _) => known(config, anchor.cached_info())?,
+            (None, Some(identity)) => identity,
+            (None, None) => {
+                return Err(OpenError::Foreign(format!(
+                    "the stream {name} is not there: it was lost, or this is another server"
+                )));
+            }
         };
         let complete = anchor
             .is_some_and(|anchor| anchor.cached_info().config.metadata.contains_key(COMPLETE));
-        if !complete {
-            make(config, &context, identity, new).await?;
+        match (complete, identity_if_new) {
+            (true, _) => {}
+            (false, Some(_)) => make(config, &context, identity, new).await?,
+            (false, None) => {
+                return Err(OpenError::Foreign(
+                    "the log's streams were not all made: `countersign init` makes the rest"
+                        .to_owned(),
+                ));
+            }
         }
         let inner = Inner {
             context,
@@ -155,6 +176,7 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
     let (sender, connected) = watch::channel(0);
     let mut options = ConnectOptions::new()
         .name(&config.client_name)
+        .custom_inbox_prefix(format!("_INBOX_{}", config.client_name))
         .connection_timeout(REQUEST_MAX)
         .ping_interval(Duration::from_secs(10))
         .max_reconnects(None)
@@ -169,6 +191,14 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
         options = options.credentials_file(path).await.map_err(|error| {
             OpenError::Unfit(format!("credentials {}: {error}", path.display()))
         })?;
+    }
+    if let Some(path) = &config.nkey {
+        let seed = std::fs::read_to_string(path)
+            .map_err(|error| OpenError::Unfit(format!("nkey {}: {error}", path.display())))?;
+        options = options.nkey(seed.trim().to_owned());
+    }
+    if let Some((certificate, key)) = &config.certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     if let Some(path) = &config.ca {
         options = options.add_root_certificates(path.clone());

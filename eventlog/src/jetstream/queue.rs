@@ -61,11 +61,11 @@ impl std::fmt::Debug for Taker {
 }
 
 impl EdgeQueue {
-    /// Connects, and makes the stream when it is not there.
+    /// Connects, and opens the stream; makes it when it is not there and `make` says so.
     ///
     /// # Errors
-    /// [`OpenError`].
-    pub async fn open(config: &JetStreamConfig) -> Result<Self, OpenError> {
+    /// [`OpenError`]; [`OpenError::Foreign`] when it is not there.
+    pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
         let (context, _) = open::context(config).await?;
         let name = stream_name(&config.prefix);
         let found = open::find(&context, &name).await;
@@ -79,6 +79,12 @@ impl EdgeQueue {
                          make it"
                     )));
                 }
+            }
+            None if !make => {
+                return Err(OpenError::Foreign(format!(
+                    "{}: there is no stream {name}: `countersign init` makes it",
+                    config.url
+                )));
             }
             None => {
                 let wanted = Config {
@@ -115,6 +121,33 @@ impl EdgeQueue {
         let ack = self.context.send_publish(subject, publish).await;
         let ack = ack.map_err(|error| failed(&error))?;
         ack.await.map(drop).map_err(|error| failed(&error))
+    }
+
+    /// Tells an edge how many ms its clock is ahead. It hears of it when it listens; nothing is
+    /// kept.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`].
+    pub async fn tell_clock_ahead(&self, edge: &str, ms: u64) -> Result<(), LogError> {
+        let payload = Bytes::copy_from_slice(&ms.to_le_bytes());
+        let subject = clock_subject(&self.prefix, edge);
+        self.context.client().publish(subject, payload).await.map_err(unavailable)
+    }
+
+    /// What [`EdgeQueue::tell_clock_ahead`] tells an edge from now on.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`].
+    pub async fn clock_ahead_ms(
+        &self,
+        edge: &str,
+    ) -> Result<impl futures::Stream<Item = u64> + Send + use<>, LogError> {
+        let subject = clock_subject(&self.prefix, edge);
+        let told = self.context.client().subscribe(subject).await.map_err(unavailable)?;
+        Ok(told.filter_map(|message| {
+            let ms = message.payload.first_chunk().copied().map(u64::from_le_bytes);
+            std::future::ready(ms)
+        }))
     }
 
     /// How many batches are in it, those that are taken included.
@@ -207,4 +240,8 @@ impl Taken {
 
 fn stream_name(prefix: &str) -> String {
     format!("{prefix}EDGE")
+}
+
+fn clock_subject(prefix: &str, edge: &str) -> String {
+    format!("{prefix}countersign.clock.{edge}")
 }

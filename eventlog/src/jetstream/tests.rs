@@ -30,7 +30,7 @@ impl Server {
     }
 
     async fn log(&self, prefix: &str, identity: u8) -> JetStreamLog {
-        JetStreamLog::open(&self.config(prefix), [identity; 16]).await.unwrap().0
+        JetStreamLog::open(&self.config(prefix), Some([identity; 16])).await.unwrap().0
     }
 }
 
@@ -131,7 +131,7 @@ async fn a_stream_that_is_another_one_is_never_read_on() {
     };
     assert!(vanished(error));
     assert!(vanished(reader.next().await.unwrap_err()));
-    let opened = JetStreamLog::open(&server.config(""), [2; 16]).await.unwrap().0;
+    let opened = JetStreamLog::open(&server.config(""), Some([2; 16])).await.unwrap().0;
     assert!(vanished(opened.end(0).await.unwrap_err()), "it is not made again in silence");
 
     // Made again by somebody, with other messages under the same numbers.
@@ -157,7 +157,7 @@ async fn a_stream_that_is_another_one_is_never_read_on() {
 async fn a_gap_and_a_full_stream_are_told() {
     let server = Server::start();
     let config = JetStreamConfig { stream_bytes_max: Some(64 << 10), ..server.config("SMALL-") };
-    let (log, new) = JetStreamLog::open(&config, [1; 16]).await.unwrap();
+    let (log, new) = JetStreamLog::open(&config, Some([1; 16])).await.unwrap();
     assert!(new);
     let mut sent = 0_u64;
     let error = loop {
@@ -181,7 +181,7 @@ async fn what_cannot_be_opened_says_what_to_do() {
     let server = Server::start();
     server.log("", 1).await;
     let open = async |config: JetStreamConfig| {
-        JetStreamLog::open(&config, [9; 16]).await.unwrap_err().to_string()
+        JetStreamLog::open(&config, Some([9; 16])).await.unwrap_err().to_string()
     };
     let config = || server.config("");
     let other = open(JetStreamConfig { partitions: 4, ..config() }).await;
@@ -209,7 +209,7 @@ async fn take(taker: &mut Taker) -> Taken {
 #[tokio::test]
 async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
     let mut server = Server::start();
-    let queue = EdgeQueue::open(&server.config("")).await.unwrap();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
     for number in 0..40_u8 {
         queue.put(&format!("edge-{}", number % 2), vec![number].into()).await.unwrap();
     }
@@ -223,7 +223,7 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
     drop(dies);
     server.nats.kill();
     server.nats.start_again();
-    let queue = EdgeQueue::open(&server.config("")).await.unwrap();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
     assert_eq!(queue.depth().await.unwrap(), 39);
     let mut takers = [queue.taker(), queue.taker()];
     let mut seen = std::collections::BTreeSet::from([second.batch[0]]);
@@ -247,7 +247,7 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
 async fn a_full_queue_and_a_foreign_stream_are_told() {
     let server = Server::start();
     let config = JetStreamConfig { stream_bytes_max: Some(16 << 10), ..server.config("") };
-    let queue = EdgeQueue::open(&config).await.unwrap();
+    let queue = EdgeQueue::open(&config, true).await.unwrap();
     let error = loop {
         if let Err(error) = queue.put("edge", vec![7; 4_000].into()).await {
             break error;
@@ -260,7 +260,7 @@ async fn a_full_queue_and_a_foreign_stream_are_told() {
     assert!(matches!(large, LogError::TooLarge { .. }), "{large}");
     let stranger = jetstream::stream::Config { name: "X-EDGE".to_owned(), ..Default::default() };
     server.log("", 1).await.inner.context.create_stream(stranger).await.unwrap();
-    let error = EdgeQueue::open(&server.config("X-")).await.unwrap_err().to_string();
+    let error = EdgeQueue::open(&server.config("X-"), true).await.unwrap_err().to_string();
     assert!(error.contains("no work queue"), "{error}");
 }
 
@@ -289,4 +289,57 @@ async fn a_reader_that_a_trim_has_overtaken_says_so_and_does_not_jump() {
         matches!(error, LogError::Trimmed { sequence, first: 2_900, .. } if sequence == last + 1);
     assert!(told, "{error} after {last}");
     assert!(matches!(reader.next().await, Err(LogError::Trimmed { .. })));
+}
+
+#[tokio::test]
+async fn documents_change_by_revision_and_the_slower_of_two_is_told() {
+    let mut server = Server::start();
+    let config = server.config("");
+    let error = Documents::open(&config, false).await.unwrap_err().to_string();
+    assert!(error.contains("countersign init"), "{error}");
+    let documents = Documents::open(&config, true).await.unwrap();
+    assert_eq!(documents.get("keys").await.unwrap(), None);
+    let first = documents.put("keys", Bytes::from_static(b"a"), 0).await.unwrap().unwrap();
+    assert_eq!(documents.put("keys", Bytes::from_static(b"b"), 0).await.unwrap(), None);
+    let second = documents.put("keys", Bytes::from_static(b"c"), first).await.unwrap().unwrap();
+    assert!(second > first);
+    assert_eq!(documents.put("keys", Bytes::from_static(b"d"), first).await.unwrap(), None);
+    // What was put is there after a kill -9, for those who were connected and for those who come.
+    server.nats.kill();
+    server.nats.start_again();
+    let there = Some(Document { bytes: Bytes::from_static(b"c"), revision: second });
+    let again = Documents::open(&config, false).await.unwrap();
+    assert_eq!(again.get("keys").await.unwrap(), there);
+    let mut old = documents.get("keys").await;
+    for _ in 0..100 {
+        if old.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        old = documents.get("keys").await;
+    }
+    assert_eq!(old.unwrap(), there);
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_made_what_is_missing_is_told() {
+    let server = Server::start();
+    let config = server.config("");
+    let queue = EdgeQueue::open(&config, false).await.unwrap_err().to_string();
+    assert!(queue.contains("no stream EDGE") && queue.contains("countersign init"), "{queue}");
+    let log = JetStreamLog::open(&config, None).await.unwrap_err().to_string();
+    assert!(log.contains("the stream DEAD is not there"), "{log}");
+    drop(server.log("", 1).await);
+    assert!(!JetStreamLog::open(&config, None).await.unwrap().1);
+}
+
+#[tokio::test]
+async fn an_edge_hears_how_far_its_clock_is_ahead() {
+    use futures::StreamExt as _;
+    let server = Server::start();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    let mut told = queue.clock_ahead_ms("a").await.unwrap();
+    queue.tell_clock_ahead("b", 1).await.unwrap();
+    queue.tell_clock_ahead("a", 90_000).await.unwrap();
+    assert_eq!(told.next().await, Some(90_000));
 }

@@ -94,14 +94,8 @@ impl TagKeys {
 
 /// Covers clearing prices, so that a link does not tell them: an issuer's key has its own, derived
 /// from the central secret, and an edge holds no other's.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PriceKey([u8; 32]);
-
-impl fmt::Debug for PriceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PriceKey(…)")
-    }
-}
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PriceKey(Secret);
 
 /// A covered price: eight bytes of micros and three of currency, under the stream of one
 /// impression. The token's signature keeps it whole.
@@ -111,7 +105,7 @@ impl PriceKey {
     /// The key that goes with a signing key.
     #[must_use]
     pub fn derive(central: &Secret, key: KeyId) -> Self {
-        Self(central.derive("countersign price key v1", &[&key.0.to_be_bytes()]))
+        Self(Secret(central.derive("countersign price key v1", &[&key.0.to_be_bytes()])))
     }
 
     /// Covers a price. An impression id is used once, so its stream is too.
@@ -134,7 +128,10 @@ impl PriceKey {
 
     fn cover(&self, id: ImpressionId, mut bytes: SealedPrice) -> SealedPrice {
         let mut stream = SealedPrice::default();
-        blake3::Hasher::new_keyed(&self.0).update(&id.to_bytes()).finalize_xof().fill(&mut stream);
+        blake3::Hasher::new_keyed(self.0.expose())
+            .update(&id.to_bytes())
+            .finalize_xof()
+            .fill(&mut stream);
         bytes.iter_mut().zip(stream).for_each(|(byte, key)| *byte ^= key);
         bytes
     }

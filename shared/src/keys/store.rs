@@ -50,6 +50,18 @@ pub struct IssuerKey {
     pub secret: Secret,
 }
 
+impl IssuerKey {
+    /// That the two halves belong together.
+    pub(super) fn check(&self) -> Result<(), KeyError> {
+        let derived = SigningKey::from_bytes(self.secret.expose()).verifying_key().to_bytes();
+        if derived == self.public.public { Ok(()) } else { Err(KeyError::WrongId(self.public.id)) }
+    }
+}
+
+pub(super) fn check_version(version: u32) -> Result<(), KeyError> {
+    if version == KeyStore::VERSION { Ok(()) } else { Err(KeyError::Version(version)) }
+}
+
 /// Everything secret of a deployment on one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,9 +69,9 @@ pub struct KeyStore {
     version: u32,
     /// The deployment.
     pub deployment: DeploymentId,
-    edge_secret: Secret,
-    price_secret: Secret,
-    visitor_secret: Secret,
+    pub(super) edge_secret: Secret,
+    pub(super) price_secret: Secret,
+    pub(super) visitor_secret: Secret,
     /// Signing keys, oldest first.
     pub issuers: Vec<IssuerKey>,
 }
@@ -87,15 +99,8 @@ impl KeyStore {
     /// # Errors
     /// [`KeyError`] when it is of another version or a key in it is wrong.
     pub fn check(&self) -> Result<(), KeyError> {
-        if self.version != Self::VERSION {
-            return Err(KeyError::Version(self.version));
-        }
-        for key in &self.issuers {
-            let derived = SigningKey::from_bytes(key.secret.expose()).verifying_key().to_bytes();
-            if derived != key.public.public {
-                return Err(KeyError::WrongId(key.public.id));
-            }
-        }
+        check_version(self.version)?;
+        self.issuers.iter().try_for_each(IssuerKey::check)?;
         self.keyring().map(drop)
     }
 

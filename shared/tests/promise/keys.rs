@@ -156,3 +156,39 @@ fn secrets_are_not_shown() {
     assert!(!format!("{:?}", store.price_key(KeyId(1))).contains("["), "a price key is shown");
     assert_eq!(Timestamp(0).day(), 0);
 }
+
+/// A stolen edge signs as nobody else, and opens nobody else's prices; a collector signs nothing.
+#[test]
+fn a_part_holds_what_it_needs_and_no_more() {
+    let store = store();
+    let value = serde_json::to_value(&store).unwrap();
+    let issuer = store.issuers[0].public.issuer;
+    let edge = serde_json::to_string(&store.for_edge(issuer).unwrap()).unwrap();
+    let centre = serde_json::to_string(&store.for_centre()).unwrap();
+    for key in &store.issuers {
+        let secret = shared::text::hex(key.secret.expose());
+        assert_eq!(edge.contains(&secret), key.public.issuer == issuer);
+        assert!(!centre.contains(&secret));
+    }
+    assert!(!edge.contains(value["price_secret"].as_str().unwrap()));
+    assert!(!centre.contains(value["edge_secret"].as_str().unwrap()));
+
+    let edge: shared::keys::EdgeKeys = serde_json::from_str(&edge).unwrap();
+    let centre: shared::keys::CentreKeys = serde_json::from_str(&centre).unwrap();
+    let all: Vec<_> = store.keyring().unwrap().iter().cloned().collect();
+    for ring in [edge.keyring().unwrap(), centre.keyring().unwrap()] {
+        assert_eq!(ring.iter().cloned().collect::<Vec<_>>(), all);
+    }
+    assert_eq!(edge.tag_keys().of_day(7), store.tag_keys().of_day(7));
+    let (key, price) = &edge.own[0];
+    let id = shared::ImpressionId { block: shared::BlockId([7; 10]), seq: 3 };
+    let sealed = price.seal(id, shared::Money { micros: 5, currency: "EUR".parse().unwrap() });
+    assert_eq!(centre.price_key(key.public.id).open(id, sealed).unwrap().micros, 5);
+    assert!(!format!("{edge:?}{centre:?}").contains(&shared::text::hex(key.secret.expose())));
+
+    let nobody = "nobody".parse().unwrap();
+    assert_eq!(store.for_edge(nobody).unwrap_err(), KeyError::UnknownIssuer(nobody));
+    let mut mixed = edge.clone();
+    mixed.own[0].0.secret = shared::keys::Secret::from_bytes([9; 32]);
+    assert_eq!(mixed.keyring().unwrap_err(), KeyError::WrongId(key.public.id));
+}

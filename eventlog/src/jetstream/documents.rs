@@ -1,0 +1,96 @@
+//! Small documents that the parts of a deployment share: what is fixed, keys, leases. One key-value
+//! bucket, each document with a revision that grows with every change.
+
+use async_nats::jetstream::kv::{self, UpdateErrorKind};
+use async_nats::jetstream::stream::StorageType;
+use bytes::Bytes;
+
+use super::open::{self, JetStreamConfig, OpenError};
+use super::unavailable;
+use crate::log::LogError;
+
+/// The longest document, in bytes.
+pub const DOCUMENT_BYTES_MAX: usize = 512 << 10;
+
+/// The documents of a deployment. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    store: kv::Store,
+}
+
+/// A document, and its revision: from 1, larger with every change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// What was put.
+    pub bytes: Bytes,
+    /// Which change of the bucket put it.
+    pub revision: u64,
+}
+
+impl Documents {
+    /// Connects, and opens the bucket; makes it when it is not there and `make` says so.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Foreign`] when it is not there.
+    pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
+        let (context, _) = open::context(config).await?;
+        let bucket = bucket(&config.prefix);
+        let away = |why: String| OpenError::Away { url: config.url.clone(), why };
+        let found = open::find(&context, &format!("KV_{bucket}")).await.map_err(away)?;
+        if found.is_some() {
+            let store = context.get_key_value(&bucket).await;
+            return store.map(|store| Self { store }).map_err(|error| away(error.to_string()));
+        }
+        if !make {
+            return Err(OpenError::Foreign(format!(
+                "{}: there is no deployment (no bucket {bucket}): `countersign init` makes one",
+                config.url
+            )));
+        }
+        let wanted = kv::Config {
+            bucket: bucket.clone(),
+            description: "Countersign: what is fixed, keys, leases".to_owned(),
+            max_value_size: DOCUMENT_BYTES_MAX as i32,
+            history: 1,
+            storage: StorageType::File,
+            num_replicas: config.replicas,
+            ..kv::Config::default()
+        };
+        let store = context.create_key_value(wanted).await;
+        store.map(|store| Self { store }).map_err(|error| {
+            OpenError::Unfit(format!("the bucket {bucket} cannot be made: {error}"))
+        })
+    }
+
+    /// A document, as one of the servers has it: it may be late by a moment.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`].
+    pub async fn get(&self, name: &str) -> Result<Option<Document>, LogError> {
+        let entry = self.store.entry(name).await.map_err(unavailable)?;
+        let there = entry.filter(|entry| entry.operation == kv::Operation::Put);
+        Ok(there.map(|entry| Document { bytes: entry.value, revision: entry.revision }))
+    }
+
+    /// Puts a document in the place of the one with the revision `expected`; 0: where none is or
+    /// was. Returns the new revision, or `None` when somebody else was faster.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`]: it may be there all the same.
+    pub async fn put(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        expected: u64,
+    ) -> Result<Option<u64>, LogError> {
+        match self.store.update(name, bytes, expected).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+}
+
+fn bucket(prefix: &str) -> String {
+    format!("{prefix}countersign")
+}

@@ -1,0 +1,127 @@
+//! What each part of a deployment holds of the key store, and nothing more: a stolen edge signs as
+//! its own issuer and opens no price of another's; a stolen collector signs nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    DeploymentId, IssuerKey, KeyError, KeyStore, Keyring, PriceKey, PublicKey, Secret, TagKeys,
+    VisitorKey,
+};
+use crate::id::Id;
+
+/// An edge's part: the signing keys of one issuer, and what its own checks need.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeKeys {
+    pub(super) version: u32,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Whose signing keys they are.
+    pub issuer: Id,
+    pub(super) edge_secret: Secret,
+    pub(super) visitor_secret: Secret,
+    /// The issuer's signing keys, oldest first, each with the cover of its prices.
+    pub own: Vec<(IssuerKey, PriceKey)>,
+    /// The public keys of all issuers.
+    pub public: Vec<PublicKey>,
+}
+
+/// The centre's part: to verify every token and to open every price.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CentreKeys {
+    pub(super) version: u32,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    pub(super) price_secret: Secret,
+    pub(super) visitor_secret: Secret,
+    /// The public keys of all issuers.
+    pub public: Vec<PublicKey>,
+}
+
+impl EdgeKeys {
+    /// The public keys, ready to verify with.
+    ///
+    /// # Errors
+    /// [`KeyError`] when one is wrong, a secret does not belong to its key, or the form is of
+    /// another version.
+    pub fn keyring(&self) -> Result<Keyring, KeyError> {
+        super::store::check_version(self.version)?;
+        self.own.iter().try_for_each(|(key, _)| key.check())?;
+        Keyring::new(self.deployment, self.public.iter().cloned())
+    }
+
+    /// The tag keys.
+    #[must_use]
+    pub fn tag_keys(&self) -> TagKeys {
+        TagKeys::new(self.edge_secret.clone(), self.deployment)
+    }
+
+    /// The fingerprints' key.
+    #[must_use]
+    pub fn visitor_key(&self) -> VisitorKey {
+        VisitorKey::new(self.visitor_secret.clone())
+    }
+}
+
+impl CentreKeys {
+    /// The public keys, ready to verify with.
+    ///
+    /// # Errors
+    /// [`KeyError`] when one is wrong, or the form is of another version.
+    pub fn keyring(&self) -> Result<Keyring, KeyError> {
+        super::store::check_version(self.version)?;
+        Keyring::new(self.deployment, self.public.iter().cloned())
+    }
+
+    /// The cover of the prices that go with a signing key.
+    #[must_use]
+    pub fn price_key(&self, key: super::KeyId) -> PriceKey {
+        PriceKey::derive(&self.price_secret, key)
+    }
+
+    /// The fingerprints' key.
+    #[must_use]
+    pub fn visitor_key(&self) -> VisitorKey {
+        VisitorKey::new(self.visitor_secret.clone())
+    }
+}
+
+impl KeyStore {
+    /// What an edge of this issuer holds.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownIssuer`] when the issuer has no key.
+    pub fn for_edge(&self, issuer: Id) -> Result<EdgeKeys, KeyError> {
+        let own = self.issuers.iter().filter(|key| key.public.issuer == issuer);
+        let own: Vec<_> = own.map(|key| (key.clone(), self.price_key(key.public.id))).collect();
+        if own.is_empty() {
+            return Err(KeyError::UnknownIssuer(issuer));
+        }
+        Ok(EdgeKeys {
+            version: Self::VERSION,
+            deployment: self.deployment,
+            issuer,
+            edge_secret: self.edge_secret.clone(),
+            visitor_secret: self.visitor_secret.clone(),
+            own,
+            public: self.public(),
+        })
+    }
+
+    /// What collectors hold.
+    #[must_use]
+    pub fn for_centre(&self) -> CentreKeys {
+        CentreKeys {
+            version: Self::VERSION,
+            deployment: self.deployment,
+            price_secret: self.price_secret.clone(),
+            visitor_secret: self.visitor_secret.clone(),
+            public: self.public(),
+        }
+    }
+
+    fn public(&self) -> Vec<PublicKey> {
+        self.issuers.iter().map(|key| key.public.clone()).collect()
+    }
+}
