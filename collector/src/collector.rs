@@ -184,11 +184,31 @@ impl<L: Log> Collector<L> {
     /// # Errors
     /// As [`Collector::submit`].
     pub async fn submit_from(&self, sender: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
-        let items = self.open()?;
-        let Inspected { events, sealed } = match inspect(&batch) {
-            Ok(inspected) => inspected,
-            Err(reason) => return Err(self.refuse(sender, reason, &batch).await),
+        match inspect(&batch) {
+            Ok(inspected) => self.take(inspected, batch).await,
+            Err(reason) => Err(self.refuse(sender, reason, &batch).await),
+        }
+    }
+
+    /// As [`Collector::submit`], of a sender that is known to be this edge: a batch of another one
+    /// is refused.
+    ///
+    /// # Errors
+    /// As [`Collector::submit`].
+    pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
+        let reason = match inspect(&batch) {
+            Ok(inspected) if inspected.edge.as_str() == edge => {
+                return self.take(inspected, batch).await;
+            }
+            Ok(other) => format!("a batch of edge {} that edge {edge} has sent", other.edge),
+            Err(reason) => reason,
         };
+        Err(self.refuse(&format!("edge {edge}"), reason, &batch).await)
+    }
+
+    async fn take(&self, inspected: Inspected, batch: Bytes) -> Result<Receipt, SubmitError> {
+        let Inspected { events, sealed, .. } = inspected;
+        let items = self.open()?;
         let place = self.queue.place(batch.len(), events).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let now = self.clock.now();

@@ -200,6 +200,8 @@ fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (Id, BlockId) {
 /// What is known of a batch before its events are verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inspected {
+    /// Whose it says that it is.
+    pub edge: Id,
     /// How many events it has; tallies are none.
     pub events: usize,
     /// Its watermark, which is the edge's time when it was sealed; none in a closing batch.
@@ -219,5 +221,5 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
         return Err(format!("the tallies: {tallied} events are more than a batch may declare"));
     }
     let sealed = Some(batch.watermark).filter(|watermark| *watermark != Timestamp::MAX);
-    Ok(Inspected { events: batch.events.len(), sealed })
+    Ok(Inspected { edge: batch.outbox.edge, events: batch.events.len(), sealed })
 }

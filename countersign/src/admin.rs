@@ -51,31 +51,55 @@ impl AdminKey {
         environment: Option<&str>,
         random: &mut dyn Random,
     ) -> Result<(Self, Origin), Failure> {
-        if let Some(key) = environment {
-            if key.chars().count() < CHARS_MIN || !key.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(Failure::usage(format!(
-                    "{VARIABLE} needs at least {CHARS_MIN} characters, ASCII without spaces; or \
-                     unset it, and a key is made"
-                )));
-            }
-            return Ok((Self::of(key), Origin::Environment));
+        if let Some(key) = Self::of_environment(environment)? {
+            return Ok((key, Origin::Environment));
         }
         if let Some(text) = read_if_there(path)? {
-            let hash = text.trim().strip_prefix("blake3:").and_then(shared::text::unhex::<32>);
-            let hash = hash.ok_or_else(|| {
+            let kept = Self::read(&text).ok_or_else(|| {
                 Failure::data(format!(
                     "{} is damaged: remove it, and the next start makes a new key",
                     path.display()
                 ))
             })?;
-            return Ok((Self(hash.into()), Origin::Kept));
+            return Ok((kept, Origin::Kept));
         }
+        let (made, key) = Self::make(random);
+        write_file(path, made.kept().as_bytes(), Mode::Secret)?;
+        Ok((made, Origin::Made(key)))
+    }
+
+    /// The key that the environment gives, if it does.
+    ///
+    /// # Errors
+    /// When it is too short to be one.
+    pub(crate) fn of_environment(key: Option<&str>) -> Result<Option<Self>, Failure> {
+        let Some(key) = key else { return Ok(None) };
+        if key.chars().count() < CHARS_MIN || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Failure::usage(format!(
+                "{VARIABLE} needs at least {CHARS_MIN} characters, ASCII without spaces; or unset \
+                 it, and a key is made"
+            )));
+        }
+        Ok(Some(Self::of(key)))
+    }
+
+    /// A new key, and the text that a person gets: this is the only time that it can be shown.
+    pub(crate) fn make(random: &mut dyn Random) -> (Self, String) {
         let mut bytes = [0; 32];
         random.fill(&mut bytes);
         let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
-        let made = Self::of(&key);
-        write_file(path, format!("blake3:{}\n", made.0.to_hex()).as_bytes(), Mode::Secret)?;
-        Ok((made, Origin::Made(key)))
+        (Self::of(&key), key)
+    }
+
+    /// What is kept of it.
+    pub(crate) fn kept(&self) -> String {
+        format!("blake3:{}\n", self.0.to_hex())
+    }
+
+    /// From what was kept; none when it is damaged.
+    pub(crate) fn read(kept: &str) -> Option<Self> {
+        let hash = kept.trim().strip_prefix("blake3:").and_then(shared::text::unhex::<32>)?;
+        Some(Self(hash.into()))
     }
 
     fn of(key: &str) -> Self {
@@ -110,7 +134,7 @@ pub(crate) async fn guard(
         StatusCode::UNAUTHORIZED.as_u16(),
         "unauthorized",
         "send the operator's key in the header `Authorization: Bearer KEY`; it was printed when \
-         `countersign up` first started, or is what COUNTERSIGN_ADMIN_KEY said",
+         `countersign up` first started or by `countersign init`, or is what COUNTERSIGN_ADMIN_KEY said",
     );
     let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (header::WWW_AUTHENTICATE, "Bearer")];
     (StatusCode::UNAUTHORIZED, headers, problem.to_json()).into_response()

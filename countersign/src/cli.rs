@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use figment::value::Value;
 use shared::Id;
 use shared::keys::KeyId;
 
 use crate::failure::EXIT_CODES;
+use crate::settings::Given;
 
 /// Ad tracking that can be proved: countersigns every impression and click at the edge, and counts
 /// them exactly in the centre.
@@ -25,6 +27,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run everything in one process: edge, outbox, collector, log, aggregator, API
     Up(UpArgs),
+    /// Make a deployment on NATS: its streams, its keys, the operator's key
+    Init(InitArgs),
+    /// Run an edge alone: serves, redirects, and sends its batches to the collectors over NATS
+    Edge(EdgeArgs),
+    /// Run a collector alone: takes the edges' batches from NATS, checks them, appends them to the log
+    Collector(RoleArgs),
+    /// Run an aggregator alone: counts what is in the log, and answers; a second one stands by
+    Aggregator(AggregatorArgs),
     /// Count the events of log files, each exactly once, however often they are imported
     Import(ImportArgs),
     /// Play visitors, misbehaviour included, and compare what was sent with what was counted
@@ -58,10 +68,161 @@ pub(crate) struct UpArgs {
     pub(crate) demo: bool,
 }
 
+impl UpArgs {
+    /// Every setting is its own.
+    pub(crate) fn given(&self) -> Given {
+        let flags = vec![
+            ("data", path(self.data.as_deref())),
+            ("eventlog.url", self.log.clone().map(Value::from)),
+            ("edge.listen", self.edge_listen.map(text)),
+            ("api.listen", self.api_listen.map(text)),
+        ];
+        Given { command: "up", own: &[], config: self.config.clone(), flags }
+    }
+}
+
+fn text(value: impl ToString) -> Value {
+    Value::from(value.to_string())
+}
+
+fn path(path: Option<&std::path::Path>) -> Option<Value> {
+    path.map(|path| text(path.display()))
+}
+
+/// Which settings, and where NATS is.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RoleArgs {
+    /// Settings file (TOML); a setting that is another role's is refused
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// The NATS servers: nats://HOST:PORT, several with commas between
+    #[arg(long, value_name = "URL")]
+    pub(crate) log: Option<String>,
+    /// Address of the operator's side: health, metrics, and what the role answers; port 0 takes a
+    /// free one [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) api_listen: Option<SocketAddr>,
+}
+
+impl RoleArgs {
+    /// For a role with these settings.
+    pub(crate) fn given(&self, command: &'static str, own: &'static [&'static str]) -> Given {
+        let flags = vec![
+            ("eventlog.url", self.log.clone().map(Value::from)),
+            ("api.listen", self.api_listen.map(text)),
+        ];
+        Given { command, own, config: self.config.clone(), flags }
+    }
+}
+
+/// `edge`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct EdgeArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Directory of the outbox, the catalogue and the keys as they were last seen; made when it is
+    /// missing [default: countersign-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// This edge's name in its batches; no two edges have one
+    #[arg(long, value_name = "ID")]
+    pub(crate) name: Option<Id>,
+    /// Address of the public side; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) edge_listen: Option<SocketAddr>,
+}
+
+impl EdgeArgs {
+    /// With the settings that an edge has.
+    pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
+        let mut given = self.role.given("edge", own);
+        given.flags.extend([
+            ("data", path(self.data.as_deref())),
+            ("edge.name", self.name.map(text)),
+            ("edge.listen", self.edge_listen.map(text)),
+        ]);
+        given
+    }
+}
+
+/// `aggregator`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct AggregatorArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Directory of the counts, unless aggregator.state_url names an object store; made when it is
+    /// missing [default: countersign-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+impl AggregatorArgs {
+    /// With the settings that an aggregator has.
+    pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
+        let mut given = self.role.given("aggregator", own);
+        given.flags.push(("data", path(self.data.as_deref())));
+        given
+    }
+}
+
+/// Which deployment on NATS, for an operator's commands.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct DeploymentArgs {
+    /// Settings file (TOML) with the group [eventlog]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The NATS servers: nats://HOST:PORT, several with commas between
+    #[arg(long, value_name = "URL")]
+    pub(crate) log: Option<String>,
+}
+
+impl DeploymentArgs {
+    /// For a command.
+    pub(crate) fn given(&self, command: &'static str) -> Given {
+        let flags = vec![("eventlog.url", self.log.clone().map(Value::from))];
+        Given {
+            command,
+            own: &["partitions", "log", "eventlog"],
+            config: self.config.clone(),
+            flags,
+        }
+    }
+}
+
+/// `init`. Goes on where an earlier one was interrupted; makes nothing anew that was there.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) deployment: DeploymentArgs,
+    /// How many partitions count, for ever [default: 16]
+    #[arg(long, value_name = "N")]
+    pub(crate) partitions: Option<u16>,
+    /// Copies of each stream, when NATS is a cluster [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<usize>,
+    /// The first issuer, with whose key edges sign
+    #[arg(long, value_name = "ID", default_value = "edge")]
+    pub(crate) issuer: Id,
+}
+
+impl InitArgs {
+    /// With the flags as settings.
+    pub(crate) fn given(&self) -> Given {
+        let mut given = self.deployment.given("init");
+        given.flags.push(("partitions", self.partitions.map(Value::from)));
+        given.flags.push(("eventlog.replicas", self.replicas.map(Value::from)));
+        given
+    }
+}
+
 /// Where the API is, and the key to it.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ApiArgs {
-    /// Address of the API, e.g. http://127.0.0.1:8081
+    /// Address of the API, e.g. http://127.0.0.1:8081; several with commas between: the one that
+    /// answers is asked (two aggregators, of which one stands by)
     #[arg(long, value_name = "URL")]
     pub(crate) api: String,
     /// The operator's key, which `up` printed at its first start
@@ -102,6 +263,9 @@ pub(crate) struct ImportArgs {
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
+    /// Address of the collector's gateway [default: as --api: `up` is both]
+    #[arg(long, value_name = "URL")]
+    pub(crate) collector: Option<String>,
     /// The log's name; it may then grow. One file only
     #[arg(long, value_name = "NAME")]
     pub(crate) source: Option<String>,
@@ -126,7 +290,8 @@ pub(crate) struct ImportArgs {
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct SimulateArgs {
-    /// Address of the edge, e.g. http://127.0.0.1:8080
+    /// Address of the edge, e.g. http://127.0.0.1:8080; several with commas between are asked in
+    /// turn
     #[arg(long, value_name = "URL")]
     pub(crate) edge: String,
     #[command(flatten)]
@@ -156,12 +321,14 @@ pub(crate) struct KeysArgs {
     pub(crate) command: KeysCommand,
 }
 
-/// Which directory.
+/// Where the keys are.
 #[derive(Args, Debug)]
 pub(crate) struct DataArgs {
     /// The data directory of `up`
-    #[arg(long, value_name = "DIR", default_value = "countersign-data")]
+    #[arg(long, value_name = "DIR", default_value = "countersign-data", conflicts_with_all = ["config", "log"])]
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) deployment: DeploymentArgs,
 }
 
 /// What can be done with keys.

@@ -1,6 +1,7 @@
-//! Speaks with the API of a running `countersign up`, patiently: what can be tried again is, until
-//! the patience ends.
+//! Speaks with an API, patiently: what can be tried again is, until the patience ends; where several
+//! addresses are given, at the next one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -18,7 +19,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The API, and the key to it.
 pub(crate) struct Api {
-    base: String,
+    bases: Vec<String>,
+    /// Which of them is asked: the one that answered last.
+    at: AtomicUsize,
     key: String,
     patience: Duration,
     http: reqwest::Client,
@@ -40,9 +43,22 @@ impl Api {
     /// # Errors
     /// When the address is no `http://` or `https://` URL.
     pub(crate) fn new(args: &ApiArgs) -> Result<Self, Failure> {
-        let base = base_url("--api", &args.api)?;
+        Self::at("--api", &args.api, args)
+    }
+
+    /// The same at the addresses of another flag.
+    ///
+    /// # Errors
+    /// As [`Api::new`].
+    pub(crate) fn at(flag: &str, addresses: &str, args: &ApiArgs) -> Result<Self, Failure> {
+        let bases = addresses.split(',').map(|base| base_url(flag, base.trim()));
+        let (bases, at) = (bases.collect::<Result<_, _>>()?, AtomicUsize::new(0));
         let http = http_client(REQUEST_TIMEOUT)?;
-        Ok(Self { base, key: args.key.clone(), patience: args.patience, http })
+        Ok(Self { bases, at, key: args.key.clone(), patience: args.patience, http })
+    }
+
+    fn base(&self) -> &str {
+        &self.bases[self.at.load(Ordering::Relaxed) % self.bases.len()]
     }
 
     /// Asks for JSON; `None` when there is no such thing.
@@ -56,7 +72,7 @@ impl Api {
                 Failure::server(format!(
                     "{}{path} answered what this build does not understand ({error}): is it of \
                      another version?",
-                    self.base
+                    self.base()
                 ))
             }),
         }
@@ -71,7 +87,7 @@ impl Api {
             Some(_) => Ok(()),
             None => Err(Failure::server(format!(
                 "{}{path} is not there: is --api the API's address, not the edge's?",
-                self.base
+                self.base()
             ))),
         }
     }
@@ -91,11 +107,11 @@ impl Api {
                 Tried::Never(why) => return Err(Failure::server(why)),
                 Tried::Later(why) => why,
             };
+            self.at.fetch_add(1, Ordering::Relaxed);
             if watch.elapsed() >= self.patience {
                 return Err(Failure::server(format!(
-                    "{} does not answer for {} s ({why}): see that `countersign up` runs there, \
-                     then run the same command again; what was taken is not counted twice",
-                    self.base,
+                    "{} does not answer for {} s ({why}): see that it runs there, then run the same command again; what was taken is not counted twice",
+                    self.base(),
                     self.patience.as_secs()
                 )));
             }
@@ -106,7 +122,7 @@ impl Api {
 
     async fn once(&self, method: Method, path: &str, body: Option<bytes::Bytes>) -> Tried {
         let mut request =
-            self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
+            self.http.request(method, format!("{}{path}", self.base())).bearer_auth(&self.key);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
@@ -128,11 +144,11 @@ impl Api {
         match status {
             StatusCode::NOT_FOUND => Tried::NotFound,
             StatusCode::UNAUTHORIZED => {
-                Tried::Never(format!("{} refuses the key: {said}", self.base))
+                Tried::Never(format!("{} refuses the key: {said}", self.base()))
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Tried::Later(said),
             status if status.is_server_error() => Tried::Later(format!("{status}: {said}")),
-            status => Tried::Never(format!("{}{path} refuses with {status}: {said}", self.base)),
+            status => Tried::Never(format!("{}{path} refuses with {status}: {said}", self.base())),
         }
     }
 }

@@ -64,8 +64,8 @@ impl DataDir {
         let (file, path) = self.lock_file("lock")?;
         match file.try_lock() {
             Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(Failure::data(format!(
-                "another `countersign up` uses {}: end it, or give this one another --data",
+            Err(TryLockError::WouldBlock) => Err(Failure::locked(format!(
+                "another `countersign` uses {}: end it, or give this one another --data",
                 self.root.display()
             ))),
             Err(TryLockError::Error(error)) => Err(cannot("lock", &path, &error)),
@@ -94,21 +94,20 @@ impl DataDir {
         let path = self.path("deployment.json");
         let Some(text) = read_if_there(&path)? else {
             self.refuse_leftovers()?;
-            let mut log = [0; 16];
-            random.fill(&mut log);
-            let made = Deployment {
-                version: VERSION,
-                deployment: keys.deployment,
-                partitions: partitions
-                    .map_or(shared::limits::PARTITIONS_DEFAULT, Partitions::count),
-                log: shared::text::hex(&log),
-                created_at: now,
-            };
+            let made = Deployment::make(partitions, keys, now, random);
             write_json(&path, &made, Mode::Plain)?;
             return Ok(made);
         };
         let there: Deployment = parse_json(&path, &text)?;
-        there.check(&path, partitions, keys.deployment)?;
+        let place = path.display().to_string();
+        there.check(&place, partitions)?;
+        if there.deployment != keys.deployment {
+            return Err(Failure::data(format!(
+                "{place}: deployment {}, but keys.json is of deployment {}: one of the two files is \
+                 of another data directory",
+                there.deployment, keys.deployment
+            )));
+        }
         Ok(there)
     }
 
@@ -188,22 +187,33 @@ impl DataDir {
 }
 
 impl Deployment {
-    fn check(
-        &self,
-        path: &Path,
+    /// A new one.
+    pub(crate) fn make(
         partitions: Option<Partitions>,
-        keys: DeploymentId,
-    ) -> Result<(), Failure> {
-        let fail = |what: String| Err(Failure::data(format!("{}: {what}", path.display())));
+        keys: &KeyStore,
+        now: Timestamp,
+        random: &mut dyn Random,
+    ) -> Self {
+        let mut log = [0; 16];
+        random.fill(&mut log);
+        Self {
+            version: VERSION,
+            deployment: keys.deployment,
+            partitions: partitions.map_or(shared::limits::PARTITIONS_DEFAULT, Partitions::count),
+            log: shared::text::hex(&log),
+            created_at: now,
+        }
+    }
+
+    /// Checks what was read at a place.
+    ///
+    /// # Errors
+    /// When it is of another version or damaged, or `partitions` is set and another number was
+    /// fixed.
+    pub(crate) fn check(&self, place: &str, partitions: Option<Partitions>) -> Result<(), Failure> {
+        let fail = |what: String| Err(Failure::data(format!("{place}: {what}")));
         if self.version != VERSION {
             return fail(format!("version {}; this build reads version {VERSION}", self.version));
-        }
-        if self.deployment != keys {
-            return fail(format!(
-                "deployment {}, but keys.json is of deployment {keys}: one of the two files is of \
-                 another data directory",
-                self.deployment
-            ));
         }
         if Partitions::new(self.partitions).is_none() || self.log_identity().is_none() {
             return fail("damaged: restore the file from a copy".to_owned());
@@ -261,7 +271,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Fa
     write().map_err(|error| cannot("write", path, &error))
 }
 
-fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<(), Failure> {
+pub(crate) fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::data(format!("{}: {error}", path.display())))?;
     text.push('\n');

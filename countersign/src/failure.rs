@@ -11,8 +11,10 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const OTHER_LOG: u8 = 3;
 /// The server cannot be reached, or refuses.
 pub(crate) const SERVER: u8 = 4;
-/// The data directory is in use, damaged, or of another deployment.
+/// The data directory or what is on NATS is damaged, or of another deployment.
 pub(crate) const DATA: u8 = 5;
+/// Another process has the data; it may let go.
+pub(crate) const LOCKED: u8 = 6;
 /// A part of the running process failed for good.
 pub(crate) const FATAL: u8 = 70;
 
@@ -24,8 +26,9 @@ Exit codes:
    2  the command line, a setting or an input file cannot be used as it is
    3  import: the log is not the one that was imported under its name
    4  the server cannot be reached, or refuses
-   5  the data directory is in use, damaged, or of another deployment
-  70  up: a part of the process failed for good (the last line says which and why)";
+   5  the data directory is damaged, or of another deployment
+   6  another process uses the data directory
+  70  up and the roles: a part of the process failed for good (the last line says which and why)";
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -55,6 +58,11 @@ impl Failure {
     /// See [`DATA`].
     pub(crate) fn data(message: impl Display) -> Self {
         Self { code: DATA, message: message.to_string() }
+    }
+
+    /// See [`LOCKED`].
+    pub(crate) fn locked(message: impl Display) -> Self {
+        Self { code: LOCKED, message: message.to_string() }
     }
 
     /// See [`FATAL`].

@@ -1,14 +1,16 @@
-//! `countersign keys`: works on the data directory, while `up` runs or not.
+//! `countersign keys`: works on the data directory, while `up` runs or not; or on a deployment on
+//! NATS.
 
 use std::process::ExitCode;
 
-use shared::keys::{KeyStore, PublicKey};
-use shared::{Clock as _, Timestamp, ambient};
+use shared::keys::{KeyError, KeyStore, PublicKey};
+use shared::{Clock as _, Random, Timestamp, ambient};
 
-use crate::cli::{KeysArgs, KeysCommand};
+use crate::cli::{DataArgs, KeysArgs, KeysCommand};
 use crate::data::DataDir;
 use crate::failure::Failure;
-use crate::terminal;
+use crate::settings::Settings;
+use crate::{deployment, process, terminal};
 
 /// Runs the command.
 ///
@@ -16,37 +18,89 @@ use crate::terminal;
 /// When there is no deployment, the change makes no sense, or the file cannot be written.
 pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     let now = ambient::SystemClock.now();
-    let random = &mut ambient::SystemRandom;
     match &args.command {
         KeysCommand::New { data, issuer, publishers } => {
-            let dir = DataDir::new(&data.data);
-            let publishers = publishers.clone();
-            let id = dir.change_keys(|keys| keys.create(*issuer, publishers, now, random))?;
-            terminal::line(format!("made key {id} of issuer {issuer}; it signs from now on"));
+            let place = Place::of(data)?;
+            let from = place.signs_from(now);
+            let make = |keys: &mut KeyStore, random: &mut dyn Random| {
+                keys.create(*issuer, publishers.clone(), from, random)
+            };
+            let id = place.change(make)?;
+            terminal::line(format!("made key {id} of issuer {issuer}; it signs from {from} on"));
         }
-        KeysCommand::List { data, json } => {
-            list(&DataDir::new(&data.data).require_keys()?, *json, now)?;
-        }
+        KeysCommand::List { data, json } => list(&Place::of(data)?.keys()?, *json, now)?,
         KeysCommand::Rotate { data, issuer, overlap } => {
             let ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
-            let dir = DataDir::new(&data.data);
-            let id = dir.change_keys(|keys| keys.rotate(*issuer, now, ms, random))?;
+            let place = Place::of(data)?;
+            let from = place.signs_from(now);
+            let id = place.change(|keys, random| keys.rotate(*issuer, from, ms, random))?;
             terminal::line(format!(
-                "made key {id} of issuer {issuer}; the one before stops signing at {} and verifies \
-                 for 7 days after",
-                now.plus_ms(ms)
+                "made key {id} of issuer {issuer}; it signs from {from} on, the one before until {} \
+                 and verifies for 7 days after",
+                from.plus_ms(ms)
             ));
         }
         KeysCommand::Retire { data, key } => {
-            DataDir::new(&data.data).change_keys(|keys| keys.retire(*key, now))?;
+            Place::of(data)?.change(|keys, _| keys.retire(*key, now))?;
             terminal::line(format!("key {key} signs no more; what it signed verifies for 7 days"));
         }
         KeysCommand::Revoke { data, key } => {
-            DataDir::new(&data.data).change_keys(|keys| keys.revoke(*key))?;
+            Place::of(data)?.change(|keys, _| keys.revoke(*key))?;
             terminal::line(format!("key {key} is revoked: nothing that it signed is believed"));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A new key of a deployment on NATS signs only after so long: until then every collector has heard
+/// of it, or takes nothing (see [`crate::roles`]).
+const LEAD_MS: u64 = 10_000;
+
+/// Where the keys are.
+enum Place {
+    Dir(DataDir),
+    Nats(Box<Settings>),
+}
+
+impl Place {
+    fn of(args: &DataArgs) -> Result<Self, Failure> {
+        let DataArgs { data, deployment } = args;
+        if deployment.config.is_none() && deployment.log.is_none() {
+            return Ok(Self::Dir(DataDir::new(data)));
+        }
+        let settings = Settings::load(&deployment.given("keys"), process::environment())?;
+        Ok(Self::Nats(Box::new(settings)))
+    }
+
+    fn signs_from(&self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Dir(_) => now,
+            Self::Nats(_) => now.plus_ms(LEAD_MS),
+        }
+    }
+
+    fn keys(&self) -> Result<KeyStore, Failure> {
+        match self {
+            Self::Dir(dir) => dir.require_keys(),
+            Self::Nats(settings) => block_on(deployment::keys(settings)),
+        }
+    }
+
+    fn change<T>(
+        &self,
+        change: impl Fn(&mut KeyStore, &mut dyn Random) -> Result<T, KeyError>,
+    ) -> Result<T, Failure> {
+        let change = |keys: &mut KeyStore| change(keys, &mut ambient::SystemRandom);
+        match self {
+            Self::Dir(dir) => dir.change_keys(change),
+            Self::Nats(settings) => block_on(deployment::change_keys(settings, change)),
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?.block_on(work)
 }
 
 fn list(keys: &KeyStore, json: bool, now: Timestamp) -> Result<(), Failure> {

@@ -1,16 +1,20 @@
 //! Countersign: ad tracking that can be proved. The one binary.
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory; [`admin`] the operator's key; [`keys`], [`import`], [`simulate`] and [`up`] are the
-//! commands. The rooms below know nothing of each other: what connects them is in [`up`].
+//! directory; [`deployment`] what the parts share on NATS; [`admin`] the operator's key; [`keys`],
+//! [`import`], [`simulate`], [`up`] and [`roles`] are the commands. The rooms below know nothing of
+//! each other: what connects them is in [`up`], all in one process, and [`roles`], each in its own.
 
 mod admin;
 mod cli;
 mod client;
 mod data;
+mod deployment;
 mod failure;
 mod import;
 mod keys;
+mod process;
+mod roles;
 mod settings;
 mod simulate;
 mod terminal;
@@ -40,6 +44,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Up(args) => up::run(&args),
+        Command::Init(args) => deployment::init(&args),
+        Command::Edge(args) => roles::edge::run(&args),
+        Command::Collector(args) => roles::collector::run(&args),
+        Command::Aggregator(args) => roles::aggregator::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Keys(args) => keys::run(&args),

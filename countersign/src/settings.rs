@@ -11,7 +11,6 @@ use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
 use shared::{Id, Partitions};
 
-use crate::cli::UpArgs;
 use crate::failure::Failure;
 
 /// Every setting begins so in the environment; groups are set off with two underscores:
@@ -117,6 +116,12 @@ pub(crate) struct EventLog {
     pub(crate) url: String,
     /// A `.creds` file; empty: none.
     pub(crate) credentials: String,
+    /// A file with an nkey seed; empty: none.
+    pub(crate) nkey: String,
+    /// The client's certificate and its key; empty: none.
+    pub(crate) certificate: String,
+    /// See there.
+    pub(crate) certificate_key: String,
     /// Root certificates beside the system's; empty: none.
     pub(crate) ca: String,
     /// Stands before the names of streams and subjects.
@@ -203,6 +208,9 @@ impl Default for EventLog {
         Self {
             url: String::new(),
             credentials: String::new(),
+            nkey: String::new(),
+            certificate: String::new(),
+            certificate_key: String::new(),
             ca: String::new(),
             prefix: String::new(),
             replicas: 1,
@@ -229,34 +237,28 @@ impl Default for Api {
 }
 
 impl Settings {
-    /// Reads the file that `args` name, the environment and the flags.
+    /// Reads the file, the environment and the flags that a command was given.
     ///
     /// # Errors
-    /// Says which setting is unknown or wrong, and where it was set.
+    /// Says which setting is unknown, wrong or another command's, and where it was set.
     pub(crate) fn load(
-        args: &UpArgs,
+        given: &Given,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Failure> {
         let mut figment = Figment::new();
-        if let Some(path) = &args.config {
+        if let Some(path) = &given.config {
             let text = std::fs::read_to_string(path).map_err(|error| {
                 Failure::usage(format!("cannot read the settings {}: {error}", path.display()))
             })?;
             figment = figment.merge(File { path: path.clone(), text });
         }
         figment = figment.merge(Environment(environment.into_iter().collect()));
-        // What can be parsed as an argument has no other form that a setting could have.
-        let flags = [
-            ("data", args.data.as_ref().map(|dir| dir.display().to_string())),
-            ("eventlog.url", args.log.clone()),
-            ("edge.listen", args.edge_listen.map(|address| address.to_string())),
-            ("api.listen", args.api_listen.map(|address| address.to_string())),
-        ];
-        for (name, value) in flags {
+        for (name, value) in &given.flags {
             if let Some(value) = value {
                 figment = figment.merge(Serialized::default(name, value));
             }
         }
+        given.refuse_others(&figment)?;
         let settings: Self = figment.extract().map_err(|error| explain(&error))?;
         settings.check()
     }
@@ -265,6 +267,11 @@ impl Settings {
         self.partitions()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
+        }
+        if self.eventlog.certificate.is_empty() != self.eventlog.certificate_key.is_empty() {
+            return Err(Failure::usage(
+                "eventlog.certificate and eventlog.certificate_key: set both or none",
+            ));
         }
         Ok(self)
     }
@@ -284,6 +291,42 @@ impl Settings {
     /// The catalogue's file.
     pub(crate) fn catalogue(&self) -> PathBuf {
         self.data.join(&self.edge.catalogue)
+    }
+}
+
+/// What a command was given on its command line, and which settings are its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    /// As it is called: `edge`.
+    pub(crate) command: &'static str,
+    /// The settings and groups that it has; empty: all.
+    pub(crate) own: &'static [&'static str],
+    /// The settings file.
+    pub(crate) config: Option<PathBuf>,
+    /// Settings with the flags' values.
+    pub(crate) flags: Vec<(&'static str, Option<Value>)>,
+}
+
+impl Given {
+    /// A setting of another command would do nothing here, and its author believes that it does.
+    fn refuse_others(&self, figment: &Figment) -> Result<(), Failure> {
+        let known = Value::serialize(Settings::default()).ok().and_then(Value::into_dict);
+        for name in known.unwrap_or_default().keys() {
+            if self.own.is_empty() || self.own.contains(&name.as_str()) {
+                continue;
+            }
+            if figment.contains(name) {
+                let place = figment.find_metadata(name).map(|of| of.name.to_string());
+                let place = place.unwrap_or_else(|| "the settings".to_owned());
+                return Err(Failure::usage(format!(
+                    "{place}: {name}: `countersign {}` has no such setting, it has {}; take it out, \
+                     or give it to the command that it is for",
+                    self.command,
+                    self.own.join(", ")
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

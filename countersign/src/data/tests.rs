@@ -32,7 +32,7 @@ fn two_processes_never_share_it() {
     let first = dir.take().unwrap();
     let failure = dir.take().unwrap_err();
     assert_eq!(failure.code, crate::failure::DATA);
-    assert!(failure.message.contains("another `countersign up`"), "{}", failure.message);
+    assert!(failure.message.contains("another `countersign`"), "{}", failure.message);
     drop(first);
     drop(dir.take().unwrap());
 }

@@ -44,15 +44,22 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
 
 async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let api = Api::new(&args.api)?;
+    let collector = args.collector.as_ref();
+    let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
     let mut complete = true;
     for path in &args.files {
-        complete &= import_file(args, path, &api).await?;
+        complete &= import_file(args, path, &api, collector.as_ref().unwrap_or(&api)).await?;
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
 /// Imports one file and prints its account. True: every row is accounted for.
-async fn import_file(args: &ImportArgs, path: &Path, api: &Api) -> Result<bool, Failure> {
+async fn import_file(
+    args: &ImportArgs,
+    path: &Path,
+    api: &Api,
+    collector: &Api,
+) -> Result<bool, Failure> {
     let format = open::format_of(path, args.format)?;
     let source = source_of(args, path).await?;
     let before = SourceAccount::ask(api, source).await?;
@@ -66,7 +73,7 @@ async fn import_file(args: &ImportArgs, path: &Path, api: &Api) -> Result<bool, 
         rejects: Rejects::new(rejects, format, args.rejects.is_some()),
     };
     let progress = Progress::start(path, "importing")?;
-    let read = send::send(log, api, &progress).await;
+    let read = send::send(log, collector, &progress).await;
     progress.finish();
     let read = read?;
     let after = SourceAccount::wait(api, source, read.rows).await?;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::cli::UpArgs;
 
 fn load(
     file: Option<&str>,
@@ -13,7 +14,8 @@ fn load(
         path
     });
     let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-    Settings::load(&UpArgs { config, ..args }, environment).map_err(|failure| failure.message)
+    Settings::load(&UpArgs { config, ..args }.given(), environment)
+        .map_err(|failure| failure.message)
 }
 
 fn none() -> UpArgs {
@@ -88,4 +90,30 @@ fn what_is_not_known_is_refused_with_name_and_place() {
             assert!(message.contains(word), "{word} is not in: {message}");
         }
     }
+}
+
+#[test]
+fn a_setting_of_another_role_is_refused_wherever_it_is_set() {
+    let given = |config| Given {
+        command: "collector",
+        own: &["log", "collector", "eventlog", "api"],
+        config,
+        flags: Vec::new(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let file = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Settings::load(&given(Some(path.clone())), []).map_err(|failure| failure.message)
+    };
+    file("[collector]\nflush_ms = 7\n[eventlog]\nurl = 'nats://x'").unwrap();
+    for (text, name) in [("[edge]\nname = 'a'", "edge"), ("partitions = 4", "partitions")] {
+        let message = file(text).unwrap_err();
+        for word in ["c.toml", name, "`countersign collector`", "collector, eventlog"] {
+            assert!(message.contains(word), "{word} is not in: {message}");
+        }
+    }
+    let variable = ("COUNTERSIGN_OUTBOX__DISK_BYTES_MAX".to_owned(), "9".to_owned());
+    let message = Settings::load(&given(None), [variable]).unwrap_err().message;
+    assert!(message.contains("the environment") && message.contains("outbox"), "{message}");
 }

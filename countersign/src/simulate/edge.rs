@@ -1,5 +1,6 @@
 //! Sends to the edge, and sends again until it answers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::{Response, StatusCode, header};
@@ -9,7 +10,7 @@ use shared::ambient::Stopwatch;
 use shared::{Id, Kind};
 
 use super::ledger::Tries;
-use crate::client::{http_client, reason};
+use crate::client::{base_url, http_client, reason};
 use crate::failure::Failure;
 
 /// A redirect that took longer may have gone out before its event was on disk.
@@ -17,9 +18,10 @@ const SURE_REPLY: Duration = Duration::from_millis(450);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The edge.
+/// The edge, or several, asked in turn: what one has served another may be told of.
 pub(super) struct Edge {
-    base: String,
+    bases: Vec<String>,
+    turn: AtomicUsize,
     patience: Duration,
     http: reqwest::Client,
 }
@@ -58,15 +60,21 @@ pub(super) enum Answer {
 }
 
 impl Edge {
-    /// The edge at an address.
-    pub(super) fn new(base: String, patience: Duration) -> Result<Self, Failure> {
-        Ok(Self { base, patience, http: http_client(REQUEST_TIMEOUT)? })
+    /// The edges at these addresses, with commas between.
+    pub(super) fn new(addresses: &str, patience: Duration) -> Result<Self, Failure> {
+        let bases = addresses.split(',').map(|base| base_url("--edge", base.trim()));
+        let (bases, turn) = (bases.collect::<Result<_, _>>()?, AtomicUsize::new(0));
+        Ok(Self { bases, turn, patience, http: http_client(REQUEST_TIMEOUT)? })
+    }
+
+    fn base(&self) -> &str {
+        &self.bases[self.turn.fetch_add(1, Ordering::Relaxed) % self.bases.len()]
     }
 
     /// A first ad: tells that the edge is there, and what its tokens are like. It is served before
     /// the counts are first asked for, and so is in none of the sums.
     pub(super) async fn sample(&self, placement: Id) -> Result<String, Failure> {
-        let url = format!("{}/v1/serve?placement={placement}", self.base);
+        let url = format!("{}/v1/serve?placement={placement}", self.base());
         let watch = Stopwatch::start();
         loop {
             let why = match self.http.get(&url).send().await {
@@ -86,7 +94,7 @@ impl Edge {
                 Err(error) => reason(&error),
             };
             if watch.elapsed() > self.patience {
-                return Err(Failure::server(format!("{} does not answer: {why}", self.base)));
+                return Err(Failure::server(format!("{} does not answer: {why}", self.base())));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -101,7 +109,7 @@ impl Edge {
         tries: &mut Tries,
     ) -> Option<Served> {
         let consent = u8::from(consent);
-        let url = format!("{}/v1/serve?placement={placement}&consent={consent}", self.base);
+        let url = format!("{}/v1/serve?placement={placement}&consent={consent}", self.base());
         let request = self.http.get(url).header(header::USER_AGENT, agent);
         let (reply, _) = self.until_answered(&request, false, tries).await?;
         if reply.status() != StatusCode::OK {
@@ -157,7 +165,7 @@ impl Edge {
         let body = json!({ "events": elements }).to_string();
         let request = self
             .http
-            .post(format!("{}/v1/events", self.base))
+            .post(format!("{}/v1/events", self.base()))
             .header(header::CONTENT_TYPE, "text/plain;charset=UTF-8")
             .header(header::USER_AGENT, agent)
             .body(body);

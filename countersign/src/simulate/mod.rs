@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cli::SimulateArgs;
-use crate::client::{Api, base_url};
+use crate::client::Api;
 use crate::failure::{self, Failure};
 use compare::Counts;
 use edge::Edge;
@@ -61,7 +61,7 @@ struct World {
 }
 
 async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
-    let edge = Edge::new(base_url("--edge", &args.edge)?, args.api.patience)?;
+    let edge = Edge::new(&args.edge, args.api.patience)?;
     let api = Api::new(&args.api)?;
     let sample = edge.sample(args.placements[0]).await?;
     let world = Arc::new(World {

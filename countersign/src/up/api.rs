@@ -20,7 +20,7 @@ use crate::admin::{self, AdminKey};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All routes. With `demo_edge`, the demo's pages too: they need no key.
+/// The routes of `up`. With `demo_edge`, the demo's pages too: they need no key.
 pub(super) fn router(
     aggregator: &Aggregator<AnyLog>,
     collector: Arc<Collector<AnyLog>>,
@@ -30,14 +30,19 @@ pub(super) fn router(
 ) -> Router {
     let answers = aggregator.router();
     let demo = demo_edge.map(|edge| demo::router(edge, answers.clone()));
-    let guarded = answers
-        .merge(collector::gateway::router(collector))
+    let routes = answers.merge(collector::gateway::router(collector));
+    guarded(routes, registry, key).merge(demo.unwrap_or_default())
+}
+
+/// A role's routes behind the operator's key, the metrics among them; `/healthz` and `/readyz` are
+/// open.
+pub(crate) fn guarded(routes: Router, registry: Arc<Registry>, key: Arc<AdminKey>) -> Router {
+    let guarded = routes
         .route("/metrics", get(metrics).with_state(registry))
         .fallback(not_found)
         .layer(axum::middleware::from_fn_with_state(key, admin::guard));
     // Alive: it answers. Whether it is ready to is `/readyz`.
-    let open = Router::new().route("/healthz", get(|| async { "ok\n" }));
-    guarded.merge(open).merge(demo.unwrap_or_default())
+    guarded.route("/healthz", get(|| async { "ok\n" }))
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

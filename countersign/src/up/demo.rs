@@ -32,7 +32,7 @@ const MINUTES: u32 = 60;
 ///
 /// # Errors
 /// When the file cannot be read or written.
-pub(super) fn write_catalogue(path: &Path, site: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn write_catalogue(path: &Path, site: Option<&str>) -> Result<(), Failure> {
     let there = read_if_there(path)?;
     let text = match (there, site) {
         (None, None) => STARTER.to_owned(),

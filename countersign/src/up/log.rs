@@ -1,32 +1,26 @@
 //! The log of this process: segments in the data directory, or streams on NATS.
 
-use std::time::Duration;
-
-use eventlog::jetstream::{JetStreamConfig, JetStreamLog, JetStreamReader, OpenError};
+use eventlog::jetstream::{JetStreamConfig, JetStreamLog, JetStreamReader};
 use eventlog::{
     Delivered, Identity, LocalLog, LocalLogConfig, LocalReader, Log, LogError, Message, Position,
     Reader,
 };
 
 use crate::data::{DataDir, Deployment};
+use crate::deployment;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
-/// A server that does not answer at the start is asked again so often …
-const AGAIN_EVERY: Duration = Duration::from_secs(1);
-/// … and so many times.
-const TRIES_MAX: u32 = 30;
-
 /// Either log.
 #[derive(Debug)]
-pub(super) enum AnyLog {
+pub(crate) enum AnyLog {
     Local(LocalLog),
     Nats(JetStreamLog),
 }
 
 /// Its reader.
 #[derive(Debug)]
-pub(super) enum AnyReader {
+pub(crate) enum AnyReader {
     Local(LocalReader),
     Nats(Box<JetStreamReader>),
 }
@@ -36,7 +30,7 @@ impl AnyLog {
     ///
     /// # Errors
     /// Says what is damaged, away or of another deployment, and where.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         settings: &Settings,
         dir: &DataDir,
         deployment: &Deployment,
@@ -53,8 +47,11 @@ impl AnyLog {
             }
             (Self::Local(log), place)
         } else {
-            let config = nats_config(settings, deployment.partitions);
-            (Self::Nats(open_nats(&config, identity).await?), config.url)
+            let config = deployment::nats(settings, "up", deployment.partitions)?;
+            let open = || JetStreamLog::open(&config, Some(identity));
+            let (log, new) = deployment::patiently(open).await?;
+            tracing::info!(url = config.url, new, "the log is on NATS");
+            (Self::Nats(log), config.url)
         };
         if log.identity() != identity {
             return Err(Failure::data(format!(
@@ -65,44 +62,31 @@ impl AnyLog {
         Ok(log)
     }
 
+    /// The log of a deployment on NATS: it must be there, and the one that belongs to it.
+    ///
+    /// # Errors
+    /// As [`AnyLog::open`].
+    pub(crate) async fn of_deployment(
+        config: &JetStreamConfig,
+        fixed: &Deployment,
+    ) -> Result<Self, Failure> {
+        let config = JetStreamConfig { partitions: fixed.partitions, ..config.clone() };
+        let (log, _) = deployment::patiently(|| JetStreamLog::open(&config, None)).await?;
+        if Some(log.identity()) != fixed.log_identity() {
+            return Err(Failure::data(format!(
+                "{}: the log's streams are not those of deployment {}",
+                config.url, fixed.deployment
+            )));
+        }
+        Ok(Self::Nats(log))
+    }
+
     /// Takes no more appends, and blocks until those that wait are durable.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         match self {
             Self::Local(log) => log.close(),
             // An append there ends with its acknowledgement.
             Self::Nats(_) => {}
-        }
-    }
-}
-
-fn nats_config(settings: &Settings, partitions: u16) -> JetStreamConfig {
-    let wanted = &settings.eventlog;
-    let path = |text: &str| (!text.is_empty()).then(|| text.into());
-    JetStreamConfig {
-        credentials: path(&wanted.credentials),
-        ca: path(&wanted.ca),
-        prefix: wanted.prefix.clone(),
-        replicas: wanted.replicas,
-        stream_bytes_max: i64::try_from(wanted.stream_bytes_max).ok().filter(|most| *most > 0),
-        ..JetStreamConfig::new(&wanted.url, partitions)
-    }
-}
-
-async fn open_nats(config: &JetStreamConfig, identity: Identity) -> Result<JetStreamLog, Failure> {
-    let mut tries = 0;
-    loop {
-        match JetStreamLog::open(config, Some(identity)).await {
-            Ok((log, new)) => {
-                tracing::info!(url = config.url, new, "the log is on NATS");
-                return Ok(log);
-            }
-            Err(error) if error.is_retryable() && tries < TRIES_MAX => {
-                tries += 1;
-                tracing::warn!("{error}; asked again every {} s", AGAIN_EVERY.as_secs());
-                tokio::time::sleep(AGAIN_EVERY).await;
-            }
-            Err(error @ OpenError::Foreign(_)) => return Err(Failure::data(error.to_string())),
-            Err(error) => return Err(Failure::usage(format!("eventlog.url: {error}"))),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregator::Aggregator;
+use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
 use collector::{Collector, CollectorKeys};
 use edge::native::{CatalogueFile, Policies, RimSettings};
@@ -14,7 +15,6 @@ use edge::{Durability, Keys, Policy, PublicUrl};
 use eventlog::Log as _;
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
-use shared::keys::KeyStore;
 use shared::{Clock, PartitionMap, Partitions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -43,8 +43,8 @@ pub(super) struct Opened {
 }
 
 /// The parts of an edge that lacks its sink.
-pub(super) struct EdgeParts {
-    policies: Arc<Policies>,
+pub(crate) struct EdgeParts {
+    pub(crate) policies: Arc<Policies>,
     catalogue: CatalogueFile,
     outbox: Outbox,
     metrics: edge::native::Metrics,
@@ -53,7 +53,7 @@ pub(super) struct EdgeParts {
 
 impl EdgeParts {
     /// The whole.
-    pub(super) fn with<S>(self, sink: Arc<S>) -> edge::native::Parts<S> {
+    pub(crate) fn with<S>(self, sink: Arc<S>) -> edge::native::Parts<S> {
         let Self { policies, catalogue, outbox, metrics, settings } = self;
         edge::native::Parts {
             policies,
@@ -92,11 +92,16 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
 
     let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
     let mut registry = Registry::default();
-    let (collector, collector_keys) = open_collector(settings, &keys, &log, &clock, &mut registry)?;
-    let aggregator = open_aggregator(settings, &dir, &log, &clock, &mut registry).await?;
+    let collector_keys = CollectorKeys::of_store(&keys).map_err(Failure::data)?;
+    let (collector, collector_keys) =
+        open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
+    let stores = open_stores(settings, &dir).await?;
+    let aggregator = start_aggregator(settings, stores, &log, &clock, &mut registry);
     let catalogue_file = settings.catalogue();
     demo::write_catalogue(&catalogue_file, demo.then_some(api_url.as_str()))?;
-    let edge = open_edge(settings, &dir, &keys, &edge_url, &clock, &mut registry)?;
+    let edge_keys = Keys::of_store(&keys, settings.edge.issuer)
+        .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
+    let edge = open_edge(settings, &dir, edge_keys, &edge_url, &clock, &mut registry)?;
 
     let keys = Followers {
         deployment: deployment.deployment,
@@ -126,7 +131,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
     })
 }
 
-async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+pub(crate) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         Failure::usage(format!(
             "{setting}: cannot listen on {address}: {error}; port 0 takes a free one"
@@ -135,7 +140,7 @@ async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Failure
 }
 
 /// How the listener is reached from this machine.
-fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Failure> {
+pub(crate) fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Failure> {
     let mut address =
         listener.local_addr().map_err(|error| Failure::usage(format!("{setting}: {error}")))?;
     if address.ip().is_unspecified() {
@@ -144,19 +149,22 @@ fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Failure> {
     Ok(format!("http://{address}"))
 }
 
-type CollectorParts = (Arc<Collector<AnyLog>>, watch::Sender<Arc<CollectorKeys>>);
+pub(crate) type CollectorParts = (Arc<Collector<AnyLog>>, watch::Sender<Arc<CollectorKeys>>);
 
-fn open_collector(
+/// A collector that appends to a log, and who hands it new keys.
+///
+/// # Errors
+/// When it cannot start.
+pub(crate) fn open_collector(
     settings: &Settings,
-    keys: &KeyStore,
+    keys: CollectorKeys,
     log: &Arc<AnyLog>,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
 ) -> Result<CollectorParts, Failure> {
     let metrics = collector::Metrics::default();
     metrics.register(registry.sub_registry_with_prefix("countersign"));
-    let (sender, keys) =
-        watch::channel(Arc::new(CollectorKeys::of_store(keys).map_err(Failure::data)?));
+    let (sender, keys) = watch::channel(Arc::new(keys));
     let partitions = Partitions::new(log.partitions())
         .ok_or_else(|| Failure::data("the log has no partitions"))?;
     let parts = collector::Parts {
@@ -176,27 +184,41 @@ fn open_collector(
     Ok((Arc::new(collector), sender))
 }
 
-async fn open_aggregator(
+/// Where the checkpoints are.
+///
+/// # Errors
+/// When they cannot be used.
+pub(crate) async fn open_stores(
     settings: &Settings,
     dir: &DataDir,
-    log: &Arc<AnyLog>,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
-) -> Result<Aggregator<AnyLog>, Failure> {
+) -> Result<SlateStores, Failure> {
     let slate =
         SlateSettings { cache_bytes: settings.aggregator.cache_bytes, ..SlateSettings::default() };
-    let stores = match settings.aggregator.state_url.as_str() {
-        "" => SlateStores::local(&dir.path("state"), slate).map_err(Failure::data)?,
+    match settings.aggregator.state_url.as_str() {
+        "" => SlateStores::local(&dir.path("state"), slate).map_err(|error| match error {
+            StoreError::Locked(_) => Failure::locked(error),
+            other => Failure::data(other),
+        }),
         url => {
             let environment = std::env::vars_os().filter_map(|(key, value)| {
                 Some((key.into_string().ok()?, value.into_string().ok()?))
             });
             SlateStores::at(url, environment, slate)
                 .await
-                .map_err(|why| Failure::usage(format!("aggregator.state_url: {why}")))?
+                .map_err(|why| Failure::usage(format!("aggregator.state_url: {why}")))
         }
-    };
-    Ok(Aggregator::start(aggregator::Parts {
+    }
+}
+
+/// Starts counting.
+pub(crate) fn start_aggregator(
+    settings: &Settings,
+    stores: SlateStores,
+    log: &Arc<AnyLog>,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> Aggregator<AnyLog> {
+    Aggregator::start(aggregator::Parts {
         log: Arc::clone(log),
         stores,
         clock: Arc::clone(clock),
@@ -206,13 +228,17 @@ async fn open_aggregator(
             ..aggregator::Settings::default()
         },
         registry: registry.sub_registry_with_prefix("countersign"),
-    }))
+    })
 }
 
-fn open_edge(
+/// An edge that lacks its sink.
+///
+/// # Errors
+/// When a setting is wrong, or the catalogue or the outbox cannot be used.
+pub(crate) fn open_edge(
     settings: &Settings,
     dir: &DataDir,
-    keys: &KeyStore,
+    keys: Keys,
     url: &str,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
@@ -225,10 +251,7 @@ fn open_edge(
         .map_err(|error| Failure::usage(error.to_string().replace('\n', "; ")))?;
     let beacons =
         if settings.outbox.beacons_durable { Durability::Durable } else { Durability::Queued };
-    let edge_keys = Keys::of_store(keys, wanted.issuer)
-        .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
-    let policy =
-        Policy { public_url, beacons, keys: Arc::new(edge_keys), catalogue: Arc::new(first) };
+    let policy = Policy { public_url, beacons, keys: Arc::new(keys), catalogue: Arc::new(first) };
     let trusted_proxies = wanted
         .trusted_proxies
         .iter()

@@ -6,5 +6,6 @@ mod import;
 mod keys;
 mod nats;
 mod process;
+mod roles;
 mod simulate;
 mod up;

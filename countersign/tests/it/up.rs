@@ -85,7 +85,7 @@ fn a_directory_has_one_process_and_a_port_too() {
         run(command.arg(data))
     };
     let (code, _, said) = up(&server.data, "127.0.0.1:0");
-    assert!(code == Some(5) && said.contains("another `countersign up`"), "{code:?} {said}");
+    assert!(code == Some(6) && said.contains("another `countersign`"), "{code:?} {said}");
     let taken = server.edge.trim_start_matches("http://");
     let (code, _, said) = up(&dir.path().join("other"), taken);
     assert!(code == Some(2) && said.contains("edge.listen"), "{code:?} {said}");

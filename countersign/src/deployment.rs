@@ -1,0 +1,310 @@
+//! A deployment on NATS: what its parts share when each is a process of its own.
+//!
+//! | document | what | who reads it |
+//! |---|---|---|
+//! | `deployment` | what is fixed: partitions, the log's identity | collectors, aggregators |
+//! | `keys` | all keys | the operator's commands alone |
+//! | `keys-centre` | public keys, the covers of prices | collectors, aggregators |
+//! | `keys-edge-ISSUER` | the signing keys of one issuer | edges of that issuer |
+//! | `operator` | the hash of the operator's key | every role, unless its environment has the key |
+//! | `aggregator` | which aggregator counts, see [`crate::roles`] | aggregators |
+//!
+//! `countersign init` makes them, `countersign keys` changes them, the roles look every second.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use eventlog::jetstream::{
+    Document, Documents, EdgeQueue, JetStreamConfig, JetStreamLog, OpenError,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::ambient::{SystemClock, SystemRandom};
+use shared::keys::{KeyError, KeyStore};
+use shared::{Clock as _, Id};
+
+use crate::admin::AdminKey;
+use crate::cli::InitArgs;
+use crate::data::Deployment;
+use crate::failure::Failure;
+use crate::process;
+use crate::settings::Settings;
+use crate::terminal::line;
+
+pub(crate) const DEPLOYMENT: &str = "deployment";
+pub(crate) const KEYS: &str = "keys";
+pub(crate) const KEYS_CENTRE: &str = "keys-centre";
+pub(crate) const OPERATOR: &str = "operator";
+
+/// A server that does not answer at the start is asked again so often …
+const AGAIN_EVERY: Duration = Duration::from_secs(1);
+/// … and so many times.
+const TRIES_MAX: u32 = 30;
+
+/// The document with the keys of an issuer's edges.
+pub(crate) fn keys_edge(issuer: Id) -> String {
+    format!("keys-edge-{issuer}")
+}
+
+/// How NATS is reached, as a client of this name.
+///
+/// # Errors
+/// When the settings name no server.
+pub(crate) fn nats(
+    settings: &Settings,
+    client_name: &str,
+    partitions: u16,
+) -> Result<JetStreamConfig, Failure> {
+    let wanted = &settings.eventlog;
+    if wanted.url.is_empty() {
+        return Err(Failure::usage(
+            "eventlog.url: where is NATS? --log nats://HOST:4222, or the setting; `countersign up` \
+             is the command that needs none",
+        ));
+    }
+    let path = |text: &str| (!text.is_empty()).then(|| text.into());
+    Ok(JetStreamConfig {
+        credentials: path(&wanted.credentials),
+        nkey: path(&wanted.nkey),
+        certificate: path(&wanted.certificate).zip(path(&wanted.certificate_key)),
+        ca: path(&wanted.ca),
+        client_name: client_name.to_owned(),
+        prefix: wanted.prefix.clone(),
+        replicas: wanted.replicas,
+        stream_bytes_max: i64::try_from(wanted.stream_bytes_max).ok().filter(|most| *most > 0),
+        ..JetStreamConfig::new(&wanted.url, partitions)
+    })
+}
+
+/// Opens something on NATS, patiently: a server that is away is asked again for half a minute.
+///
+/// # Errors
+/// In one line, with the remedy.
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, OpenError>>>(
+    open: impl Fn() -> F,
+) -> Result<T, Failure> {
+    let mut tries = 0;
+    loop {
+        match open().await {
+            Err(error) if error.is_retryable() && tries < TRIES_MAX => {
+                tries += 1;
+                tracing::warn!("{error}; asked again every {} s", AGAIN_EVERY.as_secs());
+                tokio::time::sleep(AGAIN_EVERY).await;
+            }
+            done => return done.map_err(failed),
+        }
+    }
+}
+
+/// What an error at the start means for the process.
+pub(crate) fn failed(error: OpenError) -> Failure {
+    match error {
+        OpenError::Foreign(_) => Failure::data(error.to_string()),
+        OpenError::Away { .. } => Failure::server(error.to_string()),
+        OpenError::Unfit(_) => Failure::usage(format!("eventlog.url: {error}")),
+    }
+}
+
+/// Reads a document that must be there.
+///
+/// # Errors
+/// When it is not, cannot be read, or NATS is away.
+pub(crate) async fn require(documents: &Documents, name: &str) -> Result<Document, Failure> {
+    let found = documents.get(name).await;
+    let found = found.map_err(|error| Failure::server(format!("document {name}: {error}")))?;
+    found.ok_or_else(|| {
+        Failure::data(format!(
+            "there is no document {name} on NATS: `countersign init` was not run to its end, or \
+             this account may not read it"
+        ))
+    })
+}
+
+/// What a document says.
+///
+/// # Errors
+/// When it is not of this form.
+pub(crate) fn parse<T: DeserializeOwned>(name: &str, document: &Document) -> Result<T, Failure> {
+    serde_json::from_slice(&document.bytes)
+        .map_err(|error| Failure::data(format!("document {name} on NATS: {error}")))
+}
+
+/// What is fixed.
+///
+/// # Errors
+/// As [`require`].
+pub(crate) async fn deployment(documents: &Documents) -> Result<Deployment, Failure> {
+    let there: Deployment = parse(DEPLOYMENT, &require(documents, DEPLOYMENT).await?)?;
+    there.check("document deployment on NATS", None)?;
+    Ok(there)
+}
+
+/// The operator's key: the environment's, else the one that `init` made.
+///
+/// # Errors
+/// As [`require`]; when the environment's is too short.
+pub(crate) async fn operator(documents: &Documents) -> Result<AdminKey, Failure> {
+    let variable = std::env::var(crate::admin::VARIABLE).ok();
+    if let Some(key) = AdminKey::of_environment(variable.as_deref())? {
+        return Ok(key);
+    }
+    let kept = require(documents, OPERATOR).await?;
+    let text = std::str::from_utf8(&kept.bytes).ok();
+    text.and_then(AdminKey::read)
+        .ok_or_else(|| Failure::data(format!("document {OPERATOR} on NATS is damaged")))
+}
+
+/// `countersign init`.
+///
+/// # Errors
+/// When NATS cannot be used, or holds something else.
+pub(crate) fn init(args: &InitArgs) -> Result<std::process::ExitCode, Failure> {
+    let settings = Settings::load(&args.given(), process::environment())?;
+    process::run(&settings.log, make(settings.clone(), args.issuer))
+}
+
+async fn make(settings: Settings, issuer: Id) -> Result<(), Failure> {
+    let wanted = settings.partitions()?;
+    let config = nats(&settings, "operator", 1)?;
+    let documents = patiently(|| Documents::open(&config, true)).await?;
+    let (now, random) = (SystemClock.now(), &mut SystemRandom);
+    let mut fresh = KeyStore::generate(random);
+    fresh.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
+    // The first document decides: of two that run at once, one makes the deployment.
+    let keys = put_first(&documents, KEYS, &fresh).await?;
+    let store = parse_keys(&keys)?;
+    publish(&documents, store.clone(), keys.revision).await?;
+    let made = Deployment::make(wanted, &store, now, random);
+    let there: Deployment = parse(DEPLOYMENT, &put_first(&documents, DEPLOYMENT, &made).await?)?;
+    there.check("document deployment on NATS", wanted)?;
+    let (key, text) = AdminKey::make(random);
+    let kept = put_first_bytes(&documents, OPERATOR, key.kept().into()).await?;
+    let config = JetStreamConfig { partitions: there.partitions, ..config };
+    let identity = there.log_identity().unwrap_or_default();
+    let (log, new) = patiently(|| JetStreamLog::open(&config, Some(identity))).await?;
+    if eventlog::Log::identity(&log) != identity {
+        return Err(Failure::data(format!(
+            "{}: the log's streams are of another deployment: remove them or the documents, \
+             whichever does not belong here",
+            config.url
+        )));
+    }
+    patiently(|| EdgeQueue::open(&config, true)).await?;
+    let word = if new { "made" } else { "was made before and is complete" };
+    line(format!(
+        "deployment {} at {} {word}: {} partitions",
+        there.deployment, config.url, there.partitions
+    ));
+    if kept.bytes == key.kept().as_bytes() {
+        line(format!("operator's key (shown this once, only its hash is kept): {text}"));
+    }
+    Ok(())
+}
+
+/// Puts a document where none is; returns the one that is there then.
+async fn put_first(
+    documents: &Documents,
+    name: &str,
+    value: &impl Serialize,
+) -> Result<Document, Failure> {
+    put_first_bytes(documents, name, json(value)?).await
+}
+
+async fn put_first_bytes(
+    documents: &Documents,
+    name: &str,
+    bytes: Bytes,
+) -> Result<Document, Failure> {
+    let put = documents.put(name, bytes.clone(), 0).await;
+    match put.map_err(|error| Failure::server(format!("document {name}: {error}")))? {
+        Some(revision) => Ok(Document { bytes, revision }),
+        None => require(documents, name).await,
+    }
+}
+
+/// Reads, changes and writes the keys, and hands the parts their part; commands that do so at once
+/// do it one after the other.
+///
+/// # Errors
+/// When `change` refuses, or NATS is away.
+pub(crate) async fn change_keys<T>(
+    settings: &Settings,
+    change: impl Fn(&mut KeyStore) -> Result<T, KeyError>,
+) -> Result<T, Failure> {
+    let documents = open_as_operator(settings).await?;
+    loop {
+        let document = require(&documents, KEYS).await?;
+        let mut store = parse_keys(&document)?;
+        let done = change(&mut store).map_err(Failure::usage)?;
+        let put = documents.put(KEYS, json(&store)?, document.revision).await;
+        match put.map_err(|error| Failure::server(format!("document {KEYS}: {error}")))? {
+            Some(revision) => {
+                publish(&documents, store, revision).await?;
+                return Ok(done);
+            }
+            None => tracing::info!("somebody else has just changed the keys: again"),
+        }
+    }
+}
+
+/// The keys.
+///
+/// # Errors
+/// As [`require`].
+pub(crate) async fn keys(settings: &Settings) -> Result<KeyStore, Failure> {
+    parse_keys(&require(&open_as_operator(settings).await?, KEYS).await?)
+}
+
+async fn open_as_operator(settings: &Settings) -> Result<Documents, Failure> {
+    let config = nats(settings, "operator", 1)?;
+    Documents::open(&config, false).await.map_err(failed)
+}
+
+fn parse_keys(document: &Document) -> Result<KeyStore, Failure> {
+    let store: KeyStore = parse(KEYS, document)?;
+    store.check().map_err(|error| Failure::data(format!("document {KEYS} on NATS: {error}")))?;
+    Ok(store)
+}
+
+/// Writes the parts' documents. The centre's first: it must know a key before a token comes that is
+/// signed with it. When somebody else has changed the keys meanwhile, again, so that the last word
+/// is that of the last change.
+async fn publish(
+    documents: &Documents,
+    mut store: KeyStore,
+    mut revision: u64,
+) -> Result<(), Failure> {
+    loop {
+        replace(documents, KEYS_CENTRE, json(&store.for_centre())?).await?;
+        let issuers: BTreeSet<Id> = store.issuers.iter().map(|key| key.public.issuer).collect();
+        for issuer in issuers {
+            let part = store.for_edge(issuer).map_err(Failure::data)?;
+            replace(documents, &keys_edge(issuer), json(&part)?).await?;
+        }
+        // A server that is late by a moment shows an older one, which changes nothing.
+        let there = require(documents, KEYS).await?;
+        if there.revision <= revision {
+            return Ok(());
+        }
+        (store, revision) = (parse_keys(&there)?, there.revision);
+    }
+}
+
+async fn replace(documents: &Documents, name: &str, bytes: Bytes) -> Result<(), Failure> {
+    loop {
+        let away = |error| Failure::server(format!("document {name}: {error}"));
+        let there = documents.get(name).await.map_err(away)?;
+        if there.as_ref().is_some_and(|there| there.bytes == bytes) {
+            return Ok(());
+        }
+        let revision = there.map_or(0, |there| there.revision);
+        if documents.put(name, bytes.clone(), revision).await.map_err(away)?.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes, Failure> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(Failure::data)
+}

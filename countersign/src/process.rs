@@ -1,0 +1,140 @@
+//! What every command that runs until a signal does: its log lines, its runtime, the signals, an API
+//! that ends in order.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::failure::Failure;
+use crate::settings::{Log, LogFormat};
+
+/// How long the API's last requests may take.
+const API_CLOSE_MAX: Duration = Duration::from_secs(10);
+/// How long each part of the centre may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
+/// The exit code when a second signal ends the process at once.
+const INTERRUPTED: i32 = 130;
+
+/// The variables of this process that are text.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Runs to the end, and exits with 0 when that is no failure.
+///
+/// # Errors
+/// That of `work`; when the log's filter is wrong, or the machine gives no threads.
+pub(crate) fn run(
+    log: &Log,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<ExitCode, Failure> {
+    log_to_stderr(log)?;
+    // One thread per core; blocking ones come and go.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("countersign")
+        .thread_keep_alive(Duration::from_secs(5))
+        .build()
+        .map_err(|error| Failure::fatal(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(work);
+    // What still blocks on a disk that does not answer is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn log_to_stderr(wanted: &Log) -> Result<(), Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) => filter,
+        Err(_) => wanted.filter.clone(),
+    };
+    let filter = EnvFilter::try_new(&filter)
+        .map_err(|error| Failure::usage(format!("log.filter: {filter:?}: {error}")))?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match wanted.format {
+        LogFormat::Text => builder.with_target(false).with_ansi(is_terminal).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// Waits for a part to close, for a while.
+///
+/// # Errors
+/// When it has not.
+pub(crate) async fn within<T>(what: &str, closing: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(CLOSE_MAX, closing).await.map_err(|_| {
+        Failure::fatal(format!(
+            "{what} within {} s; what was accepted is on disk, and the next start takes it up",
+            CLOSE_MAX.as_secs()
+        ))
+    })
+}
+
+/// The API until `stop`, and then its last requests for a while.
+///
+/// # Errors
+/// When it cannot accept any more.
+pub(crate) async fn serve_api(
+    listener: tokio::net::TcpListener,
+    router: axum::Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Failure> {
+    let (stopping, mut stopped) = watch::channel(false);
+    let stop = async move {
+        stop.await;
+        stopping.send_replace(true);
+    };
+    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let serve = axum::serve(listener, service).with_graceful_shutdown(stop);
+    let late = async {
+        // An error says that the sender is gone: then `serve` has ended.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(API_CLOSE_MAX).await;
+    };
+    tokio::select! {
+        result = serve => result.map_err(|error| Failure::fatal(format!("api: {error}"))),
+        () = late => {
+            tracing::warn!("requests to the API were cut off: they took too long to end");
+            Ok(())
+        }
+    }
+}
+
+/// True after the first SIGTERM or SIGINT; the second ends the process at once.
+///
+/// # Errors
+/// When the system gives no signals.
+pub(crate) fn signals() -> Result<watch::Receiver<bool>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cannot = |error| Failure::fatal(format!("cannot listen to signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if sender.send_replace(true) {
+                tracing::warn!(
+                    "ended at once by a second signal; the next start takes up the rest"
+                );
+                std::process::exit(INTERRUPTED);
+            }
+            tracing::info!("ending: finishing what was accepted (a second signal ends at once)");
+        }
+    });
+    Ok(receiver)
+}
+
+/// Becomes ready with the first signal.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender lives in a task that never ends.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,189 @@
+//! `countersign aggregator`: counts what is in the log, and answers. Of several, one holds the lease
+//! and counts all partitions; the others stand by, and say so on `/readyz`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::aggregator::Aggregator;
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use eventlog::jetstream::{Documents, JetStreamConfig};
+use prometheus_client::registry::Registry;
+use shared::ambient::{SystemClock, SystemRandom};
+use shared::problem::{CONTENT_TYPE, Problem};
+use shared::{Clock, Random as _};
+use tokio::sync::watch;
+use tower::ServiceExt as _;
+
+use super::lease::{Held, Lease};
+use crate::admin::AdminKey;
+use crate::cli::AggregatorArgs;
+use crate::data::{DataDir, Deployment};
+use crate::deployment;
+use crate::failure::Failure;
+use crate::process;
+use crate::settings::Settings;
+use crate::terminal::line;
+use crate::up::log::AnyLog;
+use crate::up::{api, partition_stopped, parts};
+
+const OWN: [&str; 5] = ["data", "log", "aggregator", "eventlog", "api"];
+/// How often a state directory is tried that another process has not let go of yet.
+const LOCKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Runs the command until a signal ends it, or another aggregator takes over.
+///
+/// # Errors
+/// When a setting is wrong, NATS or the state cannot be used, a part fails for good, or the lease
+/// is lost.
+pub(crate) fn run(args: &AggregatorArgs) -> Result<ExitCode, Failure> {
+    let settings = Settings::load(&args.given(&OWN), process::environment())?;
+    process::run(&settings.log, aggregate(settings.clone()))
+}
+
+async fn aggregate(settings: Settings) -> Result<(), Failure> {
+    let stop = process::signals()?;
+    let listener = parts::bind("api.listen", settings.api.listen).await?;
+    let url = parts::url_of("api.listen", &listener)?;
+    let config = deployment::nats(&settings, "aggregator", 1)?;
+    let documents = deployment::patiently(|| Documents::open(&config, false)).await?;
+    let fixed = deployment::deployment(&documents).await?;
+    let operator = Arc::new(deployment::operator(&documents).await?);
+    line(format!("api listening on {url}"));
+
+    let front = Arc::new(Front::default());
+    let router = Arc::clone(&front).router();
+    let api = tokio::spawn(process::serve_api(listener, router, process::stopped(stop.clone())));
+    let mut id = [0; 16];
+    SystemRandom.fill(&mut id);
+    let id = shared::text::hex(&id);
+    let lease = tokio::select! {
+        () = process::stopped(stop.clone()) => return ended(api).await,
+        lease = Lease::acquire(documents, id, url, &front.holder) => lease,
+    };
+    tracing::info!("this aggregator has the lease, and counts");
+    let held = lease.held();
+    let (mut keeper, enough) = lease.keep_until();
+    let mut leading = None;
+    let result = tokio::select! {
+        biased;
+        lost = &mut keeper => Err(Failure::fatal(format!(
+            "another aggregator counts now: {}; started again, this one stands by",
+            lost.map_or_else(|error| error.to_string(), |(_, who)| who.unwrap_or_default())
+        ))),
+        () = process::stopped(stop) => Ok(()),
+        failure = lead(&settings, &config, &fixed, &operator, &front, held, &mut leading) => {
+            Err(failure)
+        }
+    };
+    // In order, its last requests are answered; after a failure nobody is any more.
+    let result = match result {
+        Ok(()) => ended(api).await,
+        Err(failure) => {
+            front.leading.send_replace(None);
+            api.abort();
+            Err(failure)
+        }
+    };
+    if let Some(aggregator) = leading {
+        process::within("the aggregator: it could not save its state", aggregator.close()).await?;
+    }
+    // Only now: while this one saves, nobody else may begin.
+    drop(enough);
+    if !keeper.is_finished()
+        && let Ok((lease, None)) = keeper.await
+    {
+        lease.release().await;
+    }
+    result?;
+    tracing::info!("ended in order");
+    Ok(())
+}
+
+async fn ended(api: tokio::task::JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
+    api.await.unwrap_or_else(|error| Err(Failure::fatal(format!("api: {error}"))))
+}
+
+/// Counts and answers, until something fails.
+async fn lead(
+    settings: &Settings,
+    config: &JetStreamConfig,
+    fixed: &Deployment,
+    operator: &Arc<AdminKey>,
+    front: &Front,
+    held: Held,
+    leading: &mut Option<Aggregator<AnyLog>>,
+) -> Failure {
+    let begun = async {
+        let log = Arc::new(AnyLog::of_deployment(config, fixed).await?);
+        let dir = DataDir::new(&settings.data);
+        let stores = loop {
+            match parts::open_stores(settings, &dir).await {
+                Err(failure) if failure.code == crate::failure::LOCKED => {
+                    tracing::warn!("{}; waiting until it ends", failure.message);
+                    tokio::time::sleep(LOCKED_AGAIN_AFTER).await;
+                }
+                done => break done?,
+            }
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let mut registry = Registry::default();
+        let aggregator = parts::start_aggregator(settings, stores, &log, &clock, &mut registry);
+        let routes = api::guarded(aggregator.router(), Arc::new(registry), Arc::clone(operator));
+        front.leading.send_replace(Some((routes, held)));
+        Ok::<_, Failure>(aggregator)
+    };
+    match begun.await {
+        Ok(aggregator) => partition_stopped(leading.insert(aggregator)).await,
+        Err(failure) => failure,
+    }
+}
+
+/// Who answers at this address.
+#[derive(Default)]
+struct Front {
+    /// The routes while this aggregator counts, and whether it may answer.
+    leading: watch::Sender<Option<(Router, Held)>>,
+    /// Who else counts, as far as is known.
+    holder: watch::Sender<Option<Arc<str>>>,
+}
+
+impl Front {
+    fn router(self: Arc<Self>) -> Router {
+        let answer = move |request: Request| {
+            let front = Arc::clone(&self);
+            async move { front.answer(request).await }
+        };
+        Router::new().route("/healthz", get(|| async { "ok\n" })).fallback(answer)
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let leading = self.leading.borrow().clone();
+        let Some((routes, held)) = leading else {
+            let holder = self.holder.borrow().clone();
+            let who = holder.map_or_else(String::new, |api| format!(": {api} counts"));
+            return unavailable("standby", format!("this aggregator stands by{who}"));
+        };
+        let lost = || {
+            let why = "the lease could not be renewed: NATS is away, or another aggregator counts";
+            unavailable("lease_lost", why.to_owned())
+        };
+        if !held.now() {
+            return lost();
+        }
+        let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
+        // It may have been stopped in between, for longer than the lease.
+        if held.now() { response } else { lost() }
+    }
+}
+
+fn unavailable(kind: &str, why: String) -> Response {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let problem = Problem::new(status.as_u16(), kind, why);
+    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (header::RETRY_AFTER, "1")];
+    (status, headers, problem.to_json()).into_response()
+}

@@ -1,0 +1,190 @@
+//! `countersign collector`: takes batches from the work queue, checks them and appends them to the
+//! log; several share the work. Its gateway takes batches and chunks of imported logs over HTTP.
+//!
+//! A batch is acknowledged at the queue when every partition has it, or when it lies with the dead
+//! letters. A collector that has not seen the keys for a while takes nothing: a new one signs ten
+//! seconds after it was made, and by then everybody who judges knows it.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::collector::{Collector, CollectorKeys, SubmitError};
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use eventlog::jetstream::{Document, Documents, EdgeQueue, Taken};
+use prometheus_client::registry::Registry;
+use shared::Clock;
+use shared::ambient::SystemClock;
+use shared::keys::{CentreKeys, DeploymentId};
+use shared::limits::CLOCK_AHEAD_MS_MAX;
+use tokio::sync::{Semaphore, watch};
+
+use super::follow::{Seen, follow};
+use crate::cli::RoleArgs;
+use crate::deployment::{self, KEYS_CENTRE};
+use crate::failure::Failure;
+use crate::process;
+use crate::settings::Settings;
+use crate::terminal::line;
+use crate::up::log::AnyLog;
+use crate::up::{api, parts};
+
+const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
+/// Batches that are taken and not acknowledged; the queue gives the rest to others.
+const TAKEN_MAX: u32 = 1_024;
+/// The queue is asked again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A batch that could not be appended is given out again after this.
+const BACK_AFTER: Duration = Duration::from_secs(2);
+/// Who has not seen the keys for so long takes nothing.
+const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
+
+/// Runs the command until a signal ends it.
+///
+/// # Errors
+/// When a setting is wrong, NATS cannot be used, or a part fails for good.
+pub(crate) fn run(args: &RoleArgs) -> Result<ExitCode, Failure> {
+    let settings = Settings::load(&args.given("collector", &OWN), process::environment())?;
+    process::run(&settings.log, collect(settings.clone()))
+}
+
+async fn collect(settings: Settings) -> Result<(), Failure> {
+    let stop = process::signals()?;
+    let listener = parts::bind("api.listen", settings.api.listen).await?;
+    let url = parts::url_of("api.listen", &listener)?;
+    let config = deployment::nats(&settings, "collector", 1)?;
+    let documents = deployment::patiently(|| Documents::open(&config, false)).await?;
+    let fixed = deployment::deployment(&documents).await?;
+    let operator = deployment::operator(&documents).await?;
+    let log = Arc::new(AnyLog::of_deployment(&config, &fixed).await?);
+    let queue = deployment::patiently(|| EdgeQueue::open(&config, false)).await?;
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut registry = Registry::default();
+    let document = deployment::require(&documents, KEYS_CENTRE).await?;
+    let keys = read(&document, fixed.deployment).map_err(Failure::data)?;
+    let (collector, sender) = parts::open_collector(&settings, keys, &log, &clock, &mut registry)?;
+    let take = move |document: &Document| {
+        sender.send_replace(Arc::new(read(document, fixed.deployment)?));
+        Ok(())
+    };
+    let (seen, follower) =
+        follow(Arc::new(documents), KEYS_CENTRE.to_owned(), document.revision, take);
+    let follower = tokio::spawn(follower);
+
+    let unready = watch::Sender::new(None);
+    let ready = {
+        let (unready, seen) = (unready.subscribe(), seen.clone());
+        get(move || {
+            let why = unready.borrow().clone().or_else(|| keys_unseen(&seen));
+            async move {
+                match why {
+                    None => (StatusCode::OK, "ready\n".to_owned()).into_response(),
+                    Some(why) => {
+                        (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+                    }
+                }
+            }
+        })
+    };
+    let routes = ::collector::gateway::router(Arc::clone(&collector)).route("/readyz", ready);
+    let routes = api::guarded(routes, Arc::new(registry), Arc::new(operator));
+    line(format!("api listening on {url}"));
+    let api = process::serve_api(listener, routes, process::stopped(stop.clone()));
+    let taking = take_batches(queue, Arc::clone(&collector), seen, unready, stop);
+    let result = tokio::select! {
+        biased;
+        why = collector.fatal() => Err(Failure::fatal(format!("collector: {why}"))),
+        (api, ()) = async { tokio::join!(api, taking) } => api,
+    };
+    follower.abort();
+    process::within("the collector: it could not empty its queue", collector.close()).await?;
+    result?;
+    tracing::info!("ended in order");
+    Ok(())
+}
+
+fn read(document: &Document, deployment: DeploymentId) -> Result<CollectorKeys, String> {
+    let keys: CentreKeys =
+        serde_json::from_slice(&document.bytes).map_err(|error| error.to_string())?;
+    if keys.deployment != deployment {
+        return Err(format!("they are of deployment {}", keys.deployment));
+    }
+    CollectorKeys::new(&keys).map_err(|error| error.to_string())
+}
+
+fn keys_unseen(seen: &Seen) -> Option<String> {
+    let ago = seen.ago();
+    (ago > KEYS_SEEN_MAX).then(|| {
+        format!("the keys were last seen {} s ago, and may have changed since", ago.as_secs())
+    })
+}
+
+/// Takes until the signal, and then finishes what was taken.
+async fn take_batches(
+    queue: EdgeQueue,
+    collector: Arc<Collector<AnyLog>>,
+    seen: Seen,
+    unready: watch::Sender<Option<String>>,
+    stop: watch::Receiver<bool>,
+) {
+    let room = Arc::new(Semaphore::new(TAKEN_MAX as usize));
+    let mut taker = queue.taker();
+    let mut stopped = std::pin::pin!(process::stopped(stop));
+    loop {
+        let next = async {
+            // Never closed, so a permit always comes in the end.
+            let permit = Arc::clone(&room).acquire_owned().await;
+            while keys_unseen(&seen).is_some() {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            (taker.next().await, permit)
+        };
+        let (next, permit) = tokio::select! {
+            () = &mut stopped => break,
+            next = next => next,
+        };
+        match next {
+            Ok(taken) => {
+                unready.send_if_modified(|why| why.take().is_some());
+                let (queue, collector) = (queue.clone(), Arc::clone(&collector));
+                tokio::spawn(async move {
+                    one(&queue, &collector, &taken).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("the work queue: {error}; asked again");
+                unready.send_replace(Some(format!("the work queue: {error}")));
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        }
+    }
+    // All permits are back when all that was taken has its answer.
+    let _ = room.acquire_many(TAKEN_MAX).await;
+}
+
+async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
+    let answered = match collector.submit_of(&taken.edge, taken.batch.clone()).await {
+        Ok(receipt) => {
+            if receipt.clock_ahead_ms > CLOCK_AHEAD_MS_MAX
+                && let Err(error) =
+                    queue.tell_clock_ahead(&taken.edge, receipt.clock_ahead_ms).await
+            {
+                tracing::warn!(edge = taken.edge, %error, "the edge could not be told of its clock");
+            }
+            taken.done().await
+        }
+        // It lies with the dead letters.
+        Err(SubmitError::Refused(_)) => taken.done().await,
+        Err(SubmitError::Retry(why)) => {
+            tracing::debug!(edge = taken.edge, %why, "a batch goes back to the queue");
+            taken.again(BACK_AFTER).await
+        }
+    };
+    if let Err(error) = answered {
+        tracing::debug!(edge = taken.edge, %error, "not answered; the batch comes again");
+    }
+}

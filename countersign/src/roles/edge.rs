@@ -1,0 +1,231 @@
+//! `countersign edge`: serves, redirects, and puts its batches into the work queue.
+//!
+//! A click depends on the edge alone. With NATS away redirects go on and batches wait in the outbox,
+//! and an edge that starts meanwhile goes by the keys that it saw last.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::edge::outbox::{BatchSink, SinkError};
+use bytes::Bytes;
+use eventlog::jetstream::{Document, Documents, EdgeQueue, JetStreamConfig};
+use futures::StreamExt as _;
+use prometheus_client::registry::Registry;
+use shared::Clock;
+use shared::ambient::SystemClock;
+use shared::keys::EdgeKeys;
+use shared::limits::CLOCK_AHEAD_MS_MAX;
+use tokio::sync::{OnceCell, watch};
+
+use super::follow::follow;
+use crate::admin::AdminKey;
+use crate::cli::EdgeArgs;
+use crate::data::{DataDir, Mode, read_if_there, write_file};
+use crate::deployment;
+use crate::failure::Failure;
+use crate::process;
+use crate::settings::Settings;
+use crate::terminal::line;
+use crate::up::{api, demo, parts};
+
+const OWN: [&str; 6] = ["data", "log", "edge", "outbox", "eventlog", "api"];
+/// What is kept of NATS in the data directory, for a start while it is away.
+const KEYS_FILE: &str = "keys-edge.json";
+const OPERATOR_FILE: &str = "admin.key";
+/// A collector that has said for so long nothing about the clock has nothing to say.
+const CLOCK_NEWS_LAST: Duration = Duration::from_secs(30);
+
+/// Runs the command until a signal ends it.
+///
+/// # Errors
+/// When a setting is wrong, the data directory cannot be used, or a part fails for good.
+pub(crate) fn run(args: &EdgeArgs) -> Result<ExitCode, Failure> {
+    let settings = Settings::load(&args.given(&OWN), process::environment())?;
+    process::run(&settings.log, serve(settings.clone()))
+}
+
+async fn serve(settings: Settings) -> Result<(), Failure> {
+    let stop = process::signals()?;
+    let dir = DataDir::new(&settings.data);
+    let lock = dir.take()?;
+    let listener = parts::bind("edge.listen", settings.edge.listen).await?;
+    let api_listener = parts::bind("api.listen", settings.api.listen).await?;
+    let url = parts::url_of("edge.listen", &listener)?;
+    let api_url = parts::url_of("api.listen", &api_listener)?;
+
+    let name = settings.edge.name.to_string();
+    let config = deployment::nats(&settings, &format!("edge-{name}"), 1)?;
+    let known = Known::find(&settings, &dir, &config).await?;
+    let keys = ::edge::Keys::new(&known.keys).map_err(Failure::data)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut registry = Registry::default();
+    demo::write_catalogue(&settings.catalogue(), None)?;
+    let edge = parts::open_edge(&settings, &dir, keys, &url, &clock, &mut registry)?;
+
+    let sink = Arc::new(QueueSink::new(config.clone(), name));
+    let policies = Arc::clone(&edge.policies);
+    let helpers = [
+        tokio::spawn(follow_keys(config, dir, known.keys, known.revision, policies)),
+        tokio::spawn(hear_of_clock(Arc::clone(&sink))),
+    ];
+    let routes = api::guarded(axum::Router::new(), Arc::new(registry), Arc::new(known.operator));
+    line(format!("edge listening on {url}"));
+    line(format!("api listening on {api_url}"));
+    let edge = ::edge::native::run(listener, edge.with(sink), process::stopped(stop.clone()));
+    let api = process::serve_api(api_listener, routes, process::stopped(stop));
+    let work = async {
+        let (edge, api) = tokio::join!(edge, api);
+        let summary = edge.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
+        if summary.left > 0 {
+            tracing::warn!(batches = summary.left, "left in the outbox for the next start");
+        }
+        api
+    };
+    let result = work.await;
+    helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(lock);
+    result?;
+    tracing::info!("ended in order");
+    Ok(())
+}
+
+/// What an edge must know before it can serve.
+struct Known {
+    keys: EdgeKeys,
+    revision: u64,
+    operator: AdminKey,
+}
+
+impl Known {
+    /// From NATS; from the data directory when NATS is away and an earlier start has left it there.
+    async fn find(
+        settings: &Settings,
+        dir: &DataDir,
+        config: &JetStreamConfig,
+    ) -> Result<Self, Failure> {
+        let kept = Self::kept(dir)?.filter(|kept| kept.keys.issuer == settings.edge.issuer);
+        let open = || Documents::open(config, false);
+        let documents = match (kept, open().await) {
+            (_, Ok(documents)) => documents,
+            (Some(kept), Err(error)) if error.is_retryable() => {
+                tracing::warn!("{error}; going by the keys that were seen last");
+                return Ok(kept);
+            }
+            (_, Err(error)) if !error.is_retryable() => return Err(deployment::failed(error)),
+            _ => deployment::patiently(open).await?,
+        };
+        let name = deployment::keys_edge(settings.edge.issuer);
+        let document = deployment::require(&documents, &name).await?;
+        let keys: EdgeKeys = deployment::parse(&name, &document)?;
+        let operator = deployment::operator(&documents).await?;
+        keep(dir, &document)?;
+        write_file(&dir.path(OPERATOR_FILE), operator.kept().as_bytes(), Mode::Secret)?;
+        Ok(Self { keys, revision: document.revision, operator })
+    }
+
+    fn kept(dir: &DataDir) -> Result<Option<Self>, Failure> {
+        let keys = read_if_there(&dir.path(KEYS_FILE))?;
+        let operator = read_if_there(&dir.path(OPERATOR_FILE))?;
+        let variable = std::env::var(crate::admin::VARIABLE).ok();
+        let operator = match AdminKey::of_environment(variable.as_deref())? {
+            Some(key) => Some(key),
+            None => operator.as_deref().and_then(AdminKey::read),
+        };
+        // Damaged, they are as good as not there.
+        let keys = keys.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(keys.zip(operator).map(|(keys, operator)| Self { keys, revision: 0, operator }))
+    }
+}
+
+fn keep(dir: &DataDir, document: &Document) -> Result<(), Failure> {
+    write_file(&dir.path(KEYS_FILE), &document.bytes, Mode::Secret)
+}
+
+async fn follow_keys(
+    config: JetStreamConfig,
+    dir: DataDir,
+    first: EdgeKeys,
+    revision: u64,
+    policies: Arc<::edge::native::Policies>,
+) {
+    let documents = loop {
+        match Documents::open(&config, false).await {
+            Ok(documents) => break Arc::new(documents),
+            Err(error) => tracing::warn!("{error}; the keys stay as they are"),
+        }
+        tokio::time::sleep(CLOCK_NEWS_LAST).await;
+    };
+    let take = move |document: &Document| {
+        let keys: EdgeKeys =
+            serde_json::from_slice(&document.bytes).map_err(|error| error.to_string())?;
+        if keys.deployment != first.deployment {
+            return Err(format!("they are of deployment {}", keys.deployment));
+        }
+        policies.set_keys(::edge::Keys::new(&keys).map_err(|error| error.to_string())?);
+        keep(&dir, document).map_err(|failure| failure.message)
+    };
+    follow(documents, deployment::keys_edge(first.issuer), revision, take).1.await;
+}
+
+/// The work queue as a sink. Connects with the first batch, and again as often as it must.
+struct QueueSink {
+    config: JetStreamConfig,
+    edge: String,
+    queue: OnceCell<EdgeQueue>,
+    clock_ahead_ms: watch::Sender<u64>,
+}
+
+impl QueueSink {
+    fn new(config: JetStreamConfig, edge: String) -> Self {
+        let clock_ahead_ms = watch::Sender::new(0);
+        Self { config, edge, queue: OnceCell::new(), clock_ahead_ms }
+    }
+
+    async fn queue(&self) -> Result<&EdgeQueue, SinkError> {
+        let open = || EdgeQueue::open(&self.config, false);
+        let queue = self.queue.get_or_try_init(open).await;
+        queue.map_err(|error| {
+            if !error.is_retryable() {
+                tracing::error!("batches wait in the outbox: {error}");
+            }
+            SinkError::Retry(error.to_string())
+        })
+    }
+}
+
+impl BatchSink for QueueSink {
+    async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
+        let put = self.queue().await?.put(&self.edge, batch).await;
+        put.map_err(|error| SinkError::Retry(error.to_string()))?;
+        Ok(())
+    }
+
+    fn clock_ahead_ms(&self) -> Option<u64> {
+        Some(*self.clock_ahead_ms.borrow()).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX)
+    }
+}
+
+/// What collectors say about this edge's clock, forgotten when they say it no more.
+async fn hear_of_clock(sink: Arc<QueueSink>) {
+    loop {
+        let heard = match sink.queue().await {
+            Ok(queue) => queue.clock_ahead_ms(&sink.edge).await,
+            Err(_) => {
+                tokio::time::sleep(CLOCK_NEWS_LAST).await;
+                continue;
+            }
+        };
+        let Ok(mut heard) = heard else {
+            tokio::time::sleep(CLOCK_NEWS_LAST).await;
+            continue;
+        };
+        loop {
+            match tokio::time::timeout(CLOCK_NEWS_LAST, heard.next()).await {
+                Ok(Some(ms)) => drop(sink.clock_ahead_ms.send_replace(ms)),
+                Ok(None) => break,
+                Err(_) => drop(sink.clock_ahead_ms.send_replace(0)),
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The roles as processes of their own around a real nats-server.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use eventlog::jetstream::server::NatsServer;
+use serde_json::Value;
+use shared::ambient::Stopwatch;
+
+use crate::process::{KEY, PATIENCE, binary, random_moment, run};
+
+const REAL_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/obd_bts_men.csv");
+/// The days of the log.
+const DAYS: &str = "/v1/accounting?from=1574208000&to=1575504000";
+const CATALOGUE: &str = include_str!("../../src/up/demo/catalogue.toml");
+
+/// A role that runs; ended with -9 when it is dropped.
+struct Role {
+    child: Child,
+    args: Vec<String>,
+    /// What it said where it listens: `edge`, `api`.
+    urls: Vec<(String, String)>,
+}
+
+impl Role {
+    /// `ports` are those of one before, or free ones.
+    fn start(args: Vec<String>, before: &[(String, String)]) -> Self {
+        let address = |name: &str| {
+            let known = before.iter().find(|(known, _)| known == name);
+            known.map_or("127.0.0.1:0", |(_, url)| url.trim_start_matches("http://")).to_owned()
+        };
+        let mut command = binary();
+        command.args(&args).args(["--api-listen", &address("api")]);
+        let listeners = if args[0] == "edge" {
+            command.args(["--edge-listen", &address("edge")]);
+            2
+        } else {
+            1
+        };
+        command.env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "warn");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let urls = (0..listeners).map(|_| {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {:?}", child.try_wait());
+            let (name, url) = line.trim().split_once(" listening on ").expect("an address");
+            (name.to_owned(), url.to_owned())
+        });
+        let urls = urls.collect();
+        std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
+        Self { child, args, urls }
+    }
+
+    fn url(&self, name: &str) -> &str {
+        &self.urls.iter().find(|(known, _)| known == name).unwrap().1
+    }
+
+    fn kill(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// On the same addresses, after it has ended.
+    fn start_again(&mut self) {
+        let (args, urls) = (std::mem::take(&mut self.args), std::mem::take(&mut self.urls));
+        *self = Self::start(args, &urls);
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// How it ends, which is soon.
+    fn wait(&mut self) -> Option<i32> {
+        let watch = Stopwatch::start();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(watch.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A deployment.
+struct World {
+    dir: PathBuf,
+    nats: NatsServer,
+    http: reqwest::Client,
+}
+
+impl World {
+    fn new(dir: &Path) -> Self {
+        let nats = NatsServer::start(&dir.join("nats"));
+        let (code, said, err) =
+            run(binary().args(["init", "--partitions", "4", "--log", &nats.url()]));
+        assert_eq!(code, Some(0), "{said}{err}");
+        assert!(said.contains("4 partitions") && said.contains("cs_admin_"), "{said}");
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        Self { dir: dir.to_owned(), nats, http }
+    }
+
+    fn edge(&self, name: &str) -> Role {
+        let data = self.dir.join(name);
+        std::fs::create_dir_all(&data).unwrap();
+        let catalogue = CATALOGUE.replace("{site}", "http://127.0.0.1:9");
+        std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
+        let data = data.display().to_string();
+        let args = ["edge", "--log", &self.nats.url(), "--name", name, "--data", &data];
+        Role::start(args.map(str::to_owned).to_vec(), &[])
+    }
+
+    fn collector(&self) -> Role {
+        let args = ["collector", "--log", &self.nats.url()];
+        Role::start(args.map(str::to_owned).to_vec(), &[])
+    }
+
+    /// Both of two count into the same directory; one at a time has it.
+    fn aggregator(&self) -> Role {
+        let data = self.dir.join("counts").display().to_string();
+        let args = ["aggregator", "--log", &self.nats.url(), "--data", &data];
+        Role::start(args.map(str::to_owned).to_vec(), &[])
+    }
+
+    async fn get(&self, url: &str) -> (u16, String) {
+        match self.http.get(url).bearer_auth(KEY).send().await {
+            Ok(reply) => (reply.status().as_u16(), reply.text().await.unwrap_or_default()),
+            Err(error) => (0, error.to_string()),
+        }
+    }
+
+    /// Asks until the answer is 200 and as wanted.
+    async fn until(&self, url: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let watch = Stopwatch::start();
+        loop {
+            let (status, text) = self.get(url).await;
+            let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+            if status == 200 && wanted(&answer) {
+                return answer;
+            }
+            assert!(watch.elapsed() < PATIENCE, "{url}: {status} {text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn click(&self, edge: &Role) {
+        let url = format!("{}/v1/serve?placement=demo-top", edge.url("edge"));
+        let (status, text) = self.get(&url).await;
+        assert_eq!(status, 200, "{text}");
+        let ad: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(self.get(ad["click_url"].as_str().unwrap()).await.0, 302);
+    }
+
+    /// The account of what was just done.
+    fn live(&self, aggregator: &Role) -> String {
+        use shared::Clock as _;
+        let now = shared::ambient::SystemClock.now().minute().0;
+        let (from, to) = ((now - 10) * 60, (now + 10) * 60);
+        format!("{}/v1/accounting?from={from}&to={to}", aggregator.url("api"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_click_goes_through_all_roles_and_each_ends_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let (mut a, mut b) = (world.edge("a"), world.edge("b"));
+    let (mut collector, mut aggregator) = (world.collector(), world.aggregator());
+    world.click(&a).await;
+    world.click(&b).await;
+    let live = world.live(&aggregator);
+    let answer = world.until(&live, |answer| answer["counted"] == 4).await;
+    assert_eq!((&answer["adds_up"], &answer["received"]), (&true.into(), &4.into()), "{answer}");
+    for (role, path, status) in [
+        (&a, "/healthz", 200),
+        (&a, "/metrics", 200),
+        (&collector, "/readyz", 200),
+        (&collector, "/metrics", 200),
+        (&aggregator, "/readyz", 200),
+    ] {
+        assert_eq!(world.get(&format!("{}{path}", role.url("api"))).await.0, status, "{path}");
+    }
+    // Edges first, and nothing is left behind: what they hold goes to the others.
+    world.click(&a).await;
+    for role in [&mut a, &mut b] {
+        role.signal("-TERM");
+        assert_eq!(role.wait(), Some(0));
+    }
+    let answer = world.until(&live, |answer| answer["counted"] == 6).await;
+    assert_eq!(answer["final"], true, "{answer}");
+    for role in [&mut collector, &mut aggregator] {
+        role.signal("-TERM");
+        assert_eq!(role.wait(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_every_role_and_of_nats_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path());
+    let mut edges = [world.edge("a"), world.edge("b")];
+    let mut collectors = [world.collector(), world.collector()];
+    let mut aggregators = [world.aggregator(), world.aggregator()];
+    let join = |roles: &[Role], name: &str| {
+        roles.iter().map(|role| role.url(name).to_owned()).collect::<Vec<_>>().join(",")
+    };
+    let (edge, api) = (join(&edges, "edge"), join(&aggregators, "api"));
+    let gateway = join(&collectors, "api");
+    let mut simulate = binary();
+    simulate.args(["simulate", "--edge", &edge, "--api", &api, "--key", KEY]);
+    simulate.args(["--rate", "30", "--seconds", "12", "--seed", "5"]);
+    let simulate = std::thread::spawn(move || run(&mut simulate));
+    let import = || {
+        let mut import = binary();
+        import.args(["import", "--api", &api, "--collector", &gateway, "--key", KEY, REAL_LOG]);
+        import
+    };
+    let mut first = import();
+    let importing = std::thread::spawn(move || run(&mut first));
+    for round in 0..7 {
+        std::thread::sleep(random_moment(Duration::from_millis(1_500)));
+        let role = match round {
+            0 | 4 => &mut aggregators[round / 4],
+            1 | 5 => &mut collectors[round / 5],
+            2 | 6 => &mut edges[round / 6],
+            _ => {
+                world.nats.kill();
+                std::thread::sleep(random_moment(Duration::from_millis(500)));
+                world.nats.start_again();
+                continue;
+            }
+        };
+        role.kill();
+        role.start_again();
+    }
+    let (code, said, err) = importing.join().unwrap();
+    assert_eq!(code, Some(0), "{said}{err}");
+    let (code, said, err) = simulate.join().unwrap();
+    assert_eq!(code, Some(0), "{said}{err}");
+    let (code, said, err) = run(&mut import());
+    assert!(code == Some(0) && said.contains("0 sent now"), "{said}{err}");
+    let mut counted = Vec::new();
+    for aggregator in &aggregators {
+        let (status, text) = world.get(&format!("{}{DAYS}", aggregator.url("api"))).await;
+        match status {
+            200 => counted.push(serde_json::from_str::<Value>(&text).unwrap()),
+            503 => assert!(text.contains("stands by"), "{text}"),
+            _ => panic!("{status} {text}"),
+        }
+    }
+    let [answer] = &counted[..] else { panic!("one of two answers: {counted:?}") };
+    assert_eq!((&answer["counted"], &answer["adds_up"]), (&10_069.into(), &true.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_takes_over_from_one_that_is_killed_and_one_that_sleeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let (edge, _collector) = (world.edge("a"), world.collector());
+    let mut first = world.aggregator();
+    world.click(&edge).await;
+    world.until(&world.live(&first), |answer| answer["counted"] == 2).await;
+    let mut second = world.aggregator();
+    let (status, text) = world.get(&format!("{}/readyz", second.url("api"))).await;
+    assert_eq!(status, 503, "{text}");
+    world.click(&edge).await;
+    first.kill();
+    let watch = Stopwatch::start();
+    world.until(&world.live(&second), |answer| answer["counted"] == 4).await;
+    eprintln!("taken over after {:?}", watch.elapsed());
+    first.start_again();
+    // One that does not run for a while does not know that it is too late: it must not answer.
+    second.signal("-STOP");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    second.signal("-CONT");
+    let (status, text) = world.get(&world.live(&second)).await;
+    assert!(status != 200 || text.contains("\"counted\":4"), "{status} {text}");
+    // It is killed before it can give anything back: the other one has the counts.
+    second.signal("-STOP");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    second.kill();
+    world.click(&edge).await;
+    world.until(&world.live(&first), |answer| answer["counted"] == 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_starts_and_serves_while_nats_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path());
+    let mut edge = world.edge("a");
+    world.click(&edge).await;
+    edge.kill();
+    world.nats.kill();
+    edge.start_again();
+    world.click(&edge).await;
+    world.nats.start_again();
+    let (_collector, aggregator) = (world.collector(), world.aggregator());
+    let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 4).await;
+    assert_eq!(answer["adds_up"], true, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_rotate_without_a_restart_or_a_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let (edge, _collector, aggregator) = (world.edge("a"), world.collector(), world.aggregator());
+    let url = world.nats.url();
+    let keys = |args: &[&str]| {
+        let (code, said, err) = run(binary().arg("keys").args(args).args(["--log", &url]));
+        assert_eq!(code, Some(0), "{said}{err}");
+        said
+    };
+    world.click(&edge).await;
+    keys(&["rotate", "--issuer", "edge", "--overlap", "1"]);
+    let list: Vec<Value> = serde_json::from_str(&keys(&["list", "--json"])).unwrap();
+    assert_eq!(list.len(), 2);
+    // The old key signs until the new one is known everywhere, and a little longer.
+    let mut clicks = 1;
+    let watch = Stopwatch::start();
+    while watch.elapsed() < Duration::from_secs(13) {
+        world.click(&edge).await;
+        clicks += 1;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let answer = world.until(&world.live(&aggregator), |a| a["counted"] == 2 * clicks).await;
+    assert_eq!((&answer["adds_up"], &answer["received"]), (&true.into(), &(2 * clicks).into()));
+    // Revoked, it is believed no more, by edges and collectors that go on running.
+    let new = list[1]["id"].as_str().unwrap();
+    keys(&["revoke", new]);
+    let url = format!("{}/v1/serve?placement=demo-top", edge.url("edge"));
+    let watch = Stopwatch::start();
+    while world.get(&url).await.0 == 200 {
+        assert!(watch.elapsed() < PATIENCE, "the edge still signs with a revoked key");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn what_cannot_run_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = NatsServer::start(&dir.path().join("nats"));
+    let collector =
+        |args: &[&str]| run(binary().args(["collector", "--api-listen", "127.0.0.1:0"]).args(args));
+    let (code, _, said) = collector(&[]);
+    assert!(code == Some(2) && said.contains("--log nats://HOST:4222"), "{code:?} {said}");
+    let (code, _, said) = collector(&["--log", &nats.url()]);
+    assert!(code == Some(5) && said.contains("countersign init"), "{code:?} {said}");
+    let init = |args: &[&str]| run(binary().args(["init", "--log", &nats.url()]).args(args));
+    assert_eq!(init(&["--partitions", "4"]).0, Some(0));
+    // Again changes nothing, and shows no key.
+    let (code, said, _) = init(&[]);
+    assert!(
+        code == Some(0) && said.contains("made before") && !said.contains("cs_admin"),
+        "{said}"
+    );
+    let (code, _, said) = init(&["--partitions", "8"]);
+    assert!(code == Some(5) && said.contains("fixed"), "{code:?} {said}");
+    let config = dir.path().join("c.toml");
+    std::fs::write(&config, "[edge]\nname = 'a'\n").unwrap();
+    let (code, _, said) = collector(&["--config", &config.display().to_string()]);
+    assert!(code == Some(2) && said.contains("`countersign collector`"), "{code:?} {said}");
+}
