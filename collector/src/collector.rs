@@ -8,10 +8,11 @@ use eventlog::{DEAD, Log, Message};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use shared::import::ImportChunk;
-use shared::limits::FLUSH_MS;
-use shared::{Clock, PartitionMap};
+use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
+use shared::wire::Word;
+use shared::{Clock, OutboxId, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
 
 use crate::coalesce::Coalescer;
@@ -21,6 +22,7 @@ use crate::keys::CollectorKeys;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::verify::{Inspected, Verifier, inspect};
+use crate::words;
 
 /// What a collector is made of.
 pub struct Parts<L> {
@@ -119,6 +121,8 @@ pub struct Collector<L> {
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Ends with the collector.
+    _words: JoinSet<()>,
     fatal: watch::Sender<Option<String>>,
 }
 
@@ -155,6 +159,8 @@ impl<L: Log> Collector<L> {
             gather: Coalescer::new(map),
         };
         let task = tokio::spawn(watched(flusher.run(), fatal.clone()));
+        let mut words = JoinSet::new();
+        words.spawn(words::tell_retired(Arc::clone(&log), Arc::clone(&clock), keys.clone()));
         Ok(Self {
             log,
             keys,
@@ -165,6 +171,7 @@ impl<L: Log> Collector<L> {
             queue,
             items: Mutex::new(Some(sender)),
             task: tokio::sync::Mutex::new(Some(task)),
+            _words: words,
             fatal,
         })
     }
@@ -235,6 +242,16 @@ impl<L: Log> Collector<L> {
         self.hand_over(items, place, |ticket| Item::Chunk(judged, ticket)).await
     }
 
+    /// The log, for what nobody submits.
+    pub(crate) fn log(&self) -> &L {
+        &self.log
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Appends bytes that are no batch to the dead letters, and says why they were refused. When
     /// the log is away, the sender is told to send them again instead.
     pub async fn refuse(&self, sender: &str, reason: String, bytes: &[u8]) -> SubmitError {
@@ -253,6 +270,21 @@ impl<L: Log> Collector<L> {
                 SubmitError::Retry(why)
             }
         }
+    }
+
+    /// Waits no more for a batch that could not be decoded: every partition is told. Heard twice, it
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`SubmitError::Refused`] when no outbox reaches the number, [`SubmitError::Retry`] when the
+    /// log is away.
+    pub async fn resolve(&self, outbox: OutboxId, number: u64) -> Result<(), SubmitError> {
+        if number >= BATCH_NUMBERS_MAX {
+            return Err(SubmitError::Refused(format!("no outbox reaches the number {number}")));
+        }
+        let word = Word::Resolve { outbox, number };
+        let told = words::append(&*self.log, &*self.clock, word).await;
+        told.map_err(|error| SubmitError::Retry(error.to_string()))
     }
 
     /// Takes nothing more, and returns when what was taken is in the log or has been given up.

@@ -4,6 +4,8 @@
 //! there are accounts, that key may send under any edge's name, those of our own outboxes too; a
 //! number that one of them has used is skipped as redelivered.
 
+pub mod letters;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -36,7 +38,7 @@ struct Gateway<L> {
 
 type Shared<L> = State<Arc<Gateway<L>>>;
 
-/// `POST /v1/batches` and `POST /v1/import`.
+/// `POST /v1/batches` and `POST /v1/import`; and what [`letters`] says of dead letters.
 ///
 /// - Batches: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or `application/json`
 ///   ([`JsonBatch`]); 202 with `{"clock_ahead_ms"}` (the sender's clock against ours, see
@@ -48,12 +50,14 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 /// Errors are RFC 9457 problems: 400, 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
 /// Retry-After when the log is away.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
+    let letters = letters::router(Arc::clone(&collector));
     let gateway = Arc::new(Gateway { collector, bodies: Semaphore::new(BODIES_MAX) });
     Router::new()
         .route("/v1/batches", post(batches::<L>).fallback(only_post))
         .route("/v1/import", post(import::<L>).fallback(only_post))
         .layer(DefaultBodyLimit::max(GATEWAY_BODY_BYTES_MAX))
         .with_state(gateway)
+        .merge(letters)
 }
 
 async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Response {

@@ -21,7 +21,7 @@ pub struct CollectorKeys {
 }
 
 impl CollectorKeys {
-    /// Of the centre's part of a key store; no edge is retired.
+    /// Of the centre's part of a key store.
     ///
     /// # Errors
     /// [`KeyError`] when a key is wrong.
@@ -29,10 +29,10 @@ impl CollectorKeys {
         let keyring = keys.keyring()?;
         let price_keys = keyring.iter().map(|key| (key.id, keys.price_key(key.id))).collect();
         let visitor = keys.visitor_key();
-        Ok(Self { keyring, price_keys, visitor, retired_edges: BTreeMap::new() })
+        Ok(Self { keyring, price_keys, visitor, retired_edges: keys.retired_edges.clone() })
     }
 
-    /// Of a key store; no edge is retired.
+    /// Of a key store.
     ///
     /// # Errors
     /// [`KeyError`] when a key of the store is wrong.

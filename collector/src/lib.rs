@@ -26,6 +26,7 @@ mod keys;
 mod metrics;
 mod queue;
 pub mod verify;
+mod words;
 
 #[cfg(test)]
 mod tests;

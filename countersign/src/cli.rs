@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     /// Make, list, rotate, retire and revoke signing keys; a running `up` follows within seconds
     Keys(KeysArgs),
+    /// List edges with how far each is counted; take one out of service
+    Edges(EdgesArgs),
+    /// List, show and resolve what came to a collector and could not be decoded
+    Deadletter(DeadletterArgs),
 }
 
 /// `up`. Flags win over environment variables (`COUNTERSIGN_EDGE__LISTEN`), which win over the
@@ -377,6 +381,75 @@ pub(crate) enum KeysCommand {
         data: DataArgs,
         /// The key: 8 hexadecimal digits, see `keys list`
         key: KeyId,
+    },
+}
+
+/// `edges`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct EdgesArgs {
+    #[command(subcommand)]
+    pub(crate) command: EdgesCommand,
+}
+
+/// What can be done with edges.
+#[derive(Subcommand, Debug)]
+pub(crate) enum EdgesCommand {
+    /// Show all edges: their outboxes, how far each is counted, and what is missing
+    List {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take an edge out of service, for ever: minutes become final without it, and what still comes
+    /// from it is rejected as `edge_retired`. An edge that comes back needs another name
+    Retire {
+        #[command(flatten)]
+        data: DataArgs,
+        /// The edge's name
+        edge: Id,
+    },
+}
+
+/// `deadletter`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DeadletterArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadletterCommand,
+}
+
+/// What can be done with dead letters. `--api` is the address of a collector, or of `up`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum DeadletterCommand {
+    /// Show those that nobody has resolved, oldest first
+    List {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write one as it came to standard output
+    Show {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Its number, see `deadletter list`
+        sequence: u64,
+    },
+    /// It has been looked at: nobody waits any more for the batch that it was. Should that batch
+    /// come all the same, it is skipped
+    Resolve {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Its number, see `deadletter list`
+        sequence: u64,
+        /// Which batch it was, where its bytes do not say: EDGE/EPOCH/NUMBER, as the accounting's
+        /// gaps name it
+        #[arg(long, value_name = "EDGE/EPOCH/NUMBER")]
+        batch: Option<String>,
     },
 }
 

@@ -78,6 +78,29 @@ impl Api {
         }
     }
 
+    /// Asks for JSON that must be there.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn must<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.get(path).await?.ok_or_else(|| self.absent(path))
+    }
+
+    /// Asks for bytes; `None` when there is no such thing.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+        self.request(Method::GET, path, None).await
+    }
+
+    fn absent(&self, path: &str) -> Failure {
+        Failure::server(format!(
+            "{}{path} is not there: is --api the API's address, not the edge's or another role's?",
+            self.base()
+        ))
+    }
+
     /// Sends JSON.
     ///
     /// # Errors
@@ -85,10 +108,7 @@ impl Api {
     pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), Failure> {
         match self.request(Method::POST, path, Some(body.into())).await? {
             Some(_) => Ok(()),
-            None => Err(Failure::server(format!(
-                "{}{path} is not there: is --api the API's address, not the edge's?",
-                self.base()
-            ))),
+            None => Err(self.absent(path)),
         }
     }
 

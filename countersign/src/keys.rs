@@ -57,13 +57,17 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
 const LEAD_MS: u64 = 10_000;
 
 /// Where the keys are.
-enum Place {
+pub(crate) enum Place {
     Dir(DataDir),
     Nats(Box<Settings>),
 }
 
 impl Place {
-    fn of(args: &DataArgs) -> Result<Self, Failure> {
+    /// Where the arguments say.
+    ///
+    /// # Errors
+    /// When a setting is wrong.
+    pub(crate) fn of(args: &DataArgs) -> Result<Self, Failure> {
         let DataArgs { data, deployment } = args;
         if deployment.config.is_none() && deployment.log.is_none() {
             return Ok(Self::Dir(DataDir::new(data)));
@@ -86,7 +90,11 @@ impl Place {
         }
     }
 
-    fn change<T>(
+    /// Reads, changes and writes the keys.
+    ///
+    /// # Errors
+    /// When `change` refuses, or they cannot be read or written.
+    pub(crate) fn change<T>(
         &self,
         change: impl Fn(&mut KeyStore, &mut dyn Random) -> Result<T, KeyError>,
     ) -> Result<T, Failure> {
@@ -98,7 +106,11 @@ impl Place {
     }
 }
 
-fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// Runs one thing to its end.
+///
+/// # Errors
+/// Its own.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?.block_on(work)
 }

@@ -13,6 +13,7 @@ mod deployment;
 mod failure;
 mod import;
 mod keys;
+mod operate;
 mod process;
 mod roles;
 mod settings;
@@ -51,5 +52,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Simulate(args) => simulate::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Edges(args) => operate::edges(&args),
+        Command::Deadletter(args) => operate::deadletter(&args),
     }
 }

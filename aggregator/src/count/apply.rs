@@ -124,11 +124,8 @@ impl Engine {
 
     /// Applies a message that was [checked](Self::check).
     pub(super) fn take(&mut self, message: &MessageView<'_>) -> Applied {
-        self.settled = self.settled.max(self.outboxes.watermark(self.clock));
+        self.begin(message.stamp);
         let settled = self.settled;
-        self.advance(message.stamp);
-        self.dedup.forget_behind(self.clock);
-        self.outboxes.forget_behind(self.clock);
         let redelivered = self.take_entries(message);
         let mut applied = Applied { redelivered, ..Applied::default() };
         self.scratch.prepare(message, self.clock);

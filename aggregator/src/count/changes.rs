@@ -3,7 +3,8 @@
 //! One rule holds for everything that is kept by the minute (cells, spend, ad totals, accounts and
 //! the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the store has of
 //! that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is the whole
-//! of that minute. Everything else (pages, outboxes, epochs, sources) is absolute: it replaces the
+//! of that minute. Everything else (pages, outboxes, epochs, retired edges,
+//! sources) is absolute: it replaces the
 //! row with the same key. All lists are sorted by their keys, so that two checkpoints of the same
 //! history are equal.
 
@@ -120,6 +121,8 @@ pub struct Changes {
     pub outboxes: Vec<(OutboxId, OutboxState)>,
     /// Edges whose epochs up to this one are over unless they are among the outboxes, to put.
     pub epochs: Vec<(Id, u64)>,
+    /// Edges that are out of service, and the log's clock when that was said, to put.
+    pub retired: Vec<(Id, Timestamp)>,
     /// Imported logs to put.
     pub sources: Vec<(SourceId, SourceState)>,
 }
@@ -145,6 +148,8 @@ pub struct Snapshot {
     pub outboxes: Vec<(OutboxId, OutboxState)>,
     /// All edges that have one.
     pub epochs: Vec<(Id, u64)>,
+    /// All edges that are out of service.
+    pub retired: Vec<(Id, Timestamp)>,
     /// All imported logs.
     pub sources: Vec<(SourceId, SourceState)>,
 }

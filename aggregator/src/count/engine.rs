@@ -1,10 +1,12 @@
 //! The engine of one partition.
 
+use std::collections::BTreeMap;
+
 use eventlog::Position;
 use shared::event::REASON_CODES;
 use shared::limits::CLOCK_JUMP_MS_MAX;
-use shared::wire::MessageView;
-use shared::{Id, Kind, Minute, SourceId, Timestamp};
+use shared::wire::{Control, MessageView, Word};
+use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp};
 
 use super::accounts::MinuteAccount;
 use super::apply::Scratch;
@@ -12,7 +14,7 @@ use super::cells::Minutes;
 use super::changes::{Cell, Changes, Snapshot, Spend};
 use super::dedup::Dedup;
 use super::error::EngineError;
-use super::outboxes::{Finality, Gap, Outboxes};
+use super::outboxes::{Finality, Gap, OutboxState, Outboxes};
 use super::sources::{SourceState, Sources};
 
 /// How an engine keeps its state.
@@ -118,7 +120,7 @@ impl Engine {
             }
         }
         engine.minutes.load(snapshot.resident_from, &snapshot.minutes)?;
-        engine.outboxes = Outboxes::load(snapshot.outboxes, snapshot.epochs)
+        engine.outboxes = Outboxes::load(snapshot.outboxes, snapshot.epochs, snapshot.retired)
             .ok_or(EngineError::Snapshot("an outbox is there twice, or contradicts itself"))?;
         engine.sources = Sources::load(snapshot.sources);
         Ok(engine)
@@ -133,6 +135,36 @@ impl Engine {
         message: &MessageView<'_>,
         position: Position,
     ) -> Result<Applied, EngineError> {
+        self.follows(position)?;
+        self.check(message)?;
+        let applied = self.take(message);
+        self.position = Some(position);
+        Ok(applied)
+    }
+
+    /// Takes an operator's word, as [`Engine::apply`] takes a message.
+    ///
+    /// # Errors
+    /// [`EngineError`], and then nothing has changed.
+    pub fn control(&mut self, control: &Control, position: Position) -> Result<(), EngineError> {
+        self.follows(position)?;
+        if control.partition != self.partition {
+            let (expected, got) = (self.partition, control.partition);
+            return Err(EngineError::Partition { expected, got });
+        }
+        if let Word::Resolve { outbox, number } = control.word {
+            self.outboxes.check(outbox, number)?;
+        }
+        self.begin(control.stamp);
+        match control.word {
+            Word::Retire { edge } => self.outboxes.retire(edge, self.clock),
+            Word::Resolve { outbox, number } => self.outboxes.resolve(outbox, number, self.clock),
+        }
+        self.position = Some(position);
+        Ok(())
+    }
+
+    fn follows(&self, position: Position) -> Result<(), EngineError> {
         let expected = self.position.map_or(1, |last| last.sequence.saturating_add(1));
         if position.sequence != expected {
             return Err(EngineError::Sequence { expected, got: position.sequence });
@@ -140,10 +172,15 @@ impl Engine {
         if self.position.is_some_and(|last| last.identity != position.identity) {
             return Err(EngineError::Identity);
         }
-        self.check(message)?;
-        let applied = self.take(message);
-        self.position = Some(position);
-        Ok(applied)
+        Ok(())
+    }
+
+    /// What every message begins with: the clock goes on, and what is behind the horizon goes.
+    pub(super) fn begin(&mut self, stamp: Timestamp) {
+        self.settled = self.settled.max(self.outboxes.watermark(self.clock));
+        self.advance(stamp);
+        self.dedup.forget_behind(self.clock);
+        self.outboxes.forget_behind(self.clock);
     }
 
     /// Everything that changed since the last checkpoint. From here on it counts as saved: write it
@@ -167,6 +204,7 @@ impl Engine {
             dropped_outboxes: outboxes.dropped,
             outboxes: outboxes.states,
             epochs: outboxes.epochs,
+            retired: outboxes.retired,
             sources: self.sources.checkpoint(),
         }
     }
@@ -241,6 +279,17 @@ impl Engine {
     #[must_use]
     pub fn gaps(&self) -> Vec<Gap> {
         self.outboxes.gaps()
+    }
+
+    /// All outboxes that are remembered, open or closed.
+    pub fn outboxes(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {
+        self.outboxes.all()
+    }
+
+    /// Edges that are out of service, and the log's clock when that was said.
+    #[must_use]
+    pub fn retired(&self) -> &BTreeMap<Id, Timestamp> {
+        self.outboxes.retired()
     }
 
     /// What is in memory.

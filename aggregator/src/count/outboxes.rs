@@ -1,5 +1,6 @@
 //! Which numbered batches have been applied, and what every outbox is past.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -110,7 +111,9 @@ impl OutboxState {
         true
     }
 
-    fn missing(&self) -> Vec<Range<u64>> {
+    /// Numbers that have not come although larger ones have.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Range<u64>> {
         let ends = std::iter::once(self.next).chain(self.above.iter().map(|run| run.end));
         ends.zip(&self.above).map(|(end, run)| end..run.first).collect()
     }
@@ -137,10 +140,13 @@ impl OutboxState {
 pub(super) struct Outboxes {
     states: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
+    /// Edges that nobody waits for, and the log's clock when that was said.
+    retired: BTreeMap<Id, Timestamp>,
     /// By the time of closing.
     closed: BTreeSet<(Timestamp, OutboxId)>,
     changed: BTreeSet<OutboxId>,
     changed_epochs: BTreeSet<Id>,
+    changed_retired: BTreeSet<Id>,
     dropped: BTreeSet<OutboxId>,
 }
 
@@ -149,6 +155,7 @@ pub(super) struct OutboxChanges {
     pub(super) dropped: Vec<OutboxId>,
     pub(super) states: Vec<(OutboxId, OutboxState)>,
     pub(super) epochs: Vec<(Id, u64)>,
+    pub(super) retired: Vec<(Id, Timestamp)>,
 }
 
 impl Outboxes {
@@ -188,6 +195,21 @@ impl Outboxes {
         true
     }
 
+    /// Waits for an edge no more, whatever it sends; the first word stands.
+    pub(super) fn retire(&mut self, edge: Id, clock: Timestamp) {
+        if let Entry::Vacant(vacant) = self.retired.entry(edge) {
+            vacant.insert(clock);
+            self.changed_retired.insert(edge);
+        }
+    }
+
+    /// Waits for a batch no more. Of an outbox that is not known, nobody waits for anything.
+    pub(super) fn resolve(&mut self, outbox: OutboxId, number: u64, clock: Timestamp) {
+        if self.states.contains_key(&outbox) {
+            self.take(outbox, number, Timestamp(0), clock);
+        }
+    }
+
     /// Lets go of outboxes that were closed before the horizon.
     pub(super) fn forget_behind(&mut self, clock: Timestamp) {
         while let Some((closed_at, outbox)) = self.closed.first().copied() {
@@ -204,17 +226,23 @@ impl Outboxes {
         }
     }
 
+    /// Those that are waited for.
+    fn open(&self) -> impl Iterator<Item = &OutboxState> {
+        let open = self.states.iter().filter(|(outbox, state)| {
+            state.closed_at.is_none() && !self.retired.contains_key(&outbox.edge)
+        });
+        open.map(|(_, state)| state)
+    }
+
     pub(super) fn finality(&self, clock: Timestamp) -> Finality {
-        let open = self.states.values().filter(|state| state.closed_at.is_none());
-        let mut open: Vec<_> = open.map(|state| state.watermark).collect();
+        let mut open: Vec<_> = self.open().map(|state| state.watermark).collect();
         open.sort_unstable();
         Finality { watermark: open.first().copied().unwrap_or(clock), open }
     }
 
     /// [`Finality::watermark`] alone.
     pub(super) fn watermark(&self, clock: Timestamp) -> Timestamp {
-        let open = self.states.values().filter(|state| state.closed_at.is_none());
-        open.map(|state| state.watermark).min().unwrap_or(clock)
+        self.open().map(|state| state.watermark).min().unwrap_or(clock)
     }
 
     pub(super) fn gaps(&self) -> Vec<Gap> {
@@ -226,6 +254,14 @@ impl Outboxes {
         with_gaps.map(gap).collect()
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {
+        self.states.iter().map(|(outbox, state)| (*outbox, state))
+    }
+
+    pub(super) fn retired(&self) -> &BTreeMap<Id, Timestamp> {
+        &self.retired
+    }
+
     pub(super) fn len(&self) -> usize {
         self.states.len()
     }
@@ -233,10 +269,12 @@ impl Outboxes {
     pub(super) fn checkpoint(&mut self) -> OutboxChanges {
         let changed = std::mem::take(&mut self.changed);
         let epochs = std::mem::take(&mut self.changed_epochs);
+        let retired = std::mem::take(&mut self.changed_retired);
         OutboxChanges {
             dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
             states: changed.iter().map(|outbox| (*outbox, self.states[outbox].clone())).collect(),
             epochs: epochs.iter().map(|edge| (*edge, self.epochs[edge])).collect(),
+            retired: retired.iter().map(|edge| (*edge, self.retired[edge])).collect(),
         }
     }
 
@@ -244,12 +282,14 @@ impl Outboxes {
     pub(super) fn load(
         states: Vec<(OutboxId, OutboxState)>,
         epochs: Vec<(Id, u64)>,
+        retired: Vec<(Id, Timestamp)>,
     ) -> Option<Self> {
         let count = states.len();
         let closed = |(outbox, state): &(OutboxId, OutboxState)| Some((state.closed_at?, *outbox));
         let loaded = Self {
             closed: states.iter().filter_map(closed).collect(),
             epochs: epochs.into_iter().collect(),
+            retired: retired.into_iter().collect(),
             states: states.into_iter().collect(),
             ..Self::default()
         };

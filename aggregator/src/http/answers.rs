@@ -84,6 +84,35 @@ pub(super) struct Source {
     pub(super) reasons: Reasons,
 }
 
+/// `GET /v1/edges`.
+#[derive(Debug, Serialize)]
+pub(super) struct Edges {
+    pub(super) edges: Vec<Edge>,
+}
+
+/// An edge, and its outboxes that are remembered: a closed one for seven days.
+#[derive(Debug, Serialize)]
+pub(super) struct Edge {
+    pub(super) edge: Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retired_at: Option<String>,
+    pub(super) outboxes: Vec<Outbox>,
+}
+
+/// An outbox: one start of its edge.
+#[derive(Debug, Serialize)]
+pub(super) struct Outbox {
+    pub(super) epoch: u64,
+    /// How many batches have been counted without a gap.
+    pub(super) batches: u64,
+    pub(super) closed: bool,
+    /// It holds nothing older; none when it is closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) watermark: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) missing: Vec<Missing>,
+}
+
 /// `GET /readyz`.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {

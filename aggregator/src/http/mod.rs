@@ -1,5 +1,6 @@
 //! The questions over HTTP.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,12 +14,12 @@ use eventlog::Log;
 use shared::ambient::Stopwatch;
 use shared::event::REASON_CODES;
 use shared::problem::{CONTENT_TYPE, Problem};
-use shared::{Minute, Reason};
+use shared::{Id, Minute, OutboxId, Reason, Timestamp};
 
 use crate::query::{self, Unanswered};
 use crate::service::{Core, NotReady};
 use crate::store::{StoreError, Stores};
-use answers::{Account, Counted, Gap, Gaps, Missing, Popular, Ready, Reasons, Source};
+use answers::{Account, Counted, Edge, Edges, Gap, Gaps, Missing, Popular, Ready, Reasons, Source};
 use params::Params;
 
 mod answers;
@@ -39,6 +40,7 @@ pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
         .route("/v1/ads/{ad_id}/aggregated_cnt", get(aggregated_count::<L, S>))
         .route("/v1/ads/popular_ads", get(popular_ads::<L, S>))
         .route("/v1/accounting", get(accounting::<L, S>))
+        .route("/v1/edges", get(edges::<L, S>))
         .route("/v1/import/sources/{source}", get(source::<L, S>))
         .route("/readyz", get(readyz::<L, S>))
         .with_state(core)
@@ -221,6 +223,40 @@ async fn source<L: Log, S: Stores>(
         }))
     })
     .await
+}
+
+async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
+    Params::read(&uri, &[])?;
+    answer(&core, "edges", async {
+        let query::Edges { outboxes, retired } = query::edges(&core.slots).await?;
+        let names: BTreeSet<Id> =
+            outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied()).collect();
+        let edge = |edge: Id| Edge {
+            edge,
+            retired_at: retired.get(&edge).map(ToString::to_string),
+            outboxes: outboxes
+                .range(OutboxId { edge, epoch: 0 }..=OutboxId { edge, epoch: u64::MAX })
+                .map(|(id, outbox)| answers::Outbox::of(id.epoch, outbox))
+                .collect(),
+        };
+        Ok(json(&Edges { edges: names.into_iter().map(edge).collect() }))
+    })
+    .await
+}
+
+impl answers::Outbox {
+    fn of(epoch: u64, outbox: &query::Outbox) -> Self {
+        let closed = outbox.watermark == Timestamp::MAX;
+        let missing =
+            outbox.missing.iter().map(|(first, last)| Missing { first: *first, last: *last });
+        Self {
+            epoch,
+            batches: outbox.next,
+            closed,
+            watermark: (!closed).then(|| outbox.watermark.to_string()),
+            missing: missing.collect(),
+        }
+    }
 }
 
 async fn readyz<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>) -> Answer {

@@ -18,11 +18,13 @@ use crate::store::{CheckpointStore, StoreError};
 use older::Older;
 
 mod accounting;
+mod edges;
 mod older;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use accounting::accounting;
+pub(crate) use edges::{Edges, Outbox, edges};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use eventlog::{Delivered, Log, LogError, Position, Reader};
-use shared::wire::MessageView;
+use shared::wire::Logged;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::checkpoint::{self, Hours};
 use super::{Core, Counted, Status, asked};
-use crate::count::{Engine, EngineError};
+use crate::count::{Applied, Engine, EngineError};
 use crate::metrics::PartitionLabel;
 use crate::store::rows::{self, Place, Restored};
 use crate::store::{CheckpointStore, StoreError, Stores};
@@ -223,7 +223,7 @@ impl<L: Log, S: Stores> Task<L, S> {
         let mut views = Vec::with_capacity(messages.len());
         for message in &messages {
             let sequence = message.position.sequence;
-            let view = MessageView::read(&message.payload);
+            let view = Logged::read(&message.payload);
             views.push((
                 view.map_err(|error| End::Unreadable { sequence, error })?,
                 message.position,
@@ -238,14 +238,22 @@ impl<L: Log, S: Stores> Task<L, S> {
             };
             views.iter().try_for_each(|(view, position)| {
                 let sequence = position.sequence;
-                let done = engine.apply(view, *position);
+                let done = match view {
+                    Logged::Message(message) => engine.apply(message, *position),
+                    Logged::Control(control) => {
+                        engine.control(control, *position).map(|()| Applied::default())
+                    }
+                };
                 applied.push(done.map_err(|error| End::Refused { sequence, error })?);
                 self.position = Some(*position);
                 Ok(())
             })
         };
         for (applied, (view, _)) in applied.iter().zip(&views) {
-            self.unsaved_events |= applied.events > 0 || !view.chunks.is_empty();
+            self.unsaved_events |= match view {
+                Logged::Message(message) => applied.events > 0 || !message.chunks.is_empty(),
+                Logged::Control(_) => true,
+            };
             self.core.metrics.applied(applied);
         }
         self.unsaved_bytes += bytes;

@@ -11,6 +11,7 @@
 //! | `r` | minute 4 | the revision, where there is one |
 //! | `o` | edge 16, epoch 8 | an outbox |
 //! | `e` | edge 16 | its last epoch that is over |
+//! | `x` | edge 16 | since when it is out of service, in ms |
 //! | `s` | source 16 | an imported log |
 //! | `h` | hour 4 | the last sequence applied when the hour began: for trimming the log |
 
@@ -34,6 +35,8 @@ pub const REVISION: u8 = b'r';
 pub const OUTBOX: u8 = b'o';
 /// Family of epochs.
 pub const EPOCH: u8 = b'e';
+/// Family of edges out of service.
+pub const RETIRED: u8 = b'x';
 /// Family of imported logs.
 pub const SOURCE: u8 = b's';
 /// Family of the hours' sequences.
@@ -87,6 +90,12 @@ pub fn outbox(id: OutboxId) -> Vec<u8> {
 #[must_use]
 pub fn epoch(edge: Id) -> Vec<u8> {
     key(EPOCH, &[edge.padded()])
+}
+
+/// An edge out of service.
+#[must_use]
+pub fn retired(edge: Id) -> Vec<u8> {
+    key(RETIRED, &[edge.padded()])
 }
 
 /// An imported log.
@@ -177,6 +186,7 @@ pub fn describe(key: &[u8]) -> String {
         Some(&REVISION) => fields.minute().map(|m| format!("revision of {}", m.start())),
         Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),
         Some(&EPOCH) => fields.id().map(|edge| format!("epochs of edge {edge}")),
+        Some(&RETIRED) => fields.id().map(|edge| format!("edge {edge} out of service")),
         Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,

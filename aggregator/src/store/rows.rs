@@ -40,6 +40,9 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     for (edge, epoch) in &changes.epochs {
         rows.push(Change::Put(keys::epoch(*edge), codec::number_value(*epoch)));
     }
+    for (edge, since) in &changes.retired {
+        rows.push(Change::Put(keys::retired(*edge), codec::number_value(since.0)));
+    }
     for (id, state) in &changes.sources {
         rows.push(Change::Put(keys::source(*id), codec::source_value(state)));
     }
@@ -123,6 +126,8 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
     let pages = family(view, keys::PAGE, |f| f.page(), codec::read_page).await?;
     let outboxes = family(view, keys::OUTBOX, |f| f.outbox(), codec::read_outbox).await?;
     let epochs = family(view, keys::EPOCH, |f| f.id(), codec::read_number).await?;
+    let retired = family(view, keys::RETIRED, |f| f.id(), codec::read_number).await?;
+    let retired = retired.into_iter().map(|(edge, since)| (edge, Timestamp(since))).collect();
     let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
     let (resident_from, minutes) = minutes(view, clock).await?;
@@ -135,6 +140,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
         minutes,
         outboxes,
         epochs,
+        retired,
         sources,
     };
     Ok(Some(Restored { snapshot, hours }))

@@ -1,6 +1,8 @@
 //! What each part of a deployment holds of the key store, and nothing more: a stolen edge signs as
 //! its own issuer and opens no price of another's; a stolen collector signs nothing.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
     VisitorKey,
 };
 use crate::id::Id;
+use crate::time::Timestamp;
 
 /// An edge's part: the signing keys of one issuer, and what its own checks need.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +40,9 @@ pub struct CentreKeys {
     pub(super) visitor_secret: Secret,
     /// The public keys of all issuers.
     pub public: Vec<PublicKey>,
+    /// Edges that were taken out of service, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retired_edges: BTreeMap<Id, Timestamp>,
 }
 
 impl EdgeKeys {
@@ -118,6 +124,7 @@ impl KeyStore {
             price_secret: self.price_secret.clone(),
             visitor_secret: self.visitor_secret.clone(),
             public: self.public(),
+            retired_edges: self.retired_edges.clone(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The key store: all secrets of a small deployment in one file, and what can be done with them.
 //! Pure: whoever calls it reads and writes the file.
 
+use std::collections::BTreeMap;
+
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +76,9 @@ pub struct KeyStore {
     pub(super) visitor_secret: Secret,
     /// Signing keys, oldest first.
     pub issuers: Vec<IssuerKey>,
+    /// Edges that were taken out of service, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retired_edges: BTreeMap<Id, Timestamp>,
 }
 
 impl KeyStore {
@@ -91,6 +96,7 @@ impl KeyStore {
             price_secret: Secret::generate(random),
             visitor_secret: Secret::generate(random),
             issuers: Vec::new(),
+            retired_edges: BTreeMap::new(),
         }
     }
 
@@ -167,6 +173,12 @@ impl KeyStore {
         }
         key.revoked = true;
         Ok(())
+    }
+
+    /// Takes an edge out of service, for ever: what collectors get from it after `now` is rejected.
+    /// Returns since when it is; the first word stands.
+    pub fn retire_edge(&mut self, edge: Id, now: Timestamp) -> Timestamp {
+        *self.retired_edges.entry(edge).or_insert(now)
     }
 
     /// The newest key with which the issuer signs at `now`.

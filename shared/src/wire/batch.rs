@@ -20,6 +20,16 @@ pub const EVENT_BYTES: usize = 31;
 /// Bytes of a tally.
 pub const TALLY_BYTES: usize = 10;
 
+/// Which batch these bytes begin like, whatever follows.
+#[must_use]
+pub fn name_of(bytes: &[u8]) -> Option<(OutboxId, u64)> {
+    let mut reader = Reader::new(bytes);
+    let magic = reader.array::<4>().ok()?;
+    let outbox = OutboxId { edge: reader.id().ok()?, epoch: reader.u64().ok()? };
+    let number = reader.u64().ok()?;
+    (magic == MAGIC && number < BATCH_NUMBERS_MAX).then_some((outbox, number))
+}
+
 /// One event as the edge saw it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event<'a> {

@@ -3,11 +3,13 @@
 
 pub mod batch;
 mod codec;
+pub mod control;
 pub mod json;
 pub mod message;
 mod message_view;
 
 pub use batch::{Batch, Event, Tally};
+pub use control::{Control, Logged, Word};
 pub use message::{BatchEntry, ChunkEntry, Judged, MessageBuilder, TallyEntry};
 pub use message_view::{Cold, MessageView, Row};
 

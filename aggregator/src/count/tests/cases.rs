@@ -1,9 +1,11 @@
 //! Single cases, each with what it is about.
 
+use std::ops::Range;
+
 use eventlog::Position;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::message::Entry;
-use shared::wire::{BatchEntry, ChunkEntry, Judged, MessageBuilder};
+use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, MessageBuilder, Word};
 use shared::{
     BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
     OutboxId, SourceId, Timestamp, import,
@@ -300,6 +302,70 @@ fn a_closed_outbox_is_forgotten_after_the_horizon_and_never_taken_again() {
     bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
     assert_eq!(bench.batch(7, NOW, &[impression(NOW, 9)]).redelivered, 1);
     assert_eq!(bench.engine.size().outboxes, 1);
+}
+
+#[test]
+fn a_retired_edge_is_not_waited_for_whatever_it_sends() {
+    let mut bench = Bench::new();
+    let minute = NOW.minute();
+    let word = |bench: &mut Bench, edge| {
+        let word = Word::Retire { edge };
+        let control = Control { partition: 0, stamp: bench.now, word };
+        bench.sequence += 1;
+        bench.engine.control(&control, position(bench.sequence)).unwrap();
+    };
+    bench.batch(0, minute.start(), &[impression(NOW, 0)]);
+    assert!(!bench.engine.finality().is_final(minute));
+    bench.now = NOW.plus_ms(120_000);
+    word(&mut bench, EDGE);
+    let finality = bench.engine.finality();
+    assert!(finality.is_final(minute) && finality.open() == 0, "{finality:?}");
+    word(&mut bench, Id::literal("never-seen"));
+    bench.now = bench.now.plus_ms(1);
+    word(&mut bench, EDGE);
+    let mut store = Store::default();
+    store.write(&bench.engine.checkpoint());
+    bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
+    let since: Vec<_> = bench.engine.retired().iter().map(|(edge, at)| (*edge, *at)).collect();
+    let at = NOW.plus_ms(120_000);
+    assert_eq!(since, [(EDGE, at), (Id::literal("never-seen"), at)], "the first word stands");
+    // Judging is the collector's; what it lets through counts, and raises the revision.
+    bench.batch(1, minute.start(), &[impression(NOW, 1)]);
+    assert!(bench.engine.finality().is_final(minute));
+    assert_eq!(bench.count(), 2);
+    assert_eq!(bench.engine.revision(minute, Minute(minute.0 + 1)), 0);
+}
+
+#[test]
+fn a_resolved_number_is_waited_for_no_more() {
+    let mut bench = Bench::new();
+    let outbox = OutboxId { edge: EDGE, epoch: 1 };
+    let resolve = |bench: &mut Bench, outbox, number| {
+        let word = Word::Resolve { outbox, number };
+        let control = Control { partition: 0, stamp: bench.now, word };
+        let done = bench.engine.control(&control, position(bench.sequence + 1));
+        bench.sequence += u64::from(done.is_ok());
+        done
+    };
+    bench.batch(0, Timestamp(10), &[]);
+    bench.batch(2, Timestamp(30), &[]);
+    assert_eq!(bench.engine.gaps()[0].missing, [Range { start: 1, end: 2 }]);
+    assert_eq!(bench.engine.finality().watermark, Timestamp(10));
+    // Of nobody, and of one that has come: changes nothing.
+    resolve(&mut bench, OutboxId { edge: EDGE, epoch: 9 }, 0).unwrap();
+    resolve(&mut bench, outbox, 2).unwrap();
+    assert_eq!((bench.engine.size().outboxes, bench.engine.gaps().len()), (1, 1));
+    resolve(&mut bench, outbox, 1).unwrap();
+    assert_eq!((bench.engine.gaps().len(), bench.engine.finality().watermark), (0, Timestamp(30)));
+    assert_eq!(bench.batch(1, Timestamp(20), &[impression(NOW, 0)]).redelivered, 1);
+    let far = resolve(&mut bench, outbox, u64::MAX).unwrap_err();
+    assert!(matches!(far, EngineError::Number { .. }), "{far}");
+    let foreign = Control { partition: 1, stamp: NOW, word: Word::Retire { edge: EDGE } };
+    let foreign = bench.engine.control(&foreign, position(bench.sequence + 1)).unwrap_err();
+    assert!(matches!(foreign, EngineError::Partition { .. }), "{foreign}");
+    let word = Control { partition: 0, stamp: NOW, word: Word::Retire { edge: EDGE } };
+    let gap = bench.engine.control(&word, position(bench.sequence + 2)).unwrap_err();
+    assert!(matches!(gap, EngineError::Sequence { .. }), "{gap}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) struct Store {
     pub(super) minutes: BTreeMap<Minute, Rows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
+    retired: BTreeMap<Id, Timestamp>,
     sources: BTreeMap<SourceId, SourceState>,
 }
 
@@ -44,6 +45,7 @@ impl Store {
         in_order(&changes.dropped_outboxes, |key| *key);
         in_order(&changes.outboxes, |(key, _)| *key);
         in_order(&changes.epochs, |(key, _)| *key);
+        in_order(&changes.retired, |(key, _)| *key);
         in_order(&changes.sources, |(key, _)| *key);
         self.position = changes.position;
         self.clock = changes.clock;
@@ -60,6 +62,7 @@ impl Store {
         }
         self.outboxes.extend(changes.outboxes.iter().cloned());
         self.epochs.extend(changes.epochs.iter().copied());
+        self.retired.extend(changes.retired.iter().copied());
         self.sources.extend(changes.sources.iter().copied());
     }
 
@@ -91,6 +94,7 @@ impl Store {
             minutes: self.minutes.range(self.resident_from..).map(whole).collect(),
             outboxes: self.outboxes.iter().map(|(key, state)| (*key, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect(),
+            retired: self.retired.iter().map(|(edge, since)| (*edge, *since)).collect(),
             sources: self.sources.iter().map(|(key, state)| (*key, *state)).collect(),
         }
     }

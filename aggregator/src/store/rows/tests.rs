@@ -65,6 +65,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         minutes,
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
         epochs: vec![(Id::literal("edge"), sequence)],
+        retired: vec![(Id::literal("gone"), Timestamp(sequence))],
         sources: vec![(
             SourceId([4; 16]),
             SourceState {
@@ -108,6 +109,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         minutes: vec![],
         outboxes: second.outboxes,
         epochs: second.epochs,
+        retired: second.retired,
         sources: second.sources,
     };
     assert_eq!(restored.snapshot, expected);

@@ -1,0 +1,222 @@
+//! `countersign edges` and `countersign deadletter`: what an operator does now and then.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::{Clock as _, Id, Timestamp, ambient};
+
+use crate::cli::{DeadletterArgs, DeadletterCommand, EdgesArgs, EdgesCommand};
+use crate::client::Api;
+use crate::failure::Failure;
+use crate::keys::{Place, block_on};
+use crate::terminal;
+
+/// `countersign edges`.
+///
+/// # Errors
+/// When the API does not answer, or the keys cannot be changed.
+pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        EdgesCommand::List { api, json } => {
+            let api = Api::new(api)?;
+            let found: Value = block_on(api.must("/v1/edges"))?;
+            if *json {
+                terminal::line(found.to_string());
+            } else {
+                list_edges(serde_json::from_value(found).map_err(Failure::server)?);
+            }
+        }
+        EdgesCommand::Retire { data, edge } => {
+            let now = ambient::SystemClock.now();
+            let since: Timestamp =
+                Place::of(data)?.change(|keys, _| Ok(keys.retire_edge(*edge, now)))?;
+            terminal::line(format!(
+                "edge {edge} is out of service since {since}; within seconds nobody waits for it, \
+                 and what still comes from it is rejected"
+            ));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Deserialize)]
+struct Edges {
+    edges: Vec<Edge>,
+}
+
+#[derive(Deserialize)]
+struct Edge {
+    edge: Id,
+    retired_at: Option<String>,
+    outboxes: Vec<Outbox>,
+}
+
+#[derive(Deserialize)]
+struct Outbox {
+    epoch: u64,
+    batches: u64,
+    closed: bool,
+    watermark: Option<String>,
+    #[serde(default)]
+    missing: Vec<Missing>,
+}
+
+#[derive(Deserialize)]
+struct Missing {
+    first: u64,
+    last: u64,
+}
+
+fn list_edges(found: Edges) {
+    let head = ["edge", "epoch", "batches", "state"].map(str::to_owned).to_vec();
+    let mut rows = vec![head];
+    for edge in found.edges {
+        let retired = edge.retired_at.map(|at| format!("out of service since {at}"));
+        if edge.outboxes.is_empty() {
+            let state = retired.clone().unwrap_or_default();
+            rows.push(vec![edge.edge.to_string(), "-".to_owned(), "-".to_owned(), state]);
+        }
+        for outbox in edge.outboxes {
+            let counted = match (&retired, outbox.closed, outbox.watermark) {
+                (_, true, _) => "closed".to_owned(),
+                (Some(retired), _, _) => retired.clone(),
+                (None, _, watermark) => {
+                    format!("counted up to {}", watermark.unwrap_or_default())
+                }
+            };
+            let missing = outbox.missing.iter().map(|gap| match (gap.first, gap.last) {
+                (first, last) if first == last => format!("; batch {first} is missing"),
+                (first, last) => format!("; batches {first} to {last} are missing"),
+            });
+            rows.push(vec![
+                edge.edge.to_string(),
+                outbox.epoch.to_string(),
+                outbox.batches.to_string(),
+                counted + &missing.collect::<String>(),
+            ]);
+        }
+    }
+    terminal::table(&rows);
+}
+
+/// `countersign deadletter`.
+///
+/// # Errors
+/// When the collector does not answer, or there is no such letter.
+pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        DeadletterCommand::List { api, json } => {
+            let api = Api::new(api)?;
+            let found: Value = block_on(api.must("/v1/deadletters"))?;
+            if *json {
+                terminal::line(found.to_string());
+            } else {
+                list_letters(serde_json::from_value(found).map_err(Failure::server)?);
+            }
+        }
+        DeadletterCommand::Show { api, sequence } => {
+            let api = Api::new(api)?;
+            let bytes = block_on(api.bytes(&format!("/v1/deadletters/{sequence}")))?;
+            let bytes = bytes.ok_or_else(|| no_letter(*sequence))?;
+            // A reader that went away is no failure of ours.
+            let _ = std::io::stdout().lock().write_all(&bytes);
+        }
+        DeadletterCommand::Resolve { api, sequence, batch } => {
+            let named = batch.as_deref().map(batch_name).transpose()?;
+            let body = named.map_or_else(String::new, |named| json!(named).to_string());
+            let api = Api::new(api)?;
+            let path = format!("/v1/deadletters/{sequence}/resolve");
+            block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
+                if failure.message.contains("is not there") {
+                    no_letter(*sequence)
+                } else {
+                    failure
+                }
+            })?;
+            terminal::line(format!("dead letter {sequence} is resolved"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn no_letter(sequence: u64) -> Failure {
+    Failure::usage(format!(
+        "there is no dead letter {sequence}; `countersign deadletter list` shows those there are"
+    ))
+}
+
+#[derive(Deserialize)]
+struct Letters {
+    letters: Vec<Letter>,
+    more: bool,
+}
+
+#[derive(Deserialize)]
+struct Letter {
+    sequence: u64,
+    at: Timestamp,
+    sender: String,
+    reason: String,
+    bytes: u64,
+    batch: Option<BatchName>,
+}
+
+#[derive(Deserialize, Serialize, Debug, PartialEq, Eq)]
+struct BatchName {
+    edge: Id,
+    epoch: u64,
+    number: u64,
+}
+
+fn batch_name(text: &str) -> Result<BatchName, Failure> {
+    let name = match text.split('/').collect::<Vec<_>>()[..] {
+        [edge, epoch, number] => edge.parse().ok().zip(epoch.parse().ok()).zip(number.parse().ok()),
+        _ => None,
+    };
+    let name = name.map(|((edge, epoch), number)| BatchName { edge, epoch, number });
+    name.ok_or_else(|| {
+        Failure::usage(format!("--batch: {text:?} is no EDGE/EPOCH/NUMBER, such as edge-1/7/42"))
+    })
+}
+
+fn list_letters(found: Letters) {
+    let head = ["letter", "at", "bytes", "batch", "sender", "what is wrong"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for letter in found.letters {
+        let batch = letter.batch.map_or_else(
+            || "-".to_owned(),
+            |BatchName { edge, epoch, number }| format!("{edge}/{epoch}/{number}"),
+        );
+        rows.push(vec![
+            letter.sequence.to_string(),
+            letter.at.to_string(),
+            letter.bytes.to_string(),
+            batch,
+            letter.sender,
+            letter.reason,
+        ]);
+    }
+    terminal::table(&rows);
+    if found.more {
+        terminal::line("there are more: resolve some of these to see them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_named_by_three_parts() {
+        let name = batch_name("edge-1/7/42").unwrap();
+        assert_eq!(name, BatchName { edge: Id::literal("edge-1"), epoch: 7, number: 42 });
+        for wrong in ["", "edge-1", "edge-1/7", "edge-1/7/42/1", "a b/7/42", "edge-1/x/42"] {
+            assert!(
+                batch_name(wrong).unwrap_err().message.contains("EDGE/EPOCH/NUMBER"),
+                "{wrong}"
+            );
+        }
+    }
+}
