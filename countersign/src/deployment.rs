@@ -66,6 +66,7 @@ pub(crate) fn nats(
     let path = |text: &str| (!text.is_empty()).then(|| text.into());
     Ok(JetStreamConfig {
         credentials: path(&wanted.credentials),
+        login: path(&wanted.password_file).map(|file| (wanted.user.clone(), file)),
         nkey: path(&wanted.nkey),
         certificate: path(&wanted.certificate).zip(path(&wanted.certificate_key)),
         ca: path(&wanted.ca),

@@ -114,6 +114,10 @@ pub(crate) struct Collector {
 pub(crate) struct EventLog {
     /// The NATS servers; empty: the data directory.
     pub(crate) url: String,
+    /// The NATS user; empty: none.
+    pub(crate) user: String,
+    /// The file with its password.
+    pub(crate) password_file: String,
     /// A `.creds` file; empty: none.
     pub(crate) credentials: String,
     /// A file with an nkey seed; empty: none.
@@ -207,6 +211,8 @@ impl Default for EventLog {
     fn default() -> Self {
         Self {
             url: String::new(),
+            user: String::new(),
+            password_file: String::new(),
             credentials: String::new(),
             nkey: String::new(),
             certificate: String::new(),
@@ -271,6 +277,18 @@ impl Settings {
         if self.eventlog.certificate.is_empty() != self.eventlog.certificate_key.is_empty() {
             return Err(Failure::usage(
                 "eventlog.certificate and eventlog.certificate_key: set both or none",
+            ));
+        }
+        if self.eventlog.user.is_empty() != self.eventlog.password_file.is_empty() {
+            return Err(Failure::usage(
+                "eventlog.user and eventlog.password_file: set both or none",
+            ));
+        }
+        if self.eventlog.url.contains('@') {
+            // Addresses stand in log lines and error messages.
+            return Err(Failure::usage(
+                "eventlog.url: no user and password in an address: eventlog.user and \
+                 eventlog.password_file are for that",
             ));
         }
         Ok(self)

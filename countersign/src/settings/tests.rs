@@ -69,7 +69,9 @@ fn flags_win_over_the_environment_over_the_file() {
 #[test]
 fn what_is_not_known_is_refused_with_name_and_place() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 11] = [
+        (Some("[eventlog]\nurl = 'nats://a:b@c'"), &[], &["eventlog.url", "password_file"]),
+        (Some("[eventlog]\nuser = 'a'"), &[], &["password_file", "both"]),
         (Some("[edge]\nlisen = 1"), &[], &["c.toml", "edge", "`lisen`", "`listen`"]),
         (Some("colour = 1"), &[], &["c.toml", "`colour`"]),
         (Some("[egde]"), &[], &["c.toml", "`egde`"]),

@@ -201,8 +201,9 @@ async fn a_click_goes_through_all_roles_and_each_ends_in_order() {
         role.signal("-TERM");
         assert_eq!(role.wait(), Some(0));
     }
-    let answer = world.until(&live, |answer| answer["counted"] == 6).await;
-    assert_eq!(answer["final"], true, "{answer}");
+    // Both are closed: nobody is waited for.
+    let closed = |answer: &Value| answer["counted"] == 6 && answer["behind"] == 0;
+    world.until(&live, closed).await;
     for role in [&mut collector, &mut aggregator] {
         role.signal("-TERM");
         assert_eq!(role.wait(), Some(0));
@@ -374,4 +375,85 @@ fn what_cannot_run_says_what_to_do() {
     std::fs::write(&config, "[edge]\nname = 'a'\n").unwrap();
     let (code, _, said) = collector(&["--config", &config.display().to_string()]);
     assert!(code == Some(2) && said.contains("`countersign collector`"), "{code:?} {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_edge_is_retired_and_what_still_comes_of_it_is_rejected() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let (mut a, b) = (world.edge("a"), world.edge("b"));
+    let (_collector, aggregator) = (world.collector(), world.aggregator());
+    world.click(&a).await;
+    world.click(&b).await;
+    let live = world.live(&aggregator);
+    // Both are waited for: this range ends in the future.
+    world.until(&live, |answer| answer["counted"] == 4 && answer["behind"] == 2).await;
+    a.kill();
+    let url = world.nats.url();
+    let (code, said, err) = run(binary().args(["edges", "retire", "a", "--log", &url]));
+    assert_eq!(code, Some(0), "{said}{err}");
+    world.until(&live, |answer| answer["behind"] == 1).await;
+    let (code, said, err) =
+        run(binary().args(["edges", "list", "--key", KEY, "--api", aggregator.url("api")]));
+    assert_eq!(code, Some(0), "{said}{err}");
+    assert!(said.contains("out of service since") && said.contains("counted up to"), "{said}");
+    // It comes back: its redirects go on, and nothing of it counts.
+    a.start_again();
+    world.click(&a).await;
+    let answer = world.until(&live, |answer| answer["reasons"]["edge_retired"] == 2).await;
+    assert_eq!((&answer["counted"], &answer["adds_up"]), (&4.into(), &true.into()), "{answer}");
+    assert_eq!(answer["behind"], 1, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_cannot_be_decoded_is_a_dead_letter_and_a_gap_until_it_is_resolved() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let (collector, aggregator) = (world.collector(), world.aggregator());
+    let outbox = shared::OutboxId { edge: "ghost".parse().unwrap(), epoch: 1 };
+    let now = {
+        use shared::Clock as _;
+        shared::ambient::SystemClock.now()
+    };
+    let post = async |bytes: Vec<u8>| {
+        let request = world.http.post(format!("{}/v1/batches", collector.url("api")));
+        let request = request.header("content-type", "application/octet-stream").bearer_auth(KEY);
+        request.body(bytes).send().await.unwrap().status().as_u16()
+    };
+    for number in 0..3 {
+        let (events, tallies) = (Vec::new(), Vec::new());
+        let watermark = now;
+        let batch = shared::wire::Batch { outbox, number, watermark, events, tallies };
+        let mut bytes = batch.to_bytes();
+        if number == 1 {
+            bytes.push(0);
+        }
+        assert_eq!(post(bytes).await, if number == 1 { 400 } else { 202 });
+    }
+    assert_eq!(post(b"nothing of ours".to_vec()).await, 400);
+    let gap = |answer: &Value| answer["gaps"][0]["missing"][0]["first"] == 1;
+    world.until(&world.live(&aggregator), gap).await;
+    let command = |args: &[&str]| {
+        let mut command = binary();
+        command.arg("deadletter").args(args);
+        run(command.args(["--key", KEY, "--api", collector.url("api")]))
+    };
+    let (code, said, err) = command(&["list"]);
+    assert_eq!(code, Some(0), "{said}{err}");
+    assert!(said.contains("ghost/1/1") && said.contains("bytes after the end"), "{said}");
+    let (_, said, _) = command(&["list", "--json"]);
+    let found: Value = serde_json::from_str(&said).unwrap();
+    let first = found["letters"][0]["sequence"].to_string();
+    let second = found["letters"][1]["sequence"].to_string();
+    assert_eq!(command(&["show", &second]).1, "nothing of ours");
+    let (code, _, said) = command(&["show", "77"]);
+    assert!(code == Some(2) && said.contains("no dead letter 77"), "{code:?} {said}");
+    for letter in [&first, &second] {
+        let (code, said, err) = command(&["resolve", letter]);
+        assert_eq!(code, Some(0), "{said}{err}");
+    }
+    world.until(&world.live(&aggregator), |answer| answer["gaps"].is_null()).await;
+    let (_, said, _) = command(&["list", "--json"]);
+    let left: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(left["letters"], Value::Array(Vec::new()), "{said}");
 }

@@ -35,6 +35,8 @@ pub struct JetStreamConfig {
     pub url: String,
     /// A file with a user's JWT and seed (`.creds`).
     pub credentials: Option<PathBuf>,
+    /// A user's name, and a file with the password.
+    pub login: Option<(String, PathBuf)>,
     /// A file with a user's nkey seed (`SU…`), where the server knows the public key.
     pub nkey: Option<PathBuf>,
     /// The client's certificate and its key (PEM).
@@ -65,6 +67,7 @@ impl JetStreamConfig {
         Self {
             url: url.into(),
             credentials: None,
+            login: None,
             nkey: None,
             certificate: None,
             ca: None,
@@ -192,10 +195,15 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
             OpenError::Unfit(format!("credentials {}: {error}", path.display()))
         })?;
     }
+    let secret = |what: &str, path: &PathBuf| match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(OpenError::Unfit(format!("{what} {}: {error}", path.display()))),
+    };
+    if let Some((user, path)) = &config.login {
+        options = options.user_and_password(user.clone(), secret("password file", path)?);
+    }
     if let Some(path) = &config.nkey {
-        let seed = std::fs::read_to_string(path)
-            .map_err(|error| OpenError::Unfit(format!("nkey {}: {error}", path.display())))?;
-        options = options.nkey(seed.trim().to_owned());
+        options = options.nkey(secret("nkey", path)?);
     }
     if let Some((certificate, key)) = &config.certificate {
         options = options.add_client_certificate(certificate.clone(), key.clone());
