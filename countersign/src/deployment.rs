@@ -26,6 +26,7 @@ use shared::{Clock as _, Id};
 
 use crate::admin::AdminKey;
 use crate::cli::InitArgs;
+use crate::client::{http_client, reason};
 use crate::data::Deployment;
 use crate::failure::Failure;
 use crate::process;
@@ -41,6 +42,8 @@ pub(crate) const OPERATOR: &str = "operator";
 const AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// … and so many times.
 const TRIES_MAX: u32 = 30;
+/// How long a server's monitoring may take to answer.
+const MONITOR_MAX: Duration = Duration::from_secs(5);
 
 /// The document with the keys of an issuer's edges.
 pub(crate) fn keys_edge(issuer: Id) -> String {
@@ -96,6 +99,32 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, OpenError>>>(
             done => return done.map_err(failed),
         }
     }
+}
+
+/// Asks each server whether it fsyncs before it acknowledges, and warns where it does not: what it
+/// has acknowledged can be lost with the machine's power. A client cannot see it otherwise.
+pub(crate) async fn warn_if_lax(settings: &Settings) {
+    let urls = settings.eventlog.monitor_url.split(',').map(str::trim);
+    for url in urls.filter(|url| !url.is_empty()) {
+        match syncs_always(url).await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                "NATS AT {url} DOES NOT FSYNC BEFORE IT ACKNOWLEDGES: events can be lost when a \
+                 machine loses power; set `sync_interval: always` in its jetstream {{}} block"
+            ),
+            Err(why) => {
+                tracing::warn!("eventlog.monitor_url: {url}: {why}; is it the `http` port?")
+            }
+        }
+    }
+}
+
+async fn syncs_always(url: &str) -> Result<bool, String> {
+    let http = http_client(MONITOR_MAX).map_err(|failure| failure.message)?;
+    let asked = http.get(format!("{}/varz", url.trim_end_matches('/'))).send();
+    let answer = asked.await.map_err(|error| reason(&error))?;
+    let varz: serde_json::Value = answer.json().await.map_err(|error| reason(&error))?;
+    Ok(varz["jetstream"]["config"]["sync_always"] == true)
 }
 
 /// What an error at the start means for the process.
@@ -167,6 +196,7 @@ pub(crate) fn init(args: &InitArgs) -> Result<std::process::ExitCode, Failure> {
 
 async fn make(settings: Settings, issuer: Id) -> Result<(), Failure> {
     let wanted = settings.partitions()?;
+    warn_if_lax(&settings).await;
     let config = nats(&settings, "operator", 1)?;
     let documents = patiently(|| Documents::open(&config, true)).await?;
     let (now, random) = (SystemClock.now(), &mut SystemRandom);

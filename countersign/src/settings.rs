@@ -128,6 +128,8 @@ pub(crate) struct EventLog {
     pub(crate) certificate_key: String,
     /// Root certificates beside the system's; empty: none.
     pub(crate) ca: String,
+    /// The servers' monitoring addresses; empty: none.
+    pub(crate) monitor_url: String,
     /// Stands before the names of streams and subjects.
     pub(crate) prefix: String,
     /// Copies of each stream that is made.
@@ -218,6 +220,7 @@ impl Default for EventLog {
             certificate: String::new(),
             certificate_key: String::new(),
             ca: String::new(),
+            monitor_url: String::new(),
             prefix: String::new(),
             replicas: 1,
             stream_bytes_max: 0,

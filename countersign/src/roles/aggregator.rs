@@ -50,6 +50,7 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
     let listener = parts::bind("api.listen", settings.api.listen).await?;
     let url = parts::url_of("api.listen", &listener)?;
     let config = deployment::nats(&settings, "aggregator", 1)?;
+    deployment::warn_if_lax(&settings).await;
     let documents = deployment::patiently(|| Documents::open(&config, false)).await?;
     let fixed = deployment::deployment(&documents).await?;
     let operator = Arc::new(deployment::operator(&documents).await?);

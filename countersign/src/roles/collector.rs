@@ -55,6 +55,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let listener = parts::bind("api.listen", settings.api.listen).await?;
     let url = parts::url_of("api.listen", &listener)?;
     let config = deployment::nats(&settings, "collector", 1)?;
+    deployment::warn_if_lax(&settings).await;
     let documents = deployment::patiently(|| Documents::open(&config, false)).await?;
     let fixed = deployment::deployment(&documents).await?;
     let operator = deployment::operator(&documents).await?;

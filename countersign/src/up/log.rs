@@ -47,6 +47,7 @@ impl AnyLog {
             }
             (Self::Local(log), place)
         } else {
+            deployment::warn_if_lax(settings).await;
             let config = deployment::nats(settings, "up", deployment.partitions)?;
             let open = || JetStreamLog::open(&config, Some(identity));
             let (log, new) = deployment::patiently(open).await?;

@@ -133,6 +133,9 @@ impl JetStreamLog {
                 )));
             }
         };
+        if let Some(anchor) = &anchor {
+            warn_of_few_copies(config, anchor.cached_info());
+        }
         let complete = anchor
             .is_some_and(|anchor| anchor.cached_info().config.metadata.contains_key(COMPLETE));
         match (complete, identity_if_new) {
@@ -253,6 +256,19 @@ fn fit(config: &JetStreamConfig, client: &Client) -> Result<(), OpenError> {
         )));
     }
     Ok(())
+}
+
+/// Copies are made when a stream is; a setting that is raised later changes nothing by itself.
+pub(super) fn warn_of_few_copies(config: &JetStreamConfig, info: &Info) {
+    let (has, wanted) = (info.config.num_replicas, config.replicas);
+    if has < wanted {
+        tracing::warn!(
+            stream = info.config.name,
+            "FEWER COPIES THAN SET: {has}, not {wanted}; with the loss of a node what it holds is \
+             away or lost. `nats stream edit {} --replicas {wanted}` makes more",
+            info.config.name
+        );
+    }
 }
 
 /// The stream of a name, if there is one.

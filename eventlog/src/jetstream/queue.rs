@@ -72,6 +72,7 @@ impl EdgeQueue {
         let found = found.map_err(|why| OpenError::Away { url: config.url.clone(), why })?;
         match found {
             Some(stream) => {
+                open::warn_of_few_copies(config, stream.cached_info());
                 let retention = stream.cached_info().config.retention;
                 if retention != RetentionPolicy::WorkQueue {
                     return Err(OpenError::Foreign(format!(
