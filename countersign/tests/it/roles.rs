@@ -457,3 +457,117 @@ async fn a_batch_that_cannot_be_decoded_is_a_dead_letter_and_a_gap_until_it_is_r
     let left: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(left["letters"], Value::Array(Vec::new()), "{said}");
 }
+
+/// The accounts that `docs/operations.md` recommends.
+const ACCOUNTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats/accounts.conf");
+const USERS: [&str; 5] = ["operator", "edge-a", "edge-b", "collector", "aggregator"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let variable = |user: &str| format!("NATS_{}_PASSWORD", user.to_uppercase().replace('-', "_"));
+    let environment = USERS.map(|user| (variable(user), format!("password-of-{user}")));
+    let environment = environment.each_ref().map(|(name, value)| (name.as_str(), value.as_str()));
+    let include = format!("include \"{ACCOUNTS}\"\n");
+    let nats = NatsServer::start_with(&dir.path().join("nats"), &include, &environment);
+    let config = |user: &str, name: &str, own: &str| {
+        let password = dir.path().join(format!("{user}.password"));
+        std::fs::write(&password, format!("password-of-{user}\n")).unwrap();
+        let (path, url) = (dir.path().join(name), nats.url());
+        let text = format!(
+            "{own}\n[eventlog]\nurl = '{url}'\nuser = '{user}'\npassword_file = '{}'\n",
+            password.display()
+        );
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let operator = config("operator", "operator.toml", "");
+    let (code, said, err) =
+        run(binary().args(["init", "--partitions", "4", "--config", &operator]));
+    assert_eq!(code, Some(0), "{said}{err}");
+    let data = dir.path().join("a");
+    std::fs::create_dir_all(&data).unwrap();
+    let catalogue = CATALOGUE.replace("{site}", "http://127.0.0.1:9");
+    std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
+    let own = format!("data = '{}'\n[edge]\nname = 'edge-a'", data.display());
+    let start = |role: &str, config: String| {
+        Role::start(vec![role.to_owned(), "--config".to_owned(), config], &[])
+    };
+    let edge = start("edge", config("edge-a", "edge.toml", &own));
+    let collector = start("collector", config("collector", "collector.toml", ""));
+    let counts = format!("data = '{}'", dir.path().join("counts").display());
+    let mut aggregator = start("aggregator", config("aggregator", "aggregator.toml", &counts));
+    let http = reqwest::Client::builder().no_proxy();
+    let http = http.redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let world = World { dir: dir.path().to_owned(), nats, http };
+    world.click(&edge).await;
+    let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 2).await;
+    assert_eq!(answer["adds_up"], true, "{answer}");
+    let (code, said, err) =
+        run(binary().args(["deadletter", "list", "--key", KEY, "--api", collector.url("api")]));
+    assert_eq!(code, Some(0), "{said}{err}");
+    aggregator.signal("-TERM");
+    assert_eq!(aggregator.wait(), Some(0));
+    // An edge under another one's name, and with another one's keys.
+    for (own, what) in [
+        ("[edge]\nname = 'edge-b'", "its inbox"),
+        ("[edge]\nname = 'edge-a'\nissuer = 'other'", "its keys"),
+    ] {
+        let own = format!("data = '{}'\n{own}", dir.path().join("thief").display());
+        let config = config("edge-a", "thief.toml", &own);
+        let mut thief = binary();
+        thief.args(["edge", "--config", &config, "--edge-listen", "127.0.0.1:0"]);
+        let (code, said, _) = run(thief.args(["--api-listen", "127.0.0.1:0"]));
+        assert_ne!(code, Some(0), "{what}: {said}");
+    }
+    // Wrong passwords are told at once, and not tried for ever.
+    std::fs::write(dir.path().join("collector.password"), "wrong").unwrap();
+    let path = dir.path().join("collector.toml").display().to_string();
+    let (code, _, said) =
+        run(binary().args(["collector", "--api-listen", "127.0.0.1:0", "--config", &path]));
+    assert!(code == Some(2) && said.contains("refuses the credentials"), "{code:?} {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_three_nats_nodes_each_may_be_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = NatsServer::start_three(dir.path());
+    let url = nodes.each_ref().map(NatsServer::url).join(",");
+    let watch = Stopwatch::start();
+    let init =
+        || run(binary().args(["init", "--partitions", "2", "--replicas", "3", "--log", &url]));
+    // Three that have just met have no leader yet.
+    let mut done = init();
+    while done.0 != Some(0) {
+        assert!(watch.elapsed() < PATIENCE, "{done:?}");
+        std::thread::sleep(Duration::from_millis(500));
+        done = init();
+    }
+    let data = dir.path().join("a");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("catalogue.toml"), CATALOGUE.replace("{site}", "http://127.0.0.1:9"))
+        .unwrap();
+    let role = |args: &[&str]| {
+        let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        args.extend(["--log".to_owned(), url.clone()]);
+        Role::start(args, &[])
+    };
+    let edge = role(&["edge", "--name", "a", "--data", &data.display().to_string()]);
+    let _collector = role(&["collector"]);
+    let counts = dir.path().join("counts").display().to_string();
+    let aggregator = role(&["aggregator", "--data", &counts]);
+    let mut simulate = binary();
+    simulate.args(["simulate", "--edge", edge.url("edge"), "--api", aggregator.url("api")]);
+    simulate.args(["--key", KEY, "--rate", "20", "--seconds", "20", "--seed", "6"]);
+    let simulate = std::thread::spawn(move || run(&mut simulate));
+    // Each once: whoever leads a stream is among them.
+    for node in &mut nodes {
+        std::thread::sleep(random_moment(Duration::from_secs(2)));
+        node.kill();
+        std::thread::sleep(Duration::from_secs(2) + random_moment(Duration::from_secs(2)));
+        node.start_again();
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    let (code, said, err) = simulate.join().unwrap();
+    assert_eq!(code, Some(0), "{said}{err}");
+}

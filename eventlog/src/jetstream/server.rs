@@ -11,6 +11,8 @@ pub struct NatsServer {
     child: Child,
     dir: PathBuf,
     port: u16,
+    more: String,
+    environment: Vec<(String, String)>,
 }
 
 fn binary() -> PathBuf {
@@ -28,10 +30,36 @@ impl NatsServer {
     /// On a free port, with its files in a directory.
     #[must_use]
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "", &[])
+    }
+
+    /// The same with more in its config, and an environment for what that names.
+    #[must_use]
+    pub fn start_with(dir: &Path, more: &str, environment: &[(&str, &str)]) -> Self {
         std::fs::create_dir_all(dir).expect("the server's directory");
-        let mut server = Self { child: spawn(dir, -1), dir: dir.to_owned(), port: 0 };
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(own).collect();
+        let (dir, more) = (dir.to_owned(), more.to_owned());
+        let child = spawn(&dir, -1, &more, &environment);
+        let mut server = Self { child, dir, port: 0, more, environment };
         server.port = server.await_port();
         server
+    }
+
+    /// Three nodes that know each other, for streams with copies.
+    #[must_use]
+    pub fn start_three(dir: &Path) -> [Self; 3] {
+        let ports = free_ports();
+        let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
+        let node = |n: usize| {
+            let more = format!(
+                "server_name: node-{n}\ncluster {{ name: test, listen: \"127.0.0.1:{}\", \
+                 routes: [{routes}] }}\n",
+                ports[n]
+            );
+            Self::start_with(&dir.join(format!("node-{n}")), &more, &[])
+        };
+        [node(0), node(1), node(2)]
     }
 
     /// Where clients find it.
@@ -49,7 +77,7 @@ impl NatsServer {
 
     /// On the same port and directory, after [`NatsServer::kill`].
     pub fn start_again(&mut self) {
-        self.child = spawn(&self.dir, i32::from(self.port));
+        self.child = spawn(&self.dir, i32::from(self.port), &self.more, &self.environment);
         self.await_port();
     }
 
@@ -76,14 +104,22 @@ impl Drop for NatsServer {
     }
 }
 
-fn spawn(dir: &Path, port: i32) -> Child {
+/// Ports that nobody listens on at this moment. Nodes of a cluster must know each other's.
+fn free_ports() -> [u16; 3] {
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listeners = [listen(), listen(), listen()];
+    listeners.map(|listener| listener.local_addr().expect("its address").port())
+}
+
+fn spawn(dir: &Path, port: i32, more: &str, environment: &[(String, String)]) -> Child {
     let config = format!(
         "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{0}\"\n\
-         jetstream {{ store_dir: \"{0}\", sync_interval: always }}\n",
+         jetstream {{ store_dir: \"{0}\", sync_interval: always }}\n{more}",
         dir.display()
     );
     std::fs::write(dir.join("nats.conf"), config).expect("the server's config");
     let mut command = Command::new(binary());
+    command.envs(environment.iter().cloned());
     command.arg("-c").arg(dir.join("nats.conf")).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("nats-server starts")
 }
