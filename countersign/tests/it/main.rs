@@ -5,6 +5,7 @@ mod admin;
 mod import;
 mod keys;
 mod nats;
+mod operations;
 mod process;
 mod roles;
 mod simulate;

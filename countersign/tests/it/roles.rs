@@ -470,10 +470,11 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let environment = environment.each_ref().map(|(name, value)| (name.as_str(), value.as_str()));
     let include = format!("include \"{ACCOUNTS}\"\n");
     let nats = NatsServer::start_with(&dir.path().join("nats"), &include, &environment);
+    let url = nats.url();
     let config = |user: &str, name: &str, own: &str| {
         let password = dir.path().join(format!("{user}.password"));
         std::fs::write(&password, format!("password-of-{user}\n")).unwrap();
-        let (path, url) = (dir.path().join(name), nats.url());
+        let path = dir.path().join(name);
         let text = format!(
             "{own}\n[eventlog]\nurl = '{url}'\nuser = '{user}'\npassword_file = '{}'\n",
             password.display()

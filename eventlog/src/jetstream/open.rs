@@ -189,6 +189,8 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
         .event_callback(move |event| {
             match &event {
                 Event::Connected => sender.send_modify(|times| *times += 1),
+                // One for each request that the lost connection had under way.
+                Event::ClientError(_) | Event::Closed => tracing::debug!(%event, "nats"),
                 other => tracing::warn!(event = %other, "nats"),
             }
             std::future::ready(())

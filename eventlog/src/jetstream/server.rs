@@ -62,6 +62,12 @@ impl NatsServer {
         [node(0), node(1), node(2)]
     }
 
+    /// Where the program is.
+    #[must_use]
+    pub fn program() -> PathBuf {
+        binary()
+    }
+
     /// Where clients find it.
     #[must_use]
     pub fn url(&self) -> String {
