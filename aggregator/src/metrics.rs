@@ -39,6 +39,8 @@ pub struct Metrics {
     pub events: Family<OutcomeLabel, Counter>,
     /// Batches that had been applied before.
     pub redelivered: Counter,
+    /// Messages in the log that nobody of ours wrote.
+    pub foreign: Counter,
     /// Positions between what a partition has applied and the end of its log.
     pub lag: Family<PartitionLabel, Gauge>,
     /// From the beginning of a checkpoint until it is durable.
@@ -68,6 +70,7 @@ impl Metrics {
         let metrics = Self {
             events: Family::default(),
             redelivered: Counter::default(),
+            foreign: Counter::default(),
             lag: Family::default(),
             checkpoint_seconds: seconds(),
             locked_seconds: seconds(),
@@ -81,6 +84,8 @@ impl Metrics {
         all.register("events", "Events by outcome since the start", metrics.events.clone());
         let help = "Batches that had been applied before, skipped";
         all.register("redelivered_batches", help, metrics.redelivered.clone());
+        let help = "Messages that nobody of ours wrote, kept with the dead letters and passed over";
+        all.register("foreign_messages", help, metrics.foreign.clone());
         let help = "Messages between a partition's position and the end of its log";
         all.register("lag_messages", help, metrics.lag.clone());
         let help = "Time until a checkpoint is durable";

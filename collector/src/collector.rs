@@ -9,14 +9,13 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use shared::import::ImportChunk;
 use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
-use shared::wire::Word;
+use shared::wire::{DeadLetter, Word};
 use shared::{Clock, OutboxId, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
 
 use crate::coalesce::Coalescer;
-use crate::dead::DeadLetter;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::Metrics;

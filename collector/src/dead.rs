@@ -1,63 +1,12 @@
-//! Dead letters: what could not be decoded, kept as it came in the log's stream
-//! [`eventlog::DEAD`] until an operator has looked at it.
-//!
-//! Form, little endian: `CSD1`, collector's time in ms (8), length (2) and text of the sender,
-//! length (2) and text of what is wrong, the bytes as they came. When an operator has looked at one,
-//! a note follows it: `CSR1`, time in ms (8), the letter's sequence (8).
+//! What an operator sees of the dead letters ([`shared::wire::dead`]).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use eventlog::{DEAD, Log, LogError, Message, Reader};
 use serde::Serialize;
-use shared::wire::batch;
+use shared::wire::{DeadLetter, Resolved, batch};
 use shared::{Id, OutboxId, Timestamp};
-
-const MAGIC: [u8; 4] = *b"CSD1";
-const NOTE: [u8; 4] = *b"CSR1";
-/// Longer texts are cut.
-const TEXT_BYTES_MAX: usize = 1_024;
-
-/// One dead letter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DeadLetter<'a> {
-    /// When the collector got it.
-    pub at: Timestamp,
-    /// Who sent it, as far as is known.
-    pub sender: &'a str,
-    /// What is wrong with it, and where.
-    pub reason: &'a str,
-    /// The bytes as they came.
-    pub bytes: &'a [u8],
-}
-
-impl<'a> DeadLetter<'a> {
-    /// The binary form. Sender and reason are cut after 1 024 bytes.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.bytes.len() + 256);
-        out.extend(MAGIC);
-        out.extend(self.at.0.to_le_bytes());
-        for text in [self.sender, self.reason] {
-            let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-            let length = u16::try_from(text.len()).expect("cut to 1 024 bytes");
-            out.extend(length.to_le_bytes());
-            out.extend(text.as_bytes());
-        }
-        out.extend(self.bytes);
-        out
-    }
-
-    /// Reads the binary form; `None` when it is none.
-    #[must_use]
-    pub fn read(bytes: &'a [u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&MAGIC)?;
-        let (at, rest) = rest.split_first_chunk()?;
-        let (sender, rest) = text(rest)?;
-        let (reason, bytes) = text(rest)?;
-        Some(Self { at: Timestamp(u64::from_le_bytes(*at)), sender, reason, bytes })
-    }
-}
 
 /// What an operator is shown of a letter.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -106,8 +55,8 @@ pub async fn unresolved<L: Log>(log: &L, most: usize) -> Result<(Vec<Summary>, b
     let mut letters = BTreeMap::new();
     let mut more = false;
     each(log, |sequence, payload| {
-        if let Some(note) = resolved_by(payload) {
-            letters.remove(&note);
+        if let Some(Resolved { sequence, .. }) = Resolved::read(payload) {
+            letters.remove(&sequence);
         } else if letters.len() >= most {
             more = true;
         } else if let Some(letter) = DeadLetter::read(payload) {
@@ -150,8 +99,8 @@ pub async fn find<L: Log>(log: &L, wanted: u64) -> Result<Option<Bytes>, LogErro
 /// # Errors
 /// [`LogError`].
 pub async fn resolve<L: Log>(log: &L, sequence: u64, now: Timestamp) -> Result<(), LogError> {
-    let payload = [&NOTE[..], &now.0.to_le_bytes(), &sequence.to_le_bytes()].concat();
-    log.append(vec![Message { partition: DEAD, payload: payload.into() }]).await.map(drop)
+    let payload = Resolved { at: now, sequence }.to_bytes().into();
+    log.append(vec![Message { partition: DEAD, payload }]).await.map(drop)
 }
 
 /// Hands over what lies there, until it is told that this is enough.
@@ -167,49 +116,9 @@ async fn each<L: Log>(log: &L, mut take: impl FnMut(u64, &Bytes) -> bool) -> Res
     }
 }
 
-fn resolved_by(payload: &[u8]) -> Option<u64> {
-    let rest = payload.strip_prefix(&NOTE)?;
-    let (_, rest) = rest.split_first_chunk::<8>()?;
-    rest.try_into().ok().map(u64::from_le_bytes)
-}
-
 /// Which batch these bytes begin like.
 #[must_use]
 pub fn name_of(bytes: &[u8]) -> Option<BatchName> {
     let (outbox, number) = batch::name_of(bytes)?;
     Some(BatchName { edge: outbox.edge, epoch: outbox.epoch, number })
-}
-
-fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    let (text, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    Some((std::str::from_utf8(text).ok()?, rest))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn comes_back_and_is_pinned() {
-        let letter = DeadLetter { at: Timestamp(1), sender: "a", reason: "bé", bytes: &[0xff] };
-        let bytes = letter.to_bytes();
-        assert_eq!(
-            shared::text::hex(&bytes),
-            "4353443101000000000000000100610300".to_owned() + "62c3a9ff"
-        );
-        assert_eq!(DeadLetter::read(&bytes), Some(letter));
-        for length in 0..bytes.len() - 1 {
-            assert_eq!(DeadLetter::read(&bytes[..length]), None, "{length} bytes");
-        }
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        let sender = "é".repeat(600);
-        let letter = DeadLetter { at: Timestamp(1), sender: &sender, reason: "", bytes: b"x" };
-        let bytes = letter.to_bytes();
-        let read = DeadLetter::read(&bytes).unwrap();
-        assert_eq!((read.sender.len(), read.bytes), (1_024, b"x".as_slice()));
-    }
 }

@@ -32,6 +32,7 @@ use clap::Args;
 
 use crate::Failure;
 use crate::process::{build_as_tests, build_release, exe, output, root};
+use crate::tools;
 use table::{Line, Results};
 
 /// What a figure is held to (issue "Count a real log …", 9).
@@ -52,7 +53,7 @@ enum Bound {
 }
 
 /// Every mark must have a result, in smoke mode too.
-const MARKS: [Mark; 6] = [
+const MARKS: [Mark; 8] = [
     Mark {
         name: "engine/ad-minute",
         bound: Bound::AtLeast(8_000_000.0),
@@ -73,6 +74,13 @@ const MARKS: [Mark; 6] = [
         beside: "orientation: a roaring bitmap 1.7 bits, a Redis set 670 bits",
     },
     Mark { name: "click/queryable-p99", bound: Bound::AtMost(1_000.0), unit: "ms", beside: "" },
+    Mark {
+        name: "nats-log/to-answer",
+        bound: Bound::AtLeast(300_000.0),
+        unit: "events/s",
+        beside: "",
+    },
+    Mark { name: "failover/aggregator", bound: Bound::AtMost(5.0), unit: "s", beside: "" },
     Mark { name: "up/idle-memory", bound: Bound::AtMost(120.0), unit: "MB", beside: "" },
 ];
 
@@ -139,6 +147,7 @@ pub(crate) fn smoke() -> Result<(), Failure> {
 struct Program {
     bench: PathBuf,
     countersign: PathBuf,
+    nats: PathBuf,
     smoke: bool,
 }
 
@@ -149,6 +158,7 @@ impl Program {
         Ok(Self {
             bench: built.join(exe("bench")),
             countersign: built.join(exe("countersign")),
+            nats: tools::NATS.installed()?,
             smoke,
         })
     }
@@ -156,6 +166,7 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.bench);
         command.current_dir(root()).env("COUNTERSIGN_BIN", &self.countersign);
+        command.env("COUNTERSIGN_NATS_SERVER", &self.nats);
         command
     }
 

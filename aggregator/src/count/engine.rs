@@ -164,6 +164,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Passes over bytes that are nothing of ours. What they should have been is missed by the batch
+    /// numbers: a gap is told, and its minutes stay provisional.
+    ///
+    /// # Errors
+    /// [`EngineError`], and then nothing has changed.
+    pub fn pass_over(&mut self, position: Position) -> Result<(), EngineError> {
+        self.follows(position)?;
+        self.position = Some(position);
+        Ok(())
+    }
+
     fn follows(&self, position: Position) -> Result<(), EngineError> {
         let expected = self.position.map_or(1, |last| last.sequence.saturating_add(1));
         if position.sequence != expected {

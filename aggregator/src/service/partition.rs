@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use eventlog::{Delivered, Log, LogError, Position, Reader};
-use shared::wire::Logged;
+use eventlog::{DEAD, Delivered, Log, LogError, Message, Position, Reader};
+use shared::wire::{DeadLetter, Logged, WireError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -22,6 +22,9 @@ const BURST_BYTES: usize = 512 << 10;
 /// [`super::Settings::checkpoint_bytes`], then it waits.
 const UNSAVED_FACTOR_MAX: usize = 4;
 
+/// How often a foreign message is brought to the dead letters before the partition stops.
+const FOREIGN_TRIES_MAX: u32 = 30;
+
 /// Why a task ends.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
@@ -34,7 +37,7 @@ pub(super) enum End {
     #[error("the message at sequence {sequence} is refused: {error}")]
     Refused { sequence: u64, error: EngineError },
     #[error("the message at sequence {sequence} cannot be read: {error}")]
-    Unreadable { sequence: u64, error: shared::wire::WireError },
+    Unreadable { sequence: u64, error: WireError },
     #[error("its checkpoint is refused: {0}")]
     Restore(EngineError),
     #[error("its task has failed: {0}")]
@@ -222,12 +225,20 @@ impl<L: Log, S: Stores> Task<L, S> {
         }
         let mut views = Vec::with_capacity(messages.len());
         for message in &messages {
-            let sequence = message.position.sequence;
-            let view = Logged::read(&message.payload);
-            views.push((
-                view.map_err(|error| End::Unreadable { sequence, error })?,
-                message.position,
-            ));
+            let view = match Logged::read(&message.payload) {
+                Ok(view) => Some(view),
+                // Ours, and damaged or of a later version: what it says is needed.
+                Err(error) if Logged::is_ours(&message.payload) => {
+                    let sequence = message.position.sequence;
+                    return Err(End::Unreadable { sequence, error });
+                }
+                Err(error) => {
+                    // Before it is passed over: after a crash it is told twice, never not at all.
+                    self.foreign(message, &error).await?;
+                    None
+                }
+            };
+            views.push((view, message.position));
         }
         let slot = &self.core.slots[usize::from(self.place.partition)];
         let mut applied = Vec::with_capacity(views.len());
@@ -239,10 +250,11 @@ impl<L: Log, S: Stores> Task<L, S> {
             views.iter().try_for_each(|(view, position)| {
                 let sequence = position.sequence;
                 let done = match view {
-                    Logged::Message(message) => engine.apply(message, *position),
-                    Logged::Control(control) => {
+                    Some(Logged::Message(message)) => engine.apply(message, *position),
+                    Some(Logged::Control(control)) => {
                         engine.control(control, *position).map(|()| Applied::default())
                     }
+                    None => engine.pass_over(*position).map(|()| Applied::default()),
                 };
                 applied.push(done.map_err(|error| End::Refused { sequence, error })?);
                 self.position = Some(*position);
@@ -251,8 +263,8 @@ impl<L: Log, S: Stores> Task<L, S> {
         };
         for (applied, (view, _)) in applied.iter().zip(&views) {
             self.unsaved_events |= match view {
-                Logged::Message(message) => applied.events > 0 || !message.chunks.is_empty(),
-                Logged::Control(_) => true,
+                Some(Logged::Message(of)) => applied.events > 0 || !of.chunks.is_empty(),
+                Some(Logged::Control(_)) | None => true,
             };
             self.core.metrics.applied(applied);
         }
@@ -261,6 +273,27 @@ impl<L: Log, S: Stores> Task<L, S> {
         result?;
         tokio::task::yield_now().await;
         Ok(())
+    }
+
+    /// Keeps bytes that nobody of ours wrote with the dead letters.
+    async fn foreign(&self, message: &Delivered, error: &WireError) -> Result<(), End> {
+        let Place { partition, .. } = self.place;
+        let sequence = message.position.sequence;
+        tracing::error!(partition, sequence, %error, "a foreign message, kept with the dead letters");
+        self.core.metrics.foreign.inc();
+        let sender = format!("partition {partition}, sequence {sequence}");
+        let reason = error.to_string();
+        let (at, bytes) = (self.core.clock.now(), &message.payload[..]);
+        let letter = DeadLetter { at, sender: &sender, reason: &reason, bytes };
+        let letter = Message { partition: DEAD, payload: letter.to_bytes().into() };
+        let mut tries = 0;
+        loop {
+            match self.core.log.append(vec![letter.clone()]).await {
+                Err(error) if error.is_retryable() && tries < FOREIGN_TRIES_MAX => tries += 1,
+                done => return Ok(done.map(drop)?),
+            }
+            tokio::time::sleep(self.core.settings.retry_after).await;
+        }
     }
 
     /// Begins a checkpoint. What comes meanwhile may be in it, and counts as unsaved all the same.

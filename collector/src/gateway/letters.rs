@@ -17,9 +17,11 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use eventlog::{Log, LogError};
 
+use shared::wire::DeadLetter;
+
 use super::{only_post, problem, refused};
 use crate::collector::{Collector, SubmitError};
-use crate::dead::{self, BatchName, DeadLetter};
+use crate::dead::{self, BatchName};
 
 /// The most letters of one answer.
 pub const LISTED_MAX: usize = 1_000;

@@ -106,6 +106,13 @@ pub enum Logged<'a> {
 }
 
 impl<'a> Logged<'a> {
+    /// Whether bytes that cannot be read begin like something of ours, of whatever version: then
+    /// they are damaged or of a later one, and not a stranger's.
+    #[must_use]
+    pub fn is_ours(bytes: &[u8]) -> bool {
+        [message::MAGIC, MAGIC].iter().any(|magic| bytes.starts_with(&magic[..3]))
+    }
+
     /// Reads either.
     ///
     /// # Errors
@@ -172,5 +179,6 @@ mod tests {
         far[46] = 0x80;
         assert!(Control::read(&far).unwrap_err().to_string().contains("no outbox reaches"));
         assert!(Logged::read(b"CSX1").is_err());
+        assert!(Logged::is_ours(b"CSC9") && Logged::is_ours(b"CSM") && !Logged::is_ours(b"CSX1"));
     }
 }

@@ -4,12 +4,14 @@
 pub mod batch;
 mod codec;
 pub mod control;
+pub mod dead;
 pub mod json;
 pub mod message;
 mod message_view;
 
 pub use batch::{Batch, Event, Tally};
 pub use control::{Control, Logged, Word};
+pub use dead::{DeadLetter, Resolved};
 pub use message::{BatchEntry, ChunkEntry, Judged, MessageBuilder, TallyEntry};
 pub use message_view::{Cold, MessageView, Row};
 

@@ -1,5 +1,6 @@
-//! From the partition log to an answer: messages on disk, an aggregator that starts on nothing,
-//! the real store with fsync on, and a question in the end.
+//! From the partition log to an answer: messages in the log, on a local disk or on a real
+//! nats-server that fsyncs, an aggregator that starts on nothing, the real store with fsync on, and a
+//! question in the end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use aggregator::{Aggregator, Parts, Settings};
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use bytes::Bytes;
+use eventlog::jetstream::server::NatsServer;
+use eventlog::jetstream::{JetStreamConfig, JetStreamLog};
 use eventlog::{LocalLog, LocalLogConfig, Log, Message};
 use prometheus_client::registry::Registry;
 use shared::ambient::{Stopwatch, SystemClock};
@@ -21,18 +24,41 @@ use crate::dataset::{Dataset, Shape};
 
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// On a local disk.
 pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    runtime.block_on(log_to_answer(dir.path(), size.of(3_000_000, 30_000)))
+    let config = LocalLogConfig::new(dir.path().join("log"), 1);
+    let (log, _) = LocalLog::open(&config, [7; 16]).map_err(|error| error.to_string())?;
+    let names = ["log/to-answer", "log/to-saved", "log/bytes-per-event"];
+    runtime()?.block_on(log_to_answer(dir.path(), log, size, "log", names))
 }
 
-async fn log_to_answer(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
-    let config = LocalLogConfig::new(dir.join("log"), 1);
-    let (log, _) = LocalLog::open(&config, [7; 16]).map_err(|error| error.to_string())?;
+/// On a nats-server.
+pub(super) fn nats(size: Size) -> Result<Vec<Measured>, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let server = NatsServer::start(&dir.path().join("nats"));
+    let names = ["nats-log/to-answer", "nats-log/to-saved", "nats-log/bytes-per-event"];
+    runtime()?.block_on(async {
+        let config = JetStreamConfig::new(server.url(), 1);
+        let log = JetStreamLog::open(&config, Some([7; 16])).await;
+        let (log, _) = log.map_err(|error| error.to_string())?;
+        log_to_answer(dir.path(), log, size, "log on nats-server", names).await
+    })
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())
+}
+
+async fn log_to_answer<L: Log>(
+    dir: &Path,
+    log: L,
+    size: Size,
+    place: &str,
+    names: [&'static str; 3],
+) -> Result<Vec<Measured>, String> {
+    let events = size.of(3_000_000, 30_000);
     let shape = Shape { events: events as u64, full_cells: true, ..Shape::FULL };
     let mut dataset = Dataset::new(shape, 1);
     while let Some(message) = dataset.message(None) {
@@ -62,20 +88,20 @@ async fn log_to_answer(dir: &Path, events: usize) -> Result<Vec<Measured>, Strin
     let bytes_per_event = written as f64 / events as f64;
     Ok(vec![
         Measured::new(
-            "log/to-answer",
-            "log to answer: one partition, full cells, checkpoints fsynced",
+            names[0],
+            format!("{place} to answer: one partition, full cells, checkpoints fsynced"),
             per_second(events, answered),
             "events/s",
         )
         .hash(blake3::hash(&answer)),
         Measured::new(
-            "log/to-saved",
+            names[1],
             "the same until everything is saved and closed",
             per_second(events, saved),
             "events/s",
         ),
         Measured::new(
-            "log/bytes-per-event",
+            names[2],
             "written to disk by the store, per event",
             bytes_per_event,
             "bytes",
@@ -83,7 +109,7 @@ async fn log_to_answer(dir: &Path, events: usize) -> Result<Vec<Measured>, Strin
     ])
 }
 
-async fn ask(aggregator: &Aggregator<LocalLog>) -> Result<Vec<u8>, String> {
+async fn ask<L: Log>(aggregator: &Aggregator<L>) -> Result<Vec<u8>, String> {
     let question = "/v1/ads/popular_ads?count=100&window=60&at=2026-10-01T13:00:00Z";
     let request = Request::get(question).body(Body::empty()).map_err(|error| error.to_string())?;
     let response = aggregator.router().oneshot(request).await.map_err(|error| error.to_string())?;

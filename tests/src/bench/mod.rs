@@ -4,6 +4,7 @@
 mod engine;
 mod log;
 mod process;
+mod roles;
 mod tokens;
 mod verify;
 
@@ -74,8 +75,11 @@ pub const GROUPS: &[(&str, Group)] = &[
     ("hash-loop", engine::hash_loop),
     ("full-cells", engine::full_cells),
     ("log", log::measure),
+    ("nats-log", log::nats),
     ("up", process::idle),
     ("click", process::click),
+    ("roles", roles::click),
+    ("failover", roles::failover),
 ];
 
 /// The largest resident set of this process so far.

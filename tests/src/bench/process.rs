@@ -43,11 +43,30 @@ pub(super) fn click(size: Size) -> Result<Vec<Measured>, String> {
 
 async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let total = seconds * CLICKS_PER_SECOND;
-    let probes = total / PROBE_EVERY;
-    std::fs::write(dir.path().join("catalogue.toml"), catalogue(probes))
+    std::fs::write(dir.path().join("catalogue.toml"), catalogue(probes(seconds)))
         .map_err(|error| error.to_string())?;
     let server = Arc::new(Server::start(dir.path())?);
+    let names = CLICK_NAMES;
+    clicks_at(&server, seconds, "click", names).await
+}
+
+/// What is measured of clicks.
+const CLICK_NAMES: [&str; 4] =
+    ["click/queryable-p50", "click/queryable-p99", "click/redirect-p50", "click/redirect-p99"];
+
+/// How many ads with one click each.
+pub(super) fn probes(seconds: usize) -> usize {
+    seconds * CLICKS_PER_SECOND / PROBE_EVERY
+}
+
+/// Clicks at a server whose catalogue has the probes.
+pub(super) async fn clicks_at(
+    server: &Arc<Server>,
+    seconds: usize,
+    what: &str,
+    names: [&'static str; 4],
+) -> Result<Vec<Measured>, String> {
+    let (total, probes) = (seconds * CLICKS_PER_SECOND, probes(seconds));
     let mut links = Vec::with_capacity(total);
     while links.len() < total {
         let asks = (0..64).map(|_| server.serve("load".to_owned()));
@@ -69,10 +88,10 @@ async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
         {
             tokio::time::sleep(early).await;
         }
-        let to = Arc::clone(&server);
+        let to = Arc::clone(server);
         clicking.spawn(async move { to.click(&link).await });
         if n % PROBE_EVERY == 0 {
-            let (to, probe) = (Arc::clone(&server), n / PROBE_EVERY);
+            let (to, probe) = (Arc::clone(server), n / PROBE_EVERY);
             let link = probe_links[probe].clone();
             probing.spawn(async move { to.probe(&link, probe).await });
         }
@@ -85,26 +104,26 @@ async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
     let at = format!("at {rate:.0} clicks/s");
     Ok(vec![
         Measured::new(
-            "click/queryable-p50",
-            format!("click to queryable, p50, {at}"),
+            names[0],
+            format!("{what} to queryable, p50, {at}"),
             percentile(&mut queryable, 50),
             "ms",
         ),
         Measured::new(
-            "click/queryable-p99",
-            format!("click to queryable, p99 of {probes}"),
+            names[1],
+            format!("{what} to queryable, p99 of {probes}"),
             percentile(&mut queryable, 99),
             "ms",
         ),
         Measured::new(
-            "click/redirect-p50",
-            "click to redirect, durable, p50",
+            names[2],
+            format!("{what} to redirect, durable, p50"),
             percentile(&mut redirects, 50),
             "ms",
         ),
         Measured::new(
-            "click/redirect-p99",
-            "click to redirect, durable, p99",
+            names[3],
+            format!("{what} to redirect, durable, p99"),
             percentile(&mut redirects, 99),
             "ms",
         )
@@ -132,7 +151,7 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }
 
-fn catalogue(probes: usize) -> String {
+pub(super) fn catalogue(probes: usize) -> String {
     let mut text = String::new();
     let names = (0..probes).map(|n| format!("probe-{n}")).chain(["load".to_owned()]);
     for name in names {
@@ -145,24 +164,37 @@ fn catalogue(probes: usize) -> String {
     text
 }
 
+/// The product's binary.
+pub(super) fn binary() -> Result<Command, String> {
+    let binary = std::env::var_os("COUNTERSIGN_BIN")
+        .ok_or("COUNTERSIGN_BIN must name the product's binary; `cargo xtask bench` sets it")?;
+    let mut command = Command::new(binary);
+    command.env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "warn");
+    for own in ["COUNTERSIGN_BIN", "COUNTERSIGN_NATS_SERVER"] {
+        command.env_remove(own);
+    }
+    Ok(command)
+}
+
 /// A running binary; killed when it is dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
     edge: String,
-    api: String,
+    pub(super) api: String,
     http: reqwest::Client,
 }
 
 impl Server {
     fn start(data: &Path) -> Result<Self, String> {
-        let binary = std::env::var_os("COUNTERSIGN_BIN")
-            .ok_or("COUNTERSIGN_BIN must name the product's binary; `cargo xtask bench` sets it")?;
-        let mut child = Command::new(binary)
-            .args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .env("COUNTERSIGN_ADMIN_KEY", KEY)
-            .env("RUST_LOG", "warn")
-            .env_remove("COUNTERSIGN_BIN")
+        let mut command = binary()?;
+        command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(data);
+        Self::spawn(command)
+    }
+
+    /// What says where its edge and its API listen.
+    pub(super) fn spawn(mut command: Command) -> Result<Self, String> {
+        let mut child = command
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
             .spawn()
@@ -184,14 +216,14 @@ impl Server {
         Ok(Self { child, edge, api, http })
     }
 
-    async fn serve(&self, placement: String) -> Result<String, String> {
+    pub(super) async fn serve(&self, placement: String) -> Result<String, String> {
         let url = format!("{}/v1/serve?placement={placement}", self.edge);
         let served: Value = self.json(self.http.get(url)).await?;
         let token = served["token"].as_str().ok_or_else(|| format!("served {served}"))?;
         Ok(format!("{}/v1/c/{token}", self.edge))
     }
 
-    async fn click(&self, link: &str) -> Result<Duration, String> {
+    pub(super) async fn click(&self, link: &str) -> Result<Duration, String> {
         let watch = Stopwatch::start();
         let reply = self.http.get(link).send().await.map_err(|error| error.to_string())?;
         let time = watch.elapsed();
@@ -211,7 +243,7 @@ impl Server {
     }
 
     /// Asks until an ad has so many clicks; more are an error at once.
-    async fn await_count(&self, ad: &str, clicks: u64) -> Result<(), String> {
+    pub(super) async fn await_count(&self, ad: &str, clicks: u64) -> Result<(), String> {
         let watch = Stopwatch::start();
         loop {
             let counted = self.count(ad).await?;
@@ -226,7 +258,7 @@ impl Server {
     }
 
     /// The clicks of an ad in the last and next minutes.
-    async fn count(&self, ad: &str) -> Result<u64, String> {
+    pub(super) async fn count(&self, ad: &str) -> Result<u64, String> {
         use shared::Clock as _;
         let now = shared::ambient::SystemClock.now().minute().0;
         let (from, to) = (u64::from(now - 10) * 60, u64::from(now + 2) * 60);

@@ -57,6 +57,28 @@ async fn a_message_that_is_none_stops_the_partition_and_is_never_skipped() {
 }
 
 #[tokio::test]
+async fn a_foreign_message_is_a_dead_letter_and_what_follows_counts() {
+    let (log, stores, mut world) = saved().await;
+    let running = start(&log, stores.clone());
+    caught_up(&running).await;
+    let stranger = Message { partition: 1, payload: Bytes::from_static(b"{\"not\": \"ours\"}") };
+    log.append(vec![stranger]).await.unwrap();
+    log.append(world.flush()).await.unwrap();
+    caught_up(&running).await;
+    assert!(running.ready(Duration::ZERO).await.is_ok());
+    let mut dead = log.reader(eventlog::DEAD, None).await.unwrap();
+    let letter = dead.next().await.unwrap();
+    let letter = shared::wire::DeadLetter::read(&letter.payload).unwrap();
+    assert_eq!(letter.bytes, b"{\"not\": \"ours\"}");
+    assert!(letter.sender.contains("partition 1, sequence 11"), "{}", letter.sender);
+    running.close().await;
+    // And after a restart it is behind the checkpoint.
+    let running = start(&log, stores);
+    caught_up(&running).await;
+    assert!(running.ready(Duration::ZERO).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_damaged_checkpoint_is_refused_by_name() {
     for key in [keys::META.to_vec(), keys::source(source())] {
         let (log, stores, _) = saved().await;

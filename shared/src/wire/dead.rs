@@ -1,0 +1,123 @@
+//! Dead letters: what could not be decoded, kept as it came in the log's stream of dead letters until
+//! an operator has looked at it.
+//!
+//! Form, little endian: `CSD1`, time in ms (8), length (2) and text of the sender, length (2) and text
+//! of what is wrong, the bytes as they came. When an operator has looked at one, a note follows it:
+//! `CSR1`, time in ms (8), the letter's sequence (8).
+
+use crate::time::Timestamp;
+
+const MAGIC: [u8; 4] = *b"CSD1";
+const NOTE: [u8; 4] = *b"CSR1";
+/// Longer texts are cut.
+const TEXT_BYTES_MAX: usize = 1_024;
+
+/// One dead letter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeadLetter<'a> {
+    /// When the collector got it.
+    pub at: Timestamp,
+    /// Who sent it, as far as is known.
+    pub sender: &'a str,
+    /// What is wrong with it, and where.
+    pub reason: &'a str,
+    /// The bytes as they came.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> DeadLetter<'a> {
+    /// The binary form. Sender and reason are cut after 1 024 bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes.len() + 256);
+        out.extend(MAGIC);
+        out.extend(self.at.0.to_le_bytes());
+        for text in [self.sender, self.reason] {
+            let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+            let length = u16::try_from(text.len()).expect("cut to 1 024 bytes");
+            out.extend(length.to_le_bytes());
+            out.extend(text.as_bytes());
+        }
+        out.extend(self.bytes);
+        out
+    }
+
+    /// Reads the binary form; `None` when it is none.
+    #[must_use]
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&MAGIC)?;
+        let (at, rest) = rest.split_first_chunk()?;
+        let (sender, rest) = text(rest)?;
+        let (reason, bytes) = text(rest)?;
+        Some(Self { at: Timestamp(u64::from_le_bytes(*at)), sender, reason, bytes })
+    }
+}
+
+/// That an operator has looked at a letter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resolved {
+    /// When.
+    pub at: Timestamp,
+    /// The letter's place among the dead letters.
+    pub sequence: u64,
+}
+
+impl Resolved {
+    /// The binary form.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&NOTE[..], &self.at.0.to_le_bytes(), &self.sequence.to_le_bytes()].concat()
+    }
+
+    /// Reads the binary form; `None` when it is none.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let (at, sequence) = bytes.strip_prefix(&NOTE)?.split_first_chunk()?;
+        let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
+        Some(Self { at: Timestamp(u64::from_le_bytes(*at)), sequence })
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (text, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    Some((std::str::from_utf8(text).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_and_is_pinned() {
+        let letter = DeadLetter { at: Timestamp(1), sender: "a", reason: "bé", bytes: &[0xff] };
+        let bytes = letter.to_bytes();
+        assert_eq!(
+            crate::text::hex(&bytes),
+            "4353443101000000000000000100610300".to_owned() + "62c3a9ff"
+        );
+        assert_eq!(DeadLetter::read(&bytes), Some(letter));
+        for length in 0..bytes.len() - 1 {
+            assert_eq!(DeadLetter::read(&bytes[..length]), None, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let sender = "é".repeat(600);
+        let letter = DeadLetter { at: Timestamp(1), sender: &sender, reason: "", bytes: b"x" };
+        let bytes = letter.to_bytes();
+        let read = DeadLetter::read(&bytes).unwrap();
+        assert_eq!((read.sender.len(), read.bytes), (1_024, b"x".as_slice()));
+    }
+
+    #[test]
+    fn a_note_comes_back_and_is_pinned() {
+        let note = Resolved { at: Timestamp(1), sequence: 2 };
+        let bytes = note.to_bytes();
+        assert_eq!(crate::text::hex(&bytes), "4353523101000000000000000200000000000000");
+        assert_eq!(Resolved::read(&bytes), Some(note));
+        assert_eq!(Resolved::read(&bytes[1..]), None);
+        assert_eq!((Resolved::read(&bytes[..19]), DeadLetter::read(&bytes)), (None, None));
+    }
+}
