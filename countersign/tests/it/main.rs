@@ -4,6 +4,7 @@
 mod admin;
 mod import;
 mod keys;
+mod link;
 mod nats;
 mod operations;
 mod process;

@@ -9,6 +9,7 @@ use eventlog::jetstream::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 
+use crate::link::{Link, State};
 use crate::process::{KEY, PATIENCE, binary, random_moment, run};
 
 const REAL_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/obd_bts_men.csv");
@@ -116,12 +117,16 @@ impl World {
     }
 
     fn edge(&self, name: &str) -> Role {
+        self.edge_at(name, &self.nats.url())
+    }
+
+    fn edge_at(&self, name: &str, url: &str) -> Role {
         let data = self.dir.join(name);
         std::fs::create_dir_all(&data).unwrap();
         let catalogue = CATALOGUE.replace("{site}", "http://127.0.0.1:9");
         std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
         let data = data.display().to_string();
-        let args = ["edge", "--log", &self.nats.url(), "--name", name, "--data", &data];
+        let args = ["edge", "--log", url, "--name", name, "--data", &data];
         Role::start(args.map(str::to_owned).to_vec(), &[])
     }
 
@@ -568,6 +573,34 @@ async fn of_three_nats_nodes_each_may_be_killed() {
         std::thread::sleep(Duration::from_secs(2) + random_moment(Duration::from_secs(2)));
         node.start_again();
         std::thread::sleep(Duration::from_secs(2));
+    }
+    let (code, said, err) = simulate.join().unwrap();
+    assert_eq!(code, Some(0), "{said}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_link_between_any_role_and_nats_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let url = world.nats.url();
+    let links = [Link::to(&url).await, Link::to(&url).await, Link::to(&url).await];
+    let [to_edge, to_collector, to_aggregator] = links.each_ref().map(Link::url);
+    let edge = world.edge_at("a", &to_edge);
+    let role = |args: &[&str]| Role::start(args.iter().map(|arg| (*arg).to_owned()).collect(), &[]);
+    let _collectors = [role(&["collector", "--log", &to_collector]), world.collector()];
+    let counts = dir.path().join("counts").display().to_string();
+    let aggregator = role(&["aggregator", "--log", &to_aggregator, "--data", &counts]);
+    let mut simulate = binary();
+    simulate.args(["simulate", "--edge", edge.url("edge"), "--api", aggregator.url("api")]);
+    simulate.args(["--key", KEY, "--rate", "30", "--seconds", "14", "--seed", "8"]);
+    let simulate = std::thread::spawn(move || run(&mut simulate));
+    for state in [State::Cut, State::Torn] {
+        for link in &links {
+            tokio::time::sleep(random_moment(Duration::from_millis(800))).await;
+            link.set(state);
+            tokio::time::sleep(random_moment(Duration::from_millis(2_800))).await;
+            link.set(State::Whole);
+        }
     }
     let (code, said, err) = simulate.join().unwrap();
     assert_eq!(code, Some(0), "{said}{err}");
