@@ -8,6 +8,8 @@ mod link;
 mod nats;
 mod operations;
 mod process;
+mod role_faults;
 mod roles;
 mod simulate;
 mod up;
+mod world;
