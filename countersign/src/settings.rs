@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use edge::limit::{PER_S_MAX, Rate, Rates};
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -85,6 +86,22 @@ pub(crate) struct Edge {
     pub(crate) country_header: String,
     /// Connections at once.
     pub(crate) connections_max: usize,
+    /// How often one network may ask.
+    pub(crate) limits: EdgeLimits,
+}
+
+/// How often one network may ask; a rate of 0: no limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EdgeLimits {
+    /// Requests a second, clicks not counted.
+    pub(crate) requests_per_s: u32,
+    /// So many at once.
+    pub(crate) requests_burst: u32,
+    /// Clicks a second.
+    pub(crate) clicks_per_s: u32,
+    /// So many at once.
+    pub(crate) clicks_burst: u32,
 }
 
 /// The edge's durable queue.
@@ -182,7 +199,40 @@ impl Default for Edge {
             trusted_proxies: Vec::new(),
             country_header: String::new(),
             connections_max: 4_096,
+            limits: EdgeLimits::default(),
         }
+    }
+}
+
+impl Default for EdgeLimits {
+    fn default() -> Self {
+        let Rates { clicks, requests } = Rates::default();
+        Self {
+            requests_per_s: requests.per_s,
+            requests_burst: requests.burst,
+            clicks_per_s: clicks.per_s,
+            clicks_burst: clicks.burst,
+        }
+    }
+}
+
+impl EdgeLimits {
+    /// As the edge takes them.
+    ///
+    /// # Errors
+    /// When a rate is higher than can be held.
+    pub(crate) fn rates(&self) -> Result<Rates, Failure> {
+        let rate = |name: &str, per_s, burst| {
+            if per_s > PER_S_MAX {
+                let what = format!("edge.limits.{name}: at most {PER_S_MAX}; 0 is no limit");
+                return Err(Failure::usage(what));
+            }
+            Ok(Rate { per_s, burst })
+        };
+        Ok(Rates {
+            clicks: rate("clicks_per_s", self.clicks_per_s, self.clicks_burst)?,
+            requests: rate("requests_per_s", self.requests_per_s, self.requests_burst)?,
+        })
     }
 }
 
@@ -263,6 +313,7 @@ impl Settings {
 
     fn check(self) -> Result<Self, Failure> {
         self.partitions()?;
+        self.edge.limits.rates()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }

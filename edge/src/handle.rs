@@ -9,6 +9,7 @@ mod serve;
 use shared::{ImpressionId, Random, Timestamp};
 
 use crate::decision::{Decision, Reply};
+use crate::limit::Class;
 use crate::policy::Policy;
 use crate::request::{Method, Request};
 
@@ -73,6 +74,15 @@ pub fn outbox_full() -> Reply {
 #[must_use]
 pub fn body_timeout() -> Reply {
     reply::body_timeout()
+}
+
+/// The reply to a request of a network that has asked too often.
+#[must_use]
+pub fn too_many(class: Class) -> Reply {
+    match class {
+        Class::Click => reply::too_many_clicks(),
+        Class::Request => reply::too_many(),
+    }
 }
 
 /// The reply to a path that is not there.

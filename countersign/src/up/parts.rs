@@ -252,6 +252,7 @@ fn open_edge(
         trusted_proxies,
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
         connections_max: wanted.connections_max,
+        rates: wanted.limits.rates()?,
         ..RimSettings::default()
     };
     Ok(EdgeParts {

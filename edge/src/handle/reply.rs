@@ -25,6 +25,11 @@ const PROBLEM_LATER: Fields =
     public![("content-type", "application/problem+json"), ("retry-after", "5")];
 const PROBLEM_CLOSE: Fields =
     public![("content-type", "application/problem+json"), ("connection", "close")];
+const PAGE_LATER: Fields = public![
+    ("content-type", "text/plain; charset=utf-8"),
+    ("x-content-type-options", "nosniff"),
+    ("retry-after", "5"),
+];
 const GIF: Fields = public![
     ("content-type", "image/gif"),
     ("pragma", "no-cache"),
@@ -86,6 +91,18 @@ pub(super) fn not_found() -> Reply {
 pub(super) fn outbox_full() -> Reply {
     let detail = "this edge cannot keep more events at the moment; send the request again later";
     problem(503, "outbox_full", detail)
+}
+
+pub(super) fn too_many() -> Reply {
+    let detail =
+        "your network sends more requests than this edge allows one; send this again later";
+    problem(429, "too_many_requests", detail)
+}
+
+/// What a person sees who followed a link when too many of the network did.
+pub(super) const fn too_many_clicks() -> Reply {
+    let text = b"Too many requests come from your network. Try again in a few seconds.\n";
+    fixed(429, PAGE_LATER, text)
 }
 
 pub(super) fn body_timeout() -> Reply {
