@@ -6,6 +6,7 @@ mod link;
 mod reply;
 mod serve;
 
+use shared::keys::{Jwks, jwks};
 use shared::{ImpressionId, Random, Timestamp};
 
 use crate::decision::{Decision, Reply};
@@ -53,6 +54,12 @@ pub fn handle(
         ("/v1/events", _) => other_method(method, &reply::EVENTS_METHODS),
         ("/v1/serve", Method::Get) => serve::serve(request, policy, ids, now, random),
         ("/v1/serve", _) => other_method(method, &reply::SERVE_METHODS),
+        (jwks::PATH, Method::Get | Method::Head) => {
+            let set = Jwks::new(policy.keys.keyring(), now);
+            let is_known = set.is_known(request.if_none_match);
+            Decision::reply(reply::jwks(set, is_known))
+        }
+        (jwks::PATH, _) => other_method(method, &reply::LINK_METHODS),
         _ => Decision::reply(reply::not_found()),
     }
 }

@@ -173,6 +173,7 @@ impl Rim {
                 .map(|name| value(headers, name))
                 .find(|purpose| !purpose.is_empty())
                 .unwrap_or_default(),
+            if_none_match: value(headers, &header::IF_NONE_MATCH),
             opted_out: value(headers, &GPC) == b"1",
             country: country.map_or(b"", |name| value(headers, name)),
             client: self.client(head, peer),
@@ -345,10 +346,10 @@ fn to_response(reply: Reply) -> Response<Full<Bytes>> {
     for (name, value) in reply.fields {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    if let Some(location) = reply.location {
+    for (name, value) in [(header::LOCATION, reply.location), (header::ETAG, reply.etag)] {
         // The core lets visible ASCII only pass.
-        if let Ok(location) = HeaderValue::try_from(location) {
-            headers.insert(header::LOCATION, location);
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
         }
     }
     response

@@ -1,8 +1,10 @@
 //! Keys: who may sign, since when and until when; and the secrets that edges and the centre hold.
 
+pub mod jwks;
 mod secrets;
 mod store;
 
+pub use jwks::Jwks;
 pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};
 pub use store::{IssuerKey, KeyError, KeyStore};
 
