@@ -1,13 +1,14 @@
 //! Countersign: ad tracking that can be proved. The one binary.
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory; [`admin`] the operator's key; [`keys`], [`import`], [`simulate`] and [`up`] are the
+//! directory; [`disk`] watches its room; [`admin`] the operator's key; [`keys`], [`import`], [`simulate`] and [`up`] are the
 //! commands. The rooms below know nothing of each other: what connects them is in [`up`].
 
 mod admin;
 mod cli;
 mod client;
 mod data;
+mod disk;
 mod failure;
 mod import;
 mod keys;

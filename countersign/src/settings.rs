@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) data: PathBuf,
     /// Partitions of a new deployment; fixed when it is made.
     pub(crate) partitions: Option<u16>,
+    /// The data directory's disk.
+    pub(crate) disk: Disk,
     /// What the process writes to stderr.
     pub(crate) log: Log,
     /// The public side.
@@ -44,6 +46,14 @@ pub(crate) struct Settings {
     pub(crate) aggregator: Aggregator,
     /// The operator's side.
     pub(crate) api: Api,
+}
+
+/// The data directory's disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Disk {
+    /// Below so many bytes of room it says so; 0: never.
+    pub(crate) warn_free_bytes: u64,
 }
 
 /// What the process writes to stderr.
@@ -171,6 +181,7 @@ impl Default for Settings {
         Self {
             data: PathBuf::from("countersign-data"),
             partitions: None,
+            disk: Disk::default(),
             log: Log::default(),
             edge: Edge::default(),
             outbox: Outbox::default(),
@@ -179,6 +190,12 @@ impl Default for Settings {
             aggregator: Aggregator::default(),
             api: Api::default(),
         }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { warn_free_bytes: 2 << 30 }
     }
 }
 

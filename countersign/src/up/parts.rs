@@ -24,6 +24,7 @@ use super::log::AnyLog;
 use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
 use crate::data::DataDir;
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
@@ -38,6 +39,7 @@ pub(super) struct Opened {
     pub(super) log: Arc<AnyLog>,
     pub(super) keys: Followers,
     pub(super) dir: DataDir,
+    pub(super) disk: Disk,
     /// Held until the process ends: two never share the directory.
     _lock: File,
 }
@@ -92,12 +94,14 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
 
     let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
     let mut registry = Registry::default();
+    let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
     let (collector, collector_keys) = open_collector(settings, &keys, &log, &clock, &mut registry)?;
     let aggregator = open_aggregator(settings, &dir, &log, &clock, &mut registry).await?;
     let catalogue_file = settings.catalogue();
     demo::write_catalogue(&catalogue_file, demo.then_some(api_url.as_str()))?;
     let edge = open_edge(settings, &dir, &keys, &edge_url, &clock, &mut registry)?;
 
+    let public_keys = collector_keys.subscribe();
     let keys = Followers {
         deployment: deployment.deployment,
         issuer: settings.edge.issuer,
@@ -109,6 +113,8 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         Arc::clone(&collector),
         Arc::new(registry),
         Arc::new(admin),
+        public_keys,
+        disk.degraded(),
         demo.then_some(edge_url.as_str()),
     );
     hints::print(settings, &edge_url, &api_url, &origin, demo);
@@ -122,6 +128,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         log,
         keys,
         dir,
+        disk,
         _lock: lock,
     })
 }
