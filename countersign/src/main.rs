@@ -1,10 +1,11 @@
 //! Countersign: ad tracking that can be proved. The one binary.
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory; [`disk`] watches its room; [`admin`] the operator's key; [`keys`], [`import`], [`simulate`] and [`up`] are the
-//! commands. The rooms below know nothing of each other: what connects them is in [`up`].
+//! directory; [`disk`] watches its room; [`admin`] the operator's key; [`keys`], [`import`], [`simulate`], [`backup`] and [`up`]
+//! are the commands. The rooms below know nothing of each other: what connects them is in [`up`].
 
 mod admin;
+mod backup;
 mod cli;
 mod client;
 mod data;
@@ -44,5 +45,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Simulate(args) => simulate::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
     }
 }
