@@ -6,6 +6,7 @@ mod backup;
 mod disk;
 mod import;
 mod keys;
+mod logs;
 mod nats;
 mod process;
 mod simulate;
