@@ -7,6 +7,7 @@ mod disk;
 mod import;
 mod keys;
 mod logs;
+mod metrics;
 mod nats;
 mod process;
 mod simulate;
