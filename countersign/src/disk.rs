@@ -82,7 +82,7 @@ impl Disk {
         self.total.set(gauge(room.total));
         let (dir, free) = (self.dir.display(), room.free);
         match self.alarm.look(free) {
-            None => return,
+            None => {}
             Some(true) => tracing::warn!(
                 free_bytes = free,
                 total_bytes = room.total,
