@@ -254,7 +254,8 @@ impl<L: Log> Collector<L> {
     /// Appends bytes that are no batch to the dead letters, and says why they were refused. When
     /// the log is away, the sender is told to send them again instead.
     pub async fn refuse(&self, sender: &str, reason: String, bytes: &[u8]) -> SubmitError {
-        warn!(sender, bytes = bytes.len(), "no batch, kept with the dead letters: {reason}");
+        // The reason may quote what came, and that is nobody's business who reads a log.
+        warn!(sender, bytes = bytes.len(), "no batch: kept with the dead letters, which say why");
         let letter = DeadLetter { at: self.clock.now(), sender, reason: &reason, bytes };
         let message = Message { partition: DEAD, payload: Bytes::from(letter.to_bytes()) };
         let retry_for = Duration::from_millis(self.settings.retry_for_ms);

@@ -6,7 +6,7 @@
 
 pub mod letters;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -139,7 +139,24 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
 
 fn sender(request: &Request) -> String {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    peer.map_or_else(|| "gateway".to_owned(), |ConnectInfo(peer)| format!("gateway {peer}"))
+    peer.map_or_else(
+        || "gateway".to_owned(),
+        |ConnectInfo(peer)| format!("gateway {}", network(peer.ip())),
+    )
+}
+
+/// What of an address may be written down: its network.
+fn network(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            format!("{a}.{b}.{c}.0/24")
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, c, ..] = v6.segments();
+            format!("{a:x}:{b:x}:{c:x}::/48")
+        }
+    }
 }
 
 fn unsupported(found: Option<&str>, wanted: &str) -> Response {
@@ -167,4 +184,17 @@ fn problem(status: StatusCode, kind: &str, detail: impl Into<String>) -> Respons
 fn with(mut response: Response, name: HeaderName, value: &'static str) -> Response {
     response.headers_mut().insert(name, HeaderValue::from_static(value));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::network;
+
+    #[test]
+    fn no_whole_address_is_written_down() {
+        let of = |address: &str| network(address.parse().unwrap());
+        assert_eq!(of("203.0.113.77"), "203.0.113.0/24");
+        assert_eq!(of("::ffff:203.0.113.77"), "203.0.113.0/24");
+        assert_eq!(of("2001:db8:1:2::3"), "2001:db8:1::/48");
+    }
 }

@@ -1,7 +1,7 @@
 //! The operator's key: the one key of this deployment's API.
 //!
 //! Every route of the API asks for it (`Authorization: Bearer …`) but `/healthz` and `/readyz`,
-//! which say nothing but yes or no. `/metrics` asks for it too: it tells traffic and ads' sums;
+//! which say nothing but yes or no, and the public keys. `/metrics` asks for it too: it tells traffic and ads' sums;
 //! Prometheus sends it with `authorization: { credentials: … }`.
 
 use std::path::Path;
@@ -119,7 +119,7 @@ impl AdminKey {
 }
 
 /// Says yes or no, to whoever keeps the process running.
-const OPEN: &str = "/readyz";
+pub(crate) const READY: &str = "/readyz";
 
 /// The layer in front of the API's routes.
 pub(crate) async fn guard(
@@ -127,7 +127,7 @@ pub(crate) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    if request.uri().path() == OPEN || key.admits(request.headers()) {
+    if request.uri().path() == READY || key.admits(request.headers()) {
         return next.run(request).await;
     }
     let problem = Problem::new(

@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Edges(EdgesArgs),
     /// List, show and resolve what came to a collector and could not be decoded
     Deadletter(DeadletterArgs),
+    /// Copy a data directory, also while `up` runs on it
+    Backup(BackupArgs),
+    /// Make a data directory of a copy that `backup` took
+    Restore(RestoreArgs),
 }
 
 /// `up`. Flags win over environment variables (`COUNTERSIGN_EDGE__LISTEN`), which win over the
@@ -315,6 +319,37 @@ pub(crate) struct SimulateArgs {
     /// Well-behaved visitors only: a load generator
     #[arg(long)]
     pub(crate) plain: bool,
+}
+
+/// Copies a data directory, also while `up` runs on it.
+///
+/// The copy is what a crash would have left at one moment: what was accepted before the backup began
+/// is in it. It holds the keys and secrets, with the modes that they have. Not in it: a settings
+/// file, a catalogue outside of the data directory, and a log or state that settings put elsewhere.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct BackupArgs {
+    /// The data directory of `up`
+    #[arg(long, value_name = "DIR", default_value = "countersign-data")]
+    pub(crate) data: PathBuf,
+    /// Where the copy goes: a new directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+}
+
+/// Makes a data directory of a copy that `backup` took, and checks every byte of it.
+///
+/// Start `up` on it as on any other. Never run it beside the one that it was copied from on the same
+/// event log: both would count under one name.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct RestoreArgs {
+    /// The copy
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    /// The data directory to be made: a new one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
 }
 
 /// `keys`.

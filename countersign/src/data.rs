@@ -278,7 +278,10 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Res
     write_file(path, text.as_bytes(), mode)
 }
 
-fn parse_json<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<T, Failure> {
+pub(crate) fn parse_json<T: for<'de> Deserialize<'de>>(
+    path: &Path,
+    text: &str,
+) -> Result<T, Failure> {
     serde_json::from_str(text).map_err(|error| {
         Failure::data(format!("{}: {error}; restore the file from a copy", path.display()))
     })
@@ -293,7 +296,7 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
     }
 }
 
-fn make_private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

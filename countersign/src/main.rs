@@ -1,15 +1,18 @@
 //! Countersign: ad tracking that can be proved. The one binary.
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory; [`deployment`] what the parts share on NATS; [`admin`] the operator's key; [`keys`],
-//! [`import`], [`simulate`], [`up`] and [`roles`] are the commands. The rooms below know nothing of
-//! each other: what connects them is in [`up`], all in one process, and [`roles`], each in its own.
+//! directory, [`disk`] its room, [`deployment`] what the parts share on NATS; [`admin`] the operator's
+//! key; [`keys`], [`import`], [`simulate`], [`backup`], [`operate`], [`up`] and [`roles`] are the
+//! commands. The rooms below know nothing of each other: what connects them is in [`up`], all in one
+//! process, and [`roles`], each in its own.
 
 mod admin;
+mod backup;
 mod cli;
 mod client;
 mod data;
 mod deployment;
+mod disk;
 mod failure;
 mod import;
 mod keys;
@@ -54,5 +57,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Keys(args) => keys::run(&args),
         Command::Edges(args) => operate::edges(&args),
         Command::Deadletter(args) => operate::deadletter(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use edge::limit::{PER_S_MAX, Rate, Rates};
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -28,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) data: PathBuf,
     /// Partitions of a new deployment; fixed when it is made.
     pub(crate) partitions: Option<u16>,
+    /// The data directory's disk.
+    pub(crate) disk: Disk,
     /// What the process writes to stderr.
     pub(crate) log: Log,
     /// The public side.
@@ -42,6 +45,14 @@ pub(crate) struct Settings {
     pub(crate) aggregator: Aggregator,
     /// The operator's side.
     pub(crate) api: Api,
+}
+
+/// The data directory's disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Disk {
+    /// Below so many bytes of room it says so; 0: never.
+    pub(crate) warn_free_bytes: u64,
 }
 
 /// What the process writes to stderr.
@@ -84,6 +95,22 @@ pub(crate) struct Edge {
     pub(crate) country_header: String,
     /// Connections at once.
     pub(crate) connections_max: usize,
+    /// How often one network may ask.
+    pub(crate) limits: EdgeLimits,
+}
+
+/// How often one network may ask; a rate of 0: no limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EdgeLimits {
+    /// Requests a second, clicks not counted.
+    pub(crate) requests_per_s: u32,
+    /// So many at once.
+    pub(crate) requests_burst: u32,
+    /// Clicks a second.
+    pub(crate) clicks_per_s: u32,
+    /// So many at once.
+    pub(crate) clicks_burst: u32,
 }
 
 /// The edge's durable queue.
@@ -165,6 +192,7 @@ impl Default for Settings {
         Self {
             data: PathBuf::from("countersign-data"),
             partitions: None,
+            disk: Disk::default(),
             log: Log::default(),
             edge: Edge::default(),
             outbox: Outbox::default(),
@@ -173,6 +201,12 @@ impl Default for Settings {
             aggregator: Aggregator::default(),
             api: Api::default(),
         }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { warn_free_bytes: 2 << 30 }
     }
 }
 
@@ -193,7 +227,40 @@ impl Default for Edge {
             trusted_proxies: Vec::new(),
             country_header: String::new(),
             connections_max: 4_096,
+            limits: EdgeLimits::default(),
         }
+    }
+}
+
+impl Default for EdgeLimits {
+    fn default() -> Self {
+        let Rates { clicks, requests } = Rates::default();
+        Self {
+            requests_per_s: requests.per_s,
+            requests_burst: requests.burst,
+            clicks_per_s: clicks.per_s,
+            clicks_burst: clicks.burst,
+        }
+    }
+}
+
+impl EdgeLimits {
+    /// As the edge takes them.
+    ///
+    /// # Errors
+    /// When a rate is higher than can be held.
+    pub(crate) fn rates(&self) -> Result<Rates, Failure> {
+        let rate = |name: &str, per_s, burst| {
+            if per_s > PER_S_MAX {
+                let what = format!("edge.limits.{name}: at most {PER_S_MAX}; 0 is no limit");
+                return Err(Failure::usage(what));
+            }
+            Ok(Rate { per_s, burst })
+        };
+        Ok(Rates {
+            clicks: rate("clicks_per_s", self.clicks_per_s, self.clicks_burst)?,
+            requests: rate("requests_per_s", self.requests_per_s, self.requests_burst)?,
+        })
     }
 }
 
@@ -274,6 +341,7 @@ impl Settings {
 
     fn check(self) -> Result<Self, Failure> {
         self.partitions()?;
+        self.edge.limits.rates()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }

@@ -108,6 +108,8 @@ pub struct Reply {
     pub fields: &'static [(&'static str, &'static str)],
     /// The `Location` of a redirect: visible ASCII.
     pub location: Option<String>,
+    /// The `ETag`, of what may be kept: visible ASCII.
+    pub etag: Option<String>,
     /// The body; a rim leaves it out for HEAD.
     pub body: Cow<'static, [u8]>,
 }

@@ -6,9 +6,11 @@ mod link;
 mod reply;
 mod serve;
 
+use shared::keys::{Jwks, jwks};
 use shared::{ImpressionId, Random, Timestamp};
 
 use crate::decision::{Decision, Reply};
+use crate::limit::Class;
 use crate::policy::Policy;
 use crate::request::{Method, Request};
 
@@ -52,6 +54,12 @@ pub fn handle(
         ("/v1/events", _) => other_method(method, &reply::EVENTS_METHODS),
         ("/v1/serve", Method::Get) => serve::serve(request, policy, ids, now, random),
         ("/v1/serve", _) => other_method(method, &reply::SERVE_METHODS),
+        (jwks::PATH, Method::Get | Method::Head) => {
+            let set = Jwks::new(policy.keys.keyring(), now);
+            let is_known = set.is_known(request.if_none_match);
+            Decision::reply(reply::jwks(set, is_known))
+        }
+        (jwks::PATH, _) => other_method(method, &reply::LINK_METHODS),
         _ => Decision::reply(reply::not_found()),
     }
 }
@@ -73,6 +81,15 @@ pub fn outbox_full() -> Reply {
 #[must_use]
 pub fn body_timeout() -> Reply {
     reply::body_timeout()
+}
+
+/// The reply to a request of a network that has asked too often.
+#[must_use]
+pub fn too_many(class: Class) -> Reply {
+    match class {
+        Class::Click => reply::too_many_clicks(),
+        Class::Request => reply::too_many(),
+    }
 }
 
 /// The reply to a path that is not there.

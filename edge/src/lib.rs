@@ -1,7 +1,7 @@
 //! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
 //! outbox until the log has acknowledged it.
 //!
-//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`outbox::seal`],
+//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`outbox::seal`],
 //! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
 //! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
 //! feature `native`) performs the effects: it reads HTTP, writes files and sends batches, and
@@ -12,6 +12,7 @@ pub mod catalogue;
 pub mod decision;
 mod device;
 pub mod handle;
+pub mod limit;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod outbox;

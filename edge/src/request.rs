@@ -46,6 +46,8 @@ pub struct Request<'a> {
     pub user_agent: &'a [u8],
     /// `Sec-Purpose`, else `Purpose`, else `X-Moz` or `X-Purpose`: why a browser asks ahead.
     pub purpose: &'a [u8],
+    /// `If-None-Match`: what the client has already.
+    pub if_none_match: &'a [u8],
     /// `Sec-GPC: 1`: the visitor opts out (Global Privacy Control).
     pub opted_out: bool,
     /// The value of the country header that a trusted proxy sets; empty when there is none.
@@ -77,6 +79,7 @@ impl<'a> Request<'a> {
             content_type: b"",
             user_agent: b"",
             purpose: b"",
+            if_none_match: b"",
             opted_out: false,
             country: b"",
             client: None,

@@ -30,8 +30,8 @@ impl Random for SystemRandom {
     }
 }
 
-/// Measures how long something took, for metrics, benchmarks and progress bars; never for a
-/// decision.
+/// Measures how long something took, for metrics, benchmarks, progress bars and rate limits; never
+/// for a decision on an event, which a replay must be able to repeat.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);
 

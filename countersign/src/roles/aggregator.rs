@@ -24,6 +24,7 @@ use crate::admin::AdminKey;
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
 use crate::deployment;
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::process;
 use crate::settings::Settings;
@@ -31,7 +32,7 @@ use crate::terminal::line;
 use crate::up::log::AnyLog;
 use crate::up::{api, partition_stopped, parts};
 
-const OWN: [&str; 5] = ["data", "log", "aggregator", "eventlog", "api"];
+const OWN: [&str; 6] = ["data", "disk", "log", "aggregator", "eventlog", "api"];
 /// How often a state directory is tried that another process has not let go of yet.
 const LOCKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -134,7 +135,12 @@ async fn lead(
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut registry = Registry::default();
         let aggregator = parts::start_aggregator(settings, stores, &log, &clock, &mut registry);
-        let routes = api::guarded(aggregator.router(), Arc::new(registry), Arc::clone(operator));
+        let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
+        let routes = api::degradable(aggregator.router(), disk.degraded());
+        if settings.aggregator.state_url.is_empty() {
+            tokio::spawn(disk.watch());
+        }
+        let routes = api::guarded(routes, Arc::new(registry), Arc::clone(operator));
         front.leading.send_replace(Some((routes, held)));
         Ok::<_, Failure>(aggregator)
     };

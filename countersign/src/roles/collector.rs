@@ -67,6 +67,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let document = deployment::require(&documents, KEYS_CENTRE).await?;
     let keys = read(&document, fixed.deployment).map_err(Failure::data)?;
     let (collector, sender) = parts::open_collector(&settings, keys, &log, &clock, &mut registry)?;
+    let public = api::open_keys(sender.subscribe());
     let take = move |document: &Document| {
         sender.send_replace(Arc::new(read(document, fixed.deployment)?));
         Ok(())
@@ -91,7 +92,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
         })
     };
     let routes = ::collector::gateway::router(Arc::clone(&collector)).route("/readyz", ready);
-    let routes = api::guarded(routes, Arc::new(registry), Arc::new(operator));
+    let routes = api::guarded(routes, Arc::new(registry), Arc::new(operator)).merge(public);
     line(format!("api listening on {url}"));
     let api = process::serve_api(listener, routes, process::stopped(stop.clone()));
     let taking = take_batches(queue, Arc::clone(&collector), seen, unready, stop);

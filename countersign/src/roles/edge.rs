@@ -23,13 +23,14 @@ use crate::admin::AdminKey;
 use crate::cli::EdgeArgs;
 use crate::data::{DataDir, Mode, read_if_there, write_file};
 use crate::deployment;
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
 use crate::up::{api, demo, parts};
 
-const OWN: [&str; 6] = ["data", "log", "edge", "outbox", "eventlog", "api"];
+const OWN: [&str; 7] = ["data", "disk", "log", "edge", "outbox", "eventlog", "api"];
 /// What is kept of NATS in the data directory, for a start while it is away.
 const KEYS_FILE: &str = "keys-edge.json";
 const OPERATOR_FILE: &str = "admin.key";
@@ -60,6 +61,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let keys = ::edge::Keys::new(&known.keys).map_err(Failure::data)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut registry = Registry::default();
+    let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
     demo::write_catalogue(&settings.catalogue(), None)?;
     let edge = parts::open_edge(&settings, &dir, keys, &url, &clock, &mut registry)?;
 
@@ -68,6 +70,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let helpers = [
         tokio::spawn(follow_keys(config, dir, known.keys, known.revision, policies)),
         tokio::spawn(hear_of_clock(Arc::clone(&sink))),
+        tokio::spawn(disk.watch()),
     ];
     let routes = api::guarded(axum::Router::new(), Arc::new(registry), Arc::new(known.operator));
     line(format!("edge listening on {url}"));

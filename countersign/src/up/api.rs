@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use aggregator::Aggregator;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use collector::Collector;
+use collector::{Collector, CollectorKeys};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use shared::Clock as _;
+use shared::ambient::SystemClock;
+use shared::keys::{Jwks, jwks};
 use shared::problem::{CONTENT_TYPE, Problem};
+use tokio::sync::watch;
 
 use super::demo;
 use super::log::AnyLog;
@@ -26,12 +31,14 @@ pub(super) fn router(
     collector: Arc<Collector<AnyLog>>,
     registry: Arc<Registry>,
     key: Arc<AdminKey>,
+    keys: watch::Receiver<Arc<CollectorKeys>>,
+    degraded: watch::Receiver<Option<String>>,
     demo_edge: Option<&str>,
 ) -> Router {
     let answers = aggregator.router();
     let demo = demo_edge.map(|edge| demo::router(edge, answers.clone()));
-    let routes = answers.merge(collector::gateway::router(collector));
-    guarded(routes, registry, key).merge(demo.unwrap_or_default())
+    let routes = degradable(answers.merge(collector::gateway::router(collector)), degraded);
+    guarded(routes, registry, key).merge(open_keys(keys)).merge(demo.unwrap_or_default())
 }
 
 /// A role's routes behind the operator's key, the metrics among them; `/healthz` and `/readyz` are
@@ -42,7 +49,56 @@ pub(crate) fn guarded(routes: Router, registry: Arc<Registry>, key: Arc<AdminKey
         .fallback(not_found)
         .layer(axum::middleware::from_fn_with_state(key, admin::guard));
     // Alive: it answers. Whether it is ready to is `/readyz`.
-    guarded.route("/healthz", get(|| async { "ok\n" }))
+    guarded.route(
+        "/healthz",
+        get(|| async {
+            "ok
+"
+        }),
+    )
+}
+
+/// The public keys as they are in force, for everybody.
+pub(crate) fn open_keys(keys: watch::Receiver<Arc<CollectorKeys>>) -> Router {
+    Router::new().route(jwks::PATH, get(public_keys).with_state(keys))
+}
+
+/// Routes whose `/readyz` tells what is not as it should be.
+pub(crate) fn degradable(routes: Router, degraded: watch::Receiver<Option<String>>) -> Router {
+    routes.layer(axum::middleware::from_fn_with_state(degraded, degrade))
+}
+
+/// `/readyz` still says yes when the process works, but not as it should: nobody is helped when its
+/// redirects stop too.
+async fn degrade(
+    State(degraded): State<watch::Receiver<Option<String>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_ready = request.uri().path() == admin::READY;
+    let response = next.run(request).await;
+    let why = degraded.borrow().clone().filter(|_| is_ready && response.status().is_success());
+    let Some(why) = why else { return response };
+    axum::Json(serde_json::json!({ "status": "degraded", "reasons": [why] })).into_response()
+}
+
+/// The public keys, for everybody: as they are in force now.
+async fn public_keys(
+    State(keys): State<watch::Receiver<Arc<CollectorKeys>>>,
+    headers: HeaderMap,
+) -> Response {
+    let set = Jwks::new(&keys.borrow().keyring, SystemClock.now());
+    let known = headers.get(header::IF_NONE_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
+    let fields = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::CACHE_CONTROL, jwks::CACHE_CONTROL),
+        (header::CONTENT_TYPE, jwks::CONTENT_TYPE),
+    ];
+    let tag = [(header::ETAG, set.etag.clone())];
+    if set.is_known(known) {
+        return (StatusCode::NOT_MODIFIED, fields, tag).into_response();
+    }
+    (fields, tag, set.body).into_response()
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {

@@ -58,12 +58,14 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
         log,
         keys,
         dir,
+        disk,
         ..
     } = opened;
     let sink = Arc::new(CollectorSink::new(Arc::clone(&collector)));
     let edge = edge::native::run(edge_listener, edge.with(sink), process::stopped(stop.clone()));
     let api = process::serve_api(api_listener, api, process::stopped(stop.clone()));
     let follower = tokio::spawn(follow::keys(dir, keys));
+    let disk = tokio::spawn(disk.watch());
     let work = async {
         let (edge, api) = tokio::join!(edge, api);
         let summary = edge.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
@@ -79,6 +81,7 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
         result = work => result,
     };
     follower.abort();
+    disk.abort();
     // After a failure too: what was taken in goes as far as it can.
     let closed = close(&collector, aggregator, log).await;
     result.and(closed)?;

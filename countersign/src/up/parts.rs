@@ -24,6 +24,7 @@ use super::log::AnyLog;
 use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
 use crate::data::DataDir;
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
@@ -38,6 +39,7 @@ pub(super) struct Opened {
     pub(super) log: Arc<AnyLog>,
     pub(super) keys: Followers,
     pub(super) dir: DataDir,
+    pub(super) disk: Disk,
     /// Held until the process ends: two never share the directory.
     _lock: File,
 }
@@ -92,6 +94,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
 
     let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
     let mut registry = Registry::default();
+    let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
     let collector_keys = CollectorKeys::of_store(&keys).map_err(Failure::data)?;
     let (collector, collector_keys) =
         open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
@@ -103,6 +106,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
     let edge = open_edge(settings, &dir, edge_keys, &edge_url, &clock, &mut registry)?;
 
+    let public_keys = collector_keys.subscribe();
     let keys = Followers {
         deployment: deployment.deployment,
         issuer: settings.edge.issuer,
@@ -114,6 +118,8 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         Arc::clone(&collector),
         Arc::new(registry),
         Arc::new(admin),
+        public_keys,
+        disk.degraded(),
         demo.then_some(edge_url.as_str()),
     );
     hints::print(settings, &edge_url, &api_url, &origin, demo);
@@ -127,6 +133,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         log,
         keys,
         dir,
+        disk,
         _lock: lock,
     })
 }
@@ -275,6 +282,7 @@ pub(crate) fn open_edge(
         trusted_proxies,
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
         connections_max: wanted.connections_max,
+        rates: wanted.limits.rates()?,
         ..RimSettings::default()
     };
     Ok(EdgeParts {

@@ -8,7 +8,7 @@ use crate::process::{KEY, Server, random_moment, run};
 
 type Counts = BTreeMap<String, u64>;
 
-fn logs() -> Vec<PathBuf> {
+pub(crate) fn logs() -> Vec<PathBuf> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
     ["obd_bts_all.csv", "obd_bts_men.csv", "obd_bts_women.csv"].map(|name| data.join(name)).to_vec()
 }
@@ -49,7 +49,7 @@ async fn popular(server: &Server, kind: &str, end: u32, window: u32) -> Counts {
 
 /// Every ad in every `step`th minute that has something, and in all hours, those without anything
 /// included.
-async fn equals_the_oracle(server: &Arc<Server>, paths: &[PathBuf], step: usize) {
+pub(crate) async fn equals_the_oracle(server: &Arc<Server>, paths: &[PathBuf], step: usize) {
     let oracle = oracle(paths);
     // 2019-11-22 to 2019-12-02.
     for (kind, hour) in ["impression", "click", "viewable", "served"]

@@ -63,6 +63,56 @@ async fn a_running_server_follows_rotation_and_revocation() {
     assert_eq!(click(&new).await, 302);
 }
 
+#[tokio::test]
+async fn everybody_may_read_the_public_keys_that_are_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let sides =
+        [&server.edge, &server.api].map(|side| format!("{side}{}", shared::keys::jwks::PATH));
+    // Key ids and entity tag, asked for without any key.
+    let read = async |url: &str| {
+        let reply = server.http.get(url).send().await.unwrap();
+        assert_eq!(reply.status(), 200);
+        assert_eq!(reply.headers()["content-type"], "application/jwk-set+json");
+        let tag = reply.headers()["etag"].to_str().unwrap().to_owned();
+        let set: Value = reply.json().await.unwrap();
+        let kids = set["keys"].as_array().unwrap().iter();
+        (kids.map(|key| key["kid"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), tag)
+    };
+    let eventually = async |expected: &[String]| {
+        let watch = Stopwatch::start();
+        for url in &sides {
+            while read(url).await.0 != expected {
+                assert!(watch.elapsed() < PATIENCE, "{url} does not show {expected:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    let ids = || {
+        let keys = list(&server.data);
+        let mut ids: Vec<String> =
+            keys.iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    let first = ids();
+    eventually(&first).await;
+    let (.., tag) = read(&sides[0]).await;
+    for url in &sides {
+        let again = server.http.get(url).header("if-none-match", &tag).send().await.unwrap();
+        assert_eq!(again.status(), 304, "{url}");
+    }
+    let (code, said, _) = keys(&server.data, &["rotate", "--issuer", "edge", "--overlap", "0"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ids().len(), 2);
+    eventually(&ids()).await;
+    assert_ne!(read(&sides[1]).await.1, tag);
+    let (code, ..) = keys(&server.data, &["revoke", &first[0]]);
+    assert_eq!(code, Some(0));
+    let left: Vec<String> = ids().into_iter().filter(|id| *id != first[0]).collect();
+    eventually(&left).await;
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let dir = tempfile::tempdir().unwrap();

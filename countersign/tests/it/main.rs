@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod admin;
+mod backup;
+mod disk;
 mod import;
 mod keys;
 mod link;
+mod logs;
+mod metrics;
 mod nats;
 mod operations;
 mod process;

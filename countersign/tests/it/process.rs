@@ -48,7 +48,21 @@ impl Server {
         command.args(["up", "--data"]).arg(data);
         command.args(["--edge-listen", &listen(before.map(|server| &server.edge))]);
         command.args(["--api-listen", &listen(before.map(|server| &server.api))]);
-        command.args(flags).env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "warn");
+        command.args(flags).env("RUST_LOG", "warn");
+        Self::run(data, command)
+    }
+
+    /// With the demo, on free ports, and everything that it logs in a file.
+    pub(crate) fn start_logging(data: &Path, config: &Path, log: &Path) -> Self {
+        let mut command = binary();
+        command.args(["up", "--demo", "--data"]).arg(data).arg("--config").arg(config);
+        command.args(["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        command.env_remove("RUST_LOG").stderr(std::fs::File::create(log).unwrap());
+        Self::run(data, command)
+    }
+
+    fn run(data: &Path, mut command: Command) -> Self {
+        command.env("COUNTERSIGN_ADMIN_KEY", KEY);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut said = String::new();

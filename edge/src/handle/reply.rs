@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use shared::keys::jwks;
 use shared::problem::Problem;
 
 use crate::decision::Reply;
@@ -25,10 +26,20 @@ const PROBLEM_LATER: Fields =
     public![("content-type", "application/problem+json"), ("retry-after", "5")];
 const PROBLEM_CLOSE: Fields =
     public![("content-type", "application/problem+json"), ("connection", "close")];
+const PAGE_LATER: Fields = public![
+    ("content-type", "text/plain; charset=utf-8"),
+    ("x-content-type-options", "nosniff"),
+    ("retry-after", "5"),
+];
 const GIF: Fields = public![
     ("content-type", "image/gif"),
     ("pragma", "no-cache"),
     ("expires", "Thu, 01 Jan 1970 00:00:00 GMT"),
+];
+const JWKS: Fields = &[
+    ("access-control-allow-origin", "*"),
+    ("cache-control", jwks::CACHE_CONTROL),
+    ("content-type", jwks::CONTENT_TYPE),
 ];
 /// The page that the visitor comes from is told by its origin alone.
 const REDIRECT: Fields = public![
@@ -44,7 +55,7 @@ const PIXEL: &[u8; 43] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\x00\x0
     \x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
 
 const fn fixed(status: u16, fields: Fields, body: &'static [u8]) -> Reply {
-    Reply { status, fields, location: None, body: Cow::Borrowed(body) }
+    Reply { status, fields, location: None, etag: None, body: Cow::Borrowed(body) }
 }
 
 pub(super) fn problem(status: u16, kind: &str, detail: impl Into<String>) -> Reply {
@@ -55,11 +66,17 @@ pub(super) fn problem(status: u16, kind: &str, detail: impl Into<String>) -> Rep
         _ => PROBLEM,
     };
     let body = Cow::Owned(Problem::new(status, kind, detail).to_json().into_bytes());
-    Reply { status, fields, location: None, body }
+    Reply { status, fields, location: None, etag: None, body }
 }
 
 pub(super) fn json(status: u16, body: Vec<u8>) -> Reply {
-    Reply { status, fields: JSON, location: None, body: Cow::Owned(body) }
+    Reply { status, fields: JSON, location: None, etag: None, body: Cow::Owned(body) }
+}
+
+/// The deployment's public keys; nothing but their tag for who has them already.
+pub(super) fn jwks(set: jwks::Jwks, is_known: bool) -> Reply {
+    let (status, body) = if is_known { (304, Vec::new()) } else { (200, set.body.into_bytes()) };
+    Reply { status, fields: JWKS, location: None, etag: Some(set.etag), body: Cow::Owned(body) }
 }
 
 pub(super) const fn no_content() -> Reply {
@@ -71,7 +88,13 @@ pub(super) const fn pixel() -> Reply {
 }
 
 pub(super) const fn redirect(url: String) -> Reply {
-    Reply { status: 302, fields: REDIRECT, location: Some(url), body: Cow::Borrowed(b"") }
+    Reply {
+        status: 302,
+        fields: REDIRECT,
+        location: Some(url),
+        etag: None,
+        body: Cow::Borrowed(b""),
+    }
 }
 
 /// What a person sees who followed a link that leads nowhere.
@@ -86,6 +109,18 @@ pub(super) fn not_found() -> Reply {
 pub(super) fn outbox_full() -> Reply {
     let detail = "this edge cannot keep more events at the moment; send the request again later";
     problem(503, "outbox_full", detail)
+}
+
+pub(super) fn too_many() -> Reply {
+    let detail =
+        "your network sends more requests than this edge allows one; send this again later";
+    problem(429, "too_many_requests", detail)
+}
+
+/// What a person sees who followed a link when too many of the network did.
+pub(super) const fn too_many_clicks() -> Reply {
+    let text = b"Too many requests come from your network. Try again in a few seconds.\n";
+    fixed(429, PAGE_LATER, text)
 }
 
 pub(super) fn body_timeout() -> Reply {

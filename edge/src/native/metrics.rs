@@ -14,6 +14,7 @@ use shared::event::REASON_CODES;
 use shared::{Kind, Reason};
 
 use crate::decision::Draft;
+use crate::limit::Class;
 
 /// The routes that requests are counted by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,11 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
@@ -66,6 +72,8 @@ pub struct Metrics {
     requests: Arc<[[Counter; 5]; 5]>,
     appended: Arc<[Counter; 4]>,
     tallied: Arc<[Option<Counter>; REASON_CODES]>,
+    /// Of clicks, and of all other requests.
+    limited: [Counter; 2],
     group_events: Histogram,
     request_seconds: Histogram,
     /// Batches that the sink has acknowledged.
@@ -88,6 +96,7 @@ struct Families {
     requests: Family<RequestLabels, Counter>,
     appended: Family<KindLabel, Counter>,
     tallied: Family<ReasonLabel, Counter>,
+    limited: Family<ClassLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -106,8 +115,11 @@ impl Default for Metrics {
             let reason = u8::try_from(code).ok().and_then(Reason::from_code)?.name();
             Some(families.tallied.get_or_create_owned(&ReasonLabel { reason }))
         });
+        let limited = ["click", "request"]
+            .map(|class| families.limited.get_or_create_owned(&ClassLabel { class }));
         Self {
             families,
+            limited,
             requests: Arc::new(requests),
             appended: Arc::new(kinds),
             tallied: Arc::new(reasons),
@@ -136,6 +148,8 @@ impl Metrics {
         r.register("events", "Events appended to the outbox by kind", families.appended.clone());
         let help = "Events that were only tallied, by reason";
         r.register("tallied", help, families.tallied.clone());
+        let help = "Requests refused because their network asked too often, by limit";
+        r.register("limited", help, families.limited.clone());
         let help = "Events in one group commit of the outbox";
         r.register("outbox_group_events", help, self.group_events.clone());
         let help = "Time from a request's head to its reply";
@@ -160,6 +174,10 @@ impl Metrics {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         self.requests[route as usize][class].inc();
         self.request_seconds.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn limited(&self, class: Class) {
+        self.limited[usize::from(class == Class::Request)].inc();
     }
 
     pub(crate) fn appended(&self, events: &[Draft]) {

@@ -21,6 +21,7 @@ use super::metrics::{Metrics, Route};
 use super::{Policies, RimSettings};
 use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 use crate::handle::{self, Ids, handle};
+use crate::limit::{Class, Limits};
 use crate::outbox::{AppendError, Outbox};
 use crate::request::{Body, Method, Request};
 
@@ -36,6 +37,9 @@ pub(super) struct Rim {
     country_header: Option<HeaderName>,
     settings: RimSettings,
     clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    limits: Limits,
+    /// The limits' clock: it never goes back.
+    started: Stopwatch,
 }
 
 /// Locked for one draw, never for a whole request.
@@ -73,7 +77,7 @@ impl Rim {
         policies: Arc<Policies>,
         outbox: Outbox,
         clock: Arc<dyn Clock>,
-        random: Box<dyn Random>,
+        mut random: Box<dyn Random>,
         metrics: Metrics,
         registry: Option<Arc<Registry>>,
         country_header: Option<HeaderName>,
@@ -85,6 +89,8 @@ impl Rim {
             outbox,
             clock,
             ids: Mutex::new(IdAllocator::default()),
+            limits: Limits::new(settings.rates, &mut *random),
+            started: Stopwatch::start(),
             random: Mutex::new(random),
             metrics,
             registry,
@@ -118,6 +124,7 @@ impl Rim {
         let route = Route::of(path);
         let response = match path {
             "/healthz" | "/readyz" | "/metrics" if head.method.is_safe() => self.own(path),
+            _ if let Some(reply) = self.limited(&head, route, peer) => to_response(reply),
             _ => {
                 let now = self.outbox.time(self.clock.now());
                 let decision = match read_body(&head, route, body, self.settings.body_timeout).await
@@ -132,11 +139,27 @@ impl Rim {
         response
     }
 
+    /// The refusal of a request whose network has asked too often. Nothing of it is read or counted
+    /// as an event: whoever sent it was told so.
+    fn limited(&self, head: &Head, route: Route, peer: IpAddr) -> Option<Reply> {
+        let class = if route == Route::Click { Class::Click } else { Class::Request };
+        let client = self.client(head, peer);
+        if self.limits.admit(class, client, self.started.elapsed()) {
+            return None;
+        }
+        self.metrics.limited(class);
+        Some(handle::too_many(class))
+    }
+
+    fn client(&self, head: &Head, peer: IpAddr) -> Option<IpAddr> {
+        let forwarded = head.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        crate::address::client(peer, forwarded, &self.settings.trusted_proxies)
+    }
+
     /// Asks the core. `body` is `None` when it is too large.
     fn decide(&self, head: &Head, peer: IpAddr, body: Option<&[u8]>, now: Timestamp) -> Decision {
         let headers = &head.headers;
         let trusted = &self.settings.trusted_proxies;
-        let forwarded = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
         let by_proxy = trusted.iter().any(|range| range.contains(peer));
         let country = self.country_header.as_ref().filter(|_| by_proxy);
         let request = Request {
@@ -150,9 +173,10 @@ impl Rim {
                 .map(|name| value(headers, name))
                 .find(|purpose| !purpose.is_empty())
                 .unwrap_or_default(),
+            if_none_match: value(headers, &header::IF_NONE_MATCH),
             opted_out: value(headers, &GPC) == b"1",
             country: country.map_or(b"", |name| value(headers, name)),
-            client: crate::address::client(peer, forwarded, trusted),
+            client: self.client(head, peer),
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
         let (mut ids, mut random) = (Allocated(&self.ids), Drawn(&self.random));
@@ -322,10 +346,10 @@ fn to_response(reply: Reply) -> Response<Full<Bytes>> {
     for (name, value) in reply.fields {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    if let Some(location) = reply.location {
+    for (name, value) in [(header::LOCATION, reply.location), (header::ETAG, reply.etag)] {
         // The core lets visible ASCII only pass.
-        if let Ok(location) = HeaderValue::try_from(location) {
-            headers.insert(header::LOCATION, location);
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
         }
     }
     response

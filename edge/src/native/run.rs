@@ -15,6 +15,7 @@ use super::connection::{Phase, connection};
 use super::rim::Rim;
 use super::{Metrics, Policies};
 use crate::address::Range;
+use crate::limit::Rates;
 use crate::outbox::{BatchSink, Drain, DrainSettings, Outbox};
 
 /// Settings of the HTTP side.
@@ -24,6 +25,8 @@ pub struct RimSettings {
     pub trusted_proxies: Vec<Range>,
     /// The header in which a trusted proxy says the country, two letters; none: always `ZZ`.
     pub country_header: Option<String>,
+    /// How often one network may ask.
+    pub rates: Rates,
     /// The most connections at once; further ones wait to be accepted.
     pub connections_max: usize,
     /// The longest request head, bytes; at least 8 192.
@@ -52,6 +55,7 @@ impl Default for RimSettings {
         Self {
             trusted_proxies: Vec::new(),
             country_header: None,
+            rates: Rates::default(),
             connections_max: 4_096,
             head_bytes_max: 16 << 10,
             head_timeout: Duration::from_secs(20),

@@ -43,6 +43,7 @@ struct RequestSpec {
     content_type: String,
     user_agent: String,
     purpose: String,
+    if_none_match: String,
     opted_out: bool,
     country: String,
     client: Option<String>,
@@ -118,6 +119,7 @@ fn check(case: &Case) -> Result<(), String> {
         content_type: spec.content_type.as_bytes(),
         user_agent: spec.user_agent.as_bytes(),
         purpose: spec.purpose.as_bytes(),
+        if_none_match: spec.if_none_match.as_bytes(),
         opted_out: spec.opted_out,
         country: spec.country.as_bytes(),
         client: spec.client.as_deref().map(|client| client.parse().unwrap()),
@@ -135,8 +137,10 @@ fn describe(decision: &Decision, tokens: &BTreeMap<&str, Vec<u8>>, policy: &edge
     let reply = &decision.reply;
     let mut headers: serde_json::Map<String, Value> =
         reply.fields.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-    if let Some(location) = &reply.location {
-        headers.insert("location".to_owned(), json!(location));
+    for (name, value) in [("location", &reply.location), ("etag", &reply.etag)] {
+        if let Some(value) = value {
+            headers.insert(name.to_owned(), json!(value));
+        }
     }
     let body: Value = serde_json::from_slice(&reply.body)
         .unwrap_or_else(|_| json!(String::from_utf8_lossy(&reply.body)));

@@ -111,6 +111,7 @@ fn path() -> impl Strategy<Value = String> {
         Just("/v1/i/"),
         Just("/v1/events"),
         Just("/v1/serve"),
+        Just("/.well-known/countersign/jwks.json"),
         Just("/"),
         Just("")
     ];
@@ -133,6 +134,7 @@ proptest! {
             content_type: b"application/json",
             user_agent: &header,
             purpose: &header,
+            if_none_match: &header,
             country: &header,
             body: Body::Whole(&body),
             ..Request::new(method, &path)

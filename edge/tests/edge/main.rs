@@ -4,5 +4,6 @@
 mod cases;
 mod harness;
 mod hostile;
+mod limits;
 mod rim;
 mod support;

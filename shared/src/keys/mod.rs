@@ -1,9 +1,11 @@
 //! Keys: who may sign, since when and until when; and the secrets that edges and the centre hold.
 
+pub mod jwks;
 mod parts;
 mod secrets;
 mod store;
 
+pub use jwks::Jwks;
 pub use parts::{CentreKeys, EdgeKeys};
 pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};
 pub use store::{IssuerKey, KeyError, KeyStore};

@@ -2,6 +2,7 @@
 //! and JavaScript alike; `COUNTERSIGN_WRITE_VECTORS=1` writes them anew), and properties.
 #![allow(clippy::unwrap_used)]
 
+mod jwks;
 mod keys;
 mod partitions;
 mod properties;

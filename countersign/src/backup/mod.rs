@@ -1,0 +1,87 @@
+//! `countersign backup` and `countersign restore`: a copy of a data directory, taken while `up` runs.
+//!
+//! What is copied when decides whether the parts of the copy belong together ([`parts`]): what a
+//! part knows must be in the parts that are copied after it.
+//!
+//! | order | part | because |
+//! |---|---|---|
+//! | 1 | whatever else lies there | it was made from the log, and must not be ahead of it |
+//! | 2 | `state/` | its positions lie in the log, which only grows |
+//! | 3 | `log/` | batches that it has are in the outbox, or were acknowledged before |
+//! | 4 | `outbox/` | it is held open from the beginning, so that no batch is missing that was acknowledged, and deleted, while the log was copied; so it has every number that the log has, and the next start goes on after it |
+//! | 5 | `keys.json`, `deployment.json` | every token in the copy is signed with a key in the copy |
+//!
+//! So the copy is what a crash would have left at one moment: what was accepted before the backup
+//! began is in it.
+
+mod copy;
+mod manifest;
+mod parts;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use indicatif::HumanBytes;
+use shared::Clock as _;
+use shared::ambient::SystemClock;
+
+use crate::cli::{BackupArgs, RestoreArgs};
+use crate::data::DataDir;
+use crate::failure::Failure;
+use crate::terminal::line;
+use copy::Copier;
+use manifest::Manifest;
+
+/// Copies a data directory.
+///
+/// # Errors
+/// When there is no deployment, the target is not empty, or a file cannot be read or written.
+pub(crate) fn backup(args: &BackupArgs) -> Result<ExitCode, Failure> {
+    let keys = DataDir::new(&args.data).require_keys()?;
+    let mut copier = Copier::new("copying", &args.data, &args.to, copy::bytes_in(&args.data))?;
+    let has_log = parts::copy(&mut copier)?;
+    let (files, bytes) = copier.finish()?;
+    parts::verify(&args.to)?;
+    let count = files.len();
+    Manifest::new(SystemClock.now(), keys.deployment, files).write(&args.to)?;
+    line(format!(
+        "backed up {count} files, {}, into {}; it holds secrets: keep it as safe as the data",
+        HumanBytes(bytes),
+        args.to.display()
+    ));
+    if !has_log {
+        line("the event log is not in it: it lies elsewhere, and needs a backup of its own");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a data directory of a copy.
+///
+/// # Errors
+/// When the copy is not whole, the target is not empty, or a file cannot be read or written.
+pub(crate) fn restore(args: &RestoreArgs) -> Result<ExitCode, Failure> {
+    let manifest = Manifest::read(&args.from)?;
+    let bytes = manifest.files.iter().map(|file| file.bytes).sum();
+    let mut copier = Copier::new("restoring", &args.from, &args.data, bytes)?;
+    // In the order of the copy: the file without which nothing starts comes last.
+    for file in &manifest.files {
+        copier.expected(file).map_err(|failure| unfinished(&args.data, &failure))?;
+    }
+    let (files, bytes) = copier.finish()?;
+    line(format!(
+        "restored {} files, {}, of {} into {}; next: countersign up --data {3}",
+        files.len(),
+        HumanBytes(bytes),
+        manifest.created_at,
+        args.data.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unfinished(dir: &Path, failure: &Failure) -> Failure {
+    Failure::data(format!(
+        "{}; {} is not whole: remove it, and restore from another copy",
+        failure.message,
+        dir.display()
+    ))
+}

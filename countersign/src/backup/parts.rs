@@ -1,0 +1,224 @@
+//! The parts of a data directory, in the order in which they must be copied.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use eventlog::segments::Segments;
+
+use super::copy::{Copier, names, open};
+use crate::data::cannot;
+use crate::failure::Failure;
+
+/// Parts that have a place of their own in the order.
+const STATE: &str = "state";
+const LOG: &str = "log";
+const OUTBOX: &str = "outbox";
+const LAST: [&str; 2] = ["keys.json", "deployment.json"];
+/// Never copied: locks, and what was being written.
+const LOCKS: [&str; 2] = ["lock", "keys.lock"];
+/// How far the outbox was acknowledged: newer than the log in the copy, it would hold batches back.
+/// Without it all that the outbox has is sent again, and known by its numbers.
+const ACKED: &str = "acked";
+const TALLIES: &str = "tallies";
+/// How often a partition's files are listed anew, and a file is read anew, that change meanwhile.
+const TRIES_MAX: u32 = 100;
+
+/// Copies everything. True: the event log is there.
+pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
+    let mut outbox = Held::new(copier.from.join(OUTBOX));
+    outbox.look()?;
+    others(copier, Path::new(""))?;
+    for name in names(&copier.from.join(STATE))? {
+        let path = Path::new(STATE).join(name);
+        if copier.from.join(&path).is_dir() {
+            partition(copier, &path)?;
+        }
+    }
+    let has_log = log(copier, &mut outbox)?;
+    outbox.copy(copier)?;
+    for name in LAST {
+        if !copier.file(Path::new(name))? {
+            let path = copier.from.join(name);
+            return Err(Failure::data(format!("{} is missing", path.display())));
+        }
+    }
+    Ok(has_log)
+}
+
+/// That segments follow each other without a hole, and every byte is what was written.
+pub(super) fn verify(to: &Path) -> Result<(), Failure> {
+    for dir in [LOG, OUTBOX].map(|name| to.join(name)).iter().filter(|dir| dir.is_dir()) {
+        Segments::verify(dir).map_err(|error| {
+            Failure::data(format!(
+                "the copy is not whole: {error}; remove {} and run the backup again",
+                to.display()
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+fn is_temporary(name: &str) -> bool {
+    // The object store's are `NAME#N`, ours `NAME.new`.
+    name.contains('#') || name.ends_with(".new") || LOCKS.contains(&name)
+}
+
+/// Everything below a directory that has no place of its own in the order. Files that go meanwhile
+/// were replaced, or are of no use any more.
+fn others(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
+    let is_top = dir.as_os_str().is_empty();
+    for name in names(&copier.from.join(dir))? {
+        let placed = [STATE, LOG, OUTBOX].contains(&name.as_str()) || LAST.contains(&name.as_str());
+        if is_temporary(&name) || (is_top && placed) {
+            continue;
+        }
+        let path = dir.join(name);
+        if copier.from.join(&path).is_dir() {
+            others(copier, &path)?;
+        } else {
+            copier.file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A partition's database. Its files never change and are named by what is in them; a manifest names
+/// those that are needed. The copy is whole when, after everything that was listed is copied, the
+/// same files are still there: then no manifest came and nothing that the last one names has gone.
+fn partition(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
+    for _ in 0..TRIES_MAX {
+        let listed = files_of(&copier.from, dir)?;
+        let mut all = true;
+        for path in &listed {
+            all &= copier.has(path) || copier.file(path)?;
+        }
+        if all && listed == files_of(&copier.from, dir)? {
+            return copier.retain(|path| !path.starts_with(dir) || listed.contains(&path.into()));
+        }
+    }
+    Err(Failure::data(format!(
+        "{}: its files change faster than they can be copied; run the backup again",
+        copier.from.join(dir).display()
+    )))
+}
+
+fn files_of(from: &Path, dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for name in names(&from.join(dir))? {
+        let path = dir.join(&name);
+        if from.join(&path).is_dir() {
+            files.extend(files_of(from, &path)?);
+        } else if !is_temporary(&name) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// The log's segments, oldest first: those that were there at the beginning, the last as long as it
+/// was then. One that goes was trimmed, and with it all before it.
+fn log(copier: &mut Copier, outbox: &mut Held) -> Result<bool, Failure> {
+    let dir = copier.from.join(LOG);
+    let names = names(&dir)?;
+    let segments: Vec<&String> = names.iter().filter(|name| is_segment(name)).collect();
+    for name in &segments {
+        let path = Path::new(LOG).join(name);
+        match open(&dir.join(name))? {
+            Some(file) => {
+                let bytes = length(&dir.join(name), &file)?;
+                copier.opened(&path, &file, bytes)?;
+            }
+            None => copier.retain(|copied| !copied.starts_with(LOG))?,
+        }
+        outbox.look()?;
+    }
+    Ok(!segments.is_empty())
+}
+
+fn is_segment(name: &str) -> bool {
+    name.ends_with(".seg")
+}
+
+fn length(path: &Path, file: &File) -> Result<u64, Failure> {
+    file.metadata().map(|meta| meta.len()).map_err(|error| cannot("read", path, &error))
+}
+
+/// The outbox's segments, held open so that they can be read when they are deleted: what is
+/// acknowledged goes, and may not be in the copy of the log.
+struct Held {
+    dir: PathBuf,
+    files: BTreeMap<String, File>,
+}
+
+impl Held {
+    fn new(dir: PathBuf) -> Self {
+        Self { dir, files: BTreeMap::new() }
+    }
+
+    /// Takes hold of segments that are new.
+    fn look(&mut self) -> Result<(), Failure> {
+        for name in names(&self.dir)?.into_iter().filter(|name| is_segment(name)) {
+            if !self.files.contains_key(&name)
+                && let Some(file) = open(&self.dir.join(&name))?
+            {
+                self.files.insert(name, file);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tallies come after the segments: marked for a batch that is not in the copy they are
+    /// reported again, as after a crash, and those that a batch of the copy has are known by their
+    /// marks.
+    fn copy(mut self, copier: &mut Copier) -> Result<(), Failure> {
+        self.look()?;
+        let mut held = Vec::new();
+        for (name, file) in self.files {
+            let bytes = length(&self.dir.join(&name), &file)?;
+            held.push((Path::new(OUTBOX).join(name), file, bytes));
+        }
+        for (path, file, bytes) in held {
+            copier.opened(&path, &file, bytes)?;
+        }
+        let others = names(&self.dir)?.into_iter().filter(|name| {
+            !is_segment(name) && !is_temporary(name) && ![ACKED, TALLIES].contains(&name.as_str())
+        });
+        for name in others {
+            copier.file(&Path::new(OUTBOX).join(name))?;
+        }
+        match open(&self.dir.join(TALLIES))? {
+            Some(file) => tallies(copier, file),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A file of slots that are written in place: read until it was the same twice, so that no slot is
+/// half old and half new.
+fn tallies(copier: &mut Copier, mut file: File) -> Result<(), Failure> {
+    let path = Path::new(OUTBOX).join(TALLIES);
+    let source = copier.from.join(&path);
+    let mut read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let fail = |error: std::io::Error| cannot("read", &source, &error);
+    let mut before = read().map_err(fail)?;
+    for _ in 0..TRIES_MAX {
+        let now = read().map_err(fail)?;
+        if now == before {
+            let mode = file.metadata().map_err(fail)?.permissions().mode() & 0o777;
+            return copier.bytes(&path, &now, mode);
+        }
+        before = now;
+    }
+    Err(Failure::data(format!("{} changes all the time; run it again", source.display())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! How often one network may ask. Pure: the time is an argument.
+//!
+//! A token bucket for each network (the /24 or /48 that an event keeps of an address), in the form
+//! of the generic cell rate algorithm (ITU-T I.371): what is stored is the time at which the bucket
+//! will be full again. The table has a fixed size. A network whose bucket is full needs no place in
+//! it, so it holds those that are busy; when even they are too many, the one that is nearest to a
+//! full bucket is forgotten, and begins with a full one. So a crowded table refuses less, never
+//! more.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use shared::{Network, Random};
+use std::hash::BuildHasher as _;
+
+/// The most requests a second that a limit may say: its times are whole microseconds.
+pub const PER_S_MAX: u32 = 1_000_000;
+/// Networks that share a part of the table.
+const WAYS: usize = 4;
+/// Parts of the table: 128 KiB.
+const PARTS: usize = 4_096;
+/// Bits of a slot that hold the time at which its bucket is full, µs: almost nine years.
+const TIME_BITS: u32 = 48;
+const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
+
+/// A rate for each network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Requests a second in the long run, up to [`PER_S_MAX`]; 0: no limit.
+    pub per_s: u32,
+    /// Requests at once, after a silence; at least one is let through.
+    pub burst: u32,
+}
+
+/// The limits of an edge's public routes. Clicks have their own: a visitor who followed a link is
+/// sent on as long as that is possible, whatever else a network asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rates {
+    /// Click links.
+    pub clicks: Rate,
+    /// All other public routes together.
+    pub requests: Rate,
+}
+
+impl Default for Rates {
+    /// Networks of whole towns stand behind one /24: only what no crowd asks for is refused.
+    fn default() -> Self {
+        Self {
+            clicks: Rate { per_s: 5_000, burst: 20_000 },
+            requests: Rate { per_s: 2_000, burst: 10_000 },
+        }
+    }
+}
+
+/// Which limit a request falls under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// A click link.
+    Click,
+    /// Any other public route.
+    Request,
+}
+
+/// The tables of all limits. Shared by all threads, without a lock.
+#[derive(Debug)]
+pub struct Limits {
+    clicks: Option<Limiter>,
+    requests: Option<Limiter>,
+}
+
+impl Limits {
+    /// Empty tables. `random` decides which networks share a part of one, so that nobody can choose
+    /// addresses that crowd another out.
+    pub fn new(rates: Rates, random: &mut dyn Random) -> Self {
+        let mut limiter = |rate: Rate| (rate.per_s > 0).then(|| Limiter::new(rate, random));
+        Self { clicks: limiter(rates.clicks), requests: limiter(rates.requests) }
+    }
+
+    /// Whether a request of this client is let through. `now` is the time since any one moment, and
+    /// never goes back.
+    ///
+    /// Not limited: a client on the same machine (there, a proxy that nobody has named as one would
+    /// make one network of all visitors), and one that a trusted proxy hides.
+    #[must_use]
+    pub fn admit(&self, class: Class, client: Option<IpAddr>, now: Duration) -> bool {
+        let limiter = match class {
+            Class::Click => &self.clicks,
+            Class::Request => &self.requests,
+        };
+        match (limiter, client) {
+            (Some(limiter), Some(client)) if !client.is_loopback() => {
+                limiter.admit(Network::of(client), now)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// One limit's table. A slot is 16 bits that tell networks of a part apart, and the time at which
+/// the bucket is full; all zeros are a slot that is free.
+#[derive(Debug)]
+struct Limiter {
+    slots: Box<[AtomicU64]>,
+    hasher: FixedState,
+    /// In which one request comes back, µs.
+    interval: u64,
+    /// In which an empty bucket fills, µs.
+    full: u64,
+}
+
+impl Limiter {
+    fn new(rate: Rate, random: &mut dyn Random) -> Self {
+        let mut seed = [0; 8];
+        random.fill(&mut seed);
+        let interval = u64::from(PER_S_MAX / rate.per_s.clamp(1, PER_S_MAX));
+        Self {
+            slots: (0..PARTS * WAYS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: FixedState::with_seed(u64::from_le_bytes(seed)),
+            interval,
+            full: interval * u64::from(rate.burst.max(1)),
+        }
+    }
+
+    fn admit(&self, network: Network, now: Duration) -> bool {
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX) & TIME_MASK;
+        let hash = self.hasher.hash_one(network);
+        let tag = hash & !TIME_MASK;
+        let first = hash as usize % PARTS * WAYS;
+        let part = &self.slots[first..first + WAYS];
+        loop {
+            let (slot, seen) = find(part, tag);
+            let full_at = if seen & !TIME_MASK == tag { seen & TIME_MASK } else { 0 };
+            let next = full_at.max(now) + self.interval;
+            if next > now + self.full {
+                return false;
+            }
+            // Nine years on, slots are past counting: nobody is refused any more.
+            let Some(new) = (next <= TIME_MASK).then_some(tag | next) else { return true };
+            let set = slot.compare_exchange_weak(seen, new, Ordering::Relaxed, Ordering::Relaxed);
+            if set.is_ok() {
+                return true;
+            }
+        }
+    }
+}
+
+/// The slot of the network; else the one whose bucket is full first.
+fn find(part: &[AtomicU64], tag: u64) -> (&AtomicU64, u64) {
+    let mut least = (&part[0], part[0].load(Ordering::Relaxed));
+    for slot in part {
+        let seen = slot.load(Ordering::Relaxed);
+        if seen & !TIME_MASK == tag {
+            return (slot, seen);
+        }
+        if seen & TIME_MASK < least.1 & TIME_MASK {
+            least = (slot, seen);
+        }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests;
