@@ -19,7 +19,7 @@ use shared::{Clock, Random as _};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
-use super::lease::{Held, Lease};
+use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
@@ -33,14 +33,15 @@ use crate::up::log::AnyLog;
 use crate::up::{api, partition_stopped, parts};
 
 const OWN: [&str; 6] = ["data", "disk", "log", "aggregator", "eventlog", "api"];
+/// A failure may be that of one who is fenced off, and hears of it so much later.
+const LOSS_HEARD_AFTER: Duration = Duration::from_secs(2);
 /// How often a state directory is tried that another process has not let go of yet.
 const LOCKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Runs the command until a signal ends it, or another aggregator takes over.
+/// Runs the command until a signal ends it.
 ///
 /// # Errors
-/// When a setting is wrong, NATS or the state cannot be used, a part fails for good, or the lease
-/// is lost.
+/// When a setting is wrong, NATS or the state cannot be used, or a part fails for good.
 pub(crate) fn run(args: &AggregatorArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::load(&args.given(&OWN), process::environment())?;
     process::run(&settings.log, aggregate(settings.clone()))
@@ -62,66 +63,98 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
     let api = tokio::spawn(process::serve_api(listener, router, process::stopped(stop.clone())));
     let mut id = [0; 16];
     SystemRandom.fill(&mut id);
-    let id = shared::text::hex(&id);
-    let lease = tokio::select! {
-        () = process::stopped(stop.clone()) => return ended(api).await,
-        lease = Lease::acquire(documents, id, url, &front.holder) => lease,
-    };
-    tracing::info!("this aggregator has the lease, and counts");
-    let held = lease.held();
-    let (mut keeper, enough) = lease.keep_until();
-    let mut leading = None;
-    let result = tokio::select! {
-        biased;
-        lost = &mut keeper => Err(Failure::fatal(format!(
-            "another aggregator counts now: {}; started again, this one stands by",
-            lost.map_or_else(|error| error.to_string(), |(_, who)| who.unwrap_or_default())
-        ))),
-        () = process::stopped(stop) => Ok(()),
-        failure = lead(&settings, &config, &fixed, &operator, &front, held, &mut leading) => {
-            Err(failure)
+    let term = Term { settings, config, fixed, operator, front, stop: stop.clone() };
+    let me = Holder::new(shared::text::hex(&id), url);
+    loop {
+        let lease = tokio::select! {
+            () = process::stopped(stop.clone()) => break,
+            lease = Lease::acquire(&documents, &me, &term.front.holder) => lease,
+        };
+        match term.serve(lease).await {
+            Ok(Ended::Asked) => break,
+            Ok(Ended::Lost(who)) => {
+                tracing::warn!("another aggregator counts now: {who}; this one stands by");
+            }
+            Err(failure) => {
+                api.abort();
+                return Err(failure);
+            }
         }
-    };
-    // In order, its last requests are answered; after a failure nobody is any more.
-    let result = match result {
-        Ok(()) => ended(api).await,
-        Err(failure) => {
-            front.leading.send_replace(None);
-            api.abort();
-            Err(failure)
-        }
-    };
-    if let Some(aggregator) = leading {
-        process::within("the aggregator: it could not save its state", aggregator.close()).await?;
     }
-    // Only now: while this one saves, nobody else may begin.
-    drop(enough);
-    if !keeper.is_finished()
-        && let Ok((lease, None)) = keeper.await
-    {
-        lease.release().await;
-    }
-    result?;
+    api.await.unwrap_or_else(|error| Err(Failure::fatal(format!("api: {error}"))))?;
     tracing::info!("ended in order");
     Ok(())
 }
 
-async fn ended(api: tokio::task::JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
-    api.await.unwrap_or_else(|error| Err(Failure::fatal(format!("api: {error}"))))
+/// How a term with the lease ended.
+enum Ended {
+    /// By the signal.
+    Asked,
+    /// Another one has the lease.
+    Lost(String),
 }
 
-/// Counts and answers, until something fails.
-async fn lead(
-    settings: &Settings,
-    config: &JetStreamConfig,
-    fixed: &Deployment,
-    operator: &Arc<AdminKey>,
-    front: &Front,
-    held: Held,
-    leading: &mut Option<Aggregator<AnyLog>>,
-) -> Failure {
-    let begun = async {
-        let log = Arc::new(AnyLog::of_deployment(config, fixed).await?);
+/// What one needs to count.
+struct Term {
+    settings: Settings,
+    config: JetStreamConfig,
+    fixed: Deployment,
+    operator: Arc<AdminKey>,
+    front: Arc<Front>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Term {
+    /// Counts and answers as long as the lease is held and nobody asks to end.
+    async fn serve(&self, lease: Lease) -> Result<Ended, Failure> {
+        tracing::info!("this aggregator has the lease, and counts");
+        let held = lease.held();
+        let (mut keeper, enough) = lease.keep_until();
+        let mut leading = None;
+        let result = tokio::select! {
+            biased;
+            lost = &mut keeper => Ok(Ended::Lost(lost_to(lost))),
+            () = process::stopped(self.stop.clone()) => Ok(Ended::Asked),
+            failure = self.lead(held, &mut leading) => Err(failure),
+        };
+        let result = match result {
+            // One that is fenced off fails before it hears that the lease is lost.
+            Err(failure) => match tokio::time::timeout(LOSS_HEARD_AFTER, &mut keeper).await {
+                Ok(lost) => Ok(Ended::Lost(lost_to(lost))),
+                Err(_) => Err(failure),
+            },
+            result => result,
+        };
+        // In order, the last requests are answered while it closes.
+        if !matches!(result, Ok(Ended::Asked)) {
+            self.front.leading.send_replace(None);
+        }
+        if let Some(aggregator) = leading {
+            let what = "the aggregator: it could not save its state";
+            process::within(what, aggregator.close()).await?;
+        }
+        self.front.leading.send_replace(None);
+        // Only now: while this one saves, nobody else may begin.
+        drop(enough);
+        if !keeper.is_finished()
+            && let Ok((lease, None)) = keeper.await
+        {
+            lease.release().await;
+        }
+        result
+    }
+
+    /// Counts and answers, until something fails.
+    async fn lead(&self, held: Held, leading: &mut Option<Aggregator<AnyLog>>) -> Failure {
+        match self.begin(held).await {
+            Ok(aggregator) => partition_stopped(leading.insert(aggregator)).await,
+            Err(failure) => failure,
+        }
+    }
+
+    async fn begin(&self, held: Held) -> Result<Aggregator<AnyLog>, Failure> {
+        let settings = &self.settings;
+        let log = Arc::new(AnyLog::of_deployment(&self.config, &self.fixed).await?);
         let dir = DataDir::new(&settings.data);
         let stores = loop {
             match parts::open_stores(settings, &dir).await {
@@ -140,14 +173,14 @@ async fn lead(
         if settings.aggregator.state_url.is_empty() {
             tokio::spawn(disk.watch());
         }
-        let routes = api::guarded(routes, Arc::new(registry), Arc::clone(operator));
-        front.leading.send_replace(Some((routes, held)));
-        Ok::<_, Failure>(aggregator)
-    };
-    match begun.await {
-        Ok(aggregator) => partition_stopped(leading.insert(aggregator)).await,
-        Err(failure) => failure,
+        let routes = api::guarded(routes, Arc::new(registry), Arc::clone(&self.operator));
+        self.front.leading.send_replace(Some((routes, held)));
+        Ok(aggregator)
     }
+}
+
+fn lost_to(kept: Result<(Lease, Option<String>), tokio::task::JoinError>) -> String {
+    kept.map_or_else(|error| error.to_string(), |(_, who)| who.unwrap_or_default())
 }
 
 /// Who answers at this address.

@@ -28,7 +28,7 @@ const _: () = assert!(HELD_FOR.as_millis() < TAKEN_AFTER.as_millis());
 
 /// What the document says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Holder {
+pub(super) struct Holder {
     /// Random: one for each start.
     id: String,
     /// Where it answers, for those who look for it.
@@ -36,6 +36,13 @@ struct Holder {
     /// It has ended in order.
     #[serde(default)]
     over: bool,
+}
+
+impl Holder {
+    /// One that lives. `id` is random.
+    pub(super) fn new(id: String, api: String) -> Self {
+        Self { id, api, over: false }
+    }
 }
 
 /// The lease, held or lost.
@@ -60,12 +67,10 @@ impl Held {
 impl Lease {
     /// Waits until nobody else has it. `standing_by` hears who does, while somebody does.
     pub(super) async fn acquire(
-        documents: Documents,
-        id: String,
-        api: String,
+        documents: &Documents,
+        me: &Holder,
         standing_by: &watch::Sender<Option<Arc<str>>>,
     ) -> Self {
-        let me = Holder { id, api, over: false };
         let mut unchanged: Option<(u64, Stopwatch)> = None;
         loop {
             match documents.get(DOCUMENT).await {
@@ -79,14 +84,15 @@ impl Lease {
                     let silent = unchanged.is_some_and(|(_, since)| since.elapsed() > TAKEN_AFTER);
                     let free = silent || holder.as_ref().is_none_or(|holder| holder.over);
                     let began = Stopwatch::start();
-                    if free && let Some(revision) = put(&documents, &me, revision).await {
-                        standing_by.send_replace(None);
-                        return Self {
-                            documents,
-                            me,
-                            revision,
-                            renewed: watch::Sender::new(began),
-                        };
+                    if free {
+                        if let Some(revision) = put(documents, me, revision).await {
+                            standing_by.send_replace(None);
+                            let (documents, me) = (documents.clone(), me.clone());
+                            let renewed = watch::Sender::new(began);
+                            return Self { documents, me, revision, renewed };
+                        }
+                        // Nobody could change it, and so it was silent: the holder comes first.
+                        unchanged = None;
                     }
                     let holder: Option<Arc<str>> = holder.map(|holder| holder.api.into());
                     standing_by.send_if_modified(|old| {

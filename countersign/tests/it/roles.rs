@@ -197,8 +197,11 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let variable = |user: &str| format!("NATS_{}_PASSWORD", user.to_uppercase().replace('-', "_"));
     let environment = USERS.map(|user| (variable(user), format!("password-of-{user}")));
     let environment = environment.each_ref().map(|(name, value)| (name.as_str(), value.as_str()));
-    let include = format!("include \"{ACCOUNTS}\"\n");
-    let nats = NatsServer::start_with(&dir.path().join("nats"), &include, &environment);
+    // A path is read from where the server's own config is.
+    std::fs::create_dir(dir.path().join("nats")).unwrap();
+    std::fs::copy(ACCOUNTS, dir.path().join("nats/accounts.conf")).unwrap();
+    let include = "include ./accounts.conf\n";
+    let nats = NatsServer::start_with(&dir.path().join("nats"), include, &environment);
     let url = nats.url();
     let config = |user: &str, name: &str, own: &str| {
         let password = dir.path().join(format!("{user}.password"));
