@@ -17,6 +17,7 @@ use shared::ambient::{SystemClock, SystemRandom};
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Clock, Random as _};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use super::lease::{Held, Holder, Lease};
@@ -60,10 +61,16 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
 
     let front = Arc::new(Front::default());
     let router = Arc::clone(&front).router();
-    let api = tokio::spawn(process::serve_api(listener, router, process::stopped(stop.clone())));
+    let (answering, answered) = watch::channel(());
+    let api = process::serve_api(listener, router, process::stopped(stop.clone()));
+    let api = tokio::spawn(async move {
+        let ended = api.await;
+        drop(answering);
+        ended
+    });
     let mut id = [0; 16];
     SystemRandom.fill(&mut id);
-    let term = Term { settings, config, fixed, operator, front, stop: stop.clone() };
+    let term = Term { settings, config, fixed, operator, front, stop: stop.clone(), answered };
     let me = Holder::new(shared::text::hex(&id), url);
     loop {
         let lease = tokio::select! {
@@ -102,6 +109,15 @@ struct Term {
     operator: Arc<AdminKey>,
     front: Arc<Front>,
     stop: watch::Receiver<bool>,
+    /// Its sender is gone when the last request is answered.
+    answered: watch::Receiver<()>,
+}
+
+/// What runs while the lease is held.
+struct Leading {
+    aggregator: Aggregator<AnyLog>,
+    /// The disk's watch; ends with it.
+    _watch: JoinSet<()>,
 }
 
 impl Term {
@@ -125,15 +141,15 @@ impl Term {
             },
             result => result,
         };
-        // In order, the last requests are answered while it closes.
-        if !matches!(result, Ok(Ended::Asked)) {
-            self.front.leading.send_replace(None);
+        if matches!(result, Ok(Ended::Asked)) {
+            // In order: the last requests are answered. An error says that they are.
+            while self.answered.clone().changed().await.is_ok() {}
         }
-        if let Some(aggregator) = leading {
+        self.front.leading.send_replace(None);
+        if let Some(Leading { aggregator, .. }) = leading {
             let what = "the aggregator: it could not save its state";
             process::within(what, aggregator.close()).await?;
         }
-        self.front.leading.send_replace(None);
         // Only now: while this one saves, nobody else may begin.
         drop(enough);
         if !keeper.is_finished()
@@ -145,14 +161,14 @@ impl Term {
     }
 
     /// Counts and answers, until something fails.
-    async fn lead(&self, held: Held, leading: &mut Option<Aggregator<AnyLog>>) -> Failure {
+    async fn lead(&self, held: Held, leading: &mut Option<Leading>) -> Failure {
         match self.begin(held).await {
-            Ok(aggregator) => partition_stopped(leading.insert(aggregator)).await,
+            Ok(begun) => partition_stopped(&leading.insert(begun).aggregator).await,
             Err(failure) => failure,
         }
     }
 
-    async fn begin(&self, held: Held) -> Result<Aggregator<AnyLog>, Failure> {
+    async fn begin(&self, held: Held) -> Result<Leading, Failure> {
         let settings = &self.settings;
         let log = Arc::new(AnyLog::of_deployment(&self.config, &self.fixed).await?);
         let dir = DataDir::new(&settings.data);
@@ -170,12 +186,13 @@ impl Term {
         let aggregator = parts::start_aggregator(settings, stores, &log, &clock, &mut registry);
         let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
         let routes = api::degradable(aggregator.router(), disk.degraded());
+        let mut watch = JoinSet::new();
         if settings.aggregator.state_url.is_empty() {
-            tokio::spawn(disk.watch());
+            watch.spawn(disk.watch());
         }
         let routes = api::guarded(routes, Arc::new(registry), Arc::clone(&self.operator));
         self.front.leading.send_replace(Some((routes, held)));
-        Ok(aggregator)
+        Ok(Leading { aggregator, _watch: watch })
     }
 }
 

@@ -97,7 +97,6 @@ impl Control {
 
 /// What a partition's log holds.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are messages, and none is kept")]
 pub enum Logged<'a> {
     /// Events.
     Message(MessageView<'a>),
