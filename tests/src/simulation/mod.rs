@@ -12,4 +12,5 @@ mod oracle;
 mod world;
 
 pub use operation::{Operation, generate};
+pub(crate) use world::CATALOGUE;
 pub use world::{Failure, Simulator, Summary};

@@ -24,7 +24,8 @@ use super::oracle::Account;
 const START: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 4;
 const SOURCES: [&str; 2] = ["first.csv", "second.csv"];
-const CATALOGUE: &str = r#"{
+/// Two ads of one advertiser.
+pub(crate) const CATALOGUE: &str = r#"{
     "lifetimes": {"impression_s": 3600, "click_s": 86400},
     "ads": [
         {"id": "boots", "campaign": "autumn", "advertiser": "shop", "html": "<b>boots</b>",
