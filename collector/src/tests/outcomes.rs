@@ -156,6 +156,24 @@ async fn keys_and_edges_are_judged_as_they_stand_now() {
 }
 
 #[tokio::test]
+async fn what_comes_of_a_test_is_told_apart() {
+    let world = World::new();
+    let rig = rig(MemLog::new(4, [1; 16]), &world, quick());
+    let test = world.token_of(ISSUER, 1, |token| token.test = true);
+    let late = world.token_of(ISSUER, 2, |token| (token.test, token.click_life_s) = (true, 1));
+    let head = Event { verdict: Some(Reason::HeadRequest), ..event(Kind::Click, &test) };
+    let cases = [
+        (event(Kind::Served, &test), Ok(Some(Reason::Test))),
+        (event(Kind::Click, &test), Ok(Some(Reason::Test))),
+        (head, Ok(Some(Reason::HeadRequest))),
+        (event(Kind::Click, &late), Err(Reason::Expired)),
+    ];
+    for (number, (event, outcome)) in (0..).zip(cases) {
+        assert_eq!(outcome_of(&rig, number, event).await, outcome, "{number}");
+    }
+}
+
+#[tokio::test]
 async fn expiry_is_judged_at_the_receive_time() {
     let world = World::new();
     let rig = rig(MemLog::new(4, [1; 16]), &world, quick());
