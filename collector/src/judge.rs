@@ -70,7 +70,7 @@ pub struct Ruling<'a> {
 /// Judges one event. The first of these that holds is its reason: the edge is out of service; the
 /// token is not believed; the receive time is further ahead of the collector's than clocks may
 /// differ; it is outside the token's life; the price cannot be read (`malformed`). Otherwise it is
-/// accepted, with the edge's verdict.
+/// accepted, with the edge's verdict; without one, what comes of a test is [`Reason::Test`].
 #[must_use]
 pub fn judge<'a>(
     event: &Event<'a>,
@@ -107,7 +107,7 @@ pub fn judge<'a>(
         .and_then(|()| check_clock(event.at, context.now))
         .and_then(|()| token.check_time(event.kind, event.at))
         .and_then(|()| price.ok_or(Reason::Malformed))
-        .map(|_| event.verdict);
+        .map(|_| event.verdict.or(token.test.then_some(Reason::Test)));
     let proof = match (judged.outcome, event.kind) {
         (Err(_), _) => event.token,
         (Ok(_), Kind::Served) => believed.proof,

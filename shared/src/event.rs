@@ -112,11 +112,13 @@ words! {
         HeadRequest = 15 "head_request",
         /// A prefetch or prerender (`Sec-Purpose`, `Purpose`), not a person's act.
         Prefetch = 16 "prefetch",
+        /// Of a token that was issued as a test (`test=1`): it would have been counted.
+        Test = 17 "test",
     }
 }
 
 /// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
-pub const REASON_CODES: usize = 17;
+pub const REASON_CODES: usize = 18;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
 /// a rejected event it has its own dedup bit, so that a link preview's click never hides the

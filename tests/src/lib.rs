@@ -1,6 +1,7 @@
-//! Whole-system tests and what they share: benchmarks, the data set, the simulation.
+//! Whole-system tests and what they share: benchmarks, the data set, fuzz targets, the simulation.
 
 pub mod bench;
 pub mod dataset;
 pub mod engine_speed;
+pub mod fuzz;
 pub mod simulation;

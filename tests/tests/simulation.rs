@@ -9,13 +9,15 @@ const SEEDS: u64 = 300;
 #[test]
 fn invariants_hold_after_every_step_of_every_seed() {
     let simulator = Simulator::new().unwrap();
-    let (mut counted, mut duplicate, mut reasons) = (0, 0, 0);
+    let (mut counted, mut duplicate, mut reasons, mut tests, mut stopped) = (0, 0, 0, 0, 0);
     for seed in 1..=SEEDS {
         match simulator.run(seed, &generate(seed)) {
             Ok(summary) => {
                 counted += summary.counted;
                 duplicate += summary.duplicate;
                 reasons += summary.reasons;
+                tests += summary.tests;
+                stopped += summary.stopped;
             }
             Err(failure) => panic!(
                 "seed {seed}, step {}: {}\n`cargo xtask simulate --seeds 1 --seed {seed}` shortens it",
@@ -25,6 +27,7 @@ fn invariants_hold_after_every_step_of_every_seed() {
     }
     // A simulation in which nothing happens holds every invariant.
     assert!(counted > 50 * SEEDS && duplicate > 5 * SEEDS && reasons > 5 * SEEDS);
+    assert!(tests > SEEDS / 2 && stopped > SEEDS / 20, "{tests} of tests, {stopped} stopped");
 }
 
 #[test]
@@ -45,12 +48,12 @@ fn lists_that_once_failed() {
             9,
             &[
                 Op::Seal { edge: 1 },
-                Op::Import { source: 1, rows: 12, back: 14 },
-                Op::Flush,
+                Op::Import { source: 1, rows: 12, back: 14, collector: 0 },
+                Op::Flush { collector: 0 },
                 Op::Apply { partition: 3, most: 5 },
-                Op::Resend { edge: 1, batch: 1 },
-                Op::Flush,
-                Op::Import { source: 1, rows: 30, back: 4 },
+                Op::Resend { edge: 1, batch: 1, collector: 0 },
+                Op::Flush { collector: 0 },
+                Op::Import { source: 1, rows: 30, back: 4, collector: 0 },
             ],
         ),
     ];

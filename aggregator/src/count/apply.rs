@@ -217,6 +217,8 @@ impl Scratch {
                 (Ok(_), refused @ 1..) => usize::from(refused),
                 (Ok(_), 0) if self.is_taken(message, &row, chunk) => DUPLICATE,
                 (Ok(_), 0) if !self.is_new(message, &row, dedup) => DUPLICATE,
+                // A test is in the accounts alone.
+                (Ok(Some(Reason::Test)), 0) => usize::from(Reason::Test.code()),
                 (Ok(verdict), 0) => {
                     self.add(&row);
                     verdict.map_or(COUNTED, |reason| usize::from(reason.code()))
@@ -241,7 +243,8 @@ impl Scratch {
 
     #[inline]
     fn is_new(&mut self, message: &MessageView<'_>, row: &Row, dedup: &mut Dedup) -> bool {
-        let valid = row.outcome == Ok(None);
+        // All of an impression is a test or none is: a test's bit is that of what would be counted.
+        let valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
         let number = usize::from(row.kind.code()) * 2 + usize::from(valid);
         let bitmap = &mut self.bitmaps[usize::from(row.block) * BITMAPS_PER_BLOCK + number];
         if *bitmap == UNRESOLVED {

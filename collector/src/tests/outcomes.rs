@@ -14,7 +14,6 @@ use shared::{Country, Id, Kind, Minute, Money, Outcome, Reason, Timestamp};
 use super::world::{
     EDGE, HOUR_MS, ISSUER, LIMITED, NOW, Rig, World, batch, event, id, map, price, read_all, rig,
 };
-use crate::dead::DeadLetter;
 use crate::{Receipt, Settings, SubmitError};
 
 fn quick() -> Settings {
@@ -153,6 +152,24 @@ async fn keys_and_edges_are_judged_as_they_stand_now() {
     assert_eq!(outcome_of(&rig, 4, click).await, Ok(None));
     rig.clock.0.store(NOW.0 + 1, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(outcome_of(&rig, 5, click).await, Err(Reason::EdgeRetired));
+}
+
+#[tokio::test]
+async fn what_comes_of_a_test_is_told_apart() {
+    let world = World::new();
+    let rig = rig(MemLog::new(4, [1; 16]), &world, quick());
+    let test = world.token_of(ISSUER, 1, |token| token.test = true);
+    let late = world.token_of(ISSUER, 2, |token| (token.test, token.click_life_s) = (true, 1));
+    let head = Event { verdict: Some(Reason::HeadRequest), ..event(Kind::Click, &test) };
+    let cases = [
+        (event(Kind::Served, &test), Ok(Some(Reason::Test))),
+        (event(Kind::Click, &test), Ok(Some(Reason::Test))),
+        (head, Ok(Some(Reason::HeadRequest))),
+        (event(Kind::Click, &late), Err(Reason::Expired)),
+    ];
+    for (number, (event, outcome)) in (0..).zip(cases) {
+        assert_eq!(outcome_of(&rig, number, event).await, outcome, "{number}");
+    }
 }
 
 #[tokio::test]

@@ -78,6 +78,7 @@ impl World {
         let block = BlockId([0x30, 1, 2, 3, 4, 5, 6, 7, 8, seq.to_be_bytes()[1] % 32]);
         let id = ImpressionId { block, seq };
         let mut token = Token {
+            test: false,
             deployment: self.store.deployment,
             key: signer.id(),
             id,

@@ -45,6 +45,34 @@ async fn an_ad_is_shown_and_a_click_redirects_and_is_counted() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
+#[tokio::test]
+async fn a_test_redirects_and_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    let real = server.serve().await;
+    let serve = format!("{}/v1/serve?placement=demo-top&test=", server.edge);
+    let refused = server.http.get(format!("{serve}yes")).send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.unwrap().contains("`test` is 1 or left out"));
+    let test = server.http.get(format!("{serve}1")).send().await.unwrap();
+    let test: serde_json::Value = test.json().await.unwrap();
+    for (ad, times) in [(&real, 1), (&test, 2)] {
+        for _ in 0..times {
+            let click = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+            assert_eq!(click.status(), 302);
+        }
+    }
+    let account = format!("/v1/accounting?{}", minutes());
+    let all = |answer: &serde_json::Value| answer["received"] == 5 && answer["in_flight"] == 0;
+    let answer = server.until(&account, all).await;
+    let expected = json!({ "counted": 2, "duplicate": 1, "reasons": { "test": 2 } });
+    for (what, value) in expected.as_object().unwrap() {
+        assert_eq!(&answer[what], value, "{answer}");
+    }
+    assert_eq!(answer["adds_up"], true, "{answer}");
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
 /// This minute and some around it.
 fn minutes() -> String {
     use shared::Clock as _;

@@ -1,4 +1,5 @@
-//! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression.
+//! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression; with `test=1` one of
+//! which nothing is counted.
 
 use serde::Serialize;
 use shared::text::hex;
@@ -61,6 +62,14 @@ pub(super) fn serve(
             return Decision::reply(reply::problem(400, "consent_malformed", detail));
         }
     };
+    let test = match request.parameter("test") {
+        None => false,
+        Some("1") => true,
+        Some(_) => {
+            let detail = "`test` is 1 or left out: what comes of a test is never counted";
+            return Decision::reply(reply::problem(400, "test_malformed", detail));
+        }
+    };
     let Some(placement) = policy.catalogue.placement(id) else {
         let detail = format!("there is no placement {id}");
         return Decision::reply(reply::problem(404, "unknown_placement", detail));
@@ -75,13 +84,14 @@ pub(super) fn serve(
     } else {
         Fingerprint::NONE
     };
-    issue(placement, ad, visitor, asker, policy, ids, now, random)
+    issue(placement, ad, test, visitor, asker, policy, ids, now, random)
 }
 
 #[expect(clippy::too_many_arguments, reason = "what `serve` has found, and what it was given")]
 fn issue(
     placement: &Placement,
     ad: &Ad,
+    test: bool,
     visitor: Fingerprint,
     asker: Asker,
     policy: &Policy,
@@ -95,6 +105,7 @@ fn issue(
     };
     let id = ids.next(now, random);
     let token = Token {
+        test,
         deployment: policy.keys.keyring().deployment(),
         key: signer.id(),
         id,

@@ -192,7 +192,7 @@ fn describe_issued(text: &str, decision: &Decision, policy: &edge::Policy) -> Va
     assert!(unverified.check_tag(policy.keys.tags(), NOW).unwrap().is_some());
     assert_eq!(token.visitor, decision.events[0].visitor);
     json!({
-        "issuer": key.issuer, "ad": token.ad, "campaign": token.campaign,
+        "test": token.test, "issuer": key.issuer, "ad": token.ad, "campaign": token.campaign,
         "advertiser": token.advertiser, "publisher": token.publisher,
         "placement": token.placement, "url": token.url,
         "issued_now": token.issued_at == NOW,

@@ -108,6 +108,7 @@ impl World {
         };
         let id = ids(u64::try_from(spec.seq).unwrap());
         let token = Token {
+            test: false,
             deployment: store.deployment,
             key: key.public.id,
             id,

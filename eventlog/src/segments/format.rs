@@ -50,6 +50,9 @@ pub const GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most records of a group. Bounds the directory.
 pub const GROUP_RECORDS_MAX: usize = 65_536;
 
+/// Largest sequence and index of a group in a header: counting on from there ends with no file.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
 const _: () = assert!(GROUP_FIXED + ENTRY * GROUP_RECORDS_MAX < GROUP_BYTES_MAX / 16);
 const _: () = assert!(GROUP_BYTES_MAX <= u32::MAX as usize);
 
@@ -137,20 +140,25 @@ impl SegmentHeader {
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err("segment header: CRC does not match".into());
         }
-        let starts = body[SEGMENT_FIXED..]
+        let starts: Streams = body[SEGMENT_FIXED..]
             .chunks_exact(SEGMENT_STREAM)
             .map(|entry| {
                 let end = StreamEnd { sequence: u64_at(entry, 2), digest: array16_at(entry, 10) };
                 (u16_at(entry, 0), end)
             })
             .collect();
-        Ok(Self {
+        let header = Self {
             identity: array16_at(body, 16),
             first_group: u64_at(body, 32),
             previous_first_group: u64_at(body, 40),
             previous_bytes: u64_at(body, 48),
             starts,
-        })
+        };
+        let mut numbers = header.starts.values().map(|end| end.sequence);
+        if header.first_group > NUMBER_MAX || numbers.any(|sequence| sequence > NUMBER_MAX) {
+            return Err("segment header: a number of 2^63 or more".into());
+        }
+        Ok(header)
     }
 }
 

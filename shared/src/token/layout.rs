@@ -1,6 +1,6 @@
 //! The bytes of a token's body: what both seals cover.
 
-use super::{Token, VERSION};
+use super::{TEST_MARK, Token, VERSION};
 use crate::event::{Fingerprint, Reason};
 use crate::id::{Id, ImpressionId};
 use crate::keys::{DeploymentId, KeyId};
@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 
 /// Appends the body.
 pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
-    out.push(VERSION);
+    out.push(if token.test { VERSION | TEST_MARK } else { VERSION });
     out.extend(token.deployment.0.to_be_bytes());
     out.extend(token.key.0.to_be_bytes());
     out.extend(token.id.to_bytes());
@@ -32,7 +32,7 @@ pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
 pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, Reason> {
     let mut rest = bytes;
     let [version] = take(&mut rest)?;
-    if version != VERSION {
+    if version & !TEST_MARK != VERSION {
         return Err(Reason::UnknownVersion);
     }
     let deployment = DeploymentId(u32::from_be_bytes(take(&mut rest)?));
@@ -58,6 +58,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, Reason> {
     }
     let url = std::str::from_utf8(rest).map_err(|_| Reason::Malformed)?;
     Ok(Token {
+        test: version & TEST_MARK != 0,
         deployment,
         key,
         id,

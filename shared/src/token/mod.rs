@@ -5,7 +5,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | version, 1 |
+//! | 1 | version, 1; 128 more ([`TEST_MARK`]) in the token of a test |
 //! | 4 | deployment |
 //! | 4 | key id |
 //! | 12 | impression id: block 10, sequence 2 |
@@ -37,10 +37,16 @@ use crate::time::Timestamp;
 
 /// The version that this build writes, and the only one so far.
 pub const VERSION: u8 = 1;
+/// Added to the version of a token that tries something out: what comes of it is never counted. A
+/// reader that does not know the mark refuses the version, rather than counting.
+pub const TEST_MARK: u8 = 0x80;
 
 /// What a token says. Who holds one from [`Unverified`] knows that we said it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Token<'a> {
+    /// It was asked for to try something out: its events get [`Reason::Test`] instead of being
+    /// counted.
+    pub test: bool,
     /// Of which installation.
     pub deployment: DeploymentId,
     /// Signed with which key.

@@ -36,6 +36,7 @@ fn any_token() -> impl Strategy<Value = (Token<'static>, String)> {
             let (store, _, signer) = &*STORE;
             let [ad, campaign, advertiser, publisher, placement] = ids;
             let token = Token {
+                test: seq % 2 == 1,
                 deployment: store.deployment,
                 key: signer.id(),
                 id: ImpressionId { block: BlockId(block), seq },

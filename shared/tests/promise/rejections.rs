@@ -84,6 +84,13 @@ fn forms(store: &KeyStore, cases: &mut Cases) {
     );
     let mut zero = good.clone();
     zero[signature..signature + 64].fill(0);
+    cases.bytes("made a test by who has it", &altered(0, 0x81), Reason::BadSeal);
+    let mut test = mint(store, "house", |token| token.test = true);
+    cases.text("a test", &token::to_text(&test), NOW, Kind::Click, None);
+    test[0] = 1;
+    cases.bytes("a test without its mark", &test, Reason::BadSeal);
+    test[0] = 0x82;
+    cases.bytes("a test of version 2", &test, Reason::UnknownVersion);
     cases.bytes("a signature of zeros", &zero, Reason::BadSeal);
     cases.bytes("a malleable signature: s + the group's order", &malleable(&good), Reason::BadSeal);
 }

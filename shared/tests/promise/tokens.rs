@@ -67,6 +67,7 @@ fn tokens() {
             },
             dear,
         ),
+        vector("a test", &store, &house, Token { test: true, ..plain }, price()),
     ];
     let file = json!({
         "what": "Valid tokens of the deployment `keys` (test keys: never use them). `parts` are the bytes in hex, in order; `text` is the base64url of all of them. The price is what is under the cover.",
@@ -93,7 +94,7 @@ fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price
     let cover = store.price_key(token.key);
     assert_eq!(cover.open(token.id, token.price), Some(price), "{name}");
 
-    json!({
+    let mut vector = json!({
         "name": name,
         "deployment": token.deployment,
         "key": token.key,
@@ -114,7 +115,11 @@ fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price
         "parts": parts(&bytes),
         "text_characters": text.len(),
         "text": text,
-    })
+    });
+    if token.test {
+        vector["test"] = true.into();
+    }
+    vector
 }
 
 pub(super) fn parts(bytes: &[u8]) -> Value {

@@ -168,6 +168,7 @@ fn words_keep_their_codes() {
             "too_late",
             "head_request",
             "prefetch",
+            "test",
         ]
     );
     for (code, reason) in (1..).zip(Reason::ALL) {
@@ -175,7 +176,7 @@ fn words_keep_their_codes() {
         assert_eq!(reason.name().parse(), Ok(*reason));
         assert!(usize::from(code) < REASON_CODES);
     }
-    assert_eq!((Reason::from_code(0), Reason::from_code(17)), (None, None));
+    assert_eq!((Reason::from_code(0), Reason::from_code(18)), (None, None));
     assert_eq!(VERDICTS, [Reason::HeadRequest, Reason::Prefetch]);
     let error = "conversion".parse::<Kind>().unwrap_err();
     assert!(error.contains("served, impression, viewable, click"), "{error}");

@@ -47,6 +47,7 @@ pub(super) fn token<'a>(store: &KeyStore, signer: &Signer, url: &'a str) -> Toke
         seq: 258,
     };
     Token {
+        test: false,
         deployment: store.deployment,
         key: signer.id(),
         id: impression,

@@ -37,6 +37,7 @@ impl Mint {
         let mut id = [7; 12];
         id[8..].copy_from_slice(&n.to_be_bytes());
         let token = Token {
+            test: false,
             deployment: self.store.deployment,
             key: self.signer.id(),
             id: ImpressionId::from_bytes(id),

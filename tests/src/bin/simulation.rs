@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (mut counted, mut duplicate, mut reasons) = (0, 0, 0);
+    let (mut counted, mut duplicate, mut reasons, mut tests, mut stopped) = (0, 0, 0, 0, 0);
     for seed in first..first.saturating_add(seeds) {
         let operations = generate(seed);
         match simulator.run(seed, &operations) {
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
                 counted += summary.counted;
                 duplicate += summary.duplicate;
                 reasons += summary.reasons;
+                tests += summary.tests;
+                stopped += summary.stopped;
             }
             Err(failure) => {
                 report(&simulator, seed, operations, &failure);
@@ -48,7 +50,8 @@ fn main() -> ExitCode {
     }
     println!(
         "{seeds} seeds from {first}: every invariant held after every step; \
-         {counted} counted, {duplicate} duplicates, {reasons} with a reason"
+         {counted} counted, {duplicate} duplicates, {reasons} with a reason ({tests} of tests); \
+         {stopped} partitions stopped by a log that had lost what it had"
     );
     ExitCode::SUCCESS
 }

@@ -12,19 +12,23 @@ use collector::CollectorKeys;
 use collector::coalesce::Coalescer;
 use collector::verify::Verifier;
 use eventlog::fake::{Faults, MemLog};
-use eventlog::{Log, Reader};
+use eventlog::position::digest;
+use eventlog::{Log, LogError, Reader};
 use futures::executor::block_on;
 use shared::import::ImportChunk;
 use shared::wire::{Batch, MessageView};
 use shared::{Id, Minute, OutboxId, PartitionMap, SourceId, Timestamp};
 
 use super::oracle::Oracle;
+use super::queue::Queue;
 
 /// Who waits for an acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ack {
     /// An edge, for the batch at this place on its disk.
     Batch(usize, usize),
+    /// The work queue, for what it gave out under this number.
+    Queue(usize),
     /// An importer.
     Chunk,
 }
@@ -38,6 +42,8 @@ struct Store {
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
     sources: BTreeMap<SourceId, SourceState>,
+    /// What the engine must say that is made of it.
+    oracle: Oracle,
 }
 
 /// One partition.
@@ -56,12 +62,22 @@ pub(super) struct Centre<'v> {
     pub(super) log: MemLog,
     /// Its readers.
     pub(super) partitions: Vec<Partition>,
-    gather: Coalescer<Ack>,
+    /// Between edges and collectors.
+    pub(super) queue: Queue,
+    collectors: Vec<Collector>,
     map: PartitionMap,
-    keys: Arc<CollectorKeys>,
+    keys: CollectorKeys,
     verifier: &'v Verifier,
 }
 
+/// What a collector has coalesced, and how far its clock is off, in ms.
+struct Collector {
+    gather: Coalescer<Ack>,
+    skew_ms: i64,
+}
+
+/// How many collectors there are.
+pub(super) const COLLECTORS: usize = 2;
 const SETTINGS: Settings = Settings { resident_minutes: 5 };
 
 impl<'v> Centre<'v> {
@@ -71,49 +87,80 @@ impl<'v> Centre<'v> {
         Self {
             log: MemLog::new(map.partitions().count(), [7; 16]),
             partitions: numbers.map(Partition::new).collect(),
-            gather: Coalescer::new(map.clone()),
+            queue: Queue::default(),
+            collectors: (0..COLLECTORS).map(|_| Collector::new(map)).collect(),
             map: map.clone(),
-            keys: Arc::new(keys),
+            keys,
             verifier,
         }
     }
 
-    /// A batch comes in.
-    pub(super) fn batch(&mut self, bytes: &[u8], ack: Ack, now: Timestamp) {
+    /// A batch comes to a collector.
+    pub(super) fn batch(&mut self, collector: usize, bytes: &[u8], ack: Ack, now: Timestamp) {
         let events = Batch::read(bytes).expect("an edge seals whole batches").events.len();
         let bytes = Bytes::copy_from_slice(bytes);
-        let judged = self.verifier.batch(bytes, events, Arc::clone(&self.keys), now);
-        self.gather.batch(&block_on(judged).expect("it can be read"), ack);
+        let collector = &mut self.collectors[collector];
+        let keys = Arc::new(self.keys.clone());
+        let judged = self.verifier.batch(bytes, events, keys, collector.clock(now));
+        collector.gather.batch(&block_on(judged).expect("it can be read"), ack);
     }
 
-    /// A piece of a log comes in.
-    pub(super) fn chunk(&mut self, chunk: &ImportChunk, now: Timestamp) {
+    /// A collector takes a batch from the queue.
+    pub(super) fn take(&mut self, collector: usize, ahead: usize, now: Timestamp) {
+        if let Some((number, bytes)) = self.queue.take(ahead) {
+            self.batch(collector, &bytes, Ack::Queue(number), now);
+        }
+    }
+
+    /// A piece of a log comes to a collector.
+    pub(super) fn chunk(&mut self, collector: usize, chunk: &ImportChunk, now: Timestamp) {
         chunk.check().expect("the importer keeps the bounds");
-        let judged = self.verifier.chunk(chunk, &self.keys, now);
-        self.gather.chunk(&judged, Ack::Chunk);
+        let collector = &mut self.collectors[collector];
+        let judged = self.verifier.chunk(chunk, &self.keys, collector.clock(now));
+        collector.gather.chunk(&judged, Ack::Chunk);
     }
 
-    /// What was coalesced goes to the log; returns whom to tell.
-    pub(super) fn flush(&mut self, now: Timestamp, faults: Faults) -> Vec<Ack> {
-        if self.gather.is_empty() {
+    /// What a collector has coalesced goes to the log; returns whom to tell.
+    pub(super) fn flush(&mut self, collector: usize, now: Timestamp, faults: Faults) -> Vec<Ack> {
+        let collector = &mut self.collectors[collector];
+        if collector.gather.is_empty() {
             return Vec::new();
         }
-        let flush = self.gather.finish(now);
+        let flush = collector.gather.finish(collector.clock(now));
         self.log.set_faults(faults);
         let written = block_on(self.log.append(flush.messages));
         self.log.set_faults(Faults::default());
         if written.is_ok() { flush.acks } else { Vec::new() }
     }
 
-    /// kill -9 of the collector: what was not flushed is gone, and nobody is told.
-    pub(super) fn crash_collector(&mut self) {
-        self.gather = Coalescer::new(self.map.clone());
+    /// kill -9 of a collector: what was not flushed is gone, and nobody is told.
+    pub(super) fn crash_collector(&mut self, collector: usize) {
+        self.collectors[collector].gather = Coalescer::new(self.map.clone());
+    }
+
+    /// A collector's clock jumps.
+    pub(super) fn skew(&mut self, collector: usize, ms: i64) {
+        self.collectors[collector].skew_ms = ms;
+    }
+
+    /// An edge is out of service from now on.
+    pub(super) fn retire(&mut self, edge: Id) {
+        self.keys.retired_edges.insert(edge, Timestamp(0));
     }
 
     /// The rows of a log that all partitions have taken.
     pub(super) fn rows(&self, source: SourceId) -> u64 {
-        let rows = |partition: &Partition| partition.engine.source(source).map_or(0, |s| s.rows);
-        self.partitions.iter().map(rows).min().unwrap_or(0)
+        self.partitions.iter().map(|partition| partition.rows(source)).min().unwrap_or(0)
+    }
+}
+
+impl Collector {
+    fn new(map: &PartitionMap) -> Self {
+        Self { gather: Coalescer::new(map.clone()), skew_ms: 0 }
+    }
+
+    fn clock(&self, now: Timestamp) -> Timestamp {
+        Timestamp(now.0.saturating_add_signed(self.skew_ms))
     }
 }
 
@@ -123,17 +170,41 @@ impl Partition {
         Self { engine, oracle: Oracle::default(), store: Store::default(), number }
     }
 
-    /// Applies up to `most` messages.
+    /// Applies up to `most` messages. From a log that has lost what it had, none.
     pub(super) fn apply(&mut self, log: &MemLog, most: usize) -> Result<(), String> {
         let after = self.engine.position();
-        let mut reader =
-            block_on(log.reader(self.number, after)).map_err(|error| error.to_string())?;
+        let opened = block_on(log.reader(self.number, after));
+        if self.is_cut_off(log) {
+            return match opened {
+                Err(LogError::StepBack { .. } | LogError::Mismatch { .. }) => Ok(()),
+                Err(error) => Err(format!("cut off, and told otherwise: {error}")),
+                Ok(_) => Err("the log has lost what was applied, and is read on".to_owned()),
+            };
+        }
+        let mut reader = opened.map_err(|error| error.to_string())?;
         for _ in 0..most {
             let next = reader.try_next().map_err(|error| error.to_string())?;
             let Some(delivered) = next else { break };
             let message = MessageView::read(&delivered.payload).map_err(|e| e.to_string())?;
             self.oracle.apply(&message);
             self.engine.apply(&message, delivered.position).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the log no longer has the message that the engine's position is of.
+    pub(super) fn is_cut_off(&self, log: &MemLog) -> bool {
+        let Some(position) = self.engine.position() else { return false };
+        let index = usize::try_from(position.sequence - 1).unwrap_or(usize::MAX);
+        let there = log.messages(self.number).get(index).map(|message| digest(message));
+        position.identity != log.identity() || there != Some(position.digest)
+    }
+
+    /// The log loses messages that were applied, and a checkpoint has them.
+    pub(super) fn vanish(&mut self, log: &MemLog, back: u64) -> Result<(), String> {
+        self.checkpoint(log, false)?;
+        if let Some(position) = self.engine.position() {
+            log.vanish(self.number, (position.sequence - 1).saturating_sub(back));
         }
         Ok(())
     }
@@ -145,24 +216,25 @@ impl Partition {
             return self.crash(log);
         }
         self.store.write(changes);
+        self.store.oracle = self.oracle.clone();
         Ok(())
     }
 
     /// kill -9 of the aggregator: back to the last checkpoint, and the oracle with it.
-    pub(super) fn crash(&mut self, log: &MemLog) -> Result<(), String> {
+    pub(super) fn crash(&mut self, _: &MemLog) -> Result<(), String> {
         let snapshot = self.store.snapshot();
-        let upto = snapshot.position.map_or(0, |position| position.sequence);
         self.engine = if snapshot.position.is_some() {
             Engine::restore(self.number, SETTINGS, snapshot).map_err(|error| error.to_string())?
         } else {
             Engine::new(self.number, SETTINGS)
         };
-        self.oracle = Oracle::default();
-        let messages = log.messages(self.number);
-        for bytes in messages.iter().take(usize::try_from(upto).unwrap_or(usize::MAX)) {
-            self.oracle.apply(&MessageView::read(bytes).map_err(|error| error.to_string())?);
-        }
+        self.oracle = self.store.oracle.clone();
         Ok(())
+    }
+
+    /// The rows of a log that it has taken.
+    pub(super) fn rows(&self, source: SourceId) -> u64 {
+        self.engine.source(source).map_or(0, |state| state.rows)
     }
 
     /// What the store has of a minute that is not resident.

@@ -7,7 +7,8 @@ use edge::request::Body;
 use edge::{Decision, Draft, Method, Policy, Request};
 use shared::id::IdAllocator;
 use shared::random::Seeded;
-use shared::{Id, Kind, Timestamp};
+use shared::wire::Batch;
+use shared::{Id, Kind, OutboxId, Timestamp};
 
 /// Where a group commit is cut off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,11 +19,25 @@ pub(super) enum Cut {
     AfterWrite,
 }
 
+/// A batch that declares something.
+#[derive(Debug)]
+pub(super) struct Declared {
+    /// Whose.
+    pub(super) outbox: OutboxId,
+    /// Its number.
+    pub(super) number: u64,
+    /// How many events, by minute.
+    pub(super) minutes: shared::wire::Declared,
+}
+
 /// One edge.
 pub(super) struct Edge {
-    name: Id,
+    /// Its name.
+    pub(super) name: Id,
     /// All batches that were ever durable, in order.
     pub(super) disk: Vec<Vec<u8>>,
+    /// Of those that declare anything: whose they are, and of which minutes.
+    pub(super) declared: Vec<Declared>,
     /// Those before this were acknowledged.
     pub(super) acked: usize,
     /// Events whose sender was told that they are accepted.
@@ -31,6 +46,8 @@ pub(super) struct Edge {
     pub(super) tallied: u64,
     /// How far its clock is off, in ms.
     pub(super) skew_ms: i64,
+    /// It reaches nobody.
+    pub(super) cut: bool,
     slots: Vec<Option<Slot>>,
     table: TallyTable,
     sealer: Sealer,
@@ -44,10 +61,12 @@ impl Edge {
         let mut edge = Self {
             name,
             disk: Vec::new(),
+            declared: Vec::new(),
             acked: 0,
             accepted: 0,
             tallied: 0,
             skew_ms: 0,
+            cut: false,
             slots: vec![None; edge::outbox::tallies::SLOTS],
             table: TallyTable::default(),
             sealer: Sealer::new(next_epoch(name, now, None)),
@@ -63,9 +82,16 @@ impl Edge {
         Timestamp(now.0.saturating_add_signed(self.skew_ms))
     }
 
-    /// Asks for an ad; the token as text.
-    pub(super) fn serve(&mut self, policy: &Policy, now: Timestamp, random: &mut Seeded) -> String {
-        let request = Request { query: "placement=top&consent=1", ..get("/v1/serve") };
+    /// Asks for an ad, perhaps as a test; the token as text.
+    pub(super) fn serve(
+        &mut self,
+        test: bool,
+        policy: &Policy,
+        now: Timestamp,
+        random: &mut Seeded,
+    ) -> String {
+        let query = if test { "placement=top&test=1" } else { "placement=top&consent=1" };
+        let request = Request { query, ..get("/v1/serve") };
         let decision = self.decide(&request, policy, now, random);
         let served: serde_json::Value =
             serde_json::from_slice(&decision.reply.body).expect("an ad is served as JSON");
@@ -133,7 +159,7 @@ impl Edge {
             return;
         }
         let sealed = sealer.seal(now, &self.queue, &tallies);
-        self.disk.extend(sealed.batches.iter().cloned());
+        self.keep(&sealed.batches);
         if cut == Some(Cut::AfterWrite) {
             return;
         }
@@ -156,12 +182,32 @@ impl Edge {
         self.ids = IdAllocator::default();
         if let Some(old) = last.and_then(|last| last.unclosed()) {
             let (tallies, _) = self.table.mark(old.outbox().epoch, old.next());
-            self.disk.extend(old.close(&tallies).batches);
+            self.keep(&old.close(&tallies).batches);
             self.reported();
         }
         let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
         self.sealer = Sealer::new(next_epoch(self.name, now, last.as_ref()));
         self.seal(Timestamp(now.0.saturating_add_signed(-self.skew_ms)), None);
+    }
+
+    /// The batch at this place on the disk was acknowledged. Only what is contiguous is forgotten;
+    /// the rest is sent again.
+    pub(super) fn acknowledged(&mut self, batch: usize) {
+        if batch == self.acked {
+            self.acked += 1;
+        }
+    }
+
+    fn keep(&mut self, batches: &[Vec<u8>]) {
+        for bytes in batches {
+            let batch = Batch::read(bytes).expect("we sealed it");
+            let Batch { outbox, number, .. } = batch;
+            let minutes = batch.declared();
+            if !minutes.is_empty() {
+                self.declared.push(Declared { outbox, number, minutes });
+            }
+            self.disk.push(bytes.clone());
+        }
     }
 
     /// What is tallied and in no batch yet.

@@ -1,15 +1,18 @@
 //! The whole way of an event, from a request to an answer, as a list of operations from a seed:
 //! the real edge, collector, coalescer and engine, with clocks, disks and a log that fail as told.
-//! After every step the invariants are checked ([`world`]); in the end everything is delivered, and
+//! After every step the invariants are checked ([`check`]); in the end everything is delivered, and
 //! what the edges accepted must be what was counted.
 //!
 //! A list that once failed is kept, as it is, in `tests/tests/simulation.rs`.
 
 mod centre;
+mod check;
 mod edge;
 mod operation;
 mod oracle;
+mod queue;
 mod world;
 
 pub use operation::{Operation, generate};
+pub(crate) use world::CATALOGUE;
 pub use world::{Failure, Simulator, Summary};

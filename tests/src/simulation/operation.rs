@@ -9,6 +9,8 @@ use shared::random::{Seeded, below};
 pub enum Operation {
     /// An edge serves an ad.
     Serve { edge: usize },
+    /// An edge serves an ad to somebody who tries it out.
+    ServeTest { edge: usize },
     /// A token comes back as a click, at any edge.
     Click { edge: usize, token: usize },
     /// A HEAD request for a click link.
@@ -27,20 +29,36 @@ pub enum Operation {
     SealDiesAfter { edge: usize },
     /// kill -9 of an edge; it starts again.
     CrashEdge { edge: usize },
-    /// An edge sends a batch that is not acknowledged, the first or one after it.
-    Send { edge: usize, ahead: usize },
+    /// An edge reaches nobody any more, and takes events all the same.
+    Cut { edge: usize },
+    /// It reaches everybody again.
+    Mend { edge: usize },
+    /// An edge is taken out of service: what is judged from now on gets `edge_retired`.
+    Retire { edge: usize },
+    /// An edge sends a batch that is not acknowledged, the first or one after it, to a collector.
+    Send { edge: usize, ahead: usize, collector: usize },
     /// An edge sends any batch again.
-    Resend { edge: usize, batch: usize },
-    /// The collector appends what it has.
-    Flush,
+    Resend { edge: usize, batch: usize, collector: usize },
+    /// An edge puts a batch that is not acknowledged into the work queue.
+    Publish { edge: usize, ahead: usize },
+    /// It is in the queue, and the edge does not hear of it.
+    PublishLosesAck { edge: usize, ahead: usize },
+    /// A collector takes a batch from the queue, the first or one after it.
+    Take { collector: usize, ahead: usize },
+    /// The queue has waited long enough, and gives a batch that was taken to somebody else.
+    Redeliver { nth: usize },
+    /// A collector appends what it has.
+    Flush { collector: usize },
     /// It appends, and the answer is lost.
-    FlushLosesAck,
+    FlushLosesAck { collector: usize },
+    /// It appends, and the queue does not hear that the batches are done with.
+    FlushLosesDone { collector: usize },
     /// It appends, and only some partitions are written.
-    FlushHalf,
+    FlushHalf { collector: usize },
     /// It cannot append.
-    FlushFails,
-    /// kill -9 of the collector.
-    CrashCollector,
+    FlushFails { collector: usize },
+    /// kill -9 of a collector.
+    CrashCollector { collector: usize },
     /// A partition applies some messages.
     Apply { partition: usize, most: usize },
     /// A partition writes a checkpoint.
@@ -49,60 +67,101 @@ pub enum Operation {
     CheckpointDies { partition: usize },
     /// kill -9 of a partition's engine.
     CrashEngine { partition: usize },
+    /// A partition writes a checkpoint, and then the log has lost what it was of: as many messages
+    /// as told before its position. The sequences are used anew.
+    Vanish { partition: usize, back: u64 },
+    /// The partitions write checkpoints, and then the log is made anew, empty.
+    Recreate,
     /// Time goes on.
     Tick { ms: u64 },
     /// An edge's clock jumps, by less than clocks may differ.
     Skew { edge: usize, ms: i64 },
+    /// A collector's clock jumps, by less than clocks may differ.
+    SkewCollector { collector: usize, ms: i64 },
     /// An importer sends the next rows of a log, as many as told, starting `back` rows early.
-    Import { source: usize, rows: u64, back: u64 },
+    Import { source: usize, rows: u64, back: u64, collector: usize },
 }
+
+const DAY_AND_AN_HOUR_MS: u64 = 90_000_000;
 
 /// The list of a seed.
 #[must_use]
 pub fn generate(seed: u64) -> Vec<Operation> {
+    use Operation as Op;
     let mut random = Seeded::new(seed);
     let length = 60 + below(&mut random, 240);
     // Some worlds are calm, some mostly break.
     let trouble = 1 + below(&mut random, 12);
-    (0..length).map(|_| one(&mut random, trouble)).collect()
+    let mut list: Vec<_> = (0..length).map(|_| one(&mut random, trouble)).collect();
+    let mut n = |bound: usize| below(&mut random, bound as u64) as usize;
+    // In some an edge is away for a day, and in a few what nothing can mend happens.
+    if n(6) == 0 {
+        let edge = n(2);
+        let mut at = [n(list.len()), n(list.len()), n(list.len())];
+        at.sort_unstable();
+        list.insert(at[2], Op::Mend { edge });
+        list.insert(at[1], Op::Tick { ms: DAY_AND_AN_HOUR_MS });
+        list.insert(at[0], Op::Cut { edge });
+    }
+    match n(24) {
+        0 => list.insert(n(list.len()), Op::Retire { edge: n(2) }),
+        1 => list.insert(n(list.len()), Op::Vanish { partition: n(8), back: n(4) as u64 }),
+        2 => list.insert(n(list.len()), Op::Recreate),
+        _ => {}
+    }
+    list
 }
 
 fn one(random: &mut Seeded, trouble: u64) -> Operation {
     use Operation as Op;
     let mut n = |bound: u64| below(random, bound);
     let edge = n(2) as usize;
+    let collector = n(2) as usize;
     let token = n(64) as usize;
     let partition = n(8) as usize;
     if n(40) < trouble {
-        return match n(12) {
+        return match n(20) {
             0 => Op::SealDiesBefore { edge },
             1 => Op::SealDiesAfter { edge },
             2 => Op::CrashEdge { edge },
-            3 | 4 => Op::Resend { edge, batch: n(64) as usize },
-            5 => Op::FlushLosesAck,
-            6 => Op::FlushHalf,
-            7 => Op::FlushFails,
-            8 => Op::CrashCollector,
+            3 | 4 => Op::Resend { edge, batch: n(64) as usize, collector },
+            5 => Op::FlushLosesAck { collector },
+            6 => Op::FlushHalf { collector },
+            7 => Op::FlushFails { collector },
+            8 => Op::CrashCollector { collector },
             9 => Op::CheckpointDies { partition },
             10 => Op::CrashEngine { partition },
-            _ => Op::Skew { edge, ms: 25_000 - n(50_000) as i64 },
+            11 => Op::Skew { edge, ms: 25_000 - n(50_000) as i64 },
+            12 => Op::SkewCollector { collector, ms: 25_000 - n(50_000) as i64 },
+            13 | 14 => Op::PublishLosesAck { edge, ahead: n(3) as usize },
+            15 | 16 => Op::Redeliver { nth: n(8) as usize },
+            17 => Op::FlushLosesDone { collector },
+            18 => Op::Cut { edge },
+            _ => Op::Mend { edge },
         };
     }
-    match n(32) {
-        0..=3 => Op::Serve { edge },
+    let ahead = [0, 0, 0, 1, 2][n(5) as usize];
+    match n(36) {
+        0..=2 => Op::Serve { edge },
+        3 => [Op::Serve { edge }, Op::ServeTest { edge }][n(2) as usize],
         4..=7 => Op::Click { edge, token },
         8 => Op::Head { edge, token },
         9 | 10 => Op::Impression { edge, token },
         11 => Op::Viewable { edge, token },
         12 => Op::Forge { edge, token, bit: n(2_048) as usize },
         13..=16 => Op::Seal { edge },
-        17..=20 => Op::Send { edge, ahead: [0, 0, 0, 1, 2][n(5) as usize] },
-        21..=22 => Op::Flush,
-        23..=26 => Op::Apply { partition, most: 1 + n(6) as usize },
-        27 => Op::Checkpoint { partition },
-        28 | 29 => {
-            Op::Tick { ms: [40, 900, 31_000, 130_000, 1_300_000, 90_000_000][n(6) as usize] }
+        17 | 18 => Op::Send { edge, ahead, collector },
+        19..=21 => Op::Publish { edge, ahead },
+        22..=24 => Op::Take { collector, ahead },
+        25 | 26 => Op::Flush { collector },
+        27..=30 => Op::Apply { partition, most: 1 + n(6) as usize },
+        31 => Op::Checkpoint { partition },
+        32 | 33 => Op::Tick {
+            ms: [40, 900, 31_000, 130_000, 1_300_000, DAY_AND_AN_HOUR_MS][n(6) as usize],
+        },
+        _ => {
+            let (source, rows, back) = (n(2) as usize, 1 + n(40), n(3) * n(20));
+            Op::Import { source, rows, back, collector }
         }
-        _ => Op::Import { source: n(2) as usize, rows: 1 + n(40), back: n(3) * n(20) },
     }
 }

@@ -57,7 +57,9 @@ impl Oracle {
         for row in message.rows().filter(|row| is_fresh(row.entry)) {
             let (issuer, block) = message.blocks[usize::from(row.block)];
             let minute = message.minutes[usize::from(row.minute)];
-            let key = (issuer, block, row.seq, row.kind, row.outcome == Ok(None));
+            // A test is what would have been counted.
+            let as_valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
+            let key = (issuer, block, row.seq, row.kind, as_valid);
             let late =
                 issuer != import::ISSUER && block.opened().end().plus_ms(HORIZON_MS) < self.clock;
             let account = self.accounts.entry(minute).or_default();
@@ -101,11 +103,27 @@ impl Oracle {
     /// The least watermark of the open outboxes; the log's clock when none is open.
     #[must_use]
     pub(super) fn watermark(&self) -> Timestamp {
+        self.open().min().unwrap_or(self.clock)
+    }
+
+    /// How many open outboxes are not past a minute.
+    #[must_use]
+    pub(super) fn behind(&self, minute: Minute) -> usize {
+        self.open().filter(|mark| *mark < minute.end()).count()
+    }
+
+    /// Whether anything of an outbox has come, but not this number.
+    #[must_use]
+    pub(super) fn waits_for(&self, outbox: OutboxId, number: u64) -> bool {
+        self.batches.get(&outbox).is_some_and(|numbers| !numbers.contains_key(&number))
+    }
+
+    /// The watermarks of the outboxes that are not closed.
+    fn open(&self) -> impl Iterator<Item = Timestamp> {
         let reached = |numbers: &BTreeMap<u64, Timestamp>| {
             let contiguous = (0..).zip(numbers).take_while(|(n, (number, _))| n == *number);
             contiguous.map(|(_, (_, watermark))| *watermark).max().unwrap_or_default()
         };
-        let open = self.batches.values().map(reached).filter(|mark| *mark != Timestamp::MAX);
-        open.min().unwrap_or(self.clock)
+        self.batches.values().map(reached).filter(|mark| *mark != Timestamp::MAX)
     }
 }

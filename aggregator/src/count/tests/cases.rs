@@ -8,7 +8,7 @@ use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, MessageBuilder, Word};
 use shared::{
     BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, SourceId, Timestamp, import,
+    OutboxId, Reason, SourceId, Timestamp, import,
 };
 
 use super::read;
@@ -87,7 +87,11 @@ fn click(
     at: Timestamp,
     ad: &str,
 ) {
-    let event = Judged {
+    builder.event(entry, &clicked(issuer, id, at, ad));
+}
+
+fn clicked(issuer: &str, id: ImpressionId, at: Timestamp, ad: &str) -> Judged<'static> {
+    Judged {
         issuer: issuer.parse().unwrap(),
         id,
         kind: Kind::Click,
@@ -105,8 +109,7 @@ fn click(
         flags: Flags(0),
         price: Money::ZERO,
         proof: b"",
-    };
-    builder.event(entry, &event);
+    }
 }
 
 /// Impression `seq` of a block opened at `at`.
@@ -241,6 +244,34 @@ fn behind_the_horizon_pages_are_dropped_and_events_are_too_late() {
     let changes = bench.engine.checkpoint();
     assert_eq!((changes.pages.len(), changes.dropped_pages.len()), (0, 1));
     assert_eq!(bench.count(), 2);
+}
+
+#[test]
+fn a_test_is_in_the_accounts_alone() {
+    let mut bench = Bench::new();
+    let euro = Money { micros: 5, currency: "EUR".parse().unwrap() };
+    let outcomes = [
+        (Kind::Click, Ok(Some(Reason::HeadRequest))),
+        (Kind::Click, Ok(Some(Reason::Test))),
+        (Kind::Click, Ok(Some(Reason::Test))),
+        (Kind::Impression, Ok(Some(Reason::Test))),
+    ];
+    let fill = |builder: &mut MessageBuilder| {
+        let entry = batch(builder, 1, 0, NOW);
+        for (kind, outcome) in outcomes {
+            let event = clicked("demo", impression(NOW, 1), NOW, "ad");
+            builder.event(entry, &Judged { kind, outcome, price: euro, ..event });
+        }
+    };
+    let applied = bench.apply(fill).unwrap();
+    assert_eq!((applied.counted, applied.duplicate), (0, 1));
+    let of = |reason: Reason| applied.reasons[usize::from(reason.code())];
+    assert_eq!((of(Reason::Test), of(Reason::HeadRequest)), (2, 1));
+    assert_eq!(bench.count(), 0);
+    bench.engine.spend(NOW.minute(), &mut |row| panic!("a test was spent: {row:?}"));
+    let rows = bench.engine.checkpoint().minutes;
+    let cells: u64 = rows.iter().flat_map(|rows| &rows.cells).map(|cell| cell.count).sum();
+    assert_eq!(cells, 1, "the HEAD request's");
 }
 
 #[test]

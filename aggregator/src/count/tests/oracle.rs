@@ -127,7 +127,8 @@ impl Oracle {
                 Ok(_) if row.block == 0 => Fate::Reason(Reason::Malformed),
                 Ok(_) if behind => Fate::Reason(Reason::TooLate),
                 Ok(verdict) => {
-                    let key = (issuer, block, row.seq, row.kind, verdict.is_none());
+                    let test = verdict == Some(Reason::Test);
+                    let key = (issuer, block, row.seq, row.kind, verdict.is_none() || test);
                     let taken = source.is_some_and(|source| {
                         let rows = rows_before.get(&source).copied().unwrap_or(0);
                         (0..rows).step_by(1 << 16).any(|first| {
@@ -137,6 +138,8 @@ impl Oracle {
                     });
                     if taken || !self.seen.insert(key) {
                         Fate::Duplicate
+                    } else if test {
+                        Fate::Reason(Reason::Test)
                     } else {
                         touched.insert(minute);
                         *self.view.cells.entry((minute, dimensions)).or_default() += 1;

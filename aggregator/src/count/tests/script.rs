@@ -109,6 +109,7 @@ fn event() -> impl Strategy<Value = EventOp> {
     let outcome = prop_oneof![
         6 => Just(Ok(None)),
         2 => Just(Ok(Some(Reason::Prefetch))),
+        2 => Just(Ok(Some(Reason::Test))),
         1 => Just(Err(Reason::BadSeal)),
         1 => Just(Err(Reason::Prefetch)),
     ];

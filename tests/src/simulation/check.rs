@@ -1,0 +1,242 @@
+//! The invariants: after every step, and in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aggregator::count::{MinuteAccount, MinuteRows};
+use shared::import;
+use shared::token::Unverified;
+use shared::wire::Batch;
+use shared::{Id, ImpressionId, Kind, Minute, Reason};
+
+use super::centre::Partition;
+use super::edge::Edge;
+use super::oracle::Account;
+use super::world::{ISSUER, Summary, World, logged};
+
+impl World<'_> {
+    /// What must hold after every step.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        for (at, partition) in self.centre.partitions.iter().enumerate() {
+            check_partition(partition).map_err(|what| format!("partition {at}: {what}"))?;
+            self.check_waiting(partition).map_err(|what| format!("partition {at}: {what}"))?;
+            let finality = partition.engine.finality();
+            for (minute, account) in accounts(partition) {
+                if !finality.is_final(minute) {
+                    continue;
+                }
+                let key = (at, minute, account.revision);
+                let before = *self.finals.entry(key).or_insert(account.counted);
+                if before != account.counted {
+                    return Err(format!(
+                        "partition {at}: final minute {minute:?} had {before} and has {} events, \
+                         both at revision {}",
+                        account.counted, account.revision
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// While a batch of an outbox that a partition knows has not come, the minutes of its events
+    /// are provisional there, however long the edge is silent.
+    fn check_waiting(&self, partition: &Partition) -> Result<(), String> {
+        let finality = partition.engine.finality();
+        let batches = self.edges.iter().flat_map(|edge| &edge.declared);
+        let waiting =
+            batches.filter(|batch| partition.oracle.waits_for(batch.outbox, batch.number));
+        for batch in waiting {
+            for (minute, _) in &batch.minutes {
+                if finality.is_final(*minute) || finality.behind(*minute) == 0 {
+                    return Err(format!("{minute:?} is final, and {batch:?} has not come"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the edges hold and the logs have is what is counted: as often, in the same minutes, in
+    /// the same partitions. Of a partition whose log has lost what it had, nothing is asked but
+    /// that it stands still.
+    pub(super) fn check_conservation(&self) -> Result<Summary, String> {
+        let mut sum = MinuteAccount::default();
+        let expected = self.expected();
+        let mut stopped = 0;
+        for (number, partition) in (0_u16..).zip(&self.centre.partitions) {
+            if partition.is_cut_off(&self.centre.log) {
+                stopped += 1;
+                continue;
+            }
+            let own = self.check_delivered(number, partition, &expected);
+            sum.add(&own.map_err(|what| format!("partition {number}: {what}"))?);
+        }
+        if stopped == 0 {
+            let received: u64 = expected.received.values().sum();
+            same("received and outcomes", received + sum.imported, sum.outcomes())?;
+        }
+        let accepted: u64 = self.edges.iter().map(|edge| edge.accepted).sum();
+        let untold: u64 = self.edges.iter().map(Edge::untold).sum();
+        let tallied: u64 = self.edges.iter().map(|edge| edge.tallied).sum();
+        same("tallied", tallied, expected.tallied + untold)?;
+        if accepted > expected.events {
+            return Err(format!("{accepted} events accepted, {} on disk", expected.events));
+        }
+        Ok(Summary {
+            counted: sum.counted,
+            duplicate: sum.duplicate,
+            reasons: sum.reasons.iter().sum(),
+            tests: sum.reason(Reason::Test),
+            stopped,
+        })
+    }
+
+    fn check_delivered(
+        &self,
+        number: u16,
+        partition: &Partition,
+        expected: &Expected,
+    ) -> Result<MinuteAccount, String> {
+        if let Some(gap) = partition.engine.gaps().first() {
+            return Err(format!("everything was delivered, and there is {gap:?}"));
+        }
+        let mut own = MinuteAccount::default();
+        let mut declared = BTreeMap::new();
+        for (minute, account) in accounts(partition) {
+            own.add(&account);
+            if account.declared > 0 {
+                declared.insert(minute, account.declared);
+            }
+        }
+        same("declared, minute by minute", &expected.received, &declared)?;
+        let mut unique = 0;
+        for (source, rows) in &self.sent_rows {
+            same("rows of a log", *rows, partition.rows(*source))?;
+            let here = |row: &u64| {
+                let block = import::impression(*source, *row).block;
+                self.map.of_block(import::ISSUER, block) == number
+            };
+            unique += (0..*rows).filter(here).flat_map(logged).count() as u64;
+        }
+        let here = |of: &&(ImpressionId, Kind)| self.map.of_block(ISSUER, of.0.block) == number;
+        unique += expected.valid.iter().filter(here).count() as u64;
+        let tests = expected.tests.iter().filter(here).count() as u64;
+        let tested = own.reason(Reason::Test);
+        // What came behind the horizon, or of an edge out of service, may have been the only copy.
+        let lost = own.reason(Reason::TooLate) + own.reason(Reason::EdgeRetired);
+        if lost == 0 {
+            same("unique valid events and counted ones", unique, own.counted)?;
+            same("unique events of tests", tests, tested)?;
+        } else if own.counted > unique
+            || tested > tests
+            || own.counted + tested + lost < unique + tests
+        {
+            let counted = own.counted;
+            return Err(format!("{unique} and {tests}: {counted} and {tested}, {lost} refused"));
+        }
+        Ok(own)
+    }
+
+    /// What the edges' disks say, looked at without any of the centre's code but the judge's rules.
+    fn expected(&self) -> Expected {
+        let mut expected = Expected::default();
+        let keyring = self.keys.keyring().expect("good keys");
+        for bytes in self.edges.iter().flat_map(|edge| &edge.disk) {
+            let batch = Batch::read(bytes).expect("an edge seals whole batches");
+            for (minute, count) in batch.declared() {
+                *expected.received.entry(minute).or_default() += u64::from(count);
+            }
+            let tallied: u64 = batch.tallies.iter().map(|tally| u64::from(tally.count)).sum();
+            expected.tallied += tallied;
+            expected.events += batch.events.len() as u64;
+            for event in batch.events {
+                let token = Unverified::read(event.token, self.keys.deployment)
+                    .and_then(|token| token.verify(&keyring, event.at));
+                let (token, _) = token.expect("an edge takes good tokens only");
+                if event.verdict.is_none() && token.check_time(event.kind, event.at).is_ok() {
+                    let of = if token.test { &mut expected.tests } else { &mut expected.valid };
+                    of.insert((token.id, event.kind));
+                }
+            }
+        }
+        expected
+    }
+}
+
+#[derive(Default)]
+struct Expected {
+    received: BTreeMap<Minute, u64>,
+    events: u64,
+    tallied: u64,
+    valid: BTreeSet<(ImpressionId, Kind)>,
+    tests: BTreeSet<(ImpressionId, Kind)>,
+}
+
+/// The engine says what the oracle says, in memory and store together.
+fn check_partition(partition: &Partition) -> Result<(), String> {
+    let Partition { engine, oracle, .. } = partition;
+    same("the log's clock", oracle.clock, engine.clock())?;
+    same("the watermark", oracle.watermark(), engine.finality().watermark)?;
+    let says: BTreeMap<Minute, Account> = accounts(partition)
+        .map(|(minute, account)| {
+            let MinuteAccount { declared, imported, counted, duplicate, reasons, .. } = account;
+            (minute, Account { declared, imported, counted, duplicate, reasons })
+        })
+        .filter(|(_, account)| *account != Account::default())
+        .collect();
+    let mut should = oracle.accounts.clone();
+    should.retain(|_, account| *account != Account::default());
+    same("the accounts", &should, &says)?;
+    let mut spend = 0;
+    for minute in says.keys() {
+        let finality = engine.finality();
+        same("how many are behind", oracle.behind(*minute), finality.behind(*minute))?;
+        let is_final = oracle.watermark() >= minute.end();
+        same("final", is_final, finality.is_final(*minute))?;
+        let stored = stored(partition, *minute);
+        let mut totals: BTreeMap<(Minute, Id, Kind), u64> = BTreeMap::new();
+        for total in stored.iter().flat_map(|rows| &rows.totals) {
+            *totals.entry((*minute, total.ad, total.kind)).or_default() += total.count;
+        }
+        for kind in Kind::ALL {
+            engine.ad_totals(*minute, *kind, &mut |ad, count| {
+                *totals.entry((*minute, ad, *kind)).or_default() += count;
+            });
+        }
+        let ends =
+            ((*minute, Id::NONE, Kind::Served), (Minute(minute.0 + 1), Id::NONE, Kind::Served));
+        let should = oracle.totals.range(ends.0..ends.1).map(|(key, n)| (*key, *n)).collect();
+        same("the totals", &should, &totals)?;
+        spend += stored.iter().flat_map(|rows| &rows.spend).map(|row| row.micros).sum::<i64>();
+        engine.spend(*minute, &mut |row| spend += row.micros);
+    }
+    same("the spend", oracle.spend, spend)?;
+    for (source, rows) in &oracle.rows {
+        same("the rows of a log", *rows, partition.rows(*source))?;
+    }
+    Ok(())
+}
+
+/// What the store adds to what memory has of a minute.
+fn stored(partition: &Partition, minute: Minute) -> Option<&MinuteRows> {
+    let resident = minute >= partition.engine.resident_from();
+    if resident { None } else { partition.stored(minute) }
+}
+
+/// The accounts of all minutes, memory and store together.
+fn accounts(partition: &Partition) -> impl Iterator<Item = (Minute, MinuteAccount)> {
+    let mut accounts: BTreeMap<Minute, MinuteAccount> =
+        partition.engine.account(Minute(0), Minute(u32::MAX)).into_iter().collect();
+    for minute in partition.oracle.accounts.keys() {
+        if let Some(rows) = stored(partition, *minute) {
+            accounts.entry(*minute).or_default().add(&rows.account);
+        }
+    }
+    accounts.into_iter()
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, should: T, is: T) -> Result<(), String> {
+    if should == is {
+        return Ok(());
+    }
+    Err(format!("{what}: should be {should:?}, is {is:?}"))
+}

@@ -1,0 +1,54 @@
+//! The work queue between edges and collectors: what was put in stays until somebody says that it
+//! is done with it; who takes something and says nothing is not waited for for ever.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// The queue.
+#[derive(Default)]
+pub(super) struct Queue {
+    messages: BTreeMap<usize, Bytes>,
+    /// To be taken, in the order in which they are given out.
+    waiting: Vec<usize>,
+    /// Given out, and nothing was heard since.
+    taken: Vec<usize>,
+    next: usize,
+}
+
+impl Queue {
+    /// A batch is durable from here on, whether its sender hears of it or not.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.messages.insert(self.next, Bytes::copy_from_slice(bytes));
+        self.waiting.push(self.next);
+        self.next += 1;
+    }
+
+    /// Gives out the first that waits, or one after it.
+    pub(super) fn take(&mut self, ahead: usize) -> Option<(usize, Bytes)> {
+        let at = ahead.min(self.waiting.len().checked_sub(1)?);
+        let number = self.waiting.remove(at);
+        self.taken.push(number);
+        Some((number, self.messages[&number].clone()))
+    }
+
+    /// One that was given out is given out again, although who has it may still be at it.
+    pub(super) fn redeliver(&mut self, nth: usize) {
+        if !self.taken.is_empty() {
+            let number = self.taken.remove(nth % self.taken.len());
+            self.waiting.push(number);
+        }
+    }
+
+    /// Somebody who had it is done with it.
+    pub(super) fn done(&mut self, number: usize) {
+        self.messages.remove(&number);
+        self.taken.retain(|taken| *taken != number);
+        self.waiting.retain(|waiting| *waiting != number);
+    }
+
+    /// Nothing is left, given out or waiting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+}
