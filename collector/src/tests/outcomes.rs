@@ -8,6 +8,7 @@ use eventlog::{DEAD, LocalLog, LocalLogConfig, Log};
 use proptest::prelude::*;
 use shared::import::{ISSUER as IMPORT, ImportChunk, ImportEvent, impression, named_source};
 use shared::random::{Random, Seeded, below};
+use shared::wire::DeadLetter;
 use shared::wire::batch::{Event, Tally};
 use shared::{Country, Id, Kind, Minute, Money, Outcome, Reason, Timestamp};
 

@@ -41,6 +41,7 @@ struct Store {
     minutes: BTreeMap<Minute, MinuteRows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
+    retired: BTreeMap<Id, Timestamp>,
     sources: BTreeMap<SourceId, SourceState>,
     /// What the engine must say that is made of it.
     oracle: Oracle,
@@ -258,6 +259,7 @@ impl Store {
         }
         self.outboxes.extend(changes.outboxes);
         self.epochs.extend(changes.epochs);
+        self.retired.extend(changes.retired);
         self.sources.extend(changes.sources);
         for rows in changes.minutes {
             let minute = rows.minute;
@@ -277,6 +279,7 @@ impl Store {
             minutes: self.minutes.range(from..).map(|(_, rows)| rows.clone()).collect(),
             outboxes: self.outboxes.iter().map(|(id, state)| (*id, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
+            retired: self.retired.iter().map(|(id, since)| (*id, *since)).collect(),
             sources: self.sources.iter().map(|(id, state)| (*id, *state)).collect(),
         }
     }

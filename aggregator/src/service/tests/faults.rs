@@ -1,5 +1,7 @@
 //! Logs, messages and stores that are not what they should be; starts and ends.
 
+use eventlog::Reader as _;
+
 use super::*;
 
 async fn stopped<L: Log, S: Stores>(of: &Aggregator<L, S>, partition: u16, why: &str) {
