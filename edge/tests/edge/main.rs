@@ -4,5 +4,6 @@
 mod cases;
 mod harness;
 mod hostile;
+mod plain;
 mod rim;
 mod support;
