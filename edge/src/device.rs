@@ -45,35 +45,70 @@ const WORDS: &[(Device, &[&str])] = &[
 /// User agents are looked at this far.
 const BYTES_MAX: usize = 512;
 
+/// How many words there are; each has a bit in the filter, in their order.
+const COUNT: usize = {
+    let (mut class, mut count) = (0, 0);
+    while class < WORDS.len() {
+        count += WORDS[class].1.len();
+        class += 1;
+    }
+    count
+};
+
+/// For each of the first three places of a word: the words that have a byte there, in either case.
+/// One pass over a user agent then leaves hardly a place where a word has to be compared.
+const FILTER: [[u64; 256]; 3] = {
+    let mut filter = [[0; 256]; 3];
+    let (mut class, mut nth) = (0, 0);
+    while class < WORDS.len() {
+        let words = WORDS[class].1;
+        let mut at = 0;
+        while at < words.len() {
+            let word = words[at].as_bytes();
+            let mut place = 0;
+            while place < 3 {
+                filter[place][word[place] as usize] |= 1 << nth;
+                filter[place][word[place].to_ascii_uppercase() as usize] |= 1 << nth;
+                place += 1;
+            }
+            (at, nth) = (at + 1, nth + 1);
+        }
+        class += 1;
+    }
+    filter
+};
+
+const _: () = assert!(COUNT <= 64);
+
 /// The class that the user agent tells.
 pub(crate) fn of(user_agent: &[u8]) -> Device {
     let seen = &user_agent[..user_agent.len().min(BYTES_MAX)];
-    if seen.is_empty() {
-        return Device::Unknown;
+    let mut found = 0;
+    for (at, three) in seen.array_windows().enumerate() {
+        let [a, b, c] = three.map(usize::from);
+        let mut candidates = FILTER[0][a] & FILTER[1][b] & FILTER[2][c] & !found;
+        while candidates != 0 {
+            let nth = candidates.trailing_zeros();
+            candidates &= candidates - 1;
+            if word(nth).is_some_and(|(_, word)| starts_with(&seen[at..], word)) {
+                found |= 1 << nth;
+            }
+        }
     }
-    let mut lower = [0; BYTES_MAX];
-    for (to, from) in lower.iter_mut().zip(seen) {
-        *to = from.to_ascii_lowercase();
-    }
-    let lower = &lower[..seen.len()];
-    let found = WORDS.iter().find(|(_, words)| words.iter().any(|word| contains(lower, word)));
-    found.map_or(Device::Unknown, |(device, _)| *device)
+    // The first word of all that are there.
+    word(found.trailing_zeros()).map_or(Device::Unknown, |(device, _)| device)
 }
 
-fn contains(text: &[u8], word: &str) -> bool {
-    let (first, length) = (word.as_bytes()[0], word.len());
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| *byte == first) {
-        rest = &rest[at..];
-        if rest.len() < length {
-            return false;
-        }
-        if &rest[..length] == word.as_bytes() {
-            return true;
-        }
-        rest = &rest[1..];
-    }
-    false
+/// The nth of all words, and its class.
+fn word(nth: u32) -> Option<(Device, &'static str)> {
+    WORDS
+        .iter()
+        .flat_map(|(device, words)| words.iter().map(|word| (*device, *word)))
+        .nth(nth as usize)
+}
+
+fn starts_with(text: &[u8], word: &str) -> bool {
+    text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 #[cfg(test)]

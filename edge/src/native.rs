@@ -2,10 +2,14 @@
 
 mod catalogue_file;
 mod connection;
+mod head;
 mod metrics;
+mod patience;
+mod plain;
 mod policies;
 mod rim;
 mod run;
+mod threads;
 
 pub use catalogue_file::{CatalogueFile, CatalogueSource};
 pub use metrics::Metrics;

@@ -2,12 +2,18 @@
 //! fsync.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
+
+/// A group of so many says that more are coming: an fsync for each few of them
+/// would cost more than what they bring.
+pub const LINGER_ITEMS_LEAST: usize = 4;
 
 /// Limits and times of a [`GroupCommit`].
 #[derive(Clone, Debug)]
@@ -23,8 +29,9 @@ pub struct GroupConfig {
     pub group_items_max: usize,
     /// Bytes in one group; the first item is taken whatever it weighs.
     pub group_bytes_max: usize,
-    /// How long a group that is not full waits for more. Zero: not at all;
-    /// groups then form by themselves while the commit before them runs.
+    /// How long a group that is not full waits for more, after a group of at
+    /// least [`LINGER_ITEMS_LEAST`]; an item that comes alone never waits. Zero:
+    /// groups form by themselves while the commit before them runs.
     pub linger: Duration,
     /// Without an item for so long, the closure is called with no items; again
     /// after each further such time. `None`: never.
@@ -62,26 +69,26 @@ pub enum SendError<T> {
 #[error("the committer ended without a result; the item may have been written")]
 pub struct Lost;
 
-/// The result of an item that was taken. Dropping it does not take the item
-/// back.
+/// The result of an item that was taken: ready when its group is committed, or
+/// [`Lost`]. Dropping it does not take the item back.
 #[derive(Debug)]
 pub struct Pending<R>(oneshot::Receiver<R>);
 
 impl<R> Pending<R> {
-    /// Waits for the group of the item to be committed.
-    ///
-    /// # Errors
-    /// [`Lost`] when there will be no result.
-    pub async fn wait(self) -> Result<R, Lost> {
-        self.0.await.map_err(|_| Lost)
-    }
-
-    /// As [`Pending::wait`], blocking the thread; not for async code.
+    /// Waits for it, blocking the thread; not for async code.
     ///
     /// # Errors
     /// [`Lost`] when there will be no result.
     pub fn wait_blocking(self) -> Result<R, Lost> {
         self.0.blocking_recv().map_err(|_| Lost)
+    }
+}
+
+impl<R> Future for Pending<R> {
+    type Output = Result<R, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(|_| Lost)
     }
 }
 
@@ -95,10 +102,14 @@ struct Queue<T, R> {
     items: VecDeque<Waiting<T, R>>,
     bytes: usize,
     closed: bool,
+    /// The committer waits for a full group; before that it need not be woken.
+    lingering: bool,
 }
 
 struct Shared<T, R> {
     queue: Mutex<Queue<T, R>>,
+    group_items_max: usize,
+    group_bytes_max: usize,
     /// Wakes the committer: an item came, or the queue was closed.
     arrived: Condvar,
     /// Wakes senders: a group was taken, or the queue was closed.
@@ -135,7 +146,14 @@ impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
         commit: impl FnMut(Vec<T>) -> Vec<R> + Send + 'static,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { items: VecDeque::new(), bytes: 0, closed: false }),
+            queue: Mutex::new(Queue {
+                items: VecDeque::new(),
+                bytes: 0,
+                closed: false,
+                lingering: false,
+            }),
+            group_items_max: config.group_items_max,
+            group_bytes_max: config.group_bytes_max,
             arrived: Condvar::new(),
             room: Notify::new(),
         });
@@ -170,8 +188,14 @@ impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
         let (reply, result) = oneshot::channel();
         queue.bytes += bytes;
         queue.items.push_back(Waiting { item, bytes, reply });
+        let wanted = match queue.lingering {
+            true => self.shared.is_full(&queue),
+            false => queue.items.len() == 1,
+        };
         drop(queue);
-        self.shared.arrived.notify_one();
+        if wanted {
+            self.shared.arrived.notify_one();
+        }
         Ok(Pending(result))
     }
 
@@ -238,10 +262,20 @@ impl<T, R> Shared<T, R> {
         self.room.notify_waiters();
     }
 
+    fn is_full(&self, queue: &Queue<T, R>) -> bool {
+        queue.items.len() >= self.group_items_max || queue.bytes >= self.group_bytes_max
+    }
+
     /// The items of the next group; empty on an idle tick; `None` when closed
     /// and drained.
-    fn take_group(&self, config: &GroupConfig) -> Option<Vec<Waiting<T, R>>> {
+    fn take_group(&self, config: &GroupConfig, linger: bool) -> Option<Vec<Waiting<T, R>>> {
         let mut queue = self.queue.lock();
+        if linger && !config.linger.is_zero() {
+            queue.lingering = true;
+            let partial = |queue: &mut Queue<T, R>| !queue.closed && !self.is_full(queue);
+            self.arrived.wait_while_for(&mut queue, partial, config.linger);
+            queue.lingering = false;
+        }
         let nothing = |queue: &mut Queue<T, R>| queue.items.is_empty() && !queue.closed;
         match config.idle {
             Some(idle) => {
@@ -254,14 +288,6 @@ impl<T, R> Shared<T, R> {
         }
         if queue.items.is_empty() {
             return None;
-        }
-        if !config.linger.is_zero() {
-            let partial = |queue: &mut Queue<T, R>| {
-                !queue.closed
-                    && queue.items.len() < config.group_items_max
-                    && queue.bytes < config.group_bytes_max
-            };
-            self.arrived.wait_while_for(&mut queue, partial, config.linger);
         }
         let mut group = Vec::new();
         let mut bytes = 0_usize;
@@ -297,7 +323,9 @@ fn run<T, R>(
     mut commit: impl FnMut(Vec<T>) -> Vec<R>,
 ) {
     let _guard = EndGuard(shared);
-    while let Some(group) = shared.take_group(config) {
+    let mut linger = false;
+    while let Some(group) = shared.take_group(config, linger) {
+        linger = group.len() >= LINGER_ITEMS_LEAST;
         let mut items = Vec::with_capacity(group.len());
         let mut replies = Vec::with_capacity(group.len());
         for waiting in group {

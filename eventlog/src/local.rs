@@ -224,7 +224,7 @@ impl Log for LocalLog {
             Err(SendError::Full(_) | SendError::Closed(_)) => return Err(LogError::Closed),
         };
         let lost = |lost: crate::group::Lost| Err(LogError::Fatal(lost.to_string()));
-        pending.wait().await.unwrap_or_else(lost)
+        pending.await.unwrap_or_else(lost)
     }
 
     async fn end(&self, partition: u16) -> Result<Option<Position>, LogError> {

@@ -1,6 +1,7 @@
 //! One connection, with all the patience that it gets.
 
 use std::convert::Infallible;
+use std::io::Cursor;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,37 +9,61 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
+use shared::ambient::Stopwatch;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::plain;
 use super::rim::Rim;
 
-/// What the service is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
-    /// It takes requests.
-    Serving,
-    /// It finishes those that it has.
-    Closing,
-    /// It has waited long enough.
-    Cut,
+/// The most header fields of a request.
+pub(super) const FIELDS_MAX: usize = 64;
+/// How long a request may go on after its connection's life has ended, and how long a client may
+/// take to take a reply.
+pub(super) const LAST_REQUEST: Duration = Duration::from_secs(30);
+
+/// Counts a connection as long as it is open, however it ends.
+struct Open<'a>(&'a Gauge);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
-/// The most header fields of a request.
-const FIELDS_MAX: usize = 64;
-/// How long a request may go on after its connection's life has ended.
-const LAST_REQUEST: Duration = Duration::from_secs(30);
-
-/// Serves a connection to its end.
+/// Serves a connection to its end. `closing` becomes true when it is to end after the request under
+/// way.
 pub(super) async fn connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: IpAddr,
-    rim: Arc<Rim>,
-    mut phases: watch::Receiver<Phase>,
+    rim: &Arc<Rim>,
+    closing: watch::Receiver<bool>,
+) {
+    let age = Stopwatch::start();
+    let open = Open(&rim.metrics().connections);
+    open.0.inc();
+    if let Some(read) = plain::serve(&mut stream, peer, rim, closing.clone(), age).await {
+        let life = rim.settings().connection_life.saturating_sub(age.elapsed());
+        serve_any(stream, read, peer, rim, closing, life).await;
+    }
+}
+
+/// Serves whatever HTTP/1 allows, within our limits; `read` is what was read already.
+async fn serve_any(
+    stream: TcpStream,
+    read: Vec<u8>,
+    peer: IpAddr,
+    rim: &Arc<Rim>,
+    mut closing: watch::Receiver<bool>,
+    life: Duration,
 ) {
     let settings = rim.settings();
     let service =
         service_fn(|request| async { Ok::<_, Infallible>(rim.reply(request, peer).await) });
+    let (rest, to) = stream.into_split();
+    let stream = tokio::io::join(Cursor::new(read).chain(rest), to);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
@@ -46,30 +71,13 @@ pub(super) async fn connection(
         .max_headers(FIELDS_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let mut life = std::pin::pin!(tokio::time::sleep(settings.connection_life));
-    let mut closing = *phases.borrow_and_update() != Phase::Serving;
-    if closing {
-        connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        // Clients that go away or send what is no HTTP are no news.
+        _ = connection.as_mut() => return,
+        Ok(_) = closing.wait_for(|closing| *closing) => {}
+        () = tokio::time::sleep(life) => {}
     }
-    rim.metrics().connections.inc();
-    loop {
-        tokio::select! {
-            // Clients that go away or send what is no HTTP are no news.
-            _ = connection.as_mut() => break,
-            Ok(()) = phases.changed() => match *phases.borrow_and_update() {
-                Phase::Cut => break,
-                Phase::Closing => connection.as_mut().graceful_shutdown(),
-                Phase::Serving => {}
-            },
-            () = life.as_mut() => {
-                if closing {
-                    break;
-                }
-                closing = true;
-                connection.as_mut().graceful_shutdown();
-                life.set(tokio::time::sleep(LAST_REQUEST));
-            }
-        }
-    }
-    rim.metrics().connections.dec();
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(LAST_REQUEST, connection).await;
 }

@@ -1,14 +1,15 @@
 //! One request: from HTTP to the core's form, and what the core decided back to HTTP.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::http::request::Parts as Head;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -16,14 +17,21 @@ use shared::ambient::Stopwatch;
 use shared::id::IdAllocator;
 use shared::limits::EDGE_BODY_BYTES_MAX;
 use shared::{Clock, ImpressionId, Random, Timestamp};
+use tokio::runtime::Handle;
 
+use super::head::Head;
 use super::metrics::{Metrics, Route};
+use super::patience::Patience;
 use super::{Policies, RimSettings};
 use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 use crate::handle::{self, Ids, handle};
 use crate::limit::{Class, Limits};
-use crate::outbox::{AppendError, Outbox};
+use crate::outbox::{AppendError, Outbox, Pending};
 use crate::request::{Body, Method, Request};
+
+const DATE_BYTES: usize = 29;
+/// The last second of the year 9999, in seconds since 1970: no later one can be written.
+const DATE_MAX: u64 = 253_402_300_799;
 
 /// What all connections share.
 pub(super) struct Rim {
@@ -40,6 +48,10 @@ pub(super) struct Rim {
     limits: Limits,
     /// The limits' clock: it never goes back.
     started: Stopwatch,
+    /// For what outlives a connection.
+    runtime: Handle,
+    /// The second that was last told, and how.
+    date: Mutex<(u64, [u8; DATE_BYTES])>,
 }
 
 /// Locked for one draw, never for a whole request.
@@ -59,7 +71,6 @@ impl Ids for Allocated<'_> {
     }
 }
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const GPC: HeaderName = HeaderName::from_static("sec-gpc");
 const PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("sec-purpose"),
@@ -97,7 +108,26 @@ impl Rim {
             country_header,
             settings,
             clock_ahead_ms,
+            runtime: Handle::current(),
+            date: Mutex::new((u64::MAX, [0; DATE_BYTES])),
         }
+    }
+
+    /// The time of a request.
+    pub(super) fn now(&self) -> Timestamp {
+        self.outbox.time(self.clock.now())
+    }
+
+    /// A time for the field `Date` (RFC 9110 §5.6.7); written once a second.
+    pub(super) fn date(&self, now: Timestamp) -> [u8; DATE_BYTES] {
+        let second = now.seconds().min(DATE_MAX);
+        let mut date = self.date.lock();
+        if date.0 != second {
+            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+            date.1.copy_from_slice(text.as_bytes());
+            date.0 = second;
+        }
+        date.1
     }
 
     pub(super) const fn settings(&self) -> &RimSettings {
@@ -123,16 +153,17 @@ impl Rim {
         let path = head.uri.path();
         let route = Route::of(path);
         let response = match path {
-            "/healthz" | "/readyz" | "/metrics" if head.method.is_safe() => self.own(path),
+            path if is_own(path) && head.method.is_safe() => self.own(path),
             _ if let Some(reply) = self.limited(&head, route, peer) => to_response(reply),
             _ => {
-                let now = self.outbox.time(self.clock.now());
+                let now = self.now();
                 let decision = match read_body(&head, route, body, self.settings.body_timeout).await
                 {
                     Ok(body) => self.decide(&head, peer, body.as_deref(), now),
                     Err(reply) => Decision::reply(reply),
                 };
-                to_response(self.perform(decision, now).await)
+                let mut disk = Patience::new(self.settings.redirect_wait);
+                to_response(self.perform(decision, now, &mut disk).await)
             }
         };
         self.metrics.replied(route, response.status().as_u16(), watch.elapsed());
@@ -141,7 +172,7 @@ impl Rim {
 
     /// The refusal of a request whose network has asked too often. Nothing of it is read or counted
     /// as an event: whoever sent it was told so.
-    fn limited(&self, head: &Head, route: Route, peer: IpAddr) -> Option<Reply> {
+    pub(super) fn limited(&self, head: &impl Head, route: Route, peer: IpAddr) -> Option<Reply> {
         let class = if route == Route::Click { Class::Click } else { Class::Request };
         let client = self.client(head, peer);
         if self.limits.admit(class, client, self.started.elapsed()) {
@@ -151,31 +182,35 @@ impl Rim {
         Some(handle::too_many(class))
     }
 
-    fn client(&self, head: &Head, peer: IpAddr) -> Option<IpAddr> {
-        let forwarded = head.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-        crate::address::client(peer, forwarded, &self.settings.trusted_proxies)
+    fn client(&self, head: &impl Head, peer: IpAddr) -> Option<IpAddr> {
+        crate::address::client(peer, head.forwarded(), &self.settings.trusted_proxies)
     }
 
     /// Asks the core. `body` is `None` when it is too large.
-    fn decide(&self, head: &Head, peer: IpAddr, body: Option<&[u8]>, now: Timestamp) -> Decision {
-        let headers = &head.headers;
+    pub(super) fn decide(
+        &self,
+        head: &impl Head,
+        peer: IpAddr,
+        body: Option<&[u8]>,
+        now: Timestamp,
+    ) -> Decision {
         let trusted = &self.settings.trusted_proxies;
         let by_proxy = trusted.iter().any(|range| range.contains(peer));
         let country = self.country_header.as_ref().filter(|_| by_proxy);
         let request = Request {
-            method: Method::from_name(head.method.as_str()),
-            path: head.uri.path(),
-            query: head.uri.query().unwrap_or_default(),
-            content_type: value(headers, &header::CONTENT_TYPE),
-            user_agent: value(headers, &header::USER_AGENT),
+            method: Method::from_name(head.method()),
+            path: head.path(),
+            query: head.query(),
+            content_type: head.field(&header::CONTENT_TYPE),
+            user_agent: head.field(&header::USER_AGENT),
             purpose: PURPOSES
                 .iter()
-                .map(|name| value(headers, name))
+                .map(|name| head.field(name))
                 .find(|purpose| !purpose.is_empty())
                 .unwrap_or_default(),
-            if_none_match: value(headers, &header::IF_NONE_MATCH),
-            opted_out: value(headers, &GPC) == b"1",
-            country: country.map_or(b"", |name| value(headers, name)),
+            if_none_match: head.field(&header::IF_NONE_MATCH),
+            opted_out: head.field(&GPC) == b"1",
+            country: country.map_or(b"", |name| head.field(name)),
             client: self.client(head, peer),
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
@@ -184,17 +219,22 @@ impl Rim {
     }
 
     /// Does what the core decided, in its order: events, tallies, reply.
-    async fn perform(self: &Arc<Self>, decision: Decision, now: Timestamp) -> Reply {
+    pub(super) async fn perform(
+        self: &Arc<Self>,
+        decision: Decision,
+        now: Timestamp,
+        disk: &mut Patience,
+    ) -> Reply {
         let Decision { events, tallies, durability, when_full, reply } = decision;
         if !events.is_empty() {
             let taken = match (durability, when_full) {
                 (Durability::Queued, _) => self.queue(events, now),
                 (Durability::Durable, WhenFull::Refuse) => match self.outbox.append(events) {
-                    Ok(pending) => pending.wait().await,
+                    Ok(pending) => pending.await,
                     Err(error) => Err(error),
                 },
                 (Durability::Durable, WhenFull::Proceed(lost)) => {
-                    self.wait_a_while(events, lost, now).await;
+                    self.wait_a_while(events, lost, now, disk).await;
                     Ok(())
                 }
             };
@@ -213,36 +253,39 @@ impl Rim {
     fn queue(self: &Arc<Self>, events: Vec<Draft>, now: Timestamp) -> Result<(), AppendError> {
         let lost = crate::decision::lost(&events);
         let pending = self.outbox.append(events)?;
-        let rim = Arc::clone(self);
-        tokio::spawn(async move {
-            if let Err(AppendError::Full | AppendError::Closed) = pending.wait().await {
-                lost.into_iter().for_each(|lost| rim.tally(now, lost));
-            }
-        });
+        self.tally_if_refused(pending, lost, now);
         Ok(())
     }
 
     /// Appends the event of a redirect, and waits for the disk as long as a visitor may. What the
     /// outbox does not take is tallied, even when that is known after the redirect is out.
-    async fn wait_a_while(self: &Arc<Self>, events: Vec<Draft>, lost: Loss, now: Timestamp) {
-        let pending = match self.outbox.append(events) {
+    async fn wait_a_while(
+        self: &Arc<Self>,
+        events: Vec<Draft>,
+        lost: Loss,
+        now: Timestamp,
+        disk: &mut Patience,
+    ) {
+        let mut pending = match self.outbox.append(events) {
             Ok(pending) => pending,
             Err(_) => return self.tally(now, lost),
         };
-        let mut waiting = Box::pin(pending.wait());
-        match tokio::time::timeout(self.settings.redirect_wait, &mut waiting).await {
+        match disk.wait(Pin::new(&mut pending)).await {
             // After a failure the event may be on disk; the next process knows.
-            Ok(Ok(()) | Err(AppendError::Failed)) => {}
-            Ok(Err(AppendError::Full | AppendError::Closed)) => self.tally(now, lost),
-            Err(_) => {
-                let rim = Arc::clone(self);
-                tokio::spawn(async move {
-                    if let Err(AppendError::Full | AppendError::Closed) = waiting.await {
-                        rim.tally(now, lost);
-                    }
-                });
-            }
+            Some(Ok(()) | Err(AppendError::Failed)) => {}
+            Some(Err(AppendError::Full | AppendError::Closed)) => self.tally(now, lost),
+            None => self.tally_if_refused(pending, vec![lost], now),
         }
+    }
+
+    /// Waits for the disk after the reply; longer than the connection and its thread may live.
+    fn tally_if_refused(self: &Arc<Self>, pending: Pending, lost: Vec<Loss>, now: Timestamp) {
+        let rim = Arc::clone(self);
+        self.runtime.spawn(async move {
+            if let Err(AppendError::Full | AppendError::Closed) = pending.await {
+                lost.into_iter().for_each(|lost| rim.tally(now, lost));
+            }
+        });
     }
 
     fn tally(&self, now: Timestamp, lost: Loss) {
@@ -308,13 +351,14 @@ impl Rim {
     }
 }
 
-fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a [u8] {
-    headers.get(name).map_or(b"", HeaderValue::as_bytes)
+/// Whether a path is for whoever runs the edge.
+pub(super) fn is_own(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
 }
 
 /// The body of a request that has one; `None` when it is too large, a reply when it did not come.
 async fn read_body(
-    head: &Head,
+    head: &Parts,
     route: Route,
     body: Incoming,
     patience: Duration,

@@ -6,13 +6,13 @@ use std::time::Duration;
 use hyper::header::HeaderName;
 use prometheus_client::registry::Registry;
 use shared::{Clock, Random};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::catalogue_file::{CatalogueSource, watch as watch_catalogue};
-use super::connection::{Phase, connection};
 use super::rim::Rim;
+use super::threads::{Accepted, Threads};
 use super::{Metrics, Policies};
 use crate::address::Range;
 use crate::limit::Rates;
@@ -29,6 +29,8 @@ pub struct RimSettings {
     pub rates: Rates,
     /// The most connections at once; further ones wait to be accepted.
     pub connections_max: usize,
+    /// The threads that serve connections; 0: as many as there are cores.
+    pub threads: usize,
     /// The longest request head, bytes; at least 8 192.
     pub head_bytes_max: usize,
     /// How long a client may take to send a request's head, and may stay silent between requests.
@@ -57,6 +59,7 @@ impl Default for RimSettings {
             country_header: None,
             rates: Rates::default(),
             connections_max: 4_096,
+            threads: 0,
             head_bytes_max: 16 << 10,
             head_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(10),
@@ -109,6 +112,9 @@ pub enum RunError {
     /// A setting is out of range.
     #[error("{0}")]
     Settings(String),
+    /// The threads for connections cannot be started.
+    #[error("cannot start a thread that serves connections: {0}")]
+    Threads(std::io::Error),
 }
 
 /// How it ended.
@@ -162,6 +168,12 @@ pub async fn run<S: BatchSink>(
         settings.clone(),
         Box::new(move || sink.clock_ahead_ms()),
     ));
+    let (closing, told) = watch::channel(false);
+    let threads = match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let threads = Threads::start(threads, &rim, &told).map_err(RunError::Threads)?;
     // Ended with this function, however it ends.
     let mut helpers = JoinSet::new();
     if let Some(source) = catalogue {
@@ -173,7 +185,7 @@ pub async fn run<S: BatchSink>(
     });
     let mut failed = rim.outbox().failed();
     let work = async {
-        serve(&listener, &rim, &settings, shutdown).await;
+        serve(&listener, threads, closing, &settings, shutdown).await;
         let closed = rim.outbox().close().await;
         if let Err(error) = closed {
             tracing::warn!(%error, "the epoch was not closed; the next start does it");
@@ -194,11 +206,11 @@ pub async fn run<S: BatchSink>(
 /// Accepts until told to stop, then waits for the requests under way.
 async fn serve(
     listener: &TcpListener,
-    rim: &Arc<Rim>,
+    threads: Threads,
+    closing: watch::Sender<bool>,
     settings: &RimSettings,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let (phase, phases) = watch::channel(Phase::Serving);
     let all = u32::try_from(settings.connections_max).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(all as usize));
     let mut shutdown = std::pin::pin!(shutdown);
@@ -208,32 +220,31 @@ async fn serve(
             let permit = Arc::clone(&room).acquire_owned().await;
             (accept(listener).await, permit)
         };
-        let ((stream, peer), permit) = tokio::select! {
+        tokio::select! {
             () = &mut shutdown => break,
-            accepted = accepted => accepted,
-        };
-        let (rim, phases) = (Arc::clone(rim), phases.clone());
-        tokio::spawn(async move {
-            connection(stream, peer, rim, phases).await;
-            drop(permit);
-        });
+            ((stream, peer), permit) = accepted => {
+                if let Ok(permit) = permit {
+                    threads.serve(Accepted { stream, peer, permit });
+                }
+            }
+        }
     }
-    phase.send_replace(Phase::Closing);
+    closing.send_replace(true);
     // All permits are back when all connections have ended.
-    if tokio::time::timeout(settings.close_deadline, room.acquire_many(all)).await.is_err() {
-        phase.send_replace(Phase::Cut);
-        let _ = tokio::time::timeout(settings.close_deadline, room.acquire_many(all)).await;
-    }
+    let _ = tokio::time::timeout(settings.close_deadline, room.acquire_many(all)).await;
+    threads.end().await;
 }
 
 /// The next connection. Errors are of single connections, or pass (no file left to open).
-async fn accept(listener: &TcpListener) -> (TcpStream, std::net::IpAddr) {
+async fn accept(listener: &TcpListener) -> (std::net::TcpStream, std::net::IpAddr) {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let _ = stream.set_nodelay(true);
-                return (stream, peer.ip());
-            }
+        let accepted = listener.accept().await.and_then(|(stream, peer)| {
+            let _ = stream.set_nodelay(true);
+            // For the runtime of the thread that will serve it.
+            Ok((stream.into_std()?, peer.ip()))
+        });
+        match accepted {
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;

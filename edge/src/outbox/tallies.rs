@@ -99,6 +99,8 @@ pub struct TallyTable {
     free: Vec<usize>,
     /// No count goes into a minute before this: a batch may have said that it is complete.
     floor: Minute,
+    /// Whether any slot may be marked: most batches take none.
+    marked: bool,
 }
 
 impl Default for TallyTable {
@@ -127,7 +129,13 @@ impl TallyTable {
                 *entry = None;
             }
         }
-        let mut table = Self { slots, places: HashMap::new(), free: Vec::new(), floor: Minute(0) };
+        let mut table = Self {
+            slots,
+            places: HashMap::new(),
+            free: Vec::new(),
+            floor: Minute(0),
+            marked: false,
+        };
         for at in (0..SLOTS).rev() {
             match &table.slots[at] {
                 Some(slot) => {
@@ -208,6 +216,7 @@ impl TallyTable {
     pub fn mark(&mut self, epoch: u64, number: u64) -> (Vec<Tally>, Vec<usize>) {
         let mut tallies = Vec::new();
         let mut changed = Vec::new();
+        self.marked = true;
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };
             // A batch says at most 2^32 - 1 at once; the rest stays for the next one.
@@ -233,6 +242,9 @@ impl TallyTable {
 
     fn clear_marks(&mut self, reported: bool) -> Vec<usize> {
         let mut changed = Vec::new();
+        if !std::mem::take(&mut self.marked) {
+            return changed;
+        }
         for (at, entry) in self.slots.iter_mut().enumerate() {
             let Some(slot) = entry else { continue };
             let Some(mark) = slot.mark.take() else { continue };

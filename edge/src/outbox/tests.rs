@@ -80,7 +80,7 @@ fn sized(number: u32, bytes: usize) -> Draft {
 }
 
 async fn append(outbox: &Outbox, drafts: impl IntoIterator<Item = Draft>) {
-    outbox.append(drafts.into_iter().collect()).unwrap().wait().await.unwrap();
+    outbox.append(drafts.into_iter().collect()).unwrap().await.unwrap();
 }
 
 /// All batches of an outbox's directory, which nobody has open.

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use eventlog::group::{self, GroupCommit, GroupConfig, SendError};
@@ -37,7 +39,8 @@ pub struct OutboxSettings {
     pub queue_items_max: usize,
     /// The most bytes of events that wait for the disk.
     pub queue_bytes_max: usize,
-    /// How long a group waits for more requests. Zero: groups form while the disk is busy.
+    /// How long a group waits for more requests when they come thick and fast
+    /// ([`GroupConfig::linger`]).
     pub linger: Duration,
     /// Without traffic a heartbeat goes out so often.
     pub heartbeat: Duration,
@@ -55,7 +58,7 @@ impl OutboxSettings {
             disk_bytes_max: 1 << 30,
             queue_items_max: 16 << 10,
             queue_bytes_max: 16 << 20,
-            linger: Duration::ZERO,
+            linger: Duration::from_millis(1),
             heartbeat: Duration::from_secs(1),
             hand_over_ms: 1_000,
         }
@@ -182,17 +185,16 @@ pub struct Outbox {
     pub(super) common: Arc<Common>,
 }
 
-/// Events that are on their way to the disk.
+/// Events that are on their way to the disk; ready when they are durable, or were not taken.
 #[derive(Debug)]
 pub struct Pending(group::Pending<Result<(), AppendError>>);
 
-impl Pending {
-    /// Waits until they are durable.
-    ///
-    /// # Errors
-    /// [`AppendError`].
-    pub async fn wait(self) -> Result<(), AppendError> {
-        self.0.wait().await.unwrap_or(Err(AppendError::Failed))
+impl Future for Pending {
+    type Output = Result<(), AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(done.unwrap_or(Err(AppendError::Failed)))
     }
 }
 
@@ -320,7 +322,7 @@ impl Outbox {
     pub async fn close(&self) -> Result<(), AppendError> {
         self.common.closed.store(true, Ordering::Release);
         let closing = match self.commit.send(Item::Close).await {
-            Ok(pending) => pending.wait().await.unwrap_or(Err(AppendError::Failed)),
+            Ok(pending) => pending.await.unwrap_or(Err(AppendError::Failed)),
             Err(_) => Err(AppendError::Closed),
         };
         let commit = Arc::clone(&self.commit);

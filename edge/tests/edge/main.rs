@@ -5,5 +5,6 @@ mod cases;
 mod harness;
 mod hostile;
 mod limits;
+mod plain;
 mod rim;
 mod support;

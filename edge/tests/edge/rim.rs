@@ -380,7 +380,7 @@ async fn a_damaged_outbox_ends_the_process() {
             visitor: shared::Fingerprint::NONE,
             token: vec![1; 1_000],
         };
-        outbox.append(vec![draft; 50]).unwrap().wait().await.unwrap();
+        outbox.append(vec![draft; 50]).unwrap().await.unwrap();
     }
     drop(outbox);
     let first = dir.path().join("outbox").join(format!("{:020}.seg", 0));

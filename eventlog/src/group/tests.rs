@@ -33,10 +33,10 @@ async fn what_waits_becomes_one_group() {
     assert_eq!(commit.waiting(), (2, 5));
     gate.send(()).unwrap();
     assert_eq!(groups.recv().unwrap(), [2, 3]);
-    assert_eq!(first.wait().await, Ok(2));
+    assert_eq!(first.await, Ok(2));
     gate.send(()).unwrap();
-    assert_eq!(third.wait().await, Ok(6));
-    assert_eq!(second.wait().await, Ok(4));
+    assert_eq!(third.await, Ok(6));
+    assert_eq!(second.await, Ok(4));
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn send_waits_for_room() {
     let commit = Arc::new(commit);
     let waiting = tokio::spawn({
         let commit = Arc::clone(&commit);
-        async move { commit.send(3).await.unwrap().wait().await }
+        async move { commit.send(3).await.unwrap().await }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -83,40 +83,33 @@ async fn send_waits_for_room() {
 }
 
 #[tokio::test]
-async fn linger_gathers_and_a_full_group_does_not_wait() {
+async fn items_that_come_thick_are_waited_for_and_one_alone_is_not() {
     let (commit, groups, gate) = gated(GroupConfig {
         linger: Duration::from_secs(3600),
-        group_items_max: 3,
+        group_items_max: 5,
         ..GroupConfig::default()
     });
-    for item in [1, 2] {
+    commit.try_send(1).unwrap();
+    assert_eq!(groups.recv().unwrap(), [1]);
+    let many = 2..2 + LINGER_ITEMS_LEAST as u32;
+    for item in many.clone() {
+        commit.try_send(item).unwrap();
+    }
+    gate.send(()).unwrap();
+    assert_eq!(groups.recv().unwrap(), many.collect::<Items>(), "few came before them");
+    gate.send(()).unwrap();
+    for item in 6..10 {
         commit.try_send(item).unwrap();
     }
     let short = Duration::from_millis(30);
-    assert!(groups.recv_timeout(short).is_err(), "it lingers");
-    commit.try_send(3).unwrap();
-    assert_eq!(groups.recv().unwrap(), [1, 2, 3]);
+    assert!(groups.recv_timeout(short).is_err(), "many came before them");
+    commit.try_send(10).unwrap();
+    assert_eq!(groups.recv().unwrap(), [6, 7, 8, 9, 10], "a full group does not wait");
     // Closing ends the lingering.
-    commit.try_send(4).unwrap();
+    commit.try_send(11).unwrap();
     drop(gate);
     commit.join();
-    assert_eq!(groups.recv().unwrap(), [4]);
-}
-
-#[test]
-fn idle_ticks_come_without_items_only() {
-    let (commit, groups, gate) =
-        gated(GroupConfig { idle: Some(Duration::from_millis(20)), ..GroupConfig::default() });
-    for _ in 0..2 {
-        assert!(groups.recv().unwrap().is_empty());
-        gate.send(()).unwrap();
-    }
-    let pending = commit.try_send(7).unwrap();
-    // From now on nothing is held up; another tick may have come before.
-    drop(gate);
-    let group = groups.iter().find(|group| !group.is_empty());
-    assert_eq!(group.unwrap(), [7]);
-    assert_eq!(pending.wait_blocking(), Ok(14));
+    assert_eq!(groups.recv().unwrap(), [11]);
 }
 
 #[tokio::test]
@@ -130,7 +123,7 @@ async fn closing_drains() {
     drop(gate);
     commit.join();
     for (index, pending) in all.into_iter().enumerate() {
-        assert_eq!(pending.wait().await, Ok((index as u32 + 1) * 2));
+        assert_eq!(pending.await, Ok((index as u32 + 1) * 2));
     }
     assert_eq!(groups.iter().count(), 5, "the closure is gone with the thread");
 }
@@ -147,13 +140,13 @@ async fn waiters_hear_of_a_committer_that_ends() {
     );
     let commit = commit.unwrap();
     let short = commit.try_send(0).unwrap();
-    assert_eq!(short.wait().await, Err(Lost), "too few results");
+    assert_eq!(short.await, Err(Lost), "too few results");
     let panicked = commit.try_send(1).unwrap();
-    assert_eq!(panicked.wait().await, Err(Lost));
+    assert_eq!(panicked.await, Err(Lost));
     // The thread is unwinding; when it has, the queue is closed.
     let closed = async {
         while let Ok(pending) = commit.try_send(2) {
-            assert_eq!(pending.wait().await, Err(Lost));
+            assert_eq!(pending.await, Err(Lost));
         }
         assert_eq!(commit.try_send(2).unwrap_err(), SendError::Closed(2));
     };

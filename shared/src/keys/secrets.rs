@@ -2,6 +2,7 @@
 //! key of its own, derived with BLAKE3 under a context of its own.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -75,20 +76,41 @@ impl<'de> Deserialize<'de> for Secret {
 pub struct TagKeys {
     secret: Secret,
     deployment: DeploymentId,
+    /// The keys of the last days that were asked for, by day modulo their number.
+    derived: Arc<[RwLock<Option<DayKey>>; DAYS_KEPT]>,
 }
+
+#[derive(Debug)]
+struct DayKey {
+    day: u32,
+    key: Secret,
+}
+
+/// Yesterday, today and tomorrow are asked for again and again.
+const DAYS_KEPT: usize = 3;
 
 impl TagKeys {
     /// From the edge secret of a deployment.
     #[must_use]
-    pub const fn new(secret: Secret, deployment: DeploymentId) -> Self {
-        Self { secret, deployment }
+    pub fn new(secret: Secret, deployment: DeploymentId) -> Self {
+        Self { secret, deployment, derived: Arc::default() }
     }
 
     /// The key of a UTC day.
     #[must_use]
     pub fn of_day(&self, day: u32) -> [u8; 32] {
+        let place = &self.derived[day as usize % DAYS_KEPT];
+        // A value is written whole or not at all, whatever became of the writer.
+        let kept = place.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.day == day) {
+            return kept.key.0;
+        }
+        drop(kept);
         let parts: [&[u8]; 2] = [&self.deployment.0.to_be_bytes(), &day.to_be_bytes()];
-        self.secret.derive("countersign tag key v1", &parts)
+        let key = self.secret.derive("countersign tag key v1", &parts);
+        *place.write().unwrap_or_else(PoisonError::into_inner) =
+            Some(DayKey { day, key: Secret(key) });
+        key
     }
 }
 

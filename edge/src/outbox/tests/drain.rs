@@ -126,7 +126,7 @@ async fn disk_use_stays_bounded() {
     // Ten times as much as it may hold.
     while sent < 10 * (DISK_BYTES_LEAST as u32) / 20_000 {
         match outbox.append(vec![sized(sent * 10, 2_000); 1]) {
-            Ok(pending) => match pending.wait().await {
+            Ok(pending) => match pending.await {
                 Ok(()) => {
                     append_more(&outbox, sent).await;
                     sent += 1;
@@ -150,6 +150,6 @@ async fn disk_use_stays_bounded() {
 async fn append_more(outbox: &Outbox, round: u32) {
     let drafts = (1..10).map(|n| sized(round * 10 + n, 2_000)).collect();
     if let Ok(pending) = outbox.append(drafts) {
-        let _ = pending.wait().await;
+        let _ = pending.await;
     }
 }
