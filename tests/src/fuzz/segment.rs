@@ -155,6 +155,7 @@ fn last_file(groups: &[&[(u16, &[u8])]], config: SegmentsConfig) -> Vec<u8> {
 }
 
 /// Writes the checksums, lengths and offsets that the bytes should have, and mostly the digests.
+#[expect(clippy::ptr_arg, reason = "the repairs of all targets have one form")]
 pub(super) fn checksums(file: &mut Vec<u8>, random: &mut dyn Random) {
     if file.len() < HEADER + 4 {
         return;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use eventlog::Position;
+use shared::event::REASON_CODES;
 use shared::{BlockId, Country, Currency, Device, OutboxId, SourceId};
 
 use super::*;
@@ -73,7 +74,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
                 digest: [1; 32],
                 counted: 1,
                 duplicate: 0,
-                reasons: [0; 17],
+                reasons: [0; REASON_CODES],
             },
         )],
         ..Changes::default()
