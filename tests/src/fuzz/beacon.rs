@@ -64,8 +64,7 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
 pub(super) fn golden() -> Vec<Vec<u8>> {
     let tokens = vectors::tokens().into_iter().take(40).map(|token| to_text(&token));
     let element = |kind: &str, token: &str| format!(r#"{{"token":"{token}","kind":"{kind}"}}"#);
-    let bodies: Vec<Vec<u8>> = tokens
+    tokens
         .map(|token| format!(r#"{{"events":[{}]}}"#, element("click", &token)).into_bytes())
-        .collect();
-    bodies
+        .collect()
 }

@@ -155,27 +155,26 @@ fn last_file(groups: &[&[(u16, &[u8])]], config: SegmentsConfig) -> Vec<u8> {
 }
 
 /// Writes the checksums, lengths and offsets that the bytes should have, and mostly the digests.
-#[expect(clippy::ptr_arg, reason = "the repairs of all targets have one form")]
-pub(super) fn checksums(file: &mut Vec<u8>, random: &mut dyn Random) {
+pub(super) fn checksums(mut file: Vec<u8>, random: &mut dyn Random) -> Vec<u8> {
     if file.len() < HEADER + 4 {
-        return;
+        return file;
     }
     let most = (file.len() - HEADER - 4) / 26;
-    let streams = (number(file, 56, 4).unwrap_or(0) as usize).min(most);
+    let streams = (number(&file, 56, 4).unwrap_or(0) as usize).min(most);
     let mut at = HEADER + 26 * streams + 4;
-    put(file, 12, at as u32);
-    put(file, 56, streams as u32);
+    put(&mut file, 12, at as u32);
+    put(&mut file, 56, streams as u32);
     let crc = crc32c::crc32c(&file[..at - 4]);
-    put(file, at - 4, crc);
+    put(&mut file, at - 4, crc);
     let digests = below(random, 4) > 0;
     while at + GROUP + 32 <= file.len() && below(random, 16) > 0 {
         let rest = file.len() - at;
-        let bytes = number(file, at + 16, 4).unwrap_or(0) as usize;
+        let bytes = number(&file, at + 16, 4).unwrap_or(0) as usize;
         let bytes = if (GROUP + 32..=rest).contains(&bytes) { bytes } else { rest };
-        let records = number(file, at + 20, 4).unwrap_or(0) as usize;
+        let records = number(&file, at + 20, 4).unwrap_or(0) as usize;
         let records = records.clamp(1, (bytes - GROUP) / 32);
-        put(file, at + 16, bytes as u32);
-        put(file, at + 20, records as u32);
+        put(&mut file, at + 16, bytes as u32);
+        put(&mut file, at + 20, records as u32);
         file[at + 32..at + 40].copy_from_slice(&(at as u64).to_le_bytes());
         if digests {
             put_digests(&mut file[at..at + bytes], records);
@@ -184,10 +183,11 @@ pub(super) fn checksums(file: &mut Vec<u8>, random: &mut dyn Random) {
         let head = at + GROUP + 32 * records;
         for (to, from, end) in [(at + 12, at + 16, head), (at + 8, at + 12, at + bytes)] {
             let crc = crc32c::crc32c_append(identity, &file[from..end]);
-            put(file, to, crc);
+            put(&mut file, to, crc);
         }
         at += bytes;
     }
+    file
 }
 
 fn put_digests(group: &mut [u8], records: usize) {

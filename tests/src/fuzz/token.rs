@@ -109,11 +109,11 @@ fn altered(input: &[u8], world: &Deployment) -> Result<(), String> {
 }
 
 /// Seals the body anew, mostly with a key that the body then names.
-pub(super) fn seal(bytes: &mut Vec<u8>, random: &mut dyn Random) {
+pub(super) fn seal(mut bytes: Vec<u8>, random: &mut dyn Random) -> Vec<u8> {
     let world = &*DEPLOYMENT;
     let mut n = |bound: usize| below(random, bound as u64) as usize;
     if bytes.len() < 9 + SEALS {
-        return;
+        return bytes;
     }
     bytes.truncate(bytes.len() - SEALS);
     let issuers = &world.store.issuers;
@@ -122,6 +122,7 @@ pub(super) fn seal(bytes: &mut Vec<u8>, random: &mut dyn Random) {
         bytes[1..5].copy_from_slice(&world.store.deployment.0.to_be_bytes());
         bytes[5..9].copy_from_slice(&key.public.id.0.to_be_bytes());
     }
-    sign(bytes, &SigningKey::from_bytes(key.secret.expose()));
-    tag(bytes, &world.tags, NOW.day());
+    sign(&mut bytes, &SigningKey::from_bytes(key.secret.expose()));
+    tag(&mut bytes, &world.tags, NOW.day());
+    bytes
 }
