@@ -265,10 +265,15 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Fa
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        sync_parent(path)
     };
     write().map_err(|error| cannot("write", path, &error))
+}
+
+/// Makes the name of a file or directory durable.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize, mode: Mode) -> Result<(), Failure> {

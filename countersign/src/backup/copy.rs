@@ -31,14 +31,7 @@ impl Copier {
     /// # Errors
     /// When it is there and not empty, lies in what is copied, or cannot be made.
     pub(super) fn new(verb: &str, from: &Path, to: &Path, bytes: u64) -> Result<Self, Failure> {
-        let is_empty = match fs::read_dir(to) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) => error.kind() == ErrorKind::NotFound,
-        };
-        if !is_empty {
-            let to = to.display();
-            return Err(Failure::usage(format!("{to} is no empty directory: name a new one")));
-        }
+        require_new(to)?;
         make_private_dir(to).map_err(|error| cannot("make", to, &error))?;
         let whole = |path: &Path| path.canonicalize().map_err(|e| cannot("find", path, &e));
         if whole(to)?.starts_with(whole(from)?) {
@@ -164,6 +157,16 @@ impl Copier {
         options.create_new(true).write(true).mode(mode);
         options.open(path).map_err(|error| cannot("make", path, &error))
     }
+}
+
+/// That a directory is not there, or empty.
+pub(super) fn require_new(dir: &Path) -> Result<(), Failure> {
+    let is_empty = match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
+    let what = || format!("{} is no empty directory: name a new one, or remove it", dir.display());
+    if is_empty { Ok(()) } else { Err(Failure::usage(what())) }
 }
 
 /// A file, unless it is gone.

@@ -4,7 +4,6 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use shared::Timestamp;
-use shared::keys::DeploymentId;
 
 use crate::data::{Mode, parse_json, read_if_there, write_json};
 use crate::failure::Failure;
@@ -19,7 +18,6 @@ pub(super) struct Manifest {
     version: u32,
     /// When it was taken, ms since 1970.
     pub(super) created_at: Timestamp,
-    deployment: DeploymentId,
     /// In the order in which they were copied.
     pub(super) files: Vec<Entry>,
 }
@@ -38,8 +36,8 @@ pub(super) struct Entry {
 }
 
 impl Manifest {
-    pub(super) fn new(created_at: Timestamp, deployment: DeploymentId, files: Vec<Entry>) -> Self {
-        Self { version: VERSION, created_at, deployment, files }
+    pub(super) fn new(created_at: Timestamp, files: Vec<Entry>) -> Self {
+        Self { version: VERSION, created_at, files }
     }
 
     /// Durable when it returns.

@@ -9,7 +9,7 @@
 //! | 2 | `state/` | its positions lie in the log, which only grows |
 //! | 3 | `log/` | batches that it has are in the outbox, or were acknowledged before |
 //! | 4 | `outbox/` | it is held open from the beginning, so that no batch is missing that was acknowledged, and deleted, while the log was copied; so it has every number that the log has, and the next start goes on after it |
-//! | 5 | `keys.json`, `deployment.json` | every token in the copy is signed with a key in the copy |
+//! | 5 | keys | every token in the copy is signed with a key in the copy |
 //!
 //! So the copy is what a crash would have left at one moment: what was accepted before the backup
 //! began is in it.
@@ -18,7 +18,8 @@ mod copy;
 mod manifest;
 mod parts;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::HumanBytes;
@@ -26,7 +27,7 @@ use shared::Clock as _;
 use shared::ambient::SystemClock;
 
 use crate::cli::{BackupArgs, RestoreArgs};
-use crate::data::DataDir;
+use crate::data::{cannot, sync_parent};
 use crate::failure::Failure;
 use crate::terminal::line;
 use copy::Copier;
@@ -35,15 +36,15 @@ use manifest::Manifest;
 /// Copies a data directory.
 ///
 /// # Errors
-/// When there is no deployment, the target is not empty, or a file cannot be read or written.
+/// When it is no data directory, the target is not empty, or a file cannot be read or written.
 pub(crate) fn backup(args: &BackupArgs) -> Result<ExitCode, Failure> {
-    let keys = DataDir::new(&args.data).require_keys()?;
+    parts::require(&args.data)?;
     let mut copier = Copier::new("copying", &args.data, &args.to, copy::bytes_in(&args.data))?;
     let has_log = parts::copy(&mut copier)?;
     let (files, bytes) = copier.finish()?;
     parts::verify(&args.to)?;
     let count = files.len();
-    Manifest::new(SystemClock.now(), keys.deployment, files).write(&args.to)?;
+    Manifest::new(SystemClock.now(), files).write(&args.to)?;
     line(format!(
         "backed up {count} files, {}, into {}; it holds secrets: keep it as safe as the data",
         HumanBytes(bytes),
@@ -62,12 +63,18 @@ pub(crate) fn backup(args: &BackupArgs) -> Result<ExitCode, Failure> {
 pub(crate) fn restore(args: &RestoreArgs) -> Result<ExitCode, Failure> {
     let manifest = Manifest::read(&args.from)?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
-    let mut copier = Copier::new("restoring", &args.from, &args.data, bytes)?;
-    // In the order of the copy: the file without which nothing starts comes last.
+    copy::require_new(&args.data)?;
+    // It gets its name when it is whole.
+    let mut beside = args.data.as_os_str().to_owned();
+    beside.push(".restoring");
+    let beside = PathBuf::from(beside);
+    let mut copier = Copier::new("restoring", &args.from, &beside, bytes)?;
     for file in &manifest.files {
-        copier.expected(file).map_err(|failure| unfinished(&args.data, &failure))?;
+        copier.expected(file).map_err(|failure| unfinished(&beside, &failure))?;
     }
     let (files, bytes) = copier.finish()?;
+    let renamed = fs::rename(&beside, &args.data).and_then(|()| sync_parent(&args.data));
+    renamed.map_err(|error| cannot("make", &args.data, &error))?;
     line(format!(
         "restored {} files, {}, of {} into {}; next: countersign up --data {3}",
         files.len(),
@@ -80,7 +87,7 @@ pub(crate) fn restore(args: &RestoreArgs) -> Result<ExitCode, Failure> {
 
 fn unfinished(dir: &Path, failure: &Failure) -> Failure {
     Failure::data(format!(
-        "{}; {} is not whole: remove it, and restore from another copy",
+        "{}; remove {}, and restore from another copy",
         failure.message,
         dir.display()
     ))

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 const STATE: &str = "state";
 const LOG: &str = "log";
 const OUTBOX: &str = "outbox";
-const LAST: [&str; 2] = ["keys.json", "deployment.json"];
+const KEYS: [&str; 2] = ["keys.json", "keys-edge.json"];
 /// Never copied: locks, and what was being written.
 const LOCKS: [&str; 2] = ["lock", "keys.lock"];
 /// How far the outbox was acknowledged: newer than the log in the copy, it would hold batches back.
@@ -39,13 +39,19 @@ pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
     }
     let has_log = log(copier, &mut outbox)?;
     outbox.copy(copier)?;
-    for name in LAST {
-        if !copier.file(Path::new(name))? {
-            let path = copier.from.join(name);
-            return Err(Failure::data(format!("{} is missing", path.display())));
-        }
+    for name in KEYS {
+        copier.file(Path::new(name))?;
     }
     Ok(has_log)
+}
+
+/// That there is something to copy.
+pub(super) fn require(from: &Path) -> Result<(), Failure> {
+    if [STATE, LOG, OUTBOX].iter().any(|part| from.join(part).is_dir()) {
+        return Ok(());
+    }
+    let from = from.display();
+    Err(Failure::data(format!("{from} is no data directory: name the one of `up` with --data")))
 }
 
 /// That segments follow each other without a hole, and every byte is what was written.
@@ -71,7 +77,7 @@ fn is_temporary(name: &str) -> bool {
 fn others(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
     let is_top = dir.as_os_str().is_empty();
     for name in names(&copier.from.join(dir))? {
-        let placed = [STATE, LOG, OUTBOX].contains(&name.as_str()) || LAST.contains(&name.as_str());
+        let placed = [STATE, LOG, OUTBOX].contains(&name.as_str()) || KEYS.contains(&name.as_str());
         if is_temporary(&name) || (is_top && placed) {
             continue;
         }

@@ -31,7 +31,7 @@ fn two_processes_never_share_it() {
     let (_root, dir) = started();
     let first = dir.take().unwrap();
     let failure = dir.take().unwrap_err();
-    assert_eq!(failure.code, crate::failure::DATA);
+    assert_eq!(failure.code, crate::failure::LOCKED);
     assert!(failure.message.contains("another `countersign`"), "{}", failure.message);
     drop(first);
     drop(dir.take().unwrap());

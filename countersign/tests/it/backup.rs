@@ -147,7 +147,7 @@ fn what_is_no_whole_copy_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
     let (code, _, said) = backup(&data, &copy);
-    assert!(code == Some(5) && said.contains("keys.json"), "{code:?} {said}");
+    assert!(code == Some(5) && said.contains("no data directory"), "{code:?} {said}");
     assert!(!copy.exists());
     drop(Server::start(&data));
     let (code, _, said) = backup(&data, &data.join("copy"));
@@ -169,9 +169,11 @@ fn what_is_no_whole_copy_is_refused() {
     bad[20] ^= 1;
     std::fs::write(&segment, &bad).unwrap();
     let (code, _, said) = restore(&copy, &target("a"));
-    let named = said.contains(".seg: it is not what was backed up") && said.contains("remove it");
+    let named = said.contains(".seg: it is not what was backed up") && said.contains("a.restoring");
     assert!(code == Some(5) && named, "{code:?} {said}");
-    assert!(!target("a").join("deployment.json").exists(), "half a restore does not start");
+    assert!(!target("a").exists(), "half a restore is none");
+    let (code, _, said) = restore(&copy, &target("a"));
+    assert!(code == Some(2) && said.contains("a.restoring"), "{code:?} {said}");
     std::fs::remove_file(&segment).unwrap();
     let (code, _, said) = restore(&copy, &target("b"));
     assert!(code == Some(5) && said.contains("it is missing"), "{code:?} {said}");
