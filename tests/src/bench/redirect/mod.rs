@@ -12,7 +12,6 @@ use std::thread;
 
 use eventlog::segments::{Segments, SegmentsConfig};
 use hashbrown::HashSet;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use shared::ambient::{Stopwatch, SystemClock};
 use shared::token::{Unverified, to_text};
 use shared::wire::Batch;
@@ -121,17 +120,27 @@ fn run(server: &Server, links: &[String]) -> Result<Run, String> {
 /// there is no such core, it is not bound.
 fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> T {
     let bound = || {
-        let mut set = CpuSet::new();
-        set.set(core);
-        if let Err(error) = sched_setaffinity(None, &set) {
-            eprintln!("redirect: core {core}: {error}");
-        }
+        bind(core);
         work()
     };
     thread::scope(|scope| match scope.spawn(bound).join() {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+#[cfg(target_os = "linux")]
+fn bind(core: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        eprintln!("redirect: core {core}: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind(core: usize) {
+    eprintln!("redirect: not bound to core {core}: only Linux does it");
 }
 
 /// Opens what the killed edge has left, and counts the clicks.
