@@ -4,6 +4,7 @@
 mod engine;
 mod log;
 mod process;
+pub mod redirect;
 mod roles;
 mod tokens;
 mod verify;
@@ -80,7 +81,15 @@ pub const GROUPS: &[(&str, Group)] = &[
     ("click", process::click),
     ("roles", roles::click),
     ("failover", roles::failover),
+    ("redirect", redirect::measure),
 ];
+
+/// Sorts, and gives the value below which so many percent are.
+fn percentile(values: &mut [f64], percent: usize) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let at = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(0.0)
+}
 
 /// The largest resident set of this process so far.
 fn peak_memory_mb() -> Result<f64, String> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 
-use super::{Measured, Size, memory_mb};
+use super::{Measured, Size, memory_mb, percentile};
 
 const KEY: &str = "a-key-for-benchmarks-0123456789";
 const CLICKS_PER_SECOND: usize = 2_000;
@@ -139,12 +139,6 @@ async fn collect(
         times.push(ms(time.map_err(|error| error.to_string())??));
     }
     Ok(times)
-}
-
-fn percentile(times: &mut [f64], percent: usize) -> f64 {
-    times.sort_unstable_by(f64::total_cmp);
-    let at = (times.len() * percent / 100).min(times.len().saturating_sub(1));
-    times.get(at).copied().unwrap_or(0.0)
 }
 
 fn ms(time: Duration) -> f64 {

@@ -12,7 +12,7 @@ use shared::{Fingerprint, Id, ImpressionId, Money, Timestamp};
 use super::{Measured, Size};
 
 pub(super) const NOW: Timestamp = Timestamp(1_790_000_000_000);
-const URL: &str = "https://shop.example/landing/autumn?campaign=boots&src=count";
+pub(super) const URL: &str = "https://shop.example/landing/autumn?campaign=boots&src=count";
 
 pub(super) struct Mint {
     pub(super) store: KeyStore,
@@ -34,6 +34,10 @@ impl Mint {
     }
 
     pub(super) fn token(&self, n: u32) -> Result<Vec<u8>, String> {
+        self.token_at(n, NOW)
+    }
+
+    pub(super) fn token_at(&self, n: u32, issued_at: Timestamp) -> Result<Vec<u8>, String> {
         let mut id = [7; 12];
         id[8..].copy_from_slice(&n.to_be_bytes());
         let token = Token {
@@ -41,7 +45,7 @@ impl Mint {
             deployment: self.store.deployment,
             key: self.signer.id(),
             id: ImpressionId::from_bytes(id),
-            issued_at: NOW,
+            issued_at,
             impression_life_s: 3_600,
             click_life_s: 86_400,
             price: self

@@ -23,29 +23,37 @@ pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let batches = u32::try_from(size.of(100, 1)).map_err(|error| error.to_string())?;
     let batches: Vec<_> =
         (0..batches).map(|number| batch(&mint, number)).collect::<Result<_, _>>()?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let [one, _] = rates(&batches, 1, &keys)?;
+    let [all, again] = rates(&batches, 0, &keys)?;
+    let what = "verify and judge a batch's tokens";
+    let of_all = |more: &str| format!("{what}, {cores} cores{more}");
+    Ok(vec![
+        Measured::new("verify/one-core", format!("{what}, one thread"), one, "tokens/s"),
+        Measured::new("verify/all-cores", of_all(""), all, "tokens/s").peer("verify/one-core"),
+        Measured::new("verify/seen-before", of_all(", seen before"), again, "tokens/s"),
+    ])
+}
+
+/// Tokens/s of a verifier of so many threads (0: one a core): not seen before, and seen before.
+fn rates(batches: &[Bytes], threads: usize, keys: &Arc<CollectorKeys>) -> Result<[f64; 2], String> {
     let tokens = batches.len() * EVENTS as usize;
     let map = PartitionMap::new(Partitions::new(16).ok_or("16 partitions")?);
-    let verifier = Verifier::new(0, 2 * tokens as u64, map, Arc::new(Metrics::default()))?;
-    let mut rates = Vec::new();
-    for _ in ["not seen before", "seen before"] {
+    let verifier = Verifier::new(threads, 2 * tokens as u64, map, Arc::new(Metrics::default()))?;
+    let measure = || {
         let watch = Stopwatch::start();
         let mut accepted = 0;
-        for bytes in &batches {
+        for bytes in batches {
             let judged =
-                block_on(verifier.batch(bytes.clone(), EVENTS as usize, Arc::clone(&keys), NOW))?;
+                block_on(verifier.batch(bytes.clone(), EVENTS as usize, Arc::clone(keys), NOW))?;
             accepted += judged.rows.iter().filter(|row| row.judged.outcome == Ok(None)).count();
         }
         if accepted != tokens {
             return Err(format!("only {accepted} of {tokens} were accepted"));
         }
-        rates.push(per_second(tokens, watch.elapsed()));
-    }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let what = format!("verify and judge a batch's tokens, {cores} cores");
-    Ok(vec![
-        Measured::new("verify/all-cores", what.clone(), rates[0], "tokens/s"),
-        Measured::new("verify/seen-before", format!("{what}, seen before"), rates[1], "tokens/s"),
-    ])
+        Ok(per_second(tokens, watch.elapsed()))
+    };
+    Ok([measure()?, measure()?])
 }
 
 fn batch(mint: &Mint, number: u32) -> Result<Bytes, String> {

@@ -165,13 +165,29 @@ impl Results {
                 figure_text(figure),
                 format!("{} – {}", figure_text(least), figure_text(greatest)),
                 series.unit.clone(),
-                mark.map_or_else(String::new, |mark| verdict(mark.bound, figure)),
+                mark.map_or_else(String::new, |mark| self.verdict(mark.bound, figure)),
                 self.beside_peer(series, figure)?,
                 series.hash.as_ref().map_or_else(String::new, |hash| format!("`{hash}`")),
                 format!("`cargo xtask bench {}`", series.group),
             ]);
         }
         Ok(Table { rows, notes })
+    }
+
+    fn verdict(&self, bound: Bound, figure: f64) -> String {
+        match bound {
+            Bound::AtLeast(limit) => {
+                held('≥', &figure_text(limit), figure >= limit, figure / limit)
+            }
+            Bound::AtMost(limit) => held('≤', &figure_text(limit), figure <= limit, figure / limit),
+            Bound::PartOf(part, name) => {
+                let limit = format!("{part} × `{name}`");
+                match self.get(name).map(|peer| figure / peer.median()) {
+                    Some(ratio) => held('≥', &limit, ratio >= part, ratio / part),
+                    None => format!("≥ {limit}: not told, the peer is absent"),
+                }
+            }
+        }
     }
 
     fn beside_peer(&self, series: &Series, figure: f64) -> Result<String, Failure> {
@@ -187,13 +203,9 @@ impl Results {
     }
 }
 
-fn verdict(bound: Bound, figure: f64) -> String {
-    let (sign, limit, met) = match bound {
-        Bound::AtLeast(limit) => ('≥', limit, figure >= limit),
-        Bound::AtMost(limit) => ('≤', limit, figure <= limit),
-    };
+fn held(sign: char, limit: &str, met: bool, ratio: f64) -> String {
     let word = if met { "met" } else { "**MISSED**" };
-    format!("{sign} {}: {word}, {:.2} ×", figure_text(limit), figure / limit)
+    format!("{sign} {limit}: {word}, {ratio:.2} ×")
 }
 
 /// Three digits that count, and spaces between thousands.
@@ -297,6 +309,17 @@ mod tests {
         assert!(table.rows[1][4].contains("MISSED"), "{:?}", table.rows[1]);
         let even = run_of(&[1e6, 2e6], "ab").expect("good lines");
         assert_eq!(even.table(&[]).expect("a table").rows[1][1], "1 500 000");
+    }
+
+    #[test]
+    fn a_mark_may_be_a_part_of_a_peer_that_may_be_absent() {
+        let results = run_of(&[3e6, 1e6, 2e6], "ab").expect("good lines");
+        let shown = |bound| results.table(&[mark(bound)]).expect("a table").rows[1][4].clone();
+        assert_eq!(shown(Bound::PartOf(0.4, "e/loop")), "≥ 0.4 × `e/loop`: met, 1.25 ×");
+        let missed = shown(Bound::PartOf(0.8, "e/loop"));
+        assert_eq!(missed, "≥ 0.8 × `e/loop`: **MISSED**, 0.62 ×");
+        let absent = shown(Bound::PartOf(0.8, "e/gone"));
+        assert_eq!(absent, "≥ 0.8 × `e/gone`: not told, the peer is absent");
     }
 
     #[test]
