@@ -11,7 +11,7 @@ use shared::keys::{IssuerKey, KeyStore, Secret};
 use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::wire::batch::{Batch, Event, Tally};
-use shared::wire::{Declared, MessageView};
+use shared::wire::{Declared, Logged};
 use shared::{
     BlockId, Clock, Currency, Id, ImpressionId, Kind, Money, OutboxId, Outcome, PartitionMap,
     Partitions, Timestamp,
@@ -212,7 +212,13 @@ pub(super) async fn read_partition<L: Log>(
     let mut reader = log.reader(partition, None).await.unwrap();
     let (mut seen, mut skipped) = (BTreeMap::new(), 0);
     while let Some(delivered) = reader.try_next().unwrap() {
-        let view = MessageView::read(&delivered.payload).unwrap();
+        let view = match Logged::read(&delivered.payload).unwrap() {
+            Logged::Message(view) => view,
+            Logged::Control(control) => {
+                assert_eq!(control.partition, partition);
+                continue;
+            }
+        };
         assert_eq!(view.partition, partition);
         let mut names = Vec::new();
         for batch in &view.batches {
