@@ -11,7 +11,7 @@ use shared::keys::{IssuerKey, KeyStore, Secret};
 use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::wire::batch::{Batch, Event, Tally};
-use shared::wire::{Declared, Logged};
+use shared::wire::{Declared, Logged, MessageView};
 use shared::{
     BlockId, Clock, Currency, Id, ImpressionId, Kind, Money, OutboxId, Outcome, PartitionMap,
     Partitions, Timestamp,
