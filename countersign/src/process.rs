@@ -5,6 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use edge::native::{RunError, Summary};
 use tokio::sync::watch;
 
 use crate::failure::Failure;
@@ -105,6 +106,25 @@ pub(crate) async fn serve_api(
     }
 }
 
+/// An edge and the API beside it, until both have ended. The first failure ends both: where the
+/// outbox has failed the process must end, and not go on behind an API that answers.
+///
+/// # Errors
+/// That of either.
+pub(crate) async fn edge_and_api(
+    edge: impl Future<Output = Result<Summary, RunError>>,
+    api: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let edge = async {
+        let summary = edge.await.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
+        if summary.left > 0 {
+            tracing::warn!(batches = summary.left, "left in the outbox for the next start");
+        }
+        Ok(())
+    };
+    tokio::try_join!(edge, api).map(drop)
+}
+
 /// True after the first SIGTERM or SIGINT; the second ends the process at once.
 ///
 /// # Errors
@@ -137,4 +157,17 @@ pub(crate) fn signals() -> Result<watch::Receiver<bool>, Failure> {
 pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     // The sender lives in a task that never ends.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_outbox_that_has_failed_ends_the_process_though_the_api_answers() {
+        let edge = async { Err(RunError::Outbox("fsync".to_owned())) };
+        let failure = edge_and_api(edge, std::future::pending()).await.unwrap_err();
+        assert_eq!(failure.code, crate::failure::FATAL);
+        assert!(failure.message.contains("fsync"), "{}", failure.message);
+    }
 }

@@ -77,15 +77,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     line(format!("api listening on {api_url}"));
     let edge = ::edge::native::run(listener, edge.with(sink), process::stopped(stop.clone()));
     let api = process::serve_api(api_listener, routes, process::stopped(stop));
-    let work = async {
-        let (edge, api) = tokio::join!(edge, api);
-        let summary = edge.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
-        if summary.left > 0 {
-            tracing::warn!(batches = summary.left, "left in the outbox for the next start");
-        }
-        api
-    };
-    let result = work.await;
+    let result = process::edge_and_api(edge, api).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     drop(lock);
     result?;

@@ -66,19 +66,11 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
     let api = process::serve_api(api_listener, api, process::stopped(stop.clone()));
     let follower = tokio::spawn(follow::keys(dir, keys));
     let disk = tokio::spawn(disk.watch());
-    let work = async {
-        let (edge, api) = tokio::join!(edge, api);
-        let summary = edge.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
-        if summary.left > 0 {
-            tracing::warn!(batches = summary.left, "left in the outbox for the next start");
-        }
-        api
-    };
     let result = tokio::select! {
         biased;
         why = collector.fatal() => Err(Failure::fatal(format!("collector: {why}"))),
         failure = partition_stopped(&aggregator) => Err(failure),
-        result = work => result,
+        result = process::edge_and_api(edge, api) => result,
     };
     follower.abort();
     disk.abort();
