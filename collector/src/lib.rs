@@ -7,6 +7,8 @@
 //! 3. [`coalesce`] (pure): one message per partition, each listing all the batches and chunks;
 //! 4. [`Collector`]: one append of them all, and then, never before, the acknowledgements.
 //!
+//! [`archive`] is the other end: it reads the log and keeps everything that was in it.
+//!
 //! [`gateway`] offers the same over HTTP to edges without NATS, to servers and to importers.
 //!
 //! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
@@ -16,6 +18,7 @@
 //! What is deliberately absent: dedup. A batch that is appended twice (a lost acknowledgement) has
 //! the same number twice, and the count engine skips it.
 
+pub mod archive;
 pub mod coalesce;
 mod collector;
 pub mod dead;

@@ -1,0 +1,251 @@
+//! The columns: what a record of the archive says (`docs/archive.md` says it to readers). Pure.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow_array::builder::{BinaryBuilder, StringBuilder};
+use arrow_array::{
+    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array,
+};
+use arrow_schema::{ArrowError, Field, Schema};
+use shared::wire::ChunkEntry;
+use shared::{Country, Id, Kind, Money, Network, Timestamp};
+
+/// What a record is of. The names are the values of the column `record`; records of a file are
+/// sorted by it first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum What {
+    /// A batch that a message lists.
+    Batch,
+    /// A chunk of an imported log that a message lists.
+    Chunk,
+    /// How many events of a minute a batch or chunk declares.
+    Declared,
+    /// An event.
+    Event,
+    /// An operator's word: this batch never comes.
+    Resolved,
+    /// An operator's word: this edge is out of service.
+    Retired,
+    /// Events that were only counted.
+    Tally,
+    /// A message that is none: its bytes.
+    Unreadable,
+}
+
+impl What {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Chunk => "chunk",
+            Self::Declared => "declared",
+            Self::Event => "event",
+            Self::Resolved => "resolved",
+            Self::Retired => "retired",
+            Self::Tally => "tally",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// One record. What it does not have is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<'a> {
+    pub(super) what: What,
+    pub(super) partition: u16,
+    pub(super) sequence: u64,
+    /// Its number among the records of its kind in its message.
+    pub(super) row: u32,
+    pub(super) stamp: Option<Timestamp>,
+    /// The log's clock.
+    pub(super) clock: Timestamp,
+    /// The number of the batch or chunk within the message.
+    pub(super) entry: Option<u16>,
+    /// The edge and epoch of the outbox, and the batch's number, as far as they are said.
+    pub(super) edge: Option<Id>,
+    pub(super) epoch: Option<u64>,
+    pub(super) number: Option<u64>,
+    /// None when the outbox is closed: nothing older than the end of time comes.
+    pub(super) watermark: Option<Timestamp>,
+    pub(super) chunk: Option<&'a ChunkEntry>,
+    /// The row of the imported log that an event is of.
+    pub(super) source_row: Option<u64>,
+    pub(super) at: Option<Timestamp>,
+    pub(super) kind: Option<Kind>,
+    pub(super) outcome: Option<&'static str>,
+    pub(super) verdict: Option<&'static str>,
+    pub(super) issuer: Id,
+    pub(super) block: Option<&'a str>,
+    pub(super) opened: Option<Timestamp>,
+    pub(super) seq: Option<u16>,
+    pub(super) ad: Id,
+    pub(super) campaign: Id,
+    pub(super) advertiser: Id,
+    pub(super) publisher: Id,
+    pub(super) placement: Id,
+    pub(super) country: Option<Country>,
+    pub(super) device: Option<&'static str>,
+    pub(super) network: Network,
+    pub(super) visitor: u64,
+    pub(super) flags: Option<u8>,
+    pub(super) price: Money,
+    /// How many events it stands for.
+    pub(super) count: u32,
+    pub(super) proof: &'a [u8],
+}
+
+/// A column: its name, and how it is made of records.
+struct Column {
+    name: &'static str,
+    nullable: bool,
+    array: fn(&[Record<'_>]) -> ArrayRef,
+}
+
+const fn always(name: &'static str, array: fn(&[Record<'_>]) -> ArrayRef) -> Column {
+    Column { name, nullable: false, array }
+}
+
+const fn maybe(name: &'static str, array: fn(&[Record<'_>]) -> ArrayRef) -> Column {
+    Column { name, nullable: true, array }
+}
+
+const COLUMNS: &[Column] = &[
+    always("record", |r| texts(r, |r| Some(r.what.name()))),
+    always("partition", |r| Arc::new(UInt16Array::from_iter_values(r.iter().map(|r| r.partition)))),
+    always("sequence", |r| Arc::new(UInt64Array::from_iter_values(r.iter().map(|r| r.sequence)))),
+    always("row", |r| Arc::new(UInt32Array::from_iter_values(r.iter().map(|r| r.row)))),
+    maybe("stamp", |r| times(r, |r| r.stamp)),
+    always("clock", |r| times(r, |r| Some(r.clock))),
+    maybe("entry", |r| Arc::new(r.iter().map(|r| r.entry).collect::<UInt16Array>())),
+    maybe("edge", |r| texts(r, |r| r.edge.as_ref().map(Id::as_str))),
+    maybe("epoch", |r| numbers(r, |r| r.epoch)),
+    maybe("number", |r| numbers(r, |r| r.number)),
+    maybe("watermark", |r| times(r, |r| r.watermark)),
+    maybe("source", |r| shown(r, |r| r.chunk.map(|chunk| chunk.source))),
+    maybe("source_row", |r| numbers(r, |r| r.source_row)),
+    maybe("source_end", |r| numbers(r, |r| of_chunk(r).map(|chunk| chunk.end_row))),
+    maybe("source_digest", |r| {
+        shown(r, |r| of_chunk(r).map(|chunk| shared::text::hex(&chunk.digest)))
+    }),
+    maybe("at", |r| times(r, |r| r.at)),
+    maybe("kind", |r| texts(r, |r| r.kind.map(Kind::name))),
+    maybe("outcome", |r| texts(r, |r| r.outcome)),
+    maybe("verdict", |r| texts(r, |r| r.verdict)),
+    maybe("issuer", |r| ids(r, |r| &r.issuer)),
+    maybe("block", |r| texts(r, |r| r.block)),
+    maybe("opened", |r| times(r, |r| r.opened)),
+    maybe("seq", |r| Arc::new(r.iter().map(|r| r.seq).collect::<UInt16Array>())),
+    maybe("ad", |r| ids(r, |r| &r.ad)),
+    maybe("campaign", |r| ids(r, |r| &r.campaign)),
+    maybe("advertiser", |r| ids(r, |r| &r.advertiser)),
+    maybe("publisher", |r| ids(r, |r| &r.publisher)),
+    maybe("placement", |r| ids(r, |r| &r.placement)),
+    maybe("country", |r| shown(r, |r| r.country)),
+    maybe("device", |r| texts(r, |r| r.device)),
+    maybe("network", networks),
+    maybe("visitor", |r| numbers(r, |r| Some(r.visitor).filter(|visitor| *visitor != 0))),
+    maybe("flags", |r| Arc::new(r.iter().map(|r| r.flags).collect::<UInt8Array>())),
+    maybe("price_micros", |r| Arc::new(r.iter().map(price_micros).collect::<Int64Array>())),
+    maybe("currency", |r| shown(r, |r| price_micros(r).map(|_| r.price.currency))),
+    always("count", |r| Arc::new(UInt32Array::from_iter_values(r.iter().map(|r| r.count)))),
+    maybe("proof", proofs),
+];
+
+/// The schema of every file.
+#[must_use]
+pub fn schema() -> Schema {
+    let field = |column: &Column| {
+        let kind = (column.array)(&[]).data_type().clone();
+        Field::new(column.name, kind, column.nullable)
+    };
+    Schema::new(COLUMNS.iter().map(field).collect::<Vec<_>>())
+}
+
+/// Records as columns.
+pub(super) fn table(
+    schema: &Arc<Schema>,
+    records: &[Record<'_>],
+) -> Result<RecordBatch, ArrowError> {
+    let arrays = COLUMNS.iter().map(|column| (column.array)(records)).collect();
+    RecordBatch::try_new(Arc::clone(schema), arrays)
+}
+
+fn texts(records: &[Record<'_>], of: for<'r> fn(&'r Record<'_>) -> Option<&'r str>) -> ArrayRef {
+    Arc::new(records.iter().map(of).collect::<StringArray>())
+}
+
+fn ids(records: &[Record<'_>], of: for<'r> fn(&'r Record<'_>) -> &'r Id) -> ArrayRef {
+    let ids = records.iter().map(|record| Some(of(record).as_str()).filter(|id| !id.is_empty()));
+    Arc::new(ids.collect::<StringArray>())
+}
+
+fn numbers(records: &[Record<'_>], of: fn(&Record<'_>) -> Option<u64>) -> ArrayRef {
+    Arc::new(records.iter().map(of).collect::<UInt64Array>())
+}
+
+fn times(records: &[Record<'_>], of: fn(&Record<'_>) -> Option<Timestamp>) -> ArrayRef {
+    // A wild clock may say more than a column can: that is its end.
+    let ms = |time: Timestamp| i64::try_from(time.0).unwrap_or(i64::MAX);
+    let times = records.iter().map(|record| of(record).map(ms));
+    Arc::new(times.collect::<TimestampMillisecondArray>().with_timezone("UTC"))
+}
+
+/// What has a text of its own.
+fn shown<T: std::fmt::Display>(
+    records: &[Record<'_>],
+    of: fn(&Record<'_>) -> Option<T>,
+) -> ArrayRef {
+    let mut texts = StringBuilder::with_capacity(records.len(), 0);
+    for record in records {
+        match of(record) {
+            Some(value) => {
+                // Writing into memory cannot fail.
+                let _ = write!(texts, "{value}");
+                texts.append_value("");
+            }
+            None => texts.append_null(),
+        }
+    }
+    Arc::new(texts.finish())
+}
+
+fn of_chunk<'a>(record: &Record<'a>) -> Option<&'a ChunkEntry> {
+    record.chunk.filter(|_| record.what == What::Chunk)
+}
+
+fn price_micros(record: &Record<'_>) -> Option<i64> {
+    Some(record.price.micros).filter(|micros| *micros != 0)
+}
+
+/// In CIDR notation: an address was cut to this before anything was written.
+fn networks(records: &[Record<'_>]) -> ArrayRef {
+    let mut texts = StringBuilder::with_capacity(records.len(), 0);
+    for record in records {
+        let [version, a, b, c, d, e, f] = record.network.0;
+        // Writing into memory cannot fail.
+        let _ = match version {
+            4 => write!(texts, "{a}.{b}.{c}.0/24"),
+            6 => {
+                let words = [[a, b], [c, d], [e, f]].map(u16::from_be_bytes);
+                let [a, b, c] = words;
+                let address = std::net::Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0);
+                write!(texts, "{address}/48")
+            }
+            _ => {
+                texts.append_null();
+                continue;
+            }
+        };
+        texts.append_value("");
+    }
+    Arc::new(texts.finish())
+}
+
+fn proofs(records: &[Record<'_>]) -> ArrayRef {
+    let mut proofs = BinaryBuilder::with_capacity(records.len(), 0);
+    for record in records {
+        proofs.append_option(Some(record.proof).filter(|proof| !proof.is_empty()));
+    }
+    Arc::new(proofs.finish())
+}

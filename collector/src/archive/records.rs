@@ -1,0 +1,346 @@
+//! Messages as records, in the order of a file. Pure.
+
+use std::ops::Range;
+
+use eventlog::Delivered;
+use shared::limits::CLOCK_JUMP_MS_MAX;
+use shared::wire::{ChunkEntry, Cold, Control, Logged, MessageView, Row, WireError, Word};
+use shared::{Country, Id, Minute, Money, Network, Timestamp, import};
+
+use super::columns::{Record, What};
+
+/// A message that was read, an operator's word, or bytes that are neither.
+pub(super) struct Source<'a> {
+    sequence: u64,
+    partition: u16,
+    /// The log's after it.
+    clock: Timestamp,
+    stamp: Timestamp,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Message(Box<Message<'a>>),
+    Word(Word),
+    Unreadable(&'a [u8]),
+}
+
+struct Message<'a> {
+    view: MessageView<'a>,
+    hot: Vec<Row>,
+    cold: Vec<Cold<'a>>,
+    /// In hexadecimal, by number.
+    blocks: Vec<String>,
+    /// By chunk: the blocks of its log that it touches, and the index of the first.
+    chunks: Vec<(u64, [shared::BlockId; 2])>,
+    /// All declarations: of which entry, how many of which minute.
+    declared: Vec<(u16, Minute, u32)>,
+}
+
+/// The log's clock after a message with this stamp: the largest stamp so far, where one message
+/// moves it by an hour at most, and the first is taken as it is.
+pub(super) fn advance(clock: Timestamp, stamp: Timestamp) -> Timestamp {
+    let furthest = if clock == Timestamp(0) { stamp } else { clock.plus_ms(CLOCK_JUMP_MS_MAX) };
+    clock.max(stamp.min(furthest))
+}
+
+impl<'a> Content<'a> {
+    /// With the collector's stamp.
+    fn read(payload: &'a [u8]) -> Result<(Timestamp, Self), WireError> {
+        Ok(match Logged::read(payload)? {
+            Logged::Control(Control { stamp, word, .. }) => (stamp, Self::Word(word)),
+            Logged::Message(view) => {
+                let cold = view.cold()?;
+                (view.stamp, Self::Message(Box::new(Message::new(view, cold))))
+            }
+        })
+    }
+}
+
+impl<'a> Source<'a> {
+    /// Reads a message of a partition; `clock` is the log's before it.
+    pub(super) fn read(delivered: &'a Delivered, partition: u16, clock: Timestamp) -> Self {
+        let sequence = delivered.position.sequence;
+        let payload = &*delivered.payload;
+        let (stamp, content) = match Content::read(payload) {
+            Ok((stamp, content)) => (stamp, content),
+            Err(_) => (clock, Content::Unreadable(payload)),
+        };
+        Self { sequence, partition, clock: advance(clock, stamp), stamp, content }
+    }
+
+    /// The log's clock after it.
+    pub(super) const fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// The collector's stamp; of bytes that are no message, the log's clock.
+    pub(super) const fn stamp(&self) -> Timestamp {
+        self.stamp
+    }
+
+    /// How many chunks it lists.
+    pub(super) fn chunks(&self) -> usize {
+        match &self.content {
+            Content::Message(message) => message.view.chunks.len(),
+            Content::Word(_) | Content::Unreadable(_) => 0,
+        }
+    }
+
+    fn counts(&self) -> [(What, usize); 5] {
+        let none = (What::Unreadable, 0);
+        match &self.content {
+            Content::Message(message) => {
+                let view = &message.view;
+                [
+                    (What::Batch, view.batches.len()),
+                    (What::Chunk, view.chunks.len()),
+                    (What::Declared, message.declared.len()),
+                    (What::Event, message.hot.len()),
+                    (What::Tally, view.tallies.len()),
+                ]
+            }
+            Content::Word(Word::Retire { .. }) => [(What::Retired, 1), none, none, none, none],
+            Content::Word(Word::Resolve { .. }) => [(What::Resolved, 1), none, none, none, none],
+            Content::Unreadable(_) => [(What::Unreadable, 1), none, none, none, none],
+        }
+    }
+
+    /// What a record is sorted by, before its position: minute and ad.
+    fn key(&self, what: What, row: usize) -> (Minute, Id) {
+        let Content::Message(message) = &self.content else { return (Minute(0), Id::NONE) };
+        match what {
+            What::Declared => (message.declared[row].1, Id::NONE),
+            What::Event => {
+                let hot = &message.hot[row];
+                let view = &message.view;
+                (view.minutes[usize::from(hot.minute)], view.ids[usize::from(hot.ad)])
+            }
+            What::Tally => (message.view.tallies[row].tally.minute, Id::NONE),
+            _ => (Minute(0), Id::NONE),
+        }
+    }
+
+    fn record(&self, what: What, row: usize) -> Record<'_> {
+        let mut record = self.blank(what, row);
+        let message = match &self.content {
+            Content::Message(message) => message,
+            Content::Word(word) => {
+                record.stamp = Some(self.stamp);
+                match *word {
+                    Word::Retire { edge } => record.edge = Some(edge),
+                    Word::Resolve { outbox, number } => {
+                        (record.edge, record.epoch) = (Some(outbox.edge), Some(outbox.epoch));
+                        record.number = Some(number);
+                    }
+                }
+                return record;
+            }
+            Content::Unreadable(bytes) => {
+                record.proof = bytes;
+                return record;
+            }
+        };
+        record.stamp = Some(self.stamp);
+        match what {
+            What::Batch => {
+                message.name(&mut record, row);
+                let watermark = message.view.batches[row].watermark;
+                record.watermark = Some(watermark).filter(|time| *time != Timestamp::MAX);
+            }
+            What::Chunk => {
+                message.name(&mut record, message.view.batches.len() + row);
+                record.source_row = record.chunk.map(|chunk| chunk.first_row);
+            }
+            What::Declared => {
+                let (entry, minute, count) = message.declared[row];
+                message.name(&mut record, usize::from(entry));
+                (record.at, record.count) = (Some(minute.start()), count);
+            }
+            What::Tally => {
+                let entry = &message.view.tallies[row];
+                message.name(&mut record, usize::from(entry.entry));
+                let tally = entry.tally;
+                (record.at, record.count) = (Some(tally.minute.start()), tally.count);
+                (record.kind, record.outcome) = (Some(tally.kind), Some(tally.reason.name()));
+            }
+            What::Event => message.event(&mut record, row),
+            What::Resolved | What::Retired | What::Unreadable => {}
+        }
+        record
+    }
+
+    fn blank(&self, what: What, row: usize) -> Record<'_> {
+        Record {
+            what,
+            partition: self.partition,
+            sequence: self.sequence,
+            // A message is at most a mebibyte.
+            row: u32::try_from(row).unwrap_or(u32::MAX),
+            stamp: None,
+            clock: self.clock,
+            entry: None,
+            edge: None,
+            epoch: None,
+            number: None,
+            watermark: None,
+            chunk: None,
+            source_row: None,
+            at: None,
+            kind: None,
+            outcome: None,
+            verdict: None,
+            issuer: Id::NONE,
+            block: None,
+            opened: None,
+            seq: None,
+            ad: Id::NONE,
+            campaign: Id::NONE,
+            advertiser: Id::NONE,
+            publisher: Id::NONE,
+            placement: Id::NONE,
+            country: None,
+            device: None,
+            network: Network::default(),
+            visitor: 0,
+            flags: None,
+            price: Money::ZERO,
+            count: 0,
+            proof: &[],
+        }
+    }
+}
+
+impl<'a> Message<'a> {
+    fn new(view: MessageView<'a>, cold: Vec<Cold<'a>>) -> Self {
+        let blocks = view.blocks.iter().map(|(_, block)| shared::text::hex(&block.0)).collect();
+        let blocks_of = |chunk: &ChunkEntry| {
+            let index = chunk.first_row >> 16;
+            (index, [index, index + 1].map(|index| import::block(chunk.source, index)))
+        };
+        let of_batches = view.batches.iter().map(|batch| &batch.declared);
+        let of_chunks = view.chunks.iter().map(|chunk| &chunk.declared);
+        let entries = (0_u16..).zip(of_batches.chain(of_chunks));
+        let declared = entries
+            .flat_map(|(entry, list)| list.iter().map(move |(minute, n)| (entry, *minute, *n)))
+            .collect();
+        Self {
+            hot: view.rows().collect(),
+            cold,
+            blocks,
+            chunks: view.chunks.iter().map(blocks_of).collect(),
+            declared,
+            view,
+        }
+    }
+
+    /// Says which batch or chunk brought it.
+    fn name<'r>(&'r self, record: &mut Record<'r>, entry: usize) {
+        record.entry = u16::try_from(entry).ok();
+        match entry.checked_sub(self.view.batches.len()) {
+            None => {
+                let batch = &self.view.batches[entry];
+                (record.edge, record.epoch) = (Some(batch.outbox.edge), Some(batch.outbox.epoch));
+                record.number = Some(batch.number);
+            }
+            Some(chunk) => record.chunk = self.view.chunks.get(chunk),
+        }
+    }
+
+    fn event<'r>(&'r self, record: &mut Record<'r>, row: usize) {
+        let (hot, cold, view) = (&self.hot[row], &self.cold[row], &self.view);
+        let id = |number: u16| view.ids[usize::from(number)];
+        self.name(record, usize::from(hot.entry));
+        let (issuer, block) = view.blocks[usize::from(hot.block)];
+        if hot.block != 0 {
+            record.issuer = issuer;
+            record.block = Some(&self.blocks[usize::from(hot.block)]);
+            record.seq = Some(hot.seq);
+            if issuer == import::ISSUER {
+                record.source_row = self.source_row(hot, block);
+            } else {
+                record.opened = Some(block.opened().start());
+            }
+        }
+        let minute = view.minutes[usize::from(hot.minute)];
+        record.at = Some(minute.start().plus_ms(cold.ms.into()));
+        record.kind = Some(hot.kind);
+        record.outcome = Some(hot.outcome.err().map_or("accepted", |reason| reason.name()));
+        record.verdict = hot.outcome.ok().flatten().map(|reason| reason.name());
+        (record.ad, record.publisher) = (id(hot.ad), id(hot.publisher));
+        (record.campaign, record.advertiser) = (id(cold.campaign), id(cold.advertiser));
+        record.placement = id(cold.placement);
+        record.country = Country::from_index(hot.country);
+        record.device = Some(hot.device.name());
+        record.network = cold.network;
+        record.visitor = cold.visitor.0;
+        record.flags = Some(cold.flags.0);
+        record.price = view.prices[usize::from(hot.price)];
+        record.count = 1;
+        record.proof = cold.proof;
+    }
+
+    fn source_row(&self, hot: &Row, block: shared::BlockId) -> Option<u64> {
+        let chunk = usize::from(hot.entry).checked_sub(self.view.batches.len())?;
+        let (index, blocks) = self.chunks.get(chunk)?;
+        let at = blocks.iter().position(|own| *own == block)?;
+        Some((index + at as u64) << 16 | u64::from(hot.seq))
+    }
+}
+
+/// Where a record stands in a file, and where it comes from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place {
+    what: What,
+    minute: Minute,
+    ad: Id,
+    source: u32,
+    row: u32,
+}
+
+/// All records of some messages, sorted by kind of record, minute, ad and position.
+pub(super) struct Sorted<'s, 'a> {
+    sources: &'s [Source<'a>],
+    places: Vec<Place>,
+}
+
+impl<'s, 'a> Sorted<'s, 'a> {
+    pub(super) fn new(sources: &'s [Source<'a>]) -> Self {
+        let mut places = Vec::new();
+        for (number, source) in (0_u32..).zip(sources) {
+            for (what, count) in source.counts() {
+                places.extend((0_u32..).zip(0..count).map(|(row, at)| {
+                    let (minute, ad) = source.key(what, at);
+                    Place { what, minute, ad, source: number, row }
+                }));
+            }
+        }
+        places.sort_unstable();
+        Self { sources, places }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// How many events there are, tallies not counted.
+    pub(super) fn events(&self) -> usize {
+        self.places.iter().filter(|place| place.what == What::Event).count()
+    }
+
+    /// The least and the greatest minute that a record has.
+    pub(super) fn minutes(&self) -> Option<(Minute, Minute)> {
+        let timed = [What::Declared, What::Event, What::Tally];
+        let minutes = self.places.iter().filter(|place| timed.contains(&place.what));
+        let mut minutes = minutes.map(|place| place.minute);
+        let first = minutes.next()?;
+        Some(minutes.fold((first, first), |(low, high), m| (low.min(m), high.max(m))))
+    }
+
+    pub(super) fn records(&self, range: Range<usize>) -> Vec<Record<'_>> {
+        let place = |place: &Place| {
+            self.sources[place.source as usize].record(place.what, place.row as usize)
+        };
+        self.places[range].iter().map(place).collect()
+    }
+}

@@ -1,0 +1,248 @@
+//! Where the files lie: a local directory, or an object store.
+
+use std::path::Path as FsPath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaDataReader;
+
+use super::file::{FileInfo, first_of, folder};
+
+/// How long an object store may take for its first answer.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(20);
+/// What is read of the end of a file at first: most footers fit.
+const FOOTER_BYTES: u64 = 64 << 10;
+/// Magic, length of the footer, magic.
+const FILE_BYTES_MIN: u64 = 12;
+
+/// Why the archive did not do it, sorted by blame.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The setting, the URL or the directory cannot be used.
+    #[error("the archive cannot be used: {0}")]
+    Unusable(String),
+    /// It cannot be reached, or lost the acknowledgement: a file may have been written.
+    #[error("the archive is not available: {0}")]
+    Unavailable(String),
+    /// A file is not what was written there.
+    #[error("{file}: {what}")]
+    Damaged {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Messages that stand in no file, or in two.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// A file that is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Its name within the archive.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The first sequence, as its name says.
+    pub first: u64,
+}
+
+impl Entry {
+    /// None when it is no file of an archive.
+    fn of(object: &ObjectMeta) -> Option<Self> {
+        let first = first_of(object.location.filename()?)?;
+        Some(Self { path: object.location.to_string(), bytes: object.size, first })
+    }
+}
+
+/// The files of all partitions. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    objects: Arc<dyn ObjectStore>,
+    /// For people.
+    place: String,
+}
+
+impl Archive {
+    /// In a local directory, made when it is missing. What is written is fsynced, directories
+    /// included.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Unusable`].
+    pub fn local(dir: &FsPath) -> Result<Self, ArchiveError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| ArchiveError::Unusable(format!("{}: {error}", dir.display())))?;
+        Self::existing(dir)
+    }
+
+    /// As [`Archive::local`], in a directory that is there.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Unusable`].
+    pub fn existing(dir: &FsPath) -> Result<Self, ArchiveError> {
+        let objects = LocalFileSystem::new_with_prefix(dir)
+            .map_err(|error| ArchiveError::Unusable(format!("{}: {error}", dir.display())))?;
+        Ok(Self::new(Arc::new(objects.with_fsync(true)), dir.display().to_string()))
+    }
+
+    /// In the object store of a URL, `s3://bucket/folder`, which must be able to write on condition
+    /// that nothing is there. `environment` has its credentials, region and endpoint in the
+    /// variables that other programs read too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
+    ///
+    /// # Errors
+    /// [`ArchiveError::Unusable`]: no such URL, or the store cannot be read with what is in the
+    /// environment.
+    pub async fn at(
+        url: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ArchiveError> {
+        let unusable =
+            |why: &dyn std::fmt::Display| ArchiveError::Unusable(format!("{url:?}: {why}"));
+        let parsed = url::Url::parse(url).map_err(|error| unusable(&error))?;
+        if parsed.scheme() != "s3" {
+            return Err(unusable(&"a URL of an object store begins with s3://"));
+        }
+        let options = environment.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
+        let (objects, path) =
+            object_store::parse_url_opts(&parsed, options).map_err(|error| unusable(&error))?;
+        let objects = PrefixStore::new(objects, path);
+        let first = async { objects.list(None).try_next().await };
+        match tokio::time::timeout(FIRST_ANSWER_MAX, first).await {
+            Ok(Ok(_)) => Ok(Self::new(Arc::new(objects), url.to_owned())),
+            Ok(Err(error)) => Err(unusable(&error)),
+            Err(_) => Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}"))),
+        }
+    }
+
+    /// In any object store; `place` is for error texts.
+    #[must_use]
+    pub fn new(objects: Arc<dyn ObjectStore>, place: String) -> Self {
+        Self { objects, place }
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The files of a partition, by their first sequences. Other objects are not looked at.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Unavailable`].
+    pub async fn list(&self, partition: u16) -> Result<Vec<Entry>, ArchiveError> {
+        let folder = Path::from(folder(partition));
+        let objects = self.objects.list(Some(&folder)).try_collect::<Vec<_>>();
+        let objects = objects.await.map_err(|error| self.unavailable(&error))?;
+        let mut entries: Vec<_> = objects.iter().filter_map(Entry::of).collect();
+        entries.sort_unstable_by(|a, b| (a.first, &a.path).cmp(&(b.first, &b.path)));
+        Ok(entries)
+    }
+
+    /// The last file of a partition: the folders follow each other as the files do, so the last of
+    /// each level is looked at, before it an earlier one when that is empty.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Unavailable`].
+    pub(super) async fn last(&self, partition: u16) -> Result<Option<Entry>, ArchiveError> {
+        let mut folders = vec![Path::from(folder(partition))];
+        while let Some(folder) = folders.pop() {
+            let found = self.objects.list_with_delimiter(Some(&folder)).await;
+            let mut found = found.map_err(|error| self.unavailable(&error))?;
+            let files = found.objects.iter().filter_map(Entry::of);
+            if let Some(last) = files.max_by_key(|entry| entry.first) {
+                return Ok(Some(last));
+            }
+            found.common_prefixes.sort_unstable();
+            folders.append(&mut found.common_prefixes);
+        }
+        Ok(None)
+    }
+
+    /// What a file holds, as its footer says; compared with its name.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Damaged`], [`ArchiveError::Unavailable`].
+    pub async fn info(&self, entry: &Entry, partition: u16) -> Result<FileInfo, ArchiveError> {
+        let damaged = |what: String| ArchiveError::Damaged { file: self.name(&entry.path), what };
+        if entry.bytes < FILE_BYTES_MIN {
+            return Err(damaged(format!("it has {} bytes and is no Parquet file", entry.bytes)));
+        }
+        let mut wanted = FOOTER_BYTES.min(entry.bytes);
+        let footer = loop {
+            let range = entry.bytes - wanted..entry.bytes;
+            let path = Path::from(entry.path.as_str());
+            let tail = self.objects.get_range(&path, range).await;
+            let tail = tail.map_err(|error| self.unavailable(&error))?;
+            let mut reader = ParquetMetaDataReader::new();
+            match reader.try_parse_sized(&tail, entry.bytes) {
+                Ok(()) => break reader.finish().map_err(|error| damaged(error.to_string()))?,
+                Err(ParquetError::NeedMoreData(more)) if (more as u64) > wanted => {
+                    wanted = (more as u64).min(entry.bytes);
+                    if wanted < more as u64 {
+                        return Err(damaged("it ends within its footer".to_owned()));
+                    }
+                }
+                Err(error) => return Err(damaged(error.to_string())),
+            }
+        };
+        let info = FileInfo::of(&footer).map_err(damaged)?;
+        if (info.partition, info.first) != (partition, entry.first) {
+            return Err(damaged(format!(
+                "its footer says partition {}, first message {}: it was renamed or copied",
+                info.partition, info.first
+            )));
+        }
+        Ok(info)
+    }
+
+    /// The whole of a file.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Unavailable`].
+    pub async fn read(&self, entry: &Entry) -> Result<Bytes, ArchiveError> {
+        let got = self.objects.get(&Path::from(entry.path.as_str())).await;
+        let bytes = match got {
+            Ok(got) => got.bytes().await,
+            Err(error) => Err(error),
+        };
+        bytes.map_err(|error| self.unavailable(&error))
+    }
+
+    /// Writes a file unless one of this name is there; says whether it did. When it returns, the
+    /// file of this name is whole and durable.
+    pub(super) async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<bool, ArchiveError> {
+        let options = PutOptions::from(PutMode::Create);
+        let path = Path::from(path);
+        match self.objects.put_opts(&path, PutPayload::from(bytes), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(self.unavailable(&error)),
+        }
+    }
+
+    /// The file of this name.
+    pub(super) async fn find(&self, path: &str, first: u64) -> Result<Entry, ArchiveError> {
+        let object = self.objects.head(&Path::from(path)).await;
+        let object = object.map_err(|error| self.unavailable(&error))?;
+        Ok(Entry { path: path.to_owned(), bytes: object.size, first })
+    }
+
+    /// A file's name for people.
+    #[must_use]
+    pub fn name(&self, path: &str) -> String {
+        format!("{}/{path}", self.place.trim_end_matches('/'))
+    }
+
+    fn unavailable(&self, error: &object_store::Error) -> ArchiveError {
+        ArchiveError::Unavailable(format!("{}: {error}", self.place))
+    }
+}
