@@ -23,6 +23,7 @@ use answers::{Account, Counted, Edge, Edges, Gap, Gaps, Missing, Popular, Ready,
 use params::Params;
 
 mod answers;
+mod export;
 mod params;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
         .route("/v1/accounting", get(accounting::<L, S>))
         .route("/v1/edges", get(edges::<L, S>))
         .route("/v1/import/sources/{source}", get(source::<L, S>))
+        .route("/v1/partitions/{partition}/cells", get(cells::<L, S>))
         .route("/readyz", get(readyz::<L, S>))
         .with_state(core)
 }
@@ -240,6 +242,21 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
                 .collect(),
         };
         Ok(json(&Edges { edges: names.into_iter().map(edge).collect() }))
+    })
+    .await
+}
+
+async fn cells<L: Log, S: Stores>(
+    State(core): State<Arc<Core<L, S>>>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let partition = params::partition(&part("partition", path)?, core.slots.len())?;
+    let range = Params::read(&uri, &["from", "to"])?.range()?;
+    answer(&core, "cells", async {
+        let found = query::export(&core.slots[usize::from(partition)], range.clone()).await?;
+        let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+        Ok((kind, export::body(partition, core.slots.len(), found)).into_response())
     })
     .await
 }

@@ -118,3 +118,10 @@ pub(super) fn source(text: &str) -> Result<SourceId, Problem> {
         refuse("source", "an imported log is named by 32 lower-case hexadecimal digits")
     })
 }
+
+/// The partition of a path, of so many.
+pub(super) fn partition(text: &str, count: usize) -> Result<u16, Problem> {
+    let number = text.parse::<u16>().ok().filter(|number| usize::from(*number) < count);
+    let last = count.saturating_sub(1);
+    number.ok_or_else(|| refuse("partition", format!("give a number from 0 to {last}")))
+}

@@ -26,6 +26,7 @@ fn empty(registry: &mut Registry) -> Aggregator<MemLog, MemStores> {
         stores: MemStores::new(),
         clock: Arc::new(Fixed),
         settings: Settings::default(),
+        archived: None,
         registry,
     })
 }
@@ -83,6 +84,10 @@ const BAD: &[(&str, &str, &str)] = &[
     ("accounting?from=0", "to", "missing"),
     ("accounting?from=0&to=30", "to", "not a whole minute"),
     ("accounting?from=0&to=60&event=click", "event", "unknown parameter"),
+    ("partitions/2/cells?from=0&to=60", "partition", "from 0 to 1"),
+    ("partitions/x/cells?from=0&to=60", "partition", "from 0 to 1"),
+    ("partitions/0/cells?from=0", "to", "missing"),
+    ("partitions/0/cells?from=0&to=60&ad=x", "ad", "unknown parameter"),
     ("import/sources/xyz", "source", "32 lower-case hexadecimal"),
     ("import/sources/ABCDEF0123456789ABCDEF0123456789", "source", "32 lower-case hexadecimal"),
     ("import/sources/00000000000000000000000000000000?x=1", "x", "takes none"),

@@ -19,12 +19,14 @@ use older::Older;
 
 mod accounting;
 mod edges;
+mod export;
 mod older;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use accounting::accounting;
 pub(crate) use edges::{Edges, Outbox, edges};
+pub(crate) use export::{Export, Row, export};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use shared::{Id, Kind, Minute};
 
-use crate::count::{Changes, MinuteAccount, MinuteRows};
+use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Spend};
+use crate::store::codec::CellValue;
 use crate::store::{StoreError, View, rows};
 
 /// The minutes of a range that memory does not have whole.
@@ -50,6 +51,26 @@ impl<V: View> Older<V> {
     pub(super) async fn revision(&self) -> Result<u64, StoreError> {
         let saved = rows::revision(&*self.view, self.range.clone()).await?;
         Ok(saved + self.moving().map(|rows| rows.account.revision).sum::<u64>())
+    }
+
+    /// Cells and spend of the store from a key on, as [`rows::cells`] gives them.
+    pub(super) async fn cells(
+        &self,
+        from: Option<Vec<u8>>,
+        rows_max: usize,
+        each: impl FnMut(Minute, Dimensions, CellValue) + Send,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        rows::cells(&*self.view, &self.range, from, rows_max, each).await
+    }
+
+    /// Cells that were moving into the store.
+    pub(super) fn moving_cells(&self) -> impl Iterator<Item = (Minute, Cell)> {
+        self.moving().flat_map(|rows| rows.cells.iter().map(|cell| (rows.minute, *cell)))
+    }
+
+    /// Spend that was moving into the store.
+    pub(super) fn moving_spend(&self) -> impl Iterator<Item = (Minute, Spend)> {
+        self.moving().flat_map(|rows| rows.spend.iter().map(|spend| (rows.minute, *spend)))
     }
 
     pub(super) async fn accounts(&self) -> Result<Vec<(Minute, MinuteAccount)>, StoreError> {

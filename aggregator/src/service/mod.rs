@@ -79,6 +79,9 @@ pub struct Parts<'a, L, S = SlateStores> {
     pub clock: Arc<dyn Clock>,
     /// When things happen.
     pub settings: Settings,
+    /// By partition: up to which sequence the log is archived; it is kept beyond that. None where
+    /// nothing is archived.
+    pub archived: Option<watch::Receiver<Vec<u64>>>,
     /// Takes the metrics.
     pub registry: &'a mut Registry,
 }
@@ -127,6 +130,8 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) slots: Vec<Slot<S::Store>>,
     /// By partition: up to which sequence the log is no longer needed.
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
+    /// By partition: up to which sequence it is archived.
+    archived: Option<watch::Receiver<Vec<u64>>>,
 }
 
 /// The aggregator: it counts from [`Aggregator::start`] to [`Aggregator::close`].
@@ -147,7 +152,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
     /// A partition whose checkpoint is damaged or does not fit the log stops, and says so there.
     #[must_use]
     pub fn start(parts: Parts<'_, L, S>) -> Self {
-        let Parts { log, stores, clock, settings, registry } = parts;
+        let Parts { log, stores, clock, settings, archived, registry } = parts;
         let partitions = log.partitions();
         let core = Arc::new(Core {
             log,
@@ -159,6 +164,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
             writing: Semaphore::new(WRITING_MAX),
             slots: (0..partitions).map(|_| RwLock::new(None)).collect(),
             trimmable: parking_lot::Mutex::new(vec![None; usize::from(partitions)]),
+            archived,
         });
         let stop = watch::Sender::new(false);
         let mut tasks = JoinSet::new();

@@ -1,5 +1,5 @@
-//! Lets the log forget what it need not keep: older than the retention, and saved by every
-//! partition.
+//! Lets the log forget what it need not keep: older than the retention, saved by its partition, and
+//! archived.
 
 use std::sync::Arc;
 
@@ -22,9 +22,15 @@ pub(super) async fn run<L: Log, S: Stores>(core: Arc<Core<L, S>>, mut stop: watc
 
 /// Trims each partition as far as it can; one that knows nothing yet keeps everything.
 async fn trim<L: Log, S: Stores>(core: &Core<L, S>) {
+    let archived = |partition: usize| match &core.archived {
+        Some(archived) => archived.borrow().get(partition).copied().unwrap_or(0),
+        None => u64::MAX,
+    };
     let applied: Vec<(u16, u64)> = {
         let trimmable = core.trimmable.lock();
-        (0..).zip(trimmable.iter()).filter_map(|(p, upto)| upto.map(|upto| (p, upto))).collect()
+        let upto = trimmable.iter().enumerate().map(|(at, upto)| upto.map(|n| n.min(archived(at))));
+        let upto = (0..).zip(upto.map(|upto| upto.filter(|upto| *upto > 0)));
+        upto.filter_map(|(partition, upto)| Some((partition, upto?))).collect()
     };
     if applied.is_empty() {
         return;

@@ -226,8 +226,7 @@ async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), Stor
             return Ok(());
         };
         for (cell, value) in codec::read_cells(value).map_err(|w| StoreError::row(key, w))? {
-            let CellKey { publisher, country, device, kind, valid } = cell;
-            let dimensions = Dimensions { ad, publisher, country, device, kind, valid };
+            let dimensions = dimensions(ad, cell);
             minutes[at].cells.push(Cell { dimensions, count: value.count });
             let spend = value.spend.into_iter();
             minutes[at].spend.extend(spend.map(|(currency, micros)| Spend {
@@ -271,6 +270,49 @@ pub async fn ad_count<V: View>(
     })
     .await?;
     Ok(count)
+}
+
+/// Hands the cells of a range of minutes to `each`, in the order of the ads, from the key `from` on
+/// (none: the first). Reads all cells, of all minutes. Ends after `rows_max` rows, and then says
+/// with which key to go on.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn cells<V: View>(
+    view: &V,
+    range: &Range<Minute>,
+    from: Option<Vec<u8>>,
+    rows_max: usize,
+    mut each: impl FnMut(Minute, Dimensions, CellValue) + Send,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let (first, to) = keys::family(keys::CELLS);
+    let from = from.unwrap_or(first);
+    let (mut rows, mut next) = (0, None);
+    let mut take = |key: &[u8], value: &[u8]| {
+        if rows == rows_max {
+            next = Some(key.to_vec());
+            return Err(StoreError::Closed("a page is full".to_owned()));
+        }
+        rows += 1;
+        let (ad, minute) = read_key(key, |f| f.id().zip(f.minute()))?;
+        if !range.contains(&minute) {
+            return Ok(());
+        }
+        for (cell, value) in codec::read_cells(value).map_err(|w| StoreError::row(key, w))? {
+            each(minute, dimensions(ad, cell), value);
+        }
+        Ok(())
+    };
+    let scanned = view.scan(&from, &to, &mut take).await;
+    match (scanned, next) {
+        (_, Some(next)) => Ok(Some(next)),
+        (scanned, None) => scanned.map(|()| None),
+    }
+}
+
+fn dimensions(ad: Id, cell: CellKey) -> Dimensions {
+    let CellKey { publisher, country, device, kind, valid } = cell;
+    Dimensions { ad, publisher, country, device, kind, valid }
 }
 
 /// Hands each ad's valid events of a kind in a minute to `each`.

@@ -163,6 +163,53 @@ async fn the_log_is_trimmed_behind_retention_and_checkpoints() {
 }
 
 #[tokio::test]
+async fn what_is_not_archived_is_not_trimmed() {
+    let log = mem_log();
+    let mut world = World::new(5);
+    for _ in 0..12 {
+        log.append(world.flush()).await.unwrap();
+        world.now = world.now.plus_ms(1_200_000);
+    }
+    let settings = Settings {
+        retention_hours: 1,
+        trim_every: Duration::from_millis(5),
+        checkpoint_bytes: 1,
+        ..settings()
+    };
+    let (archived, receiver) = watch::channel(vec![0, 2, 4]);
+    let running = Aggregator::start(Parts {
+        log: Arc::clone(&log),
+        stores: MemStores::new(),
+        clock: Arc::new(Fixed(START.start())),
+        settings,
+        archived: Some(receiver),
+        registry: &mut Registry::default(),
+    });
+    let kept = || (0..PARTITIONS).map(|p| log.messages(p).len()).collect::<Vec<_>>();
+    for _ in 0..20 {
+        log.append(world.flush()).await.unwrap();
+        world.now = world.now.plus_ms(1_200_000);
+        caught_up(&running).await;
+    }
+    let all = usize::try_from(log.end(0).await.unwrap().unwrap().sequence).unwrap();
+    // Of the fourth nothing is known.
+    let expected = [all, all - 2, all - 4, all];
+    for round in 0.. {
+        if kept() == expected {
+            break;
+        }
+        assert!(round < 4_000, "{:?} are kept of {all}", kept());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(kept(), expected, "it goes no further");
+    archived.send_replace(vec![u64::MAX; usize::from(PARTITIONS)]);
+    while kept()[0] == all {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_question_waits_for_the_start_and_says_so_when_it_takes_too_long() {
     let log = mem_log();
     for messages in history(6, 40).1 {

@@ -18,6 +18,7 @@ use crate::store::slate::SlateSettings;
 use crate::testing::{Oracle, PARTITIONS, START, World, source};
 
 mod counting;
+mod export;
 mod faults;
 
 #[derive(Debug)]
@@ -48,6 +49,7 @@ fn start_with<L: Log, S: Stores>(log: &Arc<L>, stores: S, settings: Settings) ->
         stores,
         clock: Arc::new(Fixed(START.start().plus_ms(600_000))),
         settings,
+        archived: None,
         registry: &mut Registry::default(),
     })
 }
