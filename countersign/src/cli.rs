@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use figment::value::Value;
 use shared::Id;
+use shared::Minute;
 use shared::keys::KeyId;
 
 use crate::failure::EXIT_CODES;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Play visitors, misbehaviour included, and compare what was sent with what was counted
     Simulate(SimulateArgs),
+    /// Count the archive again, by another engine, and compare cell by cell
+    Recount(RecountArgs),
     /// Make, list, rotate, retire and revoke signing keys; a running `up` follows within seconds
     Keys(KeysArgs),
     /// List edges with how far each is counted; take one out of service
@@ -352,6 +355,29 @@ pub(crate) struct RestoreArgs {
     pub(crate) data: PathBuf,
 }
 
+/// Counts the archive of a range of minutes again, by SQL of its own, and compares it with the
+/// engine: every cell, its spend, and the account of every minute, in every partition.
+///
+/// Each difference is one line. The archive is waited for until it has what the engine has counted
+/// (`up` is asked to write it at once). For many events, compare a day at a time.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct RecountArgs {
+    /// The first minute: RFC 3339 or Unix seconds
+    #[arg(long, value_name = "TIME", value_parser = minute)]
+    pub(crate) from: Minute,
+    /// The minute after the last
+    #[arg(long, value_name = "TIME", value_parser = minute)]
+    pub(crate) to: Minute,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// Where the archive is: a directory, or s3://BUCKET/FOLDER [default: `archive` in --data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) archive: Option<String>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+}
+
 /// `keys`.
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
@@ -491,6 +517,12 @@ pub(crate) enum DeadletterCommand {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: u32 = text.parse().map_err(|_| "a whole number of seconds".to_owned())?;
     Ok(Duration::from_secs(seconds.into()))
+}
+
+fn minute(text: &str) -> Result<Minute, String> {
+    let time = shared::Timestamp::parse(text).map_err(|error| error.to_string())?;
+    let minute = time.minute();
+    if minute.start() == time { Ok(minute) } else { Err("a whole minute".to_owned()) }
 }
 
 #[cfg(test)]

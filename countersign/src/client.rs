@@ -17,6 +17,9 @@ const BACKOFF_MS_MAX: u64 = 3_000;
 /// The longest that one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest that one long answer may take.
+const LONG_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// The API, and the key to it.
 pub(crate) struct Api {
     bases: Vec<String>,
@@ -66,7 +69,7 @@ impl Api {
     /// # Errors
     /// When it does not answer in time, refuses, or answers something else.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
-        match self.request(Method::GET, path, None).await? {
+        match self.request(Method::GET, path, None, REQUEST_TIMEOUT).await? {
             None => Ok(None),
             Some(body) => serde_json::from_slice(&body).map(Some).map_err(|error| {
                 Failure::server(format!(
@@ -86,19 +89,29 @@ impl Api {
         self.get(path).await?.ok_or_else(|| self.absent(path))
     }
 
-    /// Asks for bytes; `None` when there is no such thing.
+    /// Asks for bytes, of which there may be many; `None` when there is no such thing.
     ///
     /// # Errors
     /// As [`Api::get`].
     pub(crate) async fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
-        self.request(Method::GET, path, None).await
+        self.request(Method::GET, path, None, LONG_ANSWER_TIMEOUT).await
     }
 
-    fn absent(&self, path: &str) -> Failure {
+    /// What is to be said when something that must be there is not.
+    pub(crate) fn absent(&self, path: &str) -> Failure {
         Failure::server(format!(
             "{}{path} is not there: is --api the API's address, not the edge's or another role's?",
             self.base()
         ))
+    }
+
+    /// Asks for something to be done; false when there is no such thing.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn ask(&self, path: &str) -> Result<bool, Failure> {
+        let done = self.request(Method::POST, path, None, LONG_ANSWER_TIMEOUT).await?;
+        Ok(done.is_some())
     }
 
     /// Sends JSON.
@@ -106,7 +119,7 @@ impl Api {
     /// # Errors
     /// As [`Api::get`].
     pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), Failure> {
-        match self.request(Method::POST, path, Some(body.into())).await? {
+        match self.request(Method::POST, path, Some(body.into()), REQUEST_TIMEOUT).await? {
             Some(_) => Ok(()),
             None => Err(self.absent(path)),
         }
@@ -117,11 +130,12 @@ impl Api {
         method: Method,
         path: &str,
         body: Option<bytes::Bytes>,
+        timeout: Duration,
     ) -> Result<Option<Vec<u8>>, Failure> {
         let watch = Stopwatch::start();
         let mut backoff_ms = BACKOFF_MS_MIN;
         loop {
-            let why = match self.once(method.clone(), path, body.clone()).await {
+            let why = match self.once(method.clone(), path, body.clone(), timeout).await {
                 Tried::Done(body) => return Ok(Some(body)),
                 Tried::NotFound => return Ok(None),
                 Tried::Never(why) => return Err(Failure::server(why)),
@@ -140,9 +154,15 @@ impl Api {
         }
     }
 
-    async fn once(&self, method: Method, path: &str, body: Option<bytes::Bytes>) -> Tried {
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.base())).bearer_auth(&self.key);
+    async fn once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<bytes::Bytes>,
+        timeout: Duration,
+    ) -> Tried {
+        let request = self.http.request(method, format!("{}{path}", self.base()));
+        let mut request = request.bearer_auth(&self.key).timeout(timeout);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }

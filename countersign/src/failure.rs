@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-/// Not everything is accounted for, or a difference is not explained.
+/// Not everything is accounted for, or there is a difference, or one that is not explained.
 pub(crate) const DIFFERENT: u8 = 1;
 /// The command line, a setting or an input file cannot be used as it is.
 pub(crate) const USAGE: u8 = 2;
@@ -21,8 +21,9 @@ pub(crate) const FATAL: u8 = 70;
 /// What the exit codes mean, for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-   0  done; for import and simulate: everything is accounted for
-   1  import: a row is not accounted for; simulate: a difference is not explained
+   0  done; for import and simulate: everything is accounted for; recount: no difference
+   1  import: a row is not accounted for; simulate: a difference is not explained; recount: there is
+      a difference
    2  the command line, a setting or an input file cannot be used as it is
    3  import: the log is not the one that was imported under its name
    4  the server cannot be reached, or refuses
@@ -40,6 +41,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// See [`DIFFERENT`].
+    pub(crate) fn different(message: impl Display) -> Self {
+        Self { code: DIFFERENT, message: message.to_string() }
+    }
+
     /// See [`USAGE`].
     pub(crate) fn usage(message: impl Display) -> Self {
         Self { code: USAGE, message: message.to_string() }

@@ -1,12 +1,14 @@
 //! Countersign: ad tracking that can be proved. The one binary.
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory, [`disk`] its room, [`deployment`] what the parts share on NATS; [`admin`] the operator's
-//! key; [`keys`], [`import`], [`simulate`], [`backup`], [`operate`], [`up`] and [`roles`] are the
+//! directory, [`disk`] its room, [`archive`] the log as files, [`deployment`] what the parts share on
+//! NATS; [`admin`] the operator's
+//! key; [`keys`], [`import`], [`simulate`], `recount`, [`backup`], [`operate`], [`up`] and [`roles`] are the
 //! commands. The rooms below know nothing of each other: what connects them is in [`up`], all in one
 //! process, and [`roles`], each in its own.
 
 mod admin;
+mod archive;
 mod backup;
 mod cli;
 mod client;
@@ -18,6 +20,7 @@ mod import;
 mod keys;
 mod operate;
 mod process;
+mod recount;
 mod roles;
 mod settings;
 mod simulate;
@@ -54,6 +57,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Aggregator(args) => roles::aggregator::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Recount(args) => recount::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Edges(args) => operate::edges(&args),
         Command::Deadletter(args) => operate::deadletter(&args),

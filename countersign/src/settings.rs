@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) eventlog: EventLog,
     /// Counts.
     pub(crate) aggregator: Aggregator,
+    /// Keeps everything that was in the log.
+    pub(crate) archive: Archive,
     /// The operator's side.
     pub(crate) api: Api,
 }
@@ -179,6 +181,20 @@ pub(crate) struct Aggregator {
     pub(crate) state_url: String,
 }
 
+/// Keeps everything that was in the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Archive {
+    /// Whether it does.
+    pub(crate) enabled: bool,
+    /// The object store of the files; empty: the data directory.
+    pub(crate) url: String,
+    /// The longest time until an event is in a file.
+    pub(crate) every_ms: u64,
+    /// Bytes of messages in one file.
+    pub(crate) file_bytes: usize,
+}
+
 /// The operator's side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -199,6 +215,7 @@ impl Default for Settings {
             collector: Collector::default(),
             eventlog: EventLog::default(),
             aggregator: Aggregator::default(),
+            archive: Archive::default(),
             api: Api::default(),
         }
     }
@@ -303,6 +320,12 @@ impl Default for Aggregator {
             retention_hours: 7 * 24,
             state_url: String::new(),
         }
+    }
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self { enabled: true, url: String::new(), every_ms: 300_000, file_bytes: 32 << 20 }
     }
 }
 

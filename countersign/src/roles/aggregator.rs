@@ -11,6 +11,7 @@ use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use collector::archive::Archiver;
 use eventlog::jetstream::{Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
@@ -22,6 +23,7 @@ use tower::ServiceExt as _;
 
 use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
+use crate::archive;
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
 use crate::deployment;
@@ -33,7 +35,7 @@ use crate::terminal::line;
 use crate::up::log::AnyLog;
 use crate::up::{api, partition_stopped, parts};
 
-const OWN: [&str; 6] = ["data", "disk", "log", "aggregator", "eventlog", "api"];
+const OWN: [&str; 7] = ["data", "disk", "log", "aggregator", "archive", "eventlog", "api"];
 /// A failure may be that of one who is fenced off, and hears of it so much later.
 const LOSS_HEARD_AFTER: Duration = Duration::from_secs(2);
 /// How often a state directory is tried that another process has not let go of yet.
@@ -50,6 +52,7 @@ pub(crate) fn run(args: &AggregatorArgs) -> Result<ExitCode, Failure> {
 
 async fn aggregate(settings: Settings) -> Result<(), Failure> {
     let stop = process::signals()?;
+    archive::check(&settings)?;
     let listener = parts::bind("api.listen", settings.api.listen).await?;
     let url = parts::url_of("api.listen", &listener)?;
     let config = deployment::nats(&settings, "aggregator", 1)?;
@@ -116,6 +119,7 @@ struct Term {
 /// What runs while the lease is held.
 struct Leading {
     aggregator: Aggregator<AnyLog>,
+    archiver: Option<Archiver<AnyLog>>,
     /// The disk's watch; ends with it.
     _watch: JoinSet<()>,
 }
@@ -146,9 +150,13 @@ impl Term {
             while self.answered.clone().changed().await.is_ok() {}
         }
         self.front.leading.send_replace(None);
-        if let Some(Leading { aggregator, .. }) = leading {
+        if let Some(Leading { aggregator, archiver, .. }) = leading {
             let what = "the aggregator: it could not save its state";
             process::within(what, aggregator.close()).await?;
+            // Who counts next archives as well, and goes on where the files end.
+            if matches!(result, Ok(Ended::Asked)) {
+                archive::close(archiver).await?;
+            }
         }
         // Only now: while this one saves, nobody else may begin.
         drop(enough);
@@ -183,16 +191,20 @@ impl Term {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut registry = Registry::default();
-        let aggregator = parts::start_aggregator(settings, stores, &log, &clock, &mut registry);
+        let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
+        let archived = archiver.as_ref().map(Archiver::archived);
+        let aggregator =
+            parts::start_aggregator(settings, stores, &log, &clock, archived, &mut registry);
         let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
-        let routes = api::degradable(aggregator.router(), disk.degraded());
+        let routes = archiver.as_ref().map(archive::router).unwrap_or_default();
+        let routes = api::degradable(aggregator.router().merge(routes), disk.degraded());
         let mut watch = JoinSet::new();
         if settings.aggregator.state_url.is_empty() {
             watch.spawn(disk.watch());
         }
         let routes = api::guarded(routes, Arc::new(registry), Arc::clone(&self.operator));
         self.front.leading.send_replace(Some((routes, held)));
-        Ok(Leading { aggregator, _watch: watch })
+        Ok(Leading { aggregator, archiver, _watch: watch })
     }
 }
 

@@ -55,43 +55,54 @@ pub(super) struct Counts {
 impl Account {
     async fn ask(api: &Api, range: &Range<Minute>) -> Result<Self, Failure> {
         let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
-        must(api.get(&format!("/v1/accounting?from={from}&to={to}")).await?, "/v1/accounting")
+        api.must(&format!("/v1/accounting?from={from}&to={to}")).await
     }
-}
 
-fn must<T>(answer: Option<T>, path: &str) -> Result<T, Failure> {
-    answer.ok_or_else(|| {
-        Failure::server(format!("{path} is not there: is --api the API's address, not the edge's?"))
-    })
-}
-
-impl Counts {
-    /// Before the run: when nothing is on its way any more.
-    pub(super) async fn before(
+    /// When nothing is on its way any more, and so many have come.
+    async fn settled(
         api: &Api,
         range: &Range<Minute>,
         patience: Duration,
+        least: u64,
     ) -> Result<Self, Failure> {
         let watch = Stopwatch::start();
-        let mut account = Account::ask(api, range).await?;
-        // The sample ad that was just served may be on its way to the log.
-        tokio::time::sleep(POLL * 5).await;
+        let mut account = Self::ask(api, range).await?;
         loop {
-            let again = Account::ask(api, range).await?;
-            let settled = again.in_flight == 0 && again.received == account.received;
-            account = again;
-            if settled {
-                break;
+            tokio::time::sleep(POLL * 5).await;
+            let before = std::mem::replace(&mut account, Self::ask(api, range).await?);
+            let all = account.received >= least && account.in_flight == 0;
+            if all && account.received == before.received {
+                return Ok(account);
             }
             if watch.elapsed() > patience {
                 return Err(Failure::server(format!(
                     "{} events are still on their way before the simulation begins: is somebody \
                      else using the deployment?",
-                    account.in_flight
+                    account.in_flight.max(i64::from(account.received < least))
                 )));
             }
-            tokio::time::sleep(POLL * 5).await;
         }
+    }
+}
+
+impl Counts {
+    /// How many events have come, when nothing is on its way any more.
+    pub(super) async fn received(
+        api: &Api,
+        range: &Range<Minute>,
+        patience: Duration,
+    ) -> Result<u64, Failure> {
+        Ok(Account::settled(api, range, patience, 0).await?.received)
+    }
+
+    /// Before the run: when so many events have come, and nothing is on its way any more.
+    pub(super) async fn before(
+        api: &Api,
+        range: &Range<Minute>,
+        patience: Duration,
+        least: u64,
+    ) -> Result<Self, Failure> {
+        let account = Account::settled(api, range, patience, least).await?;
         let mut ads = BTreeMap::new();
         // What is not asked for here is of minutes in which nothing has happened yet.
         let window = (range.end.0 - range.start.0).min(WINDOW_MINUTES_MAX);
@@ -99,7 +110,7 @@ impl Counts {
         for kind in Kind::ALL {
             let path =
                 format!("/v1/ads/popular_ads?count={ADS_MAX}&window={window}&event={kind}&at={at}");
-            let found: Popular = must(api.get(&path).await?, &path)?;
+            let found: Popular = api.must(&path).await?;
             ads.extend(found.ad_ids.into_iter().map(|ad| (*kind, ad)).zip(found.counts));
         }
         Ok(Self { account, ads })
@@ -150,7 +161,7 @@ impl Counts {
             for kind in Kind::ALL {
                 let path =
                     format!("/v1/ads/{ad}/aggregated_count?from={from}&to={to}&event={kind}");
-                let found: Count = must(api.get(&path).await?, &path)?;
+                let found: Count = api.must(&path).await?;
                 ads.insert((*kind, ad), found.count);
             }
         }

@@ -63,6 +63,11 @@ struct World {
 async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
     let edge = Edge::new(&args.edge, args.api.patience)?;
     let api = Api::new(&args.api)?;
+    let patience = args.api.patience;
+    let start = SystemClock.now().minute();
+    let minutes = (args.seconds + u32::try_from(patience.as_secs()).unwrap_or(3_600)) / 60;
+    let range = start..shared::Minute(start.0 + minutes + 5);
+    let received = Counts::received(&api, &range, patience).await?;
     let sample = edge.sample(args.placements[0]).await?;
     let world = Arc::new(World {
         edge,
@@ -72,10 +77,8 @@ async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
         brief_s: forge::click_life_s(&sample).filter(|seconds| *seconds <= forge::BRIEF_S_MAX),
         seed: args.seed,
     });
-    let start = SystemClock.now().minute();
-    let minutes = (args.seconds + u32::try_from(args.api.patience.as_secs()).unwrap_or(3_600)) / 60;
-    let range = start..shared::Minute(start.0 + minutes + 5);
-    let before = Counts::before(&api, &range, args.api.patience).await?;
+    // The sample was served, and is counted too.
+    let before = Counts::before(&api, &range, patience, received + 1).await?;
     eprintln!("playing {} visitors", u64::from(args.rate) * u64::from(args.seconds));
     let watch = Stopwatch::start();
     let (ledger, late) = play(args, &world).await;
@@ -92,7 +95,7 @@ async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
             String::new()
         },
     );
-    let after = Counts::after(&api, &before, &ledger, &range, args.api.patience).await?;
+    let after = Counts::after(&api, &before, &ledger, &range, patience).await?;
     let explained = compare::print(&ledger, &before, &after, &world);
     Ok(if explained { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }

@@ -1,5 +1,5 @@
-//! The API's address: the aggregator's answers, the collector's gateway, the metrics; behind the
-//! operator's key.
+//! The API's address: the aggregator's answers, the collector's gateway, the archive, the
+//! metrics; behind the operator's key.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use collector::{Collector, CollectorKeys};
+use collector::CollectorKeys;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use shared::Clock as _;
@@ -25,10 +25,11 @@ use crate::admin::{self, AdminKey};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The routes of `up`. With `demo_edge`, the demo's pages too: they need no key.
+/// The routes of `up`: the aggregator's, and `more` of other parts. With `demo_edge`, the demo's pages
+/// too: they need no key.
 pub(super) fn router(
     aggregator: &Aggregator<AnyLog>,
-    collector: Arc<Collector<AnyLog>>,
+    more: Router,
     registry: Arc<Registry>,
     key: Arc<AdminKey>,
     keys: watch::Receiver<Arc<CollectorKeys>>,
@@ -37,7 +38,7 @@ pub(super) fn router(
 ) -> Router {
     let answers = aggregator.router();
     let demo = demo_edge.map(|edge| demo::router(edge, answers.clone()));
-    let routes = degradable(answers.merge(collector::gateway::router(collector)), degraded);
+    let routes = degradable(answers.merge(more), degraded);
     guarded(routes, registry, key).merge(open_keys(keys)).merge(demo.unwrap_or_default())
 }
 

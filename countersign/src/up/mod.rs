@@ -6,8 +6,8 @@
 //!
 //! Shutdown goes the way of an event: the edge stops accepting, seals its outbox with a closing
 //! batch and drains it; the API finishes the requests that it has; the collector flushes; the
-//! aggregator saves. So nothing that was accepted waits for the next start, and if a deadline
-//! passes, what is left is on disk and does.
+//! aggregator saves; the archive takes what it lacks. So nothing that was accepted waits for the
+//! next start, and if a deadline passes, what is left is on disk and does.
 
 pub(crate) mod api;
 pub(crate) mod demo;
@@ -23,7 +23,9 @@ use std::time::Duration;
 
 use aggregator::Aggregator;
 use collector::Collector;
+use collector::archive::Archiver;
 
+use crate::archive;
 use crate::cli::UpArgs;
 use crate::failure::Failure;
 use crate::process;
@@ -55,6 +57,7 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
         api,
         collector,
         aggregator,
+        archiver,
         log,
         keys,
         dir,
@@ -75,7 +78,7 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
     follower.abort();
     disk.abort();
     // After a failure too: what was taken in goes as far as it can.
-    let closed = close(&collector, aggregator, log).await;
+    let closed = close(&collector, aggregator, archiver, log).await;
     result.and(closed)?;
     tracing::info!("ended in order");
     Ok(())
@@ -85,10 +88,12 @@ async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
 async fn close(
     collector: &Collector<AnyLog>,
     aggregator: Aggregator<AnyLog>,
+    archiver: Option<Archiver<AnyLog>>,
     log: Arc<AnyLog>,
 ) -> Result<(), Failure> {
     process::within("the collector: it could not empty its queue", collector.close()).await?;
     process::within("the aggregator: it could not save its state", aggregator.close()).await?;
+    archive::close(archiver).await?;
     let log = tokio::task::spawn_blocking(move || log.close());
     process::within("the log: it could not be closed", log).await?.map_err(Failure::fatal)
 }

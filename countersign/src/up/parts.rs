@@ -8,6 +8,7 @@ use std::time::Duration;
 use aggregator::Aggregator;
 use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
+use collector::archive::Archiver;
 use collector::{Collector, CollectorKeys};
 use edge::native::{CatalogueFile, Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
@@ -23,9 +24,11 @@ use super::follow::Followers;
 use super::log::AnyLog;
 use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
+use crate::archive;
 use crate::data::DataDir;
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::process;
 use crate::settings::Settings;
 
 /// Everything, opened and connected; only the edge's sink is missing.
@@ -36,6 +39,7 @@ pub(super) struct Opened {
     pub(super) api: axum::Router,
     pub(super) collector: Arc<Collector<AnyLog>>,
     pub(super) aggregator: Aggregator<AnyLog>,
+    pub(super) archiver: Option<Archiver<AnyLog>>,
     pub(super) log: Arc<AnyLog>,
     pub(super) keys: Followers,
     pub(super) dir: DataDir,
@@ -99,7 +103,9 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
     let (collector, collector_keys) =
         open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
     let stores = open_stores(settings, &dir).await?;
-    let aggregator = start_aggregator(settings, stores, &log, &clock, &mut registry);
+    let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
+    let archived = archiver.as_ref().map(Archiver::archived);
+    let aggregator = start_aggregator(settings, stores, &log, &clock, archived, &mut registry);
     let catalogue_file = settings.catalogue();
     demo::write_catalogue(&catalogue_file, demo.then_some(api_url.as_str()))?;
     let edge_keys = Keys::of_store(&keys, settings.edge.issuer)
@@ -113,9 +119,10 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         policies: Arc::clone(&edge.policies),
         collector: collector_keys,
     };
+    let more = archiver.as_ref().map(archive::router).unwrap_or_default();
     let api = api::router(
         &aggregator,
-        Arc::clone(&collector),
+        more.merge(collector::gateway::router(Arc::clone(&collector))),
         Arc::new(registry),
         Arc::new(admin),
         public_keys,
@@ -130,6 +137,7 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         api,
         collector,
         aggregator,
+        archiver,
         log,
         keys,
         dir,
@@ -206,23 +214,19 @@ pub(crate) async fn open_stores(
             StoreError::Locked(_) => Failure::locked(error),
             other => Failure::data(other),
         }),
-        url => {
-            let environment = std::env::vars_os().filter_map(|(key, value)| {
-                Some((key.into_string().ok()?, value.into_string().ok()?))
-            });
-            SlateStores::at(url, environment, slate)
-                .await
-                .map_err(|why| Failure::usage(format!("aggregator.state_url: {why}")))
-        }
+        url => SlateStores::at(url, process::environment(), slate)
+            .await
+            .map_err(|why| Failure::usage(format!("aggregator.state_url: {why}"))),
     }
 }
 
-/// Starts counting.
+/// Starts counting. What is not `archived` is not trimmed; none where nothing is archived.
 pub(crate) fn start_aggregator(
     settings: &Settings,
     stores: SlateStores,
     log: &Arc<AnyLog>,
     clock: &Arc<dyn Clock>,
+    archived: Option<watch::Receiver<Vec<u64>>>,
     registry: &mut Registry,
 ) -> Aggregator<AnyLog> {
     Aggregator::start(aggregator::Parts {
@@ -234,6 +238,7 @@ pub(crate) fn start_aggregator(
             retention_hours: settings.aggregator.retention_hours,
             ..aggregator::Settings::default()
         },
+        archived,
         registry: registry.sub_registry_with_prefix("countersign"),
     })
 }

@@ -12,6 +12,7 @@ mod metrics;
 mod nats;
 mod operations;
 mod process;
+mod recount;
 mod role_faults;
 mod roles;
 mod simulate;

@@ -96,10 +96,10 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         let request = server.http.get(format!("{}/metrics", server.api)).bearer_auth(KEY);
         registered(&request.send().await.unwrap().text().await.unwrap())
     };
-    // Gauges of partitions come with their first checkpoint.
+    // Gauges of partitions come with their first checkpoint, or turn of the archive.
     let mut registered = found().await;
     for _ in 0..600 {
-        if registered.values().filter(|metric| metric.labels.contains("partition")).count() >= 3 {
+        if registered.values().filter(|metric| metric.labels.contains("partition")).count() >= 4 {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

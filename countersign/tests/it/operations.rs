@@ -56,6 +56,7 @@ fn the_page_is_followed_word_for_word_and_nothing_is_lost() {
     assert!(output.status.success(), "{said}{err}{}", logs());
     assert!(said.contains("every difference is explained"), "{said}{err}");
     assert!(said.contains("\"adds_up\":true"), "{said}");
+    assert!(said.contains("the archive and the engine agree: "), "{said}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use shared::ambient::Stopwatch;
 
 use crate::link::{Link, State};
 use crate::process::{KEY, PATIENCE, binary, random_moment, run};
+use crate::recount;
 use crate::world::{CATALOGUE, Role, World};
 
 const REAL_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/obd_bts_men.csv");
@@ -70,6 +71,7 @@ async fn kill_9_of_every_role_and_of_nats_loses_and_doubles_nothing() {
     }
     let [answer] = &counted[..] else { panic!("one of two answers: {counted:?}") };
     assert_eq!((&answer["counted"], &answer["adds_up"]), (&10_069.into(), &true.into()));
+    recount::agrees(&api, &dir.path().join("counts"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,6 +163,7 @@ async fn of_three_nats_nodes_each_may_be_killed() {
     }
     let (code, said, err) = simulate.join().unwrap();
     assert_eq!(code, Some(0), "{said}{err}");
+    recount::agrees(aggregator.url("api"), counts.as_ref());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,4 +192,5 @@ async fn a_cut_link_between_any_role_and_nats_loses_and_doubles_nothing() {
     }
     let (code, said, err) = simulate.join().unwrap();
     assert_eq!(code, Some(0), "{said}{err}");
+    recount::agrees(aggregator.url("api"), counts.as_ref());
 }

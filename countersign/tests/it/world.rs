@@ -37,6 +37,11 @@ impl Role {
             1
         };
         command.env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "warn");
+        if args[0] == "aggregator" {
+            // Many small files.
+            command.env("COUNTERSIGN_ARCHIVE__EVERY_MS", "70");
+            command.env("COUNTERSIGN_ARCHIVE__FILE_BYTES", "20000");
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let urls = (0..listeners).map(|_| {

@@ -75,6 +75,7 @@ async fn log_to_answer<L: Log>(
         stores,
         clock: Arc::new(SystemClock),
         settings: Settings::default(),
+        archived: None,
         registry: &mut Registry::default(),
     });
     aggregator.ready(Duration::from_secs(300)).await.map_err(|error| format!("{error:?}"))?;

@@ -1,6 +1,7 @@
 //! What `cargo xtask bench` measures. Each group prints JSON lines (the form is described in
 //! `xtask/src/bench.rs`) and a digest of what it computed, so that a fast wrong answer is seen.
 
+mod archive;
 mod engine;
 mod log;
 mod process;
@@ -77,6 +78,8 @@ pub const GROUPS: &[(&str, Group)] = &[
     ("full-cells", engine::full_cells),
     ("log", log::measure),
     ("nats-log", log::nats),
+    ("archive", archive::write),
+    ("recount", archive::recount),
     ("up", process::idle),
     ("click", process::click),
     ("roles", roles::click),

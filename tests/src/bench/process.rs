@@ -1,5 +1,6 @@
 //! The real binary: what it takes when nobody asks anything, and how soon a click can be asked for.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use shared::ambient::Stopwatch;
 
 use super::{Measured, Size, memory_mb, percentile};
 
-const KEY: &str = "a-key-for-benchmarks-0123456789";
+pub(super) const KEY: &str = "a-key-for-benchmarks-0123456789";
 const CLICKS_PER_SECOND: usize = 2_000;
 /// A probe every so many clicks.
 const PROBE_EVERY: usize = 100;
@@ -180,9 +181,14 @@ pub(super) struct Server {
 
 impl Server {
     fn start(data: &Path) -> Result<Self, String> {
+        Self::start_with(data, &[])
+    }
+
+    /// With more flags.
+    pub(super) fn start_with(data: &Path, flags: &[&OsStr]) -> Result<Self, String> {
         let mut command = binary()?;
         command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
-        command.arg("--data").arg(data);
+        command.arg("--data").arg(data).args(flags);
         Self::spawn(command)
     }
 
@@ -208,6 +214,15 @@ impl Server {
             .build()
             .map_err(|error| error.to_string())?;
         Ok(Self { child, edge, api, http })
+    }
+
+    /// Ends it in order.
+    pub(super) fn end(mut self) -> Result<(), String> {
+        let id = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status();
+        asked.map_err(|error| error.to_string())?;
+        let ended = self.child.wait().map_err(|error| error.to_string())?;
+        if ended.success() { Ok(()) } else { Err(format!("up ended with {ended}")) }
     }
 
     pub(super) async fn serve(&self, placement: String) -> Result<String, String> {

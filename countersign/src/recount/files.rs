@@ -1,0 +1,174 @@
+//! Which files of a partition must be read, and whether all of its messages are in one.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use collector::archive::{Archive, ArchiveError, Entry, FileInfo};
+use futures::{StreamExt as _, TryStreamExt as _};
+use shared::ambient::Stopwatch;
+use shared::limits::{BLOCK_LIFE_MS, HORIZON_MS};
+use shared::text::hex;
+use shared::{Minute, Timestamp};
+
+use super::archive_failure;
+use super::engine::Counted;
+use crate::client::Api;
+use crate::failure::Failure;
+
+/// How often an archive that is behind is looked at again.
+const AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// Footers that are asked for at a time.
+const FOOTERS_AT_ONCE: usize = 32;
+/// An event of a minute may have an earlier copy that was stamped this much before it: its block
+/// was opened at most a block's life before, and dedup goes back to the horizon.
+const LOOK_BACK_MS: u64 = HORIZON_MS + BLOCK_LIFE_MS;
+
+/// What is read of a partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scope {
+    pub(super) files: Vec<(Entry, FileInfo)>,
+}
+
+impl Scope {
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().map(|(entry, _)| entry.bytes).sum()
+    }
+
+    /// Events in the files.
+    pub(super) fn records(&self) -> u64 {
+        self.files.iter().map(|(_, info)| info.events).sum()
+    }
+}
+
+/// Waits until the archive has what the engine has counted, and says what must be read.
+///
+/// # Errors
+/// When it is not there in time, is of another log, damaged, has a gap or a message twice.
+pub(super) async fn scope(
+    archive: &Archive,
+    api: &Api,
+    counted: &Counted,
+    range: &Range<Minute>,
+    patience: Duration,
+) -> Result<Scope, Failure> {
+    if counted.sequence == 0 {
+        return Ok(Scope::default());
+    }
+    let watch = Stopwatch::start();
+    let mut asked = false;
+    let entries = loop {
+        let entries = archive.list(counted.partition).await.map_err(|e| archive_failure(&e))?;
+        let mut has = 0;
+        if let Some(last) = entries.last() {
+            let info = info(archive, last, counted.partition).await?;
+            of_this_log(archive, counted, last, &info).map_err(|error| archive_failure(&error))?;
+            has = info.last.sequence;
+        }
+        if has >= counted.sequence {
+            break entries;
+        }
+        if !asked {
+            // Where it is not there, another process archives: that one writes when it is due.
+            api.ask(&format!("/v1/archive/{}", counted.partition)).await?;
+            asked = true;
+            continue;
+        }
+        if watch.elapsed() >= patience {
+            return Err(Failure::server(format!(
+                "{}: partition {} is archived up to message {has}, and the engine has counted {}: \
+                 see that something archives (archive.enabled), or wait longer with --patience",
+                archive.place(),
+                counted.partition,
+                counted.sequence
+            )));
+        }
+        tokio::time::sleep(AGAIN_EVERY).await;
+    };
+    let wanted = entries.into_iter().filter(|entry| entry.first <= counted.sequence);
+    let footers = wanted.map(|entry| async {
+        let info = info(archive, &entry, counted.partition).await?;
+        Ok::<_, Failure>((entry, info))
+    });
+    let files: Vec<_> =
+        futures::stream::iter(footers).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    check(archive, counted, &files, range.start).map_err(|error| archive_failure(&error))?;
+    Ok(Scope { files: needed(files, range) })
+}
+
+async fn info(archive: &Archive, entry: &Entry, partition: u16) -> Result<FileInfo, Failure> {
+    archive.info(entry, partition).await.map_err(|error| archive_failure(&error))
+}
+
+/// The log is the one that the engine counts.
+fn of_this_log(
+    archive: &Archive,
+    counted: &Counted,
+    entry: &Entry,
+    info: &FileInfo,
+) -> Result<(), ArchiveError> {
+    let of_another = |what: &str| ArchiveError::Damaged {
+        file: archive.name(&entry.path),
+        what: format!("it is of another log than the one that the engine counts ({what})"),
+    };
+    if hex(&info.last.identity) != counted.log {
+        return Err(of_another("identity"));
+    }
+    if info.last.sequence == counted.sequence && hex(&info.last.digest) != counted.digest {
+        return Err(of_another("digest of its last message"));
+    }
+    Ok(())
+}
+
+/// Every message is in one file, and the log is the engine's.
+fn check(
+    archive: &Archive,
+    counted: &Counted,
+    files: &[(Entry, FileInfo)],
+    from: Minute,
+) -> Result<(), ArchiveError> {
+    let partition = counted.partition;
+    let mut before: Option<&(Entry, FileInfo)> = None;
+    for file in files {
+        let (entry, info) = file;
+        of_this_log(archive, counted, entry, info)?;
+        let next = before.map_or(1, |(_, info)| info.last.sequence + 1);
+        let behind = before.map_or_else(String::new, |(entry, _)| format!(" after {}", entry.path));
+        // What is older than anything that could matter may have been moved away.
+        let beginning = before.is_none() && info.stamps.0.0 < from.start().minus_ms(LOOK_BACK_MS).0;
+        if info.first > next && !beginning {
+            return Err(ArchiveError::Broken(format!(
+                "{}: partition {partition}: messages {next} to {} are in no file{behind}",
+                archive.place(),
+                info.first - 1
+            )));
+        }
+        if info.first < next {
+            return Err(ArchiveError::Broken(format!(
+                "{}: partition {partition}: messages {} to {} are in two files: {}{behind}",
+                archive.place(),
+                info.first,
+                info.last.sequence.min(next - 1),
+                entry.path
+            )));
+        }
+        before = Some(file);
+    }
+    Ok(())
+}
+
+/// The files that have something of these minutes; before the last of them, those in which an
+/// earlier copy can be; and all that tell how far logs were imported.
+pub(super) fn needed(
+    files: Vec<(Entry, FileInfo)>,
+    range: &Range<Minute>,
+) -> Vec<(Entry, FileInfo)> {
+    let touches = |info: &FileInfo| {
+        info.minutes.is_some_and(|(low, high)| low < range.end && high >= range.start)
+    };
+    let Some(last) = files.iter().rposition(|(_, info)| touches(info)) else { return Vec::new() };
+    let since: Timestamp = range.start.start().minus_ms(LOOK_BACK_MS);
+    let mut files = files;
+    files.truncate(last + 1);
+    files.retain(|(_, info)| touches(info) || info.stamps.1 >= since || info.chunks > 0);
+    files
+}

@@ -1,0 +1,110 @@
+//! `countersign recount`: the archive counted by another engine, beside what the aggregator says.
+//!
+//! Partition by partition: [`engine`] asks the API for all that the partition has counted in the
+//! range, at one position; [`files`] waits until the archive has everything up to there, and says
+//! which files matter; [`table`] shows them to DataFusion; [`count`] counts and compares, by SQL
+//! alone. Nothing of the count engine's code is used.
+
+mod count;
+mod engine;
+mod files;
+mod progress;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use collector::archive::{Archive, ArchiveError};
+use shared::ambient::Stopwatch;
+
+use crate::archive::{FOLDER, at};
+use crate::cli::RecountArgs;
+use crate::client::Api;
+use crate::failure::{self, Failure};
+use crate::terminal::line;
+use progress::Progress;
+
+/// Runs the command.
+///
+/// # Errors
+/// When the API or the archive cannot be read, or a file is missing, there twice or damaged.
+pub(crate) fn run(args: &RecountArgs) -> Result<ExitCode, Failure> {
+    if args.from >= args.to {
+        return Err(Failure::usage("--to is not after --from; it is the minute after the last"));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?;
+    runtime.block_on(recount(args))
+}
+
+/// What was compared.
+#[derive(Debug, Default)]
+struct Total {
+    facts: u64,
+    differences: u64,
+    records: u64,
+    bytes: u64,
+}
+
+async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
+    let api = Api::new(&args.api)?;
+    let archive = open(args).await?;
+    let range = args.from..args.to;
+    let watch = Stopwatch::start();
+    let mut total = Total::default();
+    let (mut partition, mut partitions) = (0, 1);
+    while partition < partitions {
+        let counted = engine::counted(&api, partition, &range).await?;
+        partitions = counted.partitions;
+        let scope = files::scope(&archive, &api, &counted, &range, args.api.patience).await?;
+        total.bytes += scope.bytes();
+        total.records += scope.records();
+        let progress = Progress::start(partition, partitions, scope.bytes());
+        let compared = count::compare(&archive, scope, counted, &range, &progress).await;
+        progress.finish();
+        let compared = compared?;
+        total.facts += compared.facts;
+        for difference in compared.differences {
+            total.differences += 1;
+            line(format!("partition {partition}: {difference}"));
+        }
+        partition += 1;
+    }
+    let Total { facts, differences, records, bytes } = total;
+    let seconds = watch.elapsed().as_secs_f64();
+    let of = format!(
+        "{facts} counts of {partitions} partitions compared, from {} events in {} MiB, {seconds:.1} s",
+        records,
+        bytes >> 20
+    );
+    if differences == 0 {
+        line(format!("the archive and the engine agree: {of}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    line(format!("{differences} DIFFERENCES: {of}"));
+    Ok(ExitCode::from(failure::DIFFERENT))
+}
+
+async fn open(args: &RecountArgs) -> Result<Archive, Failure> {
+    let opened = match &args.archive {
+        Some(url) if url.contains("://") => at(url).await,
+        Some(dir) => Archive::existing(dir.as_ref()),
+        None => Archive::existing(&args.data.data.join(FOLDER)),
+    };
+    opened.map_err(|error| match error {
+        ArchiveError::Unusable(why) => Failure::usage(format!(
+            "there is no archive: {why}; name it with --archive, or the data directory with --data"
+        )),
+        error => archive_failure(&error),
+    })
+}
+
+/// What is broken is a difference; what is damaged is the data directory's.
+fn archive_failure(error: &ArchiveError) -> Failure {
+    match error {
+        ArchiveError::Broken(why) => Failure::different(why),
+        ArchiveError::Unavailable(why) => Failure::server(why),
+        error => Failure::data(error),
+    }
+}

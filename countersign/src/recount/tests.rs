@@ -1,0 +1,396 @@
+//! The SQL beside the engine itself, over histories that have everything: batches and chunks that
+//! come again, events twice, too late, rejected, flagged, priced; clocks that jump.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregator::count::{Dimensions, Engine, Settings};
+use bytes::Bytes;
+use collector::archive::{Archiver, Parts};
+use eventlog::fake::MemLog;
+use eventlog::{Log as _, Message, Reader as _};
+use prometheus_client::registry::Registry;
+use shared::event::{Fingerprint, Flags, Network};
+use shared::random::{Seeded, below};
+use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
+use shared::{
+    BlockId, Country, Currency, Device, Id, ImpressionId, Kind, Minute, Money, OutboxId, Outcome,
+    Reason, SourceId, Timestamp, import,
+};
+
+use super::count::Compared;
+use super::engine::{Cell, Counted, Fact};
+use super::files::{Scope, needed};
+use super::*;
+
+const START: Minute = Minute(29_500_000);
+const DAY_MS: u64 = 86_400_000;
+/// Of three outboxes, whose epochs are 0, 1 and 2.
+const EDGES: [Id; 3] = [Id::literal("e1"), Id::literal("e1"), Id::literal("e2")];
+
+/// A batch that may come again.
+#[derive(Clone)]
+struct Sent {
+    entry: BatchEntry,
+    events: Vec<Judged<'static>>,
+    tallies: Vec<Tally>,
+}
+
+struct History {
+    random: Seeded,
+    now: Timestamp,
+    blocks: Vec<BlockId>,
+    next: [u64; 3],
+    sent: Vec<Sent>,
+    /// How far each log was sent.
+    rows: [u64; 2],
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        let random = Seeded::new(seed);
+        let now = START.start();
+        Self { random, now, blocks: vec![], next: [0; 3], sent: vec![], rows: [0; 2] }
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        below(&mut self.random, bound)
+    }
+
+    fn pick<T: Clone>(&mut self, list: &[T]) -> T {
+        list[usize::try_from(self.below(list.len() as u64)).unwrap()].clone()
+    }
+
+    fn event(&mut self, at: Timestamp) -> Judged<'static> {
+        let outcomes: [Outcome; 9] = [
+            Ok(Some(Reason::Test)),
+            Err(Reason::Expired),
+            Err(Reason::BadSeal),
+            Ok(Some(Reason::Prefetch)),
+            Ok(Some(Reason::HeadRequest)),
+            Ok(None),
+            Ok(None),
+            Ok(None),
+            Ok(None),
+        ];
+        let outcome = self.pick(&outcomes);
+        let unknown = outcome.is_err() && self.below(2) == 0;
+        let block = match self.below(30) {
+            // Opened long before the log began.
+            0 => BlockId::open(START.start().minus_ms(9 * DAY_MS), &mut Seeded::new(1)),
+            _ => self.pick(&self.blocks.clone()),
+        };
+        let currency = self.pick(&["EUR", "USD"]).parse::<Currency>().unwrap();
+        let micros = [0, 1_500, 70][usize::try_from(self.below(3)).unwrap()];
+        let ids = ["a", "b", "Zz_9", "ad-10"];
+        Judged {
+            issuer: if unknown { Id::NONE } else { Id::literal("house") },
+            id: ImpressionId { block, seq: u16::try_from(self.below(12)).unwrap() },
+            kind: self.pick(Kind::ALL),
+            outcome,
+            at,
+            ad: if unknown { Id::NONE } else { self.pick(&ids).parse().unwrap() },
+            campaign: Id::NONE,
+            advertiser: Id::NONE,
+            publisher: self.pick(&[Id::NONE, Id::literal("p1"), Id::literal("p2")]),
+            placement: Id::NONE,
+            country: self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
+            device: self.pick(Device::ALL),
+            network: Network::default(),
+            visitor: Fingerprint::NONE,
+            flags: Flags::default(),
+            price: Money { micros, currency },
+            proof: &[],
+        }
+    }
+
+    fn at(&mut self) -> Timestamp {
+        let back = self.below(400_000);
+        self.now.minus_ms(back)
+    }
+
+    fn tallies(&mut self) -> Vec<Tally> {
+        let count = u32::try_from(self.below(4)).unwrap();
+        let minute = self.now.minute();
+        let tally = Tally { minute, kind: Kind::Click, reason: Reason::OutboxFull, count };
+        if self.below(4) == 0 { vec![tally] } else { vec![] }
+    }
+
+    fn batch(&mut self) -> Sent {
+        let index = usize::try_from(self.below(3)).unwrap();
+        let edge = EDGES[index];
+        let outbox = OutboxId { edge, epoch: index as u64 };
+        let number = self.next[index];
+        self.next[index] += 1;
+        let events: Vec<_> = (0..self.below(12))
+            .map(|_| {
+                let at = self.at();
+                self.event(at)
+            })
+            .collect();
+        let mut declared = BTreeMap::new();
+        events.iter().for_each(|event| *declared.entry(event.at.minute()).or_insert(0) += 1);
+        let declared = declared.into_iter().collect();
+        let watermark = self.now;
+        let entry = BatchEntry { outbox, number, watermark, declared };
+        Sent { entry, events, tallies: self.tallies() }
+    }
+
+    fn put(builder: &mut MessageBuilder, sent: &Sent) {
+        let entry = builder.batch(sent.entry.clone());
+        sent.events.iter().for_each(|event| builder.event(entry, event));
+        sent.tallies.iter().for_each(|tally| builder.tally(entry, *tally));
+    }
+
+    /// The next rows of a log, the same again, or rows beyond a gap.
+    fn chunk(&mut self, builder: &mut MessageBuilder) {
+        let log = usize::try_from(self.below(2)).unwrap();
+        let source: SourceId = import::named_source(["one.csv", "two.csv"][log]);
+        let (taken, length) = (self.rows[log], 1 + self.below(30));
+        let first_row = match self.below(4) {
+            0 => taken.saturating_sub(self.below(60)),
+            1 => taken + self.below(20),
+            _ => taken,
+        };
+        // One of them crosses a block's end.
+        let offset = if log == 0 { 65_500 } else { 0 };
+        let first_row = if taken == 0 && log == 0 { 0 } else { first_row };
+        let end_row = if first_row == 0 && log == 0 { offset } else { first_row + length };
+        self.rows[log] = taken.max(end_row);
+        let digest = [1; 32];
+        let declared = vec![(START, 3)];
+        let entry = builder.chunk(ChunkEntry { source, first_row, end_row, digest, declared });
+        for row in first_row.max(end_row.saturating_sub(length))..end_row {
+            if self.below(4) == 0 {
+                continue;
+            }
+            // A log of long ago, whose rows have their minutes.
+            let at = Minute(START.0 - 9_000 + u32::try_from(row % 90).unwrap()).start();
+            let id = import::impression(source, row);
+            let event = self.event(at);
+            let price = Money::ZERO;
+            builder.event(entry, &Judged { issuer: import::ISSUER, id, price, ..event });
+        }
+        for tally in self.tallies() {
+            builder.tally(entry, tally);
+        }
+    }
+
+    /// An operator's word: an edge is out of service, or the next batch of an outbox never comes
+    /// (and comes).
+    fn word(&mut self) -> Control {
+        let index = usize::try_from(self.below(3)).unwrap();
+        let edge = EDGES[index];
+        let outbox = OutboxId { edge, epoch: index as u64 };
+        let word = match self.next[index] {
+            0 => Word::Retire { edge },
+            number => Word::Resolve { outbox, number },
+        };
+        Control { partition: 0, stamp: self.now, word }
+    }
+
+    fn message(&mut self) -> Bytes {
+        let pause = match self.below(25) {
+            0 => DAY_MS,
+            1 => 7_200_000,
+            _ => self.below(120_000),
+        };
+        self.now = self.now.plus_ms(pause);
+        if self.below(20) == 0 {
+            return self.word().to_bytes().into();
+        }
+        if self.blocks.is_empty() || self.below(6) == 0 {
+            self.blocks.push(BlockId::open(self.now, &mut self.random));
+            // An impression's events come within days of its issue.
+            let old = self.blocks.len().saturating_sub(4);
+            self.blocks.drain(..old);
+        }
+        let mut builder = MessageBuilder::default();
+        for _ in 0..1 + self.below(3) {
+            let sent = self.batch();
+            Self::put(&mut builder, &sent);
+            if self.below(8) == 0 {
+                // Twice in one message.
+                Self::put(&mut builder, &sent);
+            }
+            self.sent.push(sent);
+        }
+        if self.below(3) == 0 {
+            let sent = self.pick(&self.sent.clone());
+            Self::put(&mut builder, &sent);
+        }
+        // Not in every file: their minutes are all over the place.
+        if self.below(12) == 0 {
+            for _ in 0..1 + self.below(3) {
+                self.chunk(&mut builder);
+            }
+        }
+        builder.finish(0, self.now).into()
+    }
+}
+
+fn facts(engine: &Engine, range: &std::ops::Range<Minute>) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    for (minute, account) in engine.account(range.start, range.end) {
+        let fixed = [
+            ("declared", account.declared),
+            ("imported", account.imported),
+            ("counted", account.counted),
+            ("duplicate", account.duplicate),
+        ];
+        let reasons = Reason::ALL.iter().map(|reason| (reason.name(), account.reason(*reason)));
+        for (what, n) in fixed.into_iter().chain(reasons) {
+            let (what, n) = (what.to_owned(), i64::try_from(n).unwrap());
+            facts.push(Fact { minute, cell: Cell::default(), what, n });
+        }
+        engine.cells(minute, &mut |c| {
+            let what = if c.dimensions.valid { "valid" } else { "invalid" }.to_owned();
+            let n = i64::try_from(c.count).unwrap();
+            facts.push(Fact { minute, cell: cell(&c.dimensions), what, n });
+        });
+        engine.spend(minute, &mut |spend| {
+            let what = format!("spend {}", spend.currency);
+            facts.push(Fact { minute, cell: cell(&spend.dimensions), what, n: spend.micros });
+        });
+    }
+    facts
+}
+
+fn cell(of: &Dimensions) -> Cell {
+    Cell {
+        ad: of.ad.to_string(),
+        publisher: of.publisher.to_string(),
+        country: of.country.to_string(),
+        device: of.device.to_string(),
+        kind: of.kind.to_string(),
+        ..Cell::default()
+    }
+}
+
+/// A history in an engine and in an archive.
+struct Both {
+    engine: Engine,
+    archive: Archive,
+    files: Vec<(collector::archive::Entry, collector::archive::FileInfo)>,
+    _dir: tempfile::TempDir,
+}
+
+async fn both(seed: u64, messages: usize) -> Both {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::local(dir.path()).unwrap();
+    let log = Arc::new(MemLog::new(1, [7; 16]));
+    let mut history = History::new(seed);
+    for _ in 0..messages {
+        let payload = history.message();
+        log.append(vec![Message { partition: 0, payload }]).await.unwrap();
+    }
+    let mut engine = Engine::new(0, Settings::default());
+    let mut reader = log.reader(0, None).await.unwrap();
+    while let Some(next) = reader.try_next().unwrap() {
+        match Logged::read(&next.payload).unwrap() {
+            Logged::Message(view) => engine.apply(&view, next.position).map(|_| ()).unwrap(),
+            Logged::Control(word) => engine.control(&word, next.position).unwrap(),
+        }
+    }
+    let registry = &mut Registry::default();
+    let settings =
+        collector::archive::Settings { every: Duration::from_secs(60), file_bytes: 9_000 };
+    let parts = Parts { log: Arc::clone(&log), archive: archive.clone(), settings, registry };
+    let archiver = Archiver::start(parts).await.unwrap();
+    archiver.flusher().flush(0).await.unwrap().unwrap();
+    archiver.close().await;
+    let mut files = Vec::new();
+    for entry in archive.list(0).await.unwrap() {
+        let info = archive.info(&entry, 0).await.unwrap();
+        files.push((entry, info));
+    }
+    Both { engine, archive, files, _dir: dir }
+}
+
+impl Both {
+    async fn compare(&self, range: std::ops::Range<Minute>) -> Compared {
+        let sequence = self.engine.position().unwrap().sequence;
+        let facts = facts(&self.engine, &range);
+        let counted = Counted { partitions: 1, sequence, facts, ..Counted::default() };
+        let scope = Scope { files: needed(self.files.clone(), &range) };
+        let progress = Progress::start(0, 1, 0);
+        count::compare(&self.archive, scope, counted, &range, &progress).await.unwrap()
+    }
+}
+
+const ALL: std::ops::Range<Minute> = Minute(START.0 - 100_000)..Minute(START.0 + 1_000_000);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sql_counts_what_the_engine_counts() {
+    let mut whats = BTreeSet::new();
+    for seed in 0..4 {
+        let both = both(seed, 150).await;
+        assert!(both.files.len() > 10, "{} files", both.files.len());
+        let compared = both.compare(ALL).await;
+        let differences = compared.differences;
+        assert!(
+            differences.is_empty(),
+            "seed {seed}: {:#?}",
+            &differences[..differences.len().min(9)]
+        );
+        assert!(compared.facts > 1_000, "{}", compared.facts);
+        let all = facts(&both.engine, &ALL);
+        whats.extend(all.into_iter().filter(|fact| fact.n != 0).map(|fact| fact.what));
+    }
+    // Nothing was left out because it never happened.
+    let all = [
+        "bad_seal",
+        "counted",
+        "declared",
+        "duplicate",
+        "expired",
+        "head_request",
+        "imported",
+        "invalid",
+        "outbox_full",
+        "prefetch",
+        "spend EUR",
+        "spend USD",
+        "test",
+        "too_late",
+        "valid",
+    ];
+    assert_eq!(whats.iter().map(String::as_str).collect::<Vec<_>>(), all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_the_minutes_is_counted_from_a_part_of_the_files() {
+    let both = both(11, 200).await;
+    let last = both.engine.clock().minute();
+    let mut fewer = 0;
+    let sixth = (last.0 - START.0) / 6;
+    for from in (START.0..last.0).step_by(usize::try_from(sixth).unwrap()) {
+        let range = Minute(from)..Minute(from + sixth / 3);
+        fewer += usize::from(needed(both.files.clone(), &range).len() < both.files.len());
+        let differences = both.compare(range).await.differences;
+        assert!(differences.is_empty(), "{from}: {differences:#?}");
+    }
+    assert!(fewer > 0, "all files were read for every part");
+}
+
+#[tokio::test]
+async fn each_difference_is_one_line() {
+    let both = both(3, 30).await;
+    let mut all = facts(&both.engine, &ALL);
+    let at = all.iter().position(|fact| fact.what == "valid").unwrap();
+    all[at].n += 1;
+    let wrong = all[at].clone();
+    let sequence = both.engine.position().unwrap().sequence;
+    let counted = Counted { partitions: 1, sequence, facts: all, ..Counted::default() };
+    let scope = Scope { files: both.files.clone() };
+    let progress = Progress::start(0, 1, 0);
+    let compared = count::compare(&both.archive, scope, counted, &ALL, &progress).await.unwrap();
+    let line = &compared.differences[..];
+    assert_eq!(line.len(), 1, "{line:?}");
+    let ends =
+        format!("kind={} valid: engine {}, archive {}", wrong.cell.kind, wrong.n, wrong.n - 1);
+    let begins = format!("{} ad={}", wrong.minute.start(), wrong.cell.ad);
+    assert!(line[0].starts_with(&begins) && line[0].ends_with(&ends), "{line:?}");
+}
