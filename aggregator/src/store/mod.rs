@@ -17,6 +17,8 @@ pub(crate) mod lists;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 pub mod rows;
+#[cfg(any(test, feature = "testing"))]
+pub mod s3_server;
 pub mod slate;
 
 /// One row of a batch.

@@ -43,7 +43,18 @@ fn recount_of(api: &str, data: &Path) -> Command {
 
 /// The archive in a data directory says what the API says of the last half hour.
 pub(crate) fn agrees(api: &str, data: &Path) {
-    let (code, said, err) = run(recount_of(api, data).args(now()));
+    agree(&mut recount_of(api, data));
+}
+
+/// As [`agrees`], with an archive in an object store.
+pub(crate) fn agrees_at(api: &str, archive: &str, environment: &[(String, String)]) {
+    let mut command = binary();
+    command.args(["recount", "--api", api, "--key", KEY, "--archive", archive]);
+    agree(command.envs(environment.iter().cloned()));
+}
+
+fn agree(recount: &mut Command) {
+    let (code, said, err) = run(recount.args(now()));
     assert_eq!(code, Some(0), "{said}{err}");
     assert!(said.contains("agree: ") && !said.contains(" 0 counts"), "{said}");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aggregator::store::s3_server;
 use eventlog::jetstream::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
@@ -103,6 +104,48 @@ async fn a_standby_takes_over_from_one_that_is_killed_and_one_that_sleeps() {
     second.kill();
     world.click(&edge).await;
     world.until(&world.live(&first), |answer| answer["counted"] == 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aggregators_without_a_common_directory_take_over_through_an_object_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let buckets = dir.path().join("buckets");
+    std::fs::create_dir_all(buckets.join("ads")).unwrap();
+    let endpoint = s3_server::serve(&buckets);
+    let keys = s3_server::environment(&endpoint, "secret");
+    let start = |name: &str| {
+        let data = dir.path().join(name).display().to_string();
+        let args = ["aggregator", "--log", &world.nats.url(), "--data", &data];
+        let mut environment = keys.clone();
+        let mut set = |name: &str, value: &str| environment.push((name.into(), value.into()));
+        set("COUNTERSIGN_AGGREGATOR__STATE_URL", "s3://ads/state");
+        set("COUNTERSIGN_ARCHIVE__URL", "s3://ads/archive");
+        Role::start_in(environment, args.map(str::to_owned).to_vec(), &[])
+    };
+    let (edge, _collector) = (world.edge("a"), world.collector());
+    let mut first = start("one");
+    world.click(&edge).await;
+    world.until(&world.live(&first), |answer| answer["counted"] == 2).await;
+    let second = start("two");
+    first.kill();
+    world.click(&edge).await;
+    world.until(&world.live(&second), |answer| answer["counted"] == 4).await;
+    // One that sleeps is fenced off by the other, and answers nothing when it wakes.
+    first.start_again();
+    second.signal("-STOP");
+    world.until(&world.live(&first), |answer| answer["counted"] == 4).await;
+    world.click(&edge).await;
+    world.until(&world.live(&first), |answer| answer["counted"] == 6).await;
+    second.signal("-CONT");
+    for _ in 0..20 {
+        let (status, text) = world.get(&world.live(&second)).await;
+        assert!(status == 503, "{status} {text}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.click(&edge).await;
+    world.until(&world.live(&first), |answer| answer["counted"] == 8).await;
+    recount::agrees_at(first.url("api"), "s3://ads/archive", &keys);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

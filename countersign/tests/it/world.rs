@@ -17,6 +17,7 @@ pub(crate) const CATALOGUE: &str = include_str!("../../src/up/demo/catalogue.tom
 pub(crate) struct Role {
     pub(crate) child: Child,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
     /// What it said where it listens: `edge`, `api`.
     urls: Vec<(String, String)>,
 }
@@ -24,6 +25,15 @@ pub(crate) struct Role {
 impl Role {
     /// `ports` are those of one before, or free ones.
     pub(crate) fn start(args: Vec<String>, before: &[(String, String)]) -> Self {
+        Self::start_in(Vec::new(), args, before)
+    }
+
+    /// With an environment of its own.
+    pub(crate) fn start_in(
+        environment: Vec<(String, String)>,
+        args: Vec<String>,
+        before: &[(String, String)],
+    ) -> Self {
         let address = |name: &str| {
             let known = before.iter().find(|(known, _)| known == name);
             known.map_or("127.0.0.1:0", |(_, url)| url.trim_start_matches("http://")).to_owned()
@@ -42,6 +52,7 @@ impl Role {
             command.env("COUNTERSIGN_ARCHIVE__EVERY_MS", "70");
             command.env("COUNTERSIGN_ARCHIVE__FILE_BYTES", "20000");
         }
+        command.envs(environment.clone());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let urls = (0..listeners).map(|_| {
@@ -52,7 +63,7 @@ impl Role {
         });
         let urls = urls.collect();
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
-        Self { child, args, urls }
+        Self { child, args, environment, urls }
     }
 
     pub(crate) fn url(&self, name: &str) -> &str {
@@ -68,7 +79,7 @@ impl Role {
     /// On the same addresses, after it has ended.
     pub(crate) fn start_again(&mut self) {
         let (args, urls) = (std::mem::take(&mut self.args), std::mem::take(&mut self.urls));
-        *self = Self::start(args, &urls);
+        *self = Self::start_in(std::mem::take(&mut self.environment), args, &urls);
     }
 
     pub(crate) fn signal(&self, signal: &str) {

@@ -1,48 +1,16 @@
 //! The same on a real S3 server over HTTP.
 
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-
 use super::tests::fast;
 use super::*;
 use crate::store::contract::{self, Harness};
+use crate::store::s3_server::{self, environment};
 
 const FOLDER: &str = "s3://counts/production";
 
-/// A server with the bucket `counts`, for as long as the test runs; its address.
-async fn serve(root: &Path) -> String {
+/// A server with the bucket `counts`.
+fn serve(root: &Path) -> String {
     std::fs::create_dir(root.join("counts")).unwrap();
-    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    service.set_auth(SimpleAuth::from_single("key", "secret"));
-    let service = service.build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let stream = hyper_util::rt::TokioIo::new(stream);
-            let service = service.clone();
-            tokio::spawn(async move {
-                let server = hyper_util::server::conn::auto::Builder::new(
-                    hyper_util::rt::TokioExecutor::new(),
-                );
-                // A client that goes away is none of our business.
-                let _ = server.serve_connection(stream, service).await;
-            });
-        }
-    });
-    format!("http://{address}")
-}
-
-fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
-    let variables = [
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", secret),
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ALLOW_HTTP", "true"),
-    ];
-    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    s3_server::serve(root)
 }
 
 struct Remote(String);
@@ -63,13 +31,13 @@ impl Harness for Remote {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
-    contract::run(&mut Remote(serve(root.path()).await)).await;
+    contract::run(&mut Remote(serve(root.path()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_opens_last_has_the_partition() {
     let root = tempfile::tempdir().unwrap();
-    let endpoint = serve(root.path()).await;
+    let endpoint = serve(root.path());
     let open = async || {
         let environment = environment(&endpoint, "secret");
         SlateStores::at(FOLDER, environment, fast()).await.unwrap().open(0).await.unwrap()
@@ -106,7 +74,7 @@ async fn what_cannot_be_used_says_why() {
         assert!(error.contains(why) && error.contains(url), "{error}");
     }
     let root = tempfile::tempdir().unwrap();
-    let endpoint = serve(root.path()).await;
+    let endpoint = serve(root.path());
     for (folder, secret) in [(FOLDER, "wrong"), ("s3://nowhere/production", "secret")] {
         let stores = SlateStores::at(folder, environment(&endpoint, secret), fast()).await;
         assert!(matches!(stores, Err(StoreError::Unusable(why)) if why.contains(folder)));

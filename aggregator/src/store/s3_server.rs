@@ -1,0 +1,49 @@
+//! An S3 server of a test's own, on the loopback: real HTTP, real signatures, files in a directory.
+
+use std::path::Path;
+
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+
+/// Serves the folders of a directory as buckets, as long as the runtime lives; its address.
+///
+/// # Panics
+/// When it cannot: a test that needs it cannot pass without.
+#[must_use]
+pub fn serve(root: &Path) -> String {
+    let files = s3s_fs::FileSystem::new(root).expect("the buckets' directory");
+    let mut service = S3ServiceBuilder::new(files);
+    service.set_auth(SimpleAuth::from_single("key", "secret"));
+    let service = service.build();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.set_nonblocking(true).expect("a socket for the runtime");
+    let address = listener.local_addr().expect("its address");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            let service = service.clone();
+            tokio::spawn(async move {
+                let server = hyper_util::server::conn::auto::Builder::new(
+                    hyper_util::rt::TokioExecutor::new(),
+                );
+                // A client that goes away is none of our business.
+                let _ = server.serve_connection(stream, service).await;
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+/// What a client needs in its environment; the secret is `secret`.
+#[must_use]
+pub fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ALLOW_HTTP", "true"),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
