@@ -25,8 +25,12 @@ const COMPLETE: &str = "countersign.complete";
 
 /// The oldest server that will do.
 const SERVER_LEAST: (i64, i64) = (2, 14);
-const REQUEST_MAX: Duration = Duration::from_secs(5);
-const ACK_MAX: Duration = Duration::from_secs(10);
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+// What was under way when a stream's leader went is never answered: asked again, it finds the next.
+const REQUEST_MAX: Duration = Duration::from_secs(3);
+const ACK_MAX: Duration = Duration::from_secs(4);
+/// A server that went without a word is known after two of these.
+const PING_EVERY: Duration = Duration::from_secs(3);
 
 /// How a [`JetStreamLog`] is reached, and what its streams are made like.
 #[derive(Clone, Debug)]
@@ -183,8 +187,8 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
     let mut options = ConnectOptions::new()
         .name(&config.client_name)
         .custom_inbox_prefix(format!("_INBOX_{}", config.client_name))
-        .connection_timeout(REQUEST_MAX)
-        .ping_interval(Duration::from_secs(10))
+        .connection_timeout(CONNECT_MAX)
+        .ping_interval(PING_EVERY)
         .max_reconnects(None)
         .event_callback(move |event| {
             match &event {

@@ -27,7 +27,7 @@ const TAKEN_MAX: i64 = 16 << 10;
 /// Batches and bytes that a collector asks for at once.
 const PORTION_MESSAGES: usize = 256;
 const PORTION_BYTES: usize = 8 << 20;
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 const EXPIRES: Duration = Duration::from_secs(30);
 
 /// The queue. Cheap to clone.

@@ -21,8 +21,9 @@ use crate::position::{Position, digest};
 /// Messages and bytes that are asked for at once. Two such portions may be on their way.
 const PORTION_MESSAGES: usize = 256;
 const PORTION_BYTES: usize = 8 << 20;
-/// The server says at least so often that it is there.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The server says at least so often that it is there. After twice that without a word it is asked
+/// anew: so long events wait when a stream's leader is lost.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Asked for anew so often when nothing comes.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server forgets a consumer that was not used for so long.
