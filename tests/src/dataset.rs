@@ -43,7 +43,7 @@ const EDGES: usize = 16;
 /// Repeats look back so many minutes, and late clicks come so many minutes late.
 const REPEAT_MINUTES: u64 = 2;
 const LATE_MINUTES: u64 = 10;
-/// The first minute of the hour: 2026-10-01T12:00Z.
+/// The first minute of the hour: 2026-10-01T04:00Z.
 const START: Minute = Minute(29_847_120);
 
 /// A click as the generator means it.
