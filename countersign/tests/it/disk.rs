@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use shared::ambient::Stopwatch;
 
 use crate::process::{KEY, PATIENCE, Server};
+use crate::recount;
 
 const DISK_MIB: u64 = 64;
 
@@ -122,7 +123,8 @@ async fn a_full_disk_stops_no_redirect_and_loses_nothing_that_was_accepted() {
     let settings = dir.path().join("c.toml");
     std::fs::write(
         &settings,
-        "[disk]\nwarn_free_bytes = 8388608\n[aggregator]\ncheckpoint_ms = 200\n",
+        "[disk]\nwarn_free_bytes = 8388608\n[aggregator]\ncheckpoint_ms = 200\n\
+         [archive]\nevery_ms = 200\n",
     )
     .unwrap();
     let flags = ["--demo", "--config", settings.to_str().unwrap()];
@@ -167,6 +169,7 @@ async fn a_full_disk_stops_no_redirect_and_loses_nothing_that_was_accepted() {
     let mut server = server;
     server.kill_and_restart_with(&flags);
     settled(&server, &told).await;
+    recount::agrees(&server.api, &server.data);
 }
 
 /// Everything that was accepted is counted or a duplicate, once.
