@@ -14,6 +14,7 @@ use shared::problem::{CONTENT_TYPE, Problem};
 
 use crate::data::DataDir;
 use crate::failure::Failure;
+use crate::objects;
 use crate::process;
 use crate::settings::Settings;
 use crate::up::log::AnyLog;
@@ -77,8 +78,9 @@ pub(crate) async fn close(archiver: Option<Archiver<AnyLog>>) -> Result<(), Fail
 ///
 /// # Errors
 /// Says why it cannot be used.
-pub(crate) async fn at(url: &str) -> Result<Archive, collector::archive::ArchiveError> {
-    Archive::at(url, process::environment()).await
+pub(crate) async fn at(url: &str) -> Result<Archive, String> {
+    let objects = objects::open(url, process::environment()).await?;
+    Ok(Archive::new(objects, url.to_owned()))
 }
 
 /// `POST /v1/archive/{partition}`: archives what is in its log now.

@@ -1,11 +1,11 @@
 //! Countersign: ad tracking that can be proved. The one binary.
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory, [`disk`] its room, [`archive`] the log as files, [`deployment`] what the parts share on
-//! NATS; [`admin`] the operator's
-//! key; [`keys`], [`import`], [`simulate`], `recount`, [`backup`], [`operate`], [`up`] and [`roles`] are the
-//! commands. The rooms below know nothing of each other: what connects them is in [`up`], all in one
-//! process, and [`roles`], each in its own.
+//! directory, [`disk`] its room, [`objects`] object stores by URL, [`archive`] the log as files,
+//! [`deployment`] what the parts share on NATS; [`admin`] the operator's key; [`keys`], [`import`],
+//! [`simulate`], [`recount`], [`backup`], [`operate`], [`up`] and [`roles`] are the commands. The rooms
+//! below know nothing of each other: what connects them is in [`up`], all in one process, and
+//! [`roles`], each in its own.
 
 mod admin;
 mod archive;
@@ -18,6 +18,7 @@ mod disk;
 mod failure;
 mod import;
 mod keys;
+mod objects;
 mod operate;
 mod process;
 mod recount;

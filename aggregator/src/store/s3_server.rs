@@ -1,7 +1,11 @@
 //! An S3 server of a test's own, on the loopback: real HTTP, real signatures, files in a directory.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::prefix::PrefixStore;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
@@ -46,4 +50,19 @@ pub fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
         ("AWS_ALLOW_HTTP", "true"),
     ];
     variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
+/// A folder of a bucket of the server.
+///
+/// # Panics
+/// When the address is none.
+#[must_use]
+pub fn open(endpoint: &str, bucket: &str, folder: &str) -> Arc<dyn ObjectStore> {
+    let environment = environment(endpoint, "secret").into_iter();
+    let known = environment
+        .filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)));
+    let builder =
+        known.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value));
+    let objects = builder.with_bucket_name(bucket).build().expect("a client");
+    Arc::new(PrefixStore::new(objects, folder))
 }

@@ -9,10 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
 use parking_lot::Mutex;
 use slatedb::bytes::Bytes;
 use slatedb::config::{
@@ -28,8 +26,6 @@ use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
 /// What a scan reads at once.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
-/// How long an object store may take to show that it can be used.
-const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// When the disk is slow, so many tables' worth of rows wait in memory, and then a write waits.
 const UNFLUSHED_FACTOR: usize = 8;
 /// Tables that wait for compaction before no further one is written.
@@ -111,38 +107,10 @@ impl SlateStores {
         })
     }
 
-    /// In the object store of a URL, `s3://bucket/folder`: S3 or one of its like, which must be able
-    /// to overwrite on condition. `environment` has its credentials, region and endpoint in the
-    /// variables that other programs read too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`]: no such URL, or the store cannot be read with what is in the
-    /// environment. (Asked here, once: SlateDB asks for ever.)
-    pub async fn at(
-        url: &str,
-        environment: impl IntoIterator<Item = (String, String)>,
-        settings: SlateSettings,
-    ) -> Result<Self, StoreError> {
-        let unusable =
-            |why: &dyn std::fmt::Display| StoreError::Unusable(format!("{url:?}: {why}"));
-        let parsed = url::Url::parse(url).map_err(|error| unusable(&error))?;
-        if parsed.scheme() != "s3" {
-            return Err(unusable(&"a URL of an object store begins with s3://"));
-        }
-        let options = environment.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
-        let (objects, path) =
-            object_store::parse_url_opts(&parsed, options).map_err(|error| unusable(&error))?;
-        let objects = PrefixStore::new(objects, path);
-        let first = async { objects.list(None).next().await.transpose() };
-        match tokio::time::timeout(FIRST_ANSWER_MAX, first).await {
-            Ok(Ok(_)) => Ok(Self::remote(Arc::new(objects), url.to_owned(), settings)),
-            Ok(Err(error)) => Err(unusable(&error)),
-            Err(_) => Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}"))),
-        }
-    }
-
-    /// Whoever opens a partition last has it, and fences the others off.
-    fn remote(objects: Arc<dyn ObjectStore>, place: String, settings: SlateSettings) -> Self {
+    /// In an object store that can overwrite on condition: whoever opens a partition last has it, and
+    /// fences the others off. `place` is for error texts.
+    #[must_use]
+    pub fn remote(objects: Arc<dyn ObjectStore>, place: String, settings: SlateSettings) -> Self {
         let cache = MokaCacheOptions {
             max_capacity: settings.cache_bytes,
             time_to_live: None,

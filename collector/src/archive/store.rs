@@ -2,21 +2,17 @@
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use super::file::{FileInfo, first_of, folder};
 
-/// How long an object store may take for its first answer.
-const FIRST_ANSWER_MAX: Duration = Duration::from_secs(20);
 /// What is read of the end of a file at first: most footers fit.
 const FOOTER_BYTES: u64 = 64 << 10;
 /// Magic, length of the footer, magic.
@@ -25,7 +21,7 @@ const FILE_BYTES_MIN: u64 = 12;
 /// Why the archive did not do it, sorted by blame.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The setting, the URL or the directory cannot be used.
+    /// The directory cannot be used.
     #[error("the archive cannot be used: {0}")]
     Unusable(String),
     /// It cannot be reached, or lost the acknowledgement: a file may have been written.
@@ -93,36 +89,8 @@ impl Archive {
         Ok(Self::new(Arc::new(objects.with_fsync(true)), dir.display().to_string()))
     }
 
-    /// In the object store of a URL, `s3://bucket/folder`, which must be able to write on condition
-    /// that nothing is there. `environment` has its credentials, region and endpoint in the
-    /// variables that other programs read too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
-    ///
-    /// # Errors
-    /// [`ArchiveError::Unusable`]: no such URL, or the store cannot be read with what is in the
-    /// environment.
-    pub async fn at(
-        url: &str,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ArchiveError> {
-        let unusable =
-            |why: &dyn std::fmt::Display| ArchiveError::Unusable(format!("{url:?}: {why}"));
-        let parsed = url::Url::parse(url).map_err(|error| unusable(&error))?;
-        if parsed.scheme() != "s3" {
-            return Err(unusable(&"a URL of an object store begins with s3://"));
-        }
-        let options = environment.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
-        let (objects, path) =
-            object_store::parse_url_opts(&parsed, options).map_err(|error| unusable(&error))?;
-        let objects = PrefixStore::new(objects, path);
-        let first = async { objects.list(None).try_next().await };
-        match tokio::time::timeout(FIRST_ANSWER_MAX, first).await {
-            Ok(Ok(_)) => Ok(Self::new(Arc::new(objects), url.to_owned())),
-            Ok(Err(error)) => Err(unusable(&error)),
-            Err(_) => Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}"))),
-        }
-    }
-
-    /// In any object store; `place` is for error texts.
+    /// In an object store that can write on condition that nothing is there; `place` is for error
+    /// texts.
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, place: String) -> Self {
         Self { objects, place }

@@ -13,6 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use collector::archive::{Archive, ArchiveError};
@@ -89,15 +90,18 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
 async fn open(args: &RecountArgs) -> Result<Archive, Failure> {
     let opened = match &args.archive {
         Some(url) if url.contains("://") => at(url).await,
-        Some(dir) => Archive::existing(dir.as_ref()),
-        None => Archive::existing(&args.data.join(FOLDER)),
+        Some(dir) => existing(dir.as_ref()),
+        None => existing(&args.data.join(FOLDER)),
     };
-    opened.map_err(|error| match error {
-        ArchiveError::Unusable(why) => Failure::usage(format!(
+    opened.map_err(|why| {
+        Failure::usage(format!(
             "there is no archive: {why}; name it with --archive, or the data directory with --data"
-        )),
-        error => archive_failure(&error),
+        ))
     })
+}
+
+fn existing(dir: &Path) -> Result<Archive, String> {
+    Archive::existing(dir).map_err(|error| error.to_string())
 }
 
 /// What is broken is a difference; what is damaged is the data directory's.

@@ -28,6 +28,7 @@ use crate::archive;
 use crate::data::DataDir;
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::objects;
 use crate::process;
 use crate::settings::Settings;
 
@@ -214,9 +215,12 @@ pub(crate) async fn open_stores(
             StoreError::Locked(_) => Failure::locked(error),
             other => Failure::data(other),
         }),
-        url => SlateStores::at(url, process::environment(), slate)
-            .await
-            .map_err(|why| Failure::usage(format!("aggregator.state_url: {why}"))),
+        url => {
+            let objects = objects::open(url, process::environment()).await;
+            let objects =
+                objects.map_err(|why| Failure::usage(format!("aggregator.state_url: {why}")))?;
+            Ok(SlateStores::remote(objects, url.to_owned(), slate))
+        }
     }
 }
 

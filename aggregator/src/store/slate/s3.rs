@@ -3,14 +3,17 @@
 use super::tests::fast;
 use super::*;
 use crate::store::contract::{self, Harness};
-use crate::store::s3_server::{self, environment};
-
-const FOLDER: &str = "s3://counts/production";
+use crate::store::s3_server;
 
 /// A server with the bucket `counts`.
 fn serve(root: &Path) -> String {
     std::fs::create_dir(root.join("counts")).unwrap();
     s3_server::serve(root)
+}
+
+fn stores(endpoint: &str) -> SlateStores {
+    let objects = s3_server::open(endpoint, "counts", "production");
+    SlateStores::remote(objects, "s3://counts/production".to_owned(), fast())
 }
 
 struct Remote(String);
@@ -19,7 +22,7 @@ impl Harness for Remote {
     type Stores = SlateStores;
 
     async fn stores(&mut self) -> SlateStores {
-        SlateStores::at(FOLDER, environment(&self.0, "secret"), fast()).await.unwrap()
+        stores(&self.0)
     }
 
     /// Nobody closes anything; the next to open fences these off.
@@ -38,10 +41,7 @@ async fn keeps_the_contract() {
 async fn who_opens_last_has_the_partition() {
     let root = tempfile::tempdir().unwrap();
     let endpoint = serve(root.path());
-    let open = async || {
-        let environment = environment(&endpoint, "secret");
-        SlateStores::at(FOLDER, environment, fast()).await.unwrap().open(0).await.unwrap()
-    };
+    let open = async || stores(&endpoint).open(0).await.unwrap();
     let put = |n: u8| vec![Change::Put(vec![b'p', n], vec![n])];
     let first = open().await;
     first.write(put(1)).await.unwrap();
@@ -61,22 +61,4 @@ async fn who_opens_last_has_the_partition() {
     };
     second.view().unwrap().scan(b"p", b"q", take).await.unwrap();
     assert_eq!(rows, [1, 2]);
-}
-
-#[tokio::test]
-async fn what_cannot_be_used_says_why() {
-    for (url, why) in [
-        ("counts", "relative URL without a base"),
-        ("file:///tmp/counts", "begins with s3://"),
-        ("s3://", "s3://"),
-    ] {
-        let error = SlateStores::at(url, Vec::new(), fast()).await.unwrap_err().to_string();
-        assert!(error.contains(why) && error.contains(url), "{error}");
-    }
-    let root = tempfile::tempdir().unwrap();
-    let endpoint = serve(root.path());
-    for (folder, secret) in [(FOLDER, "wrong"), ("s3://nowhere/production", "secret")] {
-        let stores = SlateStores::at(folder, environment(&endpoint, secret), fast()).await;
-        assert!(matches!(stores, Err(StoreError::Unusable(why)) if why.contains(folder)));
-    }
 }
