@@ -192,26 +192,118 @@ impl ImpressionId {
     }
 }
 
+/// Ids of one block that are handed out one after the other: all that are left of a block, or a
+/// part of it that somebody was leased.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IdRange {
+    block: BlockId,
+    opened: Timestamp,
+    next: u32,
+    end: u32,
+}
+
+impl IdRange {
+    /// Bytes of a range.
+    pub const BYTES: usize = 26;
+
+    /// A whole block that is opened now.
+    fn open(now: Timestamp, random: &mut dyn Random) -> Self {
+        let block = BlockId::open(now, random);
+        Self { block, opened: now, next: 0, end: u32::from(u16::MAX) + 1 }
+    }
+
+    /// Whether an id of it may be handed out: one is left, its block is younger than
+    /// [`crate::limits::BLOCK_LIFE_MS`], and the clock has not gone back behind its opening.
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let age_ms = now.0.checked_sub(self.opened.0);
+        self.next < self.end && age_ms.is_some_and(|ms| ms < crate::limits::BLOCK_LIFE_MS)
+    }
+
+    /// How many ids are left.
+    #[must_use]
+    pub const fn left(&self) -> u32 {
+        self.end - self.next
+    }
+
+    /// The next id; `None` when the range is not fresh.
+    pub fn next(&mut self, now: Timestamp) -> Option<ImpressionId> {
+        let seq = u16::try_from(self.next).ok().filter(|_| self.is_fresh(now))?;
+        self.next += 1;
+        Some(ImpressionId { block: self.block, seq })
+    }
+
+    /// Takes up to `count` ids off its front, for somebody else to hand out; `None` when the range
+    /// is not fresh.
+    fn lease(&mut self, now: Timestamp, count: u16) -> Option<Self> {
+        let first = self.next;
+        self.next = self.end.min(first + u32::from(count));
+        let leased = Self { next: first, end: self.next, ..*self };
+        leased.is_fresh(now).then_some(leased)
+    }
+
+    /// Block (10), opened in ms (8), next (4), end (4).
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..10].copy_from_slice(&self.block.0);
+        bytes[10..18].copy_from_slice(&self.opened.0.to_le_bytes());
+        bytes[18..22].copy_from_slice(&self.next.to_le_bytes());
+        bytes[22..].copy_from_slice(&self.end.to_le_bytes());
+        bytes
+    }
+
+    /// The inverse; `None` when the bytes are no range.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let range = Self {
+            block: BlockId(std::array::from_fn(|i| bytes[i])),
+            opened: Timestamp(u64::from_le_bytes(std::array::from_fn(|i| bytes[10 + i]))),
+            next: u32_at(18),
+            end: u32_at(22),
+        };
+        (range.next <= range.end && range.end <= u32::from(u16::MAX) + 1).then_some(range)
+    }
+}
+
 /// Hands out impression ids: a block for at most [`crate::limits::BLOCK_LIFE_MS`] and 65 536 ids.
-/// Lives in memory only, so that no block is ever open after a restart.
-#[derive(Debug, Default)]
+/// Lives in memory only, so that no block is ever open after a restart; or, where ids are leased
+/// ([`IdAllocator::lease`]), what is left of the block is durable before a lease is given out.
+#[derive(Clone, Debug, Default)]
 pub struct IdAllocator {
-    open: Option<(BlockId, Timestamp, u32)>,
+    open: Option<IdRange>,
 }
 
 impl IdAllocator {
+    /// Goes on with what is left of a block.
+    #[must_use]
+    pub const fn resume(open: Option<IdRange>) -> Self {
+        Self { open }
+    }
+
+    /// What is left of the open block.
+    #[must_use]
+    pub const fn open(&self) -> Option<&IdRange> {
+        self.open.as_ref()
+    }
+
     /// The next id. Opens a block when there is none, the one there is full or too old, or the
     /// clock went back behind its opening.
     pub fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
-        let fresh = |(_, opened, next): &(BlockId, Timestamp, u32)| {
-            let age_ms = now.0.checked_sub(opened.0);
-            *next <= u32::from(u16::MAX)
-                && age_ms.is_some_and(|ms| ms < crate::limits::BLOCK_LIFE_MS)
-        };
-        let (block, opened, seq) =
-            self.open.filter(fresh).unwrap_or_else(|| (BlockId::open(now, random), now, 0));
-        self.open = Some((block, opened, seq + 1));
-        ImpressionId { block, seq: u16::try_from(seq).expect("a fresh block has ids left") }
+        self.fresh(now, random).next(now).expect("a fresh block has ids left")
+    }
+
+    /// The next ids, up to `count` (at least one), for somebody else to hand out. Opens a block as
+    /// [`IdAllocator::next`] does.
+    pub fn lease(&mut self, now: Timestamp, random: &mut dyn Random, count: u16) -> IdRange {
+        self.fresh(now, random).lease(now, count.max(1)).expect("a fresh block has ids left")
+    }
+
+    fn fresh(&mut self, now: Timestamp, random: &mut dyn Random) -> &mut IdRange {
+        let open = self.open.filter(|open| open.is_fresh(now));
+        self.open.insert(open.unwrap_or_else(|| IdRange::open(now, random)))
     }
 }
 

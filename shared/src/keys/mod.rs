@@ -2,6 +2,7 @@
 
 pub mod jwks;
 mod parts;
+pub mod request;
 mod secrets;
 mod store;
 

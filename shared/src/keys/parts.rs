@@ -57,6 +57,18 @@ impl EdgeKeys {
         Keyring::new(self.deployment, self.public.iter().cloned())
     }
 
+    /// The same secrets with newer public keys: who was retired or revoked meanwhile signs no more.
+    #[must_use]
+    pub fn with_public(mut self, public: Vec<PublicKey>) -> Self {
+        for (own, _) in &mut self.own {
+            if let Some(newer) = public.iter().find(|key| key.id == own.public.id) {
+                own.public = newer.clone();
+            }
+        }
+        self.public = public;
+        self
+    }
+
     /// The tag keys.
     #[must_use]
     pub fn tag_keys(&self) -> TagKeys {

@@ -46,6 +46,11 @@ impl Signer {
         self.public.id
     }
 
+    /// A signature over anything that begins with a domain of its own.
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.key.sign(bytes).to_bytes()
+    }
+
     /// The sealed token: body, signature, tag of its day of issue.
     ///
     /// # Errors

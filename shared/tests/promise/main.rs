@@ -7,6 +7,7 @@ mod keys;
 mod partitions;
 mod properties;
 mod rejections;
+mod requests;
 mod tokens;
 mod values;
 mod vectors;

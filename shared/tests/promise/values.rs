@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use shared::event::{Country, Device, Network, REASON_CODES, VERDICTS};
-use shared::id::IdAllocator;
+use shared::id::{IdAllocator, IdRange};
 use shared::limits::BLOCK_LIFE_MS;
 use shared::random::{Seeded, below};
 use shared::text::{hex, unhex};
@@ -45,6 +45,31 @@ fn a_block_is_open_for_an_hour_and_never_before_it_was_opened() {
     // Two processes that start at once do not share a block.
     let open = |seed| IdAllocator::default().next(NOW, &mut Seeded::new(seed)).block;
     assert_ne!(open(1), open(2));
+}
+
+#[test]
+fn leases_of_a_block_share_no_id() {
+    let mut allocator = IdAllocator::default();
+    let mut random = Seeded::new(1);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..=65_536 / 300 {
+        let mut lease = allocator.lease(NOW, &mut random, 300);
+        assert_eq!(IdRange::from_bytes(&lease.to_bytes()), Some(lease));
+        while let Some(id) = lease.next(NOW) {
+            assert!(seen.insert(id), "{id:?} was leased twice");
+        }
+        // Whoever resumes from what is written down goes on behind the lease.
+        allocator = IdAllocator::resume(allocator.open().copied());
+    }
+    assert_eq!(seen.len(), 65_536, "the last lease of a block is a short one");
+    assert_eq!(seen.iter().map(|id| id.block).collect::<std::collections::BTreeSet<_>>().len(), 1);
+    assert_eq!(allocator.lease(NOW, &mut random, 300).left(), 300, "the next block");
+    let mut lease = allocator.lease(NOW, &mut random, 5);
+    assert_eq!(lease.next(NOW.plus_ms(BLOCK_LIFE_MS)), None, "too old");
+    assert_eq!(lease.next(NOW.minus_ms(1)), None, "not opened yet");
+    assert!(lease.next(NOW.plus_ms(BLOCK_LIFE_MS - 1)).is_some());
+    assert_eq!(IdRange::from_bytes(&[0xff; IdRange::BYTES]), None);
+    assert_eq!(IdRange::from_bytes(&[0; IdRange::BYTES - 1]), None);
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! Requests that an edge signs.
+
+use shared::keys::Keyring;
+use shared::keys::request::{LIFE_MS, RequestError, sign, verify};
+use shared::token::Signer;
+
+use super::world::{NOW, key, store};
+
+const PATH: &str = "/v1/batches";
+
+#[test]
+fn a_signed_request_is_its_own_and_no_other() {
+    let store = store();
+    let keyring = Keyring::new(store.deployment, store.for_centre().public).unwrap();
+    let signer = Signer::new(key(&store, "house"));
+    let field = sign(&signer, store.deployment, PATH, b"batch", NOW);
+    let check = |field: &str, path: &str, body: &[u8], now| {
+        verify(field, &keyring, path, body, now).map(|key| key.issuer.to_string())
+    };
+    assert_eq!(check(&field, PATH, b"batch", NOW).as_deref(), Ok("house"));
+    assert!(check(&field, PATH, b"batch", NOW.plus_ms(LIFE_MS)).is_ok());
+    assert_eq!(check(&field, PATH, b"batch", NOW.plus_ms(LIFE_MS + 1)), Err(RequestError::Time));
+    assert_eq!(check(&field, PATH, b"batch", NOW.minus_ms(LIFE_MS + 1)), Err(RequestError::Time));
+    assert_eq!(check(&field, PATH, b"batch.", NOW), Err(RequestError::Signature));
+    assert_eq!(check(&field, "/v1/import", b"batch", NOW), Err(RequestError::Signature));
+
+    let parts: Vec<&str> = field.split('.').collect();
+    let [id, at, signature] = parts[..] else { panic!("{field}") };
+    let later = format!("{id}.{}.{signature}", NOW.0 + 1);
+    assert_eq!(check(&later, PATH, b"batch", NOW), Err(RequestError::Signature));
+    for wrong in ["", ".", "..", &field[1..], &format!("{field}="), &format!("{id}.x.{signature}")]
+    {
+        assert_eq!(check(wrong, PATH, b"batch", NOW), Err(RequestError::Malformed), "{wrong}");
+    }
+    let other = key(&store, "limited").public.id;
+    let swapped = format!("{other}.{at}.{signature}");
+    assert_eq!(check(&swapped, PATH, b"batch", NOW), Err(RequestError::Signature));
+
+    // What another deployment signed is nothing here.
+    let foreign = sign(&signer, shared::keys::DeploymentId(7), PATH, b"batch", NOW);
+    assert_eq!(check(&foreign, PATH, b"batch", NOW), Err(RequestError::Signature));
+    for issuer in ["old", "leaked"] {
+        let signer = Signer::new(key(&store, issuer));
+        let field = sign(&signer, store.deployment, PATH, b"batch", NOW);
+        assert_eq!(check(&field, PATH, b"batch", NOW), Err(RequestError::Key), "{issuer}");
+    }
+}
