@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, Verdict};
+use shared::wire::Event;
+use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, Timestamp, Verdict};
 
 /// Everything that follows from one request. The rim performs it in this order: the events, the
 /// tallies, the reply.
@@ -54,6 +55,24 @@ pub struct Draft {
     pub visitor: Fingerprint,
     /// The whole token, bytes.
     pub token: Vec<u8>,
+}
+
+impl Draft {
+    /// The event, stamped.
+    #[must_use]
+    pub fn at(&self, at: Timestamp) -> Event<'_> {
+        Event {
+            kind: self.kind,
+            at,
+            verdict: self.verdict,
+            flags: self.flags,
+            country: self.country,
+            device: self.device,
+            network: self.network,
+            visitor: self.visitor,
+            token: &self.token,
+        }
+    }
 }
 
 /// Something that happened `count` times and is not kept one by one.

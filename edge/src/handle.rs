@@ -6,6 +6,7 @@ mod link;
 mod reply;
 mod serve;
 
+use shared::id::IdRange;
 use shared::keys::{Jwks, jwks};
 use shared::{ImpressionId, Random, Timestamp};
 
@@ -17,12 +18,20 @@ use crate::request::{Method, Request};
 /// Hands out impression ids. A rim may share one between threads.
 pub trait Ids {
     /// The next id; each only once, in blocks that are opened as [`shared::id::IdAllocator`] says.
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId;
+    /// `None`: there is none now, for ids come from elsewhere.
+    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId>;
 }
 
 impl Ids for shared::id::IdAllocator {
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
-        Self::next(self, now, random)
+    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
+        Some(Self::next(self, now, random))
+    }
+}
+
+/// A lease: whoever owns the block hands out others.
+impl Ids for Option<IdRange> {
+    fn next(&mut self, now: Timestamp, _: &mut dyn Random) -> Option<ImpressionId> {
+        self.as_mut()?.next(now)
     }
 }
 

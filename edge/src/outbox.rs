@@ -6,11 +6,14 @@
 //! byte for byte the same by construction, and numbers have no gaps: a batch that is not on disk
 //! has no number.
 //!
-//! Pure: [`seal`] (stamps, numbers, watermarks, splitting, what a restart does) and [`tallies`]
-//! (slots, and their exactly-once hand-over to batches). Native: [`Outbox`] (the writer),
-//! [`Drain`] (the sender).
+//! Pure: [`seal`] (stamps, numbers, watermarks, splitting, what a restart does), [`tallies`]
+//! (slots, and their exactly-once hand-over to batches), [`shard`] (both together, for an outbox
+//! that lives in a database) and [`parcel`] (how events come there). Native: [`Outbox`] (the
+//! writer), [`Drain`] (the sender).
 
+pub mod parcel;
 pub mod seal;
+pub mod shard;
 pub mod tallies;
 
 #[cfg(feature = "native")]

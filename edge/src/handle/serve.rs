@@ -103,7 +103,10 @@ fn issue(
         let detail = "this edge has no key that signs for this publisher now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     };
-    let id = ids.next(now, random);
+    let Some(id) = ids.next(now, random) else {
+        let detail = "this edge has no impression ids left at the moment; ask again later";
+        return Decision::reply(reply::problem(503, "no_ids", detail));
+    };
     let token = Token {
         test,
         deployment: policy.keys.keyring().deployment(),

@@ -66,8 +66,8 @@ impl Random for Drawn<'_> {
 struct Allocated<'a>(&'a Mutex<IdAllocator>);
 
 impl Ids for Allocated<'_> {
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
-        self.0.lock().next(now, random)
+    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
+        Some(self.0.lock().next(now, random))
     }
 }
 

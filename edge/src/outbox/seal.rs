@@ -2,7 +2,7 @@
 
 use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
 use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, TALLY_BYTES};
-use shared::wire::{Batch, Event, Tally};
+use shared::wire::{Batch, Tally};
 use shared::{Id, OutboxId, Timestamp};
 
 use crate::decision::Draft;
@@ -102,7 +102,7 @@ impl Sealer {
         events: &[Draft],
         tallies: &[Tally],
     ) -> Vec<u8> {
-        let events = events.iter().map(|draft| event(draft, watermark)).collect();
+        let events = events.iter().map(|draft| draft.at(watermark)).collect();
         let tallies = tallies.to_vec();
         Batch { outbox: self.outbox, number, watermark, events, tallies }.to_bytes()
     }
@@ -126,20 +126,6 @@ fn fitting(events: &[Draft], mut bytes: usize) -> usize {
 #[must_use]
 pub fn weight(draft: &Draft) -> usize {
     EVENT_BYTES + draft.token.len()
-}
-
-fn event(draft: &Draft, at: Timestamp) -> Event<'_> {
-    Event {
-        kind: draft.kind,
-        at,
-        verdict: draft.verdict,
-        flags: draft.flags,
-        country: draft.country,
-        device: draft.device,
-        network: draft.network,
-        visitor: draft.visitor,
-        token: &draft.token,
-    }
 }
 
 /// The last batch that a log holds.

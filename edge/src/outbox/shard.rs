@@ -1,0 +1,212 @@
+//! An outbox whose batches and slots are rows of a database that writes what it is given in one
+//! turn, all or nothing: a shard of an edge that has many processes and no disk.
+//!
+//! Pure: every operation returns the rows to write. When they cannot be written the shard is made
+//! again from what the database has ([`Shard::recover`]).
+//!
+//! A shard outlives its process, so a restart goes on in the same epoch. One that has had no events
+//! for a while closes its epoch and falls asleep: a shard that nobody asks holds no minute back, and
+//! costs nothing. The next event opens a new one.
+
+use shared::id::{IdAllocator, IdRange};
+use shared::wire::Tally;
+use shared::{Id, OutboxId, Random, Timestamp};
+
+use super::parcel::Parcel;
+use super::seal::{Last, Sealed, Sealer, next_epoch};
+use super::tallies::{SLOT_BYTES, Slot, TallyTable};
+
+/// How many ids an isolate is leased at once: what a short-lived one leaves unused costs dedup state
+/// of at most this many bits.
+pub const LEASE_IDS: u16 = 256;
+
+/// A slot's row: its place, and its bytes; `None`: the row goes.
+pub type SlotRow = (usize, Option<[u8; SLOT_BYTES]>);
+
+/// Rows to write, in this order, all or nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rows {
+    /// Batches, to be sent in this order, after those that are there.
+    pub batches: Vec<Vec<u8>>,
+    /// Slots.
+    pub slots: Vec<SlotRow>,
+}
+
+/// The shard.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    edge: Id,
+    /// Of the open epoch.
+    sealer: Option<Sealer>,
+    last: Option<Last>,
+    tallies: TallyTable,
+    /// When tallies last went into a batch.
+    handed_over: Timestamp,
+    /// When events last came.
+    events_at: Timestamp,
+    ids: IdAllocator,
+}
+
+/// How a shard passes its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// Without traffic a heartbeat goes out so often, ms.
+    pub heartbeat_ms: u64,
+    /// Under traffic tallies go into a batch so often, ms.
+    pub hand_over_ms: u64,
+    /// After so long without events the epoch is closed, ms.
+    pub idle_ms: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { heartbeat_ms: 1_000, hand_over_ms: 1_000, idle_ms: 60_000 }
+    }
+}
+
+/// What an outbox does that has nothing left to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Idle {
+    /// These rows are written, and sent.
+    Send(Rows),
+    /// Nothing until this time.
+    Wait(Timestamp),
+    /// Nothing until the next event: everything is told, and the epoch is closed.
+    Sleep,
+}
+
+impl Shard {
+    /// Goes on with what the database has: the last batch, the slots, and what is left of the block.
+    #[must_use]
+    pub fn recover(
+        edge: Id,
+        last: Option<Last>,
+        slots: Vec<Option<Slot>>,
+        ids: Option<IdRange>,
+    ) -> Self {
+        let reported = last.map(|last| (last.outbox.epoch, last.number));
+        let (tallies, _) = TallyTable::recover(slots, reported);
+        let sealer = last.as_ref().and_then(Last::unclosed);
+        let watermark = sealer.as_ref().map_or(Timestamp(0), Sealer::watermark);
+        Self {
+            edge,
+            sealer,
+            last,
+            tallies,
+            handed_over: watermark,
+            events_at: watermark,
+            ids: IdAllocator::resume(ids),
+        }
+    }
+
+    /// The open epoch.
+    #[must_use]
+    pub fn outbox(&self) -> Option<OutboxId> {
+        self.sealer.as_ref().map(Sealer::outbox)
+    }
+
+    /// The time of a request at `now`: not before that of an earlier event.
+    #[must_use]
+    pub fn time(&self, now: Timestamp) -> Timestamp {
+        self.sealer.as_ref().map_or(now, |sealer| sealer.stamp(now))
+    }
+
+    /// Takes a parcel: its events become batches, its losses are counted.
+    pub fn take(&mut self, now: Timestamp, parcel: &Parcel, pace: &Pace) -> Rows {
+        let mut rows = Rows::default();
+        let time = self.time(now);
+        for loss in &parcel.losses {
+            let changed = self.tallies.add(time, loss.kind, loss.reason, loss.count);
+            rows.slots.push(self.slot_row(changed));
+        }
+        if !parcel.events.is_empty() {
+            self.events_at = time;
+            let hand_over = time.minus_ms(pace.hand_over_ms) >= self.handed_over;
+            self.seal(now, parcel, hand_over, &mut rows);
+        }
+        rows
+    }
+
+    /// What is to be done when everything that there was is acknowledged.
+    pub fn idle(&mut self, now: Timestamp, pace: &Pace) -> Idle {
+        let mut rows = Rows::default();
+        if self.sealer.is_none() {
+            if self.tallies.is_empty() {
+                return Idle::Sleep;
+            }
+            // Losses without an event: an epoch for them, which the next turn closes.
+            self.seal(now, &Parcel::default(), true, &mut rows);
+            return Idle::Send(rows);
+        }
+        let time = self.time(now);
+        if time.minus_ms(pace.idle_ms) >= self.events_at {
+            self.close(&mut rows);
+            return Idle::Send(rows);
+        }
+        let watermark = self.last.map_or(Timestamp(0), |last| last.watermark);
+        let due = watermark.plus_ms(pace.heartbeat_ms);
+        if time < due {
+            return Idle::Wait(due);
+        }
+        self.seal(now, &Parcel::default(), true, &mut rows);
+        Idle::Send(rows)
+    }
+
+    /// Leases ids; what is left of the block is to be written before they are given out.
+    pub fn lease(&mut self, now: Timestamp, random: &mut dyn Random) -> (IdRange, Option<IdRange>) {
+        let leased = self.ids.lease(now, random, LEASE_IDS);
+        (leased, self.ids.open().copied())
+    }
+
+    /// Seals events, and with `hand_over` (or when they are due) the tallies.
+    fn seal(&mut self, now: Timestamp, parcel: &Parcel, hand_over: bool, rows: &mut Rows) {
+        let open = || Sealer::new(next_epoch(self.edge, now, self.last.as_ref()));
+        let sealer = self.sealer.clone().unwrap_or_else(open);
+        let watermark = sealer.stamp(now);
+        self.tallies.raise_floor(watermark);
+        let due = hand_over || self.tallies.is_due(watermark);
+        let tallies = if due { self.hand_over(watermark, &sealer) } else { Vec::new() };
+        let sealed = sealer.seal(now, &parcel.events, &tallies);
+        self.sealer = Some(sealer);
+        self.commit(sealed, rows);
+    }
+
+    fn close(&mut self, rows: &mut Rows) {
+        if let Some(sealer) = self.sealer.clone() {
+            let tallies = self.hand_over(sealer.watermark(), &sealer);
+            let sealed = sealer.close(&tallies);
+            self.commit(sealed, rows);
+            self.sealer = None;
+        }
+    }
+
+    /// Everything that is counted goes into the next batch.
+    fn hand_over(&mut self, now: Timestamp, sealer: &Sealer) -> Vec<Tally> {
+        self.handed_over = now;
+        if self.tallies.is_empty() {
+            return Vec::new();
+        }
+        self.tallies.mark(sealer.outbox().epoch, sealer.next()).0
+    }
+
+    /// Batches and slots are written in one turn, so no mark is ever seen there.
+    fn commit(&mut self, sealed: Sealed, rows: &mut Rows) {
+        for changed in self.tallies.reported() {
+            rows.slots.push(self.slot_row(changed));
+        }
+        if let Some(sealer) = &mut self.sealer {
+            sealer.commit(&sealed);
+            let number = sealer.next() - 1;
+            let outbox = sealer.outbox();
+            self.last = Some(Last { outbox, number, watermark: sealed.watermark });
+        }
+        rows.batches.extend(sealed.batches);
+    }
+
+    fn slot_row(&self, at: usize) -> SlotRow {
+        (at, self.tallies.slot(at).map(|slot| Slot::to_bytes(Some(slot))))
+    }
+}
+
+#[cfg(test)]
+mod tests;
