@@ -8,6 +8,7 @@ use eventlog::{DEAD, Log, Message};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use shared::import::ImportChunk;
+use shared::keys::request::{self, RequestError};
 use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
 use shared::wire::{DeadLetter, Word};
 use shared::{Clock, OutboxId, PartitionMap, Timestamp};
@@ -197,19 +198,31 @@ impl<L: Log> Collector<L> {
     }
 
     /// As [`Collector::submit`], of a sender that is known to be this edge: a batch of another one
-    /// is refused.
+    /// is refused. The shards of an edge are called after it, `edge--…`.
     ///
     /// # Errors
     /// As [`Collector::submit`].
     pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let reason = match inspect(&batch) {
-            Ok(inspected) if inspected.edge.as_str() == edge => {
+            Ok(inspected) if is_of(edge, inspected.edge.as_str()) => {
                 return self.take(inspected, batch).await;
             }
             Ok(other) => format!("a batch of edge {} that edge {edge} has sent", other.edge),
             Err(reason) => reason,
         };
         Err(self.refuse(&format!("edge {edge}"), reason, &batch).await)
+    }
+
+    /// Whether a request is signed by a key that signs for this deployment now.
+    pub(crate) fn check_request(
+        &self,
+        field: &[u8],
+        path: &str,
+        body: &[u8],
+    ) -> Result<(), RequestError> {
+        let field = std::str::from_utf8(field).map_err(|_| RequestError::Malformed)?;
+        let keys = Arc::clone(&self.keys.borrow());
+        request::verify(field, &keys.keyring, path, body, self.clock.now()).map(drop)
     }
 
     async fn take(&self, inspected: Inspected, batch: Bytes) -> Result<Receipt, SubmitError> {
@@ -333,6 +346,12 @@ impl<L: Log> Collector<L> {
         drop(items);
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
+}
+
+/// Whether a batch's edge is this one or a shard of it.
+fn is_of(edge: &str, sender: &str) -> bool {
+    let rest = sender.strip_prefix(edge);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("--"))
 }
 
 fn closing() -> SubmitError {

@@ -1,8 +1,9 @@
 //! The HTTP gateway: batches and chunks from outside, for edges without NATS, servers and importers.
 //!
-//! It has no door of its own: whoever mounts it lets the operator's key in and nobody else. Until
-//! there are accounts, that key may send under any edge's name, those of our own outboxes too; a
-//! number that one of them has used is skipped as redelivered.
+//! Two may come in: the operator's key, which whoever mounts it looks at; and, for batches, an edge
+//! that signs its request with its issuer's key ([`request`]), which is looked at here. Until there
+//! are accounts, either may send under any edge's name, those of our own outboxes too; a number that
+//! one of them has used is skipped as redelivered.
 
 pub mod letters;
 
@@ -18,6 +19,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use eventlog::Log;
 use shared::import::ImportChunk;
+use shared::keys::request;
 use shared::limits::GATEWAY_BODY_BYTES_MAX;
 use shared::problem::{self, Problem};
 use shared::wire::json::JsonBatch;
@@ -27,6 +29,8 @@ use crate::collector::{Collector, Receipt, SubmitError};
 
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
+/// The route for batches: the only one that takes a signature for a key.
+pub const BATCHES_PATH: &str = "/v1/batches";
 /// Bodies that are read at the same time; one more waits.
 const BODIES_MAX: usize = 16;
 const RETRY_AFTER_S: &str = "1";
@@ -40,20 +44,20 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 
 /// `POST /v1/batches` and `POST /v1/import`; and what [`letters`] says of dead letters.
 ///
-/// - Batches: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or `application/json`
+/// - Batches, signed or with the operator's key: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or `application/json`
 ///   ([`JsonBatch`]); 202 with `{"clock_ahead_ms"}` (the sender's clock against ours, see
 ///   [`Receipt`]) when every partition has it durably. A batch that cannot be decoded is 400, and
 ///   lies with the dead letters.
 /// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every
 ///   partition has it durably.
 ///
-/// Errors are RFC 9457 problems: 400, 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
+/// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
 /// Retry-After when the log is away.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     let letters = letters::router(Arc::clone(&collector));
     let gateway = Arc::new(Gateway { collector, bodies: Semaphore::new(BODIES_MAX) });
     Router::new()
-        .route("/v1/batches", post(batches::<L>).fallback(only_post))
+        .route(BATCHES_PATH, post(batches::<L>).fallback(only_post))
         .route("/v1/import", post(import::<L>).fallback(only_post))
         .layer(DefaultBodyLimit::max(GATEWAY_BODY_BYTES_MAX))
         .with_state(gateway)
@@ -67,11 +71,17 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
         other => return unsupported(other, "a binary batch or application/json"),
     };
     let sender = sender(&request);
+    let signature = request.headers().get(request::FIELD).cloned();
     let body = match body(&gateway, request).await {
         Ok(body) => body,
         Err(response) => return response,
     };
     let collector = &gateway.collector;
+    if let Some(signature) = signature
+        && let Err(error) = collector.check_request(signature.as_bytes(), BATCHES_PATH, &body)
+    {
+        return problem(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string());
+    }
     let batch = match if json { from_json(&body) } else { Ok(body.clone()) } {
         Ok(batch) => batch,
         Err(reason) => return refused(&collector.refuse(&sender, reason, &body).await),

@@ -419,6 +419,14 @@ pub(crate) enum KeysCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print what an edge elsewhere signs with, a secret: `… | wrangler secret put EDGE_KEYS`
+    Edge {
+        #[command(flatten)]
+        data: DataArgs,
+        /// Whose keys it signs with
+        #[arg(long, value_name = "ID")]
+        issuer: Id,
+    },
     /// Give an issuer a new key, and retire the one before after an overlap
     Rotate {
         #[command(flatten)]

@@ -29,6 +29,11 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
             terminal::line(format!("made key {id} of issuer {issuer}; it signs from {from} on"));
         }
         KeysCommand::List { data, json } => list(&Place::of(data)?.keys()?, *json, now)?,
+        KeysCommand::Edge { data, issuer } => {
+            let keys = Place::of(data)?.keys()?.for_edge(*issuer).map_err(Failure::usage)?;
+            let text = serde_json::to_string(&keys).map_err(Failure::fatal)?;
+            terminal::line(text);
+        }
         KeysCommand::Rotate { data, issuer, overlap } => {
             let ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
             let place = Place::of(data)?;

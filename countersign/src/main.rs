@@ -2,7 +2,8 @@
 //!
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
 //! directory, [`disk`] its room, [`objects`] object stores by URL, [`archive`] the log as files,
-//! [`deployment`] what the parts share on NATS; [`admin`] the operator's key; [`keys`], [`import`],
+//! [`deployment`] what the parts share on NATS; [`published`] what edges
+//! elsewhere are told; [`admin`] the operator's key; [`keys`], [`import`],
 //! [`simulate`], [`recount`], [`backup`], [`operate`], [`up`] and [`roles`] are the commands. The rooms
 //! below know nothing of each other: what connects them is in [`up`], all in one process, and
 //! [`roles`], each in its own.
@@ -21,6 +22,7 @@ mod keys;
 mod objects;
 mod operate;
 mod process;
+mod published;
 mod recount;
 mod roles;
 mod settings;

@@ -7,16 +7,18 @@ use axum::http::{Method, Request, StatusCode, header};
 use axum::response::Response;
 use eventlog::DEAD;
 use eventlog::fake::{Faults, MemLog};
-use shared::Kind;
+use shared::keys::request;
 use shared::limits::GATEWAY_BODY_BYTES_MAX;
 use shared::problem::Problem;
+use shared::token::Signer;
 use shared::wire::Batch;
 use shared::wire::json::JsonBatch;
+use shared::{Kind, OutboxId};
 use tower::ServiceExt;
 
-use super::world::{Rig, World, batch, event, read_all, rig};
+use super::world::{ISSUER, NOW, Rig, World, batch, event, read_all, rig};
 use crate::Settings;
-use crate::gateway::{BATCH_CONTENT_TYPE, router};
+use crate::gateway::{BATCH_CONTENT_TYPE, BATCHES_PATH, router};
 
 fn start() -> Rig<MemLog> {
     let settings =
@@ -78,6 +80,56 @@ async fn batches_are_taken_in_all_their_forms() {
     let all = read_all(&*rig.log).await;
     assert_eq!(all.len(), 4);
     assert!(all.values().all(|news| news.rows.len() == 1 && news.rows[0].outcome == Ok(None)));
+}
+
+#[tokio::test]
+async fn a_signature_lets_its_own_batch_in() {
+    let rig = start();
+    let world = World::new();
+    let token = world.token(1);
+    let bytes = |number| batch(number, vec![event(Kind::Click, &token)], Vec::new());
+    let signer = Signer::new(world.key(ISSUER));
+    let signature =
+        |body: &[u8]| request::sign(&signer, world.store.deployment, BATCHES_PATH, body, NOW);
+    let send = async |signature: String, body: Vec<u8>| {
+        let request = Request::post(BATCHES_PATH).header(request::FIELD, signature);
+        let request = request.header(header::CONTENT_TYPE, BATCH_CONTENT_TYPE);
+        let request = request.body(Body::from(body)).unwrap();
+        router(Arc::clone(&rig.collector)).oneshot(request).await.unwrap()
+    };
+    let response = send(signature(&bytes(0)), bytes(0)).await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    for wrong in [signature(&bytes(0)), String::new(), "x".to_owned()] {
+        let (kind, _) = problem(send(wrong, bytes(1)).await, StatusCode::UNAUTHORIZED).await;
+        assert_eq!(kind, "unauthorized");
+    }
+    assert_eq!(read_all(&*rig.log).await.len(), 1);
+    assert!(rig.log.messages(DEAD).is_empty(), "who is not let in fills no dead letters");
+}
+
+#[tokio::test]
+async fn an_edge_sends_for_its_shards_and_nobody_else() {
+    let rig = start();
+    let token = World::new().token(1);
+    // `batch` names the edge `edge-1`.
+    let bytes = batch(0, vec![event(Kind::Click, &token)], Vec::new());
+    let edge = Batch::read(&bytes).unwrap().outbox.edge.to_string();
+    let shard = Batch {
+        outbox: OutboxId { edge: "w--FRA-0".parse().unwrap(), epoch: 1 },
+        ..Batch::read(&bytes).unwrap()
+    }
+    .to_bytes();
+    for (sender, batch, taken) in [
+        (edge.as_str(), &bytes, true),
+        ("w", &shard, true),
+        ("w--FRA-0", &shard, true),
+        ("w-", &shard, false),
+        ("v", &shard, false),
+        (&edge[..edge.len() - 1], &bytes, false),
+    ] {
+        let submitted = rig.collector.submit_of(sender, batch.clone().into()).await;
+        assert_eq!(submitted.is_ok(), taken, "{sender}");
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::objects;
 use crate::process;
+use crate::published;
 use crate::settings::Settings;
 
 /// Everything, opened and connected; only the edge's sink is missing.
@@ -59,6 +60,11 @@ pub(crate) struct EdgeParts {
 }
 
 impl EdgeParts {
+    /// Where visitors find it.
+    fn public_url(&self) -> PublicUrl {
+        self.policies.load().public_url.clone()
+    }
+
     /// The whole.
     pub(crate) fn with<S>(self, sink: Arc<S>) -> edge::native::Parts<S> {
         let Self { policies, catalogue, outbox, metrics, settings } = self;
@@ -128,8 +134,9 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         Arc::new(admin),
         public_keys,
         disk.degraded(),
-        demo.then_some(edge_url.as_str()),
+        demo.then_some(edge.public_url().as_str()),
     );
+    let api = api.merge(published::router(keys.collector.subscribe(), catalogue_file));
     hints::print(settings, &edge_url, &api_url, &origin, demo);
     Ok(Opened {
         edge_listener,

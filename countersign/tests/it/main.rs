@@ -17,4 +17,5 @@ mod role_faults;
 mod roles;
 mod simulate;
 mod up;
+mod worker;
 mod world;
