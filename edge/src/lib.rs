@@ -18,8 +18,9 @@ pub mod native;
 pub mod outbox;
 pub mod policy;
 pub mod request;
+pub mod worker;
 
 pub use decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 pub use handle::{Ids, handle};
-pub use policy::{Keys, Policy, PublicUrl};
+pub use policy::{Keys, Policy, PublicUrl, Published};
 pub use request::{Method, Request};

@@ -5,7 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use shared::keys::{EdgeKeys, KeyError, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared::keys::{
+    EdgeKeys, KeyError, KeyStore, Keyring, PriceKey, PublicKey, TagKeys, VisitorKey,
+};
 use shared::token::Signer;
 use shared::{Id, Timestamp};
 
@@ -23,6 +27,23 @@ pub struct Policy {
     pub keys: Arc<Keys>,
     /// The ads and placements.
     pub catalogue: Arc<Catalogue>,
+}
+
+/// What the centre tells edges elsewhere: whom to believe, and what to show. They ask for it with a
+/// signed request ([`shared::keys::request`]) and keep the last one that they got.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The public keys of all issuers, as they are in force.
+    pub public: Vec<PublicKey>,
+    /// The catalogue in its JSON form; left out where the centre has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalogue: Option<Box<RawValue>>,
+}
+
+impl Published {
+    /// Where the centre tells it.
+    pub const PATH: &str = "/v1/edge/policy";
 }
 
 /// An absolute http or https address without query and without a slash at its end.
@@ -93,10 +114,17 @@ impl Keys {
         self.signers.iter().find(|(signer, _)| fits(signer)).map(|(signer, price)| (signer, price))
     }
 
+    /// The newest key that signs at `now`, for whichever publishers: an edge's requests to the
+    /// centre are signed with it.
+    #[must_use]
+    pub fn newest(&self, now: Timestamp) -> Option<&Signer> {
+        self.signers.iter().map(|(signer, _)| signer).find(|signer| signer.public.signs_at(now))
+    }
+
     /// Whether any key signs at `now`.
     #[must_use]
     pub fn can_sign(&self, now: Timestamp) -> bool {
-        self.signers.iter().any(|(signer, _)| signer.public.signs_at(now))
+        self.newest(now).is_some()
     }
 
     /// All public keys of the deployment.

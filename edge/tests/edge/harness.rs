@@ -194,6 +194,18 @@ impl Reply {
         lines.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
+    /// Its fields, names in lower case; several of one name as a list (RFC 9110 §5.3).
+    pub(crate) fn fields(&self) -> BTreeMap<String, String> {
+        let mut fields = BTreeMap::<String, String>::new();
+        for (name, value) in self.head.lines().filter_map(|line| line.split_once(": ")) {
+            fields
+                .entry(name.to_owned())
+                .and_modify(|before| *before += &format!(", {value}"))
+                .or_insert_with(|| value.to_owned());
+        }
+        fields
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }

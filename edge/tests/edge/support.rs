@@ -46,15 +46,22 @@ pub(crate) struct World {
     pub(crate) unknown: IssuerKey,
     /// Another deployment altogether.
     pub(crate) foreign: KeyStore,
+    /// The time by which it was made.
+    pub(crate) now: Timestamp,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::at(NOW)
+    }
+
+    /// The same at another time.
+    pub(crate) fn at(now: Timestamp) -> Self {
         let mut random = Seeded::new(7);
         let mut store = KeyStore::generate(&mut random);
-        let long_ago = NOW.minus_ms(240 * HOUR_MS);
+        let long_ago = now.minus_ms(240 * HOUR_MS);
         let first = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
-        store.rotate(EDGE, NOW.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
+        store.rotate(EDGE, now.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
         let bad = Id::literal("bad");
         let revoked = store.create(bad, vec![], long_ago, &mut random).unwrap();
         store.revoke(revoked).unwrap();
@@ -69,21 +76,26 @@ impl World {
         let mut foreign = KeyStore::generate(&mut random);
         foreign.create(EDGE, vec![], long_ago, &mut random).unwrap();
         Self {
-            live: store.signing(EDGE, NOW).unwrap().clone(),
+            live: store.signing(EDGE, now).unwrap().clone(),
             retired: find(&store, first),
             revoked: find(&store, revoked),
             narrow: find(&store, narrow),
             unknown: find(&other, unknown),
             store,
             foreign,
+            now,
         }
+    }
+
+    pub(crate) fn keys(&self) -> Keys {
+        Keys::of_store(&self.store, EDGE).unwrap()
     }
 
     pub(crate) fn policy(&self) -> Policy {
         Policy {
             public_url: "https://edge.example".parse().unwrap(),
             beacons: Durability::Durable,
-            keys: Arc::new(Keys::of_store(&self.store, EDGE).unwrap()),
+            keys: Arc::new(self.keys()),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).unwrap()),
         }
     }
@@ -99,14 +111,14 @@ impl World {
             "foreign" => (&self.foreign.issuers[0], &self.foreign),
             other => panic!("no key {other}"),
         };
-        let issued_at = Timestamp(NOW.0.checked_add_signed(-spec.ago_s * 1000).unwrap());
+        let issued_at = Timestamp(self.now.0.checked_add_signed(-spec.ago_s * 1000).unwrap());
         let network = Network::of(spec.visitor_at.parse().unwrap_or([0, 0, 0, 0].into()));
         let visitor = if spec.visitor_at.is_empty() {
             Fingerprint::NONE
         } else {
             store.visitor_key().of_request(issued_at, network, spec.visitor_agent.as_bytes())
         };
-        let id = ids(u64::try_from(spec.seq).unwrap());
+        let id = ids(self.now, u64::try_from(spec.seq).unwrap());
         let token = Token {
             test: false,
             deployment: store.deployment,
@@ -139,15 +151,15 @@ impl World {
     }
 }
 
-fn ids(seed: u64) -> ImpressionId {
-    IdAllocator::default().next(NOW.minus_ms(HOUR_MS / 2), &mut Seeded::new(seed))
+fn ids(now: Timestamp, seed: u64) -> ImpressionId {
+    IdAllocator::default().next(now.minus_ms(HOUR_MS / 2), &mut Seeded::new(seed))
 }
 
 #[derive(Deserialize, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TokenSpec {
     pub(crate) key: String,
-    /// Seconds before [`NOW`]; negative: after.
+    /// Seconds before [`World::now`]; negative: after.
     pub(crate) ago_s: i64,
     /// The address that it was given to with consent; empty: without.
     pub(crate) visitor_at: String,

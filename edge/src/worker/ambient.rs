@@ -1,0 +1,34 @@
+//! The platform's clock and randomness.
+
+use js_sys::{Function, Reflect, Uint8Array};
+use shared::{Random, Timestamp};
+use wasm_bindgen::{JsCast as _, JsValue};
+
+/// The time, as of the last I/O: on Workers the clock stands still in between.
+pub(super) fn now() -> Timestamp {
+    Timestamp(worker::Date::now().as_millis())
+}
+
+/// `crypto.getRandomValues`.
+#[derive(Debug)]
+pub(super) struct SystemRandom;
+
+impl Random for SystemRandom {
+    /// # Panics
+    /// When the platform has no randomness to give: nothing that we sign would be safe.
+    fn fill(&mut self, bytes: &mut [u8]) {
+        // At most 65 536 bytes a call (Web Crypto, §10.1.1).
+        for part in bytes.chunks_mut(65_536) {
+            let length = u32::try_from(part.len()).expect("a part is no longer than that");
+            let array = Uint8Array::new_with_length(length);
+            draw(&array).expect("the platform gives random bytes");
+            array.copy_to(part);
+        }
+    }
+}
+
+fn draw(array: &Uint8Array) -> Result<(), JsValue> {
+    let crypto = Reflect::get(&js_sys::global(), &"crypto".into())?;
+    let draw: Function = Reflect::get(&crypto, &"getRandomValues".into())?.dyn_into()?;
+    draw.call1(&crypto, array).map(drop)
+}

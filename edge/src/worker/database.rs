@@ -1,0 +1,233 @@
+//! A shard's rows in the Durable Object's SQLite.
+
+use js_sys::{Function, Reflect};
+use shared::id::IdRange;
+use wasm_bindgen::closure::Closure;
+use wasm_bindgen::{JsCast as _, JsValue};
+use worker::{SqlStorage, SqlStorageValue, State};
+
+use crate::outbox::seal::Last;
+use crate::outbox::shard::{Rows, Shard};
+use crate::outbox::tallies::{SLOTS, Slot};
+
+const TABLES: [&str; 3] = [
+    "CREATE TABLE IF NOT EXISTS batches (
+        sequence INTEGER PRIMARY KEY, bytes BLOB NOT NULL, acked INTEGER NOT NULL DEFAULT 0)",
+    "CREATE TABLE IF NOT EXISTS slots (place INTEGER PRIMARY KEY, bytes BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, bytes BLOB NOT NULL)",
+];
+/// What is left of the open block.
+const IDS: &str = "ids";
+/// The shard's name.
+const EDGE: &str = "edge";
+/// What the centre told last, and its entity tag.
+const POLICY: &str = "policy";
+const POLICY_TAG: &str = "policy-tag";
+
+/// The rows, and what is known of them without a query.
+#[derive(Debug)]
+pub(super) struct Database {
+    sql: SqlStorage,
+    /// For `transactionSync`, which the crate does not bind.
+    storage: JsValue,
+    /// The last batch's row; it stays when it is acknowledged, for it has the last number.
+    last: i64,
+    /// Bytes of batches that are not acknowledged.
+    bytes: u64,
+}
+
+/// A batch that is not acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Unsent {
+    pub(super) sequence: i64,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Database {
+    /// Makes the tables where there are none.
+    pub(super) fn open(state: &State) -> worker::Result<Self> {
+        let storage = state.storage();
+        let sql = storage.sql();
+        for table in TABLES {
+            sql.exec(table, None)?;
+        }
+        let storage = JsValue::from(storage.as_raw());
+        let query = "SELECT coalesce(max(sequence), 0), \
+                     coalesce(sum(length(bytes) * (1 - acked)), 0) FROM batches";
+        let rows = rows(&sql, query, Vec::new())?;
+        let number = |at: usize| match rows.first().and_then(|row| row.get(at)) {
+            Some(SqlStorageValue::Integer(number)) => *number,
+            Some(SqlStorageValue::Float(number)) => *number as i64,
+            _ => 0,
+        };
+        let (last, bytes) = (number(0), u64::try_from(number(1)).unwrap_or(0));
+        Ok(Self { sql, storage, last, bytes })
+    }
+
+    /// Bytes of batches that are not acknowledged.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The name that this shard was given; the first one stays.
+    pub(super) fn edge(&self) -> worker::Result<Option<String>> {
+        let name = self.meta(EDGE)?;
+        Ok(name.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    pub(super) fn set_edge(&self, name: &str) -> worker::Result<()> {
+        self.set_meta(EDGE, name.as_bytes().to_vec())
+    }
+
+    /// The shard as it was left.
+    pub(super) fn shard(&self, edge: shared::Id) -> worker::Result<Shard> {
+        let damaged =
+            |what: &str| worker::Error::RustError(format!("the outbox is damaged: {what}"));
+        let query = "SELECT bytes FROM batches WHERE sequence = ?";
+        let last = rows(&self.sql, query, vec![SqlStorageValue::Integer(self.last)])?;
+        let last = last.into_iter().next().and_then(|row| row.into_iter().next());
+        let last = match last {
+            Some(SqlStorageValue::Blob(bytes)) => {
+                Some(Last::read(&bytes).map_err(|error| damaged(&error.to_string()))?)
+            }
+            _ => None,
+        };
+        let mut slots = vec![None; SLOTS];
+        for row in rows(&self.sql, "SELECT place, bytes FROM slots", Vec::new())? {
+            let (place, bytes) = place_and_bytes(row).ok_or_else(|| damaged("a slot's row"))?;
+            let bytes = bytes.try_into().map_err(|_| damaged("a slot's size"))?;
+            let slot = slots.get_mut(place as usize).ok_or_else(|| damaged("a slot's place"))?;
+            *slot = Slot::from_bytes(&bytes).map_err(damaged)?;
+        }
+        let ids = self.meta(IDS)?.and_then(|bytes| IdRange::from_bytes(&bytes));
+        Ok(Shard::recover(edge, last, slots, ids))
+    }
+
+    /// Writes rows, all or nothing. They are durable when the object's next reply goes out.
+    pub(super) fn write(&mut self, rows: Rows) -> worker::Result<()> {
+        let (batches, slots) = (rows.batches.len(), rows.slots.len());
+        let bytes: u64 = rows.batches.iter().map(|batch| batch.len() as u64).sum();
+        let (sql, first) = (self.sql.clone(), self.last + 1);
+        let write = move || insert(&sql, first, rows);
+        // One statement is atomic by itself.
+        if batches + slots > 1 {
+            self.transaction(write)?
+        } else {
+            write()?
+        }
+        self.last += batches as i64;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// What is left of the block.
+    pub(super) fn write_ids(&self, ids: Option<IdRange>) -> worker::Result<()> {
+        let bytes = ids.map(|ids| ids.to_bytes().to_vec()).unwrap_or_default();
+        self.set_meta(IDS, bytes)
+    }
+
+    /// The oldest batches that are not acknowledged, beginning after `after`: at most `count`.
+    pub(super) fn unsent(&self, after: i64, count: i64) -> worker::Result<Vec<Unsent>> {
+        let query = "SELECT sequence, bytes FROM batches WHERE acked = 0 AND sequence > ? \
+                     ORDER BY sequence LIMIT ?";
+        let arguments = vec![SqlStorageValue::Integer(after), SqlStorageValue::Integer(count)];
+        let found = rows(&self.sql, query, arguments)?.into_iter().filter_map(place_and_bytes);
+        Ok(found.map(|(sequence, bytes)| Unsent { sequence, bytes }).collect())
+    }
+
+    /// The collector has this batch.
+    pub(super) fn acknowledge(&mut self, batch: &Unsent) -> worker::Result<()> {
+        let sequence = vec![SqlStorageValue::Integer(batch.sequence)];
+        if batch.sequence == self.last {
+            self.sql.exec("UPDATE batches SET acked = 1 WHERE sequence = ?", sequence)?;
+        } else {
+            self.sql.exec("DELETE FROM batches WHERE sequence = ?", sequence)?;
+        }
+        self.bytes = self.bytes.saturating_sub(batch.bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Forgets acknowledged batches that were the last ones once.
+    pub(super) fn trim(&self) -> worker::Result<()> {
+        let last = vec![SqlStorageValue::Integer(self.last)];
+        self.sql.exec("DELETE FROM batches WHERE acked = 1 AND sequence < ?", last).map(drop)
+    }
+
+    /// What the centre told last: its entity tag and the text.
+    pub(super) fn policy(&self) -> worker::Result<Option<(String, String)>> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let told = self.meta(POLICY_TAG)?.zip(self.meta(POLICY)?);
+        Ok(told.map(|(tag, policy)| (text(tag), text(policy))))
+    }
+
+    pub(super) fn set_policy(&self, (tag, text): &(String, String)) -> worker::Result<()> {
+        self.set_meta(POLICY, text.as_bytes().to_vec())?;
+        self.set_meta(POLICY_TAG, tag.as_bytes().to_vec())
+    }
+
+    fn meta(&self, name: &str) -> worker::Result<Option<Vec<u8>>> {
+        let name = vec![SqlStorageValue::String(name.to_owned())];
+        let found = rows(&self.sql, "SELECT bytes FROM meta WHERE name = ?", name)?;
+        let value = found.into_iter().next().and_then(|row| row.into_iter().next());
+        Ok(match value {
+            Some(SqlStorageValue::Blob(bytes)) => Some(bytes),
+            _ => None,
+        })
+    }
+
+    fn set_meta(&self, name: &str, bytes: Vec<u8>) -> worker::Result<()> {
+        let arguments =
+            vec![SqlStorageValue::String(name.to_owned()), SqlStorageValue::Blob(bytes)];
+        self.sql.exec("INSERT OR REPLACE INTO meta VALUES (?, ?)", arguments).map(drop)
+    }
+
+    /// `transactionSync`: what `work` wrote is taken back when it fails.
+    fn transaction(
+        &self,
+        work: impl FnOnce() -> worker::Result<()> + 'static,
+    ) -> worker::Result<()> {
+        let run = Closure::once(move || work().map_err(JsValue::from));
+        let begin: Function = Reflect::get(&self.storage, &"transactionSync".into())?.dyn_into()?;
+        begin.call1(&self.storage, run.as_ref())?;
+        Ok(())
+    }
+}
+
+fn insert(sql: &SqlStorage, first: i64, rows: Rows) -> worker::Result<()> {
+    for (sequence, batch) in (first..).zip(rows.batches) {
+        let row = vec![SqlStorageValue::Integer(sequence), SqlStorageValue::Blob(batch)];
+        sql.exec("INSERT INTO batches (sequence, bytes) VALUES (?, ?)", row)?;
+    }
+    for (place, slot) in rows.slots {
+        let place = SqlStorageValue::Integer(place as i64);
+        match slot {
+            Some(bytes) => {
+                let row = vec![place, SqlStorageValue::Blob(bytes.to_vec())];
+                sql.exec("INSERT OR REPLACE INTO slots VALUES (?, ?)", row)?;
+            }
+            None => drop(sql.exec("DELETE FROM slots WHERE place = ?", vec![place])?),
+        }
+    }
+    Ok(())
+}
+
+fn rows(
+    sql: &SqlStorage,
+    query: &str,
+    arguments: Vec<SqlStorageValue>,
+) -> worker::Result<Vec<Vec<SqlStorageValue>>> {
+    sql.exec(query, arguments)?.raw().collect()
+}
+
+fn place_and_bytes(row: Vec<SqlStorageValue>) -> Option<(i64, Vec<u8>)> {
+    let mut values = row.into_iter();
+    let place = match values.next()? {
+        SqlStorageValue::Integer(place) => place,
+        SqlStorageValue::Float(place) => place as i64,
+        _ => return None,
+    };
+    match values.next()? {
+        SqlStorageValue::Blob(bytes) => Some((place, bytes)),
+        _ => None,
+    }
+}

@@ -1,0 +1,202 @@
+//! As much of the NATS client protocol as publishing to a stream needs. Pure: bytes in, bytes out.
+//!
+//! <https://docs.nats.io/reference/reference-protocols/nats-protocol>; async-nats does not compile to
+//! Wasm.
+
+use shared::text::hex;
+
+use super::nkey;
+use super::settings::{Credentials, NatsServer};
+
+/// The longest line of a server that is read.
+const LINE_BYTES_MAX: usize = 64 << 10;
+/// The longest payload of a server that is read: acknowledgements are short.
+const PAYLOAD_BYTES_MAX: usize = 64 << 10;
+
+/// What a server says of itself when a client comes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Info {
+    /// To be signed by who has an nkey.
+    pub nonce: Option<String>,
+    /// It speaks TLS with everybody.
+    pub tls_required: bool,
+    /// It speaks TLS with whoever wants to.
+    pub tls_available: bool,
+    /// The largest payload, bytes.
+    pub max_payload: usize,
+}
+
+/// What a server sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// The first line.
+    Info(Info),
+    /// It wants an answer.
+    Ping,
+    /// An answer.
+    Pong,
+    /// To the last word of the inbox: an acknowledgement, or why there is none.
+    Answer {
+        /// The number that was published with.
+        number: u64,
+        /// Whether the stream has it.
+        stored: Result<(), String>,
+    },
+    /// It will say no more.
+    Error(String),
+}
+
+/// Reads what a server sends, in whatever pieces it comes.
+#[derive(Debug, Default)]
+pub struct Reader {
+    bytes: Vec<u8>,
+}
+
+impl Reader {
+    /// More bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next thing that was sent whole; `None` when more is needed.
+    ///
+    /// # Errors
+    /// When no server of NATS sends this.
+    pub fn next(&mut self) -> Result<Option<Sent>, String> {
+        loop {
+            let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") else {
+                let long = self.bytes.len() > LINE_BYTES_MAX;
+                return if long { Err("a line without end".to_owned()) } else { Ok(None) };
+            };
+            let line = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
+            let mut words = line.split_ascii_whitespace();
+            let sent = match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
+                "INFO" => {
+                    let text = line.get(5..).unwrap_or_default();
+                    let info = serde_json::from_str(text);
+                    Some(Sent::Info(info.map_err(|error| format!("INFO: {error}"))?))
+                }
+                "PING" => Some(Sent::Ping),
+                "PONG" => Some(Sent::Pong),
+                "+OK" => None,
+                "-ERR" => Some(Sent::Error(line.get(5..).unwrap_or_default().to_owned())),
+                verb @ ("MSG" | "HMSG") => {
+                    let words: Vec<&str> = words.collect();
+                    let Some(payload) = self.payload(end + 2, verb == "HMSG", &words)? else {
+                        return Ok(None);
+                    };
+                    let (answer, after) = payload;
+                    self.bytes.drain(..after);
+                    match answer {
+                        Some(answer) => return Ok(Some(answer)),
+                        None => continue,
+                    }
+                }
+                other => return Err(format!("not a word of NATS: {other:.40}")),
+            };
+            self.bytes.drain(..end + 2);
+            if sent.is_some() {
+                return Ok(sent);
+            }
+        }
+    }
+
+    /// A message's payload at `at`, read as an acknowledgement, and where it ends.
+    #[expect(clippy::type_complexity, reason = "not yet there; no answer of ours; the answer")]
+    fn payload(
+        &self,
+        at: usize,
+        has_headers: bool,
+        words: &[&str],
+    ) -> Result<Option<(Option<Sent>, usize)>, String> {
+        // Subject, subscription, perhaps where answers go, perhaps bytes of headers, bytes of all.
+        let number = |word: &str| word.parse::<usize>().ok().filter(|n| *n <= PAYLOAD_BYTES_MAX);
+        let (least, sizes) = if has_headers { (4, 2) } else { (3, 1) };
+        let read: Option<Vec<usize>> =
+            words.iter().rev().take(sizes).map(|word| number(word)).collect();
+        let fits = read.filter(|read| words.len() >= least && read.len() == sizes);
+        let (Some(read), Some(subject)) = (fits, words.first()) else {
+            return Err("a message without its size".to_owned());
+        };
+        let (total, headers) = (read[0], read.get(1).copied().unwrap_or(0));
+        let after = at + total + 2;
+        if self.bytes.len() < after {
+            return Ok(None);
+        }
+        let whole = &self.bytes[at..at + total];
+        let (head, body) = whole.split_at(headers.min(whole.len()));
+        let Some(number) = subject.rsplit('.').next().and_then(|word| word.parse().ok()) else {
+            return Ok(Some((None, after)));
+        };
+        Ok(Some((Some(Sent::Answer { number, stored: stored(head, body) }), after)))
+    }
+}
+
+/// Reads an acknowledgement (`PubAck`), or a server's status in its headers.
+fn stored(head: &[u8], body: &[u8]) -> Result<(), String> {
+    #[derive(serde::Deserialize)]
+    struct Ack {
+        seq: Option<u64>,
+        error: Option<serde_json::Value>,
+    }
+    if let Some(status) = head.strip_prefix(b"NATS/1.0 ") {
+        let line = status.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        if line.starts_with(b"503") {
+            return Err("no stream takes this subject (503)".to_owned());
+        }
+    }
+    match serde_json::from_slice(body) {
+        Ok(Ack { error: Some(error), .. }) => Err(format!("the stream refused: {error}")),
+        Ok(Ack { seq: Some(_), error: None }) => Ok(()),
+        _ => Err(format!("no acknowledgement: {:.80}", String::from_utf8_lossy(body))),
+    }
+}
+
+/// The greeting: who we are, where answers go, and a ping whose pong says that we are in.
+///
+/// # Errors
+/// When the server asks for something that we do not have.
+pub fn greeting(server: &NatsServer, info: &Info, inbox: &str) -> Result<Vec<u8>, String> {
+    let mut connect = serde_json::json!({
+        "verbose": false, "pedantic": false, "tls_required": server.tls, "lang": "rust-worker",
+        "version": env!("CARGO_PKG_VERSION"), "protocol": 1, "headers": true, "no_responders": true,
+        "name": "countersign edge", "echo": false,
+    });
+    match &server.credentials {
+        Credentials::None => {}
+        Credentials::User(user, password) => {
+            connect["user"] = user.as_str().into();
+            connect["pass"] = password.as_str().into();
+        }
+        Credentials::NKey(seed) => {
+            let nonce = info.nonce.as_deref().ok_or("the server gives no nonce to sign")?;
+            let (public, signature) = nkey::sign(seed, nonce.as_bytes());
+            connect["nkey"] = public.into();
+            connect["sig"] = signature.into();
+        }
+    }
+    Ok(format!("CONNECT {connect}\r\nSUB {inbox}.* 1\r\nPING\r\n").into_bytes())
+}
+
+/// Appends a publish whose acknowledgement comes to `{inbox}.{number}`, with a message id that makes
+/// a resend within the server's window no second message.
+pub fn publish(
+    out: &mut Vec<u8>,
+    subject: &str,
+    inbox: &str,
+    number: u64,
+    id: &[u8],
+    payload: &[u8],
+) {
+    let head = format!("NATS/1.0\r\nNats-Msg-Id: {}\r\n\r\n", hex(id));
+    let (head_len, total) = (head.len(), head.len() + payload.len());
+    let line = format!("HPUB {subject} {inbox}.{number} {head_len} {total}\r\n");
+    out.extend_from_slice(line.as_bytes());
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests;

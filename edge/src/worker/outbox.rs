@@ -1,0 +1,405 @@
+//! A shard: a Durable Object that keeps events until the centre has acknowledged their batches.
+//!
+//! Asked by isolates: `POST /NAME/append` ([`Parcel`]; with `?lease` the reply has new ids), `POST
+//! /NAME/lease`, `GET /NAME/policy` (what the centre told last) and `GET /NAME/state`. A reply goes out when what was written is durable: the
+//! platform holds it back until then.
+//!
+//! Drained by an alarm. It is set again before anything is sent and never fails, for the platform
+//! gives up on one that fails six times. A batch is deleted when it is acknowledged, never before.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shared::{Id, Timestamp};
+use worker::{
+    DurableObject, Env, Method, Request, Response, ResponseBuilder, State, console_error,
+    console_warn, durable_object,
+};
+
+use super::ambient::{SystemRandom, now};
+use super::database::{Database, Unsent};
+use super::settings::{self, Settings};
+use super::transport::{Outcome, Transport, ask_policy};
+use crate::outbox::parcel::Parcel;
+use crate::outbox::shard::{Idle, Shard};
+use crate::policy::Keys;
+
+/// An event waits so long for others, ms.
+const GATHER_MS: u64 = 20;
+/// An alarm that dies while it sends comes again after so long, ms.
+const AGAIN_MS: u64 = 1_000;
+/// One alarm sends for at most so long; then the next one goes on, ms.
+const TURN_MS: u64 = 30_000;
+/// Batches that are read and sent together.
+const PORTION: i64 = 32;
+/// After an error, ms; doubled up to [`PAUSE_MOST_MS`].
+const PAUSE_LEAST_MS: u64 = 100;
+const PAUSE_MOST_MS: u64 = 2_000;
+/// What the centre told is good for so long, ms.
+pub(super) const POLICY_LIFE_MS: u64 = 5_000;
+/// A batch that was refused is tried again after so long, ms.
+const REFUSED_PAUSE_MS: u64 = 60_000;
+
+/// The object.
+#[durable_object]
+pub struct Outbox {
+    state: State,
+    env: Env,
+    inner: RefCell<Option<Inner>>,
+    /// Whether an alarm is sending; then nobody else need set one.
+    sending: Cell<bool>,
+    /// When the alarm comes, as far as this process knows.
+    armed: Cell<Option<u64>>,
+}
+
+struct Inner {
+    edge: Id,
+    database: Database,
+    shard: Shard,
+    settings: Settings,
+    /// Taken out while it sends.
+    transport: Option<Transport>,
+    /// Batches that were refused, and when each is tried again.
+    refused: BTreeMap<i64, Timestamp>,
+    pause_ms: u64,
+    /// Why nothing arrives; none when it does.
+    trouble: Option<String>,
+    clock_ahead_ms: u64,
+    keys: Option<Keys>,
+    /// What the centre told last: its entity tag and the text.
+    policy: Option<(String, String)>,
+    asked_at: Timestamp,
+}
+
+impl DurableObject for Outbox {
+    fn new(state: State, env: Env) -> Self {
+        let (inner, sending, armed) = (RefCell::new(None), Cell::new(false), Cell::new(None));
+        Self { state, env, inner, sending, armed }
+    }
+
+    async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
+        let path = request.path();
+        let mut parts = path.trim_start_matches('/').split('/');
+        let (name, what) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        if let Err(error) = self.open(Some(name)) {
+            return plain(503, &error.to_string());
+        }
+        match (what, request.method()) {
+            ("append", Method::Post) => {
+                let wants_lease = request.inner().url().ends_with("?lease");
+                let bytes = request.bytes().await?;
+                let parcel = match Parcel::read(&bytes) {
+                    Ok(parcel) => parcel,
+                    Err(error) => return plain(400, &error.to_string()),
+                };
+                let appended = self.with(|inner| inner.append(&parcel))?;
+                let reply = match appended {
+                    Ok(()) if wants_lease => self.lease()?,
+                    Ok(()) => ResponseBuilder::new().with_status(204).empty(),
+                    Err(full) => plain(507, full)?,
+                };
+                self.arm_soon().await;
+                Ok(reply)
+            }
+            ("lease", Method::Post) => self.lease(),
+            ("policy", Method::Get) => {
+                self.refresh().await;
+                let known = request.headers().get("if-none-match")?.unwrap_or_default();
+                self.with(|inner| match &inner.policy {
+                    Some((tag, _)) if *tag == known => plain(304, ""),
+                    Some((tag, text)) => Ok(ResponseBuilder::new()
+                        .with_header("etag", tag)?
+                        .fixed(text.as_bytes().to_vec())),
+                    None => plain(404, "the centre has told nothing yet"),
+                })
+            }
+            ("state", Method::Get) => self.with(|inner| Response::from_json(&inner.state())),
+            _ => plain(404, "there is nothing at this path"),
+        }
+    }
+
+    async fn alarm(&self) -> worker::Result<Response> {
+        self.armed.set(None);
+        self.sending.set(true);
+        // Before anything is sent: should this process die meanwhile, the alarm comes again.
+        self.arm(now().plus_ms(AGAIN_MS)).await;
+        let next = self.drain().await;
+        self.sending.set(false);
+        match next {
+            Some(next) => self.arm(next).await,
+            None => self.disarm().await,
+        }
+        Response::empty()
+    }
+}
+
+impl Outbox {
+    /// Reads the rows, when that has not been done or the last write failed.
+    fn open(&self, name: Option<&str>) -> worker::Result<()> {
+        if self.inner.borrow().is_some() {
+            return Ok(());
+        }
+        let database = Database::open(&self.state)?;
+        let name = match (database.edge()?, name) {
+            (Some(kept), _) => kept,
+            (None, Some(name)) => {
+                database.set_edge(name)?;
+                name.to_owned()
+            }
+            (None, None) => return Err("the outbox has no name yet".into()),
+        };
+        let edge: Id = name.parse().map_err(|error| format!("the outbox's name: {error}"))?;
+        let shard = database.shard(edge)?;
+        let get = |name: &str| binding(&self.env, name);
+        let mut settings = settings::read(&get);
+        let keys = settings::keys(&get).ok().map(|(keys, _)| keys);
+        let transport = settings.centre.take().zip(keys.clone());
+        let transport = transport.map(|(centre, keys)| Transport::new(centre, keys));
+        let policy = database.policy()?;
+        let inner = Inner {
+            edge,
+            database,
+            shard,
+            settings,
+            transport,
+            refused: BTreeMap::new(),
+            pause_ms: PAUSE_LEAST_MS,
+            trouble: None,
+            clock_ahead_ms: 0,
+            keys,
+            policy,
+            asked_at: Timestamp(0),
+        };
+        self.inner.replace(Some(inner));
+        Ok(())
+    }
+
+    /// Works on the shard; an error may have left it unlike its rows, which are read again then.
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> worker::Result<T>) -> worker::Result<T> {
+        self.open(None)?;
+        let mut inner = self.inner.borrow_mut();
+        let result = match inner.as_mut() {
+            Some(inner) => work(inner),
+            None => Err("the outbox is not open".into()),
+        };
+        if let Err(error) = &result {
+            console_error!("the outbox could not write its rows: {error}");
+            *inner = None;
+        }
+        result
+    }
+
+    fn lease(&self) -> worker::Result<Response> {
+        let leased = self.with(|inner| {
+            let now = inner.shard.time(now());
+            let (leased, left) = inner.shard.lease(now, &mut SystemRandom);
+            inner.database.write_ids(left)?;
+            Ok(leased)
+        })?;
+        Response::from_bytes(leased.to_bytes().to_vec())
+    }
+
+    /// Asks the centre which keys and ads are in force, when that was not done lately. What it told
+    /// last is kept here, for isolates that start while it is away.
+    async fn refresh(&self) {
+        let asked = self.with(|inner| {
+            let now = now();
+            if now.0.saturating_sub(inner.asked_at.0) < POLICY_LIFE_MS {
+                return Ok(None);
+            }
+            inner.asked_at = now;
+            let known = inner.policy.as_ref().map(|(tag, _)| tag.clone());
+            Ok(inner.settings.policy_url.clone().zip(inner.keys.clone()).zip(Some(known)))
+        });
+        let Ok(Some(((url, keys), known))) = asked else { return };
+        match ask_policy(&url, &keys, known.as_deref()).await {
+            Ok(None) => {}
+            Ok(Some(told)) => {
+                let kept = self.with(|inner| {
+                    inner.database.set_policy(&told)?;
+                    inner.policy = Some(told);
+                    Ok(())
+                });
+                // `with` has told of it.
+                drop(kept);
+            }
+            Err(why) => console_warn!("keys and ads stay as they are: {why}"),
+        }
+    }
+
+    /// Sends what there is; when to come again, `None` for when something comes.
+    async fn drain(&self) -> Option<Timestamp> {
+        let begun = now();
+        // Batches that were tried in this turn and stay.
+        let mut after = 0;
+        loop {
+            let now = now();
+            if now.0 > begun.0.saturating_add(TURN_MS) {
+                return Some(now);
+            }
+            let portion = match self.with(|inner| inner.portion(after, now)) {
+                Ok(portion) => portion,
+                Err(_) => return Some(now.plus_ms(PAUSE_MOST_MS)),
+            };
+            let Some((end, portion)) = portion else {
+                match self.with(|inner| inner.idle(now)) {
+                    Ok(Idle::Send(_)) => continue,
+                    Ok(Idle::Wait(until)) => return Some(until),
+                    Ok(Idle::Sleep) => return None,
+                    Err(_) => return Some(now.plus_ms(PAUSE_MOST_MS)),
+                }
+            };
+            after = end;
+            if portion.is_empty() {
+                continue;
+            }
+            let Some(mut transport) = self.take_transport() else {
+                return Some(now.plus_ms(PAUSE_MOST_MS));
+            };
+            let outcomes = transport.send(&portion).await;
+            let sent = self.with(|inner| inner.sent(transport, &portion, outcomes));
+            match sent {
+                Ok(None) => {}
+                Ok(Some(until)) => return Some(until),
+                Err(_) => return Some(now.plus_ms(PAUSE_MOST_MS)),
+            }
+        }
+    }
+
+    fn take_transport(&self) -> Option<Transport> {
+        let taken = self.with(|inner| {
+            if inner.transport.is_none() {
+                let why = "no centre that batches could go to, or no key: see /readyz";
+                inner.trouble = Some(why.to_owned());
+            }
+            Ok(inner.transport.take())
+        });
+        taken.ok().flatten()
+    }
+
+    async fn arm_soon(&self) {
+        let at = now().plus_ms(GATHER_MS);
+        let sooner = self.armed.get().is_none_or(|armed| armed > at.0);
+        if !self.sending.get() && sooner {
+            self.arm(at).await;
+        }
+    }
+
+    async fn arm(&self, at: Timestamp) {
+        self.armed.set(Some(at.0));
+        let wait = Duration::from_millis(at.0.saturating_sub(now().0));
+        if let Err(error) = self.state.storage().set_alarm(wait).await {
+            console_error!("the outbox's alarm cannot be set: {error}");
+            self.armed.set(None);
+        }
+    }
+
+    async fn disarm(&self) {
+        self.armed.set(None);
+        if let Err(error) = self.state.storage().delete_alarm().await {
+            console_error!("the outbox's alarm cannot be taken back: {error}");
+        }
+    }
+}
+
+impl Inner {
+    /// Takes a parcel; `Err` when there is no room for its events. Losses always have room.
+    fn append(&mut self, parcel: &Parcel) -> worker::Result<Result<(), &'static str>> {
+        let full = self.database.bytes() >= self.settings.outbox_bytes_max;
+        if full && !parcel.events.is_empty() {
+            return Ok(Err("the outbox is full"));
+        }
+        let rows = self.shard.take(now(), parcel, &self.settings.pace);
+        self.database.write(rows)?;
+        Ok(Ok(()))
+    }
+
+    /// The next batches to be sent, and the last row that was looked at; `None` at the end.
+    fn portion(
+        &mut self,
+        after: i64,
+        now: Timestamp,
+    ) -> worker::Result<Option<(i64, Vec<Unsent>)>> {
+        let mut portion = self.database.unsent(after, PORTION)?;
+        let end = portion.last().map(|batch| batch.sequence);
+        self.refused.retain(|_, until| *until > now);
+        portion.retain(|batch| !self.refused.contains_key(&batch.sequence));
+        Ok(end.map(|end| (end, portion)))
+    }
+
+    fn idle(&mut self, now: Timestamp) -> worker::Result<Idle> {
+        // What was refused is still there: nothing is told before it.
+        if let Some(until) = self.refused.values().min() {
+            return Ok(Idle::Wait(*until));
+        }
+        self.database.trim()?;
+        let idle = self.shard.idle(now, &self.settings.pace);
+        if let Idle::Send(rows) = &idle {
+            self.database.write(rows.clone())?;
+        }
+        Ok(idle)
+    }
+
+    /// Acknowledges what was taken; when to try again, when something was not.
+    fn sent(
+        &mut self,
+        transport: Transport,
+        portion: &[Unsent],
+        outcomes: Vec<Outcome>,
+    ) -> worker::Result<Option<Timestamp>> {
+        self.clock_ahead_ms = transport.clock_ahead_ms;
+        self.transport = Some(transport);
+        let mut again = None;
+        for (batch, outcome) in portion.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Taken => self.database.acknowledge(batch)?,
+                Outcome::Refused(why) => {
+                    console_error!("a batch is refused, and kept: {why}");
+                    self.trouble = Some(why);
+                    self.refused.insert(batch.sequence, now().plus_ms(REFUSED_PAUSE_MS));
+                }
+                Outcome::Retry(why) => again = Some(why),
+            }
+        }
+        let Some(why) = again else {
+            self.pause_ms = PAUSE_LEAST_MS;
+            if self.refused.is_empty() {
+                self.trouble = None;
+            }
+            return Ok(None);
+        };
+        if self.trouble.as_ref() != Some(&why) {
+            console_error!("batches wait in the outbox {}: {why}", self.edge);
+        }
+        self.trouble = Some(why);
+        let until = now().plus_ms(self.pause_ms);
+        self.pause_ms = (self.pause_ms * 2).min(PAUSE_MOST_MS);
+        Ok(Some(until))
+    }
+
+    fn state(&self) -> serde_json::Value {
+        let full = self.database.bytes() >= self.settings.outbox_bytes_max;
+        serde_json::json!({
+            "edge": self.edge,
+            "epoch": self.shard.outbox().map(|outbox| outbox.epoch),
+            "unacked_bytes": self.database.bytes(),
+            "full": full,
+            "clock_ahead_ms": self.clock_ahead_ms,
+            "trouble": self.trouble,
+        })
+    }
+}
+
+/// A text that the Worker was given: a variable or a secret; `None` when it is not set, be it that
+/// nobody names it or (workerd's `fromEnvironment`) that it is null.
+pub(super) fn binding(env: &Env, name: &str) -> Option<String> {
+    js_sys::Reflect::get(env, &name.into()).ok()?.as_string()
+}
+
+fn plain(status: u16, text: &str) -> worker::Result<Response> {
+    let builder = ResponseBuilder::new().with_status(status);
+    // Some statuses may have no body at all (Fetch Standard, "null body status").
+    let is_empty = text.is_empty();
+    Ok(if is_empty { builder.empty() } else { builder.fixed(text.as_bytes().to_vec()) })
+}

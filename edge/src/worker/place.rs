@@ -1,0 +1,64 @@
+//! Where a shard is.
+
+use shared::Id;
+
+/// The name of a shard: an edge of its own for those who read its batches, which they take from
+/// the edge that it is called after.
+#[must_use]
+pub fn shard_name(name: &str, colo: &str, number: u32) -> Option<Id> {
+    let colo: String = colo.chars().filter(char::is_ascii_alphanumeric).take(3).collect();
+    let colo = if colo.is_empty() { "any".to_owned() } else { colo };
+    format!("{name}--{colo}-{number}").parse().ok()
+}
+
+/// The region in which a shard is to be made, so that none is an ocean away from those that it
+/// serves: by the continent and longitude of its first request.
+/// <https://developers.cloudflare.com/durable-objects/reference/data-location/>
+#[must_use]
+pub fn location_hint(continent: &str, longitude: Option<f32>) -> Option<&'static str> {
+    let east_of = |degrees: f32| longitude.is_some_and(|longitude| longitude > degrees);
+    Some(match continent {
+        "NA" if longitude.is_some() && !east_of(-100.0) => "wnam",
+        "NA" => "enam",
+        "SA" => "sam",
+        "EU" if east_of(15.0) => "eeur",
+        "EU" => "weur",
+        "AS" if longitude.is_some() && !east_of(60.0) => "me",
+        "AS" => "apac",
+        "OC" => "oc",
+        "AF" => "afr",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::settings::SHARDS_MAX;
+
+    #[test]
+    fn shards_are_edges_of_their_own() {
+        let name = |name, colo, number| shard_name(name, colo, number).map(|id| id.to_string());
+        assert_eq!(name("w", "FRA", 3).as_deref(), Some("w--FRA-3"));
+        assert_eq!(name("w", "", 0).as_deref(), Some("w--any-0"));
+        assert_eq!(name("w", "a/b%c", 0).as_deref(), Some("w--abc-0"));
+        assert_eq!(name("12345678", "FRA", SHARDS_MAX - 1).as_deref(), Some("12345678--FRA-99"));
+    }
+
+    #[test]
+    fn no_shard_is_an_ocean_away() {
+        for (continent, longitude, region) in [
+            ("NA", Some(-122.4), Some("wnam")),
+            ("NA", Some(-74.0), Some("enam")),
+            ("NA", None, Some("enam")),
+            ("EU", Some(8.6), Some("weur")),
+            ("EU", Some(30.5), Some("eeur")),
+            ("AS", Some(51.5), Some("me")),
+            ("AS", Some(139.7), Some("apac")),
+            ("T1", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!(location_hint(continent, longitude), region, "{continent} {longitude:?}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The way from a shard to the centre: the collector's gateway, or the work queue on NATS.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use futures::future::{Either, join_all, select};
+use shared::keys::request;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use worker::{Delay, Fetch, Headers, Method, Request, RequestInit, SecureTransport, Socket};
+
+use super::ambient::now;
+use super::database::Unsent;
+use super::nats::{self, Info, Reader, Sent};
+use super::settings::{Centre, NatsServer};
+use crate::policy::{Keys, PublicUrl, Published};
+
+/// The collector's route for batches.
+const BATCHES: &str = "/v1/batches";
+const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
+/// Batches that are on their way to a gateway at the same time: a Worker may have six connections.
+const GATEWAY_AT_ONCE: usize = 4;
+/// After so long without an answer a batch is sent again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An isolate's first request waits so long for the centre.
+const POLICY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What came of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// It is durable there.
+    Taken,
+    /// Not now.
+    Retry(String),
+    /// Never as it is: it is kept, and tried again slowly.
+    Refused(String),
+}
+
+/// The way, and what is kept of it between two sendings.
+#[derive(Debug)]
+pub(super) struct Transport {
+    centre: Centre,
+    keys: Keys,
+    /// Kept open inside the object; a socket outlives no object and no other request's context.
+    nats: Option<Connection>,
+    /// How far this edge's clock is ahead of the collector's, as it said last, ms.
+    pub(super) clock_ahead_ms: u64,
+}
+
+impl Transport {
+    pub(super) const fn new(centre: Centre, keys: Keys) -> Self {
+        Self { centre, keys, nats: None, clock_ahead_ms: 0 }
+    }
+
+    /// Sends batches; what came of each, in their order.
+    pub(super) async fn send(&mut self, batches: &[Unsent]) -> Vec<Outcome> {
+        match &self.centre {
+            Centre::Gateway(url) => {
+                let mut outcomes = Vec::new();
+                for portion in batches.chunks(GATEWAY_AT_ONCE) {
+                    let posts = portion.iter().map(|batch| post(url, &self.keys, &batch.bytes));
+                    for posted in join_all(posts).await {
+                        outcomes.push(match posted {
+                            Ok((outcome, ahead_ms)) => {
+                                self.clock_ahead_ms = ahead_ms.unwrap_or(self.clock_ahead_ms);
+                                outcome
+                            }
+                            Err(error) => Outcome::Retry(error.to_string()),
+                        });
+                    }
+                    // One that is away is not asked for everything that waits.
+                    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Retry(_))) {
+                        break;
+                    }
+                }
+                outcomes
+            }
+            Centre::Nats(server) => {
+                let server = server.clone();
+                let sent = within(PATIENCE, publish(&mut self.nats, &server, batches)).await;
+                let outcomes = sent.unwrap_or_else(|| Err("it does not answer".to_owned()));
+                outcomes.unwrap_or_else(|why| {
+                    self.nats = None;
+                    vec![Outcome::Retry(format!("{}:{}: {why}", server.host, server.port))]
+                })
+            }
+        }
+    }
+}
+
+/// `None` when it took longer.
+async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    match select(Box::pin(work), Delay::from(patience)).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
+}
+
+/// Posts one batch to the gateway, signed; and what the gateway says of our clock.
+async fn post(
+    url: &PublicUrl,
+    keys: &Keys,
+    batch: &[u8],
+) -> worker::Result<(Outcome, Option<u64>)> {
+    #[derive(serde::Deserialize)]
+    struct Taken {
+        clock_ahead_ms: u64,
+    }
+    let now = now();
+    let Some(signer) = keys.newest(now) else {
+        return Ok((Outcome::Retry("no key signs now: rotate the edge's keys".to_owned()), None));
+    };
+    let signature = request::sign(signer, keys.keyring().deployment(), BATCHES, batch, now);
+    let headers = Headers::new();
+    headers.set("content-type", BATCH_CONTENT_TYPE)?;
+    headers.set(request::FIELD, &signature)?;
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post)
+        .with_headers(headers)
+        .with_body(Some(js_sys::Uint8Array::from(batch).into()));
+    let request = Request::new_with_init(&format!("{url}{BATCHES}"), &init)?;
+    let fetch = async {
+        let mut response = Fetch::Request(request).send().await?;
+        let text = response.text().await.unwrap_or_default();
+        Ok::<_, worker::Error>((response.status_code(), text))
+    };
+    let Some(answered) = within(PATIENCE, fetch).await else {
+        return Ok((Outcome::Retry(format!("{url} does not answer")), None));
+    };
+    let (status, text) = answered?;
+    Ok(match status {
+        202 => {
+            let taken = serde_json::from_str::<Taken>(&text);
+            (Outcome::Taken, taken.ok().map(|taken| taken.clock_ahead_ms))
+        }
+        400 | 413 | 415 => (Outcome::Refused(format!("{url} answers {status}: {text:.200}")), None),
+        _ => (Outcome::Retry(format!("{url} answers {status}: {text:.200}")), None),
+    })
+}
+
+/// Asks the centre which keys and ads are in force: their entity tag and the text; `None` when they
+/// are the `known` ones.
+pub(super) async fn ask_policy(
+    url: &PublicUrl,
+    keys: &Keys,
+    known: Option<&str>,
+) -> Result<Option<(String, String)>, String> {
+    let now = now();
+    let signer = keys.newest(now).ok_or("no key signs now")?;
+    let signature = request::sign(signer, keys.keyring().deployment(), Published::PATH, b"", now);
+    let headers = Headers::new();
+    headers.set(request::FIELD, &signature).map_err(text)?;
+    if let Some(known) = known {
+        headers.set("if-none-match", known).map_err(text)?;
+    }
+    let mut init = RequestInit::new();
+    init.with_headers(headers);
+    let request = Request::new_with_init(&format!("{url}{}", Published::PATH), &init);
+    let request = request.map_err(text)?;
+    let fetch = async {
+        let mut response = Fetch::Request(request).send().await?;
+        let tag = response.headers().get("etag")?.unwrap_or_default();
+        Ok::<_, worker::Error>((response.status_code(), tag, response.text().await?))
+    };
+    let answered = within(POLICY_PATIENCE, fetch).await;
+    let answered = answered.ok_or_else(|| format!("{url} does not answer"))?;
+    let (status, tag, told) = answered.map_err(text)?;
+    match status {
+        200 => Ok(Some((tag, told))),
+        304 => Ok(None),
+        _ => Err(format!("{url} answers {status}: {told:.200}")),
+    }
+}
+
+/// A connection to NATS that has been let in.
+#[derive(Debug)]
+struct Connection {
+    socket: Socket,
+    reader: Reader,
+    inbox: String,
+    /// Numbers the publishes.
+    next: u64,
+    max_payload: usize,
+}
+
+/// Publishes all batches at once and waits for their acknowledgements.
+async fn publish(
+    kept: &mut Option<Connection>,
+    server: &NatsServer,
+    batches: &[Unsent],
+) -> Result<Vec<Outcome>, String> {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Connection::open(server).await?,
+    };
+    let subject = format!("{}countersign.edge.{}", server.prefix, server.edge);
+    let mut outcomes = vec![None; batches.len()];
+    let mut waiting = BTreeMap::new();
+    let mut bytes = Vec::new();
+    for (at, batch) in batches.iter().enumerate() {
+        if batch.bytes.len() > connection.max_payload {
+            let most = connection.max_payload;
+            outcomes[at] = Some(Outcome::Refused(format!("the server takes {most} bytes")));
+            continue;
+        }
+        let id = &batch.bytes[4..batch.bytes.len().min(36)];
+        let number = connection.next;
+        nats::publish(&mut bytes, &subject, &connection.inbox, number, id, &batch.bytes);
+        waiting.insert(number, at);
+        connection.next += 1;
+    }
+    connection.write(&bytes).await?;
+    while !waiting.is_empty() {
+        match connection.read().await? {
+            Sent::Answer { number, stored } => {
+                if let Some(at) = waiting.remove(&number) {
+                    let outcome = stored.map_or_else(Outcome::Retry, |()| Outcome::Taken);
+                    outcomes[at] = Some(outcome);
+                }
+            }
+            Sent::Ping => connection.write(b"PONG\r\n").await?,
+            Sent::Error(why) => return Err(why),
+            Sent::Info(_) | Sent::Pong => {}
+        }
+    }
+    *kept = Some(connection);
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+impl Connection {
+    async fn open(server: &NatsServer) -> Result<Self, String> {
+        let secure = if server.tls { SecureTransport::StartTls } else { SecureTransport::Off };
+        let socket = Socket::builder().secure_transport(secure);
+        let socket = socket.connect(server.host.clone(), server.port).map_err(text)?;
+        let mut bytes = [0; 8];
+        shared::Random::fill(&mut super::ambient::SystemRandom, &mut bytes);
+        let inbox = format!("_INBOX.{}", shared::text::hex(&bytes));
+        let reader = Reader::default();
+        let mut connection = Self { socket, reader, inbox, next: 0, max_payload: 0 };
+        let info = connection.greeted().await?;
+        if server.tls {
+            if !(info.tls_required || info.tls_available) {
+                return Err("the server has no TLS, and the address says tls://".to_owned());
+            }
+            connection.socket = connection.socket.start_tls();
+        } else if info.tls_required {
+            return Err("the server wants TLS: write tls:// in the address".to_owned());
+        }
+        connection.max_payload = info.max_payload;
+        let greeting = nats::greeting(server, &info, &connection.inbox)?;
+        connection.write(&greeting).await?;
+        loop {
+            match connection.read().await? {
+                Sent::Pong => return Ok(connection),
+                Sent::Ping => connection.write(b"PONG\r\n").await?,
+                Sent::Error(why) => return Err(why),
+                Sent::Info(_) | Sent::Answer { .. } => {}
+            }
+        }
+    }
+
+    async fn greeted(&mut self) -> Result<Info, String> {
+        match self.read().await? {
+            Sent::Info(info) => Ok(info),
+            other => Err(format!("no NATS server: it begins with {other:?}")),
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.socket.write_all(bytes).await.map_err(text)?;
+        self.socket.flush().await.map_err(text)
+    }
+
+    async fn read(&mut self) -> Result<Sent, String> {
+        let mut bytes = vec![0; 16 << 10];
+        loop {
+            if let Some(sent) = self.reader.next()? {
+                return Ok(sent);
+            }
+            match self.socket.read(&mut bytes).await.map_err(text)? {
+                0 => return Err("the server has ended the connection".to_owned()),
+                count => self.reader.push(&bytes[..count]),
+            }
+        }
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,108 @@
+//! The Worker on a workerd of a test's own.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/workerd.capnp");
+
+/// A workerd with the edge in it, ended with -9 when it is dropped. Panics when it cannot be had: a
+/// test that needs one cannot pass without.
+#[derive(Debug)]
+pub struct Workerd {
+    child: Child,
+    dir: PathBuf,
+    port: u16,
+    bindings: Vec<(String, String)>,
+}
+
+fn binary() -> PathBuf {
+    let named = std::env::var_os("COUNTERSIGN_WORKERD").map(PathBuf::from);
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node_modules/@cloudflare");
+    let installed = || {
+        let platforms = std::fs::read_dir(modules).ok()?.flatten();
+        platforms.map(|at| at.path().join("bin/workerd")).find(|path| path.exists())
+    };
+    named.or_else(installed).expect("no workerd: `cargo xtask worker` installs it")
+}
+
+impl Workerd {
+    /// On a free port, with its outbox in a directory. What is not among the bindings is not set.
+    #[must_use]
+    pub fn start(dir: &Path, bindings: &[(&str, &str)]) -> Self {
+        let built = Path::new(CONFIG).with_file_name("build");
+        assert!(built.exists(), "no Worker in {}: `cargo xtask worker` builds it", built.display());
+        std::fs::create_dir_all(dir).expect("the outbox's directory");
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        // Of two of one name the last one counts, as in an environment.
+        let bindings: Vec<_> = bindings.iter().map(own).collect();
+        let (child, port) = spawn(dir, 0, &bindings);
+        Self { child, dir: dir.to_owned(), port, bindings }
+    }
+
+    /// Where the program is.
+    #[must_use]
+    pub fn program() -> PathBuf {
+        binary()
+    }
+
+    /// Where visitors find it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// On the same port and directory, after [`Workerd::kill`].
+    pub fn start_again(&mut self) {
+        (self.child, self.port) = spawn(&self.dir, self.port, &self.bindings);
+    }
+
+    /// The same with another binding.
+    pub fn start_again_with(&mut self, name: &str, value: &str) {
+        self.bindings.retain(|(known, _)| known != name);
+        self.bindings.push((name.to_owned(), value.to_owned()));
+        self.start_again();
+    }
+}
+
+impl Drop for Workerd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(dir: &Path, port: u16, bindings: &[(String, String)]) -> (Child, u16) {
+    let mut command = Command::new(binary());
+    command.args(["serve", CONFIG, "--control-fd=1"]);
+    command.arg(format!("--socket-addr=http=127.0.0.1:{port}"));
+    command.arg(format!("--directory-path=outbox={}", dir.display()));
+    command.env_clear().envs(bindings.iter().cloned());
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("workerd can be started");
+    let mut lines = BufReader::new(child.stdout.take().expect("it was asked for"));
+    let mut line = String::new();
+    let port = loop {
+        line.clear();
+        let read = lines.read_line(&mut line).expect("workerd's lines are text");
+        assert!(read > 0, "workerd has ended: {:?}", child.try_wait());
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if let ("listen", Some(port)) =
+            (told["event"].as_str().unwrap_or(""), told["port"].as_u64())
+        {
+            break u16::try_from(port).expect("a port");
+        }
+    };
+    // Somebody must read what else it says.
+    std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
+    (child, port)
+}
