@@ -8,6 +8,7 @@
 //! decides nothing.
 
 pub mod address;
+mod bots;
 pub mod catalogue;
 pub mod decision;
 mod device;

@@ -114,11 +114,14 @@ words! {
         Prefetch = 16 "prefetch",
         /// Of a token that was issued as a test (`test=1`): it would have been counted.
         Test = 17 "test",
+        /// A program by its own words: the user agent is that of a crawler, a link preview, a
+        /// monitor or a library.
+        Bot = 18 "bot",
     }
 }
 
 /// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
-pub const REASON_CODES: usize = 18;
+pub const REASON_CODES: usize = 19;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
 /// a rejected event it has its own dedup bit, so that a link preview's click never hides the
@@ -130,7 +133,7 @@ pub type Verdict = Option<Reason>;
 pub type Outcome = Result<Verdict, Reason>;
 
 /// The reasons that an edge may give as a verdict.
-pub const VERDICTS: &[Reason] = &[Reason::HeadRequest, Reason::Prefetch];
+pub const VERDICTS: &[Reason] = &[Reason::HeadRequest, Reason::Prefetch, Reason::Bot];
 
 words! {
     /// The class of the visitor's device (AdCOM 1.0, List: Device Types, folded to four).

@@ -3,6 +3,7 @@
 use shared::token::{Token, Unverified, check_url};
 use shared::{Country, Fingerprint, Flags, Kind, Network, Reason, Timestamp, Verdict};
 
+use crate::bots;
 use crate::decision::Draft;
 use crate::device;
 use crate::policy::Policy;
@@ -92,7 +93,7 @@ impl Asker {
     }
 }
 
-/// HEAD requests and prefetches are no person's act (MRC GIVT, IAB click measurement).
+/// HEAD requests, prefetches and programs are no person's act (MRC GIVT, IAB click measurement).
 fn verdict(request: &Request<'_>) -> Verdict {
     if request.method == Method::Head {
         return Some(Reason::HeadRequest);
@@ -101,7 +102,10 @@ fn verdict(request: &Request<'_>) -> Verdict {
     let purpose = request.purpose.to_ascii_lowercase();
     let is_ahead =
         ahead.iter().any(|word| purpose.windows(word.len()).any(|w| w == word.as_bytes()));
-    is_ahead.then_some(Reason::Prefetch)
+    if is_ahead {
+        return Some(Reason::Prefetch);
+    }
+    bots::is_bot(request.user_agent).then_some(Reason::Bot)
 }
 
 fn country(value: &[u8]) -> Country {

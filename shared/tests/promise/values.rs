@@ -169,6 +169,7 @@ fn words_keep_their_codes() {
             "head_request",
             "prefetch",
             "test",
+            "bot",
         ]
     );
     for (code, reason) in (1..).zip(Reason::ALL) {
@@ -176,8 +177,8 @@ fn words_keep_their_codes() {
         assert_eq!(reason.name().parse(), Ok(*reason));
         assert!(usize::from(code) < REASON_CODES);
     }
-    assert_eq!((Reason::from_code(0), Reason::from_code(18)), (None, None));
-    assert_eq!(VERDICTS, [Reason::HeadRequest, Reason::Prefetch]);
+    assert_eq!((Reason::from_code(0), Reason::from_code(19)), (None, None));
+    assert_eq!(VERDICTS, [Reason::HeadRequest, Reason::Prefetch, Reason::Bot]);
     let error = "conversion".parse::<Kind>().unwrap_err();
     assert!(error.contains("served, impression, viewable, click"), "{error}");
 }
