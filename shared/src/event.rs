@@ -117,11 +117,21 @@ words! {
         /// A program by its own words: the user agent is that of a crawler, a link preview, a
         /// monitor or a library.
         Bot = 18 "bot",
+        /// The user agent is empty, or is not like any browser's (MRC GIVT: non-browser agents).
+        NonBrowser = 19 "non_browser",
+        /// From a network of a data centre, where programs run and people do not browse (MRC GIVT:
+        /// known data-centre traffic).
+        DataCentre = 20 "data_centre",
+        /// One of more clicks of one visitor in a short time than a person makes (MRC GIVT:
+        /// activity-based filtration).
+        TooManyClicks = 21 "too_many_clicks",
+        /// A click sooner after the ad was given out than a person can see and click it.
+        ClickTooSoon = 22 "click_too_soon",
     }
 }
 
 /// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
-pub const REASON_CODES: usize = 19;
+pub const REASON_CODES: usize = 23;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
 /// a rejected event it has its own dedup bit, so that a link preview's click never hides the
@@ -133,7 +143,15 @@ pub type Verdict = Option<Reason>;
 pub type Outcome = Result<Verdict, Reason>;
 
 /// The reasons that an edge may give as a verdict.
-pub const VERDICTS: &[Reason] = &[Reason::HeadRequest, Reason::Prefetch, Reason::Bot];
+pub const VERDICTS: &[Reason] = &[
+    Reason::HeadRequest,
+    Reason::Prefetch,
+    Reason::Bot,
+    Reason::NonBrowser,
+    Reason::DataCentre,
+    Reason::TooManyClicks,
+    Reason::ClickTooSoon,
+];
 
 words! {
     /// The class of the visitor's device (AdCOM 1.0, List: Device Types, folded to four).
