@@ -11,6 +11,7 @@ use shared::{Id, Timestamp};
 
 use crate::catalogue::Catalogue;
 use crate::decision::Durability;
+use crate::verdict::Rules;
 
 /// What requests are decided by.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Policy {
     pub public_url: PublicUrl,
     /// When a beacon is answered. Serving and clicks always wait for the disk.
     pub beacons: Durability,
+    /// What verdicts go by.
+    pub verdicts: Rules,
     /// The keys.
     pub keys: Arc<Keys>,
     /// The ads and placements.

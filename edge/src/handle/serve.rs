@@ -7,7 +7,7 @@ use shared::token::{Token, to_text};
 use shared::{Fingerprint, Id, Random, Timestamp};
 
 use super::check::Asker;
-use super::{Ids, reply};
+use super::{State, reply};
 use crate::catalogue::{Ad, Creative, Placement};
 use crate::decision::{Decision, Durability, WhenFull};
 use crate::policy::Policy;
@@ -42,7 +42,7 @@ struct Shown<'a> {
 pub(super) fn serve(
     request: &Request<'_>,
     policy: &Policy,
-    ids: &mut dyn Ids,
+    state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
@@ -78,13 +78,9 @@ pub(super) fn serve(
     let Some(ad) = policy.catalogue.choose(placement, random) else {
         return Decision::reply(reply::no_content());
     };
-    let asker = Asker::new(request);
-    let visitor = if consent {
-        policy.keys.visitor().of_request(now, asker.network(), request.user_agent)
-    } else {
-        Fingerprint::NONE
-    };
-    issue(placement, ad, test, visitor, asker, policy, ids, now, random)
+    let asker = Asker::new(request, policy);
+    let visitor = if consent { asker.fingerprint(now) } else { Fingerprint::NONE };
+    issue(placement, ad, test, visitor, asker, policy, state, now, random)
 }
 
 #[expect(clippy::too_many_arguments, reason = "what `serve` has found, and what it was given")]
@@ -93,9 +89,9 @@ fn issue(
     ad: &Ad,
     test: bool,
     visitor: Fingerprint,
-    asker: Asker,
+    asker: Asker<'_>,
     policy: &Policy,
-    ids: &mut dyn Ids,
+    state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
@@ -103,7 +99,7 @@ fn issue(
         let detail = "this edge has no key that signs for this publisher now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     };
-    let id = ids.next(now, random);
+    let id = state.next_id(now, random);
     let token = Token {
         test,
         deployment: policy.keys.keyring().deployment(),

@@ -23,8 +23,9 @@ use super::head::Head;
 use super::metrics::{Metrics, Route};
 use super::patience::Patience;
 use super::{Policies, RimSettings};
+use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
-use crate::handle::{self, Ids, handle};
+use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::outbox::{AppendError, Outbox, Pending};
 use crate::request::{Body, Method, Request};
@@ -46,6 +47,7 @@ pub(super) struct Rim {
     settings: RimSettings,
     clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     limits: Limits,
+    clicks: Clicks,
     /// The limits' clock: it never goes back.
     started: Stopwatch,
     /// For what outlives a connection.
@@ -63,11 +65,15 @@ impl Random for Drawn<'_> {
     }
 }
 
-struct Allocated<'a>(&'a Mutex<IdAllocator>);
+struct Shared<'a>(&'a Rim);
 
-impl Ids for Allocated<'_> {
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
-        self.0.lock().next(now, random)
+impl State for Shared<'_> {
+    fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
+        self.0.ids.lock().next(now, random)
+    }
+
+    fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
+        self.0.clicks.too_often(client, user_agent, self.0.started.elapsed())
     }
 }
 
@@ -101,6 +107,7 @@ impl Rim {
             clock,
             ids: Mutex::new(IdAllocator::default()),
             limits: Limits::new(settings.rates, &mut *random),
+            clicks: Clicks::new(settings.pace, &mut *random),
             started: Stopwatch::start(),
             random: Mutex::new(random),
             metrics,
@@ -212,10 +219,11 @@ impl Rim {
             opted_out: head.field(&GPC) == b"1",
             country: country.map_or(b"", |name| head.field(name)),
             client: self.client(head, peer),
+            asn: None,
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
-        let (mut ids, mut random) = (Allocated(&self.ids), Drawn(&self.random));
-        handle(&request, &self.policies.load(), &mut ids, now, &mut random)
+        let (mut state, mut random) = (Shared(self), Drawn(&self.random));
+        handle(&request, &self.policies.load(), &mut state, now, &mut random)
     }
 
     /// Does what the core decided, in its order: events, tallies, reply.

@@ -15,6 +15,7 @@ use super::rim::Rim;
 use super::threads::{Accepted, Threads};
 use super::{Metrics, Policies};
 use crate::address::Range;
+use crate::clicks::Pace;
 use crate::limit::Rates;
 use crate::outbox::{BatchSink, Drain, DrainSettings, Outbox};
 
@@ -27,6 +28,8 @@ pub struct RimSettings {
     pub country_header: Option<String>,
     /// How often one network may ask.
     pub rates: Rates,
+    /// How often one visitor may click before that is no person's doing.
+    pub pace: Pace,
     /// The most connections at once; further ones wait to be accepted.
     pub connections_max: usize,
     /// The threads that serve connections; 0: as many as there are cores.
@@ -58,6 +61,7 @@ impl Default for RimSettings {
             trusted_proxies: Vec::new(),
             country_header: None,
             rates: Rates::default(),
+            pace: Pace::default(),
             connections_max: 4_096,
             threads: 0,
             head_bytes_max: 16 << 10,

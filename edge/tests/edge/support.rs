@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge::catalogue::Catalogue;
+use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
 use serde::Deserialize;
 use shared::id::IdAllocator;
@@ -15,6 +16,10 @@ use shared::{Fingerprint, Id, ImpressionId, Network, Timestamp};
 pub(crate) const NOW: Timestamp = Timestamp(1_768_046_400_000);
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 pub(crate) const EDGE: Id = Id::literal("edge-1");
+
+/// What a visitor says in cases that say nothing of it.
+pub(crate) const BROWSER: &str =
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 pub(crate) const CATALOGUE: &str = r#"{
   "lifetimes": {"impression_s": 3600, "click_s": 86400},
@@ -83,6 +88,7 @@ impl World {
         Policy {
             public_url: "https://edge.example".parse().unwrap(),
             beacons: Durability::Durable,
+            verdicts: Rules::default(),
             keys: Arc::new(Keys::of_store(&self.store, EDGE).unwrap()),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).unwrap()),
         }

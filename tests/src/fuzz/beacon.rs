@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use edge::catalogue::Catalogue;
 use edge::request::Body;
+use edge::verdict::Rules;
 use edge::{Durability, Method, Policy, Request, handle};
 use shared::Id;
 use shared::id::IdAllocator;
@@ -19,6 +20,7 @@ use super::{Outcome, hold};
 static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     public_url: "https://edge.example".parse().expect("a good URL"),
     beacons: Durability::Durable,
+    verdicts: Rules::default(),
     keys: Arc::new(
         edge::Keys::of_store(&DEPLOYMENT.store, Id::literal("house")).expect("it has a key"),
     ),
