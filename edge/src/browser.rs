@@ -13,6 +13,7 @@ const BEGINNINGS: &[&str] =
 /// libraries of iOS and Android, feature phones.
 const NAMES: &[&str] = &[
     "applewebkit",
+    "browser",
     "mozilla",
     "gecko",
     "presto/",
@@ -24,6 +25,7 @@ const NAMES: &[&str] = &[
     "(ipad;",
     "ios ",
     "midp-",
+    "[fban/",
     "roku",
     "playstation",
 ];
