@@ -245,11 +245,15 @@ impl FromStr for Country {
 serde_as_text!(Country);
 
 /// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48.
-/// First byte 4 or 6 (0: not known), then the prefix, zero-padded to six bytes.
+/// First byte 4 or 6, then the prefix, zero-padded to six bytes; or [`Network::HASHED`], then six bytes
+/// of a keyed hash ([`crate::keys::VisitorKey::of_address`]); all zeros when it is not known or kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Network(pub [u8; 7]);
 
 impl Network {
+    /// The first byte of one that is a hash.
+    pub const HASHED: u8 = 1;
+
     /// The network of an address. An IPv4 address inside IPv6 (`::ffff:…`) is IPv4.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
