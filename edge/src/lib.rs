@@ -2,7 +2,7 @@
 //! outbox until the log has acknowledged it.
 //!
 //! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`clicks`], [`verdict`],
-//! [`outbox::seal`],
+//! [`privacy`], [`outbox::seal`],
 //! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
 //! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
 //! feature `native`) performs the effects: it reads HTTP, writes files and sends batches, and
@@ -22,6 +22,7 @@ pub mod native;
 pub mod networks;
 pub mod outbox;
 pub mod policy;
+pub mod privacy;
 pub mod request;
 pub mod verdict;
 

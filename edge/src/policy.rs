@@ -11,6 +11,7 @@ use shared::{Id, Timestamp};
 
 use crate::catalogue::Catalogue;
 use crate::decision::Durability;
+use crate::privacy::PrivacyPolicy;
 use crate::verdict::Rules;
 
 /// What requests are decided by.
@@ -22,6 +23,8 @@ pub struct Policy {
     pub beacons: Durability,
     /// What verdicts go by.
     pub verdicts: Rules,
+    /// What may be kept of visitors.
+    pub privacy: PrivacyPolicy,
     /// The keys.
     pub keys: Arc<Keys>,
     /// The ads and placements.

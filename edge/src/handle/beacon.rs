@@ -95,7 +95,7 @@ pub(super) fn events(
         Durability::Durable => "accepted",
         Durability::Queued => "queued",
     };
-    let asker = Asker::new(request, policy);
+    let asker = Asker::new(request, policy, now);
     let mut events = Vec::with_capacity(elements.len());
     let mut tallies: Vec<Loss> = Vec::new();
     let mut results = Vec::with_capacity(elements.len());

@@ -34,21 +34,22 @@ pub(super) fn check<'a>(
 pub(super) struct Asker<'a> {
     request: &'a Request<'a>,
     pub(super) policy: &'a Policy,
-    /// Where it comes from, for the visitor's fingerprint.
+    /// Where it comes from, for the visitor's fingerprint; the event has what may be kept of it.
     network: Network,
     draft: Draft,
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(request: &'a Request<'a>, policy: &'a Policy) -> Self {
+    pub(super) fn new(request: &'a Request<'a>, policy: &'a Policy, now: Timestamp) -> Self {
         let network = request.client.map(Network::of).unwrap_or_default();
+        let kept = policy.privacy.address.keep(request.client, policy.keys.visitor(), now);
         let draft = Draft {
             kind: Kind::Served,
             verdict: verdict::of(request, &policy.verdicts),
             flags: Flags::default(),
             country: country(request.country),
             device: device::of(request.user_agent),
-            network,
+            network: kept,
             visitor: Fingerprint::NONE,
             token: Vec::new(),
         };

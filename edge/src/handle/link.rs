@@ -54,7 +54,7 @@ fn follow(
         }
         _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
     };
-    let asker = Asker::new(request, policy);
+    let asker = Asker::new(request, policy, now);
     let events = vec![asker.event(kind, &token, &bytes, state, now)];
     Decision { events, tallies: Vec::new(), durability, when_full, reply }
 }

@@ -1,5 +1,5 @@
 //! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression; with `test=1` one of
-//! which nothing is counted.
+//! which nothing is counted. What the query says of the visitor's will: [`Signals`].
 
 use serde::Serialize;
 use shared::text::hex;
@@ -11,6 +11,7 @@ use super::{State, reply};
 use crate::catalogue::{Ad, Creative, Placement};
 use crate::decision::{Decision, Durability, WhenFull};
 use crate::policy::Policy;
+use crate::privacy::{self, Signals};
 use crate::request::Request;
 
 /// The reply's body.
@@ -54,11 +55,9 @@ pub(super) fn serve(
         let detail = "`placement` is no id: 1 to 16 characters of A-Z a-z 0-9 _ -";
         return Decision::reply(reply::problem(400, "placement_malformed", detail));
     };
-    let consent = match request.parameter("consent") {
-        None | Some("0" | "") => false,
-        Some("1") => !request.opted_out,
-        Some(_) => {
-            let detail = "`consent` is 1 (given) or 0";
+    let signals = match Signals::of(request) {
+        Ok(signals) => signals,
+        Err(detail) => {
             return Decision::reply(reply::problem(400, "consent_malformed", detail));
         }
     };
@@ -78,8 +77,9 @@ pub(super) fn serve(
     let Some(ad) = policy.catalogue.choose(placement, random) else {
         return Decision::reply(reply::no_content());
     };
-    let asker = Asker::new(request, policy);
-    let visitor = if consent { asker.fingerprint(now) } else { Fingerprint::NONE };
+    let asker = Asker::new(request, policy, now);
+    let kept = privacy::decide(&signals, &policy.privacy);
+    let visitor = if kept.visitor { asker.fingerprint(now) } else { Fingerprint::NONE };
     issue(placement, ad, test, visitor, asker, policy, state, now, random)
 }
 

@@ -39,6 +39,10 @@ struct PolicySpec {
     click_too_soon_ms: Option<u64>,
     /// The list of data centres, when it is another.
     data_centres: Option<String>,
+    /// Our number in the Global Vendor List.
+    vendor: Option<u16>,
+    /// What is kept of addresses, when it is not the default.
+    address: Option<String>,
     /// How often a visitor may click, when it is otherwise: clicks, and in how many seconds.
     pace: Option<(u32, u32)>,
 }
@@ -136,6 +140,10 @@ fn check(case: &Case) -> Result<(), String> {
     }
     if let Some(list) = &case.policy.data_centres {
         policy.verdicts.data_centres = list.parse().unwrap();
+    }
+    policy.privacy.vendor = case.policy.vendor;
+    if let Some(address) = &case.policy.address {
+        policy.privacy.address = address.parse().unwrap();
     }
     if let Some(issuer) = &case.policy.issuer {
         let keys = edge::Keys::of_store(&world.store, issuer.parse().unwrap()).unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge::catalogue::Catalogue;
+use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
 use serde::Deserialize;
@@ -89,6 +90,7 @@ impl World {
             public_url: "https://edge.example".parse().unwrap(),
             beacons: Durability::Durable,
             verdicts: Rules::default(),
+            privacy: PrivacyPolicy::default(),
             keys: Arc::new(Keys::of_store(&self.store, EDGE).unwrap()),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).unwrap()),
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use edge::catalogue::Catalogue;
 use edge::request::Body;
+use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Method, Policy, Request, handle};
 use shared::Id;
@@ -21,6 +22,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     public_url: "https://edge.example".parse().expect("a good URL"),
     beacons: Durability::Durable,
     verdicts: Rules::default(),
+    privacy: PrivacyPolicy::default(),
     keys: Arc::new(
         edge::Keys::of_store(&DEPLOYMENT.store, Id::literal("house")).expect("it has a key"),
     ),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use collector::verify::Verifier;
 use collector::{CollectorKeys, Metrics};
 use edge::catalogue::Catalogue;
+use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Policy};
 use eventlog::fake::Faults;
@@ -129,6 +130,7 @@ impl<'v> World<'v> {
             beacons: Durability::Durable,
             // Its visitors click at once.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
+            privacy: PrivacyPolicy::default(),
             keys: Arc::new(edge::Keys::of_store(&keys, issuer).expect("it has a key")),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).expect("a good catalogue")),
         };
