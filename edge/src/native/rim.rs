@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 
 use super::head::Head;
 use super::metrics::{Metrics, Route};
+use super::networks::Networks;
 use super::patience::Patience;
 use super::{Policies, RimSettings};
 use crate::clicks::Clicks;
@@ -44,6 +45,7 @@ pub(super) struct Rim {
     metrics: Metrics,
     registry: Option<Arc<Registry>>,
     country_header: Option<HeaderName>,
+    networks: Option<Networks>,
     settings: RimSettings,
     clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     limits: Limits,
@@ -98,6 +100,7 @@ impl Rim {
         metrics: Metrics,
         registry: Option<Arc<Registry>>,
         country_header: Option<HeaderName>,
+        networks: Option<Networks>,
         settings: RimSettings,
         clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     ) -> Self {
@@ -113,6 +116,7 @@ impl Rim {
             metrics,
             registry,
             country_header,
+            networks,
             settings,
             clock_ahead_ms,
             runtime: Handle::current(),
@@ -204,6 +208,7 @@ impl Rim {
         let trusted = &self.settings.trusted_proxies;
         let by_proxy = trusted.iter().any(|range| range.contains(peer));
         let country = self.country_header.as_ref().filter(|_| by_proxy);
+        let client = self.client(head, peer);
         let request = Request {
             method: Method::from_name(head.method()),
             path: head.path(),
@@ -218,8 +223,8 @@ impl Rim {
             if_none_match: head.field(&header::IF_NONE_MATCH),
             opted_out: head.field(&GPC) == b"1",
             country: country.map_or(b"", |name| head.field(name)),
-            client: self.client(head, peer),
-            asn: None,
+            client,
+            asn: self.networks.as_ref().zip(client).and_then(|(table, client)| table.asn(client)),
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
         let (mut state, mut random) = (Shared(self), Drawn(&self.random));

@@ -8,3 +8,4 @@ mod limits;
 mod plain;
 mod rim;
 mod support;
+mod verdicts;
