@@ -99,7 +99,8 @@ impl EdgePrivacy {
     /// When a purpose is none, or a word.
     pub(crate) fn policy(&self) -> Result<PrivacyPolicy, Failure> {
         let address = self.address.parse();
-        let address = address.map_err(|why| Failure::usage(format!("edge.privacy.address: {why}")))?;
+        let address =
+            address.map_err(|why| Failure::usage(format!("edge.privacy.address: {why}")))?;
         if self.purposes.is_empty() || self.purposes.iter().any(|p| !(1..=24).contains(p)) {
             return Err(Failure::usage("edge.privacy.purposes: one or more, from 1 to 24"));
         }

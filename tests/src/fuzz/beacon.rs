@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use edge::catalogue::Catalogue;
-use edge::request::Body;
 use edge::privacy::PrivacyPolicy;
+use edge::request::Body;
 use edge::verdict::Rules;
 use edge::{Durability, Method, Policy, Request, handle};
 use shared::Id;
