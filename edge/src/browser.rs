@@ -39,8 +39,11 @@ pub(crate) fn is_like_one(user_agent: &[u8]) -> bool {
     let begins = |at: &[u8], word: &str| {
         at.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
     };
-    BEGINNINGS.iter().any(|word| begins(agent, word))
-        || NAMES.iter().any(|word| (0..agent.len()).any(|at| begins(&agent[at..], word)))
+    let is_named = |at: usize| {
+        let first = agent[at].to_ascii_lowercase();
+        NAMES.iter().any(|word| word.as_bytes()[0] == first && begins(&agent[at..], word))
+    };
+    BEGINNINGS.iter().any(|word| begins(agent, word)) || (0..agent.len()).any(is_named)
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub struct Request<'a> {
     /// Who asks ([`crate::address::client`]).
     pub client: Option<IpAddr>,
     /// The number of the autonomous system that the client's address belongs to, where the rim can
-    /// tell.
+    /// tell: of a table (native), of what the platform says (Workers: `request.cf.asn`).
     pub asn: Option<u32>,
     /// The body; the rim reads one for `POST /v1/events` only, and at most
     /// [`shared::limits::EDGE_BODY_BYTES_MAX`] bytes of it.
