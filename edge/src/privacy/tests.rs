@@ -215,7 +215,7 @@ fn sections_of_gpp() {
         Writer::default().put(3, 6).put(1, 6).put(1, 12).put(0, 1).put(fibonacci, bits).text()
     };
     let (h7, h8, h11, h24) =
-        (header(0b01011, 5), header(0b000011, 6), header(0b001011, 6), header(0b00_1000_11, 8));
+        (header(0b01011, 5), header(0b000011, 6), header(0b001011, 6), header(0b0010_0011, 8));
     let control = |on| Writer::default().put(1, 2).put(on, 1).text();
     let cases = [
         ("TCF", format!("DBABM~{eu}"), "2", true),
