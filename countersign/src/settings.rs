@@ -14,6 +14,10 @@ use shared::{Id, Partitions};
 
 use crate::failure::Failure;
 
+mod visitors;
+
+pub(crate) use visitors::{EdgePrivacy, EdgeVerdicts};
+
 /// Every setting begins so in the environment; groups are set off with two underscores:
 /// `COUNTERSIGN_EDGE__LISTEN`.
 const PREFIX: &str = "COUNTERSIGN_";
@@ -99,6 +103,10 @@ pub(crate) struct Edge {
     pub(crate) connections_max: usize,
     /// How often one network may ask.
     pub(crate) limits: EdgeLimits,
+    /// What is taken for no person's act.
+    pub(crate) verdicts: EdgeVerdicts,
+    /// What is kept of visitors.
+    pub(crate) privacy: EdgePrivacy,
 }
 
 /// How often one network may ask; a rate of 0: no limit.
@@ -245,6 +253,8 @@ impl Default for Edge {
             country_header: String::new(),
             connections_max: 4_096,
             limits: EdgeLimits::default(),
+            verdicts: EdgeVerdicts::default(),
+            privacy: EdgePrivacy::default(),
         }
     }
 }
@@ -365,6 +375,8 @@ impl Settings {
     fn check(self) -> Result<Self, Failure> {
         self.partitions()?;
         self.edge.limits.rates()?;
+        self.edge.verdicts.pace()?;
+        self.edge.privacy.policy()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }

@@ -6,7 +6,8 @@ mod link;
 mod reply;
 mod serve;
 
-use shared::id::IdRange;
+use std::net::IpAddr;
+
 use shared::keys::{Jwks, jwks};
 use shared::{ImpressionId, Random, Timestamp};
 
@@ -15,23 +16,24 @@ use crate::limit::Class;
 use crate::policy::Policy;
 use crate::request::{Method, Request};
 
-/// Hands out impression ids. A rim may share one between threads.
-pub trait Ids {
-    /// The next id; each only once, in blocks that are opened as [`shared::id::IdAllocator`] says.
-    /// `None`: there is none now, for ids come from elsewhere.
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId>;
-}
+/// What an edge remembers from one request to the next: lent by the rim, which may share it between
+/// threads.
+pub trait State {
+    /// The next impression id; each only once, in blocks that are opened as
+    /// [`shared::id::IdAllocator`] says. `None`: there is none now, for ids come from elsewhere.
+    fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId>;
 
-impl Ids for shared::id::IdAllocator {
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
-        Some(Self::next(self, now, random))
+    /// Remembers one more click, and says whether there were too many ([`crate::clicks`]). An edge
+    /// that remembers nothing says no.
+    fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
+        let _ = (client, user_agent);
+        false
     }
 }
 
-/// A lease: whoever owns the block hands out others.
-impl Ids for Option<IdRange> {
-    fn next(&mut self, now: Timestamp, _: &mut dyn Random) -> Option<ImpressionId> {
-        self.as_mut()?.next(now)
+impl State for shared::id::IdAllocator {
+    fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
+        Some(self.next(now, random))
     }
 }
 
@@ -41,27 +43,27 @@ impl Ids for Option<IdRange> {
 pub fn handle(
     request: &Request<'_>,
     policy: &Policy,
-    ids: &mut dyn Ids,
+    state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
     let method = request.method;
     if let Some(token) = request.path.strip_prefix("/v1/c/") {
         return match method {
-            Method::Get | Method::Head => link::click(token, request, policy, now),
+            Method::Get | Method::Head => link::click(token, request, policy, state, now),
             _ => other_method(method, &reply::LINK_METHODS),
         };
     }
     if let Some(token) = request.path.strip_prefix("/v1/i/") {
         return match method {
-            Method::Get | Method::Head => link::pixel(token, request, policy, now),
+            Method::Get | Method::Head => link::pixel(token, request, policy, state, now),
             _ => other_method(method, &reply::LINK_METHODS),
         };
     }
     match (request.path, method) {
-        ("/v1/events", Method::Post) => beacon::events(request, policy, now),
+        ("/v1/events", Method::Post) => beacon::events(request, policy, state, now),
         ("/v1/events", _) => other_method(method, &reply::EVENTS_METHODS),
-        ("/v1/serve", Method::Get) => serve::serve(request, policy, ids, now, random),
+        ("/v1/serve", Method::Get) => serve::serve(request, policy, state, now, random),
         ("/v1/serve", _) => other_method(method, &reply::SERVE_METHODS),
         (jwks::PATH, Method::Get | Method::Head) => {
             let set = Jwks::new(policy.keys.keyring(), now);

@@ -1,26 +1,33 @@
 //! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
 //! outbox until the log has acknowledged it.
 //!
-//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`outbox::seal`],
+//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`clicks`], [`verdict`],
+//! [`privacy`], [`outbox::seal`],
 //! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
 //! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
 //! feature `native`) performs the effects: it reads HTTP, writes files and sends batches, and
 //! decides nothing.
 
 pub mod address;
+mod bots;
+mod browser;
 pub mod catalogue;
+pub mod clicks;
 pub mod decision;
 mod device;
 pub mod handle;
 pub mod limit;
 #[cfg(feature = "native")]
 pub mod native;
+pub mod networks;
 pub mod outbox;
 pub mod policy;
+pub mod privacy;
 pub mod request;
+pub mod verdict;
 pub mod worker;
 
 pub use decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
-pub use handle::{Ids, handle};
+pub use handle::{State, handle};
 pub use policy::{Keys, Policy, PublicUrl, Published};
 pub use request::{Method, Request};

@@ -1,4 +1,4 @@
-//! How often one network may ask. Pure: the time is an argument.
+//! How often one network may ask, and the table for that. Pure: the time is an argument.
 //!
 //! A token bucket for each network (the /24 or /48 that an event keeps of an address), in the form
 //! of the generic cell rate algorithm (ITU-T I.371): what is stored is the time at which the bucket
@@ -7,19 +7,19 @@
 //! full bucket is forgotten, and begins with a full one. So a crowded table refuses less, never
 //! more.
 
+use std::hash::{BuildHasher as _, Hash};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use shared::{Network, Random};
-use std::hash::BuildHasher as _;
 
 /// The most requests a second that a limit may say: its times are whole microseconds.
 pub const PER_S_MAX: u32 = 1_000_000;
-/// Networks that share a part of the table.
+/// Keys that share a part of a table.
 const WAYS: usize = 4;
-/// Parts of the table: 128 KiB.
+/// Parts of a limit's table: 128 KiB.
 const PARTS: usize = 4_096;
 /// Bits of a slot that hold the time at which its bucket is full, µs: almost nine years.
 const TIME_BITS: u32 = 48;
@@ -66,15 +66,15 @@ pub enum Class {
 /// The tables of all limits. Shared by all threads, without a lock.
 #[derive(Debug)]
 pub struct Limits {
-    clicks: Option<Limiter>,
-    requests: Option<Limiter>,
+    clicks: Option<Buckets>,
+    requests: Option<Buckets>,
 }
 
 impl Limits {
     /// Empty tables. `random` decides which networks share a part of one, so that nobody can choose
     /// addresses that crowd another out.
     pub fn new(rates: Rates, random: &mut dyn Random) -> Self {
-        let mut limiter = |rate: Rate| (rate.per_s > 0).then(|| Limiter::new(rate, random));
+        let mut limiter = |rate: Rate| (rate.per_s > 0).then(|| Buckets::of(rate, random));
         Self { clicks: limiter(rates.clicks), requests: limiter(rates.requests) }
     }
 
@@ -91,62 +91,81 @@ impl Limits {
         };
         match (limiter, client) {
             (Some(limiter), Some(client)) if !client.is_loopback() => {
-                limiter.admit(Network::of(client), now)
+                limiter.take(Network::of(client), now)
             }
             _ => true,
         }
     }
 }
 
-/// One limit's table. A slot is 16 bits that tell networks of a part apart, and the time at which
-/// the bucket is full; all zeros are a slot that is free.
+/// Buckets, each found by its key. A slot is 16 bits that tell keys of a part apart, and the time at
+/// which the bucket is full; all zeros are a slot that is free.
 #[derive(Debug)]
-struct Limiter {
+pub(crate) struct Buckets {
     slots: Box<[AtomicU64]>,
     hasher: FixedState,
-    /// In which one request comes back, µs.
+    /// In which one comes back, µs.
     interval: u64,
     /// In which an empty bucket fills, µs.
     full: u64,
 }
 
-impl Limiter {
-    fn new(rate: Rate, random: &mut dyn Random) -> Self {
+impl Buckets {
+    /// Buckets of `size` that get one back in `interval_us`; so many that `parts` times [`WAYS`] may
+    /// be less than full at a time.
+    pub(crate) fn new(size: u32, interval_us: u64, parts: usize, random: &mut dyn Random) -> Self {
         let mut seed = [0; 8];
         random.fill(&mut seed);
-        let interval = u64::from(PER_S_MAX / rate.per_s.clamp(1, PER_S_MAX));
         Self {
-            slots: (0..PARTS * WAYS).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..parts * WAYS).map(|_| AtomicU64::new(0)).collect(),
             hasher: FixedState::with_seed(u64::from_le_bytes(seed)),
-            interval,
-            full: interval * u64::from(rate.burst.max(1)),
+            interval: interval_us,
+            full: interval_us.saturating_mul(u64::from(size.max(1))).min(TIME_MASK / 4),
         }
     }
 
-    fn admit(&self, network: Network, now: Duration) -> bool {
+    fn of(rate: Rate, random: &mut dyn Random) -> Self {
+        let interval = u64::from(PER_S_MAX / rate.per_s.clamp(1, PER_S_MAX));
+        Self::new(rate.burst, interval, PARTS, random)
+    }
+
+    /// Takes one. False: there is none, and the bucket stays as it is.
+    pub(crate) fn take(&self, key: impl Hash, now: Duration) -> bool {
+        self.change(key, now, 0)
+    }
+
+    /// Takes one. False: there is none; then the bucket lacks one more than all, so that whoever
+    /// goes on as fast as it fills, or faster, never gets one.
+    pub(crate) fn take_or_owe(&self, key: impl Hash, now: Duration) -> bool {
+        self.change(key, now, self.interval)
+    }
+
+    fn change(&self, key: impl Hash, now: Duration, debt: u64) -> bool {
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX) & TIME_MASK;
-        let hash = self.hasher.hash_one(network);
+        let hash = self.hasher.hash_one(key);
         let tag = hash & !TIME_MASK;
-        let first = hash as usize % PARTS * WAYS;
+        let first = hash as usize % (self.slots.len() / WAYS) * WAYS;
         let part = &self.slots[first..first + WAYS];
         loop {
             let (slot, seen) = find(part, tag);
             let full_at = if seen & !TIME_MASK == tag { seen & TIME_MASK } else { 0 };
             let next = full_at.max(now) + self.interval;
-            if next > now + self.full {
+            let is_there = next <= now + self.full;
+            if !is_there && debt == 0 {
                 return false;
             }
+            let next = next.min(now + self.full + debt);
             // Nine years on, slots are past counting: nobody is refused any more.
             let Some(new) = (next <= TIME_MASK).then_some(tag | next) else { return true };
             let set = slot.compare_exchange_weak(seen, new, Ordering::Relaxed, Ordering::Relaxed);
             if set.is_ok() {
-                return true;
+                return is_there;
             }
         }
     }
 }
 
-/// The slot of the network; else the one whose bucket is full first.
+/// The slot of the key; else the one whose bucket is full first.
 fn find(part: &[AtomicU64], tag: u64) -> (&AtomicU64, u64) {
     let mut least = (&part[0], part[0].load(Ordering::Relaxed));
     for slot in part {

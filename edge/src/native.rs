@@ -4,6 +4,7 @@ mod catalogue_file;
 mod connection;
 mod head;
 mod metrics;
+mod networks;
 mod patience;
 mod plain;
 mod policies;

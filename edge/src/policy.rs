@@ -15,6 +15,8 @@ use shared::{Id, Timestamp};
 
 use crate::catalogue::Catalogue;
 use crate::decision::Durability;
+use crate::privacy::PrivacyPolicy;
+use crate::verdict::Rules;
 
 /// What requests are decided by.
 #[derive(Clone, Debug)]
@@ -23,6 +25,10 @@ pub struct Policy {
     pub public_url: PublicUrl,
     /// When a beacon is answered. Serving and clicks always wait for the disk.
     pub beacons: Durability,
+    /// What verdicts go by.
+    pub verdicts: Rules,
+    /// What may be kept of visitors.
+    pub privacy: PrivacyPolicy,
     /// The keys.
     pub keys: Arc<Keys>,
     /// The ads and placements.

@@ -54,6 +54,9 @@ pub struct Request<'a> {
     pub country: &'a [u8],
     /// Who asks ([`crate::address::client`]).
     pub client: Option<IpAddr>,
+    /// The number of the autonomous system that the client's address belongs to, where the rim can
+    /// tell: of a table (native), of what the platform says (Workers: `request.cf.asn`).
+    pub asn: Option<u32>,
     /// The body; the rim reads one for `POST /v1/events` only, and at most
     /// [`shared::limits::EDGE_BODY_BYTES_MAX`] bytes of it.
     pub body: Body<'a>,
@@ -83,6 +86,7 @@ impl<'a> Request<'a> {
             opted_out: false,
             country: b"",
             client: None,
+            asn: None,
             body: Body::Whole(b""),
         }
     }

@@ -114,11 +114,24 @@ words! {
         Prefetch = 16 "prefetch",
         /// Of a token that was issued as a test (`test=1`): it would have been counted.
         Test = 17 "test",
+        /// A program by its own words: the user agent is that of a crawler, a link preview, a
+        /// monitor or a library.
+        Bot = 18 "bot",
+        /// The user agent is empty, or is not like any browser's (MRC GIVT: non-browser agents).
+        NonBrowser = 19 "non_browser",
+        /// From a network of a data centre, where programs run and people do not browse (MRC GIVT:
+        /// known data-centre traffic).
+        DataCentre = 20 "data_centre",
+        /// One of more clicks of one visitor in a short time than a person makes (MRC GIVT:
+        /// activity-based filtration).
+        TooManyClicks = 21 "too_many_clicks",
+        /// A click sooner after the ad was given out than a person can see and click it.
+        ClickTooSoon = 22 "click_too_soon",
     }
 }
 
 /// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
-pub const REASON_CODES: usize = 18;
+pub const REASON_CODES: usize = 23;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
 /// a rejected event it has its own dedup bit, so that a link preview's click never hides the
@@ -130,7 +143,15 @@ pub type Verdict = Option<Reason>;
 pub type Outcome = Result<Verdict, Reason>;
 
 /// The reasons that an edge may give as a verdict.
-pub const VERDICTS: &[Reason] = &[Reason::HeadRequest, Reason::Prefetch];
+pub const VERDICTS: &[Reason] = &[
+    Reason::HeadRequest,
+    Reason::Prefetch,
+    Reason::Bot,
+    Reason::NonBrowser,
+    Reason::DataCentre,
+    Reason::TooManyClicks,
+    Reason::ClickTooSoon,
+];
 
 words! {
     /// The class of the visitor's device (AdCOM 1.0, List: Device Types, folded to four).
@@ -224,11 +245,15 @@ impl FromStr for Country {
 serde_as_text!(Country);
 
 /// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48.
-/// First byte 4 or 6 (0: not known), then the prefix, zero-padded to six bytes.
+/// First byte 4 or 6, then the prefix, zero-padded to six bytes; or [`Network::HASHED`], then six bytes
+/// of a keyed hash ([`crate::keys::VisitorKey::of_address`]); all zeros when it is not known or kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Network(pub [u8; 7]);
 
 impl Network {
+    /// The first byte of one that is a hash.
+    pub const HASHED: u8 = 1;
+
     /// The network of an address. An IPv4 address inside IPv6 (`::ffff:…`) is IPv4.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {

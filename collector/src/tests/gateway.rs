@@ -91,7 +91,7 @@ async fn a_signature_lets_its_own_batch_in() {
     let signer = Signer::new(world.key(ISSUER));
     let signature =
         |body: &[u8]| request::sign(&signer, world.store.deployment, BATCHES_PATH, body, NOW);
-    let send = async |signature: String, body: Vec<u8>| {
+    let send = async |signature: String, body: bytes::Bytes| {
         let request = Request::post(BATCHES_PATH).header(request::FIELD, signature);
         let request = request.header(header::CONTENT_TYPE, BATCH_CONTENT_TYPE);
         let request = request.body(Body::from(body)).unwrap();
@@ -119,6 +119,7 @@ async fn an_edge_sends_for_its_shards_and_nobody_else() {
         ..Batch::read(&bytes).unwrap()
     }
     .to_bytes();
+    let shard = bytes::Bytes::from(shard);
     for (sender, batch, taken) in [
         (edge.as_str(), &bytes, true),
         ("w", &shard, true),
@@ -127,7 +128,7 @@ async fn an_edge_sends_for_its_shards_and_nobody_else() {
         ("v", &shard, false),
         (&edge[..edge.len() - 1], &bytes, false),
     ] {
-        let submitted = rig.collector.submit_of(sender, batch.clone().into()).await;
+        let submitted = rig.collector.submit_of(sender, batch.clone()).await;
         assert_eq!(submitted.is_ok(), taken, "{sender}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::ambient::SystemClock;
+use shared::ambient::{Stopwatch, SystemClock};
 use shared::random::{Seeded, below};
 use shared::{Clock as _, Kind, Reason};
 
@@ -17,6 +17,8 @@ const AGENTS: [&str; 4] = [
     "Mozilla/5.0 (Linux; Android 16; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/138.0 Mobile Safari/537.36",
     "Mozilla/5.0 (iPad; CPU OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Safari/604.1",
 ];
+/// A click that is sooner after the ad came is taken for a program's (`edge.verdicts`).
+const SEEN: Duration = Duration::from_millis(250);
 /// The longest pause between two acts, in ms.
 const THINK_MS_MAX: u64 = 40;
 /// How long after its end a brief token is surely over.
@@ -27,10 +29,12 @@ pub(super) async fn visit(world: &World, number: u64) -> Ledger {
     let mut visitor = Visitor {
         world,
         random: seeded(world.seed, number),
-        agent: AGENTS[0],
+        agent: String::new(),
         ledger: Ledger { visitors: 1, ..Ledger::default() },
     };
-    visitor.agent = AGENTS[visitor.below(AGENTS.len() as u64)];
+    // Each has a browser of its own: one visitor that clicks for all would click too often.
+    let agent = AGENTS[visitor.below(AGENTS.len() as u64)];
+    visitor.agent = format!("{agent} Visitor/{number}");
     visitor.play().await;
     visitor.ledger
 }
@@ -38,7 +42,7 @@ pub(super) async fn visit(world: &World, number: u64) -> Ledger {
 struct Visitor<'a> {
     world: &'a World,
     random: Seeded,
-    agent: &'static str,
+    agent: String,
     ledger: Ledger,
 }
 
@@ -47,9 +51,10 @@ impl Visitor<'_> {
         let placement = self.world.placements[self.below(self.world.placements.len() as u64)];
         let consent = self.chance(50);
         let mut tries = Tries::default();
-        let served = self.world.edge.serve(placement, consent, self.agent, &mut tries).await;
+        let served = self.world.edge.serve(placement, consent, &self.agent, &mut tries).await;
         self.ledger.served(served.as_ref().map(|served| served.ad), tries);
         let Some(served) = served else { return };
+        let since = Stopwatch::start();
         self.think().await;
         if self.chance(95) {
             self.impression(&served).await;
@@ -62,6 +67,7 @@ impl Visitor<'_> {
             self.machine_click(&served).await;
         }
         if self.chance(30) {
+            tokio::time::sleep(SEEN.saturating_sub(since.elapsed())).await;
             self.click(&served).await;
         }
         if self.misbehaves(20) {
@@ -87,11 +93,11 @@ impl Visitor<'_> {
             let manner = self.manner();
             if self.chance(50) {
                 let url = &served.beacon_url;
-                let answer = self.world.edge.follow(url, manner, self.agent, &mut tries).await;
+                let answer = self.world.edge.follow(url, manner, &self.agent, &mut tries).await;
                 self.expect(&answer, 200, "impression", &mut tries);
             } else {
                 let events = [(served.token.clone(), Kind::Impression)];
-                let answer = self.world.edge.events(&events, manner, self.agent, &mut tries).await;
+                let answer = self.world.edge.events(&events, manner, &self.agent, &mut tries).await;
                 self.expect_taken(&answer, 0, "impression", &mut tries);
             }
         }
@@ -110,7 +116,7 @@ impl Visitor<'_> {
         }
         let manner = self.manner();
         let mut tries = Tries::default();
-        let answer = self.world.edge.events(&events, manner, self.agent, &mut tries).await;
+        let answer = self.world.edge.events(&events, manner, &self.agent, &mut tries).await;
         if let Some(reason) = rubbish {
             self.ledger.rejected(reason, Tries { refused: 0, ..tries });
             if let Answer::Results(words) = &answer
@@ -133,7 +139,7 @@ impl Visitor<'_> {
         self.ledger.act(act);
         let mut tries = Tries::default();
         let answer =
-            self.world.edge.follow(&served.click_url, manner, self.agent, &mut tries).await;
+            self.world.edge.follow(&served.click_url, manner, &self.agent, &mut tries).await;
         self.expect(&answer, 302, act, &mut tries);
         self.ledger.event(Kind::Click, served.ad, Some(reason), tries);
     }
@@ -147,7 +153,7 @@ impl Visitor<'_> {
         for _ in 0..=again {
             let manner = self.manner();
             let url = &served.click_url;
-            let answer = self.world.edge.follow(url, manner, self.agent, &mut tries).await;
+            let answer = self.world.edge.follow(url, manner, &self.agent, &mut tries).await;
             self.expect(&answer, 302, "click", &mut tries);
         }
         self.ledger.event(Kind::Click, served.ad, None, tries);
@@ -170,7 +176,7 @@ impl Visitor<'_> {
             let mut tries = Tries::default();
             let events = [(text, Kind::Click)];
             let answer =
-                self.world.edge.events(&events, Manner::Plain, self.agent, &mut tries).await;
+                self.world.edge.events(&events, Manner::Plain, &self.agent, &mut tries).await;
             if let Answer::Results(words) = &answer
                 && words.first().is_some_and(|word| word != reason.name())
             {
@@ -182,7 +188,7 @@ impl Visitor<'_> {
 
     async fn bad_link(&mut self, url: &str, what: &str, reason: Reason) {
         let mut tries = Tries::default();
-        let answer = self.world.edge.follow(url, Manner::Plain, self.agent, &mut tries).await;
+        let answer = self.world.edge.follow(url, Manner::Plain, &self.agent, &mut tries).await;
         let status = match reason {
             Reason::Malformed | Reason::UnknownVersion => 400,
             Reason::Expired => 410,

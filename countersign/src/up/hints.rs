@@ -39,6 +39,9 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
     }
     let placement = if demo { "demo-top" } else { "PLACEMENT" };
     line(format!("  curl '{edge}/v1/serve?placement={placement}'"));
+    line(
+        "    (curl says that it is a program: what it does is counted as `bot`, a browser's clicks count)",
+    );
     if let Some(key) = export {
         line(format!("  export {VARIABLE}={key}"));
     }

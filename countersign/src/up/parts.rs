@@ -274,7 +274,14 @@ pub(crate) fn open_edge(
         .map_err(|error| Failure::usage(error.to_string().replace('\n', "; ")))?;
     let beacons =
         if settings.outbox.beacons_durable { Durability::Durable } else { Durability::Queued };
-    let policy = Policy { public_url, beacons, keys: Arc::new(keys), catalogue: Arc::new(first) };
+    let policy = Policy {
+        public_url,
+        beacons,
+        verdicts: wanted.verdicts.rules()?,
+        privacy: wanted.privacy.policy()?,
+        keys: Arc::new(keys),
+        catalogue: Arc::new(first),
+    };
     let trusted_proxies = wanted
         .trusted_proxies
         .iter()
@@ -299,6 +306,8 @@ pub(crate) fn open_edge(
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
         connections_max: wanted.connections_max,
         rates: wanted.limits.rates()?,
+        pace: wanted.verdicts.pace()?,
+        networks: wanted.verdicts.networks(),
         ..RimSettings::default()
     };
     Ok(EdgeParts {

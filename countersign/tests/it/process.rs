@@ -24,6 +24,10 @@ pub(crate) fn binary() -> Command {
     command
 }
 
+/// What visitors say.
+pub(crate) const BROWSER: &str =
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
 /// A running `up`; ended with -9 when it is dropped.
 pub(crate) struct Server {
     child: Child,
@@ -63,6 +67,8 @@ impl Server {
 
     fn run(data: &Path, mut command: Command) -> Self {
         command.env("COUNTERSIGN_ADMIN_KEY", KEY);
+        // Nobody here looks at an ad before clicking it.
+        command.env("COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS", "0");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut said = String::new();
@@ -82,6 +88,7 @@ impl Server {
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
         let http = reqwest::Client::builder()
             .no_proxy()
+            .user_agent(BROWSER)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();

@@ -6,7 +6,7 @@ use eventlog::jetstream::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 
-use crate::process::{KEY, PATIENCE, binary, run};
+use crate::process::{BROWSER, KEY, PATIENCE, binary, run};
 use crate::world::{CATALOGUE, Role, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,7 +230,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let collector = start("collector", config("collector", "collector.toml", ""));
     let counts = format!("data = '{}'", dir.path().join("counts").display());
     let mut aggregator = start("aggregator", config("aggregator", "aggregator.toml", &counts));
-    let http = reqwest::Client::builder().no_proxy();
+    let http = reqwest::Client::builder().no_proxy().user_agent(BROWSER);
     let http = http.redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let world = World { dir: dir.path().to_owned(), nats, http };
     world.click(&edge).await;

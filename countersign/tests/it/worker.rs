@@ -27,6 +27,8 @@ fn worker_of(server: &Server, dir: &Path, more: &[(&str, &str)]) -> Workerd {
     let keys = keys(&["--data", &server.data.display().to_string()]);
     let mut bindings =
         vec![("EDGE_NAME", "w"), ("EDGE_KEYS", keys.as_str()), ("GATEWAY_URL", &server.api)];
+    // These visitors do not look at what they click.
+    bindings.push(("CLICK_TOO_SOON_MS", "0"));
     bindings.extend(more);
     Workerd::start(&dir.join("worker"), &bindings)
 }
@@ -184,6 +186,7 @@ async fn what_the_wasm_edge_took_is_counted_once_over_nats() {
         ("EDGE_KEYS", keys.as_str()),
         ("CATALOGUE", catalogue.as_str()),
         ("NATS_URL", nats.as_str()),
+        ("CLICK_TOO_SOON_MS", "0"),
     ];
     let mut worker = Workerd::start(&dir.path().join("worker"), &bindings);
     let mut clicked = 1;

@@ -9,7 +9,7 @@ use eventlog::jetstream::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 
-use crate::process::{KEY, PATIENCE, binary, run};
+use crate::process::{BROWSER, KEY, PATIENCE, binary, run};
 
 pub(crate) const CATALOGUE: &str = include_str!("../../src/up/demo/catalogue.toml");
 
@@ -42,6 +42,8 @@ impl Role {
         command.args(&args).args(["--api-listen", &address("api")]);
         let listeners = if args[0] == "edge" {
             command.args(["--edge-listen", &address("edge")]);
+            // Nobody here looks at an ad before clicking it.
+            command.env("COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS", "0");
             2
         } else {
             1
@@ -122,6 +124,7 @@ impl World {
         assert!(said.contains("4 partitions") && said.contains("cs_admin_"), "{said}");
         let http = reqwest::Client::builder()
             .no_proxy()
+            .user_agent(BROWSER)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();

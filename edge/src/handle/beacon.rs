@@ -10,7 +10,7 @@ use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
 use shared::{Kind, Reason, Timestamp, token};
 
 use super::check::{Asker, check};
-use super::reply;
+use super::{State, reply};
 use crate::decision::{Decision, Draft, Durability, Loss, WhenFull};
 use crate::policy::Policy;
 use crate::request::{Body, Request};
@@ -67,7 +67,12 @@ struct Results {
     results: Vec<&'static str>,
 }
 
-pub(super) fn events(request: &Request<'_>, policy: &Policy, now: Timestamp) -> Decision {
+pub(super) fn events(
+    request: &Request<'_>,
+    policy: &Policy,
+    state: &mut dyn State,
+    now: Timestamp,
+) -> Decision {
     if !is_json(request.content_type) {
         let detail = "the body is JSON, sent as application/json or text/plain";
         return Decision::reply(reply::problem(415, "unsupported_media_type", detail));
@@ -90,12 +95,12 @@ pub(super) fn events(request: &Request<'_>, policy: &Policy, now: Timestamp) -> 
         Durability::Durable => "accepted",
         Durability::Queued => "queued",
     };
-    let asker = Asker::new(request);
+    let asker = Asker::new(request, policy, now);
     let mut events = Vec::with_capacity(elements.len());
     let mut tallies: Vec<Loss> = Vec::new();
     let mut results = Vec::with_capacity(elements.len());
     for element in elements {
-        match take(element.get(), &asker, request, policy, now) {
+        match take(element.get(), &asker, state, now) {
             Ok(event) => {
                 events.push(event);
                 results.push(taken);
@@ -120,9 +125,8 @@ pub(super) fn events(request: &Request<'_>, policy: &Policy, now: Timestamp) -> 
 /// read it is tallied as an impression, the commonest.
 fn take(
     element: &str,
-    asker: &Asker,
-    request: &Request<'_>,
-    policy: &Policy,
+    asker: &Asker<'_>,
+    state: &mut dyn State,
     now: Timestamp,
 ) -> Result<Draft, (Kind, Reason)> {
     let Ok(Element { token: text, kind }) = serde_json::from_str(element) else {
@@ -134,9 +138,8 @@ fn take(
         return Err((kind, Reason::Malformed));
     }
     let bytes = token::from_text(text.as_bytes()).map_err(|reason| (kind, reason))?;
-    let token = check(&bytes, kind, policy, now).map_err(|reason| (kind, reason))?;
-    let visitor = asker.visitor(&token, request, policy, now);
-    Ok(asker.event(kind, visitor, bytes))
+    let token = check(&bytes, kind, asker.policy, now).map_err(|reason| (kind, reason))?;
+    Ok(asker.event(kind, &token, &bytes, state, now))
 }
 
 fn tally(tallies: &mut Vec<Loss>, kind: Kind, reason: Reason) {

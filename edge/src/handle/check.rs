@@ -1,12 +1,13 @@
 //! What every event from outside goes through: its token, and who asked.
 
 use shared::token::{Token, Unverified, check_url};
-use shared::{Country, Fingerprint, Flags, Kind, Network, Reason, Timestamp, Verdict};
+use shared::{Country, Fingerprint, Flags, Kind, Network, Reason, Timestamp};
 
+use super::State;
 use crate::decision::Draft;
-use crate::device;
 use crate::policy::Policy;
-use crate::request::{Method, Request};
+use crate::request::Request;
+use crate::{device, verdict};
 
 /// Believes a token, or says why not: the tag when it can tell, else the signature; then the key's
 /// standing, the expiry of this kind, and that a redirect could go to its URL.
@@ -30,28 +31,34 @@ pub(super) fn check<'a>(
 }
 
 /// What is the same for all events of a request.
-pub(super) struct Asker {
+pub(super) struct Asker<'a> {
+    request: &'a Request<'a>,
+    pub(super) policy: &'a Policy,
+    /// Where it comes from, for the visitor's fingerprint; the event has what may be kept of it.
+    network: Network,
     draft: Draft,
 }
 
-impl Asker {
-    pub(super) fn new(request: &Request<'_>) -> Self {
-        Self {
-            draft: Draft {
-                kind: Kind::Served,
-                verdict: verdict(request),
-                flags: Flags::default(),
-                country: country(request.country),
-                device: device::of(request.user_agent),
-                network: request.client.map(Network::of).unwrap_or_default(),
-                visitor: Fingerprint::NONE,
-                token: Vec::new(),
-            },
-        }
+impl<'a> Asker<'a> {
+    pub(super) fn new(request: &'a Request<'a>, policy: &'a Policy, now: Timestamp) -> Self {
+        let network = request.client.map(Network::of).unwrap_or_default();
+        let kept = policy.privacy.address.keep(request.client, policy.keys.visitor(), now);
+        let draft = Draft {
+            kind: Kind::Served,
+            verdict: verdict::of(request, &policy.verdicts),
+            flags: Flags::default(),
+            country: country(request.country),
+            device: device::of(request.user_agent),
+            network: kept,
+            visitor: Fingerprint::NONE,
+            token: Vec::new(),
+        };
+        Self { request, policy, network, draft }
     }
 
-    pub(super) const fn network(&self) -> Network {
-        self.draft.network
+    /// Who asks, on the day of `at`.
+    pub(super) fn fingerprint(&self, at: Timestamp) -> Fingerprint {
+        self.policy.keys.visitor().of_request(at, self.network, self.request.user_agent)
     }
 
     /// The event of a token that was just issued.
@@ -59,49 +66,38 @@ impl Asker {
         Draft { kind: Kind::Served, visitor, token, ..self.draft }
     }
 
-    /// The visitor, as far as the token and the request allow: nothing is compared or kept unless
-    /// the token was given with consent, nor when this request opts out.
-    pub(super) fn visitor(
-        &self,
-        token: &Token<'_>,
-        request: &Request<'_>,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> (Fingerprint, Flags) {
-        if token.visitor == Fingerprint::NONE || request.opted_out {
-            return (Fingerprint::NONE, Flags::default());
-        }
-        let visitor =
-            |day| policy.keys.visitor().of_request(day, self.network(), request.user_agent);
-        // Fingerprints hold for a day: the token's is that of its day of issue.
-        let then = visitor(token.issued_at);
-        let today = token.issued_at.day() == now.day();
-        let kept = if today { then } else { visitor(now) };
-        let other = if then == token.visitor { 0 } else { Flags::OTHER_VISITOR };
-        (kept, Flags(other))
-    }
-
+    /// The event of a token that came back.
     pub(super) fn event(
         &self,
         kind: Kind,
-        (visitor, flags): (Fingerprint, Flags),
-        token: Vec<u8>,
+        token: &Token<'_>,
+        bytes: &[u8],
+        state: &mut dyn State,
+        now: Timestamp,
     ) -> Draft {
         let Draft { verdict, country, device, network, .. } = self.draft;
-        Draft { kind, verdict, flags, country, device, network, visitor, token }
+        let rules = &self.policy.verdicts;
+        let verdict = match kind {
+            Kind::Click => verdict::of_click(verdict, token, self.request, rules, state, now),
+            _ => verdict,
+        };
+        let (visitor, flags) = self.visitor(token, now);
+        Draft { kind, verdict, flags, country, device, network, visitor, token: bytes.to_vec() }
     }
-}
 
-/// HEAD requests and prefetches are no person's act (MRC GIVT, IAB click measurement).
-fn verdict(request: &Request<'_>) -> Verdict {
-    if request.method == Method::Head {
-        return Some(Reason::HeadRequest);
+    /// The visitor, as far as the token and the request allow: nothing is compared or kept unless
+    /// the token was given with consent, nor when this request opts out.
+    fn visitor(&self, token: &Token<'_>, now: Timestamp) -> (Fingerprint, Flags) {
+        if token.visitor == Fingerprint::NONE || self.request.opted_out {
+            return (Fingerprint::NONE, Flags::default());
+        }
+        // Fingerprints hold for a day: the token's is that of its day of issue.
+        let then = self.fingerprint(token.issued_at);
+        let today = token.issued_at.day() == now.day();
+        let kept = if today { then } else { self.fingerprint(now) };
+        let other = if then == token.visitor { 0 } else { Flags::OTHER_VISITOR };
+        (kept, Flags(other))
     }
-    let ahead = ["prefetch", "prerender", "preview"];
-    let purpose = request.purpose.to_ascii_lowercase();
-    let is_ahead =
-        ahead.iter().any(|word| purpose.windows(word.len()).any(|w| w == word.as_bytes()));
-    is_ahead.then_some(Reason::Prefetch)
 }
 
 fn country(value: &[u8]) -> Country {

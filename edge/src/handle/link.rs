@@ -3,7 +3,7 @@
 use shared::{Kind, Reason, Timestamp, token};
 
 use super::check::{Asker, check};
-use super::reply;
+use super::{State, reply};
 use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::request::Request;
@@ -13,9 +13,10 @@ pub(super) fn click(
     text: &str,
     request: &Request<'_>,
     policy: &Policy,
+    state: &mut dyn State,
     now: Timestamp,
 ) -> Decision {
-    follow(text, Kind::Click, request, policy, now)
+    follow(text, Kind::Click, request, policy, state, now)
 }
 
 /// `GET /v1/i/{token}`: a picture of one pixel that tells of an impression.
@@ -23,9 +24,10 @@ pub(super) fn pixel(
     text: &str,
     request: &Request<'_>,
     policy: &Policy,
+    state: &mut dyn State,
     now: Timestamp,
 ) -> Decision {
-    follow(text, Kind::Impression, request, policy, now)
+    follow(text, Kind::Impression, request, policy, state, now)
 }
 
 fn follow(
@@ -33,6 +35,7 @@ fn follow(
     kind: Kind,
     request: &Request<'_>,
     policy: &Policy,
+    state: &mut dyn State,
     now: Timestamp,
 ) -> Decision {
     let bytes = match token::from_text(text.as_bytes()) {
@@ -51,9 +54,8 @@ fn follow(
         }
         _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
     };
-    let asker = Asker::new(request);
-    let visitor = asker.visitor(&token, request, policy, now);
-    let events = vec![asker.event(kind, visitor, bytes)];
+    let asker = Asker::new(request, policy, now);
+    let events = vec![asker.event(kind, &token, &bytes, state, now)];
     Decision { events, tallies: Vec::new(), durability, when_full, reply }
 }
 

@@ -1,5 +1,5 @@
 //! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression; with `test=1` one of
-//! which nothing is counted.
+//! which nothing is counted. What the query says of the visitor's will: [`Signals`].
 
 use serde::Serialize;
 use shared::text::hex;
@@ -7,10 +7,11 @@ use shared::token::{Token, to_text};
 use shared::{Fingerprint, Id, Random, Timestamp};
 
 use super::check::Asker;
-use super::{Ids, reply};
+use super::{State, reply};
 use crate::catalogue::{Ad, Creative, Placement};
 use crate::decision::{Decision, Durability, WhenFull};
 use crate::policy::Policy;
+use crate::privacy::{self, Signals};
 use crate::request::Request;
 
 /// The reply's body.
@@ -42,7 +43,7 @@ struct Shown<'a> {
 pub(super) fn serve(
     request: &Request<'_>,
     policy: &Policy,
-    ids: &mut dyn Ids,
+    state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
@@ -54,11 +55,9 @@ pub(super) fn serve(
         let detail = "`placement` is no id: 1 to 16 characters of A-Z a-z 0-9 _ -";
         return Decision::reply(reply::problem(400, "placement_malformed", detail));
     };
-    let consent = match request.parameter("consent") {
-        None | Some("0" | "") => false,
-        Some("1") => !request.opted_out,
-        Some(_) => {
-            let detail = "`consent` is 1 (given) or 0";
+    let signals = match Signals::of(request) {
+        Ok(signals) => signals,
+        Err(detail) => {
             return Decision::reply(reply::problem(400, "consent_malformed", detail));
         }
     };
@@ -78,13 +77,10 @@ pub(super) fn serve(
     let Some(ad) = policy.catalogue.choose(placement, random) else {
         return Decision::reply(reply::no_content());
     };
-    let asker = Asker::new(request);
-    let visitor = if consent {
-        policy.keys.visitor().of_request(now, asker.network(), request.user_agent)
-    } else {
-        Fingerprint::NONE
-    };
-    issue(placement, ad, test, visitor, asker, policy, ids, now, random)
+    let asker = Asker::new(request, policy, now);
+    let kept = privacy::decide(&signals, &policy.privacy);
+    let visitor = if kept.visitor { asker.fingerprint(now) } else { Fingerprint::NONE };
+    issue(placement, ad, test, visitor, asker, policy, state, now, random)
 }
 
 #[expect(clippy::too_many_arguments, reason = "what `serve` has found, and what it was given")]
@@ -93,9 +89,9 @@ fn issue(
     ad: &Ad,
     test: bool,
     visitor: Fingerprint,
-    asker: Asker,
+    asker: Asker<'_>,
     policy: &Policy,
-    ids: &mut dyn Ids,
+    state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
@@ -103,7 +99,7 @@ fn issue(
         let detail = "this edge has no key that signs for this publisher now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     };
-    let Some(id) = ids.next(now, random) else {
+    let Some(id) = state.next_id(now, random) else {
         let detail = "this edge has no impression ids left at the moment; ask again later";
         return Decision::reply(reply::problem(503, "no_ids", detail));
     };

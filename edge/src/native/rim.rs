@@ -21,10 +21,12 @@ use tokio::runtime::Handle;
 
 use super::head::Head;
 use super::metrics::{Metrics, Route};
+use super::networks::Networks;
 use super::patience::Patience;
 use super::{Policies, RimSettings};
+use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
-use crate::handle::{self, Ids, handle};
+use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::outbox::{AppendError, Outbox, Pending};
 use crate::request::{Body, Method, Request};
@@ -43,9 +45,11 @@ pub(super) struct Rim {
     metrics: Metrics,
     registry: Option<Arc<Registry>>,
     country_header: Option<HeaderName>,
+    networks: Option<Networks>,
     settings: RimSettings,
     clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     limits: Limits,
+    clicks: Clicks,
     /// The limits' clock: it never goes back.
     started: Stopwatch,
     /// For what outlives a connection.
@@ -63,11 +67,15 @@ impl Random for Drawn<'_> {
     }
 }
 
-struct Allocated<'a>(&'a Mutex<IdAllocator>);
+struct Shared<'a>(&'a Rim);
 
-impl Ids for Allocated<'_> {
-    fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
-        Some(self.0.lock().next(now, random))
+impl State for Shared<'_> {
+    fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
+        Some(self.0.ids.lock().next(now, random))
+    }
+
+    fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
+        self.0.clicks.too_often(client, user_agent, self.0.started.elapsed())
     }
 }
 
@@ -92,6 +100,7 @@ impl Rim {
         metrics: Metrics,
         registry: Option<Arc<Registry>>,
         country_header: Option<HeaderName>,
+        networks: Option<Networks>,
         settings: RimSettings,
         clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     ) -> Self {
@@ -101,11 +110,13 @@ impl Rim {
             clock,
             ids: Mutex::new(IdAllocator::default()),
             limits: Limits::new(settings.rates, &mut *random),
+            clicks: Clicks::new(settings.pace, &mut *random),
             started: Stopwatch::start(),
             random: Mutex::new(random),
             metrics,
             registry,
             country_header,
+            networks,
             settings,
             clock_ahead_ms,
             runtime: Handle::current(),
@@ -197,6 +208,7 @@ impl Rim {
         let trusted = &self.settings.trusted_proxies;
         let by_proxy = trusted.iter().any(|range| range.contains(peer));
         let country = self.country_header.as_ref().filter(|_| by_proxy);
+        let client = self.client(head, peer);
         let request = Request {
             method: Method::from_name(head.method()),
             path: head.path(),
@@ -211,11 +223,12 @@ impl Rim {
             if_none_match: head.field(&header::IF_NONE_MATCH),
             opted_out: head.field(&GPC) == b"1",
             country: country.map_or(b"", |name| head.field(name)),
-            client: self.client(head, peer),
+            client,
+            asn: self.networks.as_ref().zip(client).and_then(|(table, client)| table.asn(client)),
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
-        let (mut ids, mut random) = (Allocated(&self.ids), Drawn(&self.random));
-        handle(&request, &self.policies.load(), &mut ids, now, &mut random)
+        let (mut state, mut random) = (Shared(self), Drawn(&self.random));
+        handle(&request, &self.policies.load(), &mut state, now, &mut random)
     }
 
     /// Does what the core decided, in its order: events, tallies, reply.

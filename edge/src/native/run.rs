@@ -1,5 +1,6 @@
 //! The service: accepts connections until it is told to stop, then hands over what it has.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::catalogue_file::{CatalogueSource, watch as watch_catalogue};
+use super::networks::Networks;
 use super::rim::Rim;
 use super::threads::{Accepted, Threads};
 use super::{Metrics, Policies};
 use crate::address::Range;
+use crate::clicks::Pace;
 use crate::limit::Rates;
 use crate::outbox::{BatchSink, Drain, DrainSettings, Outbox};
 
@@ -27,6 +30,11 @@ pub struct RimSettings {
     pub country_header: Option<String>,
     /// How often one network may ask.
     pub rates: Rates,
+    /// How often one visitor may click before that is no person's doing.
+    pub pace: Pace,
+    /// The table of networks, in MaxMind's form, that tells data centres; none: nothing is known of
+    /// networks.
+    pub networks: Option<PathBuf>,
     /// The most connections at once; further ones wait to be accepted.
     pub connections_max: usize,
     /// The threads that serve connections; 0: as many as there are cores.
@@ -58,6 +66,8 @@ impl Default for RimSettings {
             trusted_proxies: Vec::new(),
             country_header: None,
             rates: Rates::default(),
+            pace: Pace::default(),
+            networks: None,
             connections_max: 4_096,
             threads: 0,
             head_bytes_max: 16 << 10,
@@ -156,6 +166,8 @@ pub async fn run<S: BatchSink>(
         let least = "an edge needs at least 1 connection and 8192 bytes for a request's head";
         return Err(RunError::Settings(least.to_owned()));
     }
+    let networks = settings.networks.as_deref().map(Networks::open);
+    let networks = networks.transpose().map_err(RunError::Settings)?;
     let drain = Drain::start(&outbox, Arc::clone(&sink), drain);
     let rim = Arc::new(Rim::new(
         Arc::clone(&policies),
@@ -165,6 +177,7 @@ pub async fn run<S: BatchSink>(
         metrics.clone(),
         registry,
         country_header,
+        networks,
         settings.clone(),
         Box::new(move || sink.clock_ahead_ms()),
     ));

@@ -36,6 +36,7 @@ pub(super) struct Head {
     pub(super) continent: String,
     /// Degrees, of the visitor.
     pub(super) longitude: Option<f32>,
+    asn: Option<u32>,
 }
 
 impl Head {
@@ -67,6 +68,7 @@ impl Head {
             colo: next().to_owned(),
             continent: next().to_owned(),
             longitude: next().parse().ok(),
+            asn: next().parse().ok(),
         }
     }
 
@@ -80,6 +82,7 @@ impl Head {
             opted_out: self.opted_out,
             country: self.country.as_bytes(),
             client: self.client,
+            asn: self.asn,
             body,
             ..Request::new(self.method, &self.path)
         }

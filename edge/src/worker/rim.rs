@@ -1,6 +1,7 @@
 //! One request: from the platform to the core's form, and what the core decided back.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use futures::StreamExt as _;
 use shared::id::IdRange;
 use shared::keys::EdgeKeys;
 use shared::limits::EDGE_BODY_BYTES_MAX;
-use shared::{Random as _, Timestamp};
+use shared::{ImpressionId, Random, Timestamp};
 use worker::worker_sys::web_sys;
 use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn, event};
 
@@ -21,8 +22,9 @@ use super::place::{location_hint, shard_name};
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::catalogue::Catalogue;
+use crate::clicks::Clicks;
 use crate::decision::{Decision, Durability, Reply, WhenFull, lost};
-use crate::handle::{self, handle};
+use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::outbox::parcel::Parcel;
 use crate::policy::{Keys, Policy, Published};
@@ -44,11 +46,29 @@ struct Edge {
     asked_at: Cell<Timestamp>,
     trouble: Vec<String>,
     limits: Limits,
+    clicks: Clicks,
     started: Timestamp,
     flushing: Cell<bool>,
     gather: Rc<Gather>,
     /// Which shard of its colo it uses.
     number: u32,
+}
+
+/// What the core is lent for one request.
+struct Memory<'a> {
+    edge: &'a Edge,
+    /// The time since the isolate's first request.
+    since: Duration,
+}
+
+impl State for Memory<'_> {
+    fn next_id(&mut self, now: Timestamp, _: &mut dyn Random) -> Option<ImpressionId> {
+        self.edge.gather.lease.borrow_mut().as_mut()?.next(now)
+    }
+
+    fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
+        self.edge.clicks.too_often(client, user_agent, self.since)
+    }
 }
 
 thread_local! {
@@ -89,9 +109,15 @@ impl Edge {
         let public_url = settings.public_url.clone().or_else(|| head.origin.parse().ok());
         let (policy, keys) = match (settings::keys(&get), public_url) {
             (Ok((keys, parts)), Some(public_url)) => {
-                let (keys, catalogue) = (Arc::new(keys), Arc::new(catalogue));
-                let beacons = settings.beacons;
-                (Some(Rc::new(Policy { public_url, beacons, keys, catalogue })), Some(parts))
+                let policy = Policy {
+                    public_url,
+                    beacons: settings.beacons,
+                    verdicts: settings.verdicts.clone(),
+                    privacy: settings.privacy.clone(),
+                    keys: Arc::new(keys),
+                    catalogue: Arc::new(catalogue),
+                };
+                (Some(Rc::new(policy)), Some(parts))
             }
             (Err(why), _) => {
                 trouble.push(why);
@@ -107,6 +133,7 @@ impl Edge {
         Self {
             number: u32::from_le_bytes(number) % settings.shards,
             limits: Limits::new(settings.rates, &mut SystemRandom),
+            clicks: Clicks::new(settings.clicks_pace, &mut SystemRandom),
             started: now(),
             gather: Rc::new(Gather::new(Duration::from_millis(settings.redirect_wait_ms))),
             flushing: Cell::new(false),
@@ -155,10 +182,8 @@ impl Edge {
             false => Some(Vec::new()),
         };
         let body = body.as_deref().map_or(Body::TooLarge, Body::Whole);
-        let decision = {
-            let mut lease = self.gather.lease.borrow_mut();
-            handle(&head.request(body), &policy, &mut *lease, now(), &mut SystemRandom)
-        };
+        let mut memory = Memory { edge: &self, since };
+        let decision = handle(&head.request(body), &policy, &mut memory, now(), &mut SystemRandom);
         let reply = self.perform(decision, &shard, &context).await;
         Ok(to_response(reply, head.method))
     }

@@ -5,10 +5,13 @@ use shared::Id;
 use shared::keys::EdgeKeys;
 
 use crate::catalogue::Catalogue;
+use crate::clicks;
 use crate::decision::Durability;
 use crate::limit::Rates;
 use crate::outbox::shard::Pace;
 use crate::policy::{Keys, PublicUrl};
+use crate::privacy::PrivacyPolicy;
+use crate::verdict::{CLICK_TOO_SOON_MS, Rules};
 
 /// The longest [`Settings::name`]: with a colo and a number it is an [`Id`].
 pub const NAME_BYTES_MAX: usize = 8;
@@ -40,6 +43,13 @@ pub struct Settings {
     pub rates: Rates,
     /// How shards pass their time.
     pub pace: Pace,
+    /// `CLICK_TOO_SOON_MS`: a click sooner after its ad was given out is no person's; 0: none.
+    pub verdicts: Rules,
+    /// `CLICKS_MAX` in `CLICKS_WINDOW_S`: how often one visitor may click, by one isolate's count.
+    pub clicks_pace: clicks::Pace,
+    /// `ADDRESS` (`truncated`, the default, `hashed` or `dropped`) and `VENDOR`, the operator's
+    /// number in the Global Vendor List.
+    pub privacy: PrivacyPolicy,
     /// Where batches go; none: they wait.
     pub centre: Option<Centre>,
     /// `POLICY_URL`: who tells which keys and ads are in force; where nothing is set, the gateway.
@@ -102,10 +112,13 @@ pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Settings {
         beacons: reader.durability("BEACONS"),
         clicks: reader.durability("CLICKS"),
         redirect_wait_ms: reader.number("REDIRECT_WAIT_MS", 500, 1, 10_000),
-        shards: reader.number("SHARDS", 1, 1, SHARDS_MAX.into()) as u32,
+        shards: reader.small("SHARDS", 1, 1, SHARDS_MAX),
         outbox_bytes_max: reader.number("OUTBOX_BYTES_MAX", 1 << 30, OUTBOX_BYTES_LEAST, 8 << 30),
         rates: Rates::default(),
         pace: Pace::default(),
+        verdicts: reader.verdicts(),
+        clicks_pace: reader.clicks_pace(),
+        privacy: reader.privacy(),
         centre: None,
         policy_url: reader.parsed("POLICY_URL", str::parse),
         trouble: Vec::new(),
@@ -186,6 +199,33 @@ impl Reader<'_> {
             other => Err(format!("{other:.20} is neither `durable` nor `queued`")),
         };
         self.parsed(name, parse).unwrap_or_default()
+    }
+
+    fn verdicts(&mut self) -> Rules {
+        let too_soon = self.number("CLICK_TOO_SOON_MS", CLICK_TOO_SOON_MS, 0, 60_000);
+        Rules { click_too_soon_ms: too_soon, ..Rules::default() }
+    }
+
+    fn clicks_pace(&mut self) -> clicks::Pace {
+        let clicks::Pace { clicks, window_s } = clicks::Pace::default();
+        clicks::Pace {
+            clicks: self.small("CLICKS_MAX", clicks, 0, u32::MAX),
+            window_s: self.small("CLICKS_WINDOW_S", window_s, 1, clicks::WINDOW_S_MAX),
+        }
+    }
+
+    fn privacy(&mut self) -> PrivacyPolicy {
+        let vendor = self.small("VENDOR", 0, 0, u16::MAX.into());
+        PrivacyPolicy {
+            address: self.parsed("ADDRESS", str::parse).unwrap_or_default(),
+            vendor: u16::try_from(vendor).ok().filter(|vendor| *vendor != 0),
+            ..PrivacyPolicy::default()
+        }
+    }
+
+    fn small(&mut self, name: &str, default: u32, least: u32, most: u32) -> u32 {
+        let number = self.number(name, default.into(), least.into(), most.into());
+        u32::try_from(number).unwrap_or(default)
     }
 
     fn name(&mut self) -> String {
@@ -293,6 +333,9 @@ mod tests {
             ("SHARDS", "101"),
             ("OUTBOX_BYTES_MAX", "5"),
             ("REDIRECT_WAIT_MS", "-1"),
+            ("CLICKS_WINDOW_S", "0"),
+            ("ADDRESS", "whole"),
+            ("VENDOR", "70000"),
             ("NATS_URL", "nats://b"),
             ("GATEWAY_URL", "collector"),
         ] {

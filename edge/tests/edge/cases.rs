@@ -2,18 +2,21 @@
 //! `cases/supplemental` everything else. A file has one case or a list of them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::support::{NOW, TokenSpec, World};
+use crate::support::{BROWSER, NOW, TokenSpec, World};
+use edge::clicks::{Clicks, Pace};
 use edge::request::Body;
-use edge::{Decision, Draft, Durability, Method, Request, WhenFull, handle};
+use edge::{Decision, Draft, Durability, Method, Request, State, WhenFull, handle};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::Fingerprint;
 use shared::id::IdAllocator;
 use shared::random::Seeded;
 use shared::token::{Unverified, from_text, to_text};
+use shared::{Fingerprint, ImpressionId, Random, Timestamp};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,12 +30,21 @@ pub(crate) struct Case {
     expect: Value,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PolicySpec {
     pub(crate) beacons_queued: bool,
     /// The edge's issuer, when it is another.
     pub(crate) issuer: Option<String>,
+    pub(crate) click_too_soon_ms: Option<u64>,
+    /// The list of data centres, when it is another.
+    pub(crate) data_centres: Option<String>,
+    /// Our number in the Global Vendor List.
+    pub(crate) vendor: Option<u16>,
+    /// What is kept of addresses, when it is not the default.
+    pub(crate) address: Option<String>,
+    /// How often a visitor may click, when it is otherwise: clicks, and in how many seconds.
+    pub(crate) pace: Option<(u32, u32)>,
 }
 
 #[derive(Deserialize, Default)]
@@ -41,17 +53,45 @@ pub(crate) struct RequestSpec {
     pub(crate) method: Option<String>,
     url: String,
     pub(crate) content_type: String,
-    pub(crate) user_agent: String,
+    /// A browser's, when nothing is said.
+    pub(crate) user_agent: Option<String>,
     pub(crate) purpose: String,
     pub(crate) if_none_match: String,
     pub(crate) opted_out: bool,
     pub(crate) country: String,
     pub(crate) client: Option<String>,
+    pub(crate) asn: Option<u32>,
+    /// So many clicks of the same visitor came before, at the same time.
+    pub(crate) clicks_before: u32,
     /// Text as it is, anything else as JSON.
     body: Value,
     /// The first element of the body's events, this many times.
     repeat: Option<usize>,
     pub(crate) too_large: bool,
+}
+
+/// What an edge remembers.
+struct Memory {
+    ids: IdAllocator,
+    clicks: Clicks,
+}
+
+impl Memory {
+    fn new(policy: &PolicySpec) -> Self {
+        let pace = policy.pace.map(|(clicks, window_s)| Pace { clicks, window_s });
+        let clicks = Clicks::new(pace.unwrap_or_default(), &mut Seeded::new(6));
+        Self { ids: IdAllocator::default(), clicks }
+    }
+}
+
+impl State for Memory {
+    fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
+        Some(self.ids.next(now, random))
+    }
+
+    fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
+        self.clicks.too_often(client, user_agent, Duration::from_secs(1))
+    }
 }
 
 impl Case {
@@ -121,6 +161,16 @@ fn check(case: &Case) -> Result<(), String> {
     if case.policy.beacons_queued {
         policy.beacons = Durability::Queued;
     }
+    if let Some(ms) = case.policy.click_too_soon_ms {
+        policy.verdicts.click_too_soon_ms = ms;
+    }
+    if let Some(list) = &case.policy.data_centres {
+        policy.verdicts.data_centres = list.parse().unwrap();
+    }
+    policy.privacy.vendor = case.policy.vendor;
+    if let Some(address) = &case.policy.address {
+        policy.privacy.address = address.parse().unwrap();
+    }
     if let Some(issuer) = &case.policy.issuer {
         let keys = edge::Keys::of_store(&world.store, issuer.parse().unwrap()).unwrap();
         policy.keys = Arc::new(keys);
@@ -132,17 +182,21 @@ fn check(case: &Case) -> Result<(), String> {
     let request = Request {
         query,
         content_type: spec.content_type.as_bytes(),
-        user_agent: spec.user_agent.as_bytes(),
+        user_agent: spec.user_agent.as_deref().unwrap_or(BROWSER).as_bytes(),
         purpose: spec.purpose.as_bytes(),
         if_none_match: spec.if_none_match.as_bytes(),
         opted_out: spec.opted_out,
         country: spec.country.as_bytes(),
         client: spec.client.as_deref().map(|client| client.parse().unwrap()),
+        asn: spec.asn,
         body: if spec.too_large { Body::TooLarge } else { Body::Whole(body.as_bytes()) },
         ..Request::new(Method::from_name(spec.method.as_deref().unwrap_or("GET")), path)
     };
-    let mut ids = IdAllocator::default();
-    let decision = handle(&request, &policy, &mut ids, NOW, &mut Seeded::new(5));
+    let mut memory = Memory::new(&case.policy);
+    for _ in 0..spec.clicks_before {
+        let _ = memory.clicks_too_often(request.client, request.user_agent);
+    }
+    let decision = handle(&request, &policy, &mut memory, NOW, &mut Seeded::new(5));
     let actual = describe(&decision, &tokens, &policy);
     subset(&case.expect, &actual).map_err(|why| format!("{why}\n  in {actual}"))
 }

@@ -8,4 +8,5 @@ mod limits;
 mod plain;
 mod rim;
 mod support;
+mod verdicts;
 mod worker;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use edge::catalogue::Catalogue;
+use edge::privacy::PrivacyPolicy;
+use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
 use serde::Deserialize;
 use shared::id::IdAllocator;
@@ -15,6 +17,10 @@ use shared::{Fingerprint, Id, ImpressionId, Network, Timestamp};
 pub(crate) const NOW: Timestamp = Timestamp(1_768_046_400_000);
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 pub(crate) const EDGE: Id = Id::literal("edge-1");
+
+/// What a visitor says in cases that say nothing of it.
+pub(crate) const BROWSER: &str =
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 pub(crate) const CATALOGUE: &str = r#"{
   "lifetimes": {"impression_s": 3600, "click_s": 86400},
@@ -95,6 +101,8 @@ impl World {
         Policy {
             public_url: "https://edge.example".parse().unwrap(),
             beacons: Durability::Durable,
+            verdicts: Rules::default(),
+            privacy: PrivacyPolicy::default(),
             keys: Arc::new(self.keys()),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).unwrap()),
         }

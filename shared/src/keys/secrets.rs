@@ -2,6 +2,7 @@
 //! key of its own, derived with BLAKE3 under a context of its own.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,19 @@ impl VisitorKey {
     #[must_use]
     pub fn of_request(&self, now: Timestamp, network: Network, user_agent: &[u8]) -> Fingerprint {
         self.digest("countersign visitor v1", &[&now.day().to_be_bytes(), &network.0, user_agent])
+    }
+
+    /// 48 bits of a hash of an address that hold for the day of `now`. An IPv4 address inside IPv6
+    /// (`::ffff:…`) is IPv4.
+    #[must_use]
+    pub fn of_address(&self, now: Timestamp, address: IpAddr) -> Network {
+        let bytes = match address.to_canonical() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let day = now.day().to_be_bytes();
+        let [a, b, c, d, e, f, ..] = self.0.derive("countersign address v1", &[&day, &bytes]);
+        Network([Network::HASHED, a, b, c, d, e, f])
     }
 
     /// The visitor that an imported log names; the same on every day, as in the log.

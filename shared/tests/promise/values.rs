@@ -194,6 +194,11 @@ fn words_keep_their_codes() {
             "head_request",
             "prefetch",
             "test",
+            "bot",
+            "non_browser",
+            "data_centre",
+            "too_many_clicks",
+            "click_too_soon",
         ]
     );
     for (code, reason) in (1..).zip(Reason::ALL) {
@@ -201,8 +206,9 @@ fn words_keep_their_codes() {
         assert_eq!(reason.name().parse(), Ok(*reason));
         assert!(usize::from(code) < REASON_CODES);
     }
-    assert_eq!((Reason::from_code(0), Reason::from_code(18)), (None, None));
-    assert_eq!(VERDICTS, [Reason::HeadRequest, Reason::Prefetch]);
+    assert_eq!((Reason::from_code(0), Reason::from_code(23)), (None, None));
+    let codes: Vec<u8> = VERDICTS.iter().map(|reason| reason.code()).collect();
+    assert_eq!(codes, [15, 16, 18, 19, 20, 21, 22], "test (17) is the collector's to say");
     let error = "conversion".parse::<Kind>().unwrap_err();
     assert!(error.contains("served, impression, viewable, click"), "{error}");
 }

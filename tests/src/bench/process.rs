@@ -159,6 +159,9 @@ pub(super) fn catalogue(probes: usize) -> String {
     text
 }
 
+/// What visitors say.
+const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
 /// The product's binary.
 pub(super) fn binary() -> Result<Command, String> {
     let binary = std::env::var_os("COUNTERSIGN_BIN")
@@ -194,6 +197,8 @@ impl Server {
 
     /// What says where its edge and its API listen.
     pub(super) fn spawn(mut command: Command) -> Result<Self, String> {
+        // The clicks come as soon as the ads are there.
+        command.env("COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS", "0");
         let mut child = command
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
@@ -210,6 +215,7 @@ impl Server {
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
         let http = reqwest::Client::builder()
             .no_proxy()
+            .user_agent(BROWSER)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| error.to_string())?;

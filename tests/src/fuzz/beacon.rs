@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use edge::catalogue::Catalogue;
+use edge::privacy::PrivacyPolicy;
 use edge::request::Body;
+use edge::verdict::Rules;
 use edge::{Durability, Method, Policy, Request, handle};
 use shared::Id;
 use shared::id::IdAllocator;
@@ -19,6 +21,8 @@ use super::{Outcome, hold};
 static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     public_url: "https://edge.example".parse().expect("a good URL"),
     beacons: Durability::Durable,
+    verdicts: Rules::default(),
+    privacy: PrivacyPolicy::default(),
     keys: Arc::new(
         edge::Keys::of_store(&DEPLOYMENT.store, Id::literal("house")).expect("it has a key"),
     ),

@@ -10,6 +10,9 @@ use shared::random::Seeded;
 use shared::wire::Batch;
 use shared::{Id, Kind, OutboxId, Timestamp};
 
+/// What all visitors say; nothing is counted of what says that it is a program.
+const BROWSER: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
 /// Where a group commit is cut off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Cut {
@@ -223,5 +226,5 @@ impl Edge {
 
 fn get(path: &str) -> Request<'_> {
     let client = Some(std::net::IpAddr::from([203, 0, 113, 7]));
-    Request { user_agent: b"Mozilla/5.0", client, ..Request::new(Method::Get, path) }
+    Request { user_agent: BROWSER, client, ..Request::new(Method::Get, path) }
 }

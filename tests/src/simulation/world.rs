@@ -6,6 +6,8 @@ use std::sync::Arc;
 use collector::verify::Verifier;
 use collector::{CollectorKeys, Metrics};
 use edge::catalogue::Catalogue;
+use edge::privacy::PrivacyPolicy;
+use edge::verdict::Rules;
 use edge::{Durability, Policy};
 use eventlog::fake::Faults;
 use shared::import::{ImportChunk, ImportEvent, named_source};
@@ -126,6 +128,9 @@ impl<'v> World<'v> {
         let policy = Policy {
             public_url: "https://edge.example".parse().expect("a good URL"),
             beacons: Durability::Durable,
+            // Its visitors click at once.
+            verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
+            privacy: PrivacyPolicy::default(),
             keys: Arc::new(edge::Keys::of_store(&keys, issuer).expect("it has a key")),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).expect("a good catalogue")),
         };

@@ -11,6 +11,8 @@ use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use edge::native::{Metrics, Parts, Policies, RimSettings};
 use edge::outbox::{BatchSink, DrainSettings, Outbox, OutboxSettings, SinkError};
+use edge::privacy::PrivacyPolicy;
+use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
 use shared::Id;
 use shared::ambient::{SystemClock, SystemRandom};
@@ -42,6 +44,9 @@ pub fn edge(outbox: &Path) -> Result<(), String> {
         let policy = Policy {
             public_url: "https://edge.example".parse()?,
             beacons: Durability::Durable,
+            // What the tool sends was issued a moment ago.
+            verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
+            privacy: PrivacyPolicy::default(),
             keys: Arc::new(keys),
             catalogue: Arc::default(),
         };

@@ -1,0 +1,81 @@
+//! Programs that say so in their user agent: crawlers, link previews, monitors, libraries. The
+//! patterns are those of the npm package `isbot` (`bots/README.md`), which `build.rs` turns into
+//! tables; an update is a new `bots/patterns.json`. Pure.
+//!
+//! This is the list's part of general invalid traffic (MRC, Invalid Traffic Detection and Filtration
+//! Standards, 2.2: known robots and spiders). Who lies is not found here.
+
+// Generated: `FIRST`, `ANYWHERE`, `WINDOWS`.
+include!(concat!(env!("OUT_DIR"), "/bots.rs"));
+
+/// User agents are looked at this far, in bytes.
+const BYTES_MAX: usize = 1_024;
+/// There is a match, and nothing more to be asked; see `build.rs`.
+const MATCH: u16 = 1;
+
+/// Some patterns, as an automaton that tells whether one of them begins at a place.
+struct Table {
+    /// The class of each byte, and last that of the end of the text.
+    classes: &'static [u8; 257],
+    /// How many classes there are.
+    width: usize,
+    /// The next state, by state and class; 0: no match can follow.
+    next: &'static [u16],
+    /// The first state, by what stands before: nothing, a letter or digit, anything else.
+    starts: [u16; 3],
+}
+
+impl Table {
+    fn step(&self, state: u16, class: u8) -> u16 {
+        self.next[usize::from(state) * self.width + usize::from(class)]
+    }
+
+    /// Whether a match begins where `rest` does.
+    fn begins(&self, rest: &[u8], before: usize) -> bool {
+        let mut state = self.starts[before];
+        for byte in rest {
+            state = self.step(state, self.classes[usize::from(*byte)]);
+            if state <= MATCH {
+                return state == MATCH;
+            }
+        }
+        self.step(state, self.classes[256]) == MATCH
+    }
+}
+
+/// Whether a user agent is that of a program. An empty one says nothing.
+#[must_use]
+pub(crate) fn is_bot(user_agent: &[u8]) -> bool {
+    let agent = &user_agent[..user_agent.len().min(BYTES_MAX)];
+    if agent.is_empty() {
+        return false;
+    }
+    FIRST.iter().any(|table| table.begins(agent, 0)) || is_anywhere(agent)
+}
+
+/// Whether one of the patterns that may begin everywhere is there: tried only where three bytes
+/// stand that one of them begins with.
+fn is_anywhere(agent: &[u8]) -> bool {
+    let begins = |at: usize| ANYWHERE.begins(&agent[at..], before(agent, at));
+    let mut window = 0;
+    for (at, byte) in agent.iter().enumerate() {
+        window = window >> 5 | usize::from(byte & 31) << 10;
+        if at >= 2 && WINDOWS[window / 64] >> (window % 64) & 1 == 1 && begins(at - 2) {
+            return true;
+        }
+    }
+    // The last two places have no three bytes.
+    (agent.len().saturating_sub(2)..agent.len()).any(begins)
+}
+
+/// What stands before a place, by its number in [`Table::starts`].
+fn before(agent: &[u8], at: usize) -> usize {
+    match at.checked_sub(1).map(|before| agent[before]) {
+        None => 0,
+        Some(byte) if byte.is_ascii_alphanumeric() || byte == b'_' => 1,
+        Some(_) => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! A GPP string (IAB Tech Lab, Global Privacy Platform, version 1): a header that lists sections, and
+//! the sections. Read are the European TCF (2), the old US privacy string (6), and the sections of the
+//! USA and its states (7 to 23); any other section that applies forbids.
+
+use super::bits::Bits;
+use super::{PrivacyPolicy, Signals, tcf};
+
+/// The header's type and version.
+const HEADER: u32 = 3;
+const VERSION: u32 = 1;
+/// Numbers of sections: as many as the lists of IAB Tech Lab may ever need.
+const SECTION_MAX: u32 = 4_095;
+
+const TCF_EU: u32 = 2;
+const US_PRIVACY: u32 = 6;
+
+/// Where the opt-outs stand in the cores of the US sections, in bits, two each: from sale, of the
+/// sharing of data, from targeted advertising, as far as a law knows them.
+const fn opt_outs(section: u32) -> Option<&'static [usize]> {
+    match section {
+        // The USA.
+        7 => Some(&[18, 20, 22]),
+        // Virginia, Colorado, Connecticut, Florida, Montana, Oregon, Texas, Delaware, Nebraska, New
+        // Hampshire, New Jersey, Tennessee, Minnesota; and California, of which the second is sharing.
+        8..=10 | 12..=17 | 19..=23 => Some(&[12, 14]),
+        // Utah and Iowa.
+        11 | 18 => Some(&[14, 16]),
+        _ => None,
+    }
+}
+
+/// Whether all sections that apply allow it; `None` when none says anything.
+pub(super) fn allows(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<bool> {
+    // What cannot be read forbids.
+    said(signals, policy).unwrap_or(Some(false))
+}
+
+fn said(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<Option<bool>> {
+    let (header, sections) = signals.gpp.split_once('~').unwrap_or((signals.gpp, ""));
+    let mut bits = Bits::new(header);
+    if bits.number(6)? != HEADER || bits.number(6)? != VERSION {
+        return None;
+    }
+    let applying = applying(signals.gpp_sid);
+    let applies = |number| {
+        applying.is_none_or(|bits| bits.checked_shr(number).is_some_and(|bits| bits & 1 == 1))
+    };
+    let mut sections = sections.split('~').filter(|section| !section.is_empty());
+    let mut said = None;
+    let mut last = 0;
+    for _ in 0..bits.number(12)? {
+        let is_range = bits.bit()?;
+        let first = last + fibonacci(&mut bits)?;
+        last = if is_range { first + fibonacci(&mut bits)? } else { first };
+        if last > SECTION_MAX {
+            return None;
+        }
+        for number in first..=last {
+            let section = sections.next()?;
+            if !applies(number) {
+                continue;
+            }
+            let allowed = match number {
+                TCF_EU => Some(tcf::allows(section, policy)?),
+                US_PRIVACY => us_privacy(section)?,
+                _ => us(section, opt_outs(number)?)?,
+            };
+            said = match (said, allowed) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+    // More sections than the header lists: which is which cannot be told.
+    sections.next().is_none().then_some(said)
+}
+
+/// The sections that apply, a bit each; `None` when nothing is said: all. None that is read here has a
+/// larger number than the bits have.
+fn applying(list: &str) -> Option<u64> {
+    let parts = list.split([',', '_']).flat_map(|part| part.split("%2C"));
+    let numbers = parts.filter_map(|number| number.parse::<u32>().ok());
+    let bits = numbers.fold(0, |bits, number| bits | 1_u64.checked_shl(number).unwrap_or(1));
+    (bits != 0).then_some(bits)
+}
+
+/// A number as a sum of Fibonacci numbers, the smallest first, that ends with two ones.
+fn fibonacci(bits: &mut Bits<'_>) -> Option<u32> {
+    let (mut this, mut next, mut sum, mut before) = (1_u32, 2_u32, 0_u32, false);
+    loop {
+        let bit = bits.bit()?;
+        if bit && before {
+            return Some(sum);
+        }
+        if bit {
+            sum += this;
+        }
+        if sum > SECTION_MAX || this > SECTION_MAX * 2 {
+            return None;
+        }
+        (this, next, before) = (next, this + next, bit);
+    }
+}
+
+/// `1YNN`: version, notice, opt-out from sale, whether an agreement covers it.
+fn us_privacy(section: &str) -> Option<Option<bool>> {
+    match section.as_bytes() {
+        [b'1', _, b'Y', _] => Some(Some(false)),
+        [b'1', _, b'N', _] => Some(Some(true)),
+        [b'1', _, b'-', _] => Some(None),
+        _ => None,
+    }
+}
+
+/// Of a US section: an opt-out or its global privacy control forbids; that there were notices and no
+/// opt-out allows.
+fn us(section: &str, opt_outs: &[usize]) -> Option<Option<bool>> {
+    let mut segments = section.split('.');
+    let core = segments.next()?;
+    let mut said = None;
+    for at in opt_outs {
+        let mut bits = Bits::new(core);
+        bits.skip(*at)?;
+        match bits.number(2)? {
+            0 => {}
+            // It was not opted out.
+            2 => said = said.or(Some(true)),
+            _ => return Some(Some(false)),
+        }
+    }
+    for segment in segments {
+        let mut bits = Bits::new(segment);
+        // A segment of type 1 is the global privacy control.
+        if bits.number(2)? == 1 && bits.bit()? {
+            return Some(Some(false));
+        }
+    }
+    Some(said)
+}

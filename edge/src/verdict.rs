@@ -1,0 +1,84 @@
+//! What the edge thinks of a request: valid, or the one reason why it is no person's act. A verdict
+//! is recorded on the event and drops nothing: the visitor is sent on, and the event is kept. Pure.
+//!
+//! The signals are those of general invalid traffic (MRC, Invalid Traffic Detection and Filtration
+//! Standards, and the IAB click measurement guidelines): what can be told of one request, by lists
+//! and by simple counting. The surest comes first, for an event has one reason.
+
+use shared::token::Token;
+use shared::{Reason, Timestamp, Verdict};
+
+use crate::bots;
+use crate::browser;
+use crate::handle::State;
+use crate::networks::DataCentres;
+use crate::request::{Method, Request};
+
+/// A click this soon after the ad was given out is no person's, in ms.
+///
+/// People need 200 ms and more only to press a key when a light goes on (simple reaction time), and
+/// an ad has before that to arrive and to be painted, and after that the click to come back. Who
+/// sees the ad and aims at it takes a second; what is left out below 200 ms are programs, and taps
+/// that were meant for what was there before.
+pub const CLICK_TOO_SOON_MS: u64 = 200;
+
+/// What verdicts go by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// A click less than so many ms after its token was issued is [`Reason::ClickTooSoon`]; 0: none
+    /// is. An edge whose clock is behind the issuer's cannot tell, and says nothing.
+    pub click_too_soon_ms: u64,
+    /// The networks of data centres.
+    pub data_centres: DataCentres,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { click_too_soon_ms: CLICK_TOO_SOON_MS, data_centres: DataCentres::default() }
+    }
+}
+
+/// Of a request, whatever it brings.
+pub(crate) fn of(request: &Request<'_>, rules: &Rules) -> Verdict {
+    if request.method == Method::Head {
+        return Some(Reason::HeadRequest);
+    }
+    if is_ahead(request.purpose) {
+        return Some(Reason::Prefetch);
+    }
+    if bots::is_bot(request.user_agent) {
+        return Some(Reason::Bot);
+    }
+    if !browser::is_like_one(request.user_agent) {
+        return Some(Reason::NonBrowser);
+    }
+    let is_hosted = |asn| rules.data_centres.contains(asn);
+    request.asn.is_some_and(is_hosted).then_some(Reason::DataCentre)
+}
+
+/// Of a click of the request, which is `of` it as a whole.
+pub(crate) fn of_click(
+    of: Verdict,
+    token: &Token<'_>,
+    request: &Request<'_>,
+    rules: &Rules,
+    state: &mut dyn State,
+    now: Timestamp,
+) -> Verdict {
+    if of.is_some() {
+        return of;
+    }
+    if state.clicks_too_often(request.client, request.user_agent) {
+        return Some(Reason::TooManyClicks);
+    }
+    let age_ms = now.0.checked_sub(token.issued_at.0);
+    let is_too_soon = age_ms.is_some_and(|age_ms| age_ms < rules.click_too_soon_ms);
+    is_too_soon.then_some(Reason::ClickTooSoon)
+}
+
+/// Whether a browser says that it asks before a person did (`Sec-Purpose`, `Purpose`, …).
+pub(crate) fn is_ahead(purpose: &[u8]) -> bool {
+    let ahead = ["prefetch", "prerender", "preview"];
+    let purpose = purpose.to_ascii_lowercase();
+    ahead.iter().any(|word| purpose.windows(word.len()).any(|at| at == word.as_bytes()))
+}
