@@ -54,7 +54,7 @@ export interface Occasion {
  */
 export type Event = "served" | "empty" | "error" | "impression" | "viewable" | "core";
 
-/** What became of this page's events. `made = accepted + refused + waiting`, and what earlier pages left. */
+/** What became of this page's events, and of those that earlier pages have left. */
 export interface Stats {
   /** Random, of this page view alone; never stored. */
   page: string;
@@ -66,8 +66,6 @@ export interface Stats {
   refused: number;
   /** Not taken: too many were waiting. */
   dropped: number;
-  /** No result yet. */
-  waiting: number;
   /** Who measures and sends. */
   core: "wasm" | "js";
 }

@@ -1,7 +1,7 @@
 // What the loader fetches after the first paint: the Wasm core, and wasm-bindgen's glue.
-import start from "../build/pkg/core.js";
+import start from "wasm-core";
 
-export { Meter, Outbox } from "../build/pkg/core.js";
+export { Meter, Outbox } from "wasm-core";
 
 export async function load(): Promise<void> {
   await start();

@@ -1,5 +1,6 @@
 // Events on their way to the edge. What waits, and for how long, is the outbox's to say.
-import type { Ad } from "../index.js";
+import type { Ad, Stats } from "../index.js";
+import { config, now } from "./config.js";
 import { PlainOutbox } from "./outbox.js";
 import type { Core, Kind, Outbox } from "./parts.js";
 
@@ -10,15 +11,11 @@ const GATHER_MS = 200;
 export const page = Math.random().toString(36).slice(2);
 const plain = new PlainOutbox();
 let outbox: Outbox = plain;
-let made = 0;
-let edge = "";
+const counts = { made: 0, accepted: 0, refused: 0, dropped: 0 };
 let timer: ReturnType<typeof setTimeout> | undefined;
-const now = () => performance.now();
-
-export const setEdge = (url: string) => void (edge = url);
 
 export function tell(kind: Kind, ad: Ad): void {
-  if (outbox.push(kind, ad.impression_id, ad.token)) made++;
+  counts[outbox.push(kind, ad.impression_id, ad.token) ? "made" : "dropped"]++;
   schedule();
 }
 
@@ -30,27 +27,30 @@ function schedule(): void {
 }
 
 /** Sends what is due; everything, when the page may be gone soon. */
-export function flush(leaving?: unknown): void {
+export function flush(leaving = false): void {
   let body;
-  while ((body = outbox.take(now(), leaving === true))) post(outbox, outbox.taken, body, leaving === true);
+  while ((body = outbox.take(now(), leaving))) post(outbox, outbox.taken, body, leaving);
   schedule();
 }
 
 async function post(from: Outbox, number: number, body: string, leaving: boolean): Promise<void> {
   // The number of events so far, that a log of requests can tell what is missing.
-  const url = `${edge}/v1/events?page=${page}&seq=${made}`;
-  let [status, after, results] = [0, 0, ""];
+  const url = `${config.edge}/v1/events?page=${page}&seq=${counts.made}`;
+  let status = 0;
+  let after = 0;
+  let results: string[] = [];
   try {
     if (leaving && !("keepalive" in Request.prototype)) throw 0;
-    const reply = await fetch(url, { method: "POST", body, keepalive: true, credentials: "omit" });
-    if (reply.status === 202) results = (await reply.json()).results.join();
+    const reply = await fetch(url, { method: "POST", body, keepalive: true });
+    if (reply.status === 202) results = (await reply.json()).results;
     after = +(reply.headers.get("retry-after") || 0);
     status = reply.status;
   } catch {
     // Too much under way, an old browser, or no network; who stays here tries again by itself.
     if (document.hidden || leaving) status = +navigator.sendBeacon(url, body);
   }
-  from.settle(number, now(), status, after, results);
+  from.settle(number, now(), status, after, results.join());
+  for (const result of results) counts[/^(acc|que)/.test(result) ? "accepted" : "refused"]++;
   adopt();
   schedule();
 }
@@ -68,7 +68,7 @@ export function upgrade(core: Core): void {
 
 function adopt(): void {
   if (outbox === plain) return;
-  for (const { kind, id, token } of plain.waiting.splice(0)) outbox.push(kind, id, token);
+  for (const { kind, id, token } of plain.waiting_.splice(0)) outbox.push(kind, id, token);
 }
 
 export function consent(given: boolean): void {
@@ -76,8 +76,4 @@ export function consent(given: boolean): void {
   schedule();
 }
 
-export function tally() {
-  const [a, b] = [plain.tally(), outbox === plain ? [0, 0, 0, 0] : outbox.tally()];
-  const [accepted, refused, dropped, waiting] = a.map((n, at) => n + b[at]!) as [number, number, number, number];
-  return { page, made, accepted, refused, dropped, waiting, core: outbox === plain ? "js" : "wasm" } as const;
-}
+export const stats = (): Stats => ({ page, ...counts, core: outbox === plain ? "js" : "wasm" });

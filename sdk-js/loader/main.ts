@@ -1,13 +1,15 @@
 // The package: what a page calls, and what the browser tells.
+export { tell as consent } from "./consent.js";
+export { stats } from "./delivery.js";
+export { on } from "./slots.js";
+
 import type { Settings } from "../index.js";
+import { config } from "./config.js";
 import * as consents from "./consent.js";
 import * as delivery from "./delivery.js";
 import type { Core } from "./parts.js";
-import { config, emit, look, on, refill, scan } from "./slots.js";
+import { emit, look, refill, scan } from "./slots.js";
 
-export { on };
-export const stats = delivery.tally;
-export const consent = consents.tell;
 
 const find = (target?: Element | string) =>
   typeof target === "string" ? document.querySelector(target) : target;
@@ -17,28 +19,23 @@ export function init(settings: Settings): void {
   if (started) return;
   started = true;
   config.edge = settings.edge;
-  config.test = !!settings.test;
-  delivery.setEdge(settings.edge);
-  if (settings.consent !== undefined) consent(settings.consent);
-  const ask = () => consents.ask(settings.vendor, () => delivery.consent(consents.given()));
-  config.ready = ask();
+  if (settings.test) config.test_ = "&test=1";
+  consents.tell(settings.consent);
+  config.ready_ = consents.ask(settings.vendor);
   listen();
-  // A platform whose script comes after ours is asked when the page is there.
-  const { __tcfapi, __gpp } = window as { __tcfapi?: unknown; __gpp?: unknown };
-  const loaded = () => {
-    if (!__tcfapi && !__gpp) ask();
-    // After a frame has been painted: the core is never in the page's way.
-    if (settings.core) requestAnimationFrame(() => setTimeout(upgrade, 0, settings.core));
-  };
-  if (document.readyState === "complete") loaded();
-  else addEventListener("load", loaded);
+  if (!settings.core) return;
+  // After the first paint, which may be long ago: the core is never in its way.
+  new PerformanceObserver((_, paint) => {
+    paint.disconnect();
+    upgrade(settings.core as string);
+  }).observe({ type: "paint", buffered: true });
 }
 
 async function upgrade(url: string): Promise<void> {
   try {
     const core: Core & { load(): Promise<void> } = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
     await core.load();
-    config.Meter = core.Meter;
+    config.Meter_ = core.Meter;
     delivery.upgrade(core);
     delivery.consent(consents.given());
     emit("core");
@@ -48,23 +45,28 @@ async function upgrade(url: string): Promise<void> {
 }
 
 function listen(): void {
-  let waiting = false;
-  const soon = () => {
-    if (!waiting) setTimeout(() => ((waiting = false), scan()), 20);
-    waiting = true;
+  let soon: unknown;
+  const changed = () => {
+    soon ||= setTimeout(() => (soon = scan()), 20);
   };
   const attributeFilter = ["data-countersign-placement"];
-  new MutationObserver(soon).observe(document, { subtree: true, childList: true, attributeFilter });
+  new MutationObserver(changed).observe(document, { subtree: true, childList: true, attributeFilter });
   scan();
-  for (const event of ["focus", "blur"]) addEventListener(event, look);
+  const leave = () => delivery.flush(true);
+  const back = () => {
+    delivery.wake();
+    refill(undefined, true);
+  };
   document.addEventListener("visibilitychange", () => {
     look();
-    if (document.hidden) delivery.flush(true);
-    else delivery.wake();
+    if (document.hidden) leave();
+    else back();
   });
-  addEventListener("pagehide", () => delivery.flush(true));
+  addEventListener("focus", look);
+  addEventListener("blur", look);
+  addEventListener("online", back);
+  addEventListener("pagehide", leave);
   addEventListener("pageshow", ({ persisted }) => persisted && refill());
-  addEventListener("online", () => (delivery.wake(), refill(undefined, true)));
 }
 
 export function render(target: Element | string, placement?: string): void {

@@ -5,59 +5,45 @@ import type { Kind, Outbox } from "./parts.js";
 type Waiting = { kind: Kind; id: string; token: string };
 
 export class PlainOutbox implements Outbox {
-  waiting: Waiting[] = [];
   taken = 0;
-  private underWay = new Map<number, Waiting[]>();
-  private due = 0;
-  private counts = [0, 0, 0];
+  waiting_: Waiting[] = [];
+  private underWay_: Waiting[][] = [];
+  private pause_ = 0;
 
   push(kind: Kind, id: string, token: string): boolean {
-    if (this.waiting.length > 255) return !++this.counts[2]!;
-    this.waiting.push({ kind, id, token });
-    return true;
+    return this.waiting_.length < 256 && !!this.waiting_.push({ kind, id, token });
   }
 
-  take(now: number, atOnce: boolean): string | undefined {
-    if (!atOnce && now < this.due) return;
+  take(): string | undefined {
     let body = "";
-    const batch = [];
-    for (const event of this.waiting) {
-      const more = (body && ",") + JSON.stringify({ token: event.token, kind: event.kind });
+    let events = 0;
+    for (const { token, kind } of this.waiting_) {
+      const more = (body && ",") + JSON.stringify({ token, kind });
       // All of it is ASCII, so characters are bytes; 13 are around them.
       if (body.length + more.length + 13 > 16383) break;
       body += more;
-      batch.push(event);
+      events++;
     }
     if (!body) return;
-    this.waiting.splice(0, batch.length);
-    this.underWay.set(++this.taken, batch);
+    this.underWay_[++this.taken] = this.waiting_.splice(0, events);
     return `{"events":[${body}]}`;
   }
 
-  settle(body: number, now: number, status: number, _retryAfterS: number, results: string): void {
-    const batch = this.underWay.get(body);
-    this.underWay.delete(body);
-    if (status === 202) {
-      const said = results.split(",");
-      batch?.forEach((_, n) => this.counts[/^(accep|queu)ted|queued$/.test(said[n]!) ? 0 : 1]!++);
-    } else if (status < 400 || status > 499 || status === 429 || status === 408) {
-      this.waiting.push(...(batch || []));
-      this.due = now + 5000;
-    } else this.counts[1]! += batch ? batch.length : 0;
+  settle(body: number, _now: number, status: number): void {
+    const events = this.underWay_[body]!;
+    delete this.underWay_[body];
+    // 202 or what is wrong for good; any other status asks to come again.
+    if (/^(202|4(?!08|29))/.test(`${status}`)) return this.wake();
+    this.waiting_.push(...events);
+    this.pause_ = 5000;
   }
 
   wake(): void {
-    this.due = 0;
+    this.pause_ = 0;
   }
 
-  wait(now: number): number {
-    return this.waiting.length ? Math.max(0, this.due - now) : -1;
-  }
-
-  tally(): number[] {
-    let waiting = this.waiting.length;
-    this.underWay.forEach((batch) => (waiting += batch.length));
-    return [...this.counts, waiting];
+  wait(): number {
+    return this.waiting_.length ? this.pause_ : -1;
   }
 
   consent(): void {}

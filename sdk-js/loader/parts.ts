@@ -22,8 +22,6 @@ export interface Outbox {
   wake(): void;
   /** In how many milliseconds something is due; -1 when nothing waits. */
   wait(nowMs: number): number;
-  /** accepted, refused, dropped, waiting. */
-  tally(): ArrayLike<number>;
   /** Whether what waits may be stored. */
   consent(given: boolean): void;
 }

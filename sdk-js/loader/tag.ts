@@ -1,12 +1,11 @@
-// The package as one script tag: `<script async src="…/countersign.js" data-edge="https://…">`.
+// The package as one script tag: `<script async src="…/countersign.js" data-edge="https://…">`. The
+// other settings have such attributes too; consent has none, for it is the visitor's.
 import type { Settings } from "../index.js";
-import * as main from "./main.js";
+import { init as begin, consent, on, refresh, render, stats } from "./main.js";
 
 const script = document.currentScript as HTMLScriptElement | null;
 const core = script?.src && new URL("core.js", script.src).href;
-const init = (settings: Settings) => main.init({ core: core || false, ...settings });
-const { consent, on, refresh, render, stats } = main;
+const init = (settings: Settings) => begin({ core: core || false, ...settings });
 
 window.countersign = { init, render, refresh, on, consent, stats };
-const { edge, vendor, core: use, test } = script?.dataset || {};
-if (edge) init({ edge, vendor: +(vendor || 0), test: test === "1", ...(use === "off" && { core: false }) });
+if (script?.dataset.edge) init({ ...script.dataset, consent: undefined } as unknown as Settings);

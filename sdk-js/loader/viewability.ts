@@ -3,18 +3,18 @@ import type { Meter } from "./parts.js";
 
 export class PlainMeter implements Meter {
   running = false;
-  private since = 0;
-  private last = 0;
-  private done = false;
+  private since_ = 0;
+  private last_ = 0;
+  private done_ = false;
 
   look(now: number, perMille: number, area: number, visible: boolean, focused: boolean): boolean {
-    const passes = area > 0 && visible && focused && perMille >= (area >= 242500 ? 300 : 500);
-    const gap = now - this.last;
-    if (!this.running || gap < 0 || gap > 500) this.since = now;
-    this.last = now;
-    this.running = passes && !this.done;
-    if (!this.running || now - this.since < 1000) return false;
+    // A clock that went back makes a great number of it.
+    if (!this.running || (now - this.last_) >>> 0 > 500) this.since_ = now;
+    this.last_ = now;
+    this.running =
+      !this.done_ && area > 0 && visible && focused && perMille >= (area < 242500 ? 500 : 300);
+    if (!this.running || now - this.since_ < 1000) return false;
     this.running = false;
-    return (this.done = true);
+    return (this.done_ = true);
   }
 }

@@ -5,7 +5,10 @@
 //! need be. That never counts twice: an event's identity is impression id and kind, and the engine
 //! counts each identity once.
 
-use std::collections::VecDeque;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// A body is shorter than this, in bytes: browsers let 64 KiB be under way with `keepalive`.
 pub const BODY_BYTES_MAX: usize = 16 << 10;

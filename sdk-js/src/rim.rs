@@ -2,11 +2,25 @@
 //!
 //! Numbers cross as JavaScript has them (`f64` milliseconds of `performance.now()`).
 
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::panic::PanicInfo;
+
 use wasm_bindgen::prelude::wasm_bindgen;
 use web_sys::Storage;
 
 use crate::queue::{Answer, Kind, Queue};
 use crate::viewability::{self, Look};
+
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+/// A trap: JavaScript gets an exception, and the loader's plain parts stay. The message would cost
+/// more bytes than all else here.
+#[panic_handler]
+fn panic(_: &PanicInfo<'_>) -> ! {
+    core::arch::wasm32::unreachable()
+}
 
 /// Opens the names of all that is stored: one entry a page, so that pages do not overwrite another's.
 const STORAGE_PREFIX: &str = "countersign.q.";
@@ -107,13 +121,6 @@ impl Outbox {
     /// In how many milliseconds something is due; -1 when nothing waits.
     pub fn wait(&self, now_ms: f64) -> f64 {
         self.queue.wait_ms(whole(now_ms)).map_or(-1.0, |wait_ms| wait_ms as f64)
-    }
-
-    /// Counts of events: made, accepted, refused, dropped, waiting.
-    pub fn tally(&self) -> Vec<u32> {
-        let tally = self.queue.tally();
-        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-        vec![tally.made, tally.accepted, tally.refused, tally.dropped, waiting]
     }
 
     /// With consent, what waits is stored, and what earlier pages left is taken. Without, nothing
