@@ -47,7 +47,8 @@ async function post(from: Outbox, number: number, body: string, leaving: boolean
     status = reply.status;
   } catch {
     // Too much under way, an old browser, or no network; who stays here tries again by itself.
-    if (document.hidden || leaving) status = +navigator.sendBeacon(url, body);
+    // Awaited, so that who empties the outbox is not given the same events again at once.
+    if (document.hidden || leaving) status = await +navigator.sendBeacon(url, body);
   }
   from.settle(number, now(), status, after, results.join());
   for (const result of results) counts[/^(acc|que)/.test(result) ? "accepted" : "refused"]++;

@@ -23,12 +23,8 @@ export function init(settings: Settings): void {
   consents.tell(settings.consent);
   config.ready_ = consents.ask(settings.vendor);
   listen();
-  if (!settings.core) return;
-  // After the first paint, which may be long ago: the core is never in its way.
-  new PerformanceObserver((_, paint) => {
-    paint.disconnect();
-    upgrade(settings.core as string);
-  }).observe({ type: "paint", buffered: true });
+  // Well after the next frame, and none comes before the first paint: the core is not in its way.
+  if (settings.core) requestAnimationFrame(() => setTimeout(upgrade, 200, settings.core));
 }
 
 async function upgrade(url: string): Promise<void> {
