@@ -41,7 +41,9 @@ async function post(from: Outbox, number: number, body: string, leaving: boolean
   let results: string[] = [];
   try {
     if (leaving && !("keepalive" in Request.prototype)) throw 0;
-    const reply = await fetch(url, { method: "POST", body, keepalive: true });
+    // A connection that says nothing is no answer either.
+    const signal = AbortSignal.timeout?.(15000);
+    const reply = await fetch(url, { method: "POST", body, keepalive: true, signal });
     if (reply.status === 202) results = (await reply.json()).results;
     after = +(reply.headers.get("retry-after") || 0);
     status = reply.status;

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Stage, heard, listen, place } from "./stage.mjs";
 
-const NAMES = ["lost", "unsaid", "busy", "offline", "storage", "storage-gone", "none", "later", "tcf", "gpc", "gpp", "hand-over", "withdrawn", "plain-lost", "cmp-late", "test-ads"];
+const NAMES = ["lost", "unsaid", "silent", "busy", "offline", "storage", "storage-gone", "none", "later", "tcf", "gpc", "gpp", "hand-over", "withdrawn", "plain-lost", "cmp-late", "test-ads"];
 let stage;
 before(async () => (stage = await Stage.open(Object.fromEntries(NAMES.map((name) => [name, {}])))));
 after(() => stage?.close());
@@ -58,6 +58,19 @@ test("an answer that is lost: the event is sent twice and counted once", async (
     await sleep(100);
   }
   assert.ok((await stage.accounting()).adds_up);
+});
+
+test("an edge that never answers is not waited for without end", async () => {
+  let silent = 0;
+  const tab = await open("silent", {
+    prepare: async (tab) => {
+      // A second instead of fifteen.
+      await tab.addInitScript(() => ((timeout) => (AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms / 15)))(AbortSignal.timeout));
+      await tab.route(EVENTS, (route) => silent++ < 1 || route.continue());
+    },
+  });
+  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 15_000 });
+  await stage.counts("silent", { impression: 1 });
 });
 
 test("a busy edge is asked again later", async () => {
