@@ -51,6 +51,19 @@ for (const chars of [1, 39, 330, 331, 332, 4_096])
     assert.equal(events, 256);
   });
 
+test("outbox: 16 383 bytes go together, 16 384 do not", () => {
+  // Around two tokens: {"events":[{"token":"","kind":"impression"},{"token":"","kind":"impression"}]}
+  const room = 16_383 - JSON.stringify({ events: Array(2).fill({ token: "", kind: "impression" }) }).length;
+  for (const [chars, together] of [[room, 2], [room + 1, 1]]) {
+    const outbox = new PlainOutbox();
+    outbox.push("impression", "a", "t".repeat(8_000));
+    outbox.push("impression", "b", "t".repeat(chars - 8_000));
+    const body = outbox.take();
+    assert.equal(length(body), together);
+    assert.ok(together === 1 || body.length === 16_383, `${body.length}`);
+  }
+});
+
 test("outbox: it is bounded", () => {
   const outbox = filled(256, 1);
   assert.equal(outbox.push("viewable", "a", "t"), false);

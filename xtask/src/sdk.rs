@@ -38,7 +38,7 @@ pub(crate) fn test() -> Result<(), Failure> {
     // One file after the other: each plays on a browser and a `countersign` of its own, and looks at
     // seconds.
     let files =
-        ["units", "pages", "delivery", "demo"].map(|name| format!("sdk-js/tests/{name}.test.mjs"));
+        ["units", "pages", "delivery", "readme", "demo"].map(|name| format!("sdk-js/tests/{name}.test.mjs"));
     run(node()
         .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
         .args(files)
