@@ -15,8 +15,8 @@ use crate::viewability::{self, Look};
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-/// A trap: JavaScript gets an exception, and the loader's plain parts stay. The message would cost
-/// more bytes than all else here.
+/// A trap: JavaScript gets an exception without a message, which would cost more bytes than all else
+/// here.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
