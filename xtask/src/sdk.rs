@@ -37,8 +37,8 @@ pub(crate) fn test() -> Result<(), Failure> {
     };
     // One file after the other: each plays on a browser and a `countersign` of its own, and looks at
     // seconds.
-    let files =
-        ["units", "pages", "delivery", "readme", "demo"].map(|name| format!("sdk-js/tests/{name}.test.mjs"));
+    let files = ["units", "pages", "delivery", "readme", "demo"]
+        .map(|name| format!("sdk-js/tests/{name}.test.mjs"));
     run(node()
         .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
         .args(files)
