@@ -13,6 +13,8 @@ use crate::process::{build_as_tests, cargo, exe, output, root, run, target_dir};
 use crate::tools;
 
 const TARGET: &str = "wasm32-unknown-unknown";
+/// Flags for the compiler, for what is compiled for Wasm alone.
+const FLAGS: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS";
 /// The oldest Node whose test runner and fetch we use.
 const NODE_MAJOR_MIN: u32 = 20;
 
@@ -49,7 +51,7 @@ pub(crate) fn test() -> Result<(), Failure> {
 fn build() -> Result<(), Failure> {
     tools::ensure_wasm_target()?;
     install_modules()?;
-    run(cargo().args([
+    run(cargo().env(FLAGS, without_paths()).args([
         "build",
         "--locked",
         "--profile",
@@ -67,6 +69,13 @@ fn build() -> Result<(), Failure> {
         .arg(&core)
         .arg(target.join(TARGET).join("wasm").join("sdk_js.wasm")))?;
     run(node().arg("sdk-js/build.mjs").arg(&core))
+}
+
+/// The places of panics are in what visitors download: they shall not name this machine's folders.
+fn without_paths() -> String {
+    let home = env::var("HOME").or_else(|_| env::var("USERPROFILE")).unwrap_or_default();
+    let cargo = env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));
+    format!("--remap-path-prefix={cargo}=cargo --remap-path-prefix={}=.", root().display())
 }
 
 /// `npm ci`, where what is installed is not what the lock file says.
