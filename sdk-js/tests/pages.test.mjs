@@ -8,7 +8,7 @@ const LARGE = { width: 970, height: 250 };
 const ADS = {
   above: {}, below: {}, fast: {}, half: {}, "less-than-half": {}, hidden: {}, unfocused: {}, large: LARGE, "large-less": LARGE,
   leaving: {}, beacon: {}, back: {}, added: {}, "added-2": {}, again: {}, image: { image: "{site}/pixel.png" },
- paint: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
+ over: {}, under: {}, "large-over": LARGE, paint: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
     html: '<p style="margin:0"><a href="{click_url}">a link of the creative\'s own</a></p><script>try { parent.document.title = "broken out" } catch { document.body.id = "kept-in" }</script>',
   },
 };
@@ -89,6 +89,24 @@ test("a large ad: 30 % is viewable, a row of pixels less is not", async () => {
   assert.equal(await said(less, "viewable"), 0);
   await stage.counts("large", { viewable: 1 });
   await stage.counts("large-less", { impression: 1, viewable: 0 });
+});
+
+test("scrolled slowly over the line: the part in view is known on either side of it", async () => {
+  const shown = (pixels, name) => `<p style="margin:0;height:${600 - pixels}px"></p>${place(name)}<p style="height:2000px"></p>`;
+  const by = (tab, pixels) => tab.evaluate((pixels) => scrollBy(0, pixels), pixels);
+  const [over, under, large] = await Promise.all([
+    open("over", { body: shown(112, "over") }),
+    open("under", { body: shown(112, "under") }),
+    open("large-over", { body: shown(70, "large-over") }),
+  ]);
+  await Promise.all([by(over, 20), by(large, 10)]);
+  // 132 of 250 rows, and within the second 122.
+  await by(under, 20);
+  await sleep(300);
+  await by(under, -10);
+  await Promise.all([heard(over, "viewable"), heard(large, "viewable")]);
+  await sleep(1_000);
+  assert.equal(await said(under, "viewable"), 0);
 });
 
 /** Headless tabs are all in front: the page is told otherwise, and gets the event that a browser sends. */
