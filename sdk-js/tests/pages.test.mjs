@@ -260,7 +260,9 @@ test("a hundred places: every body is below 16 KiB, and everything is counted", 
 });
 
 test("the core is asked for after the first paint", async () => {
-  const tab = await open("paint", { body: `<h1>Text, which counts as paint</h1>${place("paint")}` });
+  // Without `async`, so that the loader begins before there is anything to paint.
+  const head = '<script src="/dist/countersign.js" data-edge="{edge}"></script>';
+  const tab = await open("paint", { head, body: `<h1>Text, which counts as paint</h1>${place("paint")}` });
   await heard(tab, "core");
   const [paint, asked] = await tab.evaluate(() => [
     performance.getEntriesByName("first-paint")[0].startTime,
