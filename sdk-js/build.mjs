@@ -31,14 +31,15 @@ async function bundle(entry, outfile, format, alias = {}) {
     alias,
     legalComments: "none",
   });
-  const { code } = await minify(outputFiles[0].text, {
+  let { code } = await minify(outputFiles[0].text, {
     ecma: 2022,
     module: format === "esm",
     toplevel: true,
     compress: { passes: 4, pure_getters: true, unsafe_arrows: true, keep_fargs: false },
-    // What tells bundlers to leave the import of the core alone.
-    format: { comments: /@vite-ignore|webpackIgnore/ },
   });
+  // Tells bundlers to leave the import of the core alone: neither tool above keeps such comments.
+  if (format === "esm" && code.includes("import("))
+    code = code.replace(/\bimport\((?=\w+\))/, "import(/* @vite-ignore *//* webpackIgnore: true */");
   writeFileSync(join(dist, outfile), code);
 }
 

@@ -29,7 +29,7 @@ export function init(settings: Settings): void {
 
 async function upgrade(url: string): Promise<void> {
   try {
-    const core: Core & { load(): Promise<void> } = await import(/* @vite-ignore */ /* webpackIgnore: true */ url);
+    const core: Core & { load(): Promise<void> } = await import(url);
     await core.load();
     config.Meter_ = core.Meter;
     delivery.upgrade(core);
