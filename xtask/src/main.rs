@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up`, `test`, `check`, `bench`, `simulate`, `worker`.
+//! The project's own commands: `cargo xtask up`, `test`, `check`, `worker`, `sdk`, `bench`, `simulate`.
 //!
 //! It knows how to build, start and measure the product, and nothing of what the product does: it
 //! depends on no room.
@@ -11,6 +11,7 @@
 
 mod bench;
 mod process;
+mod sdk;
 mod steps;
 mod tools;
 mod worker;
@@ -37,6 +38,8 @@ enum Command {
     Test(steps::TestArgs),
     /// The fast loop while writing: format, clippy, Wasm
     Check,
+    /// Build the publisher's SDK and its npm package, and check their sizes
+    Sdk,
     /// Measure, print one table and write docs/benchmarks.md
     Bench(bench::BenchArgs),
     /// Run the seeded simulation of the faults, in release mode
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up(&args),
         Command::Test(args) => steps::test(&args),
         Command::Check => steps::check(),
+        Command::Sdk => sdk::pack(),
         Command::Bench(args) => bench::run_bench(&args),
         Command::Simulate(args) => simulate(&args),
         Command::Worker => worker::build().map(drop),

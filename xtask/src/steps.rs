@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 
 use crate::process::{cargo, exe, run, run_within, target_dir};
-use crate::{Failure, bench, tools, worker};
+use crate::{Failure, bench, sdk, tools, worker};
 
 /// How long the advisory database may take to arrive before the step counts as skipped.
 const ADVISORIES_FETCH_MAX: Duration = Duration::from_secs(120);
@@ -30,11 +30,13 @@ pub(crate) enum Step {
     Doctest,
     /// Every other test, those with the real binary included
     Nextest,
+    /// The publisher's SDK: its sizes, its types, its tests in Node and in Chromium
+    Sdk,
     /// Every benchmark once, small, so that none rots
     Bench,
 }
 
-const ALL: [Step; 9] = [
+const ALL: [Step; 10] = [
     Step::Fmt,
     Step::Clippy,
     Step::Wasm,
@@ -43,6 +45,7 @@ const ALL: [Step; 9] = [
     Step::Advisories,
     Step::Doctest,
     Step::Nextest,
+    Step::Sdk,
     Step::Bench,
 ];
 const FAST: [Step; 3] = [Step::Fmt, Step::Clippy, Step::Wasm];
@@ -58,6 +61,7 @@ impl fmt::Display for Step {
             Step::Advisories => "advisories",
             Step::Doctest => "doctest",
             Step::Nextest => "nextest",
+            Step::Sdk => "sdk",
             Step::Bench => "bench",
         };
         f.pad(name)
@@ -128,6 +132,7 @@ fn perform(step: Step, nextest_args: &[String]) -> Result<Done, Failure> {
             "--quiet",
         ]))?,
         Step::Nextest => nextest(nextest_args)?,
+        Step::Sdk => sdk::test()?,
         Step::Bench => bench::smoke()?,
     }
     Ok(Done::Passed)

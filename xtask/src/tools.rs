@@ -143,27 +143,63 @@ impl Tool {
     }
 }
 
-/// Installs what `package-lock.json` pins, when it is not there yet; the folder of its programs.
-pub(crate) fn npm() -> Result<PathBuf, Failure> {
-    let (lock, modules) = (root().join("package-lock.json"), root().join("node_modules"));
-    let wanted = fs::read(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
-    // npm's own record of what it installed says less than the lock.
-    let installed = modules.join(".countersign-lock.json");
-    if fs::read(&installed).is_ok_and(|installed| installed == wanted) {
+/// The oldest Node whose test runner and fetch we use.
+const NODE_MAJOR_MIN: u32 = 20;
+
+/// Node, in the workspace's root.
+pub(crate) fn node() -> Command {
+    let mut command = Command::new("node");
+    command.current_dir(root());
+    command
+}
+
+/// npm, in the workspace's root.
+pub(crate) fn npm() -> Command {
+    let mut command = Command::new(if cfg!(windows) { "npm.cmd" } else { "npm" });
+    command.current_dir(root());
+    command
+}
+
+/// `npm ci`, where what is installed is not what the lock file says; the folder of the modules.
+pub(crate) fn modules() -> Result<PathBuf, Failure> {
+    check_node()?;
+    let modules = root().join("node_modules");
+    let stamp = modules.join(".countersign-lock");
+    let lock = root().join("package-lock.json");
+    let lock = fs::read_to_string(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == lock) {
         return Ok(modules);
     }
-    let mut npm = Command::new("npm");
-    npm.current_dir(root()).args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
-    run(&mut npm).map_err(|failure| {
-        format!("{failure}\nNode.js 20 or newer is needed for what browsers and Workers are tested with.")
-    })?;
-    fs::write(&installed, wanted).map_err(|error| format!("{}: {error}", installed.display()))?;
+    // Nothing of ours needs a script of a package to run at its installation.
+    run(npm().args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]))?;
+    fs::write(&stamp, lock).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(modules)
+}
+
+fn check_node() -> Result<(), Failure> {
+    let wanted = format!("Node {NODE_MAJOR_MIN} or newer is needed, and npm");
+    let version = output(node().arg("--version")).map_err(|why| format!("{wanted}: {why}"))?;
+    let major = version.trim().trim_start_matches('v').split('.').next();
+    match major.and_then(|major| major.parse::<u32>().ok()) {
+        Some(major) if major >= NODE_MAJOR_MIN => Ok(()),
+        _ => Err(format!("{wanted}; this one is {}", version.trim())),
+    }
+}
+
+/// What is compiled for Wasm alone is compiled with these flags, in this variable: the places of
+/// panics are in what visitors download, and shall not name this machine's folders.
+pub(crate) fn wasm_flags() -> (&'static str, String) {
+    let home = env::var("HOME").or_else(|_| env::var("USERPROFILE")).unwrap_or_default();
+    let cargo = env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));
+    let root = root();
+    let flags =
+        format!("--remap-path-prefix={cargo}=cargo --remap-path-prefix={}=.", root.display());
+    ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags)
 }
 
 /// The runtime of Workers, from its npm package.
 pub(crate) fn workerd() -> Result<PathBuf, Failure> {
-    let modules = npm()?;
+    let modules = modules()?;
     let platforms = fs::read_dir(modules.join("@cloudflare"));
     let platforms = platforms.map_err(|error| format!("node_modules/@cloudflare: {error}"))?;
     let binary = |platform: fs::DirEntry| platform.path().join("bin").join(exe("workerd"));

@@ -54,11 +54,13 @@ pub(crate) fn build() -> Result<Worker, Failure> {
 
 fn build_anew(folder: &Path) -> Result<(), Failure> {
     tools::ensure_wasm_target()?;
-    let programs = tools::npm()?.join(".bin");
+    let programs = tools::modules()?.join(".bin");
+    let (flags, value) = tools::wasm_flags();
     let mut build = tools::WORKER_BUILD.command()?;
     build
         .current_dir(root().join("edge"))
         .args(["--profile", "wasm", "--no-opt", "--no-default-features", "--locked"])
+        .env(flags, value)
         .env("WASM_BINDGEN_BIN", tools::WASM_BINDGEN.installed()?)
         .env("ESBUILD_BIN", programs.join("esbuild"));
     run(&mut build)?;

@@ -1,0 +1,77 @@
+// The package: what a page calls, and what the browser tells.
+export { tell as consent } from "./consent.js";
+export { stats } from "./delivery.js";
+export { on } from "./slots.js";
+
+import type { Settings } from "../index.js";
+import { config } from "./config.js";
+import * as consents from "./consent.js";
+import * as delivery from "./delivery.js";
+import type { Core } from "./parts.js";
+import { emit, look, refill, scan } from "./slots.js";
+
+
+const find = (target?: Element | string) =>
+  typeof target === "string" ? document.querySelector(target) : target;
+let started = false;
+
+export function init(settings: Settings): void {
+  if (started) return;
+  started = true;
+  config.edge = settings.edge;
+  if (settings.test) config.test_ = "&test=1";
+  consents.tell(settings.consent);
+  config.ready_ = consents.ask(settings.vendor);
+  listen();
+  // Well after the next frame, and none comes before the first paint: the core is not in its way.
+  if (settings.core) requestAnimationFrame(() => setTimeout(upgrade, 200, settings.core));
+}
+
+async function upgrade(url: string): Promise<void> {
+  try {
+    const core: Core & { load(): Promise<void> } = await import(url);
+    await core.load();
+    config.Meter_ = core.Meter;
+    delivery.upgrade(core);
+    delivery.consent(consents.given());
+    emit("core");
+  } catch {
+    // The page's policy forbids it, or it did not come: the plain parts go on, for good.
+  }
+}
+
+function listen(): void {
+  let soon: unknown;
+  const changed = () => {
+    soon ||= setTimeout(() => (soon = scan()), 20);
+  };
+  const attributeFilter = ["data-countersign-placement"];
+  new MutationObserver(changed).observe(document, { subtree: true, childList: true, attributeFilter });
+  scan();
+  const leave = () => delivery.flush(true);
+  const back = () => {
+    delivery.wake();
+    refill(undefined, true);
+  };
+  document.addEventListener("visibilitychange", () => {
+    look();
+    if (document.hidden) leave();
+    else back();
+  });
+  addEventListener("focus", look);
+  addEventListener("blur", look);
+  addEventListener("online", back);
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", ({ persisted }) => persisted && refill());
+}
+
+export function render(target: Element | string, placement?: string): void {
+  const element = find(target) as HTMLElement | null;
+  if (element && placement) element.dataset.countersignPlacement = placement;
+  if (started) scan();
+}
+
+export function refresh(target?: Element | string): void {
+  const element = find(target);
+  if (element !== null) refill(element);
+}

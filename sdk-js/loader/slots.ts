@@ -1,0 +1,146 @@
+// The places for ads: asks the edge, draws, and watches.
+import type { Ad, Event, Occasion } from "../index.js";
+import { config, now } from "./config.js";
+import { given } from "./consent.js";
+import { tell } from "./delivery.js";
+import type { Meter } from "./parts.js";
+
+interface Slot {
+  element: HTMLElement;
+  placement: string;
+  /** Raised with each ad that is asked for: what an earlier one brings is too late. */
+  turn_: number;
+  ad?: Ad | undefined;
+  frame_?: HTMLIFrameElement | undefined;
+  meter_?: Meter | undefined;
+  ratio_?: number;
+  area_?: number;
+}
+
+const slots = new Map<Element, Slot>();
+const drawn = new WeakMap<Element, Slot>();
+const bus = new EventTarget();
+let polling: ReturnType<typeof setInterval> | undefined;
+
+export function on(event: Event, listener: (occasion: Occasion) => void): () => void {
+  const heard = (happened: unknown) => listener((happened as CustomEvent<Occasion>).detail);
+  bus.addEventListener(event, heard);
+  return () => bus.removeEventListener(event, heard);
+}
+
+/** A listener that throws stops nobody else. */
+export function emit(event: Event, slot?: Slot, error?: unknown): void {
+  const { element, placement, ad } = slot || ({} as Partial<Slot>);
+  bus.dispatchEvent(new CustomEvent(event, { detail: { element, placement, ad, error } }));
+}
+
+/** Finds new places, changed ones, and those that are gone. */
+export function scan(): void {
+  slots.forEach((slot, element) => element.isConnected || (stop(slot), slots.delete(element)));
+  document.querySelectorAll<HTMLElement>("[data-countersign-placement]").forEach((element) => {
+    const placement = element.dataset.countersignPlacement!;
+    let slot = slots.get(element);
+    if (placement && (!slot || slot.placement !== placement)) {
+      if (!slot) slots.set(element, (slot = { element, placement, turn_: 0 }));
+      slot.placement = placement;
+      fill(slot);
+    }
+  });
+}
+
+/** New ads: in one element, in all, or in those that show none. */
+export function refill(element?: Element | null, missing?: boolean): void {
+  slots.forEach((slot) => {
+    if ((!element || slot.element === element) && !(missing && slot.frame_)) fill(slot);
+  });
+}
+
+function stop(slot: Slot): void {
+  slot.turn_++;
+  slot.frame_ = slot.meter_ = undefined;
+}
+
+async function fill(slot: Slot): Promise<void> {
+  stop(slot);
+  const turn = slot.turn_;
+  await config.ready_;
+  try {
+    const query = `?placement=${slot.placement}&consent=${+given()}${config.test_}`;
+    const reply = await fetch(`${config.edge}/v1/serve${query}`);
+    if (!reply.ok) throw reply.status;
+    const ad: Ad | undefined = reply.status === 204 ? undefined : await reply.json();
+    if (turn !== slot.turn_) return;
+    slot.ad = ad;
+    if (!ad) return emit("empty", slot);
+    emit("served", slot);
+    const { image } = ad.creative;
+    // A sandboxed frame does not tell that its picture failed; one that is not there is no impression.
+    if (image)
+      await new Promise((onload, onerror) => Object.assign(new Image(), { onload, onerror, src: image }));
+    if (turn === slot.turn_) draw(slot, ad);
+  } catch (error) {
+    if (turn === slot.turn_) emit("error", slot, error);
+  }
+}
+
+/** In an HTML creative: where the click link is to stand. */
+const MACRO = "{click_url}";
+const quoted = (url: string) => `"${url.replace(/[&"]/g, (c) => `&#${c.charCodeAt(0)};`)}"`;
+
+function draw(slot: Slot, { creative: { image, html, width, height }, click_url }: Ad): void {
+  const turn = slot.turn_;
+  const link = `<a href=${quoted(click_url)}>`;
+  const picture = image && `<img src=${quoted(image)} width=${+width} height=${+height} align=top>`;
+  // A creative with links of its own names the click link where it wants it.
+  const inner = html?.includes(MACRO) ? html.split(MACRO).join(click_url) : `${link}${picture || html}</a>`;
+  slot.element.innerHTML =
+    `<iframe title=Advertisement width=${+width} height=${+height} frameborder=0 scrolling=no ` +
+    `sandbox="allow-popups allow-popups-to-escape-sandbox${image ? "" : " allow-scripts"}">`;
+  const frame = (slot.frame_ = slot.element.firstChild as HTMLIFrameElement);
+  drawn.set(frame, slot);
+  // Attributes, not CSS: a page's policy against inline styles holds in the frame too.
+  frame.srcdoc = `<!doctype html><base target=_blank><body marginwidth=0 marginheight=0>${inner}`;
+  frame.onload = () => {
+    if (turn === slot.turn_) observer.observe(frame);
+  };
+}
+
+// It tells whenever the part in view crosses one of the rule's thresholds, so which side it is on is
+// exact; how far beyond does not matter.
+const observer = new IntersectionObserver(
+  (entries) => {
+    for (const { target, intersectionRatio, boundingClientRect: { width, height } } of entries) {
+      const slot = drawn.get(target)!;
+      // Of an ad that was replaced meanwhile.
+      if (target !== slot.frame_) continue;
+      slot.ratio_ = intersectionRatio;
+      slot.area_ = Math.round(width * height);
+      // Drawn, wherever on the page: begin to render. A background tab is not drawn.
+      if (slot.area_ && !slot.meter_) {
+        slot.meter_ = new config.Meter_();
+        tell("impression", slot.ad!);
+        emit("impression", slot);
+      }
+    }
+    look();
+  },
+  { threshold: [0, 0.3, 0.5] },
+);
+
+/** Looks at all ads; again every 100 ms while a time test runs. */
+export function look(): void {
+  let running = false;
+  slots.forEach((slot) => {
+    const { meter_: meter, ratio_: ratio, area_: area } = slot;
+    if (!meter) return;
+    // A frame among others is not told of the window's focus, but of its own.
+    const focused = window !== top || document.hasFocus();
+    if (meter.look(now(), Math.floor(ratio! * 1000 + 1e-4), area!, !document.hidden, focused)) {
+      tell("viewable", slot.ad!);
+      emit("viewable", slot);
+    }
+    running ||= meter.running;
+  });
+  if (running) polling ||= setInterval(look, 100);
+  else polling = void clearInterval(polling);
+}

@@ -1,0 +1,152 @@
+// What the tests of pages play on: the real edge, collector and counter in one process, a server for
+// pages, and a browser. Each test has an ad and a placement of its own, so that its counts are too.
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { dirname, extname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const room = join(dirname(fileURLToPath(import.meta.url)), "..");
+const KEY = "a-key-for-the-tests-alone-not-secret";
+/** A count is in the API within a second; a busy machine may take longer. */
+const PATIENCE_MS = 15_000;
+const TYPES = { ".js": "text/javascript", ".wasm": "application/wasm", ".html": "text/html" };
+/** One red pixel. */
+const PIXEL = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==", "base64");
+
+export class Stage {
+  /** Names of ads, with what differs from an HTML creative of 300 × 250: `{ name: { width, … } }`. */
+  static async open(ads) {
+    const stage = new Stage();
+    stage.folder = mkdtempSync(join(tmpdir(), "sdk-js-"));
+    await stage.#servePages();
+    await stage.#startCountersign(ads);
+    stage.browser = await chromium.launch({
+      executablePath: process.env.CHROMIUM_BIN || "/usr/bin/chromium",
+      args: ["--no-sandbox", "--disable-gpu"],
+      // Playwright switches it off; we test with it.
+      ignoreDefaultArgs: ["--disable-back-forward-cache"],
+    });
+    return stage;
+  }
+
+  async #servePages() {
+    this.pages = new Map();
+    const server = createServer((request, response) => {
+      const path = new URL(request.url, "http://any").pathname;
+      const page = this.pages.get(path);
+      if (page) return void response.writeHead(200, page.headers).end(page.html);
+      if (path === "/pixel.png") return void response.writeHead(200, { "content-type": "image/png" }).end(PIXEL);
+      if (path === "/landing") return void response.writeHead(200, { "content-type": "text/html" }).end("<h1>Landing");
+      const file = join(room, path);
+      if (!/^\/(dist|demo)\/[\w.]+$/.test(path) || !existsSync(file)) return void response.writeHead(404).end();
+      response.writeHead(200, { "content-type": TYPES[extname(path)] ?? "text/plain" }).end(readFileSync(file));
+    });
+    await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+    this.server = server;
+    this.site = `http://127.0.0.1:${server.address().port}`;
+  }
+
+  async #startCountersign(ads) {
+    const binary = process.env.COUNTERSIGN_BIN;
+    if (!binary) throw new Error("COUNTERSIGN_BIN is not set: the path of the built `countersign`");
+    const data = join(this.folder, "data");
+    mkdirSync(data);
+    const text = Object.entries(ads).map(([name, more]) => {
+      const ad = {
+        id: name, campaign: "tests", advertiser: "outfitter", width: 300, height: 250, weight: 1,
+        price_micros: 1000, currency: "EUR", url: `${this.site}/landing?ad=${name}`, ...more,
+      };
+      if (ad.image) ad.image = ad.image.replace("{site}", this.site);
+      else ad.html ??= '<div style="background:#147;width:100%;height:2000px">an ad</div>';
+      const lines = Object.entries(ad).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
+      return `[[ads]]\n${lines.join("\n")}\n[[placements]]\nid = "${name}"\npublisher = "gazette"\nads = ["${name}"]\n`;
+    });
+    writeFileSync(join(data, "catalogue.toml"), text.join("\n"));
+    const flags = ["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"];
+    const env = { ...process.env, COUNTERSIGN_ADMIN_KEY: KEY };
+    this.process = spawn(binary, ["up", "--data", data, ...flags], { env, stdio: ["ignore", "pipe", "pipe"] });
+    let said = "";
+    for (const stream of [this.process.stdout, this.process.stderr]) stream.on("data", (part) => (said += part));
+    for (let waited = 0; !/api listening on/.test(said); waited += 50) {
+      if (waited > PATIENCE_MS || this.process.exitCode !== null) throw new Error(`countersign up: ${said}`);
+      await sleep(50);
+    }
+    this.edge = /edge listening on (\S+)/.exec(said)[1];
+    this.api = /api listening on (\S+)/.exec(said)[1];
+  }
+
+  /** Puts a page onto the site; `{edge}` in it is the edge. */
+  page(path, { head, body = "", csp, tag = "" }) {
+    const script = head ?? `<script async src="/dist/countersign.js" data-edge="{edge}" ${tag}></script>`;
+    const html = `<!doctype html><title>${path}</title>${script}<body style="margin:0">${body}`;
+    const headers = { "content-type": "text/html", ...(csp && { "content-security-policy": csp.replaceAll("{edge}", this.edge) }) };
+    this.pages.set(path, { html: html.replaceAll("{edge}", this.edge), headers });
+    return this.site + path;
+  }
+
+  /** A new visitor's tab. */
+  async visitor(options = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1000, height: 600 }, ...options });
+    const tab = await context.newPage();
+    tab.bodies = [];
+    tab.served = [];
+    context.on("request", (request) => {
+      if (request.url().includes("/v1/events")) tab.bodies.push({ url: request.url(), body: request.postData() });
+      if (request.url().includes("/v1/serve")) tab.served.push(request.url());
+    });
+    return tab;
+  }
+
+  async #ask(path) {
+    const now = Math.floor(Date.now() / 60_000) * 60;
+    const range = `from=${now - 3600}&to=${now + 60}`;
+    const reply = await fetch(`${this.api}${path}${path.includes("?") ? "&" : "?"}${range}`, { headers: { authorization: `Bearer ${KEY}` } });
+    if (!reply.ok) throw new Error(`${path}: ${reply.status} ${await reply.text()}`);
+    return reply.json();
+  }
+
+  async count(ad, event) {
+    return (await this.#ask(`/v1/ads/${ad}/aggregated_count?event=${event}`)).count;
+  }
+
+  accounting() {
+    return this.#ask("/v1/accounting");
+  }
+
+  /** Waits until an ad has these counts: served, impression, viewable, click. */
+  async counts(ad, expected) {
+    const kinds = Object.keys(expected);
+    let found;
+    for (let waited = 0; waited < PATIENCE_MS; waited += 100) {
+      found = Object.fromEntries(await Promise.all(kinds.map(async (kind) => [kind, await this.count(ad, kind)])));
+      if (kinds.every((kind) => found[kind] === expected[kind])) return;
+      await sleep(100);
+    }
+    throw new Error(`counts of ${ad}: ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
+  }
+
+  async close() {
+    await this.browser?.close();
+    this.process?.kill("SIGTERM");
+    this.server?.closeAllConnections();
+    this.server?.close();
+    if (this.process?.exitCode === null) await new Promise((ended) => this.process.once("exit", ended));
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** A place for an ad. */
+export const place = (name, style = "") => `<div data-countersign-placement="${name}" style="width:300px;height:250px;${style}"></div>`;
+
+/** Collects the SDK's events of a page as `name` or `name:placement`, in `happened`. */
+export const listen = `<script>var happened = [];
+addEventListener("DOMContentLoaded", () => { const wait = setInterval(() => { if (!window.countersign) return; clearInterval(wait);
+for (const name of ["served","empty","error","impression","viewable","core"]) countersign.on(name, (o) => happened.push(name + (o.placement ? ":" + o.placement : ""))); }, 1); });</script>`;
+
+/** Waits for the SDK to say something so many times. */
+export const heard = (tab, what, times = 1) =>
+  tab.waitForFunction(([what, times]) => window.happened?.filter((x) => x.startsWith(what)).length >= times, [what, times], { timeout: 15_000 });

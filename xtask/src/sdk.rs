@@ -1,0 +1,80 @@
+//! `cargo xtask sdk`: the publisher's SDK (`sdk-js/`) as files for a page and as an npm package; and
+//! its tests. Of the machine it needs cargo, Node 20 with npm, and Chromium for the tests; everything
+//! else is pinned in package-lock.json or comes into `.tools/`.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::Failure;
+use crate::process::{build_as_tests, cargo, exe, root, run, target_dir};
+use crate::tools;
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Builds `sdk-js/dist/`, which checks the sizes, and packs it.
+pub(crate) fn pack() -> Result<(), Failure> {
+    build()?;
+    let packed = target_dir()?.join("sdk-js");
+    run(tools::npm().arg("pack").arg(root().join("sdk-js")).arg("--pack-destination").arg(packed))
+}
+
+/// All that can be wrong with it: clippy for its browser half, sizes, types, units, pages.
+pub(crate) fn test() -> Result<(), Failure> {
+    tools::ensure_wasm_target()?;
+    run(cargo()
+        .args(["clippy", "--locked", "-p", "sdk-js", "--target", TARGET])
+        .args(["--", "-D", "warnings"]))?;
+    pack()?;
+    run(tools::node().arg("node_modules/typescript/bin/tsc").args(["-p", "sdk-js"]))?;
+    let countersign = match env::var_os("COUNTERSIGN_BIN") {
+        Some(binary) => PathBuf::from(binary),
+        None => build_as_tests()?.join(exe("countersign")),
+    };
+    // One file after the other: each plays on a browser and a `countersign` of its own, and looks at
+    // seconds.
+    let files = ["units", "pages", "delivery", "readme", "demo"]
+        .map(|name| format!("sdk-js/tests/{name}.test.mjs"));
+    run(tools::node()
+        .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
+        .args(files)
+        .env("COUNTERSIGN_BIN", countersign)
+        .env("CHROMIUM_BIN", chromium()?))
+}
+
+fn build() -> Result<(), Failure> {
+    tools::ensure_wasm_target()?;
+    tools::modules()?;
+    let (flags, value) = tools::wasm_flags();
+    run(cargo().env(flags, value).args([
+        "build",
+        "--locked",
+        "--profile",
+        "wasm",
+        "--target",
+        TARGET,
+        "-p",
+        "sdk-js",
+    ]))?;
+    let target = target_dir()?;
+    let core = target.join("sdk-js");
+    run(tools::WASM_BINDGEN
+        .command()?
+        .args(["--target", "web", "--no-typescript", "--out-name", "core", "--out-dir"])
+        .arg(&core)
+        .arg(target.join(TARGET).join("wasm").join("sdk_js.wasm")))?;
+    run(tools::node().arg("sdk-js/build.mjs").arg(&core))
+}
+
+/// `CHROMIUM_BIN`, or where packages put it.
+fn chromium() -> Result<OsString, Failure> {
+    if let Some(binary) = env::var_os("CHROMIUM_BIN") {
+        return Ok(binary);
+    }
+    let places = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+    places.iter().find(|place| Path::new(place).exists()).map(OsString::from).ok_or_else(|| {
+        "no Chromium: install it (Debian: apt-get install chromium), or say where it is in \
+         CHROMIUM_BIN"
+            .to_owned()
+    })
+}
