@@ -16,7 +16,9 @@ let timer: ReturnType<typeof setTimeout> | undefined;
 
 export function tell(kind: Kind, ad: Ad): void {
   counts[outbox.push(kind, ad.impression_id, ad.token) ? "made" : "dropped"]++;
-  schedule();
+  // After the page was hidden, no timer may come any more, and no other word of its end.
+  if (document.hidden) flush(true);
+  else schedule();
 }
 
 function schedule(): void {

@@ -8,7 +8,7 @@ const LARGE = { width: 970, height: 250 };
 const ADS = {
   above: {}, below: {}, fast: {}, half: {}, "less-than-half": {}, hidden: {}, unfocused: {}, large: LARGE, "large-less": LARGE,
   leaving: {}, beacon: {}, back: {}, added: {}, "added-2": {}, again: {}, image: { image: "{site}/pixel.png" },
- over: {}, under: {}, "large-over": LARGE, paint: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
+ over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
     html: '<p style="margin:0"><a href="{click_url}">a link of the creative\'s own</a></p><script>try { parent.document.title = "broken out" } catch { document.body.id = "kept-in" }</script>',
   },
 };
@@ -125,6 +125,17 @@ test("the tab is hidden: no time runs; shown again, the whole second does", asyn
   await hide(tab, false);
   await heard(tab, "viewable");
   await stage.counts("hidden", { impression: 1, viewable: 1 });
+});
+
+test("what happens when the page is already hidden waits for no timer", async () => {
+  const tab = await open("late", { body: `<div id="here" style="width:300px;height:250px"></div>`, wait: false });
+  await heard(tab, "core");
+  await hide(tab, true);
+  await tab.evaluate(() => {
+    window.setTimeout = () => 0;
+    window.countersign.render("#here", "late");
+  });
+  await stage.counts("late", { served: 1, impression: 1 });
 });
 
 test("another window has the focus: no time runs", async () => {
