@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -21,6 +21,7 @@ use regex_automata::util::{start, syntax};
 use regex_automata::{Anchored, MatchKind};
 
 const PATTERNS: &str = "bots/patterns.json";
+const DATA_CENTRES: &str = "networks/data-centres.txt";
 
 /// What may stand before a place, as far as patterns ask (`\b`): nothing, a letter or digit, anything
 /// else.
@@ -41,9 +42,18 @@ struct Table {
     starts: [u16; 3],
 }
 
+/// The list without names and comments, which are for people.
+fn numbers(list: &str) -> String {
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some(format!("{}\n", line.split_whitespace().next()?))).collect()
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PATTERNS}");
+    println!("cargo::rerun-if-changed={DATA_CENTRES}");
     println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("data-centres.txt"), numbers(&std::fs::read_to_string(DATA_CENTRES)?))?;
     let patterns: Vec<String> = serde_json::from_slice(&std::fs::read(PATTERNS)?)?;
     let (mut first, mut counting, mut anywhere) = (Vec::new(), Vec::new(), Vec::new());
     for pattern in &patterns {
@@ -65,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     writeln!(file, "];")?;
     writeln!(file, "static ANYWHERE: Table = {};", anywhere.source())?;
     writeln!(file, "static WINDOWS: [u64; 512] = {:?};", anywhere.windows())?;
-    std::fs::write(Path::new(&std::env::var("OUT_DIR")?).join("bots.rs"), file)?;
+    std::fs::write(out.join("bots.rs"), file)?;
     Ok(())
 }
 

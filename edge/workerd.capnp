@@ -26,7 +26,7 @@ const edge :Workerd.Worker = (
     (name = "index.js", esModule = embed "build/index.js"),
     (name = "./index_bg.wasm", wasm = embed "build/index_bg.wasm"),
   ],
-  compatibilityDate = "2026-11-01",
+  compatibilityDate = "2026-10-01",
   bindings = [
     (name = "OUTBOX", durableObjectNamespace = "Outbox"),
     (name = "EDGE_NAME", fromEnvironment = "EDGE_NAME"),

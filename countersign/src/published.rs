@@ -1,5 +1,5 @@
 //! What the centre tells edges elsewhere ([`Published`]): `GET /v1/edge/policy`, of whoever signs the
-//! request with a key of this deployment.
+//! request with a key of this deployment; one that was revoked too, for its edge must hear of that.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     let field = headers.get(request::FIELD).and_then(|value| value.to_str().ok());
     let now = SystemClock.now();
     let field = field.unwrap_or_default();
-    if let Err(error) = request::verify(field, &keys.keyring, Published::PATH, b"", now) {
+    if let Err(error) = request::verify_known(field, &keys.keyring, Published::PATH, b"", now) {
         return problem(StatusCode::UNAUTHORIZED, "unauthorized", &error.to_string());
     }
     let catalogue = match catalogue(&centre.catalogue).await {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// The list that comes with the program.
-const LIST: &str = include_str!("../networks/data-centres.txt");
+const LIST: &str = include_str!(concat!(env!("OUT_DIR"), "/data-centres.txt"));
 
 /// The most systems of a list: more than there are in use.
 const SYSTEMS_MAX: usize = 150_000;

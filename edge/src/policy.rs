@@ -120,17 +120,20 @@ impl Keys {
         self.signers.iter().find(|(signer, _)| fits(signer)).map(|(signer, price)| (signer, price))
     }
 
-    /// The newest key that signs at `now`, for whichever publishers: an edge's requests to the
-    /// centre are signed with it.
+    /// What an edge's requests to the centre are signed with: the newest key that signs at `now`,
+    /// or the newest of all.
     #[must_use]
-    pub fn newest(&self, now: Timestamp) -> Option<&Signer> {
-        self.signers.iter().map(|(signer, _)| signer).find(|signer| signer.public.signs_at(now))
+    pub fn speaker(&self, now: Timestamp) -> Option<&Signer> {
+        let mut signers = self.signers.iter().map(|(signer, _)| signer);
+        let newest = signers.next();
+        let signs = |signer: &&Signer| signer.public.signs_at(now);
+        newest.filter(signs).or_else(|| signers.find(signs)).or(newest)
     }
 
     /// Whether any key signs at `now`.
     #[must_use]
     pub fn can_sign(&self, now: Timestamp) -> bool {
-        self.newest(now).is_some()
+        self.signers.iter().any(|(signer, _)| signer.public.signs_at(now))
     }
 
     /// All public keys of the deployment.

@@ -15,8 +15,6 @@ pub mod settings;
 pub mod workerd;
 
 #[cfg(target_arch = "wasm32")]
-mod ambient;
-#[cfg(target_arch = "wasm32")]
 mod database;
 #[cfg(target_arch = "wasm32")]
 mod gather;
@@ -24,6 +22,8 @@ mod gather;
 mod glue;
 #[cfg(target_arch = "wasm32")]
 mod outbox;
+#[cfg(target_arch = "wasm32")]
+mod platform;
 #[cfg(target_arch = "wasm32")]
 mod rim;
 #[cfg(target_arch = "wasm32")]

@@ -32,7 +32,7 @@ use clap::Args;
 
 use crate::Failure;
 use crate::process::{build_as_tests, build_release, exe, output, root};
-use crate::tools;
+use crate::{tools, worker};
 use table::{Line, Results};
 
 /// What a figure is held to (issue "Count a real log …", 9).
@@ -56,7 +56,7 @@ enum Bound {
 }
 
 /// Every mark must have a result, in smoke mode too.
-const MARKS: [Mark; 9] = [
+const MARKS: [Mark; 11] = [
     Mark {
         name: "engine/ad-minute",
         bound: Bound::AtLeast(8_000_000.0),
@@ -90,6 +90,13 @@ const MARKS: [Mark; 9] = [
         unit: "302/s",
         beside: "the aim is 0.8 of nginx",
     },
+    Mark {
+        name: "worker/edge",
+        bound: Bound::PartOf(0.5, "worker/bare"),
+        unit: "302/s",
+        beside: "",
+    },
+    Mark { name: "worker/first-answer", bound: Bound::AtMost(150.0), unit: "ms", beside: "" },
     Mark { name: "up/idle-memory", bound: Bound::AtMost(120.0), unit: "MB", beside: "" },
 ];
 
@@ -157,11 +164,13 @@ struct Program {
     bench: PathBuf,
     countersign: PathBuf,
     nats: PathBuf,
+    workerd: PathBuf,
     smoke: bool,
 }
 
 impl Program {
     fn build(smoke: bool) -> Result<Self, Failure> {
+        worker::build()?;
         let built = if smoke {
             build_as_tests()?
         } else {
@@ -171,6 +180,7 @@ impl Program {
             bench: built.join(exe("bench")),
             countersign: built.join(exe("countersign")),
             nats: tools::NATS.installed()?,
+            workerd: tools::workerd()?,
             smoke,
         })
     }
@@ -179,6 +189,7 @@ impl Program {
         let mut command = Command::new(&self.bench);
         command.current_dir(root()).env("COUNTERSIGN_BIN", &self.countersign);
         command.env("COUNTERSIGN_NATS_SERVER", &self.nats);
+        command.env("COUNTERSIGN_WORKERD", &self.workerd);
         command
     }
 

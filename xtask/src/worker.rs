@@ -10,10 +10,19 @@ use crate::process::{output, root, run, shown};
 use crate::{Failure, tools};
 
 /// The mark for the whole bundle, gzipped, bytes.
-const BUNDLE_BYTES_MAX: u64 = 320 << 10;
+const BUNDLE_BYTES_MAX: u64 = 300_000;
 /// What its bytes come from.
-const SOURCES: [&str; 6] =
-    ["Cargo.lock", "Cargo.toml", "edge/Cargo.toml", "edge/src", "shared/Cargo.toml", "shared/src"];
+const SOURCES: [&str; 9] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "edge/Cargo.toml",
+    "edge/bots",
+    "edge/build.rs",
+    "edge/networks",
+    "edge/src",
+    "shared/Cargo.toml",
+    "shared/src",
+];
 /// What compilers and bindings generate; named, so that a newer optimizer adds nothing that workerd
 /// does not know yet.
 const WASM_FEATURES: [&str; 7] = [

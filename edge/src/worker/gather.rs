@@ -15,7 +15,7 @@ use worker::js_sys::futures::JsFuture;
 use worker::js_sys::{Function, Promise};
 use worker::{Context, Delay, console_error, console_warn};
 
-use super::ambient::now;
+use super::platform::now;
 use super::shard::{FindShard, Shard, ShardError};
 use crate::decision::{Draft, Loss};
 use crate::outbox::parcel::{EVENTS_MAX, Parcel};

@@ -63,7 +63,7 @@ impl Reader {
     ///
     /// # Errors
     /// When no server of NATS sends this.
-    pub fn next(&mut self) -> Result<Option<Sent>, String> {
+    pub fn read(&mut self) -> Result<Option<Sent>, String> {
         loop {
             let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") else {
                 let long = self.bytes.len() > LINE_BYTES_MAX;
@@ -102,8 +102,8 @@ impl Reader {
         }
     }
 
-    /// A message's payload at `at`, read as an acknowledgement, and where it ends.
-    #[expect(clippy::type_complexity, reason = "not yet there; no answer of ours; the answer")]
+    /// A message's payload at `at`, read as an acknowledgement (none when it is no answer of ours),
+    /// and where it ends; `None` when it is not whole yet.
     fn payload(
         &self,
         at: usize,

@@ -17,8 +17,8 @@ use worker::{
     console_warn, durable_object,
 };
 
-use super::ambient::{SystemRandom, now};
 use super::database::{Database, Unsent};
+use super::platform::{SystemRandom, now};
 use super::settings::{self, Settings};
 use super::transport::{Outcome, Transport, ask_policy};
 use crate::outbox::parcel::Parcel;

@@ -14,11 +14,11 @@ use shared::{ImpressionId, Random, Timestamp};
 use worker::worker_sys::web_sys;
 use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn, event};
 
-use super::ambient::{SystemRandom, now};
 use super::gather::{Gather, Waits};
 use super::glue::{Head, to_response};
 use super::outbox::{POLICY_LIFE_MS, binding};
 use super::place::{location_hint, shard_name};
+use super::platform::{SystemRandom, now};
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::catalogue::Catalogue;

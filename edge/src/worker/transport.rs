@@ -9,9 +9,9 @@ use shared::keys::request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use worker::{Delay, Fetch, Headers, Method, Request, RequestInit, SecureTransport, Socket};
 
-use super::ambient::now;
 use super::database::Unsent;
 use super::nats::{self, Info, Reader, Sent};
+use super::platform::now;
 use super::settings::{Centre, NatsServer};
 use crate::policy::{Keys, PublicUrl, Published};
 
@@ -108,8 +108,8 @@ async fn post(
         clock_ahead_ms: u64,
     }
     let now = now();
-    let Some(signer) = keys.newest(now) else {
-        return Ok((Outcome::Retry("no key signs now: rotate the edge's keys".to_owned()), None));
+    let Some(signer) = keys.speaker(now) else {
+        return Ok((Outcome::Retry("the edge has no key".to_owned()), None));
     };
     let signature = request::sign(signer, keys.keyring().deployment(), BATCHES, batch, now);
     let headers = Headers::new();
@@ -147,7 +147,7 @@ pub(super) async fn ask_policy(
     known: Option<&str>,
 ) -> Result<Option<(String, String)>, String> {
     let now = now();
-    let signer = keys.newest(now).ok_or("no key signs now")?;
+    let signer = keys.speaker(now).ok_or("the edge has no key")?;
     let signature = request::sign(signer, keys.keyring().deployment(), Published::PATH, b"", now);
     let headers = Headers::new();
     headers.set(request::FIELD, &signature).map_err(text)?;
@@ -234,7 +234,7 @@ impl Connection {
         let socket = Socket::builder().secure_transport(secure);
         let socket = socket.connect(server.host.clone(), server.port).map_err(text)?;
         let mut bytes = [0; 8];
-        shared::Random::fill(&mut super::ambient::SystemRandom, &mut bytes);
+        shared::Random::fill(&mut super::platform::SystemRandom, &mut bytes);
         let inbox = format!("_INBOX.{}", shared::text::hex(&bytes));
         let reader = Reader::default();
         let mut connection = Self { socket, reader, inbox, next: 0, max_payload: 0 };
@@ -275,7 +275,7 @@ impl Connection {
     async fn read(&mut self) -> Result<Sent, String> {
         let mut bytes = vec![0; 16 << 10];
         loop {
-            if let Some(sent) = self.reader.next()? {
+            if let Some(sent) = self.reader.read()? {
                 return Ok(sent);
             }
             match self.socket.read(&mut bytes).await.map_err(text)? {

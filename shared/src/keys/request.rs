@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::Signature;
 
 use super::{DeploymentId, KeyId, Keyring, PublicKey};
+use crate::limits::HORIZON_MS;
 use crate::time::Timestamp;
 use crate::token::Signer;
 
@@ -27,8 +28,8 @@ pub enum RequestError {
     /// The field is not of this form.
     #[error("the field {FIELD} is no KEY.MS.SIGNATURE")]
     Malformed,
-    /// No key of this deployment, or one that was retired or revoked.
-    #[error("the key does not sign for this deployment now")]
+    /// No key of this deployment, one that was revoked, or one that was retired a horizon ago.
+    #[error("the key is not, or no more, one of this deployment")]
     Key,
     /// It was sent too long ago, or in the future.
     #[error("it was signed more than {} s from now: set the clock", LIFE_MS / 1000)]
@@ -51,11 +52,31 @@ pub fn sign(
     format!("{}.{}.{}", signer.id(), now.0, URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// Whose key signed the request.
+/// Whose key signed the request. A retired one is believed for the horizon, as its tokens are: an edge
+/// may not have its next one yet.
 ///
 /// # Errors
 /// [`RequestError`].
 pub fn verify<'a>(
+    field: &str,
+    keyring: &'a Keyring,
+    path: &str,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<&'a PublicKey, RequestError> {
+    let public = verify_known(field, keyring, path, body, now)?;
+    let is_past = public.retired_at.is_some_and(|end| now > end.plus_ms(HORIZON_MS));
+    if public.revoked || public.not_before > now || is_past {
+        return Err(RequestError::Key);
+    }
+    Ok(public)
+}
+
+/// The same of a key that was revoked too: enough to be told of it, and of what everybody may know.
+///
+/// # Errors
+/// [`RequestError`].
+pub fn verify_known<'a>(
     field: &str,
     keyring: &'a Keyring,
     path: &str,
@@ -71,9 +92,6 @@ pub fn verify<'a>(
     };
     let (key, at, signature) = read().ok_or(RequestError::Malformed)?;
     let (public, verifying) = keyring.get(key).ok_or(RequestError::Key)?;
-    if !public.signs_at(now) {
-        return Err(RequestError::Key);
-    }
     if at.0.abs_diff(now.0) > LIFE_MS {
         return Err(RequestError::Time);
     }

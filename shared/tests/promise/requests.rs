@@ -1,10 +1,10 @@
 //! Requests that an edge signs.
 
 use shared::keys::Keyring;
-use shared::keys::request::{LIFE_MS, RequestError, sign, verify};
+use shared::keys::request::{LIFE_MS, RequestError, sign, verify, verify_known};
 use shared::token::Signer;
 
-use super::world::{NOW, key, store};
+use super::world::{DAY_MS, NOW, key, store};
 
 const PATH: &str = "/v1/batches";
 
@@ -39,9 +39,17 @@ fn a_signed_request_is_its_own_and_no_other() {
     // What another deployment signed is nothing here.
     let foreign = sign(&signer, shared::keys::DeploymentId(7), PATH, b"batch", NOW);
     assert_eq!(check(&foreign, PATH, b"batch", NOW), Err(RequestError::Signature));
-    for issuer in ["old", "leaked"] {
+    // A key that was retired yesterday is believed for a week, one that was revoked never.
+    let of = |issuer: &str, now| {
         let signer = Signer::new(key(&store, issuer));
-        let field = sign(&signer, store.deployment, PATH, b"batch", NOW);
-        assert_eq!(check(&field, PATH, b"batch", NOW), Err(RequestError::Key), "{issuer}");
-    }
+        (sign(&signer, store.deployment, PATH, b"batch", now), now)
+    };
+    let (field, now) = of("old", NOW);
+    assert_eq!(check(&field, PATH, b"batch", now).as_deref(), Ok("old"));
+    let (field, now) = of("old", NOW.plus_ms(7 * DAY_MS));
+    assert_eq!(check(&field, PATH, b"batch", now), Err(RequestError::Key));
+    let (field, now) = of("leaked", NOW);
+    assert_eq!(check(&field, PATH, b"batch", now), Err(RequestError::Key));
+    assert!(verify_known(&field, &keyring, PATH, b"batch", now).is_ok());
+    assert!(verify_known(&field, &keyring, PATH, b"other", now).is_err());
 }

@@ -85,6 +85,7 @@ pub const GROUPS: &[(&str, Group)] = &[
     ("roles", roles::click),
     ("failover", roles::failover),
     ("redirect", redirect::measure),
+    ("worker", redirect::worker::measure),
 ];
 
 /// Sorts, and gives the value below which so many percent are.

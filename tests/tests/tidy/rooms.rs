@@ -134,8 +134,8 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
     files
 }
 
-/// The modules of the edge that are compiled into the native shell alone, as paths without `.rs`;
-/// all others are pure.
+/// The modules of the edge that are compiled into one shell alone, or for tests, as paths without
+/// `.rs`; all others are pure.
 fn edge_rims(tree: &Tree) -> Vec<String> {
     let mut rims = Vec::new();
     for file in tree.rust("edge/src/") {
@@ -143,7 +143,10 @@ fn edge_rims(tree: &Tree) -> Vec<String> {
         let folder =
             ["lib", "mod"].iter().find_map(|name| module.strip_suffix(&format!("/{name}")));
         let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
-        let gated = lines.windows(2).filter(|pair| pair[0] == r#"#[cfg(feature = "native")]"#);
+        let gates =
+            [r#"feature = "native""#, r#"feature = "testing""#, r#"target_arch = "wasm32""#]
+                .map(|gate| format!("#[cfg({gate})]"));
+        let gated = lines.windows(2).filter(|pair| gates.iter().any(|gate| gate == pair[0]));
         let names = gated.filter_map(|pair| pair[1].strip_suffix(';')?.rsplit_once("mod "));
         rims.extend(names.map(|(_, name)| format!("{}/{name}", folder.unwrap_or(module))));
     }

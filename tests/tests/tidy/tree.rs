@@ -52,7 +52,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// The checkout that this test was built in, without what `.gitignore` names at its root.
+    /// The checkout that this test was built in, without what `.gitignore` names by its place.
     pub(crate) fn read() -> Self {
         let root = root();
         let ignored = fs::read_to_string(root.join(".gitignore")).unwrap();
@@ -102,10 +102,10 @@ fn walk(root: &Path, below: &str, skipped: &[String], files: &mut Vec<File>) {
     for entry in fs::read_dir(root.join(below)).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if below.is_empty() && skipped.contains(&name) {
+        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if skipped.contains(&path) {
             continue;
         }
-        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
             walk(root, &path, skipped, files);

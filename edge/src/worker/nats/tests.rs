@@ -5,7 +5,7 @@ fn read_all(pieces: &[&[u8]]) -> Result<Vec<Sent>, String> {
     let mut sent = Vec::new();
     for piece in pieces {
         reader.push(piece);
-        while let Some(next) = reader.next()? {
+        while let Some(next) = reader.read()? {
             sent.push(next);
         }
     }

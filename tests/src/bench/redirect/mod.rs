@@ -5,6 +5,7 @@
 mod load;
 pub mod served;
 mod server;
+pub(super) mod worker;
 
 use std::num::NonZero;
 use std::path::Path;
@@ -103,8 +104,12 @@ fn links(count: usize) -> Result<Vec<String>, String> {
 
 /// Loads a server from the other core.
 fn run(server: &Server, links: &[String]) -> Result<Run, String> {
+    run_with(server, links, CONNECTIONS)
+}
+
+fn run_with(server: &Server, links: &[String], connections: usize) -> Result<Run, String> {
     let before = server.cpu_seconds()?;
-    let answered = on_core(LOAD_CORE, || load::run(server.address(), links, CONNECTIONS))?;
+    let answered = on_core(LOAD_CORE, || load::run(server.address(), links, connections))?;
     let used = server.cpu_seconds()? - before;
     let Answered { redirects, spent, latencies_us } = answered;
     let mut times: Vec<f64> = latencies_us.iter().map(|us| f64::from(*us) / 1e3).collect();

@@ -55,6 +55,30 @@ impl Server {
         Ok(Some(server))
     }
 
+    /// A workerd, on a free port.
+    pub(super) fn workerd(
+        config: &Path,
+        environment: &[(&str, String)],
+        outbox: Option<&Path>,
+    ) -> Result<Self, String> {
+        let mut command = Command::new(edge::worker::workerd::Workerd::program());
+        command.arg("serve").arg(config).args(["--control-fd=1", "--socket-addr=http=127.0.0.1:0"]);
+        if let Some(outbox) = outbox {
+            command.arg(format!("--directory-path=outbox={}", outbox.display()));
+        }
+        command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = start(command).map_err(|error| format!("workerd: {error}"))?;
+        let mut server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let output = server.child.stdout.take().ok_or("workerd says nothing")?;
+        let port = BufReader::new(output).lines().map_while(Result::ok).find_map(|line| {
+            let told: serde_json::Value = serde_json::from_str(&line).ok()?;
+            u16::try_from(told["port"].as_u64()?).ok()
+        });
+        server.address.set_port(port.ok_or("workerd has ended")?);
+        Ok(server)
+    }
+
     fn ours(mut command: Command) -> Result<Self, String> {
         command.stdout(Stdio::piped());
         let mut child = start(command).map_err(|error| format!("served: {error}"))?;
