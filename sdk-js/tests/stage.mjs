@@ -10,6 +10,9 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const room = join(dirname(fileURLToPath(import.meta.url)), "..");
+// Headless, Chromium calls itself a program, and counts as one. Said to the browser, not to a tab: what
+// outlives its page is sent by the browser.
+const PERSON = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
 const KEY = "a-key-for-the-tests-alone-not-secret";
 /** A count is in the API within a second; a busy machine may take longer. */
 const PATIENCE_MS = 15_000;
@@ -26,7 +29,7 @@ export class Stage {
     await stage.#startCountersign(ads);
     stage.browser = await chromium.launch({
       executablePath: process.env.CHROMIUM_BIN || "/usr/bin/chromium",
-      args: ["--no-sandbox", "--disable-gpu"],
+      args: [`--user-agent=${PERSON}`, "--no-sandbox", "--disable-gpu"],
       // Playwright switches it off; we test with it.
       ignoreDefaultArgs: ["--disable-back-forward-cache"],
     });
@@ -67,7 +70,8 @@ export class Stage {
     });
     writeFileSync(join(data, "catalogue.toml"), text.join("\n"));
     const flags = ["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"];
-    const env = { ...process.env, COUNTERSIGN_ADMIN_KEY: KEY };
+    // The tests click at once what they were shown.
+    const env = { ...process.env, COUNTERSIGN_ADMIN_KEY: KEY, COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS: "0" };
     this.process = spawn(binary, ["up", "--data", data, ...flags], { env, stdio: ["ignore", "pipe", "pipe"] });
     let said = "";
     for (const stream of [this.process.stdout, this.process.stderr]) stream.on("data", (part) => (said += part));

@@ -28,6 +28,8 @@ const TURN_MS: u64 = 5_000;
 /// How often, and after which pause, events are handed over again whose replies are out.
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_millis(500);
+/// Events whose replies are out wait so long for others.
+const LINGER: Duration = Duration::from_millis(5);
 /// A call that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -138,6 +140,13 @@ impl Gather {
     /// Makes calls until nothing waits, or somebody else does.
     async fn call(self: Rc<Self>, shard: FindShard, turn: u64) {
         loop {
+            let is_awaited = {
+                let waiting = self.waiting.borrow();
+                !(waiting.clicks.is_empty() && waiting.clients.is_empty())
+            };
+            if !is_awaited {
+                Delay::from(LINGER).await;
+            }
             let waiting = self.waiting.take();
             if !waiting.events.is_empty() {
                 self.hand_over(waiting, &shard).await;

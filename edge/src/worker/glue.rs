@@ -61,14 +61,14 @@ impl Head {
             opted_out: next() == "1",
             // The platform writes it, whatever a client says.
             client: next().trim().parse().ok(),
-            content_type: bytes(next()),
-            if_none_match: bytes(next()),
-            content_length: next().parse().unwrap_or(0),
             country: next().to_owned(),
             colo: next().to_owned(),
             continent: next().to_owned(),
             longitude: next().parse().ok(),
             asn: next().parse().ok(),
+            content_type: bytes(next()),
+            if_none_match: bytes(next()),
+            content_length: next().parse().unwrap_or(0),
         }
     }
 
