@@ -168,7 +168,7 @@ pub(super) fn binary() -> Result<Command, String> {
         .ok_or("COUNTERSIGN_BIN must name the product's binary; `cargo xtask bench` sets it")?;
     let mut command = Command::new(binary);
     command.env("COUNTERSIGN_ADMIN_KEY", KEY).env("RUST_LOG", "warn");
-    for own in ["COUNTERSIGN_BIN", "COUNTERSIGN_NATS_SERVER"] {
+    for own in ["COUNTERSIGN_BIN", "COUNTERSIGN_NATS_SERVER", "COUNTERSIGN_WORKERD"] {
         command.env_remove(own);
     }
     Ok(command)
