@@ -22,6 +22,16 @@ use regex_automata::{Anchored, MatchKind};
 
 const PATTERNS: &str = "bots/patterns.json";
 const DATA_CENTRES: &str = "networks/data-centres.txt";
+/// What a verdict follows from, but for an operator's settings: with any of it changed, events name
+/// another rule set.
+const RULES: [&str; 6] = [
+    PATTERNS,
+    "src/bots.rs",
+    "src/browser.rs",
+    "src/clicks.rs",
+    "src/networks.rs",
+    "src/verdict.rs",
+];
 
 /// What may stand before a place, as far as patterns ask (`\b`): nothing, a letter or digit, anything
 /// else.
@@ -49,11 +59,16 @@ fn numbers(list: &str) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={PATTERNS}");
+    let mut rules = blake3::Hasher::new();
+    for path in RULES {
+        println!("cargo::rerun-if-changed={path}");
+        rules.update(&std::fs::read(path)?);
+    }
     println!("cargo::rerun-if-changed={DATA_CENTRES}");
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("data-centres.txt"), numbers(&std::fs::read_to_string(DATA_CENTRES)?))?;
+    std::fs::write(out.join("rules"), rules.finalize().as_bytes())?;
     let patterns: Vec<String> = serde_json::from_slice(&std::fs::read(PATTERNS)?)?;
     let (mut first, mut counting, mut anywhere) = (Vec::new(), Vec::new(), Vec::new());
     for pattern in &patterns {

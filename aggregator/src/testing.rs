@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use eventlog::Message;
@@ -12,7 +13,7 @@ use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Judged, MessageBuilder, Tally};
 use shared::{
     BlockId, Country, Currency, Device, Id, ImpressionId, Kind, Minute, Money, OutboxId, Outcome,
-    PartitionMap, Partitions, Reason, SourceId, Timestamp, import,
+    PartitionMap, Partitions, Reason, RuleSet, SourceId, Timestamp, Validity, import,
 };
 
 pub(crate) const PARTITIONS: u16 = 4;
@@ -22,7 +23,7 @@ const ADS: [&str; 6] = ["ad-1", "ad-2", "a", "b", "Zz_9", "ad-10"];
 /// What the answers must be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Oracle {
-    pub(crate) counts: BTreeMap<(Id, Kind, Minute), u64>,
+    pub(crate) counts: BTreeMap<(Id, Kind, bool, Minute), u64>,
     pub(crate) received: BTreeMap<Minute, u64>,
     pub(crate) counted: BTreeMap<Minute, u64>,
     pub(crate) duplicate: BTreeMap<Minute, u64>,
@@ -31,16 +32,22 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn count(&self, ad: Id, kind: Kind, from: Minute, to: Minute) -> u64 {
-        let range = (ad, kind, from)..(ad, kind, to);
-        self.counts.range(range).map(|(_, n)| n).sum()
+    pub(crate) fn count(&self, ad: Id, kind: Kind, of: Validity, range: &Range<Minute>) -> u64 {
+        let asked = [true, false].into_iter().filter(|valid| of.takes(*valid));
+        let range = |valid| (ad, kind, valid, range.start)..(ad, kind, valid, range.end);
+        asked.flat_map(|valid| self.counts.range(range(valid))).map(|(_, n)| n).sum()
     }
 
-    pub(crate) fn popular(&self, kind: Kind, from: Minute, to: Minute) -> Vec<(Id, u64)> {
+    pub(crate) fn popular(
+        &self,
+        kind: Kind,
+        of: Validity,
+        range: &Range<Minute>,
+    ) -> Vec<(Id, u64)> {
         let mut ads: Vec<_> = ADS.iter().map(|ad| ad.parse().unwrap()).collect();
         ads.sort_unstable();
         let mut all: Vec<(Id, u64)> =
-            ads.into_iter().map(|ad| (ad, self.count(ad, kind, from, to))).collect();
+            ads.into_iter().map(|ad| (ad, self.count(ad, kind, of, range))).collect();
         all.retain(|(_, n)| *n > 0);
         all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         all
@@ -53,10 +60,15 @@ impl Oracle {
         match event.outcome {
             Err(reason) => *self.reasons.entry((reason, minute)).or_default() += 1,
             Ok(_) if !seen.insert(key) => *self.duplicate.entry(minute).or_default() += 1,
-            Ok(Some(reason)) => *self.reasons.entry((reason, minute)).or_default() += 1,
+            Ok(Some(reason)) => {
+                *self.reasons.entry((reason, minute)).or_default() += 1;
+                if reason != Reason::Test {
+                    *self.counts.entry((event.ad, event.kind, false, minute)).or_default() += 1;
+                }
+            }
             Ok(None) => {
                 *self.counted.entry(minute).or_default() += 1;
-                *self.counts.entry((event.ad, event.kind, minute)).or_default() += 1;
+                *self.counts.entry((event.ad, event.kind, true, minute)).or_default() += 1;
             }
         }
     }
@@ -148,6 +160,7 @@ impl World {
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags::default(),
+            rules: RuleSet::UNKNOWN,
             price: Money { micros: i64::from(impression) * 1500, currency },
             proof: &[],
         }

@@ -8,7 +8,7 @@ use shared::token::Token;
 use shared::wire::{Event, Judged};
 use shared::{
     BlockId, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Money, Network, Outcome, Reason,
-    SourceId, Timestamp,
+    RuleSet, SourceId, Timestamp,
 };
 
 use crate::keys::CollectorKeys;
@@ -85,6 +85,7 @@ pub fn judge<'a>(
     judged.network = event.network;
     judged.visitor = event.visitor;
     judged.flags = event.flags;
+    judged.rules = event.rules;
     let believed = match token {
         Ok(believed) => believed,
         Err(doubted) => {
@@ -162,6 +163,7 @@ fn blank(kind: Kind, at: Timestamp) -> Judged<'static> {
         network: Network::default(),
         visitor: Fingerprint::NONE,
         flags: Flags::default(),
+        rules: RuleSet::UNKNOWN,
         price: Money::ZERO,
         proof: &[],
     }

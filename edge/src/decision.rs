@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use shared::wire::Event;
-use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, Timestamp, Verdict};
+use shared::{
+    Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet, Timestamp, Verdict,
+};
 
 /// Everything that follows from one request. The rim performs it in this order: the events, the
 /// tallies, the reply.
@@ -43,6 +45,8 @@ pub struct Draft {
     pub kind: Kind,
     /// Valid, or why it is no person's act.
     pub verdict: Verdict,
+    /// The rules that it follows from.
+    pub rules: RuleSet,
     /// Remarks.
     pub flags: Flags,
     /// From which country.
@@ -65,6 +69,7 @@ impl Draft {
             kind: self.kind,
             at,
             verdict: self.verdict,
+            rules: self.rules,
             flags: self.flags,
             country: self.country,
             device: self.device,

@@ -26,6 +26,12 @@ impl DataCentres {
         Self(Arc::default())
     }
 
+    /// Their numbers, in order.
+    #[must_use]
+    pub fn systems(&self) -> &[u32] {
+        &self.0
+    }
+
     /// Whether this system is one.
     #[must_use]
     pub fn contains(&self, asn: u32) -> bool {

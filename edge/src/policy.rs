@@ -11,7 +11,7 @@ use shared::keys::{
     EdgeKeys, KeyError, KeyStore, Keyring, PriceKey, PublicKey, TagKeys, VisitorKey,
 };
 use shared::token::Signer;
-use shared::{Id, Timestamp};
+use shared::{Id, RuleSet, Timestamp};
 
 use crate::catalogue::Catalogue;
 use crate::decision::Durability;
@@ -27,6 +27,8 @@ pub struct Policy {
     pub beacons: Durability,
     /// What verdicts go by.
     pub verdicts: Rules,
+    /// The same as the number that events have of it, from [`Rules::set`].
+    pub rule_set: RuleSet,
     /// What may be kept of visitors.
     pub privacy: PrivacyPolicy,
     /// The keys.

@@ -6,10 +6,11 @@
 //! and by simple counting. The surest comes first, for an event has one reason.
 
 use shared::token::Token;
-use shared::{Reason, Timestamp, Verdict};
+use shared::{Reason, RuleSet, Timestamp, Verdict};
 
 use crate::bots;
 use crate::browser;
+use crate::clicks::Pace;
 use crate::handle::State;
 use crate::networks::DataCentres;
 use crate::request::{Method, Request};
@@ -35,6 +36,26 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self { click_too_soon_ms: CLICK_TOO_SOON_MS, data_centres: DataCentres::default() }
+    }
+}
+
+/// A hash of the patterns, lists and lines of code that a verdict follows from.
+const PROGRAM: [u8; 32] = *include_bytes!(concat!(env!("OUT_DIR"), "/rules"));
+
+impl Rules {
+    /// What an event says of the rules that its verdict follows from: these, the pace of clicks, and
+    /// the program's own.
+    #[must_use]
+    pub fn set(&self, pace: Pace) -> RuleSet {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&PROGRAM).update(&self.click_too_soon_ms.to_le_bytes());
+        hasher.update(&pace.clicks.to_le_bytes()).update(&pace.window_s.to_le_bytes());
+        for system in self.data_centres.systems() {
+            hasher.update(&system.to_le_bytes());
+        }
+        let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+        // Zero is not known.
+        RuleSet(u32::from_be_bytes([a, b, c, d]).max(1))
     }
 }
 
@@ -81,4 +102,28 @@ pub(crate) fn is_ahead(purpose: &[u8]) -> bool {
     let ahead = ["prefetch", "prerender", "preview"];
     let purpose = purpose.to_ascii_lowercase();
     ahead.iter().any(|word| purpose.windows(word.len()).any(|at| at == word.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_verdict_follows_from_makes_another_rule_set() {
+        let pace = Pace { clicks: 30, window_s: 60 };
+        let rules = || Rules { click_too_soon_ms: 200, data_centres: DataCentres::none() };
+        let one = rules().set(pace);
+        assert_ne!(one, RuleSet::UNKNOWN);
+        assert_eq!(one, rules().set(pace), "the same for the same");
+        let sets = [
+            one,
+            Rules { click_too_soon_ms: 201, ..rules() }.set(pace),
+            Rules { data_centres: DataCentres::default(), ..rules() }.set(pace),
+            rules().set(Pace { clicks: 31, ..pace }),
+            rules().set(Pace { window_s: 61, ..pace }),
+        ];
+        for (at, set) in sets.iter().enumerate() {
+            assert!(!sets[..at].contains(set), "{at}");
+        }
+    }
 }

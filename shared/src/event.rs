@@ -154,6 +154,31 @@ pub const VERDICTS: &[Reason] = &[
 ];
 
 words! {
+    /// Which events a question is about: those that count, or those that were flagged (MRC: invalid
+    /// traffic).
+    Validity, "validity" {
+        /// Without a verdict. What billing and budgets go by.
+        Valid = 0 "valid",
+        /// With a verdict: see [`VERDICTS`].
+        Invalid = 1 "invalid",
+        /// Both.
+        All = 2 "all",
+    }
+}
+
+impl Validity {
+    /// Whether an event is among them that is valid, or is not.
+    #[must_use]
+    pub const fn takes(self, valid: bool) -> bool {
+        match self {
+            Self::Valid => valid,
+            Self::Invalid => !valid,
+            Self::All => true,
+        }
+    }
+}
+
+words! {
     /// The class of the visitor's device (AdCOM 1.0, List: Device Types, folded to four).
     Device, "device" {
         /// It cannot be told.
@@ -284,6 +309,19 @@ hex_text!(Fingerprint, 8, u64::to_be_bytes, u64::from_be_bytes);
 impl Fingerprint {
     /// No consent, nothing kept.
     pub const NONE: Self = Self(0);
+}
+
+/// Which rules an edge gave its verdicts by: four bytes of a hash of everything that they follow
+/// from, so that two edges with the same lists, thresholds and program have the same one; zero when
+/// it is not known (an edge of a third party, an imported log, an older build).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RuleSet(pub u32);
+
+hex_text!(RuleSet, 4, u32::to_be_bytes, u32::from_be_bytes);
+
+impl RuleSet {
+    /// Not known.
+    pub const UNKNOWN: Self = Self(0);
 }
 
 /// Remarks on an event that change no count.

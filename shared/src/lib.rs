@@ -18,7 +18,9 @@ pub mod time;
 pub mod token;
 pub mod wire;
 
-pub use event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, Reason, Verdict};
+pub use event::{
+    Country, Device, Fingerprint, Flags, Kind, Network, Outcome, Reason, RuleSet, Validity, Verdict,
+};
 pub use id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
 pub use money::{Currency, Money};
 pub use partition::{PartitionMap, Partitions};

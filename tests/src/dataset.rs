@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use shared::wire::{BatchEntry, Judged, MessageBuilder};
 use shared::{
     BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, Timestamp,
+    OutboxId, RuleSet, Timestamp,
 };
 
 /// Of what kind and size.
@@ -220,6 +220,7 @@ impl Dataset {
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags(0),
+            rules: RuleSet::UNKNOWN,
             price: Money::ZERO,
             proof: b"",
         }

@@ -7,7 +7,7 @@ use aggregator::count::{Engine, Settings, Size};
 use eventlog::Position;
 use shared::ambient::Stopwatch;
 use shared::wire::MessageView;
-use shared::{Id, Kind, Minute};
+use shared::{Id, Kind, Minute, Validity};
 
 use crate::dataset::{Click, Dataset, Shape};
 
@@ -98,7 +98,7 @@ pub fn naive(shape: Shape, seed: u64) -> blake3::Hash {
 fn result(engine: &Engine) -> blake3::Hash {
     let mut counts = BTreeMap::new();
     for (minute, _) in engine.account(Minute(0), Minute(u32::MAX)) {
-        engine.ad_totals(minute, Kind::Click, &mut |ad, count| {
+        engine.ad_totals(minute, Kind::Click, Validity::Valid, &mut |ad, count| {
             counts.insert((minute, ad), count);
         });
     }

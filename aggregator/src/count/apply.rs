@@ -310,7 +310,8 @@ impl Scratch {
     }
 
     /// Adds to the totals of ads. In the minute that most events are of, those of an ad are summed
-    /// up first: the few ads that most events are of cost one look-up each then.
+    /// up first: the few ads that most events are of cost one look-up each then. Those with a verdict
+    /// are few.
     fn sum(&mut self, minutes: &mut Minutes) {
         if self.added.is_empty() {
             return;
@@ -318,19 +319,20 @@ impl Scratch {
         let most = self.fates.iter().enumerate().max_by_key(|(_, fates)| fates[IN_CELLS]);
         let most = most.map_or(0, |(minute, _)| minute);
         refill(&mut self.sums, self.ids.len() * KINDS, 0);
-        for added in self.added.iter().filter(|added| added.rest.is_valid()) {
-            if usize::from(added.minute) == most {
-                let kind = usize::from(added.rest.kind().code());
+        for added in &self.added {
+            let (kind, valid) = (added.rest.kind(), added.rest.is_valid());
+            if valid && usize::from(added.minute) == most {
+                let kind = usize::from(kind.code());
                 self.sums[usize::from(added.ad) * KINDS + kind] += 1;
             } else {
-                let key = AdKey::new(self.ids[usize::from(added.ad)], added.rest.kind());
+                let key = AdKey::new(self.ids[usize::from(added.ad)], kind, valid);
                 minutes.unsaved(self.place(added)).totals.add_one(key);
             }
         }
         let totals = &mut minutes.unsaved(self.places[most]).totals;
         for (number, sums) in self.ids.iter().zip(self.sums.chunks_exact(KINDS)) {
             for (kind, sum) in Kind::ALL.iter().zip(sums).filter(|(_, sum)| **sum > 0) {
-                totals.add(AdKey::new(*number, *kind), u64::from(*sum));
+                totals.add(AdKey::new(*number, *kind, true), u64::from(*sum));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use shared::{Country, Currency, Device, Id, Kind, Minute};
+use shared::{Country, Currency, Device, Id, Kind, Minute, Validity};
 
 use super::accounts::MinuteAccount;
 use super::changes::{AdTotal, Cell, Dimensions, MinuteRows, Spend};
@@ -22,7 +22,7 @@ pub(super) struct CellKey([u32; 2]);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CellRest(u16);
 
-/// An ad's number, and the kind in the lowest two bits.
+/// An ad's number, then the kind (2 bits) and valid (1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AdKey(u32);
 
@@ -102,17 +102,25 @@ impl CellKey {
 
 impl AdKey {
     #[inline]
-    pub(super) fn new(ad: u32, kind: Kind) -> Self {
-        Self(ad << 2 | u32::from(kind.code()))
+    pub(super) fn new(ad: u32, kind: Kind, valid: bool) -> Self {
+        Self(ad << 3 | u32::from(kind.code()) << 1 | u32::from(valid))
+    }
+
+    fn ad(self) -> u32 {
+        self.0 >> 3
     }
 
     fn kind(self) -> Kind {
-        Kind::ALL[self.0 as usize & 3]
+        Kind::ALL[self.0 as usize >> 1 & 3]
     }
 
-    /// A number in the order of ad and kind, by the ranks of the ids.
+    fn is_valid(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// A number in the order of [`AdTotal`], by the ranks of the ids.
     fn ranked(self, ranks: &[u32]) -> u64 {
-        u64::from(ranks[(self.0 >> 2) as usize]) << 2 | u64::from(self.0 & 3)
+        u64::from(ranks[self.ad() as usize]) << 3 | u64::from(self.0 & 7)
     }
 }
 
@@ -179,7 +187,7 @@ impl MinuteTable {
         for total in &rows.totals {
             let ad = ids.find(total.ad);
             let ad = ad.ok_or(EngineError::Snapshot("a total of an ad without a cell"))?;
-            table.totals.add(AdKey::new(ad, total.kind), total.count);
+            table.totals.add(AdKey::new(ad, total.kind, total.valid), total.count);
         }
         for spend in &rows.spend {
             table.spend(CellKey::of(&spend.dimensions, ids)?, spend.currency, spend.micros);
@@ -205,7 +213,7 @@ fn in_order<K: Key>(
 }
 
 fn total_row((key, count): (AdKey, u64), ids: &Interner) -> AdTotal {
-    AdTotal { ad: ids.id(key.0 >> 2), kind: key.kind(), count }
+    AdTotal { ad: ids.id(key.ad()), kind: key.kind(), valid: key.is_valid(), count }
 }
 
 fn spend_row(key: &(CellKey, Currency), micros: i64, ids: &Interner) -> Spend {
@@ -321,21 +329,38 @@ impl Minutes {
         [self.saved.get(&minute), self.places.get(&minute).map(|place| &self.unsaved[*place])]
     }
 
-    pub(super) fn ad_count(&self, ad: Id, kind: Kind, from: Minute, to: Minute) -> u64 {
+    pub(super) fn ad_count(
+        &self,
+        ad: Id,
+        kind: Kind,
+        validity: Validity,
+        from: Minute,
+        to: Minute,
+    ) -> u64 {
         let Some(number) = self.ids.find(ad) else { return 0 };
         if from >= to {
             return 0;
         }
-        let key = AdKey::new(number, kind);
         let saved = self.saved.range(from..to).map(|(_, table)| table);
         let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
-        saved.chain(unsaved).map(|table| table.totals.get(key)).sum()
+        let key = |valid| AdKey::new(number, kind, valid);
+        let of = |table: &MinuteTable| -> u64 {
+            let taken = [true, false].into_iter().filter(|valid| validity.takes(*valid));
+            taken.map(|valid| table.totals.get(key(valid))).sum()
+        };
+        saved.chain(unsaved).map(of).sum()
     }
 
-    pub(super) fn ad_totals(&self, minute: Minute, of: Kind, each: &mut impl FnMut(Id, u64)) {
+    pub(super) fn ad_totals(
+        &self,
+        minute: Minute,
+        of: Kind,
+        validity: Validity,
+        each: &mut impl FnMut(Id, u64),
+    ) {
         union(self.parts(minute).map(|part| part.map(|table| &table.totals)), |key, count| {
-            if key.kind() == of {
-                each(self.ids.id(key.0 >> 2), count);
+            if key.kind() == of && validity.takes(key.is_valid()) {
+                each(self.ids.id(key.ad()), count);
             }
         });
     }

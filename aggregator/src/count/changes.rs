@@ -72,13 +72,15 @@ pub struct Spend {
     pub micros: i64,
 }
 
-/// How many valid events of a kind an ad has in a minute: the sum of its cells.
+/// How many events of a kind, valid or not, an ad has in a minute: the sum of its cells.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct AdTotal {
     /// The ad.
     pub ad: Id,
     /// The kind of event.
     pub kind: Kind,
+    /// Without a verdict.
+    pub valid: bool,
     /// How many.
     pub count: u64,
 }
@@ -92,7 +94,7 @@ pub struct MinuteRows {
     pub cells: Vec<Cell>,
     /// By dimensions and currency.
     pub spend: Vec<Spend>,
-    /// By ad and kind.
+    /// By ad, kind and validity.
     pub totals: Vec<AdTotal>,
     /// Every field is added, [`MinuteAccount::revision`] too.
     pub account: MinuteAccount,

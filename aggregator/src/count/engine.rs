@@ -6,7 +6,7 @@ use eventlog::Position;
 use shared::event::REASON_CODES;
 use shared::limits::CLOCK_JUMP_MS_MAX;
 use shared::wire::{Control, MessageView, Word};
-use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 
 use super::accounts::MinuteAccount;
 use super::apply::Scratch;
@@ -240,15 +240,29 @@ impl Engine {
         self.minutes.resident_from()
     }
 
-    /// How many valid events an ad has from `from` (inclusive) to `to` (exclusive): memory's part.
+    /// How many events an ad has from `from` (inclusive) to `to` (exclusive): memory's part.
     #[must_use]
-    pub fn ad_count(&self, ad: Id, kind: Kind, from: Minute, to: Minute) -> u64 {
-        self.minutes.ad_count(ad, kind, from, to)
+    pub fn ad_count(
+        &self,
+        ad: Id,
+        kind: Kind,
+        validity: Validity,
+        from: Minute,
+        to: Minute,
+    ) -> u64 {
+        self.minutes.ad_count(ad, kind, validity, from, to)
     }
 
-    /// Every ad with valid events of this kind in this minute, once, in no order: memory's part.
-    pub fn ad_totals(&self, minute: Minute, kind: Kind, each: &mut impl FnMut(Id, u64)) {
-        self.minutes.ad_totals(minute, kind, each);
+    /// Every ad with events of this kind in this minute, the valid and the invalid ones once each,
+    /// in no order: memory's part.
+    pub fn ad_totals(
+        &self,
+        minute: Minute,
+        kind: Kind,
+        validity: Validity,
+        each: &mut impl FnMut(Id, u64),
+    ) {
+        self.minutes.ad_totals(minute, kind, validity, each);
     }
 
     /// Every cell of this minute, once, in no order: memory's part.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use shared::{Id, Kind, SourceId};
+use shared::{Id, Kind, SourceId, Validity};
 
 /// Reasons that occurred, by their names.
 pub(super) type Reasons = BTreeMap<&'static str, u64>;
@@ -15,6 +15,7 @@ pub(super) type Gaps = Vec<Gap>;
 pub(super) struct Counted {
     pub(super) ad_id: Id,
     pub(super) event: Kind,
+    pub(super) validity: Validity,
     pub(super) from: String,
     pub(super) to: String,
     pub(super) count: u64,
@@ -31,6 +32,7 @@ pub(super) struct Counted {
 pub(super) struct Popular {
     pub(super) ad_ids: Vec<Id>,
     pub(super) counts: Vec<u64>,
+    pub(super) validity: Validity,
     pub(super) window_start: String,
     pub(super) window_end: String,
     #[serde(rename = "final")]

@@ -136,14 +136,15 @@ async fn aggregated_count<L: Log, S: Stores>(
     uri: Uri,
 ) -> Answer {
     let ad = params::ad(&part("ad_id", path)?)?;
-    let params = Params::read(&uri, &["from", "to", "event"])?;
-    let (range, kind) = (params.range()?, params.event()?);
+    let params = Params::read(&uri, &["from", "to", "event", "validity"])?;
+    let (range, kind, validity) = (params.range()?, params.event()?, params.validity()?);
     answer(&core, "aggregated_count", async {
-        let found = query::ad_count(&core.slots, ad, kind, range.clone()).await?;
+        let found = query::ad_count(&core.slots, ad, kind, validity, range.clone()).await?;
         let complete = found.completeness;
         Ok(json(&Counted {
             ad_id: ad,
             event: kind,
+            validity,
             from: time(range.start),
             to: time(range.end),
             count: found.count,
@@ -157,10 +158,10 @@ async fn aggregated_count<L: Log, S: Stores>(
 }
 
 async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
-    let params = Params::read(&uri, &["count", "window", "event", "at"])?;
+    let params = Params::read(&uri, &["count", "window", "event", "validity", "at"])?;
     let count = params.number("count", 100, COUNT_MAX)?;
     let window = params.number("window", 1, WINDOW_MINUTES_MAX)?;
-    let kind = params.event()?;
+    let (kind, validity) = (params.event()?, params.validity()?);
     let at = params.minute("at")?.unwrap_or_else(|| core.clock.now().minute());
     let range = Minute(at.0.saturating_sub(window))..at;
     if range.is_empty() {
@@ -169,12 +170,13 @@ async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri
     }
     answer(&core, "popular_ads", async {
         let most = usize::try_from(count).unwrap_or(usize::MAX);
-        let found = query::popular(&core.slots, kind, range.clone(), most).await?;
+        let found = query::popular(&core.slots, kind, validity, range.clone(), most).await?;
         let complete = found.completeness;
         let (ad_ids, counts) = found.ads.into_iter().unzip();
         Ok(json(&Popular {
             ad_ids,
             counts,
+            validity,
             window_start: time(range.start),
             window_end: time(range.end),
             is_final: complete.is_final,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use axum::extract::Query;
 use axum::http::Uri;
 use shared::problem::Problem;
-use shared::{Id, Kind, Minute, SourceId, Timestamp};
+use shared::{Id, Kind, Minute, SourceId, Timestamp, Validity};
 
 /// The longest range of minutes that a question may ask for: 400 days.
 pub const RANGE_MINUTES_MAX: u32 = 400 * 24 * 60;
@@ -94,6 +94,12 @@ impl Params {
             )),
             Some(text) => text.parse().map_err(|error| refuse("event", error)),
         }
+    }
+
+    /// Whether events with a verdict are asked for; those without when it is not given.
+    pub(super) fn validity(&self) -> Result<Validity, Problem> {
+        let read = |text: &str| text.parse().map_err(|error| refuse("validity", error));
+        self.get("validity").map_or(Ok(Validity::Valid), read)
     }
 
     /// A number from 1 to `most`.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use futures::future::try_join_all;
 use hashbrown::HashMap;
-use shared::{Id, Kind, Minute, SourceId, Timestamp};
+use shared::{Id, Kind, Minute, SourceId, Timestamp, Validity};
 
 use crate::count::{Engine, SourceState};
 use crate::service::{Counted, Moving, NotReady, Slot};
@@ -108,14 +108,16 @@ pub(crate) struct AdCount {
     pub(crate) completeness: Completeness,
 }
 
-/// How many valid events of a kind an ad has in a range.
+/// How many events of a kind an ad has in a range.
 pub(crate) async fn ad_count<T: CheckpointStore>(
     slots: &[Slot<T>],
     ad: Id,
     kind: Kind,
+    validity: Validity,
     range: Range<Minute>,
 ) -> Result<AdCount, Unanswered> {
-    let parts = try_join_all(slots.iter().map(|slot| ad_count_of(slot, ad, kind, &range))).await?;
+    let parts = slots.iter().map(|slot| ad_count_of(slot, ad, kind, validity, &range));
+    let parts = try_join_all(parts).await?;
     let sum = |of: fn(&AdCount) -> u64| parts.iter().map(of).sum();
     Ok(AdCount {
         count: sum(|part| part.count),
@@ -128,16 +130,17 @@ async fn ad_count_of<T: CheckpointStore>(
     slot: &Slot<T>,
     ad: Id,
     kind: Kind,
+    validity: Validity,
     range: &Range<Minute>,
 ) -> Result<AdCount, Unanswered> {
     let Look { mut memory, older } = look(slot, range, |engine| AdCount {
-        count: engine.ad_count(ad, kind, range.start, range.end),
+        count: engine.ad_count(ad, kind, validity, range.start, range.end),
         revision: engine.revision(range.start, range.end),
         completeness: Completeness::of(engine, range),
     })
     .await?;
     if let Some(older) = older {
-        memory.count += older.ad_count(ad, kind).await?;
+        memory.count += older.ad_count(ad, kind, validity).await?;
         memory.revision += older.revision().await?;
     }
     Ok(memory)
@@ -151,11 +154,12 @@ pub(crate) struct Popular {
     pub(crate) completeness: Completeness,
 }
 
-/// The `most` ads with the most valid events of a kind in a range, all partitions summed before
-/// they are ranked.
+/// The `most` ads with the most events of a kind in a range, all partitions summed before they are
+/// ranked.
 pub(crate) async fn popular<T: CheckpointStore>(
     slots: &[Slot<T>],
     kind: Kind,
+    validity: Validity,
     range: Range<Minute>,
     most: usize,
 ) -> Result<Popular, Unanswered> {
@@ -166,12 +170,14 @@ pub(crate) async fn popular<T: CheckpointStore>(
         for minute in (range.start.0..range.end.0).map(Minute) {
             let one = minute..Minute(minute.0 + 1);
             let Look { memory, older } = look(slot, &one, |engine| {
-                engine.ad_totals(minute, kind, &mut |ad, n| *totals.entry(ad).or_default() += n);
+                let mut add = |ad, n| *totals.entry(ad).or_default() += n;
+                engine.ad_totals(minute, kind, validity, &mut add);
                 Completeness::of(engine, &range)
             })
             .await?;
             if let Some(older) = older {
-                older.totals(kind, |ad, n| *totals.entry(ad).or_default() += n).await?;
+                let add = |ad, n| *totals.entry(ad).or_default() += n;
+                older.totals(kind, validity, add).await?;
             }
             if minute.0 + 1 == range.end.0 {
                 completeness.push(memory);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use shared::{Id, Kind, Minute};
+use shared::{Id, Kind, Minute, Validity};
 
 use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Spend};
 use crate::store::codec::CellValue;
@@ -27,11 +27,18 @@ impl<V: View> Older<V> {
         minutes.filter(|rows| self.range.contains(&rows.minute))
     }
 
-    pub(super) async fn ad_count(&self, ad: Id, kind: Kind) -> Result<u64, StoreError> {
-        let saved = rows::ad_count(&*self.view, ad, kind, self.range.clone()).await?;
-        let of_minute = |rows: &MinuteRows| {
-            let at = rows.totals.binary_search_by_key(&(ad, kind), |total| (total.ad, total.kind));
-            at.map_or(0, |at| rows.totals[at].count)
+    pub(super) async fn ad_count(
+        &self,
+        ad: Id,
+        kind: Kind,
+        validity: Validity,
+    ) -> Result<u64, StoreError> {
+        let saved = rows::ad_count(&*self.view, ad, kind, validity, self.range.clone()).await?;
+        let of_minute = |rows: &MinuteRows| -> u64 {
+            let first = rows.totals.partition_point(|total| (total.ad, total.kind) < (ad, kind));
+            let asked = rows.totals[first..].iter();
+            let asked = asked.take_while(|total| (total.ad, total.kind) == (ad, kind));
+            asked.filter(|total| validity.takes(total.valid)).map(|total| total.count).sum()
         };
         Ok(saved + self.moving().map(of_minute).sum::<u64>())
     }
@@ -40,11 +47,15 @@ impl<V: View> Older<V> {
     pub(super) async fn totals(
         &self,
         kind: Kind,
+        validity: Validity,
         mut each: impl FnMut(Id, u64) + Send,
     ) -> Result<(), StoreError> {
-        rows::totals(&*self.view, self.range.start, kind, &mut each).await?;
+        for valid in [true, false].into_iter().filter(|valid| validity.takes(*valid)) {
+            rows::totals(&*self.view, self.range.start, kind, valid, &mut each).await?;
+        }
         let totals = self.moving().flat_map(|rows| &rows.totals);
-        totals.filter(|total| total.kind == kind).for_each(|total| each(total.ad, total.count));
+        let asked = totals.filter(|total| total.kind == kind && validity.takes(total.valid));
+        asked.for_each(|total| each(total.ad, total.count));
         Ok(())
     }
 

@@ -39,7 +39,7 @@ async fn view_all(view: &impl View) -> Vec<Row> {
 
 fn totals(n: u64) -> Change {
     let ads = [(Id::literal("a"), n), (Id::literal("b"), 1)];
-    Change::Add(keys::totals(Minute(7), Kind::Click), codec::totals_value(&ads))
+    Change::Add(keys::totals(Minute(7), Kind::Click, true), codec::totals_value(&ads))
 }
 
 fn revision(minute: u32, n: u64) -> Change {
@@ -108,7 +108,7 @@ async fn sums(harness: &mut impl Harness) {
     }
     let expected = |n: u64| {
         let ads = [(Id::literal("a"), (0..n).sum()), (Id::literal("b"), n)];
-        (keys::totals(Minute(7), Kind::Click), codec::totals_value(&ads))
+        (keys::totals(Minute(7), Kind::Click, true), codec::totals_value(&ads))
     };
     assert!(all(&store).await.contains(&expected(30)));
     store.flush().await.unwrap();

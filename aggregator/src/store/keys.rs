@@ -6,7 +6,7 @@
 //! | `m` | | position, clock, resident minutes, partition: one row |
 //! | `p` | issuer 16, block 10, kind 1, valid 1, page 1 | 4 096 dedup bits |
 //! | `c` | ad 16, minute 4 | the cells of an ad in a minute: an ad's range is one scan |
-//! | `t` | minute 4, kind 1 | the totals of all ads: the top N of a minute is one row |
+//! | `t` | minute 4, kind 1 (128 more: invalid events) | the totals of all ads: the top N of a minute is one row |
 //! | `a` | minute 4 | the account |
 //! | `r` | minute 4 | the revision, where there is one |
 //! | `o` | edge 16, epoch 8 | an outbox |
@@ -70,8 +70,9 @@ pub fn cells(ad: Id, minute: Minute) -> Vec<u8> {
 
 /// The totals of a minute.
 #[must_use]
-pub fn totals(minute: Minute, kind: Kind) -> Vec<u8> {
-    key(TOTALS, &[&minute.0.to_be_bytes(), &[kind.code()]])
+pub fn totals(minute: Minute, kind: Kind, valid: bool) -> Vec<u8> {
+    let invalid = if valid { 0 } else { 1 << 7 };
+    key(TOTALS, &[&minute.0.to_be_bytes(), &[kind.code() | invalid]])
 }
 
 /// What a family has of a minute: [`ACCOUNT`], [`REVISION`].
@@ -143,6 +144,12 @@ impl<'a> Fields<'a> {
         Kind::from_code(code)
     }
 
+    /// The other end of [`totals`].
+    fn kind_and_validity(&mut self) -> Option<(Kind, bool)> {
+        let [code] = self.take()?;
+        Some((Kind::from_code(code & 0x7f)?, code & 1 << 7 == 0))
+    }
+
     pub(crate) fn outbox(&mut self) -> Option<OutboxId> {
         Some(OutboxId { edge: self.id()?, epoch: self.take().map(u64::from_be_bytes)? })
     }
@@ -179,9 +186,9 @@ pub fn describe(key: &[u8]) -> String {
             .id()
             .zip(fields.minute())
             .map(|(ad, m)| format!("cells of ad {ad} at {}", m.start())),
-        Some(&TOTALS) => {
-            fields.minute().zip(fields.kind()).map(|(m, k)| format!("{k} totals of {}", m.start()))
-        }
+        Some(&TOTALS) => fields.minute().zip(fields.kind_and_validity()).map(|(m, (k, valid))| {
+            format!("{}{k} totals of {}", if valid { "" } else { "invalid " }, m.start())
+        }),
         Some(&ACCOUNT) => fields.minute().map(|m| format!("account of {}", m.start())),
         Some(&REVISION) => fields.minute().map(|m| format!("revision of {}", m.start())),
         Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),

@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use shared::{Id, Kind, Minute, Timestamp};
+use shared::{Id, Kind, Minute, Timestamp, Validity};
 
 use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, StoreError, View};
-use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Spend};
+use crate::count::{
+    AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Spend,
+};
 
 /// Of how many partitions a store is which: it is refused for any other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,11 +70,11 @@ fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
         let list: Vec<_> = of_ad.iter().map(|(_, key, value)| (*key, value.clone())).collect();
         rows.push(Change::Add(keys::cells(of_ad[0].0, of.minute), codec::cells_value(&list)));
     }
-    for kind in Kind::ALL {
-        let of_kind = of.totals.iter().filter(|total| total.kind == *kind);
+    for (kind, valid) in kinds() {
+        let of_kind = of.totals.iter().filter(|total| (total.kind, total.valid) == (kind, valid));
         let totals: Vec<_> = of_kind.map(|total| (total.ad, total.count)).collect();
         if !totals.is_empty() {
-            let key = keys::totals(of.minute, *kind);
+            let key = keys::totals(of.minute, kind, valid);
             rows.push(Change::Add(key, codec::totals_value(&totals)));
         }
     }
@@ -217,6 +219,11 @@ async fn minutes<V: View>(
     Ok((from, beyond))
 }
 
+/// Every row of totals that a minute may have.
+fn kinds() -> impl Iterator<Item = (Kind, bool)> {
+    Kind::ALL.iter().flat_map(|kind| [(*kind, true), (*kind, false)])
+}
+
 /// Fills in cells, spend, totals and revisions of a few minutes, by reading all cells.
 async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), StoreError> {
     let (from, to) = keys::family(keys::CELLS);
@@ -239,10 +246,9 @@ async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), Stor
     })
     .await?;
     for rows in minutes {
-        for kind in Kind::ALL {
-            let add =
-                |ad, count| rows.totals.push(crate::count::AdTotal { ad, kind: *kind, count });
-            totals(view, rows.minute, *kind, add).await?;
+        for (kind, valid) in kinds() {
+            let add = |ad, count| rows.totals.push(AdTotal { ad, kind, valid, count });
+            totals(view, rows.minute, kind, valid, add).await?;
         }
         rows.totals.sort_unstable();
         rows.account.revision =
@@ -251,7 +257,7 @@ async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), Stor
     Ok(())
 }
 
-/// How many valid events of a kind an ad has in a range of minutes.
+/// How many events of a kind an ad has in a range of minutes.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -259,13 +265,15 @@ pub async fn ad_count<V: View>(
     view: &V,
     ad: Id,
     kind: Kind,
+    validity: Validity,
     Range { start: from, end: to }: Range<Minute>,
 ) -> Result<u64, StoreError> {
     let mut count = 0;
     view.scan(&keys::cells(ad, from), &keys::cells(ad, to), &mut |key, value| {
         let cells = codec::read_cells(value).map_err(|what| StoreError::row(key, what))?;
-        let valid = cells.iter().filter(|(cell, _)| cell.valid && cell.kind == kind);
-        count += valid.map(|(_, value)| value.count).sum::<u64>();
+        let asked = |cell: &CellKey| validity.takes(cell.valid) && cell.kind == kind;
+        count +=
+            cells.iter().filter(|(cell, _)| asked(cell)).map(|(_, value)| value.count).sum::<u64>();
         Ok(())
     })
     .await?;
@@ -315,7 +323,7 @@ fn dimensions(ad: Id, cell: CellKey) -> Dimensions {
     Dimensions { ad, publisher, country, device, kind, valid }
 }
 
-/// Hands each ad's valid events of a kind in a minute to `each`.
+/// Hands each ad's valid or invalid events of a kind in a minute to `each`.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -323,9 +331,10 @@ pub async fn totals<V: View>(
     view: &V,
     minute: Minute,
     kind: Kind,
+    valid: bool,
     mut each: impl FnMut(Id, u64) + Send,
 ) -> Result<(), StoreError> {
-    let from = keys::totals(minute, kind);
+    let from = keys::totals(minute, kind, valid);
     let to = [&from[..], &[0]].concat();
     view.scan(&from, &to, &mut |key, value| {
         let totals = codec::read_totals(value).map_err(|what| StoreError::row(key, what))?;

@@ -10,7 +10,7 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, Field, Schema};
 use shared::wire::ChunkEntry;
-use shared::{Country, Id, Kind, Money, Network, Timestamp};
+use shared::{Country, Id, Kind, Money, Network, RuleSet, Timestamp};
 
 /// What a record is of. The names are the values of the column `record`; records of a file are
 /// sorted by it first.
@@ -89,6 +89,7 @@ pub(super) struct Record<'a> {
     pub(super) network: Network,
     pub(super) visitor: u64,
     pub(super) flags: Option<u8>,
+    pub(super) rules: RuleSet,
     pub(super) price: Money,
     /// How many events it stands for.
     pub(super) count: u32,
@@ -150,9 +151,12 @@ const COLUMNS: &[Column] = &[
     maybe("currency", |r| shown(r, |r| price_micros(r).map(|_| r.price.currency))),
     always("count", |r| Arc::new(UInt32Array::from_iter_values(r.iter().map(|r| r.count)))),
     maybe("proof", proofs),
+    // Later than the others: the files of before end above.
+    maybe("rules", |r| shown(r, |r| Some(r.rules).filter(|rules| *rules != RuleSet::UNKNOWN))),
 ];
 
-/// The schema of every file.
+/// The schema of every file. One that an earlier build wrote may lack the last columns; they are null
+/// there.
 #[must_use]
 pub fn schema() -> Schema {
     let field = |column: &Column| {

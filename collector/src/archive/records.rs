@@ -5,7 +5,7 @@ use std::ops::Range;
 use eventlog::Delivered;
 use shared::limits::CLOCK_JUMP_MS_MAX;
 use shared::wire::{ChunkEntry, Cold, Control, Logged, MessageView, Row, WireError, Word};
-use shared::{Country, Id, Minute, Money, Network, Timestamp, import};
+use shared::{Country, Id, Minute, Money, Network, RuleSet, Timestamp, import};
 
 use super::columns::{Record, What};
 
@@ -204,6 +204,7 @@ impl<'a> Source<'a> {
             network: Network::default(),
             visitor: 0,
             flags: None,
+            rules: RuleSet::UNKNOWN,
             price: Money::ZERO,
             count: 0,
             proof: &[],
@@ -275,6 +276,7 @@ impl<'a> Message<'a> {
         record.network = cold.network;
         record.visitor = cold.visitor.0;
         record.flags = Some(cold.flags.0);
+        record.rules = cold.rules;
         record.price = view.prices[usize::from(hot.price)];
         record.count = 1;
         record.proof = cold.proof;

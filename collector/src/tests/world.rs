@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use eventlog::{Log, Reader};
-use shared::event::{Country, Device, Fingerprint, Flags, Network};
+use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
 use shared::keys::{IssuerKey, KeyStore, Secret};
 use shared::random::Seeded;
 use shared::token::{Signer, Token};
@@ -140,6 +140,7 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         at: NOW,
         verdict: None,
         flags: Flags::default(),
+        rules: RuleSet::UNKNOWN,
         country: Country::from_bytes(*b"DE").unwrap(),
         device: Device::Phone,
         network: Network([4, 10, 0, 1, 0, 0, 0]),

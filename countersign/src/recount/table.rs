@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use collector::archive::{Archive, Entry};
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{RecordBatch, new_null_array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result};
@@ -143,17 +143,22 @@ fn read(
 ) -> std::result::Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
     let known = collector::archive::schema();
-    if builder.schema().fields() != known.fields() {
+    let (there, known) = (builder.schema().fields().len(), known.fields());
+    let (same, later) = known.split_at_checked(there).unwrap_or((known, &[]));
+    if **builder.schema().fields() != *same || !later.iter().all(|field| field.is_nullable()) {
         return Err("its columns are not those of an archive".into());
     }
-    let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
     // The reader gives them in the file's order, and the plan wants them in its own.
-    let mut order: Vec<usize> = columns.to_vec();
+    let mut order: Vec<usize> = columns.iter().copied().filter(|at| *at < there).collect();
     order.sort_unstable();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), order.iter().copied());
     for batch in builder.with_projection(mask).build()? {
         let batch = batch?;
-        let arrays = columns.iter().filter_map(|column| order.binary_search(column).ok());
-        let arrays = arrays.map(|at| Arc::clone(batch.column(at))).collect();
+        let array = |column: &usize| match order.binary_search(column) {
+            Ok(at) => Arc::clone(batch.column(at)),
+            Err(_) => new_null_array(known[*column].data_type(), batch.num_rows()),
+        };
+        let arrays = columns.iter().map(array).collect();
         let options = datafusion::arrow::array::RecordBatchOptions::new()
             .with_row_count(Some(batch.num_rows()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options)?;
@@ -162,4 +167,58 @@ fn read(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use datafusion::arrow::array::{Array as _, StringArray};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    /// A file with the first columns of an archive, all null or zero.
+    fn file(columns: usize) -> bytes::Bytes {
+        let schema = collector::archive::schema();
+        let schema = Arc::new(schema.project(&(0..columns).collect::<Vec<_>>()).unwrap());
+        let arrays = schema.fields().iter().map(|field| match field.name().as_str() {
+            "verdict" => Arc::new(StringArray::from(vec!["bot"; 3])) as _,
+            _ if field.is_nullable() => new_null_array(field.data_type(), 3),
+            _ => {
+                let zero = datafusion::common::ScalarValue::new_default(field.data_type()).unwrap();
+                zero.to_array_of_size(3).unwrap()
+            }
+        });
+        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays.collect()).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        bytes.into()
+    }
+
+    /// What is read of it: the columns `rules` and `verdict`, in this order.
+    fn read_two(bytes: bytes::Bytes) -> std::result::Result<RecordBatch, String> {
+        let schema = collector::archive::schema();
+        let columns = ["rules", "verdict"].map(|name| schema.index_of(name).unwrap());
+        let two = Arc::new(schema.project(&columns).unwrap());
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(2);
+        read(bytes, &columns, &two, &sender).map_err(|error| error.to_string())?;
+        receiver.try_recv().unwrap().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_of_before_lacks_the_last_columns_and_they_are_null() {
+        let all = collector::archive::schema().fields().len();
+        for columns in [all, all - 1] {
+            let batch = read_two(file(columns)).unwrap();
+            assert_eq!(batch.column(0).null_count(), 3, "{columns} columns");
+            let verdicts = batch.column(1).as_any().downcast_ref::<StringArray>().unwrap();
+            assert!(verdicts.iter().all(|verdict| verdict == Some("bot")));
+        }
+        // Nothing before them may be missing.
+        let refused = read_two(file(10)).unwrap_err();
+        assert!(refused.contains("not those of an archive"), "{refused}");
+    }
 }

@@ -12,7 +12,7 @@ use collector::archive::{Archiver, Parts};
 use eventlog::fake::MemLog;
 use eventlog::{Log as _, Message, Reader as _};
 use prometheus_client::registry::Registry;
-use shared::event::{Fingerprint, Flags, Network};
+use shared::event::{Fingerprint, Flags, Network, RuleSet};
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
 use shared::{
@@ -101,6 +101,7 @@ impl History {
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags::default(),
+            rules: RuleSet::UNKNOWN,
             price: Money { micros, currency },
             proof: &[],
         }

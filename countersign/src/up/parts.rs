@@ -274,10 +274,14 @@ pub(crate) fn open_edge(
         .map_err(|error| Failure::usage(error.to_string().replace('\n', "; ")))?;
     let beacons =
         if settings.outbox.beacons_durable { Durability::Durable } else { Durability::Queued };
+    let (verdicts, pace) = (wanted.verdicts.rules()?, wanted.verdicts.pace()?);
+    let rule_set = verdicts.set(pace);
+    tracing::info!(rules = %rule_set, "verdicts have a rule set");
     let policy = Policy {
         public_url,
         beacons,
-        verdicts: wanted.verdicts.rules()?,
+        verdicts,
+        rule_set,
         privacy: wanted.privacy.policy()?,
         keys: Arc::new(keys),
         catalogue: Arc::new(first),

@@ -46,6 +46,7 @@ impl<'a> Asker<'a> {
         let draft = Draft {
             kind: Kind::Served,
             verdict: verdict::of(request, &policy.verdicts),
+            rules: policy.rule_set,
             flags: Flags::default(),
             country: country(request.country),
             device: device::of(request.user_agent),
@@ -75,14 +76,17 @@ impl<'a> Asker<'a> {
         state: &mut dyn State,
         now: Timestamp,
     ) -> Draft {
-        let Draft { verdict, country, device, network, .. } = self.draft;
-        let rules = &self.policy.verdicts;
+        let Draft { verdict, rules, country, device, network, .. } = self.draft;
         let verdict = match kind {
-            Kind::Click => verdict::of_click(verdict, token, self.request, rules, state, now),
+            Kind::Click => {
+                let rules = &self.policy.verdicts;
+                verdict::of_click(verdict, token, self.request, rules, state, now)
+            }
             _ => verdict,
         };
         let (visitor, flags) = self.visitor(token, now);
-        Draft { kind, verdict, flags, country, device, network, visitor, token: bytes.to_vec() }
+        let token = bytes.to_vec();
+        Draft { kind, verdict, rules, flags, country, device, network, visitor, token }
     }
 
     /// The visitor, as far as the token and the request allow: nothing is compared or kept unless

@@ -65,6 +65,7 @@ fn draft(event: &Event<'_>) -> Draft {
     Draft {
         kind: event.kind,
         verdict: event.verdict,
+        rules: event.rules,
         flags: event.flags,
         country: event.country,
         device: event.device,

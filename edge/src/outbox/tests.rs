@@ -15,7 +15,9 @@ use eventlog::segments::{Segments, SegmentsConfig};
 use parking_lot::Mutex;
 use shared::random::Seeded;
 use shared::wire::Batch;
-use shared::{Clock, Country, Device, Fingerprint, Flags, Id, Kind, Network, Reason, Timestamp};
+use shared::{
+    Clock, Country, Device, Fingerprint, Flags, Id, Kind, Network, Reason, RuleSet, Timestamp,
+};
 
 use super::*;
 use crate::decision::Draft;
@@ -71,6 +73,7 @@ fn sized(number: u32, bytes: usize) -> Draft {
         kind: Kind::Click,
         verdict: None,
         flags: Flags::default(),
+        rules: RuleSet(7),
         country: Country::UNKNOWN,
         device: Device::Phone,
         network: Network::default(),

@@ -113,6 +113,7 @@ impl Edge {
                     public_url,
                     beacons: settings.beacons,
                     verdicts: settings.verdicts.clone(),
+                    rule_set: settings.verdicts.set(settings.clicks_pace),
                     privacy: settings.privacy.clone(),
                     keys: Arc::new(keys),
                     catalogue: Arc::new(catalogue),
@@ -340,6 +341,7 @@ impl Edge {
         let status = if reasons.is_empty() { 200 } else { 503 };
         let body = serde_json::json!({
             "ready": reasons.is_empty(), "reasons": reasons, "outbox": state.ok(),
+            "rules": self.policy.borrow().as_ref().map(|policy| policy.rule_set),
         });
         Ok(Response::from_json(&body)?.with_status(status))
     }

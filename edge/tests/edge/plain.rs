@@ -7,7 +7,7 @@ use edge::Draft;
 use edge::native::Metrics;
 use edge::outbox::{Outbox, OutboxSettings};
 use shared::random::Seeded;
-use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason};
+use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -241,6 +241,7 @@ fn draft() -> Draft {
     Draft {
         kind: Kind::Impression,
         verdict: None,
+        rules: RuleSet::UNKNOWN,
         flags: Flags::default(),
         country: Country::UNKNOWN,
         device: Device::Unknown,

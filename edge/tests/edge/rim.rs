@@ -373,6 +373,7 @@ async fn a_damaged_outbox_ends_the_process() {
         let draft = Draft {
             kind: Kind::Click,
             verdict: None,
+            rules: shared::RuleSet::UNKNOWN,
             flags: shared::Flags::default(),
             country: shared::Country::UNKNOWN,
             device: shared::Device::Unknown,

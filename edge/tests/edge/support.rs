@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge::catalogue::Catalogue;
+use edge::clicks::Pace;
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
@@ -102,6 +103,7 @@ impl World {
             public_url: "https://edge.example".parse().unwrap(),
             beacons: Durability::Durable,
             verdicts: Rules::default(),
+            rule_set: Rules::default().set(Pace::default()),
             privacy: PrivacyPolicy::default(),
             keys: Arc::new(self.keys()),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).unwrap()),

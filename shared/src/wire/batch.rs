@@ -1,22 +1,30 @@
 //! The outbox batch: what an edge sends to a collector.
 //!
-//! Version 1: `CSB1`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
+//! Version 2: `CSB2`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
 //! number of tallies (4); then each event: kind (1), verdict (1; 0 valid, else the reason), flags
-//! (1), country (2 letters), device (1), network (7), fingerprint (8), receive time in ms (8),
-//! token length (2), token; then each tally: minute (4), kind (1), reason (1), count (4).
+//! (1), country (2 letters), device (1), network (7), fingerprint (8), receive time in ms (8), rule
+//! set (4), token length (2), token; then each tally: minute (4), kind (1), reason (1), count (4).
+//!
+//! Version 1, `CSB1`, is the same without the rule set. It is read, for outboxes may hold such, and
+//! not written any more.
 
 use super::codec::{Reader, put_count, put_reason};
 use super::{Declared, WireError, declare};
-use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, VERDICTS, Verdict};
+use crate::event::{
+    Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet, VERDICTS, Verdict,
+};
 use crate::id::OutboxId;
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX, TOKEN_BYTES_MAX};
 use crate::time::{Minute, Timestamp};
 
-const MAGIC: [u8; 4] = *b"CSB1";
+const MAGIC: [u8; 4] = *b"CSB2";
+const MAGIC_1: [u8; 4] = *b"CSB1";
 /// Bytes of a batch without events and tallies.
 pub const HEADER_BYTES: usize = 52;
 /// Bytes of an event without its token.
-pub const EVENT_BYTES: usize = 31;
+pub const EVENT_BYTES: usize = 35;
+/// The same of one of version 1.
+const EVENT_BYTES_1: usize = 31;
 /// Bytes of a tally.
 pub const TALLY_BYTES: usize = 10;
 
@@ -27,7 +35,7 @@ pub fn name_of(bytes: &[u8]) -> Option<(OutboxId, u64)> {
     let magic = reader.array::<4>().ok()?;
     let outbox = OutboxId { edge: reader.id().ok()?, epoch: reader.u64().ok()? };
     let number = reader.u64().ok()?;
-    (magic == MAGIC && number < BATCH_NUMBERS_MAX).then_some((outbox, number))
+    (matches!(magic, MAGIC | MAGIC_1) && number < BATCH_NUMBERS_MAX).then_some((outbox, number))
 }
 
 /// One event as the edge saw it.
@@ -39,6 +47,8 @@ pub struct Event<'a> {
     pub at: Timestamp,
     /// The edge's opinion of the request.
     pub verdict: Verdict,
+    /// The rules that it follows from.
+    pub rules: RuleSet,
     /// Remarks.
     pub flags: Flags,
     /// From which country.
@@ -124,18 +134,22 @@ impl<'a> Batch<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        if reader.array::<4>()? != MAGIC {
-            return Err(WireError { what: "no outbox batch of version 1 (CSB1)", at: 0 });
-        }
+        let has_rules = match reader.array()? {
+            MAGIC => true,
+            MAGIC_1 => false,
+            _ => return Err(WireError { what: "no outbox batch of version 1 or 2 (CSB2)", at: 0 }),
+        };
         let outbox = OutboxId { edge: reader.id()?, epoch: reader.u64()? };
         let number = reader.u64()?;
         if number >= BATCH_NUMBERS_MAX {
             return Err(reader.error("a batch number of 2^63 or more"));
         }
         let watermark = reader.time()?;
-        let events = reader.count(EVENT_BYTES, BATCH_EVENTS_MAX)?;
+        let least = if has_rules { EVENT_BYTES } else { EVENT_BYTES_1 };
+        let events = reader.count(least, BATCH_EVENTS_MAX)?;
         let tallies = reader.count(TALLY_BYTES, BATCH_TALLIES_MAX)?;
-        let events = (0..events).map(|_| Event::read(&mut reader)).collect::<Result<_, _>>()?;
+        let events = (0..events).map(|_| Event::read(&mut reader, has_rules));
+        let events = events.collect::<Result<_, _>>()?;
         let tallies = (0..tallies).map(|_| Tally::read(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
         Ok(Self { outbox, number, watermark, events, tallies })
@@ -166,12 +180,13 @@ impl<'a> Event<'a> {
         out.extend(self.network.0);
         out.extend(self.visitor.0.to_le_bytes());
         out.extend(self.at.0.to_le_bytes());
+        out.extend(self.rules.0.to_le_bytes());
         let length = u16::try_from(self.token.len()).expect("asserted above");
         out.extend(length.to_le_bytes());
         out.extend(self.token);
     }
 
-    fn read(reader: &mut Reader<'a>) -> Result<Self, WireError> {
+    fn read(reader: &mut Reader<'a>, has_rules: bool) -> Result<Self, WireError> {
         let kind = reader.kind()?;
         let verdict = reader.reason()?;
         if verdict.is_some_and(|reason| !VERDICTS.contains(&reason)) {
@@ -188,12 +203,13 @@ impl<'a> Event<'a> {
         let network = Network(reader.array()?);
         let visitor = Fingerprint(reader.u64()?);
         let at = reader.time()?;
+        let rules = RuleSet(if has_rules { reader.u32()? } else { 0 });
         let length = usize::from(reader.u16()?);
         if length > TOKEN_BYTES_MAX {
             return Err(reader.error("a token longer than any"));
         }
         let token = reader.slice(length)?;
-        Ok(Self { kind, at, verdict, flags, country, device, network, visitor, token })
+        Ok(Self { kind, at, verdict, rules, flags, country, device, network, visitor, token })
     }
 }
 

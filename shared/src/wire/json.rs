@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Event, Tally};
-use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, VERDICTS, Verdict};
+use crate::event::{
+    Country, Device, Fingerprint, Flags, Kind, Network, RuleSet, VERDICTS, Verdict,
+};
 use crate::id::{Id, OutboxId};
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX};
 use crate::time::Timestamp;
@@ -46,6 +48,9 @@ pub struct JsonEvent {
     /// Why it is no person's act, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Verdict,
+    /// The rules that the verdict follows from, eight hexadecimal digits; left out: not known.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub rules: RuleSet,
     /// From which country.
     #[serde(default)]
     pub country: Country,
@@ -62,6 +67,10 @@ pub struct JsonEvent {
     /// Remarks.
     #[serde(default)]
     pub flags: Flags,
+}
+
+fn is_unknown(rules: &RuleSet) -> bool {
+    *rules == RuleSet::UNKNOWN
 }
 
 const fn unknown_device() -> Device {
@@ -112,9 +121,10 @@ impl JsonBatch {
 
 impl JsonEvent {
     fn new(event: &Event<'_>) -> Self {
-        let Event { kind, at, verdict, flags, country, device, network, visitor, token } = *event;
+        let Event { kind, at, verdict, rules, flags, country, device, network, visitor, token } =
+            *event;
         let token = token.to_vec();
-        Self { kind, at, token, verdict, country, device, network, visitor, flags }
+        Self { kind, at, token, verdict, rules, country, device, network, visitor, flags }
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -131,9 +141,9 @@ impl JsonEvent {
     }
 
     fn event(&self) -> Event<'_> {
-        let Self { kind, at, verdict, flags, country, device, network, visitor, .. } = *self;
+        let Self { kind, at, verdict, rules, flags, country, device, network, visitor, .. } = *self;
         let token = self.token.as_slice();
-        Event { kind, at, verdict, flags, country, device, network, visitor, token }
+        Event { kind, at, verdict, rules, flags, country, device, network, visitor, token }
     }
 }
 

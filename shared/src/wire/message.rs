@@ -3,7 +3,7 @@
 //! what the count engine needs of an event lies in rows of fixed size ("hot"), and what only the
 //! archive needs lies apart ("cold").
 //!
-//! Version 1: `CSM1`, partition (2), collector's stamp in ms (8); then, each with its count (4)
+//! Version 2: `CSM2`, partition (2), collector's stamp in ms (8); then, each with its count (4)
 //! before it: batches [edge 16, epoch 8, number 8, watermark 8, declared], chunks [source 16, first
 //! row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1, reason 1, count 4],
 //! blocks [issuer 16, block 10], minutes [4], ids [16], prices [currency 3, micros 8]; hot rows [20];
@@ -13,7 +13,10 @@
 //! sequence (2), minute (2), ad (2), publisher (2), country (2: a base-26 number), price (2), kind
 //! (1), device (1), verdict (1; 0 valid), rejected (1; 0 accepted). Block, ids and prices are
 //! numbered from 1; 0 means none. A cold row: ms within the minute (2), campaign (2), advertiser
-//! (2), placement (2), fingerprint (8), network (7), flags (1), proof length (2), proof.
+//! (2), placement (2), fingerprint (8), network (7), flags (1), rule set (4), proof length (2), proof.
+//!
+//! Version 1, `CSM1`, is the same without the rule set. It is read, for logs hold such, and not
+//! written any more.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
@@ -21,15 +24,17 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 use super::Declared;
 use super::batch::Tally;
 use super::codec::{put_count, put_declared, put_reason};
-use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome};
+use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, RuleSet};
 use crate::id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
 use crate::limits::{FLUSH_BYTES, MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::Money;
 use crate::time::{Minute, Timestamp};
 
-pub(super) const MAGIC: [u8; 4] = *b"CSM1";
+pub(super) const MAGIC: [u8; 4] = *b"CSM2";
+pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
 pub(super) const HOT_BYTES: usize = 20;
-pub(super) const COLD_BYTES: usize = 26;
+pub(super) const COLD_BYTES: usize = 30;
+pub(super) const COLD_BYTES_1: usize = 26;
 
 /// News of a batch: every partition hears of all batches, also of those without an event for it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -108,6 +113,8 @@ pub struct Judged<'a> {
     pub visitor: Fingerprint,
     /// Remarks.
     pub flags: Flags,
+    /// The rules that the edge's verdict follows from.
+    pub rules: RuleSet,
     /// The clearing price.
     pub price: Money,
     /// Body and signature of the token where the raw archive shall keep them, else empty.
@@ -203,6 +210,7 @@ impl MessageBuilder {
         self.cold.extend(event.visitor.0.to_le_bytes());
         self.cold.extend(event.network.0);
         self.cold.push(event.flags.0);
+        self.cold.extend(event.rules.0.to_le_bytes());
         self.cold.extend(number(event.proof.len()).to_le_bytes());
         self.cold.extend(event.proof);
     }

@@ -2,10 +2,12 @@
 
 use super::batch::Tally;
 use super::codec::Reader;
-use super::message::{BatchEntry, COLD_BYTES, ChunkEntry, HOT_BYTES, MAGIC, TallyEntry};
+use super::message::{
+    BatchEntry, COLD_BYTES, COLD_BYTES_1, ChunkEntry, HOT_BYTES, MAGIC, MAGIC_1, TallyEntry,
+};
 use super::{Declared, WireError};
 use crate::event::Reason;
-use crate::event::{Device, Fingerprint, Flags, Kind, Network, Outcome, REASON_CODES};
+use crate::event::{Device, Fingerprint, Flags, Kind, Network, Outcome, REASON_CODES, RuleSet};
 use crate::id::{BlockId, Id, OutboxId, SourceId};
 use crate::limits::{MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::{Currency, Money};
@@ -35,6 +37,8 @@ pub struct MessageView<'a> {
     pub prices: Vec<Money>,
     hot: &'a [u8],
     cold: &'a [u8],
+    /// Version 2: cold rows have their rule set.
+    has_rules: bool,
 }
 
 /// What the engine needs of an event; numbers point into the message's tables.
@@ -81,6 +85,8 @@ pub struct Cold<'a> {
     pub network: Network,
     /// Remarks.
     pub flags: Flags,
+    /// The rules that the edge's verdict follows from.
+    pub rules: RuleSet,
     /// Body and signature of the token, or nothing.
     pub proof: &'a [u8],
 }
@@ -92,9 +98,14 @@ impl<'a> MessageView<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        if reader.array::<4>()? != MAGIC {
-            return Err(WireError { what: "no partition message of version 1 (CSM1)", at: 0 });
-        }
+        let has_rules = match reader.array()? {
+            MAGIC => true,
+            MAGIC_1 => false,
+            _ => {
+                let what = "no partition message of version 1 or 2 (CSM2)";
+                return Err(WireError { what, at: 0 });
+            }
+        };
         let partition = reader.u16()?;
         let stamp = reader.time()?;
         let batches = list(&mut reader, 44, MESSAGE_ENTRIES_MAX, batch)?;
@@ -126,6 +137,7 @@ impl<'a> MessageView<'a> {
             prices,
             hot,
             cold,
+            has_rules,
         };
         view.check()?;
         Ok(view)
@@ -153,6 +165,7 @@ impl<'a> MessageView<'a> {
                 visitor: Fingerprint(reader.u64()?),
                 network: Network(reader.array()?),
                 flags: Flags(reader.u8()?),
+                rules: RuleSet(if self.has_rules { reader.u32()? } else { 0 }),
                 proof: {
                     let length = reader.u16()?;
                     reader.slice(usize::from(length))?
@@ -176,7 +189,8 @@ impl<'a> MessageView<'a> {
 
     fn check(&self) -> Result<(), WireError> {
         let error = |what| Err(WireError { what, at: 0 });
-        if self.cold.len() < self.hot.len() / HOT_BYTES * COLD_BYTES {
+        let cold_bytes = if self.has_rules { COLD_BYTES } else { COLD_BYTES_1 };
+        if self.cold.len() < self.hot.len() / HOT_BYTES * cold_bytes {
             return error("fewer cold rows than hot ones");
         }
         let entries = self.entries();

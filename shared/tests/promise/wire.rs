@@ -1,7 +1,7 @@
 //! `batches.json` and `messages.json`: what is in them, and byte by byte how it is written.
 
 use serde_json::{Value, json};
-use shared::event::{Country, Device, Fingerprint, Flags, Network};
+use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
 use shared::text::hex;
 use shared::wire::json::JsonBatch;
 use shared::wire::message::Entry;
@@ -25,6 +25,7 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         kind,
         at: NOW.plus_ms(30_001),
         verdict: None,
+        rules: RuleSet(0x1a2b_3c4d),
         flags: Flags::default(),
         country: Country::from_bytes(*b"DE").unwrap(),
         device: Device::Phone,
@@ -43,6 +44,7 @@ pub(super) fn full_batch(token: &[u8]) -> Batch<'_> {
     let bare = Event {
         at: Timestamp(0),
         verdict: Some(Reason::Prefetch),
+        rules: RuleSet::UNKNOWN,
         flags: Flags(Flags::OTHER_VISITOR),
         country: Country::UNKNOWN,
         device: Device::Unknown,
@@ -69,7 +71,7 @@ fn batches() {
         ("the closing batch of an epoch", closing),
     ];
     let file = json!({
-        "what": "Outbox batches of version 1: the JSON form, and the binary form in parts of hex, in order. Numbers are little endian. `declared` is what counts as received, by minute.",
+        "what": "Outbox batches of version 2: the JSON form, and the binary form in parts of hex, in order. Numbers are little endian. `declared` is what counts as received, by minute.",
         "batches": cases.map(|(name, batch)| batch_vector(name, &batch)),
         "rejected": rejected_batches(&token),
     });
@@ -87,7 +89,7 @@ fn batch_vector(name: &str, batch: &Batch<'_>) -> Value {
 
 fn batch_parts(bytes: &[u8]) -> Value {
     let mut parts = Parts::new(bytes);
-    parts.take("magic CSB1", 4);
+    parts.take("magic CSB2", 4);
     parts.take("edge", 16);
     parts.take("epoch", 8);
     parts.take("number", 8);
@@ -104,6 +106,7 @@ fn batch_parts(bytes: &[u8]) -> Value {
             ("network", 7),
             ("visitor", 8),
             ("received at, ms", 8),
+            ("rule set", 4),
         ] {
             parts.take(&format!("event {n}: {what}"), length);
         }
@@ -137,6 +140,7 @@ pub(super) fn judged() -> Judged<'static> {
         network: Network::of("192.0.2.77".parse().unwrap()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
         flags: Flags::default(),
+        rules: RuleSet(0x1a2b_3c4d),
         price: price(),
         proof: &[],
     }
@@ -157,6 +161,7 @@ pub(super) fn rejected(proof: &[u8]) -> Judged<'_> {
         price: Money::ZERO,
         visitor: Fingerprint::NONE,
         flags: Flags(Flags::OTHER_VISITOR),
+        rules: RuleSet::UNKNOWN,
         proof,
         ..judged()
     }
@@ -211,11 +216,45 @@ fn messages() {
         }),
     ];
     let file = json!({
-        "what": "Partition messages of version 1: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
-        "messages": cases.map(|(name, bytes)| message_vector(name, &bytes)),
+        "what": "Partition messages of version 2: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
+        "messages": cases.map(|(name, bytes)| {
+            let mut vector = message_vector(name, &bytes);
+            vector["parts"] = message_parts(&bytes);
+            vector
+        }),
         "rejected": rejected_messages(),
     });
     compare("messages.json", &file);
+}
+
+/// What the last build that wrote version 1 wrote, is read: outboxes and logs may hold it.
+#[test]
+fn version_1() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/version-1.json");
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let bytes = |of: &Value| {
+        let text = of["hex"].as_str().unwrap().as_bytes();
+        let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
+        text.chunks(2).map(|two| pair(two).unwrap()).collect::<Vec<_>>()
+    };
+    let stored = bytes(&file["batch"]);
+    let batch = Batch::read(&stored).unwrap();
+    assert_eq!(json!(JsonBatch::new(&batch)), file["batch"]["json"]);
+    assert_eq!(json!(batch.declared()), file["batch"]["declared"]);
+    assert_eq!(shared::wire::batch::name_of(&stored), Some((outbox(), 7)));
+    assert!(batch.events.iter().all(|event| event.rules == RuleSet::UNKNOWN));
+    assert!(Batch::read(&stored[..stored.len() - 1]).is_err());
+
+    let stored = bytes(&file["message"]);
+    let mut found = message_vector("", &stored);
+    for event in found["events"].as_array_mut().unwrap() {
+        let rules = event.as_object_mut().unwrap().remove("rules");
+        assert_eq!(rules, Some(json!(RuleSet::UNKNOWN)));
+    }
+    for (name, value) in file["message"].as_object().unwrap().iter().filter(|(k, _)| *k != "hex") {
+        assert_eq!(&found[name], value, "{name}");
+    }
+    assert!(MessageView::read(&stored[..stored.len() - 1]).is_err());
 }
 
 fn message_vector(name: &str, bytes: &[u8]) -> Value {
@@ -233,20 +272,19 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
             "publisher": id(row.publisher), "placement": id(cold.placement),
             "country": Country::from_index(row.country).unwrap(), "device": row.device,
             "network": cold.network, "visitor": format!("{:016x}", cold.visitor.0),
-            "flags": cold.flags, "price_micros": price.micros,
+            "flags": cold.flags, "rules": cold.rules, "price_micros": price.micros,
             "price_currency": price.currency.to_string(), "proof": hex(cold.proof),
         })
     });
     json!({
         "name": name, "partition": view.partition, "stamp": view.stamp, "batches": view.batches,
         "chunks": view.chunks, "tallies": view.tallies, "events": events.collect::<Vec<_>>(),
-        "parts": message_parts(bytes),
     })
 }
 
 fn message_parts(bytes: &[u8]) -> Value {
     let mut parts = Parts::new(bytes);
-    parts.take("magic CSM1", 4);
+    parts.take("magic CSM2", 4);
     parts.take("partition", 2);
     parts.take("stamp, ms", 8);
     for n in 0..parts.count("number of batches") {
@@ -284,6 +322,7 @@ fn message_parts(bytes: &[u8]) -> Value {
             ("visitor", 8),
             ("network", 7),
             ("flags", 1),
+            ("rule set", 4),
         ] {
             parts.take(&format!("cold row {n}: {what}"), length);
         }

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use shared::event::{Country, Device, Fingerprint, Flags, Network, VERDICTS};
+use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet, VERDICTS};
 use shared::import::{ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX};
 use shared::wire::json::JsonBatch;
@@ -30,13 +30,14 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
 /// An event, with its token beside it.
 fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
     let words = (select(Kind::ALL), option::of(select(VERDICTS)), select(Device::ALL), 0..=1_u8);
-    let who = (any_country(), any::<[u8; 7]>(), any::<u64>(), any_time());
+    let who = (any_country(), any::<[u8; 7]>(), any::<u64>(), any_time(), any::<u32>());
     (words, who, vec(any::<u8>(), 0..60)).prop_map(
-        |((kind, verdict, device, flags), (country, network, visitor, at), token)| {
+        |((kind, verdict, device, flags), (country, network, visitor, at, rules), token)| {
             let event = Event {
                 kind,
                 at,
                 verdict,
+                rules: RuleSet(rules),
                 flags: Flags(flags),
                 country,
                 device,
@@ -95,7 +96,7 @@ fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
             let block = if issuer.is_none() { BlockId::default() } else { BlockId(block) };
             let currency: Currency = currency.parse().unwrap();
             let price = if micros == 0 { Money::ZERO } else { Money { micros, currency } };
-            let Event { kind, at, country, device, network, visitor, flags, .. } = event;
+            let Event { kind, at, rules, country, device, network, visitor, flags, .. } = event;
             let judged = Judged {
                 issuer,
                 id: ImpressionId { block, seq },
@@ -112,6 +113,7 @@ fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
                 network,
                 visitor,
                 flags,
+                rules,
                 price,
                 proof: &[],
             };

@@ -19,12 +19,13 @@ const EVENTS: usize = 52;
 
 pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
     let good = full_batch(token).to_bytes();
-    let bare = EVENTS + 31 + token.len();
-    let tallies = bare + 31;
+    let bare = EVENTS + 35 + token.len();
+    let tallies = bare + 35;
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
-        ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1"),
-        ("version 2", put(&good, 3, b"2"), "no outbox batch of version 1"),
+        ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1 or 2"),
+        ("version 3", put(&good, 3, b"3"), "no outbox batch of version 1 or 2"),
+        ("version 2 that says 1", put(&good, 3, b"1"), "a token longer than any"),
         ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
         ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),
         ("an edge's name with a gap", put(&good, 4, b"ed\0e-1"), "an id with a byte that none has"),
@@ -41,7 +42,7 @@ pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
         ("device 5", put(&good, EVENTS + 5, &[5]), "an unknown class of device"),
         (
             "a token longer than any",
-            put(&good, EVENTS + 29, &u16::MAX.to_le_bytes()),
+            put(&good, EVENTS + 33, &u16::MAX.to_le_bytes()),
             "a token longer than any",
         ),
         ("a tally without a reason", put(&good, tallies + 5, &[0]), "a tally without a reason"),
@@ -63,8 +64,8 @@ pub(super) fn rejected_messages() -> Vec<Value> {
     let at = offsets(&good);
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
-        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1"),
-        ("version 2", put(&good, 3, b"2"), "no partition message of version 1"),
+        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1 or 2"),
+        ("version 3", put(&good, 3, b"3"), "no partition message of version 1 or 2"),
         ("4 097 batches", put(&good, 14, &4_097_u32.to_le_bytes()), "more of something"),
         ("declared minutes out of order", put(&good, 62, &u32::MAX.to_le_bytes()), "out of order"),
         ("a chunk that ends before it starts", put(&good, at.chunk + 24, &[0; 8]), "ends before"),
@@ -123,7 +124,7 @@ fn cold_rows_that_point_nowhere_are_refused() {
     let good = full_message();
     let cold = offsets(&good).hot + 3 * 20 + 4;
     assert!(MessageView::read(&good).unwrap().cold().is_ok());
-    for (at, with) in [(0, 60_000_u16), (2, 6), (4, 6), (6, 6), (24, 1), (24, u16::MAX)] {
+    for (at, with) in [(0, 60_000_u16), (2, 6), (4, 6), (6, 6), (28, 1), (28, u16::MAX)] {
         let bytes = put(&good, cold + at, &with.to_le_bytes());
         assert!(MessageView::read(&bytes).unwrap().cold().is_err(), "{with} at {at}");
     }
@@ -156,6 +157,7 @@ fn json_batches_that_are_none() {
         ("/events/0/device", json!("toaster"), "no device"),
         ("/events/0/network", json!("04"), "14 lower-case hexadecimal digits"),
         ("/events/0/flags", json!(2), "events[0]: an unknown flag"),
+        ("/events/0/rules", json!("1a"), "8 lower-case hexadecimal digits"),
         ("/tallies/0/count", json!(1_u64 << 32), "invalid value"),
     ] {
         let mut bad = good.clone();

@@ -10,6 +10,7 @@ use shared::ambient::Stopwatch;
 use shared::wire::{Batch, Event};
 use shared::{
     Country, Device, Fingerprint, Flags, Id, Kind, Network, OutboxId, PartitionMap, Partitions,
+    RuleSet,
 };
 
 use super::tokens::{Mint, NOW, per_second};
@@ -64,6 +65,7 @@ fn batch(mint: &Mint, number: u32) -> Result<Bytes, String> {
         at: NOW,
         verdict: None,
         flags: Flags::default(),
+        rules: RuleSet::UNKNOWN,
         country: Country::UNKNOWN,
         device: Device::Phone,
         network: Network::default(),

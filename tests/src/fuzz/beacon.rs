@@ -9,11 +9,11 @@ use edge::privacy::PrivacyPolicy;
 use edge::request::Body;
 use edge::verdict::Rules;
 use edge::{Durability, Method, Policy, Request, handle};
-use shared::Id;
 use shared::id::IdAllocator;
 use shared::limits::EVENTS_PER_REQUEST_MAX;
 use shared::random::Seeded;
 use shared::token::{Unverified, to_text};
+use shared::{Id, RuleSet};
 
 use super::vectors::{self, DEPLOYMENT, NOW};
 use super::{Outcome, hold};
@@ -22,6 +22,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     public_url: "https://edge.example".parse().expect("a good URL"),
     beacons: Durability::Durable,
     verdicts: Rules::default(),
+    rule_set: RuleSet::UNKNOWN,
     privacy: PrivacyPolicy::default(),
     keys: Arc::new(
         edge::Keys::of_store(&DEPLOYMENT.store, Id::literal("house")).expect("it has a key"),

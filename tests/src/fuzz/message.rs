@@ -217,6 +217,7 @@ fn judged<'a>(view: &MessageView<'_>, row: &Row, cold: &Cold<'a>) -> Result<Judg
         network: cold.network,
         visitor: cold.visitor,
         flags: cold.flags,
+        rules: cold.rules,
         // An amount of nothing has no currency once it is written.
         price: if price.micros == 0 { Money::ZERO } else { price },
         proof: cold.proof,

@@ -309,11 +309,11 @@ fn add(to: &mut MinuteRows, rows: MinuteRows) {
         .collect();
     let mut totals: BTreeMap<_, u64> = BTreeMap::new();
     for row in to.totals.drain(..).chain(rows.totals) {
-        *totals.entry((row.ad, row.kind)).or_default() += row.count;
+        *totals.entry((row.ad, row.kind, row.valid)).or_default() += row.count;
     }
     to.totals = totals
         .into_iter()
-        .map(|((ad, kind), count)| aggregator::count::AdTotal { ad, kind, count })
+        .map(|((ad, kind, valid), count)| aggregator::count::AdTotal { ad, kind, valid, count })
         .collect();
     to.account.add(&rows.account);
 }

@@ -6,7 +6,7 @@ use aggregator::count::{MinuteAccount, MinuteRows};
 use shared::import;
 use shared::token::Unverified;
 use shared::wire::Batch;
-use shared::{Id, ImpressionId, Kind, Minute, Reason};
+use shared::{Id, ImpressionId, Kind, Minute, Reason, Validity};
 
 use super::centre::Partition;
 use super::edge::Edge;
@@ -193,18 +193,23 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
         let is_final = oracle.watermark() >= minute.end();
         same("final", is_final, finality.is_final(*minute))?;
         let stored = stored(partition, *minute);
-        let mut totals: BTreeMap<(Minute, Id, Kind), u64> = BTreeMap::new();
+        let mut totals: BTreeMap<(Minute, Id, Kind, bool), u64> = BTreeMap::new();
         for total in stored.iter().flat_map(|rows| &rows.totals) {
-            *totals.entry((*minute, total.ad, total.kind)).or_default() += total.count;
+            *totals.entry((*minute, total.ad, total.kind, total.valid)).or_default() += total.count;
         }
         for kind in Kind::ALL {
-            engine.ad_totals(*minute, *kind, &mut |ad, count| {
-                *totals.entry((*minute, ad, *kind)).or_default() += count;
-            });
+            for (validity, valid) in [(Validity::Valid, true), (Validity::Invalid, false)] {
+                engine.ad_totals(*minute, *kind, validity, &mut |ad, count| {
+                    *totals.entry((*minute, ad, *kind, valid)).or_default() += count;
+                });
+            }
         }
-        let ends =
-            ((*minute, Id::NONE, Kind::Served), (Minute(minute.0 + 1), Id::NONE, Kind::Served));
-        let should = oracle.totals.range(ends.0..ends.1).map(|(key, n)| (*key, *n)).collect();
+        let ends = (*minute, Minute(minute.0 + 1));
+        let should = oracle
+            .totals
+            .range((ends.0, Id::NONE, Kind::Served, false)..(ends.1, Id::NONE, Kind::Served, false))
+            .map(|(key, n)| (*key, *n))
+            .collect();
         same("the totals", &should, &totals)?;
         spend += stored.iter().flat_map(|rows| &rows.spend).map(|row| row.micros).sum::<i64>();
         engine.spend(*minute, &mut |row| spend += row.micros);

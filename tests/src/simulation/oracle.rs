@@ -31,7 +31,7 @@ pub(super) struct Oracle {
     /// By minute.
     pub(super) accounts: BTreeMap<Minute, Account>,
     /// Valid events by minute, ad and kind.
-    pub(super) totals: BTreeMap<(Minute, Id, Kind), u64>,
+    pub(super) totals: BTreeMap<(Minute, Id, Kind, bool), u64>,
     /// Micros of spend.
     pub(super) spend: i64,
     /// Contiguous rows of imported logs.
@@ -66,15 +66,19 @@ impl Oracle {
             if usize::from(row.entry) >= message.batches.len() {
                 account.imported += 1;
             }
+            let ad = message.ids[usize::from(row.ad)];
             match row.outcome {
                 Err(reason) => account.reasons[usize::from(reason.code())] += 1,
                 Ok(_) if late => account.reasons[usize::from(Reason::TooLate.code())] += 1,
                 Ok(_) if !self.seen.insert(key) => account.duplicate += 1,
-                Ok(Some(reason)) => account.reasons[usize::from(reason.code())] += 1,
+                Ok(Some(Reason::Test)) => account.reasons[usize::from(Reason::Test.code())] += 1,
+                Ok(Some(reason)) => {
+                    account.reasons[usize::from(reason.code())] += 1;
+                    *self.totals.entry((minute, ad, row.kind, false)).or_default() += 1;
+                }
                 Ok(None) => {
                     account.counted += 1;
-                    let ad = message.ids[usize::from(row.ad)];
-                    *self.totals.entry((minute, ad, row.kind)).or_default() += 1;
+                    *self.totals.entry((minute, ad, row.kind, true)).or_default() += 1;
                     if row.kind == Kind::Impression {
                         self.spend += message.prices[usize::from(row.price)].micros;
                     }

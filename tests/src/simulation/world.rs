@@ -14,7 +14,7 @@ use shared::import::{ImportChunk, ImportEvent, named_source};
 use shared::keys::KeyStore;
 use shared::random::Seeded;
 use shared::token::from_text;
-use shared::{Country, Id, Kind, Minute, PartitionMap, Partitions, SourceId, Timestamp};
+use shared::{Country, Id, Kind, Minute, PartitionMap, Partitions, RuleSet, SourceId, Timestamp};
 
 use super::centre::{Ack, Centre, Partition};
 use super::edge::{Cut, Edge};
@@ -130,6 +130,7 @@ impl<'v> World<'v> {
             beacons: Durability::Durable,
             // Its visitors click at once.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
+            rule_set: RuleSet::UNKNOWN,
             privacy: PrivacyPolicy::default(),
             keys: Arc::new(edge::Keys::of_store(&keys, issuer).expect("it has a key")),
             catalogue: Arc::new(Catalogue::from_json(CATALOGUE).expect("a good catalogue")),

@@ -8,7 +8,7 @@ use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, MessageBuilder, Word};
 use shared::{
     BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, Reason, SourceId, Timestamp, import,
+    OutboxId, Reason, RuleSet, SourceId, Timestamp, Validity, import,
 };
 
 use super::read;
@@ -61,7 +61,13 @@ impl Bench {
     }
 
     fn count(&self) -> u64 {
-        self.engine.ad_count(Id::literal("ad"), Kind::Click, Minute(0), Minute(u32::MAX))
+        self.engine.ad_count(
+            Id::literal("ad"),
+            Kind::Click,
+            Validity::Valid,
+            Minute(0),
+            Minute(u32::MAX),
+        )
     }
 }
 
@@ -107,6 +113,7 @@ fn clicked(issuer: &str, id: ImpressionId, at: Timestamp, ad: &str) -> Judged<'s
         network: Network::default(),
         visitor: Fingerprint::NONE,
         flags: Flags(0),
+        rules: RuleSet::UNKNOWN,
         price: Money::ZERO,
         proof: b"",
     }
@@ -191,7 +198,13 @@ fn a_refused_message_changes_nothing() {
     });
     bench.apply(|b| _ = good(b)).unwrap();
     assert_eq!(
-        bench.engine.ad_count(Id::literal("new"), Kind::Click, NOW.minute(), Minute(u32::MAX)),
+        bench.engine.ad_count(
+            Id::literal("new"),
+            Kind::Click,
+            Validity::Valid,
+            NOW.minute(),
+            Minute(u32::MAX)
+        ),
         1
     );
 }
@@ -440,7 +453,7 @@ fn ids_that_no_resident_minute_names_are_forgotten() {
     }
     assert!(bench.engine.size().ids < 70_000, "{:?}", bench.engine.size());
     let mut named = 0;
-    bench.engine.ad_totals(bench.now.minute(), Kind::Click, &mut |ad, count| {
+    bench.engine.ad_totals(bench.now.minute(), Kind::Click, Validity::Valid, &mut |ad, count| {
         let number: u64 =
             ad.as_str().trim_start_matches("ad").trim_matches('-').parse().unwrap_or(seq);
         assert!(count == 1 && number > seq - 20_000 && number <= seq, "{ad} {count}");

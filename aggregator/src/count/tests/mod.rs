@@ -10,7 +10,7 @@ mod store;
 use std::collections::BTreeMap;
 
 use shared::wire::MessageView;
-use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 
 use super::{Cell, Dimensions, Engine, Finality, Gap, MinuteAccount, SourceState, Spend};
 use store::Store;
@@ -21,7 +21,7 @@ struct View {
     clock: Timestamp,
     cells: BTreeMap<(Minute, Dimensions), u64>,
     spend: BTreeMap<(Minute, Dimensions, Currency), i64>,
-    totals: BTreeMap<(Minute, Id, Kind), u64>,
+    totals: BTreeMap<(Minute, Id, Kind, bool), u64>,
     accounts: BTreeMap<Minute, MinuteAccount>,
     finality: Finality,
     gaps: Vec<(OutboxId, Vec<u64>)>,
@@ -37,8 +37,8 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
         rows.spend.iter().for_each(|((d, c), n)| {
             *view.spend.entry((*minute, *d, *c)).or_default() += n;
         });
-        rows.totals.iter().for_each(|((ad, kind), n)| {
-            *view.totals.entry((*minute, *ad, *kind)).or_default() += n;
+        rows.totals.iter().for_each(|((ad, kind, valid), n)| {
+            *view.totals.entry((*minute, *ad, *kind, *valid)).or_default() += n;
         });
         view.accounts.entry(*minute).or_default().add(&rows.account);
     }
@@ -50,11 +50,23 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
         engine.spend(minute, &mut |s: &Spend| {
             *view.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
         });
+        let next = Minute(minute.0 + 1);
         for kind in Kind::ALL {
-            engine.ad_totals(minute, *kind, &mut |ad, n| {
-                *view.totals.entry((minute, ad, *kind)).or_default() += n;
-                assert_eq!(engine.ad_count(ad, *kind, minute, Minute(minute.0 + 1)), n);
-            });
+            let mut all: BTreeMap<Id, u64> = BTreeMap::new();
+            for (validity, valid) in [(Validity::Valid, true), (Validity::Invalid, false)] {
+                engine.ad_totals(minute, *kind, validity, &mut |ad, n| {
+                    *view.totals.entry((minute, ad, *kind, valid)).or_default() += n;
+                    *all.entry(ad).or_default() += n;
+                    assert_eq!(engine.ad_count(ad, *kind, validity, minute, next), n);
+                });
+            }
+            let mut both: BTreeMap<Id, u64> = BTreeMap::new();
+            let mut add = |ad, n| *both.entry(ad).or_default() += n;
+            engine.ad_totals(minute, *kind, Validity::All, &mut add);
+            assert_eq!(both, all);
+            for (ad, n) in all {
+                assert_eq!(engine.ad_count(ad, *kind, Validity::All, minute, next), n);
+            }
         }
     }
     let flat = |gap: Gap| (gap.outbox, gap.missing.into_iter().flatten().collect());

@@ -143,12 +143,13 @@ impl Oracle {
                     } else {
                         touched.insert(minute);
                         *self.view.cells.entry((minute, dimensions)).or_default() += 1;
+                        let total = (minute, dimensions.ad, row.kind, verdict.is_none());
+                        *self.view.totals.entry(total).or_default() += 1;
                         verdict.map_or(Fate::Counted, Fate::Reason)
                     }
                 }
             };
             if fate == Fate::Counted {
-                *self.view.totals.entry((minute, dimensions.ad, row.kind)).or_default() += 1;
                 let price = message.prices[usize::from(row.price)];
                 if row.kind == Kind::Impression && row.price != 0 {
                     let key = (minute, dimensions, price.currency);

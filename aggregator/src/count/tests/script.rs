@@ -8,7 +8,7 @@ use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Declared, Judged, MessageBuilder, Tally};
 use shared::{
     BlockId, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money,
-    Network, OutboxId, Reason, SourceId, Timestamp, import,
+    Network, OutboxId, Reason, RuleSet, SourceId, Timestamp, import,
 };
 
 /// The minute in which histories begin.
@@ -235,6 +235,7 @@ impl EventOp {
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags(0),
+            rules: RuleSet::UNKNOWN,
             price: Money { micros: self.price * 1_000, currency },
             proof: b"",
         };

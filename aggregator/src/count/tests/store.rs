@@ -14,7 +14,7 @@ use crate::count::{
 pub(super) struct Rows {
     pub(super) cells: BTreeMap<Dimensions, u64>,
     pub(super) spend: BTreeMap<(Dimensions, Currency), i64>,
-    pub(super) totals: BTreeMap<(Id, Kind), u64>,
+    pub(super) totals: BTreeMap<(Id, Kind, bool), u64>,
     pub(super) account: MinuteAccount,
 }
 
@@ -69,7 +69,7 @@ impl Store {
     fn add(&mut self, rows: &MinuteRows) {
         in_order(&rows.cells, |cell| cell.dimensions);
         in_order(&rows.spend, |spend| (spend.dimensions, spend.currency));
-        in_order(&rows.totals, |total| (total.ad, total.kind));
+        in_order(&rows.totals, |total| (total.ad, total.kind, total.valid));
         let minute = self.minutes.entry(rows.minute).or_default();
         for cell in &rows.cells {
             *minute.cells.entry(cell.dimensions).or_default() += cell.count;
@@ -79,7 +79,7 @@ impl Store {
             *minute.spend.entry(key).or_default() += spend.micros;
         }
         for total in &rows.totals {
-            *minute.totals.entry((total.ad, total.kind)).or_default() += total.count;
+            *minute.totals.entry((total.ad, total.kind, total.valid)).or_default() += total.count;
         }
         minute.account.add(&rows.account);
     }
@@ -108,8 +108,12 @@ fn whole((minute, rows): (&Minute, &Rows)) -> MinuteRows {
         currency: *currency,
         micros: *micros,
     };
-    let total =
-        |((ad, kind), count): (&(Id, Kind), &u64)| AdTotal { ad: *ad, kind: *kind, count: *count };
+    let total = |((ad, kind, valid), count): (&(Id, Kind, bool), &u64)| AdTotal {
+        ad: *ad,
+        kind: *kind,
+        valid: *valid,
+        count: *count,
+    };
     MinuteRows {
         minute: *minute,
         cells: rows.cells.iter().map(cell).collect(),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use eventlog::fake::MemLog;
 use eventlog::{LocalLog, LocalLogConfig, Message};
 use serde_json::{Value, json};
-use shared::{Id, Kind, Minute, Reason, Timestamp};
+use shared::{Id, Kind, Minute, Reason, Timestamp, Validity};
 use tower::ServiceExt;
 
 use super::*;
@@ -126,14 +126,15 @@ async fn check<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World) {
     let first = *oracle.minutes.first().unwrap();
     let last = Minute(oracle.minutes.last().unwrap().0 + 1);
     check_counts(of, oracle, first, last).await;
-    for kind in Kind::ALL {
+    for (kind, validity) in asked() {
         for (from, to) in
             [(START, Minute(START.0 + 1)), (START, last), (first, Minute(first.0 + 8))]
         {
             let (window, at) = (to.0 - from.0, to.start().seconds());
-            let uri = format!("/v1/ads/popular_ads?count=4&window={window}&event={kind}&at={at}");
+            let which = format!("event={kind}&validity={validity}");
+            let uri = format!("/v1/ads/popular_ads?count=4&window={window}&{which}&at={at}");
             let body = good(of, &uri).await;
-            let expected: Vec<_> = oracle.popular(*kind, from, to).into_iter().take(4).collect();
+            let expected = oracle.popular(kind, validity, &(from..to)).into_iter().take(4);
             let (ids, counts): (Vec<Id>, Vec<u64>) = expected.into_iter().unzip();
             assert_eq!((&body["ad_ids"], &body["counts"]), (&json!(ids), &json!(counts)), "{uri}");
             assert_eq!(body["window_start"], json!(from.start().to_string()));
@@ -171,6 +172,11 @@ async fn check<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World) {
     assert_eq!(sum + reasons.sum::<u64>(), world.imported());
 }
 
+/// Every kind of event with every validity.
+fn asked() -> impl Iterator<Item = (Kind, Validity)> {
+    Kind::ALL.iter().flat_map(|kind| Validity::ALL.iter().map(move |validity| (*kind, *validity)))
+}
+
 async fn check_counts<L: Log, S: Stores>(
     of: &Aggregator<L, S>,
     oracle: &Oracle,
@@ -178,17 +184,19 @@ async fn check_counts<L: Log, S: Stores>(
     last: Minute,
 ) {
     let ads = ["ad-1", "ad-2", "a", "b", "Zz_9", "ad-10", "nobody"];
-    for (ad, kind) in ads.iter().flat_map(|ad| Kind::ALL.iter().map(move |kind| (ad, kind))) {
+    for (ad, (kind, validity)) in ads.iter().flat_map(|ad| asked().map(move |which| (ad, which))) {
         let middle = Minute(START.0 + (last.0 - START.0) / 2);
         for (from, to) in
             [(first, Minute(first.0 + 3)), (START, middle), (middle, last), (START, last)]
         {
-            let name = if *kind == Kind::Click { "aggregated_cnt" } else { "aggregated_count" };
-            let uri = format!("/v1/ads/{ad}/{name}?event={kind}&{}", range(from, to));
+            let name = if kind == Kind::Click { "aggregated_cnt" } else { "aggregated_count" };
+            let range = range(from, to);
+            let uri = format!("/v1/ads/{ad}/{name}?event={kind}&validity={validity}&{range}");
             let body = good(of, &uri).await;
-            let expected = oracle.count(ad.parse().unwrap(), *kind, from, to);
+            let expected = oracle.count(ad.parse().unwrap(), kind, validity, &(from..to));
             assert_eq!(body["count"], expected, "{uri}: {body}");
             assert_eq!((&body["ad_id"], &body["event"]), (&json!(ad), &json!(kind)));
+            assert_eq!(body["validity"], json!(validity));
             assert_eq!(body["from"], json!(from.start().to_string()));
             assert_eq!(body["to"], json!(to.start().to_string()));
             // Both outboxes are at the log's clock.

@@ -118,7 +118,11 @@ fn every_key_has_words() {
         (keys::META.to_vec(), "the meta row"),
         (keys::page(&page), "dedup page 3 of block 07070707070707070707, issuer edge, click"),
         (keys::cells(Id::literal("x"), Minute(1)), "cells of ad x at 1970-01-01T00:01:00Z"),
-        (keys::totals(Minute(1), Kind::Served), "served totals of 1970-01-01T00:01:00Z"),
+        (keys::totals(Minute(1), Kind::Served, true), "served totals of 1970-01-01T00:01:00Z"),
+        (
+            keys::totals(Minute(1), Kind::Click, false),
+            "invalid click totals of 1970-01-01T00:01:00Z",
+        ),
         (keys::minute(keys::ACCOUNT, Minute(1)), "account of 1970-01-01T00:01:00Z"),
         (keys::outbox(outbox), "outbox e1 epoch 5"),
         (keys::source(SourceId([1; 16])), "imported log 01010101010101010101010101010101"),

@@ -2,7 +2,7 @@
 
 use eventlog::Position;
 use shared::event::REASON_CODES;
-use shared::{BlockId, Country, Currency, Device, OutboxId, SourceId};
+use shared::{BlockId, Country, Currency, Device, OutboxId, SourceId, Validity};
 
 use super::*;
 use crate::count::{AdTotal, OutboxState, PAGE_BITS, PageKey, SourceState};
@@ -41,8 +41,9 @@ fn minute(minute: Minute, n: u64) -> MinuteRows {
         ],
         spend: vec![spend(b"EUR"), spend(b"USD")],
         totals: vec![
-            AdTotal { ad: Id::literal("a"), kind: Kind::Impression, count: n },
-            AdTotal { ad: Id::literal("b"), kind: Kind::Click, count: 1 },
+            AdTotal { ad: Id::literal("a"), kind: Kind::Impression, valid: true, count: n },
+            AdTotal { ad: Id::literal("b"), kind: Kind::Click, valid: false, count: 1 },
+            AdTotal { ad: Id::literal("b"), kind: Kind::Click, valid: true, count: 1 },
         ],
         account: MinuteAccount { declared: 9, counted: n + 1, revision: 2, ..Default::default() },
     }
@@ -117,13 +118,30 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
 
     let range = Minute(5)..Minute(6);
     let (a, b) = (Id::literal("a"), Id::literal("b"));
-    assert_eq!(ad_count(&view, a, Kind::Impression, range.clone()).await.unwrap(), 30);
-    assert_eq!(ad_count(&view, b, Kind::Click, range).await.unwrap(), 2, "valid ones only");
-    assert_eq!(ad_count(&view, b, Kind::Click, Minute(0)..Minute(5)).await.unwrap(), 0);
-    assert_eq!(ad_count(&view, b, Kind::Click, Minute(0)..Minute(u32::MAX)).await.unwrap(), 3);
-    let mut seen = Vec::new();
-    totals(&view, Minute(5), Kind::Impression, |ad, n| seen.push((ad, n))).await.unwrap();
-    assert_eq!(seen, [(a, 30)]);
+    let all = Minute(0)..Minute(u32::MAX);
+    for (ad, kind, validity, range, count) in [
+        (a, Kind::Impression, Validity::Valid, &range, 30),
+        (a, Kind::Impression, Validity::Invalid, &range, 0),
+        (b, Kind::Click, Validity::Valid, &range, 2),
+        (b, Kind::Click, Validity::Invalid, &range, 2),
+        (b, Kind::Click, Validity::All, &range, 4),
+        (b, Kind::Click, Validity::Valid, &(Minute(0)..Minute(5)), 0),
+        (b, Kind::Click, Validity::Valid, &all, 3),
+        (b, Kind::Click, Validity::All, &all, 6),
+    ] {
+        let found = ad_count(&view, ad, kind, validity, range.clone()).await.unwrap();
+        assert_eq!(found, count, "{ad} {kind} {validity} {range:?}");
+    }
+    for (kind, valid, should) in [
+        (Kind::Impression, true, vec![(a, 30)]),
+        (Kind::Impression, false, vec![]),
+        (Kind::Click, true, vec![(b, 2)]),
+        (Kind::Click, false, vec![(b, 2)]),
+    ] {
+        let mut seen = Vec::new();
+        totals(&view, Minute(5), kind, valid, |ad, n| seen.push((ad, n))).await.unwrap();
+        assert_eq!(seen, should, "{kind} {valid}");
+    }
     assert_eq!(revision(&view, Minute(0)..Minute(6)).await.unwrap(), 4);
     let accounts = accounts(&view, Minute(0)..Minute(6)).await.unwrap();
     let account = MinuteAccount { declared: 18, counted: 32, ..MinuteAccount::default() };

@@ -96,7 +96,7 @@ fn checkpoint(round: u64) -> Vec<Change> {
         rows.push(Change::Put(vec![b'p', key], value));
     }
     let totals = codec::totals_value(&[(Id::literal("ad"), 1)]);
-    rows.push(Change::Add(keys::totals(Minute(1), Kind::Click), totals));
+    rows.push(Change::Add(keys::totals(Minute(1), Kind::Click, true), totals));
     rows
 }
 
@@ -132,7 +132,7 @@ async fn disk_use_stays_bounded() {
     let mut sum = 0;
     let view = store.view().unwrap();
     let add = |_, n| sum += n;
-    crate::store::rows::totals(&view, Minute(1), Kind::Click, add).await.unwrap();
+    crate::store::rows::totals(&view, Minute(1), Kind::Click, true, add).await.unwrap();
     assert_eq!(sum, ROUNDS, "compaction adds up what it merges");
     store.close().await.unwrap();
 }

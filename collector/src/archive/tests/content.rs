@@ -100,6 +100,7 @@ async fn every_field_of_the_wire_is_there() {
     assert_eq!(numbers!(b, "price_micros", Int64Type)[3..5], [None, Some(1_250)]);
     assert_eq!(numbers!(b, "visitor", UInt64Type)[3..5], [None, Some(7)]);
     assert_eq!(numbers!(b, "flags", UInt8Type)[4], Some(1));
+    assert_eq!(texts(b, "rules")[2..5], [None, Some("1a2b3c4d"), Some("1a2b3c4d")]);
     assert_eq!(numbers!(b, "count", UInt32Type), [0, 0, 3, 1, 1, 1, 1, 12].map(Some));
     let at = i64::try_from(START.0).unwrap();
     let minute = at - at % 60_000;

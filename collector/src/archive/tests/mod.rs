@@ -10,7 +10,7 @@ use eventlog::fake::MemLog;
 use eventlog::{Log, Message, Reader};
 use object_store::memory::InMemory;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use shared::event::{Country, Device, Fingerprint, Flags, Network};
+use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
 use shared::{
@@ -62,6 +62,7 @@ impl History {
             network: Network([4, 203, 0, 113, 0, 0, 0]),
             visitor: Fingerprint(7),
             flags: Flags(1),
+            rules: RuleSet(0x1a2b_3c4d),
             price: Money { micros: 1_250, currency: Currency::from_bytes(*b"EUR").unwrap() },
             proof: b"body and signature",
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use shared::random::Seeded;
 use shared::wire::Batch;
-use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason};
+use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet};
 
 use super::*;
 use crate::decision::{Draft, Loss};
@@ -22,6 +22,7 @@ fn click(token: u64) -> Draft {
         kind: Kind::Click,
         verdict: None,
         flags: Flags::default(),
+        rules: RuleSet(7),
         country: Country::default(),
         device: Device::Unknown,
         network: Network::default(),

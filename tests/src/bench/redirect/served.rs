@@ -14,8 +14,8 @@ use edge::outbox::{BatchSink, DrainSettings, Outbox, OutboxSettings, SinkError};
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
-use shared::Id;
 use shared::ambient::{SystemClock, SystemRandom};
+use shared::{Id, RuleSet};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
@@ -46,6 +46,7 @@ pub fn edge(outbox: &Path) -> Result<(), String> {
             beacons: Durability::Durable,
             // What the tool sends was issued a moment ago.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
+            rule_set: RuleSet::UNKNOWN,
             privacy: PrivacyPolicy::default(),
             keys: Arc::new(keys),
             catalogue: Arc::default(),
