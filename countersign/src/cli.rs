@@ -77,6 +77,10 @@ pub(crate) struct UpArgs {
     /// Write a catalogue with a demo advertiser if there is none, and serve a demo page at /demo
     #[arg(long)]
     pub(crate) demo: bool,
+    /// Folder of the SDK's files (`cargo xtask sdk` makes sdk-js/dist): the demo page is then made
+    /// with it, and serves it under /sdk
+    #[arg(long, value_name = "DIR", requires = "demo")]
+    pub(crate) sdk: Option<PathBuf>,
 }
 
 impl UpArgs {

@@ -21,7 +21,10 @@ const TYPES = { ".js": "text/javascript", ".wasm": "application/wasm", ".html": 
 const PIXEL = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==", "base64");
 
 export class Stage {
-  /** Names of ads, with what differs from an HTML creative of 300 × 250: `{ name: { width, … } }`. */
+  /**
+   * Names of ads, with what differs from an HTML creative of 300 × 250: `{ name: { width, … } }`. Without any:
+   * what `up --demo` has.
+   */
   static async open(ads) {
     const stage = new Stage();
     stage.folder = mkdtempSync(join(tmpdir(), "sdk-js-"));
@@ -58,7 +61,7 @@ export class Stage {
     if (!binary) throw new Error("COUNTERSIGN_BIN is not set: the path of the built `countersign`");
     const data = join(this.folder, "data");
     mkdirSync(data);
-    const text = Object.entries(ads).map(([name, more]) => {
+    const text = Object.entries(ads ?? {}).map(([name, more]) => {
       const ad = {
         id: name, campaign: "tests", advertiser: "outfitter", width: 300, height: 250, weight: 1,
         price_micros: 1000, currency: "EUR", url: `${this.site}/landing?ad=${name}`, ...more,
@@ -68,8 +71,9 @@ export class Stage {
       const lines = Object.entries(ad).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
       return `[[ads]]\n${lines.join("\n")}\n[[placements]]\nid = "${name}"\npublisher = "gazette"\nads = ["${name}"]\n`;
     });
-    writeFileSync(join(data, "catalogue.toml"), text.join("\n"));
     const flags = ["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"];
+    if (ads) writeFileSync(join(data, "catalogue.toml"), text.join("\n"));
+    else flags.push("--demo", "--sdk", join(room, "dist"));
     // The tests click at once what they were shown.
     const env = { ...process.env, COUNTERSIGN_ADMIN_KEY: KEY, COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS: "0" };
     this.process = spawn(binary, ["up", "--data", data, ...flags], { env, stdio: ["ignore", "pipe", "pipe"] });

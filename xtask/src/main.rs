@@ -104,8 +104,15 @@ fn up(args: &UpArgs) -> Result<(), Failure> {
         return worker::up(&binary, &args.args);
     }
     let mut command = std::process::Command::new(binary);
+    command.args(["up", "--demo"]);
+    match sdk::built() {
+        Some(dist) => drop(command.arg("--sdk").arg(dist)),
+        None => {
+            println!("the demo page does without the SDK; `cargo xtask sdk` builds it, with npm")
+        }
+    }
     // The caller's folder, not the workspace's: relative paths in `args` mean what they look like.
-    command.args(["up", "--demo"]).args(&args.args);
+    command.args(&args.args);
     process::become_it(command)
 }
 

@@ -42,7 +42,14 @@ pub(crate) fn test() -> Result<(), Failure> {
         .env("CHROMIUM_BIN", chromium()?))
 }
 
-fn build() -> Result<(), Failure> {
+/// The folder of its files, if they have been built.
+pub(crate) fn built() -> Option<PathBuf> {
+    let dist = root().join("sdk-js/dist");
+    dist.join("core_bg.wasm").exists().then_some(dist)
+}
+
+/// Builds `sdk-js/dist/`, which checks the sizes.
+pub(crate) fn build() -> Result<(), Failure> {
     tools::ensure_wasm_target()?;
     tools::modules()?;
     let (flags, value) = tools::wasm_flags();

@@ -93,6 +93,7 @@ const DATA: &str = "countersign-data";
 pub(crate) fn up(binary: &Path, args: &[String]) -> Result<(), Failure> {
     let worker = build()?;
     let workerd = tools::workerd()?;
+    crate::sdk::build()?;
     let after = |flag: &str| {
         let at = args.iter().position(|arg| arg == flag)?;
         args.get(at + 1).cloned()
@@ -100,7 +101,8 @@ pub(crate) fn up(binary: &Path, args: &[String]) -> Result<(), Failure> {
     let data = PathBuf::from(after("--data").unwrap_or_else(|| DATA.to_owned()));
     let public_url = format!("http://{ADDRESS}");
     let mut centre = Command::new(binary);
-    centre.args(["up", "--demo"]).args(args).env("COUNTERSIGN_EDGE__PUBLIC_URL", &public_url);
+    centre.args(["up", "--demo", "--sdk"]).arg(root().join("sdk-js/dist")).args(args);
+    centre.env("COUNTERSIGN_EDGE__PUBLIC_URL", &public_url);
     println!("$ {}", shown(&centre));
     let mut centre = centre.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
     let mut lines = BufReader::new(centre.stdout.take().ok_or("no standard output")?).lines();

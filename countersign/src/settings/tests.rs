@@ -19,7 +19,15 @@ fn load(
 }
 
 fn none() -> UpArgs {
-    UpArgs { config: None, data: None, log: None, edge_listen: None, api_listen: None, demo: false }
+    UpArgs {
+        config: None,
+        data: None,
+        log: None,
+        edge_listen: None,
+        api_listen: None,
+        demo: false,
+        sdk: None,
+    }
 }
 
 /// The example with every setting taken in: each line `#name = value` without its mark.

@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use collector::CollectorKeys;
+use edge::PublicUrl;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use shared::Clock as _;
@@ -19,14 +20,14 @@ use shared::keys::{Jwks, jwks};
 use shared::problem::{CONTENT_TYPE, Problem};
 use tokio::sync::watch;
 
-use super::demo;
+use super::demo::Demo;
 use super::log::AnyLog;
 use crate::admin::{self, AdminKey};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The routes of `up`: the aggregator's, and `more` of other parts. With `demo_edge`, the demo's pages
-/// too: they need no key.
+/// The routes of `up`: the aggregator's, and `more` of other parts. With a demo, its pages too, which
+/// ask the edge at the URL: they need no key.
 pub(super) fn router(
     aggregator: &Aggregator<AnyLog>,
     more: Router,
@@ -34,10 +35,10 @@ pub(super) fn router(
     key: Arc<AdminKey>,
     keys: watch::Receiver<Arc<CollectorKeys>>,
     degraded: watch::Receiver<Option<String>>,
-    demo_edge: Option<&str>,
+    demo: Option<(Demo, PublicUrl)>,
 ) -> Router {
     let answers = aggregator.router();
-    let demo = demo_edge.map(|edge| demo::router(edge, answers.clone()));
+    let demo = demo.map(|(demo, edge)| demo.router(edge.as_str(), answers.clone()));
     let routes = degradable(answers.merge(more), degraded);
     guarded(routes, registry, key).merge(open_keys(keys)).merge(demo.unwrap_or_default())
 }

@@ -1,11 +1,13 @@
 //! The demo: a catalogue with one advertiser, and a publisher's page that shows its ads. Only with
-//! `--demo`; the page and its count need no key, and show the demo's ads only.
+//! `--demo`; the page and its count need no key, and show the demo's ads only. With `--sdk` the page
+//! is made as a publisher would make it; without, by the edge's HTTP alone.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -21,6 +23,7 @@ const CATALOGUE: &str = include_str!("demo/catalogue.toml");
 /// What a new deployment without the demo begins with: no ads, and how to write some.
 const STARTER: &str = include_str!("demo/starter.toml");
 const PAGE: &str = include_str!("demo/page.html");
+const SDK_PAGE: &str = include_str!("../../../sdk-js/demo/index.html");
 const LANDING: &str = include_str!("demo/landing.html");
 /// The demo's ads, as in its catalogue.
 const ADS: [&str; 3] = ["demo-red", "demo-green", "demo-blue"];
@@ -58,28 +61,79 @@ fn is_untouched(text: &str) -> bool {
     text == STARTER || site.is_some_and(|site| text == demo_catalogue(site))
 }
 
-struct Demo {
+/// The SDK's files, and what they are.
+const SDK_FILES: [(&str, &str); 5] = [
+    ("countersign.js", "text/javascript; charset=utf-8"),
+    ("index.js", "text/javascript; charset=utf-8"),
+    ("markup.js", "text/javascript; charset=utf-8"),
+    ("core.js", "text/javascript; charset=utf-8"),
+    ("core_bg.wasm", "application/wasm"),
+];
+
+/// What the demo shows.
+#[derive(Debug)]
+pub(crate) struct Demo {
+    /// By name, as [`SDK_FILES`] has them; without them the page does without the SDK.
+    sdk: Option<HashMap<&'static str, Bytes>>,
+}
+
+struct Pages {
     page: String,
     answers: Router,
+    sdk: HashMap<&'static str, Bytes>,
 }
 
-/// The demo's pages. `answers` are the aggregator's routes.
-pub(super) fn router(edge: &str, answers: Router) -> Router {
-    let demo = Arc::new(Demo { page: PAGE.replace("{edge}", edge), answers });
-    Router::new()
-        .route("/", get(|| async { axum::response::Redirect::temporary("/demo") }))
-        .route("/demo", get(page))
-        .route("/demo/landing", get(|| async { Html(LANDING) }))
-        .route("/demo/counts", get(counts))
-        .with_state(demo)
+impl Demo {
+    /// With the SDK's files of a folder, if one is named.
+    ///
+    /// # Errors
+    /// When a file of it cannot be read.
+    pub(crate) fn read(sdk: Option<&Path>) -> Result<Self, Failure> {
+        let read = |folder: &Path, name: &'static str| match std::fs::read(folder.join(name)) {
+            Ok(bytes) => Ok((name, Bytes::from(bytes))),
+            Err(error) => Err(Failure::usage(format!(
+                "--sdk: {}: {error}; `cargo xtask sdk` makes sdk-js/dist",
+                folder.join(name).display()
+            ))),
+        };
+        let files = |folder| SDK_FILES.iter().map(|(name, _)| read(folder, name)).collect();
+        Ok(Self { sdk: sdk.map(files).transpose()? })
+    }
+
+    /// The demo's pages. `answers` are the aggregator's routes.
+    pub(super) fn router(self, edge: &str, answers: Router) -> Router {
+        let page = if self.sdk.is_some() { SDK_PAGE } else { PAGE };
+        let page = page.replace("{edge}", edge).replace("{sdk}", "/sdk");
+        let pages = Pages { page, answers, sdk: self.sdk.unwrap_or_default() };
+        Router::new()
+            .route("/", get(|| async { axum::response::Redirect::temporary("/demo") }))
+            .route("/demo", get(page_of))
+            .route("/demo/landing", get(|| async { Html(LANDING) }))
+            .route("/demo/counts", get(counts))
+            .route("/sdk/{file}", get(sdk_file))
+            .with_state(Arc::new(pages))
+    }
 }
 
-async fn page(State(demo): State<Arc<Demo>>) -> Html<String> {
-    Html(demo.page.clone())
+async fn page_of(State(pages): State<Arc<Pages>>) -> Html<String> {
+    Html(pages.page.clone())
+}
+
+/// A file of the SDK; any page may take it.
+async fn sdk_file(State(pages): State<Arc<Pages>>, name: axum::extract::Path<String>) -> Response {
+    let known = SDK_FILES.iter().find(|(known, _)| *known == name.0);
+    let file = known.and_then(|(name, kind)| Some((*kind, pages.sdk.get(name)?.clone())));
+    let Some((kind, bytes)) = file else { return StatusCode::NOT_FOUND.into_response() };
+    let fields = [
+        (header::CONTENT_TYPE, kind),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (fields, bytes).into_response()
 }
 
 /// The counts of the demo's ads, as `aggregated_count` answers them: by ad, then by kind.
-async fn counts(State(demo): State<Arc<Demo>>) -> Response {
+async fn counts(State(pages): State<Arc<Pages>>) -> Response {
     let now = ambient::SystemClock.now().minute();
     let (from, to) = (Minute(now.0.saturating_sub(MINUTES - 1)), Minute(now.0 + 1));
     let range = format!("from={}&to={}", from.start().seconds(), to.start().seconds());
@@ -88,7 +142,7 @@ async fn counts(State(demo): State<Arc<Demo>>) -> Response {
         let mut kinds = serde_json::Map::new();
         for kind in Kind::ALL {
             let uri = format!("/v1/ads/{ad}/aggregated_count?{range}&event={kind}");
-            match count(&demo.answers, &uri).await {
+            match count(&pages.answers, &uri).await {
                 Ok(count) => drop(kinds.insert(kind.name().to_owned(), count.into())),
                 Err(response) => return response,
             }

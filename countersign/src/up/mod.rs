@@ -43,10 +43,11 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// When a setting is wrong, the data directory cannot be used, or a part fails for good.
 pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::load(&args.given(), process::environment())?;
-    process::run(&settings.log, up(settings.clone(), args.demo))
+    let demo = args.demo.then(|| demo::Demo::read(args.sdk.as_deref())).transpose()?;
+    process::run(&settings.log, up(settings.clone(), demo))
 }
 
-async fn up(settings: Settings, demo: bool) -> Result<(), Failure> {
+async fn up(settings: Settings, demo: Option<demo::Demo>) -> Result<(), Failure> {
     // Before anything is opened: a signal that comes early ends what was begun in order.
     let stop = process::signals()?;
     let opened = parts::open(&settings, demo).await?;

@@ -20,6 +20,7 @@ use shared::{Clock, PartitionMap, Partitions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::demo::Demo;
 use super::follow::Followers;
 use super::log::AnyLog;
 use super::{api, demo, hints};
@@ -88,7 +89,7 @@ impl EdgeParts {
 ///
 /// # Errors
 /// Says which part cannot be opened, and why.
-pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Failure> {
+pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Opened, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random = &mut SystemRandom;
     let dir = DataDir::new(&settings.data);
@@ -114,7 +115,8 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
     let archived = archiver.as_ref().map(Archiver::archived);
     let aggregator = start_aggregator(settings, stores, &log, &clock, archived, &mut registry);
     let catalogue_file = settings.catalogue();
-    demo::write_catalogue(&catalogue_file, demo.then_some(api_url.as_str()))?;
+    let is_demo = demo.is_some();
+    demo::write_catalogue(&catalogue_file, is_demo.then_some(api_url.as_str()))?;
     let edge_keys = Keys::of_store(&keys, settings.edge.issuer)
         .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
     let edge = open_edge(settings, &dir, edge_keys, &edge_url, &clock, &mut registry)?;
@@ -134,10 +136,10 @@ pub(super) async fn open(settings: &Settings, demo: bool) -> Result<Opened, Fail
         Arc::new(admin),
         public_keys,
         disk.degraded(),
-        demo.then_some(edge.public_url().as_str()),
+        demo.map(|demo| (demo, edge.public_url())),
     );
     let api = api.merge(published::router(keys.collector.subscribe(), catalogue_file));
-    hints::print(settings, &edge_url, &api_url, &origin, demo);
+    hints::print(settings, &edge_url, &api_url, &origin, is_demo);
     Ok(Opened {
         edge_listener,
         edge,

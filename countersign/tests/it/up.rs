@@ -201,3 +201,30 @@ async fn a_damaged_checkpoint_ends_the_process_with_its_reason() {
     assert!(code == Some(70) && said.contains("damaged checkpoint"), "{code:?} {said}");
     assert!(said.contains("partition-") && said.contains(".sst"), "{said}");
 }
+
+#[tokio::test]
+async fn the_sdk_is_served_from_a_folder_that_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let sdk = dir.path().join("dist");
+    std::fs::create_dir(&sdk).unwrap();
+    for file in ["countersign.js", "index.js", "markup.js", "core.js"] {
+        std::fs::write(sdk.join(file), file).unwrap();
+    }
+    let data = dir.path().join("data");
+    let mut command = binary();
+    command.args(["up", "--demo", "--sdk"]).arg(&sdk).arg("--data").arg(&data);
+    let (code, _, said) = run(&mut command);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("core_bg.wasm") && said.contains("cargo xtask sdk"), "{said}");
+    assert!(!data.exists(), "nothing was begun");
+
+    std::fs::write(sdk.join("core_bg.wasm"), b"\0asm").unwrap();
+    let server = Server::start_with(&data, None, &["--demo", "--sdk", sdk.to_str().unwrap()]);
+    let get = |path: &str| server.http.get(format!("{}{path}", server.api)).send();
+    let core = get("/sdk/core_bg.wasm").await.unwrap();
+    assert_eq!(core.headers()["content-type"], "application/wasm");
+    assert_eq!(core.bytes().await.unwrap(), b"\0asm".as_slice());
+    assert_eq!(get("/sdk/other.js").await.unwrap().status(), 404);
+    let page = get("/demo").await.unwrap().text().await.unwrap();
+    assert!(page.contains(&format!("src=\"/sdk/countersign.js\" data-edge=\"{}\"", server.edge)));
+}
