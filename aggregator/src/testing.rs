@@ -161,6 +161,7 @@ impl World {
             visitor: Fingerprint::NONE,
             flags: Flags::default(),
             rules: RuleSet::UNKNOWN,
+            page: None,
             price: Money { micros: i64::from(impression) * 1500, currency },
             proof: &[],
         }

@@ -4,13 +4,13 @@
 //! partition knows which numbers it has seen and how far the watermarks are, whether or not there
 //! was an event for it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use eventlog::Message;
 use shared::wire::message::Entry;
 use shared::wire::{Judged, MessageBuilder};
-use shared::{OutboxId, PartitionMap, Timestamp};
+use shared::{OutboxId, PageSeq, PageView, PartitionMap, Timestamp};
 
 use crate::verify::{JudgedBatch, JudgedChunk, JudgedRow};
 
@@ -118,6 +118,26 @@ impl<A> Coalescer<A> {
         for row in rows {
             let judged = Judged { proof: &row.proof, ..row.judged };
             self.builders[usize::from(row.partition)].event(entry, &judged);
+        }
+        self.pages(entry, rows);
+    }
+
+    /// What page views say that they have told, each to the partition that remembers it: of those of
+    /// a batch the largest number, in the minute in which it came. Only what is believed says
+    /// anything.
+    fn pages(&mut self, entry: Entry, rows: &[JudgedRow]) {
+        let mut largest: BTreeMap<PageView, &Judged<'_>> = BTreeMap::new();
+        for row in rows.iter().map(|row| &row.judged).filter(|row| row.outcome.is_ok()) {
+            let Some(PageSeq { page, seq }) = row.page else { continue };
+            let last = largest.entry(page).or_insert(row);
+            if last.page.is_none_or(|last| last.seq < seq) {
+                *last = row;
+            }
+        }
+        for (page, row) in largest {
+            let Some(told) = row.page else { continue };
+            let builder = &mut self.builders[usize::from(self.map.of_page(page))];
+            builder.page(entry, row.at.minute(), row.publisher, told);
         }
     }
 

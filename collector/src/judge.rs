@@ -86,6 +86,7 @@ pub fn judge<'a>(
     judged.visitor = event.visitor;
     judged.flags = event.flags;
     judged.rules = event.rules;
+    judged.page = event.page;
     let believed = match token {
         Ok(believed) => believed,
         Err(doubted) => {
@@ -164,6 +165,7 @@ fn blank(kind: Kind, at: Timestamp) -> Judged<'static> {
         visitor: Fingerprint::NONE,
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
+        page: None,
         price: Money::ZERO,
         proof: &[],
     }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use shared::wire::Event;
 use shared::{
-    Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet, Timestamp, Verdict,
+    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, Reason, RuleSet, Timestamp,
+    Verdict,
 };
 
 /// Everything that follows from one request. The rim performs it in this order: the events, the
@@ -57,6 +58,8 @@ pub struct Draft {
     pub network: Network,
     /// By whom; none without consent.
     pub visitor: Fingerprint,
+    /// The page view that told of it, where it numbers what it tells.
+    pub page: Option<PageSeq>,
     /// The whole token, bytes.
     pub token: Vec<u8>,
 }
@@ -75,6 +78,7 @@ impl Draft {
             device: self.device,
             network: self.network,
             visitor: self.visitor,
+            page: self.page,
             token: &self.token,
         }
     }

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Stage, heard, listen, place } from "./stage.mjs";
 
-const NAMES = ["lost", "unsaid", "silent", "busy", "offline", "storage", "storage-gone", "none", "later", "tcf", "gpc", "gpp", "hand-over", "withdrawn", "plain-lost", "cmp-late", "test-ads"];
+const NAMES = ["lost", "unsaid", "silent", "busy", "offline", "storage", "storage-gone", "none", "later", "tcf", "gpc", "gpp", "hand-over", "withdrawn", "plain-lost", "cmp-late", "test-ads", "swallowed"];
 let stage;
 before(async () => (stage = await Stage.open(Object.fromEntries(NAMES.map((name) => [name, {}])))));
 after(() => stage?.close());
@@ -58,6 +58,24 @@ test("an answer that is lost: the event is sent twice and counted once", async (
     await sleep(100);
   }
   assert.ok((await stage.accounting()).adds_up);
+});
+
+test("what never arrived is told by what came after it", async () => {
+  // All pages here are of one publisher.
+  const told = async () => (await stage.accounting()).pages?.find(({ publisher }) => publisher === "gazette") ?? { sent: 0, counted: 0, lost: 0 };
+  const before = await told();
+  let swallowed = 0;
+  // Something between says yes and keeps it: the page has no reason to send it again.
+  const swallow = (route) => (swallowed++, route.fulfill({ status: 202, json: { results: ["accepted"] } }));
+  const tab = await open("swallowed", { prepare: (tab) => tab.route(EVENTS, swallow) });
+  await tab.waitForFunction(() => window.countersign.stats().accepted === 1);
+  assert.equal(swallowed, 1);
+  await tab.unroute(EVENTS);
+  await tab.evaluate(() => scrollTo(0, 5_000));
+  await heard(tab, "viewable");
+  await stage.counts("swallowed", { served: 1, impression: 0, viewable: 1 });
+  const { sent, counted, lost } = await told();
+  assert.deepEqual([sent - before.sent, counted - before.counted, lost - before.lost], [2, 1, 1]);
 });
 
 test("an edge that never answers is not waited for without end", async () => {

@@ -324,6 +324,32 @@ impl RuleSet {
     pub const UNKNOWN: Self = Self(0);
 }
 
+/// A page view, as the page itself names it: a random number that no other page view has, and that
+/// is stored nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PageView(pub u64);
+
+hex_text!(PageView, 8, u64::to_be_bytes, u64::from_be_bytes);
+
+/// The page view that told of an event, and how many events it had made by then. So what pages have
+/// sent can be compared with what was counted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageSeq {
+    /// Which page view.
+    pub page: PageView,
+    /// From 1 to [`crate::limits::PAGE_SEQ_MAX`].
+    pub seq: u16,
+}
+
+impl PageSeq {
+    /// Whether the number is one that a page may give.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        (1..=crate::limits::PAGE_SEQ_MAX).contains(&self.seq)
+    }
+}
+
 /// Remarks on an event that change no count.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]

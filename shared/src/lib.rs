@@ -19,7 +19,8 @@ pub mod token;
 pub mod wire;
 
 pub use event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, Outcome, Reason, RuleSet, Validity, Verdict,
+    Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, Reason,
+    RuleSet, Validity, Verdict,
 };
 pub use id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
 pub use money::{Currency, Money};

@@ -25,6 +25,9 @@ pub const TOKEN_CHARS_MAX: usize = TOKEN_BYTES_MAX.div_ceil(3) * 4;
 pub const EVENTS_PER_REQUEST_MAX: usize = 500;
 /// The largest request body that an edge reads.
 pub const EDGE_BODY_BYTES_MAX: usize = 2 << 20;
+/// The most events of one page view that are compared with what was counted: a page that says more is
+/// not believed, so that one visitor can falsify so much of the comparison and no more.
+pub const PAGE_SEQ_MAX: u16 = 4_096;
 /// The most events in one outbox batch.
 pub const BATCH_EVENTS_MAX: usize = 4_096;
 /// An outbox's batches are numbered below this: at a million a second it lasts for 292 000 years.
@@ -63,15 +66,20 @@ const _: () = {
     assert!(BLOCK_LIFE_MS + TOKEN_LIFE_MS_MAX + OUTBOX_DELAY_MS_MAX <= HORIZON_MS);
     // A message fits into what a NATS server takes by default, whatever the last batch was: an event
     // whose token is believed (181 bytes in a batch at least, with the token) takes at most 132
-    // bytes more there, with the entries of the tables that it alone names; 100 000 bytes are for
-    // the tallies and minutes of one batch.
+    // bytes more there, with the entries of the tables that it alone names (one of a page that
+    // numbers what it tells: 10 more in the batch, and 4 more than that there); 100 000 bytes are
+    // for the tallies and minutes of one batch.
     assert!(
         FLUSH_BYTES + BATCH_BYTES_MAX + BATCH_BYTES_MAX / 181 * 132 + 100_000 < MESSAGE_BYTES_MAX
+    );
+    assert!(
+        FLUSH_BYTES + BATCH_BYTES_MAX + BATCH_BYTES_MAX / 191 * 138 + 100_000 < MESSAGE_BYTES_MAX
     );
     // One request always fits into one batch.
     assert!(EVENTS_PER_REQUEST_MAX <= BATCH_EVENTS_MAX);
     // One more batch or chunk always fits into a message that is not yet due by its size: a row
-    // has at least 45 bytes and at most five distinct ids.
+    // has at least 45 bytes and at most five distinct ids, and what a page says that it has sent 16
+    // and one.
     assert!(5 * (FLUSH_BYTES / 45 + CHUNK_EVENTS_MAX) < MESSAGE_ROWS_MAX);
     assert!(5 * (FLUSH_BYTES / 45 + BATCH_EVENTS_MAX) < MESSAGE_ROWS_MAX);
 };

@@ -1,6 +1,7 @@
 //! Which partition counts what. All copies of an event meet in one partition, because a block lies
 //! in one (DESIGN, idea 3).
 
+use crate::event::PageView;
 use crate::id::{BlockId, Id, OutboxId};
 use crate::limits::PARTITIONS_MAX;
 
@@ -48,6 +49,12 @@ impl PartitionMap {
     #[must_use]
     pub fn of_block(&self, issuer: Id, block: BlockId) -> u16 {
         self.of(&[issuer.padded(), &block.0])
+    }
+
+    /// The partition that remembers how many events a page view has told.
+    #[must_use]
+    pub fn of_page(&self, page: PageView) -> u16 {
+        self.of(&[b"page", &page.0.to_le_bytes()])
     }
 
     /// The partition that counts the tallies of a batch.

@@ -221,6 +221,7 @@ impl Dataset {
             visitor: Fingerprint::NONE,
             flags: Flags(0),
             rules: RuleSet::UNKNOWN,
+            page: None,
             price: Money::ZERO,
             proof: b"",
         }

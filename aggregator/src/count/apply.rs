@@ -55,6 +55,8 @@ struct Added {
     ad: u16,
     publisher: u16,
     rest: CellRest,
+    /// A page view numbers it.
+    numbered: bool,
     /// None (0) unless it is spent.
     price: u16,
 }
@@ -134,6 +136,7 @@ impl Engine {
         self.take_tallies(message, &mut applied);
         self.scratch.settle(message, settled, &mut self.minutes, &mut applied);
         self.scratch.count(message, &mut self.minutes);
+        self.take_pages(message);
         for (entry, chunk) in message.chunks.iter().zip(&self.scratch.chunks) {
             self.sources.change(entry.source).add(&chunk.fates);
         }
@@ -161,6 +164,21 @@ impl Engine {
         let chunks = (0_u16..).take(message.chunks.len());
         self.scratch.entries.extend(chunks.map(Entry::Chunk));
         redelivered
+    }
+
+    /// Takes what page views say that they have sent.
+    fn take_pages(&mut self, message: &MessageView<'_>) {
+        for row in &message.pages {
+            if matches!(self.scratch.entries[usize::from(row.entry)], Entry::Redelivered) {
+                continue;
+            }
+            let sent = self.pages.take(row.told, self.clock);
+            if sent > 0 {
+                let place = self.minutes.place(message.minutes[usize::from(row.minute)]);
+                let publisher = self.minutes.ids.number(message.ids[usize::from(row.publisher)]);
+                self.minutes.unsaved(place).told.entry(publisher).or_default().sent += sent;
+            }
+        }
     }
 
     fn take_tallies(&mut self, message: &MessageView<'_>, applied: &mut Applied) {
@@ -256,11 +274,11 @@ impl Scratch {
 
     #[inline]
     fn add(&mut self, row: &Row) {
-        let Row { minute, ad, publisher, kind, .. } = *row;
+        let Row { minute, ad, publisher, kind, numbered, .. } = *row;
         let valid = row.outcome == Ok(None);
         let rest = CellRest::new(row.country, row.device, kind, valid);
         let price = if valid && kind == Kind::Impression { row.price } else { 0 };
-        self.added.push(Added { minute, ad, publisher, rest, price });
+        self.added.push(Added { minute, ad, publisher, rest, numbered, price });
         self.named[usize::from(ad)] = true;
         self.named[usize::from(publisher)] = true;
         self.fates[usize::from(minute)][IN_CELLS] += 1;
@@ -296,7 +314,7 @@ impl Scratch {
         }
     }
 
-    /// Adds to cells, totals and spend.
+    /// Adds to cells, totals, spend, and what was counted of pages.
     fn count(&mut self, message: &MessageView<'_>, minutes: &mut Minutes) {
         for added in &self.added {
             minutes.unsaved(self.place(added)).cells.add_one(self.key(added));
@@ -306,6 +324,11 @@ impl Scratch {
             let price = message.prices[usize::from(added.price)];
             let minute = minutes.unsaved(self.place(added));
             minute.spend(self.key(added), price.currency, price.micros);
+        }
+        for added in self.added.iter().filter(|added| added.numbered) {
+            let publisher = self.ids[usize::from(added.publisher)];
+            let minute = minutes.unsaved(self.place(added));
+            minute.told.entry(publisher).or_default().counted += 1;
         }
     }
 

@@ -8,9 +8,10 @@ use hashbrown::HashMap;
 use shared::{Country, Currency, Device, Id, Kind, Minute, Validity};
 
 use super::accounts::MinuteAccount;
-use super::changes::{AdTotal, Cell, Dimensions, MinuteRows, Spend};
+use super::changes::{AdTotal, Cell, Dimensions, MinuteRows, PublisherTold, Spend};
 use super::error::EngineError;
 use super::intern::Interner;
+use super::pages::Told;
 use super::table::{Counter, Key, mix};
 
 /// A cell's dimensions in 64 bits: ad (24), publisher (24), and the rest (16). As two halves, so
@@ -144,6 +145,8 @@ pub(super) struct MinuteTable {
     pub(super) cells: Counter<CellKey>,
     pub(super) totals: Counter<AdKey>,
     pub(super) spend: HashMap<(CellKey, Currency), i64, FixedState>,
+    /// By the publisher's number.
+    pub(super) told: HashMap<u32, Told, FixedState>,
     pub(super) account: MinuteAccount,
 }
 
@@ -159,6 +162,7 @@ impl MinuteTable {
         self.cells.merge(&other.cells);
         self.totals.merge(&other.totals);
         other.spend.iter().for_each(|((cell, currency), n)| self.spend(*cell, *currency, *n));
+        other.told.iter().for_each(|(id, told)| self.told.entry(*id).or_default().add(*told));
         self.account.add(&other.account);
     }
 
@@ -168,11 +172,16 @@ impl MinuteTable {
         let totals = in_order(&self.totals, |key| key.ranked(ranks));
         let mut spend: Vec<_> = self.spend.iter().map(|(k, n)| spend_row(k, *n, ids)).collect();
         spend.sort_unstable();
+        let told = self.told.iter();
+        let told = told.map(|(id, told)| PublisherTold { publisher: ids.id(*id), told: *told });
+        let mut told: Vec<_> = told.collect();
+        told.sort_unstable();
         MinuteRows {
             minute,
             cells: cells.map(cell).collect(),
             spend,
             totals: totals.map(|total| total_row(total, ids)).collect(),
+            told,
             account: self.account,
         }
     }
@@ -192,12 +201,18 @@ impl MinuteTable {
         for spend in &rows.spend {
             table.spend(CellKey::of(&spend.dimensions, ids)?, spend.currency, spend.micros);
         }
+        for PublisherTold { publisher, told } in &rows.told {
+            if !ids.has_room(1) {
+                return Err(EngineError::TooManyIds);
+            }
+            table.told.entry(ids.number(*publisher)).or_default().add(*told);
+        }
         Ok(table)
     }
 
     fn bytes(&self) -> usize {
-        let spend = self.spend.allocation_size();
-        self.cells.bytes() + self.totals.bytes() + spend + size_of::<Self>()
+        let maps = self.spend.allocation_size() + self.told.allocation_size();
+        self.cells.bytes() + self.totals.bytes() + maps + size_of::<Self>()
     }
 }
 
@@ -314,12 +329,15 @@ impl Minutes {
         self.ids.sweep(&used);
     }
 
-    /// Which numbers the cells of these tables have. Totals and spend have none that cells have not.
+    /// Which numbers these tables have. Totals and spend have none that cells have not.
     fn used<'a>(&self, tables: impl Iterator<Item = &'a MinuteTable>) -> Vec<bool> {
         let mut used = vec![false; self.ids.slots()];
-        for (key, _) in tables.flat_map(|table| table.cells.iter()) {
-            used[key.ad() as usize] = true;
-            used[key.publisher() as usize] = true;
+        for table in tables {
+            for (key, _) in table.cells.iter() {
+                used[key.ad() as usize] = true;
+                used[key.publisher() as usize] = true;
+            }
+            table.told.keys().for_each(|id| used[*id as usize] = true);
         }
         used
     }
@@ -382,6 +400,19 @@ impl Minutes {
                 each(&spend_row(key, *micros, &self.ids));
             }
         }
+    }
+
+    pub(super) fn told(&self, from: Minute, to: Minute) -> BTreeMap<Id, Told> {
+        let mut sums: BTreeMap<Id, Told> = BTreeMap::new();
+        if from >= to {
+            return sums;
+        }
+        let saved = self.saved.range(from..to).map(|(_, table)| table);
+        let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
+        for (id, told) in saved.chain(unsaved).flat_map(|table| &table.told) {
+            sums.entry(self.ids.id(*id)).or_default().add(*told);
+        }
+        sums
     }
 
     pub(super) fn accounts(&self, from: Minute, to: Minute) -> Vec<(Minute, MinuteAccount)> {

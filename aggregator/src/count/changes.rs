@@ -1,18 +1,20 @@
 //! What an engine hands to its store, and what it needs back to go on.
 //!
-//! One rule holds for everything that is kept by the minute (cells, spend, ad totals, accounts and
-//! the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the store has of
+//! One rule holds for everything that is kept by the minute (cells, spend, ad totals, what pages have
+//! told, accounts and the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the store has of
 //! that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is the whole
-//! of that minute. Everything else (pages, outboxes, epochs, retired edges,
-//! sources) is absolute: it replaces the
-//! row with the same key. All lists are sorted by their keys, so that two checkpoints of the same
+//! of that minute. Everything else (pages, outboxes, epochs, retired edges, sources, page views) is
+//! absolute: it replaces the row with the same key. All lists are sorted by their keys, so that two checkpoints of the same
 //! history are equal.
 
 use eventlog::Position;
-use shared::{BlockId, Country, Currency, Device, Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+use shared::{
+    BlockId, Country, Currency, Device, Id, Kind, Minute, OutboxId, PageView, SourceId, Timestamp,
+};
 
 use super::accounts::MinuteAccount;
 use super::outboxes::OutboxState;
+use super::pages::{PageState, Told};
 use super::sources::SourceState;
 
 /// Bits of a dedup page.
@@ -85,6 +87,15 @@ pub struct AdTotal {
     pub count: u64,
 }
 
+/// What the pages of a publisher have told in a minute.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PublisherTold {
+    /// Whose pages.
+    pub publisher: Id,
+    /// How much.
+    pub told: Told,
+}
+
 /// The rows of one minute: additions in [`Changes`], the whole in a [`Snapshot`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MinuteRows {
@@ -96,6 +107,8 @@ pub struct MinuteRows {
     pub spend: Vec<Spend>,
     /// By ad, kind and validity.
     pub totals: Vec<AdTotal>,
+    /// By publisher.
+    pub told: Vec<PublisherTold>,
     /// Every field is added, [`MinuteAccount::revision`] too.
     pub account: MinuteAccount,
 }
@@ -127,6 +140,8 @@ pub struct Changes {
     pub retired: Vec<(Id, Timestamp)>,
     /// Imported logs to put.
     pub sources: Vec<(SourceId, SourceState)>,
+    /// Page views to put, and those to delete.
+    pub views: Vec<(PageView, Option<PageState>)>,
 }
 
 /// What [`super::Engine::restore`] needs: everything that the store holds under a position, except
@@ -154,4 +169,6 @@ pub struct Snapshot {
     pub retired: Vec<(Id, Timestamp)>,
     /// All imported logs.
     pub sources: Vec<(SourceId, SourceState)>,
+    /// All page views.
+    pub views: Vec<(PageView, PageState)>,
 }

@@ -15,6 +15,7 @@ use super::changes::{Cell, Changes, Snapshot, Spend};
 use super::dedup::Dedup;
 use super::error::EngineError;
 use super::outboxes::{Finality, Gap, OutboxState, Outboxes};
+use super::pages::{Pages, Told};
 use super::sources::{SourceState, Sources};
 
 /// How an engine keeps its state.
@@ -64,6 +65,8 @@ pub struct Size {
     pub outboxes: usize,
     /// Imported logs known.
     pub sources: usize,
+    /// Page views remembered.
+    pub page_views: usize,
 }
 
 /// The count engine of one partition.
@@ -80,6 +83,7 @@ pub struct Engine {
     pub(super) minutes: Minutes,
     pub(super) outboxes: Outboxes,
     pub(super) sources: Sources,
+    pub(super) pages: Pages,
     pub(super) scratch: Scratch,
 }
 
@@ -97,6 +101,7 @@ impl Engine {
             minutes: Minutes::new(),
             outboxes: Outboxes::default(),
             sources: Sources::default(),
+            pages: Pages::default(),
             scratch: Scratch::default(),
         }
     }
@@ -123,6 +128,7 @@ impl Engine {
         engine.outboxes = Outboxes::load(snapshot.outboxes, snapshot.epochs, snapshot.retired)
             .ok_or(EngineError::Snapshot("an outbox is there twice, or contradicts itself"))?;
         engine.sources = Sources::load(snapshot.sources);
+        engine.pages = Pages::load(snapshot.views);
         Ok(engine)
     }
 
@@ -192,6 +198,7 @@ impl Engine {
         self.advance(stamp);
         self.dedup.forget_behind(self.clock);
         self.outboxes.forget_behind(self.clock);
+        self.pages.forget_behind(self.clock);
     }
 
     /// Everything that changed since the last checkpoint. From here on it counts as saved: write it
@@ -217,6 +224,7 @@ impl Engine {
             epochs: outboxes.epochs,
             retired: outboxes.retired,
             sources: self.sources.checkpoint(),
+            views: self.pages.checkpoint(),
         }
     }
 
@@ -282,6 +290,12 @@ impl Engine {
         self.minutes.accounts(from, to)
     }
 
+    /// What pages have told from `from` (inclusive) to `to` (exclusive), by publisher: memory's part.
+    #[must_use]
+    pub fn told(&self, from: Minute, to: Minute) -> BTreeMap<Id, Told> {
+        self.minutes.told(from, to)
+    }
+
     /// The sum of the revisions from `from` (inclusive) to `to` (exclusive): memory's part.
     #[must_use]
     pub fn revision(&self, from: Minute, to: Minute) -> u64 {
@@ -330,6 +344,7 @@ impl Engine {
             ids: self.minutes.ids.len(),
             outboxes: self.outboxes.len(),
             sources: self.sources.len(),
+            page_views: self.pages.len(),
         }
     }
 

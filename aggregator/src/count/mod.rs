@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod intern;
 mod outboxes;
+mod pages;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -16,9 +17,11 @@ mod tests;
 
 pub use accounts::MinuteAccount;
 pub use changes::{
-    AdTotal, Cell, Changes, Dimensions, MinuteRows, PAGE_BITS, Page, PageKey, Snapshot, Spend,
+    AdTotal, Cell, Changes, Dimensions, MinuteRows, PAGE_BITS, Page, PageKey, PublisherTold,
+    Snapshot, Spend,
 };
 pub use engine::{Applied, Engine, Settings, Size};
 pub use error::EngineError;
 pub use outboxes::{Finality, Gap, OutboxState, Run};
+pub use pages::{PageState, Told};
 pub use sources::SourceState;

@@ -56,8 +56,23 @@ pub(super) struct Account {
     pub(super) is_final: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) behind: Option<usize>,
+    /// Of publishers whose pages number what they tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) pages: Vec<Pages>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) gaps: Gaps,
+}
+
+/// What the pages of a publisher have sent beside what was counted of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Pages {
+    pub(super) publisher: Id,
+    pub(super) sent: u64,
+    /// With a verdict or without.
+    pub(super) counted: u64,
+    /// The difference; below zero in a part of the time, when an event came later than one that was
+    /// made after it.
+    pub(super) lost: i128,
 }
 
 /// Batches that have not come although later ones have.

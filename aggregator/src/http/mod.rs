@@ -16,10 +16,13 @@ use shared::event::REASON_CODES;
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Id, Minute, OutboxId, Reason, Timestamp};
 
+use crate::count::Told;
 use crate::query::{self, Unanswered};
 use crate::service::{Core, NotReady};
 use crate::store::{StoreError, Stores};
-use answers::{Account, Counted, Edge, Edges, Gap, Gaps, Missing, Popular, Ready, Reasons, Source};
+use answers::{
+    Account, Counted, Edge, Edges, Gap, Gaps, Missing, Pages, Popular, Ready, Reasons, Source,
+};
 use params::Params;
 
 mod answers;
@@ -202,6 +205,7 @@ async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri:
             adds_up: found.adds_up,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
+            pages: found.told.into_iter().map(pages).collect(),
             gaps: gaps(found.gaps),
         }))
     })
@@ -291,6 +295,11 @@ fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
     let named =
         Reason::ALL.iter().map(|reason| (reason.name(), counts[usize::from(reason.code())]));
     named.filter(|(_, count)| *count > 0).collect()
+}
+
+fn pages((publisher, told): (Id, Told)) -> Pages {
+    let Told { sent, counted } = told;
+    Pages { publisher, sent, counted, lost: i128::from(sent) - i128::from(counted) }
 }
 
 fn gaps(gaps: std::collections::BTreeMap<shared::OutboxId, Vec<Range<u64>>>) -> Gaps {

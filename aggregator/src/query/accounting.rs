@@ -6,10 +6,10 @@ use std::ops::Range;
 use eventlog::Log;
 use futures::future::try_join_all;
 use shared::event::REASON_CODES;
-use shared::{Minute, OutboxId};
+use shared::{Id, Minute, OutboxId};
 
 use super::{Completeness, Look, Unanswered, all_of, look};
-use crate::count::{Gap, MinuteAccount};
+use crate::count::{Gap, MinuteAccount, Told};
 use crate::service::Slot;
 use crate::store::CheckpointStore;
 
@@ -26,6 +26,8 @@ pub(crate) struct Accounting {
     /// Nothing has more outcomes than were received, and all partitions that are at the end of
     /// their log agree on what was received.
     pub(crate) adds_up: bool,
+    /// What pages have told, by publisher.
+    pub(crate) told: BTreeMap<Id, Told>,
     pub(crate) gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
     pub(crate) completeness: Completeness,
 }
@@ -33,6 +35,7 @@ pub(crate) struct Accounting {
 /// One partition's part.
 struct Part {
     accounts: Vec<(Minute, MinuteAccount)>,
+    told: BTreeMap<Id, Told>,
     sequence: u64,
     gaps: Vec<Gap>,
     completeness: Completeness,
@@ -77,6 +80,7 @@ impl Accounting {
         self.reasons.iter_mut().zip(later.reasons).for_each(|(to, n)| *to += n);
         self.in_flight += later.in_flight;
         self.adds_up &= later.adds_up;
+        add(&mut self.told, later.told);
         self.gaps = later.gaps;
         self.completeness = self.completeness.and(later.completeness);
     }
@@ -100,6 +104,8 @@ async fn step<T: CheckpointStore, L: Log>(
         adds_up &= sum.account.outcomes() <= of_minute && (agreed || !at_end);
         total.add(&sum.account);
     }
+    let mut told = BTreeMap::new();
+    parts.iter().for_each(|part| add(&mut told, part.told.clone()));
     Ok(Accounting {
         received,
         counted: total.counted,
@@ -107,9 +113,14 @@ async fn step<T: CheckpointStore, L: Log>(
         reasons: total.reasons,
         in_flight: i128::from(received) - i128::from(total.outcomes()),
         adds_up,
+        told,
         gaps: gaps(&parts),
         completeness: all_of(parts.iter().map(|part| part.completeness)),
     })
+}
+
+fn add(to: &mut BTreeMap<Id, Told>, more: BTreeMap<Id, Told>) {
+    more.into_iter().for_each(|(publisher, told)| to.entry(publisher).or_default().add(told));
 }
 
 fn by_minute(parts: &[Part]) -> BTreeMap<Minute, Sum> {
@@ -136,6 +147,7 @@ async fn part<T: CheckpointStore>(
 ) -> Result<Part, Unanswered> {
     let Look { mut memory, older } = look(slot, range, |engine| Part {
         accounts: engine.account(range.start, range.end),
+        told: engine.told(range.start, range.end),
         sequence: engine.position().map_or(0, |position| position.sequence),
         gaps: engine.gaps(),
         completeness: Completeness::of(engine, range),
@@ -143,6 +155,7 @@ async fn part<T: CheckpointStore>(
     .await?;
     if let Some(older) = older {
         memory.accounts.extend(older.accounts().await?);
+        add(&mut memory.told, older.told().await?);
     }
     Ok(memory)
 }

@@ -1,11 +1,12 @@
 //! What lies behind memory: the store at one moment, and what was moving into it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use shared::{Id, Kind, Minute, Validity};
 
-use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Spend};
+use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Spend, Told};
 use crate::store::codec::CellValue;
 use crate::store::{StoreError, View, rows};
 
@@ -82,6 +83,14 @@ impl<V: View> Older<V> {
     /// Spend that was moving into the store.
     pub(super) fn moving_spend(&self) -> impl Iterator<Item = (Minute, Spend)> {
         self.moving().flat_map(|rows| rows.spend.iter().map(|spend| (rows.minute, *spend)))
+    }
+
+    pub(super) async fn told(&self) -> Result<BTreeMap<Id, Told>, StoreError> {
+        let mut sums = rows::told(&*self.view, self.range.clone()).await?;
+        for row in self.moving().flat_map(|rows| &rows.told) {
+            sums.entry(row.publisher).or_default().add(row.told);
+        }
+        Ok(sums)
     }
 
     pub(super) async fn accounts(&self) -> Result<Vec<(Minute, MinuteAccount)>, StoreError> {

@@ -7,7 +7,9 @@ use shared::{Country, Currency, Device, Id, Kind, Minute, Timestamp};
 
 use super::lists::{Reader, Unreadable, in_order, put_id, put_number, put_signed, sum};
 use super::{StoreError, keys};
-use crate::count::{MinuteAccount, OutboxState, PAGE_BITS, Page, Run, SourceState};
+use crate::count::{
+    MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run, SourceState, Told,
+};
 
 const VERSION: u8 = 1;
 const PAGE_BYTES: usize = PAGE_BITS / 8;
@@ -83,6 +85,13 @@ fn sum_of<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<
             }
             sum(all, add_number).map(|totals| totals_value(&totals))
         }
+        Some(&keys::TOLD) => {
+            let mut all = Vec::new();
+            for value in values {
+                all.extend(read_told(value)?);
+            }
+            sum(all, add_told).map(|told| told_value(&told))
+        }
         Some(&keys::ACCOUNT) => {
             let mut total = MinuteAccount::default();
             for value in values {
@@ -104,6 +113,11 @@ fn sum_of<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<
 fn add_number(total: &mut u64, number: u64) -> Result<(), Unreadable> {
     *total = total.checked_add(number).ok_or("a sum beyond 64 bits")?;
     Ok(())
+}
+
+fn add_told(total: &mut Told, told: Told) -> Result<(), Unreadable> {
+    add_number(&mut total.sent, told.sent)?;
+    add_number(&mut total.counted, told.counted)
 }
 
 fn add_cell(total: &mut CellValue, cell: CellValue) -> Result<(), Unreadable> {
@@ -200,6 +214,52 @@ pub fn read_totals(value: &[u8]) -> Result<Vec<(Id, u64)>, &'static str> {
         totals.push((reader.id()?, reader.number()?));
     }
     in_order(totals)
+}
+
+/// What the pages of each publisher have told in a minute, in order.
+#[must_use]
+pub fn told_value(told: &[(Id, Told)]) -> Vec<u8> {
+    let mut out = begin();
+    for (publisher, told) in told {
+        put_id(&mut out, *publisher);
+        put_number(&mut out, told.sent);
+        put_number(&mut out, told.counted);
+    }
+    out
+}
+
+/// The inverse of [`told_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_told(value: &[u8]) -> Result<Vec<(Id, Told)>, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let mut told = Vec::new();
+    while !reader.is_empty() {
+        let publisher = reader.id()?;
+        told.push((publisher, Told { sent: reader.number()?, counted: reader.number()? }));
+    }
+    in_order(told)
+}
+
+/// A page view.
+#[must_use]
+pub fn view_value(state: PageState) -> Vec<u8> {
+    let mut out = begin();
+    put_number(&mut out, state.seq.into());
+    put_number(&mut out, state.hour.into());
+    out
+}
+
+/// The inverse of [`view_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_view(value: &[u8]) -> Result<PageState, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let seq = u16::try_from(reader.number()?).map_err(|_| "a number beyond 16 bits")?;
+    let hour = u32::try_from(reader.number()?).map_err(|_| "an hour beyond 32 bits")?;
+    reader.end().map(|()| PageState { seq, hour })
 }
 
 fn put_reasons(out: &mut Vec<u8>, reasons: &[u64; REASON_CODES]) {

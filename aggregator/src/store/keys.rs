@@ -7,15 +7,17 @@
 //! | `p` | issuer 16, block 10, kind 1, valid 1, page 1 | 4 096 dedup bits |
 //! | `c` | ad 16, minute 4 | the cells of an ad in a minute: an ad's range is one scan |
 //! | `t` | minute 4, kind 1 (128 more: invalid events) | the totals of all ads: the top N of a minute is one row |
+//! | `l` | minute 4 | what the pages of each publisher have told |
 //! | `a` | minute 4 | the account |
 //! | `r` | minute 4 | the revision, where there is one |
 //! | `o` | edge 16, epoch 8 | an outbox |
 //! | `e` | edge 16 | its last epoch that is over |
 //! | `x` | edge 16 | since when it is out of service, in ms |
 //! | `s` | source 16 | an imported log |
+//! | `v` | page view 8 | how many events it has told, and when |
 //! | `h` | hour 4 | the last sequence applied when the hour began: for trimming the log |
 
-use shared::{BlockId, Id, Kind, Minute, OutboxId, SourceId};
+use shared::{BlockId, Id, Kind, Minute, OutboxId, PageView, SourceId};
 
 use crate::count::PageKey;
 
@@ -27,6 +29,10 @@ pub const PAGE: u8 = b'p';
 pub const CELLS: u8 = b'c';
 /// Family of ad totals.
 pub const TOTALS: u8 = b't';
+/// Family of what pages have told.
+pub const TOLD: u8 = b'l';
+/// Family of page views.
+pub const VIEW: u8 = b'v';
 /// Family of accounts.
 pub const ACCOUNT: u8 = b'a';
 /// Family of revisions.
@@ -75,7 +81,7 @@ pub fn totals(minute: Minute, kind: Kind, valid: bool) -> Vec<u8> {
     key(TOTALS, &[&minute.0.to_be_bytes(), &[kind.code() | invalid]])
 }
 
-/// What a family has of a minute: [`ACCOUNT`], [`REVISION`].
+/// What a family has of a minute: [`ACCOUNT`], [`REVISION`], [`TOLD`].
 #[must_use]
 pub fn minute(family: u8, minute: Minute) -> Vec<u8> {
     key(family, &[&minute.0.to_be_bytes()])
@@ -103,6 +109,12 @@ pub fn retired(edge: Id) -> Vec<u8> {
 #[must_use]
 pub fn source(id: SourceId) -> Vec<u8> {
     key(SOURCE, &[&id.0])
+}
+
+/// A page view.
+#[must_use]
+pub fn view(page: PageView) -> Vec<u8> {
+    key(VIEW, &[&page.0.to_be_bytes()])
 }
 
 /// An hour since 1970.
@@ -154,6 +166,10 @@ impl<'a> Fields<'a> {
         Some(OutboxId { edge: self.id()?, epoch: self.take().map(u64::from_be_bytes)? })
     }
 
+    pub(crate) fn view(&mut self) -> Option<PageView> {
+        self.take().map(|bytes| PageView(u64::from_be_bytes(bytes)))
+    }
+
     pub(crate) fn source(&mut self) -> Option<SourceId> {
         self.take().map(SourceId)
     }
@@ -189,6 +205,8 @@ pub fn describe(key: &[u8]) -> String {
         Some(&TOTALS) => fields.minute().zip(fields.kind_and_validity()).map(|(m, (k, valid))| {
             format!("{}{k} totals of {}", if valid { "" } else { "invalid " }, m.start())
         }),
+        Some(&TOLD) => fields.minute().map(|m| format!("what pages told at {}", m.start())),
+        Some(&VIEW) => fields.view().map(|page| format!("page view {page}")),
         Some(&ACCOUNT) => fields.minute().map(|m| format!("account of {}", m.start())),
         Some(&REVISION) => fields.minute().map(|m| format!("revision of {}", m.start())),
         Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),

@@ -1,5 +1,6 @@
 //! What the rows mean: an engine's changes as a batch, and back.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use shared::{Id, Kind, Minute, Timestamp, Validity};
@@ -8,7 +9,8 @@ use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, StoreError, View};
 use crate::count::{
-    AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Spend,
+    AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, PublisherTold, Snapshot, Spend,
+    Told,
 };
 
 /// Of how many partitions a store is which: it is refused for any other.
@@ -48,6 +50,10 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     for (id, state) in &changes.sources {
         rows.push(Change::Put(keys::source(*id), codec::source_value(state)));
     }
+    rows.extend(changes.views.iter().map(|(page, state)| match state {
+        Some(state) => Change::Put(keys::view(*page), codec::view_value(*state)),
+        None => Change::Delete(keys::view(*page)),
+    }));
     rows
 }
 
@@ -77,6 +83,11 @@ fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
             let key = keys::totals(of.minute, kind, valid);
             rows.push(Change::Add(key, codec::totals_value(&totals)));
         }
+    }
+    if !of.told.is_empty() {
+        let told: Vec<_> = of.told.iter().map(|row| (row.publisher, row.told)).collect();
+        let key = keys::minute(keys::TOLD, of.minute);
+        rows.push(Change::Add(key, codec::told_value(&told)));
     }
     if of.account.revision > 0 {
         let key = keys::minute(keys::REVISION, of.minute);
@@ -131,6 +142,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
     let retired = family(view, keys::RETIRED, |f| f.id(), codec::read_number).await?;
     let retired = retired.into_iter().map(|(edge, since)| (edge, Timestamp(since))).collect();
     let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
+    let views = family(view, keys::VIEW, |f| f.view(), codec::read_view).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
     let (resident_from, minutes) = minutes(view, clock).await?;
     let snapshot = Snapshot {
@@ -144,6 +156,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
         epochs,
         retired,
         sources,
+        views,
     };
     Ok(Some(Restored { snapshot, hours }))
 }
@@ -251,6 +264,9 @@ async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), Stor
             totals(view, rows.minute, kind, valid, add).await?;
         }
         rows.totals.sort_unstable();
+        let told = told(view, rows.minute..Minute(rows.minute.0.saturating_add(1))).await?;
+        let told = told.into_iter().map(|(publisher, told)| PublisherTold { publisher, told });
+        rows.told = told.collect();
         rows.account.revision =
             revision(view, rows.minute..Minute(rows.minute.0.saturating_add(1))).await?;
     }
@@ -363,6 +379,26 @@ pub async fn accounts<V: View>(
     })
     .await?;
     Ok(accounts)
+}
+
+/// What pages have told in a range of minutes, by publisher.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn told<V: View>(
+    view: &V,
+    range: Range<Minute>,
+) -> Result<BTreeMap<Id, Told>, StoreError> {
+    let of = |minute| keys::minute(keys::TOLD, minute);
+    let range = (of(range.start), of(range.end));
+    let mut sums: BTreeMap<Id, Told> = BTreeMap::new();
+    view.scan(&range.0, &range.1, &mut |key, value| {
+        let told = codec::read_told(value).map_err(|what| StoreError::row(key, what))?;
+        told.into_iter().for_each(|(id, told)| sums.entry(id).or_default().add(told));
+        Ok(())
+    })
+    .await?;
+    Ok(sums)
 }
 
 /// The sum of the revisions in a range of minutes.

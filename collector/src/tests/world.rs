@@ -141,6 +141,7 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         verdict: None,
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
+        page: None,
         country: Country::from_bytes(*b"DE").unwrap(),
         device: Device::Phone,
         network: Network([4, 10, 0, 1, 0, 0, 0]),

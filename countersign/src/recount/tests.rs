@@ -102,6 +102,7 @@ impl History {
             visitor: Fingerprint::NONE,
             flags: Flags::default(),
             rules: RuleSet::UNKNOWN,
+            page: None,
             price: Money { micros, currency },
             proof: &[],
         }

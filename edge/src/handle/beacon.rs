@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
-use shared::{Kind, Reason, Timestamp, token};
+use shared::{Kind, PageSeq, PageView, Reason, Timestamp, token};
 
 use super::check::{Asker, check};
 use super::{State, reply};
@@ -95,7 +95,7 @@ pub(super) fn events(
         Durability::Durable => "accepted",
         Durability::Queued => "queued",
     };
-    let asker = Asker::new(request, policy, now);
+    let asker = Asker::new(request, policy, now).told_by(page(request));
     let mut events = Vec::with_capacity(elements.len());
     let mut tallies: Vec<Loss> = Vec::new();
     let mut results = Vec::with_capacity(elements.len());
@@ -119,6 +119,18 @@ pub(super) fn events(
         when_full: WhenFull::Refuse,
         reply: reply::json(202, body),
     }
+}
+
+/// `?page=` and `seq=`: which page view tells of this, and how many events it has made so far. A page
+/// names itself with up to 64 characters. What cannot be believed is no page's: the events count, and
+/// are not compared with what was sent.
+fn page(request: &Request<'_>) -> Option<PageSeq> {
+    let name = request.parameter("page").filter(|name| (1..=64).contains(&name.len()))?;
+    let seq = request.parameter("seq")?.parse().ok()?;
+    let mut first = [0; 8];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut first);
+    let page = PageSeq { page: PageView(u64::from_le_bytes(first)), seq };
+    page.is_good().then_some(page)
 }
 
 /// One element: its event, or under which kind and reason it is tallied. When its kind cannot be

@@ -1,7 +1,7 @@
 //! What every event from outside goes through: its token, and who asked.
 
 use shared::token::{Token, Unverified, check_url};
-use shared::{Country, Fingerprint, Flags, Kind, Network, Reason, Timestamp};
+use shared::{Country, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Timestamp};
 
 use super::State;
 use crate::decision::Draft;
@@ -52,9 +52,16 @@ impl<'a> Asker<'a> {
             device: device::of(request.user_agent),
             network: kept,
             visitor: Fingerprint::NONE,
+            page: None,
             token: Vec::new(),
         };
         Self { request, policy, network, draft }
+    }
+
+    /// The same for events that a page view numbers.
+    pub(super) fn told_by(mut self, page: Option<PageSeq>) -> Self {
+        self.draft.page = page;
+        self
     }
 
     /// Who asks, on the day of `at`.
@@ -76,7 +83,7 @@ impl<'a> Asker<'a> {
         state: &mut dyn State,
         now: Timestamp,
     ) -> Draft {
-        let Draft { verdict, rules, country, device, network, .. } = self.draft;
+        let Draft { verdict, rules, country, device, network, page, .. } = self.draft;
         let verdict = match kind {
             Kind::Click => {
                 let rules = &self.policy.verdicts;
@@ -86,7 +93,7 @@ impl<'a> Asker<'a> {
         };
         let (visitor, flags) = self.visitor(token, now);
         let token = bytes.to_vec();
-        Draft { kind, verdict, rules, flags, country, device, network, visitor, token }
+        Draft { kind, verdict, rules, flags, country, device, network, visitor, page, token }
     }
 
     /// The visitor, as far as the token and the request allow: nothing is compared or kept unless

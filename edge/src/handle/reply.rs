@@ -22,8 +22,12 @@ macro_rules! public {
 const EMPTY: Fields = public![];
 const JSON: Fields = public![("content-type", "application/json")];
 const PROBLEM: Fields = public![("content-type", "application/problem+json")];
-const PROBLEM_LATER: Fields =
-    public![("content-type", "application/problem+json"), ("retry-after", "5")];
+/// A page of another origin may read when to come back (Fetch Standard, CORS-exposed fields).
+const PROBLEM_LATER: Fields = public![
+    ("content-type", "application/problem+json"),
+    ("retry-after", "5"),
+    ("access-control-expose-headers", "retry-after"),
+];
 const PROBLEM_CLOSE: Fields =
     public![("content-type", "application/problem+json"), ("connection", "close")];
 const PAGE_LATER: Fields = public![

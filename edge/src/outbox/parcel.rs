@@ -71,6 +71,7 @@ fn draft(event: &Event<'_>) -> Draft {
         device: event.device,
         network: event.network,
         visitor: event.visitor,
+        page: event.page,
         token: event.token.to_vec(),
     }
 }

@@ -1,7 +1,7 @@
 //! Numbers, stamps and watermarks: what turns waiting events into batches that never change.
 
 use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
-use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, TALLY_BYTES};
+use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, PAGE_BYTES, TALLY_BYTES};
 use shared::wire::{Batch, Tally};
 use shared::{Id, OutboxId, Timestamp};
 
@@ -125,7 +125,7 @@ fn fitting(events: &[Draft], mut bytes: usize) -> usize {
 /// Bytes of an event in a batch.
 #[must_use]
 pub fn weight(draft: &Draft) -> usize {
-    EVENT_BYTES + draft.token.len()
+    draft.at(Timestamp(0)).bytes()
 }
 
 /// The last batch that a log holds.
@@ -167,6 +167,6 @@ pub fn next_epoch(edge: Id, now: Timestamp, last: Option<&Last>) -> OutboxId {
 
 const _: () = {
     // A batch of one event and as many tallies as may be is never too large.
-    let event = EVENT_BYTES + shared::limits::TOKEN_BYTES_MAX;
+    let event = EVENT_BYTES + PAGE_BYTES + shared::limits::TOKEN_BYTES_MAX;
     assert!(HEADER_BYTES + event + BATCH_TALLIES_MAX * TALLY_BYTES <= BATCH_BYTES_MAX);
 };

@@ -74,6 +74,7 @@ fn sized(number: u32, bytes: usize) -> Draft {
         verdict: None,
         flags: Flags::default(),
         rules: RuleSet(7),
+        page: None,
         country: Country::UNKNOWN,
         device: Device::Phone,
         network: Network::default(),

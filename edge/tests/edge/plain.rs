@@ -242,6 +242,7 @@ fn draft() -> Draft {
         kind: Kind::Impression,
         verdict: None,
         rules: RuleSet::UNKNOWN,
+        page: None,
         flags: Flags::default(),
         country: Country::UNKNOWN,
         device: Device::Unknown,

@@ -374,6 +374,7 @@ async fn a_damaged_outbox_ends_the_process() {
             kind: Kind::Click,
             verdict: None,
             rules: shared::RuleSet::UNKNOWN,
+            page: None,
             flags: shared::Flags::default(),
             country: shared::Country::UNKNOWN,
             device: shared::Device::Unknown,

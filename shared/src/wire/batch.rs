@@ -3,15 +3,17 @@
 //! Version 2: `CSB2`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
 //! number of tallies (4); then each event: kind (1), verdict (1; 0 valid, else the reason), flags
 //! (1), country (2 letters), device (1), network (7), fingerprint (8), receive time in ms (8), rule
-//! set (4), token length (2), token; then each tally: minute (4), kind (1), reason (1), count (4).
+//! set (4), with 128 in the flags a page view (8) and its number (2), token length (2), token; then
+//! each tally: minute (4), kind (1), reason (1), count (4).
 //!
-//! Version 1, `CSB1`, is the same without the rule set. It is read, for outboxes may hold such, and
+//! Version 1, `CSB1`, is the same without rule set and page view. It is read, for outboxes may hold such, and
 //! not written any more.
 
 use super::codec::{Reader, put_count, put_reason};
 use super::{Declared, WireError, declare};
 use crate::event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet, VERDICTS, Verdict,
+    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, PageView, Reason, RuleSet,
+    VERDICTS, Verdict,
 };
 use crate::id::OutboxId;
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX, TOKEN_BYTES_MAX};
@@ -21,10 +23,14 @@ const MAGIC: [u8; 4] = *b"CSB2";
 const MAGIC_1: [u8; 4] = *b"CSB1";
 /// Bytes of a batch without events and tallies.
 pub const HEADER_BYTES: usize = 52;
-/// Bytes of an event without its token.
+/// Bytes of an event without its token and page view.
 pub const EVENT_BYTES: usize = 35;
 /// The same of one of version 1.
 const EVENT_BYTES_1: usize = 31;
+/// Bytes of an event's page view and number.
+pub const PAGE_BYTES: usize = 10;
+/// In the byte of the flags: a page view follows.
+const HAS_PAGE: u8 = 1 << 7;
 /// Bytes of a tally.
 pub const TALLY_BYTES: usize = 10;
 
@@ -59,6 +65,8 @@ pub struct Event<'a> {
     pub network: Network,
     /// By whom; none without consent.
     pub visitor: Fingerprint,
+    /// The page view that told of it, where it numbers what it tells.
+    pub page: Option<PageSeq>,
     /// The whole token.
     pub token: &'a [u8],
 }
@@ -122,7 +130,7 @@ impl<'a> Batch<'a> {
     /// The binary form.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let events: usize = self.events.iter().map(|e| EVENT_BYTES + e.token.len()).sum();
+        let events: usize = self.events.iter().map(Event::bytes).sum();
         let mut out = Vec::with_capacity(HEADER_BYTES + events + self.tallies.len() * TALLY_BYTES);
         self.write(&mut out);
         out
@@ -134,7 +142,7 @@ impl<'a> Batch<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let has_rules = match reader.array()? {
+        let is_2 = match reader.array()? {
             MAGIC => true,
             MAGIC_1 => false,
             _ => return Err(WireError { what: "no outbox batch of version 1 or 2 (CSB2)", at: 0 }),
@@ -145,10 +153,10 @@ impl<'a> Batch<'a> {
             return Err(reader.error("a batch number of 2^63 or more"));
         }
         let watermark = reader.time()?;
-        let least = if has_rules { EVENT_BYTES } else { EVENT_BYTES_1 };
+        let least = if is_2 { EVENT_BYTES } else { EVENT_BYTES_1 };
         let events = reader.count(least, BATCH_EVENTS_MAX)?;
         let tallies = reader.count(TALLY_BYTES, BATCH_TALLIES_MAX)?;
-        let events = (0..events).map(|_| Event::read(&mut reader, has_rules));
+        let events = (0..events).map(|_| Event::read(&mut reader, is_2));
         let events = events.collect::<Result<_, _>>()?;
         let tallies = (0..tallies).map(|_| Tally::read(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
@@ -170,29 +178,41 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// How many bytes it has in a batch.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        EVENT_BYTES + self.page.map_or(0, |_| PAGE_BYTES) + self.token.len()
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         assert!(self.token.len() <= TOKEN_BYTES_MAX, "no token is longer");
         out.push(self.kind.code());
         put_reason(out, self.verdict);
-        out.push(self.flags.0);
+        out.push(self.flags.0 | self.page.map_or(0, |_| HAS_PAGE));
         out.extend(self.country.bytes());
         out.push(self.device.code());
         out.extend(self.network.0);
         out.extend(self.visitor.0.to_le_bytes());
         out.extend(self.at.0.to_le_bytes());
         out.extend(self.rules.0.to_le_bytes());
+        if let Some(PageSeq { page, seq }) = self.page {
+            out.extend(page.0.to_le_bytes());
+            out.extend(seq.to_le_bytes());
+        }
         let length = u16::try_from(self.token.len()).expect("asserted above");
         out.extend(length.to_le_bytes());
         out.extend(self.token);
     }
 
-    fn read(reader: &mut Reader<'a>, has_rules: bool) -> Result<Self, WireError> {
+    fn read(reader: &mut Reader<'a>, is_2: bool) -> Result<Self, WireError> {
         let kind = reader.kind()?;
         let verdict = reader.reason()?;
         if verdict.is_some_and(|reason| !VERDICTS.contains(&reason)) {
             return Err(reader.error("a reason that is no verdict of an edge"));
         }
-        let flags = Flags(reader.u8()?);
+        let byte = reader.u8()?;
+        let has_page = is_2 && byte & HAS_PAGE != 0;
+        let flags = Flags(if has_page { byte & !HAS_PAGE } else { byte });
         if flags.0 & !Flags::KNOWN != 0 {
             return Err(reader.error("an unknown flag"));
         }
@@ -203,14 +223,33 @@ impl<'a> Event<'a> {
         let network = Network(reader.array()?);
         let visitor = Fingerprint(reader.u64()?);
         let at = reader.time()?;
-        let rules = RuleSet(if has_rules { reader.u32()? } else { 0 });
+        let rules = RuleSet(if is_2 { reader.u32()? } else { 0 });
+        let page = if has_page { Some(page(reader)?) } else { None };
         let length = usize::from(reader.u16()?);
         if length > TOKEN_BYTES_MAX {
             return Err(reader.error("a token longer than any"));
         }
         let token = reader.slice(length)?;
-        Ok(Self { kind, at, verdict, rules, flags, country, device, network, visitor, token })
+        let event = Self {
+            kind,
+            at,
+            verdict,
+            rules,
+            flags,
+            country,
+            device,
+            network,
+            visitor,
+            page,
+            token,
+        };
+        Ok(event)
     }
+}
+
+fn page(reader: &mut Reader<'_>) -> Result<PageSeq, WireError> {
+    let page = PageSeq { page: PageView(reader.u64()?), seq: reader.u16()? };
+    if page.is_good() { Ok(page) } else { Err(reader.error("a number that no page may give")) }
 }
 
 impl Tally {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Event, Tally};
 use crate::event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, RuleSet, VERDICTS, Verdict,
+    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, RuleSet, VERDICTS, Verdict,
 };
 use crate::id::{Id, OutboxId};
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX};
@@ -51,6 +51,9 @@ pub struct JsonEvent {
     /// The rules that the verdict follows from, eight hexadecimal digits; left out: not known.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub rules: RuleSet,
+    /// The page view that told of it, where it numbers what it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<PageSeq>,
     /// From which country.
     #[serde(default)]
     pub country: Country,
@@ -121,10 +124,21 @@ impl JsonBatch {
 
 impl JsonEvent {
     fn new(event: &Event<'_>) -> Self {
-        let Event { kind, at, verdict, rules, flags, country, device, network, visitor, token } =
-            *event;
+        let Event {
+            kind,
+            at,
+            verdict,
+            rules,
+            flags,
+            country,
+            device,
+            network,
+            visitor,
+            page,
+            token,
+        } = *event;
         let token = token.to_vec();
-        Self { kind, at, token, verdict, rules, country, device, network, visitor, flags }
+        Self { kind, at, token, verdict, rules, page, country, device, network, visitor, flags }
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -134,6 +148,9 @@ impl JsonEvent {
         if self.flags.0 & !Flags::KNOWN != 0 {
             return Err("an unknown flag");
         }
+        if self.page.is_some_and(|page| !page.is_good()) {
+            return Err("a number that no page may give");
+        }
         if self.token.len() > crate::limits::TOKEN_BYTES_MAX {
             return Err("a token longer than any");
         }
@@ -141,9 +158,11 @@ impl JsonEvent {
     }
 
     fn event(&self) -> Event<'_> {
-        let Self { kind, at, verdict, rules, flags, country, device, network, visitor, .. } = *self;
+        let Self {
+            kind, at, verdict, rules, flags, country, device, network, visitor, page, ..
+        } = *self;
         let token = self.token.as_slice();
-        Event { kind, at, verdict, rules, flags, country, device, network, visitor, token }
+        Event { kind, at, verdict, rules, flags, country, device, network, visitor, page, token }
     }
 }
 

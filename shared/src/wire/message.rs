@@ -6,16 +6,21 @@
 //! Version 2: `CSM2`, partition (2), collector's stamp in ms (8); then, each with its count (4)
 //! before it: batches [edge 16, epoch 8, number 8, watermark 8, declared], chunks [source 16, first
 //! row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1, reason 1, count 4],
-//! blocks [issuer 16, block 10], minutes [4], ids [16], prices [currency 3, micros 8]; hot rows [20];
+//! blocks [issuer 16, block 10], minutes [4], ids [16], prices [currency 3, micros 8], page views
+//! [entry 2, minute 2, publisher 2, number 2, page view 8]; hot rows [20];
 //! length of the cold part (4) and the cold part. `declared` is a count (4) and [minute 4, count 4].
 //!
 //! A hot row: entry (2: the batch, or after the last batch the chunk, that brought it), block (2),
 //! sequence (2), minute (2), ad (2), publisher (2), country (2: a base-26 number), price (2), kind
-//! (1), device (1), verdict (1; 0 valid), rejected (1; 0 accepted). Block, ids and prices are
+//! (1; 128 more when its page view numbers what it tells), device (1), verdict (1; 0 valid), rejected
+//! (1; 0 accepted). Block, ids and prices are
 //! numbered from 1; 0 means none. A cold row: ms within the minute (2), campaign (2), advertiser
 //! (2), placement (2), fingerprint (8), network (7), flags (1), rule set (4), proof length (2), proof.
 //!
-//! Version 1, `CSM1`, is the same without the rule set. It is read, for logs hold such, and not
+//! A page view is in the message of its own partition ([`crate::PartitionMap::of_page`]), with the
+//! largest number that a batch has of it.
+//!
+//! Version 1, `CSM1`, is the same without rule sets and page views. It is read, for logs hold such, and not
 //! written any more.
 
 use std::collections::HashMap;
@@ -24,7 +29,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 use super::Declared;
 use super::batch::Tally;
 use super::codec::{put_count, put_declared, put_reason};
-use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, RuleSet};
+use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, RuleSet};
 use crate::id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
 use crate::limits::{FLUSH_BYTES, MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::Money;
@@ -33,6 +38,9 @@ use crate::time::{Minute, Timestamp};
 pub(super) const MAGIC: [u8; 4] = *b"CSM2";
 pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
 pub(super) const HOT_BYTES: usize = 20;
+pub(super) const PAGE_BYTES: usize = 16;
+/// In the byte of the kind: the page view that told of the event numbers what it tells.
+pub(super) const NUMBERED: u8 = 1 << 7;
 pub(super) const COLD_BYTES: usize = 30;
 pub(super) const COLD_BYTES_1: usize = 26;
 
@@ -115,6 +123,8 @@ pub struct Judged<'a> {
     pub flags: Flags,
     /// The rules that the edge's verdict follows from.
     pub rules: RuleSet,
+    /// The page view that told of it, where it numbers what it tells.
+    pub page: Option<PageSeq>,
     /// The clearing price.
     pub price: Money,
     /// Body and signature of the token where the raw archive shall keep them, else empty.
@@ -131,6 +141,7 @@ pub struct MessageBuilder {
     tallies: Vec<(bool, TallyEntry)>,
     rows: Vec<(Entry, [u8; HOT_BYTES - 2])>,
     cold: Vec<u8>,
+    pages: Vec<(Entry, [u8; PAGE_BYTES - 2])>,
     declared: usize,
     blocks: Table<(Id, BlockId)>,
     minutes: Table<Minute>,
@@ -197,7 +208,8 @@ impl MessageBuilder {
             price,
         ];
         words.iter().for_each(|word| hot.extend(word.to_le_bytes()));
-        hot.extend([event.kind.code(), event.device.code()]);
+        let numbered = event.page.map_or(0, |_| NUMBERED);
+        hot.extend([event.kind.code() | numbered, event.device.code()]);
         put_reason(&mut hot, event.outcome.ok().flatten());
         put_reason(&mut hot, event.outcome.err());
         let hot = hot.try_into().expect("seven words and four bytes are 18");
@@ -215,6 +227,19 @@ impl MessageBuilder {
         self.cold.extend(event.proof);
     }
 
+    /// Adds what a page view says that it has told, in the minute of the event that says so.
+    ///
+    /// # Panics
+    /// As [`MessageBuilder::event`].
+    pub fn page(&mut self, entry: Entry, minute: Minute, publisher: Id, told: PageSeq) {
+        let mut row = Vec::with_capacity(PAGE_BYTES - 2);
+        for word in [intern(&mut self.minutes, minute), self.id(publisher), told.seq] {
+            row.extend(word.to_le_bytes());
+        }
+        row.extend(told.page.0.to_le_bytes());
+        self.pages.push((entry, row.try_into().expect("three words and eight bytes are 14")));
+    }
+
     /// True when nothing was added.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -226,6 +251,7 @@ impl MessageBuilder {
     pub fn bytes(&self) -> usize {
         self.rows.len() * HOT_BYTES
             + self.cold.len()
+            + self.pages.len() * PAGE_BYTES
             + self.ids.len() * 16
             + self.blocks.len() * 26
             + (self.batches.len() + self.tallies.len()) * 64
@@ -263,6 +289,11 @@ impl MessageBuilder {
         for price in in_order(&self.prices) {
             out.extend(price.currency.bytes());
             out.extend(price.micros.to_le_bytes());
+        }
+        put_count(&mut out, self.pages.len());
+        for (entry, page) in &self.pages {
+            out.extend(self.entry_number(*entry).to_le_bytes());
+            out.extend(page);
         }
         put_count(&mut out, self.rows.len());
         for (entry, hot) in &self.rows {

@@ -3,11 +3,14 @@
 use super::batch::Tally;
 use super::codec::Reader;
 use super::message::{
-    BatchEntry, COLD_BYTES, COLD_BYTES_1, ChunkEntry, HOT_BYTES, MAGIC, MAGIC_1, TallyEntry,
+    BatchEntry, COLD_BYTES, COLD_BYTES_1, ChunkEntry, HOT_BYTES, MAGIC, MAGIC_1, NUMBERED,
+    PAGE_BYTES, TallyEntry,
 };
 use super::{Declared, WireError};
 use crate::event::Reason;
-use crate::event::{Device, Fingerprint, Flags, Kind, Network, Outcome, REASON_CODES, RuleSet};
+use crate::event::{
+    Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, REASON_CODES, RuleSet,
+};
 use crate::id::{BlockId, Id, OutboxId, SourceId};
 use crate::limits::{MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::{Currency, Money};
@@ -35,10 +38,25 @@ pub struct MessageView<'a> {
     pub ids: Vec<Id>,
     /// Prices by number; 0 is none.
     pub prices: Vec<Money>,
+    /// What page views say that they have told.
+    pub pages: Vec<PageRow>,
     hot: &'a [u8],
     cold: &'a [u8],
     /// Version 2: cold rows have their rule set.
-    has_rules: bool,
+    is_2: bool,
+}
+
+/// What a page view says that it has told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageRow {
+    /// The batch that brought it.
+    pub entry: u16,
+    /// [`MessageView::minutes`].
+    pub minute: u16,
+    /// [`MessageView::ids`].
+    pub publisher: u16,
+    /// Which, and how many.
+    pub told: PageSeq,
 }
 
 /// What the engine needs of an event; numbers point into the message's tables.
@@ -62,6 +80,8 @@ pub struct Row {
     pub price: u16,
     /// What happened.
     pub kind: Kind,
+    /// The page view that told of it numbers what it tells.
+    pub numbered: bool,
     /// The class of device.
     pub device: Device,
     /// What the collector found.
@@ -98,7 +118,7 @@ impl<'a> MessageView<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let has_rules = match reader.array()? {
+        let is_2 = match reader.array()? {
             MAGIC => true,
             MAGIC_1 => false,
             _ => {
@@ -120,6 +140,10 @@ impl<'a> MessageView<'a> {
         ids.extend(list(&mut reader, 16, MESSAGE_ROWS_MAX - 1, Reader::id)?);
         let mut prices = vec![Money::ZERO];
         prices.extend(list(&mut reader, 11, MESSAGE_ROWS_MAX - 1, price)?);
+        let pages = match is_2 {
+            true => list(&mut reader, PAGE_BYTES, MESSAGE_ROWS_MAX, page)?,
+            false => Vec::new(),
+        };
         let rows = reader.count(HOT_BYTES, MESSAGE_ROWS_MAX)?;
         let hot = reader.slice(rows * HOT_BYTES)?;
         let cold = reader.count(1, bytes.len())?;
@@ -135,9 +159,10 @@ impl<'a> MessageView<'a> {
             minutes,
             ids,
             prices,
+            pages,
             hot,
             cold,
-            has_rules,
+            is_2,
         };
         view.check()?;
         Ok(view)
@@ -165,7 +190,7 @@ impl<'a> MessageView<'a> {
                 visitor: Fingerprint(reader.u64()?),
                 network: Network(reader.array()?),
                 flags: Flags(reader.u8()?),
-                rules: RuleSet(if self.has_rules { reader.u32()? } else { 0 }),
+                rules: RuleSet(if self.is_2 { reader.u32()? } else { 0 }),
                 proof: {
                     let length = reader.u16()?;
                     reader.slice(usize::from(length))?
@@ -189,7 +214,7 @@ impl<'a> MessageView<'a> {
 
     fn check(&self) -> Result<(), WireError> {
         let error = |what| Err(WireError { what, at: 0 });
-        let cold_bytes = if self.has_rules { COLD_BYTES } else { COLD_BYTES_1 };
+        let cold_bytes = if self.is_2 { COLD_BYTES } else { COLD_BYTES_1 };
         if self.cold.len() < self.hot.len() / HOT_BYTES * cold_bytes {
             return error("fewer cold rows than hot ones");
         }
@@ -197,6 +222,15 @@ impl<'a> MessageView<'a> {
         if self.tallies.iter().any(|tally| usize::from(tally.entry) >= entries) {
             return error("a tally of a batch that is not listed");
         }
+        let points_nowhere = |row: &PageRow| {
+            usize::from(row.entry) >= entries
+                || usize::from(row.minute) >= self.minutes.len()
+                || usize::from(row.publisher) >= self.ids.len()
+        };
+        if self.pages.iter().any(points_nowhere) {
+            return error("a page view that points nowhere");
+        }
+        let kinds = if self.is_2 { !NUMBERED } else { u8::MAX };
         let within =
             |number: [u8; 2], length: usize| usize::from(u16::from_le_bytes(number)) < length;
         let good = self.hot.chunks_exact(HOT_BYTES).all(|r| {
@@ -207,7 +241,7 @@ impl<'a> MessageView<'a> {
                 && within([r[10], r[11]], self.ids.len())
                 && within([r[12], r[13]], 676)
                 && within([r[14], r[15]], self.prices.len())
-                && usize::from(r[16]) < Kind::ALL.len()
+                && usize::from(r[16] & kinds) < Kind::ALL.len()
                 && usize::from(r[17]) < Device::ALL.len()
                 && usize::from(r[18]) < REASON_CODES
                 && usize::from(r[19]) < REASON_CODES
@@ -233,7 +267,8 @@ fn row(r: &[u8]) -> Row {
         publisher: word(10),
         country: word(12),
         price: word(14),
-        kind: Kind::from_code(r[16]).unwrap_or(Kind::Served),
+        kind: Kind::from_code(r[16] & !NUMBERED).unwrap_or(Kind::Served),
+        numbered: r[16] & NUMBERED != 0,
         device: Device::from_code(r[17]).unwrap_or(Device::Unknown),
         outcome,
     }
@@ -282,6 +317,16 @@ fn tally(reader: &mut Reader<'_>) -> Result<TallyEntry, WireError> {
     let kind = reader.kind()?;
     let reason = reader.reason()?.ok_or_else(|| reader.error("a tally without a reason"))?;
     Ok(TallyEntry { entry, tally: Tally { minute, kind, reason, count: reader.u32()? } })
+}
+
+fn page(reader: &mut Reader<'_>) -> Result<PageRow, WireError> {
+    let [entry, minute, publisher, seq] =
+        [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
+    let told = PageSeq { page: PageView(reader.u64()?), seq };
+    if told.is_good() {
+        return Ok(PageRow { entry, minute, publisher, told });
+    }
+    Err(reader.error("a number that no page may give"))
 }
 
 fn price(reader: &mut Reader<'_>) -> Result<Money, WireError> {

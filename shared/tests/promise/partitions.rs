@@ -1,13 +1,15 @@
 //! `partitions.json`: everything that two programs must derive alike.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use shared::import;
 use shared::keys::{DeploymentId, KeyId, PriceKey, PublicKey, Secret, TagKeys, VisitorKey};
 use shared::random::Seeded;
 use shared::text::{hex, unhex};
 use shared::{
-    BlockId, ImpressionId, Money, Network, OutboxId, PartitionMap, Partitions, Random, SourceId,
-    Timestamp,
+    BlockId, ImpressionId, Money, Network, OutboxId, PageView, PartitionMap, Partitions, Random,
+    SourceId, Timestamp,
 };
 
 use super::vectors::compare;
@@ -18,6 +20,7 @@ fn partitions() {
     let file = json!({
         "what": "Values that are derived: partitions, blocks of imported logs, key ids, and keys from secrets. All hex is of bytes in order.",
         "blocks": blocks(),
+        "pages": pages(),
         "tallies": tallies(),
         "sources": sources(),
         "import_blocks": import_blocks(),
@@ -31,6 +34,15 @@ fn partitions() {
 
 fn map(count: u16) -> PartitionMap {
     PartitionMap::new(Partitions::new(count).unwrap())
+}
+
+fn pages() -> Vec<Value> {
+    let pages = [0, 1, 0x0102_0304_0506_0708, u64::MAX].map(PageView);
+    let case = |page: PageView| {
+        let partitions = [1, 16, 1_024].map(|count| (count.to_string(), map(count).of_page(page)));
+        json!({ "page": page, "partition": BTreeMap::from(partitions) })
+    };
+    pages.into_iter().map(case).collect()
 }
 
 fn blocks() -> Vec<Value> {

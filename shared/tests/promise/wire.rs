@@ -1,7 +1,7 @@
 //! `batches.json` and `messages.json`: what is in them, and byte by byte how it is written.
 
 use serde_json::{Value, json};
-use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
+use shared::event::{Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, RuleSet};
 use shared::text::hex;
 use shared::wire::json::JsonBatch;
 use shared::wire::message::Entry;
@@ -31,6 +31,7 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         device: Device::Phone,
         network: Network::of("192.0.2.77".parse().unwrap()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
+        page: Some(PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 }),
         token,
     }
 }
@@ -50,6 +51,7 @@ pub(super) fn full_batch(token: &[u8]) -> Batch<'_> {
         device: Device::Unknown,
         network: Network::default(),
         visitor: Fingerprint::NONE,
+        page: None,
         ..event(Kind::Served, &[])
     };
     let tallies = vec![
@@ -97,6 +99,7 @@ fn batch_parts(bytes: &[u8]) -> Value {
     let events = parts.count("number of events");
     let tallies = parts.count("number of tallies");
     for n in 0..events {
+        let mut has_page = false;
         for (what, length) in [
             ("kind", 1),
             ("verdict", 1),
@@ -108,7 +111,12 @@ fn batch_parts(bytes: &[u8]) -> Value {
             ("received at, ms", 8),
             ("rule set", 4),
         ] {
-            parts.take(&format!("event {n}: {what}"), length);
+            let part = parts.take(&format!("event {n}: {what}"), length);
+            has_page |= what == "flags" && part[0] & 128 != 0;
+        }
+        if has_page {
+            parts.take(&format!("event {n}: page view"), 8);
+            parts.take(&format!("event {n}: its number"), 2);
         }
         let length = parts.take(&format!("event {n}: length of token"), 2);
         let length = u16::from_le_bytes([length[0], length[1]]);
@@ -141,6 +149,7 @@ pub(super) fn judged() -> Judged<'static> {
         visitor: Fingerprint(0x1122_3344_5566_7788),
         flags: Flags::default(),
         rules: RuleSet(0x1a2b_3c4d),
+        page: Some(PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 }),
         price: price(),
         proof: &[],
     }
@@ -162,6 +171,7 @@ pub(super) fn rejected(proof: &[u8]) -> Judged<'_> {
         visitor: Fingerprint::NONE,
         flags: Flags(Flags::OTHER_VISITOR),
         rules: RuleSet::UNKNOWN,
+        page: None,
         proof,
         ..judged()
     }
@@ -202,6 +212,8 @@ pub(super) fn full_message() -> Vec<u8> {
     };
     builder.event(chunk, &row);
     builder.tally(first, tally(Minute(1), Reason::OutboxFull, 2));
+    let told = PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 };
+    builder.page(first, NOW.minute(), id("pub-1"), told);
     builder.finish(3, NOW.plus_ms(31_000))
 }
 
@@ -250,6 +262,8 @@ fn version_1() {
     for event in found["events"].as_array_mut().unwrap() {
         let rules = event.as_object_mut().unwrap().remove("rules");
         assert_eq!(rules, Some(json!(RuleSet::UNKNOWN)));
+        let numbered = event.as_object_mut().unwrap().remove("numbered");
+        assert_eq!(numbered, Some(json!(false)));
     }
     for (name, value) in file["message"].as_object().unwrap().iter().filter(|(k, _)| *k != "hex") {
         assert_eq!(&found[name], value, "{name}");
@@ -266,7 +280,7 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
         let price = view.prices[usize::from(row.price)];
         json!({
             "entry": row.entry, "issuer": issuer, "block": hex(&block.0), "seq": row.seq,
-            "kind": row.kind, "verdict": row.outcome.ok().flatten(), "rejected": row.outcome.err(),
+            "kind": row.kind, "numbered": row.numbered, "verdict": row.outcome.ok().flatten(), "rejected": row.outcome.err(),
             "at": view.minutes[usize::from(row.minute)].start().plus_ms(u64::from(cold.ms)),
             "ad": id(row.ad), "campaign": id(cold.campaign), "advertiser": id(cold.advertiser),
             "publisher": id(row.publisher), "placement": id(cold.placement),
@@ -278,7 +292,10 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
     });
     json!({
         "name": name, "partition": view.partition, "stamp": view.stamp, "batches": view.batches,
-        "chunks": view.chunks, "tallies": view.tallies, "events": events.collect::<Vec<_>>(),
+        "chunks": view.chunks, "tallies": view.tallies,
+        "pages": view.pages.iter().map(|row| json!({
+            "entry": row.entry, "minute": row.minute, "publisher": row.publisher, "told": row.told,
+        })).collect::<Vec<_>>(), "events": events.collect::<Vec<_>>(),
     })
 }
 
@@ -308,6 +325,11 @@ fn message_parts(bytes: &[u8]) -> Value {
     table(&mut parts, "minutes", &[("minute", 4)]);
     table(&mut parts, "ids", &[("id", 16)]);
     table(&mut parts, "prices", &[("currency", 3), ("micros", 8)]);
+    table(
+        &mut parts,
+        "page views",
+        &[("entry", 2), ("minute", 2), ("publisher", 2), ("number", 2), ("page view", 8)],
+    );
     let words = ["entry", "block", "sequence", "minute", "ad", "publisher", "country", "price"];
     let bytes = ["kind", "device", "verdict", "rejected"];
     let hot = words.map(|word| (word, 2)).into_iter().chain(bytes.map(|byte| (byte, 1)));

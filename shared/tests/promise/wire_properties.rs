@@ -4,9 +4,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet, VERDICTS};
+use shared::event::{
+    Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, RuleSet, VERDICTS,
+};
 use shared::import::{ImportChunk, ImportEvent};
-use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX};
+use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX, PAGE_SEQ_MAX};
 use shared::wire::json::JsonBatch;
 use shared::wire::message::Entry;
 use shared::wire::{Batch, Event, Judged, MessageBuilder, MessageView, Tally};
@@ -31,8 +33,9 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
 fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
     let words = (select(Kind::ALL), option::of(select(VERDICTS)), select(Device::ALL), 0..=1_u8);
     let who = (any_country(), any::<[u8; 7]>(), any::<u64>(), any_time(), any::<u32>());
-    (words, who, vec(any::<u8>(), 0..60)).prop_map(
-        |((kind, verdict, device, flags), (country, network, visitor, at, rules), token)| {
+    let page = option::of((any::<u64>(), 1..=PAGE_SEQ_MAX));
+    (words, who, page, vec(any::<u8>(), 0..60)).prop_map(
+        |((kind, verdict, device, flags), (country, network, visitor, at, rules), page, token)| {
             let event = Event {
                 kind,
                 at,
@@ -43,6 +46,7 @@ fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
                 device,
                 network: Network(network),
                 visitor: Fingerprint(visitor),
+                page: page.map(|(page, seq)| PageSeq { page: PageView(page), seq }),
                 token: &[],
             };
             (event, token)
@@ -96,7 +100,8 @@ fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
             let block = if issuer.is_none() { BlockId::default() } else { BlockId(block) };
             let currency: Currency = currency.parse().unwrap();
             let price = if micros == 0 { Money::ZERO } else { Money { micros, currency } };
-            let Event { kind, at, rules, country, device, network, visitor, flags, .. } = event;
+            let Event { kind, at, rules, country, device, network, visitor, flags, page, .. } =
+                event;
             let judged = Judged {
                 issuer,
                 id: ImpressionId { block, seq },
@@ -114,6 +119,7 @@ fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
                 visitor,
                 flags,
                 rules,
+                page,
                 price,
                 proof: &[],
             };

@@ -19,13 +19,13 @@ const EVENTS: usize = 52;
 
 pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
     let good = full_batch(token).to_bytes();
-    let bare = EVENTS + 35 + token.len();
+    let bare = EVENTS + 45 + token.len();
     let tallies = bare + 35;
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
         ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1 or 2"),
         ("version 3", put(&good, 3, b"3"), "no outbox batch of version 1 or 2"),
-        ("version 2 that says 1", put(&good, 3, b"1"), "a token longer than any"),
+        ("version 2 that says 1", put(&good, 3, b"1"), "an unknown flag"),
         ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
         ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),
         ("an edge's name with a gap", put(&good, 4, b"ed\0e-1"), "an id with a byte that none has"),
@@ -38,11 +38,14 @@ pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
         ("verdict 23", put(&good, EVENTS + 1, &[23]), "an unknown reason"),
         ("a reason that is no verdict", put(&good, EVENTS + 1, &[7]), "no verdict of an edge"),
         ("an unknown flag", put(&good, EVENTS + 2, &[2]), "an unknown flag"),
+        ("an unknown flag and a page", put(&good, EVENTS + 2, &[130]), "an unknown flag"),
+        ("page number 0", put(&good, EVENTS + 41, &[0, 0]), "no page may give"),
+        ("page number 4 097", put(&good, EVENTS + 41, &[1, 16]), "no page may give"),
         ("a country in lower case", put(&good, EVENTS + 3, b"de"), "other than capital letters"),
         ("device 5", put(&good, EVENTS + 5, &[5]), "an unknown class of device"),
         (
             "a token longer than any",
-            put(&good, EVENTS + 33, &u16::MAX.to_le_bytes()),
+            put(&good, EVENTS + 43, &u16::MAX.to_le_bytes()),
             "a token longer than any",
         ),
         ("a tally without a reason", put(&good, tallies + 5, &[0]), "a tally without a reason"),
@@ -83,6 +86,18 @@ pub(super) fn rejected_messages() -> Vec<Value> {
         ),
         ("a row with a price that is not there", put(&good, at.hot + 14, &[2]), "points nowhere"),
         ("a row of kind 4", put(&good, at.hot + 16, &[4]), "an unknown code"),
+        ("a page of a batch that is not there", put(&good, at.pages, &[3]), "a page view that"),
+        (
+            "a page of a minute that is not there",
+            put(&good, at.pages + 2, &[2]),
+            "a page view that",
+        ),
+        (
+            "a page of a publisher that is not there",
+            put(&good, at.pages + 4, &[6]),
+            "a page view that",
+        ),
+        ("a page that has told nothing", put(&good, at.pages + 6, &[0]), "no page may give"),
         ("a row with device 5", put(&good, at.hot + 17, &[5]), "an unknown code"),
         ("a row with verdict 23", put(&good, at.hot + 18, &[23]), "an unknown code"),
         ("a row rejected with 23", put(&good, at.hot + 19, &[23]), "an unknown code"),
@@ -101,6 +116,7 @@ struct Offsets {
     chunk: usize,
     tally: usize,
     blocks: usize,
+    pages: usize,
     hot: usize,
 }
 
@@ -113,10 +129,11 @@ fn offsets(bytes: &[u8]) -> Offsets {
     let minutes = blocks + 2 * 26 + 4;
     let ids = minutes + 2 * 4 + 4;
     let prices = ids + 5 * 16 + 4;
-    let hot = prices + 11 + 4;
+    let pages = prices + 11 + 4;
+    let hot = pages + 16 + 4;
     assert_eq!(bytes[hot - 4..hot], 3_u32.to_le_bytes());
     assert_eq!(bytes[chunk..chunk + 16], [0xa5; 16]);
-    Offsets { chunk, tally, blocks, hot }
+    Offsets { chunk, tally, blocks, pages, hot }
 }
 
 #[test]
@@ -157,6 +174,9 @@ fn json_batches_that_are_none() {
         ("/events/0/device", json!("toaster"), "no device"),
         ("/events/0/network", json!("04"), "14 lower-case hexadecimal digits"),
         ("/events/0/flags", json!(2), "events[0]: an unknown flag"),
+        ("/events/0/page/seq", json!(0), "no page may give"),
+        ("/events/0/page/seq", json!(4_097), "no page may give"),
+        ("/events/0/page/page", json!(7), "a string"),
         ("/events/0/rules", json!("1a"), "8 lower-case hexadecimal digits"),
         ("/tallies/0/count", json!(1_u64 << 32), "invalid value"),
     ] {

@@ -66,6 +66,7 @@ fn batch(mint: &Mint, number: u32) -> Result<Bytes, String> {
         verdict: None,
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
+        page: None,
         country: Country::UNKNOWN,
         device: Device::Phone,
         network: Network::default(),

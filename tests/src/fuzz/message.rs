@@ -218,6 +218,8 @@ fn judged<'a>(view: &MessageView<'_>, row: &Row, cold: &Cold<'a>) -> Result<Judg
         visitor: cold.visitor,
         flags: cold.flags,
         rules: cold.rules,
+        // What it says is in the message of another partition.
+        page: None,
         // An amount of nothing has no currency once it is written.
         price: if price.micros == 0 { Money::ZERO } else { price },
         proof: cold.proof,

@@ -114,6 +114,7 @@ fn clicked(issuer: &str, id: ImpressionId, at: Timestamp, ad: &str) -> Judged<'s
         visitor: Fingerprint::NONE,
         flags: Flags(0),
         rules: RuleSet::UNKNOWN,
+        page: None,
         price: Money::ZERO,
         proof: b"",
     }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use shared::wire::MessageView;
 use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 
-use super::{Cell, Dimensions, Engine, Finality, Gap, MinuteAccount, SourceState, Spend};
+use super::{Cell, Dimensions, Engine, Finality, Gap, MinuteAccount, SourceState, Spend, Told};
 use store::Store;
 
 /// Everything that can be asked of a partition.
@@ -22,6 +22,7 @@ struct View {
     cells: BTreeMap<(Minute, Dimensions), u64>,
     spend: BTreeMap<(Minute, Dimensions, Currency), i64>,
     totals: BTreeMap<(Minute, Id, Kind, bool), u64>,
+    told: BTreeMap<(Minute, Id), Told>,
     accounts: BTreeMap<Minute, MinuteAccount>,
     finality: Finality,
     gaps: Vec<(OutboxId, Vec<u64>)>,
@@ -40,6 +41,9 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
         rows.totals.iter().for_each(|((ad, kind, valid), n)| {
             *view.totals.entry((*minute, *ad, *kind, *valid)).or_default() += n;
         });
+        for (publisher, told) in &rows.told {
+            view.told.entry((*minute, *publisher)).or_default().add(*told);
+        }
         view.accounts.entry(*minute).or_default().add(&rows.account);
     }
     for (minute, account) in engine.account(everything.0, everything.1) {
@@ -51,6 +55,9 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
             *view.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
         });
         let next = Minute(minute.0 + 1);
+        for (publisher, told) in engine.told(minute, next) {
+            view.told.entry((minute, publisher)).or_default().add(told);
+        }
         for kind in Kind::ALL {
             let mut all: BTreeMap<Id, u64> = BTreeMap::new();
             for (validity, valid) in [(Validity::Valid, true), (Validity::Invalid, false)] {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::MessageView;
-use shared::{BlockId, Country, Id, Kind, Minute, OutboxId, Reason, SourceId, Timestamp, import};
+use shared::{
+    BlockId, Country, Id, Kind, Minute, OutboxId, PageView, Reason, SourceId, Timestamp, import,
+};
 
 use super::View;
 use crate::count::{Applied, Dimensions, Finality, MinuteAccount, SourceState};
@@ -37,6 +39,8 @@ pub(super) struct Oracle {
     over: BTreeSet<OutboxId>,
     /// The largest watermark so far.
     settled: Timestamp,
+    /// By page view: the largest number, and the hour in which it was said.
+    pages: BTreeMap<PageView, (u16, u64)>,
     pub(super) applied: Applied,
 }
 
@@ -67,6 +71,7 @@ impl Oracle {
             self.outboxes.iter().filter(|(_, o)| behind(o)).map(|(id, _)| *id).collect();
         self.over.extend(&over);
         self.outboxes.retain(|id, _| !over.contains(id));
+        self.pages.retain(|_, (_, hour)| *hour + 24 >= now / 3_600_000);
     }
 
     fn take_batch(&mut self, outbox: OutboxId, number: u64, watermark: Timestamp) -> bool {
@@ -142,6 +147,10 @@ impl Oracle {
                         Fate::Reason(Reason::Test)
                     } else {
                         touched.insert(minute);
+                        if row.numbered {
+                            let told = self.view.told.entry((minute, dimensions.publisher));
+                            told.or_default().counted += 1;
+                        }
                         *self.view.cells.entry((minute, dimensions)).or_default() += 1;
                         let total = (minute, dimensions.ad, row.kind, verdict.is_none());
                         *self.view.totals.entry(total).or_default() += 1;
@@ -157,6 +166,16 @@ impl Oracle {
                 }
             }
             self.count(minute, source, fate, 1);
+        }
+        for row in message.pages.iter().filter(|row| entries[usize::from(row.entry)].is_some()) {
+            let (last, hour) = self.pages.entry(row.told.page).or_default();
+            if row.told.seq > *last {
+                let minute = message.minutes[usize::from(row.minute)];
+                let publisher = message.ids[usize::from(row.publisher)];
+                self.view.told.entry((minute, publisher)).or_default().sent +=
+                    u64::from(row.told.seq - *last);
+                (*last, *hour) = (row.told.seq, self.view.clock.0 / 3_600_000);
+            }
         }
         for tally in &message.tallies {
             let Some(source) = entries[usize::from(tally.entry)] else { continue };

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Declared, Judged, MessageBuilder, Tally};
 use shared::{
     BlockId, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money,
-    Network, OutboxId, Reason, RuleSet, SourceId, Timestamp, import,
+    Network, OutboxId, PageSeq, PageView, Reason, RuleSet, SourceId, Timestamp, import,
 };
 
 /// The minute in which histories begin.
@@ -66,6 +67,7 @@ struct EventOp {
     publisher: usize,
     country: bool,
     price: i64,
+    page: Option<PageSeq>,
 }
 
 pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -115,19 +117,24 @@ fn event() -> impl Strategy<Value = EventOp> {
     ];
     let seq = prop_oneof![0..4_u16, Just(63), Just(64), Just(4_095), Just(4_096), Just(65_535)];
     let when = (prop_oneof![6 => 0..4_u32, 1 => 0..200_u32], 0..4_u32);
-    let what = (0..3_usize, 0..3_usize, any::<bool>(), -1..3_i64);
+    let page = option::of((0..3_u64, 1..9_u16))
+        .prop_map(|page| page.map(|(page, seq)| PageSeq { page: PageView(page), seq }));
+    let what = (0..3_usize, 0..3_usize, any::<bool>(), -1..3_i64, page);
     (0..3_usize, kind, outcome, seq, when, what).prop_map(
-        |(issuer, kind, outcome, seq, (minute, block), (ad, publisher, country, price))| EventOp {
-            issuer,
-            block,
-            seq,
-            kind,
-            outcome,
-            minute,
-            ad,
-            publisher,
-            country,
-            price,
+        |(issuer, kind, outcome, seq, (minute, block), (ad, publisher, country, price, page))| {
+            EventOp {
+                issuer,
+                block,
+                seq,
+                kind,
+                outcome,
+                minute,
+                ad,
+                publisher,
+                country,
+                price,
+                page,
+            }
         },
     )
 }
@@ -236,9 +243,13 @@ impl EventOp {
             visitor: Fingerprint::NONE,
             flags: Flags(0),
             rules: RuleSet::UNKNOWN,
+            page: self.page,
             price: Money { micros: self.price * 1_000, currency },
             proof: b"",
         };
         builder.event(entry, &event);
+        if let Some(told) = self.page {
+            builder.page(entry, minute, event.publisher, told);
+        }
     }
 }

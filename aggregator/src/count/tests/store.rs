@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use eventlog::Position;
-use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp};
+use shared::{Currency, Id, Kind, Minute, OutboxId, PageView, SourceId, Timestamp};
 
 use crate::count::{
     AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, OutboxState, Page, PageKey,
-    Snapshot, SourceState, Spend,
+    PageState, PublisherTold, Snapshot, SourceState, Spend, Told,
 };
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -15,6 +15,7 @@ pub(super) struct Rows {
     pub(super) cells: BTreeMap<Dimensions, u64>,
     pub(super) spend: BTreeMap<(Dimensions, Currency), i64>,
     pub(super) totals: BTreeMap<(Id, Kind, bool), u64>,
+    pub(super) told: BTreeMap<Id, Told>,
     pub(super) account: MinuteAccount,
 }
 
@@ -30,6 +31,7 @@ pub(super) struct Store {
     epochs: BTreeMap<Id, u64>,
     retired: BTreeMap<Id, Timestamp>,
     sources: BTreeMap<SourceId, SourceState>,
+    views: BTreeMap<PageView, PageState>,
 }
 
 /// Every list of changes is in order, and has no key twice.
@@ -47,6 +49,7 @@ impl Store {
         in_order(&changes.epochs, |(key, _)| *key);
         in_order(&changes.retired, |(key, _)| *key);
         in_order(&changes.sources, |(key, _)| *key);
+        in_order(&changes.views, |(key, _)| *key);
         self.position = changes.position;
         self.clock = changes.clock;
         self.settled = changes.settled;
@@ -64,6 +67,12 @@ impl Store {
         self.epochs.extend(changes.epochs.iter().copied());
         self.retired.extend(changes.retired.iter().copied());
         self.sources.extend(changes.sources.iter().copied());
+        for (page, state) in &changes.views {
+            match state {
+                Some(state) => drop(self.views.insert(*page, *state)),
+                None => drop(self.views.remove(page)),
+            }
+        }
     }
 
     fn add(&mut self, rows: &MinuteRows) {
@@ -81,6 +90,10 @@ impl Store {
         for total in &rows.totals {
             *minute.totals.entry((total.ad, total.kind, total.valid)).or_default() += total.count;
         }
+        in_order(&rows.told, |row| row.publisher);
+        for row in &rows.told {
+            minute.told.entry(row.publisher).or_default().add(row.told);
+        }
         minute.account.add(&rows.account);
     }
 
@@ -96,6 +109,7 @@ impl Store {
             epochs: self.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect(),
             retired: self.retired.iter().map(|(edge, since)| (*edge, *since)).collect(),
             sources: self.sources.iter().map(|(key, state)| (*key, *state)).collect(),
+            views: self.views.iter().map(|(page, state)| (*page, *state)).collect(),
         }
     }
 }
@@ -114,11 +128,14 @@ fn whole((minute, rows): (&Minute, &Rows)) -> MinuteRows {
         valid: *valid,
         count: *count,
     };
+    let told =
+        |(publisher, told): (&Id, &Told)| PublisherTold { publisher: *publisher, told: *told };
     MinuteRows {
         minute: *minute,
         cells: rows.cells.iter().map(cell).collect(),
         spend: rows.spend.iter().map(spend).collect(),
         totals: rows.totals.iter().map(total).collect(),
+        told: rows.told.iter().map(told).collect(),
         account: rows.account,
     }
 }

@@ -2,10 +2,10 @@
 
 use eventlog::Position;
 use shared::event::REASON_CODES;
-use shared::{BlockId, Country, Currency, Device, OutboxId, SourceId, Validity};
+use shared::{BlockId, Country, Currency, Device, OutboxId, PageView, SourceId, Validity};
 
 use super::*;
-use crate::count::{AdTotal, OutboxState, PAGE_BITS, PageKey, SourceState};
+use crate::count::{AdTotal, OutboxState, PAGE_BITS, PageKey, PageState, SourceState};
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};
 
@@ -45,6 +45,10 @@ fn minute(minute: Minute, n: u64) -> MinuteRows {
             AdTotal { ad: Id::literal("b"), kind: Kind::Click, valid: false, count: 1 },
             AdTotal { ad: Id::literal("b"), kind: Kind::Click, valid: true, count: 1 },
         ],
+        told: vec![PublisherTold {
+            publisher: Id::literal("p"),
+            told: Told { sent: n, counted: n - 1 },
+        }],
         account: MinuteAccount { declared: 9, counted: n + 1, revision: 2, ..Default::default() },
     }
 }
@@ -65,6 +69,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         resident_from: Minute(NOW.0 - 120),
         pages: vec![(page, [sequence; PAGE_BITS / 64])],
         minutes,
+        views: vec![(PageView(sequence), Some(PageState { seq: 9, hour: 7 }))],
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
         epochs: vec![(Id::literal("edge"), sequence)],
         retired: vec![(Id::literal("gone"), Timestamp(sequence))],
@@ -99,6 +104,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let mut second = changes(2, vec![minute(Minute(5), 20)]);
     second.dropped_pages = vec![first.pages[0].0];
     second.dropped_outboxes = vec![first.outboxes[0].0];
+    second.views.insert(0, (PageView(1), None));
     let store = stored(&[first, second.clone()]).await;
     let view = store.view().unwrap();
     let restored = restore(&view, PLACE).await.unwrap().unwrap();
@@ -113,6 +119,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         epochs: second.epochs,
         retired: second.retired,
         sources: second.sources,
+        views: vec![(PageView(2), PageState { seq: 9, hour: 7 })],
     };
     assert_eq!(restored.snapshot, expected);
 
@@ -142,6 +149,8 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         totals(&view, Minute(5), kind, valid, |ad, n| seen.push((ad, n))).await.unwrap();
         assert_eq!(seen, should, "{kind} {valid}");
     }
+    let told = told(&view, Minute(0)..Minute(6)).await.unwrap();
+    assert_eq!(told, [(Id::literal("p"), Told { sent: 30, counted: 28 })].into());
     assert_eq!(revision(&view, Minute(0)..Minute(6)).await.unwrap(), 4);
     let accounts = accounts(&view, Minute(0)..Minute(6)).await.unwrap();
     let account = MinuteAccount { declared: 18, counted: 32, ..MinuteAccount::default() };

@@ -63,6 +63,7 @@ impl History {
             visitor: Fingerprint(7),
             flags: Flags(1),
             rules: RuleSet(0x1a2b_3c4d),
+            page: None,
             price: Money { micros: 1_250, currency: Currency::from_bytes(*b"EUR").unwrap() },
             proof: b"body and signature",
         }

@@ -23,6 +23,7 @@ fn click(token: u64) -> Draft {
         verdict: None,
         flags: Flags::default(),
         rules: RuleSet(7),
+        page: None,
         country: Country::default(),
         device: Device::Unknown,
         network: Network::default(),
