@@ -97,6 +97,10 @@ impl Gather {
         shard: &FindShard,
         context: &Context,
     ) -> impl Future<Output = bool> + use<> {
+        let (patience, unanswered) = match &waits {
+            Waits::Click(_) => (self.redirect_wait, true),
+            Waits::Client | Waits::Nobody(_) => (PATIENCE, false),
+        };
         let told = self.wait(events, waits);
         let (call, since) = self.caller.get();
         if since.is_none_or(|since| now().0.saturating_sub(since.0) > TURN_MS) {
@@ -104,9 +108,12 @@ impl Gather {
             context.wait_until(Rc::clone(self).call(Rc::clone(shard), call + 1));
         }
         async move {
-            match told {
-                Some(told) => JsFuture::from(told).await.is_ok_and(|taken| taken.is_truthy()),
-                None => true,
+            let Some(told) = told else { return true };
+            // The timer is this request's own. The platform takes a request that waits for nothing
+            // but another one to hang, and ends it with an error as soon as it has nothing to do.
+            match select(JsFuture::from(told), Delay::from(patience)).await {
+                Either::Left((told, _)) => told.is_ok_and(|taken| taken.is_truthy()),
+                Either::Right(_) => unanswered,
             }
         }
     }

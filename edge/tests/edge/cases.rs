@@ -1,27 +1,31 @@
-//! Requests and what the edge decides, as JSON: `cases/exemplary` is how it is used,
-//! `cases/supplemental` everything else. A file has one case or a list of them.
+//! Requests and what the edge decides, as JSON (`shared/vectors/edge.json`): `exemplary` is how it is
+//! used, `supplemental` everything else. Here the core decides; what both shells make of the same
+//! cases is in [`crate::alike`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{BROWSER, NOW, TokenSpec, World};
+use crate::support::{BROWSER, EDGE, NOW, TokenSpec, World};
 use edge::clicks::{Clicks, Pace};
 use edge::request::Body;
-use edge::{Decision, Draft, Durability, Method, Request, State, WhenFull, handle};
+use edge::{Decision, Draft, Durability, Method, Policy, Request, State, WhenFull, handle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::id::IdAllocator;
 use shared::random::Seeded;
 use shared::token::{Unverified, from_text, to_text};
-use shared::{Fingerprint, ImpressionId, Random, Timestamp};
+use shared::{Fingerprint, Id, ImpressionId, Random, Timestamp};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     pub(crate) about: String,
+    /// It is true at that very time: no edge whose clock goes on can be asked.
+    #[serde(default)]
+    pub(crate) clock_stands: bool,
     #[serde(default)]
     tokens: BTreeMap<String, TokenSpec>,
     #[serde(default)]
@@ -30,7 +34,7 @@ pub(crate) struct Case {
     expect: Value,
 }
 
-#[derive(Deserialize, Default, PartialEq)]
+#[derive(Deserialize, Clone, Default, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PolicySpec {
     pub(crate) beacons_queued: bool,
@@ -50,11 +54,11 @@ pub(crate) struct PolicySpec {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RequestSpec {
-    pub(crate) method: Option<String>,
+    method: Option<String>,
     url: String,
     pub(crate) content_type: String,
     /// A browser's, when nothing is said.
-    pub(crate) user_agent: Option<String>,
+    user_agent: Option<String>,
     pub(crate) purpose: String,
     pub(crate) if_none_match: String,
     pub(crate) opted_out: bool,
@@ -78,8 +82,7 @@ struct Memory {
 
 impl Memory {
     fn new(policy: &PolicySpec) -> Self {
-        let pace = policy.pace.map(|(clicks, window_s)| Pace { clicks, window_s });
-        let clicks = Clicks::new(pace.unwrap_or_default(), &mut Seeded::new(6));
+        let clicks = Clicks::new(policy.pace(), &mut Seeded::new(6));
         Self { ids: IdAllocator::default(), clicks }
     }
 }
@@ -117,87 +120,105 @@ impl Case {
     }
 }
 
-/// All cases, each with the name of its file.
-pub(crate) fn all() -> Vec<(String, Case)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut all = Vec::new();
-    for file in files(&root) {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let value: Value =
-            serde_json::from_str(&text).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
-        let list = if value.is_array() { value } else { json!([value]) };
-        let cases: Vec<Case> =
-            serde_json::from_value(list).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
-        let name = file.strip_prefix(&root).unwrap().display().to_string();
-        all.extend(cases.into_iter().map(|case| (name.clone(), case)));
+/// All cases, each with the name of its list.
+pub(crate) fn all() -> Vec<(&'static str, Case)> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Lists {
+        exemplary: Vec<Case>,
+        supplemental: Vec<Case>,
     }
-    assert!(all.len() >= 40, "only {} cases were found", all.len());
-    all
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors/edge.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let Lists { exemplary, supplemental } = serde_json::from_str(&text).unwrap();
+    assert!(exemplary.len() >= 20 && supplemental.len() >= 100, "cases are missing");
+    let named = |name, cases: Vec<Case>| cases.into_iter().map(move |case| (name, case));
+    named("exemplary", exemplary).chain(named("supplemental", supplemental)).collect()
 }
 
 #[test]
 fn every_case() {
-    let tell = |(name, case): (String, Case)| {
+    let tell = |(name, case): (&str, Case)| {
         check(&case).err().map(|why| format!("{name}: {}: {why}", case.about))
     };
     let failures: Vec<String> = all().into_iter().filter_map(tell).collect();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
-fn files(root: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = ["exemplary", "supplemental"]
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .collect();
-    files.sort();
-    files
+impl PolicySpec {
+    /// Which issuer's keys the edge has.
+    pub(crate) fn issuer(&self) -> Id {
+        self.issuer.as_deref().map_or(EDGE, |issuer| issuer.parse().unwrap())
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace.map(|(clicks, window_s)| Pace { clicks, window_s }).unwrap_or_default()
+    }
+
+    /// The tests' policy with what is otherwise.
+    pub(crate) fn policy(&self, world: &World) -> Policy {
+        let mut policy = world.policy();
+        if self.beacons_queued {
+            policy.beacons = Durability::Queued;
+        }
+        if let Some(ms) = self.click_too_soon_ms {
+            policy.verdicts.click_too_soon_ms = ms;
+        }
+        if let Some(list) = &self.data_centres {
+            policy.verdicts.data_centres = list.parse().unwrap();
+        }
+        policy.privacy.vendor = self.vendor;
+        if let Some(address) = &self.address {
+            policy.privacy.address = address.parse().unwrap();
+        }
+        policy.keys = Arc::new(edge::Keys::of_store(&world.store, self.issuer()).unwrap());
+        policy
+    }
+}
+
+impl Case {
+    /// What the core decides under this policy, at the world's time.
+    pub(crate) fn decide(&self, world: &World, policy: &Policy) -> Decision {
+        let tokens = self.tokens(world);
+        let spec = &self.request;
+        let (url, body) = self.filled(&tokens);
+        let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+        let request = Request {
+            query,
+            content_type: spec.content_type.as_bytes(),
+            user_agent: spec.user_agent().as_bytes(),
+            purpose: spec.purpose.as_bytes(),
+            if_none_match: spec.if_none_match.as_bytes(),
+            opted_out: spec.opted_out,
+            country: spec.country.as_bytes(),
+            client: spec.client.as_deref().map(|client| client.parse().unwrap()),
+            asn: spec.asn,
+            body: if spec.too_large { Body::TooLarge } else { Body::Whole(body.as_bytes()) },
+            ..Request::new(Method::from_name(spec.method()), path)
+        };
+        let mut memory = Memory::new(&self.policy);
+        for _ in 0..spec.clicks_before {
+            let _ = memory.clicks_too_often(request.client, request.user_agent);
+        }
+        handle(&request, policy, &mut memory, world.now, &mut Seeded::new(5))
+    }
+}
+
+impl RequestSpec {
+    pub(crate) fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or("GET")
+    }
+
+    pub(crate) fn user_agent(&self) -> &str {
+        self.user_agent.as_deref().unwrap_or(BROWSER)
+    }
 }
 
 fn check(case: &Case) -> Result<(), String> {
     let world = World::new();
-    let mut policy = world.policy();
-    if case.policy.beacons_queued {
-        policy.beacons = Durability::Queued;
-    }
-    if let Some(ms) = case.policy.click_too_soon_ms {
-        policy.verdicts.click_too_soon_ms = ms;
-    }
-    if let Some(list) = &case.policy.data_centres {
-        policy.verdicts.data_centres = list.parse().unwrap();
-    }
-    policy.privacy.vendor = case.policy.vendor;
-    if let Some(address) = &case.policy.address {
-        policy.privacy.address = address.parse().unwrap();
-    }
-    if let Some(issuer) = &case.policy.issuer {
-        let keys = edge::Keys::of_store(&world.store, issuer.parse().unwrap()).unwrap();
-        policy.keys = Arc::new(keys);
-    }
-    let tokens = case.tokens(&world);
-    let spec = &case.request;
-    let (url, body) = case.filled(&tokens);
-    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
-    let request = Request {
-        query,
-        content_type: spec.content_type.as_bytes(),
-        user_agent: spec.user_agent.as_deref().unwrap_or(BROWSER).as_bytes(),
-        purpose: spec.purpose.as_bytes(),
-        if_none_match: spec.if_none_match.as_bytes(),
-        opted_out: spec.opted_out,
-        country: spec.country.as_bytes(),
-        client: spec.client.as_deref().map(|client| client.parse().unwrap()),
-        asn: spec.asn,
-        body: if spec.too_large { Body::TooLarge } else { Body::Whole(body.as_bytes()) },
-        ..Request::new(Method::from_name(spec.method.as_deref().unwrap_or("GET")), path)
-    };
-    let mut memory = Memory::new(&case.policy);
-    for _ in 0..spec.clicks_before {
-        let _ = memory.clicks_too_often(request.client, request.user_agent);
-    }
-    let decision = handle(&request, &policy, &mut memory, NOW, &mut Seeded::new(5));
-    let actual = describe(&decision, &tokens, &policy);
+    let policy = case.policy.policy(&world);
+    let decision = case.decide(&world, &policy);
+    let actual = describe(&decision, &case.tokens(&world), &policy);
     subset(&case.expect, &actual).map_err(|why| format!("{why}\n  in {actual}"))
 }
 

@@ -178,6 +178,12 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    pub(crate) fn new(status: u16, fields: &[(&str, &str)], body: Vec<u8>) -> Self {
+        let lines = fields.iter().map(|(name, value)| format!("\r\n{name}: {value}"));
+        let head = format!("http/1.1 {status}{}", lines.collect::<String>());
+        Self { status, head: head.to_ascii_lowercase(), body }
+    }
+
     /// All that comes until the server closes.
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
         let mut bytes = Vec::new();

@@ -1,12 +1,15 @@
 //! The edge from outside: decisions as cases, hostile input, and the edge as it runs.
 #![allow(clippy::unwrap_used)]
 
+mod alike;
 mod cases;
 mod harness;
 mod hostile;
 mod limits;
+mod networks;
 mod plain;
 mod rim;
+mod shells;
 mod support;
 mod verdicts;
 mod worker;

@@ -1,0 +1,273 @@
+//! The same requests to both shells and to the core alone: what the visitor sees is the same byte for
+//! byte, and so is what goes to the centre. The Worker runs on a real workerd.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use edge::worker::settings;
+use edge::{Decision, Policy};
+use serde_json::{Value, json};
+use shared::Clock as _;
+use shared::ambient::SystemClock;
+use shared::limits::EDGE_BODY_BYTES_MAX;
+use shared::token::to_text;
+
+use crate::cases::{self, Case, PolicySpec};
+use crate::harness::Reply;
+use crate::networks::{NUMBER, table};
+use crate::shells::{Shells, Told, send};
+use crate::support::{TokenSpec, World};
+
+/// Methods that both platforms leave to us.
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
+
+/// Cases of one policy, which one pair of shells answers.
+struct Group {
+    policy: PolicySpec,
+    bindings: Vec<(&'static str, String)>,
+    cases: Vec<Case>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_shells_answer_as_the_core_does_and_tell_the_centre_the_same() {
+    let (mut groups, mut not_asked): (Vec<Group>, Vec<String>) = (Vec::new(), Vec::new());
+    for (list, case) in cases::all() {
+        let bindings = match expressible(&case).and_then(|()| bindings(&case.policy)) {
+            Ok(bindings) => bindings,
+            Err(why) => {
+                not_asked.push(format!("{list}: {}: {why}", case.about));
+                continue;
+            }
+        };
+        match groups.iter_mut().find(|group| group.policy == case.policy) {
+            Some(group) => group.cases.push(case),
+            None => {
+                let policy = case.policy.clone();
+                groups.push(Group { policy, bindings, cases: vec![case] });
+            }
+        }
+    }
+    let compared: usize = groups.iter().map(|group| group.cases.len()).sum();
+    let mut differ = Vec::new();
+    for group in &groups {
+        differ.extend(group.compare().await);
+    }
+    eprintln!("{compared} cases, {} policies; not asked:\n{}", groups.len(), not_asked.join("\n"));
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+    assert!(compared >= 140, "only {compared} cases were compared");
+    assert_eq!(not_asked.len(), 9, "what cannot be asked has changed");
+}
+
+/// Why a case cannot be put to a shell, if it cannot.
+fn expressible(case: &Case) -> Result<(), &'static str> {
+    if case.clock_stands {
+        return Err("an edge's clock goes on");
+    }
+    if !case.filled(&BTreeMap::new()).0.starts_with('/') {
+        return Err("this is no request target (RFC 9112 §3.2)");
+    }
+    let agent = case.request.user_agent();
+    if agent != agent.trim() {
+        return Err("HTTP takes blanks off both ends of a field (RFC 9110 §5.5)");
+    }
+    if !METHODS.contains(&case.request.method()) {
+        return Err("workerd answers methods that it does not know by itself");
+    }
+    Ok(())
+}
+
+/// What tells a Worker of this policy; its issuer comes with its keys.
+fn bindings(policy: &PolicySpec) -> Result<Vec<(&'static str, String)>, &'static str> {
+    if policy.data_centres.is_some() {
+        return Err("a Worker has no setting for another list of data centres");
+    }
+    let mut bindings = Vec::new();
+    if policy.beacons_queued {
+        bindings.push(("BEACONS", "queued".to_owned()));
+    }
+    if let Some(ms) = policy.click_too_soon_ms {
+        bindings.push(("CLICK_TOO_SOON_MS", ms.to_string()));
+    }
+    if let Some(vendor) = policy.vendor {
+        bindings.push(("VENDOR", vendor.to_string()));
+    }
+    if let Some(address) = &policy.address {
+        bindings.push(("ADDRESS", address.clone()));
+    }
+    if let Some((clicks, window_s)) = policy.pace {
+        bindings.push(("CLICKS_MAX", clicks.to_string()));
+        bindings.push(("CLICKS_WINDOW_S", window_s.to_string()));
+    }
+    Ok(bindings)
+}
+
+impl Group {
+    /// What differs.
+    async fn compare(&self) -> Vec<String> {
+        let (shells, policy) = self.start().await;
+        // A token of nobody else's, for the clicks that came before.
+        let before = TokenSpec { seq: 99_999, ..TokenSpec::default() };
+        let before = shells.world.mint(&before);
+        let (mut decided, mut differ) = (Told::default(), Vec::new());
+        for case in &self.cases {
+            let decision = case.decide(&shells.world, &policy);
+            decided.add_decided(&decision);
+            let expected = seen(&reply_of(&decision, case.request.method()));
+            for (name, address) in shells.both() {
+                click_before(address, case, &before).await;
+                let answered = seen(&ask(address, case, &shells.world).await);
+                if answered != expected {
+                    differ.push(format!("{}\n  core {expected}\n  {name} {answered}", case.about));
+                }
+            }
+        }
+        let native = || shells.told_by_native().without(&before);
+        let worker = || shells.centre.told().without(&before);
+        eventually_alike(&decided, "native", native, &mut differ).await;
+        eventually_alike(&decided, "worker", worker, &mut differ).await;
+        differ
+    }
+
+    /// A pair of shells with this policy, which knows the networks of the cases.
+    async fn start(&self) -> (Shells, Policy) {
+        let world = World::at(SystemClock.now());
+        let policy = self.policy.policy(&world);
+        let keys = world.store.for_edge(self.policy.issuer()).unwrap();
+        let bindings: Vec<_> =
+            self.bindings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let told = settings::read(&|name| {
+            let found = bindings.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        });
+        for (name, _) in &bindings {
+            let refused = told.trouble.iter().find(|why| why.contains(name));
+            assert!(refused.is_none(), "{refused:?}");
+        }
+        let mut networks = BTreeMap::new();
+        for request in self.cases.iter().map(|case| &case.request) {
+            if let (Some(client), Some(asn)) = (&request.client, request.asn) {
+                let IpAddr::V4(client) = client.parse().unwrap() else { panic!("{client}") };
+                let before = networks.insert(client.octets(), asn);
+                assert!(before.is_none_or(|before| before == asn), "{client} is in two networks");
+            }
+        }
+        let networks: Vec<_> = networks.into_iter().collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), table(&networks, NUMBER)).unwrap();
+        let pace = self.policy.pace();
+        let shells = Shells::start_with(world, policy.clone(), &keys, &bindings, |parts| {
+            parts.settings.pace = pace;
+            parts.settings.networks = (!networks.is_empty()).then(|| file.path().to_owned());
+        })
+        .await;
+        // The native edge has read the table when it answers.
+        crate::shells::get(shells.native.address, "/healthz").await;
+        (shells, policy)
+    }
+}
+
+/// Notes the difference when the centre is not told in time what the core decided.
+async fn eventually_alike(
+    decided: &Told,
+    name: &str,
+    told: impl Fn() -> Told,
+    differ: &mut Vec<String>,
+) {
+    let watch = shared::ambient::Stopwatch::start();
+    while told() != *decided {
+        if watch.elapsed().as_secs() >= 5 {
+            differ.push(decided.difference(&told(), name));
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// The clicks of the same visitor that came before, in one beacon.
+async fn click_before(address: SocketAddr, case: &Case, token: &[u8]) {
+    let clicks = case.request.clicks_before;
+    if clicks == 0 {
+        return;
+    }
+    let click = json!({ "token": to_text(token), "kind": "click" });
+    let body = json!({ "events": vec![click; clicks as usize] }).to_string();
+    let mut head = head("POST", "/v1/events", case);
+    head.push_str("Content-Type: application/json\r\n");
+    head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    let reply = send(address, head.as_bytes(), body.as_bytes()).await;
+    assert_eq!(reply.status, 202, "{reply:?}");
+}
+
+async fn ask(address: SocketAddr, case: &Case, world: &World) -> Reply {
+    let (url, body) = case.filled(&case.tokens(world));
+    let (spec, method) = (&case.request, case.request.method());
+    let mut head = head(method, &url, case);
+    for (name, value) in
+        [("Content-Type", &spec.content_type), ("If-None-Match", &spec.if_none_match)]
+    {
+        if !value.is_empty() {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    let body = match spec.too_large {
+        true => vec![b' '; EDGE_BODY_BYTES_MAX + 1],
+        false if matches!(method, "GET" | "HEAD") => Vec::new(),
+        false => body.into_bytes(),
+    };
+    if !matches!(method, "GET" | "HEAD") {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    send(address, head.as_bytes(), &body).await
+}
+
+/// The head up to where it says what is asked for.
+fn head(method: &str, url: &str, case: &Case) -> String {
+    let spec = &case.request;
+    let mut head = format!("{method} {url} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n");
+    let mut field = |name: &str, value: &str| {
+        if !value.is_empty() {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+    };
+    field("User-Agent", spec.user_agent());
+    field("Sec-Purpose", &spec.purpose);
+    field("Sec-GPC", if spec.opted_out { "1" } else { "" });
+    // Each shell has its own way of hearing where a request comes from.
+    let client = spec.client.as_deref().unwrap_or_default();
+    field("X-Forwarded-For", client);
+    field("CF-Connecting-IP", client);
+    field("CF-IPCountry", &spec.country);
+    field("CF-Blob", &json!({ "country": spec.country, "asn": spec.asn }).to_string());
+    head
+}
+
+/// The core's reply as a shell would send it.
+fn reply_of(decision: &Decision, method: &str) -> Reply {
+    let reply = &decision.reply;
+    let mut fields: Vec<(&str, &str)> = reply.fields.to_vec();
+    for (name, value) in [("location", &reply.location), ("etag", &reply.etag)] {
+        fields.extend(value.as_ref().map(|value| (name, value.as_str())));
+    }
+    let body = if method == "HEAD" { Vec::new() } else { reply.body.to_vec() };
+    Reply::new(reply.status, &fields, body)
+}
+
+/// What a visitor sees of a reply, without what each draws for itself.
+fn seen(reply: &Reply) -> String {
+    let mut body: Value = serde_json::from_slice(&reply.body)
+        .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
+    for own in ["impression_id", "token", "click_url", "beacon_url"] {
+        if body.get(own).is_some() {
+            body[own] = "drawn".into();
+        }
+    }
+    let mut fields = reply.fields();
+    for (name, _) in fields.clone() {
+        // The platform's: when, how the connection goes on, how long the body is.
+        if ["date", "connection", "content-length", "transfer-encoding"].contains(&name.as_str()) {
+            fields.remove(&name);
+        }
+    }
+    format!("{} {fields:?} {body}", reply.status)
+}
