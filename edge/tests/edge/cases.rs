@@ -167,6 +167,7 @@ impl PolicySpec {
         if let Some(list) = &self.data_centres {
             policy.verdicts.data_centres = list.parse().unwrap();
         }
+        policy.rule_set = policy.verdicts.set(self.pace());
         policy.privacy.vendor = self.vendor;
         if let Some(address) = &self.address {
             policy.privacy.address = address.parse().unwrap();
@@ -264,6 +265,7 @@ fn describe_event(event: &Draft, tokens: &BTreeMap<&str, Vec<u8>>) -> Value {
         "kind": event.kind,
         "verdict": event.verdict,
         "flags": event.flags,
+        "page": event.page,
         "country": event.country,
         "device": event.device,
         "network": event.network,
