@@ -70,10 +70,14 @@ impl Pages {
 
     /// Forgets what is old, and the oldest when there are too many.
     pub(super) fn forget_behind(&mut self, clock: Timestamp) {
+        self.forget(clock, PAGES_MAX);
+    }
+
+    fn forget(&mut self, clock: Timestamp, most: usize) {
         let first = hour(clock).saturating_sub(KEPT_HOURS);
         while let Some((oldest, _)) = self.hours.first_key_value() {
             let oldest = *oldest;
-            if oldest >= first && self.states.len() <= PAGES_MAX {
+            if oldest >= first && self.states.len() <= most {
                 return;
             }
             for page in self.hours.remove(&oldest).unwrap_or_default() {
@@ -106,4 +110,57 @@ impl Pages {
 
 fn hour(clock: Timestamp) -> u32 {
     u32::try_from(clock.0 / 3_600_000).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn told(page: u64, seq: u16) -> PageSeq {
+        PageSeq { page: PageView(page), seq }
+    }
+
+    #[test]
+    fn a_page_is_what_it_said_last_whatever_the_order() {
+        let mut pages = Pages::default();
+        let now = Timestamp(HOUR_MS);
+        let sent = [(1, 3), (1, 1), (2, 1), (1, 3), (1, 10), (2, 2)];
+        let sent = sent.map(|(page, seq)| pages.take(told(page, seq), now));
+        assert_eq!(sent, [3, 0, 1, 0, 7, 1]);
+    }
+
+    #[test]
+    fn a_page_is_forgotten_a_day_after_it_last_said_anything() {
+        let mut pages = Pages::default();
+        pages.take(told(1, 1), Timestamp(0));
+        pages.take(told(2, 1), Timestamp(0));
+        pages.take(told(1, 2), Timestamp(HOUR_MS));
+        assert_eq!(pages.checkpoint().len(), 2);
+        pages.forget_behind(Timestamp(25 * HOUR_MS));
+        assert_eq!((pages.len(), pages.take(told(1, 3), Timestamp(25 * HOUR_MS))), (1, 1));
+        let state = PageState { seq: 3, hour: 25 };
+        assert_eq!(pages.checkpoint(), [(PageView(1), Some(state)), (PageView(2), None)]);
+        // What was loaded is forgotten as what was heard.
+        let mut pages = Pages::load(vec![(PageView(1), state)]);
+        pages.forget_behind(Timestamp(49 * HOUR_MS));
+        assert_eq!(pages.len(), 1);
+        pages.forget_behind(Timestamp(50 * HOUR_MS));
+        assert_eq!((pages.len(), pages.checkpoint()), (0, vec![(PageView(1), None)]));
+    }
+
+    #[test]
+    fn of_too_many_pages_the_oldest_hour_goes() {
+        let mut pages = Pages::default();
+        for page in 0..9 {
+            pages.take(told(page, 1), Timestamp((page % 3) * HOUR_MS));
+        }
+        pages.forget(Timestamp(3 * HOUR_MS), 9);
+        assert_eq!(pages.len(), 9);
+        pages.forget(Timestamp(3 * HOUR_MS), 8);
+        assert_eq!(pages.len(), 6);
+        assert_eq!(pages.take(told(1, 2), Timestamp(3 * HOUR_MS)), 1, "of the second hour");
+        assert_eq!(pages.take(told(3, 2), Timestamp(3 * HOUR_MS)), 2, "of the first");
+    }
 }

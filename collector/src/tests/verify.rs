@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shared::{Kind, Outcome, Reason};
+use shared::wire::{Event, MessageView};
+use shared::{Kind, Outcome, PageSeq, PageView, Reason};
 
 use super::world::{NOW, World, batch, event, map};
 use crate::Metrics;
+use crate::coalesce::Coalescer;
 use crate::verify::Verifier;
 
 async fn outcomes(verifier: &Verifier, world: &World, bytes: Bytes) -> Vec<Outcome> {
@@ -76,4 +78,46 @@ async fn a_doubted_token_is_put_where_the_believed_one_would_be() {
     let [good, bad] = &judged.rows[..] else { panic!("two rows") };
     assert_eq!((good.judged.outcome, bad.judged.outcome), (Ok(None), Err(Reason::BadSeal)));
     assert_eq!(good.partition, bad.partition);
+}
+
+#[tokio::test]
+async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
+    let world = World::new();
+    let verifier = Verifier::new(1, 0, map(16), Arc::default()).unwrap();
+    let good = world.token(1);
+    let mut bad = good.clone();
+    bad[40] ^= 1;
+    let told = |page, seq| Some(PageSeq { page: PageView(page), seq });
+    let tell = |kind, page, token| Event { page, ..event(kind, token) };
+    let events = vec![
+        tell(Kind::Impression, told(1, 2), &good),
+        tell(Kind::Viewable, told(1, 5), &good),
+        tell(Kind::Impression, told(2, 4_096), &good),
+        tell(Kind::Viewable, told(1, 3), &good),
+        // What is not believed says nothing of a page, and who numbers nothing neither.
+        tell(Kind::Impression, told(3, 7), &bad),
+        tell(Kind::Click, None, &good),
+    ];
+    let count = events.len();
+    let bytes = batch(0, events, Vec::new());
+    let judged = verifier.batch(bytes, count, Arc::new(world.keys()), NOW).await.unwrap();
+    let mut coalescer = Coalescer::new(map(16));
+    coalescer.batch(&judged, ());
+    let flush = coalescer.finish(NOW);
+    let (mut pages, mut numbered) = (Vec::new(), Vec::new());
+    for message in &flush.messages {
+        let view = MessageView::read(&message.payload).unwrap();
+        for row in &view.pages {
+            assert_eq!(message.partition, map(16).of_page(row.told.page));
+            assert_eq!(view.minutes[usize::from(row.minute)], NOW.minute());
+            let publisher = view.ids[usize::from(row.publisher)];
+            pages.push((row.told.page.0, row.told.seq, publisher.to_string()));
+        }
+        numbered.extend(view.rows().map(|row| row.numbered));
+    }
+    pages.sort_unstable();
+    let publisher = judged.rows[0].judged.publisher.to_string();
+    assert_eq!(pages, [(1, 5, publisher.clone()), (2, 4_096, publisher)]);
+    assert_eq!(numbered.iter().filter(|numbered| **numbered).count(), 5);
+    assert_eq!(numbered.len(), 6);
 }

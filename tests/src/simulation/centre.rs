@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aggregator::count::{
-    Changes, Engine, MinuteRows, OutboxState, Page, PageKey, Settings, Snapshot, SourceState,
+    Changes, Engine, MinuteRows, OutboxState, Page, PageKey, PageState, Settings, Snapshot,
+    SourceState,
 };
 use bytes::Bytes;
 use collector::CollectorKeys;
@@ -17,7 +18,7 @@ use eventlog::{Log, LogError, Reader};
 use futures::executor::block_on;
 use shared::import::ImportChunk;
 use shared::wire::{Batch, MessageView};
-use shared::{Id, Minute, OutboxId, PartitionMap, SourceId, Timestamp};
+use shared::{Id, Minute, OutboxId, PageView, PartitionMap, SourceId, Timestamp};
 
 use super::oracle::Oracle;
 use super::queue::Queue;
@@ -43,6 +44,7 @@ struct Store {
     epochs: BTreeMap<Id, u64>,
     retired: BTreeMap<Id, Timestamp>,
     sources: BTreeMap<SourceId, SourceState>,
+    views: BTreeMap<PageView, PageState>,
     /// What the engine must say that is made of it.
     oracle: Oracle,
 }
@@ -261,6 +263,12 @@ impl Store {
         self.epochs.extend(changes.epochs);
         self.retired.extend(changes.retired);
         self.sources.extend(changes.sources);
+        for (page, state) in changes.views {
+            match state {
+                Some(state) => drop(self.views.insert(page, state)),
+                None => drop(self.views.remove(&page)),
+            }
+        }
         for rows in changes.minutes {
             let minute = rows.minute;
             let fresh = MinuteRows { minute, ..MinuteRows::default() };
@@ -281,6 +289,7 @@ impl Store {
             epochs: self.epochs.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
             retired: self.retired.iter().map(|(id, since)| (*id, *since)).collect(),
             sources: self.sources.iter().map(|(id, state)| (*id, *state)).collect(),
+            views: self.views.iter().map(|(page, state)| (*page, *state)).collect(),
         }
     }
 }
@@ -314,6 +323,14 @@ fn add(to: &mut MinuteRows, rows: MinuteRows) {
     to.totals = totals
         .into_iter()
         .map(|((ad, kind, valid), count)| aggregator::count::AdTotal { ad, kind, valid, count })
+        .collect();
+    let mut told: BTreeMap<_, aggregator::count::Told> = BTreeMap::new();
+    for row in to.told.drain(..).chain(rows.told) {
+        told.entry(row.publisher).or_default().add(row.told);
+    }
+    to.told = told
+        .into_iter()
+        .map(|(publisher, told)| aggregator::count::PublisherTold { publisher, told })
         .collect();
     to.account.add(&rows.account);
 }
