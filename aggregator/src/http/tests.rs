@@ -122,7 +122,7 @@ async fn an_empty_aggregator_answers_in_the_shape_that_is_promised() {
     let counted = json!({
         "ad_id": "x", "event": "impression", "count": 0, "final": false, "behind": 0,
         "from": "2026-03-01T00:00:00Z", "to": "2026-03-01T01:00:00Z",
-        "revision": 0, "as_of": "1970-01-01T00:00:00Z",
+        "validity": "valid", "revision": 0, "as_of": "1970-01-01T00:00:00Z",
     });
     let times = "from=2026-03-01T00:00:00Z&to=1772326800";
     let uri = format!("/v1/ads/x/aggregated_count?event=impression&{times}");
@@ -133,7 +133,7 @@ async fn an_empty_aggregator_answers_in_the_shape_that_is_promised() {
     assert_eq!(good(&most).await["event"], "click");
     // The default is the last full minute of the clock.
     let popular = json!({
-        "ad_ids": [], "counts": [], "final": false, "behind": 0,
+        "ad_ids": [], "counts": [], "validity": "valid", "final": false, "behind": 0,
         "window_start": "2026-03-01T12:33:00Z", "window_end": "2026-03-01T12:34:00Z",
     });
     assert_eq!(good("/v1/ads/popular_ads").await, popular);

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use eventlog::segments::Segments;
 
@@ -22,6 +24,9 @@ const LOCKS: [&str; 2] = ["lock", "keys.lock"];
 /// How far the outbox was acknowledged: newer than the log in the copy, it would hold batches back.
 /// Without it all that the outbox has is sent again, and known by its numbers.
 const ACKED: &str = "acked";
+/// How often the outbox is looked at while other parts are copied: a segment of it lives for tens of
+/// milliseconds at least.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 const TALLIES: &str = "tallies";
 /// How often a partition's files are listed anew, and a file is read anew, that change meanwhile.
 const TRIES_MAX: u32 = 100;
@@ -29,15 +34,16 @@ const TRIES_MAX: u32 = 100;
 /// Copies everything. True: the event log is there.
 pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
     let mut outbox = Held::new(copier.from.join(OUTBOX));
-    outbox.look()?;
-    others(copier, Path::new(""))?;
-    for name in names(&copier.from.join(STATE))? {
-        let path = Path::new(STATE).join(name);
-        if copier.from.join(&path).is_dir() {
-            partition(copier, &path)?;
+    let has_log = outbox.during(|| {
+        others(copier, Path::new(""))?;
+        for name in names(&copier.from.join(STATE))? {
+            let path = Path::new(STATE).join(name);
+            if copier.from.join(&path).is_dir() {
+                partition(copier, &path)?;
+            }
         }
-    }
-    let has_log = log(copier, &mut outbox)?;
+        log(copier)
+    })?;
     outbox.copy(copier)?;
     for name in KEYS {
         copier.file(Path::new(name))?;
@@ -126,7 +132,7 @@ fn files_of(from: &Path, dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// The log's segments, oldest first: those that were there at the beginning, the last as long as it
 /// was then. One that goes was trimmed, and with it all before it.
-fn log(copier: &mut Copier, outbox: &mut Held) -> Result<bool, Failure> {
+fn log(copier: &mut Copier) -> Result<bool, Failure> {
     let dir = copier.from.join(LOG);
     let names = names(&dir)?;
     let segments: Vec<&String> = names.iter().filter(|name| is_segment(name)).collect();
@@ -139,7 +145,6 @@ fn log(copier: &mut Copier, outbox: &mut Held) -> Result<bool, Failure> {
             }
             None => copier.retain(|copied| !copied.starts_with(LOG))?,
         }
-        outbox.look()?;
     }
     Ok(!segments.is_empty())
 }
@@ -162,6 +167,27 @@ struct Held {
 impl Held {
     fn new(dir: PathBuf) -> Self {
         Self { dir, files: BTreeMap::new() }
+    }
+
+    /// Copies other parts, and takes hold of new segments meanwhile. A segment that comes and goes
+    /// between two looks is missed, and found missing when the copy is verified.
+    fn during<T>(&mut self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        self.look()?;
+        std::thread::scope(|scope| {
+            let (done, waits) = mpsc::channel::<()>();
+            let looks = scope.spawn(move || {
+                while waits.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    self.look()?;
+                }
+                Ok(())
+            });
+            let result = work();
+            drop(done);
+            let died = || Failure::fatal("the thread that holds the outbox has died");
+            let looked = looks.join().unwrap_or_else(|_| Err(died()));
+            let value = result?;
+            looked.map(|()| value)
+        })
     }
 
     /// Takes hold of segments that are new.

@@ -3,7 +3,7 @@
 use shared::event::Country;
 use shared::wire::message::Entry;
 use shared::wire::{Cold, Judged, MessageBuilder, MessageView, Row};
-use shared::{ImpressionId, Money, Reason};
+use shared::{ImpressionId, Money, PageSeq, PageView, Reason};
 
 use super::{Outcome, batch, hold};
 
@@ -91,9 +91,11 @@ impl<'a> Bytes<'a> {
 impl<'a> Plain<'a> {
     fn read(input: &'a [u8]) -> Option<Self> {
         let mut r = Bytes(input);
-        if r.take(4)? != b"CSM1" {
-            return None;
-        }
+        let is_2 = match r.take(4)? {
+            b"CSM1" => false,
+            b"CSM2" => true,
+            _ => return None,
+        };
         r.take(2 + 8)?;
         let batches = r.list(4_096, |r| {
             r.id()?;
@@ -127,6 +129,17 @@ impl<'a> Plain<'a> {
             let named = currency.iter().all(u8::is_ascii_uppercase);
             (named || currency == [0; 3] && micros == 0).then_some(())
         })?;
+        if is_2 {
+            let within = |number: Option<u64>, end: usize| number.is_some_and(|n| n < end as u64);
+            r.list(65_535, |r| {
+                let points = within(r.number(2), entries as usize)
+                    & within(r.number(2), minutes.len())
+                    & within(r.number(2), ids.len() + 1);
+                let seq = r.number(2)?;
+                r.take(8)?;
+                (points && (1..=4_096).contains(&seq)).then_some(())
+            })?;
+        }
         let numbered = [
             (0, entries as usize),
             (2, blocks.len() + 1),
@@ -139,7 +152,8 @@ impl<'a> Plain<'a> {
         let hot = r.list(65_535, |r| {
             let row = r.take(20)?;
             let within = |(at, end)| usize::from(u16::from_le_bytes([row[at], row[at + 1]])) < end;
-            let codes = row[16] < 4
+            let kind = if is_2 { row[16] & 0x7f } else { row[16] };
+            let codes = kind < 4
                 && row[17] < 5
                 && reason_code(u64::from(row[18]))
                 && reason_code(u64::from(row[19]));
@@ -147,7 +161,8 @@ impl<'a> Plain<'a> {
         })?;
         let length = r.number(4)?;
         let cold = r.take(usize::try_from(length).ok()?)?;
-        (r.0.is_empty() && cold.len() >= hot.len() * 26).then_some(Self { hot, cold })
+        (r.0.is_empty() && cold.len() >= hot.len() * if is_2 { 30 } else { 26 })
+            .then_some(Self { hot, cold })
     }
 }
 
@@ -161,7 +176,7 @@ fn same_row(view: &MessageView<'_>, row: &Row, hot: &[u8]) -> Result<(), String>
         [row.entry, row.block, row.seq, row.minute, row.ad, row.publisher, row.country, row.price];
     let mut should = (0..8).map(|at| word(2 * at));
     hold(words.iter().all(|word| should.next() == Some(*word)), || "another row".to_owned())?;
-    let codes = [row.kind.code(), row.device.code()];
+    let codes = [row.kind.code() | u8::from(row.numbered) << 7, row.device.code()];
     hold(codes == hot[16..18], || "another kind or device".to_owned())?;
     let outcome = match (hot[18], hot[19]) {
         (verdict, 0) => Ok(Reason::from_code(verdict)),
@@ -189,6 +204,11 @@ fn build(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Result<Vec<u8>, String> {
     entries.extend(view.chunks.iter().map(|chunk| builder.chunk(chunk.clone())));
     for tally in &view.tallies {
         builder.tally(entries[usize::from(tally.entry)], tally.tally);
+    }
+    for page in &view.pages {
+        let (minute, publisher) = (usize::from(page.minute), usize::from(page.publisher));
+        let entry = entries[usize::from(page.entry)];
+        builder.page(entry, view.minutes[minute], view.ids[publisher], page.told);
     }
     for (row, cold) in view.rows().zip(cold) {
         builder.event(entries[usize::from(row.entry)], &judged(view, &row, cold)?);
@@ -218,8 +238,8 @@ fn judged<'a>(view: &MessageView<'_>, row: &Row, cold: &Cold<'a>) -> Result<Judg
         visitor: cold.visitor,
         flags: cold.flags,
         rules: cold.rules,
-        // What it says is in the message of another partition.
-        page: None,
+        // What it says is in the message of another partition; here it is only that it says so.
+        page: row.numbered.then_some(PageSeq { page: PageView(0), seq: 1 }),
         // An amount of nothing has no currency once it is written.
         price: if price.micros == 0 { Money::ZERO } else { price },
         proof: cold.proof,
@@ -229,5 +249,11 @@ fn judged<'a>(view: &MessageView<'_>, row: &Row, cold: &Cold<'a>) -> Result<Judg
 /// Everything but the numbers of the tables.
 fn said(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Vec<String> {
     let rows = view.rows().zip(cold);
-    rows.map(|(row, cold)| format!("{} {:?}", row.entry, judged(view, &row, cold))).collect()
+    let rows = rows.map(|(row, cold)| format!("{} {:?}", row.entry, judged(view, &row, cold)));
+    let pages = view.pages.iter().map(|page| {
+        let (minute, publisher) = (usize::from(page.minute), usize::from(page.publisher));
+        let (minute, publisher) = (view.minutes[minute], view.ids[publisher]);
+        format!("{} {minute:?} {publisher:?} {:?}", page.entry, page.told)
+    });
+    rows.chain(pages).collect()
 }

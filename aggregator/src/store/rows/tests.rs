@@ -173,6 +173,8 @@ async fn minutes_far_ahead_are_read_whole() {
     expected.cells.sort_unstable();
     expected.spend.iter_mut().for_each(|spend| spend.micros = 10);
     expected.totals[1].count = 2;
+    expected.totals[2].count = 2;
+    expected.told[0].told = Told { sent: 3, counted: 1 };
     expected.account =
         MinuteAccount { declared: 18, counted: 5, revision: 4, ..MinuteAccount::default() };
     let mut found = restored.snapshot.minutes;
