@@ -13,3 +13,4 @@ mod shells;
 mod support;
 mod verdicts;
 mod worker;
+mod worker_hostile;

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use serde_json::Value;
 use shared::ambient::SystemClock;
 use shared::keys::EdgeKeys;
 use shared::token::to_text;
@@ -219,9 +220,44 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Reply {
 
 /// Sends a head as it is, then a body, and reads until the server closes.
 pub(crate) async fn send(address: SocketAddr, head: &[u8], body: &[u8]) -> Reply {
+    answered(address, head, body).await.expect("a whole head")
+}
+
+/// The same; `None` when nothing is answered.
+pub(crate) async fn answered(address: SocketAddr, head: &[u8], body: &[u8]) -> Option<Reply> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(head).await.unwrap();
-    // A server that refuses a body early may stop reading it.
+    // A server that refuses early may stop reading.
+    let _ = stream.write_all(head).await;
     let _ = stream.write_all(body).await;
-    Reply::read(&mut stream).await
+    Reply::read_any(&mut stream).await
+}
+
+/// The core's reply as a shell would send it.
+pub(crate) fn reply_of(decision: &Decision, method: &str) -> Reply {
+    let reply = &decision.reply;
+    let mut fields: Vec<(&str, &str)> = reply.fields.to_vec();
+    for (name, value) in [("location", &reply.location), ("etag", &reply.etag)] {
+        fields.extend(value.as_ref().map(|value| (name, value.as_str())));
+    }
+    let body = if method == "HEAD" { Vec::new() } else { reply.body.to_vec() };
+    Reply::new(reply.status, &fields, body)
+}
+
+/// What a visitor sees of a reply, without what each draws for itself.
+pub(crate) fn seen(reply: &Reply) -> String {
+    let mut body: Value = serde_json::from_slice(&reply.body)
+        .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
+    for own in ["impression_id", "token", "click_url", "beacon_url"] {
+        if body.get(own).is_some() {
+            body[own] = "drawn".into();
+        }
+    }
+    let mut fields = reply.fields();
+    for (name, _) in fields.clone() {
+        // The platform's: when, how the connection goes on, how long the body is.
+        if ["date", "connection", "content-length", "transfer-encoding"].contains(&name.as_str()) {
+            fields.remove(&name);
+        }
+    }
+    format!("{} {fields:?} {body}", reply.status)
 }
