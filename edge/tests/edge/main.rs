@@ -14,3 +14,4 @@ mod support;
 mod verdicts;
 mod worker;
 mod worker_hostile;
+mod worker_nats;
