@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use edge::native::{Parts, Policies};
 use edge::worker::workerd::Workerd;
@@ -32,7 +32,12 @@ use crate::support::{CATALOGUE, EDGE, TokenSpec, World};
 pub(crate) struct Centre {
     batches: Mutex<BTreeMap<(String, u64, u64), Vec<u8>>>,
     pub(crate) status: AtomicU16,
+    /// How many batches were brought to it.
+    pub(crate) asked: AtomicU32,
 }
+
+/// The status of a centre that never answers.
+pub(crate) const SILENT: u16 = 0;
 
 impl Centre {
     /// On a free port; answers 202 until it is told otherwise.
@@ -61,6 +66,10 @@ impl Centre {
         let mut status = self.status.load(Ordering::SeqCst);
         match Batch::read(&body) {
             Ok(batch) if path == "/v1/batches" => {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                if status == SILENT {
+                    std::future::pending::<()>().await;
+                }
                 // An error means neither that nothing happened nor that something did.
                 if status == 202 || (status == 500 && batch.number % 2 == 0) {
                     let outbox = batch.outbox;
