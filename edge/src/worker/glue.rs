@@ -89,12 +89,10 @@ impl Head {
     }
 }
 
-/// A field's bytes: the platform gives each as one character (Fetch Standard, "isomorphic decode").
+/// A field's bytes: the platform reads them as UTF-8, and bytes that are none are lost (U+FFFD). The
+/// Fetch Standard has one character for each byte ("isomorphic decode"); workerd has not.
 fn bytes(text: &str) -> Vec<u8> {
-    if text.is_ascii() {
-        return text.as_bytes().to_vec();
-    }
-    text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect()
+    text.as_bytes().to_vec()
 }
 
 /// The platform's form of a reply.

@@ -179,7 +179,11 @@ impl Edge {
             self.replenish(&shard).await;
         }
         let body = match head.path == "/v1/events" && head.method == Method::Post {
-            true => read_body(request, head.content_length).await?,
+            true => match read_body(request, head.content_length).await {
+                Ok(body) => body,
+                // The client ended it, or sent what is no body: no failure of ours.
+                Err(_) => return Ok(to_response(handle::body_timeout(), head.method)),
+            },
             false => Some(Vec::new()),
         };
         let body = body.as_deref().map_or(Body::TooLarge, Body::Whole);

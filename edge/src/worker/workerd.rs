@@ -6,11 +6,14 @@ use std::process::{Child, Command, Stdio};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/workerd.capnp");
 
+const BUILD_IT: &str = "`cargo xtask worker` builds it";
+
 /// A workerd with the edge in it, ended with -9 when it is dropped. Panics when it cannot be had: a
 /// test that needs one cannot pass without.
 #[derive(Debug)]
 pub struct Workerd {
     child: Child,
+    config: PathBuf,
     dir: PathBuf,
     port: u16,
     bindings: Vec<(String, String)>,
@@ -30,14 +33,35 @@ impl Workerd {
     /// On a free port, with its outbox in a directory. What is not among the bindings is not set.
     #[must_use]
     pub fn start(dir: &Path, bindings: &[(&str, &str)]) -> Self {
-        let built = Path::new(CONFIG).with_file_name("build");
-        assert!(built.exists(), "no Worker in {}: `cargo xtask worker` builds it", built.display());
+        assert!(built().exists(), "no Worker in {}: {BUILD_IT}", built().display());
         std::fs::create_dir_all(dir).expect("the outbox's directory");
+        Self::start_with(CONFIG.into(), dir, bindings)
+    }
+
+    /// The same, and it trusts whoever has this certificate (PEM).
+    #[must_use]
+    pub fn start_trusting(dir: &Path, certificate: &Path, bindings: &[(&str, &str)]) -> Self {
+        let own = dir.join("config");
+        std::fs::create_dir_all(own.join("build")).expect("a directory for the config");
+        for name in ["index.js", "index_bg.wasm"] {
+            let copied = std::fs::copy(built().join(name), own.join("build").join(name));
+            copied.unwrap_or_else(|error| panic!("no Worker ({error}): {BUILD_IT}"));
+        }
+        std::fs::copy(certificate, own.join("ca.pem")).expect("the certificate");
+        let text = std::fs::read_to_string(CONFIG).expect("the config");
+        let (all, more) = ("trustBrowserCas = true", "trustedCertificates = [embed \"ca.pem\"]");
+        assert!(text.contains(all), "the config has no {all}");
+        let config = own.join("workerd.capnp");
+        std::fs::write(&config, text.replace(all, &format!("{all}, {more}"))).expect("the config");
+        Self::start_with(config, dir, bindings)
+    }
+
+    fn start_with(config: PathBuf, dir: &Path, bindings: &[(&str, &str)]) -> Self {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         // Of two of one name the last one counts, as in an environment.
         let bindings: Vec<_> = bindings.iter().map(own).collect();
-        let (child, port) = spawn(dir, 0, &bindings);
-        Self { child, dir: dir.to_owned(), port, bindings }
+        let (child, port) = spawn(&config, dir, 0, &bindings);
+        Self { child, config, dir: dir.to_owned(), port, bindings }
     }
 
     /// Where the program is.
@@ -61,7 +85,7 @@ impl Workerd {
 
     /// On the same port and directory, after [`Workerd::kill`].
     pub fn start_again(&mut self) {
-        (self.child, self.port) = spawn(&self.dir, self.port, &self.bindings);
+        (self.child, self.port) = spawn(&self.config, &self.dir, self.port, &self.bindings);
     }
 
     /// The same with another binding.
@@ -78,9 +102,13 @@ impl Drop for Workerd {
     }
 }
 
-fn spawn(dir: &Path, port: u16, bindings: &[(String, String)]) -> (Child, u16) {
+fn built() -> PathBuf {
+    Path::new(CONFIG).with_file_name("build")
+}
+
+fn spawn(config: &Path, dir: &Path, port: u16, bindings: &[(String, String)]) -> (Child, u16) {
     let mut command = Command::new(binary());
-    command.args(["serve", CONFIG, "--control-fd=1"]);
+    command.arg("serve").arg(config).arg("--control-fd=1");
     command.arg(format!("--socket-addr=http=127.0.0.1:{port}"));
     command.arg(format!("--directory-path=outbox={}", dir.display()));
     command.env_clear().envs(bindings.iter().cloned());

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use edge::Policy;
 use edge::worker::settings;
-use edge::{Decision, Policy};
-use serde_json::{Value, json};
+use serde_json::json;
 use shared::Clock as _;
 use shared::ambient::SystemClock;
 use shared::limits::EDGE_BODY_BYTES_MAX;
@@ -15,7 +15,7 @@ use shared::token::to_text;
 use crate::cases::{self, Case, PolicySpec};
 use crate::harness::Reply;
 use crate::networks::{NUMBER, table};
-use crate::shells::{Shells, Told, send};
+use crate::shells::{Shells, Told, reply_of, seen, send};
 use crate::support::{TokenSpec, World};
 
 /// Methods that both platforms leave to us.
@@ -240,34 +240,4 @@ fn head(method: &str, url: &str, case: &Case) -> String {
     field("CF-IPCountry", &spec.country);
     field("CF-Blob", &json!({ "country": spec.country, "asn": spec.asn }).to_string());
     head
-}
-
-/// The core's reply as a shell would send it.
-fn reply_of(decision: &Decision, method: &str) -> Reply {
-    let reply = &decision.reply;
-    let mut fields: Vec<(&str, &str)> = reply.fields.to_vec();
-    for (name, value) in [("location", &reply.location), ("etag", &reply.etag)] {
-        fields.extend(value.as_ref().map(|value| (name, value.as_str())));
-    }
-    let body = if method == "HEAD" { Vec::new() } else { reply.body.to_vec() };
-    Reply::new(reply.status, &fields, body)
-}
-
-/// What a visitor sees of a reply, without what each draws for itself.
-fn seen(reply: &Reply) -> String {
-    let mut body: Value = serde_json::from_slice(&reply.body)
-        .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
-    for own in ["impression_id", "token", "click_url", "beacon_url"] {
-        if body.get(own).is_some() {
-            body[own] = "drawn".into();
-        }
-    }
-    let mut fields = reply.fields();
-    for (name, _) in fields.clone() {
-        // The platform's: when, how the connection goes on, how long the body is.
-        if ["date", "connection", "content-length", "transfer-encoding"].contains(&name.as_str()) {
-            fields.remove(&name);
-        }
-    }
-    format!("{} {fields:?} {body}", reply.status)
 }

@@ -186,13 +186,18 @@ impl Reply {
 
     /// All that comes until the server closes.
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
+        Self::read_any(stream).await.expect("a whole head")
+    }
+
+    /// The same; `None` when the server says nothing, or nothing whole.
+    pub(crate) async fn read_any(stream: &mut TcpStream) -> Option<Self> {
         let mut bytes = Vec::new();
         let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes));
         let _ = read.await.expect("the server closes within 10 s");
-        let end = bytes.windows(4).position(|at| at == b"\r\n\r\n").expect("a whole head");
+        let end = bytes.windows(4).position(|at| at == b"\r\n\r\n")?;
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
         let status = head[9..12].parse().unwrap();
-        Self { status, head, body: bytes[end + 4..].to_vec() }
+        Some(Self { status, head, body: bytes[end + 4..].to_vec() })
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

@@ -13,3 +13,5 @@ mod shells;
 mod support;
 mod verdicts;
 mod worker;
+mod worker_hostile;
+mod worker_nats;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use edge::native::{Parts, Policies};
 use edge::worker::workerd::Workerd;
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use serde_json::Value;
 use shared::ambient::SystemClock;
 use shared::keys::EdgeKeys;
 use shared::token::to_text;
@@ -31,7 +32,12 @@ use crate::support::{CATALOGUE, EDGE, TokenSpec, World};
 pub(crate) struct Centre {
     batches: Mutex<BTreeMap<(String, u64, u64), Vec<u8>>>,
     pub(crate) status: AtomicU16,
+    /// How many batches were brought to it.
+    pub(crate) asked: AtomicU32,
 }
+
+/// The status of a centre that never answers.
+pub(crate) const SILENT: u16 = 0;
 
 impl Centre {
     /// On a free port; answers 202 until it is told otherwise.
@@ -60,6 +66,10 @@ impl Centre {
         let mut status = self.status.load(Ordering::SeqCst);
         match Batch::read(&body) {
             Ok(batch) if path == "/v1/batches" => {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                if status == SILENT {
+                    std::future::pending::<()>().await;
+                }
                 // An error means neither that nothing happened nor that something did.
                 if status == 202 || (status == 500 && batch.number % 2 == 0) {
                     let outbox = batch.outbox;
@@ -219,9 +229,44 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Reply {
 
 /// Sends a head as it is, then a body, and reads until the server closes.
 pub(crate) async fn send(address: SocketAddr, head: &[u8], body: &[u8]) -> Reply {
+    answered(address, head, body).await.expect("a whole head")
+}
+
+/// The same; `None` when nothing is answered.
+pub(crate) async fn answered(address: SocketAddr, head: &[u8], body: &[u8]) -> Option<Reply> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(head).await.unwrap();
-    // A server that refuses a body early may stop reading it.
+    // A server that refuses early may stop reading.
+    let _ = stream.write_all(head).await;
     let _ = stream.write_all(body).await;
-    Reply::read(&mut stream).await
+    Reply::read_any(&mut stream).await
+}
+
+/// The core's reply as a shell would send it.
+pub(crate) fn reply_of(decision: &Decision, method: &str) -> Reply {
+    let reply = &decision.reply;
+    let mut fields: Vec<(&str, &str)> = reply.fields.to_vec();
+    for (name, value) in [("location", &reply.location), ("etag", &reply.etag)] {
+        fields.extend(value.as_ref().map(|value| (name, value.as_str())));
+    }
+    let body = if method == "HEAD" { Vec::new() } else { reply.body.to_vec() };
+    Reply::new(reply.status, &fields, body)
+}
+
+/// What a visitor sees of a reply, without what each draws for itself.
+pub(crate) fn seen(reply: &Reply) -> String {
+    let mut body: Value = serde_json::from_slice(&reply.body)
+        .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
+    for own in ["impression_id", "token", "click_url", "beacon_url"] {
+        if body.get(own).is_some() {
+            body[own] = "drawn".into();
+        }
+    }
+    let mut fields = reply.fields();
+    for (name, _) in fields.clone() {
+        // The platform's: when, how the connection goes on, how long the body is.
+        if ["date", "connection", "content-length", "transfer-encoding"].contains(&name.as_str()) {
+            fields.remove(&name);
+        }
+    }
+    format!("{} {fields:?} {body}", reply.status)
 }

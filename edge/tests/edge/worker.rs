@@ -8,7 +8,7 @@ use std::time::Duration;
 use shared::ambient::Stopwatch;
 
 use crate::harness::eventually;
-use crate::shells::{Shells, get};
+use crate::shells::{SILENT, Shells, get};
 
 #[tokio::test]
 async fn what_an_isolate_accepted_survives_kill_9_and_a_centre_that_answers_500() {
@@ -35,6 +35,56 @@ async fn what_an_isolate_accepted_survives_kill_9_and_a_centre_that_answers_500(
     })
     .await;
     eprintln!("all there {:?} after the centre is well again", watch.elapsed());
+}
+
+/// Nobody asks a shard to send: only its alarm wakes it.
+#[tokio::test]
+async fn what_a_shard_was_sending_when_it_died_is_sent_by_the_next_process_unasked() {
+    let mut shells = Shells::start(&[]).await;
+    let centre = Arc::clone(&shells.centre);
+    centre.status.store(SILENT, Ordering::SeqCst);
+    for seq in 0..5 {
+        assert_eq!(shells.click(&shells.token(seq)).await.status, 302);
+    }
+    eventually("it sends", || centre.asked.load(Ordering::SeqCst) > 0).await;
+    shells.worker.kill();
+    centre.status.store(202, Ordering::SeqCst);
+    shells.worker.start_again();
+    eventually("every click arrives", || centre.told().events.len() == 5).await;
+}
+
+/// A click takes along what was only counted before it, and both are durable when it is sent on.
+#[tokio::test]
+async fn refusals_are_told_once_each_whatever_is_killed() {
+    let mut shells = Shells::start(&[]).await;
+    let centre = Arc::clone(&shells.centre);
+    for round in 0..4 {
+        // In every other round nothing is told before the kill.
+        let is_away = round % 2 == 1;
+        centre.status.store(if is_away { 503 } else { 202 }, Ordering::SeqCst);
+        for _ in 0..5 {
+            assert_eq!(shells.click("AAAA").await.status, 400);
+        }
+        assert_eq!(shells.click(&shells.token(round)).await.status, 302);
+        let expected = u32::try_from(round + 1).unwrap();
+        let told = || {
+            let told = centre.told();
+            let refused: u32 = told.tallies.values().sum();
+            assert!(refused <= 5 * expected, "{:?} in round {round}", told.tallies);
+            refused == 5 * expected && told.events.len() as u32 == expected
+        };
+        if !is_away {
+            eventually("all is told", told).await;
+        }
+        shells.worker.kill();
+        shells.worker.start_again();
+    }
+    centre.status.store(202, Ordering::SeqCst);
+    // Longer than a shard keeps anything to itself.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let told = centre.told();
+    assert_eq!(told.tallies.values().sum::<u32>(), 20, "{:?}", told.tallies);
+    assert_eq!(told.events.len(), 4);
 }
 
 #[tokio::test]

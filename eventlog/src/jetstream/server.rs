@@ -92,7 +92,7 @@ impl NatsServer {
         let file = self.dir.join(format!("nats-server_{}.ports", self.child.id()));
         for _ in 0..1_000 {
             let text = std::fs::read_to_string(&file).unwrap_or_default();
-            let port = text.split_once("nats://127.0.0.1:").and_then(|(_, rest)| {
+            let port = text.split_once("://127.0.0.1:").and_then(|(_, rest)| {
                 rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
             });
             if let Some(port) = port {
