@@ -11,6 +11,7 @@ const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/workerd.capnp");
 #[derive(Debug)]
 pub struct Workerd {
     child: Child,
+    config: PathBuf,
     dir: PathBuf,
     port: u16,
     bindings: Vec<(String, String)>,
@@ -30,14 +31,20 @@ impl Workerd {
     /// On a free port, with its outbox in a directory. What is not among the bindings is not set.
     #[must_use]
     pub fn start(dir: &Path, bindings: &[(&str, &str)]) -> Self {
+        Self::start_as(Path::new(CONFIG), dir, bindings)
+    }
+
+    /// The same as another configuration says.
+    #[must_use]
+    pub fn start_as(config: &Path, dir: &Path, bindings: &[(&str, &str)]) -> Self {
         let built = Path::new(CONFIG).with_file_name("build");
         assert!(built.exists(), "no Worker in {}: `cargo xtask worker` builds it", built.display());
         std::fs::create_dir_all(dir).expect("the outbox's directory");
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         // Of two of one name the last one counts, as in an environment.
         let bindings: Vec<_> = bindings.iter().map(own).collect();
-        let (child, port) = spawn(dir, 0, &bindings);
-        Self { child, dir: dir.to_owned(), port, bindings }
+        let (child, port) = spawn(config, dir, 0, &bindings);
+        Self { child, config: config.to_owned(), dir: dir.to_owned(), port, bindings }
     }
 
     /// Where the program is.
@@ -61,7 +68,7 @@ impl Workerd {
 
     /// On the same port and directory, after [`Workerd::kill`].
     pub fn start_again(&mut self) {
-        (self.child, self.port) = spawn(&self.dir, self.port, &self.bindings);
+        (self.child, self.port) = spawn(&self.config, &self.dir, self.port, &self.bindings);
     }
 
     /// The same with another binding.
@@ -78,9 +85,9 @@ impl Drop for Workerd {
     }
 }
 
-fn spawn(dir: &Path, port: u16, bindings: &[(String, String)]) -> (Child, u16) {
+fn spawn(config: &Path, dir: &Path, port: u16, bindings: &[(String, String)]) -> (Child, u16) {
     let mut command = Command::new(binary());
-    command.args(["serve", CONFIG, "--control-fd=1"]);
+    command.arg("serve").arg(config).arg("--control-fd=1");
     command.arg(format!("--socket-addr=http=127.0.0.1:{port}"));
     command.arg(format!("--directory-path=outbox={}", dir.display()));
     command.env_clear().envs(bindings.iter().cloned());

@@ -2,6 +2,7 @@
 //! goes to the centre. The Worker runs on a real workerd.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -117,6 +118,10 @@ struct Shells {
 
 impl Shells {
     async fn start(more: &[(&str, &str)]) -> Self {
+        Self::start_as(None, more).await
+    }
+
+    async fn start_as(config: Option<&str>, more: &[(&str, &str)]) -> Self {
         let now = SystemClock.now();
         let world = World::at(now);
         let dir = tempfile::tempdir().unwrap();
@@ -135,7 +140,11 @@ impl Shells {
             ("GATEWAY_URL", url.as_str()),
         ];
         bindings.extend(more);
-        let worker = Workerd::start(&dir.path().join("worker"), &bindings);
+        let worker_dir = dir.path().join("worker");
+        let worker = match config {
+            Some(config) => Workerd::start_as(config.as_ref(), &worker_dir, &bindings),
+            None => Workerd::start(&worker_dir, &bindings),
+        };
         Self { native, worker, centre, world, _dir: dir }
     }
 
@@ -266,6 +275,39 @@ async fn what_an_isolate_accepted_survives_kill_9_and_a_centre_that_answers_500(
     eprintln!("all there {:?} after the centre is well again", watch.elapsed());
 }
 
+/// A shard in another data centre: whoever waits for somebody else's call has nothing under way of its
+/// own, and must not be taken for hung.
+const SLOW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/edge/slow-shard.capnp");
+
+#[tokio::test]
+async fn everybody_who_waits_for_a_slow_shard_is_answered() {
+    let shells = Shells::start_as(Some(SLOW), &[]).await;
+    // The isolate's first request asks for keys and ads, too.
+    assert_eq!(shells.click(&shells.token(0)).await.status, 302);
+    let watch = Stopwatch::start();
+    assert_eq!(shells.statuses("c", 1..21).await, [302; 20]);
+    assert!(watch.elapsed().as_millis() >= 150, "they did not wait for the shard");
+    let told = || shells.centre.told().events.len();
+    eventually("every click arrives", || told() == 21).await;
+    assert_eq!(shells.statuses("i", 21..31).await, [200; 10]);
+    eventually("every impression arrives", || told() == 31).await;
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_wait_longer_than_it_may() {
+    let wait = [("REDIRECT_WAIT_MS", "20")];
+    let shells = Shells::start_as(Some(SLOW), &wait).await;
+    assert_eq!(shells.click(&shells.token(0)).await.status, 302);
+    let watch = Stopwatch::start();
+    for seq in 1..21 {
+        assert_eq!(shells.click(&shells.token(seq)).await.status, 302);
+    }
+    // Each by itself: twenty times what the shard takes would be three seconds.
+    assert!(watch.elapsed().as_millis() < 2_000, "{:?}", watch.elapsed());
+    eventually("every click arrives all the same", || shells.centre.told().events.len() == 21)
+        .await;
+}
+
 impl Shells {
     fn token(&self, seq: i64) -> String {
         let spec = crate::support::TokenSpec { seq, ..Default::default() };
@@ -273,10 +315,28 @@ impl Shells {
     }
 
     async fn click(&self, token: &str) -> Reply {
+        Reply::read(&mut self.follow("c", token).await).await
+    }
+
+    /// What those get who follow links at the same time.
+    async fn statuses(&self, kind: &str, seqs: Range<i64>) -> Vec<u16> {
+        let mut asked = Vec::new();
+        for seq in seqs {
+            asked.push(self.follow(kind, &self.token(seq)).await);
+        }
+        let mut statuses = Vec::new();
+        for stream in &mut asked {
+            statuses.push(Reply::read(stream).await.status);
+        }
+        statuses
+    }
+
+    async fn follow(&self, kind: &str, token: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.worker_address()).await.unwrap();
-        let head = format!("GET /v1/c/{token} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n");
+        let path = format!("/v1/{kind}/{token}");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
-        Reply::read(&mut stream).await
+        stream
     }
 }
 
