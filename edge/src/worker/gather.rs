@@ -178,7 +178,7 @@ impl Gather {
             return Some(LINGER);
         }
         let are_many = now().0.saturating_sub(self.many_at.get().0) < LONG_AGO_MS;
-        (are_many).then_some(LINGER_AWAITED)
+        are_many.then_some(LINGER_AWAITED)
     }
 
     /// One call, and what must be done for it to be kept. A shard that does not answer is asked
