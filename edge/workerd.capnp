@@ -23,8 +23,9 @@ const config :Workerd.Config = (
 
 const edge :Workerd.Worker = (
   modules = [
-    (name = "index.js", esModule = embed "build/index.js"),
-    (name = "./index_bg.wasm", wasm = embed "build/index_bg.wasm"),
+    (name = "src/worker/entry.js", esModule = embed "src/worker/entry.js"),
+    (name = "build/index.js", esModule = embed "build/index.js"),
+    (name = "build/index_bg.wasm", wasm = embed "build/index_bg.wasm"),
   ],
   compatibilityDate = "2026-10-01",
   bindings = [

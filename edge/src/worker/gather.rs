@@ -3,18 +3,16 @@
 //! hold an isolate to a thousand events a second.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
 use shared::Timestamp;
 use shared::id::IdRange;
-use wasm_bindgen::JsValue;
-use worker::js_sys::futures::JsFuture;
-use worker::js_sys::{Function, Promise};
+use worker::js_sys::Array;
 use worker::{Context, Delay, console_error, console_warn};
 
+use super::glue::tell;
 use super::platform::now;
 use super::shard::{FindShard, Shard, ShardError};
 use crate::decision::{Draft, Loss};
@@ -29,14 +27,23 @@ const TURN_MS: u64 = 5_000;
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_millis(500);
 /// Events whose replies are out wait so long for others.
-const LINGER: Duration = Duration::from_millis(5);
+const LINGER: Duration = Duration::from_millis(20);
+/// Replies that wait do so for this much longer when the last call had at least [`MANY`] events, and
+/// was not long ago: a call costs as much as answering some ten requests.
+const LINGER_AWAITED: Duration = Duration::from_millis(2);
+const MANY: usize = 8;
+const LONG_AGO_MS: u64 = 100;
 /// A call that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Who waits for longer is refused, before the platform ends the request after 30 s.
+const CLIENT_WAIT: Duration = Duration::from_secs(25);
 
 /// What waits for the next call, and what all calls share.
 #[derive(Debug)]
 pub(super) struct Gather {
     waiting: RefCell<Waiting>,
+    /// When the last call with many events ended.
+    many_at: Cell<Timestamp>,
     /// Who makes the calls, and since when; counts up.
     caller: Cell<(u64, Option<Timestamp>)>,
     /// A click waits so long for its call …
@@ -60,26 +67,41 @@ pub(super) enum Waits {
     Client,
 }
 
+/// What became of events that were put.
+#[derive(Debug)]
+pub(super) enum Put {
+    /// Known already: whether they were taken, or will be.
+    Known(bool),
+    /// Whoever is entered in this list (`glue::wait`, at once) is told, or waits for so long.
+    Waits(Array, Duration),
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     events: Vec<Draft>,
     /// What is counted in place of events that are not taken, and that nobody will send again.
     lost: Vec<Loss>,
-    /// A promise for each request, not a channel: the platform brings whoever waits for one back
-    /// into its own request before it goes on.
-    clicks: Vec<Function>,
-    clients: Vec<Function>,
+    /// Lists for `glue::wait`.
+    clicks: Array,
+    clients: Array,
+}
+
+impl Waits {
+    /// What is counted in place of the events.
+    fn lost(self) -> Vec<Loss> {
+        match self {
+            Self::Nobody(lost) => lost,
+            Self::Click(lost) => vec![lost],
+            Self::Client => Vec::new(),
+        }
+    }
 }
 
 impl Gather {
-    pub(super) const fn new(redirect_wait: Duration) -> Self {
+    pub(super) fn new(redirect_wait: Duration) -> Self {
         Self {
-            waiting: RefCell::new(Waiting {
-                events: Vec::new(),
-                lost: Vec::new(),
-                clicks: Vec::new(),
-                clients: Vec::new(),
-            }),
+            waiting: RefCell::default(),
+            many_at: Cell::new(Timestamp(0)),
             caller: Cell::new((0, None)),
             redirect_wait,
             is_late: Cell::new(false),
@@ -88,75 +110,56 @@ impl Gather {
         }
     }
 
-    /// Puts events among those that wait for the next call. The future tells whether they were
-    /// taken, as soon as the reply may know.
+    /// Puts events among those that wait for the next call.
     pub(super) fn put(
         self: &Rc<Self>,
         events: Vec<Draft>,
         waits: Waits,
-        shard: &FindShard,
+        shard: impl FnOnce() -> FindShard,
         context: &Context,
-    ) -> impl Future<Output = bool> + use<> {
-        let (patience, unanswered) = match &waits {
-            Waits::Click(_) => (self.redirect_wait, true),
-            Waits::Client | Waits::Nobody(_) => (PATIENCE, false),
-        };
-        let told = self.wait(events, waits);
+    ) -> Put {
+        let put = self.wait(events, waits);
         let (call, since) = self.caller.get();
         if since.is_none_or(|since| now().0.saturating_sub(since.0) > TURN_MS) {
             self.caller.set((call + 1, Some(now())));
-            context.wait_until(Rc::clone(self).call(Rc::clone(shard), call + 1));
+            context.wait_until(Rc::clone(self).call(shard(), call + 1));
         }
-        async move {
-            let Some(told) = told else { return true };
-            // The timer is this request's own. The platform takes a request that waits for nothing
-            // but another one to hang, and ends it with an error as soon as it has nothing to do.
-            match select(JsFuture::from(told), Delay::from(patience)).await {
-                Either::Left((told, _)) => told.is_ok_and(|taken| taken.is_truthy()),
-                Either::Right(_) => unanswered,
-            }
-        }
+        put
     }
 
-    /// The promise of whoever waits; already broken when there is no room.
-    fn wait(&self, events: Vec<Draft>, waits: Waits) -> Option<Promise> {
+    fn wait(&self, events: Vec<Draft>, waits: Waits) -> Put {
         let mut waiting = self.waiting.borrow_mut();
         let is_full = waiting.events.len() + events.len() > EVENTS_MAX;
-        let lost = match &waits {
-            Waits::Nobody(lost) => lost.clone(),
-            Waits::Click(lost) => vec![*lost],
-            Waits::Client => Vec::new(),
-        };
         if is_full {
-            self.losses.borrow_mut().extend(lost);
-            let refused = || Promise::resolve(&JsValue::FALSE);
-            return (waits == Waits::Client).then(refused);
+            let is_refused = waits == Waits::Client;
+            self.losses.borrow_mut().extend(waits.lost());
+            return Put::Known(!is_refused);
         }
         waiting.events.extend(events);
-        waiting.lost.extend(lost);
-        let Waiting { clicks, clients, .. } = &mut *waiting;
-        let list = match waits {
-            Waits::Nobody(_) => return None,
-            Waits::Click(_) if self.is_late.get() => return None,
-            Waits::Click(_) => clicks,
-            Waits::Client => clients,
+        let put = match waits {
+            Waits::Client => Put::Waits(waiting.clients.clone(), CLIENT_WAIT),
+            Waits::Click(_) if !self.is_late.get() => {
+                Put::Waits(waiting.clicks.clone(), self.redirect_wait)
+            }
+            Waits::Click(_) | Waits::Nobody(_) => Put::Known(true),
         };
-        Some(Promise::new(&mut |tell, _| list.push(tell)))
+        waiting.lost.extend(waits.lost());
+        put
     }
 
     /// Makes calls until nothing waits, or somebody else does.
     async fn call(self: Rc<Self>, shard: FindShard, turn: u64) {
         loop {
-            let is_awaited = {
-                let waiting = self.waiting.borrow();
-                !(waiting.clicks.is_empty() && waiting.clients.is_empty())
-            };
-            if !is_awaited {
-                Delay::from(LINGER).await;
+            if let Some(linger) = self.linger() {
+                Delay::from(linger).await;
             }
             let waiting = self.waiting.take();
             if !waiting.events.is_empty() {
+                let is_many = waiting.events.len() >= MANY;
                 self.hand_over(waiting, &shard).await;
+                if is_many {
+                    self.many_at.set(now());
+                }
             }
             if self.caller.get().0 != turn {
                 return;
@@ -168,20 +171,30 @@ impl Gather {
         }
     }
 
+    /// How long others may still come along.
+    fn linger(&self) -> Option<Duration> {
+        let waiting = self.waiting.borrow();
+        if waiting.clicks.length() + waiting.clients.length() == 0 {
+            return Some(LINGER);
+        }
+        let are_many = now().0.saturating_sub(self.many_at.get().0) < LONG_AGO_MS;
+        are_many.then_some(LINGER_AWAITED)
+    }
+
     /// One call, and what must be done for it to be kept. A shard that does not answer is asked
     /// again, for nobody else would: asked twice, it may have an event twice, and its token tells.
     async fn hand_over(&self, waiting: Waiting, shard: &FindShard) {
         let Waiting { events, lost, clicks, clients } = waiting;
         let parcel = Parcel { events, losses: std::mem::take(&mut *self.losses.borrow_mut()) };
-        let mut clicks = clicks;
         let mut outcome = {
             let append = Box::pin(self.append(&parcel, shard));
             match select(append, Delay::from(self.redirect_wait)).await {
                 Either::Left((outcome, _)) => outcome,
                 Either::Right(((), append)) => {
                     self.is_late.set(true);
-                    tell(std::mem::take(&mut clicks), true);
-                    tell(std::mem::take(&mut self.waiting.borrow_mut().clicks), true);
+                    tell(&clicks, true);
+                    let next = std::mem::take(&mut self.waiting.borrow_mut().clicks);
+                    tell(&next, true);
                     match select(append, Delay::from(PATIENCE)).await {
                         Either::Left((outcome, _)) => outcome,
                         Either::Right(_) => Err(ShardError::Away("no answer".to_owned())),
@@ -189,8 +202,8 @@ impl Gather {
                 }
             }
         };
-        tell(clicks, true);
-        tell(clients, outcome.is_ok());
+        tell(&clicks, true);
+        tell(&clients, outcome.is_ok());
         if !lost.is_empty() {
             for _ in 0..TRIES {
                 let Err(ShardError::Away(why)) = &outcome else { break };
@@ -216,12 +229,5 @@ impl Gather {
             self.lease.replace(Some(leased));
         }
         Ok(())
-    }
-}
-
-fn tell(waiting: Vec<Function>, taken: bool) {
-    for told in waiting {
-        // A promise's own function: it never throws.
-        let _ = told.call1(&JsValue::UNDEFINED, &taken.into());
     }
 }

@@ -16,20 +16,35 @@ export function head(request) {
   return `${lines}\n${get("content-type")}\n${get("if-none-match")}\n${get("content-length")}`;
 }
 
-// Fields that are always the same for a sort of reply, read once: there are a dozen of them.
+// Fields of a sort of reply, and the name of the one that each has a value of its own for: there are a
+// dozen sorts. A response copies them, so the next one may have another value.
 const known = new Map();
 
-// `fields` and `more` are names and values in turn, one a line.
-export function reply(status, fields, more, body) {
-  let headers = known.get(fields);
-  if (headers === undefined) known.set(fields, headers = set(new Headers(), fields));
-  const response = new Response(body ?? null, { status, headers });
-  if (more !== "") set(response.headers, more);
-  return response;
+// `fields` are names and values in turn, one a line.
+export function learn(sort, fields, own) {
+  const headers = new Headers();
+  const words = fields === "" ? [] : fields.split("\n");
+  for (let at = 0; at + 1 < words.length; at += 2) headers.set(words[at], words[at + 1]);
+  known.set(sort, { headers, own });
 }
 
-function set(headers, lines) {
-  const words = lines === "" ? [] : lines.split("\n");
-  for (let at = 0; at + 1 < words.length; at += 2) headers.set(words[at], words[at + 1]);
-  return headers;
+export function reply(status, sort, value, body) {
+  const found = known.get(sort);
+  if (found === undefined) return undefined;
+  const { headers, own } = found;
+  if (own !== "") headers.set(own, value);
+  return new Response(body ?? null, { status, headers });
+}
+
+// In `list` for each that waits: its promise's function, and what it gets if taken and if not.
+export function wait(list, ms, taken, otherwise) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms, otherwise);
+    list.push(resolve, taken, otherwise);
+  });
+}
+
+export function tell(list, taken) {
+  const told = list.splice(0);
+  for (let at = 0; at < told.length; at += 3) told[at](told[at + (taken ? 1 : 2)]);
 }

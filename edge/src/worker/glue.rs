@@ -1,9 +1,11 @@
 //! A request and a reply in one call each.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
-use worker::js_sys::Uint8Array;
+use worker::js_sys::{Array, Promise, Uint8Array};
 use worker::worker_sys::web_sys;
 
 use crate::decision::Reply;
@@ -12,7 +14,28 @@ use crate::request::{Body, Method, Request};
 #[wasm_bindgen(module = "/src/worker/glue.js")]
 extern "C" {
     fn head(request: &web_sys::Request) -> String;
-    fn reply(status: u16, fields: &str, more: &str, body: Option<Uint8Array>) -> web_sys::Response;
+    /// Remembers fields, and the name of the one that each reply has a value of its own for.
+    fn learn(sort: u32, fields: &str, own: &str);
+    /// `None` when it has not learned that sort of fields.
+    fn reply(
+        status: u16,
+        sort: u32,
+        own: &str,
+        body: Option<&Uint8Array>,
+    ) -> Option<web_sys::Response>;
+    #[wasm_bindgen(js_name = wait)]
+    fn wait_in(list: &Array, ms: u32, taken: &JsValue, otherwise: &JsValue) -> Promise;
+    /// Tells everybody in a list, and empties it.
+    pub(super) fn tell(list: &Array, taken: bool);
+}
+
+/// A promise of `taken`, when the list is told so; of `otherwise`, when it is told otherwise or
+/// nothing for so long.
+///
+/// It is the caller's own promise, with a timer of its own. The platform ends a request at once that
+/// waits for nothing but another request ("your Worker's code had hung").
+pub(super) fn wait(list: &Array, most: Duration, taken: &JsValue, otherwise: &JsValue) -> Promise {
+    wait_in(list, u32::try_from(most.as_millis()).unwrap_or(u32::MAX), taken, otherwise)
 }
 
 /// A request's head.
@@ -97,19 +120,27 @@ fn bytes(text: &str) -> Vec<u8> {
 
 /// The platform's form of a reply.
 pub(super) fn to_response(decided: Reply, method: Method) -> web_sys::Response {
-    let mut fields = String::new();
-    // The platform owns the connection.
-    for (name, value) in decided.fields.iter().filter(|(name, _)| *name != "connection") {
-        push(&mut fields, name, value);
-    }
-    let mut more = String::new();
-    for (name, value) in [("location", &decided.location), ("etag", &decided.etag)] {
-        if let Some(value) = value {
-            push(&mut more, name, value);
-        }
-    }
+    let (name, value) = match (&decided.location, &decided.etag) {
+        (Some(location), _) => ("location", location.as_str()),
+        (None, Some(etag)) => ("etag", etag.as_str()),
+        (None, None) => ("", ""),
+    };
+    // Where the fields are, and how many, tells which they are: they are the program's own.
+    let fields = decided.fields.as_ptr().addr() * 32 + decided.fields.len();
+    let sort = (fields * 2 + usize::from(!name.is_empty())) as u32;
     let has_body = !decided.body.is_empty() && method != Method::Head;
-    reply(decided.status, &fields, &more, has_body.then(|| Uint8Array::from(&*decided.body)))
+    let body = has_body.then(|| Uint8Array::from(&*decided.body));
+    loop {
+        if let Some(response) = reply(decided.status, sort, value, body.as_ref()) {
+            return response;
+        }
+        let mut fields = String::new();
+        // The platform owns the connection.
+        for (name, value) in decided.fields.iter().filter(|(name, _)| *name != "connection") {
+            push(&mut fields, name, value);
+        }
+        learn(sort, &fields, name);
+    }
 }
 
 fn push(lines: &mut String, name: &str, value: &str) {

@@ -51,6 +51,8 @@ pub struct Outbox {
     sending: Cell<bool>,
     /// When the alarm comes, as far as this process knows.
     armed: Cell<Option<u64>>,
+    /// After an error nothing is tried before then, whatever comes.
+    held: Cell<u64>,
 }
 
 struct Inner {
@@ -75,7 +77,7 @@ struct Inner {
 impl DurableObject for Outbox {
     fn new(state: State, env: Env) -> Self {
         let (inner, sending, armed) = (RefCell::new(None), Cell::new(false), Cell::new(None));
-        Self { state, env, inner, sending, armed }
+        Self { state, env, inner, sending, armed, held: Cell::new(0) }
     }
 
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
@@ -240,14 +242,14 @@ impl Outbox {
             }
             let portion = match self.with(|inner| inner.portion(after, now)) {
                 Ok(portion) => portion,
-                Err(_) => return Some(now.plus_ms(PAUSE_MOST_MS)),
+                Err(_) => return self.hold(now.plus_ms(PAUSE_MOST_MS)),
             };
             let Some((end, portion)) = portion else {
                 match self.with(|inner| inner.idle(now)) {
                     Ok(Idle::Send(_)) => continue,
                     Ok(Idle::Wait(until)) => return Some(until),
                     Ok(Idle::Sleep) => return None,
-                    Err(_) => return Some(now.plus_ms(PAUSE_MOST_MS)),
+                    Err(_) => return self.hold(now.plus_ms(PAUSE_MOST_MS)),
                 }
             };
             after = end;
@@ -255,16 +257,21 @@ impl Outbox {
                 continue;
             }
             let Some(mut transport) = self.take_transport() else {
-                return Some(now.plus_ms(PAUSE_MOST_MS));
+                return self.hold(now.plus_ms(PAUSE_MOST_MS));
             };
             let outcomes = transport.send(&portion).await;
             let sent = self.with(|inner| inner.sent(transport, &portion, outcomes));
             match sent {
                 Ok(None) => {}
-                Ok(Some(until)) => return Some(until),
-                Err(_) => return Some(now.plus_ms(PAUSE_MOST_MS)),
+                Ok(Some(until)) => return self.hold(until),
+                Err(_) => return self.hold(now.plus_ms(PAUSE_MOST_MS)),
             }
         }
+    }
+
+    fn hold(&self, until: Timestamp) -> Option<Timestamp> {
+        self.held.set(until.0);
+        Some(until)
     }
 
     fn take_transport(&self) -> Option<Transport> {
@@ -279,7 +286,7 @@ impl Outbox {
     }
 
     async fn arm_soon(&self) {
-        let at = now().plus_ms(GATHER_MS);
+        let at = Timestamp(now().plus_ms(GATHER_MS).0.max(self.held.get()));
         let sooner = self.armed.get().is_none_or(|armed| armed > at.0);
         if !self.sending.get() && sooner {
             self.arm(at).await;
@@ -321,7 +328,9 @@ impl Inner {
         after: i64,
         now: Timestamp,
     ) -> worker::Result<Option<(i64, Vec<Unsent>)>> {
-        let mut portion = self.database.unsent(after, PORTION)?;
+        // After an error one batch finds out whether things are well again: each costs a signature.
+        let count = if self.pause_ms > PAUSE_LEAST_MS { 1 } else { PORTION };
+        let mut portion = self.database.unsent(after, count)?;
         let end = portion.last().map(|batch| batch.sequence);
         self.refused.retain(|_, until| *until > now);
         portion.retain(|batch| !self.refused.contains_key(&batch.sequence));

@@ -11,11 +11,15 @@ use shared::id::IdRange;
 use shared::keys::EdgeKeys;
 use shared::limits::EDGE_BODY_BYTES_MAX;
 use shared::{ImpressionId, Random, Timestamp};
-use worker::worker_sys::web_sys;
-use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn, event};
+use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::wasm_bindgen;
+use worker::js_sys::Promise;
+use worker::js_sys::futures::{JsFuture, future_to_promise};
+use worker::worker_sys::{Context as JsContext, web_sys};
+use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn};
 
-use super::gather::{Gather, Waits};
-use super::glue::{Head, to_response};
+use super::gather::{Gather, Put, Waits};
+use super::glue::{Head, to_response, wait};
 use super::outbox::{POLICY_LIFE_MS, binding};
 use super::place::{location_hint, shard_name};
 use super::platform::{SystemRandom, now};
@@ -57,7 +61,7 @@ struct Edge {
 /// What the core is lent for one request.
 struct Memory<'a> {
     edge: &'a Edge,
-    /// The time since the isolate's first request.
+    /// As [`Edge::since`].
     since: Duration,
 }
 
@@ -75,15 +79,73 @@ thread_local! {
     static EDGE: RefCell<Option<Rc<Edge>>> = const { RefCell::new(None) };
 }
 
-#[event(fetch)]
-async fn fetch(
-    request: web_sys::Request,
+/// One request, and what the platform lends to it.
+struct Visit {
+    head: Head,
     env: Env,
     context: Context,
-) -> worker::Result<web_sys::Response> {
+}
+
+/// What goes back to the platform.
+enum Answer {
+    /// A reply, or the promise of one.
+    Ready(JsValue),
+    /// The first reply if what is promised comes true, else the second.
+    Told(Promise, Box<[Reply; 2]>),
+}
+
+/// A reply, or the promise of one: what can be answered at once costs no promise, and a redirect
+/// that waits for the shard only one.
+#[wasm_bindgen]
+#[expect(unreachable_pub, reason = "what JavaScript calls must be public")]
+pub fn fetch(request: web_sys::Request, env: Env, context: JsContext) -> JsValue {
     let head = Head::read(&request);
     let edge = Edge::get(&env, &head);
-    edge.answer(request, head, env, context).await
+    let visit = Rc::new(Visit { head, env, context: Context::new(context) });
+    if visit.is_link() && edge.follow_centre_later(&visit) {
+        let since = edge.since();
+        return match edge.admit(&visit, since) {
+            Ok(policy) => edge.decide(Body::Whole(&[]), &policy, &visit, since).into_js(&visit),
+            Err(refused) => refused,
+        };
+    }
+    let promised = future_to_promise(async move {
+        edge.answer(request, visit).await.or_else(|error| {
+            console_error!("{error}");
+            Ok(web_sys::Response::from(Response::error("INTERNAL SERVER ERROR", 500)?).into())
+        })
+    });
+    promised.into()
+}
+
+impl Visit {
+    /// Click links and pixels: their bodies are not looked at.
+    fn is_link(&self) -> bool {
+        self.head.path.starts_with("/v1/c/") || self.head.path.starts_with("/v1/i/")
+    }
+
+    fn class(&self) -> Class {
+        if self.head.path.starts_with("/v1/c/") { Class::Click } else { Class::Request }
+    }
+
+    fn response(&self, reply: Reply) -> JsValue {
+        to_response(reply, self.head.method).into()
+    }
+}
+
+impl Answer {
+    fn into_js(self, visit: &Rc<Visit>) -> JsValue {
+        let (told, [taken, refused]) = match self {
+            Self::Ready(ready) => return ready,
+            Self::Told(told, replies) => (told, *replies),
+        };
+        let visit = Rc::clone(visit);
+        let promised = future_to_promise(async move {
+            let is_taken = JsFuture::from(told).await.is_ok_and(|taken| taken.is_truthy());
+            Ok(visit.response(if is_taken { taken } else { refused }))
+        });
+        promised.into()
+    }
 }
 
 impl Edge {
@@ -150,33 +212,25 @@ impl Edge {
     async fn answer(
         self: Rc<Self>,
         request: web_sys::Request,
-        head: Head,
-        env: Env,
-        context: Context,
-    ) -> worker::Result<web_sys::Response> {
-        let head = Rc::new(head);
-        let shard: FindShard = {
-            let (edge, head) = (Rc::clone(&self), Rc::clone(&head));
-            Rc::new(move || edge.shard(&env, &head))
-        };
+        visit: Rc<Visit>,
+    ) -> worker::Result<JsValue> {
+        let head = &visit.head;
+        let js = |response: Response| JsValue::from(web_sys::Response::from(response));
         match head.path.as_str() {
-            "/healthz" => return Ok(Response::ok("ok\n")?.into()),
-            "/readyz" => return self.ready(shard()).await.map(Into::into),
+            "/healthz" => return Response::ok("ok\n").map(js),
+            "/readyz" => return self.ready(self.shard(&visit)).await.map(js),
             _ => {}
         }
-        self.follow_centre(&shard, &context).await;
-        let Some(policy) = self.policy.borrow().clone() else {
-            let text = "This link cannot be followed at the moment: the site is being set up.\n";
-            let reply = ResponseBuilder::new().with_status(503).fixed(text.as_bytes().to_vec());
-            return Ok(reply.into());
-        };
-        let class = if head.path.starts_with("/v1/c/") { Class::Click } else { Class::Request };
-        let since = Duration::from_millis(now().0.saturating_sub(self.started.0));
-        if !self.limits.admit(class, head.client, since) {
-            return Ok(to_response(handle::too_many(class), head.method));
+        if !self.follow_centre_later(&visit) {
+            self.follow_centre(&visit).await;
         }
+        let since = self.since();
+        let policy = match self.admit(&visit, since) {
+            Ok(policy) => policy,
+            Err(refused) => return Ok(refused),
+        };
         if head.path == "/v1/serve" && head.method == Method::Get {
-            self.replenish(&shard).await;
+            self.replenish(&visit).await;
         }
         let body = match head.path == "/v1/events" && head.method == Method::Post {
             true => match read_body(request, head.content_length).await {
@@ -187,44 +241,85 @@ impl Edge {
             false => Some(Vec::new()),
         };
         let body = body.as_deref().map_or(Body::TooLarge, Body::Whole);
-        let mut memory = Memory { edge: &self, since };
-        let decision = handle(&head.request(body), &policy, &mut memory, now(), &mut SystemRandom);
-        let reply = self.perform(decision, &shard, &context).await;
-        Ok(to_response(reply, head.method))
+        Ok(self.decide(body, &policy, &visit, since).into_js(&visit))
+    }
+
+    /// The time since the isolate's first request.
+    fn since(&self) -> Duration {
+        Duration::from_millis(now().0.saturating_sub(self.started.0))
+    }
+
+    /// By what the request is decided; or the reply to one that is not.
+    fn admit(&self, visit: &Visit, since: Duration) -> Result<Rc<Policy>, JsValue> {
+        let Some(policy) = self.policy.borrow().clone() else {
+            let text = "This link cannot be followed at the moment: the site is being set up.\n";
+            let reply = ResponseBuilder::new().with_status(503).fixed(text.as_bytes().to_vec());
+            return Err(web_sys::Response::from(reply).into());
+        };
+        let class = visit.class();
+        if self.limits.admit(class, visit.head.client, since) {
+            Ok(policy)
+        } else {
+            Err(visit.response(handle::too_many(class)))
+        }
+    }
+
+    fn decide(
+        self: &Rc<Self>,
+        body: Body<'_>,
+        policy: &Policy,
+        visit: &Rc<Visit>,
+        since: Duration,
+    ) -> Answer {
+        let mut memory = Memory { edge: self, since };
+        let request = visit.head.request(body);
+        let decision = handle(&request, policy, &mut memory, now(), &mut SystemRandom);
+        self.perform(decision, visit)
     }
 
     /// This isolate's shard. What the platform says of the request tells where the isolate is.
-    fn shard(&self, env: &Env, head: &Head) -> Result<Shard, ShardError> {
+    fn shard(&self, visit: &Visit) -> Result<Shard, ShardError> {
+        let Visit { head, env, .. } = visit;
         let name = shard_name(&self.settings.name, &head.colo, self.number);
         let name = name.ok_or_else(|| ShardError::Away("the outbox has no name".to_owned()))?;
         Shard::find(env, name, location_hint(&head.continent, head.longitude))
             .map_err(|error| ShardError::Away(format!("the binding OUTBOX: {error}")))
     }
 
-    /// Goes by the keys and ads that the centre told the shard last. The isolate's first request
-    /// waits for them; later ones do not.
-    async fn follow_centre(self: &Rc<Self>, shard: &FindShard, context: &Context) {
-        let now = now();
-        let first = self.asked_at.get() == Timestamp(0);
-        let is_due = now.0.saturating_sub(self.asked_at.get().0) >= POLICY_LIFE_MS;
+    /// The way to the shard, for calls that this request makes for others.
+    fn find_shard(self: &Rc<Self>, visit: &Rc<Visit>) -> FindShard {
+        let (edge, visit) = (Rc::clone(self), Rc::clone(visit));
+        Rc::new(move || edge.shard(&visit))
+    }
+
+    /// Goes by the keys and ads that the centre told the shard last, without waiting for them;
+    /// false when they must be waited for: before the isolate's first request.
+    fn follow_centre_later(self: &Rc<Self>, visit: &Rc<Visit>) -> bool {
+        let (now, asked_at) = (now(), self.asked_at.get());
+        let is_due = now.0.saturating_sub(asked_at.0) >= POLICY_LIFE_MS;
         if !is_due || self.keys.is_none() || self.settings.policy_url.is_none() {
-            return;
+            return true;
         }
         self.asked_at.set(now);
-        let Ok(shard) = shard() else { return };
-        let edge = Rc::clone(self);
-        let follow = async move {
-            let known = edge.told.borrow().clone();
-            match shard.policy(&known).await {
-                Ok(None) => {}
-                Ok(Some((tag, text))) => match edge.take_policy(&text) {
-                    Ok(()) => drop(edge.told.replace(tag)),
-                    Err(why) => console_error!("the centre's keys and ads cannot be used: {why}"),
-                },
-                Err(why) => console_warn!("keys and ads stay as they are: {why:?}"),
-            }
-        };
-        if first { follow.await } else { context.wait_until(follow) }
+        if asked_at == Timestamp(0) {
+            return false;
+        }
+        let (edge, asker) = (Rc::clone(self), Rc::clone(visit));
+        visit.context.wait_until(async move { edge.follow_centre(&asker).await });
+        true
+    }
+
+    async fn follow_centre(&self, visit: &Visit) {
+        let Ok(shard) = self.shard(visit) else { return };
+        let known = self.told.borrow().clone();
+        match shard.policy(&known).await {
+            Ok(None) => {}
+            Ok(Some((tag, text))) => match self.take_policy(&text) {
+                Ok(()) => drop(self.told.replace(tag)),
+                Err(why) => console_error!("the centre's keys and ads cannot be used: {why}"),
+            },
+            Err(why) => console_warn!("keys and ads stay as they are: {why:?}"),
+        }
     }
 
     /// Puts what the centre told in force.
@@ -247,12 +342,12 @@ impl Edge {
     }
 
     /// Sees to it that there is an id for this request.
-    async fn replenish(&self, shard: &FindShard) {
+    async fn replenish(&self, visit: &Visit) {
         let is_fresh = |lease: &Option<IdRange>| lease.is_some_and(|ids| ids.is_fresh(now()));
         if is_fresh(&self.gather.lease.borrow()) {
             return;
         }
-        let leased = match shard() {
+        let leased = match self.shard(visit) {
             Ok(shard) => shard.lease().await,
             Err(error) => Err(error),
         };
@@ -267,17 +362,12 @@ impl Edge {
     }
 
     /// Does what the core decided, in its order: events, tallies, reply.
-    async fn perform(
-        self: &Rc<Self>,
-        decision: Decision,
-        shard: &FindShard,
-        context: &Context,
-    ) -> Reply {
+    fn perform(self: &Rc<Self>, decision: Decision, visit: &Rc<Visit>) -> Answer {
         let Decision { events, tallies, durability, when_full, reply } = decision;
         self.gather.losses.borrow_mut().extend(tallies);
         if events.is_empty() {
-            self.flush_losses(shard, context);
-            return reply;
+            self.flush_losses(visit);
+            return Answer::Ready(visit.response(reply));
         }
         let durable = durability == Durability::Durable;
         let (waits, refusal) = match when_full {
@@ -288,17 +378,29 @@ impl Edge {
             WhenFull::Refuse if durable => (Waits::Client, Some(handle::outbox_full())),
             WhenFull::Refuse => (Waits::Nobody(lost(&events)), None),
         };
-        let taken = self.gather.put(events, waits, shard, context).await;
-        refusal.filter(|_| !taken).unwrap_or(reply)
+        let put = self.gather.put(events, waits, || self.find_shard(visit), &visit.context);
+        match (put, refusal) {
+            (Put::Waits(list, most), Some(refusal)) => {
+                let told = wait(&list, most, &JsValue::TRUE, &JsValue::FALSE);
+                Answer::Told(told, Box::new([reply, refusal]))
+            }
+            // The reply is the same in any case.
+            (Put::Waits(list, most), None) => {
+                let response = visit.response(reply);
+                Answer::Ready(wait(&list, most, &response, &response).into())
+            }
+            (Put::Known(false), Some(refusal)) => Answer::Ready(visit.response(refusal)),
+            (Put::Known(_), _) => Answer::Ready(visit.response(reply)),
+        }
     }
 
     /// Sends losses that no events take along.
-    fn flush_losses(self: &Rc<Self>, shard: &FindShard, context: &Context) {
+    fn flush_losses(self: &Rc<Self>, visit: &Rc<Visit>) {
         if self.gather.losses.borrow().is_empty() || self.flushing.replace(true) {
             return;
         }
-        let (edge, shard) = (Rc::clone(self), shard());
-        context.wait_until(async move {
+        let (edge, shard) = (Rc::clone(self), self.shard(visit));
+        visit.context.wait_until(async move {
             Delay::from(LOSSES_WAIT).await;
             edge.flushing.set(false);
             let losses = std::mem::take(&mut *edge.gather.losses.borrow_mut());

@@ -6,8 +6,6 @@ use std::process::{Child, Command, Stdio};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/workerd.capnp");
 
-const BUILD_IT: &str = "`cargo xtask worker` builds it";
-
 /// A workerd with the edge in it, ended with -9 when it is dropped. Panics when it cannot be had: a
 /// test that needs one cannot pass without.
 #[derive(Debug)]
@@ -33,19 +31,31 @@ impl Workerd {
     /// On a free port, with its outbox in a directory. What is not among the bindings is not set.
     #[must_use]
     pub fn start(dir: &Path, bindings: &[(&str, &str)]) -> Self {
-        assert!(built().exists(), "no Worker in {}: {BUILD_IT}", built().display());
+        Self::start_with(Path::new(CONFIG), dir, bindings)
+    }
+
+    fn start_with(config: &Path, dir: &Path, bindings: &[(&str, &str)]) -> Self {
+        let built = Path::new(CONFIG).with_file_name("build");
+        assert!(built.exists(), "no Worker in {}: `cargo xtask worker` builds it", built.display());
         std::fs::create_dir_all(dir).expect("the outbox's directory");
-        Self::start_with(CONFIG.into(), dir, bindings)
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        // Of two of one name the last one counts, as in an environment.
+        let bindings: Vec<_> = bindings.iter().map(own).collect();
+        let (child, port) = spawn(config, dir, 0, &bindings);
+        Self { child, config: config.to_owned(), dir: dir.to_owned(), port, bindings }
     }
 
     /// The same, and it trusts whoever has this certificate (PEM).
     #[must_use]
     pub fn start_trusting(dir: &Path, certificate: &Path, bindings: &[(&str, &str)]) -> Self {
         let own = dir.join("config");
-        std::fs::create_dir_all(own.join("build")).expect("a directory for the config");
-        for name in ["index.js", "index_bg.wasm"] {
-            let copied = std::fs::copy(built().join(name), own.join("build").join(name));
-            copied.unwrap_or_else(|error| panic!("no Worker ({error}): {BUILD_IT}"));
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for file in ["src/worker/entry.js", "build/index.js", "build/index_bg.wasm"] {
+            let to = own.join(file);
+            std::fs::create_dir_all(to.parent().expect("it is in a folder")).expect("its folder");
+            let copied = std::fs::copy(here.join(file), to);
+            copied
+                .unwrap_or_else(|error| panic!("{file}: {error}; `cargo xtask worker` builds it"));
         }
         std::fs::copy(certificate, own.join("ca.pem")).expect("the certificate");
         let text = std::fs::read_to_string(CONFIG).expect("the config");
@@ -53,15 +63,7 @@ impl Workerd {
         assert!(text.contains(all), "the config has no {all}");
         let config = own.join("workerd.capnp");
         std::fs::write(&config, text.replace(all, &format!("{all}, {more}"))).expect("the config");
-        Self::start_with(config, dir, bindings)
-    }
-
-    fn start_with(config: PathBuf, dir: &Path, bindings: &[(&str, &str)]) -> Self {
-        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        // Of two of one name the last one counts, as in an environment.
-        let bindings: Vec<_> = bindings.iter().map(own).collect();
-        let (child, port) = spawn(&config, dir, 0, &bindings);
-        Self { child, config, dir: dir.to_owned(), port, bindings }
+        Self::start_with(&config, dir, bindings)
     }
 
     /// Where the program is.
@@ -88,6 +90,12 @@ impl Workerd {
         (self.child, self.port) = spawn(&self.config, &self.dir, self.port, &self.bindings);
     }
 
+    /// The same as another configuration says.
+    pub fn start_again_as(&mut self, config: &Path) {
+        config.clone_into(&mut self.config);
+        self.start_again();
+    }
+
     /// The same with another binding.
     pub fn start_again_with(&mut self, name: &str, value: &str) {
         self.bindings.retain(|(known, _)| known != name);
@@ -100,10 +108,6 @@ impl Drop for Workerd {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn built() -> PathBuf {
-    Path::new(CONFIG).with_file_name("build")
 }
 
 fn spawn(config: &Path, dir: &Path, port: u16, bindings: &[(String, String)]) -> (Child, u16) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
@@ -198,6 +199,14 @@ impl Shells {
         Self { native, worker, centre, world, _dir: dir }
     }
 
+    /// The Worker alone, as another configuration says.
+    pub(crate) async fn start_as(config: &str, more: &[(&str, &str)]) -> Self {
+        let mut shells = Self::start(more).await;
+        shells.worker.kill();
+        shells.worker.start_again_as(config.as_ref());
+        shells
+    }
+
     pub(crate) fn worker_address(&self) -> SocketAddr {
         self.worker.url().trim_start_matches("http://").parse().unwrap()
     }
@@ -219,6 +228,14 @@ impl Shells {
     /// The Worker's reply to a click.
     pub(crate) async fn click(&self, token: &str) -> Reply {
         get(self.worker_address(), &format!("/v1/c/{token}")).await
+    }
+
+    /// What the Worker says to those who follow links at the same time.
+    pub(crate) async fn statuses(&self, kind: &str, seqs: Range<i64>) -> Vec<u16> {
+        let address = self.worker_address();
+        let paths = seqs.map(|seq| format!("/v1/{kind}/{}", self.token(seq)));
+        let asked = paths.map(|path| async move { get(address, &path).await.status });
+        futures::future::join_all(asked).await
     }
 }
 

@@ -118,6 +118,38 @@ async fn a_worker_without_keys_is_alive_and_says_what_is_missing() {
     assert!(reasons.contains("EDGE_KEYS: missing field"), "{reasons}");
 }
 
+/// A shard in another data centre: whoever waits for somebody else's call has nothing under way of its
+/// own, and must not be taken for hung.
+const SLOW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/edge/slow-shard.capnp");
+
+#[tokio::test]
+async fn everybody_who_waits_for_a_slow_shard_is_answered() {
+    let shells = Shells::start_as(SLOW, &[]).await;
+    // The isolate's first request asks for keys and ads, too.
+    assert_eq!(shells.click(&shells.token(0)).await.status, 302);
+    let watch = Stopwatch::start();
+    assert_eq!(shells.statuses("c", 1..21).await, [302; 20]);
+    assert!(watch.elapsed().as_millis() >= 150, "they did not wait for the shard");
+    let told = || shells.centre.told().events.len();
+    eventually("every click arrives", || told() == 21).await;
+    assert_eq!(shells.statuses("i", 21..31).await, [200; 10]);
+    eventually("every impression arrives", || told() == 31).await;
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_wait_longer_than_it_may() {
+    let shells = Shells::start_as(SLOW, &[("REDIRECT_WAIT_MS", "20")]).await;
+    assert_eq!(shells.click(&shells.token(0)).await.status, 302);
+    let watch = Stopwatch::start();
+    for seq in 1..21 {
+        assert_eq!(shells.click(&shells.token(seq)).await.status, 302);
+    }
+    // Each by itself: twenty times what the shard takes would be three seconds.
+    assert!(watch.elapsed().as_millis() < 2_000, "{:?}", watch.elapsed());
+    eventually("every click arrives all the same", || shells.centre.told().events.len() == 21)
+        .await;
+}
+
 /// Requests wait for a call that another one makes, whose own reply may be out long since: the
 /// platform takes that to be a hung program unless they have something of their own to wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
