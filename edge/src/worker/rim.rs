@@ -236,7 +236,7 @@ impl Edge {
             true => match read_body(request, head.content_length).await {
                 Ok(body) => body,
                 // The client ended it, or sent what is no body: no failure of ours.
-                Err(_) => return Ok(to_response(handle::body_timeout(), head.method)),
+                Err(_) => return Ok(to_response(handle::body_timeout(), head.method).into()),
             },
             false => Some(Vec::new()),
         };
