@@ -1,6 +1,7 @@
 // What the tests of pages play on: the real edge, collector and counter in one process, a server for
 // pages, and a browser. Each test has an ad and a placement of its own, so that its counts are too.
-import { spawn } from "node:child_process";
+// With WORKERD, pages ask the Wasm edge on that workerd, which tells the same counter.
+import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
@@ -76,6 +77,8 @@ export class Stage {
     else flags.push("--demo", "--sdk", join(room, "dist"));
     // The tests click at once what they were shown.
     const env = { ...process.env, COUNTERSIGN_ADMIN_KEY: KEY, COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS: "0" };
+    const { WORKERD } = process.env;
+    if (WORKERD) env.COUNTERSIGN_EDGE__PUBLIC_URL = `http://127.0.0.1:${await freePort()}`;
     this.process = spawn(binary, ["up", "--data", data, ...flags], { env, stdio: ["ignore", "pipe", "pipe"] });
     let said = "";
     for (const stream of [this.process.stdout, this.process.stderr]) stream.on("data", (part) => (said += part));
@@ -85,6 +88,29 @@ export class Stage {
     }
     this.edge = /edge listening on (\S+)/.exec(said)[1];
     this.api = /api listening on (\S+)/.exec(said)[1];
+    if (WORKERD) await this.#startWorker(WORKERD, binary, data, env.COUNTERSIGN_EDGE__PUBLIC_URL);
+  }
+
+  /** The Wasm edge, which sends what it is told to the gateway. */
+  async #startWorker(workerd, binary, data, url) {
+    const outbox = join(this.folder, "worker");
+    mkdirSync(outbox);
+    const env = {
+      EDGE_NAME: "wasm",
+      EDGE_KEYS: execFileSync(binary, ["keys", "edge", "--issuer", "edge", "--data", data], { encoding: "utf8" }),
+      PUBLIC_URL: url,
+      GATEWAY_URL: this.api,
+      CLICK_TOO_SOON_MS: "0",
+    };
+    const flags = [`--socket-addr=http=${new URL(url).host}`, `--directory-path=outbox=${outbox}`];
+    this.worker = spawn(workerd, ["serve", join(room, "../edge/workerd.capnp"), ...flags], { env, stdio: "inherit" });
+    for (let waited = 0; ; waited += 50) {
+      const ready = await fetch(`${url}/readyz`).catch(() => undefined);
+      if (ready?.ok) break;
+      if (waited > PATIENCE_MS || this.worker.exitCode !== null) throw new Error(`workerd: ${ready && (await ready.text())}`);
+      await sleep(50);
+    }
+    this.edge = url;
   }
 
   /** Puts a page onto the site; `{edge}` in it is the edge. */
@@ -139,12 +165,22 @@ export class Stage {
 
   async close() {
     await this.browser?.close();
+    this.worker?.kill("SIGKILL");
     this.process?.kill("SIGTERM");
     this.server?.closeAllConnections();
     this.server?.close();
     if (this.process?.exitCode === null) await new Promise((ended) => this.process.once("exit", ended));
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+/** A port that nobody listens on, for the moment. */
+async function freePort() {
+  const server = createServer();
+  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+  const { port } = server.address();
+  await new Promise((closed) => server.close(closed));
+  return port;
 }
 
 /** A place for an ad. */
