@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use edge::worker::workerd::Workerd;
 use http_body_util::{BodyExt as _, Full};
@@ -29,6 +29,8 @@ use crate::support::{BROWSER, CATALOGUE, EDGE, World};
 struct Centre {
     batches: Mutex<BTreeMap<(String, u64, u64), Vec<u8>>>,
     status: AtomicU16,
+    /// How many batches were brought, taken or not.
+    brought: AtomicU32,
 }
 
 impl Centre {
@@ -58,6 +60,7 @@ impl Centre {
         let mut status = self.status.load(Ordering::SeqCst);
         match Batch::read(&body) {
             Ok(batch) if path == "/v1/batches" => {
+                self.brought.fetch_add(1, Ordering::SeqCst);
                 // An error means neither that nothing happened nor that something did.
                 if status == 202 || (status == 500 && batch.number % 2 == 0) {
                     let outbox = batch.outbox;
@@ -306,6 +309,22 @@ async fn a_redirect_does_not_wait_longer_than_it_may() {
     assert!(watch.elapsed().as_millis() < 2_000, "{:?}", watch.elapsed());
     eventually("every click arrives all the same", || shells.centre.told().events.len() == 21)
         .await;
+}
+
+/// Each event sets the alarm to a moment from now; after an error it must not.
+#[tokio::test]
+async fn a_centre_that_refuses_is_left_alone_for_a_while_whatever_comes() {
+    let shells = Shells::start(&[]).await;
+    shells.centre.status.store(503, Ordering::SeqCst);
+    for seq in 0..60 {
+        assert_eq!(shells.click(&shells.token(seq)).await.status, 302);
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    // The first attempts bring what there is, later ones one batch each after 100 ms, 200, 400, …
+    let brought = shells.centre.brought.load(Ordering::SeqCst);
+    assert!((2..=20).contains(&brought), "{brought} attempts");
+    shells.centre.status.store(202, Ordering::SeqCst);
+    eventually("every click arrives", || shells.centre.told().events.len() == 60).await;
 }
 
 impl Shells {
