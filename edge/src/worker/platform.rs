@@ -6,7 +6,8 @@ use wasm_bindgen::{JsCast as _, JsValue};
 
 /// The time, as of the last I/O: on Workers the clock stands still in between.
 pub(super) fn now() -> Timestamp {
-    Timestamp(worker::Date::now().as_millis())
+    // Whole milliseconds since 1970, far below 2^53.
+    Timestamp(js_sys::Date::now() as u64)
 }
 
 /// `crypto.getRandomValues`.

@@ -150,6 +150,22 @@ async fn a_redirect_does_not_wait_longer_than_it_may() {
         .await;
 }
 
+/// Each event sets the alarm to a moment from now; after an error it must not.
+#[tokio::test]
+async fn a_centre_that_refuses_is_left_alone_for_a_while_whatever_comes() {
+    let shells = Shells::start(&[]).await;
+    shells.centre.status.store(503, Ordering::SeqCst);
+    for seq in 0..60 {
+        assert_eq!(shells.click(&shells.token(seq)).await.status, 302);
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    // The first attempts bring what there is, later ones one batch each after 100 ms, 200, 400, …
+    let brought = shells.centre.asked.load(Ordering::SeqCst);
+    assert!((2..=20).contains(&brought), "{brought} attempts");
+    shells.centre.status.store(202, Ordering::SeqCst);
+    eventually("every click arrives", || shells.centre.told().events.len() == 60).await;
+}
+
 /// Requests wait for a call that another one makes, whose own reply may be out long since: the
 /// platform takes that to be a hung program unless they have something of their own to wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
