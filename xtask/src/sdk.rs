@@ -33,13 +33,18 @@ pub(crate) fn test() -> Result<(), Failure> {
     };
     // One file after the other: each plays on a browser and a `countersign` of its own, and looks at
     // seconds.
-    let files = ["units", "pages", "delivery", "readme", "demo"]
-        .map(|name| format!("sdk-js/tests/{name}.test.mjs"));
-    run(tools::node()
-        .args(["--test", "--test-concurrency=1", "--test-reporter=spec"])
-        .args(files)
-        .env("COUNTERSIGN_BIN", countersign)
-        .env("CHROMIUM_BIN", chromium()?))
+    let chromium = chromium()?;
+    let tests = |names: &[&str]| {
+        let files = names.iter().map(|name| format!("sdk-js/tests/{name}.test.mjs"));
+        let mut node = tools::node();
+        node.args(["--test", "--test-concurrency=1", "--test-reporter=spec"]).args(files);
+        node.env("COUNTERSIGN_BIN", &countersign).env("CHROMIUM_BIN", &chromium);
+        node
+    };
+    run(&mut tests(&["units", "pages", "delivery", "readme", "demo"]))?;
+    // The same pages ask the Wasm edge.
+    crate::worker::build()?;
+    run(tests(&["pages", "delivery", "demo"]).env("WORKERD", tools::workerd()?))
 }
 
 /// The folder of its files, if they have been built.

@@ -176,7 +176,7 @@ impl Edge {
                     beacons: settings.beacons,
                     verdicts: settings.verdicts.clone(),
                     rule_set: settings.verdicts.set(settings.clicks_pace),
-                    privacy: settings.privacy.clone(),
+                    privacy: settings.privacy,
                     keys: Arc::new(keys),
                     catalogue: Arc::new(catalogue),
                 };

@@ -14,7 +14,7 @@ use shared::id::IdAllocator;
 use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
 use shared::random::Seeded;
 use shared::token::to_text;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::Reply;
@@ -276,6 +276,13 @@ async fn bodies_of_any_size_and_ten_thousand_events() {
         siege.refused("twice as long", 413, &post(sized(2 * EDGE_BODY_BYTES_MAX))).await;
         siege.is_alive("large bodies").await;
     }
+    // Who announces too much is told so before it sends it.
+    let head = Raw::post(JSON, sized(EDGE_BODY_BYTES_MAX + 1)).bytes().0;
+    for (name, address) in siege.shells.both() {
+        let reply = first_of(address, &head).await;
+        assert!(reply.starts_with("HTTP/1.1 413 "), "{name}: {reply}");
+    }
+    siege.is_alive("a large body that did not come").await;
     let events = |count: usize, element: &str| {
         format!("{{\"events\":[{}]}}", vec![element; count].join(",")).into_bytes()
     };
@@ -453,6 +460,16 @@ async fn slowly(
         stream.shutdown().await.unwrap();
     }
     Reply::read_any(&mut stream).await
+}
+
+/// What the server says first, while the connection stays open.
+async fn first_of(address: SocketAddr, head: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head).await.unwrap();
+    let mut bytes = [0; 64];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut bytes));
+    let count = read.await.expect("it answers within 5 s").unwrap();
+    String::from_utf8_lossy(&bytes[..count]).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
