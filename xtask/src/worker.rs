@@ -77,7 +77,9 @@ fn build_anew(folder: &Path) -> Result<(), Failure> {
     let wasm = folder.join("index_bg.wasm");
     let optimized = folder.join("optimized.wasm");
     let mut optimize = Command::new(programs.join("wasm-opt"));
-    optimize.args(["-Oz", "--strip-debug", "--strip-producers"]).args(WASM_FEATURES);
+    // Nothing lies in the first KiB: the stack grows towards it, and ends the program before.
+    optimize.args(["--low-memory-unused", "-Oz", "--strip-debug", "--strip-producers"]);
+    optimize.args(WASM_FEATURES);
     run(optimize.arg(&wasm).arg("-o").arg(&optimized))?;
     fs::rename(&optimized, &wasm).map_err(|error| format!("{}: {error}", wasm.display()))
 }
