@@ -27,6 +27,8 @@ extern "C" {
     fn wait_in(list: &Array, ms: u32, taken: &JsValue, otherwise: &JsValue) -> Promise;
     /// Tells everybody in a list, and empties it.
     pub(super) fn tell(list: &Array, taken: bool);
+    /// A promise of 64 bytes.
+    pub(super) fn sign(key: u32, secret: &[u8], bytes: &[u8]) -> Promise;
 }
 
 /// A promise of `taken`, when the list is told so; of `otherwise`, when it is told otherwise or

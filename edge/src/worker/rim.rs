@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use shared::id::IdRange;
-use shared::keys::EdgeKeys;
+use shared::keys::{EdgeKeys, KeyId};
 use shared::limits::EDGE_BODY_BYTES_MAX;
+use shared::random::Seeded;
+use shared::token::SIGNATURE_BYTES;
 use shared::{ImpressionId, Random, Timestamp};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
-use worker::js_sys::Promise;
 use worker::js_sys::futures::{JsFuture, future_to_promise};
+use worker::js_sys::{Promise, Uint8Array};
 use worker::worker_sys::{Context as JsContext, web_sys};
 use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn};
 
 use super::gather::{Gather, Put, Waits};
-use super::glue::{Head, to_response, wait};
+use super::glue::{Head, sign, to_response, wait};
 use super::outbox::{POLICY_LIFE_MS, binding};
 use super::place::{location_hint, shard_name};
 use super::platform::{SystemRandom, now};
@@ -63,11 +65,38 @@ struct Memory<'a> {
     edge: &'a Edge,
     /// As [`Edge::since`].
     since: Duration,
+    /// The id that it was given, and is given again.
+    id: Option<ImpressionId>,
+    signing: Signing,
+}
+
+/// How a token gets its signature.
+enum Signing {
+    /// The core makes it.
+    Core,
+    /// It is found out what is to be signed, by which key.
+    Asks(Option<(KeyId, Vec<u8>)>),
+    /// It is there.
+    Known([u8; SIGNATURE_BYTES]),
 }
 
 impl State for Memory<'_> {
     fn next_id(&mut self, now: Timestamp, _: &mut dyn Random) -> Option<ImpressionId> {
-        self.edge.gather.lease.borrow_mut().as_mut()?.next(now)
+        if self.id.is_none() {
+            self.id = self.edge.gather.lease.borrow_mut().as_mut()?.next(now);
+        }
+        self.id
+    }
+
+    fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
+        match &mut self.signing {
+            Signing::Core => None,
+            Signing::Asks(asked) => {
+                *asked = Some((key, bytes.to_vec()));
+                Some([0; SIGNATURE_BYTES])
+            }
+            Signing::Known(signature) => Some(*signature),
+        }
     }
 
     fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
@@ -231,6 +260,8 @@ impl Edge {
         };
         if head.path == "/v1/serve" && head.method == Method::Get {
             self.replenish(&visit).await;
+            let decision = self.serve(&policy, &visit, since).await;
+            return Ok(self.perform(decision, &visit).into_js(&visit));
         }
         let body = match head.path == "/v1/events" && head.method == Method::Post {
             true => match read_body(request, head.content_length).await {
@@ -271,10 +302,44 @@ impl Edge {
         visit: &Rc<Visit>,
         since: Duration,
     ) -> Answer {
-        let mut memory = Memory { edge: self, since };
+        let mut memory = Memory { edge: self, since, id: None, signing: Signing::Core };
         let request = visit.head.request(body);
         let decision = handle(&request, policy, &mut memory, now(), &mut SystemRandom);
         self.perform(decision, visit)
+    }
+
+    /// The platform signs in an eighth of the time that our Wasm takes, but not at once. So the core
+    /// decides twice: what is to be signed, and then with the signature. It decides the same, for it
+    /// is given the same: time, id, random numbers.
+    async fn serve(&self, policy: &Policy, visit: &Visit, since: Duration) -> Decision {
+        let (request, now) = (visit.head.request(Body::Whole(&[])), now());
+        let mut seed = [0; 8];
+        SystemRandom.fill(&mut seed);
+        let decide = |memory: &mut Memory<'_>| {
+            handle(&request, policy, memory, now, &mut Seeded::new(u64::from_le_bytes(seed)))
+        };
+        let signing = Signing::Asks(None);
+        let mut memory = Memory { edge: self, since, id: None, signing };
+        let decision = decide(&mut memory);
+        let Signing::Asks(Some((key, bytes))) = memory.signing else { return decision };
+        memory.signing = match self.sign(key, &bytes).await {
+            Some(signature) => Signing::Known(signature),
+            None => Signing::Core,
+        };
+        decide(&mut memory)
+    }
+
+    async fn sign(&self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
+        let mut own = self.keys.iter().flat_map(|keys| &keys.own);
+        let (found, _) = own.find(|(own, _)| own.public.id == key)?;
+        let promised = sign(key.0, found.secret.expose(), bytes);
+        match JsFuture::from(promised).await {
+            Ok(signature) => Uint8Array::from(signature).to_vec().try_into().ok(),
+            Err(why) => {
+                console_warn!("the platform does not sign: {why:?}");
+                None
+            }
+        }
     }
 
     /// This isolate's shard. What the platform says of the request tells where the isolate is.

@@ -57,6 +57,20 @@ impl Signer {
     /// Says which field no token can carry: a bad URL, a life beyond
     /// [`TOKEN_LIFE_MS_MAX`], a time beyond 48 bits, a missing id.
     pub fn mint(&self, token: &Token<'_>, tags: &TagKeys) -> Result<Vec<u8>, String> {
+        self.mint_with(token, tags, |_| None)
+    }
+
+    /// The same with a signature from elsewhere, if there is one: `signature` is given the bytes to be
+    /// signed (RFC 8032, Ed25519), and is believed.
+    ///
+    /// # Errors
+    /// As [`Signer::mint`].
+    pub fn mint_with(
+        &self,
+        token: &Token<'_>,
+        tags: &TagKeys,
+        signature: impl FnOnce(&[u8]) -> Option<[u8; SIGNATURE_BYTES]>,
+    ) -> Result<Vec<u8>, String> {
         super::check_url(token.url)?;
         let life_s = u64::from(token.impression_life_s.max(token.click_life_s));
         if life_s * 1000 > TOKEN_LIFE_MS_MAX {
@@ -68,7 +82,9 @@ impl Signer {
         }
         let mut bytes = Vec::with_capacity(256 + token.url.len());
         layout::write(token, &mut bytes);
-        sign(&mut bytes, &self.key);
+        let signed = [SIGN_DOMAIN, &bytes].concat();
+        let signature = signature(&signed).unwrap_or_else(|| self.key.sign(&signed).to_bytes());
+        bytes.extend(signature);
         tag(&mut bytes, tags, token.issued_at.day());
         Ok(bytes)
     }
