@@ -113,7 +113,7 @@ impl Edge {
                     public_url,
                     beacons: settings.beacons,
                     verdicts: settings.verdicts.clone(),
-                    privacy: settings.privacy.clone(),
+                    privacy: settings.privacy,
                     keys: Arc::new(keys),
                     catalogue: Arc::new(catalogue),
                 };
