@@ -4,13 +4,24 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
-use shared::wire::MessageView;
+use shared::wire::{MessageView, Row};
 use shared::{
     BlockId, Country, Id, Kind, Minute, OutboxId, PageView, Reason, SourceId, Timestamp, import,
 };
 
 use super::View;
 use crate::count::{Applied, Dimensions, Finality, MinuteAccount, SourceState};
+
+fn dimensions(message: &MessageView<'_>, row: &Row) -> Dimensions {
+    Dimensions {
+        ad: message.ids[usize::from(row.ad)],
+        publisher: message.ids[usize::from(row.publisher)],
+        country: Country::from_index(row.country).unwrap(),
+        device: row.device,
+        kind: row.kind,
+        valid: row.outcome == Ok(None),
+    }
+}
 
 #[derive(Default)]
 struct Outbox {
@@ -92,6 +103,19 @@ impl Oracle {
         true
     }
 
+    fn take_pages(&mut self, message: &MessageView<'_>, is_fresh: impl Fn(usize) -> bool) {
+        for row in message.pages.iter().filter(|row| is_fresh(usize::from(row.entry))) {
+            let (last, hour) = self.pages.entry(row.told.page).or_default();
+            if row.told.seq > *last {
+                let minute = message.minutes[usize::from(row.minute)];
+                let publisher = message.ids[usize::from(row.publisher)];
+                self.view.told.entry((minute, publisher)).or_default().sent +=
+                    u64::from(row.told.seq - *last);
+                (*last, *hour) = (row.told.seq, self.view.clock.0 / 3_600_000);
+            }
+        }
+    }
+
     pub(super) fn apply(&mut self, message: &MessageView<'_>) {
         self.settled = self.settled.max(self.view().finality.watermark);
         let watermark = self.settled;
@@ -119,14 +143,7 @@ impl Oracle {
             let (issuer, block) = message.blocks[usize::from(row.block)];
             let behind =
                 issuer != import::ISSUER && block.opened().end().0 + HORIZON_MS < self.view.clock.0;
-            let dimensions = Dimensions {
-                ad: message.ids[usize::from(row.ad)],
-                publisher: message.ids[usize::from(row.publisher)],
-                country: Country::from_index(row.country).unwrap(),
-                device: row.device,
-                kind: row.kind,
-                valid: row.outcome == Ok(None),
-            };
+            let dimensions = dimensions(message, &row);
             let fate = match row.outcome {
                 Err(reason) => Fate::Reason(reason),
                 Ok(_) if row.block == 0 => Fate::Reason(Reason::Malformed),
@@ -167,16 +184,7 @@ impl Oracle {
             }
             self.count(minute, source, fate, 1);
         }
-        for row in message.pages.iter().filter(|row| entries[usize::from(row.entry)].is_some()) {
-            let (last, hour) = self.pages.entry(row.told.page).or_default();
-            if row.told.seq > *last {
-                let minute = message.minutes[usize::from(row.minute)];
-                let publisher = message.ids[usize::from(row.publisher)];
-                self.view.told.entry((minute, publisher)).or_default().sent +=
-                    u64::from(row.told.seq - *last);
-                (*last, *hour) = (row.told.seq, self.view.clock.0 / 3_600_000);
-            }
-        }
+        self.take_pages(message, |entry| entries[entry].is_some());
         for tally in &message.tallies {
             let Some(source) = entries[usize::from(tally.entry)] else { continue };
             let (minute, reason) = (tally.tally.minute, tally.tally.reason);
