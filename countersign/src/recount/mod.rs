@@ -1,15 +1,16 @@
-//! `countersign recount`: the archive counted by another engine, beside what the aggregator says.
+//! `countersign recount`: the archive counted again, beside what the aggregator says.
 //!
 //! Partition by partition: [`engine`] asks the API for all that the partition has counted in the
 //! range, at one position; [`files`] waits until the archive has everything up to there, and says
-//! which files matter; [`table`] shows them to DataFusion; [`count`] counts and compares, by SQL
-//! alone. Nothing of the count engine's code is used.
+//! which files matter; [`records`] reads them; [`count`] counts and compares. Nothing of the count
+//! engine's code is used.
 
 mod count;
 mod engine;
 mod files;
+mod names;
 mod progress;
-mod table;
+mod records;
 #[cfg(test)]
 mod tests;
 

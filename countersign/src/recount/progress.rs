@@ -4,9 +4,6 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Each file is read so many times: for repeated batches (twice), chunks, repeated events, the count.
-pub(super) const PASSES: u64 = 5;
-
 /// A bar; clones move the same.
 #[derive(Clone, Debug)]
 pub(super) struct Progress(ProgressBar);
@@ -19,7 +16,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let message = format!("partition {partition} of {partitions}");
-        Self(ProgressBar::new(bytes * PASSES).with_style(style).with_message(message))
+        Self(ProgressBar::new(bytes).with_style(style).with_message(message))
     }
 
     pub(super) fn read(&self, bytes: u64) {

@@ -1,4 +1,4 @@
-//! The SQL beside the engine itself, over histories that have everything: batches and chunks that
+//! The plain count beside the engine itself, over histories that have everything: batches and chunks that
 //! come again, events twice, too late, rejected, flagged, priced; clocks that jump.
 #![allow(clippy::unwrap_used)]
 
@@ -11,6 +11,8 @@ use bytes::Bytes;
 use collector::archive::{Archiver, Parts};
 use eventlog::fake::MemLog;
 use eventlog::{Log as _, Message, Reader as _};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prometheus_client::registry::Registry;
 use shared::event::{Fingerprint, Flags, Network, RuleSet};
 use shared::random::{Seeded, below};
@@ -325,7 +327,7 @@ impl Both {
 const ALL: std::ops::Range<Minute> = Minute(START.0 - 100_000)..Minute(START.0 + 1_000_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sql_counts_what_the_engine_counts() {
+async fn the_plain_count_says_what_the_engine_says() {
     let mut whats = BTreeSet::new();
     for seed in 0..4 {
         let both = both(seed, 150).await;
@@ -375,6 +377,35 @@ async fn a_part_of_the_minutes_is_counted_from_a_part_of_the_files() {
         assert!(differences.is_empty(), "{from}: {differences:#?}");
     }
     assert!(fewer > 0, "all files were read for every part");
+}
+
+/// The first columns of a file.
+fn with_columns(file: &Bytes, columns: usize) -> Bytes {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap();
+    let reader = reader.build().unwrap();
+    let first: Vec<usize> = (0..columns).collect();
+    let schema = Arc::new(arrow_array::RecordBatchReader::schema(&reader).project(&first).unwrap());
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();
+    reader.for_each(|batch| writer.write(&batch.unwrap().project(&first).unwrap()).unwrap());
+    writer.close().unwrap();
+    bytes.into()
+}
+
+#[tokio::test]
+async fn a_file_of_before_lacks_the_last_columns() {
+    let both = both(5, 20).await;
+    let file = both.archive.read(&both.files[0].0).await.unwrap();
+    let all = collector::archive::schema().fields().len();
+    let read = |bytes| records::read(bytes, u64::MAX, &mut names::Names::default());
+    let whole = read(file.clone()).unwrap().len();
+    assert!(whole > 20, "{whole} records");
+    assert_eq!(read(with_columns(&file, all - 1)).unwrap().len(), whole);
+    // Nothing before them may be missing.
+    let refused = read(with_columns(&file, 10)).unwrap_err();
+    assert!(refused.contains("not those of an archive"), "{refused}");
+    assert!(read(file.slice(..file.len() - 9)).is_err());
+    assert!(read(Bytes::new()).is_err());
 }
 
 #[tokio::test]

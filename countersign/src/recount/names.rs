@@ -1,0 +1,37 @@
+//! Texts as numbers: a record names a dozen, of which most files have few different ones.
+
+use hashbrown::HashMap;
+
+use super::records::Name;
+
+/// The texts that were seen. The number 0 is the empty text.
+#[derive(Debug)]
+pub(super) struct Names {
+    numbers: HashMap<Box<str>, Name>,
+    texts: Vec<Box<str>>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { numbers: HashMap::from_iter([("".into(), 0)]), texts: vec!["".into()] }
+    }
+}
+
+impl Names {
+    /// The number of a text.
+    pub(super) fn number(&mut self, text: &str) -> Name {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        // As many texts as this would not fit into memory long before.
+        let number = Name::try_from(self.texts.len()).unwrap_or(Name::MAX);
+        self.numbers.insert(text.into(), number);
+        self.texts.push(text.into());
+        number
+    }
+
+    /// The text of a number that was given out.
+    pub(super) fn text(&self, name: Name) -> &str {
+        self.texts.get(name as usize).map_or("", |text| text)
+    }
+}

@@ -1,0 +1,264 @@
+//! A file of the archive as plain records, in the order of the log.
+
+use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray, types};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::names::Names;
+
+/// What a record is of. In a message they come in this order: whether a batch is repeated decides
+/// on its events.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum What {
+    Resolved,
+    Batch,
+    Chunk,
+    Event,
+    Tally,
+    Declared,
+}
+
+/// A text, as its number among the [`Names`]; 0 is none.
+pub(super) type Name = u32;
+
+/// A record, with the columns that the count looks at. What it does not have is 0 or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    pub(super) sequence: u64,
+    pub(super) what: What,
+    pub(super) row: u64,
+    pub(super) entry: u64,
+    pub(super) edge: Name,
+    pub(super) epoch: u64,
+    pub(super) number: u64,
+    pub(super) source: Name,
+    pub(super) source_row: Option<u64>,
+    pub(super) source_end: u64,
+    pub(super) clock_ms: i64,
+    pub(super) opened_ms: Option<i64>,
+    pub(super) at_ms: i64,
+    pub(super) kind: Name,
+    pub(super) outcome: Name,
+    pub(super) verdict: Name,
+    pub(super) issuer: Name,
+    pub(super) block: Name,
+    pub(super) seq: u16,
+    pub(super) ad: Name,
+    pub(super) publisher: Name,
+    pub(super) country: Name,
+    pub(super) device: Name,
+    pub(super) price_micros: i64,
+    pub(super) currency: Name,
+    pub(super) count: i64,
+}
+
+/// Reads the records of messages up to `sequence`, in the order of the log.
+///
+/// # Errors
+/// When it is damaged, or no file of an archive.
+pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec<Record>, String> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| e.to_string())?;
+    let known = collector::archive::schema();
+    let (there, known) = (builder.schema().fields().len(), known.fields());
+    let (same, later) = known.split_at_checked(there).unwrap_or((known, &[]));
+    if **builder.schema().fields() != *same || !later.iter().all(|field| field.is_nullable()) {
+        return Err("its columns are not those of an archive".to_owned());
+    }
+    let mask = ProjectionMask::columns(builder.parquet_schema(), COLUMNS);
+    let batches = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
+    let mut records = Vec::new();
+    for batch in batches {
+        let batch = batch.map_err(|error| error.to_string())?;
+        let columns = Columns::of(&batch).ok_or("a column is of another type")?;
+        records.extend((0..batch.num_rows()).filter_map(|at| {
+            let sequence = columns.sequence.at(at).filter(|of| *of <= sequence)?;
+            columns.record(at, sequence, names)
+        }));
+    }
+    records.sort_unstable_by_key(|record| match record.what {
+        // Of one log, the earlier rows first.
+        What::Chunk => (record.sequence, record.what, record.source_row, record.source_end),
+        _ => (record.sequence, record.what, Some(record.entry), record.row),
+    });
+    Ok(records)
+}
+
+const COLUMNS: [&str; 26] = [
+    "record",
+    "sequence",
+    "row",
+    "clock",
+    "entry",
+    "edge",
+    "epoch",
+    "number",
+    "source",
+    "source_row",
+    "source_end",
+    "at",
+    "kind",
+    "outcome",
+    "verdict",
+    "issuer",
+    "block",
+    "opened",
+    "seq",
+    "ad",
+    "publisher",
+    "country",
+    "device",
+    "price_micros",
+    "currency",
+    "count",
+];
+
+/// A column of whole numbers, whatever their width.
+enum Numbers<'a> {
+    U16(&'a arrow_array::UInt16Array),
+    U32(&'a arrow_array::UInt32Array),
+    U64(&'a arrow_array::UInt64Array),
+}
+
+impl<'a> Numbers<'a> {
+    fn of(array: &'a ArrayRef) -> Option<Self> {
+        let u16s = array.as_primitive_opt::<types::UInt16Type>().map(Self::U16);
+        let u32s = || array.as_primitive_opt::<types::UInt32Type>().map(Self::U32);
+        u16s.or_else(u32s).or_else(|| array.as_primitive_opt::<types::UInt64Type>().map(Self::U64))
+    }
+
+    fn at(&self, at: usize) -> Option<u64> {
+        match self {
+            Self::U16(array) => array.is_valid(at).then(|| array.value(at).into()),
+            Self::U32(array) => array.is_valid(at).then(|| array.value(at).into()),
+            Self::U64(array) => array.is_valid(at).then(|| array.value(at)),
+        }
+    }
+}
+
+struct Texts<'a>(&'a arrow_array::StringArray);
+
+impl Texts<'_> {
+    fn at(&self, at: usize, names: &mut Names) -> Name {
+        if self.0.is_valid(at) { names.number(self.0.value(at)) } else { 0 }
+    }
+}
+
+struct Times<'a>(&'a arrow_array::TimestampMillisecondArray);
+
+impl Times<'_> {
+    fn at(&self, at: usize) -> Option<i64> {
+        self.0.is_valid(at).then(|| self.0.value(at))
+    }
+}
+
+/// The columns of a batch.
+struct Columns<'a> {
+    record: &'a arrow_array::StringArray,
+    sequence: Numbers<'a>,
+    row: Numbers<'a>,
+    clock: Times<'a>,
+    entry: Numbers<'a>,
+    edge: Texts<'a>,
+    epoch: Numbers<'a>,
+    number: Numbers<'a>,
+    source: Texts<'a>,
+    source_row: Numbers<'a>,
+    source_end: Numbers<'a>,
+    at: Times<'a>,
+    kind: Texts<'a>,
+    outcome: Texts<'a>,
+    verdict: Texts<'a>,
+    issuer: Texts<'a>,
+    block: Texts<'a>,
+    opened: Times<'a>,
+    seq: Numbers<'a>,
+    ad: Texts<'a>,
+    publisher: Texts<'a>,
+    country: Texts<'a>,
+    device: Texts<'a>,
+    price_micros: &'a arrow_array::Int64Array,
+    currency: Texts<'a>,
+    count: Numbers<'a>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a RecordBatch) -> Option<Self> {
+        let numbers = |name| Numbers::of(batch.column_by_name(name)?);
+        let texts = |name| batch.column_by_name(name)?.as_string_opt::<i32>().map(Texts);
+        let times = |name| {
+            let column = batch.column_by_name(name)?;
+            column.as_primitive_opt::<types::TimestampMillisecondType>().map(Times)
+        };
+        Some(Self {
+            record: texts("record")?.0,
+            sequence: numbers("sequence")?,
+            row: numbers("row")?,
+            clock: times("clock")?,
+            entry: numbers("entry")?,
+            edge: texts("edge")?,
+            epoch: numbers("epoch")?,
+            number: numbers("number")?,
+            source: texts("source")?,
+            source_row: numbers("source_row")?,
+            source_end: numbers("source_end")?,
+            at: times("at")?,
+            kind: texts("kind")?,
+            outcome: texts("outcome")?,
+            verdict: texts("verdict")?,
+            issuer: texts("issuer")?,
+            block: texts("block")?,
+            opened: times("opened")?,
+            seq: numbers("seq")?,
+            ad: texts("ad")?,
+            publisher: texts("publisher")?,
+            country: texts("country")?,
+            device: texts("device")?,
+            price_micros: batch.column_by_name("price_micros")?.as_primitive_opt()?,
+            currency: texts("currency")?,
+            count: numbers("count")?,
+        })
+    }
+
+    /// None of what the count does not look at: retired edges, bytes that nobody could read.
+    fn record(&self, at: usize, sequence: u64, names: &mut Names) -> Option<Record> {
+        let what = match self.record.value(at) {
+            "resolved" => What::Resolved,
+            "batch" => What::Batch,
+            "chunk" => What::Chunk,
+            "event" => What::Event,
+            "tally" => What::Tally,
+            "declared" => What::Declared,
+            _ => return None,
+        };
+        let price = self.price_micros;
+        Some(Record {
+            sequence,
+            what,
+            row: self.row.at(at).unwrap_or(0),
+            entry: self.entry.at(at).unwrap_or(0),
+            edge: self.edge.at(at, names),
+            epoch: self.epoch.at(at).unwrap_or(0),
+            number: self.number.at(at).unwrap_or(0),
+            source: self.source.at(at, names),
+            source_row: self.source_row.at(at),
+            source_end: self.source_end.at(at).unwrap_or(0),
+            clock_ms: self.clock.at(at).unwrap_or(0),
+            opened_ms: self.opened.at(at),
+            at_ms: self.at.at(at).unwrap_or(0),
+            kind: self.kind.at(at, names),
+            outcome: self.outcome.at(at, names),
+            verdict: self.verdict.at(at, names),
+            issuer: self.issuer.at(at, names),
+            block: self.block.at(at, names),
+            seq: self.seq.at(at).and_then(|seq| seq.try_into().ok()).unwrap_or(0),
+            ad: self.ad.at(at, names),
+            publisher: self.publisher.at(at, names),
+            country: self.country.at(at, names),
+            device: self.device.at(at, names),
+            price_micros: if price.is_valid(at) { price.value(at) } else { 0 },
+            currency: self.currency.at(at, names),
+            count: self.count.at(at).and_then(|count| count.try_into().ok()).unwrap_or(0),
+        })
+    }
+}
