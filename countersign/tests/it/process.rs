@@ -132,11 +132,16 @@ impl Server {
 
     /// A question to the API, with the key.
     pub(crate) async fn ask(&self, path: &str) -> Value {
+        serde_json::from_str(&self.text(path).await).unwrap()
+    }
+
+    /// The same, whatever the answer's form.
+    pub(crate) async fn text(&self, path: &str) -> String {
         let request = self.http.get(format!("{}{path}", self.api)).bearer_auth(KEY);
         let reply = request.send().await.unwrap();
         let (status, text) = (reply.status(), reply.text().await.unwrap());
         assert!(status.is_success(), "{path}: {status} {text}");
-        serde_json::from_str(&text).unwrap()
+        text
     }
 
     /// Asks until the answer is as wanted.

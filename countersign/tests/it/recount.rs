@@ -14,7 +14,8 @@ use shared::Clock as _;
 
 use crate::process::{KEY, Server, binary, random_moment, run};
 
-const REAL_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/obd_bts_men.csv");
+pub(crate) const REAL_LOG: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/obd_bts_men.csv");
 /// The days of the log.
 const DAYS: [&str; 4] = ["--from", "2019-11-20T00:00:00Z", "--to", "1575504000"];
 
@@ -23,7 +24,7 @@ const DAYS: [&str; 4] = ["--from", "2019-11-20T00:00:00Z", "--to", "1575504000"]
 const SETTINGS: &str = "partitions = 3\n[aggregator]\ncheckpoint_ms = 300\n\
     [archive]\nevery_ms = 40\nfile_bytes = 20000";
 
-fn flags(dir: &Path) -> [String; 3] {
+pub(crate) fn flags(dir: &Path) -> [String; 3] {
     let path = dir.join("settings.toml");
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(&path, SETTINGS).unwrap();
@@ -68,7 +69,7 @@ fn now() -> [String; 4] {
 }
 
 /// All files of the archive, the largest first.
-fn files(server: &Server) -> Vec<PathBuf> {
+pub(crate) fn files(server: &Server) -> Vec<PathBuf> {
     let mut folders = vec![server.data.join("archive")];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -136,7 +137,7 @@ fn says(server: &Server, expected: i32, words: &[&str]) {
 }
 
 /// The file without one of its events.
-fn without_an_event(path: &Path) {
+pub(crate) fn without_an_event(path: &Path) {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let fields = reader.metadata().file_metadata().key_value_metadata().cloned();
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();

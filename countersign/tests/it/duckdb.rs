@@ -1,0 +1,129 @@
+//! `docs/recount.sql` in DuckDB, beside the engine of a server that was killed; and the queries of
+//! `docs/archive.md`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use shared::Clock as _;
+
+use crate::process::{KEY, Server, binary, run};
+use crate::recount::{REAL_LOG, agrees, files, flags, without_an_event};
+
+/// What the SQL answers last, a row a line.
+const PROGRAM: &str = "
+import duckdb, sys
+connection = duckdb.connect()
+if len(sys.argv) > 2:
+    connection.execute(f'SET VARIABLE from_minute = {sys.argv[2]}')
+    connection.execute(f'SET VARIABLE to_minute = {sys.argv[3]}')
+for row in connection.execute(open(sys.argv[1]).read()).fetchall():
+    print(*row, sep='|')
+";
+
+/// Runs a file of SQL in a folder.
+fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
+    let module = std::env::var_os("COUNTERSIGN_DUCKDB").map(PathBuf::from);
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
+    let installed = || {
+        let folders = std::fs::read_dir(tools).ok()?.flatten().map(|folder| folder.path());
+        folders.filter(|path| path.join("duckdb").exists()).max()
+    };
+    let module = module.or_else(installed);
+    let module = module.expect("no DuckDB: `cargo xtask test --only nextest` installs it");
+    let mut python = Command::new("python3");
+    python.args(["-c", PROGRAM]).arg(sql).args(range);
+    let (code, said, err) = run(python.env("PYTHONPATH", module).current_dir(folder));
+    assert_eq!(code, Some(0), "{}: {err}", sql.display());
+    said.lines().map(str::to_owned).collect()
+}
+
+fn docs(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)
+}
+
+/// A server with all that makes a count differ: visitors who misbehave, a log that is imported and
+/// imported again, kill -9 in between.
+fn counted(dir: &Path) -> Server {
+    let flags = flags(dir);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Server::start_with(&dir.join("data"), None, &flags);
+    for _ in 0..2 {
+        let mut simulate = binary();
+        simulate.args(["simulate", "--edge", &server.edge, "--api", &server.api, "--key", KEY]);
+        let (code, said, err) = run(simulate.args(["--rate", "60", "--seconds", "2"]));
+        assert_eq!(code, Some(0), "{said}{err}");
+        let (code, said, err) = run(server.import().arg(REAL_LOG));
+        assert_eq!(code, Some(0), "{said}{err}");
+        server.kill_and_restart_with(&flags);
+    }
+    server
+}
+
+/// Writes the cells of all partitions where the SQL looks for them.
+fn ask(server: &Server, folder: &Path, from: u32, to: u32) {
+    std::fs::create_dir_all(folder.join("cells")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for partition in 0..3 {
+        let (from, to) = (u64::from(from) * 60, u64::from(to) * 60);
+        let path = format!("/v1/partitions/{partition}/cells?from={from}&to={to}");
+        let cells = runtime.block_on(server.text(&path));
+        std::fs::write(folder.join(format!("cells/{partition}.json")), cells).unwrap();
+    }
+}
+
+#[test]
+fn duckdb_counts_what_the_engine_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = counted(dir.path());
+    // Has everything archived.
+    agrees(&server.api, &server.data);
+    std::os::unix::fs::symlink(server.data.join("archive"), dir.path().join("archive")).unwrap();
+    let until = shared::ambient::SystemClock.now().minute().0 + 60;
+    // The days of the log, and today.
+    let sql = docs("recount.sql");
+    for (from, to, least) in [(26_000_000, 26_300_000, 500), (until - 120, until, 20)] {
+        ask(&server, dir.path(), from, to);
+        let range = [from.to_string(), to.to_string()];
+        let differences = duckdb(dir.path(), &sql, &range);
+        assert!(differences.is_empty(), "{differences:#?}");
+        let compared = dir.path().join("compared.sql");
+        let counts = std::fs::read_to_string(&sql).unwrap() + "SELECT count(*) FROM facts;";
+        std::fs::write(&compared, counts).unwrap();
+        let compared: u64 = duckdb(dir.path(), &compared, &range)[0].parse().unwrap();
+        assert!(compared > least, "{compared} facts");
+    }
+    // An answer that says one more of something.
+    let range = [(until - 120).to_string(), until.to_string()];
+    let cells = dir.path().join("cells/0.json");
+    let said = std::fs::read_to_string(&cells).unwrap();
+    let wrong = said.replacen("\"count\":", "\"count\":1", 1);
+    assert_ne!(wrong, said);
+    std::fs::write(&cells, wrong).unwrap();
+    assert_eq!(duckdb(dir.path(), &sql, &range).len(), 1);
+    std::fs::write(&cells, &said).unwrap();
+    // An archive that lacks something: its cell, and what the account of the minute counts.
+    ask(&server, dir.path(), 26_000_000, 26_300_000);
+    without_an_event(&files(&server)[0]);
+    let differences = duckdb(dir.path(), &sql, &["26000000".to_owned(), "26300000".to_owned()]);
+    assert!((2..=4).contains(&differences.len()), "{differences:#?}");
+}
+
+#[test]
+fn the_queries_of_the_page_on_the_archive_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = counted(dir.path());
+    agrees(&server.api, &server.data);
+    std::os::unix::fs::symlink(&server.data, dir.path().join("countersign-data")).unwrap();
+    let page = std::fs::read_to_string(docs("archive.md")).unwrap();
+    let queries: Vec<&str> = page.split("```sql\n").skip(1).collect();
+    assert!(queries.len() >= 2, "{} queries", queries.len());
+    for query in queries {
+        let query = query.split("```").next().unwrap();
+        // A day and an ad that are there.
+        let today = shared::ambient::SystemClock.now().to_string();
+        let query = query.replace("2026-11-22", &today[..10]).replace("demo-1", "demo-red");
+        let file = dir.path().join("query.sql");
+        std::fs::write(&file, &query).unwrap();
+        assert!(!duckdb(dir.path(), &file, &[]).is_empty(), "no answer: {query}");
+    }
+}

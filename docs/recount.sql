@@ -1,0 +1,125 @@
+-- The archive counted again, for DuckDB (other engines: the same rules in their dialect), and compared
+-- with what the aggregator says. In a folder with `archive/` (the Parquet files) and `cells/N.json`
+-- (the answer of /v1/partitions/N/cells for each partition N):
+--   duckdb -c "SET VARIABLE from_minute = …; SET VARIABLE to_minute = …" -f recount.sql
+-- Minutes are Unix minutes (seconds / 60), those that the cells were asked for; without them: all.
+-- The last statement answers a row for each difference, and none where both agree.
+
+-- What the aggregator says, as facts: a number under names.
+CREATE OR REPLACE TEMP TABLE answers AS
+SELECT CAST(regexp_extract(filename, '([0-9]+)\.json$', 1) AS INTEGER) AS part, * EXCLUDE (filename)
+FROM read_json('cells/*.json', format = 'newline_delimited', filename = true, columns = {
+  'sequence': 'UBIGINT', 'minute': 'BIGINT', 'declared': 'BIGINT', 'imported': 'BIGINT',
+  'counted': 'BIGINT', 'duplicate': 'BIGINT', 'reasons': 'MAP(VARCHAR, BIGINT)', 'ad': 'VARCHAR',
+  'publisher': 'VARCHAR', 'country': 'VARCHAR', 'device': 'VARCHAR', 'kind': 'VARCHAR',
+  'valid': 'BOOLEAN', 'count': 'BIGINT', 'currency': 'VARCHAR', 'micros': 'BIGINT', 'end': 'BOOLEAN'});
+
+SELECT error('cells/' || part || '.json was cut off: ask again')
+FROM answers GROUP BY part HAVING NOT coalesce(bool_or("end"), false);
+
+CREATE OR REPLACE TEMP TABLE positions AS
+SELECT part, sequence AS until FROM answers WHERE sequence IS NOT NULL;
+
+CREATE OR REPLACE TEMP TABLE engine AS
+SELECT part, minute, coalesce(ad, '') AS ad, coalesce(publisher, '') AS publisher,
+  coalesce(country, '') AS country, coalesce(device, '') AS device, coalesce(kind, '') AS kind,
+  what, sum(n) AS n
+FROM (
+  SELECT * EXCLUDE (pair), pair.key AS what, pair.value AS n FROM (
+    SELECT *, unnest(map_entries(map_concat(
+      MAP {'declared': declared, 'imported': imported, 'counted': counted, 'duplicate': duplicate},
+      reasons))) AS pair
+    FROM answers WHERE declared IS NOT NULL)
+  UNION ALL
+  SELECT *, CASE WHEN valid THEN 'valid' ELSE 'invalid' END AS what, "count" AS n
+  FROM answers WHERE "count" IS NOT NULL
+  UNION ALL
+  SELECT *, 'spend ' || currency AS what, micros AS n FROM answers WHERE currency IS NOT NULL
+) GROUP BY ALL HAVING sum(n) <> 0;
+
+-- The archive up to these positions.
+CREATE OR REPLACE TEMP VIEW log AS
+SELECT archive.* EXCLUDE ("partition"), part, epoch_ms("at") // 60000 AS minute
+FROM read_parquet('archive/**/*.parquet', hive_partitioning = false, union_by_name = true) archive
+JOIN positions ON archive."partition" = part
+WHERE sequence <= until;
+
+-- A batch that came before, or of which an operator has said that it never comes, is skipped with all
+-- that it brings.
+CREATE OR REPLACE TEMP TABLE repeated AS
+SELECT part, sequence, entry FROM log WHERE record IN ('batch', 'resolved')
+QUALIFY row_number() OVER (
+  PARTITION BY part, edge, epoch, "number" ORDER BY sequence, coalesce(entry, 0)) > 1;
+
+-- An imported log is taken as far as its chunks follow each other from its first row on; the rows of a
+-- message are judged by what was taken before it.
+CREATE OR REPLACE TEMP TABLE taken AS
+WITH RECURSIVE chunks AS (
+  SELECT part, source, sequence, source_row AS first_row, source_end AS end_row, row_number() OVER (
+    PARTITION BY part, source ORDER BY sequence, source_row, source_end) AS nth
+  FROM log WHERE record = 'chunk'),
+walk AS (
+  SELECT part, source, sequence, nth, CAST(0 AS UBIGINT) AS before,
+    CASE WHEN first_row = 0 THEN end_row ELSE 0 END AS upto
+  FROM chunks WHERE nth = 1
+  UNION ALL
+  SELECT chunks.part, chunks.source, chunks.sequence, chunks.nth, walk.upto AS before,
+    CASE WHEN first_row <= walk.upto AND end_row > walk.upto THEN end_row ELSE walk.upto END
+  FROM walk JOIN chunks ON chunks.part = walk.part AND chunks.source = walk.source
+    AND chunks.nth = walk.nth + 1)
+SELECT part, source, sequence, min_by(before, nth) AS taken FROM walk GROUP BY part, source, sequence;
+
+-- The horizon is 7 days after the block's minute. What a test's event would have been is the valid one.
+CREATE OR REPLACE TEMP VIEW fresh AS
+SELECT log.*, taken,
+  opened IS NOT NULL AND epoch_ms(opened) + 60000 + 7 * 86400000 < epoch_ms(clock) AS is_late,
+  coalesce(verdict, 'test') = 'test' AS is_valid
+FROM log ANTI JOIN repeated USING (part, sequence, entry)
+LEFT JOIN taken USING (part, source, sequence)
+WHERE record IN ('event', 'tally', 'declared');
+
+-- The first of what is accepted of an impression and kind counts, valid ones apart from others.
+CREATE OR REPLACE TEMP TABLE seen AS
+SELECT part, issuer, block, seq, kind, is_valid, min((sequence, "row")) AS earliest FROM fresh
+WHERE record = 'event' AND outcome = 'accepted' AND block IS NOT NULL AND NOT is_late
+GROUP BY ALL HAVING count(*) > 1;
+
+CREATE OR REPLACE TEMP VIEW judged AS
+SELECT fresh.*, CASE
+    WHEN record = 'declared' THEN 'declared'
+    WHEN outcome <> 'accepted' THEN outcome
+    WHEN block IS NULL THEN 'malformed'
+    WHEN is_late THEN 'too_late'
+    WHEN source_row < taken THEN 'duplicate'
+    WHEN (sequence, "row") > earliest THEN 'duplicate'
+    ELSE 'new'
+  END AS fate
+FROM fresh LEFT JOIN seen USING (part, issuer, block, seq, kind, is_valid)
+WHERE minute >= coalesce(getvariable('from_minute'), 0)
+  AND minute < coalesce(getvariable('to_minute'), 4294967295)
+  AND NOT (record = 'declared' AND source IS NOT NULL);
+
+-- A test is in the accounts alone.
+CREATE OR REPLACE TEMP TABLE facts AS
+SELECT part, minute, ad, publisher, country, device, kind, what, sum(n) AS n FROM (
+  SELECT part, minute, coalesce(ad, '') AS ad, coalesce(publisher, '') AS publisher, country, device,
+    kind, CASE WHEN verdict IS NULL THEN 'valid' ELSE 'invalid' END AS what, "count" AS n
+  FROM judged WHERE fate = 'new' AND coalesce(verdict, '') <> 'test'
+  UNION ALL
+  SELECT part, minute, coalesce(ad, ''), coalesce(publisher, ''), country, device, kind,
+    'spend ' || currency, price_micros
+  FROM judged
+  WHERE fate = 'new' AND verdict IS NULL AND kind = 'impression' AND currency IS NOT NULL
+  UNION ALL
+  SELECT part, minute, '', '', '', '', '',
+    CASE WHEN fate <> 'new' THEN fate ELSE coalesce(verdict, 'counted') END, "count"
+  FROM judged
+  UNION ALL
+  SELECT part, minute, '', '', '', '', '', 'imported', "count" FROM judged WHERE source IS NOT NULL
+) GROUP BY ALL HAVING sum(n) <> 0;
+
+SELECT part AS "partition", make_timestamp(minute * 60000000) AS minute, ad, publisher, country,
+  device, kind, what, coalesce(facts.n, 0) AS archived, coalesce(engine.n, 0) AS counted
+FROM facts FULL JOIN engine USING (part, minute, ad, publisher, country, device, kind, what)
+WHERE archived <> counted
+ORDER BY ALL;
