@@ -37,10 +37,6 @@ use clap::Parser as _;
 use cli::{Cli, Command};
 use failure::Failure;
 
-/// Gives memory back sooner than the system's, and costs less under many small allocations.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,

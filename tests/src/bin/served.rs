@@ -1,12 +1,8 @@
-//! A server under test, for `bench redirect`: in a process of its own, with the allocator of the
-//! product's binary.
+//! A server under test, for `bench redirect`: in a process of its own.
 
 use std::process::ExitCode;
 
 use tests::bench::redirect::served;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();

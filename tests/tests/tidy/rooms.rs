@@ -95,7 +95,6 @@ const PLATFORM_CRATES: [&str; 14] = [
     "rayon",
     "moka",
     "getrandom",
-    "mimalloc",
     "tracing_subscriber",
     "prometheus_client",
     "figment",
