@@ -15,3 +15,4 @@ mod verdicts;
 mod worker;
 mod worker_hostile;
 mod worker_nats;
+mod worker_news;
