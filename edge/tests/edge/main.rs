@@ -16,3 +16,4 @@ mod worker;
 mod worker_hostile;
 mod worker_nats;
 mod worker_news;
+mod wrangler;
