@@ -38,7 +38,7 @@ impl Wrangler {
         std::fs::write(folder.join(".dev.vars"), settings).unwrap();
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = spawn(&root, folder, free.port());
-        let wrangler = Self { child, folder: folder.to_owned(), address: free };
+        let mut wrangler = Self { child, folder: folder.to_owned(), address: free };
         wrangler.until_it_listens().await;
         wrangler
     }
@@ -51,8 +51,11 @@ impl Wrangler {
         self.until_it_listens().await;
     }
 
-    async fn until_it_listens(&self) {
+    async fn until_it_listens(&mut self) {
         for _ in 0..START.as_millis() / 100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
             if TcpStream::connect(self.address).await.is_ok() {
                 return;
             }
@@ -115,8 +118,18 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The Node that `cargo xtask worker` took from npm, or else the machine's.
+fn installed(root: &Path) -> PathBuf {
+    let inside = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_node = |path: &PathBuf| path.to_string_lossy().contains(".tools/node-");
+    let folders = inside(root.join(".tools")).map(|entry| entry.path()).filter(is_node);
+    let packages = folders.flat_map(|folder| inside(folder.join("node_modules")));
+    let mut programs = packages.map(|package| package.path().join("bin/node"));
+    programs.find(|path| path.exists()).unwrap_or_else(|| "node".into())
+}
+
 fn spawn(root: &Path, folder: &Path, port: u16) -> Child {
-    let node = std::env::var_os("COUNTERSIGN_NODE").unwrap_or_else(|| "node".into());
+    let node = std::env::var_os("COUNTERSIGN_NODE").map_or_else(|| installed(root), PathBuf::from);
     let script = root.join("node_modules/wrangler/bin/wrangler.js");
     assert!(script.exists(), "no wrangler: `cargo xtask worker` installs it");
     let mut said = std::fs::File::options();
