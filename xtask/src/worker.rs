@@ -1,16 +1,19 @@
 //! The Wasm edge: built for Workers, and run on plain workerd.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use crate::process::{output, root, run, shown};
+use crate::process::{output, root, run, shown, target_dir};
 use crate::{Failure, tools};
 
-/// The mark for the whole bundle, gzipped, bytes.
-const BUNDLE_BYTES_MAX: u64 = 300_000;
+/// The mark for all that is uploaded, gzipped, bytes.
+const UPLOAD_BYTES_MAX: u64 = 300_000;
+/// Where `wrangler.toml` has an address that must be replaced.
+const EXAMPLE: &str = "https://collector.example.com";
 /// What its bytes come from.
 const SOURCES: [&str; 9] = [
     "Cargo.lock",
@@ -41,10 +44,87 @@ pub(crate) struct Worker {
     pub(crate) folder: PathBuf,
 }
 
+/// Builds the Worker and measures what would be uploaded. Wrangler calls it too, as its build command:
+/// then wrangler measures, and what it is about to do is checked.
+///
+/// # Errors
+/// As [`build`]; when the upload is larger than it may be; when `wrangler.toml` is still the example.
+pub(crate) fn build_and_check() -> Result<(), Failure> {
+    build()?;
+    match env::var("WRANGLER_COMMAND") {
+        Ok(doing) if doing == "dev" || doing == "types" => Ok(()),
+        Ok(_) => is_set_up(&config()?),
+        Err(_) => measure(),
+    }
+}
+
+fn config() -> Result<String, Failure> {
+    let file = root().join("wrangler.toml");
+    fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Whether it names a centre of somebody's own.
+fn is_set_up(config: &str) -> Result<(), Failure> {
+    let is_example = |line: &str| !line.trim_start().starts_with('#') && line.contains(EXAMPLE);
+    if config.lines().any(is_example) {
+        return Err(format!(
+            "wrangler.toml still says {EXAMPLE}: write the address of your collector's API there \
+             (GATEWAY_URL), or take the line out and set NATS_URL; see docs/worker.md"
+        ));
+    }
+    Ok(())
+}
+
+/// The same without its build command, for a folder elsewhere: what was built is only looked at.
+fn without_build(config: &str, root: &Path) -> String {
+    let mut is_build = false;
+    let mut text = String::new();
+    for line in config.lines() {
+        if line.starts_with('[') {
+            is_build = line == "[build]";
+        }
+        if !is_build {
+            text += &line.replace("main = \"", &format!("main = \"{}/", root.display()));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// How much wrangler would upload, by its own dry run.
+///
+/// # Errors
+/// When it is too much, or wrangler does not run.
+pub(crate) fn measure() -> Result<(), Failure> {
+    let folder = target_dir()?.join("worker");
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let file = folder.join("wrangler.toml");
+    fs::write(&file, without_build(&config()?, &root()))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut dry = tools::wrangler()?;
+    dry.args(["deploy", "--dry-run", "--outdir"]).arg(folder.join("upload"));
+    let said = output(dry.arg("--config").arg(&file))?;
+    let size = upload_bytes(&said).ok_or_else(|| format!("wrangler says no size:\n{said}"))?;
+    println!(
+        "the Worker has {size} bytes as it is uploaded, gzipped; {UPLOAD_BYTES_MAX} are the mark"
+    );
+    if size > UPLOAD_BYTES_MAX {
+        return Err(format!("the Worker is too large: {size} bytes, gzipped"));
+    }
+    Ok(())
+}
+
+/// From a line like `Total Upload: 702.16 KiB / gzip: 285.85 KiB`.
+fn upload_bytes(said: &str) -> Option<u64> {
+    let (_, size) = said.lines().find_map(|line| line.split_once("/ gzip: "))?;
+    let (number, unit) = size.split_once(' ')?;
+    (unit.trim() == "KiB").then(|| number.parse::<f64>().ok())?.map(|kib| (kib * 1024.0) as u64)
+}
+
 /// Builds the Worker, unless it is newer than what it comes from.
 ///
 /// # Errors
-/// When a tool cannot be had, the build fails, or the bundle is larger than it may be.
+/// When a tool cannot be had, or the build fails.
 pub(crate) fn build() -> Result<Worker, Failure> {
     let folder = root().join("edge/build");
     let built = folder.join("index_bg.wasm");
@@ -52,12 +132,6 @@ pub(crate) fn build() -> Result<Worker, Failure> {
     let newest = SOURCES.iter().map(|source| newest(&root().join(source))).max().flatten();
     if made.is_none() || made < newest {
         build_anew(&folder)?;
-    }
-    let entry = root().join("edge/src/worker/entry.js");
-    let gzipped = gzipped(&[built, folder.join("index.js"), entry])?;
-    println!("the Worker has {gzipped} bytes, gzipped; {BUNDLE_BYTES_MAX} are the mark");
-    if gzipped > BUNDLE_BYTES_MAX {
-        return Err(format!("the Worker is too large: {gzipped} bytes, gzipped"));
     }
     Ok(Worker { folder })
 }
@@ -147,11 +221,31 @@ fn newest(path: &Path) -> Option<SystemTime> {
     inside.map(|entry| newest(&entry.path())).chain([own]).max().flatten()
 }
 
-/// Bytes of files, gzipped one by one at level 9, by zlib as the platform counts them.
-fn gzipped(files: &[PathBuf]) -> Result<u64, Failure> {
-    const SIZES: &str = "const { readFileSync } = require('fs'), { gzipSync } = require('zlib');\
-        process.argv.slice(1).map((file) => gzipSync(readFileSync(file), { level: 9 }).length)\
-        .reduce((sum, length) => sum + length, 0)";
-    let size = output(tools::node().args(["-p", SIZES]).args(files))?;
-    size.trim().parse().map_err(|_| format!("node says that the Worker has {size:?} bytes"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_refused_and_what_replaces_it_is_not() {
+        let shipped = config().expect("wrangler.toml");
+        assert!(is_set_up(&shipped).is_err(), "the example must name no real centre");
+        assert!(is_set_up(&shipped.replace(EXAMPLE, "https://centre.acme.example")).is_ok());
+        assert!(is_set_up(&shipped.replace("GATEWAY_URL", "# GATEWAY_URL")).is_ok());
+    }
+
+    #[test]
+    fn the_dry_run_builds_nothing() {
+        let text = without_build(&config().expect("wrangler.toml"), Path::new("/checkout"));
+        assert!(!text.contains("xtask") && !text.contains("watch_dir"), "{text}");
+        assert!(text.contains("main = \"/checkout/edge/src/worker/entry.js\""), "{text}");
+        assert!(text.contains("[vars]") && text.contains("[durable_objects]"), "{text}");
+    }
+
+    #[test]
+    fn wranglers_size_is_read() {
+        let said = "wrangler 4\nTotal Upload: 702.16 KiB / gzip: 285.85 KiB\nbindings";
+        assert_eq!(upload_bytes(said), Some(292_710));
+        assert_eq!(upload_bytes("Total Upload: 7 MiB / gzip: 2 MiB"), None);
+        assert_eq!(upload_bytes("nothing"), None);
+    }
 }

@@ -115,6 +115,11 @@ pub(super) fn outbox_full() -> Reply {
     problem(503, "outbox_full", detail)
 }
 
+pub(super) fn policy_too_old() -> Reply {
+    let detail = "the centre has not confirmed for a day which keys and ads are in force";
+    problem(503, "policy_too_old", detail)
+}
+
 pub(super) fn too_many() -> Reply {
     let detail =
         "your network sends more requests than this edge allows one; send this again later";

@@ -1,11 +1,13 @@
 //! A shard's rows in the Durable Object's SQLite.
 
 use js_sys::{Function, Reflect};
+use shared::Timestamp;
 use shared::id::IdRange;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast as _, JsValue};
 use worker::{SqlStorage, SqlStorageValue, State};
 
+use super::platform::now;
 use crate::outbox::seal::Last;
 use crate::outbox::shard::{Rows, Shard};
 use crate::outbox::tallies::{SLOTS, Slot};
@@ -23,6 +25,8 @@ const EDGE: &str = "edge";
 /// What the centre told last, and its entity tag.
 const POLICY: &str = "policy";
 const POLICY_TAG: &str = "policy-tag";
+/// When it last said that this holds: milliseconds, big-endian.
+const POLICY_AT: &str = "policy-at";
 
 /// The rows, and what is known of them without a query.
 #[derive(Debug)]
@@ -34,6 +38,16 @@ pub(super) struct Database {
     last: i64,
     /// Bytes of batches that are not acknowledged.
     bytes: u64,
+}
+
+/// What the centre told last.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// Its entity tag.
+    pub(super) tag: String,
+    pub(super) text: String,
+    /// When the centre last said that it holds.
+    pub(super) at: Timestamp,
 }
 
 /// A batch that is not acknowledged.
@@ -153,16 +167,25 @@ impl Database {
         self.sql.exec("DELETE FROM batches WHERE acked = 1 AND sequence < ?", last).map(drop)
     }
 
-    /// What the centre told last: its entity tag and the text.
-    pub(super) fn policy(&self) -> worker::Result<Option<(String, String)>> {
+    /// What the centre told last. Of one that an earlier build kept nobody knows when: now, then.
+    pub(super) fn policy(&self) -> worker::Result<Option<Told>> {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let told_at = self.meta(POLICY_AT)?.and_then(|bytes| bytes.try_into().ok());
+        let told_at = told_at.map_or_else(now, |bytes| Timestamp(u64::from_be_bytes(bytes)));
         let told = self.meta(POLICY_TAG)?.zip(self.meta(POLICY)?);
-        Ok(told.map(|(tag, policy)| (text(tag), text(policy))))
+        let told =
+            told.map(|(tag, policy)| Told { tag: text(tag), text: text(policy), at: told_at });
+        Ok(told)
     }
 
-    pub(super) fn set_policy(&self, (tag, text): &(String, String)) -> worker::Result<()> {
-        self.set_meta(POLICY, text.as_bytes().to_vec())?;
-        self.set_meta(POLICY_TAG, tag.as_bytes().to_vec())
+    pub(super) fn set_policy(&self, told: &Told) -> worker::Result<()> {
+        self.set_meta(POLICY, told.text.as_bytes().to_vec())?;
+        self.set_meta(POLICY_TAG, told.tag.as_bytes().to_vec())?;
+        self.set_policy_at(told.at)
+    }
+
+    pub(super) fn set_policy_at(&self, at: Timestamp) -> worker::Result<()> {
+        self.set_meta(POLICY_AT, at.0.to_be_bytes().to_vec())
     }
 
     fn meta(&self, name: &str) -> worker::Result<Option<Vec<u8>>> {

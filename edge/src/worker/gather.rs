@@ -110,6 +110,11 @@ impl Gather {
         }
     }
 
+    /// Whether there is an id for a request of now.
+    pub(super) fn has_id(&self) -> bool {
+        self.lease.borrow().is_some_and(|ids| ids.is_fresh(now()))
+    }
+
     /// Puts events among those that wait for the next call.
     pub(super) fn put(
         self: &Rc<Self>,

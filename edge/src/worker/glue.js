@@ -49,6 +49,26 @@ export function tell(list, taken) {
   for (let at = 0; at < told.length; at += 3) told[at](told[at + (taken ? 1 : 2)]);
 }
 
+// The Durable Object of that name, as this request may reach it.
+export function stub(env, name, hint) {
+  return env.OUTBOX.getByName(name, hint ? { locationHint: hint } : undefined);
+}
+
+// Asks a Durable Object, or anybody on the network, and reads all of the answer: its status (0: there
+// was none), entity tag, age, body. `fields` are names and values in turn, one a line.
+export async function ask(target, method, url, fields, body) {
+  try {
+    const headers = {};
+    const words = fields === "" ? [] : fields.split("\n");
+    for (let at = 0; at + 1 < words.length; at += 2) headers[words[at]] = words[at + 1];
+    const answer = await (target ?? globalThis).fetch(url, { method, headers, body });
+    const get = (name) => answer.headers.get(name) ?? "";
+    return [answer.status, get("etag"), get("age"), new Uint8Array(await answer.arrayBuffer())];
+  } catch (error) {
+    return [0, "", "", new TextEncoder().encode(String(error))];
+  }
+}
+
 const signers = new Map();
 
 // Ed25519 by the platform. A secret is imported once (RFC 8410: what stands before it in PKCS #8).

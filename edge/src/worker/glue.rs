@@ -1,10 +1,11 @@
-//! A request and a reply in one call each.
+//! A request and a reply in one call each, those that we are asked for and those that we ask for.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
+use worker::js_sys::futures::JsFuture;
 use worker::js_sys::{Array, Promise, Uint8Array};
 use worker::worker_sys::web_sys;
 
@@ -27,6 +28,17 @@ extern "C" {
     fn wait_in(list: &Array, ms: u32, taken: &JsValue, otherwise: &JsValue) -> Promise;
     /// Tells everybody in a list, and empties it.
     pub(super) fn tell(list: &Array, taken: bool);
+    /// A Durable Object.
+    #[wasm_bindgen(catch)]
+    pub(super) fn stub(env: &JsValue, name: &str, hint: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(js_name = ask)]
+    fn ask_for(
+        target: &JsValue,
+        method: &str,
+        url: &str,
+        fields: &str,
+        body: Option<&Uint8Array>,
+    ) -> Promise;
     /// A promise of 64 bytes.
     pub(super) fn sign(key: u32, secret: &[u8], bytes: &[u8]) -> Promise;
 }
@@ -38,6 +50,54 @@ extern "C" {
 /// waits for nothing but another request ("your Worker's code had hung").
 pub(super) fn wait(list: &Array, most: Duration, taken: &JsValue, otherwise: &JsValue) -> Promise {
     wait_in(list, u32::try_from(most.as_millis()).unwrap_or(u32::MAX), taken, otherwise)
+}
+
+/// What somebody answered.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) etag: String,
+    /// Seconds.
+    pub(super) age: u64,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answered {
+    /// The body, for people.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Asks a Durable Object, or without a target whoever is at that address. A field without a value is
+/// left out.
+///
+/// # Errors
+/// When no answer came, and why.
+pub(super) async fn ask(
+    target: Option<&JsValue>,
+    method: &str,
+    url: &str,
+    fields: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Result<Answered, String> {
+    let mut lines = String::new();
+    let given = fields.iter().filter(|(_, value)| !value.is_empty());
+    given.for_each(|(name, value)| push(&mut lines, name, value));
+    let body = body.map(Uint8Array::from);
+    let nobody = JsValue::UNDEFINED;
+    let promised = ask_for(target.unwrap_or(&nobody), method, url, &lines, body.as_ref());
+    // It comes true in any case: an error is an answer of status 0.
+    let parts = JsFuture::from(promised).await.unwrap_or_default();
+    let parts = Array::from(&parts);
+    let word = |at| parts.get(at).as_string().unwrap_or_default();
+    let answered = Answered {
+        status: parts.get(0).as_f64().unwrap_or(0.0) as u16,
+        etag: word(1),
+        age: word(2).parse().unwrap_or(0),
+        body: Uint8Array::new(&parts.get(3)).to_vec(),
+    };
+    if answered.status == 0 { Err(answered.text()) } else { Ok(answered) }
 }
 
 /// A request's head.

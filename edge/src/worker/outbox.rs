@@ -17,10 +17,11 @@ use worker::{
     console_warn, durable_object,
 };
 
-use super::database::{Database, Unsent};
-use super::platform::{SystemRandom, now};
+use super::database::{Database, Told, Unsent};
+use super::once::Once;
+use super::platform::{SystemRandom, age_ms, now};
 use super::settings::{self, Settings};
-use super::transport::{Outcome, Transport, ask_policy};
+use super::transport::{Outcome, POLICY_PATIENCE, Transport, ask_policy};
 use crate::outbox::parcel::Parcel;
 use crate::outbox::shard::{Idle, Shard};
 use crate::policy::Keys;
@@ -38,6 +39,9 @@ const PAUSE_LEAST_MS: u64 = 100;
 const PAUSE_MOST_MS: u64 = 2_000;
 /// What the centre told is good for so long, ms.
 pub(super) const POLICY_LIFE_MS: u64 = 5_000;
+/// When the centre last confirmed it is written down so often, ms: each time would be a row every few
+/// seconds.
+const TOLD_KEPT_MS: u64 = 600_000;
 /// A batch that was refused is tried again after so long, ms.
 const REFUSED_PAUSE_MS: u64 = 60_000;
 
@@ -53,6 +57,8 @@ pub struct Outbox {
     armed: Cell<Option<u64>>,
     /// After an error nothing is tried before then, whatever comes.
     held: Cell<u64>,
+    /// For the centre's keys and ads.
+    asks: Once,
 }
 
 struct Inner {
@@ -69,15 +75,20 @@ struct Inner {
     trouble: Option<String>,
     clock_ahead_ms: u64,
     keys: Option<Keys>,
-    /// What the centre told last: its entity tag and the text.
-    policy: Option<(String, String)>,
-    asked_at: Timestamp,
+    /// What the centre told last.
+    told: Option<Told>,
+    /// As it stands in the database.
+    told_kept_at: Timestamp,
+    /// When the centre was last asked, whatever came of it.
+    asked_at: Option<Timestamp>,
+    /// Why nothing came of it; none when something did.
+    untold: Option<String>,
 }
 
 impl DurableObject for Outbox {
     fn new(state: State, env: Env) -> Self {
         let (inner, sending, armed) = (RefCell::new(None), Cell::new(false), Cell::new(None));
-        Self { state, env, inner, sending, armed, held: Cell::new(0) }
+        Self { state, env, inner, sending, armed, held: Cell::new(0), asks: Once::default() }
     }
 
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
@@ -108,13 +119,7 @@ impl DurableObject for Outbox {
             ("policy", Method::Get) => {
                 self.refresh().await;
                 let known = request.headers().get("if-none-match")?.unwrap_or_default();
-                self.with(|inner| match &inner.policy {
-                    Some((tag, _)) if *tag == known => plain(304, ""),
-                    Some((tag, text)) => Ok(ResponseBuilder::new()
-                        .with_header("etag", tag)?
-                        .fixed(text.as_bytes().to_vec())),
-                    None => plain(404, "the centre has told nothing yet"),
-                })
+                self.with(|inner| inner.told(&known))
             }
             ("state", Method::Get) => self.with(|inner| Response::from_json(&inner.state())),
             _ => plain(404, "there is nothing at this path"),
@@ -158,7 +163,7 @@ impl Outbox {
         let keys = settings::keys(&get).ok().map(|(keys, _)| keys);
         let transport = settings.centre.take().zip(keys.clone());
         let transport = transport.map(|(centre, keys)| Transport::new(centre, keys));
-        let policy = database.policy()?;
+        let told = database.policy()?;
         let inner = Inner {
             edge,
             database,
@@ -170,8 +175,10 @@ impl Outbox {
             trouble: None,
             clock_ahead_ms: 0,
             keys,
-            policy,
-            asked_at: Timestamp(0),
+            told_kept_at: told.as_ref().map_or(Timestamp(0), |told| told.at),
+            told,
+            asked_at: None,
+            untold: None,
         };
         self.inner.replace(Some(inner));
         Ok(())
@@ -202,32 +209,26 @@ impl Outbox {
         Response::from_bytes(leased.to_bytes().to_vec())
     }
 
-    /// Asks the centre which keys and ads are in force, when that was not done lately. What it told
-    /// last is kept here, for isolates that start while it is away.
+    /// Asks the centre which keys and ads are in force, when that was not done lately; who comes
+    /// meanwhile waits for the same answer. What the centre told last is kept here, for isolates that
+    /// start while it is away.
     async fn refresh(&self) {
+        if !self.asks.begin() {
+            return self.asks.wait(POLICY_PATIENCE).await;
+        }
         let asked = self.with(|inner| {
-            let now = now();
-            if now.0.saturating_sub(inner.asked_at.0) < POLICY_LIFE_MS {
+            if inner.asked_at.is_some_and(|asked| age_ms(asked) < POLICY_LIFE_MS) {
                 return Ok(None);
             }
-            inner.asked_at = now;
-            let known = inner.policy.as_ref().map(|(tag, _)| tag.clone());
+            let known = inner.told.as_ref().map(|told| told.tag.clone()).unwrap_or_default();
             Ok(inner.settings.policy_url.clone().zip(inner.keys.clone()).zip(Some(known)))
         });
-        let Ok(Some(((url, keys), known))) = asked else { return };
-        match ask_policy(&url, &keys, known.as_deref()).await {
-            Ok(None) => {}
-            Ok(Some(told)) => {
-                let kept = self.with(|inner| {
-                    inner.database.set_policy(&told)?;
-                    inner.policy = Some(told);
-                    Ok(())
-                });
-                // `with` has told of it.
-                drop(kept);
-            }
-            Err(why) => console_warn!("keys and ads stay as they are: {why}"),
+        if let Ok(Some(((url, keys), known))) = asked {
+            let answer = ask_policy(&url, &keys, &known).await;
+            // `with` tells of what goes wrong.
+            let _ = self.with(|inner| inner.hear(answer));
         }
+        self.asks.end();
     }
 
     /// Sends what there is; when to come again, `None` for when something comes.
@@ -311,6 +312,49 @@ impl Outbox {
 }
 
 impl Inner {
+    /// Keeps what the centre told.
+    fn hear(&mut self, answer: Result<Option<(String, String)>, String>) -> worker::Result<()> {
+        let now = now();
+        self.asked_at = Some(now);
+        match answer {
+            Ok(Some((tag, text))) => {
+                let told = Told { tag, text, at: now };
+                self.database.set_policy(&told)?;
+                (self.told, self.told_kept_at, self.untold) = (Some(told), now, None);
+            }
+            Ok(None) => {
+                self.untold = None;
+                if let Some(told) = &mut self.told {
+                    told.at = now;
+                }
+                if age_ms(self.told_kept_at) > TOLD_KEPT_MS {
+                    self.database.set_policy_at(now)?;
+                    self.told_kept_at = now;
+                }
+            }
+            Err(why) => {
+                console_warn!("keys and ads stay as they are: {why}");
+                self.untold = Some(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the centre told last, for an isolate that knows the one with this entity tag.
+    fn told(&self, known: &str) -> worker::Result<Response> {
+        let Some(told) = &self.told else {
+            return plain(404, self.untold.as_deref().unwrap_or("nobody has been asked"));
+        };
+        let age_s = now().0.saturating_sub(told.at.0) / 1_000;
+        let reply = ResponseBuilder::new()
+            .with_header("etag", &told.tag)?
+            .with_header("age", &age_s.to_string())?;
+        Ok(match told.tag == known {
+            true => reply.with_status(304).empty(),
+            false => reply.fixed(told.text.as_bytes().to_vec()),
+        })
+    }
+
     /// Takes a parcel; `Err` when there is no room for its events. Losses always have room.
     fn append(&mut self, parcel: &Parcel) -> worker::Result<Result<(), &'static str>> {
         let full = self.database.bytes() >= self.settings.outbox_bytes_max;

@@ -1,13 +1,32 @@
-//! The platform's clock and randomness.
+//! The platform's clock, timers and randomness.
 
+use std::future::Future;
+use std::time::Duration;
+
+use futures::future::{Either, select};
 use js_sys::{Function, Reflect, Uint8Array};
 use shared::{Random, Timestamp};
 use wasm_bindgen::{JsCast as _, JsValue};
+use worker::Delay;
 
 /// The time, as of the last I/O: on Workers the clock stands still in between.
 pub(super) fn now() -> Timestamp {
     // Whole milliseconds since 1970, far below 2^53.
     Timestamp(js_sys::Date::now() as u64)
+}
+
+/// How long ago, ms. What lies in the future is older than anything: the clock was set back, and
+/// nobody knows by how much.
+pub(super) fn age_ms(since: Timestamp) -> u64 {
+    now().0.checked_sub(since.0).unwrap_or(u64::MAX)
+}
+
+/// `None` when it took longer.
+pub(super) async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    match select(Box::pin(work), Delay::from(patience)).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
 }
 
 /// `crypto.getRandomValues`.

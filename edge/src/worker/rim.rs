@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use shared::id::IdRange;
-use shared::keys::{EdgeKeys, KeyId};
+use shared::keys::KeyId;
 use shared::limits::EDGE_BODY_BYTES_MAX;
 use shared::random::Seeded;
 use shared::token::SIGNATURE_BYTES;
@@ -22,9 +21,11 @@ use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, cons
 
 use super::gather::{Gather, Put, Waits};
 use super::glue::{Head, sign, to_response, wait};
-use super::outbox::{POLICY_LIFE_MS, binding};
+use super::news::News;
+use super::once::Once;
+use super::outbox::binding;
 use super::place::{location_hint, shard_name};
-use super::platform::{SystemRandom, now};
+use super::platform::{SystemRandom, now, within};
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::catalogue::Catalogue;
@@ -33,23 +34,23 @@ use crate::decision::{Decision, Durability, Reply, WhenFull, lost};
 use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::outbox::parcel::Parcel;
-use crate::policy::{Keys, Policy, Published};
+use crate::policy::Policy;
 use crate::request::{Body, Method};
 
 /// Losses wait so long for a parcel that they can go with.
 const LOSSES_WAIT: Duration = Duration::from_secs(1);
 
+/// An isolate waits so long for ids, and so often in one request.
+const LEASE_PATIENCE: Duration = Duration::from_secs(4);
+const LEASE_TRIES: u32 = 3;
+
 /// What an isolate keeps between requests.
 struct Edge {
     settings: Settings,
-    /// None without keys.
-    policy: RefCell<Option<Rc<Policy>>>,
-    /// The secrets, for the day that the public keys change.
-    keys: Option<EdgeKeys>,
-    /// The entity tag of what the centre told last; empty when it never told anything.
-    told: RefCell<String>,
-    /// When the shard was last asked for it.
-    asked_at: Cell<Timestamp>,
+    /// What it goes by.
+    news: News,
+    /// For ids.
+    leases: Once,
     trouble: Vec<String>,
     limits: Limits,
     clicks: Clicks,
@@ -131,7 +132,8 @@ pub fn fetch(request: web_sys::Request, env: Env, context: JsContext) -> JsValue
     let head = Head::read(&request);
     let edge = Edge::get(&env, &head);
     let visit = Rc::new(Visit { head, env, context: Context::new(context) });
-    if visit.is_link() && edge.follow_centre_later(&visit) {
+    edge.follow_centre(&visit);
+    if visit.is_link() && !edge.news.is_stale() {
         let since = edge.since();
         return match edge.admit(&visit, since) {
             Ok(policy) => edge.decide(Body::Whole(&[]), &policy, &visit, since).into_js(&visit),
@@ -198,7 +200,7 @@ impl Edge {
             Catalogue::default()
         });
         let public_url = settings.public_url.clone().or_else(|| head.origin.parse().ok());
-        let (policy, keys) = match (settings::keys(&get), public_url) {
+        let known = match (settings::keys(&get), public_url) {
             (Ok((keys, parts)), Some(public_url)) => {
                 let policy = Policy {
                     public_url,
@@ -209,15 +211,15 @@ impl Edge {
                     keys: Arc::new(keys),
                     catalogue: Arc::new(catalogue),
                 };
-                (Some(Rc::new(policy)), Some(parts))
+                Some((policy, parts))
             }
             (Err(why), _) => {
                 trouble.push(why);
-                (None, None)
+                None
             }
             (Ok(_), None) => {
                 trouble.push("PUBLIC_URL is missing".to_owned());
-                (None, None)
+                None
             }
         };
         let mut number = [0; 4];
@@ -229,11 +231,9 @@ impl Edge {
             started: now(),
             gather: Rc::new(Gather::new(Duration::from_millis(settings.redirect_wait_ms))),
             flushing: Cell::new(false),
+            news: News::new(known, settings.policy_url.is_some()),
+            leases: Once::default(),
             settings,
-            policy: RefCell::new(policy),
-            keys,
-            told: RefCell::new(String::new()),
-            asked_at: Cell::new(Timestamp(0)),
             trouble,
         }
     }
@@ -247,17 +247,24 @@ impl Edge {
         let js = |response: Response| JsValue::from(web_sys::Response::from(response));
         match head.path.as_str() {
             "/healthz" => return Response::ok("ok\n").map(js),
-            "/readyz" => return self.ready(self.shard(&visit)).await.map(js),
+            "/readyz" => {
+                // What was asked for is waited for here, though requests do not.
+                self.news.wait().await;
+                return self.ready(self.shard(&visit)).await.map(js);
+            }
             _ => {}
         }
-        if !self.follow_centre_later(&visit) {
-            self.follow_centre(&visit).await;
+        if self.news.is_stale() {
+            self.news.wait().await;
         }
         let since = self.since();
         let policy = match self.admit(&visit, since) {
             Ok(policy) => policy,
             Err(refused) => return Ok(refused),
         };
+        if head.path == "/v1/serve" && self.news.is_too_old() {
+            return Ok(visit.response(handle::policy_too_old()));
+        }
         if head.path == "/v1/serve" && head.method == Method::Get {
             self.replenish(&visit).await;
             let decision = self.serve(&policy, &visit, since).await;
@@ -282,7 +289,7 @@ impl Edge {
 
     /// By what the request is decided; or the reply to one that is not.
     fn admit(&self, visit: &Visit, since: Duration) -> Result<Rc<Policy>, JsValue> {
-        let Some(policy) = self.policy.borrow().clone() else {
+        let Some(policy) = self.news.policy() else {
             let text = "This link cannot be followed at the moment: the site is being set up.\n";
             let reply = ResponseBuilder::new().with_status(503).fixed(text.as_bytes().to_vec());
             return Err(web_sys::Response::from(reply).into());
@@ -330,7 +337,7 @@ impl Edge {
     }
 
     async fn sign(&self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
-        let mut own = self.keys.iter().flat_map(|keys| &keys.own);
+        let mut own = self.news.keys.iter().flat_map(|keys| &keys.own);
         let (found, _) = own.find(|(own, _)| own.public.id == key)?;
         let promised = sign(key.0, found.secret.expose(), bytes);
         match JsFuture::from(promised).await {
@@ -348,7 +355,6 @@ impl Edge {
         let name = shard_name(&self.settings.name, &head.colo, self.number);
         let name = name.ok_or_else(|| ShardError::Away("the outbox has no name".to_owned()))?;
         Shard::find(env, name, location_hint(&head.continent, head.longitude))
-            .map_err(|error| ShardError::Away(format!("the binding OUTBOX: {error}")))
     }
 
     /// The way to the shard, for calls that this request makes for others.
@@ -357,72 +363,44 @@ impl Edge {
         Rc::new(move || edge.shard(&visit))
     }
 
-    /// Goes by the keys and ads that the centre told the shard last, without waiting for them;
-    /// false when they must be waited for: before the isolate's first request.
-    fn follow_centre_later(self: &Rc<Self>, visit: &Rc<Visit>) -> bool {
-        let (now, asked_at) = (now(), self.asked_at.get());
-        let is_due = now.0.saturating_sub(asked_at.0) >= POLICY_LIFE_MS;
-        if !is_due || self.keys.is_none() || self.settings.policy_url.is_none() {
-            return true;
-        }
-        self.asked_at.set(now);
-        if asked_at == Timestamp(0) {
-            return false;
-        }
-        let (edge, asker) = (Rc::clone(self), Rc::clone(visit));
-        visit.context.wait_until(async move { edge.follow_centre(&asker).await });
-        true
-    }
-
-    async fn follow_centre(&self, visit: &Visit) {
-        let Ok(shard) = self.shard(visit) else { return };
-        let known = self.told.borrow().clone();
-        match shard.policy(&known).await {
-            Ok(None) => {}
-            Ok(Some((tag, text))) => match self.take_policy(&text) {
-                Ok(()) => drop(self.told.replace(tag)),
-                Err(why) => console_error!("the centre's keys and ads cannot be used: {why}"),
-            },
-            Err(why) => console_warn!("keys and ads stay as they are: {why:?}"),
+    /// Asks the shard for the keys and ads that the centre told last, when it is time to. It is asked
+    /// for everybody, and to the end even if this request ends before.
+    fn follow_centre(self: &Rc<Self>, visit: &Rc<Visit>) {
+        if self.news.begin() {
+            let (edge, asker) = (Rc::clone(self), Rc::clone(visit));
+            visit.context.wait_until(async move { edge.news.hear(edge.shard(&asker)).await });
         }
     }
 
-    /// Puts what the centre told in force.
-    fn take_policy(&self, text: &str) -> Result<(), String> {
-        let told: Published = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let (Some(keys), Some(before)) = (self.keys.clone(), self.policy.borrow().clone()) else {
-            return Ok(());
-        };
-        let keys = Keys::new(&keys.with_public(told.public)).map_err(|error| error.to_string())?;
-        let catalogue = match told.catalogue {
-            Some(catalogue) => {
-                let read = Catalogue::from_json(catalogue.get());
-                Arc::new(read.map_err(|error| error.to_string())?)
+    /// Sees to it that there is an id for this request. One asks for all that come meanwhile.
+    async fn replenish(self: &Rc<Self>, visit: &Rc<Visit>) {
+        // A lease may be used up by those who waited for it, too.
+        for _ in 0..LEASE_TRIES {
+            if self.gather.has_id() {
+                return;
             }
-            None => Arc::clone(&before.catalogue),
-        };
-        let policy = Policy { keys: Arc::new(keys), catalogue, ..Policy::clone(&before) };
-        self.policy.replace(Some(Rc::new(policy)));
-        Ok(())
+            if self.leases.begin() {
+                let (edge, asker) = (Rc::clone(self), Rc::clone(visit));
+                visit.context.wait_until(async move {
+                    edge.lease(&asker).await;
+                    edge.leases.end();
+                });
+            }
+            self.leases.wait(LEASE_PATIENCE).await;
+        }
     }
 
-    /// Sees to it that there is an id for this request.
-    async fn replenish(&self, visit: &Visit) {
-        let is_fresh = |lease: &Option<IdRange>| lease.is_some_and(|ids| ids.is_fresh(now()));
-        if is_fresh(&self.gather.lease.borrow()) {
-            return;
-        }
+    async fn lease(&self, visit: &Visit) {
         let leased = match self.shard(visit) {
-            Ok(shard) => shard.lease().await,
-            Err(error) => Err(error),
+            Ok(shard) => within(LEASE_PATIENCE, shard.lease()).await,
+            Err(error) => Some(Err(error)),
         };
         match leased {
-            // Another request may have brought one meanwhile.
-            Ok(leased) if !is_fresh(&self.gather.lease.borrow()) => {
-                self.gather.lease.replace(Some(leased));
-            }
-            Ok(_) => {}
-            Err(error) => console_error!("no ids: {error:?}"),
+            // A parcel may have brought one meanwhile.
+            Some(Ok(_)) if self.gather.has_id() => {}
+            Some(Ok(leased)) => drop(self.gather.lease.replace(Some(leased))),
+            Some(Err(error)) => console_error!("no ids: {error:?}"),
+            None => console_error!("no ids: the outbox does not answer"),
         }
     }
 
@@ -485,10 +463,7 @@ impl Edge {
     /// Whether traffic should be sent here; if not, why.
     async fn ready(&self, shard: Result<Shard, ShardError>) -> worker::Result<Response> {
         let mut reasons = self.trouble.clone();
-        if self.policy.borrow().as_ref().is_some_and(|policy| !policy.keys.can_sign(now())) {
-            reasons
-                .push("no_signing_key: every key is retired, revoked or not in force".to_owned());
-        }
+        self.news.reasons(&mut reasons);
         let state = match shard {
             Ok(shard) => shard.state().await,
             Err(error) => Err(error),
@@ -512,7 +487,7 @@ impl Edge {
         let status = if reasons.is_empty() { 200 } else { 503 };
         let body = serde_json::json!({
             "ready": reasons.is_empty(), "reasons": reasons, "outbox": state.ok(),
-            "rules": self.policy.borrow().as_ref().map(|policy| policy.rule_set),
+            "rules": self.news.policy().map(|policy| policy.rule_set),
         });
         Ok(Response::from_json(&body)?.with_status(status))
     }

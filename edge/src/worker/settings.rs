@@ -138,8 +138,9 @@ pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Settings {
 /// What is wrong with it.
 pub fn keys(get: &dyn Fn(&str) -> Option<String>) -> Result<(Keys, EdgeKeys), String> {
     let text = given(get, "EDGE_KEYS").ok_or(
-        "EDGE_KEYS is missing: put what `countersign keys edge` prints there (wrangler secret put \
-         EDGE_KEYS); until then no ad is served and no link is known",
+        "EDGE_KEYS is missing: put what `countersign keys edge` prints there (`wrangler secret put \
+         EDGE_KEYS`; for `wrangler dev` a line of `.dev.vars`); until then no ad is served and no \
+         link is known",
     )?;
     let parts: EdgeKeys =
         serde_json::from_str(&text).map_err(|error| format!("EDGE_KEYS: {error}"))?;
@@ -246,7 +247,7 @@ impl Reader<'_> {
 
     fn centre(&mut self, edge: &str) -> Option<Centre> {
         match (self.text("GATEWAY_URL"), self.text("NATS_URL")) {
-            (Some(_), None) => self.parsed("GATEWAY_URL", str::parse).map(Centre::Gateway),
+            (Some(_), None) => self.parsed("GATEWAY_URL", gateway).map(Centre::Gateway),
             (None, Some(_)) => {
                 let credentials = self.credentials()?;
                 let prefix = self.text("NATS_PREFIX").unwrap_or_default();
@@ -281,6 +282,16 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// The collector's API; not the example of `wrangler.toml`.
+fn gateway(text: &str) -> Result<PublicUrl, String> {
+    if text.contains("//collector.example.com") {
+        return Err("it is still the example: write the address of your collector's API, in \
+                    wrangler.toml or, for `wrangler dev`, in .dev.vars"
+            .to_owned());
+    }
+    text.parse()
 }
 
 /// Whether it speaks TLS, its host, its port.
@@ -338,6 +349,7 @@ mod tests {
             ("VENDOR", "70000"),
             ("NATS_URL", "nats://b"),
             ("GATEWAY_URL", "collector"),
+            ("GATEWAY_URL", "https://collector.example.com"),
         ] {
             let base = [("EDGE_NAME", "w"), ("GATEWAY_URL", "https://c.example"), (name, value)];
             let mut bindings: Vec<_> = base.into_iter().filter(|(key, _)| *key != name).collect();

@@ -2,20 +2,20 @@
 
 use std::rc::Rc;
 
-use shared::Id;
 use shared::id::IdRange;
-use worker::{Env, Headers, Method, Request, RequestInit, Response, Stub};
+use shared::{Id, Timestamp};
+use wasm_bindgen::JsValue;
+use worker::Env;
 
+use super::glue::{self, Answered};
+use super::platform::now;
 use crate::outbox::parcel::Parcel;
-
-/// The binding of the shards' namespace.
-const BINDING: &str = "OUTBOX";
 
 /// A shard, as this request may reach it: what the platform gives to one request, no other may use.
 #[derive(Debug)]
 pub(super) struct Shard {
     edge: Id,
-    stub: Stub,
+    stub: JsValue,
 }
 
 /// Finds the shard, for one request.
@@ -30,14 +30,21 @@ pub(super) enum ShardError {
     Away(String),
 }
 
+/// What the centre told last.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) tag: String,
+    /// None when it is what is known already.
+    pub(super) text: Option<String>,
+    /// When the centre last said that it holds.
+    pub(super) at: Timestamp,
+}
+
 impl Shard {
     /// The shard of that name.
-    pub(super) fn find(env: &Env, edge: Id, hint: Option<&str>) -> worker::Result<Self> {
-        let namespace = env.durable_object(BINDING)?;
-        let stub = match hint {
-            Some(hint) => namespace.get_by_name_with_location_hint(edge.as_str(), hint)?,
-            None => namespace.get_by_name(edge.as_str())?,
-        };
+    pub(super) fn find(env: &Env, edge: Id, hint: Option<&str>) -> Result<Self, ShardError> {
+        let stub = glue::stub(env, edge.as_str(), hint.unwrap_or_default());
+        let stub = stub.map_err(|why| ShardError::Away(format!("the binding OUTBOX: {why:?}")))?;
         Ok(Self { edge, stub })
     }
 
@@ -48,16 +55,15 @@ impl Shard {
         parcel: &Parcel,
         wants_lease: bool,
     ) -> Result<Option<IdRange>, ShardError> {
-        let query = if wants_lease { "?lease" } else { "" };
+        let what = if wants_lease { "append?lease" } else { "append" };
         let bytes = parcel.to_bytes(self.edge);
-        let reply = self.ask(Method::Post, &format!("append{query}"), Some(&bytes)).await;
-        let mut reply = reply.map_err(away)?;
-        match reply.status_code() {
+        let reply = self.ask("POST", what, &[], Some(&bytes)).await?;
+        match reply.status {
             204 => Ok(None),
-            200 => Ok(IdRange::from_bytes(&reply.bytes().await.map_err(away)?)),
+            200 => Ok(IdRange::from_bytes(&reply.body)),
             507 => Err(ShardError::Full),
             status => {
-                let why = reply.text().await.unwrap_or_default();
+                let why = reply.text();
                 Err(ShardError::Away(format!("the outbox answers {status}: {why:.200}")))
             }
         }
@@ -65,55 +71,39 @@ impl Shard {
 
     /// New ids.
     pub(super) async fn lease(&self) -> Result<IdRange, ShardError> {
-        let mut reply = self.ask(Method::Post, "lease", None).await.map_err(away)?;
-        let bytes = reply.bytes().await.map_err(away)?;
-        let range = IdRange::from_bytes(&bytes);
+        let reply = self.ask("POST", "lease", &[], None).await?;
+        let range = IdRange::from_bytes(&reply.body);
         range.ok_or_else(|| ShardError::Away("the outbox gives no ids".to_owned()))
     }
 
-    /// What the centre told last: its entity tag and the text; `None` when it is the `known` one.
-    pub(super) async fn policy(&self, known: &str) -> Result<Option<(String, String)>, ShardError> {
-        let headers = Headers::new();
-        headers.set("if-none-match", known).map_err(away)?;
-        let mut init = RequestInit::new();
-        init.with_headers(headers);
-        let reply = self.send("policy", &init).await;
-        let mut reply = reply.map_err(away)?;
-        let told = reply.text().await.map_err(away)?;
-        match reply.status_code() {
-            200 => Ok(Some((reply.headers().get("etag").map_err(away)?.unwrap_or_default(), told))),
-            304 => Ok(None),
-            _ => Err(ShardError::Away(told)),
-        }
+    /// What the centre told last, of which the one with this entity tag is known.
+    pub(super) async fn policy(&self, known: &str) -> Result<Told, ShardError> {
+        let reply = self.ask("GET", "policy", &[("if-none-match", known)], None).await?;
+        let text = match reply.status {
+            200 => Some(reply.text()),
+            304 => None,
+            _ => return Err(ShardError::Away(reply.text())),
+        };
+        let at = now().minus_ms(reply.age.saturating_mul(1_000));
+        Ok(Told { tag: reply.etag, text, at })
     }
 
     /// How it is.
     pub(super) async fn state(&self) -> Result<serde_json::Value, ShardError> {
-        let mut reply = self.ask(Method::Get, "state", None).await.map_err(away)?;
-        reply.json().await.map_err(away)
+        let reply = self.ask("GET", "state", &[], None).await?;
+        serde_json::from_slice(&reply.body).map_err(|error| ShardError::Away(error.to_string()))
     }
 
     async fn ask(
         &self,
-        method: Method,
+        method: &str,
         what: &str,
+        fields: &[(&str, &str)],
         body: Option<&[u8]>,
-    ) -> worker::Result<Response> {
-        let mut init = RequestInit::new();
-        init.with_method(method).with_headers(Headers::new());
-        if let Some(body) = body {
-            init.with_body(Some(js_sys::Uint8Array::from(body).into()));
-        }
-        self.send(what, &init).await
-    }
-
-    async fn send(&self, what: &str, init: &RequestInit) -> worker::Result<Response> {
+    ) -> Result<Answered, ShardError> {
         // The host means nothing: the stub is the address.
         let url = format!("http://outbox/{}/{what}", self.edge);
-        self.stub.fetch_with_request(Request::new_with_init(&url, init)?).await
+        let answered = glue::ask(Some(&self.stub), method, &url, fields, body).await;
+        answered.map_err(ShardError::Away)
     }
-}
-
-fn away(error: worker::Error) -> ShardError {
-    ShardError::Away(error.to_string())
 }

@@ -1,17 +1,17 @@
 //! The way from a shard to the centre: the collector's gateway, or the work queue on NATS.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::time::Duration;
 
-use futures::future::{Either, join_all, select};
+use futures::future::join_all;
 use shared::keys::request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use worker::{Delay, Fetch, Headers, Method, Request, RequestInit, SecureTransport, Socket};
+use worker::{SecureTransport, Socket};
 
 use super::database::Unsent;
+use super::glue::{self, Answered};
 use super::nats::{self, Info, Reader, Sent};
-use super::platform::now;
+use super::platform::{now, within};
 use super::settings::{Centre, NatsServer};
 use crate::policy::{Keys, PublicUrl, Published};
 
@@ -23,8 +23,8 @@ const GATEWAY_AT_ONCE: usize = 4;
 /// After so long without an answer a batch is sent again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An isolate's first request waits so long for the centre.
-const POLICY_PATIENCE: Duration = Duration::from_secs(2);
+/// A request that waits for keys and ads does so for so long.
+pub(super) const POLICY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What came of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,14 +60,9 @@ impl Transport {
                 let mut outcomes = Vec::new();
                 for portion in batches.chunks(GATEWAY_AT_ONCE) {
                     let posts = portion.iter().map(|batch| post(url, &self.keys, &batch.bytes));
-                    for posted in join_all(posts).await {
-                        outcomes.push(match posted {
-                            Ok((outcome, ahead_ms)) => {
-                                self.clock_ahead_ms = ahead_ms.unwrap_or(self.clock_ahead_ms);
-                                outcome
-                            }
-                            Err(error) => Outcome::Retry(error.to_string()),
-                        });
+                    for (outcome, ahead_ms) in join_all(posts).await {
+                        self.clock_ahead_ms = ahead_ms.unwrap_or(self.clock_ahead_ms);
+                        outcomes.push(outcome);
                     }
                     // One that is away is not asked for everything that waits.
                     if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Retry(_))) {
@@ -89,54 +84,38 @@ impl Transport {
     }
 }
 
-/// `None` when it took longer.
-async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
-    match select(Box::pin(work), Delay::from(patience)).await {
-        Either::Left((done, _)) => Some(done),
-        Either::Right(_) => None,
-    }
-}
-
 /// Posts one batch to the gateway, signed; and what the gateway says of our clock.
-async fn post(
-    url: &PublicUrl,
-    keys: &Keys,
-    batch: &[u8],
-) -> worker::Result<(Outcome, Option<u64>)> {
+async fn post(url: &PublicUrl, keys: &Keys, batch: &[u8]) -> (Outcome, Option<u64>) {
     #[derive(serde::Deserialize)]
     struct Taken {
         clock_ahead_ms: u64,
     }
     let now = now();
     let Some(signer) = keys.speaker(now) else {
-        return Ok((Outcome::Retry("the edge has no key".to_owned()), None));
+        return (Outcome::Retry("the edge has no key".to_owned()), None);
     };
     let signature = request::sign(signer, keys.keyring().deployment(), BATCHES, batch, now);
-    let headers = Headers::new();
-    headers.set("content-type", BATCH_CONTENT_TYPE)?;
-    headers.set(request::FIELD, &signature)?;
-    let mut init = RequestInit::new();
-    init.with_method(Method::Post)
-        .with_headers(headers)
-        .with_body(Some(js_sys::Uint8Array::from(batch).into()));
-    let request = Request::new_with_init(&format!("{url}{BATCHES}"), &init)?;
-    let fetch = async {
-        let mut response = Fetch::Request(request).send().await?;
-        let text = response.text().await.unwrap_or_default();
-        Ok::<_, worker::Error>((response.status_code(), text))
+    let fields = [("content-type", BATCH_CONTENT_TYPE), (request::FIELD, signature.as_str())];
+    let to = format!("{url}{BATCHES}");
+    let asked = glue::ask(None, "POST", &to, &fields, Some(batch));
+    let answered = match within(PATIENCE, asked).await {
+        Some(Ok(answered)) => answered,
+        Some(Err(why)) => return (Outcome::Retry(format!("{url}: {why:.200}")), None),
+        None => return (Outcome::Retry(format!("{url} does not answer")), None),
     };
-    let Some(answered) = within(PATIENCE, fetch).await else {
-        return Ok((Outcome::Retry(format!("{url} does not answer")), None));
-    };
-    let (status, text) = answered?;
-    Ok(match status {
+    match answered.status {
         202 => {
-            let taken = serde_json::from_str::<Taken>(&text);
+            let taken = serde_json::from_slice::<Taken>(&answered.body);
             (Outcome::Taken, taken.ok().map(|taken| taken.clock_ahead_ms))
         }
-        400 | 413 | 415 => (Outcome::Refused(format!("{url} answers {status}: {text:.200}")), None),
-        _ => (Outcome::Retry(format!("{url} answers {status}: {text:.200}")), None),
-    })
+        400 | 413 | 415 => (Outcome::Refused(unwelcome(url, &answered)), None),
+        _ => (Outcome::Retry(unwelcome(url, &answered)), None),
+    }
+}
+
+/// An answer that is none of those that were asked for, for people.
+fn unwelcome(url: &PublicUrl, answered: &Answered) -> String {
+    format!("{url} answers {}: {:.200}", answered.status, answered.text())
 }
 
 /// Asks the centre which keys and ads are in force: their entity tag and the text; `None` when they
@@ -144,32 +123,21 @@ async fn post(
 pub(super) async fn ask_policy(
     url: &PublicUrl,
     keys: &Keys,
-    known: Option<&str>,
+    known: &str,
 ) -> Result<Option<(String, String)>, String> {
     let now = now();
     let signer = keys.speaker(now).ok_or("the edge has no key")?;
     let signature = request::sign(signer, keys.keyring().deployment(), Published::PATH, b"", now);
-    let headers = Headers::new();
-    headers.set(request::FIELD, &signature).map_err(text)?;
-    if let Some(known) = known {
-        headers.set("if-none-match", known).map_err(text)?;
-    }
-    let mut init = RequestInit::new();
-    init.with_headers(headers);
-    let request = Request::new_with_init(&format!("{url}{}", Published::PATH), &init);
-    let request = request.map_err(text)?;
-    let fetch = async {
-        let mut response = Fetch::Request(request).send().await?;
-        let tag = response.headers().get("etag")?.unwrap_or_default();
-        Ok::<_, worker::Error>((response.status_code(), tag, response.text().await?))
-    };
-    let answered = within(POLICY_PATIENCE, fetch).await;
+    let fields = [(request::FIELD, signature.as_str()), ("if-none-match", known)];
+    let from = format!("{url}{}", Published::PATH);
+    let asked = glue::ask(None, "GET", &from, &fields, None);
+    let answered = within(POLICY_PATIENCE, asked).await;
     let answered = answered.ok_or_else(|| format!("{url} does not answer"))?;
-    let (status, tag, told) = answered.map_err(text)?;
-    match status {
-        200 => Ok(Some((tag, told))),
+    let answered = answered.map_err(|why| format!("{url}: {why:.200}"))?;
+    match answered.status {
+        200 => Ok(Some((answered.etag.clone(), answered.text()))),
         304 => Ok(None),
-        _ => Err(format!("{url} answers {status}: {told:.200}")),
+        _ => Err(unwelcome(url, &answered)),
     }
 }
 

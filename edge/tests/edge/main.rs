@@ -15,3 +15,5 @@ mod verdicts;
 mod worker;
 mod worker_hostile;
 mod worker_nats;
+mod worker_news;
+mod wrangler;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use edge::native::{Parts, Policies};
+use edge::policy::Published;
 use edge::worker::workerd::Workerd;
 use edge::{Decision, Policy};
 use http_body_util::{BodyExt as _, Full};
@@ -17,8 +18,9 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use shared::ambient::SystemClock;
-use shared::keys::EdgeKeys;
+use shared::keys::{EdgeKeys, PublicKey};
 use shared::token::to_text;
 use shared::wire::{Batch, Event};
 use shared::{Clock as _, Kind, Timestamp};
@@ -35,6 +37,10 @@ pub(crate) struct Centre {
     pub(crate) status: AtomicU16,
     /// How many batches were brought to it.
     pub(crate) asked: AtomicU32,
+    /// Which keys and ads are in force, and their entity tag; 404 while there are none.
+    news: Mutex<Option<(String, String)>>,
+    /// How often it was asked for them.
+    pub(crate) news_asked: AtomicU32,
 }
 
 /// The status of a centre that never answers.
@@ -63,6 +69,9 @@ impl Centre {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, hyper::Error> {
         let path = request.uri().path().to_owned();
+        if path == Published::PATH {
+            return Ok(self.tell(&request));
+        }
         let body = request.into_body().collect().await?.to_bytes();
         let mut status = self.status.load(Ordering::SeqCst);
         match Batch::read(&body) {
@@ -84,6 +93,27 @@ impl Centre {
         let mut response = Response::new(Full::new(Bytes::from(r#"{"clock_ahead_ms":0}"#)));
         *response.status_mut() = status.try_into().unwrap();
         Ok(response)
+    }
+
+    /// These keys and ads are in force from now on.
+    pub(crate) fn publish(&self, public: Vec<PublicKey>, catalogue: &str) {
+        let catalogue = Some(RawValue::from_string(catalogue.to_owned()).unwrap());
+        let text = serde_json::to_string(&Published { public, catalogue }).unwrap();
+        let tag =
+            format!("\"{}\"", shared::text::hex(&blake3::hash(text.as_bytes()).as_bytes()[..8]));
+        *self.news.lock() = Some((tag, text));
+    }
+
+    fn tell(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        self.news_asked.fetch_add(1, Ordering::SeqCst);
+        let Some((tag, text)) = self.news.lock().clone() else {
+            return Response::builder().status(404).body(Full::default()).unwrap();
+        };
+        let known = request.headers().get("if-none-match");
+        let is_known = known.is_some_and(|known| known.as_bytes() == tag.as_bytes());
+        let (status, text) = if is_known { (304, String::new()) } else { (200, text) };
+        let response = Response::builder().status(status).header("etag", tag);
+        response.body(Full::new(Bytes::from(text))).unwrap()
     }
 
     pub(crate) fn told(&self) -> Told {

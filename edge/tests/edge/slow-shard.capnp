@@ -37,6 +37,7 @@ const slow :Workerd.Worker = (
   compatibilityDate = "2026-10-01",
   bindings = [
     (name = "SHARD", durableObjectNamespace = (className = "Outbox", serviceName = "edge")),
+    (name = "AGE", fromEnvironment = "AGE"),
   ],
   durableObjectNamespaces = [(className = "Slow", uniqueKey = "slow")],
   durableObjectStorage = (inMemory = void),

@@ -5,7 +5,12 @@ const SLOW_MS = 150;
 export class Slow extends DurableObject {
   async fetch(request) {
     await scheduler.wait(SLOW_MS);
-    return this.env.SHARD.getByName("shard").fetch(request);
+    const answer = await this.env.SHARD.getByName("shard").fetch(request);
+    if (!this.env.AGE || answer.headers.get("age") === null) return answer;
+    // As if the centre had been away for so many seconds.
+    const headers = new Headers(answer.headers);
+    headers.set("age", this.env.AGE);
+    return new Response(answer.body, { status: answer.status, headers });
   }
 }
 
