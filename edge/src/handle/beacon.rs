@@ -125,8 +125,8 @@ pub(super) fn events(
 /// names itself with up to 64 characters. What cannot be believed is no page's: the events count, and
 /// are not compared with what was sent.
 fn page(request: &Request<'_>) -> Option<PageSeq> {
-    let name = request.parameter("page").filter(|name| (1..=64).contains(&name.len()))?;
-    let seq = request.parameter("seq")?.parse().ok()?;
+    let name = request.parameter("page").ok()?.filter(|name| (1..=64).contains(&name.len()))?;
+    let seq = request.parameter("seq").ok()??.parse().ok()?;
     let mut first = [0; 8];
     blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut first);
     let page = PageSeq { page: PageView(u64::from_le_bytes(first)), seq };
