@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
 use shared::{Kind, PageSeq, PageView, Reason, Timestamp, token};
 
-use super::check::{Asker, check};
+use super::check::{Asker, believe};
 use super::{State, reply};
 use crate::decision::{Decision, Draft, Durability, Loss, WhenFull};
 use crate::policy::Policy;
@@ -150,7 +150,9 @@ fn take(
         return Err((kind, Reason::Malformed));
     }
     let bytes = token::from_text(text.as_bytes()).map_err(|reason| (kind, reason))?;
-    let token = check(&bytes, kind, asker.policy, now).map_err(|reason| (kind, reason))?;
+    let token = believe(&bytes, asker.policy, now)
+        .and_then(|token| token.check_time(kind, now).map(|()| token))
+        .map_err(|reason| (kind, reason))?;
     Ok(asker.event(kind, &token, &bytes, state, now))
 }
 

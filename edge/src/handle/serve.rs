@@ -100,8 +100,8 @@ fn issue(
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
-    let Some((signer, price_key)) = policy.keys.signer(placement.publisher, now) else {
-        let detail = "this edge has no key that signs for this publisher now";
+    let Some((signer, price_key)) = policy.keys.signer(placement.publisher, ad, now) else {
+        let detail = "this edge has no key that signs for this publisher and ad now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     };
     let Some(id) = state.next_id(now, random) else {

@@ -202,6 +202,7 @@ impl Edge {
             (Ok((keys, parts)), Some(public_url)) => {
                 let policy = Policy {
                     public_url,
+                    link_days: settings.link_days,
                     beacons: settings.beacons,
                     verdicts: settings.verdicts.clone(),
                     rule_set: settings.verdicts.set(settings.clicks_pace),

@@ -94,6 +94,9 @@ fn bindings(policy: &PolicySpec) -> Result<Vec<(&'static str, String)>, &'static
     if let Some(address) = &policy.address {
         bindings.push(("ADDRESS", address.clone()));
     }
+    if let Some(days) = policy.link_days {
+        bindings.push(("LINK_DAYS", days.to_string()));
+    }
     if let Some((clicks, window_s)) = policy.pace {
         bindings.push(("CLICKS_MAX", clicks.to_string()));
         bindings.push(("CLICKS_WINDOW_S", window_s.to_string()));
