@@ -19,14 +19,7 @@ use crate::{deployment, process, terminal};
 pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     let now = ambient::SystemClock.now();
     match &args.command {
-        KeysCommand::New {
-            data,
-            issuer,
-            publishers,
-            advertisers,
-            price_max_micros,
-            currency,
-        } => {
+        KeysCommand::New { data, issuer, publishers, advertisers, price_max_micros, currency } => {
             let price_max = price_max_micros.zip(*currency);
             let limits = IssuerLimits {
                 publishers: publishers.clone(),

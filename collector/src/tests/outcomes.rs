@@ -13,7 +13,8 @@ use shared::wire::batch::{Event, Tally};
 use shared::{Country, Id, Kind, Minute, Money, Outcome, Reason, Timestamp};
 
 use super::world::{
-    EDGE, HOUR_MS, ISSUER, LIMITED, MODEST, NOW, Rig, World, batch, event, id, map, price, read_all, rig,
+    EDGE, HOUR_MS, ISSUER, LIMITED, MODEST, NOW, Rig, World, batch, event, id, map, price,
+    read_all, rig,
 };
 use crate::{Receipt, Settings, SubmitError};
 

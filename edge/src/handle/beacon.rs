@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
+use shared::token::TAG_BYTES;
 use shared::{Kind, PageSeq, PageView, Reason, Timestamp, token};
 
 use super::check::{Asker, believe};
@@ -91,6 +92,11 @@ pub(super) fn events(
             return Decision::reply(reply::problem(400, "malformed_body", detail));
         }
     };
+    // A body costs what its elements cost, and is taken whole or not at all.
+    let more = u32::try_from(elements.len() - 1).unwrap_or(u32::MAX);
+    if more > 0 && !state.admit_more(request.client, more) {
+        return Decision::reply(reply::too_many());
+    }
     let taken = match policy.beacons {
         Durability::Durable => "accepted",
         Durability::Queued => "queued",
@@ -99,10 +105,16 @@ pub(super) fn events(
     let mut events = Vec::with_capacity(elements.len());
     let mut tallies: Vec<Loss> = Vec::new();
     let mut results = Vec::with_capacity(elements.len());
+    let mut first = Firsts::default();
     for element in elements {
         match take(element.get(), &asker, state, now) {
-            Ok(event) => {
+            // The first is kept with the others of this request, or none of them is.
+            Ok(event) if first.is_new(&event) => {
                 events.push(event);
+                results.push(taken);
+            }
+            Ok(event) => {
+                tally(&mut tallies, event.kind, Reason::Repeated);
                 results.push(taken);
             }
             Err((kind, reason)) => {
@@ -118,6 +130,21 @@ pub(super) fn events(
         durability: policy.beacons,
         when_full: WhenFull::Refuse,
         reply: reply::json(202, body),
+    }
+}
+
+/// What a request has brought, so that the same of one token is kept once. The tag stands for the
+/// token: only who has our secret can make two with one.
+#[derive(Default)]
+struct Firsts(Vec<(Kind, bool, [u8; TAG_BYTES])>);
+
+impl Firsts {
+    /// Valid and invalid apart, as the engine has them: neither hides the other.
+    fn is_new(&mut self, event: &Draft) -> bool {
+        let tag = event.token.last_chunk().copied().unwrap_or_default();
+        let what = (event.kind, event.verdict.is_none(), tag);
+        let found = self.0.binary_search(&what);
+        found.map_err(|at| self.0.insert(at, what)).is_err()
     }
 }
 

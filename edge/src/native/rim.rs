@@ -77,6 +77,14 @@ impl State for Shared<'_> {
     fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
         self.0.clicks.too_often(client, user_agent, self.0.started.elapsed())
     }
+
+    fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
+        let admitted = self.0.limits.admit_more(client, more, self.0.started.elapsed());
+        if !admitted {
+            self.0.metrics.limited(Class::Request);
+        }
+        admitted
+    }
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -88,6 +88,10 @@ impl State for Memory<'_> {
         self.id
     }
 
+    fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
+        self.edge.limits.admit_more(client, more, self.since)
+    }
+
     fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
         match &mut self.signing {
             Signing::Core => None,

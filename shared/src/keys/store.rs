@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::{DeploymentId, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys, VisitorKey};
+use super::{
+    DeploymentId, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys, VisitorKey,
+};
 use crate::id::Id;
 use crate::random::Random;
 use crate::time::Timestamp;

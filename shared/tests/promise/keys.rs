@@ -204,7 +204,7 @@ fn an_issuer_sells_what_the_operator_allows_and_goes_on_so_with_its_next_key() {
     };
     store.create_limited(id("i"), limits.clone(), NOW, &mut random).unwrap();
     let next = store.rotate(id("i"), NOW.plus_ms(1), 0, &mut random).unwrap();
-    let key = public(&store, next);
+    let key = public(&store, next).clone();
     assert_eq!(key.limits(), limits);
     assert!(key.sells(id("a"), euros(5_000)) && key.sells(id("a"), Money::ZERO));
     assert!(!key.sells(id("a"), euros(5_001)) && !key.sells(id("b"), euros(1)));
@@ -216,6 +216,6 @@ fn an_issuer_sells_what_the_operator_allows_and_goes_on_so_with_its_next_key() {
     assert!(!text.contains("advertisers") && !text.contains("price_max"), "{text}");
     let read: PublicKey = serde_json::from_str(&text).unwrap();
     assert!(read.sells(id("b"), dollars));
-    let text = serde_json::to_string(key).unwrap();
-    assert_eq!(serde_json::from_str::<PublicKey>(&text).unwrap(), *key);
+    let text = serde_json::to_string(&key).unwrap();
+    assert_eq!(serde_json::from_str::<PublicKey>(&text).unwrap(), key);
 }
