@@ -69,9 +69,8 @@ impl World {
     pub(crate) fn at(now: Timestamp) -> Self {
         let mut random = Seeded::new(7);
         let mut store = KeyStore::generate(&mut random);
-        let long_ago = now.minus_ms(9_600 * HOUR_MS);
-        let oldest = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
-        let first = store.rotate(EDGE, now.minus_ms(240 * HOUR_MS), HOUR_MS, &mut random).unwrap();
+        let long_ago = now.minus_ms(240 * HOUR_MS);
+        let first = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
         store.rotate(EDGE, now.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
         let bad = Id::literal("bad");
         let revoked = store.create(bad, vec![], long_ago, &mut random).unwrap();
@@ -84,12 +83,18 @@ impl World {
         };
         let mut other = store.clone();
         let unknown = other.create(Id::literal("who"), vec![], long_ago, &mut random).unwrap();
+        let mut before = KeyStore::generate(&mut Seeded::new(8));
+        let years_ago = now.minus_ms(9_600 * HOUR_MS);
+        before.create(EDGE, vec![], years_ago, &mut Seeded::new(9)).unwrap();
+        let mut oldest = before.issuers.remove(0);
+        oldest.public.retired_at = Some(long_ago.plus_ms(HOUR_MS));
+        store.issuers.insert(0, oldest.clone());
         let mut foreign = KeyStore::generate(&mut random);
         foreign.create(EDGE, vec![], long_ago, &mut random).unwrap();
         Self {
             live: store.signing(EDGE, now).unwrap().clone(),
             retired: find(&store, first),
-            oldest: find(&store, oldest),
+            oldest,
             revoked: find(&store, revoked),
             narrow: find(&store, narrow),
             unknown: find(&other, unknown),
