@@ -69,8 +69,9 @@ pub struct Ruling<'a> {
 
 /// Judges one event. The first of these that holds is its reason: the edge is out of service; the
 /// token is not believed; the receive time is further ahead of the collector's than clocks may
-/// differ; it is outside the token's life; the price cannot be read (`malformed`). Otherwise it is
-/// accepted, with the edge's verdict; without one, what comes of a test is [`Reason::Test`].
+/// differ; no edge could have issued the token as it is (`malformed`); it is outside the token's life;
+/// the price cannot be read (`malformed`); the key may not sign for this advertiser or at this price.
+/// Otherwise it is accepted, with the edge's verdict; without one, what comes of a test is [`Reason::Test`].
 #[must_use]
 pub fn judge<'a>(
     event: &Event<'a>,
@@ -107,9 +108,14 @@ pub fn judge<'a>(
     judged.price = price.unwrap_or(Money::ZERO);
     judged.outcome = retired
         .and_then(|()| check_clock(event.at, context.now))
+        .and_then(|()| token.check_life())
         .and_then(|()| token.check_time(event.kind, event.at))
         .and_then(|()| price.ok_or(Reason::Malformed))
-        .map(|_| event.verdict.or(token.test.then_some(Reason::Test)));
+        .and_then(|price| match believed.key.sells(token.advertiser, price) {
+            true => Ok(()),
+            false => Err(Reason::IssuerLimit),
+        })
+        .map(|()| event.verdict.or(token.test.then_some(Reason::Test)));
     let proof = match (judged.outcome, event.kind) {
         (Err(_), _) => event.token,
         (Ok(_), Kind::Served) => believed.proof,

@@ -6,14 +6,15 @@
 //! drive the good out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use moka::sync::Cache;
 use rayon::prelude::*;
 use shared::import::ImportChunk;
 use shared::token::Unverified;
-use shared::wire::{Batch, BatchEntry, ChunkEntry, Judged, Tally};
-use shared::{BlockId, Id, PartitionMap, Timestamp};
+use shared::wire::{Batch, BatchEntry, ChunkEntry, Event, Judged, Tally};
+use shared::{BlockId, Id, PageView, PartitionMap, Timestamp};
 
 use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row};
 use crate::keys::CollectorKeys;
@@ -65,7 +66,8 @@ pub struct Verifier {
 
 #[derive(Debug)]
 struct Shared {
-    good: Cache<[u8; 32], ()>,
+    /// Each with the page view that it was first told by; 0: none yet.
+    good: Cache<[u8; 32], Arc<AtomicU64>>,
     map: PartitionMap,
     metrics: Arc<Metrics>,
 }
@@ -139,11 +141,17 @@ impl Shared {
     ) -> Result<JudgedBatch, String> {
         let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
         let context = Context { keys, edge: batch.outbox.edge, now };
-        let judge_one = |event: &shared::wire::Event<'_>| {
+        let judge_one = |event: &Event<'_>| {
             // A clock that is ahead makes no key look older than it is.
             let at = event.at.min(now.plus_ms(shared::limits::CLOCK_AHEAD_MS_MAX));
-            let token = self.believe(event.token, at, keys);
-            self.row(judge(event, token, &context), Some(bytes))
+            let (token, told_by) = match self.believe(event.token, at, keys) {
+                Ok((believed, told_by)) => (Ok(believed), Some(told_by)),
+                Err(doubted) => (Err(doubted), None),
+            };
+            // What is not believed says nothing of pages.
+            let page =
+                event.page.filter(|said| told_by.is_none_or(|by| speaks_for(&by, said.page)));
+            self.row(judge(&Event { page, ..*event }, token, &context), Some(bytes))
         };
         let rows = if batch.events.len() <= EVENTS_PER_CORE_MIN {
             batch.events.iter().map(judge_one).collect()
@@ -173,21 +181,36 @@ impl Shared {
         bytes: &'a [u8],
         at: Timestamp,
         keys: &'k CollectorKeys,
-    ) -> Result<Believed<'a, 'k>, Doubted> {
+    ) -> Result<(Believed<'a, 'k>, Arc<AtomicU64>), Doubted> {
         let ring = &keys.keyring;
         let token = Unverified::read(bytes, ring.deployment()).map_err(Doubted::unreadable)?;
         let digest = *blake3::hash(bytes).as_bytes();
-        let known = self.good.get(&digest).is_some();
-        let verified = if known {
+        let verified = if let Some(told_by) = self.good.get(&digest) {
             self.metrics.verify_cached.inc();
-            token.verify_again(ring, at)
+            token.verify_again(ring, at).map(|verified| (verified, told_by))
         } else {
             self.metrics.verified.inc();
-            token.verify(ring, at).inspect(|_| self.good.insert(digest, ()))
+            // Another thread may have verified it meanwhile: both then have the same memory of it.
+            let remember = || self.good.get_with(digest, Arc::default);
+            token.verify(ring, at).map(|verified| (verified, remember()))
         };
         verified
-            .map(|(said, key)| Believed { token: said, key, proof: token.proof() })
+            .map(|((said, key), told_by)| {
+                (Believed { token: said, key, proof: token.proof() }, told_by)
+            })
             .map_err(|reason| Doubted { reason, claim: claim(&token, keys) })
+    }
+}
+
+/// Whether a token may tell of this page view: an ad is on one page, so a token speaks for the first
+/// that it names. One token can then claim no more than one page view may
+/// ([`shared::limits::PAGE_SEQ_MAX`]), as long as its signature is remembered.
+fn speaks_for(told_by: &AtomicU64, page: PageView) -> bool {
+    // 0 stands for none; a page view of that number is any other.
+    let page = page.0.max(1);
+    match told_by.compare_exchange(0, page, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => true,
+        Err(first) => first == page,
     }
 }
 

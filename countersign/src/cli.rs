@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use figment::value::Value;
+use shared::Currency;
 use shared::Id;
 use shared::Minute;
 use shared::keys::KeyId;
@@ -414,6 +415,15 @@ pub(crate) enum KeysCommand {
         /// A publisher that it may sign for; may be repeated [default: all]
         #[arg(long = "publisher", value_name = "ID")]
         publishers: Vec<Id>,
+        /// An advertiser that it may sign for; may be repeated [default: all]
+        #[arg(long = "advertiser", value_name = "ID")]
+        advertisers: Vec<Id>,
+        /// The highest price of an event that it may sign for, in micros [default: any]
+        #[arg(long, value_name = "MICROS", requires = "currency", value_parser = clap::value_parser!(i64).range(0..))]
+        price_max_micros: Option<i64>,
+        /// The currency of that price, and then of all that it signs for: three letters such as EUR
+        #[arg(long, value_name = "CODE", requires = "price_max_micros")]
+        currency: Option<Currency>,
     },
     /// Show all keys; secrets are never shown
     List {

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use shared::keys::{KeyError, KeyStore, PublicKey};
-use shared::{Clock as _, Random, Timestamp, ambient};
+use shared::keys::{IssuerLimits, KeyError, KeyStore, PublicKey};
+use shared::{Clock as _, Id, Money, Random, Timestamp, ambient};
 
 use crate::cli::{DataArgs, KeysArgs, KeysCommand};
 use crate::data::DataDir;
@@ -19,11 +19,17 @@ use crate::{deployment, process, terminal};
 pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
     let now = ambient::SystemClock.now();
     match &args.command {
-        KeysCommand::New { data, issuer, publishers } => {
+        KeysCommand::New { data, issuer, publishers, advertisers, price_max_micros, currency } => {
+            let price_max = price_max_micros.zip(*currency);
+            let limits = IssuerLimits {
+                publishers: publishers.clone(),
+                advertisers: advertisers.clone(),
+                price_max: price_max.map(|(micros, currency)| Money { micros, currency }),
+            };
             let place = Place::of(data)?;
             let from = place.signs_from(now);
             let make = |keys: &mut KeyStore, random: &mut dyn Random| {
-                keys.create(*issuer, publishers.clone(), from, random)
+                keys.create_limited(*issuer, limits.clone(), from, random)
             };
             let id = place.change(make)?;
             terminal::line(format!("made key {id} of issuer {issuer}; it signs from {from} on"));
@@ -142,13 +148,17 @@ fn list(keys: &KeyStore, json: bool, now: Timestamp) -> Result<(), Failure> {
 }
 
 fn state(key: &PublicKey, now: Timestamp) -> String {
-    let for_whom = match key.publishers.as_slice() {
+    let named = |what: &str, ids: &[Id]| match ids {
         [] => String::new(),
         some => {
             let names: Vec<String> = some.iter().map(ToString::to_string).collect();
-            format!(", for {}", names.join(" "))
+            format!("{what} {}", names.join(" "))
         }
     };
+    let most = |most: Money| format!(", up to {} micros {}", most.micros, most.currency);
+    let for_whom = named(", for", &key.publishers)
+        + &named(", of", &key.advertisers)
+        + &key.price_max.map(most).unwrap_or_default();
     let state = match key.retired_at {
         _ if key.revoked => "revoked".to_owned(),
         Some(end) if end <= now => format!("retired at {end}"),

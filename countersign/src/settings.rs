@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use edge::limit::{PER_S_MAX, Rate, Rates};
+use edge::policy::{LINK_DAYS, LINK_DAYS_MAX};
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -95,6 +96,8 @@ pub(crate) struct Edge {
     pub(crate) catalogue: PathBuf,
     /// How it is reached from outside, for links; empty: as it was asked for.
     pub(crate) public_url: String,
+    /// So many days after its issue a link leads somewhere.
+    pub(crate) link_days: u32,
     /// Networks whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<String>,
     /// The header with the visitor's country; empty: none.
@@ -251,6 +254,7 @@ impl Default for Edge {
             public_url: String::new(),
             trusted_proxies: Vec::new(),
             country_header: String::new(),
+            link_days: LINK_DAYS,
             connections_max: 4_096,
             limits: EdgeLimits::default(),
             verdicts: EdgeVerdicts::default(),
@@ -268,6 +272,19 @@ impl Default for EdgeLimits {
             clicks_per_s: clicks.per_s,
             clicks_burst: clicks.burst,
         }
+    }
+}
+
+impl Edge {
+    /// How long links lead somewhere.
+    ///
+    /// # Errors
+    /// When it is out of range.
+    pub(crate) fn link_days(&self) -> Result<u32, Failure> {
+        if !(1..=LINK_DAYS_MAX).contains(&self.link_days) {
+            return Err(Failure::usage(format!("edge.link_days: from 1 to {LINK_DAYS_MAX}")));
+        }
+        Ok(self.link_days)
     }
 }
 

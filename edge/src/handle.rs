@@ -31,6 +31,13 @@ pub trait State {
         false
     }
 
+    /// Whether this client may bring so many more events than the one that its request was let through
+    /// for ([`crate::limit::Limits::admit_more`]). An edge without limits says yes.
+    fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
+        let _ = (client, more);
+        true
+    }
+
     /// The signature of these bytes by this key (RFC 8032, Ed25519), where the rim has a faster way
     /// to it. `None`: the core signs.
     fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {

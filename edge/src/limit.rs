@@ -28,7 +28,8 @@ const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 /// A rate for each network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Requests a second in the long run, up to [`PER_S_MAX`]; 0: no limit.
+    /// Requests a second in the long run, up to [`PER_S_MAX`]; 0: no limit. A body of events counts
+    /// as so many.
     pub per_s: u32,
     /// Requests at once, after a silence; at least one is let through.
     pub burst: u32,
@@ -89,13 +90,23 @@ impl Limits {
             Class::Click => &self.clicks,
             Class::Request => &self.requests,
         };
-        match (limiter, client) {
-            (Some(limiter), Some(client)) if !client.is_loopback() => {
-                limiter.take(Network::of(client), now)
-            }
-            _ => true,
-        }
+        let take = |limiter: &Buckets, client| limiter.take(Network::of(client), now);
+        bucket(limiter.as_ref(), client).is_none_or(|(limiter, client)| take(limiter, client))
     }
+
+    /// Whether a request that was let through may bring `more` events than the one that it was let
+    /// through for: all of them or none. What costs more than a burst costs a whole one.
+    #[must_use]
+    pub fn admit_more(&self, client: Option<IpAddr>, more: u32, now: Duration) -> bool {
+        let take = |limiter: &Buckets, client| limiter.take_more(Network::of(client), more, now);
+        let limiter = self.requests.as_ref();
+        bucket(limiter, client).is_none_or(|(limiter, client)| take(limiter, client))
+    }
+}
+
+/// Who has a bucket.
+fn bucket(limiter: Option<&Buckets>, client: Option<IpAddr>) -> Option<(&Buckets, IpAddr)> {
+    limiter.zip(client.filter(|client| !client.is_loopback()))
 }
 
 /// Buckets, each found by its key. A slot is 16 bits that tell keys of a part apart, and the time at
@@ -120,7 +131,10 @@ impl Buckets {
             slots: (0..parts * WAYS).map(|_| AtomicU64::new(0)).collect(),
             hasher: FixedState::with_seed(u64::from_le_bytes(seed)),
             interval: interval_us,
-            full: interval_us.saturating_mul(u64::from(size.max(1))).min(TIME_MASK / 4),
+            full: interval_us
+                .saturating_mul(u64::from(size.max(1)))
+                .min(TIME_MASK / 4)
+                .max(interval_us),
         }
     }
 
@@ -131,16 +145,23 @@ impl Buckets {
 
     /// Takes one. False: there is none, and the bucket stays as it is.
     pub(crate) fn take(&self, key: impl Hash, now: Duration) -> bool {
-        self.change(key, now, 0)
+        self.change(key, now, self.interval, 0)
+    }
+
+    /// Takes as many more of a bucket that one was taken of, or all that it can hold besides. False:
+    /// so many are not there, and the bucket stays as it is.
+    pub(crate) fn take_more(&self, key: impl Hash, more: u32, now: Duration) -> bool {
+        let cost = self.interval.saturating_mul(more.into()).min(self.full - self.interval);
+        self.change(key, now, cost, 0)
     }
 
     /// Takes one. False: there is none; then the bucket lacks one more than all, so that whoever
     /// goes on as fast as it fills, or faster, never gets one.
     pub(crate) fn take_or_owe(&self, key: impl Hash, now: Duration) -> bool {
-        self.change(key, now, self.interval)
+        self.change(key, now, self.interval, self.interval)
     }
 
-    fn change(&self, key: impl Hash, now: Duration, debt: u64) -> bool {
+    fn change(&self, key: impl Hash, now: Duration, cost: u64, debt: u64) -> bool {
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX) & TIME_MASK;
         let hash = self.hasher.hash_one(key);
         let tag = hash & !TIME_MASK;
@@ -149,7 +170,7 @@ impl Buckets {
         loop {
             let (slot, seen) = find(part, tag);
             let full_at = if seen & !TIME_MASK == tag { seen & TIME_MASK } else { 0 };
-            let next = full_at.max(now) + self.interval;
+            let next = full_at.max(now) + cost;
             let is_there = next <= now + self.full;
             if !is_there && debt == 0 {
                 return false;

@@ -13,16 +13,24 @@ use shared::keys::{
 use shared::token::Signer;
 use shared::{Id, RuleSet, Timestamp};
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Ad, Catalogue};
 use crate::decision::Durability;
 use crate::privacy::PrivacyPolicy;
 use crate::verdict::Rules;
+
+/// How long links lead somewhere, unless the operator says otherwise.
+pub const LINK_DAYS: u32 = 30;
+/// The longest that they may: two years.
+pub const LINK_DAYS_MAX: u32 = 731;
 
 /// What requests are decided by.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Where the edge is reached from outside: links that it hands out begin with it.
     pub public_url: PublicUrl,
+    /// So many days after its issue a link takes a visitor where it leads, from 1 to
+    /// [`LINK_DAYS_MAX`]; it counts for as long as its token says. Later it is a page that says so.
+    pub link_days: u32,
     /// When a beacon is answered. Serving and clicks always wait for the disk.
     pub beacons: Durability,
     /// What verdicts go by.
@@ -86,6 +94,7 @@ impl FromStr for PublicUrl {
 /// The keys of an edge.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    issuer: Id,
     /// The issuer's keys, newest first, each with the cover of its prices.
     signers: Vec<(Signer, PriceKey)>,
     keyring: Keyring,
@@ -102,7 +111,8 @@ impl Keys {
         let keyring = keys.keyring()?;
         let own = keys.own.iter().rev();
         let signers = own.map(|(key, price)| (Signer::new(key), price.clone())).collect();
-        Ok(Self { signers, keyring, tags: keys.tag_keys(), visitor: keys.visitor_key() })
+        let (tags, visitor) = (keys.tag_keys(), keys.visitor_key());
+        Ok(Self { issuer: keys.issuer, signers, keyring, tags, visitor })
     }
 
     /// Of a key store, for an edge of this issuer.
@@ -113,12 +123,22 @@ impl Keys {
         Self::new(&store.for_edge(issuer)?)
     }
 
-    /// The newest key that signs for the publisher at `now`, and the cover of its prices; `None`
-    /// when all are retired, revoked, not yet in force or not for this publisher.
+    /// Whose keys they are, and whose tokens the edge takes.
     #[must_use]
-    pub fn signer(&self, publisher: Id, now: Timestamp) -> Option<(&Signer, &PriceKey)> {
-        let fits =
-            |signer: &Signer| signer.public.signs_at(now) && signer.public.signs_for(publisher);
+    pub const fn issuer(&self) -> Id {
+        self.issuer
+    }
+
+    /// The newest key that signs for the ad on the publisher's pages at `now`, and the cover of its
+    /// prices; `None` when all are retired, revoked, not yet in force or not for this publisher, this
+    /// advertiser or this price.
+    #[must_use]
+    pub fn signer(&self, publisher: Id, ad: &Ad, now: Timestamp) -> Option<(&Signer, &PriceKey)> {
+        let fits = |Signer { public, .. }: &Signer| {
+            public.signs_at(now)
+                && public.signs_for(publisher)
+                && public.sells(ad.advertiser, ad.price)
+        };
         self.signers.iter().find(|(signer, _)| fits(signer)).map(|(signer, price)| (signer, price))
     }
 

@@ -41,29 +41,44 @@ pub struct Signals<'a> {
 }
 
 impl<'a> Signals<'a> {
-    /// Of the query and the headers.
+    /// Of the query and the headers. Of what is said more than once the stricter holds, whatever the
+    /// order: `consent=0` before `consent=1`, any other `gdpr` before `gdpr=0`, and two strings that
+    /// differ forbid. So who can add to a query can take consent away and never give it.
     ///
     /// # Errors
     /// When `consent` is neither 1 nor 0: a page's mistake that should be seen. What comes from a
     /// consent platform is never an error; what cannot be read of it forbids.
     pub(crate) fn of(request: &Request<'a>) -> Result<Self, &'static str> {
-        let text = |name: &str| request.parameter(name).unwrap_or_default();
-        let consent = match text("consent") {
-            "" => None,
-            "0" => Some(false),
-            "1" => Some(true),
-            _ => return Err("`consent` is 1 (given) or 0"),
-        };
-        let tcf = Some(text("gdpr_consent")).filter(|tcf| !tcf.is_empty()).unwrap_or(text("tcf"));
+        let values = |name| request.parameters(name).filter(|value| !value.is_empty());
+        let mut consent = None;
+        for value in values("consent") {
+            consent = match value {
+                "0" => Some(false),
+                "1" => consent.or(Some(true)),
+                _ => return Err("`consent` is 1 (given) or 0"),
+            };
+        }
+        let tcf = alike(values("gdpr_consent").chain(values("tcf")));
+        let sections = alike(values("gpp_sid"));
+        let gpp = alike(values("gpp"));
         Ok(Self {
             opted_out: request.opted_out,
             consent,
-            no_gdpr: text("gdpr") == "0",
+            no_gdpr: values("gdpr").next().is_some() && values("gdpr").all(|value| value == "0"),
             tcf,
-            gpp: text("gpp"),
-            gpp_sid: text("gpp_sid"),
+            gpp: if sections == UNREADABLE && !gpp.is_empty() { UNREADABLE } else { gpp },
+            gpp_sid: sections,
         })
     }
+}
+
+/// Stands for a string that says two things. It cannot be read, so it forbids.
+const UNREADABLE: &str = "?";
+
+/// The value that all have; empty when there are none.
+fn alike<'a>(mut values: impl Iterator<Item = &'a str>) -> &'a str {
+    let first = values.next().unwrap_or_default();
+    if values.all(|value| value == first) { first } else { UNREADABLE }
 }
 
 /// The operator's settings.

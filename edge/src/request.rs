@@ -91,10 +91,53 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The first value of a query parameter, not percent-decoded; `None` when it is not there.
-    #[must_use]
-    pub fn parameter(&self, name: &str) -> Option<&'a str> {
+    /// Every value of a query parameter, in their order, not percent-decoded.
+    pub fn parameters(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// The value of a query parameter that is there once at most; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When it is repeated: nobody can know which value was meant, and by whom.
+    pub fn parameter(&self, name: &str) -> Result<Option<&'a str>, Repeated> {
+        let mut values = self.parameters(name);
+        let first = values.next();
+        if values.next().is_some() { Err(Repeated) } else { Ok(first) }
+    }
+}
+
+/// A query parameter that stands there more than once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Repeated;
+
+/// Whether `Sec-GPC` opts out. `values` are those of all its fields, or of one in which they were
+/// joined by commas (RFC 9110 §5.3): one 1 among them is enough.
+#[must_use]
+pub fn opts_out<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    let mut values = values.into_iter().flat_map(|value| value.split(|byte| *byte == b','));
+    values.any(|value| value.trim_ascii() == b"1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_opt_out_among_fields_is_an_opt_out() {
+        let cases: [(&[&[u8]], bool); 8] = [
+            (&[], false),
+            (&[b""], false),
+            (&[b"0"], false),
+            (&[b"11"], false),
+            (&[b"1"], true),
+            (&[b"0", b"1"], true),
+            (&[b"1", b"0"], true),
+            (&[b"0, 1"], true),
+        ];
+        for (values, expected) in cases {
+            assert_eq!(opts_out(values.iter().copied()), expected, "{values:?}");
+        }
     }
 }

@@ -65,7 +65,7 @@ async function fill(slot: Slot): Promise<void> {
   const turn = slot.turn_;
   await config.ready_;
   try {
-    const query = `?placement=${slot.placement}&consent=${+given()}${config.test_}`;
+    const query = `?placement=${encodeURIComponent(slot.placement)}&consent=${+given()}${config.test_}`;
     const reply = await fetch(`${config.edge}/v1/serve${query}`);
     if (!reply.ok) throw reply.status;
     const ad: Ad | undefined = reply.status === 204 ? undefined : await reply.json();

@@ -159,3 +159,25 @@ test("consent: a platform that never answers is waited for half a second, not lo
   assert.ok(performance.now() - start > 450 && performance.now() - start < 2_000);
   assert.equal(consents.given(), false);
 });
+
+test("slots: what a page calls its place stays one parameter of the query", async () => {
+  const source = await build({
+    entryPoints: [fileURLToPath(new URL("../loader/slots.ts", import.meta.url))],
+    bundle: true, write: false, format: "iife", globalName: "slots", target: "es2022",
+  });
+  for (const placement of ["front-top", "top&consent=1", "top#", "a b", "t\u00f6p+%26=?"]) {
+    const asked = [];
+    const scope = {
+      window: {}, navigator: {}, performance,
+      document: { querySelectorAll: () => [{ isConnected: true, dataset: { countersignPlacement: placement } }] },
+      IntersectionObserver: class {},
+      fetch: async (url) => asked.push(url) && { ok: true, status: 204 },
+    };
+    const slots = new Function(...Object.keys(scope), `${source.outputFiles[0].text}; return slots`)(...Object.values(scope));
+    slots.scan();
+    await new Promise((done) => setTimeout(done));
+    const url = new URL(asked[0], "https://edge.example");
+    assert.deepEqual([...url.searchParams], [["placement", placement], ["consent", "0"]], asked[0]);
+    assert.equal(url.hash, "");
+  }
+});

@@ -127,11 +127,18 @@ words! {
         TooManyClicks = 21 "too_many_clicks",
         /// A click sooner after the ad was given out than a person can see and click it.
         ClickTooSoon = 22 "click_too_soon",
+        /// The token was signed by another issuer than the one whose edge reports it.
+        ForeignIssuer = 23 "foreign_issuer",
+        /// The edge has had the same of the same token before, and knows that it is kept: it is not
+        /// kept again.
+        Repeated = 26 "repeated",
+        /// The signing key may not sign for this advertiser, or not at this price.
+        IssuerLimit = 27 "issuer_limit",
     }
 }
 
 /// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
-pub const REASON_CODES: usize = 23;
+pub const REASON_CODES: usize = 29;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
 /// a rejected event it has its own dedup bit, so that a link preview's click never hides the

@@ -19,6 +19,7 @@ const MEMORY_ROWS_MAX: usize = 1_024;
 
 /// A part of a count. What has the same names adds up: memory and the store may both have some.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few thousand live at a time, and are copied once")]
 pub(crate) enum Row {
     /// The account of a minute; its revision is left out.
     Account(Minute, MinuteAccount),

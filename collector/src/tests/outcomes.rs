@@ -13,7 +13,8 @@ use shared::wire::batch::{Event, Tally};
 use shared::{Country, Id, Kind, Minute, Money, Outcome, Reason, Timestamp};
 
 use super::world::{
-    EDGE, HOUR_MS, ISSUER, LIMITED, NOW, Rig, World, batch, event, id, map, price, read_all, rig,
+    EDGE, HOUR_MS, ISSUER, LIMITED, MODEST, NOW, Rig, World, batch, event, id, map, price,
+    read_all, rig,
 };
 use crate::{Receipt, Settings, SubmitError};
 
@@ -31,11 +32,19 @@ fn sorts(world: &World) -> Vec<(Vec<u8>, Kind, Timestamp, Outcome)> {
     version[0] = 2;
     let mut deployment = good.clone();
     deployment[1] ^= 1;
-    let not_yet = world.token_of(ISSUER, 2, |token| token.issued_at = NOW.plus_ms(HOUR_MS));
+    let not_yet = world.token_of(ISSUER, 2, |token| token.issued_at = NOW.plus_ms(120_000));
     let priceless = world.token_of(ISSUER, 3, |token| token.price[0] ^= 0x80);
     let too_new = world.token_of(LIMITED, 4, |token| {
         token.issued_at = NOW.minus_ms(40 * 24 * HOUR_MS);
     });
+    let no_block = world.token_of(ISSUER, 6, |token| token.id.block.0[0] ^= 1);
+    let stranger = world.token_of(MODEST, 8, |token| token.advertiser = id("advertiser-3"));
+    let priced = |seq, price| {
+        let cover = world.store.price_key(world.key(MODEST).public.id);
+        world.token_of(MODEST, seq, |token| token.price = cover.seal(token.id, price))
+    };
+    let dear = priced(9, Money { micros: price().micros + 1, ..price() });
+    let dollars = priced(10, Money { micros: 1, currency: "USD".parse().unwrap() });
     let elsewhere = world.token_of(LIMITED, 5, |token| token.publisher = id("pub-2"));
     vec![
         (good.clone(), Kind::Served, NOW, Ok(None)),
@@ -57,6 +66,11 @@ fn sorts(world: &World) -> Vec<(Vec<u8>, Kind, Timestamp, Outcome)> {
         click(elsewhere, Err(Reason::PublisherNotAllowed)),
         click(not_yet, Err(Reason::NotYetValid)),
         click(priceless, Err(Reason::Malformed)),
+        click(stranger, Err(Reason::IssuerLimit)),
+        click(dear, Err(Reason::IssuerLimit)),
+        click(dollars, Err(Reason::IssuerLimit)),
+        // Of a block of another year.
+        click(no_block, Err(Reason::Malformed)),
     ]
 }
 

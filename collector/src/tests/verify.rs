@@ -121,3 +121,27 @@ async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
     assert_eq!(numbered.iter().filter(|numbered| **numbered).count(), 5);
     assert_eq!(numbered.len(), 6);
 }
+
+#[tokio::test]
+async fn a_token_speaks_for_one_page_view() {
+    let world = World::new();
+    let verifier = Verifier::new(1, 1_000, map(4), Arc::default()).unwrap();
+    let (one, two) = (world.token(1), world.token(2));
+    let tell = |page, token| {
+        let page = Some(PageSeq { page: PageView(page), seq: 4_096 });
+        Event { page, ..event(Kind::Viewable, token) }
+    };
+    let pages = async |number, events| {
+        let bytes = batch(number, events, Vec::new());
+        let judged = verifier.batch(bytes, 3, Arc::new(world.keys()), NOW).await.unwrap();
+        let page = |row: &crate::verify::JudgedRow| {
+            assert_eq!(row.judged.outcome, Ok(None), "it counts all the same");
+            row.judged.page.map(|told| told.page.0)
+        };
+        judged.rows.iter().map(page).collect::<Vec<_>>()
+    };
+    let first = pages(0, vec![tell(7, &one), tell(8, &one), tell(7, &two)]).await;
+    assert_eq!(first, [Some(7), None, Some(7)]);
+    let later = pages(1, vec![tell(9, &one), tell(7, &one), tell(8, &two)]).await;
+    assert_eq!(later, [None, Some(7), None]);
+}

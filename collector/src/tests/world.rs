@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use eventlog::{Log, Reader};
 use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
-use shared::keys::{IssuerKey, KeyStore, Secret};
+use shared::keys::{IssuerKey, IssuerLimits, KeyStore, Secret};
 use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::wire::batch::{Batch, Event, Tally};
@@ -27,6 +27,8 @@ pub(super) const EDGE: Id = Id::literal("edge-1");
 pub(super) const ISSUER: Id = Id::literal("house");
 /// May sign for the publisher `pub-1` only.
 pub(super) const LIMITED: Id = Id::literal("limited");
+/// Signs for two advertisers, up to [`price`].
+pub(super) const MODEST: Id = Id::literal("modest");
 
 /// A clock that is set.
 #[derive(Debug)]
@@ -50,6 +52,12 @@ impl World {
         let since = NOW.minus_ms(30 * 24 * HOUR_MS);
         store.create(ISSUER, Vec::new(), since, &mut random).unwrap();
         store.create(LIMITED, vec![id("pub-1")], since, &mut random).unwrap();
+        let limits = IssuerLimits {
+            advertisers: vec![id("advertiser-1"), id("advertiser-2")],
+            price_max: Some(price()),
+            ..IssuerLimits::default()
+        };
+        store.create_limited(MODEST, limits, since, &mut random).unwrap();
         Self { store }
     }
 
@@ -75,7 +83,8 @@ impl World {
     ) -> Vec<u8> {
         let signer = Signer::new(self.key(issuer));
         // Several blocks, so that several partitions have something to do.
-        let block = BlockId([0x30, 1, 2, 3, 4, 5, 6, 7, 8, seq.to_be_bytes()[1] % 32]);
+        let mut block = BlockId::open(NOW.minus_ms(300_000), &mut Seeded::new(3));
+        block.0[9] = seq.to_be_bytes()[1] % 32;
         let id = ImpressionId { block, seq };
         let mut token = Token {
             test: false,

@@ -267,9 +267,11 @@ fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
         unsure => format!("{unsure} without a sure answer"),
     };
     let (now, then) = (&after.account, &before.account);
-    let duplicate = now.duplicate.saturating_sub(then.duplicate);
+    // What an edge knows to be a repeat is tallied there; the rest is a duplicate.
+    let repeated = delta_of(Reason::Repeated, before, after);
+    let duplicate = now.duplicate.saturating_sub(then.duplicate) + repeated;
     push("duplicate", ledger.duplicate, duplicate, unsure(ledger.duplicate));
-    for reason in Reason::ALL {
+    for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::Repeated) {
         let sent = ledger.reasons.get(reason).copied().unwrap_or_default();
         let counted = delta_of(*reason, before, after);
         if sent == Bounds::default() && counted == 0 {

@@ -281,6 +281,7 @@ pub(crate) fn open_edge(
     tracing::info!(rules = %rule_set, "verdicts have a rule set");
     let policy = Policy {
         public_url,
+        link_days: wanted.link_days()?,
         beacons,
         verdicts,
         rule_set,

@@ -7,9 +7,10 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
+use shared::token::TAG_BYTES;
 use shared::{Kind, PageSeq, PageView, Reason, Timestamp, token};
 
-use super::check::{Asker, check};
+use super::check::{Asker, believe};
 use super::{State, reply};
 use crate::decision::{Decision, Draft, Durability, Loss, WhenFull};
 use crate::policy::Policy;
@@ -91,6 +92,11 @@ pub(super) fn events(
             return Decision::reply(reply::problem(400, "malformed_body", detail));
         }
     };
+    // A body costs what its elements cost, and is taken whole or not at all.
+    let more = u32::try_from(elements.len() - 1).unwrap_or(u32::MAX);
+    if more > 0 && !state.admit_more(request.client, more) {
+        return Decision::reply(reply::too_many());
+    }
     let taken = match policy.beacons {
         Durability::Durable => "accepted",
         Durability::Queued => "queued",
@@ -99,10 +105,16 @@ pub(super) fn events(
     let mut events = Vec::with_capacity(elements.len());
     let mut tallies: Vec<Loss> = Vec::new();
     let mut results = Vec::with_capacity(elements.len());
+    let mut first = Firsts::default();
     for element in elements {
         match take(element.get(), &asker, state, now) {
-            Ok(event) => {
+            // The first is kept with the others of this request, or none of them is.
+            Ok(event) if first.is_new(&event) => {
                 events.push(event);
+                results.push(taken);
+            }
+            Ok(event) => {
+                tally(&mut tallies, event.kind, Reason::Repeated);
                 results.push(taken);
             }
             Err((kind, reason)) => {
@@ -121,12 +133,27 @@ pub(super) fn events(
     }
 }
 
+/// What a request has brought, so that the same of one token is kept once. The tag stands for the
+/// token: only who has our secret can make two with one.
+#[derive(Default)]
+struct Firsts(Vec<(Kind, bool, [u8; TAG_BYTES])>);
+
+impl Firsts {
+    /// Valid and invalid apart, as the engine has them: neither hides the other.
+    fn is_new(&mut self, event: &Draft) -> bool {
+        let tag = event.token.last_chunk().copied().unwrap_or_default();
+        let what = (event.kind, event.verdict.is_none(), tag);
+        let found = self.0.binary_search(&what);
+        found.map_err(|at| self.0.insert(at, what)).is_err()
+    }
+}
+
 /// `?page=` and `seq=`: which page view tells of this, and how many events it has made so far. A page
 /// names itself with up to 64 characters. What cannot be believed is no page's: the events count, and
 /// are not compared with what was sent.
 fn page(request: &Request<'_>) -> Option<PageSeq> {
-    let name = request.parameter("page").filter(|name| (1..=64).contains(&name.len()))?;
-    let seq = request.parameter("seq")?.parse().ok()?;
+    let name = request.parameter("page").ok()?.filter(|name| (1..=64).contains(&name.len()))?;
+    let seq = request.parameter("seq").ok()??.parse().ok()?;
     let mut first = [0; 8];
     blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut first);
     let page = PageSeq { page: PageView(u64::from_le_bytes(first)), seq };
@@ -150,7 +177,9 @@ fn take(
         return Err((kind, Reason::Malformed));
     }
     let bytes = token::from_text(text.as_bytes()).map_err(|reason| (kind, reason))?;
-    let token = check(&bytes, kind, asker.policy, now).map_err(|reason| (kind, reason))?;
+    let token = believe(&bytes, asker.policy, now)
+        .and_then(|token| token.check_time(kind, now).map(|()| token))
+        .map_err(|reason| (kind, reason))?;
     Ok(asker.event(kind, &token, &bytes, state, now))
 }
 

@@ -1,5 +1,6 @@
 //! What every event from outside goes through: its token, and who asked.
 
+use shared::limits::TOKEN_LIFE_MS_MAX;
 use shared::token::{Token, Unverified, check_url};
 use shared::{Country, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Timestamp};
 
@@ -9,23 +10,27 @@ use crate::policy::Policy;
 use crate::request::Request;
 use crate::{device, verdict};
 
-/// Believes a token, or says why not: the tag when it can tell, else the signature; then the key's
-/// standing, the expiry of this kind, and that a redirect could go to its URL.
-pub(super) fn check<'a>(
+/// Believes a token, however old it is, or says why not: the tag; then the standing of its key, whose
+/// key it is, its life as a whole, and that a redirect could go to its URL. Whether an event of it may
+/// still be counted is [`Token::check_time`]'s to say.
+pub(super) fn believe<'a>(
     bytes: &'a [u8],
-    kind: Kind,
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Token<'a>, Reason> {
     let keys = &policy.keys;
     let unverified = Unverified::read(bytes, keys.keyring().deployment())?;
-    let (token, _) = match unverified.check_tag(keys.tags(), now)? {
-        // The tag says that an edge of ours sealed it; revocation is told by the keyring.
-        Some(_) => unverified.verify_again(keys.keyring(), now)?,
-        None => unverified.verify(keys.keyring(), now)?,
-    };
-    token.check_time(kind, now)?;
-    // Another issuer's signer may be less careful than ours.
+    let tagged = unverified.check_tag(keys.tags(), now)?;
+    // The tag says that an edge with our secret sealed it; revocation is told by the keyring. A link
+    // lives on when its key is retired: what is asked is whether it was good while it counted.
+    let at = now.min(tagged.issued_at.plus_ms(TOKEN_LIFE_MS_MAX));
+    let (token, key) = unverified.verify_again(keys.keyring(), at)?;
+    // Every edge has the secret: it does not say which issuer's sealed this.
+    if key.issuer != keys.issuer() {
+        return Err(Reason::ForeignIssuer);
+    }
+    token.check_life()?;
+    // Another signer may be less careful than ours.
     check_url(token.url).map_err(|_| Reason::Malformed)?;
     Ok(token)
 }

@@ -2,11 +2,13 @@
 
 use shared::{Kind, Reason, Timestamp, token};
 
-use super::check::{Asker, check};
+use super::check::{Asker, believe};
 use super::{State, reply};
 use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::request::Request;
+
+const DAY_MS: u64 = 24 * 3_600_000;
 
 /// `GET /v1/c/{token}`: to the advertiser's page, whatever becomes of the event.
 pub(super) fn click(
@@ -42,10 +44,20 @@ fn follow(
         Ok(bytes) => bytes,
         Err(reason) => return refused(kind, reason),
     };
-    let token = match check(&bytes, kind, policy, now) {
+    let token = match believe(&bytes, policy, now) {
         Ok(token) => token,
         Err(reason) => return refused(kind, reason),
     };
+    if let Err(reason) = token.check_time(kind, now) {
+        // The second life of a link: it counts no more, and still leads where it did.
+        let leads = kind == Kind::Click && reason == Reason::Expired;
+        let leads = leads && now <= token.issued_at.plus_ms(u64::from(policy.link_days) * DAY_MS);
+        let decision = refused(kind, reason);
+        return match leads {
+            true => Decision { reply: reply::redirect(token.url.to_owned()), ..decision },
+            false => decision,
+        };
+    }
     let (reply, durability, when_full) = match kind {
         Kind::Click => {
             let lost = Loss { kind, reason: Reason::OutboxFull, count: 1 };
@@ -59,7 +71,7 @@ fn follow(
     Decision { events, tallies: Vec::new(), durability, when_full, reply }
 }
 
-/// A plain page, and one more of its reason: never a redirect, never an event of its own.
+/// A plain page, and one more of its reason: never an event of its own.
 fn refused(kind: Kind, reason: Reason) -> Decision {
     let tallies = vec![Loss { kind, reason, count: 1 }];
     Decision { tallies, ..Decision::reply(page(reason)) }

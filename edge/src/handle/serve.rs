@@ -47,7 +47,12 @@ pub(super) fn serve(
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
-    let Some(name) = request.parameter("placement") else {
+    let (Ok(placement), Ok(test)) = (request.parameter("placement"), request.parameter("test"))
+    else {
+        let detail = "`placement` and `test` may stand in the query once each";
+        return Decision::reply(reply::problem(400, "parameter_repeated", detail));
+    };
+    let Some(name) = placement else {
         let detail = "the query needs `placement`, the id of a placement";
         return Decision::reply(reply::problem(400, "placement_missing", detail));
     };
@@ -61,7 +66,7 @@ pub(super) fn serve(
             return Decision::reply(reply::problem(400, "consent_malformed", detail));
         }
     };
-    let test = match request.parameter("test") {
+    let test = match test {
         None => false,
         Some("1") => true,
         Some(_) => {
@@ -95,8 +100,8 @@ fn issue(
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
-    let Some((signer, price_key)) = policy.keys.signer(placement.publisher, now) else {
-        let detail = "this edge has no key that signs for this publisher now";
+    let Some((signer, price_key)) = policy.keys.signer(placement.publisher, ad, now) else {
+        let detail = "this edge has no key that signs for this publisher and ad now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     };
     let Some(id) = state.next_id(now, random) else {

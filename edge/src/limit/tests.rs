@@ -94,3 +94,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_body_takes_what_its_elements_take_or_nothing() {
+    let limits = limits(OFF, Rate { per_s: 10, burst: 100 });
+    let client = Some("203.0.113.7".parse().unwrap());
+    let post = |elements: u32, ms| {
+        let now = Duration::from_millis(ms);
+        limits.admit(Class::Request, client, now) && limits.admit_more(client, elements - 1, now)
+    };
+    assert!(post(60, 0) && !post(60, 0), "one of the second is taken all the same");
+    assert_eq!(admitted(&limits, Class::Request, "203.0.113.7", 0, 100), 39);
+    assert!(!post(500, 9_900), "one is missing");
+    assert!(post(500, 60_000), "what costs more than a burst costs a whole one");
+    assert_eq!(admitted(&limits, Class::Request, "203.0.113.7", 60_000, 100), 0);
+    let here = Some("127.0.0.1".parse().unwrap());
+    assert!((0..9).all(|_| limits.admit_more(here, 500, Duration::ZERO)));
+}

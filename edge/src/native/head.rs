@@ -3,8 +3,6 @@
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 
-pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
 pub(super) trait Head {
     fn method(&self) -> &str;
     fn path(&self) -> &str;
@@ -12,8 +10,8 @@ pub(super) trait Head {
     fn query(&self) -> &str;
     /// The first value of a field; empty when it is not there.
     fn field(&self, name: &HeaderName) -> &[u8];
-    /// All values of [`FORWARDED_FOR`], in their order.
-    fn forwarded(&self) -> impl DoubleEndedIterator<Item = &[u8]>;
+    /// The values of all fields of a name, in their order.
+    fn fields(&self, name: &HeaderName) -> impl DoubleEndedIterator<Item = &[u8]>;
 }
 
 impl Head for Parts {
@@ -33,8 +31,8 @@ impl Head for Parts {
         self.headers.get(name).map_or(b"", HeaderValue::as_bytes)
     }
 
-    fn forwarded(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes)
+    fn fields(&self, name: &HeaderName) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
     }
 }
 
@@ -94,8 +92,8 @@ impl Head for Borrowed<'_> {
         found.map_or(b"", |field| field.value)
     }
 
-    fn forwarded(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.fields.iter().filter(|field| is_named(field, &FORWARDED_FOR)).map(|field| field.value)
+    fn fields(&self, name: &HeaderName) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.fields.iter().filter(|field| is_named(field, name)).map(|field| field.value)
     }
 }
 

@@ -29,7 +29,7 @@ use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::outbox::{AppendError, Outbox, Pending};
-use crate::request::{Body, Method, Request};
+use crate::request::{Body, Method, Request, opts_out};
 
 const DATE_BYTES: usize = 29;
 /// The last second of the year 9999, in seconds since 1970: no later one can be written.
@@ -77,8 +77,17 @@ impl State for Shared<'_> {
     fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
         self.0.clicks.too_often(client, user_agent, self.0.started.elapsed())
     }
+
+    fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
+        let admitted = self.0.limits.admit_more(client, more, self.0.started.elapsed());
+        if !admitted {
+            self.0.metrics.limited(Class::Request);
+        }
+        admitted
+    }
 }
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const GPC: HeaderName = HeaderName::from_static("sec-gpc");
 const PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("sec-purpose"),
@@ -194,7 +203,7 @@ impl Rim {
     }
 
     fn client(&self, head: &impl Head, peer: IpAddr) -> Option<IpAddr> {
-        crate::address::client(peer, head.forwarded(), &self.settings.trusted_proxies)
+        crate::address::client(peer, head.fields(&FORWARDED_FOR), &self.settings.trusted_proxies)
     }
 
     /// Asks the core. `body` is `None` when it is too large.
@@ -221,7 +230,7 @@ impl Rim {
                 .find(|purpose| !purpose.is_empty())
                 .unwrap_or_default(),
             if_none_match: head.field(&header::IF_NONE_MATCH),
-            opted_out: head.field(&GPC) == b"1",
+            opted_out: opts_out(head.fields(&GPC)),
             country: country.map_or(b"", |name| head.field(name)),
             client,
             asn: self.networks.as_ref().zip(client).and_then(|(table, client)| table.asn(client)),

@@ -10,7 +10,7 @@ use worker::js_sys::{Array, Promise, Uint8Array};
 use worker::worker_sys::web_sys;
 
 use crate::decision::Reply;
-use crate::request::{Body, Method, Request};
+use crate::request::{Body, Method, Request, opts_out};
 
 #[wasm_bindgen(module = "/src/worker/glue.js")]
 extern "C" {
@@ -143,7 +143,7 @@ impl Head {
             origin: origin.to_owned(),
             user_agent: bytes(next()),
             purpose: bytes(next()),
-            opted_out: next() == "1",
+            opted_out: opts_out([next().as_bytes()]),
             // The platform writes it, whatever a client says.
             client: next().trim().parse().ok(),
             country: next().to_owned(),

@@ -89,6 +89,10 @@ impl State for Memory<'_> {
         self.id
     }
 
+    fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
+        self.edge.limits.admit_more(client, more, self.since)
+    }
+
     fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
         match &mut self.signing {
             Signing::Core => None,
@@ -204,6 +208,7 @@ impl Edge {
             (Ok((keys, parts)), Some(public_url)) => {
                 let policy = Policy {
                     public_url,
+                    link_days: settings.link_days,
                     beacons: settings.beacons,
                     verdicts: settings.verdicts.clone(),
                     rule_set: settings.verdicts.set(settings.clicks_pace),

@@ -9,7 +9,7 @@ use crate::clicks;
 use crate::decision::Durability;
 use crate::limit::Rates;
 use crate::outbox::shard::Pace;
-use crate::policy::{Keys, PublicUrl};
+use crate::policy::{Keys, LINK_DAYS, LINK_DAYS_MAX, PublicUrl};
 use crate::privacy::PrivacyPolicy;
 use crate::verdict::{CLICK_TOO_SOON_MS, Rules};
 
@@ -27,6 +27,8 @@ pub struct Settings {
     pub name: String,
     /// `PUBLIC_URL`; none: where the request came to.
     pub public_url: Option<PublicUrl>,
+    /// `LINK_DAYS`: how long a link leads somewhere, up to [`LINK_DAYS_MAX`].
+    pub link_days: u32,
     /// `BEACONS`: `durable` (the default) or `queued`.
     pub beacons: Durability,
     /// `CLICKS`: `durable` (the default): the redirect waits for the shard, as long as
@@ -118,6 +120,7 @@ pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Settings {
         pace: Pace::default(),
         verdicts: reader.verdicts(),
         clicks_pace: reader.clicks_pace(),
+        link_days: reader.link_days(),
         privacy: reader.privacy(),
         centre: None,
         policy_url: reader.parsed("POLICY_URL", str::parse),
@@ -200,6 +203,10 @@ impl Reader<'_> {
             other => Err(format!("{other:.20} is neither `durable` nor `queued`")),
         };
         self.parsed(name, parse).unwrap_or_default()
+    }
+
+    fn link_days(&mut self) -> u32 {
+        self.small("LINK_DAYS", LINK_DAYS, 1, LINK_DAYS_MAX)
     }
 
     fn verdicts(&mut self) -> Rules {
@@ -344,6 +351,8 @@ mod tests {
             ("SHARDS", "101"),
             ("OUTBOX_BYTES_MAX", "5"),
             ("REDIRECT_WAIT_MS", "-1"),
+            ("LINK_DAYS", "0"),
+            ("LINK_DAYS", "732"),
             ("CLICKS_WINDOW_S", "0"),
             ("ADDRESS", "whole"),
             ("VENDOR", "70000"),

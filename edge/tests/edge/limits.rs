@@ -84,3 +84,29 @@ async fn who_runs_the_edge_and_who_is_hidden_is_not_limited() {
     }
     edge.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_costs_what_its_elements_cost_and_is_refused_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let edge = Edge::start_with(dir.path(), Arc::new(Store::default()), |parts| {
+        let requests = Rate { per_s: 1, burst: 200 };
+        parts.settings.rates = Rates { requests, ..Rates::default() };
+    })
+    .await;
+    let body = |events: std::ops::Range<i64>| {
+        let event = |n| json!({ "token": edge.token(n), "kind": "impression" });
+        json!({ "events": events.map(event).collect::<Vec<_>>() }).to_string()
+    };
+    let head = "POST /v1/events HTTP/1.1\r\nContent-Type: text/plain\r\n\
+                X-Forwarded-For: 203.0.113.7";
+    let first = edge.send(head, body(0..150).as_bytes()).await;
+    assert_eq!(first.status, 202, "{first:?}");
+    let second = edge.send(head, body(150..300).as_bytes()).await;
+    assert_eq!((second.status, second.header("retry-after")), (429, Some("5")), "{second:?}");
+    let third = edge.send(head, body(300..310).as_bytes()).await;
+    assert_eq!(third.status, 202, "the bucket stays as it is: {third:?}");
+    let metrics = String::from_utf8(edge.get("/metrics").await.body).unwrap();
+    assert!(metrics.contains("countersign_edge_limited_total{class=\"request\"} 1"), "{metrics}");
+    let (_, sink) = edge.stop().await;
+    assert_eq!(sink.counts().0, [(Kind::Impression, 160)].into());
+}

@@ -129,7 +129,7 @@ async fn a_full_outbox_refuses_beacons_and_redirects_still_go_out() {
     sink.down.store(true, Ordering::SeqCst);
     let edge = Edge::start_with(dir.path(), sink, |_| {}).await;
     let token = edge.token(1);
-    let many = json!(vec![json!({ "token": token, "kind": "impression" }); 500]);
+    let many = json!(impressions(&edge));
     let mut accepted = 0;
     loop {
         let reply = edge.post(&many).await;
@@ -330,7 +330,7 @@ async fn beacons_that_do_not_wait_are_counted_or_tallied() {
         parts.policies = Arc::new(edge::native::Policies::new(policy));
     })
     .await;
-    let elements = json!(vec![json!({ "token": edge.token(1), "kind": "impression" }); 500]);
+    let elements = json!(impressions(&edge));
     let mut queued = 0;
     loop {
         let reply = edge.post(&elements).await;
@@ -394,4 +394,9 @@ async fn a_damaged_outbox_ends_the_process() {
     let ended = tokio::time::timeout(Duration::from_secs(5), edge.task).await.unwrap().unwrap();
     let Err(RunError::Outbox(why)) = ended else { panic!("{ended:?}") };
     assert!(why.contains(".seg, offset"), "{why}");
+}
+
+/// As many impressions as a request may bring.
+fn impressions(edge: &Edge) -> Vec<serde_json::Value> {
+    (0..500).map(|n| json!({ "token": edge.token(n), "kind": "impression" })).collect()
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use edge::catalogue::Catalogue;
 use edge::clicks::Pace;
+use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
@@ -46,6 +47,8 @@ pub(crate) struct World {
     pub(crate) live: IssuerKey,
     /// The one before, retired an hour ago.
     pub(crate) retired: IssuerKey,
+    /// The one before that, retired for so long that nothing of it verifies any more.
+    pub(crate) oldest: IssuerKey,
     pub(crate) revoked: IssuerKey,
     /// Signs for the publisher `other` only.
     pub(crate) narrow: IssuerKey,
@@ -80,11 +83,18 @@ impl World {
         };
         let mut other = store.clone();
         let unknown = other.create(Id::literal("who"), vec![], long_ago, &mut random).unwrap();
+        let mut before = KeyStore::generate(&mut Seeded::new(8));
+        let years_ago = now.minus_ms(9_600 * HOUR_MS);
+        before.create(EDGE, vec![], years_ago, &mut Seeded::new(9)).unwrap();
+        let mut oldest = before.issuers.remove(0);
+        oldest.public.retired_at = Some(long_ago.plus_ms(HOUR_MS));
+        store.issuers.insert(0, oldest.clone());
         let mut foreign = KeyStore::generate(&mut random);
         foreign.create(EDGE, vec![], long_ago, &mut random).unwrap();
         Self {
             live: store.signing(EDGE, now).unwrap().clone(),
             retired: find(&store, first),
+            oldest,
             revoked: find(&store, revoked),
             narrow: find(&store, narrow),
             unknown: find(&other, unknown),
@@ -101,6 +111,7 @@ impl World {
     pub(crate) fn policy(&self) -> Policy {
         Policy {
             public_url: "https://edge.example".parse().unwrap(),
+            link_days: LINK_DAYS,
             beacons: Durability::Durable,
             verdicts: Rules::default(),
             rule_set: Rules::default().set(Pace::default()),
@@ -115,6 +126,7 @@ impl World {
         let (key, store) = match spec.key.as_str() {
             "live" => (&self.live, &self.store),
             "retired" => (&self.retired, &self.store),
+            "oldest" => (&self.oldest, &self.store),
             "revoked" => (&self.revoked, &self.store),
             "narrow" => (&self.narrow, &self.store),
             "unknown" => (&self.unknown, &self.store),
@@ -128,7 +140,7 @@ impl World {
         } else {
             store.visitor_key().of_request(issued_at, network, spec.visitor_agent.as_bytes())
         };
-        let id = ids(self.now, u64::try_from(spec.seq).unwrap());
+        let id = ids(issued_at.minus_ms(spec.block_ago_s * 1000), u64::try_from(spec.seq).unwrap());
         let token = Token {
             test: false,
             deployment: store.deployment,
@@ -161,8 +173,8 @@ impl World {
     }
 }
 
-fn ids(now: Timestamp, seed: u64) -> ImpressionId {
-    IdAllocator::default().next(now.minus_ms(HOUR_MS / 2), &mut Seeded::new(seed))
+fn ids(opened: Timestamp, seed: u64) -> ImpressionId {
+    IdAllocator::default().next(opened, &mut Seeded::new(seed))
 }
 
 #[derive(Deserialize, Clone)]
@@ -177,6 +189,8 @@ pub(crate) struct TokenSpec {
     pub(crate) url: String,
     pub(crate) damage: Damage,
     pub(crate) seq: i64,
+    /// Seconds before its issue its block was opened.
+    pub(crate) block_ago_s: u64,
 }
 
 impl Default for TokenSpec {
@@ -189,6 +203,7 @@ impl Default for TokenSpec {
             url: "https://acme.example/shoes?from=ad&n=1".to_owned(),
             damage: Damage::None,
             seq: 0,
+            block_ago_s: 1800,
         }
     }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Reason;
 use crate::id::Id;
 use crate::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
+use crate::money::Money;
 use crate::text::{hex, hex_text};
 use crate::time::Timestamp;
 
@@ -56,6 +57,23 @@ pub struct PublicKey {
     /// The publishers that it may sign for; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publishers: Vec<Id>,
+    /// The advertisers that it may sign for; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advertisers: Vec<Id>,
+    /// The highest price that it may sign for, and the only currency; none: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_max: Option<Money>,
+}
+
+/// What an issuer's keys may sign for, as the operator sets it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct IssuerLimits {
+    /// Publishers; empty: all.
+    pub publishers: Vec<Id>,
+    /// Advertisers; empty: all.
+    pub advertisers: Vec<Id>,
+    /// The highest price, and the only currency; none: any. What costs nothing has no currency.
+    pub price_max: Option<Money>,
 }
 
 impl PublicKey {
@@ -66,10 +84,30 @@ impl PublicKey {
         KeyId(u32::from_be_bytes([a, b, c, d]))
     }
 
+    /// What it may sign for.
+    #[must_use]
+    pub fn limits(&self) -> IssuerLimits {
+        IssuerLimits {
+            publishers: self.publishers.clone(),
+            advertisers: self.advertisers.clone(),
+            price_max: self.price_max,
+        }
+    }
+
     /// Whether it may sign for this publisher.
     #[must_use]
     pub fn signs_for(&self, publisher: Id) -> bool {
         self.publishers.is_empty() || self.publishers.contains(&publisher)
+    }
+
+    /// Whether it may sign for this advertiser, and at this price.
+    #[must_use]
+    pub fn sells(&self, advertiser: Id, price: Money) -> bool {
+        let is_cheap = |most: Money| {
+            price.micros == 0 || (price.currency == most.currency && price.micros <= most.micros)
+        };
+        (self.advertisers.is_empty() || self.advertisers.contains(&advertiser))
+            && self.price_max.is_none_or(is_cheap)
     }
 
     /// Whether it signs new tokens at `now`.

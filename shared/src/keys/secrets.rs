@@ -97,7 +97,14 @@ impl TagKeys {
         Self { secret, deployment, derived: Arc::default() }
     }
 
-    /// The key of a UTC day.
+    /// The key of a UTC day, derived and not kept: one BLAKE3 hash of two blocks.
+    #[must_use]
+    pub fn derive(&self, day: u32) -> [u8; 32] {
+        let parts: [&[u8]; 2] = [&self.deployment.0.to_be_bytes(), &day.to_be_bytes()];
+        self.secret.derive("countersign tag key v1", &parts)
+    }
+
+    /// The key of a UTC day, kept for the next time: for days that are asked for again and again.
     #[must_use]
     pub fn of_day(&self, day: u32) -> [u8; 32] {
         let place = &self.derived[day as usize % DAYS_KEPT];
@@ -107,8 +114,7 @@ impl TagKeys {
             return kept.key.0;
         }
         drop(kept);
-        let parts: [&[u8]; 2] = [&self.deployment.0.to_be_bytes(), &day.to_be_bytes()];
-        let key = self.secret.derive("countersign tag key v1", &parts);
+        let key = self.derive(day);
         *place.write().unwrap_or_else(PoisonError::into_inner) =
             Some(DayKey { day, key: Secret(key) });
         key

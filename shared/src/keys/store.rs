@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::{DeploymentId, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys, VisitorKey};
+use super::{
+    DeploymentId, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys, VisitorKey,
+};
 use crate::id::Id;
 use crate::random::Random;
 use crate::time::Timestamp;
@@ -121,13 +123,27 @@ impl KeyStore {
         now: Timestamp,
         random: &mut dyn Random,
     ) -> Result<KeyId, KeyError> {
+        self.create_limited(issuer, IssuerLimits { publishers, ..Default::default() }, now, random)
+    }
+
+    /// Makes the first key of an issuer, which signs for what the limits say.
+    ///
+    /// # Errors
+    /// As [`KeyStore::create`].
+    pub fn create_limited(
+        &mut self,
+        issuer: Id,
+        limits: IssuerLimits,
+        now: Timestamp,
+        random: &mut dyn Random,
+    ) -> Result<KeyId, KeyError> {
         if issuer == crate::import::ISSUER {
             return Err(KeyError::Reserved(issuer));
         }
         if self.signing(issuer, now).is_ok() {
             return Err(KeyError::HasKey(issuer));
         }
-        Ok(self.add(issuer, publishers, now, random))
+        Ok(self.add(issuer, limits, now, random))
     }
 
     /// Gives an issuer a new key that signs from `now`, and retires the one before it `overlap_ms`
@@ -142,14 +158,14 @@ impl KeyStore {
         overlap_ms: u64,
         random: &mut dyn Random,
     ) -> Result<KeyId, KeyError> {
-        let publishers = self.signing(issuer, now)?.public.publishers.clone();
+        let limits = self.signing(issuer, now)?.public.limits();
         let end = now.plus_ms(overlap_ms);
         for key in self.issuers.iter_mut().map(|key| &mut key.public) {
             if key.issuer == issuer && key.signs_at(now) {
                 key.retired_at = Some(key.retired_at.map_or(end, |earlier| earlier.min(end)));
             }
         }
-        Ok(self.add(issuer, publishers, now, random))
+        Ok(self.add(issuer, limits, now, random))
     }
 
     /// The key signs no more; what it signed verifies for the horizon.
@@ -225,10 +241,11 @@ impl KeyStore {
     fn add(
         &mut self,
         issuer: Id,
-        publishers: Vec<Id>,
+        limits: IssuerLimits,
         now: Timestamp,
         random: &mut dyn Random,
     ) -> KeyId {
+        let IssuerLimits { publishers, advertisers, price_max } = limits;
         loop {
             let secret = Secret::generate(random);
             let public = SigningKey::from_bytes(secret.expose()).verifying_key().to_bytes();
@@ -245,6 +262,8 @@ impl KeyStore {
                 retired_at: None,
                 revoked: false,
                 publishers,
+                advertisers,
+                price_max,
             };
             self.issuers.push(IssuerKey { public, secret });
             return id;

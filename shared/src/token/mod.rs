@@ -32,7 +32,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::event::{Fingerprint, Kind, Reason};
 use crate::id::{Id, ImpressionId};
 use crate::keys::{DeploymentId, KeyId};
-use crate::limits::{CLOCK_AHEAD_MS_MAX, TOKEN_CHARS_MAX};
+use crate::limits::{BLOCK_LIFE_MS, CLOCK_AHEAD_MS_MAX, TOKEN_CHARS_MAX, TOKEN_LIFE_MS_MAX};
 use crate::time::Timestamp;
 
 /// The version that this build writes, and the only one so far.
@@ -78,6 +78,20 @@ pub struct Token<'a> {
 }
 
 impl Token<'_> {
+    /// Whether it is one that an edge of ours could have issued, whoever signed it: it counts for at
+    /// most [`TOKEN_LIFE_MS_MAX`], and its block was open when it was issued, which is to say opened
+    /// at most [`BLOCK_LIFE_MS`] before. Clocks may differ, and a block names its minute alone.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`].
+    pub fn check_life(&self) -> Result<(), Reason> {
+        let life_s = u64::from(self.impression_life_s.max(self.click_life_s));
+        let opened = self.id.block.opened();
+        let is_open = opened.start() <= self.issued_at.plus_ms(CLOCK_AHEAD_MS_MAX)
+            && self.issued_at <= opened.end().plus_ms(BLOCK_LIFE_MS + CLOCK_AHEAD_MS_MAX);
+        if life_s * 1000 <= TOKEN_LIFE_MS_MAX && is_open { Ok(()) } else { Err(Reason::Malformed) }
+    }
+
     /// Whether an event of this kind may come at `at` (the edge's receive time).
     ///
     /// # Errors

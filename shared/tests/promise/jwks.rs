@@ -30,6 +30,8 @@ fn the_example_of_rfc_8037() {
         retired_at: None,
         revoked: false,
         publishers: vec![id("p")],
+        advertisers: vec![id("a")],
+        price_max: None,
     };
     let kid = key.id.to_string();
     let ring = Keyring::new(DeploymentId(1), [key]).unwrap();

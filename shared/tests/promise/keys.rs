@@ -1,9 +1,9 @@
 //! The lives of keys: made, rotated, retired, revoked.
 
-use shared::keys::{KeyError, KeyId, KeyStore, Keyring, PublicKey};
+use shared::keys::{IssuerLimits, KeyError, KeyId, KeyStore, Keyring, PublicKey};
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::random::Seeded;
-use shared::{Reason, Timestamp};
+use shared::{Money, Reason, Timestamp};
 
 use super::world::{DAY_MS, HOUR_MS, NOW, id, store};
 
@@ -191,4 +191,31 @@ fn a_part_holds_what_it_needs_and_no_more() {
     let mut mixed = edge.clone();
     mixed.own[0].0.secret = shared::keys::Secret::from_bytes([9; 32]);
     assert_eq!(mixed.keyring().unwrap_err(), KeyError::WrongId(key.public.id));
+}
+
+#[test]
+fn an_issuer_sells_what_the_operator_allows_and_goes_on_so_with_its_next_key() {
+    let (mut store, mut random) = empty();
+    let euros = |micros| Money { micros, currency: "EUR".parse().unwrap() };
+    let limits = IssuerLimits {
+        publishers: vec![id("p")],
+        advertisers: vec![id("a")],
+        price_max: Some(euros(5_000)),
+    };
+    store.create_limited(id("i"), limits.clone(), NOW, &mut random).unwrap();
+    let next = store.rotate(id("i"), NOW.plus_ms(1), 0, &mut random).unwrap();
+    let key = public(&store, next).clone();
+    assert_eq!(key.limits(), limits);
+    assert!(key.sells(id("a"), euros(5_000)) && key.sells(id("a"), Money::ZERO));
+    assert!(!key.sells(id("a"), euros(5_001)) && !key.sells(id("b"), euros(1)));
+    let dollars = Money { micros: 1, currency: "USD".parse().unwrap() };
+    assert!(!key.sells(id("a"), dollars));
+    // Nothing is said: nothing is forbidden. A file of an earlier build says nothing.
+    let free = store.create(id("f"), Vec::new(), NOW, &mut random).unwrap();
+    let text = serde_json::to_string(public(&store, free)).unwrap();
+    assert!(!text.contains("advertisers") && !text.contains("price_max"), "{text}");
+    let read: PublicKey = serde_json::from_str(&text).unwrap();
+    assert!(read.sells(id("b"), dollars));
+    let text = serde_json::to_string(&key).unwrap();
+    assert_eq!(serde_json::from_str::<PublicKey>(&text).unwrap(), key);
 }

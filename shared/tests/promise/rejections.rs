@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use shared::keys::{DeploymentId, KeyStore, Keyring};
-use shared::token::{self, Signer, Unverified};
+use shared::token::{self, Signer, Token, Unverified};
 use shared::{Kind, Reason, Timestamp};
 
 use super::vectors::compare;
@@ -213,7 +213,7 @@ fn an_edge_refuses_every_altered_bit() {
     let good = mint(&store, "house", |_| ());
     let sealed = |bytes: &[u8], now| {
         Unverified::read(bytes, store.deployment)
-            .and_then(|t| t.check_tag(&tags, now).map(|t| t.is_some()))
+            .and_then(|t| t.check_tag(&tags, now).map(|_| true))
     };
     assert_eq!(sealed(&good, NOW), Ok(true));
     for bit in 0..good.len() * 8 {
@@ -221,17 +221,47 @@ fn an_edge_refuses_every_altered_bit() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         assert_ne!(sealed(&bytes, NOW), Ok(true), "bit {bit}");
     }
-    // Today's, yesterday's and tomorrow's key; any other day only the signature can tell.
-    for (now, found) in [
-        (NOW.minus_ms(DAY_MS), Ok(true)),
-        (NOW.plus_ms(DAY_MS), Ok(true)),
-        (NOW.minus_ms(2 * DAY_MS), Ok(false)),
-        (NOW.plus_ms(2 * DAY_MS), Ok(false)),
-    ] {
-        assert_eq!(sealed(&good, now), found);
+    // The key is that of the token's day, whatever day it is now.
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    for days in [0, 1, 2, 30, 194] {
+        for now in [NOW.minus_ms(days * DAY_MS), NOW.plus_ms(days * DAY_MS)] {
+            assert_eq!(sealed(&good, now), Ok(true), "{days} days");
+            assert_eq!(sealed(&bad, now), Err(Reason::BadSeal), "{days} days");
+        }
     }
     // Another edge secret.
     let others = KeyStore::generate(&mut shared::random::Seeded::new(1));
     let token = Unverified::read(&good, store.deployment).unwrap();
     assert_eq!(token.check_tag(&others.tag_keys(), NOW), Err(Reason::BadSeal));
+}
+
+/// What no edge issues is not believed, whoever signed it.
+#[test]
+fn a_life_that_no_edge_gives_is_refused() {
+    let store = store();
+    let signer = Signer::new(key(&store, "house"));
+    let opened = |minutes_ago: u64| {
+        let at = NOW.minus_ms(minutes_ago * MINUTE_MS);
+        let block = shared::BlockId::open(at, &mut shared::random::Seeded::new(1));
+        shared::ImpressionId { block, seq: 0 }
+    };
+    let plain = Token { id: opened(0), ..token(&store, &signer, "https://a.example/") };
+    assert_eq!(plain.check_life(), Ok(()));
+    let day_s = 86_400;
+    for (token, expected) in [
+        (Token { impression_life_s: day_s, click_life_s: day_s, ..plain }, Ok(())),
+        (Token { impression_life_s: day_s + 1, ..plain }, Err(Reason::Malformed)),
+        (Token { click_life_s: day_s + 1, ..plain }, Err(Reason::Malformed)),
+        (Token { click_life_s: 0x00ff_ffff, ..plain }, Err(Reason::Malformed)),
+        // A block names its minute, is open for an hour, and clocks differ by a minute.
+        (Token { id: opened(62), ..plain }, Ok(())),
+        (Token { id: opened(63), ..plain }, Err(Reason::Malformed)),
+        (Token { id: opened(7 * 24 * 60), ..plain }, Err(Reason::Malformed)),
+        (Token { issued_at: NOW.minus_ms(MINUTE_MS), ..plain }, Ok(())),
+        (Token { issued_at: NOW.minus_ms(MINUTE_MS + 1), ..plain }, Err(Reason::Malformed)),
+        (Token { issued_at: NOW.minus_ms(DAY_MS), ..plain }, Err(Reason::Malformed)),
+    ] {
+        assert_eq!(token.check_life(), expected, "{token:?}");
+    }
 }

@@ -90,7 +90,7 @@ fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price
     if token.issued_at >= NOW {
         assert_eq!(unverified.verify(&keyring, received).unwrap().0, token, "{name}");
     }
-    assert_eq!(unverified.check_tag(&tags, token.issued_at), Ok(Some(token)), "{name}");
+    assert_eq!(unverified.check_tag(&tags, token.issued_at), Ok(token), "{name}");
     let cover = store.price_key(token.key);
     assert_eq!(cover.open(token.id, token.price), Some(price), "{name}");
 

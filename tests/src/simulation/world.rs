@@ -6,6 +6,7 @@ use std::sync::Arc;
 use collector::verify::Verifier;
 use collector::{CollectorKeys, Metrics};
 use edge::catalogue::Catalogue;
+use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Policy};
@@ -127,6 +128,7 @@ impl<'v> World<'v> {
             .expect("the first key");
         let policy = Policy {
             public_url: "https://edge.example".parse().expect("a good URL"),
+            link_days: LINK_DAYS,
             beacons: Durability::Durable,
             // Its visitors click at once.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },

@@ -11,6 +11,7 @@ use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use edge::native::{Metrics, Parts, Policies, RimSettings};
 use edge::outbox::{BatchSink, DrainSettings, Outbox, OutboxSettings, SinkError};
+use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
 use edge::{Durability, Keys, Policy};
@@ -43,6 +44,7 @@ pub fn edge(outbox: &Path) -> Result<(), String> {
         let keys = Keys::of_store(&mint.store, Id::literal("bench")).map_err(|e| e.to_string())?;
         let policy = Policy {
             public_url: "https://edge.example".parse()?,
+            link_days: LINK_DAYS,
             beacons: Durability::Durable,
             // What the tool sends was issued a moment ago.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
