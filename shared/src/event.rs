@@ -127,11 +127,16 @@ words! {
         TooManyClicks = 21 "too_many_clicks",
         /// A click sooner after the ad was given out than a person can see and click it.
         ClickTooSoon = 22 "click_too_soon",
+        /// The token was signed by another issuer than the one whose edge reports it.
+        ForeignIssuer = 23 "foreign_issuer",
+        /// Of a batch whose number was taken before with other bytes.
+        NumberConflict = 24 "number_conflict",
     }
 }
 
-/// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
-pub const REASON_CODES: usize = 23;
+/// The number of codes that a [`Reason`] may have: the length of a table indexed by them. There is
+/// room for some more.
+pub const REASON_CODES: usize = 29;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike
 /// a rejected event it has its own dedup bit, so that a link preview's click never hides the

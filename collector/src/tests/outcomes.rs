@@ -15,7 +15,7 @@ use shared::{Country, Id, Kind, Minute, Money, Outcome, Reason, Timestamp};
 use super::world::{
     EDGE, HOUR_MS, ISSUER, LIMITED, NOW, Rig, World, batch, event, id, map, price, read_all, rig,
 };
-use crate::{Receipt, Settings, SubmitError};
+use crate::{Receipt, Sender, Settings, SubmitError};
 
 fn quick() -> Settings {
     Settings { verify_threads: 2, flush_ms: 1, ..Settings::default() }
@@ -55,6 +55,8 @@ fn sorts(world: &World) -> Vec<(Vec<u8>, Kind, Timestamp, Outcome)> {
         click(world.foreign_token(), Err(Reason::UnknownKey)),
         click(too_new, Err(Reason::RetiredKey)),
         click(elsewhere, Err(Reason::PublisherNotAllowed)),
+        // Good in itself, and reported by the edge of another issuer.
+        click(world.token_of(LIMITED, 6, |_| ()), Err(Reason::ForeignIssuer)),
         click(not_yet, Err(Reason::NotYetValid)),
         click(priceless, Err(Reason::Malformed)),
     ]
@@ -257,7 +259,7 @@ async fn what_is_no_batch_goes_to_the_dead_letters() {
     let token = world.token(1);
     let mut bytes = batch(0, vec![event(Kind::Click, &token)], Vec::new()).to_vec();
     bytes.pop();
-    let refused = rig.collector.submit_from("edge-1", bytes.clone().into()).await;
+    let refused = rig.collector.submit_from(Sender::Operator, "edge-1", bytes.clone().into()).await;
     let why = "at byte 87: the bytes end too early";
     assert_eq!(refused, Err(SubmitError::Refused(why.to_owned())));
     let dead = rig.log.messages(DEAD);

@@ -25,6 +25,8 @@ pub(super) const NOW: Timestamp = Timestamp(1_769_860_800_000);
 pub(super) const HOUR_MS: u64 = 3_600_000;
 pub(super) const EDGE: Id = Id::literal("edge-1");
 pub(super) const ISSUER: Id = Id::literal("house");
+/// An edge of [`LIMITED`].
+pub(super) const LIMITED_EDGE: Id = Id::literal("edge-2");
 /// May sign for the publisher `pub-1` only.
 pub(super) const LIMITED: Id = Id::literal("limited");
 
@@ -50,6 +52,9 @@ impl World {
         let since = NOW.minus_ms(30 * 24 * HOUR_MS);
         store.create(ISSUER, Vec::new(), since, &mut random).unwrap();
         store.create(LIMITED, vec![id("pub-1")], since, &mut random).unwrap();
+        store.register_edge(EDGE, ISSUER, since).unwrap();
+        store.register_edge(id("w"), ISSUER, since).unwrap();
+        store.register_edge(LIMITED_EDGE, LIMITED, since).unwrap();
         Self { store }
     }
 

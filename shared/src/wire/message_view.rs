@@ -9,7 +9,7 @@ use super::message::{
 use super::{Declared, WireError};
 use crate::event::Reason;
 use crate::event::{
-    Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, REASON_CODES, RuleSet,
+    Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, RuleSet,
 };
 use crate::id::{BlockId, Id, OutboxId, SourceId};
 use crate::limits::{MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
@@ -243,11 +243,16 @@ impl<'a> MessageView<'a> {
                 && within([r[14], r[15]], self.prices.len())
                 && usize::from(r[16] & kinds) < Kind::ALL.len()
                 && usize::from(r[17]) < Device::ALL.len()
-                && usize::from(r[18]) < REASON_CODES
-                && usize::from(r[19]) < REASON_CODES
+                && is_reason_or_none(r[18])
+                && is_reason_or_none(r[19])
         });
         if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
     }
+}
+
+/// A code that no reason has must not look like none: the event would be counted.
+const fn is_reason_or_none(code: u8) -> bool {
+    code == 0 || Reason::from_code(code).is_some()
 }
 
 /// A row that [`MessageView::check`] has seen: its codes are known.
