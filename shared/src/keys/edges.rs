@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 
 /// What stands between an edge's name and what tells its shards apart: `NAME--FRA-3` is a shard of
 /// `NAME`, and belongs to whom `NAME` belongs to.
-pub const SHARD_MARK: &str = "--";
+const SHARD_MARK: &str = "--";
 
 /// The name that is registered for the edge of an outbox: its own, or that of the edge whose shard it
 /// is.
