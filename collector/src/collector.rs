@@ -21,6 +21,7 @@ use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::sender::{Refusal, Sender};
 use crate::verify::{Inspected, Verifier, inspect};
 use crate::words;
 
@@ -98,6 +99,9 @@ pub enum SubmitError {
     /// It cannot be taken, now or later: what is wrong, and where.
     #[error("refused: {0}")]
     Refused(String),
+    /// The sender may not send it, as things are. Nothing of it was written.
+    #[error("not let in: {1}")]
+    NotAllowed(Refusal, String),
 }
 
 /// A batch is taken: every partition has it durably.
@@ -176,53 +180,73 @@ impl<L: Log> Collector<L> {
         })
     }
 
-    /// Takes one batch in its binary form; returns when every partition has it durably. Waits while
-    /// the queue is full. Dropping the future takes nothing back.
+    /// Takes one batch of this process's own outbox, in its binary form; returns when every partition
+    /// has it durably. Waits while the queue is full. Dropping the future takes nothing back.
     ///
     /// # Errors
     /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
+    /// [`SubmitError::NotAllowed`] when its edge is not registered, or its epoch in the future.
     /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
     pub async fn submit(&self, batch: Bytes) -> Result<Receipt, SubmitError> {
-        self.submit_from("outbox", batch).await
+        self.submit_from(Sender::Operator, "outbox", batch).await
     }
 
-    /// As [`Collector::submit`], naming the sender for the dead letters.
+    /// As [`Collector::submit`], of whoever has authenticated himself; `from` says where, for the dead
+    /// letters.
     ///
     /// # Errors
-    /// As [`Collector::submit`].
-    pub async fn submit_from(&self, sender: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
-        match inspect(&batch) {
-            Ok(inspected) => self.take(inspected, batch).await,
-            Err(reason) => Err(self.refuse(sender, reason, &batch).await),
+    /// As [`Collector::submit`]; [`SubmitError::NotAllowed`] also when the edge is not the sender's.
+    pub async fn submit_from(
+        &self,
+        sender: Sender,
+        from: &str,
+        batch: Bytes,
+    ) -> Result<Receipt, SubmitError> {
+        let inspected = match inspect(&batch) {
+            Ok(inspected) => inspected,
+            Err(reason) => return Err(self.refuse(from, reason, &batch).await),
+        };
+        let keys = Arc::clone(&self.keys.borrow());
+        if let Err(why) = sender.check(&inspected, &keys, self.clock.now()) {
+            self.metrics.refused(why);
+            return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }
+        self.take(inspected, batch).await
     }
 
-    /// As [`Collector::submit`], of a sender that is known to be this edge: a batch of another one
-    /// is refused. The shards of an edge are called after it, `edge--…`.
+    /// As [`Collector::submit_from`], of a sender that NATS knows to be this edge. Over NATS nobody
+    /// waits for an answer and tries again: what is not let in lies with the dead letters.
     ///
     /// # Errors
     /// As [`Collector::submit`].
     pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
-        let reason = match inspect(&batch) {
-            Ok(inspected) if is_of(edge, inspected.edge.as_str()) => {
-                return self.take(inspected, batch).await;
-            }
-            Ok(other) => format!("a batch of edge {} that edge {edge} has sent", other.edge),
-            Err(reason) => reason,
+        let from = format!("edge {edge}");
+        let Ok(name) = edge.parse() else {
+            return Err(self.refuse(&from, "no edge is called so".to_owned(), &batch).await);
         };
-        Err(self.refuse(&format!("edge {edge}"), reason, &batch).await)
+        match self.submit_from(Sender::Edge(name), &from, batch.clone()).await {
+            Err(SubmitError::NotAllowed(_, why)) => Err(self.refuse(&from, why, &batch).await),
+            done => done,
+        }
     }
 
-    /// Whether a request is signed by a key that signs for this deployment now.
+    /// Whether any edge is registered: when none is, nothing can be taken.
+    #[must_use]
+    pub fn knows_edges(&self) -> bool {
+        !self.keys.borrow().edges.is_empty()
+    }
+
+    /// Who has signed a request with a key that signs for this deployment now.
     pub(crate) fn check_request(
         &self,
         field: &[u8],
         path: &str,
         body: &[u8],
-    ) -> Result<(), RequestError> {
+    ) -> Result<Sender, RequestError> {
         let field = std::str::from_utf8(field).map_err(|_| RequestError::Malformed)?;
         let keys = Arc::clone(&self.keys.borrow());
-        request::verify(field, &keys.keyring, path, body, self.clock.now()).map(drop)
+        let key = request::verify(field, &keys.keyring, path, body, self.clock.now())?;
+        Ok(Sender::Issuer(key.issuer))
     }
 
     async fn take(&self, inspected: Inspected, batch: Bytes) -> Result<Receipt, SubmitError> {
@@ -346,12 +370,6 @@ impl<L: Log> Collector<L> {
         drop(items);
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
-}
-
-/// Whether a batch's edge is this one or a shard of it.
-fn is_of(edge: &str, sender: &str) -> bool {
-    let rest = sender.strip_prefix(edge);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("--"))
 }
 
 fn closing() -> SubmitError {

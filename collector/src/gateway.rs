@@ -1,9 +1,8 @@
 //! The HTTP gateway: batches and chunks from outside, for edges without NATS, servers and importers.
 //!
 //! Two may come in: the operator's key, which whoever mounts it looks at; and, for batches, an edge
-//! that signs its request with its issuer's key ([`request`]), which is looked at here. Until there
-//! are accounts, either may send under any edge's name, those of our own outboxes too; a number that
-//! one of them has used is skipped as redelivered.
+//! that signs its request with its issuer's key ([`request`]), which is looked at here. A key speaks for
+//! the edges of its issuer and no others; the operator's key for every edge that is registered.
 
 pub mod letters;
 
@@ -26,6 +25,7 @@ use shared::wire::json::JsonBatch;
 use tokio::sync::Semaphore;
 
 use crate::collector::{Collector, Receipt, SubmitError};
+use crate::sender::Sender;
 
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
@@ -51,7 +51,8 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 /// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every
 ///   partition has it durably.
 ///
-/// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
+/// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
+/// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
 /// Retry-After when the log is away.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     let letters = letters::router(Arc::clone(&collector));
@@ -70,23 +71,28 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
         Some("application/json") => true,
         other => return unsupported(other, "a binary batch or application/json"),
     };
-    let sender = sender(&request);
+    let from = sender(&request);
     let signature = request.headers().get(request::FIELD).cloned();
     let body = match body(&gateway, request).await {
         Ok(body) => body,
         Err(response) => return response,
     };
     let collector = &gateway.collector;
-    if let Some(signature) = signature
-        && let Err(error) = collector.check_request(signature.as_bytes(), BATCHES_PATH, &body)
-    {
-        return problem(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string());
-    }
+    // Without a signature it is the operator's key that has let the request in.
+    let signed = signature.map_or(Ok(Sender::Operator), |signature| {
+        collector.check_request(signature.as_bytes(), BATCHES_PATH, &body)
+    });
+    let sender = match signed {
+        Ok(sender) => sender,
+        Err(error) => {
+            return problem(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string());
+        }
+    };
     let batch = match if json { from_json(&body) } else { Ok(body.clone()) } {
         Ok(batch) => batch,
-        Err(reason) => return refused(&collector.refuse(&sender, reason, &body).await),
+        Err(reason) => return refused(&collector.refuse(&from, reason, &body).await),
     };
-    match collector.submit_from(&sender, batch).await {
+    match collector.submit_from(sender, &from, batch).await {
         Ok(Receipt { clock_ahead_ms }) => {
             let answer = serde_json::json!({ "clock_ahead_ms": clock_ahead_ms });
             (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
@@ -178,6 +184,9 @@ fn unsupported(found: Option<&str>, wanted: &str) -> Response {
 fn refused(error: &SubmitError) -> Response {
     match error {
         SubmitError::Refused(why) => problem(StatusCode::BAD_REQUEST, "malformed", why.as_str()),
+        SubmitError::NotAllowed(why, detail) => {
+            problem(StatusCode::FORBIDDEN, why.name(), detail.as_str())
+        }
         SubmitError::Retry(why) => {
             let detail = format!("{why}; send the same again later");
             let response = problem(StatusCode::SERVICE_UNAVAILABLE, "log_away", detail);

@@ -49,6 +49,8 @@ pub struct Context<'k> {
     pub keys: &'k CollectorKeys,
     /// Whose batch it is.
     pub edge: Id,
+    /// Whose edge it is: what the tokens of another issuer tell is not believed of it.
+    pub owner: Id,
     /// The collector's time.
     pub now: Timestamp,
 }
@@ -68,7 +70,7 @@ pub struct Ruling<'a> {
 }
 
 /// Judges one event. The first of these that holds is its reason: the edge is out of service; the
-/// token is not believed; the receive time is further ahead of the collector's than clocks may
+/// token is not believed, or is another issuer's than the edge; the receive time is further ahead of the collector's than clocks may
 /// differ; no edge could have issued the token as it is (`malformed`); it is outside the token's life;
 /// the price cannot be read (`malformed`); the key may not sign for this advertiser or at this price.
 /// Otherwise it is accepted, with the edge's verdict; without one, what comes of a test is [`Reason::Test`].
@@ -106,7 +108,9 @@ pub fn judge<'a>(
     judged.publisher = token.publisher;
     judged.placement = token.placement;
     judged.price = price.unwrap_or(Money::ZERO);
+    let foreign = believed.key.issuer != context.owner;
     judged.outcome = retired
+        .and_then(|()| if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
         .and_then(|()| check_clock(event.at, context.now))
         .and_then(|()| token.check_life())
         .and_then(|()| token.check_time(event.kind, event.at))

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use shared::keys::{CentreKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey};
+use shared::keys::{
+    CentreKeys, EdgeRegistry, KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey,
+};
 use shared::{Id, Timestamp};
 
 /// The keys of a collector: public ones to verify with, and the secrets of the centre. A change is
@@ -18,6 +20,8 @@ pub struct CollectorKeys {
     /// Edges that were taken out of service, and since when: what comes from them later is
     /// `edge_retired`, whenever it was received.
     pub retired_edges: BTreeMap<Id, Timestamp>,
+    /// Whose edges are: an edge that nobody has registered is not let in.
+    pub edges: EdgeRegistry,
 }
 
 impl CollectorKeys {
@@ -29,7 +33,8 @@ impl CollectorKeys {
         let keyring = keys.keyring()?;
         let price_keys = keyring.iter().map(|key| (key.id, keys.price_key(key.id))).collect();
         let visitor = keys.visitor_key();
-        Ok(Self { keyring, price_keys, visitor, retired_edges: keys.retired_edges.clone() })
+        let (retired_edges, edges) = (keys.retired_edges.clone(), keys.edges.clone());
+        Ok(Self { keyring, price_keys, visitor, retired_edges, edges })
     }
 
     /// Of a key store.

@@ -11,6 +11,9 @@
 //!
 //! [`gateway`] offers the same over HTTP to edges without NATS, to servers and to importers.
 //!
+//! An edge belongs to one issuer ([`Sender`]): whoever sends a batch of another's edge is not let in, and
+//! what the tokens of another issuer tell is `foreign_issuer`.
+//!
 //! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
 //! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]). Nothing
 //! waits without a bound: when the queue is full, whoever submits waits.
@@ -28,6 +31,7 @@ pub mod judge;
 mod keys;
 mod metrics;
 mod queue;
+mod sender;
 pub mod verify;
 mod words;
 
@@ -37,3 +41,4 @@ mod tests;
 pub use collector::{Collector, Parts, Receipt, Settings, StartError, SubmitError};
 pub use keys::CollectorKeys;
 pub use metrics::Metrics;
+pub use sender::{Refusal, Sender};

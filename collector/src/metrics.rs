@@ -26,6 +26,8 @@ pub struct Metrics {
     pub verified: Counter,
     /// Tokens whose signature was known to be good.
     pub verify_cached: Counter,
+    /// Batches that were not let in, by [`crate::Refusal`].
+    pub refused: Family<[(&'static str, &'static str); 1], Counter>,
     /// Batches that could not be decoded.
     pub dead_letters: Counter,
     /// Appends to the log that failed and were tried again.
@@ -50,6 +52,7 @@ impl Default for Metrics {
             events: ByOutcome::default(),
             verified: Counter::default(),
             verify_cached: Counter::default(),
+            refused: Family::default(),
             dead_letters: Counter::default(),
             append_retries: Counter::default(),
             appends_failed: Counter::default(),
@@ -71,6 +74,8 @@ impl Metrics {
         r.register("tokens_verified", "Signatures checked", self.verified.clone());
         let help = "Signatures known to be good";
         r.register("tokens_cached", help, self.verify_cached.clone());
+        let help = "Batches that their sender may not send, by reason";
+        r.register("refused_batches", help, self.refused.clone());
         r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
         r.register("append_retries", "Appends tried again", self.append_retries.clone());
         r.register("appends_failed", "Appends given up", self.appends_failed.clone());
@@ -95,6 +100,11 @@ impl Metrics {
             let outcome = Reason::from_code(code).map_or(Ok(None), Err);
             self.events_with(outcome).inc_by(count);
         }
+    }
+
+    /// Counts a batch that is not let in.
+    pub(crate) fn refused(&self, why: crate::Refusal) {
+        self.refused.get_or_create_owned(&[("reason", why.name())]).inc();
     }
 
     /// The counter of an outcome.

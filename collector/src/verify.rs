@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use shared::import::ImportChunk;
 use shared::token::Unverified;
 use shared::wire::{Batch, BatchEntry, ChunkEntry, Event, Judged, Tally};
-use shared::{BlockId, Id, PageView, PartitionMap, Timestamp};
+use shared::{BlockId, Id, OutboxId, PageView, PartitionMap, Timestamp};
 
 use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row};
 use crate::keys::CollectorKeys;
@@ -140,7 +140,10 @@ impl Shared {
         now: Timestamp,
     ) -> Result<JudgedBatch, String> {
         let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
-        let context = Context { keys, edge: batch.outbox.edge, now };
+        let edge = batch.outbox.edge;
+        // Nobody's edge reports nobody's tokens.
+        let owner = keys.edges.owner(edge).unwrap_or(Id::NONE);
+        let context = Context { keys, edge, owner, now };
         let judge_one = |event: &Event<'_>| {
             // A clock that is ahead makes no key look older than it is.
             let at = event.at.min(now.plus_ms(shared::limits::CLOCK_AHEAD_MS_MAX));
@@ -161,7 +164,7 @@ impl Shared {
         let entry = BatchEntry {
             outbox: batch.outbox,
             number: batch.number,
-            watermark: batch.watermark,
+            watermark: believed_watermark(batch.watermark, now),
             declared: batch.declared(),
         };
         Ok(JudgedBatch { entry, tallies: batch.tallies, rows })
@@ -220,11 +223,21 @@ fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (Id, BlockId) {
     key.map_or((Id::NONE, BlockId::default()), |(key, _)| (key.issuer, id.block))
 }
 
+/// A watermark is a promise, and nobody can keep one about a time that is further ahead than clocks
+/// may differ: then that much of it is believed. A smaller promise is kept too. One that closes the
+/// epoch is of numbers, not of time.
+fn believed_watermark(watermark: Timestamp, now: Timestamp) -> Timestamp {
+    match watermark {
+        Timestamp::MAX => watermark,
+        _ => watermark.min(now.plus_ms(shared::limits::CLOCK_AHEAD_MS_MAX)),
+    }
+}
+
 /// What is known of a batch before its events are verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inspected {
     /// Whose it says that it is.
-    pub edge: Id,
+    pub outbox: OutboxId,
     /// How many events it has; tallies are none.
     pub events: usize,
     /// Its watermark, which is the edge's time when it was sealed; none in a closing batch.
@@ -244,5 +257,5 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
         return Err(format!("the tallies: {tallied} events are more than a batch may declare"));
     }
     let sealed = Some(batch.watermark).filter(|watermark| *watermark != Timestamp::MAX);
-    Ok(Inspected { edge: batch.outbox.edge, events: batch.events.len(), sealed })
+    Ok(Inspected { outbox: batch.outbox, events: batch.events.len(), sealed })
 }

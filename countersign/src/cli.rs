@@ -222,6 +222,9 @@ pub(crate) struct InitArgs {
     /// The first issuer, with whose key edges sign
     #[arg(long, value_name = "ID", default_value = "edge")]
     pub(crate) issuer: Id,
+    /// An edge of this issuer, to be registered; may be repeated
+    #[arg(long = "edge", value_name = "ID")]
+    pub(crate) edges: Vec<Id>,
 }
 
 impl InitArgs {
@@ -483,6 +486,26 @@ pub(crate) enum EdgesCommand {
     List {
         #[command(flatten)]
         api: ApiArgs,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give edges to an issuer, for ever: what comes of an edge that is not registered is refused. The
+    /// shards of an edge, `NAME--…`, go with it
+    Register {
+        #[command(flatten)]
+        data: DataArgs,
+        /// The issuer with whose keys they sign
+        #[arg(long, value_name = "ID")]
+        issuer: Id,
+        /// The edges' names
+        #[arg(required = true, value_name = "EDGE")]
+        edges: Vec<Id>,
+    },
+    /// Show all registered edges, and whose each is
+    Registered {
+        #[command(flatten)]
+        data: DataArgs,
         /// As JSON, for scripts
         #[arg(long)]
         json: bool,

@@ -14,8 +14,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shared::keys::{DeploymentId, KeyStore};
-use shared::{Partitions, Random, Timestamp};
+use shared::keys::{DeploymentId, KeyStore, registered_name};
+use shared::{Id, Partitions, Random, Timestamp};
 
 use crate::failure::Failure;
 
@@ -135,23 +135,37 @@ impl DataDir {
         Ok(Some(keys))
     }
 
-    /// The keys; at the first start makes them, with a signing key for `issuer`.
+    /// The keys; at the first start makes them, with a signing key for `issuer`. Registers the edge of
+    /// this process where it is not, also in keys that an earlier build has made.
     ///
     /// # Errors
-    /// As [`DataDir::read_keys`], and when they cannot be written.
+    /// As [`DataDir::read_keys`]; when they cannot be written; when the edge is another issuer's.
     pub(crate) fn keys_or_new(
         &self,
-        issuer: shared::Id,
+        edge: Id,
+        issuer: Id,
         now: Timestamp,
         random: &mut dyn Random,
     ) -> Result<KeyStore, Failure> {
-        if let Some(keys) = self.read_keys()? {
+        let name = registered_name(edge);
+        let Some(keys) = self.read_keys()? else {
+            let mut keys = KeyStore::generate(random);
+            keys.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
+            keys.register_edge(name, issuer, now).map_err(Failure::usage)?;
+            write_json(&self.path("keys.json"), &keys, Mode::Secret)?;
             return Ok(keys);
+        };
+        match keys.edges.owner(edge) {
+            Some(owner) if owner == issuer => Ok(keys),
+            Some(owner) => Err(Failure::usage(format!(
+                "edge.name: the edge {edge} belongs to the issuer {owner}, for ever, and edge.issuer \
+                 says {issuer}: take another name for it"
+            ))),
+            None => self.change_keys(|keys| {
+                keys.register_edge(name, issuer, now)?;
+                Ok(keys.clone())
+            }),
         }
-        let mut keys = KeyStore::generate(random);
-        keys.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
-        write_json(&self.path("keys.json"), &keys, Mode::Secret)?;
-        Ok(keys)
     }
 
     /// Reads, changes and writes the keys; commands do so one after the other.

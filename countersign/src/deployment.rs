@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `deployment` | what is fixed: partitions, the log's identity | collectors, aggregators |
 //! | `keys` | all keys | the operator's commands alone |
-//! | `keys-centre` | public keys, the covers of prices | collectors, aggregators |
+//! | `keys-centre` | public keys, the covers of prices, whose edges are | collectors, aggregators |
 //! | `keys-edge-ISSUER` | the signing keys of one issuer | edges of that issuer |
 //! | `operator` | the hash of the operator's key | every role, unless its environment has the key |
 //! | `aggregator` | which aggregator counts, see [`crate::roles`] | aggregators |
@@ -191,10 +191,10 @@ pub(crate) async fn operator(documents: &Documents) -> Result<AdminKey, Failure>
 /// When NATS cannot be used, or holds something else.
 pub(crate) fn init(args: &InitArgs) -> Result<std::process::ExitCode, Failure> {
     let settings = Settings::load(&args.given(), process::environment())?;
-    process::run(&settings.log, make(settings.clone(), args.issuer))
+    process::run(&settings.log, make(settings.clone(), args.issuer, args.edges.clone()))
 }
 
-async fn make(settings: Settings, issuer: Id) -> Result<(), Failure> {
+async fn make(settings: Settings, issuer: Id, edges: Vec<Id>) -> Result<(), Failure> {
     let wanted = settings.partitions()?;
     warn_if_lax(&settings).await;
     let config = nats(&settings, "operator", 1)?;
@@ -206,6 +206,12 @@ async fn make(settings: Settings, issuer: Id) -> Result<(), Failure> {
     let keys = put_first(&documents, KEYS, &fresh).await?;
     let store = parse_keys(&keys)?;
     publish(&documents, store.clone(), keys.revision).await?;
+    if !edges.is_empty() {
+        let register = |keys: &mut KeyStore| {
+            edges.iter().try_for_each(|edge| keys.register_edge(*edge, issuer, now).map(drop))
+        };
+        change_keys(&settings, register).await?;
+    }
     let made = Deployment::make(wanted, &store, now, random);
     let there: Deployment = parse(DEPLOYMENT, &put_first(&documents, DEPLOYMENT, &made).await?)?;
     there.check("document deployment on NATS", wanted)?;

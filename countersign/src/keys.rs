@@ -94,7 +94,11 @@ impl Place {
         }
     }
 
-    fn keys(&self) -> Result<KeyStore, Failure> {
+    /// The keys as they are.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn keys(&self) -> Result<KeyStore, Failure> {
         match self {
             Self::Dir(dir) => dir.require_keys(),
             Self::Nats(settings) => block_on(deployment::keys(settings)),

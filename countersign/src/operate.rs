@@ -28,6 +28,27 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
                 list_edges(serde_json::from_value(found).map_err(Failure::server)?);
             }
         }
+        EdgesCommand::Register { data, issuer, edges } => {
+            let now = ambient::SystemClock.now();
+            Place::of(data)?.change(|keys, _| {
+                edges.iter().try_for_each(|edge| keys.register_edge(*edge, *issuer, now).map(drop))
+            })?;
+            for edge in edges {
+                terminal::line(format!("edge {edge} belongs to the issuer {issuer}"));
+            }
+        }
+        EdgesCommand::Registered { data, json } => {
+            let edges = Place::of(data)?.keys()?.edges;
+            if *json {
+                terminal::line(serde_json::to_string(&edges).map_err(Failure::fatal)?);
+            } else {
+                let head = ["edge", "issuer", "since"].map(str::to_owned).to_vec();
+                let rows = edges.iter().map(|(name, edge)| {
+                    vec![name.to_string(), edge.issuer.to_string(), edge.registered_at.to_string()]
+                });
+                terminal::table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
+            }
+        }
         EdgesCommand::Retire { data, edge } => {
             let now = ambient::SystemClock.now();
             let since: Timestamp =

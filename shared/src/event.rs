@@ -137,7 +137,8 @@ words! {
     }
 }
 
-/// The number of codes that a [`Reason`] may have: the length of a table indexed by them.
+/// The number of codes that a [`Reason`] may have: the length of a table indexed by them. There is
+/// room for some more.
 pub const REASON_CODES: usize = 29;
 
 /// The edge's opinion of the request that brought an event: valid, or the reason it is not. Unlike

@@ -10,6 +10,9 @@ pub const OUTBOX_DELAY_MS_MAX: u64 = 5 * DAY_MS;
 pub const HORIZON_MS: u64 = 7 * DAY_MS;
 /// How far an edge's clock may be ahead of the collector's, and how far two edges' may differ.
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+/// How far an outbox's epoch, the time of its start, may be ahead of the collector's clock: a machine
+/// whose clock was set back goes on above its last epoch.
+pub const EPOCH_AHEAD_MS_MAX: u64 = DAY_MS;
 /// The most by which one message may move the log's clock: a collector with a wild clock cannot
 /// make the engine forget.
 pub const CLOCK_JUMP_MS_MAX: u64 = HOUR_MS;
@@ -64,6 +67,9 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const _: () = {
     // An event that an outbox may still deliver never finds its block's dedup state gone.
     assert!(BLOCK_LIFE_MS + TOKEN_LIFE_MS_MAX + OUTBOX_DELAY_MS_MAX <= HORIZON_MS);
+    // An epoch is over (what comes of it or an earlier one is skipped as known) a horizon after it was
+    // closed. By then an epoch as far ahead as it may be lies before any that an outbox still holds.
+    assert!(EPOCH_AHEAD_MS_MAX + OUTBOX_DELAY_MS_MAX < HORIZON_MS);
     // A message fits into what a NATS server takes by default, whatever the last batch was: an event
     // whose token is believed (181 bytes in a batch at least, with the token) takes at most 132
     // bytes more there, with the entries of the tables that it alone names (one of a page that

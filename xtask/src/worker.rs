@@ -191,6 +191,8 @@ pub(crate) fn up(binary: &Path, args: &[String]) -> Result<(), Failure> {
     let mut keys = Command::new(binary);
     keys.args(["keys", "edge", "--issuer", "edge", "--data"]).arg(&data);
     let keys = output(&mut keys)?;
+    let mut register = Command::new(binary);
+    output(register.args(["edges", "register", "wasm", "--issuer", "edge", "--data"]).arg(&data))?;
     let outbox = data.join("worker-outbox");
     fs::create_dir_all(&outbox).map_err(|error| format!("{}: {error}", outbox.display()))?;
     let mut edge = Command::new(workerd);

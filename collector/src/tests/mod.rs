@@ -4,5 +4,6 @@
 mod faults;
 mod gateway;
 mod outcomes;
+mod sender;
 mod verify;
 mod world;

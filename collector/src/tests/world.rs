@@ -25,6 +25,9 @@ pub(super) const NOW: Timestamp = Timestamp(1_769_860_800_000);
 pub(super) const HOUR_MS: u64 = 3_600_000;
 pub(super) const EDGE: Id = Id::literal("edge-1");
 pub(super) const ISSUER: Id = Id::literal("house");
+/// An edge of [`LIMITED`].
+pub(super) const MODEST_EDGE: Id = Id::literal("edge-3");
+pub(super) const LIMITED_EDGE: Id = Id::literal("edge-2");
 /// May sign for the publisher `pub-1` only.
 pub(super) const LIMITED: Id = Id::literal("limited");
 /// Signs for two advertisers, up to [`price`].
@@ -58,6 +61,10 @@ impl World {
             ..IssuerLimits::default()
         };
         store.create_limited(MODEST, limits, since, &mut random).unwrap();
+        store.register_edge(EDGE, ISSUER, since).unwrap();
+        store.register_edge(id("w"), ISSUER, since).unwrap();
+        store.register_edge(LIMITED_EDGE, LIMITED, since).unwrap();
+        store.register_edge(MODEST_EDGE, MODEST, since).unwrap();
         Self { store }
     }
 

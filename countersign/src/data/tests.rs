@@ -14,7 +14,7 @@ fn started() -> (tempfile::TempDir, DataDir) {
 }
 
 fn keys(dir: &DataDir) -> KeyStore {
-    dir.keys_or_new(EDGE, NOW, &mut Seeded::new(1)).unwrap()
+    dir.keys_or_new(EDGE, EDGE, NOW, &mut Seeded::new(1)).unwrap()
 }
 
 fn deployment(

@@ -124,6 +124,16 @@ fn keys_unseen(seen: &Seen) -> Option<String> {
     })
 }
 
+/// Keys of a build before edges were registered, or of a deployment that was just made: what comes
+/// waits in the queue until the first one is.
+fn no_edges(collector: &Collector<AnyLog>) -> Option<String> {
+    (!collector.knows_edges()).then(|| {
+        "no edge is registered: `countersign edges register NAME… --issuer ISSUER`; until then nothing \
+         is taken from the queue"
+            .to_owned()
+    })
+}
+
 /// Takes until the signal, and then finishes what was taken.
 async fn take_batches(
     queue: EdgeQueue,
@@ -139,9 +149,13 @@ async fn take_batches(
         let next = async {
             // Never closed, so a permit always comes in the end.
             let permit = Arc::clone(&room).acquire_owned().await;
-            while keys_unseen(&seen).is_some() {
+            while keys_unseen(&seen).is_some() || !collector.knows_edges() {
+                if let Some(why) = no_edges(&collector) {
+                    unready.send_if_modified(|told| told.replace(why.clone()).is_none());
+                }
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
+            unready.send_if_modified(|why| why.take().is_some());
             (taker.next().await, permit)
         };
         let (next, permit) = tokio::select! {
@@ -180,7 +194,7 @@ async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
             taken.done().await
         }
         // It lies with the dead letters.
-        Err(SubmitError::Refused(_)) => taken.done().await,
+        Err(SubmitError::Refused(_) | SubmitError::NotAllowed(..)) => taken.done().await,
         Err(SubmitError::Retry(why)) => {
             tracing::debug!(edge = taken.edge, %why, "a batch goes back to the queue");
             taken.again(BACK_AFTER).await

@@ -99,7 +99,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let edge_url = url_of("edge.listen", &edge_listener)?;
     let api_url = url_of("api.listen", &api_listener)?;
 
-    let keys = dir.keys_or_new(settings.edge.issuer, clock.now(), random)?;
+    let keys = dir.keys_or_new(settings.edge.name, settings.edge.issuer, clock.now(), random)?;
     let deployment = dir.deployment(settings.partitions()?, &keys, clock.now(), random)?;
     let variable = std::env::var(admin::VARIABLE).ok();
     let (admin, origin) = AdminKey::find(&dir.path("admin.key"), variable.as_deref(), random)?;

@@ -28,7 +28,8 @@ impl BatchSink for CollectorSink {
     async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
         let receipt = self.collector.submit(batch).await.map_err(|error| match error {
             SubmitError::Retry(why) => SinkError::Retry(why),
-            SubmitError::Refused(why) => SinkError::Refused(why),
+            // It stays in the outbox: what an operator mends lets it through.
+            SubmitError::Refused(why) | SubmitError::NotAllowed(_, why) => SinkError::Refused(why),
         })?;
         self.clock_ahead_ms.store(receipt.clock_ahead_ms, Ordering::Relaxed);
         Ok(())

@@ -16,6 +16,7 @@ mod process;
 mod recount;
 mod role_faults;
 mod roles;
+mod sender;
 mod simulate;
 mod up;
 mod worker;

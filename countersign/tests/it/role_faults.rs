@@ -170,8 +170,19 @@ async fn of_three_nats_nodes_each_may_be_killed() {
     let mut nodes = NatsServer::start_three(dir.path());
     let url = nodes.each_ref().map(NatsServer::url).join(",");
     let watch = Stopwatch::start();
-    let init =
-        || run(binary().args(["init", "--partitions", "2", "--replicas", "3", "--log", &url]));
+    let init = || {
+        run(binary().args([
+            "init",
+            "--partitions",
+            "2",
+            "--replicas",
+            "3",
+            "--edge",
+            "a",
+            "--log",
+            &url,
+        ]))
+    };
     // Three that have just met have no leader yet.
     let mut done = init();
     while done.0 != Some(0) {

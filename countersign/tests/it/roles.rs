@@ -215,8 +215,15 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
         path.display().to_string()
     };
     let operator = config("operator", "operator.toml", "");
-    let (code, said, err) =
-        run(binary().args(["init", "--partitions", "4", "--config", &operator]));
+    let (code, said, err) = run(binary().args([
+        "init",
+        "--edge",
+        "edge-a",
+        "--partitions",
+        "4",
+        "--config",
+        &operator,
+    ]));
     assert_eq!(code, Some(0), "{said}{err}");
     let data = dir.path().join("a");
     std::fs::create_dir_all(&data).unwrap();

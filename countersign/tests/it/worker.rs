@@ -24,7 +24,10 @@ fn keys(args: &[&str]) -> String {
 
 /// A Worker whose centre is this `up`.
 fn worker_of(server: &Server, dir: &Path, more: &[(&str, &str)]) -> Workerd {
-    let keys = keys(&["--data", &server.data.display().to_string()]);
+    let data = server.data.display().to_string();
+    let register = ["edges", "register", "w", "--issuer", "edge", "--data", &data];
+    assert_eq!(run(binary().args(register)).0, Some(0));
+    let keys = keys(&["--data", &data]);
     let mut bindings =
         vec![("EDGE_NAME", "w"), ("EDGE_KEYS", keys.as_str()), ("GATEWAY_URL", &server.api)];
     // These visitors do not look at what they click.

@@ -11,6 +11,10 @@ use shared::ambient::Stopwatch;
 
 use crate::process::{BROWSER, KEY, PATIENCE, binary, run};
 
+/// The edges of a deployment.
+const EDGES: [&str; 10] =
+    ["--edge", "a", "--edge", "b", "--edge", "edge", "--edge", "w", "--edge", "ghost"];
+
 pub(crate) const CATALOGUE: &str = include_str!("../../src/up/demo/catalogue.toml");
 
 /// A role that runs; ended with -9 when it is dropped.
@@ -119,7 +123,7 @@ impl World {
     pub(crate) fn new(dir: &Path) -> Self {
         let nats = NatsServer::start(&dir.join("nats"));
         let (code, said, err) =
-            run(binary().args(["init", "--partitions", "4", "--log", &nats.url()]));
+            run(binary().args(["init", "--partitions", "4", "--log", &nats.url()]).args(EDGES));
         assert_eq!(code, Some(0), "{said}{err}");
         assert!(said.contains("4 partitions") && said.contains("cs_admin_"), "{said}");
         let http = reqwest::Client::builder()

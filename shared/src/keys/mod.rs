@@ -1,11 +1,13 @@
 //! Keys: who may sign, since when and until when; and the secrets that edges and the centre hold.
 
+mod edges;
 pub mod jwks;
 mod parts;
 pub mod request;
 mod secrets;
 mod store;
 
+pub use edges::{EdgeRegistry, RegisteredEdge, registered_name};
 pub use jwks::Jwks;
 pub use parts::{CentreKeys, EdgeKeys};
 pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeploymentId, IssuerKey, KeyError, KeyStore, Keyring, PriceKey, PublicKey, Secret, TagKeys,
-    VisitorKey,
+    DeploymentId, EdgeRegistry, IssuerKey, KeyError, KeyStore, Keyring, PriceKey, PublicKey,
+    Secret, TagKeys, VisitorKey,
 };
 use crate::id::Id;
 use crate::time::Timestamp;
@@ -43,6 +43,9 @@ pub struct CentreKeys {
     /// Edges that were taken out of service, and since when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retired_edges: BTreeMap<Id, Timestamp>,
+    /// Whose edges are.
+    #[serde(default, skip_serializing_if = "EdgeRegistry::is_empty")]
+    pub edges: EdgeRegistry,
 }
 
 impl EdgeKeys {
@@ -137,6 +140,7 @@ impl KeyStore {
             visitor_secret: self.visitor_secret.clone(),
             public: self.public(),
             retired_edges: self.retired_edges.clone(),
+            edges: self.edges.clone(),
         }
     }
 

@@ -7,7 +7,8 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeploymentId, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys, VisitorKey,
+    DeploymentId, EdgeRegistry, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys,
+    VisitorKey,
 };
 use crate::id::Id;
 use crate::random::Random;
@@ -40,6 +41,20 @@ pub enum KeyError {
     /// Revoked keys stay revoked.
     #[error("key {0} is revoked already")]
     Revoked(KeyId),
+    /// The edge's name belongs to somebody else.
+    #[error("the edge {edge} belongs to another issuer, for ever: take another name")]
+    EdgeTaken {
+        /// Its name.
+        edge: Id,
+    },
+    /// A shard belongs to the edge that it is called after.
+    #[error("{edge} is the name of a shard of the edge {name}: register {name}")]
+    ShardName {
+        /// The name.
+        edge: Id,
+        /// What it is called after.
+        name: Id,
+    },
     /// A file of another version.
     #[error("the key file has version {0}; this build reads version {v}", v = KeyStore::VERSION)]
     Version(u32),
@@ -81,6 +96,9 @@ pub struct KeyStore {
     /// Edges that were taken out of service, and since when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retired_edges: BTreeMap<Id, Timestamp>,
+    /// Whose edges are.
+    #[serde(default, skip_serializing_if = "EdgeRegistry::is_empty")]
+    pub edges: EdgeRegistry,
 }
 
 impl KeyStore {
@@ -99,6 +117,7 @@ impl KeyStore {
             visitor_secret: Secret::generate(random),
             issuers: Vec::new(),
             retired_edges: BTreeMap::new(),
+            edges: EdgeRegistry::default(),
         }
     }
 

@@ -104,7 +104,7 @@ async fn counted(edge: &Server, clicks: &mut u64) -> Result<Duration, String> {
 
 fn init(url: &str, replicas: usize) -> Result<(), String> {
     let mut command = binary()?;
-    command.args(["init", "--log", url, "--replicas", &replicas.to_string()]);
+    command.args(["init", "--edge", "bench", "--log", url, "--replicas", &replicas.to_string()]);
     let output = command.output().map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(format!("init: {said}")) }

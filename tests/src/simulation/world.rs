@@ -25,6 +25,8 @@ const START: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 4;
 /// Who signs.
 pub(super) const ISSUER: Id = Id::literal("sim");
+/// Its edges.
+const EDGES: [Id; 2] = [Id::literal("paris"), Id::literal("tokyo")];
 const SOURCES: [&str; 2] = ["first.csv", "second.csv"];
 /// Two ads of one advertiser.
 pub(crate) const CATALOGUE: &str = r#"{
@@ -126,6 +128,9 @@ impl<'v> World<'v> {
         let mut keys = KeyStore::generate(&mut random);
         keys.create(issuer, Vec::new(), START.minus_ms(600_000), &mut random)
             .expect("the first key");
+        for edge in EDGES {
+            keys.register_edge(edge, issuer, START).expect("a free name");
+        }
         let policy = Policy {
             public_url: "https://edge.example".parse().expect("a good URL"),
             link_days: LINK_DAYS,
@@ -144,7 +149,7 @@ impl<'v> World<'v> {
             policy,
             map,
             keys,
-            edges: ["paris", "tokyo"].map(|name| Edge::new(Id::literal(name), START)).into(),
+            edges: EDGES.map(|name| Edge::new(name, START)).into(),
             tokens: Vec::new(),
             centre: Centre::new(map, collector_keys, verifier),
             sent_rows: BTreeMap::new(),

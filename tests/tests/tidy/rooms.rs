@@ -84,7 +84,7 @@ pub(crate) fn arrows(packages: &[Package]) -> Vec<String> {
 }
 
 /// Crates that do I/O, threads or ambient state.
-const PLATFORM_CRATES: [&str; 14] = [
+const PLATFORM_CRATES: [&str; 13] = [
     "tokio",
     "axum",
     "tower",

@@ -1,0 +1,101 @@
+//! Who sends, as far as the collector has made sure of it; and what each may send.
+
+use shared::Id;
+use shared::Timestamp;
+use shared::keys::registered_name;
+use shared::limits::EPOCH_AHEAD_MS_MAX;
+
+use crate::keys::CollectorKeys;
+use crate::verify::Inspected;
+
+/// Who has authenticated himself, and how. What a batch says of itself is held against it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// The operator, or this process's own outbox: it speaks for every edge that is registered.
+    Operator,
+    /// Whoever signed the request with a key of this issuer: it speaks for the issuer's edges.
+    Issuer(Id),
+    /// The edge to which NATS lets nobody else publish: it speaks for itself and its shards.
+    Edge(Id),
+}
+
+/// Why a batch is not let in. Nothing of it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The batch's edge is not the sender's.
+    ForeignEdge,
+    /// The batch's edge is nobody's yet.
+    UnregisteredEdge,
+    /// The batch's epoch lies further in the future than a clock that is wrong explains.
+    EpochAhead,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ForeignEdge, Self::UnregisteredEdge, Self::EpochAhead];
+
+    /// The name in problems and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ForeignEdge => "foreign_edge",
+            Self::UnregisteredEdge => "unregistered_edge",
+            Self::EpochAhead => "epoch_ahead",
+        }
+    }
+
+    /// What was wrong, and what to do.
+    #[must_use]
+    pub fn detail(self, batch: &Inspected) -> String {
+        let (edge, name) = (batch.outbox.edge, registered_name(batch.outbox.edge));
+        match self {
+            Self::ForeignEdge => {
+                format!("the edge {edge} is not the sender's: an edge belongs to one issuer")
+            }
+            Self::UnregisteredEdge => format!(
+                "the edge {edge} is not registered: `countersign edges register {name} --issuer \
+                 ISSUER` gives it to the issuer whose tokens it serves"
+            ),
+            Self::EpochAhead => format!(
+                "the epoch {} of the edge {edge} is its start in ms, and more than {} hours ahead \
+                 of this clock: set the edge's clock",
+                batch.outbox.epoch,
+                EPOCH_AHEAD_MS_MAX / 3_600_000
+            ),
+        }
+    }
+}
+
+impl Sender {
+    /// Whether the sender speaks for this edge.
+    #[must_use]
+    pub fn owns(self, edge: Id, keys: &CollectorKeys) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::Issuer(issuer) => keys.edges.owner(edge) == Some(issuer),
+            Self::Edge(sender) => sender == edge || sender == registered_name(edge),
+        }
+    }
+
+    /// Whether the sender may send this batch at `now`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(
+        self,
+        batch: &Inspected,
+        keys: &CollectorKeys,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if keys.edges.owner(batch.outbox.edge).is_none() {
+            return Err(Refusal::UnregisteredEdge);
+        }
+        if !self.owns(batch.outbox.edge, keys) {
+            return Err(Refusal::ForeignEdge);
+        }
+        if batch.outbox.epoch > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 {
+            return Err(Refusal::EpochAhead);
+        }
+        Ok(())
+    }
+}

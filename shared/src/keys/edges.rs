@@ -1,0 +1,142 @@
+//! Whose edges are. An edge's name belongs to one issuer for ever; whatever key of the issuer is in
+//! force speaks for its edges, so keys rotate freely.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{KeyError, KeyStore};
+use crate::id::Id;
+use crate::time::Timestamp;
+
+/// What stands between an edge's name and what tells its shards apart: `NAME--FRA-3` is a shard of
+/// `NAME`, and belongs to whom `NAME` belongs to.
+const SHARD_MARK: &str = "--";
+
+/// The name that is registered for the edge of an outbox: its own, or that of the edge whose shard it
+/// is.
+#[must_use]
+pub fn registered_name(edge: Id) -> Id {
+    let text = edge.as_str();
+    let name = text.split_once(SHARD_MARK).map_or(text, |(name, _)| name);
+    // What begins with the mark is a shard of nothing: it stands for itself.
+    name.parse().unwrap_or(edge)
+}
+
+/// A registered edge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegisteredEdge {
+    /// Whose it is.
+    pub issuer: Id,
+    /// Since when.
+    pub registered_at: Timestamp,
+}
+
+/// All registered edges.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EdgeRegistry(BTreeMap<Id, RegisteredEdge>);
+
+impl EdgeRegistry {
+    /// Whose this edge is, or this shard of an edge; `None`: nobody has registered it.
+    #[must_use]
+    pub fn owner(&self, edge: Id) -> Option<Id> {
+        self.0.get(&registered_name(edge)).map(|edge| edge.issuer)
+    }
+
+    /// True when no edge is registered at all: nothing can be taken from anybody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (Id, RegisteredEdge)> {
+        self.0.iter().map(|(name, edge)| (*name, *edge))
+    }
+}
+
+impl KeyStore {
+    /// Gives an edge's name to an issuer, for ever. Said twice, the first word stands.
+    ///
+    /// # Errors
+    /// When the name is another issuer's or that of a shard, or the issuer has no key.
+    pub fn register_edge(
+        &mut self,
+        edge: Id,
+        issuer: Id,
+        now: Timestamp,
+    ) -> Result<RegisteredEdge, KeyError> {
+        if registered_name(edge) != edge {
+            return Err(KeyError::ShardName { edge, name: registered_name(edge) });
+        }
+        if self.issuers.iter().all(|key| key.public.issuer != issuer) {
+            return Err(KeyError::UnknownIssuer(issuer));
+        }
+        let first = RegisteredEdge { issuer, registered_at: now };
+        let there = *self.edges.0.entry(edge).or_insert(first);
+        if there.issuer == issuer { Ok(there) } else { Err(KeyError::EdgeTaken { edge }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Seeded;
+
+    fn id(text: &str) -> Id {
+        text.parse().unwrap()
+    }
+
+    fn store() -> KeyStore {
+        let mut random = Seeded::new(1);
+        let mut store = KeyStore::generate(&mut random);
+        for issuer in ["house", "other"] {
+            store.create(id(issuer), Vec::new(), Timestamp(1), &mut random).unwrap();
+        }
+        store
+    }
+
+    #[test]
+    fn a_name_is_one_issuer_s_for_ever_and_its_shards_with_it() {
+        let mut store = store();
+        assert_eq!(store.edges.owner(id("w")), None);
+        let first = store.register_edge(id("w"), id("house"), Timestamp(2)).unwrap();
+        assert_eq!(store.register_edge(id("w"), id("house"), Timestamp(3)).unwrap(), first);
+        let taken = store.register_edge(id("w"), id("other"), Timestamp(3));
+        assert_eq!(taken, Err(KeyError::EdgeTaken { edge: id("w") }));
+        for mine in ["w", "w--FRA-0", "w--", "w---1"] {
+            assert_eq!(store.edges.owner(id(mine)), Some(id("house")), "{mine}");
+        }
+        for nobody in ["w-", "v--FRA-0", "ww", "--w"] {
+            assert_eq!(store.edges.owner(id(nobody)), None, "{nobody}");
+        }
+        // A key that is rotated changes nothing.
+        store.rotate(id("house"), Timestamp(4), 0, &mut Seeded::new(2)).unwrap();
+        assert_eq!(store.edges.owner(id("w")), Some(id("house")));
+    }
+
+    #[test]
+    fn what_cannot_be_owned_is_refused_with_the_remedy() {
+        let mut store = store();
+        let shard = store.register_edge(id("w--FRA-0"), id("other"), Timestamp(2)).unwrap_err();
+        assert!(shard.to_string().contains("register w"), "{shard}");
+        let nobody = store.register_edge(id("w"), id("nobody"), Timestamp(2)).unwrap_err();
+        assert!(nobody.to_string().contains("keys new --issuer nobody"), "{nobody}");
+        assert!(store.edges.is_empty());
+    }
+
+    #[test]
+    fn a_store_of_an_earlier_build_opens_without_any_edge() {
+        let text = serde_json::to_string(&store()).unwrap();
+        assert!(!text.contains("\"edges\""), "as an earlier build wrote it: {text}");
+        let mut read: KeyStore = serde_json::from_str(&text).unwrap();
+        read.check().unwrap();
+        assert!(read.edges.is_empty() && read.for_centre().edges.is_empty());
+        read.register_edge(id("w"), id("house"), Timestamp(2)).unwrap();
+        let text = serde_json::to_string(&read.for_centre()).unwrap();
+        let centre: crate::keys::CentreKeys = serde_json::from_str(&text).unwrap();
+        assert_eq!(centre.edges, read.edges);
+    }
+}
