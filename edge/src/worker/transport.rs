@@ -115,6 +115,7 @@ async fn post(
     let headers = Headers::new();
     headers.set("content-type", BATCH_CONTENT_TYPE)?;
     headers.set(request::FIELD, &signature)?;
+    headers.set(request::BODY_FIELD, &request::body_field(batch))?;
     let mut init = RequestInit::new();
     init.with_method(Method::Post)
         .with_headers(headers)
