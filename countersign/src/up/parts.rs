@@ -10,6 +10,7 @@ use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
 use collector::archive::Archiver;
 use collector::{Collector, CollectorKeys};
+use edge::native::doors::Doors;
 use edge::native::{CatalogueFile, Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
 use edge::{Durability, Keys, Policy, PublicUrl};
@@ -27,8 +28,10 @@ use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
 use crate::archive;
 use crate::data::DataDir;
+use crate::descriptors::Places;
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::listen;
 use crate::objects;
 use crate::process;
 use crate::published;
@@ -40,6 +43,7 @@ pub(super) struct Opened {
     pub(super) edge: EdgeParts,
     pub(super) api_listener: TcpListener,
     pub(super) api: axum::Router,
+    pub(super) api_doors: Arc<Doors>,
     pub(super) collector: Arc<Collector<AnyLog>>,
     pub(super) aggregator: Aggregator<AnyLog>,
     pub(super) archiver: Option<Archiver<AnyLog>>,
@@ -106,6 +110,8 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
 
     let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
     let mut registry = Registry::default();
+    let api_doors = listen::api_doors(settings);
+    listen::register(&api_doors, &mut registry);
     let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
     let collector_keys = CollectorKeys::of_store(&keys).map_err(Failure::data)?;
     let (collector, collector_keys) =
@@ -145,6 +151,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         edge,
         api_listener,
         api,
+        api_doors,
         collector,
         aggregator,
         archiver,
@@ -307,10 +314,11 @@ pub(crate) fn open_edge(
         tracing::warn!(?cut, "the outbox's last group was not written whole, and is cut off");
     }
     tracing::info!(epoch = opened.outbox.epoch, waiting = opened.unacked, "the outbox is open");
-    let settings = RimSettings {
+    let rim = RimSettings {
         trusted_proxies,
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
-        connections_max: wanted.connections_max,
+        connections_max: Places::of(settings).edge,
+        connections_per_network_max: wanted.connections_per_network_max,
         rates: wanted.limits.rates()?,
         pace: wanted.verdicts.pace()?,
         networks: wanted.verdicts.networks(),
@@ -321,6 +329,6 @@ pub(crate) fn open_edge(
         catalogue,
         outbox,
         metrics,
-        settings,
+        settings: rim,
     })
 }
