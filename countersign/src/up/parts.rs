@@ -18,7 +18,7 @@ use eventlog::Log as _;
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::{Clock, PartitionMap, Partitions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use super::demo::Demo;
@@ -163,8 +163,21 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     })
 }
 
+/// Connections that the system has taken and that wait to be accepted.
+const BACKLOG: u32 = 4_096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 pub(crate) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+    listen(address).map_err(|error| {
         Failure::usage(format!(
             "{setting}: cannot listen on {address}: {error}; port 0 takes a free one"
         ))

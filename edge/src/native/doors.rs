@@ -29,7 +29,10 @@ use tokio::task::AbortHandle;
 
 use crate::address::Range;
 
-/// How long one that was closed may take to give its place back, before another one is closed.
+/// Of so many places one more is closed at a time: a flood of connections costs a look through all of
+/// them once for many, and the next ones find room.
+const PER_CLOSED: usize = 64;
+/// How long those that were closed may take to give their places back, before others are closed.
 const FREED_WITHIN: Duration = Duration::from_millis(50);
 /// After a failed accept (no descriptor left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,10 +54,12 @@ pub struct DoorSettings {
 }
 
 /// What is counted of a listener's connections. Clones count into the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DoorMetrics {
     open: Gauge,
     shut: Family<WhyLabel, Counter>,
+    /// The family's counters, by [`Shut`].
+    counters: [Counter; 4],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,6 +69,7 @@ struct WhyLabel {
 
 /// Why a connection was ended by us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
 pub enum Shut {
     /// Its network had its share of places.
     Refused,
@@ -73,6 +79,15 @@ pub enum Shut {
     TimedOut,
     /// The system gave no descriptor for it.
     Failed,
+}
+
+impl Default for DoorMetrics {
+    fn default() -> Self {
+        let shut = Family::default();
+        let counters = ["refused", "displaced", "timed_out", "failed"]
+            .map(|why| shut.get_or_create_owned(&WhyLabel { why }));
+        Self { open: Gauge::default(), shut, counters }
+    }
 }
 
 impl DoorMetrics {
@@ -86,29 +101,19 @@ impl DoorMetrics {
 
     /// Counts one.
     pub fn shut(&self, why: Shut) {
-        self.counter(why).inc();
+        self.counters[why as usize].inc();
     }
 
     /// How many there were so far.
     #[must_use]
     pub fn count(&self, why: Shut) -> u64 {
-        self.counter(why).get()
+        self.counters[why as usize].get()
     }
 
     /// How many are open.
     #[must_use]
     pub fn open(&self) -> i64 {
         self.open.get()
-    }
-
-    fn counter(&self, why: Shut) -> Counter {
-        let why = match why {
-            Shut::Refused => "refused",
-            Shut::Displaced => "displaced",
-            Shut::TimedOut => "timed_out",
-            Shut::Failed => "failed",
-        };
-        self.shut.get_or_create_owned(&WhyLabel { why })
     }
 }
 
@@ -244,14 +249,14 @@ impl Doors {
         let _ = self.room.acquire_many(u32::try_from(all).unwrap_or(u32::MAX)).await;
     }
 
-    /// Ends the connection whose client has been waited for longest, of those that `may` go; those
+    /// Ends the connections whose clients have been waited for longest, of those that `may` go; those
     /// without a share last. False when none may.
     fn displace(&self, may: impl Fn(&Entry) -> bool) -> bool {
-        let told = self.table.lock().tell_one(may);
-        if told {
+        let told = self.table.lock().tell(may);
+        for _ in 0..told {
             self.metrics.shut(Shut::Displaced);
         }
-        told
+        told > 0
     }
 
     fn now(&self) -> u64 {
@@ -336,22 +341,32 @@ impl Table {
         }
     }
 
-    fn tell_one(&mut self, may: impl Fn(&Entry) -> bool) -> bool {
+    /// Tells some of those that `may` go to do so: one of [`PER_CLOSED`], those that have waited longest.
+    fn tell(&mut self, may: impl Fn(&Entry) -> bool) -> usize {
         let waits = |entry: &Entry| {
             let since = entry.state.since.load(Ordering::Relaxed);
             (since < TOLD && entry.state.end.get().is_some()).then_some(since)
         };
-        let longest = self
+        let mut waiting: Vec<(bool, u64, u64)> = self
             .all
-            .values_mut()
-            .filter(|entry| may(entry))
-            .filter_map(|entry| waits(entry).map(|since| (entry, since)))
-            .min_by_key(|(entry, since)| (entry.network.is_none(), *since));
-        let Some((entry, since)) = longest else { return false };
+            .iter()
+            .filter(|(_, entry)| may(entry))
+            .filter_map(|(number, entry)| Some((entry.network.is_none(), waits(entry)?, *number)))
+            .collect();
+        let count = (waiting.len() / PER_CLOSED).max(1);
+        if count < waiting.len() {
+            waiting.select_nth_unstable(count);
+            waiting.truncate(count);
+        }
+        waiting.into_iter().filter(|(_, since, number)| self.tell_one(*number, *since)).count()
+    }
+
+    /// False when its client has just come.
+    fn tell_one(&mut self, number: u64, since: u64) -> bool {
+        let Some(entry) = self.all.get_mut(&number) else { return false };
         let told =
             entry.state.since.compare_exchange(since, TOLD, Ordering::Relaxed, Ordering::Relaxed);
         if told.is_err() {
-            // Its client has just come. Rare enough to say no: whoever asks asks again.
             return false;
         }
         if let Some(end) = entry.state.end.get() {
