@@ -11,7 +11,7 @@ use shared::import::ImportChunk;
 use shared::keys::request::{self, RequestError};
 use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
 use shared::wire::{DeadLetter, Word};
-use shared::{Clock, OutboxId, PartitionMap, Timestamp};
+use shared::{Clock, Id, OutboxId, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
@@ -234,6 +234,22 @@ impl<L: Log> Collector<L> {
     #[must_use]
     pub fn knows_edges(&self) -> bool {
         !self.keys.borrow().edges.is_empty()
+    }
+
+    /// What a request's head says before its body is read: the issuer, when it has proved that; else
+    /// only that its key could be one.
+    pub(crate) fn check_head(
+        &self,
+        field: &[u8],
+        body_hash: Option<&[u8]>,
+        path: &str,
+    ) -> Result<Option<Id>, RequestError> {
+        let field = std::str::from_utf8(field).map_err(|_| RequestError::Malformed)?;
+        let hash =
+            body_hash.map(std::str::from_utf8).transpose().map_err(|_| RequestError::Body)?;
+        let keys = Arc::clone(&self.keys.borrow());
+        let claim = request::verify_head(field, hash, &keys.keyring, path, self.clock.now())?;
+        Ok(claim.is_proven.then_some(claim.key.issuer))
     }
 
     /// Who has signed a request with a key that signs for this deployment now.

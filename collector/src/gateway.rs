@@ -1,29 +1,30 @@
 //! The HTTP gateway: batches and chunks from outside, for edges without NATS, servers and importers.
 //!
 //! Two may come in: the operator's key, which whoever mounts it looks at; and, for batches, an edge
-//! that signs its request with its issuer's key ([`request`]), which is looked at here. A key speaks for
+//! that signs its request with its issuer's key ([`request`]), which is looked at here: before the
+//! body, as far as the head tells, and after it. What a body may cost is in [`bodies`]. A key speaks for
 //! the edges of its issuer and no others; the operator's key for every edge that is registered.
 
+pub(crate) mod bodies;
 pub mod letters;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use eventlog::Log;
 use shared::import::ImportChunk;
-use shared::keys::request;
+use shared::keys::request::{self, RequestError};
 use shared::limits::GATEWAY_BODY_BYTES_MAX;
 use shared::problem::{self, Problem};
 use shared::wire::json::JsonBatch;
-use tokio::sync::Semaphore;
 
+use self::bodies::{Bodies, Whose};
 use crate::collector::{Collector, Receipt, SubmitError};
 use crate::sender::Sender;
 
@@ -31,13 +32,11 @@ use crate::sender::Sender;
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
 /// The route for batches: the only one that takes a signature for a key.
 pub const BATCHES_PATH: &str = "/v1/batches";
-/// Bodies that are read at the same time; one more waits.
-const BODIES_MAX: usize = 16;
 const RETRY_AFTER_S: &str = "1";
 
 struct Gateway<L> {
     collector: Arc<Collector<L>>,
-    bodies: Semaphore,
+    bodies: Bodies,
 }
 
 type Shared<L> = State<Arc<Gateway<L>>>;
@@ -52,15 +51,19 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 ///   partition has it durably.
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
-/// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with
-/// Retry-After when the log is away.
+/// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
+/// 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with Retry-After when the log is away or too many
+/// bodies are being read.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
+    with_bodies(collector, Bodies::default())
+}
+
+pub(crate) fn with_bodies<L: Log>(collector: Arc<Collector<L>>, bodies: Bodies) -> Router {
     let letters = letters::router(Arc::clone(&collector));
-    let gateway = Arc::new(Gateway { collector, bodies: Semaphore::new(BODIES_MAX) });
+    let gateway = Arc::new(Gateway { collector, bodies });
     Router::new()
         .route(BATCHES_PATH, post(batches::<L>).fallback(only_post))
         .route("/v1/import", post(import::<L>).fallback(only_post))
-        .layer(DefaultBodyLimit::max(GATEWAY_BODY_BYTES_MAX))
         .with_state(gateway)
         .merge(letters)
 }
@@ -73,20 +76,30 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
     };
     let from = sender(&request);
     let signature = request.headers().get(request::FIELD).cloned();
-    let body = match body(&gateway, request).await {
+    let collector = &gateway.collector;
+    let whose = match &signature {
+        None => Whose::Operator,
+        Some(signature) => {
+            let hash = request.headers().get(request::BODY_FIELD).map(HeaderValue::as_bytes);
+            match collector.check_head(signature.as_bytes(), hash, BATCHES_PATH) {
+                Ok(Some(issuer)) => Whose::Issuer(issuer),
+                Ok(None) => Whose::Unproven,
+                Err(error) => return unauthorized(&error),
+            }
+        }
+    };
+    let body = gateway.bodies.read(whose, request.into_body(), GATEWAY_BODY_BYTES_MAX);
+    let body = match body.await {
         Ok(body) => body,
         Err(response) => return response,
     };
-    let collector = &gateway.collector;
     // Without a signature it is the operator's key that has let the request in.
     let signed = signature.map_or(Ok(Sender::Operator), |signature| {
         collector.check_request(signature.as_bytes(), BATCHES_PATH, &body)
     });
     let sender = match signed {
         Ok(sender) => sender,
-        Err(error) => {
-            return problem(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string());
-        }
+        Err(error) => return unauthorized(&error),
     };
     let batch = match if json { from_json(&body) } else { Ok(body.clone()) } {
         Ok(batch) => batch,
@@ -106,7 +119,8 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Some("application/json") => {}
         other => return unsupported(other, "application/json"),
     }
-    let body = match body(&gateway, request).await {
+    let body = gateway.bodies.read(Whose::Operator, request.into_body(), GATEWAY_BODY_BYTES_MAX);
+    let body = match body.await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -125,20 +139,6 @@ fn from_json(body: &[u8]) -> Result<Bytes, String> {
     let json: JsonBatch =
         serde_json::from_slice(body).map_err(|error| format!("no JSON batch: {error}"))?;
     Ok(Bytes::from(json.batch()?.to_bytes()))
-}
-
-/// Reads the body, bounded in its size and in how many are read at the same time.
-async fn body<L>(gateway: &Gateway<L>, request: Request) -> Result<Bytes, Response> {
-    // The semaphore is never closed; if it were, the body would be read without it.
-    let _turn = gateway.bodies.acquire().await;
-    Bytes::from_request(request, &()).await.map_err(|rejection: BytesRejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let detail = format!("a body has at most {GATEWAY_BODY_BYTES_MAX} bytes");
-            problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-        } else {
-            problem(StatusCode::BAD_REQUEST, "body_unreadable", rejection.body_text())
-        }
-    })
 }
 
 async fn only_post() -> Response {
@@ -179,6 +179,10 @@ fn unsupported(found: Option<&str>, wanted: &str) -> Response {
     let found = found.unwrap_or("nothing");
     let detail = format!("the content type says {found:.80}; send {wanted}");
     problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+fn unauthorized(error: &RequestError) -> Response {
+    problem(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string())
 }
 
 fn refused(error: &SubmitError) -> Response {

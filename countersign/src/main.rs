@@ -3,7 +3,8 @@
 //! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
 //! directory, [`disk`] its room, [`objects`] object stores by URL, [`archive`] the log as files,
 //! [`deployment`] what the parts share on NATS; [`published`] what edges
-//! elsewhere are told; [`admin`] the operator's key; [`keys`], [`import`],
+//! elsewhere are told; [`admin`] the operator's key; [`listen`] the API's server and
+//! [`descriptors`] what it shares with the edge; [`keys`], [`import`],
 //! [`simulate`], [`recount`], [`backup`], [`operate`], [`up`] and [`roles`] are the commands. The rooms
 //! below know nothing of each other: what connects them is in [`up`], all in one process, and
 //! [`roles`], each in its own.
@@ -15,10 +16,12 @@ mod cli;
 mod client;
 mod data;
 mod deployment;
+mod descriptors;
 mod disk;
 mod failure;
 mod import;
 mod keys;
+mod listen;
 mod objects;
 mod operate;
 mod process;

@@ -1,5 +1,5 @@
-//! What every command that runs until a signal does: its log lines, its runtime, the signals, an API
-//! that ends in order.
+//! What every command that runs until a signal does: its log lines, its descriptors, its runtime,
+//! the signals.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -8,11 +8,10 @@ use std::time::Duration;
 use edge::native::{RunError, Summary};
 use tokio::sync::watch;
 
+use crate::descriptors;
 use crate::failure::Failure;
 use crate::settings::{Log, LogFormat};
 
-/// How long the API's last requests may take.
-const API_CLOSE_MAX: Duration = Duration::from_secs(10);
 /// How long each part of the centre may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// The exit code when a second signal ends the process at once.
@@ -33,6 +32,7 @@ pub(crate) fn run(
     work: impl Future<Output = Result<(), Failure>>,
 ) -> Result<ExitCode, Failure> {
     log_to_stderr(log)?;
+    descriptors::raise();
     // One thread per core; blocking ones come and go.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -76,50 +76,24 @@ pub(crate) async fn within<T>(what: &str, closing: impl Future<Output = T>) -> R
     })
 }
 
-/// The API until `stop`, and then its last requests for a while.
-///
-/// # Errors
-/// When it cannot accept any more.
-pub(crate) async fn serve_api(
-    listener: tokio::net::TcpListener,
-    router: axum::Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Failure> {
-    let (stopping, mut stopped) = watch::channel(false);
-    let stop = async move {
-        stop.await;
-        stopping.send_replace(true);
-    };
-    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
-    let serve = axum::serve(listener, service).with_graceful_shutdown(stop);
-    let late = async {
-        // An error says that the sender is gone: then `serve` has ended.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-        tokio::time::sleep(API_CLOSE_MAX).await;
-    };
-    tokio::select! {
-        result = serve => result.map_err(|error| Failure::fatal(format!("api: {error}"))),
-        () = late => {
-            tracing::warn!("requests to the API were cut off: they took too long to end");
-            Ok(())
-        }
-    }
-}
-
-/// An edge and the API beside it, until both have ended. The first failure ends both: where the
+/// An edge and the API beside it, until both have ended. Its failure ends both: where the
 /// outbox has failed the process must end, and not go on behind an API that answers.
 ///
 /// # Errors
-/// That of either.
+/// That of the edge.
 pub(crate) async fn edge_and_api(
     edge: impl Future<Output = Result<Summary, RunError>>,
-    api: impl Future<Output = Result<(), Failure>>,
+    api: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let edge = async {
         let summary = edge.await.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
         if summary.left > 0 {
             tracing::warn!(batches = summary.left, "left in the outbox for the next start");
         }
+        Ok(())
+    };
+    let api = async {
+        api.await;
         Ok(())
     };
     tokio::try_join!(edge, api).map(drop)

@@ -104,6 +104,8 @@ pub(crate) struct Edge {
     pub(crate) country_header: String,
     /// Connections at once.
     pub(crate) connections_max: usize,
+    /// Those of one network; 0: a quarter.
+    pub(crate) connections_per_network_max: usize,
     /// How often one network may ask.
     pub(crate) limits: EdgeLimits,
     /// What is taken for no person's act.
@@ -212,6 +214,8 @@ pub(crate) struct Archive {
 pub(crate) struct Api {
     /// Where it listens.
     pub(crate) listen: SocketAddr,
+    /// Connections at once.
+    pub(crate) connections_max: usize,
 }
 
 impl Default for Settings {
@@ -256,6 +260,7 @@ impl Default for Edge {
             country_header: String::new(),
             link_days: LINK_DAYS,
             connections_max: 4_096,
+            connections_per_network_max: 0,
             limits: EdgeLimits::default(),
             verdicts: EdgeVerdicts::default(),
             privacy: EdgePrivacy::default(),
@@ -358,7 +363,7 @@ impl Default for Archive {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)), connections_max: 1_024 }
     }
 }
 
@@ -394,6 +399,9 @@ impl Settings {
         self.edge.limits.rates()?;
         self.edge.verdicts.pace()?;
         self.edge.privacy.policy()?;
+        if self.api.connections_max == 0 {
+            return Err(Failure::usage("api.connections_max: at least 1"));
+        }
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }

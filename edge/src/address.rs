@@ -12,6 +12,10 @@ pub struct Range {
 }
 
 impl Range {
+    /// This machine itself: `127.0.0.0/8` and `::1`.
+    pub const LOOPBACK: [Self; 2] =
+        [Self { base: 0xffff_7f00_0000, prefix_bits: 104 }, Self { base: 1, prefix_bits: 128 }];
+
     /// Whether the address lies in it. `::ffff:a.b.c.d` is the IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

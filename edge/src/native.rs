@@ -2,6 +2,7 @@
 
 mod catalogue_file;
 mod connection;
+pub mod doors;
 mod head;
 mod metrics;
 mod networks;

@@ -10,8 +10,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -19,12 +18,15 @@ use eventlog::{Log, LogError};
 
 use shared::wire::DeadLetter;
 
+use super::bodies::{self, Pace};
 use super::{only_post, problem, refused};
 use crate::collector::{Collector, SubmitError};
 use crate::dead::{self, BatchName};
 
 /// The most letters of one answer.
 pub const LISTED_MAX: usize = 1_000;
+/// The name of a batch is shorter.
+const NAME_BYTES_MAX: usize = 4 << 10;
 
 type Shared<L> = State<Arc<Collector<L>>>;
 
@@ -59,8 +61,12 @@ async fn show<L: Log>(State(collector): Shared<L>, Path(sequence): Path<u64>) ->
 async fn resolve<L: Log>(
     State(collector): Shared<L>,
     Path(sequence): Path<u64>,
-    body: Bytes,
+    request: Request,
 ) -> Response {
+    let body = match bodies::read(request.into_body(), NAME_BYTES_MAX, &Pace::default()).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
     let payload = match letter(&collector, sequence).await {
         Ok(payload) => payload,
         Err(response) => return response,

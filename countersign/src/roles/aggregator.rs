@@ -12,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use collector::archive::Archiver;
+use edge::native::doors::Doors;
 use eventlog::jetstream::{Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
@@ -29,6 +30,7 @@ use crate::data::{DataDir, Deployment};
 use crate::deployment;
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
@@ -65,15 +67,17 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
     let front = Arc::new(Front::default());
     let router = Arc::clone(&front).router();
     let (answering, answered) = watch::channel(());
-    let api = process::serve_api(listener, router, process::stopped(stop.clone()));
+    let doors = listen::api_doors(&settings);
+    let stopped = process::stopped(stop.clone());
+    let api = listen::serve_api(listener, router, Arc::clone(&doors), Times::default(), stopped);
     let api = tokio::spawn(async move {
-        let ended = api.await;
+        api.await;
         drop(answering);
-        ended
     });
     let mut id = [0; 16];
     SystemRandom.fill(&mut id);
-    let term = Term { settings, config, fixed, operator, front, stop: stop.clone(), answered };
+    let term =
+        Term { settings, config, fixed, operator, front, doors, stop: stop.clone(), answered };
     let me = Holder::new(shared::text::hex(&id), url);
     loop {
         let lease = tokio::select! {
@@ -91,7 +95,7 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
             }
         }
     }
-    api.await.unwrap_or_else(|error| Err(Failure::fatal(format!("api: {error}"))))?;
+    api.await.map_err(|error| Failure::fatal(format!("api: {error}")))?;
     tracing::info!("ended in order");
     Ok(())
 }
@@ -111,6 +115,7 @@ struct Term {
     fixed: Deployment,
     operator: Arc<AdminKey>,
     front: Arc<Front>,
+    doors: Arc<Doors>,
     stop: watch::Receiver<bool>,
     /// Its sender is gone when the last request is answered.
     answered: watch::Receiver<()>,
@@ -191,6 +196,7 @@ impl Term {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut registry = Registry::default();
+        listen::register(&self.doors, &mut registry);
         let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
         let archived = archiver.as_ref().map(Archiver::archived);
         let aggregator =

@@ -25,6 +25,7 @@ use super::follow::{Seen, follow};
 use crate::cli::RoleArgs;
 use crate::deployment::{self, KEYS_CENTRE};
 use crate::failure::Failure;
+use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
@@ -64,6 +65,8 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut registry = Registry::default();
+    let doors = listen::api_doors(&settings);
+    listen::register(&doors, &mut registry);
     let document = deployment::require(&documents, KEYS_CENTRE).await?;
     let keys = read(&document, fixed.deployment).map_err(Failure::data)?;
     let (collector, sender) = parts::open_collector(&settings, keys, &log, &clock, &mut registry)?;
@@ -94,12 +97,13 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let routes = ::collector::gateway::router(Arc::clone(&collector)).route("/readyz", ready);
     let routes = api::guarded(routes, Arc::new(registry), Arc::new(operator)).merge(public);
     line(format!("api listening on {url}"));
-    let api = process::serve_api(listener, routes, process::stopped(stop.clone()));
+    let stopped = process::stopped(stop.clone());
+    let api = listen::serve_api(listener, routes, doors, Times::default(), stopped);
     let taking = take_batches(queue, Arc::clone(&collector), seen, unready, stop);
     let result = tokio::select! {
         biased;
         why = collector.fatal() => Err(Failure::fatal(format!("collector: {why}"))),
-        (api, ()) = async { tokio::join!(api, taking) } => api,
+        ((), ()) = async { tokio::join!(api, taking) } => Ok(()),
     };
     follower.abort();
     process::within("the collector: it could not empty its queue", collector.close()).await?;

@@ -25,6 +25,7 @@ use crate::data::{DataDir, Mode, read_if_there, write_file};
 use crate::deployment;
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
@@ -61,6 +62,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let keys = ::edge::Keys::new(&known.keys).map_err(Failure::data)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut registry = Registry::default();
+    let doors = listen::api_doors(&settings);
+    listen::register(&doors, &mut registry);
     let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
     demo::write_catalogue(&settings.catalogue(), None)?;
     let edge = parts::open_edge(&settings, &dir, keys, &url, &clock, &mut registry)?;
@@ -76,7 +79,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     line(format!("edge listening on {url}"));
     line(format!("api listening on {api_url}"));
     let edge = ::edge::native::run(listener, edge.with(sink), process::stopped(stop.clone()));
-    let api = process::serve_api(api_listener, routes, process::stopped(stop));
+    let stopped = process::stopped(stop);
+    let api = listen::serve_api(api_listener, routes, doors, Times::default(), stopped);
     let result = process::edge_and_api(edge, api).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     drop(lock);

@@ -28,6 +28,7 @@ use collector::archive::Archiver;
 use crate::archive;
 use crate::cli::UpArgs;
 use crate::failure::Failure;
+use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
 use log::AnyLog;
@@ -56,6 +57,7 @@ async fn up(settings: Settings, demo: Option<demo::Demo>) -> Result<(), Failure>
         edge,
         api_listener,
         api,
+        api_doors,
         collector,
         aggregator,
         archiver,
@@ -67,7 +69,13 @@ async fn up(settings: Settings, demo: Option<demo::Demo>) -> Result<(), Failure>
     } = opened;
     let sink = Arc::new(CollectorSink::new(Arc::clone(&collector)));
     let edge = edge::native::run(edge_listener, edge.with(sink), process::stopped(stop.clone()));
-    let api = process::serve_api(api_listener, api, process::stopped(stop.clone()));
+    let api = listen::serve_api(
+        api_listener,
+        api,
+        api_doors,
+        Times::default(),
+        process::stopped(stop.clone()),
+    );
     let follower = tokio::spawn(follow::keys(dir, keys));
     let disk = tokio::spawn(disk.watch());
     let result = tokio::select! {

@@ -10,6 +10,7 @@ use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
 use collector::archive::Archiver;
 use collector::{Collector, CollectorKeys};
+use edge::native::doors::Doors;
 use edge::native::{CatalogueFile, Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
 use edge::{Durability, Keys, Policy, PublicUrl};
@@ -17,7 +18,7 @@ use eventlog::Log as _;
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::{Clock, PartitionMap, Partitions};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use super::demo::Demo;
@@ -27,8 +28,10 @@ use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
 use crate::archive;
 use crate::data::DataDir;
+use crate::descriptors::Places;
 use crate::disk::Disk;
 use crate::failure::Failure;
+use crate::listen;
 use crate::objects;
 use crate::process;
 use crate::published;
@@ -40,6 +43,7 @@ pub(super) struct Opened {
     pub(super) edge: EdgeParts,
     pub(super) api_listener: TcpListener,
     pub(super) api: axum::Router,
+    pub(super) api_doors: Arc<Doors>,
     pub(super) collector: Arc<Collector<AnyLog>>,
     pub(super) aggregator: Aggregator<AnyLog>,
     pub(super) archiver: Option<Archiver<AnyLog>>,
@@ -106,6 +110,8 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
 
     let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
     let mut registry = Registry::default();
+    let api_doors = listen::api_doors(settings);
+    listen::register(&api_doors, &mut registry);
     let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
     let collector_keys = CollectorKeys::of_store(&keys).map_err(Failure::data)?;
     let (collector, collector_keys) =
@@ -145,6 +151,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         edge,
         api_listener,
         api,
+        api_doors,
         collector,
         aggregator,
         archiver,
@@ -156,8 +163,21 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     })
 }
 
+/// Connections that the system has taken and that wait to be accepted.
+const BACKLOG: u32 = 4_096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 pub(crate) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+    listen(address).map_err(|error| {
         Failure::usage(format!(
             "{setting}: cannot listen on {address}: {error}; port 0 takes a free one"
         ))
@@ -308,10 +328,11 @@ pub(crate) fn open_edge(
         tracing::warn!(?cut, "the outbox's last group was not written whole, and is cut off");
     }
     tracing::info!(epoch = opened.outbox.epoch, waiting = opened.unacked, "the outbox is open");
-    let settings = RimSettings {
+    let rim = RimSettings {
         trusted_proxies,
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
-        connections_max: wanted.connections_max,
+        connections_max: Places::of(settings).edge,
+        connections_per_network_max: wanted.connections_per_network_max,
         rates: wanted.limits.rates()?,
         pace: wanted.verdicts.pace()?,
         networks: wanted.verdicts.networks(),
@@ -322,6 +343,6 @@ pub(crate) fn open_edge(
         catalogue,
         outbox,
         metrics,
-        settings,
+        settings: rim,
     })
 }

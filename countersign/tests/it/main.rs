@@ -4,6 +4,7 @@
 mod admin;
 mod backup;
 mod disk;
+mod doors;
 mod duckdb;
 mod import;
 mod keys;

@@ -9,12 +9,13 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::metrics::gauge::Gauge;
 use shared::ambient::Stopwatch;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_io_timeout::TimeoutWriter;
 
+use super::doors::{self, Place, Shut};
 use super::plain;
 use super::rim::Rim;
 
@@ -24,29 +25,19 @@ pub(super) const FIELDS_MAX: usize = 64;
 /// take to take a reply.
 pub(super) const LAST_REQUEST: Duration = Duration::from_secs(30);
 
-/// Counts a connection as long as it is open, however it ends.
-struct Open<'a>(&'a Gauge);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 /// Serves a connection to its end. `closing` becomes true when it is to end after the request under
 /// way.
 pub(super) async fn connection(
     mut stream: TcpStream,
     peer: IpAddr,
+    place: &Place,
     rim: &Arc<Rim>,
     closing: watch::Receiver<bool>,
 ) {
     let age = Stopwatch::start();
-    let open = Open(&rim.metrics().connections);
-    open.0.inc();
-    if let Some(read) = plain::serve(&mut stream, peer, rim, closing.clone(), age).await {
+    if let Some(read) = plain::serve(&mut stream, peer, place, rim, closing.clone(), age).await {
         let life = rim.settings().connection_life.saturating_sub(age.elapsed());
-        serve_any(stream, read, peer, rim, closing, life).await;
+        serve_any(stream, read, peer, place, rim, closing, life).await;
     }
 }
 
@@ -55,15 +46,23 @@ async fn serve_any(
     stream: TcpStream,
     read: Vec<u8>,
     peer: IpAddr,
+    place: &Place,
     rim: &Arc<Rim>,
     mut closing: watch::Receiver<bool>,
     life: Duration,
 ) {
     let settings = rim.settings();
-    let service =
-        service_fn(|request| async { Ok::<_, Infallible>(rim.reply(request, peer).await) });
+    let service = service_fn(|request| async {
+        place.works();
+        let reply = rim.reply(request, peer, place).await;
+        // Until it is taken, and the next request is here.
+        place.waits();
+        Ok::<_, Infallible>(reply)
+    });
     let (rest, to) = stream.into_split();
-    let stream = tokio::io::join(Cursor::new(read).chain(rest), to);
+    let mut to = TimeoutWriter::new(to);
+    to.set_timeout(Some(LAST_REQUEST));
+    let stream = tokio::io::join(Cursor::new(read).chain(rest), Box::pin(to));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
@@ -74,10 +73,17 @@ async fn serve_any(
     tokio::select! {
         biased;
         // Clients that go away or send what is no HTTP are no news.
-        _ = connection.as_mut() => return,
+        result = connection.as_mut() => {
+            if result.is_err_and(|error| doors::is_timeout(&error)) {
+                place.shut(Shut::TimedOut);
+            }
+            return;
+        }
         Ok(_) = closing.wait_for(|closing| *closing) => {}
         () = tokio::time::sleep(life) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(LAST_REQUEST, connection).await;
+    if tokio::time::timeout(LAST_REQUEST, connection).await.is_err() {
+        place.shut(Shut::TimedOut);
+    }
 }

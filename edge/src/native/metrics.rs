@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use shared::event::REASON_CODES;
 use shared::{Kind, Reason};
 
+use super::doors::DoorMetrics;
 use crate::decision::Draft;
 use crate::limit::Class;
 
@@ -85,7 +86,7 @@ pub struct Metrics {
     pub(crate) unacked: Gauge,
     pub(crate) disk_bytes: Gauge,
     pub(crate) lag_seconds: Gauge<f64, AtomicU64>,
-    pub(crate) connections: Gauge,
+    pub(crate) doors: DoorMetrics,
     pub(crate) catalogue_reloads: Counter,
     pub(crate) catalogue_bad: Gauge,
     pub(crate) ready: Gauge,
@@ -131,7 +132,7 @@ impl Default for Metrics {
             unacked: Gauge::default(),
             disk_bytes: Gauge::default(),
             lag_seconds: Gauge::default(),
-            connections: Gauge::default(),
+            doors: DoorMetrics::default(),
             catalogue_reloads: Counter::default(),
             catalogue_bad: Gauge::default(),
             ready: Gauge::default(),
@@ -162,7 +163,7 @@ impl Metrics {
         r.register_with_unit("outbox_disk", help, Unit::Bytes, self.disk_bytes.clone());
         let help = "Age of the oldest batch that is not acknowledged";
         r.register_with_unit("outbox_lag", help, Unit::Seconds, self.lag_seconds.clone());
-        r.register("connections", "Open connections", self.connections.clone());
+        self.doors.register(r);
         let help = "Catalogues put in force since the start";
         r.register("catalogue_reloads", help, self.catalogue_reloads.clone());
         let help = "1 while the catalogue on disk is wrong and an older one is in force";

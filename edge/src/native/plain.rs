@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::connection::{FIELDS_MAX, LAST_REQUEST};
+use super::doors::{Place, Shut};
 use super::head::{Borrowed, Head as _};
 use super::metrics::Route;
 use super::patience::Patience;
@@ -51,6 +52,7 @@ struct Asked {
 pub(super) async fn serve(
     stream: &mut TcpStream,
     peer: IpAddr,
+    place: &Place,
     rim: &Arc<Rim>,
     closing: watch::Receiver<bool>,
     age: Stopwatch,
@@ -72,8 +74,13 @@ pub(super) async fn serve(
         let asked = match silence.wait(pin!(next)).await {
             Some(Read::Plain(asked)) => asked,
             Some(Read::Other(bytes)) => return Some(bytes),
-            Some(Read::End) | None => return None,
+            Some(Read::End) => return None,
+            None => {
+                place.shut(Shut::TimedOut);
+                return None;
+            }
         };
+        place.works();
         let Asked { decision, at, now, route, head_only } = asked;
         let reply = rim.perform(decision, now, &mut disk).await;
         let replied = age.elapsed();
@@ -81,7 +88,13 @@ pub(super) async fn serve(
         out.clear();
         write(&mut out, &reply, &rim.date(now), head_only, last);
         rim.metrics().replied(route, reply.status, replied.saturating_sub(at));
-        send(stream, &out).await.ok().filter(|()| !last)?;
+        // Until it is taken, and the next request is here.
+        place.waits();
+        let sent = send(stream, &out).await;
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            place.shut(Shut::TimedOut);
+        }
+        sent.ok().filter(|()| !last)?;
     }
 }
 

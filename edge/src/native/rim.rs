@@ -19,6 +19,7 @@ use shared::limits::EDGE_BODY_BYTES_MAX;
 use shared::{Clock, ImpressionId, Random, Timestamp};
 use tokio::runtime::Handle;
 
+use super::doors::{Place, Shut};
 use super::head::Head;
 use super::metrics::{Metrics, Route};
 use super::networks::Networks;
@@ -167,6 +168,7 @@ impl Rim {
         self: &Arc<Self>,
         request: hyper::Request<Incoming>,
         peer: IpAddr,
+        place: &Place,
     ) -> Response<Full<Bytes>> {
         let watch = Stopwatch::start();
         let (head, body) = request.into_parts();
@@ -177,10 +179,15 @@ impl Rim {
             _ if let Some(reply) = self.limited(&head, route, peer) => to_response(reply),
             _ => {
                 let now = self.now();
-                let decision = match read_body(&head, route, body, self.settings.body_timeout).await
-                {
+                place.waits();
+                let body = read_body(&head, route, body, self.settings.body_timeout).await;
+                place.works();
+                let decision = match body {
                     Ok(body) => self.decide(&head, peer, body.as_deref(), now),
-                    Err(reply) => Decision::reply(reply),
+                    Err(reply) => {
+                        place.shut(Shut::TimedOut);
+                        Decision::reply(reply)
+                    }
                 };
                 let mut disk = Patience::new(self.settings.redirect_wait);
                 to_response(self.perform(decision, now, &mut disk).await)

@@ -8,13 +8,14 @@ use hyper::header::HeaderName;
 use prometheus_client::registry::Registry;
 use shared::{Clock, Random};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::catalogue_file::{CatalogueSource, watch as watch_catalogue};
+use super::doors::{DoorSettings, Doors};
 use super::networks::Networks;
 use super::rim::Rim;
-use super::threads::{Accepted, Threads};
+use super::threads::Threads;
 use super::{Metrics, Policies};
 use crate::address::Range;
 use crate::clicks::Pace;
@@ -35,8 +36,11 @@ pub struct RimSettings {
     /// The table of networks, in MaxMind's form, that tells data centres; none: nothing is known of
     /// networks.
     pub networks: Option<PathBuf>,
-    /// The most connections at once; further ones wait to be accepted.
+    /// The most connections at once; a further one displaces that whose client is waited for longest
+    /// ([`super::doors`]).
     pub connections_max: usize,
+    /// The most of one network; 0: a quarter. Not for trusted proxies, and not for this machine itself.
+    pub connections_per_network_max: usize,
     /// The threads that serve connections; 0: as many as there are cores.
     pub threads: usize,
     /// The longest request head, bytes; at least 8 192.
@@ -69,6 +73,7 @@ impl Default for RimSettings {
             pace: Pace::default(),
             networks: None,
             connections_max: 4_096,
+            connections_per_network_max: 0,
             threads: 0,
             head_bytes_max: 16 << 10,
             head_timeout: Duration::from_secs(20),
@@ -79,6 +84,17 @@ impl Default for RimSettings {
             close_deadline: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(10),
         }
+    }
+}
+
+impl RimSettings {
+    fn doors(&self) -> DoorSettings {
+        let network_max = match self.connections_per_network_max {
+            0 => self.connections_max.div_ceil(4),
+            most => most,
+        };
+        let exempt = self.trusted_proxies.iter().copied().chain(Range::LOOPBACK).collect();
+        DoorSettings { connections_max: self.connections_max, network_max, exempt }
     }
 }
 
@@ -186,7 +202,9 @@ pub async fn run<S: BatchSink>(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let threads = Threads::start(threads, &rim, &told).map_err(RunError::Threads)?;
+    let doors = Doors::new(settings.doors(), metrics.doors.clone());
+    let threads =
+        Threads::start(threads, listener, &doors, &rim, &told).map_err(RunError::Threads)?;
     // Ended with this function, however it ends.
     let mut helpers = JoinSet::new();
     if let Some(source) = catalogue {
@@ -198,7 +216,7 @@ pub async fn run<S: BatchSink>(
     });
     let mut failed = rim.outbox().failed();
     let work = async {
-        serve(&listener, threads, closing, &settings, shutdown).await;
+        serve(threads, doors, closing, settings.close_deadline, shutdown).await;
         let closed = rim.outbox().close().await;
         if let Err(error) = closed {
             tracing::warn!(%error, "the epoch was not closed; the next start does it");
@@ -216,52 +234,17 @@ pub async fn run<S: BatchSink>(
     }
 }
 
-/// Accepts until told to stop, then waits for the requests under way.
+/// Until told to stop; then waits for the requests under way.
 async fn serve(
-    listener: &TcpListener,
     threads: Threads,
+    doors: Arc<Doors>,
     closing: watch::Sender<bool>,
-    settings: &RimSettings,
+    deadline: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let all = u32::try_from(settings.connections_max).unwrap_or(u32::MAX);
-    let room = Arc::new(Semaphore::new(all as usize));
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let accepted = async {
-            // Never closed, so a permit always comes in the end.
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (accept(listener).await, permit)
-        };
-        tokio::select! {
-            () = &mut shutdown => break,
-            ((stream, peer), permit) = accepted => {
-                if let Ok(permit) = permit {
-                    threads.serve(Accepted { stream, peer, permit });
-                }
-            }
-        }
-    }
+    shutdown.await;
     closing.send_replace(true);
-    // All permits are back when all connections have ended.
-    let _ = tokio::time::timeout(settings.close_deadline, room.acquire_many(all)).await;
+    threads.closed().await;
+    let _ = tokio::time::timeout(deadline, doors.emptied()).await;
     threads.end().await;
-}
-
-/// The next connection. Errors are of single connections, or pass (no file left to open).
-async fn accept(listener: &TcpListener) -> (std::net::TcpStream, std::net::IpAddr) {
-    loop {
-        let accepted = listener.accept().await.and_then(|(stream, peer)| {
-            let _ = stream.set_nodelay(true);
-            // For the runtime of the thread that will serve it.
-            Ok((stream.into_std()?, peer.ip()))
-        });
-        match accepted {
-            Ok(accepted) => return accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
 }

@@ -95,7 +95,12 @@ async fn post(url: &PublicUrl, keys: &Keys, batch: &[u8]) -> (Outcome, Option<u6
         return (Outcome::Retry("the edge has no key".to_owned()), None);
     };
     let signature = request::sign(signer, keys.keyring().deployment(), BATCHES, batch, now);
-    let fields = [("content-type", BATCH_CONTENT_TYPE), (request::FIELD, signature.as_str())];
+    let hash = request::body_field(batch);
+    let fields = [
+        ("content-type", BATCH_CONTENT_TYPE),
+        (request::FIELD, signature.as_str()),
+        (request::BODY_FIELD, &hash),
+    ];
     let to = format!("{url}{BATCHES}");
     let asked = glue::ask(None, "POST", &to, &fields, Some(batch));
     let answered = match within(PATIENCE, asked).await {

@@ -3,6 +3,7 @@
 
 mod alike;
 mod cases;
+mod doors;
 mod harness;
 mod hostile;
 mod limits;

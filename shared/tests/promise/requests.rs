@@ -1,7 +1,9 @@
 //! Requests that an edge signs.
 
 use shared::keys::Keyring;
-use shared::keys::request::{LIFE_MS, RequestError, sign, verify, verify_known};
+use shared::keys::request::{
+    LIFE_MS, RequestError, body_field, sign, verify, verify_head, verify_known,
+};
 use shared::token::Signer;
 
 use super::world::{DAY_MS, NOW, key, store};
@@ -52,4 +54,35 @@ fn a_signed_request_is_its_own_and_no_other() {
     assert_eq!(check(&field, PATH, b"batch", now), Err(RequestError::Key));
     assert!(verify_known(&field, &keyring, PATH, b"batch", now).is_ok());
     assert!(verify_known(&field, &keyring, PATH, b"other", now).is_err());
+}
+
+#[test]
+fn a_head_proves_its_sender_before_the_body_is_read() {
+    let store = store();
+    let keyring = Keyring::new(store.deployment, store.for_centre().public).unwrap();
+    let of = |issuer: &str| {
+        sign(&Signer::new(key(&store, issuer)), store.deployment, PATH, b"batch", NOW)
+    };
+    let check = |field: &str, body: Option<&str>, now| {
+        let claim = verify_head(field, body, &keyring, PATH, now)?;
+        Ok((claim.key.issuer.to_string(), claim.is_proven))
+    };
+    let (field, hash) = (of("house"), body_field(b"batch"));
+    assert_eq!(check(&field, Some(&hash), NOW), Ok(("house".to_owned(), true)));
+    assert_eq!(
+        check(&field, Some(&body_field(b"other")), NOW),
+        Err(RequestError::Signature),
+        "who knows the id of a key has not its signature"
+    );
+    for wrong in ["", "00", &hash[1..], &hash.to_ascii_uppercase()] {
+        assert_eq!(check(&field, Some(wrong), NOW), Err(RequestError::Body), "{wrong}");
+    }
+    // Senders of older builds do not say the hash.
+    assert_eq!(check(&field, None, NOW), Ok(("house".to_owned(), false)));
+    for hash in [None, Some(hash.as_str())] {
+        let late = NOW.plus_ms(LIFE_MS + 1);
+        assert_eq!(check(&field, hash, late), Err(RequestError::Time));
+        assert_eq!(check(&of("leaked"), hash, NOW), Err(RequestError::Key));
+        assert_eq!(check("x", hash, NOW), Err(RequestError::Malformed));
+    }
 }

@@ -1,0 +1,194 @@
+//! Bodies: who may have one read, how many at the same time, and how long it may take.
+//!
+//! A turn is what is scarce: so many bodies lie in memory at once. The operator has turns of its own;
+//! an issuer whose head has proved it has at most [`ISSUER_MAX`] of those for issuers; and all who have
+//! proved nothing yet (edges of older builds; or strangers, for the ids of keys are public) share
+//! [`UNPROVEN_MAX`] among them. So nobody's idle bodies make anybody else wait. A body has to come
+//! [`Pace`] fast, so that a turn always comes back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use shared::Id;
+use shared::ambient::Stopwatch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::{RETRY_AFTER_S, problem, with};
+
+/// Bodies of proven issuers that are read at the same time …
+const ISSUERS_MAX: usize = 16;
+/// … of them one issuer's …
+const ISSUER_MAX: usize = 4;
+/// … and beside them those with the operator's key …
+const OPERATOR_MAX: usize = 4;
+/// … and those of all who have not proved who they are.
+const UNPROVEN_MAX: usize = 4;
+/// How long a request waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(ISSUER_MAX < ISSUERS_MAX, "one issuer never has all turns");
+
+/// Who sends, as far as it is known before the body is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whose {
+    /// Brought the operator's key, which whoever mounts the gateway has looked at.
+    Operator,
+    /// The head is signed with this issuer's key.
+    Issuer(Id),
+    /// Claims to be an issuer.
+    Unproven,
+}
+
+/// How fast a body has to come: after a while it may never fall behind a steady rate, and at some time
+/// it has to be whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// For the first byte, and for pauses.
+    pub(crate) grace: Duration,
+    /// Bytes a second in the long run.
+    pub(crate) per_s: u64,
+    /// For the whole.
+    pub(crate) whole: Duration,
+}
+
+impl Default for Pace {
+    /// The largest body comes in time at 1.2 Mbit/s, one of 256 KiB at 150 kbit/s.
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(10), per_s: 64 << 10, whole: Duration::from_secs(60) }
+    }
+}
+
+impl Pace {
+    /// When the next byte must be here, from the start, of a body of which so many are.
+    fn due(&self, received: usize) -> Duration {
+        let earned = Duration::from_millis(received as u64 * 1_000 / self.per_s.max(1));
+        (self.grace + earned).min(self.whole)
+    }
+}
+
+/// The turns, and how they are used.
+pub(crate) struct Bodies {
+    operator: Arc<Semaphore>,
+    unproven: Arc<Semaphore>,
+    issuers: Arc<Semaphore>,
+    /// By issuer that has proved to be one: as many as the deployment has.
+    each: Mutex<HashMap<Id, Arc<Semaphore>>>,
+    wait: Duration,
+    pace: Pace,
+}
+
+/// Held while a body is read.
+pub(crate) struct Turn {
+    _turns: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self::new(TURN_WAIT, Pace::default())
+    }
+}
+
+impl Bodies {
+    /// No turn is taken. Whoever has to wait longer than `wait` for one is told so.
+    pub(crate) fn new(wait: Duration, pace: Pace) -> Self {
+        let turns = |count| Arc::new(Semaphore::new(count));
+        Self {
+            operator: turns(OPERATOR_MAX),
+            unproven: turns(UNPROVEN_MAX),
+            issuers: turns(ISSUERS_MAX),
+            each: Mutex::default(),
+            wait,
+            pace,
+        }
+    }
+
+    /// Reads a body of at most `most` bytes when it is the sender's turn.
+    ///
+    /// # Errors
+    /// The answer: 413 when it is too large, 503 when the turn does not come, 408 when the body comes
+    /// too slowly, 400 when it breaks off.
+    pub(crate) async fn read(
+        &self,
+        sender: Whose,
+        body: Body,
+        most: usize,
+    ) -> Result<Bytes, Response> {
+        // What the sender says is believed when it says too much.
+        if body.size_hint().lower() > most as u64 {
+            return Err(too_large(most));
+        }
+        let _turn = self.turn(sender).await?;
+        read(body, most, &self.pace).await
+    }
+
+    async fn turn(&self, sender: Whose) -> Result<Turn, Response> {
+        // The share first: who waits for it is in nobody's way.
+        let (share, all) = match sender {
+            Whose::Operator => (None, &self.operator),
+            Whose::Unproven => (None, &self.unproven),
+            Whose::Issuer(issuer) => (Some(self.share(issuer)), &self.issuers),
+        };
+        // None of these is ever closed.
+        let both = async {
+            let share = match share {
+                Some(share) => share.acquire_owned().await.ok(),
+                None => None,
+            };
+            Turn { _turns: [share, Arc::clone(all).acquire_owned().await.ok()] }
+        };
+        timeout(self.wait, both).await.map_err(|_| {
+            let detail = "too many bodies of this sender, or of all, are being read; send the same \
+                          again later";
+            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+            with(response, header::RETRY_AFTER, RETRY_AFTER_S)
+        })
+    }
+
+    fn share(&self, issuer: Id) -> Arc<Semaphore> {
+        let mut each = self.each.lock();
+        let share = each.entry(issuer).or_insert_with(|| Arc::new(Semaphore::new(ISSUER_MAX)));
+        Arc::clone(share)
+    }
+}
+
+/// Reads a body of at most `most` bytes that comes as fast as it must.
+///
+/// # Errors
+/// As [`Bodies::read`].
+pub(crate) async fn read(body: Body, most: usize, pace: &Pace) -> Result<Bytes, Response> {
+    let watch = Stopwatch::start();
+    let mut parts = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    loop {
+        let left = pace.due(whole.len()).saturating_sub(watch.elapsed());
+        match timeout(left, parts.next()).await {
+            Ok(None) => return Ok(whole.freeze()),
+            Ok(Some(Ok(part))) if whole.len() + part.len() > most => return Err(too_large(most)),
+            // A part that comes alone is not copied.
+            Ok(Some(Ok(part))) if whole.is_empty() => whole = part.into(),
+            Ok(Some(Ok(part))) => whole.extend_from_slice(&part),
+            Ok(Some(Err(error))) => {
+                let detail = format!("the body broke off: {error}");
+                return Err(problem(StatusCode::BAD_REQUEST, "body_unreadable", detail));
+            }
+            Err(_) => {
+                let detail = "the body came too slowly, or not at all; send it again";
+                let response = problem(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail);
+                return Err(with(response, header::CONNECTION, "close"));
+            }
+        }
+    }
+}
+
+fn too_large(most: usize) -> Response {
+    let detail = format!("a body has at most {most} bytes");
+    problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+}

@@ -1,0 +1,193 @@
+//! The API's server. Every wait for a client has an end: for a head and between two requests, for a
+//! reply to be taken; and a body's ([`collector::gateway`]).
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use bytes::Bytes;
+use edge::native::doors::{self, DoorMetrics, Doors, Place, Shut};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_io_timeout::TimeoutWriter;
+use tower::ServiceExt as _;
+
+use crate::descriptors::Places;
+use crate::settings::Settings;
+
+/// The longest head, bytes.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// How long the last requests may take.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client may make us wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// For a request's head, and between two requests.
+    head: Duration,
+    /// Until it takes more of a reply.
+    stall: Duration,
+    /// After so long a connection takes no further request …
+    life: Duration,
+    /// … and ends after so long again, whatever it does.
+    last: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(20),
+            stall: Duration::from_secs(30),
+            life: Duration::from_secs(600),
+            // A partition's export is long.
+            last: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The API's places, of those that the process has descriptors for.
+pub(crate) fn api_doors(settings: &Settings) -> Arc<Doors> {
+    let places = Places::of(settings);
+    places.tell(settings);
+    Doors::new(places.api_doors(), DoorMetrics::default())
+}
+
+/// Shows what is counted of the API's connections.
+pub(crate) fn register(doors: &Doors, registry: &mut Registry) {
+    doors.metrics().register(registry.sub_registry_with_prefix("countersign_api"));
+}
+
+/// Serves the API until `stop`, and then its last requests for a while.
+pub(crate) async fn serve_api(
+    listener: TcpListener,
+    router: Router,
+    doors: Arc<Doors>,
+    times: Times,
+    stop: impl Future<Output = ()>,
+) {
+    let (closing, told) = watch::channel(false);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let (stream, peer, place) = tokio::select! {
+            biased;
+            () = stop.as_mut() => break,
+            (stream, _, place) = doors.next(&listener) => match stream.peer_addr() {
+                Ok(peer) => (TcpStream::from_std(stream), peer, place),
+                // It has gone already.
+                Err(_) => continue,
+            },
+        };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the API could not be taken over");
+                continue;
+            }
+        };
+        let place = Arc::new(place);
+        let serve =
+            connection(stream, peer, Arc::clone(&place), router.clone(), told.clone(), times);
+        place.ended_by(tokio::spawn(serve).abort_handle());
+    }
+    drop(listener);
+    closing.send_replace(true);
+    if tokio::time::timeout(CLOSE_MAX, doors.emptied()).await.is_err() {
+        tracing::warn!("requests to the API were cut off: they took too long to end");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Arc<Place>,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+    times: Times,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        place.works();
+        let waits = Waits(Arc::clone(&place));
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let answer = router.clone().oneshot(request);
+        async move {
+            let response = answer.await?;
+            Ok::<Response<Answer>, Infallible>(response.map(|body| Answer { body, _waits: waits }))
+        }
+    });
+    let (from, to) = stream.into_split();
+    let mut to = TimeoutWriter::new(to);
+    to.set_timeout(Some(times.stall));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(times.head)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        result = connection.as_mut() => {
+            // Clients that go away or send what is no HTTP are no news.
+            if result.is_err_and(|error| doors::is_timeout(&error)) {
+                place.shut(Shut::TimedOut);
+            }
+            return;
+        }
+        Ok(_) = closing.wait_for(|closing| *closing) => {}
+        () = tokio::time::sleep(times.life) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    if tokio::time::timeout(times.last, connection).await.is_err() {
+        place.shut(Shut::TimedOut);
+    }
+}
+
+/// Says, when it is dropped, that the client is waited for again.
+struct Waits(Arc<Place>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waits();
+    }
+}
+
+/// A reply's body. When it has been written as far as the system takes it, the client is waited for.
+struct Answer {
+    body: Body,
+    _waits: Waits,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! Who may hold a connection. Used by the edge, and by whatever else of a process listens.
+//!
+//! - There are so many places, and one network (an IPv4 /24, an IPv6 /48) has at most a share of them.
+//! - A new connection is worth more than one whose client has let us wait: when the places, or those of
+//!   its network, are taken, the one is closed that has waited longest for its client (for a head, a
+//!   body, or until a reply is taken). So silent connections, however many, keep nobody out. One with
+//!   a request that we work on is never closed for another.
+//! - Where nobody can be closed, a network that has its share is refused with 503, and what comes when
+//!   all places work waits to be accepted.
+
+use std::collections::HashMap;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Shutdown};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use shared::Network;
+use shared::ambient::Stopwatch;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+
+use crate::address::Range;
+
+/// Of so many places one more is closed at a time: a flood of connections costs a look through all of
+/// them once for many, and the next ones find room.
+const PER_CLOSED: usize = 64;
+/// How long those that were closed may take to give their places back, before others are closed.
+const FREED_WITHIN: Duration = Duration::from_millis(50);
+/// After a failed accept (no descriptor left), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// [`State::since`] of a connection that works, and of one that was told to go.
+const WORKING: u64 = u64::MAX;
+const TOLD: u64 = u64::MAX - 1;
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How many places there are, and for whom.
+#[derive(Clone, Debug)]
+pub struct DoorSettings {
+    /// All places.
+    pub connections_max: usize,
+    /// Those of one network.
+    pub network_max: usize,
+    /// Networks without a share of their own: proxies, behind which all visitors are.
+    pub exempt: Vec<Range>,
+}
+
+/// What is counted of a listener's connections. Clones count into the same.
+#[derive(Clone, Debug)]
+pub struct DoorMetrics {
+    open: Gauge,
+    shut: Family<WhyLabel, Counter>,
+    /// The family's counters, by [`Shut`].
+    counters: [Counter; 4],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabel {
+    why: &'static str,
+}
+
+/// Why a connection was ended by us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Shut {
+    /// Its network had its share of places.
+    Refused,
+    /// Another one needed its place.
+    Displaced,
+    /// Its client was silent, or too slow.
+    TimedOut,
+    /// The system gave no descriptor for it.
+    Failed,
+}
+
+impl Default for DoorMetrics {
+    fn default() -> Self {
+        let shut = Family::default();
+        let counters = ["refused", "displaced", "timed_out", "failed"]
+            .map(|why| shut.get_or_create_owned(&WhyLabel { why }));
+        Self { open: Gauge::default(), shut, counters }
+    }
+}
+
+impl DoorMetrics {
+    /// Registers them, under whatever prefix the registry has.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("connections", "Open connections", self.open.clone());
+        let help =
+            "Connections that were refused or closed before their client ended them, by reason";
+        registry.register("connections_shut", help, self.shut.clone());
+    }
+
+    /// Counts one.
+    pub fn shut(&self, why: Shut) {
+        self.counters[why as usize].inc();
+    }
+
+    /// How many there were so far.
+    #[must_use]
+    pub fn count(&self, why: Shut) -> u64 {
+        self.counters[why as usize].get()
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn open(&self) -> i64 {
+        self.open.get()
+    }
+}
+
+/// The places of one listener.
+pub struct Doors {
+    settings: DoorSettings,
+    metrics: DoorMetrics,
+    room: Arc<Semaphore>,
+    table: Mutex<Table>,
+    /// The table's clock: it never goes back.
+    started: Stopwatch,
+}
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doors").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// A connection's place, given back when it is dropped. Its client is waited for until it says
+/// otherwise.
+pub struct Place {
+    doors: Arc<Doors>,
+    number: u64,
+    state: Arc<State>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// What others may know of a connection.
+#[derive(Debug)]
+struct State {
+    /// Since when its client is waited for, ms.
+    since: AtomicU64,
+    /// Ends it.
+    end: OnceLock<AbortHandle>,
+}
+
+impl Doors {
+    /// All places are free.
+    #[must_use]
+    pub fn new(settings: DoorSettings, metrics: DoorMetrics) -> Arc<Self> {
+        let places = settings.connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            room: Arc::new(Semaphore::new(places)),
+            table: Mutex::default(),
+            started: Stopwatch::start(),
+            settings,
+            metrics,
+        })
+    }
+
+    /// What is counted of them.
+    #[must_use]
+    pub const fn metrics(&self) -> &DoorMetrics {
+        &self.metrics
+    }
+
+    /// The next connection that has a place. Errors are of single connections, or pass (no file left to
+    /// open): they never end it.
+    pub async fn next(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+    ) -> (std::net::TcpStream, IpAddr, Place) {
+        let mut failing = false;
+        loop {
+            let accepted = listener.accept().await.and_then(|(stream, peer)| {
+                let _ = stream.set_nodelay(true);
+                // For the runtime that will serve it.
+                Ok((stream.into_std()?, peer.ip()))
+            });
+            match accepted {
+                Ok((stream, peer)) => {
+                    failing = false;
+                    match self.admit(peer).await {
+                        Some(place) => return (stream, peer, place),
+                        None => refuse(&stream),
+                    }
+                }
+                Err(error) => {
+                    self.metrics.shut(Shut::Failed);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "connections cannot be accepted for now");
+                    }
+                    if is_out_of_files(&error) {
+                        // Whoever waits longest has one that somebody else needs.
+                        self.displace(|_| true);
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A place; waits while all work. `None` when the network has its share, and works with all of it.
+    pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let network = (!self.settings.exempt.iter().any(|range| range.contains(peer)))
+            .then(|| Network::of(peer));
+        if let Some(network) = network {
+            let taken = self.table.lock().networks.get(&network).copied().unwrap_or(0);
+            if taken >= self.settings.network_max.max(1)
+                && !self.displace(|entry| entry.network == Some(network))
+            {
+                self.metrics.shut(Shut::Refused);
+                return None;
+            }
+        }
+        let permit = loop {
+            match Arc::clone(&self.room).try_acquire_owned() {
+                Ok(permit) => break permit,
+                Err(_) => self.displace(|_| true),
+            };
+            let freed = Arc::clone(&self.room).acquire_owned();
+            // Never closed, so a permit always comes in the end.
+            if let Ok(Ok(permit)) = tokio::time::timeout(FREED_WITHIN, freed).await {
+                break permit;
+            }
+        };
+        let state = Arc::new(State { since: AtomicU64::new(self.now()), end: OnceLock::new() });
+        let number = self.table.lock().add(network, Arc::clone(&state));
+        self.metrics.open.inc();
+        Some(Place { doors: Arc::clone(self), number, state, _permit: permit })
+    }
+
+    /// Returns when no connection is open.
+    pub async fn emptied(&self) {
+        let all = self.settings.connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        let _ = self.room.acquire_many(u32::try_from(all).unwrap_or(u32::MAX)).await;
+    }
+
+    /// Ends the connections whose clients have been waited for longest, of those that `may` go; those
+    /// without a share last. False when none may.
+    fn displace(&self, may: impl Fn(&Entry) -> bool) -> bool {
+        let told = self.table.lock().tell(may);
+        for _ in 0..told {
+            self.metrics.shut(Shut::Displaced);
+        }
+        told > 0
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).map_or(TOLD - 1, |now| now.min(TOLD - 1))
+    }
+}
+
+impl Place {
+    /// What ends the connection when somebody else needs its place; until it is known, it stays.
+    pub fn ended_by(&self, end: AbortHandle) {
+        let _ = self.state.end.set(end);
+    }
+
+    /// A request is worked on.
+    pub fn works(&self) {
+        self.set(WORKING);
+    }
+
+    /// From now on its client is waited for.
+    pub fn waits(&self) {
+        self.set(self.doors.now());
+    }
+
+    /// Counts how it ended.
+    pub fn shut(&self, why: Shut) {
+        self.doors.metrics.shut(why);
+    }
+
+    fn set(&self, since: u64) {
+        // One that was told to go is about to end, whatever it does.
+        if self.state.since.load(Ordering::Relaxed) != TOLD {
+            self.state.since.store(since, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.doors.table.lock().remove(self.number);
+        self.doors.metrics.open.dec();
+    }
+}
+
+/// All connections that have a place.
+#[derive(Default)]
+struct Table {
+    next: u64,
+    all: HashMap<u64, Entry>,
+    /// How many places each network has; those that were told to go do not count any more.
+    networks: HashMap<Network, usize>,
+}
+
+struct Entry {
+    /// None: it has no share of its own, or was told to go.
+    network: Option<Network>,
+    state: Arc<State>,
+}
+
+impl Table {
+    fn add(&mut self, network: Option<Network>, state: Arc<State>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        if let Some(network) = network {
+            *self.networks.entry(network).or_default() += 1;
+        }
+        self.all.insert(number, Entry { network, state });
+        number
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(network) = self.all.remove(&number).and_then(|entry| entry.network) {
+            self.leave(network);
+        }
+    }
+
+    fn leave(&mut self, network: Network) {
+        if let Some(count) = self.networks.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                self.networks.remove(&network);
+            }
+        }
+    }
+
+    /// Tells some of those that `may` go to do so: one of [`PER_CLOSED`], those that have waited longest.
+    fn tell(&mut self, may: impl Fn(&Entry) -> bool) -> usize {
+        let waits = |entry: &Entry| {
+            let since = entry.state.since.load(Ordering::Relaxed);
+            (since < TOLD && entry.state.end.get().is_some()).then_some(since)
+        };
+        let mut waiting: Vec<(bool, u64, u64)> = self
+            .all
+            .iter()
+            .filter(|(_, entry)| may(entry))
+            .filter_map(|(number, entry)| Some((entry.network.is_none(), waits(entry)?, *number)))
+            .collect();
+        let count = (waiting.len() / PER_CLOSED).max(1);
+        if count < waiting.len() {
+            waiting.select_nth_unstable(count);
+            waiting.truncate(count);
+        }
+        waiting.into_iter().filter(|(_, since, number)| self.tell_one(*number, *since)).count()
+    }
+
+    /// False when its client has just come.
+    fn tell_one(&mut self, number: u64, since: u64) -> bool {
+        let Some(entry) = self.all.get_mut(&number) else { return false };
+        let told =
+            entry.state.since.compare_exchange(since, TOLD, Ordering::Relaxed, Ordering::Relaxed);
+        if told.is_err() {
+            return false;
+        }
+        if let Some(end) = entry.state.end.get() {
+            end.abort();
+        }
+        if let Some(network) = entry.network.take() {
+            self.leave(network);
+        }
+        true
+    }
+}
+
+/// Says so, as far as the socket takes it at once.
+fn refuse(mut stream: &std::net::TcpStream) {
+    let _ = stream.write_all(REFUSAL);
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// Whether a connection ended because its client was too slow: with a head, or in taking a reply.
+#[must_use]
+pub fn is_timeout(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let io = source.and_then(|source| source.downcast_ref::<io::Error>());
+    error.is_timeout() || io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// `ENFILE` and `EMFILE`.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+use std::future::pending;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+fn doors(connections_max: usize, network_max: usize) -> Arc<Doors> {
+    let exempt = vec!["10.0.0.0/8".parse().unwrap()];
+    let settings = DoorSettings { connections_max, network_max, exempt };
+    Doors::new(settings, DoorMetrics::default())
+}
+
+/// A connection that holds its place until it is ended.
+struct Held {
+    place: Arc<Place>,
+    task: JoinHandle<()>,
+}
+
+impl Held {
+    fn new(place: Place) -> Self {
+        let place = Arc::new(place);
+        let held = Arc::clone(&place);
+        let task = tokio::spawn(async move {
+            let _held = held;
+            pending::<()>().await;
+        });
+        place.ended_by(task.abort_handle());
+        Self { place, task }
+    }
+
+    /// So long that its client is waited for, ms from the start.
+    fn since(self, since: u64) -> Self {
+        self.place.set(since);
+        self
+    }
+
+    /// The task's own reference is the last.
+    fn only(self) -> JoinHandle<()> {
+        self.task
+    }
+}
+
+async fn held(doors: &Arc<Doors>, peer: &str) -> Held {
+    Held::new(doors.admit(peer.parse().unwrap()).await.expect("a place"))
+}
+
+async fn has_ended(task: JoinHandle<()>) -> bool {
+    let ended = tokio::time::timeout(Duration::from_secs(5), task).await;
+    ended.is_ok_and(|ended| ended.unwrap_err().is_cancelled())
+}
+
+#[tokio::test]
+async fn who_has_waited_longest_for_its_client_makes_room() {
+    let doors = doors(3, 3);
+    let working = held(&doors, "192.0.2.1").await;
+    working.place.works();
+    let young = held(&doors, "198.51.100.1").await.since(2);
+    let old = held(&doors, "203.0.113.1").await.since(1).only();
+    let new = held(&doors, "192.0.2.9").await;
+    assert!(has_ended(old).await);
+    assert!(!working.task.is_finished() && !young.task.is_finished());
+    assert_eq!(doors.metrics().count(Shut::Displaced), 1);
+    assert_eq!(doors.metrics().open(), 3);
+    drop(new);
+}
+
+#[tokio::test]
+async fn a_network_makes_room_for_itself_alone() {
+    let doors = doors(10, 2);
+    let other = held(&doors, "198.51.100.1").await.since(0);
+    let first = held(&doors, "2001:db8:1:2::1").await.since(1).only();
+    let second = held(&doors, "2001:db8:1:3::1").await;
+    second.place.works();
+    let third = held(&doors, "2001:db8:1:4::1").await;
+    third.place.works();
+    assert!(has_ended(first).await);
+    assert!(!other.task.is_finished(), "the older one of another network");
+    // Both work: nobody can be closed.
+    assert!(doors.admit("2001:db8:1::5".parse().unwrap()).await.is_none());
+    assert_eq!(doors.metrics().count(Shut::Refused), 1);
+    // Another network, and a proxy, have places all the same.
+    let _another = held(&doors, "2001:db8:2::5").await;
+    for _ in 0..4 {
+        std::mem::forget(held(&doors, "10.1.2.3").await.only());
+    }
+    second.task.abort();
+    drop(second);
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while doors.admit("2001:db8:1::5".parse().unwrap()).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("a place that was given back is there again");
+}
+
+#[tokio::test]
+async fn proxies_are_closed_last() {
+    let doors = doors(2, 2);
+    let proxy = held(&doors, "10.0.0.1").await.since(0);
+    let stranger = held(&doors, "192.0.2.1").await.since(1).only();
+    let third = held(&doors, "198.51.100.1").await;
+    assert!(has_ended(stranger).await);
+    assert!(!proxy.task.is_finished());
+    third.place.works();
+    let proxy = proxy.only();
+    let _fourth = held(&doors, "198.51.100.2").await;
+    assert!(has_ended(proxy).await, "when there is nobody else");
+}
+
+#[tokio::test]
+async fn when_all_work_a_place_is_waited_for() {
+    let doors = doors(1, 1);
+    let working = held(&doors, "192.0.2.1").await;
+    working.place.works();
+    let next = tokio::spawn({
+        let doors = Arc::clone(&doors);
+        async move { doors.admit("198.51.100.1".parse().unwrap()).await.is_some() }
+    });
+    tokio::time::sleep(3 * FREED_WITHIN).await;
+    assert!(!next.is_finished() && !working.task.is_finished());
+    // It has replied, and waits for its client again.
+    working.place.waits();
+    let task = working.only();
+    assert!(has_ended(task).await);
+    assert!(next.await.unwrap());
+    tokio::time::timeout(Duration::from_secs(5), doors.emptied()).await.expect("all are gone");
+}
+
+#[tokio::test]
+async fn over_sockets_a_refusal_is_a_503() {
+    let doors = doors(9, 1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut first = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (_stream, _, place) = doors.next(&listener).await;
+    place.works();
+    let mut second = tokio::net::TcpStream::connect(address).await.unwrap();
+    let next = tokio::spawn(async move {
+        let (_stream, _, place) = doors.next(&listener).await;
+        drop(place);
+    });
+    let mut said = String::new();
+    second.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("retry-after: 1\r\n"), "{said}");
+    next.abort();
+    drop(place);
+    drop(_stream);
+    assert_eq!(first.read(&mut [0; 9]).await.unwrap(), 0);
+}
