@@ -20,6 +20,11 @@ FROM answers GROUP BY part HAVING NOT coalesce(bool_or("end"), false);
 CREATE OR REPLACE TEMP TABLE positions AS
 SELECT part, sequence AS until FROM answers WHERE sequence IS NOT NULL;
 
+SELECT error('cells/' || "partition" || '.json is missing: the archive has this partition')
+FROM (SELECT DISTINCT "partition"
+  FROM read_parquet('archive/**/*.parquet', hive_partitioning = false, union_by_name = true))
+ANTI JOIN positions ON "partition" = part;
+
 CREATE OR REPLACE TEMP TABLE engine AS
 SELECT part, minute, coalesce(ad, '') AS ad, coalesce(publisher, '') AS publisher,
   coalesce(country, '') AS country, coalesce(device, '') AS device, coalesce(kind, '') AS kind,

@@ -45,6 +45,7 @@ const edge :Workerd.Worker = (
     (name = "CLICKS_WINDOW_S", fromEnvironment = "CLICKS_WINDOW_S"),
     (name = "ADDRESS", fromEnvironment = "ADDRESS"),
     (name = "VENDOR", fromEnvironment = "VENDOR"),
+    (name = "LINK_DAYS", fromEnvironment = "LINK_DAYS"),
     (name = "GATEWAY_URL", fromEnvironment = "GATEWAY_URL"),
     (name = "POLICY_URL", fromEnvironment = "POLICY_URL"),
     (name = "NATS_URL", fromEnvironment = "NATS_URL"),

@@ -72,6 +72,10 @@ impl Metrics {
         r.register("import_chunks", "Chunks of logs acknowledged", self.chunks.clone());
         r.register("events", "Events judged, by outcome", self.events.clone());
         r.register("tokens_verified", "Signatures checked", self.verified.clone());
+        // Each reason is there before it has happened, so that an alarm can be set on it.
+        for why in crate::Refusal::ALL {
+            self.refused.get_or_create_owned(&[("reason", why.name())]);
+        }
         let help = "Signatures known to be good";
         r.register("tokens_cached", help, self.verify_cached.clone());
         let help = "Batches that their sender may not send, by reason";

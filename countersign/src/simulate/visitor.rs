@@ -68,7 +68,9 @@ impl Visitor<'_> {
         }
         if self.chance(30) {
             tokio::time::sleep(SEEN.saturating_sub(since.elapsed())).await;
-            self.click(&served).await;
+            if !self.is_over_soon(since.elapsed()) {
+                self.click(&served).await;
+            }
         }
         if self.misbehaves(20) {
             self.fraud(&served).await;
@@ -191,7 +193,8 @@ impl Visitor<'_> {
         let answer = self.world.edge.follow(url, Manner::Plain, &self.agent, &mut tries).await;
         let status = match reason {
             Reason::Malformed | Reason::UnknownVersion => 400,
-            Reason::Expired => 410,
+            // It counts no more, and leads on for `edge.link_days`.
+            Reason::Expired => 302,
             _ => 403,
         };
         self.expect(&answer, status, what, &mut tries);
@@ -218,6 +221,13 @@ impl Visitor<'_> {
             Some("expired") if self.world.brief_s.is_some() => self.too_late(tries),
             Some(other) => self.ledger.unexpected(format!("{what}: {other}, not accepted")),
         }
+    }
+
+    /// A brief token is about to be over: its link would lead on, and nobody could tell whether its
+    /// click was counted.
+    fn is_over_soon(&self, age: Duration) -> bool {
+        let brief_s = self.world.brief_s;
+        brief_s.is_some_and(|brief_s| age + OVER / 2 > Duration::from_secs(brief_s.into()))
     }
 
     /// A brief token was over before its event came: that request counts as expired.

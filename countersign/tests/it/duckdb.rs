@@ -20,8 +20,14 @@ for row in connection.execute(open(sys.argv[1]).read()).fetchall():
     print(*row, sep='|')
 ";
 
-/// Runs a file of SQL in a folder.
+/// Runs a file of SQL in a folder, which must go well.
 fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
+    let (code, said, err) = try_duckdb(folder, sql, range);
+    assert_eq!(code, Some(0), "{}: {err}", sql.display());
+    said.lines().map(str::to_owned).collect()
+}
+
+fn try_duckdb(folder: &Path, sql: &Path, range: &[String]) -> (Option<i32>, String, String) {
     let module = std::env::var_os("COUNTERSIGN_DUCKDB").map(PathBuf::from);
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
     let installed = || {
@@ -32,9 +38,7 @@ fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
     let module = module.expect("no DuckDB: `cargo xtask test --only nextest` installs it");
     let mut python = Command::new("python3");
     python.args(["-c", PROGRAM]).arg(sql).args(range);
-    let (code, said, err) = run(python.env("PYTHONPATH", module).current_dir(folder));
-    assert_eq!(code, Some(0), "{}: {err}", sql.display());
-    said.lines().map(str::to_owned).collect()
+    run(python.env("PYTHONPATH", module).current_dir(folder))
 }
 
 fn docs(name: &str) -> PathBuf {
@@ -100,7 +104,13 @@ fn duckdb_counts_what_the_engine_counts() {
     assert_ne!(wrong, said);
     std::fs::write(&cells, wrong).unwrap();
     assert_eq!(duckdb(dir.path(), &sql, &range).len(), 1);
-    std::fs::write(&cells, &said).unwrap();
+    // An answer that was cut off, and none.
+    std::fs::write(&cells, &said[..said.len() / 2]).unwrap();
+    let (code, _, err) = try_duckdb(dir.path(), &sql, &range);
+    assert!(code != Some(0), "{err}");
+    std::fs::remove_file(&cells).unwrap();
+    let (code, _, err) = try_duckdb(dir.path(), &sql, &range);
+    assert!(code != Some(0) && err.contains("cells/0.json is missing"), "{err}");
     // An archive that lacks something: its cell, and what the account of the minute counts.
     ask(&server, dir.path(), 26_000_000, 26_300_000);
     without_an_event(&files(&server)[0]);

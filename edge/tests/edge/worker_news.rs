@@ -20,10 +20,11 @@ const NO_ADS: (&str, &str) = ("CATALOGUE", "");
 /// After so long without a request an isolate asks before it decides.
 const IDLE: Duration = Duration::from_millis(10_500);
 
-/// Public keys that the Worker does not know from its settings: a newer issuer is among them.
+/// Public keys that the Worker does not know from its settings: a newer one of its issuer is among
+/// them.
 fn public(shells: &Shells) -> Vec<PublicKey> {
     let mut public = shells.world.store.for_edge(EDGE).unwrap().public;
-    public.push(shells.world.unknown.public.clone());
+    public.push(PublicKey { issuer: EDGE, ..shells.world.unknown.public.clone() });
     public
 }
 
@@ -51,7 +52,7 @@ async fn serve_at_once(shells: &Shells, count: usize) -> Vec<u16> {
     at_once(shells, std::iter::repeat_n(SERVE.to_owned(), count)).await
 }
 
-/// A link of an issuer that only the centre knows.
+/// A link whose key only the centre knows.
 fn newer_link(shells: &Shells, seq: i64) -> String {
     let spec = TokenSpec { key: "unknown".to_owned(), seq, ..TokenSpec::default() };
     format!("/v1/c/{}", to_text(&shells.world.mint(&spec)))

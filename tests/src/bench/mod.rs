@@ -4,6 +4,7 @@
 mod archive;
 mod engine;
 mod log;
+mod memory;
 mod process;
 pub mod redirect;
 mod roles;
@@ -81,6 +82,7 @@ pub const GROUPS: &[(&str, Group)] = &[
     ("archive", archive::write),
     ("recount", archive::recount),
     ("up", process::idle),
+    ("memory", memory::clicks),
     ("click", process::click),
     ("roles", roles::click),
     ("failover", roles::failover),

@@ -222,6 +222,17 @@ impl Server {
         Ok(Self { child, edge, api, http })
     }
 
+    /// The process's number.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its edge listens.
+    pub(super) fn edge_address(&self) -> Result<std::net::SocketAddr, String> {
+        let address = self.edge.strip_prefix("http://").unwrap_or(&self.edge);
+        address.parse().map_err(|_| format!("{} is no address", self.edge))
+    }
+
     /// Ends it in order.
     pub(super) fn end(mut self) -> Result<(), String> {
         let id = self.child.id().to_string();

@@ -15,12 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const REDIRECT: &[u8] = b"HTTP/1.1 302 ";
 
 /// What came of it.
-pub(super) struct Answered {
-    pub(super) redirects: usize,
+pub(in crate::bench) struct Answered {
+    pub(in crate::bench) redirects: usize,
     /// From the first request to the last answer.
-    pub(super) spent: Duration,
+    pub(in crate::bench) spent: Duration,
     /// Request to answer, µs, in no order.
-    pub(super) latencies_us: Vec<u32>,
+    pub(in crate::bench) latencies_us: Vec<u32>,
 }
 
 struct Connection {
@@ -33,7 +33,7 @@ struct Connection {
 }
 
 /// Sends `GET /v1/c/{link}` for every link.
-pub(super) fn run(
+pub(in crate::bench) fn run(
     server: SocketAddr,
     links: &[String],
     connections: usize,

@@ -2,7 +2,7 @@
 //! handler. Each server has one core, the load tool another, and the same tokens are sent to each;
 //! in the end the edge is killed with -9 and its outbox must hold every click that was answered.
 
-mod load;
+pub(super) mod load;
 pub mod served;
 mod server;
 pub(super) mod worker;

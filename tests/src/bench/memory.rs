@@ -1,0 +1,45 @@
+//! What `up` keeps in memory of clicks that are over.
+
+use std::time::Duration;
+
+use super::process::Server;
+use super::redirect::load;
+use super::{Measured, Size, memory_mb};
+
+const CONNECTIONS: usize = 64;
+/// Distinct tokens; each is clicked again and again, which is a duplicate and as much work.
+const LINKS: usize = 2_000;
+
+/// Two million clicks as fast as they are answered, and a minute later.
+pub(super) fn clicks(size: Size) -> Result<Vec<Measured>, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let catalogue = super::process::catalogue(0);
+    std::fs::write(dir.path().join("catalogue.toml"), catalogue)
+        .map_err(|error| error.to_string())?;
+    let server = Server::start_with(dir.path(), &[])?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let tokens = runtime.block_on(async {
+        let mut tokens = Vec::new();
+        for _ in 0..size.of(LINKS, 10) {
+            let link = server.serve("load".to_owned()).await?;
+            let token = link.rsplit('/').next().unwrap_or_default();
+            tokens.push(token.to_owned());
+        }
+        Ok::<_, String>(tokens)
+    })?;
+    let links = tokens.repeat(size.of(50, 2));
+    let mut clicks = 0;
+    for _ in 0..size.of(20, 1) {
+        clicks += load::run(server.edge_address()?, &links, CONNECTIONS)?.redirects;
+    }
+    let resident = || memory_mb(&format!("/proc/{}/status", server.id()), "VmRSS:");
+    let after = resident()?;
+    std::thread::sleep(Duration::from_secs(size.of(60, 1) as u64));
+    let later = resident()?;
+    let what = format!("`up` after {clicks} clicks at full speed: resident memory");
+    Ok(vec![
+        Measured::new("up/memory-after-clicks", what, after, "MB"),
+        Measured::new("up/memory-later", "a minute later", later, "MB"),
+    ])
+}
