@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::Reply;
@@ -46,9 +47,21 @@ impl Wrangler {
     /// kill -9 of everything that it started, then the same again on the same state.
     async fn die_and_start_again(&mut self) {
         self.kill();
+        // The signals have been sent; the last process may not have ended yet.
+        while TcpStream::connect(self.address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
         self.child = spawn(&root, &self.folder, self.address.port());
         self.until_it_listens().await;
+    }
+
+    /// It answers: whoever listens may be a process that is about to end, or wrangler without a Worker.
+    async fn is_alive(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.address).await else { return false };
+        let head = b"GET /healthz HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n";
+        let _ = stream.write_all(head).await;
+        Reply::read_any(&mut stream).await.is_some_and(|reply| reply.status == 200)
     }
 
     async fn until_it_listens(&mut self) {
@@ -56,7 +69,7 @@ impl Wrangler {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 break;
             }
-            if TcpStream::connect(self.address).await.is_ok() {
+            if self.is_alive().await {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
