@@ -28,7 +28,7 @@ pub(super) fn clicks(size: Size) -> Result<Vec<Measured>, String> {
         }
         Ok::<_, String>(tokens)
     })?;
-    let links = tokens.repeat(size.of(50, 2));
+    let links: Vec<String> = std::iter::repeat_n(tokens, size.of(50, 2)).flatten().collect();
     let mut clicks = 0;
     for _ in 0..size.of(20, 1) {
         clicks += load::run(server.edge_address()?, &links, CONNECTIONS)?.redirects;

@@ -69,9 +69,19 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
 }
 
 pub(super) fn golden() -> Vec<Vec<u8>> {
-    let tokens = vectors::tokens().into_iter().take(40).map(|token| to_text(&token));
+    let tokens =
+        vectors::tokens().into_iter().take(40).map(|token| to_text(&token)).chain(served());
     let element = |kind: &str, token: &str| format!(r#"{{"token":"{token}","kind":"{kind}"}}"#);
     tokens
         .map(|token| format!(r#"{{"events":[{}]}}"#, element("click", &token)).into_bytes())
         .collect()
+}
+
+/// A token that an edge gives out: the golden ones are of blocks that no edge opened for them.
+fn served() -> Option<String> {
+    let request = Request { query: b"placement=top", ..Request::new(Method::Get, "/v1/serve") };
+    let mut random = Seeded::new(1);
+    let decision = handle(&request, &POLICY, &mut IdAllocator::default(), NOW, &mut random);
+    let reply: serde_json::Value = serde_json::from_slice(&decision.reply.body).ok()?;
+    reply["token"].as_str().map(str::to_owned)
 }
