@@ -110,7 +110,7 @@ pub fn judge<'a>(
     judged.price = price.unwrap_or(Money::ZERO);
     let foreign = believed.key.issuer != context.owner;
     judged.outcome = retired
-        .and_then(|()| if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
+        .and(if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
         .and_then(|()| check_clock(event.at, context.now))
         .and_then(|()| token.check_life())
         .and_then(|()| token.check_time(event.kind, event.at))
