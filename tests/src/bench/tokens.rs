@@ -27,6 +27,7 @@ impl Mint {
         let mut store = KeyStore::generate(&mut random);
         let issuer = Id::literal("bench");
         store.create(issuer, Vec::new(), NOW, &mut random).map_err(|e| e.to_string())?;
+        store.register_edge(Id::literal("bench"), issuer, NOW).map_err(|e| e.to_string())?;
         let signer = Signer::new(store.signing(issuer, NOW).map_err(|e| e.to_string())?);
         let keyring = store.keyring().map_err(|e| e.to_string())?;
         let tags = store.tag_keys();
