@@ -95,6 +95,7 @@ export class Stage {
   async #startWorker(workerd, binary, data, url) {
     const outbox = join(this.folder, "worker");
     mkdirSync(outbox);
+    execFileSync(binary, ["edges", "register", "wasm", "--issuer", "edge", "--data", data], { stdio: "ignore" });
     const env = {
       EDGE_NAME: "wasm",
       EDGE_KEYS: execFileSync(binary, ["keys", "edge", "--issuer", "edge", "--data", data], { encoding: "utf8" }),
