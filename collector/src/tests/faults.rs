@@ -37,6 +37,10 @@ impl Log for GateLog {
         self.log.end(partition).await
     }
 
+    async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
+        self.log.last(partition).await
+    }
+
     async fn reader(&self, p: u16, after: Option<Position>) -> Result<MemReader, LogError> {
         self.log.reader(p, after).await
     }

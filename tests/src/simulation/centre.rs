@@ -250,6 +250,7 @@ impl Store {
     fn write(&mut self, changes: Changes) {
         self.meta.position = changes.position;
         self.meta.clock = changes.clock;
+        self.meta.ahead = changes.ahead;
         self.meta.settled = changes.settled;
         self.meta.resident_from = changes.resident_from;
         for key in &changes.dropped_pages {
@@ -281,6 +282,7 @@ impl Store {
         Snapshot {
             position: self.meta.position,
             clock: self.meta.clock,
+            ahead: self.meta.ahead,
             settled: self.meta.settled,
             resident_from: from,
             pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),

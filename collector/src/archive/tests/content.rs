@@ -137,15 +137,6 @@ async fn what_the_accounting_needs_is_there() {
 }
 
 #[test]
-fn the_logs_clock_moves_by_an_hour_at_most() {
-    use super::super::records::advance;
-    assert_eq!(advance(Timestamp(0), START), START);
-    assert_eq!(advance(START, START.plus_ms(5)), START.plus_ms(5));
-    assert_eq!(advance(START, START.minus_ms(5)), START);
-    assert_eq!(advance(START, START.plus_ms(9 * HOUR_MS)), START.plus_ms(HOUR_MS));
-}
-
-#[test]
 fn a_wild_stamp_has_a_folder_too() {
     let mut builder = MessageBuilder::default();
     let outbox = OutboxId { edge: Id::literal("e"), epoch: 1 };
@@ -155,11 +146,16 @@ fn a_wild_stamp_has_a_folder_too() {
     let position = eventlog::Position { identity: [1; 16], sequence: 3, digest };
     let message = [eventlog::Delivered { position, payload }];
     let made = |clock| super::super::file::make(0, clock, &message).unwrap().unwrap();
-    let first = made(Timestamp(0));
+    let first = made(LogClock::default());
     assert!(first.path.contains("date=9999-12-30/hour=22/"), "{}", first.path);
-    let made = made(START);
+    let made = made(LogClock { now: START, ahead: None });
     assert!(made.path.contains("date=2026-01-31/hour=13/"), "{}", made.path);
-    assert_eq!(made.info.clock, START.plus_ms(HOUR_MS));
+    let ahead = Some(Timestamp(u64::MAX - 1));
+    assert_eq!(made.info.clock, LogClock { now: START, ahead });
+    let mut reader = parquet::file::metadata::ParquetMetaDataReader::new();
+    reader.try_parse(&Bytes::from(made.bytes)).unwrap();
+    let footer = reader.finish().unwrap();
+    assert_eq!(super::super::file::FileInfo::of(&footer), Ok(made.info));
     assert_eq!(made.info.minutes, None);
 }
 
