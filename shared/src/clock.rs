@@ -149,7 +149,10 @@ mod tests {
 
     /// A reading `ms` after the start, with the wall clock off by so much.
     fn reading(ms: u64, off: i64) -> Reading {
-        Reading { wall: Timestamp(NOW.plus_ms(ms).0.saturating_add_signed(off)), elapsed_ms: 77 + ms }
+        Reading {
+            wall: Timestamp(NOW.plus_ms(ms).0.saturating_add_signed(off)),
+            elapsed_ms: 77 + ms,
+        }
     }
 
     fn started() -> Steady {

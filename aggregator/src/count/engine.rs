@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use eventlog::Position;
-use shared::event::REASON_CODES;
 use shared::clock::LogClock;
+use shared::event::REASON_CODES;
 use shared::wire::{Control, MessageView, Word};
 use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{Delivered, Log, LogError, Position, Reader as _};
-use shared::Timestamp;
+use shared::clock::LogClock;
 use shared::wire::Logged;
 
 use super::file::{FileInfo, Made, is_later_hour, make};

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backup;
+mod clocks;
 mod disk;
 mod doors;
 mod duckdb;

@@ -3,6 +3,7 @@
 use arrow_array::types::{Int64Type, TimestampMillisecondType, UInt8Type, UInt16Type};
 
 use super::*;
+use shared::clock::LogClock;
 
 /// Files of a message with an event of each outcome, a tally, a chunk and a closing batch.
 async fn sample() -> (Archive, RecordBatch) {
@@ -175,7 +176,11 @@ fn minutes_are_those_of_what_happened() {
     let payload = history.filled(0, 12);
     let digest = eventlog::position::digest(&payload);
     let position = eventlog::Position { identity: [1; 16], sequence: 1, digest };
-    let made = super::super::file::make(0, START, &[eventlog::Delivered { position, payload }]);
+    let made = super::super::file::make(
+        0,
+        LogClock { now: START, ahead: None },
+        &[eventlog::Delivered { position, payload }],
+    );
     let (low, high) = made.unwrap().unwrap().info.minutes.unwrap();
     assert!(low >= Minute(29_499_995) && high == Minute(29_500_000), "{low:?} {high:?}");
 }
