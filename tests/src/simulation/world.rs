@@ -316,11 +316,15 @@ impl<'v> World<'v> {
 
     /// All clocks are right again, and nothing is held back any more.
     fn set_clocks_right(&mut self) {
-        let within_a_day = self.now.plus_ms(CLOCK_HOLD_MS_MAX);
         let sealed = self.edges.iter().flat_map(|edge| &edge.disk);
         let sealed = sealed.map(|bytes| Batch::read(bytes).expect("an edge sealed it").watermark);
-        let last = sealed.filter(|watermark| *watermark <= within_a_day).max();
-        self.now = self.now.max(last.unwrap_or_default());
+        let mut sealed: Vec<_> = sealed.collect();
+        sealed.sort_unstable();
+        for watermark in sealed {
+            if watermark <= self.now.plus_ms(CLOCK_HOLD_MS_MAX) {
+                self.now = self.now.max(watermark);
+            }
+        }
         for collector in 0..COLLECTORS {
             self.centre.step(collector, 0);
             self.centre.crash_collector(collector, self.now, Some(self.now));
@@ -349,13 +353,15 @@ impl<'v> World<'v> {
     /// Everything is delivered, from all disks; then what the edges hold must be what is counted.
     fn finish(mut self) -> Result<Summary, String> {
         let wrong = self.started_wrong();
-        self.set_clocks_right();
         for edge in &mut self.edges {
             edge.cut = false;
             edge.seal(self.now, None);
+        }
+        self.set_clocks_right();
+        for edge in &mut self.edges {
             edge.restart(self.now);
         }
-        self.send_everything();
+        self.send_everything()?;
         for (at, source) in SOURCES.map(named_source).into_iter().enumerate() {
             let sent = self.sent_rows.get(&source).copied().unwrap_or(0);
             let first = self.centre.rows(source);
@@ -381,18 +387,26 @@ impl<'v> World<'v> {
         self.centre.started_wrong() || self.edges.iter().any(|edge| edge.started_wrong)
     }
 
-    fn send_everything(&mut self) {
+    fn send_everything(&mut self) -> Result<(), String> {
+        let mut left = 100_000_u32;
+        let mut one_more = |what: &str| {
+            left = left.checked_sub(1).ok_or_else(|| format!("{what} is never taken"))?;
+            Ok::<_, String>(())
+        };
         while !self.centre.queue.is_empty() {
+            one_more("a batch in the queue")?;
             self.centre.queue.redeliver(0);
             self.centre.take(0, 0, self.now);
             self.flush(0, Faults::default(), true);
         }
         for edge in 0..self.edges.len() {
             while self.edges[edge].acked < self.edges[edge].disk.len() {
+                one_more("an edge's batch")?;
                 self.send(edge, self.edges[edge].acked, 1);
                 self.flush(1, Faults::default(), true);
             }
         }
+        Ok(())
     }
 }
 

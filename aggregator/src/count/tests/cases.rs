@@ -343,7 +343,7 @@ fn a_closed_outbox_is_forgotten_after_the_horizon_and_never_taken_again() {
     let mut store = Store::default();
     store.write(&bench.engine.checkpoint());
     bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
-    for hour in 1..=24 * 7 + 1 {
+    for hour in 1..=24 * 7 + 2 {
         bench.now = NOW.plus_ms(hour * 3_600_000);
         let fill = |builder: &mut MessageBuilder| {
             batch(builder, 2, hour, NOW);

@@ -150,7 +150,7 @@ fn a_wild_stamp_has_a_folder_too() {
     let first = made(LogClock::default());
     assert!(first.path.contains("date=9999-12-30/hour=22/"), "{}", first.path);
     let made = made(LogClock { now: START, ahead: None });
-    assert!(made.path.contains("date=2026-01-31/hour=13/"), "{}", made.path);
+    assert!(made.path.contains("date=2026-01-31/hour=12/"), "{}", made.path);
     let ahead = Some(Timestamp(u64::MAX - 1));
     assert_eq!(made.info.clock, LogClock { now: START, ahead });
     let mut reader = parquet::file::metadata::ParquetMetaDataReader::new();
