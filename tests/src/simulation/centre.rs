@@ -221,7 +221,10 @@ impl Collector {
     }
 
     fn clock(&mut self, now: Timestamp) -> Result<Timestamp, Step> {
-        self.steady.read(reading(now, self.skew_ms + self.step_ms))
+        let read = self.steady.read(reading(now, self.skew_ms + self.step_ms));
+        // A wrong clock that stays is believed in the end, as at a start.
+        self.started_wrong |= self.step_ms != 0 && read.is_ok();
+        read
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) struct Edge {
     pub(super) skew_ms: i64,
     /// How far its wall clock was set off, in ms.
     pub(super) step_ms: i64,
-    /// It was started while its clock was wrong: nothing tells it.
+    /// It was started while its clock was wrong, or has believed that it is right.
     pub(super) started_wrong: bool,
     steady: Steady,
     /// It reaches nobody.
@@ -93,7 +93,10 @@ impl Edge {
     /// The edge's own time.
     pub(super) fn clock(&mut self, now: Timestamp) -> Timestamp {
         let reading = reading(now, self.skew_ms + self.step_ms);
-        self.steady.read(reading).unwrap_or_else(|step| step.expected)
+        let read = self.steady.read(reading);
+        // A wrong clock that stays is believed in the end, as at a start.
+        self.started_wrong |= self.step_ms != 0 && read.is_ok();
+        read.unwrap_or_else(|step| step.expected)
     }
 
     /// The batch at this place on the disk, unless it is held back.
