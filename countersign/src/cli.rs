@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// Run an edge alone: serves, redirects, and sends its batches to the collectors over NATS
     Edge(EdgeArgs),
     /// Run a collector alone: takes the edges' batches from NATS, checks them, appends them to the log
-    Collector(CollectorArgs),
+    Collector(crate::roles::collector::CollectorArgs),
     /// Run an aggregator alone: counts what is in the log, and answers; a second one stands by
     Aggregator(AggregatorArgs),
     /// Count the events of log files, each exactly once, however often they are imported
@@ -132,27 +132,6 @@ impl RoleArgs {
             ("api.listen", self.api_listen.map(text)),
         ];
         Given { command, own, config: self.config.clone(), flags }
-    }
-}
-
-/// `collector`.
-#[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct CollectorArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
-    /// The time now (RFC 3339): the machine's clock is right, whatever the log says; good for an hour
-    #[arg(long, value_name = "TIME")]
-    pub(crate) clock_is_right: Option<String>,
-}
-
-impl CollectorArgs {
-    /// With the settings that a collector has.
-    pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
-        let mut given = self.role.given("collector", own);
-        let word = self.clock_is_right.clone().map(Value::from);
-        given.flags.push(("collector.clock_is_right", word));
-        given
     }
 }
 

@@ -22,9 +22,9 @@ use shared::limits::CLOCK_AHEAD_MS_MAX;
 use tokio::sync::{Semaphore, watch};
 
 use super::follow::{Seen, follow};
-use crate::cli::CollectorArgs;
+use crate::cli::RoleArgs;
 use crate::deployment::{self, KEYS_CENTRE};
-use crate::failure::Failure;
+use crate::failure::{EXIT_CODES, Failure};
 use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
@@ -41,6 +41,27 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const BACK_AFTER: Duration = Duration::from_secs(2);
 /// Who has not seen the keys for so long takes nothing.
 const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
+
+/// `collector`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CollectorArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// The time now (RFC 3339): the machine's clock is right, whatever the log says; good for an hour
+    #[arg(long, value_name = "TIME")]
+    pub(crate) clock_is_right: Option<String>,
+}
+
+impl CollectorArgs {
+    /// With the settings that a collector has.
+    pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
+        let mut given = self.role.given("collector", own);
+        let word = self.clock_is_right.clone().map(figment::value::Value::from);
+        given.flags.push(("collector.clock_is_right", word));
+        given
+    }
+}
 
 /// Runs the command until a signal ends it.
 ///

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backup;
+#[cfg(target_os = "linux")]
 mod clocks;
 mod disk;
 mod doors;
