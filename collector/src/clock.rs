@@ -90,10 +90,10 @@ impl Agreement {
         } else {
             Ok(())
         };
-        if found.is_err() && !(self.is_said(now) && !self.begun) {
-            return found;
-        }
         if found.is_err() {
+            if self.begun || !self.is_said(now) {
+                return found;
+            }
             self.forgiven = stamp;
         }
         self.begun = true;

@@ -55,7 +55,7 @@ pub(crate) struct CollectorArgs {
 
 impl CollectorArgs {
     /// With the settings that a collector has.
-    pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
+    pub(crate) fn given(&self, own: &'static [&'static str]) -> crate::settings::Given {
         let mut given = self.role.given("collector", own);
         let word = self.clock_is_right.clone().map(figment::value::Value::from);
         given.flags.push(("collector.clock_is_right", word));
