@@ -76,7 +76,7 @@ pub(crate) fn unready_when(
     why: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
 ) -> Router {
     routes.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
-        let why = (request.uri().path() == admin::READY).then(|| why()).flatten();
+        let why = (request.uri().path() == admin::READY).then(&why).flatten();
         async move {
             let Some(why) = why else { return next.run(request).await };
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "unready", why);
