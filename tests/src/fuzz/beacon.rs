@@ -79,7 +79,7 @@ pub(super) fn golden() -> Vec<Vec<u8>> {
 
 /// A token that an edge gives out: the golden ones are of blocks that no edge opened for them.
 fn served() -> Option<String> {
-    let request = Request { query: b"placement=top", ..Request::new(Method::Get, "/v1/serve") };
+    let request = Request { query: "placement=top", ..Request::new(Method::Get, "/v1/serve") };
     let mut random = Seeded::new(1);
     let decision = handle(&request, &POLICY, &mut IdAllocator::default(), NOW, &mut random);
     let reply: serde_json::Value = serde_json::from_slice(&decision.reply.body).ok()?;
