@@ -100,9 +100,11 @@ impl Oracle {
 
     fn batch(&mut self, batch: &shared::wire::BatchEntry) -> bool {
         let numbers = self.batches.entry(batch.outbox).or_default();
-        if numbers.insert(batch.number, batch.watermark).is_some() {
+        // What comes again says nothing, also when another collector believed less of its watermark.
+        if numbers.contains_key(&batch.number) {
             return false;
         }
+        numbers.insert(batch.number, batch.watermark);
         for (minute, count) in &batch.declared {
             self.accounts.entry(*minute).or_default().declared += u64::from(*count);
         }
