@@ -111,7 +111,7 @@ pub fn judge<'a>(
     judged.price = price.unwrap_or(Money::ZERO);
     let foreign = believed.key.issuer != context.owner;
     judged.outcome = retired
-        .and_then(|()| if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
+        .and(if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
         .and_then(|()| within(event.at, context.now).1.map_or(Ok(()), Err))
         .and_then(|()| token.check_life())
         .and_then(|()| token.check_time(event.kind, event.at))
