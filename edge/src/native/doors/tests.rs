@@ -42,7 +42,9 @@ impl Held {
 }
 
 async fn held(doors: &Arc<Doors>, peer: &str) -> Held {
-    Held::new(doors.admit(peer.parse().unwrap()).await.expect("a place"))
+    let admitted = doors.admit(peer.parse().unwrap());
+    let admitted = tokio::time::timeout(Duration::from_secs(5), admitted).await;
+    Held::new(admitted.expect("room is made at once").expect("a place"))
 }
 
 async fn has_ended(task: JoinHandle<()>) -> bool {
