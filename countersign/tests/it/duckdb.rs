@@ -98,8 +98,11 @@ fn duckdb_counts_what_the_engine_counts() {
     }
     // An answer that says one more of something.
     let range = [(until - 120).to_string(), until.to_string()];
-    let cells = dir.path().join("cells/0.json");
-    let said = std::fs::read_to_string(&cells).unwrap();
+    let answers = (0..3).map(|partition| dir.path().join(format!("cells/{partition}.json")));
+    let answers = answers.map(|path| (std::fs::read_to_string(&path).unwrap(), path));
+    // A block's events are in one partition: not every one has some.
+    let counts = |(said, _): &(String, PathBuf)| said.contains("\"count\":");
+    let (said, cells) = answers.into_iter().find(counts).expect("something was counted");
     let wrong = said.replacen("\"count\":", "\"count\":1", 1);
     assert_ne!(wrong, said);
     std::fs::write(&cells, wrong).unwrap();
@@ -110,7 +113,7 @@ fn duckdb_counts_what_the_engine_counts() {
     assert!(code != Some(0), "{err}");
     std::fs::remove_file(&cells).unwrap();
     let (code, _, err) = try_duckdb(dir.path(), &sql, &range);
-    assert!(code != Some(0) && err.contains("cells/0.json is missing"), "{err}");
+    assert!(code != Some(0) && err.contains(".json is missing"), "{err}");
     // An archive that lacks something: its cell, and what the account of the minute counts.
     ask(&server, dir.path(), 26_000_000, 26_300_000);
     without_an_event(&files(&server)[0]);
