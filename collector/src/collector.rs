@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
 
+use crate::clock::AgreedClock;
 use crate::coalesce::Coalescer;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
@@ -58,6 +59,10 @@ pub struct Settings {
     /// An append that fails is tried again for this many milliseconds, then its senders are told
     /// to send again.
     pub retry_for_ms: u64,
+    /// Others may write to the log too: its newest message is looked at again and again.
+    pub follow_log: bool,
+    /// When the operator has said that the clock is right, whatever the log says; good for an hour.
+    pub clock_is_right: Option<Timestamp>,
 }
 
 impl Default for Settings {
@@ -69,6 +74,8 @@ impl Default for Settings {
             queue_bytes_max: 64 << 20,
             flush_ms: FLUSH_MS,
             retry_for_ms: 10_000,
+            follow_log: false,
+            clock_is_right: None,
         }
     }
 }
@@ -117,7 +124,7 @@ pub struct Receipt {
 pub struct Collector<L> {
     log: Arc<L>,
     keys: watch::Receiver<Arc<CollectorKeys>>,
-    clock: Arc<dyn Clock>,
+    clock: Arc<AgreedClock>,
     metrics: Arc<Metrics>,
     settings: Settings,
     verifier: Verifier,
@@ -141,6 +148,7 @@ impl<L: Log> Collector<L> {
         if has != needs {
             return Err(StartError::Partitions { log: has, deployment: needs });
         }
+        let clock = Arc::new(AgreedClock::new(clock, settings.clock_is_right));
         let verifier = Verifier::new(
             settings.verify_threads,
             settings.verified_tokens_max,
@@ -155,7 +163,7 @@ impl<L: Log> Collector<L> {
         let fatal = watch::Sender::new(None);
         let flusher = Flusher {
             log: Arc::clone(&log),
-            clock: Arc::clone(&clock),
+            clock: Arc::<AgreedClock>::clone(&clock),
             metrics: Arc::clone(&metrics),
             settings: settings.clone(),
             fatal: fatal.clone(),
@@ -164,7 +172,10 @@ impl<L: Log> Collector<L> {
         };
         let task = tokio::spawn(watched(flusher.run(), fatal.clone()));
         let mut words = JoinSet::new();
-        words.spawn(words::tell_retired(Arc::clone(&log), Arc::clone(&clock), keys.clone()));
+        words.spawn(Arc::clone(&clock).watch(Arc::clone(&log), settings.follow_log));
+        let told =
+            words::tell_retired(Arc::clone(&log), Arc::<AgreedClock>::clone(&clock), keys.clone());
+        words.spawn(told);
         Ok(Self {
             log,
             keys,
@@ -270,7 +281,7 @@ impl<L: Log> Collector<L> {
         let items = self.open()?;
         let place = self.queue.place(batch.len(), events).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
-        let now = self.clock.now();
+        let now = self.agreed().await?;
         let clock_ahead_ms = sealed.map_or(0, |sealed| sealed.0.saturating_sub(now.0));
         let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
@@ -290,8 +301,21 @@ impl<L: Log> Collector<L> {
         chunk.check().map_err(SubmitError::Refused)?;
         let place = self.queue.place(0, chunk.events.len()).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
-        let judged = self.verifier.chunk(&chunk, &keys, self.clock.now());
+        let judged = self.verifier.chunk(&chunk, &keys, self.agreed().await?);
         self.hand_over(items, place, |ticket| Item::Chunk(judged, ticket)).await
+    }
+
+    /// Why nothing is taken at the moment, for it is not known whose clock is right; none when
+    /// all is well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.clock.trouble()
+    }
+
+    /// The time, when it may be relied on.
+    async fn agreed(&self) -> Result<Timestamp, SubmitError> {
+        let patience = Duration::from_millis(self.settings.retry_for_ms);
+        self.clock.agreed(patience).await.map_err(SubmitError::Retry)
     }
 
     /// The log, for what nobody submits.
@@ -309,7 +333,11 @@ impl<L: Log> Collector<L> {
     pub async fn refuse(&self, sender: &str, reason: String, bytes: &[u8]) -> SubmitError {
         // The reason may quote what came, and that is nobody's business who reads a log.
         warn!(sender, bytes = bytes.len(), "no batch: kept with the dead letters, which say why");
-        let letter = DeadLetter { at: self.clock.now(), sender, reason: &reason, bytes };
+        let at = match self.agreed().await {
+            Ok(at) => at,
+            Err(why) => return why,
+        };
+        let letter = DeadLetter { at, sender, reason: &reason, bytes };
         let message = Message { partition: DEAD, payload: Bytes::from(letter.to_bytes()) };
         let retry_for = Duration::from_millis(self.settings.retry_for_ms);
         match append(&*self.log, vec![message], &self.metrics, retry_for).await {
@@ -336,6 +364,7 @@ impl<L: Log> Collector<L> {
             return Err(SubmitError::Refused(format!("no outbox reaches the number {number}")));
         }
         let word = Word::Resolve { outbox, number };
+        self.agreed().await?;
         let told = words::append(&*self.log, &*self.clock, word).await;
         told.map_err(|error| SubmitError::Retry(error.to_string()))
     }

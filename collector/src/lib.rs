@@ -22,6 +22,7 @@
 //! the same number twice, and the count engine skips it.
 
 pub mod archive;
+pub mod clock;
 pub mod coalesce;
 mod collector;
 pub mod dead;

@@ -10,7 +10,7 @@ use eventlog::{Log, LogError, Message};
 use shared::wire::{Control, Word};
 use shared::{Clock, Id};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::keys::CollectorKeys;
 
@@ -41,6 +41,10 @@ pub(crate) async fn tell_retired<L: Log>(
     loop {
         let all: Vec<Id> = keys.borrow_and_update().retired_edges.keys().copied().collect();
         for edge in all.into_iter().filter(|edge| !told.contains(edge)).collect::<Vec<_>>() {
+            while let Some(why) = clock.trouble() {
+                debug!(%edge, "the log is not told yet that it is out of service: {why}");
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
             while let Err(error) = append(&*log, &*clock, Word::Retire { edge }).await {
                 warn!(%edge, "it is out of service, and the log cannot be told yet: {error}");
                 tokio::time::sleep(AGAIN_AFTER).await;

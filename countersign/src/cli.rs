@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// Run an edge alone: serves, redirects, and sends its batches to the collectors over NATS
     Edge(EdgeArgs),
     /// Run a collector alone: takes the edges' batches from NATS, checks them, appends them to the log
-    Collector(RoleArgs),
+    Collector(crate::roles::collector::CollectorArgs),
     /// Run an aggregator alone: counts what is in the log, and answers; a second one stands by
     Aggregator(AggregatorArgs),
     /// Count the events of log files, each exactly once, however often they are imported
@@ -75,6 +75,9 @@ pub(crate) struct UpArgs {
     /// Address of the API; port 0 takes a free one [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     pub(crate) api_listen: Option<SocketAddr>,
+    /// The time now (RFC 3339): the machine's clock is right, whatever the log says; good for an hour
+    #[arg(long, value_name = "TIME")]
+    pub(crate) clock_is_right: Option<String>,
     /// Write a catalogue with a demo advertiser if there is none, and serve a demo page at /demo
     #[arg(long)]
     pub(crate) demo: bool,
@@ -92,6 +95,7 @@ impl UpArgs {
             ("eventlog.url", self.log.clone().map(Value::from)),
             ("edge.listen", self.edge_listen.map(text)),
             ("api.listen", self.api_listen.map(text)),
+            ("collector.clock_is_right", self.clock_is_right.clone().map(Value::from)),
         ];
         Given { command: "up", own: &[], config: self.config.clone(), flags }
     }

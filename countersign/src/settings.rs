@@ -11,7 +11,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
-use shared::{Id, Partitions};
+use shared::{Id, Partitions, Timestamp};
 
 use crate::failure::Failure;
 
@@ -148,6 +148,23 @@ pub(crate) struct Collector {
     pub(crate) verified_tokens_max: u64,
     /// What was gathered goes to the log after this time at the latest.
     pub(crate) flush_ms: u64,
+    /// When the operator says that the clock is right; empty: nothing is said.
+    pub(crate) clock_is_right: String,
+}
+
+impl Collector {
+    /// The operator's word.
+    ///
+    /// # Errors
+    /// When it is no time.
+    pub(crate) fn clock_is_right(&self) -> Result<Option<Timestamp>, Failure> {
+        if self.clock_is_right.is_empty() {
+            return Ok(None);
+        }
+        Timestamp::parse(&self.clock_is_right)
+            .map(Some)
+            .map_err(|error| Failure::usage(format!("collector.clock_is_right: {error}")))
+    }
 }
 
 /// What lies between those that check and those that count.
@@ -321,7 +338,12 @@ impl Default for Outbox {
 
 impl Default for Collector {
     fn default() -> Self {
-        Self { verify_threads: 0, verified_tokens_max: 100_000, flush_ms: shared::limits::FLUSH_MS }
+        Self {
+            verify_threads: 0,
+            verified_tokens_max: 100_000,
+            flush_ms: shared::limits::FLUSH_MS,
+            clock_is_right: String::new(),
+        }
     }
 }
 

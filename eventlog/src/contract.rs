@@ -98,12 +98,15 @@ async fn order_and_positions<L: Log>(log: &L) {
     assert_eq!(drain(log, DEAD, &mut dead, 0).await, [(1, Bytes::from("d"))]);
     assert_eq!(log.end(0).await.unwrap().unwrap().sequence, 3);
     assert_eq!(log.end(1).await.unwrap(), Some(positions[1]));
+    let last = [log.last(0).await.unwrap(), log.last(1).await.unwrap()];
+    assert_eq!(last, [Some(Bytes::from("e")), Some(Bytes::from("b"))]);
 }
 
 async fn empty_log<L: Log>(log: &L) {
     assert!(log.partitions() >= 3);
     for partition in [0, log.partitions() - 1, DEAD] {
         assert_eq!(log.end(partition).await.unwrap(), None);
+        assert_eq!(log.last(partition).await.unwrap(), None);
         let mut reader = log.reader(partition, None).await.unwrap();
         assert_eq!(reader.try_next().unwrap(), None);
     }

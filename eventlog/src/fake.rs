@@ -257,6 +257,13 @@ impl Log for MemLog {
         }))
     }
 
+    async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
+        self.check_partition(partition)?;
+        let state = self.state.lock();
+        let stored = state.partitions.get(&partition);
+        Ok(stored.and_then(|stored| stored.messages.last().cloned()))
+    }
+
     async fn reader(
         &self,
         partition: u16,

@@ -21,6 +21,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode, context::PublishError};
+use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 pub use documents::{DOCUMENT_BYTES_MAX, Document, Documents};
@@ -94,6 +95,15 @@ impl Log for JetStreamLog {
             None => {
                 Err(LogError::Trimmed { partition, sequence, first: state.first_sequence.max(1) })
             }
+        }
+    }
+
+    async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
+        self.check_partition(partition)?;
+        let stream = self.inner.stream(partition).await?;
+        match stream.cached_info().state.last_sequence {
+            0 => Ok(None),
+            sequence => self.inner.payload_at(&stream, sequence).await,
         }
     }
 
@@ -180,9 +190,17 @@ impl Inner {
         stream: &Stream<Info>,
         sequence: u64,
     ) -> Result<Option<[u8; 16]>, LogError> {
+        Ok(self.payload_at(stream, sequence).await?.map(|payload| digest(&payload)))
+    }
+
+    async fn payload_at(
+        &self,
+        stream: &Stream<Info>,
+        sequence: u64,
+    ) -> Result<Option<Bytes>, LogError> {
         use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
         match stream.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(digest(&message.payload))),
+            Ok(message) => Ok(Some(message.payload)),
             Err(error) if matches!(error.kind(), Kind::NoMessageFound) => Ok(None),
             Err(error) => Err(unavailable(error)),
         }

@@ -10,7 +10,7 @@ use crate::log::{DEAD, Delivered, Log, LogError, Message, Reader, check_partitio
 use crate::position::{Identity, Position};
 use crate::segments::{
     GROUP_BYTES_MAX, GROUP_RECORDS_MAX, Record, Recovered, SegmentReader, Segments, SegmentsConfig,
-    SegmentsView, Verified,
+    SegmentsError, SegmentsView, Verified,
 };
 
 /// Settings of a [`LocalLog`].
@@ -235,6 +235,19 @@ impl Log for LocalLog {
             sequence: end.sequence,
             digest: end.digest,
         }))
+    }
+
+    async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
+        self.check_partition(partition)?;
+        let Some(end) = self.view.end(partition) else { return Ok(None) };
+        let view = self.view.clone();
+        let read = move || view.reader(partition, end.sequence - 1)?.try_next();
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(stored)) => Ok(stored.map(|stored| stored.payload)),
+            Ok(Err(SegmentsError::Trimmed { .. })) => Ok(None),
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(LogError::Unavailable(format!("read: {error}"))),
+        }
     }
 
     async fn reader(

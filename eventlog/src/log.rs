@@ -72,6 +72,10 @@ pub trait Log: Send + Sync + 'static {
         partition: u16,
     ) -> impl Future<Output = Result<Option<Position>, LogError>> + Send;
 
+    /// The partition's last durable message; `None` when nothing was ever
+    /// appended to it, or the message is trimmed.
+    fn last(&self, partition: u16) -> impl Future<Output = Result<Option<Bytes>, LogError>> + Send;
+
     /// A reader of what follows `after` (`None`: from the first message ever).
     ///
     /// # Errors
@@ -288,6 +292,10 @@ impl<L: Log> Log for Arc<L> {
         partition: u16,
     ) -> impl Future<Output = Result<Option<Position>, LogError>> + Send {
         (**self).end(partition)
+    }
+
+    fn last(&self, partition: u16) -> impl Future<Output = Result<Option<Bytes>, LogError>> + Send {
+        (**self).last(partition)
     }
 
     fn reader(

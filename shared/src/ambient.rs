@@ -2,8 +2,10 @@
 //! them everywhere else). Rims create these and hand them in.
 #![expect(clippy::disallowed_methods, reason = "this file wraps them for everyone else")]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::clock::{Reading, Steady, Step};
 use crate::random::Random;
 use crate::time::{Clock, Timestamp};
 
@@ -30,21 +32,87 @@ impl Random for SystemRandom {
     }
 }
 
-/// Measures how long something took, for metrics, benchmarks, progress bars and rate limits; never
-/// for a decision on an event, which a replay must be able to repeat.
+/// The machine's wall clock, held against the time that has passed ([`Steady`]): when it was set, time
+/// goes on evenly without it, and [`Clock::trouble`] tells.
+#[derive(Debug)]
+pub struct SteadyClock(Mutex<Steady>);
+
+impl SteadyClock {
+    /// Believes what the wall clock says now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Mutex::new(Steady::new(reading())))
+    }
+
+    fn read(&self) -> Result<Timestamp, Step> {
+        let mut steady = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read under the lock, so that readings are taken in their order.
+        steady.read(reading())
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        self.read().unwrap_or_else(|step| step.expected)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.read().err().map(|step| step.to_string())
+    }
+}
+
+fn reading() -> Reading {
+    let elapsed_ms = u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX);
+    Reading { wall: SystemClock.now(), elapsed_ms }
+}
+
+/// Time since the machine was started, also that in which it slept.
+fn elapsed() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    // Elsewhere it goes on during sleep by its definition (macOS) or where it can.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
+}
+
+/// Measures how long something took, the time in which the machine slept included: for metrics,
+/// benchmarks, progress bars, rate limits, and how long ago something was seen; never for a decision
+/// on an event, which a replay must be able to repeat.
 #[derive(Debug, Clone, Copy)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch(Duration);
 
 impl Stopwatch {
     /// Starts.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self(elapsed())
     }
 
     /// The time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+        elapsed().saturating_sub(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_passes_is_counted_from_the_start_of_the_machine_sleep_included() {
+        // The kernel tells the same (proc(5), uptime: "including time spent in suspend").
+        let Ok(uptime) = std::fs::read_to_string("/proc/uptime") else { return };
+        let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        assert!((elapsed().as_secs_f64() - seconds).abs() < 5.0, "{uptime}");
+    }
+
+    #[test]
+    fn a_clock_that_nobody_sets_has_no_trouble() {
+        let clock = SteadyClock::start();
+        let (before, now) = (SystemClock.now(), clock.now());
+        assert!(now.0.abs_diff(before.0) < 5_000);
+        assert_eq!(clock.trouble(), None);
     }
 }

@@ -4,6 +4,7 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod ambient;
+pub mod clock;
 pub mod event;
 pub mod id;
 pub mod import;

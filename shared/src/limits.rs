@@ -13,9 +13,18 @@ pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 /// How far an outbox's epoch, the time of its start, may be ahead of the collector's clock: a machine
 /// whose clock was set back goes on above its last epoch.
 pub const EPOCH_AHEAD_MS_MAX: u64 = DAY_MS;
-/// The most by which one message may move the log's clock: a collector with a wild clock cannot
-/// make the engine forget.
-pub const CLOCK_JUMP_MS_MAX: u64 = HOUR_MS;
+/// The most by which one message may move the log's clock: ten minutes. What is further ahead is
+/// believed when later stamps have gone on by as much and none has come from before it: a collector
+/// with a wild clock cannot make the engine forget ([`crate::clock::LogClock`]).
+pub const CLOCK_JUMP_MS_MAX: u64 = 600_000;
+/// A wall clock that was set back is believed after ten minutes in which it went on evenly
+/// ([`crate::clock::Steady`]).
+pub const CLOCK_BACK_STAYS_MS: u64 = 600_000;
+/// A collector that starts believes its clock when it is at most so far ahead of the log's. Beyond
+/// it dedup state would be forgotten, and an operator has to say that the time is right.
+pub const CLOCK_START_AHEAD_MS_MAX: u64 = HORIZON_MS;
+/// An edge holds a batch back that was sealed ahead of its clock, for as long as this at most.
+pub const CLOCK_HOLD_MS_MAX: u64 = DAY_MS;
 
 /// The longest landing URL, in bytes.
 pub const URL_BYTES_MAX: usize = 2_048;

@@ -119,4 +119,10 @@ impl Minute {
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// Why the time should not be relied on at the moment; none when it may be, or when nothing is
+    /// known of it.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

@@ -120,6 +120,8 @@ pub struct Changes {
     pub position: Option<Position>,
     /// The log's clock.
     pub clock: Timestamp,
+    /// [`shared::clock::LogClock::ahead`].
+    pub ahead: Option<Timestamp>,
     /// The largest watermark so far: what is counted before it raises a revision.
     pub settled: Timestamp,
     /// From this minute on a [`Snapshot`] must bring the whole minutes.
@@ -152,6 +154,8 @@ pub struct Snapshot {
     pub position: Option<Position>,
     /// [`Changes::clock`] of the last checkpoint.
     pub clock: Timestamp,
+    /// [`Changes::ahead`] of the last checkpoint.
+    pub ahead: Option<Timestamp>,
     /// [`Changes::settled`] of the last checkpoint.
     pub settled: Timestamp,
     /// [`Changes::resident_from`] of the last checkpoint, or a later minute: the minutes before it

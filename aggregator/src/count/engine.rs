@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use eventlog::Position;
+use shared::clock::LogClock;
 use shared::event::REASON_CODES;
-use shared::limits::CLOCK_JUMP_MS_MAX;
 use shared::wire::{Control, MessageView, Word};
 use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 
@@ -76,6 +76,8 @@ pub struct Engine {
     settings: Settings,
     position: Option<Position>,
     pub(super) clock: Timestamp,
+    /// Where stamps that are too far ahead of it began.
+    ahead: Option<Timestamp>,
     /// The largest watermark so far: a minute before it was final once, even if an outbox that
     /// nobody had heard of has opened it again since.
     pub(super) settled: Timestamp,
@@ -96,6 +98,7 @@ impl Engine {
             settings,
             position: None,
             clock: Timestamp(0),
+            ahead: None,
             settled: Timestamp(0),
             dedup: Dedup::default(),
             minutes: Minutes::new(),
@@ -118,6 +121,7 @@ impl Engine {
         let mut engine = Self::new(partition, settings);
         engine.position = snapshot.position;
         engine.clock = snapshot.clock;
+        engine.ahead = snapshot.ahead;
         engine.settled = snapshot.settled;
         for (key, bits) in &snapshot.pages {
             if !engine.dedup.load(key, bits) {
@@ -214,6 +218,7 @@ impl Engine {
         Changes {
             position: self.position,
             clock: self.clock,
+            ahead: self.ahead,
             settled: self.settled.max(self.outboxes.watermark(self.clock)),
             resident_from: self.minutes.resident_from(),
             dropped_pages,
@@ -234,8 +239,7 @@ impl Engine {
         self.position
     }
 
-    /// The log's clock: the largest stamp so far, where one message moves it by at most
-    /// [`CLOCK_JUMP_MS_MAX`], and the first is taken as it is; zero before the first message.
+    /// The log's clock ([`LogClock`]); zero before the first message.
     #[must_use]
     pub fn clock(&self) -> Timestamp {
         self.clock
@@ -350,10 +354,8 @@ impl Engine {
 
     /// Moves the log's clock on.
     pub(super) fn advance(&mut self, stamp: Timestamp) {
-        let furthest = match self.clock {
-            Timestamp(0) => stamp,
-            clock => clock.plus_ms(CLOCK_JUMP_MS_MAX),
-        };
-        self.clock = self.clock.max(stamp.min(furthest));
+        let mut clock = LogClock { now: self.clock, ahead: self.ahead };
+        clock.hear(stamp);
+        (self.clock, self.ahead) = (clock.now, clock.ahead);
     }
 }

@@ -52,6 +52,8 @@ pub struct Meta {
     pub partitions: u16,
     /// The log's clock.
     pub clock: Timestamp,
+    /// Where stamps that are too far ahead of it began; builds before wrote none.
+    pub ahead: Option<Timestamp>,
     /// See [`crate::count::Changes::settled`].
     pub settled: Timestamp,
     /// See [`crate::count::Changes::resident_from`].
@@ -446,7 +448,11 @@ pub fn meta_value(meta: &Meta) -> Vec<u8> {
     out.extend(meta.clock.0.to_le_bytes());
     out.extend(meta.settled.0.to_le_bytes());
     out.extend(meta.resident_from.0.to_le_bytes());
-    meta.position.iter().for_each(|position| out.extend(position.to_bytes()));
+    if let Some(position) = meta.position {
+        out.extend(position.to_bytes());
+        // No stamp was heard before the first message.
+        meta.ahead.iter().for_each(|ahead| out.extend(ahead.0.to_le_bytes()));
+    }
     out
 }
 
@@ -465,8 +471,9 @@ pub fn read_meta(value: &[u8]) -> Result<Meta, &'static str> {
         let bytes: [u8; Position::BYTES] = reader.array()?;
         Some(Position::from_bytes(&bytes).ok_or("a position that is none")?)
     };
+    let ahead = if reader.is_empty() { None } else { Some(Timestamp(reader.u64()?)) };
     reader.end()?;
-    Ok(Meta { partition, partitions, clock, settled, resident_from, position })
+    Ok(Meta { partition, partitions, clock, ahead, settled, resident_from, position })
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ const AHEAD_MINUTES_MAX: u32 = 60;
 #[must_use]
 pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     let Place { partition, partitions } = place;
-    let Changes { position, clock, settled, resident_from, .. } = *changes;
-    let meta = Meta { partition, partitions, clock, settled, resident_from, position };
+    let Changes { position, clock, ahead, settled, resident_from, .. } = *changes;
+    let meta = Meta { partition, partitions, clock, ahead, settled, resident_from, position };
     let mut rows = vec![Change::Put(keys::META.to_vec(), codec::meta_value(&meta))];
     rows.extend(changes.dropped_pages.iter().map(|at| Change::Delete(keys::page(at))));
     let put = |(at, page): &(_, _)| Change::Put(keys::page(at), codec::page_value(page));
@@ -135,7 +135,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
             ),
         ));
     }
-    let Meta { clock, settled, position, .. } = meta;
+    let Meta { clock, ahead, settled, position, .. } = meta;
     let pages = family(view, keys::PAGE, |f| f.page(), codec::read_page).await?;
     let outboxes = family(view, keys::OUTBOX, |f| f.outbox(), codec::read_outbox).await?;
     let epochs = family(view, keys::EPOCH, |f| f.id(), codec::read_number).await?;
@@ -148,6 +148,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
     let snapshot = Snapshot {
         position,
         clock,
+        ahead,
         settled,
         resident_from,
         pages,

@@ -11,6 +11,7 @@
 //! | `countersign.first`, `.last` | the sequences of its first and last message |
 //! | `countersign.digest` | digest of its last message, 32 hexadecimal digits |
 //! | `countersign.clock` | the log's clock after its last message, ms since 1970 |
+//! | `countersign.ahead` | where stamps that are too far ahead of it began, ms since 1970; left out when none is, as by builds before |
 //! | `countersign.stamps` | the least and the greatest stamp, ms since 1970 |
 //! | `countersign.minutes` | the least and the greatest minute of a record since 1970, or `none` |
 //! | `countersign.events` | how many events it holds |
@@ -25,6 +26,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
+use shared::clock::LogClock;
 use shared::text::{hex, unhex};
 use shared::{Minute, Timestamp};
 
@@ -52,7 +54,7 @@ pub struct FileInfo {
     /// Where its last message stands in the log.
     pub last: Position,
     /// The log's clock after it.
-    pub clock: Timestamp,
+    pub clock: LogClock,
     /// The least and the greatest stamp.
     pub stamps: (Timestamp, Timestamp),
     /// The least and the greatest minute of an event, tally or declaration.
@@ -107,7 +109,7 @@ pub(super) fn first_of(name: &str) -> Option<u64> {
 /// When the library that writes Parquet refuses: a fault of ours.
 pub(super) fn make(
     partition: u16,
-    clock: Timestamp,
+    clock: LogClock,
     messages: &[Delivered],
 ) -> Result<Option<Made>, ParquetError> {
     let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(None) };
@@ -132,7 +134,7 @@ pub(super) fn make(
         events: sorted.events() as u64,
         chunks: sources.iter().map(|source| source.chunks() as u64).sum(),
     };
-    let path = path(partition, sources[0].clock(), info.first);
+    let path = path(partition, sources[0].clock().now, info.first);
     let bytes = encode(&sorted, &info)?;
     Ok(Some(Made { path, bytes, info, records: sorted.len() }))
 }
@@ -161,6 +163,7 @@ impl FileInfo {
             Some((low, high)) => format!("{} {}", low.0, high.0),
             None => "none".to_owned(),
         };
+        let ahead = self.clock.ahead.map(|ahead| ("ahead", ahead.0.to_string()));
         let fields = [
             ("archive", VERSION.to_owned()),
             ("log", hex(&self.last.identity)),
@@ -168,13 +171,13 @@ impl FileInfo {
             ("first", self.first.to_string()),
             ("last", self.last.sequence.to_string()),
             ("digest", hex(&self.last.digest)),
-            ("clock", self.clock.0.to_string()),
+            ("clock", self.clock.now.0.to_string()),
             ("stamps", format!("{} {}", self.stamps.0.0, self.stamps.1.0)),
             ("minutes", minutes),
             ("events", self.events.to_string()),
             ("chunks", self.chunks.to_string()),
         ];
-        let named = fields.into_iter();
+        let named = fields.into_iter().chain(ahead);
         named.map(|(name, value)| KeyValue::new(format!("countersign.{name}"), value)).collect()
     }
 
@@ -216,6 +219,8 @@ impl FileInfo {
                 Some((minute(low)?, minute(high)?))
             }
         };
+        let ahead = text("ahead").is_ok().then(|| number("ahead")).transpose()?;
+        let clock = LogClock { now: Timestamp(number("clock")?), ahead: ahead.map(Timestamp) };
         let (low, high) = pair("stamps")?;
         let (first, sequence) = (number("first")?, number("last")?);
         if first == 0 || sequence < first {
@@ -226,7 +231,7 @@ impl FileInfo {
             partition: u16::try_from(partition).map_err(|_| wrong("partition", "large"))?,
             first,
             last: Position { identity: bytes("log")?, sequence, digest: bytes("digest")? },
-            clock: Timestamp(number("clock")?),
+            clock,
             stamps: (Timestamp(low), Timestamp(high)),
             minutes,
             events: number("events")?,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use eventlog::Delivered;
-use shared::limits::CLOCK_JUMP_MS_MAX;
+use shared::clock::LogClock;
 use shared::wire::{ChunkEntry, Cold, Control, Logged, MessageView, Row, WireError, Word};
 use shared::{Country, Id, Minute, Money, Network, RuleSet, Timestamp, import};
 
@@ -14,7 +14,7 @@ pub(super) struct Source<'a> {
     sequence: u64,
     partition: u16,
     /// The log's after it.
-    clock: Timestamp,
+    clock: LogClock,
     stamp: Timestamp,
     content: Content<'a>,
 }
@@ -37,13 +37,6 @@ struct Message<'a> {
     declared: Vec<(u16, Minute, u32)>,
 }
 
-/// The log's clock after a message with this stamp: the largest stamp so far, where one message
-/// moves it by an hour at most, and the first is taken as it is.
-pub(super) fn advance(clock: Timestamp, stamp: Timestamp) -> Timestamp {
-    let furthest = if clock == Timestamp(0) { stamp } else { clock.plus_ms(CLOCK_JUMP_MS_MAX) };
-    clock.max(stamp.min(furthest))
-}
-
 impl<'a> Content<'a> {
     /// With the collector's stamp.
     fn read(payload: &'a [u8]) -> Result<(Timestamp, Self), WireError> {
@@ -59,18 +52,23 @@ impl<'a> Content<'a> {
 
 impl<'a> Source<'a> {
     /// Reads a message of a partition; `clock` is the log's before it.
-    pub(super) fn read(delivered: &'a Delivered, partition: u16, clock: Timestamp) -> Self {
+    pub(super) fn read(delivered: &'a Delivered, partition: u16, clock: LogClock) -> Self {
         let sequence = delivered.position.sequence;
         let payload = &*delivered.payload;
         let (stamp, content) = match Content::read(payload) {
             Ok((stamp, content)) => (stamp, content),
-            Err(_) => (clock, Content::Unreadable(payload)),
+            Err(_) => (clock.now, Content::Unreadable(payload)),
         };
-        Self { sequence, partition, clock: advance(clock, stamp), stamp, content }
+        let mut clock = clock;
+        // What is no message says no time.
+        if !matches!(content, Content::Unreadable(_)) {
+            clock.hear(stamp);
+        }
+        Self { sequence, partition, clock, stamp, content }
     }
 
     /// The log's clock after it.
-    pub(super) const fn clock(&self) -> Timestamp {
+    pub(super) const fn clock(&self) -> LogClock {
         self.clock
     }
 
@@ -178,7 +176,7 @@ impl<'a> Source<'a> {
             // A message is at most a mebibyte.
             row: u32::try_from(row).unwrap_or(u32::MAX),
             stamp: None,
-            clock: self.clock,
+            clock: self.clock.now,
             entry: None,
             edge: None,
             epoch: None,

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{Delivered, Log, LogError, Position, Reader as _};
-use shared::Timestamp;
+use shared::clock::LogClock;
 use shared::wire::Logged;
 
 use super::file::{FileInfo, Made, is_later_hour, make};
-use super::records::advance;
 use super::store::{Archive, ArchiveError};
 
 /// A message that is in the log comes within this time, or the log is asked anew.
@@ -60,7 +59,7 @@ struct At {
     /// None before the first message.
     last: Option<Position>,
     /// The log's clock there.
-    clock: Timestamp,
+    clock: LogClock,
 }
 
 impl From<FileInfo> for At {
@@ -153,14 +152,14 @@ impl<L: Log> Writer<L> {
                     let is_filled = view.rows().len() > 0
                         || !view.chunks.is_empty()
                         || !view.tallies.is_empty();
-                    (view.stamp, is_filled)
+                    (Some(view.stamp), is_filled)
                 }
-                Ok(Logged::Control(control)) => (control.stamp, true),
+                Ok(Logged::Control(control)) => (Some(control.stamp), true),
                 // What cannot be read is archived as it is.
-                Err(_) => (clock, true),
+                Err(_) => (None, true),
             };
-            clock = advance(clock, stamp);
-            if is_later_hour(*first.get_or_insert(clock), clock) {
+            stamp.into_iter().for_each(|stamp| clock.hear(stamp));
+            if is_later_hour(*first.get_or_insert(clock.now), clock.now) {
                 gathered.is_whole = true;
                 return Ok(gathered);
             }

@@ -1,6 +1,7 @@
 //! The log fails, answers late, or not at all; the queue is full; the collector closes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use shared::{Kind, Reason};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::world::{NOW, Rig, World, batch, event, read_all, read_partition, rig};
+use super::world::{EDGE, HOUR_MS, NOW, Rig, World, batch, event, read_all, read_partition, rig};
 use crate::coalesce::Coalescer;
 use crate::{Settings, SubmitError};
 
@@ -35,6 +36,10 @@ impl Log for GateLog {
 
     async fn end(&self, partition: u16) -> Result<Option<Position>, LogError> {
         self.log.end(partition).await
+    }
+
+    async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
+        self.log.last(partition).await
     }
 
     async fn reader(&self, p: u16, after: Option<Position>) -> Result<MemReader, LogError> {
@@ -335,4 +340,47 @@ fn many_partitions_are_due_by_their_sum() {
     let bytes: usize = flush.messages.iter().map(|message| message.payload.len()).sum();
     assert!(bytes <= crate::coalesce::FLUSH_BYTES_ALL, "{bytes}");
     assert!(!coalescer.is_due() && coalescer.is_empty());
+}
+
+/// A collector whose clock disagrees with the log's takes nothing of any kind, and says why; when it
+/// is right again, it goes on by itself.
+#[tokio::test]
+async fn behind_the_log_nothing_is_taken_and_nothing_is_lost() {
+    let log = MemLog::new(4, [1; 16]);
+    let before = rig(log.clone(), &World::new(), settings());
+    before.clock.0.store(NOW.plus_ms(7_200_000).0, Ordering::SeqCst);
+    before.collector.submit(click(0)).await.unwrap();
+    before.collector.close().await;
+    let written = log.messages(0).len();
+
+    let rig = rig(log.clone(), &World::new(), settings());
+    let refused = rig.collector.submit(click(1)).await;
+    assert!(
+        matches!(&refused, Err(SubmitError::Retry(why)) if why.contains("--clock-is-right 2026-01-31T12:00:00Z")),
+        "{refused:?}"
+    );
+    let garbage = rig.collector.submit(Bytes::from_static(b"garbage")).await;
+    assert!(matches!(garbage, Err(SubmitError::Retry(_))), "{garbage:?}");
+    let outbox = shared::OutboxId { edge: EDGE, epoch: 1 };
+    assert!(matches!(rig.collector.resolve(outbox, 3).await, Err(SubmitError::Retry(_))));
+    let why = rig.collector.trouble().unwrap();
+    assert!(why.contains("the log is ahead") && why.contains("2026-01-31T14:00:00Z"), "{why}");
+    assert_eq!((log.messages(0).len(), log.messages(eventlog::DEAD).len()), (written, 0));
+
+    rig.clock.0.store(NOW.plus_ms(7_199_000).0, Ordering::SeqCst);
+    rig.collector.submit(click(1)).await.unwrap();
+    assert_eq!(rig.collector.trouble(), None);
+}
+
+#[tokio::test]
+async fn an_operator_may_say_that_the_clock_is_right() {
+    let log = MemLog::new(4, [1; 16]);
+    let before = rig(log.clone(), &World::new(), settings());
+    before.clock.0.store(NOW.minus_ms(30 * 24 * HOUR_MS).0, Ordering::SeqCst);
+    before.collector.submit(click(0)).await.unwrap();
+    let rig_without = rig(log.clone(), &World::new(), settings());
+    assert!(rig_without.collector.submit(click(1)).await.is_err());
+    let said = Settings { clock_is_right: Some(NOW.minus_ms(20_000)), ..settings() };
+    let rig_with = rig(log, &World::new(), said);
+    rig_with.collector.submit(click(1)).await.unwrap();
 }

@@ -16,7 +16,7 @@ use axum::routing::get;
 use eventlog::jetstream::{Document, Documents, EdgeQueue, Taken};
 use prometheus_client::registry::Registry;
 use shared::Clock;
-use shared::ambient::SystemClock;
+use shared::ambient::SteadyClock;
 use shared::keys::{CentreKeys, DeploymentId};
 use shared::limits::CLOCK_AHEAD_MS_MAX;
 use tokio::sync::{Semaphore, watch};
@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use super::follow::{Seen, follow};
 use crate::cli::RoleArgs;
 use crate::deployment::{self, KEYS_CENTRE};
-use crate::failure::Failure;
+use crate::failure::{EXIT_CODES, Failure};
 use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
@@ -42,12 +42,33 @@ const BACK_AFTER: Duration = Duration::from_secs(2);
 /// Who has not seen the keys for so long takes nothing.
 const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
 
+/// `collector`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CollectorArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// The time now (RFC 3339): the machine's clock is right, whatever the log says; good for an hour
+    #[arg(long, value_name = "TIME")]
+    pub(crate) clock_is_right: Option<String>,
+}
+
+impl CollectorArgs {
+    /// With the settings that a collector has.
+    pub(crate) fn given(&self, own: &'static [&'static str]) -> crate::settings::Given {
+        let mut given = self.role.given("collector", own);
+        let word = self.clock_is_right.clone().map(figment::value::Value::from);
+        given.flags.push(("collector.clock_is_right", word));
+        given
+    }
+}
+
 /// Runs the command until a signal ends it.
 ///
 /// # Errors
 /// When a setting is wrong, NATS cannot be used, or a part fails for good.
-pub(crate) fn run(args: &RoleArgs) -> Result<ExitCode, Failure> {
-    let settings = Settings::load(&args.given("collector", &OWN), process::environment())?;
+pub(crate) fn run(args: &CollectorArgs) -> Result<ExitCode, Failure> {
+    let settings = Settings::load(&args.given(&OWN), process::environment())?;
     process::run(&settings.log, collect(settings.clone()))
 }
 
@@ -63,7 +84,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let log = Arc::new(AnyLog::of_deployment(&config, &fixed).await?);
     let queue = deployment::patiently(|| EdgeQueue::open(&config, false)).await?;
 
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
     let mut registry = Registry::default();
     let doors = listen::api_doors(&settings);
     listen::register(&doors, &mut registry);
@@ -82,8 +103,10 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let unready = watch::Sender::new(None);
     let ready = {
         let (unready, seen) = (unready.subscribe(), seen.clone());
+        let collector = Arc::clone(&collector);
         get(move || {
             let why = unready.borrow().clone().or_else(|| keys_unseen(&seen));
+            let why = why.or_else(|| collector.trouble());
             async move {
                 match why {
                     None => (StatusCode::OK, "ready\n".to_owned()).into_response(),
@@ -153,7 +176,10 @@ async fn take_batches(
         let next = async {
             // Never closed, so a permit always comes in the end.
             let permit = Arc::clone(&room).acquire_owned().await;
-            while keys_unseen(&seen).is_some() || !collector.knows_edges() {
+            while keys_unseen(&seen).is_some()
+                || !collector.knows_edges()
+                || collector.trouble().is_some()
+            {
                 if let Some(why) = no_edges(&collector) {
                     unready.send_if_modified(|told| told.replace(why.clone()).is_none());
                 }

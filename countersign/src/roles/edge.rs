@@ -13,7 +13,7 @@ use eventlog::jetstream::{Document, Documents, EdgeQueue, JetStreamConfig};
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use shared::Clock;
-use shared::ambient::SystemClock;
+use shared::ambient::SteadyClock;
 use shared::keys::EdgeKeys;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
 use tokio::sync::{OnceCell, watch};
@@ -60,7 +60,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let config = deployment::nats(&settings, &format!("edge-{name}"), 1)?;
     let known = Known::find(&settings, &dir, &config).await?;
     let keys = ::edge::Keys::new(&known.keys).map_err(Failure::data)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
     let mut registry = Registry::default();
     let doors = listen::api_doors(&settings);
     listen::register(&doors, &mut registry);

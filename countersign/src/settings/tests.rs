@@ -25,6 +25,7 @@ fn none() -> UpArgs {
         log: None,
         edge_listen: None,
         api_listen: None,
+        clock_is_right: None,
         demo: false,
         sdk: None,
     }

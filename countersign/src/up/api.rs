@@ -70,6 +70,22 @@ pub(crate) fn degradable(routes: Router, degraded: watch::Receiver<Option<String
     routes.layer(axum::middleware::from_fn_with_state(degraded, degrade))
 }
 
+/// Routes whose `/readyz` says no, and why, while there is a reason.
+pub(crate) fn unready_when(
+    routes: Router,
+    why: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
+) -> Router {
+    routes.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
+        let why = (request.uri().path() == admin::READY).then(&why).flatten();
+        async move {
+            let Some(why) = why else { return next.run(request).await };
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "unready", why);
+            let kind = [(header::CONTENT_TYPE, CONTENT_TYPE)];
+            (StatusCode::SERVICE_UNAVAILABLE, kind, problem.to_json()).into_response()
+        }
+    }))
+}
+
 /// `/readyz` still says yes when the process works, but not as it should: nobody is helped when its
 /// redirects stop too.
 async fn degrade(

@@ -1,5 +1,6 @@
 //! The log of this process: segments in the data directory, or streams on NATS.
 
+use bytes::Bytes;
 use eventlog::jetstream::{JetStreamConfig, JetStreamLog, JetStreamReader};
 use eventlog::{
     Delivered, Identity, LocalLog, LocalLogConfig, LocalReader, Log, LogError, Message, Position,
@@ -106,6 +107,13 @@ impl Log for AnyLog {
         match self {
             Self::Local(log) => log.end(partition).await,
             Self::Nats(log) => log.end(partition).await,
+        }
+    }
+
+    async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
+        match self {
+            Self::Local(log) => log.last(partition).await,
+            Self::Nats(log) => log.last(partition).await,
         }
     }
 

@@ -16,7 +16,7 @@ use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
 use edge::{Durability, Keys, Policy, PublicUrl};
 use eventlog::Log as _;
 use prometheus_client::registry::Registry;
-use shared::ambient::{SystemClock, SystemRandom};
+use shared::ambient::{SteadyClock, SystemRandom};
 use shared::{Clock, PartitionMap, Partitions};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -59,6 +59,7 @@ pub(super) struct Opened {
 pub(crate) struct EdgeParts {
     pub(crate) policies: Arc<Policies>,
     catalogue: CatalogueFile,
+    clock: Arc<dyn Clock>,
     outbox: Outbox,
     metrics: edge::native::Metrics,
     settings: RimSettings,
@@ -72,14 +73,14 @@ impl EdgeParts {
 
     /// The whole.
     pub(crate) fn with<S>(self, sink: Arc<S>) -> edge::native::Parts<S> {
-        let Self { policies, catalogue, outbox, metrics, settings } = self;
+        let Self { policies, catalogue, clock, outbox, metrics, settings } = self;
         edge::native::Parts {
             policies,
             catalogue: Some(Box::new(catalogue)),
             outbox,
             sink,
             drain: DrainSettings::default(),
-            clock: Arc::new(SystemClock),
+            clock,
             random: Box::new(SystemRandom),
             metrics,
             // The edge's metrics are shown on the API's side, behind the operator's key.
@@ -94,7 +95,7 @@ impl EdgeParts {
 /// # Errors
 /// Says which part cannot be opened, and why.
 pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Opened, Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
     let random = &mut SystemRandom;
     let dir = DataDir::new(&settings.data);
     let lock = dir.take()?;
@@ -144,6 +145,8 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         disk.degraded(),
         demo.map(|demo| (demo, edge.public_url())),
     );
+    let unready = Arc::clone(&collector);
+    let api = api::unready_when(api, move || unready.trouble());
     let api = api.merge(published::router(keys.collector.subscribe(), catalogue_file));
     hints::print(settings, &edge_url, &api_url, &origin, is_demo);
     Ok(Opened {
@@ -222,6 +225,8 @@ pub(crate) fn open_collector(
             verify_threads: settings.collector.verify_threads,
             verified_tokens_max: settings.collector.verified_tokens_max,
             flush_ms: settings.collector.flush_ms,
+            follow_log: matches!(**log, AnyLog::Nats(_)),
+            clock_is_right: settings.collector.clock_is_right()?,
             ..collector::Settings::default()
         },
     };
@@ -341,6 +346,7 @@ pub(crate) fn open_edge(
     Ok(EdgeParts {
         policies: Arc::new(Policies::new(policy)),
         catalogue,
+        clock: Arc::clone(clock),
         outbox,
         metrics,
         settings: rim,

@@ -13,8 +13,8 @@ use super::log::AnyLog;
 /// A collector as a sink.
 pub(super) struct CollectorSink {
     collector: Arc<Collector<AnyLog>>,
-    /// As the last batch had it. One process has one clock, but the outbox never goes back behind
-    /// its watermark: after a clock was set back, it is ahead until the time is reached again.
+    /// As the last batch had it. One process has one clock, but what an earlier one sealed may be
+    /// ahead of it.
     clock_ahead_ms: AtomicU64,
 }
 

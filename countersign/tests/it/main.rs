@@ -3,6 +3,8 @@
 
 mod admin;
 mod backup;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod disk;
 mod doors;
 mod duckdb;

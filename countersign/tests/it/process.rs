@@ -65,7 +65,8 @@ impl Server {
         Self::run(data, command)
     }
 
-    fn run(data: &Path, mut command: Command) -> Self {
+    /// With a command that was made elsewhere.
+    pub(crate) fn run(data: &Path, mut command: Command) -> Self {
         command.env("COUNTERSIGN_ADMIN_KEY", KEY);
         // Nobody here looks at an ad before clicking it.
         command.env("COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS", "0");

@@ -359,7 +359,13 @@ impl Rim {
                 .push("no_signing_key: every key is retired, revoked or not in force".to_owned());
         }
         if let Some(ahead_ms) = (self.clock_ahead_ms)() {
-            reasons.push(format!("clock_ahead: by {ahead_ms} ms; set the clock and start again"));
+            reasons.push(format!(
+                "clock_ahead: by {ahead_ms} ms of a collector's; set the clock right, and this goes \
+                 on by itself"
+            ));
+        }
+        if let Some(why) = self.clock.trouble() {
+            reasons.push(format!("clock_set: {why}"));
         }
         reasons
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use eventlog::segments::{Record, Segments, SegmentsError};
-use shared::{Clock, OutboxId, Timestamp};
+use shared::{Clock, Id, OutboxId, Timestamp};
 
 use super::seal::{Last, Sealed, Sealer, next_epoch, weight};
 use super::writer::{AppendError, Common, OutboxError, OutboxSettings, STREAM};
@@ -25,6 +25,7 @@ enum Written {
 }
 
 pub(super) struct Committer {
+    edge: Id,
     segments: Segments,
     common: Arc<Common>,
     clock: Arc<dyn Clock>,
@@ -48,6 +49,7 @@ impl Committer {
     ) -> Self {
         let outbox = next_epoch(settings.edge, clock.now(), last);
         Self {
+            edge: settings.edge,
             segments,
             common,
             clock,
@@ -109,6 +111,7 @@ impl Committer {
         if self.closed {
             return Ok(vec![Err(AppendError::Closed); items.len()]);
         }
+        self.note_step();
         if !self.begun {
             self.begin()?;
             if !self.begun {
@@ -137,6 +140,23 @@ impl Committer {
             outcome.resize(count, Err(AppendError::Closed));
         }
         Ok(outcome)
+    }
+
+    /// After the clock was set back, this epoch is over: a new one begins with the right time.
+    fn note_step(&mut self) {
+        let now = self.clock.now();
+        if self.begun && self.sealer.is_ahead_of(now) {
+            let outbox = self.sealer.outbox();
+            let last = Last { outbox, number: 0, watermark: self.sealer.watermark() };
+            let sealer = Sealer::new(next_epoch(self.edge, now, Some(&last)));
+            tracing::warn!(
+                ahead_until = %last.watermark, epoch = sealer.outbox().epoch,
+                "the clock was set back: a new epoch begins"
+            );
+            self.before = Some(std::mem::replace(&mut self.sealer, sealer));
+            self.common.tallies.lower_floor(now);
+            (self.begun, self.handed_over) = (false, Timestamp(0));
+        }
     }
 
     /// An empty batch moves the watermark on and takes tallies along. It is of use only when all

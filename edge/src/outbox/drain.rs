@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eventlog::segments::{SegmentReader, SegmentsError, Stored};
+use shared::Timestamp;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -237,10 +239,25 @@ fn watermark_of(batch: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes)).filter(|ms| *ms != u64::MAX)
 }
 
+/// A batch that is held back is looked at so often: the clock may have been set.
+const HOLD_LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// For how long a batch with this watermark, ms, is held back, if it is: it was sealed before the
+/// clock was set back, and a collector would have to refuse what is so far ahead. What is ahead by
+/// more than a day goes out, for a collector to name its reason.
+fn held(watermark: u64, now: Timestamp) -> Option<u64> {
+    let ahead_ms = watermark.saturating_sub(now.0);
+    (CLOCK_AHEAD_MS_MAX < ahead_ms && ahead_ms <= CLOCK_HOLD_MS_MAX)
+        .then(|| ahead_ms - CLOCK_AHEAD_MS_MAX)
+}
+
 /// Sends one batch until it is taken.
 async fn deliver<S: BatchSink>(sink: &S, batch: Bytes, settings: &DrainSettings, common: &Common) {
     let mut pause = settings.retry_least;
     let mut told = false;
+    while let Some(ahead_ms) = watermark_of(&batch).and_then(|ms| held(ms, common.clock.0.now())) {
+        tokio::time::sleep(HOLD_LOOK_MAX.min(Duration::from_millis(ahead_ms))).await;
+    }
     loop {
         match sink.submit(batch.clone()).await {
             Ok(()) => {

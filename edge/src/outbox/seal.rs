@@ -1,6 +1,6 @@
 //! Numbers, stamps and watermarks: what turns waiting events into batches that never change.
 
-use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
+use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, CLOCK_AHEAD_MS_MAX};
 use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, PAGE_BYTES, TALLY_BYTES};
 use shared::wire::{Batch, Tally};
 use shared::{Id, OutboxId, Timestamp};
@@ -57,6 +57,14 @@ impl Sealer {
     pub fn stamp(&self, now: Timestamp) -> Timestamp {
         // The largest time is the closing batch's alone.
         now.max(self.watermark).min(Timestamp(Timestamp::MAX.0 - 1))
+    }
+
+    /// Whether the clock has gone back behind what was sealed by more than clocks may differ. The
+    /// epoch is closed then, and the next one has the right time: its own number is larger, its
+    /// watermark need not be.
+    #[must_use]
+    pub fn is_ahead_of(&self, now: Timestamp) -> bool {
+        self.watermark > now.plus_ms(CLOCK_AHEAD_MS_MAX)
     }
 
     /// Seals a group of events, with tallies in its first batch: one batch, or several when one

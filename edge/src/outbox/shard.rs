@@ -105,15 +105,18 @@ impl Shard {
         self.sealer.as_ref().map(Sealer::outbox)
     }
 
-    /// The time of a request at `now`: not before that of an earlier event.
+    /// The time of a request at `now`: not before that of an earlier event, unless the clock was set
+    /// back, and a new epoch begins.
     #[must_use]
     pub fn time(&self, now: Timestamp) -> Timestamp {
-        self.sealer.as_ref().map_or(now, |sealer| sealer.stamp(now))
+        let sealer = self.sealer.as_ref().filter(|sealer| !sealer.is_ahead_of(now));
+        sealer.map_or(now, |sealer| sealer.stamp(now))
     }
 
     /// Takes a parcel: its events become batches, its losses are counted.
     pub fn take(&mut self, now: Timestamp, parcel: &Parcel, pace: &Pace) -> Rows {
         let mut rows = Rows::default();
+        self.note_step(now, &mut rows);
         let time = self.time(now);
         for loss in &parcel.losses {
             let changed = self.tallies.add(time, loss.kind, loss.reason, loss.count);
@@ -130,6 +133,9 @@ impl Shard {
     /// What is to be done when everything that there was is acknowledged.
     pub fn idle(&mut self, now: Timestamp, pace: &Pace) -> Idle {
         let mut rows = Rows::default();
+        if self.note_step(now, &mut rows) {
+            return Idle::Send(rows);
+        }
         if self.sealer.is_none() {
             if self.tallies.is_empty() {
                 return Idle::Sleep;
@@ -169,6 +175,19 @@ impl Shard {
         let sealed = sealer.seal(now, &parcel.events, &tallies);
         self.sealer = Some(sealer);
         self.commit(sealed, rows);
+    }
+
+    /// After the clock was set back, the epoch is closed: the next one has the right time. Says
+    /// whether it was.
+    fn note_step(&mut self, now: Timestamp, rows: &mut Rows) -> bool {
+        let stepped = self.sealer.as_ref().is_some_and(|sealer| sealer.is_ahead_of(now));
+        if stepped {
+            self.close(rows);
+            self.tallies.lower_floor(now);
+            // Nothing of before is waited for.
+            (self.handed_over, self.events_at) = (now, now);
+        }
+        stepped
     }
 
     fn close(&mut self, rows: &mut Rows) {

@@ -211,6 +211,11 @@ impl TallyTable {
         }
     }
 
+    /// A new epoch begins at an earlier time: counts go into its minutes.
+    pub fn lower_floor(&mut self, now: Timestamp) {
+        self.floor = self.floor.min(now.minute());
+    }
+
     /// Marks everything for a batch; returns the batch's tallies and the slots that have changed.
     /// [`TallyTable::reported`] or [`TallyTable::kept`] must follow.
     pub fn mark(&mut self, epoch: u64, number: u64) -> (Vec<Tally>, Vec<usize>) {

@@ -64,6 +64,11 @@ impl TallyFile {
         self.write(&table, &[changed])
     }
 
+    /// [`TallyTable::lower_floor`].
+    pub(super) fn lower_floor(&self, now: Timestamp) {
+        self.table.lock().lower_floor(now);
+    }
+
     /// Begins a batch with this watermark: nothing is counted into a minute before it any more.
     /// When the tallies are due, or `hand_over` says so, they are marked durably and returned.
     pub(super) fn begin(

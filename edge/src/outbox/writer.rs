@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use eventlog::group::{self, GroupCommit, GroupConfig, SendError};
 use eventlog::segments::{Segments, SegmentsConfig, SegmentsError, SegmentsView};
+use shared::limits::CLOCK_AHEAD_MS_MAX;
 use shared::{Clock, Id, Kind, OutboxId, Random, Reason, Timestamp};
 use tokio::sync::watch;
 
@@ -142,10 +143,20 @@ pub struct Depth {
     pub oldest: Option<Timestamp>,
 }
 
+/// The edge's clock, which shows nothing of itself.
+pub(super) struct EdgeClock(pub(super) Arc<dyn Clock>);
+
+impl std::fmt::Debug for EdgeClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EdgeClock")
+    }
+}
+
 /// What writer and drain share.
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) dir: PathBuf,
+    pub(super) clock: EdgeClock,
     pub(super) view: SegmentsView,
     pub(super) tallies: TallyFile,
     /// Sequence of the last record of the contiguous acknowledged ones.
@@ -228,6 +239,7 @@ impl Outbox {
         let acked = super::acked::read(&settings.dir, &recovered.identity);
         let common = Arc::new(Common {
             dir: settings.dir.clone(),
+            clock: EdgeClock(Arc::clone(&clock)),
             tallies,
             // A position beyond the end is of records that a power cut took back.
             acked: AtomicU64::new(acked.clamp(view.trimmed(STREAM), end)),
@@ -281,11 +293,13 @@ impl Outbox {
         }
     }
 
-    /// `now`, or this outbox's watermark when the clock has gone back behind it: tokens and tallies
-    /// are never older than the events before them.
+    /// `now`, or this outbox's watermark when the clock has gone back a little behind it: tokens and
+    /// tallies are never older than the events before them. By more than clocks may differ it was set
+    /// back, and then the next group begins a new epoch at `now`.
     #[must_use]
     pub fn time(&self, now: Timestamp) -> Timestamp {
-        now.max(Timestamp(self.common.watermark.load(Ordering::Acquire)))
+        let watermark = Timestamp(self.common.watermark.load(Ordering::Acquire));
+        if watermark > now.plus_ms(CLOCK_AHEAD_MS_MAX) { now } else { now.max(watermark) }
     }
 
     /// Whether events are refused because the disk, or this outbox's part of it, is full.

@@ -10,18 +10,22 @@ use aggregator::count::{
 };
 use bytes::Bytes;
 use collector::CollectorKeys;
+use collector::clock::{Agreement, Newest};
 use collector::coalesce::Coalescer;
 use collector::verify::Verifier;
 use eventlog::fake::{Faults, MemLog};
 use eventlog::position::digest;
 use eventlog::{Log, LogError, Reader};
 use futures::executor::block_on;
+use shared::clock::{Steady, Step};
 use shared::import::ImportChunk;
 use shared::wire::{Batch, MessageView};
 use shared::{Id, Minute, OutboxId, PageView, PartitionMap, SourceId, Timestamp};
 
+use super::edge::reading;
 use super::oracle::Oracle;
 use super::queue::Queue;
+use super::world::START;
 
 /// Who waits for an acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +81,11 @@ pub(super) struct Centre<'v> {
 struct Collector {
     gather: Coalescer<Ack>,
     skew_ms: i64,
+    /// How far its wall clock was set off, in ms.
+    step_ms: i64,
+    started_wrong: bool,
+    steady: Steady,
+    agreement: Agreement,
 }
 
 /// How many collectors there are.
@@ -100,17 +109,20 @@ impl<'v> Centre<'v> {
 
     /// A batch comes to a collector.
     pub(super) fn batch(&mut self, collector: usize, bytes: &[u8], ack: Ack, now: Timestamp) {
+        let Some(now) = self.agreed(collector, now) else { return };
         let events = Batch::read(bytes).expect("an edge seals whole batches").events.len();
         let bytes = Bytes::copy_from_slice(bytes);
         let collector = &mut self.collectors[collector];
         let keys = Arc::new(self.keys.clone());
-        let judged = self.verifier.batch(bytes, events, keys, collector.clock(now));
+        let judged = self.verifier.batch(bytes, events, keys, now);
         collector.gather.batch(&block_on(judged).expect("it can be read"), ack);
     }
 
     /// A collector takes a batch from the queue.
     pub(super) fn take(&mut self, collector: usize, ahead: usize, now: Timestamp) {
-        if let Some((number, bytes)) = self.queue.take(ahead) {
+        if self.agreed(collector, now).is_some()
+            && let Some((number, bytes)) = self.queue.take(ahead)
+        {
             self.batch(collector, &bytes, Ack::Queue(number), now);
         }
     }
@@ -118,8 +130,9 @@ impl<'v> Centre<'v> {
     /// A piece of a log comes to a collector.
     pub(super) fn chunk(&mut self, collector: usize, chunk: &ImportChunk, now: Timestamp) {
         chunk.check().expect("the importer keeps the bounds");
+        let Some(now) = self.agreed(collector, now) else { return };
         let collector = &mut self.collectors[collector];
-        let judged = self.verifier.chunk(chunk, &self.keys, collector.clock(now));
+        let judged = self.verifier.chunk(chunk, &self.keys, now);
         collector.gather.chunk(&judged, Ack::Chunk);
     }
 
@@ -129,7 +142,8 @@ impl<'v> Centre<'v> {
         if collector.gather.is_empty() {
             return Vec::new();
         }
-        let flush = collector.gather.finish(collector.clock(now));
+        let stamp = collector.clock(now).unwrap_or_else(|step| step.expected);
+        let flush = collector.gather.finish(stamp);
         self.log.set_faults(faults);
         let written = block_on(self.log.append(flush.messages));
         self.log.set_faults(Faults::default());
@@ -137,8 +151,45 @@ impl<'v> Centre<'v> {
     }
 
     /// kill -9 of a collector: what was not flushed is gone, and nobody is told.
-    pub(super) fn crash_collector(&mut self, collector: usize) {
-        self.collectors[collector].gather = Coalescer::new(self.map.clone());
+    /// The one that starts hears an operator's word, if there is one.
+    pub(super) fn crash_collector(
+        &mut self,
+        collector: usize,
+        now: Timestamp,
+        word: Option<Timestamp>,
+    ) {
+        let old = &self.collectors[collector];
+        let started_wrong = old.started_wrong || old.step_ms != 0;
+        let steady = Steady::new(reading(now, old.skew_ms + old.step_ms));
+        self.collectors[collector] = Collector {
+            skew_ms: old.skew_ms,
+            step_ms: old.step_ms,
+            started_wrong,
+            steady,
+            agreement: Agreement::new(word),
+            gather: Coalescer::new(self.map.clone()),
+        };
+    }
+
+    /// A collector's wall clock is set.
+    pub(super) fn step(&mut self, collector: usize, ms: i64) {
+        self.collectors[collector].step_ms = ms;
+    }
+
+    /// Whether one ever started while its clock was wrong.
+    pub(super) fn started_wrong(&self) -> bool {
+        self.collectors.iter().any(|collector| collector.started_wrong)
+    }
+
+    /// A collector's time, unless it takes nothing.
+    fn agreed(&mut self, collector: usize, now: Timestamp) -> Option<Timestamp> {
+        let last = block_on(self.log.last(0)).expect("partition 0 is there");
+        let stamp = last.map(|last| MessageView::read(&last).expect("we wrote it").stamp);
+        let newest = Newest { stamp: stamp.unwrap_or_default(), live: false };
+        let collector = &mut self.collectors[collector];
+        let now = collector.clock(now).ok()?;
+        collector.agreement.check(now, newest).ok()?;
+        Some(now)
     }
 
     /// A collector's clock jumps.
@@ -159,11 +210,21 @@ impl<'v> Centre<'v> {
 
 impl Collector {
     fn new(map: &PartitionMap) -> Self {
-        Self { gather: Coalescer::new(map.clone()), skew_ms: 0 }
+        Self {
+            gather: Coalescer::new(map.clone()),
+            skew_ms: 0,
+            step_ms: 0,
+            started_wrong: false,
+            steady: Steady::new(reading(START, 0)),
+            agreement: Agreement::new(None),
+        }
     }
 
-    fn clock(&self, now: Timestamp) -> Timestamp {
-        Timestamp(now.0.saturating_add_signed(self.skew_ms))
+    fn clock(&mut self, now: Timestamp) -> Result<Timestamp, Step> {
+        let read = self.steady.read(reading(now, self.skew_ms + self.step_ms));
+        // A wrong clock that stays is believed in the end, as at a start.
+        self.started_wrong |= self.step_ms != 0 && read.is_ok();
+        read
     }
 }
 
@@ -250,6 +311,7 @@ impl Store {
     fn write(&mut self, changes: Changes) {
         self.meta.position = changes.position;
         self.meta.clock = changes.clock;
+        self.meta.ahead = changes.ahead;
         self.meta.settled = changes.settled;
         self.meta.resident_from = changes.resident_from;
         for key in &changes.dropped_pages {
@@ -281,6 +343,7 @@ impl Store {
         Snapshot {
             position: self.meta.position,
             clock: self.meta.clock,
+            ahead: self.meta.ahead,
             settled: self.meta.settled,
             resident_from: from,
             pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),

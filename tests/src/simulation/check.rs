@@ -86,6 +86,7 @@ impl World<'_> {
             duplicate: sum.duplicate,
             reasons: sum.reasons.iter().sum(),
             tests: sum.reason(Reason::Test),
+            clock_ahead: sum.reason(Reason::ClockAhead),
             stopped,
         })
     }
@@ -122,7 +123,9 @@ impl World<'_> {
         let tests = expected.tests.iter().filter(here).count() as u64;
         let tested = own.reason(Reason::Test);
         // What came behind the horizon, or of an edge out of service, may have been the only copy.
-        let lost = own.reason(Reason::TooLate) + own.reason(Reason::EdgeRetired);
+        let lost = own.reason(Reason::TooLate)
+            + own.reason(Reason::EdgeRetired)
+            + own.reason(Reason::ClockAhead);
         if lost == 0 {
             same("unique valid events and counted ones", unique, own.counted)?;
             same("unique events of tests", tests, tested)?;

@@ -5,7 +5,9 @@ use edge::outbox::seal::{Last, Sealer, next_epoch};
 use edge::outbox::tallies::{Slot, TallyTable};
 use edge::request::Body;
 use edge::{Decision, Draft, Method, Policy, Request};
+use shared::clock::{Reading, Steady};
 use shared::id::IdAllocator;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX};
 use shared::random::Seeded;
 use shared::wire::Batch;
 use shared::{Id, Kind, OutboxId, Timestamp};
@@ -49,6 +51,11 @@ pub(super) struct Edge {
     pub(super) tallied: u64,
     /// How far its clock is off, in ms.
     pub(super) skew_ms: i64,
+    /// How far its wall clock was set off, in ms.
+    pub(super) step_ms: i64,
+    /// It was started while its clock was wrong, or has believed that it is right.
+    pub(super) started_wrong: bool,
+    steady: Steady,
     /// It reaches nobody.
     pub(super) cut: bool,
     slots: Vec<Option<Slot>>,
@@ -69,6 +76,9 @@ impl Edge {
             accepted: 0,
             tallied: 0,
             skew_ms: 0,
+            step_ms: 0,
+            started_wrong: false,
+            steady: Steady::new(Reading { wall: now, elapsed_ms: now.0 }),
             cut: false,
             slots: vec![None; edge::outbox::tallies::SLOTS],
             table: TallyTable::default(),
@@ -81,8 +91,22 @@ impl Edge {
     }
 
     /// The edge's own time.
-    pub(super) fn clock(&self, now: Timestamp) -> Timestamp {
-        Timestamp(now.0.saturating_add_signed(self.skew_ms))
+    pub(super) fn clock(&mut self, now: Timestamp) -> Timestamp {
+        let reading = reading(now, self.skew_ms + self.step_ms);
+        let read = self.steady.read(reading);
+        // A wrong clock that stays is believed in the end, as at a start.
+        self.started_wrong |= self.step_ms != 0 && read.is_ok();
+        read.unwrap_or_else(|step| step.expected)
+    }
+
+    /// The batch at this place on the disk, unless it is held back.
+    pub(super) fn batch(&mut self, at: usize, now: Timestamp) -> Option<Vec<u8>> {
+        let now = self.clock(now);
+        let bytes = self.disk.get(at)?.clone();
+        let watermark = Batch::read(&bytes).expect("we sealed it").watermark;
+        let ahead_ms = watermark.0.saturating_sub(now.0);
+        let held = CLOCK_AHEAD_MS_MAX < ahead_ms && ahead_ms <= CLOCK_HOLD_MS_MAX;
+        (!held).then_some(bytes)
     }
 
     /// Asks for an ad, perhaps as a test; the token as text.
@@ -141,7 +165,8 @@ impl Edge {
         now: Timestamp,
         random: &mut Seeded,
     ) -> Decision {
-        let now = self.clock(now).max(self.sealer.watermark());
+        let now = self.clock(now);
+        let now = if self.sealer.is_ahead_of(now) { now } else { self.sealer.stamp(now) };
         let decision = edge::handle(request, policy, &mut self.ids, now, random);
         for loss in &decision.tallies {
             self.tallied += u64::from(loss.count);
@@ -155,6 +180,15 @@ impl Edge {
     /// A group commit; cut off, the edge is down and must be restarted.
     pub(super) fn seal(&mut self, now: Timestamp, cut: Option<Cut>) {
         let now = self.clock(now);
+        if self.sealer.is_ahead_of(now) {
+            let old = self.sealer.clone();
+            let (tallies, _) = self.table.mark(old.outbox().epoch, old.next());
+            self.keep(&old.close(&tallies).batches);
+            self.reported();
+            self.table.lower_floor(now);
+            let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
+            self.sealer = Sealer::new(next_epoch(self.name, now, last.as_ref()));
+        }
         let sealer = &self.sealer;
         let (tallies, changed) = self.table.mark(sealer.outbox().epoch, sealer.next());
         changed.into_iter().for_each(|at| self.slots[at] = self.table.slot(at).copied());
@@ -175,6 +209,9 @@ impl Edge {
 
     /// kill -9 and a new start: the old epoch is closed, a new one begun.
     pub(super) fn restart(&mut self, now: Timestamp) {
+        let truth = now;
+        self.started_wrong |= self.step_ms != 0;
+        self.steady = Steady::new(reading(now, self.skew_ms + self.step_ms));
         let now = self.clock(now);
         let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
         let reported = last.map(|last| (last.outbox.epoch, last.number));
@@ -190,7 +227,7 @@ impl Edge {
         }
         let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
         self.sealer = Sealer::new(next_epoch(self.name, now, last.as_ref()));
-        self.seal(Timestamp(now.0.saturating_add_signed(-self.skew_ms)), None);
+        self.seal(truth, None);
     }
 
     /// The batch at this place on the disk was acknowledged. Only what is contiguous is forgotten;
@@ -222,6 +259,11 @@ impl Edge {
         let changed = self.table.reported();
         changed.into_iter().for_each(|at| self.slots[at] = self.table.slot(at).copied());
     }
+}
+
+/// What the clocks of a machine say whose wall clock is off.
+pub(super) fn reading(now: Timestamp, off_ms: i64) -> Reading {
+    Reading { wall: Timestamp(now.0.saturating_add_signed(off_ms)), elapsed_ms: now.0 }
 }
 
 fn get(path: &str) -> Request<'_> {

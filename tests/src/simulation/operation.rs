@@ -78,6 +78,10 @@ pub enum Operation {
     Skew { edge: usize, ms: i64 },
     /// A collector's clock jumps, by less than clocks may differ.
     SkewCollector { collector: usize, ms: i64 },
+    /// An edge's wall clock is set: so far off from now on, 0 is right. The time that passes is not.
+    StepEdge { edge: usize, ms: i64 },
+    /// A collector's wall clock is set.
+    StepCollector { collector: usize, ms: i64 },
     /// An importer sends the next rows of a log, as many as told, starting `back` rows early.
     Import { source: usize, rows: u64, back: u64, collector: usize },
 }
@@ -102,6 +106,24 @@ pub fn generate(seed: u64) -> Vec<Operation> {
         list.insert(at[2], Op::Mend { edge });
         list.insert(at[1], Op::Tick { ms: DAY_AND_AN_HOUR_MS });
         list.insert(at[0], Op::Cut { edge });
+    }
+    // In some, clocks are set: for a moment or for long, by a little or by a month.
+    for _ in 0..[0, 0, 1, 2, 6][n(5)] {
+        let ms = [61_000, 600_000, 7_200_000, 30 * 86_400_000][n(4)] * [1, -1][n(2)];
+        let (machine, at) = (n(2), n(list.len()));
+        let stays = [1, 3, 10, 60][n(4)];
+        let (back, which) = ((at + stays).min(list.len()), n(3));
+        let step = |ms| match which {
+            0 => vec![Op::StepEdge { edge: machine, ms }],
+            1 => vec![Op::StepCollector { collector: machine, ms }],
+            // One machine that is both.
+            _ => vec![
+                Op::StepEdge { edge: machine, ms },
+                Op::StepCollector { collector: machine, ms },
+            ],
+        };
+        list.splice(back..back, step(0));
+        list.splice(at..at, step(ms));
     }
     match n(24) {
         0 => list.insert(n(list.len()), Op::Retire { edge: n(2) }),

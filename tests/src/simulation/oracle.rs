@@ -36,6 +36,7 @@ pub(super) struct Oracle {
     pub(super) spend: i64,
     /// Contiguous rows of imported logs.
     pub(super) rows: BTreeMap<SourceId, u64>,
+    wild: Vec<Timestamp>,
     batches: BTreeMap<OutboxId, BTreeMap<u64, Timestamp>>,
     seen: BTreeSet<(Id, BlockId, u16, Kind, bool)>,
 }
@@ -43,11 +44,15 @@ pub(super) struct Oracle {
 impl Oracle {
     /// Takes a message.
     pub(super) fn apply(&mut self, message: &MessageView<'_>) {
-        let jump = match self.clock {
-            Timestamp(0) => message.stamp,
-            clock => message.stamp.min(clock.plus_ms(CLOCK_JUMP_MS_MAX)),
-        };
-        self.clock = self.clock.max(jump);
+        // Stamps that are too far ahead wait until the span that they cover is as long.
+        self.wild.push(message.stamp);
+        let least = self.wild.iter().min().copied().unwrap_or_default();
+        let is_near =
+            self.clock == Timestamp(0) || message.stamp <= self.clock.plus_ms(CLOCK_JUMP_MS_MAX);
+        if is_near || message.stamp.0 - least.0 >= CLOCK_JUMP_MS_MAX {
+            self.clock = self.clock.max(message.stamp);
+            self.wild.clear();
+        }
         let fresh: Vec<bool> = message.batches.iter().map(|batch| self.batch(batch)).collect();
         let is_fresh = |entry: u16| fresh.get(usize::from(entry)).copied().unwrap_or(true);
         for tally in message.tallies.iter().filter(|tally| is_fresh(tally.entry)) {

@@ -13,15 +13,17 @@ use edge::{Durability, Policy};
 use eventlog::fake::Faults;
 use shared::import::{ImportChunk, ImportEvent, named_source};
 use shared::keys::KeyStore;
+use shared::limits::CLOCK_HOLD_MS_MAX;
 use shared::random::Seeded;
 use shared::token::from_text;
+use shared::wire::Batch;
 use shared::{Country, Id, Kind, Minute, PartitionMap, Partitions, RuleSet, SourceId, Timestamp};
 
-use super::centre::{Ack, Centre, Partition};
+use super::centre::{Ack, COLLECTORS, Centre, Partition};
 use super::edge::{Cut, Edge};
 use super::operation::Operation;
 
-const START: Timestamp = Timestamp(1_790_000_000_000);
+pub(super) const START: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 4;
 /// Who signs.
 pub(super) const ISSUER: Id = Id::literal("sim");
@@ -62,6 +64,8 @@ pub struct Summary {
     pub reasons: u64,
     /// Of these, what tests would have counted.
     pub tests: u64,
+    /// Events whose edge was ahead of the collector.
+    pub clock_ahead: u64,
     /// Partitions that were stopped by a log that had lost what it had.
     pub stopped: u64,
 }
@@ -126,7 +130,7 @@ impl<'v> World<'v> {
         let mut random = Seeded::new(seed ^ 0x5eed);
         let issuer = ISSUER;
         let mut keys = KeyStore::generate(&mut random);
-        keys.create(issuer, Vec::new(), START.minus_ms(600_000), &mut random)
+        keys.create(issuer, Vec::new(), START.minus_ms(40 * 86_400_000), &mut random)
             .expect("the first key");
         for edge in EDGES {
             keys.register_edge(edge, issuer, START).expect("a free name");
@@ -197,7 +201,7 @@ impl<'v> World<'v> {
             Op::FlushFails { collector } => {
                 self.flush(collector, Faults { fail_before_write: 1, ..Faults::default() }, true);
             }
-            Op::CrashCollector { collector } => self.centre.crash_collector(collector),
+            Op::CrashCollector { collector } => self.centre.crash_collector(collector, now, None),
             Op::Apply { partition, most } => {
                 return self.partition(partition, |p, log| p.apply(log, most));
             }
@@ -217,6 +221,8 @@ impl<'v> World<'v> {
             Op::Recreate => return self.recreate(),
             Op::Skew { edge, ms } => self.edges[edge].skew_ms = ms,
             Op::SkewCollector { collector, ms } => self.centre.skew(collector, ms),
+            Op::StepEdge { edge, ms } => self.edges[edge].step_ms = ms,
+            Op::StepCollector { collector, ms } => self.centre.step(collector, ms),
             Op::Import { source, rows, back, collector } => {
                 self.import(source, rows, back, collector);
             }
@@ -281,17 +287,17 @@ impl<'v> World<'v> {
     }
 
     fn send(&mut self, edge: usize, batch: usize, collector: usize) {
-        let Edge { disk, cut, .. } = &self.edges[edge];
-        if let Some(bytes) = disk.get(batch).filter(|_| !cut) {
-            self.centre.batch(collector, bytes, Ack::Batch(edge, batch), self.now);
+        let from = &mut self.edges[edge];
+        if let Some(bytes) = from.batch(batch, self.now).filter(|_| !from.cut) {
+            self.centre.batch(collector, &bytes, Ack::Batch(edge, batch), self.now);
         }
     }
 
     fn publish(&mut self, edge: usize, ahead: usize, heard: bool) {
-        let Edge { disk, cut, acked, .. } = &self.edges[edge];
-        let batch = acked + ahead;
-        if let Some(bytes) = disk.get(batch).filter(|_| !cut) {
-            self.centre.queue.put(bytes);
+        let from = &mut self.edges[edge];
+        let batch = from.acked + ahead;
+        if let Some(bytes) = from.batch(batch, self.now).filter(|_| !from.cut) {
+            self.centre.queue.put(&bytes);
             if heard {
                 self.edges[edge].acknowledged(batch);
             }
@@ -305,6 +311,26 @@ impl<'v> World<'v> {
                 Ack::Queue(number) if queue_hears => self.centre.queue.done(number),
                 Ack::Queue(_) | Ack::Chunk => {}
             }
+        }
+    }
+
+    /// All clocks are right again, and nothing is held back any more.
+    fn set_clocks_right(&mut self) {
+        let sealed = self.edges.iter().flat_map(|edge| &edge.disk);
+        let sealed = sealed.map(|bytes| Batch::read(bytes).expect("an edge sealed it").watermark);
+        let mut sealed: Vec<_> = sealed.collect();
+        sealed.sort_unstable();
+        for watermark in sealed {
+            if watermark <= self.now.plus_ms(CLOCK_HOLD_MS_MAX) {
+                self.now = self.now.max(watermark);
+            }
+        }
+        for collector in 0..COLLECTORS {
+            self.centre.step(collector, 0);
+            self.centre.crash_collector(collector, self.now, Some(self.now));
+        }
+        for edge in &mut self.edges {
+            edge.step_ms = 0;
         }
     }
 
@@ -326,12 +352,16 @@ impl<'v> World<'v> {
 
     /// Everything is delivered, from all disks; then what the edges hold must be what is counted.
     fn finish(mut self) -> Result<Summary, String> {
+        let wrong = self.started_wrong();
         for edge in &mut self.edges {
             edge.cut = false;
             edge.seal(self.now, None);
+        }
+        self.set_clocks_right();
+        for edge in &mut self.edges {
             edge.restart(self.now);
         }
-        self.send_everything();
+        self.send_everything()?;
         for (at, source) in SOURCES.map(named_source).into_iter().enumerate() {
             let sent = self.sent_rows.get(&source).copied().unwrap_or(0);
             let first = self.centre.rows(source);
@@ -344,21 +374,39 @@ impl<'v> World<'v> {
             partition.apply(&self.centre.log, usize::MAX)?;
         }
         self.check()?;
-        self.check_conservation()
+        let summary = self.check_conservation()?;
+        if summary.clock_ahead > 0 && !wrong {
+            let ahead = summary.clock_ahead;
+            return Err(format!("{ahead} events are ahead, and nobody started with a wrong clock"));
+        }
+        Ok(summary)
     }
 
-    fn send_everything(&mut self) {
+    /// Whether anybody ever started while its clock was wrong: nothing told it then.
+    fn started_wrong(&self) -> bool {
+        self.centre.started_wrong() || self.edges.iter().any(|edge| edge.started_wrong)
+    }
+
+    fn send_everything(&mut self) -> Result<(), String> {
+        let mut left = 100_000_u32;
+        let mut one_more = |what: &str| {
+            left = left.checked_sub(1).ok_or_else(|| format!("{what} is never taken"))?;
+            Ok::<_, String>(())
+        };
         while !self.centre.queue.is_empty() {
+            one_more("a batch in the queue")?;
             self.centre.queue.redeliver(0);
             self.centre.take(0, 0, self.now);
             self.flush(0, Faults::default(), true);
         }
         for edge in 0..self.edges.len() {
             while self.edges[edge].acked < self.edges[edge].disk.len() {
+                one_more("an edge's batch")?;
                 self.send(edge, self.edges[edge].acked, 1);
                 self.flush(1, Faults::default(), true);
             }
         }
+        Ok(())
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Oracle {
     settled: Timestamp,
     /// By page view: the largest number, and the hour in which it was said.
     pages: BTreeMap<PageView, (u16, u64)>,
+    /// Stamps that were too far ahead, and with which no other agreed yet.
+    wild: Vec<Timestamp>,
     pub(super) applied: Applied,
 }
 
@@ -74,8 +76,14 @@ impl Oracle {
 
     fn advance(&mut self, stamp: Timestamp) {
         let clock = &mut self.view.clock;
-        let bound = if clock.0 == 0 { u64::MAX } else { clock.0 + CLOCK_JUMP_MS_MAX };
-        *clock = Timestamp(clock.0.max(stamp.0.min(bound)));
+        // Stamps that are too far ahead wait until the span that they cover is as long.
+        self.wild.push(stamp);
+        let least = self.wild.iter().map(|wild| wild.0).min().unwrap_or(0);
+        let is_near = clock.0 == 0 || stamp.0 <= clock.0 + CLOCK_JUMP_MS_MAX;
+        if is_near || stamp.0 - least >= CLOCK_JUMP_MS_MAX {
+            *clock = stamp.max(*clock);
+            self.wild.clear();
+        }
         let now = clock.0;
         let behind = |outbox: &Outbox| outbox.closed_at.is_some_and(|at| at.0 + HORIZON_MS < now);
         let over: Vec<_> =

@@ -23,6 +23,7 @@ pub(super) struct Rows {
 pub(super) struct Store {
     position: Option<Position>,
     clock: Timestamp,
+    ahead: Option<Timestamp>,
     settled: Timestamp,
     resident_from: Minute,
     pub(super) pages: BTreeMap<PageKey, Page>,
@@ -52,6 +53,7 @@ impl Store {
         in_order(&changes.views, |(key, _)| *key);
         self.position = changes.position;
         self.clock = changes.clock;
+        self.ahead = changes.ahead;
         self.settled = changes.settled;
         self.resident_from = changes.resident_from;
         for key in &changes.dropped_pages {
@@ -101,6 +103,7 @@ impl Store {
         Snapshot {
             position: self.position,
             clock: self.clock,
+            ahead: self.ahead,
             settled: self.settled,
             resident_from: self.resident_from,
             pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),

@@ -69,8 +69,16 @@ fn absolute_rows_come_back() {
     let (clock, settled) = (Timestamp(12345), Timestamp(12300));
     for position in [None, Some(position)] {
         let resident_from = Minute(8);
-        let meta = Meta { partition: 3, partitions: 16, clock, settled, resident_from, position };
-        assert_eq!(read_meta(&meta_value(&meta)).unwrap(), meta);
+        for ahead in [None, position.map(|_| Timestamp(99_999))] {
+            let (partition, partitions) = (3, 16);
+            let meta =
+                Meta { partition, partitions, clock, ahead, settled, resident_from, position };
+            let value = meta_value(&meta);
+            assert_eq!(read_meta(&value).unwrap(), meta);
+            // What builds before wrote is what is written while no stamp is too far ahead.
+            let plain = 25 + position.map_or(0, |position| position.to_bytes().len());
+            assert_eq!(value.len(), plain + ahead.map_or(0, |_| 8));
+        }
     }
 }
 

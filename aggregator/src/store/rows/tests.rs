@@ -111,6 +111,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let expected = Snapshot {
         position: second.position,
         clock: second.clock,
+        ahead: second.ahead,
         settled: second.settled,
         resident_from: Minute(soon.0 + 1),
         pages: second.pages,

@@ -3,6 +3,7 @@
 use arrow_array::types::{Int64Type, TimestampMillisecondType, UInt8Type, UInt16Type};
 
 use super::*;
+use shared::clock::LogClock;
 
 /// Files of a message with an event of each outcome, a tally, a chunk and a closing batch.
 async fn sample() -> (Archive, RecordBatch) {
@@ -137,15 +138,6 @@ async fn what_the_accounting_needs_is_there() {
 }
 
 #[test]
-fn the_logs_clock_moves_by_an_hour_at_most() {
-    use super::super::records::advance;
-    assert_eq!(advance(Timestamp(0), START), START);
-    assert_eq!(advance(START, START.plus_ms(5)), START.plus_ms(5));
-    assert_eq!(advance(START, START.minus_ms(5)), START);
-    assert_eq!(advance(START, START.plus_ms(9 * HOUR_MS)), START.plus_ms(HOUR_MS));
-}
-
-#[test]
 fn a_wild_stamp_has_a_folder_too() {
     let mut builder = MessageBuilder::default();
     let outbox = OutboxId { edge: Id::literal("e"), epoch: 1 };
@@ -155,11 +147,16 @@ fn a_wild_stamp_has_a_folder_too() {
     let position = eventlog::Position { identity: [1; 16], sequence: 3, digest };
     let message = [eventlog::Delivered { position, payload }];
     let made = |clock| super::super::file::make(0, clock, &message).unwrap().unwrap();
-    let first = made(Timestamp(0));
+    let first = made(LogClock::default());
     assert!(first.path.contains("date=9999-12-30/hour=22/"), "{}", first.path);
-    let made = made(START);
-    assert!(made.path.contains("date=2026-01-31/hour=13/"), "{}", made.path);
-    assert_eq!(made.info.clock, START.plus_ms(HOUR_MS));
+    let made = made(LogClock { now: START, ahead: None });
+    assert!(made.path.contains("date=2026-01-31/hour=12/"), "{}", made.path);
+    let ahead = Some(Timestamp(u64::MAX - 1));
+    assert_eq!(made.info.clock, LogClock { now: START, ahead });
+    let mut reader = parquet::file::metadata::ParquetMetaDataReader::new();
+    reader.try_parse(&Bytes::from(made.bytes)).unwrap();
+    let footer = reader.finish().unwrap();
+    assert_eq!(super::super::file::FileInfo::of(&footer), Ok(made.info));
     assert_eq!(made.info.minutes, None);
 }
 
@@ -179,7 +176,11 @@ fn minutes_are_those_of_what_happened() {
     let payload = history.filled(0, 12);
     let digest = eventlog::position::digest(&payload);
     let position = eventlog::Position { identity: [1; 16], sequence: 1, digest };
-    let made = super::super::file::make(0, START, &[eventlog::Delivered { position, payload }]);
+    let made = super::super::file::make(
+        0,
+        LogClock { now: START, ahead: None },
+        &[eventlog::Delivered { position, payload }],
+    );
     let (low, high) = made.unwrap().unwrap().info.minutes.unwrap();
     assert!(low >= Minute(29_499_995) && high == Minute(29_500_000), "{low:?} {high:?}");
 }

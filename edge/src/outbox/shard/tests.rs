@@ -142,6 +142,27 @@ fn a_shard_without_events_closes_its_epoch_and_sleeps() {
 }
 
 #[test]
+fn after_a_step_back_a_shard_has_a_new_epoch_with_the_right_time() {
+    let mut world = World::new();
+    let ahead = START.plus_ms(7_200_000);
+    for (now, event) in [(START, 1), (ahead, 2), (START.plus_ms(3_000), 3)] {
+        assert_eq!(world.shard.time(now), now);
+        let rows = world.shard.take(now, &parcel([event], 2), &PACE);
+        world.write(rows);
+    }
+    let last = Batch::read(world.batches.last().unwrap()).unwrap();
+    assert_eq!(last.events[0].at, START.plus_ms(3_000));
+    // A shard that passes its time notices too, and sleeps when it has nothing more to say.
+    let mut world = World::new();
+    let rows = world.shard.take(ahead, &parcel([1, 2, 3], 6), &PACE);
+    world.write(rows);
+    assert!(matches!(world.settle(START), Idle::Send(_)));
+    assert_eq!(Last::read(world.batches.last().unwrap()).unwrap().watermark, Timestamp::MAX);
+    assert_eq!(world.settle(START), Idle::Sleep);
+    assert_eq!(world.told(), (vec![1, 2, 3], 6));
+}
+
+#[test]
 fn losses_alone_are_told() {
     let mut world = World::new();
     let rows = world.shard.take(START, &parcel([], 7), &PACE);

@@ -150,11 +150,12 @@ async fn two_processes_cannot_have_one_outbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_jumps_moves_no_stamp_back() {
+async fn a_clock_that_jumps_a_little_moves_no_stamp_back() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Hands::at(START);
     let (outbox, _) = open(dir.path(), &clock);
-    for (number, now) in [0_u64, 70_000, 10, 3_600_000, 0, 5, 3_700_000].into_iter().enumerate() {
+    let jumps = [0_u64, 70_000, 10_000, 3_600_000, 3_540_000, 3_540_005, 3_700_000];
+    for (number, now) in jumps.into_iter().enumerate() {
         clock.set(START.plus_ms(now));
         assert!(outbox.time(clock.now()) >= START.plus_ms(if number > 3 { 3_600_000 } else { 0 }));
         outbox.tally(outbox.time(clock.now()), FORGED.0, FORGED.1, 1);
@@ -164,5 +165,5 @@ async fn a_clock_that_jumps_moves_no_stamp_back() {
     drop(outbox);
     // `audit` checks each stamp and tally against the watermarks.
     let audit = audit(&batches(dir.path()));
-    assert_eq!((audit.events.len(), audit.tallied[&FORGED]), (7, 7));
+    assert_eq!((audit.events.len(), audit.tallied[&FORGED], audit.epochs), (7, 7, 1));
 }

@@ -153,3 +153,39 @@ async fn append_more(outbox: &Outbox, round: u32) {
         let _ = pending.await;
     }
 }
+
+/// What was sealed before the clock was set back waits until its time comes; what a collector would
+/// have to wait for longer than a day goes out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_ahead_of_the_clock_is_held_back_until_it_is_reached() {
+    const MINUTES: u64 = 600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START.plus_ms(MINUTES));
+    let (outbox, _) = open(dir.path(), &clock);
+    append(&outbox, [draft(1)]).await;
+    clock.set(START.plus_ms(30 * 86_400_000));
+    append(&outbox, [draft(2)]).await;
+    clock.set(START);
+    append(&outbox, [draft(3)]).await;
+    let sink = Arc::new(Store::default());
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    let events = || {
+        let mut events: Vec<_> = audit_events(&sink.batches());
+        events.sort_unstable();
+        events
+    };
+    eventually("what is not ahead", || events() == [2, 3]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(events(), [2, 3]);
+    clock.set(START.plus_ms(MINUTES - 60_000));
+    eventually("its time has come", || events() == [1, 2, 3]).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+}
+
+fn audit_events(batches: &[Vec<u8>]) -> Vec<u32> {
+    let read = batches.iter().map(|bytes| Batch::read(bytes).unwrap());
+    read.flat_map(|batch| batch.events)
+        .map(|event| u32::from_le_bytes(event.token[..4].try_into().unwrap()))
+        .collect()
+}

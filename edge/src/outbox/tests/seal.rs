@@ -71,3 +71,48 @@ fn epochs_only_grow() {
     let batch = Batch::read(&closing.batches[0]).unwrap();
     assert_eq!((batch.number, batch.watermark, batch.outbox.epoch), (5, Timestamp::MAX, 1));
 }
+
+/// Two hours ahead for a while, then right: a new epoch has the right time, at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_step_back_a_new_epoch_has_the_right_time_and_nothing_is_lost() {
+    const HOURS: u64 = 7_200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let (outbox, opened) = open(dir.path(), &clock);
+    append(&outbox, [draft(1)]).await;
+    clock.set(START.plus_ms(HOURS));
+    append(&outbox, [draft(2)]).await;
+    outbox.tally(outbox.time(START.plus_ms(HOURS)), Kind::Click, Reason::BadSeal, 3);
+    let right = START.plus_ms(3_000);
+    clock.set(right);
+    // Tokens and tallies have the right time before anything is sealed.
+    assert_eq!(outbox.time(right), right);
+    append(&outbox, [draft(3)]).await;
+    outbox.tally(outbox.time(right), Kind::Click, Reason::BadSeal, 4);
+    outbox.close().await.unwrap();
+    drop(outbox);
+    let batches = batches(dir.path());
+    let audit = audit(&batches);
+    assert_eq!((audit.events.len(), audit.epochs, audit.closed), (3, 2, 2));
+    assert_eq!(audit.tallied[&(Kind::Click, Reason::BadSeal)], 7);
+    let of_new = |batch: &Batch<'_>| batch.outbox.epoch > opened.outbox.epoch;
+    let new: Vec<_> =
+        batches.iter().map(|bytes| Batch::read(bytes).unwrap()).filter(of_new).collect();
+    let stamps = new.iter().flat_map(|batch| batch.events.iter().map(|event| event.at));
+    assert_eq!(stamps.collect::<Vec<_>>(), [right]);
+    let minutes = new.iter().flat_map(|batch| batch.tallies.iter().map(|tally| tally.minute));
+    assert!(minutes.eq([right.minute()]), "{new:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_step_back_goes_on_in_the_same_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START.plus_ms(60_000));
+    let (outbox, _) = open(dir.path(), &clock);
+    clock.set(START);
+    append(&outbox, [draft(1)]).await;
+    assert_eq!(outbox.time(START), START.plus_ms(60_000));
+    outbox.close().await.unwrap();
+    drop(outbox);
+    assert_eq!(audit(&batches(dir.path())).epochs, 1);
+}

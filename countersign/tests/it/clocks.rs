@@ -1,0 +1,134 @@
+//! `up` on a machine whose clock is set: the real binary under a wall clock that is shifted while it
+//! runs (libfaketime; the time that passes is left alone).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::Clock as _;
+use shared::ambient::SystemClock;
+
+use crate::process::{PATIENCE, Server, binary};
+
+const LIBRARIES: [&str; 3] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/faketime/libfaketimeMT.so.1",
+];
+
+/// A server, and the file that says how far off its clock is.
+struct Shifted {
+    server: Server,
+    offset: PathBuf,
+}
+
+impl Shifted {
+    fn start(dir: &Path) -> Self {
+        let library = LIBRARIES.iter().find(|path| Path::new(path).exists());
+        let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
+        let offset = dir.join("offset");
+        set(&offset, 0);
+        let data = dir.join("data");
+        let mut command = binary();
+        command.args(["up", "--demo", "--edge-listen", "127.0.0.1:0"]);
+        command.args(["--api-listen", "127.0.0.1:0", "--data"]).arg(&data);
+        command.env("RUST_LOG", "warn").env("LD_PRELOAD", library);
+        command.env("FAKETIME_TIMESTAMP_FILE", &offset).env("FAKETIME_NO_CACHE", "1");
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+        Self { server: Server::run(&data, command), offset }
+    }
+
+    /// An ad, its impression and its click: three events that are accepted.
+    async fn visit(&self) {
+        let Server { http, edge, .. } = &self.server;
+        let ad = self.server.serve().await;
+        let events = json!({ "events": [{ "token": ad["token"], "kind": "impression" }] });
+        let post = http.post(format!("{edge}/v1/events")).header("content-type", "text/plain");
+        let reply: Value =
+            post.body(events.to_string()).send().await.unwrap().json().await.unwrap();
+        assert_eq!(reply["results"][0], "accepted", "{reply}");
+        let click = http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(click.status(), 302);
+    }
+
+    /// Whether edge and API say that they are ready, and what they say.
+    async fn ready(&self) -> [(bool, String); 2] {
+        let Server { http, edge, api, .. } = &self.server;
+        let ask = async |url: &str| {
+            let reply = http.get(format!("{url}/readyz")).send().await.unwrap();
+            (reply.status().is_success(), reply.text().await.unwrap())
+        };
+        [ask(edge).await, ask(api).await]
+    }
+
+    async fn until_ready(&self) {
+        let watch = shared::ambient::Stopwatch::start();
+        loop {
+            let said = self.ready().await;
+            if said.iter().all(|(ready, _)| *ready) {
+                return;
+            }
+            assert!(watch.elapsed() < PATIENCE, "{said:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Sets a clock off by so many seconds.
+fn set(offset: &Path, seconds: i64) {
+    let next = offset.with_extension("next");
+    std::fs::write(&next, format!("{seconds:+}\n")).unwrap();
+    std::fs::rename(next, offset).unwrap();
+}
+
+/// The clock is wrong for a while, and then right: visitors come before, meanwhile and afterwards,
+/// and every event is counted at its minute.
+async fn nothing_is_lost_while_the_clock_is_off(seconds: i64, lasts: Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shifted = Shifted::start(dir.path());
+    shifted.until_ready().await;
+    let from = SystemClock.now().minute().0;
+    shifted.visit().await;
+
+    set(&shifted.offset, seconds);
+    let watch = shared::ambient::Stopwatch::start();
+    let mut visits = 1;
+    while watch.elapsed() < lasts {
+        shifted.visit().await;
+        visits += 1;
+        for (ready, why) in shifted.ready().await {
+            assert!(!ready && why.contains("the clock was set: it says"), "{why}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    set(&shifted.offset, 0);
+    shifted.until_ready().await;
+    shifted.visit().await;
+    visits += 1;
+    let to = SystemClock.now().minute().0 + 1;
+    let account = format!("/v1/accounting?from={}&to={}", from * 60, to * 60);
+    let all = |answer: &Value| answer["counted"] == 3 * visits && answer["in_flight"] == 0;
+    let answer = shifted.server.until(&account, all).await;
+    assert_eq!((&answer["received"], &answer["adds_up"]), (&json!(3 * visits), &json!(true)));
+    assert_eq!(answer["reasons"], json!({}), "{answer}");
+    // Nothing lies in another minute.
+    let wide = format!("/v1/accounting?from={}&to={}", (from - 1_440) * 60, (to + 50_000) * 60);
+    assert_eq!(shifted.server.ask(&wide).await["received"], 3 * visits);
+    assert_eq!(shifted.server.terminate().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_back_of_ten_minutes_loses_nothing() {
+    nothing_is_lost_while_the_clock_is_off(-600, Duration::from_secs(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hours_ahead_for_three_seconds_lose_nothing() {
+    nothing_is_lost_while_the_clock_is_off(7_200, Duration::from_secs(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_days_ahead_for_fifteen_seconds_lose_nothing() {
+    nothing_is_lost_while_the_clock_is_off(30 * 86_400, Duration::from_secs(15)).await;
+}
