@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
-use edge::native::doors::{self, DoorMetrics, Doors, Place, Shut};
+use edge::native::doors::{self, DoorMetrics, Doors, Place};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -113,7 +113,7 @@ async fn connection(
     peer: SocketAddr,
     place: Arc<Place>,
     router: Router,
-    mut closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
     times: Times,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
@@ -135,23 +135,8 @@ async fn connection(
         .header_read_timeout(times.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        biased;
-        result = connection.as_mut() => {
-            // Clients that go away or send what is no HTTP are no news.
-            if result.is_err_and(|error| doors::is_timeout(&error)) {
-                place.shut(Shut::TimedOut);
-            }
-            return;
-        }
-        Ok(_) = closing.wait_for(|closing| *closing) => {}
-        () = tokio::time::sleep(times.life) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    if tokio::time::timeout(times.last, connection).await.is_err() {
-        place.shut(Shut::TimedOut);
-    }
+    let shut_down = http1::Connection::graceful_shutdown;
+    doors::drive(connection, shut_down, &place, closing, times.life, times.last).await;
 }
 
 /// Says, when it is dropped, that the client is waited for again.

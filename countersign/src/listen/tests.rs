@@ -1,5 +1,5 @@
 use axum::routing::get;
-use edge::native::doors::DoorSettings;
+use edge::native::doors::{DoorSettings, Shut};
 use shared::ambient::Stopwatch;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;

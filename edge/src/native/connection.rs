@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_io_timeout::TimeoutWriter;
 
-use super::doors::{self, Place, Shut};
+use super::doors::{self, Place};
 use super::plain;
 use super::rim::Rim;
 
@@ -48,7 +48,7 @@ async fn serve_any(
     peer: IpAddr,
     place: &Place,
     rim: &Arc<Rim>,
-    mut closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
     life: Duration,
 ) {
     let settings = rim.settings();
@@ -69,21 +69,6 @@ async fn serve_any(
         .max_buf_size(settings.head_bytes_max)
         .max_headers(FIELDS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        biased;
-        // Clients that go away or send what is no HTTP are no news.
-        result = connection.as_mut() => {
-            if result.is_err_and(|error| doors::is_timeout(&error)) {
-                place.shut(Shut::TimedOut);
-            }
-            return;
-        }
-        Ok(_) = closing.wait_for(|closing| *closing) => {}
-        () = tokio::time::sleep(life) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    if tokio::time::timeout(LAST_REQUEST, connection).await.is_err() {
-        place.shut(Shut::TimedOut);
-    }
+    let shut_down = http1::Connection::graceful_shutdown;
+    doors::drive(connection, shut_down, place, closing, life, LAST_REQUEST).await;
 }

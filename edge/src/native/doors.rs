@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Shutdown};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use prometheus_client::registry::Registry;
 use shared::Network;
 use shared::ambient::Stopwatch;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::address::Range;
@@ -385,9 +386,37 @@ fn refuse(mut stream: &std::net::TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
+/// Drives a connection to its end. When it is `closing`, or its `life` is over, `shut_down` tells it to
+/// end after the request under way, which has `last` for that.
+pub async fn drive<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    shut_down: impl FnOnce(Pin<&mut C>),
+    place: &Place,
+    mut closing: watch::Receiver<bool>,
+    life: Duration,
+    last: Duration,
+) {
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        // Clients that go away or send what is no HTTP are no news.
+        result = connection.as_mut() => {
+            if result.is_err_and(|error| is_timeout(&error)) {
+                place.shut(Shut::TimedOut);
+            }
+            return;
+        }
+        Ok(_) = closing.wait_for(|closing| *closing) => {}
+        () = tokio::time::sleep(life) => {}
+    }
+    shut_down(connection.as_mut());
+    if tokio::time::timeout(last, connection).await.is_err() {
+        place.shut(Shut::TimedOut);
+    }
+}
+
 /// Whether a connection ended because its client was too slow: with a head, or in taking a reply.
-#[must_use]
-pub fn is_timeout(error: &hyper::Error) -> bool {
+fn is_timeout(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error);
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     error.is_timeout() || io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)

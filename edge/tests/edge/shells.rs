@@ -264,14 +264,22 @@ impl Shells {
     pub(crate) async fn statuses(&self, kind: &str, seqs: Range<i64>) -> Vec<u16> {
         let address = self.worker_address();
         let paths = seqs.map(|seq| format!("/v1/{kind}/{}", self.token(seq)));
-        let ask = |path: String| tokio::spawn(async move { get(address, &path).await.status });
-        let asked: Vec<_> = paths.map(ask).collect();
-        let mut statuses = Vec::new();
-        for answer in asked {
-            statuses.push(answer.await.unwrap());
-        }
-        statuses
+        at_once(address, paths).await.iter().map(|reply| reply.status).collect()
     }
+}
+
+/// What is answered to those who ask at the same time.
+pub(crate) async fn at_once(
+    address: SocketAddr,
+    paths: impl Iterator<Item = String>,
+) -> Vec<Reply> {
+    let ask = |path: String| tokio::spawn(async move { get(address, &path).await });
+    let asked: Vec<_> = paths.map(ask).collect();
+    let mut replies = Vec::new();
+    for answer in asked {
+        replies.push(answer.await.unwrap());
+    }
+    replies
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Reply {

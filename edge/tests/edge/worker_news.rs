@@ -10,7 +10,7 @@ use shared::ambient::{Stopwatch, SystemClock};
 use shared::keys::PublicKey;
 use shared::token::to_text;
 
-use crate::shells::{Shells, get};
+use crate::shells::{self, Shells, get};
 use crate::support::{CATALOGUE, EDGE, HOUR_MS, TokenSpec};
 
 const SERVE: &str = "/v1/serve?placement=top";
@@ -38,14 +38,8 @@ fn with_own(shells: &Shells, change: impl Fn(&mut PublicKey)) -> Vec<PublicKey> 
 
 /// What is answered to those who ask at the same time.
 async fn at_once(shells: &Shells, paths: impl Iterator<Item = String>) -> Vec<u16> {
-    let address = shells.worker_address();
-    let ask = |path: String| tokio::spawn(async move { get(address, &path).await.status });
-    let asked: Vec<_> = paths.map(ask).collect();
-    let mut statuses = Vec::new();
-    for answer in asked {
-        statuses.push(answer.await.unwrap());
-    }
-    statuses
+    let replies = shells::at_once(shells.worker_address(), paths).await;
+    replies.iter().map(|reply| reply.status).collect()
 }
 
 async fn serve_at_once(shells: &Shells, count: usize) -> Vec<u16> {

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::Reply;
-use crate::shells::{Centre, get};
+use crate::shells::{Centre, at_once, get};
 use crate::support::{CATALOGUE, EDGE, World};
 
 const SERVE: &str = "/v1/serve?placement=top";
@@ -91,26 +91,15 @@ impl Wrangler {
         let _ = self.child.wait();
     }
 
-    async fn statuses(&self, paths: Vec<String>) -> Vec<Reply> {
-        let address = self.address;
-        let ask = |path: String| tokio::spawn(async move { get(address, &path).await });
-        let asked: Vec<_> = paths.into_iter().map(ask).collect();
-        let mut replies = Vec::new();
-        for answer in asked {
-            replies.push(answer.await.unwrap());
-        }
-        replies
-    }
-
     /// Ads for sixteen who ask at the same time, and the clicks of all of them at once.
     async fn serve_and_click(&self) {
-        let served = self.statuses(vec![SERVE.to_owned(); 16]).await;
+        let served = at_once(self.address, std::iter::repeat_n(SERVE.to_owned(), 16)).await;
         let link = |reply: &Reply| {
             assert_eq!(reply.status, 200, "{reply:?}");
             let link = reply.json()["click_url"].as_str().unwrap().to_owned();
             link[link.find("/v1/c/").unwrap()..].to_owned()
         };
-        let clicked = self.statuses(served.iter().map(link).collect()).await;
+        let clicked = at_once(self.address, served.iter().map(link)).await;
         assert!(clicked.iter().all(|reply| reply.status == 302), "{clicked:?}");
     }
 }
