@@ -129,6 +129,9 @@ words! {
         ClickTooSoon = 22 "click_too_soon",
         /// The token was signed by another issuer than the one whose edge reports it.
         ForeignIssuer = 23 "foreign_issuer",
+        /// Its sender has used up what it may have kept: gaps, outboxes or blocks beyond what one
+        /// sender may cost.
+        OverQuota = 25 "over_quota",
         /// The edge has had the same of the same token before, and knows that it is kept: it is not
         /// kept again.
         Repeated = 26 "repeated",

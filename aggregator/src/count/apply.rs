@@ -4,16 +4,18 @@
 //! places in memory at once: that is where the time goes.
 
 use shared::event::REASON_CODES;
-use shared::wire::{MessageView, Row};
+use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::wire::{ChunkEntry, MessageView, Row};
 use shared::{Kind, Reason, Timestamp, import};
 
 use super::accounts::MinuteAccount;
 use super::cells::{AdKey, CellKey, CellRest, Minutes};
 use super::dedup::{BitmapKey, Dedup, is_behind_horizon};
 use super::engine::{Applied, Engine};
-use super::error::EngineError;
 use super::intern::Interner;
+use super::outboxes::Taken;
 use super::sources::{ChunkRows, SourceState};
+use super::window::Window;
 
 /// What becomes of an event, as an index: the code of a reason, or one of these. No reason has the
 /// code 0.
@@ -28,6 +30,12 @@ const IN_CELLS: usize = REASON_CODES + 2;
 type Fates = [u32; REASON_CODES + 3];
 
 const UNRESOLVED: u32 = u32::MAX;
+/// Instead of a reason's code: the block is one of a log, which a chunk alone may bring.
+const OF_A_LOG: u8 = u8::MAX;
+/// A block that was opened later than this after the collector's stamp was opened by no clock that may
+/// be believed: the receipt may be ahead of the collector's clock by one such difference, the issue
+/// ahead of the receipt, and the opening ahead of the issue.
+const OPENED_AHEAD_MS_MAX: u64 = 3 * CLOCK_AHEAD_MS_MAX;
 const KINDS: usize = Kind::ALL.len();
 const BITMAPS_PER_BLOCK: usize = KINDS * 2;
 
@@ -38,12 +46,18 @@ enum Entry {
     Batch,
     /// The number of the chunk among the chunks.
     Chunk(u16),
+    /// A batch or chunk that is not taken: all that it brings has this reason.
+    Refused {
+        reason: Reason,
+        imported: bool,
+    },
 }
 
 /// A chunk, and what was known of its source when the message came.
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
-    rows: ChunkRows,
+    /// None when it covers more rows than it may.
+    rows: Option<ChunkRows>,
     taken: u64,
     fates: Fates,
 }
@@ -67,8 +81,9 @@ struct Added {
 pub(super) struct Scratch {
     entries: Vec<Entry>,
     chunks: Vec<Chunk>,
-    /// The reason's code when nothing of the block can count, else 0.
+    /// The reason's code when nothing of the block can count, or [`OF_A_LOG`], else 0.
     refused: Vec<u8>,
+    window: Window,
     /// [`BITMAPS_PER_BLOCK`] for each block.
     bitmaps: Vec<u32>,
     named: Vec<bool>,
@@ -81,100 +96,82 @@ pub(super) struct Scratch {
 }
 
 impl Engine {
-    /// Looks for everything that would make this message no message of ours. Changes no state.
-    pub(super) fn check(&mut self, message: &MessageView<'_>) -> Result<(), EngineError> {
-        if message.partition != self.partition {
-            let (expected, got) = (self.partition, message.partition);
-            return Err(EngineError::Partition { expected, got });
-        }
-        if !self.minutes.ids.has_room(message.ids.len()) {
-            return Err(EngineError::TooManyIds);
-        }
-        for batch in &message.batches {
-            self.outboxes.check(batch.outbox, batch.number)?;
-        }
-        self.scratch.chunks.clear();
-        for (entry, chunk) in message.chunks.iter().enumerate() {
-            let rows = ChunkRows::of(chunk).ok_or(EngineError::ChunkRows { entry })?;
-            let taken = self.sources.rows(chunk.source);
-            self.scratch.chunks.push(Chunk { rows, taken, fates: Fates::default() });
-        }
-        let imports = message.blocks.iter().any(|(issuer, _)| *issuer == import::ISSUER);
-        if imports || !message.chunks.is_empty() {
-            self.check_blocks(message)?;
-        }
-        Ok(())
-    }
-
-    fn check_blocks(&self, message: &MessageView<'_>) -> Result<(), EngineError> {
-        for (number, row) in message.rows().enumerate() {
-            let (issuer, block) = message.blocks[usize::from(row.block)];
-            let fits = match usize::from(row.entry).checked_sub(message.batches.len()) {
-                _ if row.block == 0 || row.outcome.is_err() => true,
-                None => issuer != import::ISSUER,
-                Some(chunk) => {
-                    let rows = &self.scratch.chunks[chunk].rows;
-                    issuer == import::ISSUER && rows.row(block, row.seq).is_some()
-                }
-            };
-            if !fits {
-                return Err(EngineError::ForeignBlock { row: number });
-            }
-        }
-        Ok(())
-    }
-
-    /// Applies a message that was [checked](Self::check).
+    /// Applies a message.
     pub(super) fn take(&mut self, message: &MessageView<'_>) -> Applied {
         self.begin(message.stamp);
         let settled = self.settled;
-        let redelivered = self.take_entries(message);
+        let has_room = self.minutes.make_room(message.ids.len());
+        self.scratch.window.begin(message, self.clock);
+        let redelivered = self.take_entries(message, has_room);
         let mut applied = Applied { redelivered, ..Applied::default() };
         self.scratch.prepare(message, self.clock);
         self.scratch.judge(message, &mut self.dedup);
         self.scratch.name(message, &mut self.minutes.ids);
         self.take_tallies(message, &mut applied);
-        self.scratch.settle(message, settled, &mut self.minutes, &mut applied);
+        self.scratch.settle(settled, &mut self.minutes, &mut applied);
         self.scratch.count(message, &mut self.minutes);
         self.take_pages(message);
-        for (entry, chunk) in message.chunks.iter().zip(&self.scratch.chunks) {
+        for (entry, chunk) in self.scratch.taken_chunks(message) {
             self.sources.change(entry.source).add(&chunk.fates);
         }
-        self.sources.advance(&message.chunks, &mut self.dedup);
+        let taken = self.scratch.taken_chunks(message).map(|(entry, _)| entry);
+        self.sources.advance(taken, &mut self.dedup);
         applied
     }
 
-    /// Takes the numbers of the batches and what they declare; returns how many were known.
-    fn take_entries(&mut self, message: &MessageView<'_>) -> u64 {
+    /// Takes the numbers of the batches and what they declare; returns how many were known. Without
+    /// room for the message's ids nothing of it can count.
+    fn take_entries(&mut self, message: &MessageView<'_>, has_room: bool) -> u64 {
         let mut redelivered = 0;
         self.scratch.entries.clear();
+        let refused = |reason, imported| Entry::Refused { reason, imported };
         for batch in &message.batches {
-            if !self.outboxes.take(batch.outbox, batch.number, batch.watermark, self.clock) {
-                redelivered += 1;
-                self.scratch.entries.push(Entry::Redelivered);
-                continue;
-            }
-            self.scratch.entries.push(Entry::Batch);
+            let taken = self.outboxes.take(batch.outbox, batch.number, batch.watermark, self.clock);
+            let entry = match taken {
+                Taken::New if has_room => Entry::Batch,
+                Taken::New | Taken::OverQuota => refused(Reason::OverQuota, false),
+                Taken::Malformed => refused(Reason::Malformed, false),
+                Taken::Known => {
+                    redelivered += 1;
+                    self.scratch.entries.push(Entry::Redelivered);
+                    continue;
+                }
+            };
+            self.scratch.entries.push(entry);
             for (minute, count) in batch.declared.iter().filter(|(_, count)| *count > 0) {
-                let place = self.minutes.place(*minute);
+                let (minute, _) = self.scratch.window.within(*minute, false);
+                let place = self.minutes.place(minute);
                 self.minutes.unsaved(place).account.declared += u64::from(*count);
             }
         }
+        self.scratch.chunks.clear();
         // MESSAGE_ENTRIES_MAX keeps the numbers of chunks far below 2^16.
-        let chunks = (0_u16..).take(message.chunks.len());
-        self.scratch.entries.extend(chunks.map(Entry::Chunk));
+        for (number, chunk) in (0_u16..).zip(&message.chunks) {
+            let rows = ChunkRows::of(chunk);
+            self.scratch.entries.push(match rows {
+                Some(_) if has_room => Entry::Chunk(number),
+                Some(_) => refused(Reason::OverQuota, true),
+                None => refused(Reason::Malformed, true),
+            });
+            let taken = self.sources.rows(chunk.source);
+            self.scratch.chunks.push(Chunk { rows, taken, fates: Fates::default() });
+        }
         redelivered
     }
 
     /// Takes what page views say that they have sent.
     fn take_pages(&mut self, message: &MessageView<'_>) {
         for row in &message.pages {
-            if matches!(self.scratch.entries[usize::from(row.entry)], Entry::Redelivered) {
+            let entry = self.scratch.entries[usize::from(row.entry)];
+            if matches!(entry, Entry::Redelivered | Entry::Refused { .. }) {
                 continue;
             }
             let sent = self.pages.take(row.told, self.clock);
             if sent > 0 {
-                let place = self.minutes.place(message.minutes[usize::from(row.minute)]);
+                let minute = message.minutes[usize::from(row.minute)];
+                let imported = matches!(entry, Entry::Chunk(_));
+                let (minute, _) = self.scratch.window.within(minute, imported);
+                let place = self.minutes.place(minute);
                 let publisher = self.minutes.ids.number(message.ids[usize::from(row.publisher)]);
                 self.minutes.unsaved(place).told.entry(publisher).or_default().sent += sent;
             }
@@ -184,20 +181,23 @@ impl Engine {
     fn take_tallies(&mut self, message: &MessageView<'_>, applied: &mut Applied) {
         for entry in &message.tallies {
             let tally = entry.tally;
-            let (code, count) = (usize::from(tally.reason.code()), u64::from(tally.count));
-            let chunk = match self.scratch.entries[usize::from(entry.entry)] {
+            let count = u64::from(tally.count);
+            let (chunk, imported, refused) = match self.scratch.entries[usize::from(entry.entry)] {
                 Entry::Redelivered => continue,
-                Entry::Batch => None,
-                Entry::Chunk(number) => Some(&message.chunks[usize::from(number)]),
+                Entry::Batch => (None, false, None),
+                Entry::Chunk(number) => (Some(&message.chunks[usize::from(number)]), true, None),
+                Entry::Refused { reason, imported } => (None, imported, Some(reason)),
             };
             if count == 0 {
                 continue;
             }
-            let place = self.minutes.place(tally.minute);
+            let (minute, outside) = self.scratch.window.within(tally.minute, imported);
+            let code = usize::from(refused.or(outside).unwrap_or(tally.reason).code());
+            let place = self.minutes.place(minute);
             let account = &mut self.minutes.unsaved(place).account;
             account.reasons[code] += count;
+            account.imported += if imported { count } else { 0 };
             if let Some(chunk) = chunk {
-                account.imported += count;
                 self.sources.change(chunk.source).reasons[code] += count;
             }
             applied.events += count;
@@ -208,9 +208,17 @@ impl Engine {
 
 impl Scratch {
     fn prepare(&mut self, message: &MessageView<'_>, clock: Timestamp) {
+        let opened = message.stamp.plus_ms(OPENED_AHEAD_MS_MAX);
         let refused = message.blocks.iter().map(|(issuer, block)| {
-            let late = *issuer != import::ISSUER && is_behind_horizon(*block, clock);
-            if late { Reason::TooLate.code() } else { 0 }
+            if *issuer == import::ISSUER {
+                OF_A_LOG
+            } else if is_behind_horizon(*block, clock) {
+                Reason::TooLate.code()
+            } else if block.opened().start() > opened {
+                Reason::Malformed.code()
+            } else {
+                0
+            }
         });
         self.refused.clear();
         self.refused.extend(refused);
@@ -218,58 +226,102 @@ impl Scratch {
         self.refused[0] = Reason::Malformed.code();
         refill(&mut self.bitmaps, message.blocks.len() * BITMAPS_PER_BLOCK, UNRESOLVED);
         refill(&mut self.named, message.ids.len(), false);
-        refill(&mut self.fates, message.minutes.len(), Fates::default());
+        refill(&mut self.fates, self.window.minutes().len(), Fates::default());
         self.added.clear();
+    }
+
+    /// The chunks that were not refused.
+    fn taken_chunks<'a>(
+        &'a self,
+        message: &'a MessageView<'_>,
+    ) -> impl Iterator<Item = (&'a ChunkEntry, &'a Chunk)> {
+        let entries = &self.entries[message.batches.len()..];
+        let chunks = message.chunks.iter().zip(&self.chunks).zip(entries);
+        chunks.filter(|(_, entry)| matches!(entry, Entry::Chunk(_))).map(|(chunk, _)| chunk)
     }
 
     /// Gives every event its fate.
     fn judge(&mut self, message: &MessageView<'_>, dedup: &mut Dedup) {
         for row in message.rows() {
-            let chunk = match self.entries[usize::from(row.entry)] {
+            let (chunk, imported, refused) = match self.entries[usize::from(row.entry)] {
                 Entry::Redelivered => continue,
-                Entry::Batch => None,
-                Entry::Chunk(number) => Some(usize::from(number)),
+                Entry::Batch => (None, false, None),
+                Entry::Chunk(number) => (Some(usize::from(number)), true, None),
+                Entry::Refused { reason, imported } => (None, imported, Some(reason)),
             };
-            let fate = match (row.outcome, self.refused[usize::from(row.block)]) {
-                (Err(reason), _) => usize::from(reason.code()),
-                (Ok(_), refused @ 1..) => usize::from(refused),
-                (Ok(_), 0) if self.is_taken(message, &row, chunk) => DUPLICATE,
-                (Ok(_), 0) if !self.is_new(message, &row, dedup) => DUPLICATE,
-                // A test is in the accounts alone.
-                (Ok(Some(Reason::Test)), 0) => usize::from(Reason::Test.code()),
-                (Ok(verdict), 0) => {
-                    self.add(&row);
-                    verdict.map_or(COUNTED, |reason| usize::from(reason.code()))
-                }
+            let (minute, outside) = self.window.place(row.minute, imported);
+            let fate = match (refused, outside) {
+                (Some(reason), _) => usize::from(reason.code()),
+                (None, Some(reason)) => usize::from(row.outcome.err().unwrap_or(reason).code()),
+                (None, None) => self.fate(message, &row, chunk, dedup),
             };
-            let fates = &mut self.fates[usize::from(row.minute)];
+            let fates = &mut self.fates[minute];
             fates[fate] += 1;
-            if let Some(chunk) = chunk {
+            if imported {
                 fates[IMPORTED] += 1;
+            }
+            if let Some(chunk) = chunk {
                 self.chunks[chunk].fates[fate] += 1;
             }
         }
     }
 
-    /// Whether this is a row of a log that was taken with all before it: no bitmap is kept of them.
+    /// The fate of an event whose time and entry are good.
     #[inline]
-    fn is_taken(&self, message: &MessageView<'_>, row: &Row, chunk: Option<usize>) -> bool {
-        let Some(chunk) = chunk.map(|chunk| &self.chunks[chunk]) else { return false };
-        let (_, block) = message.blocks[usize::from(row.block)];
-        chunk.rows.row(block, row.seq).is_some_and(|row| row < chunk.taken)
+    fn fate(
+        &mut self,
+        message: &MessageView<'_>,
+        row: &Row,
+        chunk: Option<usize>,
+        dedup: &mut Dedup,
+    ) -> usize {
+        let verdict = match row.outcome {
+            Err(reason) => return usize::from(reason.code()),
+            Ok(verdict) => verdict,
+        };
+        match (self.refused[usize::from(row.block)], chunk) {
+            (0, None) => {}
+            (OF_A_LOG, Some(chunk)) => match self.row_of(message, row, chunk) {
+                None => return usize::from(Reason::Malformed.code()),
+                // It was taken with all before it: no bitmap is kept of them.
+                Some(at) if at < self.chunks[chunk].taken => return DUPLICATE,
+                Some(_) => {}
+            },
+            // A batch brings no row of a log, and a chunk nothing else.
+            (OF_A_LOG, None) | (_, Some(_)) => return usize::from(Reason::Malformed.code()),
+            (refused, None) => return usize::from(refused),
+        }
+        match (self.is_new(message, row, dedup), verdict) {
+            (None, _) => usize::from(Reason::OverQuota.code()),
+            (Some(false), _) => DUPLICATE,
+            // A test is in the accounts alone.
+            (Some(true), Some(Reason::Test)) => usize::from(Reason::Test.code()),
+            (Some(true), verdict) => {
+                self.add(row);
+                verdict.map_or(COUNTED, |reason| usize::from(reason.code()))
+            }
+        }
     }
 
+    /// Which row of its log this is; none when it lies outside its chunk.
     #[inline]
-    fn is_new(&mut self, message: &MessageView<'_>, row: &Row, dedup: &mut Dedup) -> bool {
+    fn row_of(&self, message: &MessageView<'_>, row: &Row, chunk: usize) -> Option<u64> {
+        let (_, block) = message.blocks[usize::from(row.block)];
+        self.chunks[chunk].rows?.row(block, row.seq)
+    }
+
+    /// Whether it was never seen before; none when its issuer has too many blocks.
+    #[inline]
+    fn is_new(&mut self, message: &MessageView<'_>, row: &Row, dedup: &mut Dedup) -> Option<bool> {
         // All of an impression is a test or none is: a test's bit is that of what would be counted.
         let valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
         let number = usize::from(row.kind.code()) * 2 + usize::from(valid);
         let bitmap = &mut self.bitmaps[usize::from(row.block) * BITMAPS_PER_BLOCK + number];
         if *bitmap == UNRESOLVED {
             let (issuer, block) = message.blocks[usize::from(row.block)];
-            *bitmap = dedup.bitmap(BitmapKey { issuer, block, kind: row.kind, valid });
+            *bitmap = dedup.bitmap(BitmapKey { issuer, block, kind: row.kind, valid })?;
         }
-        dedup.insert(*bitmap, row.seq)
+        Some(dedup.insert(*bitmap, row.seq))
     }
 
     #[inline]
@@ -292,15 +344,9 @@ impl Scratch {
     }
 
     /// Adds the fates to the accounts, and finds the place of every minute that has any.
-    fn settle(
-        &mut self,
-        message: &MessageView<'_>,
-        settled: Timestamp,
-        minutes: &mut Minutes,
-        applied: &mut Applied,
-    ) {
+    fn settle(&mut self, settled: Timestamp, minutes: &mut Minutes, applied: &mut Applied) {
         self.places.clear();
-        for (minute, fates) in message.minutes.iter().zip(&self.fates) {
+        for (minute, fates) in self.window.minutes().iter().zip(&self.fates) {
             if *fates == Fates::default() {
                 self.places.push(usize::MAX);
                 continue;

@@ -14,6 +14,9 @@ use super::intern::Interner;
 use super::pages::Told;
 use super::table::{Counter, Key, mix};
 
+const TOO_MANY_IDS: EngineError =
+    EngineError::Snapshot("more ads and publishers in the resident minutes than can be told apart");
+
 /// A cell's dimensions in 64 bits: ad (24), publisher (24), and the rest (16). As two halves, so
 /// that a counter's entry has 12 bytes and not 16.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -93,7 +96,7 @@ impl CellKey {
 
     fn of(dimensions: &Dimensions, ids: &mut Interner) -> Result<Self, EngineError> {
         if !ids.has_room(2) {
-            return Err(EngineError::TooManyIds);
+            return Err(TOO_MANY_IDS);
         }
         let Dimensions { ad, publisher, country, device, kind, valid } = *dimensions;
         let rest = CellRest::new(country.index(), device, kind, valid);
@@ -203,7 +206,7 @@ impl MinuteTable {
         }
         for PublisherTold { publisher, told } in &rows.told {
             if !ids.has_room(1) {
-                return Err(EngineError::TooManyIds);
+                return Err(TOO_MANY_IDS);
             }
             table.told.entry(ids.number(*publisher)).or_default().add(*told);
         }
@@ -321,6 +324,21 @@ impl Minutes {
             self.sweep();
         }
         rows
+    }
+
+    /// Makes room for so many more ids: when there is none, the saved minutes are let go of, which
+    /// the store has, and the ids that only they have. False when what is not yet saved has too many.
+    pub(super) fn make_room(&mut self, ids: usize) -> bool {
+        if self.ids.has_room(ids) {
+            return true;
+        }
+        if let Some((last, _)) = self.saved.last_key_value() {
+            self.resident_from = self.resident_from.max(Minute(last.0.saturating_add(1)));
+        }
+        self.saved.clear();
+        let used = self.used(self.unsaved.iter());
+        self.ids.sweep(&used);
+        self.ids.has_room(ids)
     }
 
     /// Forgets the ids that no resident cell has.

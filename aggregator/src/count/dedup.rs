@@ -15,6 +15,10 @@ use super::changes::{PAGE_BITS, Page, PageKey};
 const PAGES: usize = (1 << 16) / PAGE_BITS;
 /// Pages that are allocated at once.
 const ARENA_PAGES: usize = 64;
+/// The most bitmaps that are kept for one issuer, each of a block, a kind and a validity: beyond a
+/// hundred thousand blocks within the horizon in one partition, and some 300 MB. An event that needs
+/// one more is refused.
+const BITMAPS_PER_ISSUER_MAX: usize = 1 << 19;
 /// No page.
 const ABSENT: u32 = u32::MAX;
 const BLANK: Page = [0; PAGE_BITS / 64];
@@ -57,8 +61,12 @@ pub(super) fn is_behind_horizon(block: BlockId, clock: Timestamp) -> bool {
 }
 
 /// The bitmaps of a partition.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Dedup {
+    /// [`BITMAPS_PER_ISSUER_MAX`], but in tests.
+    pub(super) per_issuer_max: usize,
+    /// How many bitmaps of signed blocks an issuer has.
+    held: BTreeMap<Id, usize>,
     index: HashTable<u32>,
     bitmaps: Vec<Bitmap>,
     free: Vec<u32>,
@@ -70,17 +78,38 @@ pub(super) struct Dedup {
     dropped: BTreeSet<PageKey>,
 }
 
+impl Default for Dedup {
+    fn default() -> Self {
+        Self {
+            per_issuer_max: BITMAPS_PER_ISSUER_MAX,
+            held: BTreeMap::new(),
+            index: HashTable::new(),
+            bitmaps: Vec::new(),
+            free: Vec::new(),
+            opened: BTreeMap::new(),
+            arena: Arena::default(),
+            dirty: Vec::new(),
+            dropped: BTreeSet::new(),
+        }
+    }
+}
+
 impl Dedup {
     fn find(&self, key: &BitmapKey) -> Option<u32> {
         self.index.find(key.hash(), |at| self.bitmaps[*at as usize].key == *key).copied()
     }
 
-    /// The number of a bitmap, made when there is none. Holds until the next [`Self::forget`] or
-    /// [`Self::forget_behind`].
-    pub(super) fn bitmap(&mut self, key: BitmapKey) -> u32 {
+    /// The number of a bitmap, made when there is none; none when its issuer has too many. Holds
+    /// until the next [`Self::forget_below`] or [`Self::forget_behind`].
+    pub(super) fn bitmap(&mut self, key: BitmapKey) -> Option<u32> {
         if let Some(at) = self.find(&key) {
-            return at;
+            return Some(at);
         }
+        let held = self.held.get(&key.issuer).copied().unwrap_or(0);
+        (held < self.per_issuer_max).then(|| self.make(key))
+    }
+
+    fn make(&mut self, key: BitmapKey) -> u32 {
         let bitmap = Bitmap { key, dirty: 0, saved: 0, pages: [ABSENT; PAGES] };
         let at = match self.free.pop() {
             Some(at) => {
@@ -96,6 +125,7 @@ impl Dedup {
         self.index.insert_unique(key.hash(), at, |at| bitmaps[*at as usize].key.hash());
         if key.issuer != import::ISSUER {
             self.opened.entry(key.block.opened()).or_default().push(at);
+            *self.held.entry(key.issuer).or_default() += 1;
         }
         at
     }
@@ -164,6 +194,12 @@ impl Dedup {
         if let Ok(entry) = self.index.find_entry(key.hash(), |found| *found == at) {
             entry.remove();
         }
+        if let Some(held) = self.held.get_mut(&key.issuer) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&key.issuer);
+            }
+        }
         self.free.push(at);
     }
 
@@ -206,7 +242,8 @@ impl Dedup {
     pub(super) fn load(&mut self, key: &PageKey, bits: &Page) -> bool {
         let PageKey { issuer, block, kind, valid, page } = *key;
         let page = usize::from(page);
-        let at = self.bitmap(BitmapKey { issuer, block, kind, valid });
+        let key = BitmapKey { issuer, block, kind, valid };
+        let at = self.find(&key).unwrap_or_else(|| self.make(key));
         let bitmap = &mut self.bitmaps[at as usize];
         if page >= PAGES || bitmap.pages[page] != ABSENT {
             return false;
@@ -296,7 +333,7 @@ mod tests {
             id[2..].copy_from_slice(&block.to_le_bytes());
             let issuer = Id::literal("demo");
             let key = BitmapKey { issuer, block: BlockId(id), kind: Kind::Click, valid: true };
-            let bitmap = dedup.bitmap(key);
+            let bitmap = dedup.bitmap(key).unwrap();
             assert!(issued.iter().all(|seq| dedup.insert(bitmap, *seq)));
             assert!(issued.iter().all(|seq| !dedup.insert(bitmap, *seq)));
         }

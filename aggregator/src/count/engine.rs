@@ -112,7 +112,7 @@ impl Engine {
     /// Goes on from what a store holds.
     ///
     /// # Errors
-    /// [`EngineError::Snapshot`] when the snapshot contradicts itself; [`EngineError::TooManyIds`].
+    /// [`EngineError::Snapshot`] when the snapshot contradicts itself.
     pub fn restore(
         partition: u16,
         settings: Settings,
@@ -136,7 +136,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Takes the next message: the one whose sequence follows, of the same log.
+    /// Takes the next message: the one whose sequence follows, of the same log. Whatever is in it,
+    /// all that it brings gets an outcome.
     ///
     /// # Errors
     /// [`EngineError`], and then nothing has changed.
@@ -146,7 +147,10 @@ impl Engine {
         position: Position,
     ) -> Result<Applied, EngineError> {
         self.follows(position)?;
-        self.check(message)?;
+        if message.partition != self.partition {
+            let (expected, got) = (self.partition, message.partition);
+            return Err(EngineError::Partition { expected, got });
+        }
         let applied = self.take(message);
         self.position = Some(position);
         Ok(applied)
@@ -161,9 +165,6 @@ impl Engine {
         if control.partition != self.partition {
             let (expected, got) = (self.partition, control.partition);
             return Err(EngineError::Partition { expected, got });
-        }
-        if let Word::Resolve { outbox, number } = control.word {
-            self.outboxes.check(outbox, number)?;
         }
         self.begin(control.stamp);
         match control.word {

@@ -1,10 +1,8 @@
 //! Why a message or a snapshot is refused.
 
-use shared::OutboxId;
-
-/// Why an engine refused a message or a snapshot. A refused message has changed nothing. All but
-/// [`EngineError::TooManyIds`] mean that the log, the collector or the store is not what it should
-/// be: the partition stops, and says so.
+/// Why an engine refused a message or a snapshot. A refused message has changed nothing. It means
+/// that the log or the store is not what it should be: the partition stops, and says so. Whatever a
+/// sender has written has an outcome instead.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EngineError {
     /// The message is not the one that follows.
@@ -26,37 +24,6 @@ pub enum EngineError {
         /// The message's.
         got: u16,
     },
-    /// A chunk of an imported log covers more rows than it may.
-    #[error("chunk {entry} of the message covers too many rows")]
-    ChunkRows {
-        /// Its number among the chunks of the message.
-        entry: usize,
-    },
-    /// An event's block does not belong to what brought it: a row of a log lies outside its chunk,
-    /// or a batch brought a row of a log.
-    #[error("event {row} of the message has a block that its batch or chunk cannot have")]
-    ForeignBlock {
-        /// Its number within the message.
-        row: usize,
-    },
-    /// A batch number that no outbox ever reaches.
-    #[error("{outbox:?} sent the number {number}, which no outbox reaches")]
-    Number {
-        /// Whose.
-        outbox: OutboxId,
-        /// Which.
-        number: u64,
-    },
-    /// An outbox has more gaps than are kept.
-    #[error("the numbers of {outbox:?} have too many gaps: take the edge out of service")]
-    Gaps {
-        /// Whose.
-        outbox: OutboxId,
-    },
-    /// More distinct ads and publishers than an engine can tell apart. A checkpoint lets go of those
-    /// that no resident minute has; if that does not help: fewer resident minutes.
-    #[error("too many distinct ads and publishers in the resident minutes")]
-    TooManyIds,
     /// A snapshot that contradicts itself.
     #[error("the snapshot is damaged: {0}")]
     Snapshot(&'static str),

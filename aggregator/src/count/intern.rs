@@ -6,7 +6,7 @@ use shared::Id;
 use super::table::mix;
 
 /// Numbers are below this: a cell's key has 24 bits for each.
-pub(super) const NUMBERS_MAX: usize = 1 << 24;
+const NUMBERS_MAX: usize = 1 << 24;
 
 /// Below this many ids, letting go of some is not worth the look.
 const SWEEP_MIN: usize = 1 << 16;
@@ -19,6 +19,8 @@ pub(super) struct Interner {
     ids: Vec<Id>,
     free: Vec<u32>,
     sweep_at: usize,
+    /// [`NUMBERS_MAX`], but in tests.
+    pub(super) most: usize,
 }
 
 fn hash(id: &Id) -> u64 {
@@ -37,6 +39,7 @@ impl Interner {
             ids: Vec::new(),
             free: Vec::new(),
             sweep_at: SWEEP_MIN,
+            most: NUMBERS_MAX,
         };
         interner.number(Id::NONE);
         interner
@@ -72,7 +75,7 @@ impl Interner {
 
     /// Whether so many more ids can be numbered.
     pub(super) fn has_room(&self, more: usize) -> bool {
-        self.len() + more <= NUMBERS_MAX
+        self.len() + more <= self.most
     }
 
     /// Whether it is time to look for ids that nothing uses any more: when there are twice as many

@@ -14,6 +14,7 @@ mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use accounts::MinuteAccount;
 pub use changes::{

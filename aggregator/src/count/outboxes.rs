@@ -7,11 +7,30 @@ use std::ops::Range;
 use shared::limits::{BATCH_NUMBERS_MAX, HORIZON_MS};
 use shared::{Id, Minute, OutboxId, Timestamp};
 
-use super::error::EngineError;
+/// The most runs beyond gaps that are kept of all outboxes of one edge. One that sends in order has
+/// none, one that sends 100 batches at once has at most 100. A batch that would make one more is
+/// refused.
+pub(super) const RUNS_MAX: usize = 1 << 14;
+/// Of an edge that is out of service so many are kept: nobody waits for what is missing, so the
+/// oldest gaps are given up, and it is never refused for them.
+const RUNS_RETIRED_MAX: usize = 64;
+/// The most outboxes that are remembered of one edge: one that is started every minute for a week
+/// does not reach it. A batch of one more is refused, unless the oldest is closed and can be
+/// forgotten.
+pub(super) const OUTBOXES_PER_EDGE_MAX: usize = 1 << 14;
 
-/// The most runs beyond gaps that are kept of one outbox. One that sends in order has none, one
-/// that sends 100 batches at once has at most 100.
-const RUNS_MAX: usize = 1 << 14;
+/// What became of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// Its number is new.
+    New,
+    /// It has been applied before.
+    Known,
+    /// No outbox reaches its number.
+    Malformed,
+    /// Its edge has used up what is kept of one. The number stays missing.
+    OverQuota,
+}
 
 /// What a partition knows of an outbox.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -111,6 +130,21 @@ impl OutboxState {
         true
     }
 
+    /// Whether taking a number makes one more run: it is new, and touches none that is there.
+    fn makes_a_run(&self, number: u64) -> bool {
+        let at = self.above.partition_point(|run| run.end < number);
+        let near = [self.above.get(at), self.above.get(at + 1)];
+        let alone = |run: &Run| !(run.first.saturating_sub(1)..=run.end).contains(&number);
+        number > self.next && near.into_iter().flatten().all(alone)
+    }
+
+    /// Gives up the oldest gap, of which there is one: what is missing there is waited for no more.
+    fn give_up(&mut self) {
+        let run = self.above.remove(0);
+        self.next = run.end;
+        self.watermark = self.watermark.max(run.watermark);
+    }
+
     /// Numbers that have not come although larger ones have.
     #[must_use]
     pub fn missing(&self) -> Vec<Range<u64>> {
@@ -144,10 +178,19 @@ pub(super) struct Outboxes {
     retired: BTreeMap<Id, Timestamp>,
     /// By the time of closing.
     closed: BTreeSet<(Timestamp, OutboxId)>,
+    kept: BTreeMap<Id, Kept>,
     changed: BTreeSet<OutboxId>,
     changed_epochs: BTreeSet<Id>,
     changed_retired: BTreeSet<Id>,
     dropped: BTreeSet<OutboxId>,
+}
+
+/// How much is kept of an edge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Kept {
+    outboxes: usize,
+    /// Of all its outboxes.
+    runs: usize,
 }
 
 /// What a checkpoint writes of outboxes.
@@ -159,51 +202,111 @@ pub(super) struct OutboxChanges {
 }
 
 impl Outboxes {
-    /// Refuses what no outbox sends, before anything is changed.
-    pub(super) fn check(&self, outbox: OutboxId, number: u64) -> Result<(), EngineError> {
-        if number >= BATCH_NUMBERS_MAX {
-            return Err(EngineError::Number { outbox, number });
-        }
-        match self.states.get(&outbox) {
-            Some(state) if state.above.len() >= RUNS_MAX => Err(EngineError::Gaps { outbox }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes a batch; false when it has been applied before.
+    /// Takes a batch.
     pub(super) fn take(
         &mut self,
         outbox: OutboxId,
         number: u64,
         watermark: Timestamp,
         clock: Timestamp,
-    ) -> bool {
-        if !self.states.contains_key(&outbox)
-            && self.epochs.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over)
-        {
-            return false;
+    ) -> Taken {
+        if number >= BATCH_NUMBERS_MAX {
+            return Taken::Malformed;
         }
-        let state = self.states.entry(outbox).or_default();
+        let makes_a_run = self.states.get(&outbox).map(|state| state.makes_a_run(number));
+        let makes_a_run = match makes_a_run {
+            Some(makes_a_run) => makes_a_run,
+            None if self.epochs.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over) => {
+                return Taken::Known;
+            }
+            None if !self.has_room(outbox.edge) => return Taken::OverQuota,
+            None => number > 0,
+        };
+        if makes_a_run && !self.has_run_left(outbox.edge) {
+            return Taken::OverQuota;
+        }
+        let kept = self.kept.entry(outbox.edge).or_default();
+        let state = self.states.entry(outbox).or_insert_with(|| {
+            kept.outboxes += 1;
+            OutboxState::default()
+        });
+        let before = state.above.len();
         if !state.take(number, watermark) {
-            return false;
+            return Taken::Known;
         }
+        kept.runs = (kept.runs + state.above.len()).saturating_sub(before);
+        self.give_up(outbox);
+        self.has_changed(outbox, clock);
+        Taken::New
+    }
+
+    /// Notes a change, and whether it has closed the outbox.
+    fn has_changed(&mut self, outbox: OutboxId, clock: Timestamp) {
+        let Some(state) = self.states.get_mut(&outbox) else { return };
         if state.watermark == Timestamp::MAX && state.closed_at.is_none() {
             state.closed_at = Some(clock);
             self.closed.insert((clock, outbox));
         }
         self.changed.insert(outbox);
+    }
+
+    /// Whether one more outbox of an edge can be remembered. Forgets its oldest, if need be, when
+    /// that is closed.
+    fn has_room(&mut self, edge: Id) -> bool {
+        if self.kept(edge).outboxes < OUTBOXES_PER_EDGE_MAX {
+            return true;
+        }
+        let oldest = self.of_edge(edge).next().map(|(outbox, state)| (*outbox, state.closed_at));
+        let Some((outbox, Some(closed_at))) = oldest else { return false };
+        self.closed.remove(&(closed_at, outbox));
+        self.forget(outbox);
         true
     }
 
-    /// Waits for an edge no more, whatever it sends; the first word stands.
-    pub(super) fn retire(&mut self, edge: Id, clock: Timestamp) {
-        if let Entry::Vacant(vacant) = self.retired.entry(edge) {
-            vacant.insert(clock);
-            self.changed_retired.insert(edge);
+    /// Whether an edge may have one more run. One that is out of service always may: its oldest gap
+    /// is given up then.
+    fn has_run_left(&self, edge: Id) -> bool {
+        self.retired.contains_key(&edge) || self.kept(edge).runs < RUNS_MAX
+    }
+
+    fn kept(&self, edge: Id) -> Kept {
+        self.kept.get(&edge).copied().unwrap_or_default()
+    }
+
+    fn of_edge(&self, edge: Id) -> impl Iterator<Item = (&OutboxId, &OutboxState)> {
+        let [first, last] = [0, u64::MAX].map(|epoch| OutboxId { edge, epoch });
+        self.states.range(first..=last)
+    }
+
+    /// Gives up the oldest gaps of an outbox whose edge is out of service and has too many.
+    fn give_up(&mut self, outbox: OutboxId) {
+        if !self.retired.contains_key(&outbox.edge) {
+            return;
+        }
+        let Some(state) = self.states.get_mut(&outbox) else { return };
+        let Some(kept) = self.kept.get_mut(&outbox.edge) else { return };
+        while kept.runs > RUNS_RETIRED_MAX && !state.above.is_empty() {
+            state.give_up();
+            kept.runs -= 1;
         }
     }
 
-    /// Waits for a batch no more. Of an outbox that is not known, nobody waits for anything.
+    /// Waits for an edge no more, whatever it sends; the first word stands. What it has left behind
+    /// in gaps is let go of.
+    pub(super) fn retire(&mut self, edge: Id, clock: Timestamp) {
+        let Entry::Vacant(vacant) = self.retired.entry(edge) else { return };
+        vacant.insert(clock);
+        self.changed_retired.insert(edge);
+        let with_gaps = self.of_edge(edge).filter(|(_, state)| !state.above.is_empty());
+        let with_gaps: Vec<_> = with_gaps.map(|(outbox, _)| *outbox).collect();
+        for outbox in with_gaps {
+            self.give_up(outbox);
+            self.has_changed(outbox, clock);
+        }
+    }
+
+    /// Waits for a batch no more. Of an outbox that is not known, or of a number that none reaches,
+    /// nobody waits for anything.
     pub(super) fn resolve(&mut self, outbox: OutboxId, number: u64, clock: Timestamp) {
         if self.states.contains_key(&outbox) {
             self.take(outbox, number, Timestamp(0), clock);
@@ -217,13 +320,26 @@ impl Outboxes {
                 return;
             }
             self.closed.pop_first();
-            self.states.remove(&outbox);
-            self.changed.remove(&outbox);
-            self.dropped.insert(outbox);
-            let over = self.epochs.entry(outbox.edge).or_insert(outbox.epoch);
-            *over = outbox.epoch.max(*over);
-            self.changed_epochs.insert(outbox.edge);
+            self.forget(outbox);
         }
+    }
+
+    /// Forgets a closed outbox: its edge's epochs up to it are over.
+    fn forget(&mut self, outbox: OutboxId) {
+        if let Some(state) = self.states.remove(&outbox)
+            && let Some(kept) = self.kept.get_mut(&outbox.edge)
+        {
+            kept.outboxes -= 1;
+            kept.runs -= state.above.len();
+            if kept.outboxes == 0 {
+                self.kept.remove(&outbox.edge);
+            }
+        }
+        self.changed.remove(&outbox);
+        self.dropped.insert(outbox);
+        let over = self.epochs.entry(outbox.edge).or_insert(outbox.epoch);
+        *over = outbox.epoch.max(*over);
+        self.changed_epochs.insert(outbox.edge);
     }
 
     /// Those that are waited for.
@@ -234,15 +350,19 @@ impl Outboxes {
         open.map(|(_, state)| state)
     }
 
+    /// What is older than the horizon is too late whoever brings it: no outbox holds a minute open
+    /// for longer.
     pub(super) fn finality(&self, clock: Timestamp) -> Finality {
-        let mut open: Vec<_> = self.open().map(|state| state.watermark).collect();
+        let horizon = clock.minus_ms(HORIZON_MS);
+        let mut open: Vec<_> = self.open().map(|state| state.watermark.max(horizon)).collect();
         open.sort_unstable();
         Finality { watermark: open.first().copied().unwrap_or(clock), open }
     }
 
     /// [`Finality::watermark`] alone.
     pub(super) fn watermark(&self, clock: Timestamp) -> Timestamp {
-        self.open().map(|state| state.watermark).min().unwrap_or(clock)
+        let least = self.open().map(|state| state.watermark).min().unwrap_or(clock);
+        least.max(clock.minus_ms(HORIZON_MS))
     }
 
     pub(super) fn gaps(&self) -> Vec<Gap> {
@@ -286,13 +406,18 @@ impl Outboxes {
     ) -> Option<Self> {
         let count = states.len();
         let closed = |(outbox, state): &(OutboxId, OutboxState)| Some((state.closed_at?, *outbox));
-        let loaded = Self {
+        let mut loaded = Self {
             closed: states.iter().filter_map(closed).collect(),
             epochs: epochs.into_iter().collect(),
             retired: retired.into_iter().collect(),
             states: states.into_iter().collect(),
             ..Self::default()
         };
+        for (outbox, state) in &loaded.states {
+            let kept = loaded.kept.entry(outbox.edge).or_default();
+            kept.outboxes += 1;
+            kept.runs += state.above.len();
+        }
         let sound = loaded.states.values().all(OutboxState::is_sound);
         (sound && loaded.states.len() == count).then_some(loaded)
     }

@@ -48,8 +48,12 @@ impl Sources {
 
     /// Moves the sources on by the chunks of a message, after all of its rows: those of one source
     /// in the order of their rows. The pages of the rows that are now taken are dropped.
-    pub(super) fn advance(&mut self, chunks: &[ChunkEntry], dedup: &mut Dedup) {
-        let mut chunks: Vec<_> = chunks.iter().collect();
+    pub(super) fn advance<'a>(
+        &mut self,
+        chunks: impl Iterator<Item = &'a ChunkEntry>,
+        dedup: &mut Dedup,
+    ) {
+        let mut chunks: Vec<_> = chunks.collect();
         chunks.sort_by_key(|chunk| (chunk.source, chunk.first_row, chunk.end_row));
         for chunk in chunks {
             let state = self.change(chunk.source);

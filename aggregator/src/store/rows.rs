@@ -8,10 +8,7 @@ use shared::{Id, Kind, Minute, Timestamp, Validity};
 use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, StoreError, View};
-use crate::count::{
-    AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, PublisherTold, Snapshot, Spend,
-    Told,
-};
+use crate::count::{Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Told};
 
 /// Of how many partitions a store is which: it is refused for any other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,10 +18,6 @@ pub struct Place {
     /// How many the deployment has.
     pub partitions: u16,
 }
-
-/// Minutes so far ahead of the log's clock are read whole when a partition is restored (a log with
-/// a wild clock was imported); all others are left to the store.
-const AHEAD_MINUTES_MAX: u32 = 60;
 
 /// An engine's changes as one batch, the position with them.
 #[must_use]
@@ -144,7 +137,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
     let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
     let views = family(view, keys::VIEW, |f| f.view(), codec::read_view).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
-    let (resident_from, minutes) = minutes(view, clock).await?;
+    let resident_from = resident_from(view, clock).await?;
     let snapshot = Snapshot {
         position,
         clock,
@@ -152,7 +145,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
         settled,
         resident_from,
         pages,
-        minutes,
+        minutes: Vec::new(),
         outboxes,
         epochs,
         retired,
@@ -210,68 +203,18 @@ fn read_key<K>(key: &[u8], fields: fn(&mut Fields<'_>) -> Option<K>) -> Result<K
     read.ok_or_else(|| StoreError::row(key, "a key that is none"))
 }
 
-/// From which minute on memory has everything, and the minutes from there.
-async fn minutes<V: View>(
-    view: &V,
-    clock: Timestamp,
-) -> Result<(Minute, Vec<MinuteRows>), StoreError> {
+/// The minute after the last one that has rows, as far as that is after the log's clock. However far
+/// ahead it is: only the accounts are read.
+async fn resident_from<V: View>(view: &V, clock: Timestamp) -> Result<Minute, StoreError> {
     let now = clock.minute();
-    let ahead = Minute(now.0.saturating_add(AHEAD_MINUTES_MAX));
-    let mut last = now;
-    let mut beyond = Vec::new();
-    for (minute, account) in accounts(view, now..Minute(u32::MAX)).await? {
-        if minute <= ahead {
-            last = minute;
-        } else {
-            beyond.push(MinuteRows { minute, account, ..MinuteRows::default() });
-        }
-    }
-    let from = Minute(last.0.saturating_add(1));
-    if !beyond.is_empty() {
-        whole(view, &mut beyond).await?;
-    }
-    Ok((from, beyond))
+    let ahead = accounts(view, now..Minute(u32::MAX)).await?;
+    let last = ahead.last().map_or(now, |(minute, _)| *minute);
+    Ok(Minute(last.0.saturating_add(1)))
 }
 
 /// Every row of totals that a minute may have.
 fn kinds() -> impl Iterator<Item = (Kind, bool)> {
     Kind::ALL.iter().flat_map(|kind| [(*kind, true), (*kind, false)])
-}
-
-/// Fills in cells, spend, totals and revisions of a few minutes, by reading all cells.
-async fn whole<V: View>(view: &V, minutes: &mut [MinuteRows]) -> Result<(), StoreError> {
-    let (from, to) = keys::family(keys::CELLS);
-    view.scan(&from, &to, &mut |key, value| {
-        let (ad, minute) = read_key(key, |f| f.id().zip(f.minute()))?;
-        let Ok(at) = minutes.binary_search_by_key(&minute, |rows| rows.minute) else {
-            return Ok(());
-        };
-        for (cell, value) in codec::read_cells(value).map_err(|w| StoreError::row(key, w))? {
-            let dimensions = dimensions(ad, cell);
-            minutes[at].cells.push(Cell { dimensions, count: value.count });
-            let spend = value.spend.into_iter();
-            minutes[at].spend.extend(spend.map(|(currency, micros)| Spend {
-                dimensions,
-                currency,
-                micros,
-            }));
-        }
-        Ok(())
-    })
-    .await?;
-    for rows in minutes {
-        for (kind, valid) in kinds() {
-            let add = |ad, count| rows.totals.push(AdTotal { ad, kind, valid, count });
-            totals(view, rows.minute, kind, valid, add).await?;
-        }
-        rows.totals.sort_unstable();
-        let told = told(view, rows.minute..Minute(rows.minute.0.saturating_add(1))).await?;
-        let told = told.into_iter().map(|(publisher, told)| PublisherTold { publisher, told });
-        rows.told = told.collect();
-        rows.account.revision =
-            revision(view, rows.minute..Minute(rows.minute.0.saturating_add(1))).await?;
-    }
-    Ok(())
 }
 
 /// How many events of a kind an ad has in a range of minutes.

@@ -200,12 +200,13 @@ fn words_keep_their_codes() {
             "too_many_clicks",
             "click_too_soon",
             "foreign_issuer",
+            "over_quota",
             "repeated",
             "issuer_limit",
         ]
     );
     let codes: Vec<u8> = Reason::ALL.iter().map(|reason| reason.code()).collect();
-    assert_eq!(codes, [(1..=23).collect(), vec![26, 27]].concat());
+    assert_eq!(codes, [(1..=23).collect(), vec![25, 26, 27]].concat());
     for (code, reason) in codes.into_iter().zip(Reason::ALL) {
         assert_eq!(Reason::from_code(code), Some(*reason));
         assert_eq!(reason.name().parse(), Ok(*reason));

@@ -148,88 +148,6 @@ fn only_the_next_message_is_taken() {
 }
 
 #[test]
-fn a_refused_message_changes_nothing() {
-    let source = import::named_source("log");
-    let mut bench = Bench::new();
-    bench.batch(0, NOW, &[impression(NOW, 1)]);
-    let good = |b: &mut MessageBuilder| {
-        let entry = batch(b, 1, 1, NOW);
-        click(b, entry, "demo", impression(NOW, 2), NOW, "new");
-        entry
-    };
-    let row = |n| import::impression(source, n);
-    let mut refused = |what: EngineError, fill: &dyn Fn(&mut MessageBuilder)| {
-        let before = format!("{:?}", bench.engine.size());
-        bench.now = bench.now.plus_ms(1_000);
-        assert_eq!(bench.apply(fill), Err(what));
-        assert_eq!(format!("{:?}", bench.engine.size()), before);
-        assert_eq!((bench.count(), bench.engine.clock()), (1, NOW));
-    };
-    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
-        let entry = good(b);
-        click(b, entry, "import", row(0), NOW, "ad");
-    });
-    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
-        good(b);
-        let entry = chunk(b, source, 0, 5);
-        click(b, entry, "import", row(5), NOW, "ad");
-    });
-    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
-        good(b);
-        let entry = chunk(b, source, 0, 5);
-        click(b, entry, "demo", row(4), NOW, "ad");
-    });
-    refused(EngineError::ForeignBlock { row: 1 }, &|b| {
-        good(b);
-        let entry = chunk(b, source, 0, 5);
-        click(b, entry, "import", row((1 << 16) + 1), NOW, "ad");
-    });
-    refused(EngineError::ChunkRows { entry: 0 }, &|b| {
-        good(b);
-        chunk(b, source, 0, 65_537);
-    });
-    refused(EngineError::ChunkRows { entry: 0 }, &|b| {
-        good(b);
-        chunk(b, source, 0, u64::MAX);
-    });
-    let outbox = OutboxId { edge: EDGE, epoch: 1 };
-    refused(EngineError::Number { outbox, number: u64::MAX }, &|b| {
-        good(b);
-        batch(b, 1, u64::MAX, NOW);
-    });
-    bench.apply(|b| _ = good(b)).unwrap();
-    assert_eq!(
-        bench.engine.ad_count(
-            Id::literal("new"),
-            Kind::Click,
-            Validity::Valid,
-            NOW.minute(),
-            Minute(u32::MAX)
-        ),
-        1
-    );
-}
-
-#[test]
-fn an_outbox_with_too_many_gaps_is_refused_before_it_fills_memory() {
-    let mut bench = Bench::new();
-    let mut number = 1;
-    let error = loop {
-        let first = number;
-        number += 2 * 4_000;
-        let fill = |builder: &mut MessageBuilder| {
-            (first..number).step_by(2).for_each(|n| _ = batch(builder, 1, n, NOW));
-        };
-        if let Err(error) = bench.apply(fill) {
-            break error;
-        }
-        assert!(number < 100_000, "never refused");
-    };
-    assert_eq!(error, EngineError::Gaps { outbox: OutboxId { edge: EDGE, epoch: 1 } });
-    assert!(bench.engine.gaps()[0].missing.len() > 16_000);
-}
-
-#[test]
 fn a_wild_clock_moves_the_logs_not_at_all_and_a_checkpoint_remembers_that_it_was_heard() {
     let day = 24 * 3_600_000;
     let mut bench = Bench::new();
@@ -403,19 +321,22 @@ fn a_resolved_number_is_waited_for_no_more() {
         bench.sequence += u64::from(done.is_ok());
         done
     };
-    bench.batch(0, Timestamp(10), &[]);
-    bench.batch(2, Timestamp(30), &[]);
+    bench.batch(0, NOW.plus_ms(10), &[]);
+    bench.batch(2, NOW.plus_ms(30), &[]);
     assert_eq!(bench.engine.gaps()[0].missing, [Range { start: 1, end: 2 }]);
-    assert_eq!(bench.engine.finality().watermark, Timestamp(10));
+    assert_eq!(bench.engine.finality().watermark, NOW.plus_ms(10));
     // Of nobody, and of one that has come: changes nothing.
     resolve(&mut bench, OutboxId { edge: EDGE, epoch: 9 }, 0).unwrap();
     resolve(&mut bench, outbox, 2).unwrap();
     assert_eq!((bench.engine.size().outboxes, bench.engine.gaps().len()), (1, 1));
     resolve(&mut bench, outbox, 1).unwrap();
-    assert_eq!((bench.engine.gaps().len(), bench.engine.finality().watermark), (0, Timestamp(30)));
-    assert_eq!(bench.batch(1, Timestamp(20), &[impression(NOW, 0)]).redelivered, 1);
-    let far = resolve(&mut bench, outbox, u64::MAX).unwrap_err();
-    assert!(matches!(far, EngineError::Number { .. }), "{far}");
+    assert_eq!(
+        (bench.engine.gaps().len(), bench.engine.finality().watermark),
+        (0, NOW.plus_ms(30))
+    );
+    assert_eq!(bench.batch(1, NOW.plus_ms(20), &[impression(NOW, 0)]).redelivered, 1);
+    resolve(&mut bench, outbox, u64::MAX).unwrap();
+    assert_eq!(bench.engine.gaps().len(), 0);
     let foreign = Control { partition: 1, stamp: NOW, word: Word::Retire { edge: EDGE } };
     let foreign = bench.engine.control(&foreign, position(bench.sequence + 1)).unwrap_err();
     assert!(matches!(foreign, EngineError::Partition { .. }), "{foreign}");

@@ -61,7 +61,8 @@ impl Oracle {
     pub(super) fn view(&self) -> View {
         let mut view = self.view.clone();
         let open = self.outboxes.values().filter(|outbox| outbox.closed_at.is_none());
-        let mut open: Vec<_> = open.map(Outbox::watermark).collect();
+        let horizon = Timestamp(view.clock.0.saturating_sub(HORIZON_MS));
+        let mut open: Vec<_> = open.map(|outbox| outbox.watermark().max(horizon)).collect();
         open.sort_unstable();
         let watermark = open.first().copied().unwrap_or(view.clock);
         view.finality = Finality { watermark, open };
