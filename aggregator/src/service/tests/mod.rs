@@ -20,6 +20,7 @@ use crate::testing::{Oracle, PARTITIONS, START, World, source};
 mod counting;
 mod export;
 mod faults;
+mod old;
 
 #[derive(Debug)]
 struct Fixed(Timestamp);
