@@ -42,12 +42,22 @@ FROM (
   SELECT *, 'spend ' || currency AS what, micros AS n FROM answers WHERE currency IS NOT NULL
 ) GROUP BY ALL HAVING sum(n) <> 0;
 
--- The archive up to these positions.
+-- The archive up to these positions. Nothing is counted in a minute further ahead of the collector's
+-- stamp than 60 s, and but for imported logs nothing in one more than 7 days behind the log's clock: what
+-- says so has that for its reason, and the nearest minute inside.
 CREATE OR REPLACE TEMP VIEW log AS
-SELECT archive.* EXCLUDE ("partition"), part, epoch_ms("at") // 60000 AS minute
-FROM read_parquet('archive/**/*.parquet', hive_partitioning = false, union_by_name = true) archive
-JOIN positions ON archive."partition" = part
-WHERE sequence <= until;
+SELECT * EXCLUDE (own, earliest_minute, latest_minute),
+  CASE WHEN own > latest_minute THEN latest_minute
+    WHEN own < earliest_minute AND source IS NULL THEN earliest_minute ELSE own END AS minute,
+  CASE WHEN own > latest_minute THEN 'clock_ahead'
+    WHEN own < earliest_minute AND source IS NULL THEN 'too_late' END AS outside
+FROM (
+  SELECT archive.* EXCLUDE ("partition"), part, epoch_ms("at") // 60000 AS own,
+    greatest(epoch_ms(clock) - 7 * 86400000, 0) // 60000 AS earliest_minute,
+    greatest((epoch_ms(stamp) + 60000) // 60000, earliest_minute) AS latest_minute
+  FROM read_parquet('archive/**/*.parquet', hive_partitioning = false, union_by_name = true) archive
+  JOIN positions ON archive."partition" = part
+  WHERE sequence <= until);
 
 -- A batch that came before, or of which an operator has said that it never comes, is skipped with all
 -- that it brings.
@@ -86,13 +96,15 @@ WHERE record IN ('event', 'tally', 'declared');
 -- The first of what is accepted of an impression and kind counts, valid ones apart from others.
 CREATE OR REPLACE TEMP TABLE seen AS
 SELECT part, issuer, block, seq, kind, is_valid, min((sequence, "row")) AS earliest FROM fresh
-WHERE record = 'event' AND outcome = 'accepted' AND block IS NOT NULL AND NOT is_late
+WHERE record = 'event' AND outcome = 'accepted' AND outside IS NULL AND block IS NOT NULL AND NOT is_late
 GROUP BY ALL HAVING count(*) > 1;
 
 CREATE OR REPLACE TEMP VIEW judged AS
 SELECT fresh.*, CASE
     WHEN record = 'declared' THEN 'declared'
+    WHEN record = 'tally' THEN coalesce(outside, outcome)
     WHEN outcome <> 'accepted' THEN outcome
+    WHEN outside IS NOT NULL THEN outside
     WHEN block IS NULL THEN 'malformed'
     WHEN is_late THEN 'too_late'
     WHEN source_row < taken THEN 'duplicate'

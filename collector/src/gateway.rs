@@ -26,7 +26,7 @@ use shared::wire::json::JsonBatch;
 
 use self::bodies::{Bodies, Whose};
 use crate::collector::{Collector, Receipt, SubmitError};
-use crate::sender::Sender;
+use crate::sender::{Refusal, Sender};
 
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
@@ -188,6 +188,9 @@ fn unauthorized(error: &RequestError) -> Response {
 fn refused(error: &SubmitError) -> Response {
     match error {
         SubmitError::Refused(why) => problem(StatusCode::BAD_REQUEST, "malformed", why.as_str()),
+        SubmitError::NotAllowed(why @ Refusal::BatchTooLarge, detail) => {
+            problem(StatusCode::PAYLOAD_TOO_LARGE, why.name(), detail.as_str())
+        }
         SubmitError::NotAllowed(why, detail) => {
             problem(StatusCode::FORBIDDEN, why.name(), detail.as_str())
         }

@@ -3,7 +3,7 @@
 
 use shared::import::{self, ImportEvent};
 use shared::keys::{PublicKey, VisitorKey};
-use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::token::Token;
 use shared::wire::{Event, Judged};
 use shared::{
@@ -70,10 +70,11 @@ pub struct Ruling<'a> {
 }
 
 /// Judges one event. The first of these that holds is its reason: the edge is out of service; the
-/// token is not believed, or is another issuer's than the edge; the receive time is further ahead of the collector's than clocks may
-/// differ; no edge could have issued the token as it is (`malformed`); it is outside the token's life;
-/// the price cannot be read (`malformed`); the key may not sign for this advertiser or at this price.
-/// Otherwise it is accepted, with the edge's verdict; without one, what comes of a test is [`Reason::Test`].
+/// token is not believed, or is another issuer's than the edge; the receive time is further ahead of
+/// the collector's than clocks may differ, or behind the horizon; no edge could have issued the token
+/// as it is (`malformed`); it is outside the token's life; the price cannot be read (`malformed`); the
+/// key may not sign for this advertiser or at this price. Otherwise it is accepted, with the edge's
+/// verdict; without one, what comes of a test is [`Reason::Test`].
 #[must_use]
 pub fn judge<'a>(
     event: &Event<'a>,
@@ -82,7 +83,8 @@ pub fn judge<'a>(
 ) -> Ruling<'a> {
     let retired = context.keys.is_retired(context.edge, context.now);
     let retired = if retired { Err(Reason::EdgeRetired) } else { Ok(()) };
-    let mut judged = blank(event.kind, event.at);
+    // Whatever its reason is, it is in a minute that is kept.
+    let mut judged = blank(event.kind, within(event.at, context.now).0);
     judged.country = event.country;
     judged.device = event.device;
     judged.network = event.network;
@@ -111,7 +113,7 @@ pub fn judge<'a>(
     let foreign = believed.key.issuer != context.owner;
     judged.outcome = retired
         .and(if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
-        .and_then(|()| check_clock(event.at, context.now))
+        .and_then(|()| within(event.at, context.now).1.map_or(Ok(()), Err))
         .and_then(|()| token.check_life())
         .and_then(|()| token.check_time(event.kind, event.at))
         .and_then(|()| price.ok_or(Reason::Malformed))
@@ -136,10 +138,11 @@ pub fn judge_row(
     visitor: &VisitorKey,
     now: Timestamp,
 ) -> Ruling<'static> {
-    let mut judged = blank(event.kind, event.at);
+    let ahead = now.plus_ms(CLOCK_AHEAD_MS_MAX);
+    let mut judged = blank(event.kind, event.at.min(ahead));
     judged.issuer = import::ISSUER;
     judged.id = import::impression(source, event.row);
-    judged.outcome = check_clock(event.at, now).map(|()| None);
+    judged.outcome = if event.at > ahead { Err(Reason::ClockAhead) } else { Ok(None) };
     judged.ad = event.ad;
     judged.publisher = event.publisher.unwrap_or(Id::NONE);
     judged.placement = event.placement.unwrap_or(Id::NONE);
@@ -151,8 +154,16 @@ pub fn judge_row(
     Ruling { judged, proof: &[], place: (import::ISSUER, judged.id.block) }
 }
 
-fn check_clock(at: Timestamp, now: Timestamp) -> Result<(), Reason> {
-    if at > now.plus_ms(CLOCK_AHEAD_MS_MAX) { Err(Reason::ClockAhead) } else { Ok(()) }
+/// The nearest time that a sender may speak of at `now`, and the reason when it is another: further
+/// ahead than clocks may differ, or behind the horizon. So no sender makes anybody keep minutes of any
+/// year; what lies outside is named, and counted in the nearest minute inside.
+pub(crate) fn within(at: Timestamp, now: Timestamp) -> (Timestamp, Option<Reason>) {
+    let (first, last) = (now.minus_ms(HORIZON_MS), now.plus_ms(CLOCK_AHEAD_MS_MAX));
+    match at {
+        at if at > last => (last, Some(Reason::ClockAhead)),
+        at if at.minute() < first.minute() => (first, Some(Reason::TooLate)),
+        at => (at, None),
+    }
 }
 
 /// An event of which nothing is known but what happened and when.

@@ -3,7 +3,7 @@
 use shared::Id;
 use shared::Timestamp;
 use shared::keys::registered_name;
-use shared::limits::EPOCH_AHEAD_MS_MAX;
+use shared::limits::{BATCH_BYTES_MAX, EPOCH_AHEAD_MS_MAX};
 
 use crate::keys::CollectorKeys;
 use crate::verify::Inspected;
@@ -28,11 +28,15 @@ pub enum Refusal {
     UnregisteredEdge,
     /// The batch's epoch lies further in the future than a clock that is wrong explains.
     EpochAhead,
+    /// The batch is larger than any that an outbox seals: with it a partition's message could become
+    /// larger than the log takes, and nobody's batches would go.
+    BatchTooLarge,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::ForeignEdge, Self::UnregisteredEdge, Self::EpochAhead];
+    pub const ALL: [Self; 4] =
+        [Self::ForeignEdge, Self::UnregisteredEdge, Self::EpochAhead, Self::BatchTooLarge];
 
     /// The name in problems and metrics.
     #[must_use]
@@ -41,6 +45,7 @@ impl Refusal {
             Self::ForeignEdge => "foreign_edge",
             Self::UnregisteredEdge => "unregistered_edge",
             Self::EpochAhead => "epoch_ahead",
+            Self::BatchTooLarge => "batch_too_large",
         }
     }
 
@@ -61,6 +66,11 @@ impl Refusal {
                  of this clock: set the edge's clock",
                 batch.outbox.epoch,
                 EPOCH_AHEAD_MS_MAX / 3_600_000
+            ),
+            Self::BatchTooLarge => format!(
+                "the batch has {} bytes in its binary form, and may have {BATCH_BYTES_MAX}: send its \
+                 events in smaller ones",
+                batch.bytes
             ),
         }
     }
@@ -95,6 +105,9 @@ impl Sender {
         }
         if batch.outbox.epoch > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 {
             return Err(Refusal::EpochAhead);
+        }
+        if batch.bytes > BATCH_BYTES_MAX {
+            return Err(Refusal::BatchTooLarge);
         }
         Ok(())
     }

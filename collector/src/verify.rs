@@ -16,7 +16,7 @@ use shared::token::Unverified;
 use shared::wire::{Batch, BatchEntry, ChunkEntry, Event, Judged, Tally};
 use shared::{BlockId, Id, OutboxId, PageView, PartitionMap, Timestamp};
 
-use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row};
+use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row, within};
 use crate::keys::CollectorKeys;
 use crate::metrics::Metrics;
 
@@ -139,7 +139,7 @@ impl Shared {
         keys: &CollectorKeys,
         now: Timestamp,
     ) -> Result<JudgedBatch, String> {
-        let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
+        let mut batch = Batch::read(bytes).map_err(|error| error.to_string())?;
         let edge = batch.outbox.edge;
         // Nobody's edge reports nobody's tokens.
         let owner = keys.edges.owner(edge).unwrap_or(Id::NONE);
@@ -161,6 +161,9 @@ impl Shared {
         } else {
             batch.events.par_iter().with_min_len(EVENTS_PER_CORE_MIN).map(judge_one).collect()
         };
+        // What it declares is declared of the minutes that its events are then counted in.
+        batch.events.iter_mut().for_each(|event| event.at = within(event.at, now).0);
+        batch.tallies.iter_mut().for_each(|tally| *tally = tally_within(*tally, now));
         let entry = BatchEntry {
             outbox: batch.outbox,
             number: batch.number,
@@ -217,6 +220,14 @@ fn speaks_for(told_by: &AtomicU64, page: PageView) -> bool {
     }
 }
 
+/// A tally in a minute that a sender may speak of at `now`: one of another has that for its reason.
+fn tally_within(tally: Tally, now: Timestamp) -> Tally {
+    match within(tally.minute.start(), now) {
+        (_, None) => tally,
+        (at, Some(reason)) => Tally { minute: at.minute(), reason, ..tally },
+    }
+}
+
 fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (Id, BlockId) {
     let (key, id) = token.claim();
     let key = keys.keyring.get(key);
@@ -240,6 +251,8 @@ pub struct Inspected {
     pub outbox: OutboxId,
     /// How many events it has; tallies are none.
     pub events: usize,
+    /// How many bytes its binary form has.
+    pub bytes: usize,
     /// Its watermark, which is the edge's time when it was sealed; none in a closing batch.
     pub sealed: Option<Timestamp>,
 }
@@ -257,5 +270,5 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
         return Err(format!("the tallies: {tallied} events are more than a batch may declare"));
     }
     let sealed = Some(batch.watermark).filter(|watermark| *watermark != Timestamp::MAX);
-    Ok(Inspected { outbox: batch.outbox, events: batch.events.len(), sealed })
+    Ok(Inspected { outbox: batch.outbox, events: batch.events.len(), bytes: bytes.len(), sealed })
 }

@@ -228,3 +228,26 @@ async fn a_log_that_is_away_is_a_503_with_retry_after() {
     let response = post(&rig, "/v1/import", "application/json", chunk(9)).await;
     problem(response, StatusCode::SERVICE_UNAVAILABLE).await;
 }
+
+/// With a batch of 1.5 MB a partition's message became larger than NATS takes, and nobody's went.
+#[tokio::test]
+async fn a_batch_that_no_outbox_seals_is_413_and_nothing_of_it_is_kept() {
+    let rig = start();
+    let world = World::new();
+    let tokens: Vec<_> = (0..2_000).map(|seq| world.token(seq)).collect();
+    let events = |n: usize| tokens[..n].iter().map(|token| event(Kind::Click, token)).collect();
+    let large = batch(0, events(2_000), Vec::new());
+    assert!(large.len() > shared::limits::BATCH_BYTES_MAX);
+    let response = post(&rig, "/v1/batches", BATCH_CONTENT_TYPE, large.clone()).await;
+    let (kind, detail) = problem(response, StatusCode::PAYLOAD_TOO_LARGE).await;
+    assert_eq!(kind, "batch_too_large");
+    assert!(detail.contains("393216"), "{detail}");
+    assert!(read_all(&*rig.log).await.is_empty() && rig.log.messages(DEAD).is_empty());
+    // Over NATS nobody hears an answer: there it is a dead letter, and a small one.
+    assert!(rig.collector.submit_of(super::world::EDGE.as_str(), large).await.is_err());
+    let letters = rig.log.messages(DEAD);
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].len() < 100_000, "{}", letters[0].len());
+    let response = post(&rig, "/v1/batches", BATCH_CONTENT_TYPE, batch(0, events(9), vec![])).await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+}

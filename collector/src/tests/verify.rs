@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shared::wire::{Event, MessageView};
-use shared::{Kind, Outcome, PageSeq, PageView, Reason};
+use shared::limits::HORIZON_MS;
+use shared::wire::{Event, MessageView, Tally};
+use shared::{Kind, Minute, Outcome, PageSeq, PageView, Reason, Timestamp};
 
 use super::world::{NOW, World, batch, event, map};
 use crate::Metrics;
@@ -144,4 +145,36 @@ async fn a_token_speaks_for_one_page_view() {
     assert_eq!(first, [Some(7), None, Some(7)]);
     let later = pages(1, vec![tell(9, &one), tell(7, &one), tell(8, &two)]).await;
     assert_eq!(later, [None, Some(7), None]);
+}
+
+#[tokio::test]
+async fn minutes_of_any_year_are_named_and_declared_where_they_are_counted() {
+    let world = World::new();
+    let verifier = Verifier::new(1, 0, map(4), Arc::default()).unwrap();
+    let token = world.token(1);
+    let mut bad = token.clone();
+    bad[40] ^= 1;
+    let at = |at, token| Event { at, ..event(Kind::Click, token) };
+    let far = Minute(4_223_376_000);
+    let events = vec![
+        at(NOW, &token),
+        at(far.start(), &token),
+        at(Timestamp::MAX, &bad),
+        at(Timestamp(7), &token),
+    ];
+    let tally =
+        |minute, count| Tally { minute, kind: Kind::Click, reason: Reason::OutboxFull, count };
+    let tallies = vec![tally(far, 5), tally(NOW.minute(), 6), tally(Minute(3), 7)];
+    let bytes = batch(0, events, tallies);
+    let judged = verifier.batch(bytes, 4, Arc::new(world.keys()), NOW).await.unwrap();
+    let outcomes: Vec<_> = judged.rows.iter().map(|row| row.judged.outcome).collect();
+    let [ahead, late] = [Reason::ClockAhead, Reason::TooLate].map(Err);
+    assert_eq!(outcomes, [Ok(None), ahead, Err(Reason::BadSeal), late]);
+    let [first, last] = [NOW.minus_ms(HORIZON_MS).minute(), NOW.plus_ms(60_000).minute()];
+    let minutes: Vec<_> = judged.rows.iter().map(|row| row.judged.at.minute()).collect();
+    assert_eq!(minutes, [NOW.minute(), last, last, first]);
+    let tallied: Vec<_> = judged.tallies.iter().map(|t| (t.minute, t.reason)).collect();
+    let kept = (NOW.minute(), Reason::OutboxFull);
+    assert_eq!(tallied, [(last, Reason::ClockAhead), kept, (first, Reason::TooLate)]);
+    assert_eq!(judged.entry.declared, [(first, 8), (NOW.minute(), 7), (last, 7)]);
 }

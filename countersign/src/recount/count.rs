@@ -13,7 +13,7 @@ use std::ops::Range;
 use collector::archive::Archive;
 use hashbrown::{HashMap, HashSet};
 use shared::Minute;
-use shared::limits::HORIZON_MS;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 
 use super::archive_failure;
 use super::engine::{Counted, Fact};
@@ -24,6 +24,8 @@ use super::records::{Name, Record, What, read};
 use crate::failure::Failure;
 
 const MINUTE_MS: i64 = 60_000;
+const HORIZON: i64 = HORIZON_MS.cast_signed();
+const AHEAD: i64 = CLOCK_AHEAD_MS_MAX.cast_signed();
 
 /// What came of a partition.
 #[derive(Debug, Default)]
@@ -80,6 +82,7 @@ struct Words {
     impression: Name,
     malformed: Name,
     too_late: Name,
+    clock_ahead: Name,
     duplicate: Name,
     declared: Name,
     counted: Name,
@@ -116,6 +119,7 @@ impl Count {
             impression: names.number("impression"),
             malformed: names.number("malformed"),
             too_late: names.number("too_late"),
+            clock_ahead: names.number("clock_ahead"),
             duplicate: names.number("duplicate"),
             declared: names.number("declared"),
             counted: names.number("counted"),
@@ -184,8 +188,8 @@ impl Count {
     }
 
     fn judge(&mut self, record: &Record) {
-        let fate = self.fate(record);
-        let minute = record.at_ms / MINUTE_MS;
+        let (minute, outside) = self.within(record);
+        let fate = self.fate(record, outside);
         let range = i64::from(self.range.start.0)..i64::from(self.range.end.0);
         let of_chunk = record.source != 0;
         if !range.contains(&minute) || (record.what == What::Declared && of_chunk) {
@@ -217,20 +221,40 @@ impl Count {
         }
     }
 
+    /// The minute it is counted in, and the reason when that is not its own: nothing lies further ahead
+    /// of the collector than clocks may differ, and but for an imported log nothing behind the horizon.
+    fn within(&self, record: &Record) -> (i64, Option<Name>) {
+        let minute = record.at_ms / MINUTE_MS;
+        let first = record.clock_ms.saturating_sub(HORIZON).max(0) / MINUTE_MS;
+        let last = (record.stamp_ms.saturating_add(AHEAD) / MINUTE_MS).max(first);
+        if minute > last {
+            (last, Some(self.words.clock_ahead))
+        } else if minute < first && record.source == 0 {
+            (first, Some(self.words.too_late))
+        } else {
+            (minute, None)
+        }
+    }
+
     /// What becomes of it; none of what is counted, or flagged, as the first of its kind.
-    fn fate(&mut self, record: &Record) -> Option<Name> {
+    fn fate(&mut self, record: &Record, outside: Option<Name>) -> Option<Name> {
         let words = &self.words;
         if record.what == What::Declared {
             return Some(words.declared);
         }
+        if record.what == What::Tally {
+            return outside.or(Some(record.outcome));
+        }
         if record.outcome != words.accepted {
             return Some(record.outcome);
+        }
+        if outside.is_some() {
+            return outside;
         }
         if record.block == 0 {
             return Some(words.malformed);
         }
-        let horizon = i64::try_from(HORIZON_MS).unwrap_or(i64::MAX);
-        let last = |opened: i64| opened.saturating_add(MINUTE_MS).saturating_add(horizon);
+        let last = |opened: i64| opened.saturating_add(MINUTE_MS).saturating_add(HORIZON);
         if record.opened_ms.is_some_and(|opened| last(opened) < record.clock_ms) {
             return Some(words.too_late);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use collector::archive::{Archive, ArchiveError, Entry, FileInfo};
 use futures::{StreamExt as _, TryStreamExt as _};
 use shared::ambient::Stopwatch;
-use shared::limits::{BLOCK_LIFE_MS, HORIZON_MS};
+use shared::limits::{BLOCK_LIFE_MS, CLOCK_AHEAD_MS_MAX, HORIZON_MS, OUTBOX_DELAY_MS_MAX};
 use shared::text::hex;
 use shared::{Minute, Timestamp};
 
@@ -162,8 +162,15 @@ pub(super) fn needed(
     files: Vec<(Entry, FileInfo)>,
     range: &Range<Minute>,
 ) -> Vec<(Entry, FileInfo)> {
+    // What lies too far behind or ahead of its time is counted in another minute than its own.
+    let moved = |info: &FileInfo, low: Minute, high: Minute| {
+        low.start() < info.stamps.0.minus_ms(OUTBOX_DELAY_MS_MAX)
+            || high.start() > info.stamps.1.plus_ms(CLOCK_AHEAD_MS_MAX)
+    };
     let touches = |info: &FileInfo| {
-        info.minutes.is_some_and(|(low, high)| low < range.end && high >= range.start)
+        info.minutes.is_some_and(|(low, high)| {
+            (low < range.end && high >= range.start) || moved(info, low, high)
+        })
     };
     let Some(last) = files.iter().rposition(|(_, info)| touches(info)) else { return Vec::new() };
     let since: Timestamp = range.start.start().minus_ms(LOOK_BACK_MS);

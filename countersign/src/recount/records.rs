@@ -35,6 +35,7 @@ pub(super) struct Record {
     pub(super) source: Name,
     pub(super) source_row: Option<u64>,
     pub(super) source_end: u64,
+    pub(super) stamp_ms: i64,
     pub(super) clock_ms: i64,
     pub(super) opened_ms: Option<i64>,
     pub(super) at_ms: i64,
@@ -84,10 +85,11 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
     Ok(records)
 }
 
-const COLUMNS: [&str; 26] = [
+const COLUMNS: [&str; 27] = [
     "record",
     "sequence",
     "row",
+    "stamp",
     "clock",
     "entry",
     "edge",
@@ -157,6 +159,7 @@ struct Columns<'a> {
     record: &'a arrow_array::StringArray,
     sequence: Numbers<'a>,
     row: Numbers<'a>,
+    stamp: Times<'a>,
     clock: Times<'a>,
     entry: Numbers<'a>,
     edge: Texts<'a>,
@@ -194,6 +197,7 @@ impl<'a> Columns<'a> {
             record: texts("record")?.0,
             sequence: numbers("sequence")?,
             row: numbers("row")?,
+            stamp: times("stamp")?,
             clock: times("clock")?,
             entry: numbers("entry")?,
             edge: texts("edge")?,
@@ -243,6 +247,7 @@ impl<'a> Columns<'a> {
             source: self.source.at(at, names),
             source_row: self.source_row.at(at),
             source_end: self.source_end.at(at).unwrap_or(0),
+            stamp_ms: self.stamp.at(at).unwrap_or(0),
             clock_ms: self.clock.at(at).unwrap_or(0),
             opened_ms: self.opened.at(at),
             at_ms: self.at.at(at).unwrap_or(0),

@@ -11,6 +11,8 @@ const MAGIC: [u8; 4] = *b"CSD1";
 const NOTE: [u8; 4] = *b"CSR1";
 /// Longer texts are cut.
 const TEXT_BYTES_MAX: usize = 1_024;
+/// Of what came so much is kept: letters lie in the log until an operator has looked at them.
+pub const LETTER_BYTES_MAX: usize = 64 << 10;
 
 /// One dead letter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,14 +23,25 @@ pub struct DeadLetter<'a> {
     pub sender: &'a str,
     /// What is wrong with it, and where.
     pub reason: &'a str,
-    /// The bytes as they came.
+    /// The bytes as they came, or the first of them.
     pub bytes: &'a [u8],
 }
 
 impl<'a> DeadLetter<'a> {
-    /// The binary form. Sender and reason are cut after 1 024 bytes.
+    /// The binary form. Sender and reason are cut after 1 024 bytes; of the bytes the first
+    /// [`LETTER_BYTES_MAX`] are kept, and the reason then begins with how many there were and their
+    /// digest.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
+        if let Some((kept, _)) = self.bytes.split_at_checked(LETTER_BYTES_MAX + 1) {
+            let bytes = &kept[..LETTER_BYTES_MAX];
+            let (length, digest) = (self.bytes.len(), blake3::hash(self.bytes));
+            let reason = format!(
+                "{}; the first {LETTER_BYTES_MAX} of {length} bytes with BLAKE3 {digest} are kept",
+                &self.reason[..self.reason.floor_char_boundary(TEXT_BYTES_MAX - 200)]
+            );
+            return DeadLetter { reason: &reason, bytes, ..*self }.to_bytes();
+        }
         let mut out = Vec::with_capacity(self.bytes.len() + 256);
         out.extend(MAGIC);
         out.extend(self.at.0.to_le_bytes());
@@ -100,6 +113,20 @@ mod tests {
         for length in 0..bytes.len() - 1 {
             assert_eq!(DeadLetter::read(&bytes[..length]), None, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn of_a_large_letter_the_beginning_is_kept_and_what_all_of_it_was() {
+        let large = vec![7; LETTER_BYTES_MAX + 1];
+        let reason = "é".repeat(900);
+        let letter = DeadLetter { at: Timestamp(1), sender: "a", reason: &reason, bytes: &large };
+        let bytes = letter.to_bytes();
+        let read = DeadLetter::read(&bytes).unwrap();
+        assert_eq!(read.bytes, &large[..LETTER_BYTES_MAX]);
+        let said = format!("the first 65536 of 65537 bytes with BLAKE3 {}", blake3::hash(&large));
+        assert!(read.reason.starts_with('é') && read.reason.contains(&said), "{}", read.reason);
+        let whole = DeadLetter { bytes: &large[1..], ..letter }.to_bytes();
+        assert_eq!(DeadLetter::read(&whole).unwrap().bytes.len(), LETTER_BYTES_MAX);
     }
 
     #[test]
