@@ -55,7 +55,10 @@ FROM (
   SELECT archive.* EXCLUDE ("partition"), part, epoch_ms("at") // 60000 AS own,
     greatest(epoch_ms(clock) - 7 * 86400000, 0) // 60000 AS earliest_minute,
     greatest((epoch_ms(stamp) + 60000) // 60000, earliest_minute) AS latest_minute
-  FROM read_parquet('archive/**/*.parquet', hive_partitioning = false, union_by_name = true) archive
+  FROM (
+    FROM read_parquet('archive/**/*.parquet', hive_partitioning = false, union_by_name = true)
+    -- Files of before have no digests.
+    UNION ALL BY NAME SELECT CAST(NULL AS VARCHAR) AS digest WHERE false) archive
   JOIN positions ON archive."partition" = part
   WHERE sequence <= until);
 
@@ -65,6 +68,12 @@ CREATE OR REPLACE TEMP TABLE repeated AS
 SELECT part, sequence, entry FROM log WHERE record IN ('batch', 'resolved')
 QUALIFY row_number() OVER (
   PARTITION BY part, edge, epoch, "number" ORDER BY sequence, coalesce(entry, 0)) > 1;
+
+-- Two contents under one number are a fault: nothing of what came second was counted.
+CREATE OR REPLACE TEMP TABLE conflicts AS
+SELECT part, edge, epoch, "number", list(DISTINCT digest ORDER BY digest) AS digests
+FROM log WHERE record = 'batch' AND digest IS NOT NULL
+GROUP BY ALL HAVING count(DISTINCT digest) > 1;
 
 -- An imported log is taken as far as its chunks follow each other from its first row on; the rows of a
 -- message are judged by what was taken before it.
@@ -139,4 +148,9 @@ SELECT part AS "partition", make_timestamp(minute * 60000000) AS minute, ad, pub
   device, kind, what, coalesce(facts.n, 0) AS archived, coalesce(engine.n, 0) AS counted
 FROM facts FULL JOIN engine USING (part, minute, ad, publisher, country, device, kind, what)
 WHERE archived <> counted
+UNION ALL BY NAME
+SELECT part AS "partition", 'edge ' || edge || ' epoch ' || epoch || ' batch ' || "number"
+  || ' came with two contents: ' || array_to_string(digests, ', ') AS what,
+  len(digests) AS archived, 1 AS counted
+FROM conflicts
 ORDER BY ALL;

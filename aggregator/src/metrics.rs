@@ -39,6 +39,8 @@ pub struct Metrics {
     pub events: Family<OutcomeLabel, Counter>,
     /// Batches that had been applied before.
     pub redelivered: Counter,
+    /// Batches under whose number another had been applied.
+    pub conflicts: Counter,
     /// Messages in the log that nobody of ours wrote.
     pub foreign: Counter,
     /// Positions between what a partition has applied and the end of its log.
@@ -70,6 +72,7 @@ impl Metrics {
         let metrics = Self {
             events: Family::default(),
             redelivered: Counter::default(),
+            conflicts: Counter::default(),
             foreign: Counter::default(),
             lag: Family::default(),
             checkpoint_seconds: seconds(),
@@ -84,6 +87,9 @@ impl Metrics {
         all.register("events", "Events by outcome since the start", metrics.events.clone());
         let help = "Batches that had been applied before, skipped";
         all.register("redelivered_batches", help, metrics.redelivered.clone());
+        let help =
+            "Batches under whose number another had been applied, skipped: see /v1/accounting";
+        all.register("conflicting_batches", help, metrics.conflicts.clone());
         let help = "Messages that nobody of ours wrote, kept with the dead letters and passed over";
         all.register("foreign_messages", help, metrics.foreign.clone());
         let help = "Messages between a partition's position and the end of its log";
@@ -119,6 +125,7 @@ impl Metrics {
             add(reason.name(), applied.reasons[usize::from(reason.code())]);
         }
         self.redelivered.inc_by(applied.redelivered);
+        self.conflicts.inc_by(applied.conflicts);
     }
 
     pub(crate) fn query(&self, query: &'static str, watch: Stopwatch) {

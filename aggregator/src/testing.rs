@@ -230,7 +230,13 @@ impl World {
         (outbox.next, outbox.watermark) = (number + 1, now);
         let declared = declared.into_iter().collect();
         Sent {
-            entry: BatchEntry { outbox: outbox.id, number, watermark, declared },
+            entry: BatchEntry {
+                outbox: outbox.id,
+                number,
+                watermark,
+                digest: shared::BatchDigest::default(),
+                declared,
+            },
             events,
             tallies,
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use eventlog::Message;
 use shared::wire::message::Entry;
 use shared::wire::{Judged, MessageBuilder};
-use shared::{OutboxId, PageSeq, PageView, PartitionMap, Timestamp};
+use shared::{BatchDigest, OutboxId, PageSeq, PageView, PartitionMap, Timestamp};
 
 use crate::verify::{JudgedBatch, JudgedChunk, JudgedRow};
 
@@ -23,7 +23,7 @@ pub const FLUSH_BYTES_ALL: usize = 8 << 20;
 pub struct Coalescer<A> {
     map: PartitionMap,
     builders: Vec<MessageBuilder>,
-    batches: HashSet<(OutboxId, u64)>,
+    batches: HashSet<(OutboxId, u64, BatchDigest)>,
     acks: Vec<A>,
     due: bool,
 }
@@ -52,11 +52,12 @@ impl<A> Coalescer<A> {
         this
     }
 
-    /// Adds a batch. One that is here already, by outbox and number, is the same batch sent again:
-    /// it is acknowledged with the first.
+    /// Adds a batch. One that is here already, by outbox, number and digest, is the same batch sent
+    /// again: it is acknowledged with the first. Another content under the same number goes to the
+    /// log: the engine tells of it.
     pub fn batch(&mut self, batch: &JudgedBatch, ack: A) {
         self.acks.push(ack);
-        let key = (batch.entry.outbox, batch.entry.number);
+        let key = (batch.entry.outbox, batch.entry.number, batch.entry.digest);
         if !self.batches.insert(key) {
             return;
         }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use shared::import::ImportChunk;
 use shared::token::Unverified;
 use shared::wire::{Batch, BatchEntry, ChunkEntry, Event, Judged, Tally};
-use shared::{BlockId, Id, OutboxId, PageView, PartitionMap, Timestamp};
+use shared::{BatchDigest, BlockId, Id, OutboxId, PageView, PartitionMap, Timestamp};
 
 use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row, within};
 use crate::keys::CollectorKeys;
@@ -168,6 +168,7 @@ impl Shared {
             outbox: batch.outbox,
             number: batch.number,
             watermark: believed_watermark(batch.watermark, now),
+            digest: BatchDigest::of(bytes),
             declared: batch.declared(),
         };
         Ok(JudgedBatch { entry, tallies: batch.tallies, rows })

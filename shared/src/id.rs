@@ -327,3 +327,32 @@ impl fmt::Debug for SourceId {
         write!(f, "{self}")
     }
 }
+
+/// What tells a batch from another of the same outbox and number: the first half of BLAKE3 of its
+/// binary form. Zeros where it is not known: messages before version 3 have none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BatchDigest(pub [u8; 16]);
+
+hex_text!(BatchDigest, 16, std::convert::identity, std::convert::identity);
+
+impl BatchDigest {
+    /// Of a batch in its binary form.
+    #[must_use]
+    pub fn of(batch: &[u8]) -> Self {
+        let mut digest = Self::default();
+        blake3::Hasher::new().update(batch).finalize_xof().fill(&mut digest.0);
+        digest
+    }
+
+    /// Whether it is known.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self != Self::default()
+    }
+}
+
+impl fmt::Debug for BatchDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}

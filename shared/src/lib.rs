@@ -23,7 +23,7 @@ pub use event::{
     Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, Reason,
     RuleSet, Validity, Verdict,
 };
-pub use id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
+pub use id::{BatchDigest, BlockId, Id, ImpressionId, OutboxId, SourceId};
 pub use money::{Currency, Money};
 pub use partition::{PartitionMap, Partitions};
 pub use random::Random;

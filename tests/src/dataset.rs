@@ -133,7 +133,13 @@ impl Dataset {
         minutes.sort_unstable();
         let declared = minutes.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32));
         let declared = declared.collect();
-        let entry = builder.batch(BatchEntry { outbox, number, watermark, declared });
+        let entry = builder.batch(BatchEntry {
+            outbox,
+            number,
+            watermark,
+            digest: shared::BatchDigest::default(),
+            declared,
+        });
         for click in &made {
             builder.event(entry, &self.judged(click));
         }

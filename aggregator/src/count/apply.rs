@@ -42,7 +42,8 @@ const BITMAPS_PER_BLOCK: usize = KINDS * 2;
 /// What brought an event.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
-    Redelivered,
+    /// It, or another batch of its number, has been applied before.
+    Skipped,
     Batch,
     /// The number of the chunk among the chunks.
     Chunk(u16),
@@ -102,8 +103,8 @@ impl Engine {
         let settled = self.settled;
         let has_room = self.minutes.make_room(message.ids.len());
         self.scratch.window.begin(message, self.clock);
-        let redelivered = self.take_entries(message, has_room);
-        let mut applied = Applied { redelivered, ..Applied::default() };
+        let mut applied = Applied::default();
+        self.take_entries(message, has_room, &mut applied);
         self.scratch.prepare(message, self.clock);
         self.scratch.judge(message, &mut self.dedup);
         self.scratch.name(message, &mut self.minutes.ids);
@@ -119,21 +120,20 @@ impl Engine {
         applied
     }
 
-    /// Takes the numbers of the batches and what they declare; returns how many were known. Without
-    /// room for the message's ids nothing of it can count.
-    fn take_entries(&mut self, message: &MessageView<'_>, has_room: bool) -> u64 {
-        let mut redelivered = 0;
+    /// Takes the numbers of the batches and what they declare. Without room for the message's ids
+    /// nothing of it can count.
+    fn take_entries(&mut self, message: &MessageView<'_>, has_room: bool, applied: &mut Applied) {
         self.scratch.entries.clear();
         let refused = |reason, imported| Entry::Refused { reason, imported };
         for batch in &message.batches {
-            let taken = self.outboxes.take(batch.outbox, batch.number, batch.watermark, self.clock);
-            let entry = match taken {
+            let entry = match self.outboxes.take(batch, self.clock) {
                 Taken::New if has_room => Entry::Batch,
                 Taken::New | Taken::OverQuota => refused(Reason::OverQuota, false),
                 Taken::Malformed => refused(Reason::Malformed, false),
-                Taken::Known => {
-                    redelivered += 1;
-                    self.scratch.entries.push(Entry::Redelivered);
+                taken @ (Taken::Known | Taken::Conflict) => {
+                    applied.redelivered += u64::from(taken == Taken::Known);
+                    applied.conflicts += u64::from(taken == Taken::Conflict);
+                    self.scratch.entries.push(Entry::Skipped);
                     continue;
                 }
             };
@@ -156,14 +156,13 @@ impl Engine {
             let taken = self.sources.rows(chunk.source);
             self.scratch.chunks.push(Chunk { rows, taken, fates: Fates::default() });
         }
-        redelivered
     }
 
     /// Takes what page views say that they have sent.
     fn take_pages(&mut self, message: &MessageView<'_>) {
         for row in &message.pages {
             let entry = self.scratch.entries[usize::from(row.entry)];
-            if matches!(entry, Entry::Redelivered | Entry::Refused { .. }) {
+            if matches!(entry, Entry::Skipped | Entry::Refused { .. }) {
                 continue;
             }
             let sent = self.pages.take(row.told, self.clock);
@@ -183,7 +182,7 @@ impl Engine {
             let tally = entry.tally;
             let count = u64::from(tally.count);
             let (chunk, imported, refused) = match self.scratch.entries[usize::from(entry.entry)] {
-                Entry::Redelivered => continue,
+                Entry::Skipped => continue,
                 Entry::Batch => (None, false, None),
                 Entry::Chunk(number) => (Some(&message.chunks[usize::from(number)]), true, None),
                 Entry::Refused { reason, imported } => (None, imported, Some(reason)),
@@ -244,7 +243,7 @@ impl Scratch {
     fn judge(&mut self, message: &MessageView<'_>, dedup: &mut Dedup) {
         for row in message.rows() {
             let (chunk, imported, refused) = match self.entries[usize::from(row.entry)] {
-                Entry::Redelivered => continue,
+                Entry::Skipped => continue,
                 Entry::Batch => (None, false, None),
                 Entry::Chunk(number) => (Some(usize::from(number)), true, None),
                 Entry::Refused { reason, imported } => (None, imported, Some(reason)),

@@ -44,6 +44,8 @@ pub struct Applied {
     pub reasons: [u64; REASON_CODES],
     /// Batches that had been applied before: skipped with all their events.
     pub redelivered: u64,
+    /// Batches under whose number another had been applied: skipped too, and told.
+    pub conflicts: u64,
 }
 
 /// What an engine holds in memory: for metrics, and for deciding when to checkpoint.
@@ -323,6 +325,11 @@ impl Engine {
     #[must_use]
     pub fn gaps(&self) -> Vec<Gap> {
         self.outboxes.gaps()
+    }
+
+    /// Outboxes of which a number came with two contents.
+    pub fn conflicts(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {
+        self.outboxes.conflicts()
     }
 
     /// All outboxes that are remembered, open or closed.

@@ -4,6 +4,7 @@ mod accounts;
 mod apply;
 mod cells;
 mod changes;
+mod contents;
 mod dedup;
 mod engine;
 mod error;
@@ -21,6 +22,7 @@ pub use changes::{
     AdTotal, Cell, Changes, Dimensions, MinuteRows, PAGE_BITS, Page, PageKey, PublisherTold,
     Snapshot, Spend,
 };
+pub use contents::{Conflict, Contents};
 pub use engine::{Applied, Engine, Settings, Size};
 pub use error::EngineError;
 pub use outboxes::{Finality, Gap, OutboxState, Run};

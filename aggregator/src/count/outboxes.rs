@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use shared::limits::{BATCH_NUMBERS_MAX, HORIZON_MS};
+use shared::wire::BatchEntry;
 use shared::{Id, Minute, OutboxId, Timestamp};
+
+use super::contents::Contents;
 
 /// The most runs beyond gaps that are kept of all outboxes of one edge. One that sends in order has
 /// none, one that sends 100 batches at once has at most 100. A batch that would make one more is
@@ -26,6 +29,8 @@ pub(super) enum Taken {
     New,
     /// It has been applied before.
     Known,
+    /// Another has been applied under its number.
+    Conflict,
     /// No outbox reaches its number.
     Malformed,
     /// Its edge has used up what is kept of one. The number stays missing.
@@ -44,6 +49,8 @@ pub struct OutboxState {
     pub above: Vec<Run>,
     /// The log's clock when the outbox was closed.
     pub closed_at: Option<Timestamp>,
+    /// What came under its numbers.
+    pub contents: Contents,
 }
 
 /// Neighbouring numbers that have been applied beyond a gap.
@@ -145,6 +152,11 @@ impl OutboxState {
         self.watermark = self.watermark.max(run.watermark);
     }
 
+    /// One more than the largest number that has come.
+    fn end(&self) -> u64 {
+        self.above.last().map_or(self.next, |run| run.end)
+    }
+
     /// Numbers that have not come although larger ones have.
     #[must_use]
     pub fn missing(&self) -> Vec<Range<u64>> {
@@ -160,7 +172,9 @@ impl OutboxState {
             end = run.end;
             sound
         });
-        in_order && (self.watermark == Timestamp::MAX) == self.closed_at.is_some()
+        in_order
+            && (self.watermark == Timestamp::MAX) == self.closed_at.is_some()
+            && self.contents.is_sound()
     }
 }
 
@@ -203,7 +217,24 @@ pub(super) struct OutboxChanges {
 
 impl Outboxes {
     /// Takes a batch.
-    pub(super) fn take(
+    pub(super) fn take(&mut self, batch: &BatchEntry, clock: Timestamp) -> Taken {
+        let taken = self.take_number(batch.outbox, batch.number, batch.watermark, clock);
+        let Some(state) = self.states.get_mut(&batch.outbox) else { return taken };
+        match taken {
+            Taken::New => {
+                let end = state.end();
+                state.contents.remember(batch.number, batch.digest, end);
+            }
+            Taken::Known if state.contents.is_conflict(batch, clock) => {
+                self.changed.insert(batch.outbox);
+                return Taken::Conflict;
+            }
+            _ => {}
+        }
+        taken
+    }
+
+    fn take_number(
         &mut self,
         outbox: OutboxId,
         number: u64,
@@ -309,7 +340,7 @@ impl Outboxes {
     /// nobody waits for anything.
     pub(super) fn resolve(&mut self, outbox: OutboxId, number: u64, clock: Timestamp) {
         if self.states.contains_key(&outbox) {
-            self.take(outbox, number, Timestamp(0), clock);
+            self.take_number(outbox, number, Timestamp(0), clock);
         }
     }
 
@@ -372,6 +403,10 @@ impl Outboxes {
             missing: state.missing(),
         };
         with_gaps.map(gap).collect()
+    }
+
+    pub(super) fn conflicts(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {
+        self.all().filter(|(_, state)| state.contents.conflicts_all > 0)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use shared::{Id, Kind, SourceId, Validity};
+use shared::{BatchDigest, Id, Kind, SourceId, Validity};
 
 /// Reasons that occurred, by their names.
 pub(super) type Reasons = BTreeMap<&'static str, u64>;
@@ -61,6 +61,32 @@ pub(super) struct Account {
     pub(super) pages: Vec<Pages>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) gaps: Gaps,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) conflicts: Vec<Conflicts>,
+}
+
+/// Batches of an outbox under whose numbers others had been counted: nothing of them was.
+#[derive(Debug, Serialize)]
+pub(super) struct Conflicts {
+    pub(super) edge: Id,
+    pub(super) epoch: u64,
+    /// All that there were.
+    pub(super) count: u64,
+    /// The newest of them.
+    pub(super) newest: Vec<Conflict>,
+}
+
+/// Two batches that came under one number.
+#[derive(Debug, Serialize)]
+pub(super) struct Conflict {
+    pub(super) number: u64,
+    /// The digest of the one that was counted, and of the other.
+    pub(super) counted: BatchDigest,
+    pub(super) skipped: BatchDigest,
+    /// How many events the other declares.
+    pub(super) events: u64,
+    /// The log's clock when the other came.
+    pub(super) at: String,
 }
 
 /// What the pages of a publisher have sent beside what was counted of it.

@@ -21,7 +21,8 @@ use crate::query::{self, Unanswered};
 use crate::service::{Core, NotReady};
 use crate::store::{StoreError, Stores};
 use answers::{
-    Account, Counted, Edge, Edges, Gap, Gaps, Missing, Pages, Popular, Ready, Reasons, Source,
+    Account, Conflict, Conflicts, Counted, Edge, Edges, Gap, Gaps, Missing, Pages, Popular, Ready,
+    Reasons, Source,
 };
 use params::Params;
 
@@ -207,6 +208,7 @@ async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri:
             behind: (!complete.is_final).then_some(complete.behind),
             pages: found.told.into_iter().map(pages).collect(),
             gaps: gaps(found.gaps),
+            conflicts: conflicts(found.conflicts),
         }))
     })
     .await
@@ -312,4 +314,23 @@ fn gaps(gaps: std::collections::BTreeMap<shared::OutboxId, Vec<Range<u64>>>) -> 
             .collect(),
     };
     gaps.into_iter().map(gap).collect()
+}
+
+fn conflicts(
+    found: std::collections::BTreeMap<shared::OutboxId, query::Conflicts>,
+) -> Vec<Conflicts> {
+    let one = |conflict: crate::count::Conflict| Conflict {
+        number: conflict.number,
+        counted: conflict.applied,
+        skipped: conflict.skipped,
+        events: conflict.events,
+        at: conflict.at.to_string(),
+    };
+    let of_outbox = |(outbox, found): (shared::OutboxId, query::Conflicts)| Conflicts {
+        edge: outbox.edge,
+        epoch: outbox.epoch,
+        count: found.count,
+        newest: found.newest.into_iter().map(one).collect(),
+    };
+    found.into_iter().map(of_outbox).collect()
 }

@@ -9,7 +9,7 @@ use shared::event::REASON_CODES;
 use shared::{Id, Minute, OutboxId};
 
 use super::{Completeness, Look, Unanswered, all_of, look};
-use crate::count::{Gap, MinuteAccount, Told};
+use crate::count::{Conflict, Gap, MinuteAccount, Told};
 use crate::service::Slot;
 use crate::store::CheckpointStore;
 
@@ -23,13 +23,23 @@ pub(crate) struct Accounting {
     /// Received, and without an outcome yet. Below zero only when something was counted that was
     /// never declared.
     pub(crate) in_flight: i128,
-    /// Nothing has more outcomes than were received, and all partitions that are at the end of
-    /// their log agree on what was received.
+    /// Nothing has more outcomes than were received, all partitions that are at the end of their log
+    /// agree on what was received, and no number of an outbox came with two contents.
     pub(crate) adds_up: bool,
     /// What pages have told, by publisher.
     pub(crate) told: BTreeMap<Id, Told>,
     pub(crate) gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
+    pub(crate) conflicts: BTreeMap<OutboxId, Conflicts>,
     pub(crate) completeness: Completeness,
+}
+
+/// Numbers of an outbox that came with two contents.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Conflicts {
+    /// All that there were.
+    pub(crate) count: u64,
+    /// The newest of them.
+    pub(crate) newest: Vec<Conflict>,
 }
 
 /// One partition's part.
@@ -38,6 +48,7 @@ struct Part {
     told: BTreeMap<Id, Told>,
     sequence: u64,
     gaps: Vec<Gap>,
+    conflicts: Vec<(OutboxId, Conflicts)>,
     completeness: Completeness,
 }
 
@@ -82,6 +93,7 @@ impl Accounting {
         self.adds_up &= later.adds_up;
         add(&mut self.told, later.told);
         self.gaps = later.gaps;
+        self.conflicts = later.conflicts;
         self.completeness = self.completeness.and(later.completeness);
     }
 }
@@ -104,6 +116,7 @@ async fn step<T: CheckpointStore, L: Log>(
         adds_up &= sum.account.outcomes() <= of_minute && (agreed || !at_end);
         total.add(&sum.account);
     }
+    let conflicts = conflicts(&parts);
     let mut told = BTreeMap::new();
     parts.iter().for_each(|part| add(&mut told, part.told.clone()));
     Ok(Accounting {
@@ -112,9 +125,10 @@ async fn step<T: CheckpointStore, L: Log>(
         duplicate: total.duplicate,
         reasons: total.reasons,
         in_flight: i128::from(received) - i128::from(total.outcomes()),
-        adds_up,
+        adds_up: adds_up && conflicts.is_empty(),
         told,
         gaps: gaps(&parts),
+        conflicts,
         completeness: all_of(parts.iter().map(|part| part.completeness)),
     })
 }
@@ -150,6 +164,14 @@ async fn part<T: CheckpointStore>(
         told: engine.told(range.start, range.end),
         sequence: engine.position().map_or(0, |position| position.sequence),
         gaps: engine.gaps(),
+        conflicts: engine
+            .conflicts()
+            .map(|(outbox, state)| {
+                let (count, newest) =
+                    (state.contents.conflicts_all, state.contents.conflicts.clone());
+                (outbox, Conflicts { count, newest })
+            })
+            .collect(),
         completeness: Completeness::of(engine, range),
     })
     .await?;
@@ -183,4 +205,16 @@ fn gaps(parts: &[Part]) -> BTreeMap<OutboxId, Vec<Range<u64>>> {
         }
     }
     gaps
+}
+
+/// Every partition hears of every batch: where they differ, one is behind.
+fn conflicts(parts: &[Part]) -> BTreeMap<OutboxId, Conflicts> {
+    let mut conflicts: BTreeMap<OutboxId, Conflicts> = BTreeMap::new();
+    for (outbox, of_part) in parts.iter().flat_map(|part| &part.conflicts) {
+        let known = conflicts.entry(*outbox).or_insert_with(|| of_part.clone());
+        if known.count < of_part.count {
+            known.clone_from(of_part);
+        }
+    }
+    conflicts
 }

@@ -3,15 +3,17 @@
 
 use eventlog::Position;
 use shared::event::REASON_CODES;
-use shared::{Country, Currency, Device, Id, Kind, Minute, Timestamp};
+use shared::{BatchDigest, Country, Currency, Device, Id, Kind, Minute, Timestamp};
 
 use super::lists::{Reader, Unreadable, in_order, put_id, put_number, put_signed, sum};
 use super::{StoreError, keys};
 use crate::count::{
-    MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run, SourceState, Told,
+    Conflict, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run, SourceState, Told,
 };
 
 const VERSION: u8 = 1;
+/// Of an outbox; version 1 ends with its runs.
+const OUTBOX_VERSION: u8 = 2;
 const PAGE_BYTES: usize = PAGE_BITS / 8;
 /// A page as its bits' places, when that is shorter than the bits.
 const SPARSE: u8 = 1;
@@ -378,15 +380,29 @@ pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
 /// An outbox.
 #[must_use]
 pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
-    let mut out = begin();
+    let mut out = vec![OUTBOX_VERSION];
     put_number(&mut out, outbox.next);
     out.extend(outbox.watermark.0.to_le_bytes());
     out.push(u8::from(outbox.closed_at.is_some()));
     outbox.closed_at.iter().for_each(|at| out.extend(at.0.to_le_bytes()));
+    put_number(&mut out, outbox.above.len() as u64);
     for run in &outbox.above {
         put_number(&mut out, run.first);
         put_number(&mut out, run.end);
         out.extend(run.watermark.0.to_le_bytes());
+    }
+    put_number(&mut out, outbox.contents.digests.len() as u64);
+    for (number, digest) in &outbox.contents.digests {
+        put_number(&mut out, *number);
+        out.extend(digest.0);
+    }
+    put_number(&mut out, outbox.contents.conflicts_all);
+    for conflict in &outbox.contents.conflicts {
+        put_number(&mut out, conflict.number);
+        out.extend(conflict.applied.0);
+        out.extend(conflict.skipped.0);
+        put_number(&mut out, conflict.events);
+        out.extend(conflict.at.0.to_le_bytes());
     }
     out
 }
@@ -396,7 +412,8 @@ pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let is_old = value.first() == Some(&VERSION);
+    let mut reader = Reader::new(value, if is_old { VERSION } else { OUTBOX_VERSION })?;
     let next = reader.number()?;
     let watermark = Timestamp(reader.u64()?);
     let closed_at = match reader.byte()? {
@@ -404,12 +421,30 @@ pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
         1 => Some(Timestamp(reader.u64()?)),
         _ => return Err("neither open nor closed"),
     };
-    let mut above = Vec::new();
-    while !reader.is_empty() {
+    let mut outbox = OutboxState { next, watermark, closed_at, ..OutboxState::default() };
+    let mut runs = if is_old { u64::MAX } else { reader.number()? };
+    while runs > 0 && !(is_old && reader.is_empty()) {
         let (first, end) = (reader.number()?, reader.number()?);
-        above.push(Run { first, end, watermark: Timestamp(reader.u64()?) });
+        outbox.above.push(Run { first, end, watermark: Timestamp(reader.u64()?) });
+        runs -= 1;
     }
-    Ok(OutboxState { next, watermark, above, closed_at })
+    if is_old {
+        return Ok(outbox);
+    }
+    for _ in 0..reader.number()? {
+        outbox.contents.digests.insert(reader.number()?, BatchDigest(reader.array()?));
+    }
+    outbox.contents.conflicts_all = reader.number()?;
+    while !reader.is_empty() {
+        outbox.contents.conflicts.push(Conflict {
+            number: reader.number()?,
+            applied: BatchDigest(reader.array()?),
+            skipped: BatchDigest(reader.array()?),
+            events: reader.number()?,
+            at: Timestamp(reader.u64()?),
+        });
+    }
+    Ok(outbox)
 }
 
 /// An imported log.

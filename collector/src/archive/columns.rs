@@ -10,7 +10,7 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, Field, Schema};
 use shared::wire::ChunkEntry;
-use shared::{Country, Id, Kind, Money, Network, RuleSet, Timestamp};
+use shared::{BatchDigest, Country, Id, Kind, Money, Network, RuleSet, Timestamp};
 
 /// What a record is of. The names are the values of the column `record`; records of a file are
 /// sorted by it first.
@@ -71,6 +71,8 @@ pub(super) struct Record<'a> {
     pub(super) chunk: Option<&'a ChunkEntry>,
     /// The row of the imported log that an event is of.
     pub(super) source_row: Option<u64>,
+    /// Of a batch, where its message says it.
+    pub(super) digest: Option<BatchDigest>,
     pub(super) at: Option<Timestamp>,
     pub(super) kind: Option<Kind>,
     pub(super) outcome: Option<&'static str>,
@@ -153,6 +155,7 @@ const COLUMNS: &[Column] = &[
     maybe("proof", proofs),
     // Later than the others: the files of before end above.
     maybe("rules", |r| shown(r, |r| Some(r.rules).filter(|rules| *rules != RuleSet::UNKNOWN))),
+    maybe("digest", |r| shown(r, |r| r.digest)),
 ];
 
 /// The schema of every file. One that an earlier build wrote may lack the last columns; they are null

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use eventlog::Delivered;
 use shared::clock::LogClock;
-use shared::wire::{ChunkEntry, Cold, Control, Logged, MessageView, Row, WireError, Word};
+use shared::wire::{
+    BatchEntry, ChunkEntry, Cold, Control, Logged, MessageView, Row, WireError, Word,
+};
 use shared::{Country, Id, Minute, Money, Network, RuleSet, Timestamp, import};
 
 use super::columns::{Record, What};
@@ -143,8 +145,9 @@ impl<'a> Source<'a> {
         match what {
             What::Batch => {
                 message.name(&mut record, row);
-                let watermark = message.view.batches[row].watermark;
+                let BatchEntry { watermark, digest, .. } = message.view.batches[row];
                 record.watermark = Some(watermark).filter(|time| *time != Timestamp::MAX);
+                record.digest = Some(digest).filter(|digest| digest.is_known());
             }
             What::Chunk => {
                 message.name(&mut record, message.view.batches.len() + row);
@@ -184,6 +187,7 @@ impl<'a> Source<'a> {
             watermark: None,
             chunk: None,
             source_row: None,
+            digest: None,
             at: None,
             kind: None,
             outcome: None,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use eventlog::fake::{Faults, MemLog, MemReader};
 use eventlog::{Log, LogError, Message, Position};
 use shared::wire::MessageView;
-use shared::{Kind, Reason};
+use shared::{BatchDigest, Kind, Reason};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -293,6 +293,7 @@ fn a_coalescer_begins_anew() {
             outbox: shared::OutboxId { edge: super::world::EDGE, epoch: 1 },
             number: 0,
             watermark: NOW,
+            digest: BatchDigest([1; 16]),
             declared: vec![(NOW.minute(), 5)],
         },
         tallies: vec![shared::wire::Tally {
@@ -316,6 +317,15 @@ fn a_coalescer_begins_anew() {
             .sum();
         assert_eq!((flush.messages.len(), tallies), (3, 1));
     }
+    // Another content under the same number is not the same batch.
+    let mut other = batch.clone();
+    other.entry.digest = BatchDigest([2; 16]);
+    coalescer.batch(&batch, 1);
+    coalescer.batch(&other, 2);
+    for message in coalescer.finish(NOW).messages {
+        let digests = MessageView::read(&message.payload).unwrap().batches;
+        assert_eq!(digests.iter().map(|batch| batch.digest.0[0]).collect::<Vec<_>>(), [1, 2]);
+    }
 }
 
 #[test]
@@ -326,6 +336,7 @@ fn many_partitions_are_due_by_their_sum() {
             outbox: shared::OutboxId { edge: super::world::EDGE, epoch: 1 },
             number,
             watermark: NOW,
+            digest: BatchDigest([1; 16]),
             declared: Vec::new(),
         },
         tallies: Vec::new(),

@@ -7,11 +7,11 @@
 //! Memory: about 18 bytes for each event of the files that are read, one file's records (120 bytes
 //! each), and the facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use collector::archive::Archive;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use shared::Minute;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 
@@ -34,6 +34,8 @@ pub(super) struct Compared {
     pub(super) facts: u64,
     /// One line each.
     pub(super) differences: Vec<String>,
+    /// Numbers of outboxes that came with two contents, one line each: every partition hears of them.
+    pub(super) conflicts: BTreeSet<String>,
 }
 
 /// Counts the files, and compares with what the engine says.
@@ -99,7 +101,8 @@ struct Count {
     outboxes: HashMap<(Name, u64), u32>,
     blocks: HashMap<(Name, Name), u32>,
     /// Outbox and number of batches that came, or of which an operator has said that they never do.
-    batches: HashSet<(u32, u64)>,
+    batches: HashMap<(u32, u64), u128>,
+    conflicts: BTreeSet<String>,
     /// Of the message at hand: its sequence, and the entries that came before.
     repeated: (u64, HashSet<u64>),
     /// How far each imported log has been taken, before the message at hand, and with it.
@@ -133,7 +136,8 @@ impl Count {
             words,
             outboxes: HashMap::new(),
             blocks: HashMap::new(),
-            batches: HashSet::new(),
+            batches: HashMap::new(),
+            conflicts: BTreeSet::new(),
             repeated: (0, HashSet::new()),
             taken: HashMap::new(),
             kinds: Vec::new(),
@@ -171,7 +175,24 @@ impl Count {
     fn is_new_batch(&mut self, record: &Record) -> bool {
         let next = number(self.outboxes.len());
         let outbox = *self.outboxes.entry((record.edge, record.epoch)).or_insert(next);
-        self.batches.insert((outbox, record.number))
+        let first = match self.batches.entry((outbox, record.number)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(record.digest);
+                return true;
+            }
+            Entry::Occupied(first) => *first.get(),
+        };
+        if first != 0 && record.digest != 0 && first != record.digest {
+            self.conflicts.insert(format!(
+                "edge {} epoch {} batch {}: it came with two contents, and only the first was counted: \
+                 digests {first:032x}, {:032x}",
+                self.names.text(record.edge),
+                record.epoch,
+                record.number,
+                record.digest
+            ));
+        }
+        false
     }
 
     /// A log is taken as far as its chunks follow each other from its first row on. The rows of a
@@ -299,7 +320,7 @@ impl Count {
         both.retain(|_, sides| *sides != (0, 0));
         let different = both.iter().filter(|(_, (archived, counted))| archived != counted);
         let differences = different.map(|(names, sides)| describe(names, *sides)).collect();
-        Compared { facts: both.len() as u64, differences }
+        Compared { facts: both.len() as u64, differences, conflicts: self.conflicts }
     }
 }
 

@@ -14,6 +14,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &RecountArgs) -> Result<ExitCode, Failure> {
 struct Total {
     facts: u64,
     differences: u64,
+    conflicts: BTreeSet<String>,
     records: u64,
     bytes: u64,
 }
@@ -71,20 +73,32 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
             total.differences += 1;
             line(format!("partition {partition}: {difference}"));
         }
+        for conflict in compared.conflicts {
+            if !total.conflicts.contains(&conflict) {
+                line(format!("CONFLICT: {conflict}"));
+                total.conflicts.insert(conflict);
+            }
+        }
         partition += 1;
     }
-    let Total { facts, differences, records, bytes } = total;
+    let Total { facts, differences, conflicts, records, bytes } = total;
     let seconds = watch.elapsed().as_secs_f64();
     let of = format!(
         "{facts} counts of {partitions} partitions compared, from {} events in {} MiB, {seconds:.1} s",
         records,
         bytes >> 20
     );
-    if differences == 0 {
+    if differences == 0 && conflicts.is_empty() {
         line(format!("the archive and the engine agree: {of}"));
         return Ok(ExitCode::SUCCESS);
     }
-    line(format!("{differences} DIFFERENCES: {of}"));
+    if !conflicts.is_empty() {
+        let conflicts = conflicts.len();
+        line(format!("{conflicts} batches CONFLICT with others of their numbers: {of}"));
+    }
+    if differences > 0 {
+        line(format!("{differences} DIFFERENCES: {of}"));
+    }
     Ok(ExitCode::from(failure::DIFFERENT))
 }
 

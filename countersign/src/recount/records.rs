@@ -32,6 +32,8 @@ pub(super) struct Record {
     pub(super) edge: Name,
     pub(super) epoch: u64,
     pub(super) number: u64,
+    /// Of a batch; 0 where it is not known.
+    pub(super) digest: u128,
     pub(super) source: Name,
     pub(super) source_row: Option<u64>,
     pub(super) source_end: u64,
@@ -85,7 +87,7 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
     Ok(records)
 }
 
-const COLUMNS: [&str; 27] = [
+const COLUMNS: [&str; 28] = [
     "record",
     "sequence",
     "row",
@@ -95,6 +97,7 @@ const COLUMNS: [&str; 27] = [
     "edge",
     "epoch",
     "number",
+    "digest",
     "source",
     "source_row",
     "source_end",
@@ -165,6 +168,8 @@ struct Columns<'a> {
     edge: Texts<'a>,
     epoch: Numbers<'a>,
     number: Numbers<'a>,
+    /// Files of before do not have it.
+    digest: Option<&'a arrow_array::StringArray>,
     source: Texts<'a>,
     source_row: Numbers<'a>,
     source_end: Numbers<'a>,
@@ -203,6 +208,7 @@ impl<'a> Columns<'a> {
             edge: texts("edge")?,
             epoch: numbers("epoch")?,
             number: numbers("number")?,
+            digest: texts("digest").map(|texts| texts.0),
             source: texts("source")?,
             source_row: numbers("source_row")?,
             source_end: numbers("source_end")?,
@@ -244,6 +250,7 @@ impl<'a> Columns<'a> {
             edge: self.edge.at(at, names),
             epoch: self.epoch.at(at).unwrap_or(0),
             number: self.number.at(at).unwrap_or(0),
+            digest: self.digest.map_or(0, |digest| read_digest(digest.value(at))),
             source: self.source.at(at, names),
             source_row: self.source_row.at(at),
             source_end: self.source_end.at(at).unwrap_or(0),
@@ -266,4 +273,8 @@ impl<'a> Columns<'a> {
             count: self.count.at(at).and_then(|count| count.try_into().ok()).unwrap_or(0),
         })
     }
+}
+
+fn read_digest(text: &str) -> u128 {
+    u128::from_str_radix(text, 16).unwrap_or(0)
 }

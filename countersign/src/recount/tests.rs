@@ -112,17 +112,22 @@ impl History {
 
     fn at(&mut self) -> Timestamp {
         let back = self.below(400_000);
-        match self.below(60) {
-            0 => self.now.plus_ms(400 * DAY_MS + back),
-            1 => self.now.minus_ms(8 * DAY_MS + back),
-            2 => self.now.plus_ms(back),
-            _ => self.now.minus_ms(back),
+        self.now.minus_ms(back)
+    }
+
+    /// Of a clock that is wrong.
+    fn wild(&mut self) -> Timestamp {
+        let by = self.below(400_000);
+        match self.below(3) {
+            0 => self.now.plus_ms(400 * DAY_MS + by),
+            1 => self.now.minus_ms(8 * DAY_MS + by),
+            _ => self.now.plus_ms(by),
         }
     }
 
     fn tallies(&mut self) -> Vec<Tally> {
         let count = u32::try_from(self.below(4)).unwrap();
-        let minute = self.at().minute();
+        let minute = if self.below(40) == 0 { self.wild() } else { self.now }.minute();
         let tally = Tally { minute, kind: Kind::Click, reason: Reason::OutboxFull, count };
         if self.below(4) == 0 { vec![tally] } else { vec![] }
     }
@@ -133,9 +138,10 @@ impl History {
         let outbox = OutboxId { edge, epoch: index as u64 };
         let number = self.next[index];
         self.next[index] += 1;
+        let is_wild = self.below(40) == 0;
         let events: Vec<_> = (0..self.below(12))
             .map(|_| {
-                let at = self.at();
+                let at = if is_wild { self.wild() } else { self.at() };
                 self.event(at)
             })
             .collect();
@@ -143,7 +149,8 @@ impl History {
         events.iter().for_each(|event| *declared.entry(event.at.minute()).or_insert(0) += 1);
         let declared = declared.into_iter().collect();
         let watermark = self.now;
-        let entry = BatchEntry { outbox, number, watermark, declared };
+        let digest = shared::BatchDigest([1; 16]);
+        let entry = BatchEntry { outbox, number, watermark, digest, declared };
         Sent { entry, events, tallies: self.tallies() }
     }
 
@@ -227,7 +234,12 @@ impl History {
             self.sent.push(sent);
         }
         if self.below(3) == 0 {
-            let sent = self.pick(&self.sent.clone());
+            let mut sent = self.pick(&self.sent.clone());
+            if self.below(4) == 0 {
+                // Another content under its number.
+                sent.entry.digest = shared::BatchDigest([2; 16]);
+                sent.events.truncate(1);
+            }
             Self::put(&mut builder, &sent);
         }
         // Not in every file: their minutes are all over the place.
@@ -345,6 +357,10 @@ async fn the_plain_count_says_what_the_engine_says() {
             &differences[..differences.len().min(9)]
         );
         assert!(compared.facts > 1_000, "{}", compared.facts);
+        // What the engine keeps of conflicts is bounded; the archive has all.
+        let told: u64 =
+            both.engine.conflicts().map(|(_, state)| state.contents.conflicts_all).sum();
+        assert!(told > 0 && compared.conflicts.len() as u64 >= told, "{told}");
         let all = facts(&both.engine, &ALL);
         whats.extend(all.into_iter().filter(|fact| fact.n != 0).map(|fact| fact.what));
     }

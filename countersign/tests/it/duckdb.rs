@@ -1,6 +1,7 @@
 //! `docs/recount.sql` in DuckDB, beside the engine of a server that was killed; and the queries of
 //! `docs/archive.md`.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,14 +64,30 @@ fn counted(dir: &Path) -> Server {
     server
 }
 
+/// What the SQL answers of a server whose archive is complete.
+pub(crate) async fn differences(
+    server: &Server,
+    folder: &Path,
+    minutes: Range<u32>,
+) -> Vec<String> {
+    std::os::unix::fs::symlink(server.data.join("archive"), folder.join("archive")).unwrap();
+    ask_all(server, folder, minutes.start, minutes.end).await;
+    let range = [minutes.start.to_string(), minutes.end.to_string()];
+    duckdb(folder, &docs("recount.sql"), &range)
+}
+
 /// Writes the cells of all partitions where the SQL looks for them.
 fn ask(server: &Server, folder: &Path, from: u32, to: u32) {
-    std::fs::create_dir_all(folder.join("cells")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(ask_all(server, folder, from, to));
+}
+
+async fn ask_all(server: &Server, folder: &Path, from: u32, to: u32) {
+    std::fs::create_dir_all(folder.join("cells")).unwrap();
     for partition in 0..3 {
         let (from, to) = (u64::from(from) * 60, u64::from(to) * 60);
         let path = format!("/v1/partitions/{partition}/cells?from={from}&to={to}");
-        let cells = runtime.block_on(server.text(&path));
+        let cells = server.text(&path).await;
         std::fs::write(folder.join(format!("cells/{partition}.json")), cells).unwrap();
     }
 }

@@ -37,7 +37,7 @@ fn recount(server: &Server, range: &[&str]) -> Command {
     command
 }
 
-fn recount_of(api: &str, data: &Path) -> Command {
+pub(crate) fn recount_of(api: &str, data: &Path) -> Command {
     let mut command = binary();
     command.args(["recount", "--api", api, "--key", KEY, "--data"]).arg(data);
     command
@@ -62,7 +62,7 @@ fn agree(recount: &mut Command) {
 }
 
 /// Minutes around now.
-fn now() -> [String; 4] {
+pub(crate) fn now() -> [String; 4] {
     let now = shared::ambient::SystemClock.now().minute().0;
     let time = |minute: u32| (u64::from(minute) * 60).to_string();
     ["--from".into(), time(now - 30), "--to".into(), time(now + 30)]

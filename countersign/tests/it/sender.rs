@@ -10,6 +10,7 @@ use shared::{
 };
 
 use crate::process::{Server, binary, run};
+use crate::{duckdb, recount};
 
 fn now() -> Timestamp {
     shared::ambient::SystemClock.now()
@@ -130,4 +131,45 @@ async fn keys_of_an_earlier_build_have_their_edge_registered_at_the_first_start(
     let args = ["edges", "register", "edge", "--issuer", "mallory", "--data"];
     let (code, _, said) = run(binary().args(args).arg(&server.data));
     assert!(code == Some(2) && said.contains("another issuer"), "{code:?} {said}");
+}
+
+#[tokio::test]
+async fn a_number_with_two_contents_is_told_by_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = recount::flags(dir.path());
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Server::start_with(&dir.path().join("data"), None, &flags);
+    let token = server.serve().await;
+    server.until(&live(), |answer| answer["counted"] == 1).await;
+    change(&server, &["keys", "new", "--issuer", "mallory"]);
+    change(&server, &["edges", "register", "m", "--issuer", "mallory"]);
+    let outbox = OutboxId { edge: "m".parse().unwrap(), epoch: now().0 };
+    while send(&server, "mallory", outbox, 0, Vec::new()).await.0 != 202 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let answer = server.ask(&live()).await;
+    assert_eq!((&answer["adds_up"], &answer["conflicts"]), (&true.into(), &Value::Null));
+
+    let garbage = token["token"].as_str().unwrap().as_bytes();
+    assert_eq!(send(&server, "mallory", outbox, 0, vec![click(garbage)]).await.0, 202);
+    let answer = server.until(&live(), |answer| answer["conflicts"].is_array()).await;
+    let told = &answer["conflicts"][0];
+    assert_eq!((&answer["adds_up"], &told["edge"]), (&false.into(), &"m".into()), "{answer}");
+    let conflict = &told["newest"][0];
+    assert_eq!((&told["count"], &conflict["events"]), (&1.into(), &1.into()), "{answer}");
+    assert_ne!(conflict["counted"], conflict["skipped"], "{answer}");
+    let metrics = server.text("/metrics").await;
+    assert!(metrics.contains("conflicting_batches_total 3"), "{metrics}");
+    server.kill_and_restart_with(&flags);
+    let after = server.until(&live(), |answer| answer["conflicts"].is_array()).await;
+    assert_eq!(after["conflicts"], answer["conflicts"]);
+
+    let mut again = recount::recount_of(&server.api, &server.data);
+    let (code, said, err) = run(again.args(recount::now()));
+    assert_eq!(code, Some(1), "{said}{err}");
+    assert!(said.contains("CONFLICT: edge m") && !said.contains("DIFFERENCES"), "{said}");
+    let minute = now().minute().0;
+    let differences = duckdb::differences(&server, dir.path(), minute - 60..minute + 60).await;
+    assert_eq!(differences.len(), 3, "{differences:#?}");
+    assert!(differences.iter().all(|row| row.contains("two contents")), "{differences:#?}");
 }

@@ -118,12 +118,12 @@ impl<'a> Logged<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         match bytes.first_chunk() {
-            Some(&message::MAGIC | &message::MAGIC_1) => {
+            Some(magic) if message::MAGICS.contains(magic) => {
                 MessageView::read(bytes).map(Self::Message)
             }
             Some(&MAGIC) => Control::read(bytes).map(Self::Control),
             _ => {
-                let what = "neither a partition message (CSM2) nor an operator's word (CSC1)";
+                let what = "neither a partition message (CSM3) nor an operator's word (CSC1)";
                 Err(WireError { what, at: 0 })
             }
         }

@@ -3,8 +3,9 @@
 //! what the count engine needs of an event lies in rows of fixed size ("hot"), and what only the
 //! archive needs lies apart ("cold").
 //!
-//! Version 2: `CSM2`, partition (2), collector's stamp in ms (8); then, each with its count (4)
-//! before it: batches [edge 16, epoch 8, number 8, watermark 8, declared], chunks [source 16, first
+//! Version 3: `CSM3`, partition (2), collector's stamp in ms (8); then, each with its count (4)
+//! before it: batches [edge 16, epoch 8, number 8, watermark 8, digest 16,
+//! declared], chunks [source 16, first
 //! row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1, reason 1, count 4],
 //! blocks [issuer 16, block 10], minutes [4], ids [16], prices [currency 3, micros 8], page views
 //! [entry 2, minute 2, publisher 2, number 2, page view 8]; hot rows [20];
@@ -20,8 +21,8 @@
 //! A page view is in the message of its own partition ([`crate::PartitionMap::of_page`]), with the
 //! largest number that a batch has of it.
 //!
-//! Version 1, `CSM1`, is the same without rule sets and page views. It is read, for logs hold such, and not
-//! written any more.
+//! Version 2, `CSM2`, is the same without the digests of batches; version 1, `CSM1`, also without rule
+//! sets and page views. They are read, for logs hold such, and not written any more.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
@@ -30,13 +31,16 @@ use super::Declared;
 use super::batch::Tally;
 use super::codec::{put_count, put_declared, put_reason};
 use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, RuleSet};
-use crate::id::{BlockId, Id, ImpressionId, OutboxId, SourceId};
+use crate::id::{BatchDigest, BlockId, Id, ImpressionId, OutboxId, SourceId};
 use crate::limits::{FLUSH_BYTES, MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::Money;
 use crate::time::{Minute, Timestamp};
 
-pub(super) const MAGIC: [u8; 4] = *b"CSM2";
+pub(super) const MAGIC: [u8; 4] = *b"CSM3";
+pub(super) const MAGIC_2: [u8; 4] = *b"CSM2";
 pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
+/// All that are read.
+pub(super) const MAGICS: [[u8; 4]; 3] = [MAGIC, MAGIC_2, MAGIC_1];
 pub(super) const HOT_BYTES: usize = 20;
 pub(super) const PAGE_BYTES: usize = 16;
 /// In the byte of the kind: the page view that told of the event numbers what it tells.
@@ -54,6 +58,8 @@ pub struct BatchEntry {
     pub number: u64,
     /// Its watermark.
     pub watermark: Timestamp,
+    /// Which content it has.
+    pub digest: BatchDigest,
     /// What it declared in all, for every partition.
     pub declared: Declared,
 }
@@ -312,6 +318,7 @@ impl MessageBuilder {
             out.extend(batch.outbox.epoch.to_le_bytes());
             out.extend(batch.number.to_le_bytes());
             out.extend(batch.watermark.0.to_le_bytes());
+            out.extend(batch.digest.0);
             put_declared(out, &batch.declared);
         }
         put_count(out, self.chunks.len());

@@ -3,7 +3,7 @@
 use super::batch::Tally;
 use super::codec::Reader;
 use super::message::{
-    BatchEntry, COLD_BYTES, COLD_BYTES_1, ChunkEntry, HOT_BYTES, MAGIC, MAGIC_1, NUMBERED,
+    BatchEntry, COLD_BYTES, COLD_BYTES_1, ChunkEntry, HOT_BYTES, MAGIC, MAGIC_1, MAGIC_2, NUMBERED,
     PAGE_BYTES, TallyEntry,
 };
 use super::{Declared, WireError};
@@ -11,7 +11,7 @@ use crate::event::Reason;
 use crate::event::{
     Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, RuleSet,
 };
-use crate::id::{BlockId, Id, OutboxId, SourceId};
+use crate::id::{BatchDigest, BlockId, Id, OutboxId, SourceId};
 use crate::limits::{MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::{Currency, Money};
 use crate::time::{Minute, Timestamp};
@@ -42,8 +42,8 @@ pub struct MessageView<'a> {
     pub pages: Vec<PageRow>,
     hot: &'a [u8],
     cold: &'a [u8],
-    /// Version 2: cold rows have their rule set.
-    is_2: bool,
+    /// From version 2 on cold rows have their rule set.
+    version: u8,
 }
 
 /// What a page view says that it has told.
@@ -118,17 +118,18 @@ impl<'a> MessageView<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let is_2 = match reader.array()? {
-            MAGIC => true,
-            MAGIC_1 => false,
+        let version = match reader.array()? {
+            MAGIC => 3,
+            MAGIC_2 => 2,
+            MAGIC_1 => 1,
             _ => {
-                let what = "no partition message of version 1 or 2 (CSM2)";
+                let what = "no partition message of version 1 to 3 (CSM3)";
                 return Err(WireError { what, at: 0 });
             }
         };
         let partition = reader.u16()?;
         let stamp = reader.time()?;
-        let batches = list(&mut reader, 44, MESSAGE_ENTRIES_MAX, batch)?;
+        let batches = list(&mut reader, 44, MESSAGE_ENTRIES_MAX, |reader| batch(reader, version))?;
         let chunks = list(&mut reader, 68, MESSAGE_ENTRIES_MAX, chunk)?;
         let tallies = list(&mut reader, 12, MESSAGE_ROWS_MAX, tally)?;
         let mut blocks = vec![(Id::NONE, BlockId::default())];
@@ -140,9 +141,9 @@ impl<'a> MessageView<'a> {
         ids.extend(list(&mut reader, 16, MESSAGE_ROWS_MAX - 1, Reader::id)?);
         let mut prices = vec![Money::ZERO];
         prices.extend(list(&mut reader, 11, MESSAGE_ROWS_MAX - 1, price)?);
-        let pages = match is_2 {
-            true => list(&mut reader, PAGE_BYTES, MESSAGE_ROWS_MAX, page)?,
-            false => Vec::new(),
+        let pages = match version {
+            2.. => list(&mut reader, PAGE_BYTES, MESSAGE_ROWS_MAX, page)?,
+            _ => Vec::new(),
         };
         let rows = reader.count(HOT_BYTES, MESSAGE_ROWS_MAX)?;
         let hot = reader.slice(rows * HOT_BYTES)?;
@@ -162,7 +163,7 @@ impl<'a> MessageView<'a> {
             pages,
             hot,
             cold,
-            is_2,
+            version,
         };
         view.check()?;
         Ok(view)
@@ -190,7 +191,7 @@ impl<'a> MessageView<'a> {
                 visitor: Fingerprint(reader.u64()?),
                 network: Network(reader.array()?),
                 flags: Flags(reader.u8()?),
-                rules: RuleSet(if self.is_2 { reader.u32()? } else { 0 }),
+                rules: RuleSet(if self.version > 1 { reader.u32()? } else { 0 }),
                 proof: {
                     let length = reader.u16()?;
                     reader.slice(usize::from(length))?
@@ -214,7 +215,7 @@ impl<'a> MessageView<'a> {
 
     fn check(&self) -> Result<(), WireError> {
         let error = |what| Err(WireError { what, at: 0 });
-        let cold_bytes = if self.is_2 { COLD_BYTES } else { COLD_BYTES_1 };
+        let cold_bytes = if self.version > 1 { COLD_BYTES } else { COLD_BYTES_1 };
         if self.cold.len() < self.hot.len() / HOT_BYTES * cold_bytes {
             return error("fewer cold rows than hot ones");
         }
@@ -230,7 +231,7 @@ impl<'a> MessageView<'a> {
         if self.pages.iter().any(points_nowhere) {
             return error("a page view that points nowhere");
         }
-        let kinds = if self.is_2 { !NUMBERED } else { u8::MAX };
+        let kinds = if self.version > 1 { !NUMBERED } else { u8::MAX };
         let within =
             |number: [u8; 2], length: usize| usize::from(u16::from_le_bytes(number)) < length;
         let good = self.hot.chunks_exact(HOT_BYTES).all(|r| {
@@ -289,11 +290,12 @@ fn list<'a, T>(
     (0..count).map(|_| item(reader)).collect()
 }
 
-fn batch(reader: &mut Reader<'_>) -> Result<BatchEntry, WireError> {
+fn batch(reader: &mut Reader<'_>, version: u8) -> Result<BatchEntry, WireError> {
     Ok(BatchEntry {
         outbox: OutboxId { edge: reader.id()?, epoch: reader.u64()? },
         number: reader.u64()?,
         watermark: reader.time()?,
+        digest: BatchDigest(if version > 2 { reader.array()? } else { [0; 16] }),
         declared: declared(reader)?,
     })
 }

@@ -9,7 +9,8 @@ use shared::wire::{
     Batch, BatchEntry, ChunkEntry, Event, Judged, MessageBuilder, MessageView, Tally,
 };
 use shared::{
-    BlockId, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, SourceId, Timestamp,
+    BatchDigest, BlockId, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, SourceId,
+    Timestamp,
 };
 
 use super::vectors::{Parts, compare};
@@ -179,7 +180,13 @@ pub(super) fn rejected(proof: &[u8]) -> Judged<'_> {
 
 pub(super) fn batch_entry(number: u64) -> BatchEntry {
     let declared = vec![(Minute(1), 2), (NOW.minute(), 40)];
-    BatchEntry { outbox: outbox(), number, watermark: NOW, declared }
+    BatchEntry {
+        outbox: outbox(),
+        number,
+        watermark: NOW,
+        digest: BatchDigest([0xbd; 16]),
+        declared,
+    }
 }
 
 pub(super) fn chunk_entry() -> ChunkEntry {
@@ -228,7 +235,7 @@ fn messages() {
         }),
     ];
     let file = json!({
-        "what": "Partition messages of version 2: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
+        "what": "Partition messages of version 3: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
         "messages": cases.map(|(name, bytes)| {
             let mut vector = message_vector(name, &bytes);
             vector["parts"] = message_parts(&bytes);
@@ -239,16 +246,40 @@ fn messages() {
     compare("messages.json", &file);
 }
 
+fn old_vectors(name: &str) -> Value {
+    let path = format!("{}/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn bytes(of: &Value) -> Vec<u8> {
+    let text = of["hex"].as_str().unwrap().as_bytes();
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
+    text.chunks(2).map(|two| pair(two).unwrap()).collect()
+}
+
+/// A message of an earlier version is read, and what it did not have is unknown.
+fn check_old_message(of: &Value, unknown: &[(&str, Value)]) {
+    let stored = bytes(of);
+    let mut found = message_vector("", &stored);
+    for batch in found["batches"].as_array_mut().unwrap() {
+        let digest = batch.as_object_mut().unwrap().remove("digest");
+        assert_eq!(digest, Some(json!(BatchDigest::default())));
+    }
+    for event in found["events"].as_array_mut().unwrap() {
+        for (name, value) in unknown {
+            assert_eq!(event.as_object_mut().unwrap().remove(*name).as_ref(), Some(value));
+        }
+    }
+    for (name, value) in of.as_object().unwrap().iter().filter(|(k, _)| *k != "hex") {
+        assert_eq!(&found[name], value, "{name}");
+    }
+    assert!(MessageView::read(&stored[..stored.len() - 1]).is_err());
+}
+
 /// What the last build that wrote version 1 wrote, is read: outboxes and logs may hold it.
 #[test]
 fn version_1() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/version-1.json");
-    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let bytes = |of: &Value| {
-        let text = of["hex"].as_str().unwrap().as_bytes();
-        let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
-        text.chunks(2).map(|two| pair(two).unwrap()).collect::<Vec<_>>()
-    };
+    let file = old_vectors("version-1.json");
     let stored = bytes(&file["batch"]);
     let batch = Batch::read(&stored).unwrap();
     assert_eq!(json!(JsonBatch::new(&batch)), file["batch"]["json"]);
@@ -257,18 +288,14 @@ fn version_1() {
     assert!(batch.events.iter().all(|event| event.rules == RuleSet::UNKNOWN));
     assert!(Batch::read(&stored[..stored.len() - 1]).is_err());
 
-    let stored = bytes(&file["message"]);
-    let mut found = message_vector("", &stored);
-    for event in found["events"].as_array_mut().unwrap() {
-        let rules = event.as_object_mut().unwrap().remove("rules");
-        assert_eq!(rules, Some(json!(RuleSet::UNKNOWN)));
-        let numbered = event.as_object_mut().unwrap().remove("numbered");
-        assert_eq!(numbered, Some(json!(false)));
-    }
-    for (name, value) in file["message"].as_object().unwrap().iter().filter(|(k, _)| *k != "hex") {
-        assert_eq!(&found[name], value, "{name}");
-    }
-    assert!(MessageView::read(&stored[..stored.len() - 1]).is_err());
+    let unknown = [("rules", json!(RuleSet::UNKNOWN)), ("numbered", json!(false))];
+    check_old_message(&file["message"], &unknown);
+}
+
+/// The same of version 2, of which the messages were another than today's.
+#[test]
+fn version_2() {
+    check_old_message(&old_vectors("version-2.json")["message"], &[]);
 }
 
 fn message_vector(name: &str, bytes: &[u8]) -> Value {
@@ -301,11 +328,13 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
 
 fn message_parts(bytes: &[u8]) -> Value {
     let mut parts = Parts::new(bytes);
-    parts.take("magic CSM2", 4);
+    parts.take("magic CSM3", 4);
     parts.take("partition", 2);
     parts.take("stamp, ms", 8);
     for n in 0..parts.count("number of batches") {
-        for (what, length) in [("edge", 16), ("epoch", 8), ("number", 8), ("watermark, ms", 8)] {
+        let fields =
+            [("edge", 16), ("epoch", 8), ("number", 8), ("watermark, ms", 8), ("digest", 16)];
+        for (what, length) in fields {
             parts.take(&format!("batch {n}: {what}"), length);
         }
         declared_parts(&mut parts, &format!("batch {n}"));

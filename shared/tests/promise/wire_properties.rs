@@ -192,8 +192,8 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(tail: Vec<u8>, form in 0..3) {
-        let magic: &[u8] = [&b""[..], b"CSB1", b"CSM1"][form as usize];
+    fn any_bytes_are_read_or_refused_without_a_panic(tail: Vec<u8>, form in 0..5) {
+        let magic: &[u8] = [&b""[..], b"CSB1", b"CSM1", b"CSM2", b"CSM3"][form as usize];
         let bytes = [magic, &tail].concat();
         let _ = Batch::read(&bytes);
         if let Ok(view) = MessageView::read(&bytes) {

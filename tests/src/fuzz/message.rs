@@ -91,15 +91,16 @@ impl<'a> Bytes<'a> {
 impl<'a> Plain<'a> {
     fn read(input: &'a [u8]) -> Option<Self> {
         let mut r = Bytes(input);
-        let is_2 = match r.take(4)? {
-            b"CSM1" => false,
-            b"CSM2" => true,
+        let version = match r.take(4)? {
+            b"CSM1" => 1,
+            b"CSM2" => 2,
+            b"CSM3" => 3,
             _ => return None,
         };
         r.take(2 + 8)?;
         let batches = r.list(4_096, |r| {
             r.id()?;
-            r.take(8 + 8 + 8)?;
+            r.take(8 + 8 + 8 + if version > 2 { 16 } else { 0 })?;
             r.declared()
         })?;
         let chunks = r.list(4_096, |r| {
@@ -129,7 +130,7 @@ impl<'a> Plain<'a> {
             let named = currency.iter().all(u8::is_ascii_uppercase);
             (named || currency == [0; 3] && micros == 0).then_some(())
         })?;
-        if is_2 {
+        if version > 1 {
             let within = |number: Option<u64>, end: usize| number.is_some_and(|n| n < end as u64);
             r.list(65_535, |r| {
                 let points = within(r.number(2), entries as usize)
@@ -152,7 +153,7 @@ impl<'a> Plain<'a> {
         let hot = r.list(65_535, |r| {
             let row = r.take(20)?;
             let within = |(at, end)| usize::from(u16::from_le_bytes([row[at], row[at + 1]])) < end;
-            let kind = if is_2 { row[16] & 0x7f } else { row[16] };
+            let kind = if version > 1 { row[16] & 0x7f } else { row[16] };
             let codes = kind < 4
                 && row[17] < 5
                 && reason_code(u64::from(row[18]))
@@ -161,7 +162,7 @@ impl<'a> Plain<'a> {
         })?;
         let length = r.number(4)?;
         let cold = r.take(usize::try_from(length).ok()?)?;
-        (r.0.is_empty() && cold.len() >= hot.len() * if is_2 { 30 } else { 26 })
+        (r.0.is_empty() && cold.len() >= hot.len() * if version > 1 { 30 } else { 26 })
             .then_some(Self { hot, cold })
     }
 }

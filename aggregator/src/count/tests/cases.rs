@@ -7,8 +7,8 @@ use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, MessageBuilder, Word};
 use shared::{
-    BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, Reason, RuleSet, SourceId, Timestamp, Validity, import,
+    BatchDigest, BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute,
+    Money, Network, OutboxId, Reason, RuleSet, SourceId, Timestamp, Validity, import,
 };
 
 use super::read;
@@ -77,7 +77,13 @@ fn position(sequence: u64) -> Position {
 
 fn batch(builder: &mut MessageBuilder, epoch: u64, number: u64, watermark: Timestamp) -> Entry {
     let outbox = OutboxId { edge: EDGE, epoch };
-    builder.batch(BatchEntry { outbox, number, watermark, declared: vec![] })
+    builder.batch(BatchEntry {
+        outbox,
+        number,
+        watermark,
+        digest: BatchDigest::default(),
+        declared: vec![],
+    })
 }
 
 fn chunk(builder: &mut MessageBuilder, source: SourceId, first_row: u64, end_row: u64) -> Entry {
@@ -422,4 +428,52 @@ fn damaged_snapshots_are_refused() {
         let refused = restore(change);
         assert!(matches!(refused, Err(EngineError::Snapshot(_))), "{number}: {refused:?}");
     }
+}
+
+/// Another content under a number that was taken is told, with both digests, also after a restart; the
+/// same content is what a lost acknowledgement brings.
+#[test]
+fn a_number_with_two_contents_is_a_conflict() {
+    let mut bench = Bench::new();
+    let (first, other) = (BatchDigest([1; 16]), BatchDigest([2; 16]));
+    let outbox = OutboxId { edge: EDGE, epoch: 1 };
+    let send = |bench: &mut Bench, number, digest, seq| {
+        let declared = vec![(NOW.minute(), 1)];
+        let entry = BatchEntry { outbox, number, watermark: NOW, digest, declared };
+        let applied = bench.apply(|builder: &mut MessageBuilder| {
+            let entry = builder.batch(entry);
+            click(builder, entry, "demo", impression(NOW, seq), NOW, "ad");
+        });
+        let Applied { counted, redelivered, conflicts, .. } = applied.unwrap();
+        (counted, redelivered, conflicts)
+    };
+    assert_eq!(send(&mut bench, 0, first, 0), (1, 0, 0));
+    assert_eq!(send(&mut bench, 0, first, 0), (0, 1, 0));
+    assert_eq!(send(&mut bench, 0, other, 1), (0, 0, 1));
+    let mut store = Store::default();
+    store.write(&bench.engine.checkpoint());
+    bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
+    // It is told once.
+    assert_eq!(send(&mut bench, 0, other, 1), (0, 1, 0));
+    assert_eq!(send(&mut bench, 0, BatchDigest([3; 16]), 2), (0, 0, 1));
+    // A message of an earlier version does not say.
+    assert_eq!(send(&mut bench, 0, BatchDigest::default(), 3), (0, 1, 0));
+    let told: Vec<_> = bench.engine.conflicts().collect();
+    assert_eq!((told[0].0, told.len(), told[0].1.contents.conflicts_all), (outbox, 1, 2));
+    let conflict = told[0].1.contents.conflicts[0];
+    assert_eq!((conflict.number, conflict.applied, conflict.skipped), (0, first, other));
+    assert_eq!((conflict.events, conflict.at), (1, NOW));
+    assert_eq!(bench.count(), 1);
+    // What is kept is bounded: a number of long ago is compared no more.
+    for number in 1..200 {
+        assert_eq!(send(&mut bench, number, first, 0).1, 0);
+    }
+    assert_eq!(send(&mut bench, 0, BatchDigest([4; 16]), 9), (0, 1, 0));
+    assert_eq!(send(&mut bench, 199, other, 9), (0, 0, 1));
+    assert_eq!(bench.engine.outboxes().next().unwrap().1.contents.digests.len(), 128);
+    for n in 5..30 {
+        send(&mut bench, 199, BatchDigest([n; 16]), 9);
+    }
+    let (_, state) = bench.engine.conflicts().next().unwrap();
+    assert_eq!((state.contents.conflicts.len(), state.contents.conflicts_all), (16, 28));
 }

@@ -8,10 +8,10 @@ mod properties;
 mod script;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::wire::MessageView;
-use shared::{Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
+use shared::{BatchDigest, Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 
 use super::{Cell, Dimensions, Engine, Finality, Gap, MinuteAccount, SourceState, Spend, Told};
 use store::Store;
@@ -27,6 +27,7 @@ struct View {
     accounts: BTreeMap<Minute, MinuteAccount>,
     finality: Finality,
     gaps: Vec<(OutboxId, Vec<u64>)>,
+    conflicts: BTreeSet<(OutboxId, u64, BatchDigest)>,
     sources: BTreeMap<SourceId, SourceState>,
 }
 
@@ -80,6 +81,10 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
     // A hostile number leaves 2^63 missing: the first tell enough.
     let flat = |gap: Gap| (gap.outbox, gap.missing.into_iter().flatten().take(40_000).collect());
     view.gaps = engine.gaps().into_iter().map(flat).collect();
+    for (outbox, state) in engine.conflicts() {
+        let all = state.contents.conflicts.iter().map(|one| (outbox, one.number, one.skipped));
+        view.conflicts.extend(all);
+    }
     let state = |source: &SourceId| Some((*source, engine.source(*source)?));
     view.sources = sources.iter().filter_map(state).collect();
     view

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
-use shared::wire::{MessageView, Row};
+use shared::wire::{BatchEntry, MessageView, Row};
 use shared::{
-    BlockId, Country, Id, Kind, Minute, OutboxId, PageView, Reason, SourceId, Timestamp, import,
+    BatchDigest, BlockId, Country, Id, Kind, Minute, OutboxId, PageView, Reason, SourceId,
+    Timestamp, import,
 };
 
 use super::View;
@@ -25,14 +26,16 @@ fn dimensions(message: &MessageView<'_>, row: &Row) -> Dimensions {
 
 #[derive(Default)]
 struct Outbox {
-    numbers: BTreeMap<u64, Timestamp>,
+    numbers: BTreeMap<u64, (Timestamp, BatchDigest)>,
+    /// Other contents that came under a number.
+    conflicts: BTreeSet<(u64, BatchDigest)>,
     closed_at: Option<Timestamp>,
 }
 
 impl Outbox {
     fn watermark(&self) -> Timestamp {
         let contiguous = (0..).zip(&self.numbers).take_while(|(n, (number, _))| n == *number);
-        contiguous.map(|(_, (_, watermark))| *watermark).max().unwrap_or_default()
+        contiguous.map(|(_, (_, (watermark, _)))| *watermark).max().unwrap_or_default()
     }
 
     fn missing(&self) -> Vec<u64> {
@@ -67,6 +70,10 @@ impl Oracle {
         let watermark = open.first().copied().unwrap_or(view.clock);
         view.finality = Finality { watermark, open };
         let missing = self.outboxes.iter().map(|(outbox, state)| (*outbox, state.missing()));
+        let conflicts = self.outboxes.iter().flat_map(|(outbox, state)| {
+            state.conflicts.iter().map(|(number, digest)| (*outbox, *number, *digest))
+        });
+        view.conflicts = conflicts.collect();
         view.gaps = missing.filter(|(_, missing)| !missing.is_empty()).collect();
         view
     }
@@ -94,18 +101,24 @@ impl Oracle {
         self.pages.retain(|_, (_, hour)| *hour + 24 >= now / 3_600_000);
     }
 
-    fn take_batch(&mut self, outbox: OutboxId, number: u64, watermark: Timestamp) -> bool {
+    fn take_batch(&mut self, batch: &BatchEntry) -> bool {
+        let BatchEntry { outbox, number, watermark, digest, .. } = *batch;
         let known = self.outboxes.contains_key(&outbox);
         let is_over = |over: &OutboxId| over.edge == outbox.edge && over.epoch >= outbox.epoch;
         if !known && self.over.iter().any(is_over) {
+            self.applied.redelivered += 1;
             return false;
         }
         let clock = self.view.clock;
         let state = self.outboxes.entry(outbox).or_default();
-        if state.numbers.contains_key(&number) {
+        if let Some((_, first)) = state.numbers.get(&number) {
+            let same = [first, &digest].contains(&&BatchDigest::default()) || *first == digest;
+            let is_conflict = !same && state.conflicts.insert((number, digest));
+            self.applied.conflicts += u64::from(is_conflict);
+            self.applied.redelivered += u64::from(!is_conflict);
             return false;
         }
-        state.numbers.insert(number, watermark);
+        state.numbers.insert(number, (watermark, digest));
         if state.watermark() == Timestamp::MAX && state.closed_at.is_none() {
             state.closed_at = Some(clock);
         }
@@ -134,9 +147,8 @@ impl Oracle {
         self.advance(message.stamp);
         let mut entries = Vec::new();
         for batch in &message.batches {
-            let fresh = self.take_batch(batch.outbox, batch.number, batch.watermark);
+            let fresh = self.take_batch(batch);
             entries.push(fresh.then_some(None));
-            self.applied.redelivered += u64::from(!fresh);
             for (minute, count) in batch.declared.iter().filter(|(_, n)| fresh && *n > 0) {
                 self.account(*minute).declared += u64::from(*count);
             }

@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use shared::{BlockId, OutboxId, SourceId};
+use shared::{BatchDigest, BlockId, OutboxId, SourceId};
 
 use super::*;
-use crate::count::PageKey;
+use crate::count::{Conflict, PageKey};
 
 fn currency(code: &[u8; 3]) -> Currency {
     Currency::from_bytes(*code).unwrap()
@@ -61,10 +61,24 @@ fn absolute_rows_come_back() {
         watermark: Timestamp(77),
         above: vec![run, run],
         closed_at: Some(Timestamp(5)),
+        ..OutboxState::default()
     };
     assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
     outbox.closed_at = None;
     assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
+    let digests = [BatchDigest([1; 16]), BatchDigest([2; 16])];
+    outbox.contents.digests = (300..).zip(digests).collect();
+    let [applied, skipped] = digests;
+    let conflict = Conflict { number: 300, applied, skipped, events: 7, at: Timestamp(9) };
+    outbox.contents.conflicts = vec![conflict; 2];
+    outbox.contents.conflicts_all = 400;
+    assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
+    // As version 1 wrote it: without digests, and the runs up to the end.
+    let old = [&[1, 5][..], &8_u64.to_le_bytes(), &[0, 7, 9], &3_u64.to_le_bytes()].concat();
+    let run = Run { first: 7, end: 9, watermark: Timestamp(3) };
+    let state =
+        OutboxState { next: 5, watermark: Timestamp(8), above: vec![run], ..Default::default() };
+    assert_eq!(read_outbox(&old).unwrap(), state);
     let position = Position { identity: [1; 16], sequence: 9, digest: [2; 16] };
     let (clock, settled) = (Timestamp(12345), Timestamp(12300));
     for position in [None, Some(position)] {

@@ -16,6 +16,7 @@ async fn sample() -> (Archive, RecordBatch) {
         outbox,
         number: 41,
         watermark: Timestamp::MAX,
+        digest: shared::BatchDigest::default(),
         declared: vec![(minute, 3)],
     });
     let accepted = Judged {
@@ -141,7 +142,13 @@ async fn what_the_accounting_needs_is_there() {
 fn a_wild_stamp_has_a_folder_too() {
     let mut builder = MessageBuilder::default();
     let outbox = OutboxId { edge: Id::literal("e"), epoch: 1 };
-    builder.batch(BatchEntry { outbox, number: 0, watermark: START, declared: vec![] });
+    builder.batch(BatchEntry {
+        outbox,
+        number: 0,
+        watermark: START,
+        digest: shared::BatchDigest::default(),
+        declared: vec![],
+    });
     let payload: Bytes = builder.finish(0, Timestamp(u64::MAX - 1)).into();
     let digest = eventlog::position::digest(&payload);
     let position = eventlog::Position { identity: [1; 16], sequence: 3, digest };

@@ -100,7 +100,13 @@ impl History {
         let declared = vec![(minute, u32::try_from(events).unwrap())];
         let (number, watermark) = (self.number, self.now);
         self.number += 1;
-        let entry = builder.batch(BatchEntry { outbox, number, watermark, declared });
+        let entry = builder.batch(BatchEntry {
+            outbox,
+            number,
+            watermark,
+            digest: shared::BatchDigest::default(),
+            declared,
+        });
         for _ in 0..events {
             let event = self.event();
             builder.event(entry, &event);
