@@ -225,6 +225,7 @@ pub(crate) fn open_collector(
             verify_threads: settings.collector.verify_threads,
             verified_tokens_max: settings.collector.verified_tokens_max,
             flush_ms: settings.collector.flush_ms,
+            dead_letter_bytes_per_hour: settings.collector.dead_letter_bytes_per_hour,
             follow_log: matches!(**log, AnyLog::Nats(_)),
             clock_is_right: settings.collector.clock_is_right()?,
             ..collector::Settings::default()

@@ -72,7 +72,8 @@ async fn a_foreign_message_is_a_dead_letter_and_what_follows_counts() {
     let letter = dead.next().await.unwrap();
     let letter = shared::wire::DeadLetter::read(&letter.payload).unwrap();
     assert_eq!(letter.bytes, b"{\"not\": \"ours\"}");
-    assert!(letter.sender.contains("partition 1, sequence 11"), "{}", letter.sender);
+    assert!(letter.from.contains("partition 1, sequence 11"), "{}", letter.from);
+    assert_eq!(letter.sender, None);
     running.close().await;
     // And after a restart it is behind the checkpoint.
     let running = start(&log, stores);
