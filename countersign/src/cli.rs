@@ -486,7 +486,7 @@ pub(crate) struct EdgesArgs {
 /// What can be done with edges.
 #[derive(Subcommand, Debug)]
 pub(crate) enum EdgesCommand {
-    /// Show all edges: their outboxes, how far each is counted, and what is missing
+    /// Show all edges: whose each is, its outboxes, how far each is counted, and what is missing
     List {
         #[command(flatten)]
         api: ApiArgs,

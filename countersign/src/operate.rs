@@ -73,6 +73,7 @@ struct Edges {
 #[derive(Deserialize)]
 struct Edge {
     edge: Id,
+    issuer: Option<Id>,
     retired_at: Option<String>,
     outboxes: Vec<Outbox>,
 }
@@ -94,13 +95,16 @@ struct Missing {
 }
 
 fn list_edges(found: Edges) {
-    let head = ["edge", "epoch", "batches", "state"].map(str::to_owned).to_vec();
+    let head = ["edge", "issuer", "epoch", "batches", "state"].map(str::to_owned).to_vec();
     let mut rows = vec![head];
     for edge in found.edges {
         let retired = edge.retired_at.map(|at| format!("out of service since {at}"));
+        let none = || "-".to_owned();
+        let (name, issuer) =
+            (edge.edge.to_string(), edge.issuer.map_or_else(none, |id| id.to_string()));
         if edge.outboxes.is_empty() {
-            let state = retired.clone().unwrap_or_default();
-            rows.push(vec![edge.edge.to_string(), "-".to_owned(), "-".to_owned(), state]);
+            let state = retired.clone().unwrap_or_else(|| "has sent nothing".to_owned());
+            rows.push(vec![name.clone(), issuer.clone(), none(), none(), state]);
         }
         for outbox in edge.outboxes {
             let counted = match (&retired, outbox.closed, outbox.watermark) {
@@ -115,7 +119,8 @@ fn list_edges(found: Edges) {
                 (first, last) => format!("; batches {first} to {last} are missing"),
             });
             rows.push(vec![
-                edge.edge.to_string(),
+                name.clone(),
+                issuer.clone(),
                 outbox.epoch.to_string(),
                 outbox.batches.to_string(),
                 counted + &missing.collect::<String>(),

@@ -107,10 +107,14 @@ pub(super) struct Edges {
     pub(super) edges: Vec<Edge>,
 }
 
-/// An edge, and its outboxes that are remembered: a closed one for seven days.
+/// An edge, and its outboxes that are remembered: a closed one for seven days. One that is registered
+/// and has sent nothing has none.
 #[derive(Debug, Serialize)]
 pub(super) struct Edge {
     pub(super) edge: Id,
+    /// To whom it belongs; none when it is not registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issuer: Option<Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retired_at: Option<String>,
     pub(super) outboxes: Vec<Outbox>,

@@ -13,6 +13,7 @@ use axum::routing::get;
 use eventlog::Log;
 use shared::ambient::Stopwatch;
 use shared::event::REASON_CODES;
+use shared::keys::registered_name;
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Id, Minute, OutboxId, Reason, Timestamp};
 
@@ -237,10 +238,15 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
     Params::read(&uri, &[])?;
     answer(&core, "edges", async {
         let query::Edges { outboxes, retired } = query::edges(&core.slots).await?;
-        let names: BTreeSet<Id> =
-            outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied()).collect();
+        let registered = (core.registered)();
+        let known = outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied());
+        let mut names: BTreeSet<Id> = known.collect();
+        // An edge that sends by its shards has no outbox of its own.
+        let sends: BTreeSet<Id> = names.iter().map(|edge| registered_name(*edge)).collect();
+        names.extend(registered.iter().map(|(name, _)| name).filter(|name| !sends.contains(name)));
         let edge = |edge: Id| Edge {
             edge,
+            issuer: registered.owner(edge),
             retired_at: retired.get(&edge).map(ToString::to_string),
             outboxes: outboxes
                 .range(OutboxId { edge, epoch: 0 }..=OutboxId { edge, epoch: u64::MAX })

@@ -1,6 +1,7 @@
 //! Logs, messages and stores that are not what they should be; starts and ends.
 
 use eventlog::Reader as _;
+use shared::keys::EdgeRegistry;
 
 use super::*;
 
@@ -184,6 +185,7 @@ async fn what_is_not_archived_is_not_trimmed() {
         clock: Arc::new(Fixed(START.start())),
         settings,
         archived: Some(receiver),
+        registered: Box::new(EdgeRegistry::default),
         registry: &mut Registry::default(),
     });
     let kept = || (0..PARTITIONS).map(|p| log.messages(p).len()).collect::<Vec<_>>();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use eventlog::fake::MemLog;
 use eventlog::{LocalLog, LocalLogConfig, Message};
 use serde_json::{Value, json};
+use shared::keys::EdgeRegistry;
 use shared::{Id, Kind, Minute, Reason, Timestamp, Validity};
 use tower::ServiceExt;
 
@@ -52,6 +53,7 @@ fn start_with<L: Log, S: Stores>(log: &Arc<L>, stores: S, settings: Settings) ->
         settings,
         archived: None,
         registry: &mut Registry::default(),
+        registered: Box::new(EdgeRegistry::default),
     })
 }
 
