@@ -103,6 +103,7 @@ impl Engine {
         let has_room = self.minutes.make_room(message.ids.len());
         self.scratch.window.begin(message, self.clock);
         let redelivered = self.take_entries(message, has_room);
+        self.account_for_given_up();
         let mut applied = Applied { redelivered, ..Applied::default() };
         self.scratch.prepare(message, self.clock);
         self.scratch.judge(message, &mut self.dedup);

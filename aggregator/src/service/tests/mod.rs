@@ -21,6 +21,7 @@ use crate::testing::{Oracle, PARTITIONS, START, World, source};
 mod counting;
 mod export;
 mod faults;
+mod missing;
 mod old;
 
 #[derive(Debug)]
@@ -52,8 +53,8 @@ fn start_with<L: Log, S: Stores>(log: &Arc<L>, stores: S, settings: Settings) ->
         clock: Arc::new(Fixed(START.start().plus_ms(600_000))),
         settings,
         archived: None,
-        registry: &mut Registry::default(),
         registered: Box::new(EdgeRegistry::default),
+        registry: &mut Registry::default(),
     })
 }
 
