@@ -12,4 +12,4 @@ mod testing;
 
 pub use http::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
 pub use metrics::Metrics;
-pub use service::{Aggregator, NotReady, Parts, Settings, Status};
+pub use service::{Aggregator, NotReady, Parts, Registered, Settings, Status};

@@ -8,6 +8,7 @@ use eventlog::{DEAD, Log, Message};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use shared::import::ImportChunk;
+use shared::keys::Sender;
 use shared::keys::request::{self, RequestError};
 use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
 use shared::wire::{DeadLetter, Word};
@@ -20,9 +21,10 @@ use crate::clock::AgreedClock;
 use crate::coalesce::Coalescer;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, OverQuota};
 use crate::queue::Queue;
-use crate::sender::{Refusal, Sender};
+use crate::quota::{self, Quotas};
+use crate::sender::{self, Refusal};
 use crate::verify::{Inspected, Verifier, inspect};
 use crate::words;
 
@@ -61,6 +63,9 @@ pub struct Settings {
     pub retry_for_ms: u64,
     /// Others may write to the log too: its newest message is looked at again and again.
     pub follow_log: bool,
+    /// The most bytes of dead letters that are kept of one issuer in an hour; not less than
+    /// 128 KiB.
+    pub dead_letter_bytes_per_hour: u64,
     /// When the operator has said that the clock is right, whatever the log says; good for an hour.
     pub clock_is_right: Option<Timestamp>,
 }
@@ -75,6 +80,7 @@ impl Default for Settings {
             flush_ms: FLUSH_MS,
             retry_for_ms: 10_000,
             follow_log: false,
+            dead_letter_bytes_per_hour: 16 << 20,
             clock_is_right: None,
         }
     }
@@ -109,6 +115,10 @@ pub enum SubmitError {
     /// The sender may not send it, as things are. Nothing of it was written.
     #[error("not let in: {1}")]
     NotAllowed(Refusal, String),
+    /// It cannot be taken, and so much of its sender lies with the dead letters that this one has to
+    /// wait for so long. Nothing of it was written.
+    #[error("too many dead letters of this sender for now: {1}")]
+    OverQuota(Duration, String),
 }
 
 /// A batch is taken: every partition has it durably.
@@ -129,6 +139,7 @@ pub struct Collector<L> {
     settings: Settings,
     verifier: Verifier,
     queue: Queue,
+    quotas: Mutex<Quotas>,
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -158,6 +169,7 @@ impl<L: Log> Collector<L> {
         .map_err(StartError::Threads)?;
         let queue =
             Queue::new(settings.queue_items_max, settings.queue_bytes_max, Arc::clone(&metrics));
+        let quotas = Mutex::new(Quotas::new(settings.dead_letter_bytes_per_hour));
         // Whoever sends has a place in the queue, so this channel never makes anyone wait.
         let (sender, items) = mpsc::channel(settings.queue_items_max.max(1));
         let fatal = watch::Sender::new(None);
@@ -184,6 +196,7 @@ impl<L: Log> Collector<L> {
             settings,
             verifier,
             queue,
+            quotas,
             items: Mutex::new(Some(sender)),
             task: tokio::sync::Mutex::new(Some(task)),
             _words: words,
@@ -196,6 +209,7 @@ impl<L: Log> Collector<L> {
     ///
     /// # Errors
     /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
+    /// [`SubmitError::OverQuota`] when it would lie there, and too much of the sender does.
     /// [`SubmitError::NotAllowed`] when its edge is not registered, or its epoch in the future.
     /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
     pub async fn submit(&self, batch: Bytes) -> Result<Receipt, SubmitError> {
@@ -215,10 +229,10 @@ impl<L: Log> Collector<L> {
     ) -> Result<Receipt, SubmitError> {
         let inspected = match inspect(&batch) {
             Ok(inspected) => inspected,
-            Err(reason) => return Err(self.refuse(from, reason, &batch).await),
+            Err(reason) => return Err(self.refuse(Some(sender), from, reason, &batch).await),
         };
         let keys = Arc::clone(&self.keys.borrow());
-        if let Err(why) = sender.check(&inspected, &keys, self.clock.now()) {
+        if let Err(why) = sender::check(sender, &inspected, &keys, self.clock.now()) {
             self.metrics.refused(why);
             return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }
@@ -226,19 +240,35 @@ impl<L: Log> Collector<L> {
     }
 
     /// As [`Collector::submit_from`], of a sender that NATS knows to be this edge. Over NATS nobody
-    /// waits for an answer and tries again: what is not let in lies with the dead letters.
+    /// waits for an answer and tries again: what is not let in lies with the dead letters. What is over
+    /// the quota is to be given back to the queue; but that holds one of the places of everybody, so
+    /// of one sender a few are, and the rest is let go of, and counted.
     ///
     /// # Errors
     /// As [`Collector::submit`].
     pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let from = format!("edge {edge}");
-        let Ok(name) = edge.parse() else {
-            return Err(self.refuse(&from, "no edge is called so".to_owned(), &batch).await);
+        let sender = edge.parse().ok().map(Sender::Edge);
+        let refused = match sender {
+            None => {
+                let why = "no edge is called so".to_owned();
+                self.refuse(None, &from, why, &batch).await
+            }
+            Some(known) => match self.submit_from(known, &from, batch.clone()).await {
+                Err(SubmitError::NotAllowed(_, why)) => {
+                    self.refuse(sender, &from, why, &batch).await
+                }
+                Err(error) => error,
+                Ok(receipt) => return Ok(receipt),
+            },
         };
-        match self.submit_from(Sender::Edge(name), &from, batch.clone()).await {
-            Err(SubmitError::NotAllowed(_, why)) => Err(self.refuse(&from, why, &batch).await),
-            done => done,
+        let SubmitError::OverQuota(_, why) = refused else { return Err(refused) };
+        if self.quotas.lock().hold(self.accountable(sender), self.clock.now()) {
+            return Err(SubmitError::OverQuota(quota::HELD_FOR, why));
         }
+        warn!(from, bytes = batch.len(), "no batch, and too many before it: let go of");
+        self.metrics.over_quota_with(OverQuota::LetGo).inc();
+        Err(SubmitError::Refused(why))
     }
 
     /// Whether any edge is registered: when none is, nothing can be taken.
@@ -329,28 +359,52 @@ impl<L: Log> Collector<L> {
     }
 
     /// Appends bytes that are no batch to the dead letters, and says why they were refused. When
-    /// the log is away, the sender is told to send them again instead.
-    pub async fn refuse(&self, sender: &str, reason: String, bytes: &[u8]) -> SubmitError {
-        // The reason may quote what came, and that is nobody's business who reads a log.
-        warn!(sender, bytes = bytes.len(), "no batch: kept with the dead letters, which say why");
+    /// the log is away, or too much of the sender lies there, it is told to send them again instead.
+    pub(crate) async fn refuse(
+        &self,
+        sender: Option<Sender>,
+        from: &str,
+        reason: String,
+        bytes: &[u8],
+    ) -> SubmitError {
         let at = match self.agreed().await {
             Ok(at) => at,
             Err(why) => return why,
         };
-        let letter = DeadLetter { at, sender, reason: &reason, bytes };
-        let message = Message { partition: DEAD, payload: Bytes::from(letter.to_bytes()) };
+        let letter = DeadLetter { at, sender, from, reason: &reason, bytes };
+        let payload = Bytes::from(letter.to_bytes());
+        let (whose, length) = (self.accountable(sender), payload.len() as u64);
+        if let Err(wait) = self.quotas.lock().take(whose, length, at) {
+            self.metrics.over_quota_with(OverQuota::Later).inc();
+            return SubmitError::OverQuota(wait, reason);
+        }
+        // The reason may quote what came, and that is nobody's business who reads a log.
+        warn!(from, bytes = bytes.len(), "no batch: kept with the dead letters, which say why");
+        let message = Message { partition: DEAD, payload };
         let retry_for = Duration::from_millis(self.settings.retry_for_ms);
-        match append(&*self.log, vec![message], &self.metrics, retry_for).await {
+        let why = match append(&*self.log, vec![message], &self.metrics, retry_for).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();
-                SubmitError::Refused(reason)
+                return SubmitError::Refused(reason);
             }
-            Err(GivenUp::Retry(why)) => SubmitError::Retry(why),
+            Err(GivenUp::Retry(why)) => why,
             Err(GivenUp::Fatal(why)) => {
                 self.fatal.send_replace(Some(why.clone()));
-                SubmitError::Retry(why)
+                why
             }
-        }
+        };
+        self.quotas.lock().give_back(whose, length);
+        SubmitError::Retry(why)
+    }
+
+    /// Who has to answer for what this sender sends.
+    fn accountable(&self, sender: Option<Sender>) -> Option<Sender> {
+        sender.map(|sender| sender.accountable(&self.keys.borrow().edges))
+    }
+
+    /// Whether a dead letter may be believed that it was a batch of this edge.
+    pub(crate) fn speaks_for(&self, sender: Option<Sender>, edge: Id) -> bool {
+        sender.is_some_and(|sender| sender.owns(edge, &self.keys.borrow().edges))
     }
 
     /// Waits no more for a batch that could not be decoded: every partition is told. Heard twice, it

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use eventlog::{DEAD, Log, LogError, Message, Reader};
 use serde::Serialize;
+use shared::keys::Sender;
 use shared::wire::{DeadLetter, Resolved, batch};
 use shared::{Id, OutboxId, Timestamp};
+
+/// What is said of who has sent a letter where that is not known.
+pub const UNKNOWN: &str = "not known";
 
 /// What an operator is shown of a letter.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -15,14 +19,17 @@ pub struct Summary {
     pub sequence: u64,
     /// When the collector got it.
     pub at: Timestamp,
-    /// Who sent it, as far as is known.
-    pub sender: String,
+    /// Who had authenticated himself; none of a letter of an earlier build, and of what nobody of ours
+    /// wrote.
+    pub sender: Option<Sender>,
+    /// Where it came from, as far as is known.
+    pub from: String,
     /// What is wrong with it, and where.
     pub reason: String,
-    /// How many bytes came.
+    /// How many bytes are kept.
     pub bytes: usize,
     /// Which batch it says that it is, when its first bytes say so: the number is missing until it
-    /// is resolved.
+    /// is resolved. Only when it is the sender's is that believed.
     pub batch: Option<BatchName>,
 }
 
@@ -65,7 +72,8 @@ pub async fn unresolved<L: Log>(log: &L, most: usize) -> Result<(Vec<Summary>, b
                 Summary {
                     sequence,
                     at: letter.at,
-                    sender: letter.sender.to_owned(),
+                    sender: letter.sender,
+                    from: letter.from.to_owned(),
                     reason: letter.reason.to_owned(),
                     bytes: letter.bytes.len(),
                     batch: name_of(letter.bytes),

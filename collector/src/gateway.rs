@@ -19,6 +19,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use eventlog::Log;
 use shared::import::ImportChunk;
+use shared::keys::Sender;
 use shared::keys::request::{self, RequestError};
 use shared::limits::GATEWAY_BODY_BYTES_MAX;
 use shared::problem::{self, Problem};
@@ -26,7 +27,7 @@ use shared::wire::json::JsonBatch;
 
 use self::bodies::{Bodies, Whose};
 use crate::collector::{Collector, Receipt, SubmitError};
-use crate::sender::{Refusal, Sender};
+use crate::sender::Refusal;
 
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
@@ -52,7 +53,8 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
 /// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
-/// 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with Retry-After when the log is away or too many
+/// 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, 429 with Retry-After (`too_many_dead_letters`: it cannot be
+/// decoded, and too much of the sender lies there; nothing was written), and 503 with Retry-After when the log is away or too many
 /// bodies are being read.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     with_bodies(collector, Bodies::default())
@@ -103,7 +105,9 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
     };
     let batch = match if json { from_json(&body) } else { Ok(body.clone()) } {
         Ok(batch) => batch,
-        Err(reason) => return refused(&collector.refuse(&from, reason, &body).await),
+        Err(reason) => {
+            return refused(&collector.refuse(Some(sender), &from, reason, &body).await);
+        }
     };
     match collector.submit_from(sender, &from, batch).await {
         Ok(Receipt { clock_ahead_ms }) => {
@@ -144,7 +148,7 @@ fn from_json(body: &[u8]) -> Result<Bytes, String> {
 async fn only_post() -> Response {
     let detail = "only POST is understood here";
     let response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-    with(response, header::ALLOW, "POST")
+    with(response, header::ALLOW, HeaderValue::from_static("POST"))
 }
 
 /// The media type in lower case, without parameters.
@@ -194,21 +198,28 @@ fn refused(error: &SubmitError) -> Response {
         SubmitError::NotAllowed(why, detail) => {
             problem(StatusCode::FORBIDDEN, why.name(), detail.as_str())
         }
+        SubmitError::OverQuota(after, _) => {
+            let detail = format!("{error}; nothing of it is kept");
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let response = problem(status, "too_many_dead_letters", detail);
+            with(response, header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1))
+        }
         SubmitError::Retry(why) => {
             let detail = format!("{why}; send the same again later");
             let response = problem(StatusCode::SERVICE_UNAVAILABLE, "log_away", detail);
-            with(response, header::RETRY_AFTER, RETRY_AFTER_S)
+            with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
         }
     }
 }
 
 fn problem(status: StatusCode, kind: &str, detail: impl Into<String>) -> Response {
     let body = Problem::new(status.as_u16(), kind, detail).to_json();
-    with((status, body).into_response(), header::CONTENT_TYPE, problem::CONTENT_TYPE)
+    let kind = HeaderValue::from_static(problem::CONTENT_TYPE);
+    with((status, body).into_response(), header::CONTENT_TYPE, kind)
 }
 
-fn with(mut response: Response, name: HeaderName, value: &'static str) -> Response {
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
+fn with(mut response: Response, name: HeaderName, value: HeaderValue) -> Response {
+    response.headers_mut().insert(name, value);
     response
 }
 

@@ -15,8 +15,9 @@
 //! what the tokens of another issuer tell is `foreign_issuer`.
 //!
 //! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
-//! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]). Nothing
-//! waits without a bound: when the queue is full, whoever submits waits.
+//! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]), with who
+//! has sent it, and as many bytes an hour of each as the settings say. Nothing waits without a bound:
+//! when the queue is full, whoever submits waits.
 //!
 //! What is deliberately absent: dedup. A batch that is appended twice (a lost acknowledgement) has
 //! the same number twice, and the count engine skips it.
@@ -32,6 +33,7 @@ pub mod judge;
 mod keys;
 mod metrics;
 mod queue;
+mod quota;
 mod sender;
 pub mod verify;
 mod words;
@@ -41,5 +43,6 @@ mod tests;
 
 pub use collector::{Collector, Parts, Receipt, Settings, StartError, SubmitError};
 pub use keys::CollectorKeys;
-pub use metrics::Metrics;
-pub use sender::{Refusal, Sender};
+pub use metrics::{Metrics, OverQuota};
+pub use sender::Refusal;
+pub use shared::keys::Sender;

@@ -13,6 +13,29 @@ use crate::verify::JudgedRow;
 /// One label: `accepted`, or the reason.
 type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
 
+/// What becomes of a dead letter that is over its sender's quota.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OverQuota {
+    /// Its sender, or the queue, is told to bring it again.
+    Later,
+    /// Too many of the sender wait in the queue as it is: its number stays missing.
+    LetGo,
+}
+
+impl OverQuota {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Later, Self::LetGo];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Later => "later",
+            Self::LetGo => "let_go",
+        }
+    }
+}
+
 /// Counters in the domain's words.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -30,6 +53,8 @@ pub struct Metrics {
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
     /// Batches that could not be decoded.
     pub dead_letters: Counter,
+    /// Those that were over their sender's quota, by [`OverQuota`].
+    pub over_quota: Family<[(&'static str, &'static str); 1], Counter>,
     /// Appends to the log that failed and were tried again.
     pub append_retries: Counter,
     /// Appends to the log that were given up: the senders send again.
@@ -54,6 +79,7 @@ impl Default for Metrics {
             verify_cached: Counter::default(),
             refused: Family::default(),
             dead_letters: Counter::default(),
+            over_quota: Family::default(),
             append_retries: Counter::default(),
             appends_failed: Counter::default(),
             flush_bytes: Histogram::new(exponential_buckets(1024.0, 4.0, 8)),
@@ -76,11 +102,14 @@ impl Metrics {
         for why in crate::Refusal::ALL {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
         }
+        OverQuota::ALL.into_iter().for_each(|what| drop(self.over_quota_with(what)));
         let help = "Signatures known to be good";
         r.register("tokens_cached", help, self.verify_cached.clone());
         let help = "Batches that their sender may not send, by reason";
         r.register("refused_batches", help, self.refused.clone());
         r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
+        let help = "Batches that are none, and over their sender's quota";
+        r.register("dead_letters_over_quota", help, self.over_quota.clone());
         r.register("append_retries", "Appends tried again", self.append_retries.clone());
         r.register("appends_failed", "Appends given up", self.appends_failed.clone());
         let help = "Size of an append";
@@ -109,6 +138,12 @@ impl Metrics {
     /// Counts a batch that is not let in.
     pub(crate) fn refused(&self, why: crate::Refusal) {
         self.refused.get_or_create_owned(&[("reason", why.name())]).inc();
+    }
+
+    /// The counter of what became of letters over quota.
+    #[must_use]
+    pub fn over_quota_with(&self, what: OverQuota) -> Counter {
+        self.over_quota.get_or_create_owned(&[("then", what.name())])
     }
 
     /// The counter of an outcome.

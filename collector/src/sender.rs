@@ -1,23 +1,11 @@
-//! Who sends, as far as the collector has made sure of it; and what each may send.
+//! What a sender may send, once the collector has made sure who it is.
 
-use shared::Id;
 use shared::Timestamp;
-use shared::keys::registered_name;
+use shared::keys::{Sender, registered_name};
 use shared::limits::{BATCH_BYTES_MAX, EPOCH_AHEAD_MS_MAX};
 
 use crate::keys::CollectorKeys;
 use crate::verify::Inspected;
-
-/// Who has authenticated himself, and how. What a batch says of itself is held against it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sender {
-    /// The operator, or this process's own outbox: it speaks for every edge that is registered.
-    Operator,
-    /// Whoever signed the request with a key of this issuer: it speaks for the issuer's edges.
-    Issuer(Id),
-    /// The edge to which NATS lets nobody else publish: it speaks for itself and its shards.
-    Edge(Id),
-}
 
 /// Why a batch is not let in. Nothing of it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,39 +64,28 @@ impl Refusal {
     }
 }
 
-impl Sender {
-    /// Whether the sender speaks for this edge.
-    #[must_use]
-    pub fn owns(self, edge: Id, keys: &CollectorKeys) -> bool {
-        match self {
-            Self::Operator => true,
-            Self::Issuer(issuer) => keys.edges.owner(edge) == Some(issuer),
-            Self::Edge(sender) => sender == edge || sender == registered_name(edge),
-        }
+/// Whether the sender may send this batch at `now`.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check(
+    sender: Sender,
+    batch: &Inspected,
+    keys: &CollectorKeys,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let edge = batch.outbox.edge;
+    if keys.edges.owner(edge).is_none() {
+        return Err(Refusal::UnregisteredEdge);
     }
-
-    /// Whether the sender may send this batch at `now`.
-    ///
-    /// # Errors
-    /// Why not.
-    pub(crate) fn check(
-        self,
-        batch: &Inspected,
-        keys: &CollectorKeys,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        if keys.edges.owner(batch.outbox.edge).is_none() {
-            return Err(Refusal::UnregisteredEdge);
-        }
-        if !self.owns(batch.outbox.edge, keys) {
-            return Err(Refusal::ForeignEdge);
-        }
-        if batch.outbox.epoch > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 {
-            return Err(Refusal::EpochAhead);
-        }
-        if batch.bytes > BATCH_BYTES_MAX {
-            return Err(Refusal::BatchTooLarge);
-        }
-        Ok(())
+    if !sender.owns(edge, &keys.edges) {
+        return Err(Refusal::ForeignEdge);
     }
+    if batch.outbox.epoch > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 {
+        return Err(Refusal::EpochAhead);
+    }
+    if batch.bytes > BATCH_BYTES_MAX {
+        return Err(Refusal::BatchTooLarge);
+    }
+    Ok(())
 }

@@ -486,7 +486,7 @@ pub(crate) struct EdgesArgs {
 /// What can be done with edges.
 #[derive(Subcommand, Debug)]
 pub(crate) enum EdgesCommand {
-    /// Show all edges: their outboxes, how far each is counted, and what is missing
+    /// Show all edges: whose each is, its outboxes, how far each is counted, and what is missing
     List {
         #[command(flatten)]
         api: ApiArgs,
@@ -551,16 +551,20 @@ pub(crate) enum DeadletterCommand {
         sequence: u64,
     },
     /// It has been looked at: nobody waits any more for the batch that it was. Should that batch
-    /// come all the same, it is skipped
+    /// come all the same, it is skipped. What a letter says of itself is believed when the batch's edge
+    /// belongs to whoever sent it
     Resolve {
         #[command(flatten)]
         api: ApiArgs,
         /// Its number, see `deadletter list`
         sequence: u64,
-        /// Which batch it was, where its bytes do not say: EDGE/EPOCH/NUMBER, as the accounting's
-        /// gaps name it
+        /// Which batch it was, where its bytes do not say or are not believed: EDGE/EPOCH/NUMBER, as
+        /// the accounting's gaps name it
         #[arg(long, value_name = "EDGE/EPOCH/NUMBER")]
         batch: Option<String>,
+        /// It was no batch that anybody waits for
+        #[arg(long, conflicts_with = "batch")]
+        no_batch: bool,
     },
 }
 

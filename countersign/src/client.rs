@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use shared::ambient::Stopwatch;
@@ -30,9 +31,15 @@ pub(crate) struct Api {
     http: reqwest::Client,
 }
 
+/// What was answered.
+pub(crate) struct Reply {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
 /// What came of one try.
 enum Tried {
-    Done(Vec<u8>),
+    Done(Reply),
     NotFound,
     /// May succeed when it is tried again.
     Later(String),
@@ -71,7 +78,7 @@ impl Api {
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
         match self.request(Method::GET, path, None, REQUEST_TIMEOUT).await? {
             None => Ok(None),
-            Some(body) => serde_json::from_slice(&body).map(Some).map_err(|error| {
+            Some(reply) => serde_json::from_slice(&reply.body).map(Some).map_err(|error| {
                 Failure::server(format!(
                     "{}{path} answered what this build does not understand ({error}): is it of \
                      another version?",
@@ -94,6 +101,14 @@ impl Api {
     /// # Errors
     /// As [`Api::get`].
     pub(crate) async fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(self.reply(path).await?.map(|reply| reply.body))
+    }
+
+    /// As [`Api::bytes`], with what came before them.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn reply(&self, path: &str) -> Result<Option<Reply>, Failure> {
         self.request(Method::GET, path, None, LONG_ANSWER_TIMEOUT).await
     }
 
@@ -131,12 +146,12 @@ impl Api {
         path: &str,
         body: Option<bytes::Bytes>,
         timeout: Duration,
-    ) -> Result<Option<Vec<u8>>, Failure> {
+    ) -> Result<Option<Reply>, Failure> {
         let watch = Stopwatch::start();
         let mut backoff_ms = BACKOFF_MS_MIN;
         loop {
             let why = match self.once(method.clone(), path, body.clone(), timeout).await {
-                Tried::Done(body) => return Ok(Some(body)),
+                Tried::Done(reply) => return Ok(Some(reply)),
                 Tried::NotFound => return Ok(None),
                 Tried::Never(why) => return Err(Failure::server(why)),
                 Tried::Later(why) => why,
@@ -171,12 +186,13 @@ impl Api {
             Err(error) => return Tried::Later(reason(&error)),
         };
         let status = response.status();
+        let headers = response.headers().clone();
         let body = match response.bytes().await {
             Ok(body) => body.to_vec(),
             Err(error) => return Tried::Later(reason(&error)),
         };
         if status.is_success() {
-            return Tried::Done(body);
+            return Tried::Done(Reply { headers, body });
         }
         let said = serde_json::from_slice::<Problem>(&body).map(|problem| problem.detail);
         let said =

@@ -3,8 +3,11 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use collector::dead;
+use collector::gateway::letters::SENDER_FIELD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shared::keys::Sender;
 use shared::{Clock as _, Id, Timestamp, ambient};
 
 use crate::cli::{DeadletterArgs, DeadletterCommand, EdgesArgs, EdgesCommand};
@@ -70,6 +73,7 @@ struct Edges {
 #[derive(Deserialize)]
 struct Edge {
     edge: Id,
+    issuer: Option<Id>,
     retired_at: Option<String>,
     outboxes: Vec<Outbox>,
 }
@@ -91,13 +95,16 @@ struct Missing {
 }
 
 fn list_edges(found: Edges) {
-    let head = ["edge", "epoch", "batches", "state"].map(str::to_owned).to_vec();
+    let head = ["edge", "issuer", "epoch", "batches", "state"].map(str::to_owned).to_vec();
     let mut rows = vec![head];
     for edge in found.edges {
         let retired = edge.retired_at.map(|at| format!("out of service since {at}"));
+        let none = || "-".to_owned();
+        let (name, issuer) =
+            (edge.edge.to_string(), edge.issuer.map_or_else(none, |id| id.to_string()));
         if edge.outboxes.is_empty() {
-            let state = retired.clone().unwrap_or_default();
-            rows.push(vec![edge.edge.to_string(), "-".to_owned(), "-".to_owned(), state]);
+            let state = retired.clone().unwrap_or_else(|| "has sent nothing".to_owned());
+            rows.push(vec![name.clone(), issuer.clone(), none(), none(), state]);
         }
         for outbox in edge.outboxes {
             let counted = match (&retired, outbox.closed, outbox.watermark) {
@@ -112,7 +119,8 @@ fn list_edges(found: Edges) {
                 (first, last) => format!("; batches {first} to {last} are missing"),
             });
             rows.push(vec![
-                edge.edge.to_string(),
+                name.clone(),
+                issuer.clone(),
                 outbox.epoch.to_string(),
                 outbox.batches.to_string(),
                 counted + &missing.collect::<String>(),
@@ -139,14 +147,20 @@ pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
         }
         DeadletterCommand::Show { api, sequence } => {
             let api = Api::new(api)?;
-            let bytes = block_on(api.bytes(&format!("/v1/deadletters/{sequence}")))?;
-            let bytes = bytes.ok_or_else(|| no_letter(*sequence))?;
+            let path = format!("/v1/deadletters/{sequence}");
+            let letter = block_on(api.reply(&path))?.ok_or_else(|| no_letter(*sequence))?;
+            let sender = letter.headers.get(SENDER_FIELD).and_then(|who| who.to_str().ok());
+            // Standard output is the letter's alone.
+            eprintln!("sender: {}", sender.unwrap_or(dead::UNKNOWN));
             // A reader that went away is no failure of ours.
-            let _ = std::io::stdout().lock().write_all(&bytes);
+            let _ = std::io::stdout().lock().write_all(&letter.body);
         }
-        DeadletterCommand::Resolve { api, sequence, batch } => {
+        DeadletterCommand::Resolve { api, sequence, batch, no_batch } => {
             let named = batch.as_deref().map(batch_name).transpose()?;
-            let body = named.map_or_else(String::new, |named| json!(named).to_string());
+            let body = match named {
+                None if !no_batch => String::new(),
+                named => json!(named).to_string(),
+            };
             let api = Api::new(api)?;
             let path = format!("/v1/deadletters/{sequence}/resolve");
             block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
@@ -178,7 +192,8 @@ struct Letters {
 struct Letter {
     sequence: u64,
     at: Timestamp,
-    sender: String,
+    sender: Option<Sender>,
+    from: String,
     reason: String,
     bytes: u64,
     batch: Option<BatchName>,
@@ -203,7 +218,7 @@ fn batch_name(text: &str) -> Result<BatchName, Failure> {
 }
 
 fn list_letters(found: Letters) {
-    let head = ["letter", "at", "bytes", "batch", "sender", "what is wrong"];
+    let head = ["letter", "at", "bytes", "batch", "sender", "from", "what is wrong"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for letter in found.letters {
         let batch = letter.batch.map_or_else(
@@ -215,7 +230,8 @@ fn list_letters(found: Letters) {
             letter.at.to_string(),
             letter.bytes.to_string(),
             batch,
-            letter.sender,
+            letter.sender.map_or_else(|| dead::UNKNOWN.to_owned(), |sender| sender.to_string()),
+            letter.from,
             letter.reason,
         ]);
     }

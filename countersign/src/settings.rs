@@ -148,6 +148,8 @@ pub(crate) struct Collector {
     pub(crate) verified_tokens_max: u64,
     /// What was gathered goes to the log after this time at the latest.
     pub(crate) flush_ms: u64,
+    /// Dead letters that are kept of one issuer in an hour.
+    pub(crate) dead_letter_bytes_per_hour: u64,
     /// When the operator says that the clock is right; empty: nothing is said.
     pub(crate) clock_is_right: String,
 }
@@ -342,6 +344,7 @@ impl Default for Collector {
             verify_threads: 0,
             verified_tokens_max: 100_000,
             flush_ms: shared::limits::FLUSH_MS,
+            dead_letter_bytes_per_hour: 16 << 20,
             clock_is_right: String::new(),
         }
     }

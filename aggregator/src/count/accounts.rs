@@ -4,8 +4,8 @@ use shared::Reason;
 use shared::event::REASON_CODES;
 
 /// The account of one minute in one partition. Every field only grows, and is added up over
-/// checkpoints; over partitions, all but `declared` are added up, and of `declared` the largest is
-/// taken, because every partition hears of every batch.
+/// checkpoints; over partitions, all but `declared` and `given_up` are added up, and of these the
+/// largest is taken, because every partition hears of every batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MinuteAccount {
     /// Events that the batches applied so far declared for this minute, in all partitions.
@@ -20,6 +20,9 @@ pub struct MinuteAccount {
     pub duplicate: u64,
     /// By [`Reason::code`].
     pub reasons: [u64; REASON_CODES],
+    /// Batches that have not come and are waited for no more: what they would have declared nobody
+    /// knows. They stand in the minute of the watermark before them.
+    pub given_up: u64,
     /// How many messages added to the cells of this minute when it was final already.
     pub revision: u64,
 }
@@ -32,6 +35,8 @@ impl MinuteAccount {
         self.counted += other.counted;
         self.duplicate += other.duplicate;
         self.reasons.iter_mut().zip(other.reasons).for_each(|(to, n)| *to += n);
+        // A sender's numbers may be as large as he likes.
+        self.given_up = self.given_up.saturating_add(other.given_up);
         self.revision += other.revision;
     }
 

@@ -105,6 +105,7 @@ impl Engine {
         self.scratch.window.begin(message, self.clock);
         let mut applied = Applied::default();
         self.take_entries(message, has_room, &mut applied);
+        self.account_for_given_up();
         self.scratch.prepare(message, self.clock);
         self.scratch.judge(message, &mut self.dedup);
         self.scratch.name(message, &mut self.minutes.ids);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use eventlog::Position;
 use shared::clock::LogClock;
 use shared::event::REASON_CODES;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::wire::{Control, MessageView, Word};
 use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
 
@@ -14,7 +15,7 @@ use super::cells::Minutes;
 use super::changes::{Cell, Changes, Snapshot, Spend};
 use super::dedup::Dedup;
 use super::error::EngineError;
-use super::outboxes::{Finality, Gap, OutboxState, Outboxes};
+use super::outboxes::{Finality, Gap, GivenUp, OutboxState, Outboxes};
 use super::pages::{Pages, Told};
 use super::sources::{SourceState, Sources};
 
@@ -173,8 +174,21 @@ impl Engine {
             Word::Retire { edge } => self.outboxes.retire(edge, self.clock),
             Word::Resolve { outbox, number } => self.outboxes.resolve(outbox, number, self.clock),
         }
+        self.account_for_given_up();
         self.position = Some(position);
         Ok(())
+    }
+
+    /// Notes batches that are waited for no more in the minutes that their events may have been of.
+    pub(super) fn account_for_given_up(&mut self) {
+        for GivenUp { after, batches } in self.outboxes.given_up() {
+            let after = if after == Timestamp(0) { self.clock } else { after };
+            let first = self.clock.minus_ms(HORIZON_MS);
+            let minute = after.clamp(first, self.clock.plus_ms(CLOCK_AHEAD_MS_MAX)).minute();
+            let place = self.minutes.place(minute);
+            let account = &mut self.minutes.unsaved(place).account;
+            account.given_up = account.given_up.saturating_add(batches);
+        }
     }
 
     /// Passes over bytes that are nothing of ours. What they should have been is missed by the batch

@@ -73,6 +73,15 @@ pub struct Gap {
     pub missing: Vec<Range<u64>>,
 }
 
+/// Batches that are waited for no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct GivenUp {
+    /// Near this time their events were received; zero when nothing tells.
+    pub(super) after: Timestamp,
+    /// How many.
+    pub(super) batches: u64,
+}
+
 /// How complete the minutes of a partition are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Finality {
@@ -146,10 +155,32 @@ impl OutboxState {
     }
 
     /// Gives up the oldest gap, of which there is one: what is missing there is waited for no more.
-    fn give_up(&mut self) {
+    fn give_up(&mut self) -> GivenUp {
+        let given_up =
+            GivenUp { after: self.before(self.next), batches: self.above[0].first - self.next };
         let run = self.above.remove(0);
         self.next = run.end;
         self.watermark = self.watermark.max(run.watermark);
+        given_up
+    }
+
+    /// The watermark that stands before a number, or where none does, behind it: near it lie the
+    /// events that the number would have brought. Zero where there is none either, or it tells no time.
+    fn before(&self, number: u64) -> Timestamp {
+        let at = self.above.partition_point(|run| run.end <= number);
+        let before = at.checked_sub(1).map_or(self.watermark, |run| self.above[run].watermark);
+        let behind = self.above.get(at).map_or(Timestamp(0), |run| run.watermark);
+        let known = if before == Timestamp(0) { behind } else { before };
+        if known == Timestamp::MAX { Timestamp(0) } else { known }
+    }
+
+    /// Whether what is missing may have had events between these times: they are not older than the
+    /// watermark before the gap, nor younger than the one behind it.
+    #[must_use]
+    pub fn misses_between(&self, from: Timestamp, to: Timestamp) -> bool {
+        let before =
+            std::iter::once(self.watermark).chain(self.above.iter().map(|run| run.watermark));
+        before.zip(&self.above).any(|(before, run)| before < to && run.watermark >= from)
     }
 
     /// One more than the largest number that has come.
@@ -193,6 +224,8 @@ pub(super) struct Outboxes {
     /// By the time of closing.
     closed: BTreeSet<(Timestamp, OutboxId)>,
     kept: BTreeMap<Id, Kept>,
+    /// Since it was last asked for.
+    given_up: Vec<GivenUp>,
     changed: BTreeSet<OutboxId>,
     changed_epochs: BTreeSet<Id>,
     changed_retired: BTreeSet<Id>,
@@ -317,7 +350,7 @@ impl Outboxes {
         let Some(state) = self.states.get_mut(&outbox) else { return };
         let Some(kept) = self.kept.get_mut(&outbox.edge) else { return };
         while kept.runs > RUNS_RETIRED_MAX && !state.above.is_empty() {
-            state.give_up();
+            self.given_up.push(state.give_up());
             kept.runs -= 1;
         }
     }
@@ -339,9 +372,16 @@ impl Outboxes {
     /// Waits for a batch no more. Of an outbox that is not known, or of a number that none reaches,
     /// nobody waits for anything.
     pub(super) fn resolve(&mut self, outbox: OutboxId, number: u64, clock: Timestamp) {
-        if self.states.contains_key(&outbox) {
-            self.take_number(outbox, number, Timestamp(0), clock);
+        let Some(state) = self.states.get(&outbox) else { return };
+        let after = state.before(number);
+        if self.take_number(outbox, number, Timestamp(0), clock) == Taken::New {
+            self.given_up.push(GivenUp { after, batches: 1 });
         }
+    }
+
+    /// What has been given up since this was last asked.
+    pub(super) fn given_up(&mut self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.given_up)
     }
 
     /// Lets go of outboxes that were closed before the horizon.

@@ -1,7 +1,8 @@
 //! The bodies of the answers. Times are RFC 3339, UTC.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::query::Doubt;
 use serde::Serialize;
 use shared::{BatchDigest, Id, Kind, SourceId, Validity};
 
@@ -51,7 +52,16 @@ pub(super) struct Account {
     pub(super) duplicate: u64,
     pub(super) reasons: Reasons,
     pub(super) in_flight: i128,
+    /// Everything that was received has one outcome or is in flight, and nothing is known to be
+    /// missing.
     pub(super) adds_up: bool,
+    /// Why it does not add up.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) because: BTreeSet<Doubt>,
+    /// Batches near these minutes that never came, and are waited for no more: nobody knows their
+    /// events.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) given_up: u64,
     #[serde(rename = "final")]
     pub(super) is_final: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,10 +143,14 @@ pub(super) struct Edges {
     pub(super) edges: Vec<Edge>,
 }
 
-/// An edge, and its outboxes that are remembered: a closed one for seven days.
+/// An edge, and its outboxes that are remembered: a closed one for seven days. One that is registered
+/// and has sent nothing has none.
 #[derive(Debug, Serialize)]
 pub(super) struct Edge {
     pub(super) edge: Id,
+    /// To whom it belongs; none when it is not registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issuer: Option<Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retired_at: Option<String>,
     pub(super) outboxes: Vec<Outbox>,
@@ -160,4 +174,9 @@ pub(super) struct Outbox {
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
     pub(super) status: &'static str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -13,6 +13,7 @@ use axum::routing::get;
 use eventlog::Log;
 use shared::ambient::Stopwatch;
 use shared::event::REASON_CODES;
+use shared::keys::registered_name;
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Id, Minute, OutboxId, Reason, Timestamp};
 
@@ -203,7 +204,9 @@ async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri:
             duplicate: found.duplicate,
             reasons: reasons(&found.reasons),
             in_flight: found.in_flight,
-            adds_up: found.adds_up,
+            adds_up: found.because.is_empty(),
+            because: found.because,
+            given_up: found.given_up,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
             pages: found.told.into_iter().map(pages).collect(),
@@ -239,10 +242,15 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
     Params::read(&uri, &[])?;
     answer(&core, "edges", async {
         let query::Edges { outboxes, retired } = query::edges(&core.slots).await?;
-        let names: BTreeSet<Id> =
-            outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied()).collect();
+        let registered = (core.registered)();
+        let known = outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied());
+        let mut names: BTreeSet<Id> = known.collect();
+        // An edge that sends by its shards has no outbox of its own.
+        let sends: BTreeSet<Id> = names.iter().map(|edge| registered_name(*edge)).collect();
+        names.extend(registered.iter().map(|(name, _)| name).filter(|name| !sends.contains(name)));
         let edge = |edge: Id| Edge {
             edge,
+            issuer: registered.owner(edge),
             retired_at: retired.get(&edge).map(ToString::to_string),
             outboxes: outboxes
                 .range(OutboxId { edge, epoch: 0 }..=OutboxId { edge, epoch: u64::MAX })

@@ -5,6 +5,7 @@ use axum::http::Request;
 use eventlog::fake::MemLog;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use shared::keys::EdgeRegistry;
 use shared::{Clock, Timestamp};
 use tower::ServiceExt;
 
@@ -27,6 +28,7 @@ fn empty(registry: &mut Registry) -> Aggregator<MemLog, MemStores> {
         clock: Arc::new(Fixed),
         settings: Settings::default(),
         archived: None,
+        registered: Box::new(EdgeRegistry::default),
         registry,
     })
 }

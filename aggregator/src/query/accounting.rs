@@ -1,10 +1,11 @@
 //! What became of what was received.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use eventlog::Log;
 use futures::future::try_join_all;
+use serde::Serialize;
 use shared::event::REASON_CODES;
 use shared::{Id, Minute, OutboxId};
 
@@ -23,9 +24,10 @@ pub(crate) struct Accounting {
     /// Received, and without an outcome yet. Below zero only when something was counted that was
     /// never declared.
     pub(crate) in_flight: i128,
-    /// Nothing has more outcomes than were received, all partitions that are at the end of their log
-    /// agree on what was received, and no number of an outbox came with two contents.
-    pub(crate) adds_up: bool,
+    /// Why it does not add up; it does when there is nothing here.
+    pub(crate) because: BTreeSet<Doubt>,
+    /// Batches of these minutes that were given up.
+    pub(crate) given_up: u64,
     /// What pages have told, by publisher.
     pub(crate) told: BTreeMap<Id, Told>,
     pub(crate) gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
@@ -42,6 +44,22 @@ pub(crate) struct Conflicts {
     pub(crate) newest: Vec<Conflict>,
 }
 
+/// What makes an account doubtful.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Doubt {
+    /// A number of an outbox came with two contents, and one of them was not counted.
+    Conflicts,
+    /// Batches are missing that may have had events of these minutes.
+    Gaps,
+    /// Batches that may have had some never came, and an operator waits for them no more.
+    GivenUp,
+    /// More events have an outcome than were received.
+    MoreOutcomes,
+    /// The partitions have applied the whole log, and some have not heard of every batch.
+    PartitionsDiffer,
+}
+
 /// One partition's part.
 struct Part {
     accounts: Vec<(Minute, MinuteAccount)>,
@@ -49,6 +67,8 @@ struct Part {
     sequence: u64,
     gaps: Vec<Gap>,
     conflicts: Vec<(OutboxId, Conflicts)>,
+    /// Whether a gap may hide events of the range.
+    misses: bool,
     completeness: Completeness,
 }
 
@@ -59,6 +79,8 @@ struct Sum {
     /// times the largest.
     declared: u64,
     declared_sum: u64,
+    /// The largest that a partition has.
+    given_up: u64,
     account: MinuteAccount,
 }
 
@@ -90,7 +112,8 @@ impl Accounting {
         self.duplicate += later.duplicate;
         self.reasons.iter_mut().zip(later.reasons).for_each(|(to, n)| *to += n);
         self.in_flight += later.in_flight;
-        self.adds_up &= later.adds_up;
+        self.because.extend(later.because);
+        self.given_up = self.given_up.saturating_add(later.given_up);
         add(&mut self.told, later.told);
         self.gaps = later.gaps;
         self.conflicts = later.conflicts;
@@ -108,15 +131,24 @@ async fn step<T: CheckpointStore, L: Log>(
     let minutes = by_minute(&parts);
     let partitions = slots.len() as u64;
     let mut total = MinuteAccount::default();
-    let (mut received, mut adds_up) = (0, true);
+    let (mut received, mut given_up) = (0, 0_u64);
+    let mut because = BTreeSet::new();
     for sum in minutes.values() {
         let of_minute = sum.declared + sum.account.imported;
         received += of_minute;
-        let agreed = sum.declared_sum == partitions * sum.declared;
-        adds_up &= sum.account.outcomes() <= of_minute && (agreed || !at_end);
+        given_up = given_up.saturating_add(sum.given_up);
+        if sum.account.outcomes() > of_minute {
+            because.insert(Doubt::MoreOutcomes);
+        }
+        if at_end && sum.declared_sum != partitions * sum.declared {
+            because.insert(Doubt::PartitionsDiffer);
+        }
         total.add(&sum.account);
     }
     let conflicts = conflicts(&parts);
+    because.extend((!conflicts.is_empty()).then_some(Doubt::Conflicts));
+    because.extend((given_up > 0).then_some(Doubt::GivenUp));
+    because.extend(parts.iter().any(|part| part.misses).then_some(Doubt::Gaps));
     let mut told = BTreeMap::new();
     parts.iter().for_each(|part| add(&mut told, part.told.clone()));
     Ok(Accounting {
@@ -125,7 +157,8 @@ async fn step<T: CheckpointStore, L: Log>(
         duplicate: total.duplicate,
         reasons: total.reasons,
         in_flight: i128::from(received) - i128::from(total.outcomes()),
-        adds_up: adds_up && conflicts.is_empty(),
+        because,
+        given_up,
         told,
         gaps: gaps(&parts),
         conflicts,
@@ -140,16 +173,17 @@ fn add(to: &mut BTreeMap<Id, Told>, more: BTreeMap<Id, Told>) {
 fn by_minute(parts: &[Part]) -> BTreeMap<Minute, Sum> {
     let mut minutes: BTreeMap<Minute, Sum> = BTreeMap::new();
     for part in parts {
-        // What a partition declares of a minute may lie in memory and in the store.
-        let mut declared: BTreeMap<Minute, u64> = BTreeMap::new();
+        // What a partition knows of a minute may lie in memory and in the store.
+        let mut own: BTreeMap<Minute, MinuteAccount> = BTreeMap::new();
         for (minute, account) in &part.accounts {
-            minutes.entry(*minute).or_default().account.add(account);
-            *declared.entry(*minute).or_default() += account.declared;
+            own.entry(*minute).or_default().add(account);
         }
-        for (minute, declared) in declared {
+        for (minute, account) in own {
             let sum = minutes.entry(minute).or_default();
-            sum.declared = sum.declared.max(declared);
-            sum.declared_sum += declared;
+            sum.account.add(&account);
+            sum.declared = sum.declared.max(account.declared);
+            sum.declared_sum += account.declared;
+            sum.given_up = sum.given_up.max(account.given_up);
         }
     }
     minutes
@@ -159,6 +193,7 @@ async fn part<T: CheckpointStore>(
     slot: &Slot<T>,
     range: &Range<Minute>,
 ) -> Result<Part, Unanswered> {
+    let (from, to) = (range.start.start(), range.end.start());
     let Look { mut memory, older } = look(slot, range, |engine| Part {
         accounts: engine.account(range.start, range.end),
         told: engine.told(range.start, range.end),
@@ -172,6 +207,7 @@ async fn part<T: CheckpointStore>(
                 (outbox, Conflicts { count, newest })
             })
             .collect(),
+        misses: engine.outboxes().any(|(_, outbox)| outbox.misses_between(from, to)),
         completeness: Completeness::of(engine, range),
     })
     .await?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use eventlog::Log;
 use prometheus_client::registry::Registry;
 use shared::Clock;
+use shared::keys::EdgeRegistry;
 use tokio::sync::{RwLock, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -69,6 +70,9 @@ impl Default for Settings {
     }
 }
 
+/// Says which edges are registered at the moment.
+pub type Registered = Box<dyn Fn() -> EdgeRegistry + Send + Sync>;
+
 /// What an aggregator is made of.
 pub struct Parts<'a, L, S = SlateStores> {
     /// The log; its number of partitions is the deployment's.
@@ -82,6 +86,8 @@ pub struct Parts<'a, L, S = SlateStores> {
     /// By partition: up to which sequence the log is archived; it is kept beyond that. None where
     /// nothing is archived.
     pub archived: Option<watch::Receiver<Vec<u64>>>,
+    /// Whose edges are, as it stands: for answers, and nothing that is counted.
+    pub registered: Registered,
     /// Takes the metrics.
     pub registry: &'a mut Registry,
 }
@@ -130,6 +136,7 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) slots: Vec<Slot<S::Store>>,
     /// By partition: up to which sequence the log is no longer needed.
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
+    pub(crate) registered: Registered,
     /// By partition: up to which sequence it is archived.
     archived: Option<watch::Receiver<Vec<u64>>>,
 }
@@ -152,7 +159,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
     /// A partition whose checkpoint is damaged or does not fit the log stops, and says so there.
     #[must_use]
     pub fn start(parts: Parts<'_, L, S>) -> Self {
-        let Parts { log, stores, clock, settings, archived, registry } = parts;
+        let Parts { log, stores, clock, settings, archived, registered, registry } = parts;
         let partitions = log.partitions();
         let core = Arc::new(Core {
             log,
@@ -164,6 +171,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
             writing: Semaphore::new(WRITING_MAX),
             slots: (0..partitions).map(|_| RwLock::new(None)).collect(),
             trimmable: parking_lot::Mutex::new(vec![None; usize::from(partitions)]),
+            registered,
             archived,
         });
         let stop = watch::Sender::new(false);

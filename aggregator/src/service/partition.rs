@@ -281,10 +281,10 @@ impl<L: Log, S: Stores> Task<L, S> {
         let sequence = message.position.sequence;
         tracing::error!(partition, sequence, %error, "a foreign message, kept with the dead letters");
         self.core.metrics.foreign.inc();
-        let sender = format!("partition {partition}, sequence {sequence}");
+        let from = format!("partition {partition}, sequence {sequence}");
         let reason = error.to_string();
         let (at, bytes) = (self.core.clock.now(), &message.payload[..]);
-        let letter = DeadLetter { at, sender: &sender, reason: &reason, bytes };
+        let letter = DeadLetter { at, sender: None, from: &from, reason: &reason, bytes };
         let letter = Message { partition: DEAD, payload: letter.to_bytes().into() };
         let mut tries = 0;
         loop {

@@ -266,6 +266,9 @@ pub fn read_view(value: &[u8]) -> Result<PageState, &'static str> {
     reader.end().map(|()| PageState { seq, hour })
 }
 
+/// No reason has this code ([`Reason::code`](shared::Reason::code)).
+const GIVEN_UP: usize = 0;
+
 fn put_reasons(out: &mut Vec<u8>, reasons: &[u64; REASON_CODES]) {
     for (code, count) in reasons.iter().enumerate().filter(|(_, count)| **count > 0) {
         put_number(out, code as u64);
@@ -283,13 +286,16 @@ fn read_reasons(mut reader: Reader<'_>) -> Result<[u64; REASON_CODES], Unreadabl
     Ok(reasons)
 }
 
-/// An account without its revision, which has a row of its own.
+/// An account without its revision, which has a row of its own. What was given up stands among the
+/// reasons, under the code that none has, and nowhere when nothing was.
 #[must_use]
 pub fn account_value(account: &MinuteAccount) -> Vec<u8> {
     let mut out = begin();
     let numbers = [account.declared, account.imported, account.counted, account.duplicate];
     numbers.iter().for_each(|number| put_number(&mut out, *number));
-    put_reasons(&mut out, &account.reasons);
+    let mut reasons = account.reasons;
+    reasons[GIVEN_UP] = account.given_up;
+    put_reasons(&mut out, &reasons);
     out
 }
 
@@ -299,14 +305,15 @@ pub fn account_value(account: &MinuteAccount) -> Vec<u8> {
 /// Says what was expected.
 pub fn read_account(value: &[u8]) -> Result<MinuteAccount, &'static str> {
     let mut reader = Reader::new(value, VERSION)?;
-    Ok(MinuteAccount {
-        declared: reader.number()?,
-        imported: reader.number()?,
-        counted: reader.number()?,
-        duplicate: reader.number()?,
-        reasons: read_reasons(reader)?,
-        revision: 0,
-    })
+    let mut numbers = [0; 4];
+    for number in &mut numbers {
+        *number = reader.number()?;
+    }
+    let [declared, imported, counted, duplicate] = numbers;
+    let mut reasons = read_reasons(reader)?;
+    let given_up = std::mem::take(&mut reasons[GIVEN_UP]);
+    let revision = 0;
+    Ok(MinuteAccount { declared, imported, counted, duplicate, reasons, given_up, revision })
 }
 
 /// A revision, an epoch, a sequence.

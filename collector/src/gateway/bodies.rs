@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -148,7 +148,7 @@ impl Bodies {
             let detail = "too many bodies of this sender, or of all, are being read; send the same \
                           again later";
             let response = problem(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-            with(response, header::RETRY_AFTER, RETRY_AFTER_S)
+            with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
         })
     }
 
@@ -182,7 +182,7 @@ pub(crate) async fn read(body: Body, most: usize, pace: &Pace) -> Result<Bytes, 
             Err(_) => {
                 let detail = "the body came too slowly, or not at all; send it again";
                 let response = problem(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail);
-                return Err(with(response, header::CONNECTION, "close"));
+                return Err(with(response, header::CONNECTION, HeaderValue::from_static("close")));
             }
         }
     }

@@ -1,11 +1,14 @@
 //! What an operator does with dead letters.
 //!
 //! - `GET /v1/deadletters`: those that nobody has looked at, oldest first, at most [`LISTED_MAX`]:
-//!   `{"letters":[{"sequence","at","sender","reason","bytes","batch":{"edge","epoch","number"}}],
-//!   "more"}`.
-//! - `GET /v1/deadletters/{sequence}`: the bytes as they came.
+//!   `{"letters":[{"sequence","at","sender","from","reason","bytes","batch":{"edge","epoch",
+//!   "number"}}],"more"}`. The sender is who had authenticated himself: `"operator"`,
+//!   `{"issuer":ID}`, `{"edge":ID}`; null where that is not known.
+//! - `GET /v1/deadletters/{sequence}`: the bytes as they came; the sender in [`SENDER_FIELD`].
 //! - `POST /v1/deadletters/{sequence}/resolve`: it has been looked at. Its batch is waited for no
-//!   more: the one that its bytes name, or that of the body (`{"edge","epoch","number"}`).
+//!   more: without a body the one that its bytes name, when that batch's edge belongs to the letter's
+//!   sender, else 403 `foreign_edge`, and nothing is changed; or the one of the body (`{"edge",
+//!   "epoch","number"}`), which the operator answers for; or none, when the body is `null`.
 
 use std::sync::Arc;
 
@@ -22,7 +25,10 @@ use super::bodies::{self, Pace};
 use super::{only_post, problem, refused};
 use crate::collector::{Collector, SubmitError};
 use crate::dead::{self, BatchName};
+use crate::sender::Refusal;
 
+/// Who had authenticated himself when a letter came, as text.
+pub const SENDER_FIELD: &str = "countersign-sender";
 /// The most letters of one answer.
 pub const LISTED_MAX: usize = 1_000;
 /// The name of a batch is shorter.
@@ -50,9 +56,14 @@ async fn list<L: Log>(State(collector): Shared<L>) -> Response {
 async fn show<L: Log>(State(collector): Shared<L>, Path(sequence): Path<u64>) -> Response {
     match letter(&collector, sequence).await {
         Ok(payload) => {
-            let bytes = DeadLetter::read(&payload).map(|letter| letter.bytes.to_vec());
-            let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
-            (kind, bytes.unwrap_or_default()).into_response()
+            let letter = DeadLetter::read(&payload);
+            let sender = letter.and_then(|letter| letter.sender);
+            let sender = sender.map_or_else(|| dead::UNKNOWN.to_owned(), |who| who.to_string());
+            let fields = [
+                (header::CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
+                (SENDER_FIELD, sender),
+            ];
+            (fields, letter.map_or_else(Vec::new, |letter| letter.bytes.to_vec())).into_response()
         }
         Err(response) => response,
     }
@@ -72,9 +83,12 @@ async fn resolve<L: Log>(
         Err(response) => return response,
     };
     let named = match &body[..] {
-        b"" => DeadLetter::read(&payload).and_then(|letter| dead::name_of(letter.bytes)),
-        body => match serde_json::from_slice::<BatchName>(body) {
-            Ok(named) => Some(named),
+        b"" => match claimed(&collector, sequence, &payload) {
+            Ok(named) => named,
+            Err(error) => return refused(&error),
+        },
+        body => match serde_json::from_slice::<Option<BatchName>>(body) {
+            Ok(named) => named,
             Err(error) => {
                 let what = format!("no name of a batch (edge, epoch, number): {error}");
                 return refused(&SubmitError::Refused(what));
@@ -92,6 +106,36 @@ async fn resolve<L: Log>(
         }
         Err(error) => away(&error),
     }
+}
+
+/// The batch that a letter says that it was: believed when it is its sender's.
+fn claimed<L: Log>(
+    collector: &Collector<L>,
+    sequence: u64,
+    payload: &[u8],
+) -> Result<Option<BatchName>, SubmitError> {
+    let letter = DeadLetter::read(payload);
+    let sender = letter.and_then(|letter| letter.sender);
+    let Some(named) = letter.and_then(|letter| dead::name_of(letter.bytes)) else {
+        return Ok(None);
+    };
+    if collector.speaks_for(sender, named.edge) {
+        return Ok(Some(named));
+    }
+    let who = match sender {
+        Some(sender) => format!("came from the {sender}, whose edge {} is not", named.edge),
+        None => {
+            format!("says that it was of the edge {}, and who sent it is not known", named.edge)
+        }
+    };
+    let BatchName { edge, epoch, number } = named;
+    Err(SubmitError::NotAllowed(
+        Refusal::ForeignEdge,
+        format!(
+            "dead letter {sequence} {who}: `--batch {edge}/{epoch}/{number}` gives that batch up all \
+             the same, for ever; `--no-batch` resolves the letter alone"
+        ),
+    ))
 }
 
 async fn letter<L: Log>(collector: &Collector<L>, sequence: u64) -> Result<bytes::Bytes, Response> {

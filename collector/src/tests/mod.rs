@@ -4,6 +4,7 @@
 mod bodies;
 mod faults;
 mod gateway;
+mod letters;
 mod outcomes;
 mod sender;
 mod verify;

@@ -267,7 +267,8 @@ async fn what_is_no_batch_goes_to_the_dead_letters() {
     assert_eq!(refused, Err(SubmitError::Refused(why.to_owned())));
     let dead = rig.log.messages(DEAD);
     let letter = DeadLetter::read(&dead[0]).unwrap();
-    assert_eq!(letter, DeadLetter { at: NOW, sender: "edge-1", reason: why, bytes: &bytes });
+    let sender = Some(Sender::Operator);
+    assert_eq!(letter, DeadLetter { at: NOW, sender, from: "edge-1", reason: why, bytes: &bytes });
     assert_eq!((dead.len(), rig.collector.metrics().dead_letters.get()), (1, 1));
 
     // A batch that says more than a minute's count can: it would not add up.

@@ -23,13 +23,13 @@ use super::world::{
 use crate::gateway::{BATCH_CONTENT_TYPE, BATCHES_PATH, router};
 use crate::{Refusal, Sender, Settings, SubmitError};
 
-fn start(world: &World) -> Rig<MemLog> {
+pub(super) fn start(world: &World) -> Rig<MemLog> {
     let settings = Settings { verify_threads: 1, flush_ms: 1, ..Settings::default() };
     rig(MemLog::new(4, [1; 16]), world, settings)
 }
 
 /// A batch of this outbox, with a click on each token.
-fn of(edge: Id, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
+pub(super) fn of(edge: Id, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
     let events = tokens.iter().map(|token| event(Kind::Click, token)).collect();
     let outbox = OutboxId { edge, epoch };
     let watermark = NOW;
@@ -37,7 +37,12 @@ fn of(edge: Id, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
 }
 
 /// Sends a batch, signed with the newest key of an issuer, or with the operator's key.
-async fn send(rig: &Rig<MemLog>, world: &World, issuer: Option<Id>, body: Bytes) -> Response {
+pub(super) async fn send(
+    rig: &Rig<MemLog>,
+    world: &World,
+    issuer: Option<Id>,
+    body: Bytes,
+) -> Response {
     let mut request = Request::post(BATCHES_PATH).header(header::CONTENT_TYPE, BATCH_CONTENT_TYPE);
     if let Some(issuer) = issuer {
         let signer = Signer::new(world.store.signing(issuer, NOW).unwrap());
@@ -48,7 +53,7 @@ async fn send(rig: &Rig<MemLog>, world: &World, issuer: Option<Id>, body: Bytes)
     router(Arc::clone(&rig.collector)).oneshot(request).await.unwrap()
 }
 
-async fn refusal(response: Response) -> (StatusCode, String, String) {
+pub(super) async fn refusal(response: Response) -> (StatusCode, String, String) {
     let status = response.status();
     let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let problem: Problem = serde_json::from_slice(&body).unwrap();

@@ -13,21 +13,23 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use collector::archive::Archiver;
 use edge::native::doors::Doors;
-use eventlog::jetstream::{Documents, JetStreamConfig};
+use eventlog::jetstream::{Document, Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
+use shared::keys::{CentreKeys, EdgeRegistry};
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Clock, Random as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
+use super::follow::follow;
 use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
 use crate::archive;
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
-use crate::deployment;
+use crate::deployment::{self, KEYS_CENTRE};
 use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::listen::{self, Times};
@@ -66,6 +68,17 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
 
     let front = Arc::new(Front::default());
     let router = Arc::clone(&front).router();
+    let (sender, registered) = watch::channel(EdgeRegistry::default());
+    let take = move |document: &Document| {
+        let keys: CentreKeys =
+            serde_json::from_slice(&document.bytes).map_err(|error| error.to_string())?;
+        sender.send_replace(keys.edges);
+        Ok(())
+    };
+    // Only answers need it: whoever counts waits for nothing.
+    let known = Arc::new(documents.clone());
+    let (_, follower) = follow(known, KEYS_CENTRE.to_owned(), 0, take);
+    let follower = tokio::spawn(follower);
     let (answering, answered) = watch::channel(());
     let doors = listen::api_doors(&settings);
     let stopped = process::stopped(stop.clone());
@@ -76,8 +89,17 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
     });
     let mut id = [0; 16];
     SystemRandom.fill(&mut id);
-    let term =
-        Term { settings, config, fixed, operator, front, doors, stop: stop.clone(), answered };
+    let term = Term {
+        settings,
+        config,
+        fixed,
+        operator,
+        front,
+        doors,
+        registered,
+        stop: stop.clone(),
+        answered,
+    };
     let me = Holder::new(shared::text::hex(&id), url);
     loop {
         let lease = tokio::select! {
@@ -95,6 +117,7 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
             }
         }
     }
+    follower.abort();
     api.await.map_err(|error| Failure::fatal(format!("api: {error}")))?;
     tracing::info!("ended in order");
     Ok(())
@@ -116,6 +139,8 @@ struct Term {
     operator: Arc<AdminKey>,
     front: Arc<Front>,
     doors: Arc<Doors>,
+    /// Whose edges are, as last seen.
+    registered: watch::Receiver<EdgeRegistry>,
     stop: watch::Receiver<bool>,
     /// Its sender is gone when the last request is answered.
     answered: watch::Receiver<()>,
@@ -199,8 +224,17 @@ impl Term {
         listen::register(&self.doors, &mut registry);
         let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
         let archived = archiver.as_ref().map(Archiver::archived);
-        let aggregator =
-            parts::start_aggregator(settings, stores, &log, &clock, archived, &mut registry);
+        let known = self.registered.clone();
+        let registered = Box::new(move || known.borrow().clone());
+        let aggregator = parts::start_aggregator(
+            settings,
+            stores,
+            &log,
+            &clock,
+            archived,
+            registered,
+            &mut registry,
+        );
         let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
         let routes = archiver.as_ref().map(archive::router).unwrap_or_default();
         let routes = api::degradable(aggregator.router().merge(routes), disk.degraded());

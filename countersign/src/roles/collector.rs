@@ -2,7 +2,7 @@
 //! log; several share the work. Its gateway takes batches and chunks of imported logs over HTTP.
 //!
 //! A batch is acknowledged at the queue when every partition has it, or when it lies with the dead
-//! letters. A collector that has not seen the keys for a while takes nothing: a new one signs ten
+//! letters; of a sender with too many of these it is given back for a minute, and beyond some let go of. A collector that has not seen the keys for a while takes nothing: a new one signs ten
 //! seconds after it was made, and by then everybody who judges knows it.
 
 use std::process::ExitCode;
@@ -223,8 +223,9 @@ async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
             }
             taken.done().await
         }
-        // It lies with the dead letters.
+        // It lies with the dead letters, or is let go of.
         Err(SubmitError::Refused(_) | SubmitError::NotAllowed(..)) => taken.done().await,
+        Err(SubmitError::OverQuota(after, _)) => taken.again(after).await,
         Err(SubmitError::Retry(why)) => {
             tracing::debug!(edge = taken.edge, %why, "a batch goes back to the queue");
             taken.again(BACK_AFTER).await

@@ -30,6 +30,8 @@ struct Account {
     reasons: BTreeMap<String, u64>,
     in_flight: i64,
     adds_up: bool,
+    #[serde(default)]
+    because: Vec<String>,
 }
 
 /// The answer of `GET /v1/ads/popular_ads`.
@@ -292,7 +294,11 @@ fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
         counted: outcomes,
         good: now.adds_up && now.in_flight == 0 && sum == i128::from(now.received),
         short: false,
-        why: format!("received = counted + duplicate + reasons; {} in flight", now.in_flight),
+        why: format!(
+            "received = counted + duplicate + reasons; {} in flight{}",
+            now.in_flight,
+            now.because.iter().map(|why| format!("; {why}")).collect::<String>()
+        ),
     });
     lines
 }

@@ -120,7 +120,10 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let stores = open_stores(settings, &dir).await?;
     let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
     let archived = archiver.as_ref().map(Archiver::archived);
-    let aggregator = start_aggregator(settings, stores, &log, &clock, archived, &mut registry);
+    let known = collector_keys.subscribe();
+    let registered = Box::new(move || known.borrow().edges.clone());
+    let aggregator =
+        start_aggregator(settings, stores, &log, &clock, archived, registered, &mut registry);
     let catalogue_file = settings.catalogue();
     let is_demo = demo.is_some();
     demo::write_catalogue(&catalogue_file, is_demo.then_some(api_url.as_str()))?;
@@ -225,6 +228,7 @@ pub(crate) fn open_collector(
             verify_threads: settings.collector.verify_threads,
             verified_tokens_max: settings.collector.verified_tokens_max,
             flush_ms: settings.collector.flush_ms,
+            dead_letter_bytes_per_hour: settings.collector.dead_letter_bytes_per_hour,
             follow_log: matches!(**log, AnyLog::Nats(_)),
             clock_is_right: settings.collector.clock_is_right()?,
             ..collector::Settings::default()
@@ -265,6 +269,7 @@ pub(crate) fn start_aggregator(
     log: &Arc<AnyLog>,
     clock: &Arc<dyn Clock>,
     archived: Option<watch::Receiver<Vec<u64>>>,
+    registered: aggregator::Registered,
     registry: &mut Registry,
 ) -> Aggregator<AnyLog> {
     Aggregator::start(aggregator::Parts {
@@ -277,6 +282,7 @@ pub(crate) fn start_aggregator(
             ..aggregator::Settings::default()
         },
         archived,
+        registered,
         registry: registry.sub_registry_with_prefix("countersign"),
     })
 }

@@ -29,7 +29,9 @@ impl BatchSink for CollectorSink {
         let receipt = self.collector.submit(batch).await.map_err(|error| match error {
             SubmitError::Retry(why) => SinkError::Retry(why),
             // It stays in the outbox: what an operator mends lets it through.
-            SubmitError::Refused(why) | SubmitError::NotAllowed(_, why) => SinkError::Refused(why),
+            SubmitError::Refused(why)
+            | SubmitError::NotAllowed(_, why)
+            | SubmitError::OverQuota(_, why) => SinkError::Refused(why),
         })?;
         self.clock_ahead_ms.store(receipt.clock_ahead_ms, Ordering::Relaxed);
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventlog::jetstream::server::NatsServer;
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::ambient::Stopwatch;
 
 use crate::process::{BROWSER, KEY, PATIENCE, binary, run};
@@ -161,7 +161,8 @@ async fn a_batch_that_cannot_be_decoded_is_a_dead_letter_and_a_gap_until_it_is_r
     }
     assert_eq!(post(b"nothing of ours".to_vec()).await, 400);
     let gap = |answer: &Value| answer["gaps"][0]["missing"][0]["first"] == 1;
-    world.until(&world.live(&aggregator), gap).await;
+    let answer = world.until(&world.live(&aggregator), gap).await;
+    assert_eq!((&answer["adds_up"], &answer["because"]), (&false.into(), &json!(["gaps"])));
     let command = |args: &[&str]| {
         let mut command = binary();
         command.arg("deadletter").args(args);
@@ -170,18 +171,26 @@ async fn a_batch_that_cannot_be_decoded_is_a_dead_letter_and_a_gap_until_it_is_r
     let (code, said, err) = command(&["list"]);
     assert_eq!(code, Some(0), "{said}{err}");
     assert!(said.contains("ghost/1/1") && said.contains("bytes after the end"), "{said}");
+    assert!(said.contains("operator"), "{said}");
     let (_, said, _) = command(&["list", "--json"]);
     let found: Value = serde_json::from_str(&said).unwrap();
     let first = found["letters"][0]["sequence"].to_string();
     let second = found["letters"][1]["sequence"].to_string();
-    assert_eq!(command(&["show", &second]).1, "nothing of ours");
+    let (_, said, err) = command(&["show", &second]);
+    assert_eq!((said.as_str(), err.as_str()), ("nothing of ours", "sender: operator\n"));
     let (code, _, said) = command(&["show", "77"]);
     assert!(code == Some(2) && said.contains("no dead letter 77"), "{code:?} {said}");
     for letter in [&first, &second] {
         let (code, said, err) = command(&["resolve", letter]);
         assert_eq!(code, Some(0), "{said}{err}");
     }
-    world.until(&world.live(&aggregator), |answer| answer["gaps"].is_null()).await;
+    let answer = world.until(&world.live(&aggregator), |answer| answer["gaps"].is_null()).await;
+    assert_eq!((&answer["adds_up"], &answer["because"]), (&false.into(), &json!(["given_up"])));
+    assert_eq!(answer["given_up"], 1, "{answer}");
+    let edges = ["edges", "list", "--key", KEY, "--api", aggregator.url("api")];
+    let (_, said, err) = run(binary().args(edges));
+    let ghost = said.lines().find(|line| line.starts_with("ghost")).unwrap_or_default();
+    assert!(ghost.split_whitespace().nth(1) == Some("edge"), "whose it is: {said}{err}");
     let (_, said, _) = command(&["list", "--json"]);
     let left: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(left["letters"], Value::Array(Vec::new()), "{said}");

@@ -9,7 +9,7 @@ use shared::{
     Timestamp,
 };
 
-use crate::process::{Server, binary, run};
+use crate::process::{KEY, Server, binary, run};
 use crate::{duckdb, recount};
 
 fn now() -> Timestamp {
@@ -45,11 +45,15 @@ async fn send(
     number: u64,
     events: Vec<Event<'_>>,
 ) -> (u16, Value) {
+    let watermark = now();
+    let batch = Batch { outbox, number, watermark, events, tallies: Vec::new() };
+    send_bytes(server, issuer, batch.to_bytes()).await
+}
+
+async fn send_bytes(server: &Server, issuer: &str, batch: Vec<u8>) -> (u16, Value) {
     let keys = std::fs::read_to_string(server.data.join("keys.json")).unwrap();
     let keys: KeyStore = serde_json::from_str(&keys).unwrap();
     let signer = Signer::new(keys.signing(issuer.parse().unwrap(), now()).unwrap());
-    let watermark = now();
-    let batch = Batch { outbox, number, watermark, events, tallies: Vec::new() }.to_bytes();
     let field = request::sign(&signer, keys.deployment, "/v1/batches", &batch, now());
     let post = server.http.post(format!("{}/v1/batches", server.api));
     let post =
@@ -106,6 +110,69 @@ async fn another_issuer_s_key_neither_takes_numbers_nor_burns_clicks() {
     assert_eq!(reply.status(), 302);
     let answer = server.until(&live(), |answer| answer["counted"] == 2).await;
     assert_eq!((&answer["duplicate"], &answer["adds_up"]), (&0.into(), &true.into()), "{answer}");
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_letter_that_speaks_for_another_s_edge_gives_up_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    change(&server, &["keys", "new", "--issuer", "mallory"]);
+    change(&server, &["edges", "register", "m", "--issuer", "mallory"]);
+    server.serve().await;
+    let edges = server.until("/v1/edges", |all| all["edges"][0]["outboxes"][0].is_object()).await;
+    let outbox = &edges["edges"][0]["outboxes"][0];
+    let (epoch, next) = (outbox["epoch"].as_u64().unwrap(), outbox["batches"].as_u64().unwrap());
+
+    // What looks like the next batches of another's edge, with a byte too many.
+    let outbox = OutboxId { edge: "edge".parse().unwrap(), epoch };
+    let forged = |number| {
+        let (events, tallies) = (Vec::new(), Vec::new());
+        let batch = Batch { outbox, number, watermark: now(), events, tallies };
+        [batch.to_bytes(), b"!".to_vec()].concat()
+    };
+    // The new key is followed within a second.
+    while send_bytes(&server, "mallory", forged(next)).await.0 == 401 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    for number in next + 1..next + 5 {
+        assert_eq!(send_bytes(&server, "mallory", forged(number)).await.0, 400);
+    }
+    let command = |args: &[&str]| {
+        let mut command = binary();
+        run(command.args(args).args(["--key", KEY, "--api", &server.api]))
+    };
+    let (_, said, err) = command(&["deadletter", "list"]);
+    assert_eq!(said.matches("issuer mallory").count(), 5, "{said}{err}");
+    let (_, said, _) = command(&["deadletter", "list", "--json"]);
+    let letters: Value = serde_json::from_str(&said).unwrap();
+    let letters = letters["letters"].as_array().unwrap();
+    let letters: Vec<_> = letters.iter().map(|letter| letter["sequence"].to_string()).collect();
+    for letter in &letters {
+        let (code, _, said) = command(&["deadletter", "resolve", letter]);
+        assert!(code != Some(0) && said.contains("issuer mallory"), "{code:?} {said}");
+        assert!(said.contains("--no-batch") && said.contains("--batch edge/"), "{said}");
+        let (code, said, err) = command(&["deadletter", "resolve", letter, "--no-batch"]);
+        assert_eq!(code, Some(0), "{said}{err}");
+    }
+
+    // Its own next batches are counted, every one.
+    for _ in 0..4 {
+        let ad = server.serve().await;
+        let reply = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(reply.status(), 302);
+    }
+    let answer = server.until(&live(), |answer| answer["counted"] == 9).await;
+    assert_eq!((&answer["duplicate"], &answer["adds_up"]), (&0.into(), &true.into()), "{answer}");
+    let (_, said, err) = command(&["edges", "list"]);
+    let row = |edge: &str| {
+        let mut rows = said.lines().skip(1);
+        let row = rows.find(|line| line.split_whitespace().next() == Some(edge));
+        row.unwrap_or_default().to_owned()
+    };
+    assert_eq!(row("edge").split_whitespace().nth(1), Some("edge"), "{said}{err}");
+    let silent = row("m");
+    assert!(silent.contains("mallory") && silent.contains("has sent nothing"), "{said}");
     assert_eq!(server.terminate().code(), Some(0));
 }
 

@@ -2,6 +2,7 @@
 //! force speaks for its edges, so keys rotate freely.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,49 @@ pub fn registered_name(edge: Id) -> Id {
     let name = text.split_once(SHARD_MARK).map_or(text, |(name, _)| name);
     // What begins with the mark is a shard of nothing: it stands for itself.
     name.parse().unwrap_or(edge)
+}
+
+/// Who has authenticated himself, and how. What a batch says of itself is held against it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sender {
+    /// The operator, or a process's own outbox: it speaks for every edge that is registered.
+    Operator,
+    /// Whoever signed the request with a key of this issuer: it speaks for the issuer's edges.
+    Issuer(Id),
+    /// The edge to which NATS lets nobody else publish: it speaks for itself and its shards.
+    Edge(Id),
+}
+
+impl Sender {
+    /// Whether the sender speaks for this edge.
+    #[must_use]
+    pub fn owns(self, edge: Id, edges: &EdgeRegistry) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::Issuer(issuer) => edges.owner(edge) == Some(issuer),
+            Self::Edge(sender) => sender == edge || sender == registered_name(edge),
+        }
+    }
+
+    /// Who has to answer for it: of an edge that is registered, its issuer.
+    #[must_use]
+    pub fn accountable(self, edges: &EdgeRegistry) -> Self {
+        match self {
+            Self::Edge(edge) => edges.owner(edge).map_or(self, Self::Issuer),
+            Self::Operator | Self::Issuer(_) => self,
+        }
+    }
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Issuer(issuer) => write!(f, "issuer {issuer}"),
+            Self::Edge(edge) => write!(f, "edge {edge}"),
+        }
+    }
 }
 
 /// A registered edge.

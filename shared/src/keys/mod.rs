@@ -7,7 +7,7 @@ pub mod request;
 mod secrets;
 mod store;
 
-pub use edges::{EdgeRegistry, RegisteredEdge, registered_name};
+pub use edges::{EdgeRegistry, RegisteredEdge, Sender, registered_name};
 pub use jwks::Jwks;
 pub use parts::{CentreKeys, EdgeKeys};
 pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};

@@ -1,13 +1,20 @@
 //! Dead letters: what could not be decoded, kept as it came in the log's stream of dead letters until
 //! an operator has looked at it.
 //!
-//! Form, little endian: `CSD1`, time in ms (8), length (2) and text of the sender, length (2) and text
-//! of what is wrong, the bytes as they came. When an operator has looked at one, a note follows it:
-//! `CSR1`, time in ms (8), the letter's sequence (8).
+//! Version 2, little endian: `CSD2`, time in ms (8), who has authenticated himself (1; 0 nobody, 1 the
+//! operator, 2 an issuer, 3 an edge) and his id (16; zero where he has none), length (2) and text of where
+//! it came from, length (2) and text of what is wrong, the bytes as they came. When an operator has
+//! looked at one, a note follows it: `CSR1`, time in ms (8), the letter's sequence (8).
+//!
+//! Version 1, `CSD1`, is the same without who it was. It is read, for a log may hold such, and not
+//! written any more.
 
+use crate::id::Id;
+use crate::keys::Sender;
 use crate::time::Timestamp;
 
-const MAGIC: [u8; 4] = *b"CSD1";
+const MAGIC: [u8; 4] = *b"CSD2";
+const MAGIC_1: [u8; 4] = *b"CSD1";
 const NOTE: [u8; 4] = *b"CSR1";
 /// Longer texts are cut.
 const TEXT_BYTES_MAX: usize = 1_024;
@@ -19,8 +26,11 @@ pub const LETTER_BYTES_MAX: usize = 64 << 10;
 pub struct DeadLetter<'a> {
     /// When the collector got it.
     pub at: Timestamp,
-    /// Who sent it, as far as is known.
-    pub sender: &'a str,
+    /// Who had authenticated himself when he sent it: what the bytes say of themselves is held against
+    /// it. None in version 1, and of what nobody of ours wrote.
+    pub sender: Option<Sender>,
+    /// Where it came from, as far as is known.
+    pub from: &'a str,
     /// What is wrong with it, and where.
     pub reason: &'a str,
     /// The bytes as they came, or the first of them.
@@ -28,7 +38,7 @@ pub struct DeadLetter<'a> {
 }
 
 impl<'a> DeadLetter<'a> {
-    /// The binary form. Sender and reason are cut after 1 024 bytes; of the bytes the first
+    /// The binary form. Both texts are cut after 1 024 bytes; of the bytes the first
     /// [`LETTER_BYTES_MAX`] are kept, and the reason then begins with how many there were and their
     /// digest.
     #[must_use]
@@ -45,7 +55,15 @@ impl<'a> DeadLetter<'a> {
         let mut out = Vec::with_capacity(self.bytes.len() + 256);
         out.extend(MAGIC);
         out.extend(self.at.0.to_le_bytes());
-        for text in [self.sender, self.reason] {
+        let (code, id) = match self.sender {
+            None => (0, Id::NONE),
+            Some(Sender::Operator) => (1, Id::NONE),
+            Some(Sender::Issuer(issuer)) => (2, issuer),
+            Some(Sender::Edge(edge)) => (3, edge),
+        };
+        out.push(code);
+        out.extend(id.padded());
+        for text in [self.from, self.reason] {
             let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
             let length = u16::try_from(text.len()).expect("cut to 1 024 bytes");
             out.extend(length.to_le_bytes());
@@ -58,11 +76,16 @@ impl<'a> DeadLetter<'a> {
     /// Reads the binary form; `None` when it is none.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&MAGIC)?;
+        let (magic, rest) = bytes.split_first_chunk()?;
         let (at, rest) = rest.split_first_chunk()?;
-        let (sender, rest) = text(rest)?;
+        let (sender, rest) = match *magic {
+            MAGIC => sender(rest)?,
+            MAGIC_1 => (None, rest),
+            _ => return None,
+        };
+        let (from, rest) = text(rest)?;
         let (reason, bytes) = text(rest)?;
-        Some(Self { at: Timestamp(u64::from_le_bytes(*at)), sender, reason, bytes })
+        Some(Self { at: Timestamp(u64::from_le_bytes(*at)), sender, from, reason, bytes })
     }
 }
 
@@ -91,6 +114,20 @@ impl Resolved {
     }
 }
 
+fn sender(bytes: &[u8]) -> Option<(Option<Sender>, &[u8])> {
+    let (code, rest) = bytes.split_first()?;
+    let (id, rest) = rest.split_first_chunk()?;
+    let id = Id::from_padded(*id).ok()?;
+    let sender = match (code, id.is_none()) {
+        (0, true) => None,
+        (1, true) => Some(Sender::Operator),
+        (2, false) => Some(Sender::Issuer(id)),
+        (3, false) => Some(Sender::Edge(id)),
+        _ => return None,
+    };
+    Some((sender, rest))
+}
+
 fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     let (text, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
@@ -101,15 +138,40 @@ fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
 mod tests {
     use super::*;
 
+    const LETTER: DeadLetter<'_> =
+        DeadLetter { at: Timestamp(1), sender: None, from: "a", reason: "bé", bytes: &[0xff] };
+
     #[test]
     fn comes_back_and_is_pinned() {
-        let letter = DeadLetter { at: Timestamp(1), sender: "a", reason: "bé", bytes: &[0xff] };
-        let bytes = letter.to_bytes();
-        assert_eq!(
-            crate::text::hex(&bytes),
-            "4353443101000000000000000100610300".to_owned() + "62c3a9ff"
-        );
-        assert_eq!(DeadLetter::read(&bytes), Some(letter));
+        let id = Id::literal("house");
+        for (sender, said) in [
+            (None, "00".to_owned() + &"00".repeat(16)),
+            (Some(Sender::Operator), "01".to_owned() + &"00".repeat(16)),
+            (Some(Sender::Issuer(id)), "02".to_owned() + "686f757365" + &"00".repeat(11)),
+            (Some(Sender::Edge(id)), "03".to_owned() + "686f757365" + &"00".repeat(11)),
+        ] {
+            let letter = DeadLetter { sender, ..LETTER };
+            let bytes = letter.to_bytes();
+            let wanted = format!("435344320100000000000000{said}0100610300") + "62c3a9ff";
+            assert_eq!(crate::text::hex(&bytes), wanted);
+            assert_eq!(DeadLetter::read(&bytes), Some(letter));
+            for length in 0..bytes.len() - 1 {
+                assert_eq!(DeadLetter::read(&bytes[..length]), None, "{length} bytes");
+            }
+            // Nobody with a name, the operator with one, an issuer without one, and a code that no
+            // build has written.
+            let mut other = bytes.clone();
+            other[12] ^= 2;
+            assert_eq!(DeadLetter::read(&other), None, "{sender:?}");
+            other[12] = 4;
+            assert_eq!(DeadLetter::read(&other), None);
+        }
+    }
+
+    #[test]
+    fn a_letter_of_version_1_is_read_and_tells_nothing_of_who_sent_it() {
+        let bytes = b"CSD1\x01\0\0\0\0\0\0\0\x01\0a\x03\0b\xc3\xa9\xff";
+        assert_eq!(DeadLetter::read(bytes), Some(LETTER));
         for length in 0..bytes.len() - 1 {
             assert_eq!(DeadLetter::read(&bytes[..length]), None, "{length} bytes");
         }
@@ -119,7 +181,7 @@ mod tests {
     fn of_a_large_letter_the_beginning_is_kept_and_what_all_of_it_was() {
         let large = vec![7; LETTER_BYTES_MAX + 1];
         let reason = "é".repeat(900);
-        let letter = DeadLetter { at: Timestamp(1), sender: "a", reason: &reason, bytes: &large };
+        let letter = DeadLetter { reason: &reason, bytes: &large, ..LETTER };
         let bytes = letter.to_bytes();
         let read = DeadLetter::read(&bytes).unwrap();
         assert_eq!(read.bytes, &large[..LETTER_BYTES_MAX]);
@@ -131,11 +193,11 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_between_characters() {
-        let sender = "é".repeat(600);
-        let letter = DeadLetter { at: Timestamp(1), sender: &sender, reason: "", bytes: b"x" };
+        let from = "é".repeat(600);
+        let letter = DeadLetter { from: &from, reason: "", bytes: b"x", ..LETTER };
         let bytes = letter.to_bytes();
         let read = DeadLetter::read(&bytes).unwrap();
-        assert_eq!((read.sender.len(), read.bytes), (1_024, b"x".as_slice()));
+        assert_eq!((read.from.len(), read.bytes), (1_024, b"x".as_slice()));
     }
 
     #[test]

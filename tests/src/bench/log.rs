@@ -76,6 +76,7 @@ async fn log_to_answer<L: Log>(
         clock: Arc::new(SystemClock),
         settings: Settings::default(),
         archived: None,
+        registered: Box::new(shared::keys::EdgeRegistry::default),
         registry: &mut Registry::default(),
     });
     aggregator.ready(Duration::from_secs(300)).await.map_err(|error| format!("{error:?}"))?;

@@ -306,6 +306,7 @@ fn a_retired_edge_is_not_waited_for_whatever_it_sends() {
     let mut store = Store::default();
     store.write(&bench.engine.checkpoint());
     bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
+    assert_eq!(given_up(&bench), 0);
     let since: Vec<_> = bench.engine.retired().iter().map(|(edge, at)| (*edge, *at)).collect();
     let at = NOW.plus_ms(120_000);
     assert_eq!(since, [(EDGE, at), (Id::literal("never-seen"), at)], "the first word stands");
@@ -314,6 +315,23 @@ fn a_retired_edge_is_not_waited_for_whatever_it_sends() {
     assert!(bench.engine.finality().is_final(minute));
     assert_eq!(bench.count(), 2);
     assert_eq!(bench.engine.revision(minute, Minute(minute.0 + 1)), 0);
+    // What it leaves behind in gaps is let go of, and that is said.
+    for run in 1..=100 {
+        bench.batch(2 * run + 1, minute.start(), &[]);
+    }
+    let missing = bench.engine.gaps().iter().map(|gap| gap.missing.len() as u64).sum::<u64>();
+    assert_eq!((missing, given_up(&bench)), (64, 36));
+    // However large the numbers are that it makes up.
+    for run in 1..=100 {
+        bench.batch((1 << 62) + 2 * run, minute.start(), &[]);
+    }
+    assert!(given_up(&bench) > 1 << 61, "{}", given_up(&bench));
+}
+
+/// Batches that were given up, in all minutes.
+fn given_up(bench: &Bench) -> u64 {
+    let accounts = bench.engine.account(Minute(0), Minute(u32::MAX));
+    accounts.iter().map(|(_, account)| account.given_up).sum()
 }
 
 #[test]
@@ -334,13 +352,17 @@ fn a_resolved_number_is_waited_for_no_more() {
     // Of nobody, and of one that has come: changes nothing.
     resolve(&mut bench, OutboxId { edge: EDGE, epoch: 9 }, 0).unwrap();
     resolve(&mut bench, outbox, 2).unwrap();
+    assert_eq!(given_up(&bench), 0);
     assert_eq!((bench.engine.size().outboxes, bench.engine.gaps().len()), (1, 1));
     resolve(&mut bench, outbox, 1).unwrap();
     assert_eq!(
         (bench.engine.gaps().len(), bench.engine.finality().watermark),
         (0, NOW.plus_ms(30))
     );
+    let account = bench.engine.account(NOW.minute(), Minute(NOW.minute().0 + 1));
+    assert_eq!(account[0].1.given_up, 1);
     assert_eq!(bench.batch(1, NOW.plus_ms(20), &[impression(NOW, 0)]).redelivered, 1);
+    assert_eq!(given_up(&bench), 1);
     resolve(&mut bench, outbox, u64::MAX).unwrap();
     assert_eq!(bench.engine.gaps().len(), 0);
     let foreign = Control { partition: 1, stamp: NOW, word: Word::Retire { edge: EDGE } };

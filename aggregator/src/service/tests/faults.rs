@@ -1,6 +1,7 @@
 //! Logs, messages and stores that are not what they should be; starts and ends.
 
 use eventlog::Reader as _;
+use shared::keys::EdgeRegistry;
 
 use super::*;
 
@@ -72,7 +73,8 @@ async fn a_foreign_message_is_a_dead_letter_and_what_follows_counts() {
     let letter = dead.next().await.unwrap();
     let letter = shared::wire::DeadLetter::read(&letter.payload).unwrap();
     assert_eq!(letter.bytes, b"{\"not\": \"ours\"}");
-    assert!(letter.sender.contains("partition 1, sequence 11"), "{}", letter.sender);
+    assert!(letter.from.contains("partition 1, sequence 11"), "{}", letter.from);
+    assert_eq!(letter.sender, None);
     running.close().await;
     // And after a restart it is behind the checkpoint.
     let running = start(&log, stores);
@@ -183,6 +185,7 @@ async fn what_is_not_archived_is_not_trimmed() {
         clock: Arc::new(Fixed(START.start())),
         settings,
         archived: Some(receiver),
+        registered: Box::new(EdgeRegistry::default),
         registry: &mut Registry::default(),
     });
     let kept = || (0..PARTITIONS).map(|p| log.messages(p).len()).collect::<Vec<_>>();

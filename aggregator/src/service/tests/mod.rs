@@ -8,6 +8,7 @@ use bytes::Bytes;
 use eventlog::fake::MemLog;
 use eventlog::{LocalLog, LocalLogConfig, Message};
 use serde_json::{Value, json};
+use shared::keys::EdgeRegistry;
 use shared::{Id, Kind, Minute, Reason, Timestamp, Validity};
 use tower::ServiceExt;
 
@@ -20,6 +21,7 @@ use crate::testing::{Oracle, PARTITIONS, START, World, source};
 mod counting;
 mod export;
 mod faults;
+mod missing;
 mod old;
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ fn start_with<L: Log, S: Stores>(log: &Arc<L>, stores: S, settings: Settings) ->
         clock: Arc::new(Fixed(START.start().plus_ms(600_000))),
         settings,
         archived: None,
+        registered: Box::new(EdgeRegistry::default),
         registry: &mut Registry::default(),
     })
 }

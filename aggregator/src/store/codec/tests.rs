@@ -47,6 +47,10 @@ fn bytes_are_pinned() {
     assert_eq!(read_page(&page_value(&page)).unwrap(), page);
     let account = MinuteAccount { declared: 5, counted: 4, ..MinuteAccount::default() };
     assert_eq!(account_value(&account), [1, 5, 0, 4, 0]);
+    // What was given up has the code that no reason has.
+    let account = MinuteAccount { given_up: 2, ..account };
+    assert_eq!(account_value(&account), [1, 5, 0, 4, 0, 0, 2]);
+    assert_eq!(read_account(&account_value(&account)).unwrap(), account);
 }
 
 #[test]
