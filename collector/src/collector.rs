@@ -10,6 +10,7 @@ use serde::Deserialize;
 use shared::import::ImportChunk;
 use shared::keys::request::{self, RequestError};
 use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
+use shared::wire::dead::LETTER_BYTES_MAX;
 use shared::wire::{DeadLetter, Word};
 use shared::{Clock, Id, OutboxId, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -168,6 +169,7 @@ impl<L: Log> Collector<L> {
             settings: settings.clone(),
             fatal: fatal.clone(),
             items,
+            map: map.clone(),
             gather: Coalescer::new(map),
         };
         let task = tokio::spawn(watched(flusher.run(), fatal.clone()));
@@ -196,7 +198,8 @@ impl<L: Log> Collector<L> {
     ///
     /// # Errors
     /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
-    /// [`SubmitError::NotAllowed`] when its edge is not registered, or its epoch in the future.
+    /// [`SubmitError::NotAllowed`] when its edge is not registered, its epoch in the future, or it is
+    /// too large.
     /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
     pub async fn submit(&self, batch: Bytes) -> Result<Receipt, SubmitError> {
         self.submit_from(Sender::Operator, "outbox", batch).await
@@ -286,7 +289,7 @@ impl<L: Log> Collector<L> {
         let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
-        self.hand_over(items, place, |ticket| Item::Batch(judged, ticket)).await?;
+        self.hand_over(items, place, |ticket| Item::Batch(Arc::new(judged), ticket)).await?;
         Ok(Receipt { clock_ahead_ms })
     }
 
@@ -294,7 +297,8 @@ impl<L: Log> Collector<L> {
     /// the queue is full.
     ///
     /// # Errors
-    /// [`SubmitError::Refused`] when [`ImportChunk::check`] finds something, and
+    /// [`SubmitError::Refused`] when [`ImportChunk::check`] finds something,
+    /// [`SubmitError::NotAllowed`] when it is more than the log takes at once, and
     /// [`SubmitError::Retry`] when the log is away.
     pub async fn import(&self, chunk: ImportChunk) -> Result<(), SubmitError> {
         let items = self.open()?;
@@ -302,7 +306,7 @@ impl<L: Log> Collector<L> {
         let place = self.queue.place(0, chunk.events.len()).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let judged = self.verifier.chunk(&chunk, &keys, self.agreed().await?);
-        self.hand_over(items, place, |ticket| Item::Chunk(judged, ticket)).await
+        self.hand_over(items, place, |ticket| Item::Chunk(Arc::new(judged), ticket)).await
     }
 
     /// Why nothing is taken at the moment, for it is not known whose clock is right; none when
@@ -338,17 +342,29 @@ impl<L: Log> Collector<L> {
             Err(why) => return why,
         };
         let letter = DeadLetter { at, sender, reason: &reason, bytes };
-        let message = Message { partition: DEAD, payload: Bytes::from(letter.to_bytes()) };
-        let retry_for = Duration::from_millis(self.settings.retry_for_ms);
-        match append(&*self.log, vec![message], &self.metrics, retry_for).await {
+        match self.keep(&letter).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();
                 SubmitError::Refused(reason)
             }
-            Err(GivenUp::Retry(why)) => SubmitError::Retry(why),
+            Err(GivenUp::Retry(why) | GivenUp::TooLarge(why)) => SubmitError::Retry(why),
             Err(GivenUp::Fatal(why)) => {
                 self.fatal.send_replace(Some(why.clone()));
                 SubmitError::Retry(why)
+            }
+        }
+    }
+
+    /// Appends a letter, with as much of what came as the log takes.
+    async fn keep(&self, letter: &DeadLetter<'_>) -> Result<(), GivenUp> {
+        let retry_for = Duration::from_millis(self.settings.retry_for_ms);
+        let mut most = LETTER_BYTES_MAX;
+        loop {
+            let payload = Bytes::from(letter.to_bytes_of(most));
+            let message = Message { partition: DEAD, payload };
+            match append(&*self.log, vec![message], &self.metrics, retry_for).await {
+                Err(GivenUp::TooLarge(_)) if most > 0 => most /= 2,
+                done => return done,
             }
         }
     }

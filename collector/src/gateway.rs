@@ -52,8 +52,8 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
 /// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
-/// 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, and 503 with Retry-After when the log is away or too many
-/// bodies are being read.
+/// 413 (over [`GATEWAY_BODY_BYTES_MAX`], or more than the log takes), 415, and 503 with Retry-After when
+/// the log is away or too many bodies are being read.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     with_bodies(collector, Bodies::default())
 }

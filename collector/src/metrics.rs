@@ -34,6 +34,8 @@ pub struct Metrics {
     pub append_retries: Counter,
     /// Appends to the log that were given up: the senders send again.
     pub appends_failed: Counter,
+    /// Appends that the log found too large and that went in halves.
+    pub appends_split: Counter,
     /// Bytes of one append, all partitions together.
     pub flush_bytes: Histogram,
     /// From the start of an append to its durability.
@@ -56,6 +58,7 @@ impl Default for Metrics {
             dead_letters: Counter::default(),
             append_retries: Counter::default(),
             appends_failed: Counter::default(),
+            appends_split: Counter::default(),
             flush_bytes: Histogram::new(exponential_buckets(1024.0, 4.0, 8)),
             flush_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             queue_items: Gauge::default(),
@@ -83,6 +86,8 @@ impl Metrics {
         r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
         r.register("append_retries", "Appends tried again", self.append_retries.clone());
         r.register("appends_failed", "Appends given up", self.appends_failed.clone());
+        let help = "Appends that were too large for the log, and went in halves";
+        r.register("appends_split", help, self.appends_split.clone());
         let help = "Size of an append";
         r.register_with_unit("flush", help, Unit::Bytes, self.flush_bytes.clone());
         let help = "Time until an append is durable";
