@@ -22,7 +22,8 @@ use crate::coalesce::Coalescer;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
+use crate::queue::{Queue, Share, Weight};
+use crate::quota::{Accounts, Over, Quota, Quotas};
 use crate::sender::{Refusal, Sender};
 use crate::verify::{Inspected, Verifier, inspect};
 use crate::words;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub follow_log: bool,
     /// When the operator has said that the clock is right, whatever the log says; good for an hour.
     pub clock_is_right: Option<Timestamp>,
+    /// What one issuer may cost.
+    pub quotas: Quotas,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             retry_for_ms: 10_000,
             follow_log: false,
             clock_is_right: None,
+            quotas: Quotas::default(),
         }
     }
 }
@@ -110,6 +114,15 @@ pub enum SubmitError {
     /// The sender may not send it, as things are. Nothing of it was written.
     #[error("not let in: {1}")]
     NotAllowed(Refusal, String),
+    /// The sender's issuer has sent as much as it may for now. Nothing of it was written: send the
+    /// same again, after so long.
+    #[error("over quota: {why}")]
+    OverQuota {
+        /// What there is too much of.
+        why: String,
+        /// When there may be room for it.
+        after: Duration,
+    },
 }
 
 /// A batch is taken: every partition has it durably.
@@ -130,6 +143,7 @@ pub struct Collector<L> {
     settings: Settings,
     verifier: Verifier,
     queue: Queue,
+    accounts: Accounts,
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -179,6 +193,7 @@ impl<L: Log> Collector<L> {
             words::tell_retired(Arc::clone(&log), Arc::<AgreedClock>::clone(&clock), keys.clone());
         words.spawn(told);
         Ok(Self {
+            accounts: Accounts::new(settings.quotas),
             log,
             keys,
             clock,
@@ -209,7 +224,8 @@ impl<L: Log> Collector<L> {
     /// letters.
     ///
     /// # Errors
-    /// As [`Collector::submit`]; [`SubmitError::NotAllowed`] also when the edge is not the sender's.
+    /// As [`Collector::submit`]; [`SubmitError::NotAllowed`] also when the edge is not the sender's, and
+    /// [`SubmitError::OverQuota`] when the sender's issuer has sent too much.
     pub async fn submit_from(
         &self,
         sender: Sender,
@@ -225,14 +241,19 @@ impl<L: Log> Collector<L> {
             self.metrics.refused(why);
             return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }
-        self.take(inspected, batch).await
+        let account = sender.account(inspected.outbox.edge, &keys);
+        if let Some(issuer) = account {
+            let paid = self.accounts.batch(issuer, inspected.outbox, inspected.bytes);
+            paid.map_err(|over| self.over(issuer, over))?;
+        }
+        self.take(sender, account, inspected, batch).await
     }
 
     /// As [`Collector::submit_from`], of a sender that NATS knows to be this edge. Over NATS nobody
     /// waits for an answer and tries again: what is not let in lies with the dead letters.
     ///
     /// # Errors
-    /// As [`Collector::submit`].
+    /// As [`Collector::submit_from`].
     pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let from = format!("edge {edge}");
         let Ok(name) = edge.parse() else {
@@ -279,18 +300,57 @@ impl<L: Log> Collector<L> {
         Ok(Sender::Issuer(key.issuer))
     }
 
-    async fn take(&self, inspected: Inspected, batch: Bytes) -> Result<Receipt, SubmitError> {
+    async fn take(
+        &self,
+        sender: Sender,
+        account: Option<Id>,
+        inspected: Inspected,
+        batch: Bytes,
+    ) -> Result<Receipt, SubmitError> {
         let Inspected { events, sealed, .. } = inspected;
         let items = self.open()?;
-        let place = self.queue.place(batch.len(), events).await.ok_or_else(closing)?;
+        let weight = Weight::of(batch.len(), events);
+        let share = match account {
+            None => None,
+            Some(issuer) => Some(self.share(sender, issuer, weight).await?),
+        };
+        let place = self.queue.place(weight, share).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let now = self.agreed().await?;
         let clock_ahead_ms = sealed.map_or(0, |sealed| sealed.0.saturating_sub(now.0));
         let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
+        if let Some(issuer) = account {
+            let paid = self.accounts.blocks(issuer, &judged.blocks());
+            paid.map_err(|over| self.over(issuer, over))?;
+        }
         self.hand_over(items, place, |ticket| Item::Batch(Arc::new(judged), ticket)).await?;
         Ok(Receipt { clock_ahead_ms })
+    }
+
+    /// A part of the issuer's share of the queue. What NATS holds waits for it: to give it back would
+    /// only make it travel again. A request does not, for its body would lie in memory meanwhile.
+    async fn share(
+        &self,
+        sender: Sender,
+        issuer: Id,
+        weight: Weight,
+    ) -> Result<Share, SubmitError> {
+        match self.queue.share(issuer, weight) {
+            Ok(share) => Ok(share),
+            Err(wait) if matches!(sender, Sender::Edge(_)) => wait.await.ok_or_else(closing),
+            Err(_) => Err(self.over(issuer, Over(Quota::Queue, Duration::ZERO))),
+        }
+    }
+
+    fn over(&self, issuer: Id, Over(quota, after): Over) -> SubmitError {
+        self.metrics.over_quota_of(quota).inc();
+        let why = format!(
+            "the issuer {issuer} has sent as many {} as it may for now; send the same again later",
+            quota.what()
+        );
+        SubmitError::OverQuota { why, after }
     }
 
     /// Takes one chunk of an imported log; returns when every partition has it durably. Waits while
@@ -303,7 +363,8 @@ impl<L: Log> Collector<L> {
     pub async fn import(&self, chunk: ImportChunk) -> Result<(), SubmitError> {
         let items = self.open()?;
         chunk.check().map_err(SubmitError::Refused)?;
-        let place = self.queue.place(0, chunk.events.len()).await.ok_or_else(closing)?;
+        let place =
+            self.queue.place(Weight::of(0, chunk.events.len()), None).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let judged = self.verifier.chunk(&chunk, &keys, self.agreed().await?);
         self.hand_over(items, place, |ticket| Item::Chunk(Arc::new(judged), ticket)).await

@@ -33,6 +33,8 @@ pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
 /// The route for batches: the only one that takes a signature for a key.
 pub const BATCHES_PATH: &str = "/v1/batches";
 const RETRY_AFTER_S: &str = "1";
+/// Nobody is told to wait for longer: there may be room before.
+const RETRY_AFTER_S_MAX: u64 = 60;
 
 struct Gateway<L> {
     collector: Arc<Collector<L>>,
@@ -52,8 +54,9 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
 /// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
-/// 413 (over [`GATEWAY_BODY_BYTES_MAX`], or more than the log takes), 415, and 503 with Retry-After when
-/// the log is away or too many bodies are being read.
+/// 413 (over [`GATEWAY_BODY_BYTES_MAX`], or more than the log takes), 415, 429 with Retry-After when the
+/// issuer has sent too much ([`crate::Quotas`]; nothing was written), and 503 with Retry-After when the
+/// log is away or too many bodies are being read.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     with_bodies(collector, Bodies::default())
 }
@@ -105,6 +108,8 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
         Ok(batch) => batch,
         Err(reason) => return refused(&collector.refuse(&from, reason, &body).await),
     };
+    // The text of a batch is many times as long, and has no turn any more.
+    drop(body);
     match collector.submit_from(sender, &from, batch).await {
         Ok(Receipt { clock_ahead_ms }) => {
             let answer = serde_json::json!({ "clock_ahead_ms": clock_ahead_ms });
@@ -193,6 +198,12 @@ fn refused(error: &SubmitError) -> Response {
         }
         SubmitError::NotAllowed(why, detail) => {
             problem(StatusCode::FORBIDDEN, why.name(), detail.as_str())
+        }
+        SubmitError::OverQuota { why, after } => {
+            let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "over_quota", why.as_str());
+            let seconds = (after.as_secs() + 1).min(RETRY_AFTER_S_MAX);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
         }
         SubmitError::Retry(why) => {
             let detail = format!("{why}; send the same again later");

@@ -14,6 +14,9 @@
 //! An edge belongs to one issuer ([`Sender`]): whoever sends a batch of another's edge is not let in, and
 //! what the tokens of another issuer tell is `foreign_issuer`.
 //!
+//! What an issuer may cost is bounded by time ([`Quotas`]) and by its share of the queue; what is over
+//! comes again later.
+//!
 //! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
 //! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]). Nothing
 //! waits without a bound: when the queue is full, whoever submits waits.
@@ -32,6 +35,7 @@ pub mod judge;
 mod keys;
 mod metrics;
 mod queue;
+mod quota;
 mod sender;
 pub mod verify;
 mod words;
@@ -42,4 +46,5 @@ mod tests;
 pub use collector::{Collector, Parts, Receipt, Settings, StartError, SubmitError};
 pub use keys::CollectorKeys;
 pub use metrics::Metrics;
+pub use quota::{Quota, Quotas};
 pub use sender::{Refusal, Sender};

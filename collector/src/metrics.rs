@@ -28,6 +28,8 @@ pub struct Metrics {
     pub verify_cached: Counter,
     /// Batches that were not let in, by [`crate::Refusal`].
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Times that a batch was held back, for its issuer has sent too much, by [`crate::Quota`].
+    pub over_quota: Family<[(&'static str, &'static str); 1], Counter>,
     /// Batches that could not be decoded.
     pub dead_letters: Counter,
     /// Appends to the log that failed and were tried again.
@@ -55,6 +57,7 @@ impl Default for Metrics {
             verified: Counter::default(),
             verify_cached: Counter::default(),
             refused: Family::default(),
+            over_quota: Family::default(),
             dead_letters: Counter::default(),
             append_retries: Counter::default(),
             appends_failed: Counter::default(),
@@ -79,10 +82,15 @@ impl Metrics {
         for why in crate::Refusal::ALL {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
         }
+        for quota in crate::Quota::ALL {
+            self.over_quota.get_or_create_owned(&[("quota", quota.name())]);
+        }
         let help = "Signatures known to be good";
         r.register("tokens_cached", help, self.verify_cached.clone());
         let help = "Batches that their sender may not send, by reason";
         r.register("refused_batches", help, self.refused.clone());
+        let help = "Batches held back, for their issuer has sent too much, by quota";
+        r.register("over_quota", help, self.over_quota.clone());
         r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
         r.register("append_retries", "Appends tried again", self.append_retries.clone());
         r.register("appends_failed", "Appends given up", self.appends_failed.clone());
@@ -114,6 +122,12 @@ impl Metrics {
     /// Counts a batch that is not let in.
     pub(crate) fn refused(&self, why: crate::Refusal) {
         self.refused.get_or_create_owned(&[("reason", why.name())]).inc();
+    }
+
+    /// The counter of a quota.
+    #[must_use]
+    pub fn over_quota_of(&self, quota: crate::Quota) -> Counter {
+        self.over_quota.get_or_create_owned(&[("quota", quota.name())])
     }
 
     /// The counter of an outcome.

@@ -87,6 +87,15 @@ impl Sender {
         }
     }
 
+    /// Which issuer what it sends of this edge is put down to; none: it is the operator's, who owns the
+    /// machine and is not held back.
+    pub(crate) fn account(self, edge: Id, keys: &CollectorKeys) -> Option<Id> {
+        match self {
+            Self::Operator => None,
+            Self::Issuer(_) | Self::Edge(_) => keys.edges.owner(edge),
+        }
+    }
+
     /// Whether the sender may send this batch at `now`.
     ///
     /// # Errors

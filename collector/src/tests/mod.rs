@@ -5,6 +5,7 @@ mod bodies;
 mod faults;
 mod gateway;
 mod outcomes;
+mod quota;
 mod sender;
 mod verify;
 mod world;

@@ -227,6 +227,7 @@ pub(crate) fn open_collector(
             flush_ms: settings.collector.flush_ms,
             follow_log: matches!(**log, AnyLog::Nats(_)),
             clock_is_right: settings.collector.clock_is_right()?,
+            quotas: settings.collector.quotas,
             ..collector::Settings::default()
         },
     };
