@@ -11,6 +11,7 @@ use shared::import::ImportChunk;
 use shared::keys::Sender;
 use shared::keys::request::{self, RequestError};
 use shared::limits::{BATCH_NUMBERS_MAX, FLUSH_MS};
+use shared::wire::dead::LETTER_BYTES_MAX;
 use shared::wire::{DeadLetter, Word};
 use shared::{Clock, Id, OutboxId, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,8 +23,8 @@ use crate::coalesce::Coalescer;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::{Metrics, OverQuota};
-use crate::queue::Queue;
-use crate::quota::{self, Quotas};
+use crate::queue::{Queue, Share, Weight};
+use crate::quota::{self, Accounts, Letters, Over, Quota, Quotas};
 use crate::sender::{self, Refusal};
 use crate::verify::{Inspected, Verifier, inspect};
 use crate::words;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub dead_letter_bytes_per_hour: u64,
     /// When the operator has said that the clock is right, whatever the log says; good for an hour.
     pub clock_is_right: Option<Timestamp>,
+    /// What one issuer may cost.
+    pub quotas: Quotas,
 }
 
 impl Default for Settings {
@@ -82,6 +85,7 @@ impl Default for Settings {
             follow_log: false,
             dead_letter_bytes_per_hour: 16 << 20,
             clock_is_right: None,
+            quotas: Quotas::default(),
         }
     }
 }
@@ -118,7 +122,16 @@ pub enum SubmitError {
     /// It cannot be taken, and so much of its sender lies with the dead letters that this one has to
     /// wait for so long. Nothing of it was written.
     #[error("too many dead letters of this sender for now: {1}")]
-    OverQuota(Duration, String),
+    TooManyLetters(Duration, String),
+    /// The sender's issuer has sent as much as it may for now. Nothing of it was written: send the
+    /// same again, after so long.
+    #[error("over quota: {why}")]
+    OverQuota {
+        /// What there is too much of.
+        why: String,
+        /// When there may be room for it.
+        after: Duration,
+    },
 }
 
 /// A batch is taken: every partition has it durably.
@@ -139,7 +152,8 @@ pub struct Collector<L> {
     settings: Settings,
     verifier: Verifier,
     queue: Queue,
-    quotas: Mutex<Quotas>,
+    letters: Letters,
+    accounts: Accounts,
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -169,7 +183,6 @@ impl<L: Log> Collector<L> {
         .map_err(StartError::Threads)?;
         let queue =
             Queue::new(settings.queue_items_max, settings.queue_bytes_max, Arc::clone(&metrics));
-        let quotas = Mutex::new(Quotas::new(settings.dead_letter_bytes_per_hour));
         // Whoever sends has a place in the queue, so this channel never makes anyone wait.
         let (sender, items) = mpsc::channel(settings.queue_items_max.max(1));
         let fatal = watch::Sender::new(None);
@@ -180,6 +193,7 @@ impl<L: Log> Collector<L> {
             settings: settings.clone(),
             fatal: fatal.clone(),
             items,
+            map: map.clone(),
             gather: Coalescer::new(map),
         };
         let task = tokio::spawn(watched(flusher.run(), fatal.clone()));
@@ -189,6 +203,8 @@ impl<L: Log> Collector<L> {
             words::tell_retired(Arc::clone(&log), Arc::<AgreedClock>::clone(&clock), keys.clone());
         words.spawn(told);
         Ok(Self {
+            letters: Letters::new(settings.dead_letter_bytes_per_hour),
+            accounts: Accounts::new(settings.quotas),
             log,
             keys,
             clock,
@@ -196,7 +212,6 @@ impl<L: Log> Collector<L> {
             settings,
             verifier,
             queue,
-            quotas,
             items: Mutex::new(Some(sender)),
             task: tokio::sync::Mutex::new(Some(task)),
             _words: words,
@@ -209,8 +224,9 @@ impl<L: Log> Collector<L> {
     ///
     /// # Errors
     /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
-    /// [`SubmitError::OverQuota`] when it would lie there, and too much of the sender does.
-    /// [`SubmitError::NotAllowed`] when its edge is not registered, or its epoch in the future.
+    /// [`SubmitError::TooManyLetters`] when it would lie there, and too much of the sender does.
+    /// [`SubmitError::NotAllowed`] when its edge is not registered, its epoch in the future, or it is
+    /// too large.
     /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
     pub async fn submit(&self, batch: Bytes) -> Result<Receipt, SubmitError> {
         self.submit_from(Sender::Operator, "outbox", batch).await
@@ -220,7 +236,8 @@ impl<L: Log> Collector<L> {
     /// letters.
     ///
     /// # Errors
-    /// As [`Collector::submit`]; [`SubmitError::NotAllowed`] also when the edge is not the sender's.
+    /// As [`Collector::submit`]; [`SubmitError::NotAllowed`] also when the edge is not the sender's, and
+    /// [`SubmitError::OverQuota`] when the sender's issuer has sent too much.
     pub async fn submit_from(
         &self,
         sender: Sender,
@@ -236,7 +253,12 @@ impl<L: Log> Collector<L> {
             self.metrics.refused(why);
             return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }
-        self.take(inspected, batch).await
+        let account = sender::account(sender, inspected.outbox.edge, &keys);
+        if let Some(issuer) = account {
+            let paid = self.accounts.batch(issuer, inspected.outbox, inspected.bytes);
+            paid.map_err(|over| self.over(issuer, over))?;
+        }
+        self.take(sender, account, inspected, batch).await
     }
 
     /// As [`Collector::submit_from`], of a sender that NATS knows to be this edge. Over NATS nobody
@@ -245,7 +267,7 @@ impl<L: Log> Collector<L> {
     /// of one sender a few are, and the rest is let go of, and counted.
     ///
     /// # Errors
-    /// As [`Collector::submit`].
+    /// As [`Collector::submit_from`].
     pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let from = format!("edge {edge}");
         let sender = edge.parse().ok().map(Sender::Edge);
@@ -262,12 +284,12 @@ impl<L: Log> Collector<L> {
                 Ok(receipt) => return Ok(receipt),
             },
         };
-        let SubmitError::OverQuota(_, why) = refused else { return Err(refused) };
-        if self.quotas.lock().hold(self.accountable(sender), self.clock.now()) {
-            return Err(SubmitError::OverQuota(quota::HELD_FOR, why));
+        let SubmitError::TooManyLetters(_, why) = refused else { return Err(refused) };
+        if self.letters.hold(self.accountable(sender), self.clock.now()) {
+            return Err(SubmitError::TooManyLetters(quota::HELD_FOR, why));
         }
         warn!(from, bytes = batch.len(), "no batch, and too many before it: let go of");
-        self.metrics.over_quota_with(OverQuota::LetGo).inc();
+        self.metrics.letters_over_quota_with(OverQuota::LetGo).inc();
         Err(SubmitError::Refused(why))
     }
 
@@ -306,33 +328,74 @@ impl<L: Log> Collector<L> {
         Ok(Sender::Issuer(key.issuer))
     }
 
-    async fn take(&self, inspected: Inspected, batch: Bytes) -> Result<Receipt, SubmitError> {
+    async fn take(
+        &self,
+        sender: Sender,
+        account: Option<Id>,
+        inspected: Inspected,
+        batch: Bytes,
+    ) -> Result<Receipt, SubmitError> {
         let Inspected { events, sealed, .. } = inspected;
         let items = self.open()?;
-        let place = self.queue.place(batch.len(), events).await.ok_or_else(closing)?;
+        let weight = Weight::of(batch.len(), events);
+        let share = match account {
+            None => None,
+            Some(issuer) => Some(self.share(sender, issuer, weight).await?),
+        };
+        let place = self.queue.place(weight, share).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let now = self.agreed().await?;
         let clock_ahead_ms = sealed.map_or(0, |sealed| sealed.0.saturating_sub(now.0));
         let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
-        self.hand_over(items, place, |ticket| Item::Batch(judged, ticket)).await?;
+        if let Some(issuer) = account {
+            let paid = self.accounts.blocks(issuer, &judged.blocks());
+            paid.map_err(|over| self.over(issuer, over))?;
+        }
+        self.hand_over(items, place, |ticket| Item::Batch(Arc::new(judged), ticket)).await?;
         Ok(Receipt { clock_ahead_ms })
+    }
+
+    /// A part of the issuer's share of the queue. What NATS holds waits for it: to give it back would
+    /// only make it travel again. A request does not, for its body would lie in memory meanwhile.
+    async fn share(
+        &self,
+        sender: Sender,
+        issuer: Id,
+        weight: Weight,
+    ) -> Result<Share, SubmitError> {
+        match self.queue.share(issuer, weight) {
+            Ok(share) => Ok(share),
+            Err(wait) if matches!(sender, Sender::Edge(_)) => wait.await.ok_or_else(closing),
+            Err(_) => Err(self.over(issuer, Over(Quota::Queue, Duration::ZERO))),
+        }
+    }
+
+    fn over(&self, issuer: Id, Over(quota, after): Over) -> SubmitError {
+        self.metrics.over_quota_of(quota).inc();
+        let why = format!(
+            "the issuer {issuer} has sent as many {} as it may for now; send the same again later",
+            quota.what()
+        );
+        SubmitError::OverQuota { why, after }
     }
 
     /// Takes one chunk of an imported log; returns when every partition has it durably. Waits while
     /// the queue is full.
     ///
     /// # Errors
-    /// [`SubmitError::Refused`] when [`ImportChunk::check`] finds something, and
+    /// [`SubmitError::Refused`] when [`ImportChunk::check`] finds something,
+    /// [`SubmitError::NotAllowed`] when it is more than the log takes at once, and
     /// [`SubmitError::Retry`] when the log is away.
     pub async fn import(&self, chunk: ImportChunk) -> Result<(), SubmitError> {
         let items = self.open()?;
         chunk.check().map_err(SubmitError::Refused)?;
-        let place = self.queue.place(0, chunk.events.len()).await.ok_or_else(closing)?;
+        let place =
+            self.queue.place(Weight::of(0, chunk.events.len()), None).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let judged = self.verifier.chunk(&chunk, &keys, self.agreed().await?);
-        self.hand_over(items, place, |ticket| Item::Chunk(judged, ticket)).await
+        self.hand_over(items, place, |ticket| Item::Chunk(Arc::new(judged), ticket)).await
     }
 
     /// Why nothing is taken at the moment, for it is not known whose clock is right; none when
@@ -372,28 +435,25 @@ impl<L: Log> Collector<L> {
             Err(why) => return why,
         };
         let letter = DeadLetter { at, sender, from, reason: &reason, bytes };
-        let payload = Bytes::from(letter.to_bytes());
-        let (whose, length) = (self.accountable(sender), payload.len() as u64);
-        if let Err(wait) = self.quotas.lock().take(whose, length, at) {
-            self.metrics.over_quota_with(OverQuota::Later).inc();
-            return SubmitError::OverQuota(wait, reason);
+        let (whose, length) = (self.accountable(sender), letter.to_bytes().len() as u64);
+        if let Err(wait) = self.letters.take(whose, length, at) {
+            self.metrics.letters_over_quota_with(OverQuota::Later).inc();
+            return SubmitError::TooManyLetters(wait, reason);
         }
         // The reason may quote what came, and that is nobody's business who reads a log.
         warn!(from, bytes = bytes.len(), "no batch: kept with the dead letters, which say why");
-        let message = Message { partition: DEAD, payload };
-        let retry_for = Duration::from_millis(self.settings.retry_for_ms);
-        let why = match append(&*self.log, vec![message], &self.metrics, retry_for).await {
+        let why = match self.keep(&letter).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();
                 return SubmitError::Refused(reason);
             }
-            Err(GivenUp::Retry(why)) => why,
+            Err(GivenUp::Retry(why) | GivenUp::TooLarge(why)) => why,
             Err(GivenUp::Fatal(why)) => {
                 self.fatal.send_replace(Some(why.clone()));
                 why
             }
         };
-        self.quotas.lock().give_back(whose, length);
+        self.letters.give_back(whose, length);
         SubmitError::Retry(why)
     }
 
@@ -405,6 +465,20 @@ impl<L: Log> Collector<L> {
     /// Whether a dead letter may be believed that it was a batch of this edge.
     pub(crate) fn speaks_for(&self, sender: Option<Sender>, edge: Id) -> bool {
         sender.is_some_and(|sender| sender.owns(edge, &self.keys.borrow().edges))
+    }
+
+    /// Appends a letter, with as much of what came as the log takes.
+    async fn keep(&self, letter: &DeadLetter<'_>) -> Result<(), GivenUp> {
+        let retry_for = Duration::from_millis(self.settings.retry_for_ms);
+        let mut most = LETTER_BYTES_MAX;
+        loop {
+            let payload = Bytes::from(letter.to_bytes_of(most));
+            let message = Message { partition: DEAD, payload };
+            match append(&*self.log, vec![message], &self.metrics, retry_for).await {
+                Err(GivenUp::TooLarge(_)) if most > 0 => most /= 2,
+                done => return done,
+            }
+        }
     }
 
     /// Waits no more for a batch that could not be decoded: every partition is told. Heard twice, it

@@ -2,6 +2,10 @@
 //!
 //! One append is on its way at a time, so that appends stay in order; meanwhile the next is
 //! gathered, and when that is full too, the queue in front fills up and whoever submits waits.
+//!
+//! What goes together may be too large for the log though each part of it is not, and one part may be
+//! too large by itself. Then it goes in halves, until what is too large stands alone and is refused:
+//! one bad item never fails the others.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,24 +13,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{Log, LogError, Message};
-use shared::Clock;
 use shared::ambient::Stopwatch;
+use shared::{Clock, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::coalesce::{Coalescer, Flush};
 use crate::collector::{Settings, SubmitError};
 use crate::metrics::Metrics;
 use crate::queue::Place;
+use crate::sender::Refusal;
 use crate::verify::{JudgedBatch, JudgedChunk};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What is handed to the task.
+/// What is handed to the task; kept until the log has it, for it may have to go alone.
 pub(crate) enum Item {
-    Batch(JudgedBatch, Ticket),
-    Chunk(JudgedChunk, Ticket),
+    Batch(Arc<JudgedBatch>, Ticket),
+    Chunk(Arc<JudgedChunk>, Ticket),
+}
+
+impl Item {
+    fn resolve(self, result: Result<(), SubmitError>) {
+        let (Self::Batch(_, ticket) | Self::Chunk(_, ticket)) = self;
+        ticket.resolve(result);
+    }
+
+    fn gather_in(self, gather: &mut Coalescer<Self>) {
+        match &self {
+            Self::Batch(batch, _) => gather.batch(&Arc::clone(batch), self),
+            Self::Chunk(chunk, _) => gather.chunk(&Arc::clone(chunk), self),
+        }
+    }
 }
 
 /// Who waits for an acknowledgement, and the place that is free afterwards.
@@ -51,7 +70,8 @@ pub(crate) struct Flusher<L> {
     pub(crate) settings: Settings,
     pub(crate) fatal: watch::Sender<Option<String>>,
     pub(crate) items: mpsc::Receiver<Item>,
-    pub(crate) gather: Coalescer<Ticket>,
+    pub(crate) map: PartitionMap,
+    pub(crate) gather: Coalescer<Item>,
 }
 
 /// Why an append was given up.
@@ -59,11 +79,14 @@ pub(crate) struct Flusher<L> {
 pub(crate) enum GivenUp {
     /// It may have been written; the senders send again.
     Retry(String),
+    /// More than the log takes at once: nothing was written, and so it never will be.
+    TooLarge(String),
     /// The log cannot be written any more: the process must end.
     Fatal(String),
 }
 
-type InFlight = Pin<Box<dyn Future<Output = (Vec<Ticket>, Result<(), GivenUp>)> + Send>>;
+/// False when the log has failed for good.
+type InFlight = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl<L: Log> Flusher<L> {
     /// Runs until all senders of items are gone and what they sent is in the log.
@@ -82,9 +105,9 @@ impl<L: Log> Flusher<L> {
                 return;
             }
             tokio::select! {
-                (tickets, result) = ready(&mut in_flight) => {
+                go_on = ready(&mut in_flight) => {
                     in_flight = None;
-                    if !self.resolve(tickets, result) {
+                    if !go_on {
                         return;
                     }
                 }
@@ -103,45 +126,98 @@ impl<L: Log> Flusher<L> {
     }
 
     fn gather(&mut self, item: Item) {
-        match item {
-            Item::Batch(batch, ticket) => {
+        match &item {
+            Item::Batch(batch, _) => {
                 self.metrics.judged(&batch.rows);
                 self.metrics.batches.inc();
-                self.gather.batch(&batch, ticket);
             }
-            Item::Chunk(chunk, ticket) => {
+            Item::Chunk(chunk, _) => {
                 self.metrics.judged(&chunk.rows);
                 self.metrics.chunks.inc();
-                self.gather.chunk(&chunk, ticket);
             }
         }
+        item.gather_in(&mut self.gather);
     }
 
     fn flush(&mut self) -> InFlight {
-        let Flush { messages, acks } = self.gather.finish(self.clock.now());
-        let (log, metrics) = (Arc::clone(&self.log), Arc::clone(&self.metrics));
-        let retry_for = Duration::from_millis(self.settings.retry_for_ms);
-        Box::pin(async move { (acks, append(&*log, messages, &metrics, retry_for).await) })
+        let stamp = self.clock.now();
+        let flush = self.gather.finish(stamp);
+        let group = Group {
+            log: Arc::clone(&self.log),
+            metrics: Arc::clone(&self.metrics),
+            retry_for: Duration::from_millis(self.settings.retry_for_ms),
+            fatal: self.fatal.clone(),
+            map: self.map.clone(),
+            stamp,
+        };
+        Box::pin(group.append(flush))
+    }
+}
+
+/// What goes to the log together.
+struct Group<L> {
+    log: Arc<L>,
+    metrics: Arc<Metrics>,
+    retry_for: Duration,
+    fatal: watch::Sender<Option<String>>,
+    map: PartitionMap,
+    stamp: Timestamp,
+}
+
+impl<L: Log> Group<L> {
+    /// Appends it, in as many parts as the log wants, and tells everybody who waits; false when the
+    /// log has failed for good.
+    async fn append(self, whole: Flush<Item>) -> bool {
+        // The first is on top.
+        let mut parts = vec![whole];
+        while let Some(Flush { messages, acks: mut items }) = parts.pop() {
+            match append(&*self.log, messages, &self.metrics, self.retry_for).await {
+                Ok(()) => items.into_iter().for_each(|item| item.resolve(Ok(()))),
+                Err(GivenUp::TooLarge(why)) if items.len() > 1 => {
+                    self.metrics.appends_split.inc();
+                    debug!(items = items.len(), "it goes in halves: {why}");
+                    let rest = items.split_off(items.len() / 2);
+                    parts.extend([rest, items].map(|items| self.gather(items)));
+                }
+                Err(GivenUp::TooLarge(why)) => {
+                    items.into_iter().for_each(|item| self.refuse(item, &why));
+                }
+                // What is left would meet the same, and has waited for long enough.
+                Err(GivenUp::Retry(why)) => {
+                    let waiting = items.into_iter().chain(parts.drain(..).flat_map(|p| p.acks));
+                    self.metrics.appends_failed.inc();
+                    let told = waiting.map(|item| item.resolve(Err(retry(&why)))).count();
+                    warn!(waiting = told, "append given up: {why}");
+                }
+                Err(GivenUp::Fatal(why)) => {
+                    error!("the log has failed, the process must end: {why}");
+                    self.fatal.send_replace(Some(why.clone()));
+                    let waiting = items.into_iter().chain(parts.drain(..).flat_map(|p| p.acks));
+                    waiting.for_each(|item| item.resolve(Err(retry(&why))));
+                    return false;
+                }
+            }
+        }
+        true
     }
 
-    /// Acknowledges; false when the task must end.
-    fn resolve(&self, tickets: Vec<Ticket>, result: Result<(), GivenUp>) -> bool {
-        let (answer, go_on) = match result {
-            Ok(()) => (Ok(()), true),
-            Err(GivenUp::Retry(why)) => {
-                self.metrics.appends_failed.inc();
-                warn!(waiting = tickets.len(), "append given up: {why}");
-                (Err(SubmitError::Retry(why)), true)
-            }
-            Err(GivenUp::Fatal(why)) => {
-                error!("the log has failed, the process must end: {why}");
-                self.fatal.send_replace(Some(why.clone()));
-                (Err(SubmitError::Retry(why)), false)
-            }
-        };
-        tickets.into_iter().for_each(|ticket| ticket.resolve(answer.clone()));
-        go_on
+    fn gather(&self, items: Vec<Item>) -> Flush<Item> {
+        let mut gather = Coalescer::new(self.map.clone());
+        items.into_iter().for_each(|item| item.gather_in(&mut gather));
+        gather.finish(self.stamp)
     }
+
+    /// It is too large by itself.
+    fn refuse(&self, item: Item, why: &str) {
+        self.metrics.refused(Refusal::BatchTooLarge);
+        let why = format!("it is larger than what the log takes, by itself: {why}");
+        warn!("a batch or chunk is refused: {why}");
+        item.resolve(Err(SubmitError::NotAllowed(Refusal::BatchTooLarge, why)));
+    }
+}
+
+fn retry(why: &str) -> SubmitError {
+    SubmitError::Retry(why.to_owned())
 }
 
 /// Appends the same messages until they are durable, or for `retry_for`. An error does not mean
@@ -153,12 +229,12 @@ pub(crate) async fn append<L: Log>(
     retry_for: Duration,
 ) -> Result<(), GivenUp> {
     let bytes: usize = messages.iter().map(|message| message.payload.len()).sum();
-    metrics.flush_bytes.observe(bytes as f64);
     let watch = Stopwatch::start();
     let (mut backoff, mut waited) = (BACKOFF_FIRST, Duration::ZERO);
     loop {
         match log.append(messages.clone()).await {
             Ok(_) => {
+                metrics.flush_bytes.observe(bytes as f64);
                 metrics.flush_seconds.observe(watch.elapsed().as_secs_f64());
                 return Ok(());
             }
@@ -170,9 +246,12 @@ pub(crate) async fn append<L: Log>(
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
             Err(error) => {
-                let recoverable = error.is_retryable()
-                    || matches!(error, LogError::Closed | LogError::TooLarge { .. });
-                let kind = if recoverable { GivenUp::Retry } else { GivenUp::Fatal };
+                let kind = match &error {
+                    LogError::TooLarge { .. } => GivenUp::TooLarge,
+                    LogError::Closed => GivenUp::Retry,
+                    error if error.is_retryable() => GivenUp::Retry,
+                    _ => GivenUp::Fatal,
+                };
                 return Err(kind(error.to_string()));
             }
         }

@@ -10,6 +10,7 @@ pub mod letters;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
@@ -34,6 +35,8 @@ pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
 /// The route for batches: the only one that takes a signature for a key.
 pub const BATCHES_PATH: &str = "/v1/batches";
 const RETRY_AFTER_S: &str = "1";
+/// Nobody is told to wait for longer: there may be room before.
+const RETRY_AFTER_S_MAX: u64 = 60;
 
 struct Gateway<L> {
     collector: Arc<Collector<L>>,
@@ -53,9 +56,10 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
 /// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
-/// 413 (over [`GATEWAY_BODY_BYTES_MAX`]), 415, 429 with Retry-After (`too_many_dead_letters`: it cannot be
-/// decoded, and too much of the sender lies there; nothing was written), and 503 with Retry-After when the log is away or too many
-/// bodies are being read.
+/// 413 (over [`GATEWAY_BODY_BYTES_MAX`], or more than the log takes), 415, 429 with Retry-After when the
+/// issuer has sent too much (`over_quota`, [`crate::Quotas`]), or too much that cannot be decoded
+/// (`too_many_dead_letters`; nothing was written), and 503 with Retry-After when the log is away or too
+/// many bodies are being read.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     with_bodies(collector, Bodies::default())
 }
@@ -109,6 +113,8 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
             return refused(&collector.refuse(Some(sender), &from, reason, &body).await);
         }
     };
+    // The text of a batch is many times as long, and has no turn any more.
+    drop(body);
     match collector.submit_from(sender, &from, batch).await {
         Ok(Receipt { clock_ahead_ms }) => {
             let answer = serde_json::json!({ "clock_ahead_ms": clock_ahead_ms });
@@ -198,18 +204,25 @@ fn refused(error: &SubmitError) -> Response {
         SubmitError::NotAllowed(why, detail) => {
             problem(StatusCode::FORBIDDEN, why.name(), detail.as_str())
         }
-        SubmitError::OverQuota(after, _) => {
+        SubmitError::TooManyLetters(after, _) => {
             let detail = format!("{error}; nothing of it is kept");
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            let response = problem(status, "too_many_dead_letters", detail);
-            with(response, header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1))
+            later("too_many_dead_letters", &detail, *after)
         }
+        SubmitError::OverQuota { why, after } => later("over_quota", why, *after),
         SubmitError::Retry(why) => {
             let detail = format!("{why}; send the same again later");
             let response = problem(StatusCode::SERVICE_UNAVAILABLE, "log_away", detail);
             with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
         }
     }
+}
+
+/// 429: the same may be sent again after so long.
+fn later(kind: &str, detail: &str, after: Duration) -> Response {
+    let mut response = problem(StatusCode::TOO_MANY_REQUESTS, kind, detail);
+    let seconds = (after.as_secs() + 1).min(RETRY_AFTER_S_MAX);
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
 }
 
 fn problem(status: StatusCode, kind: &str, detail: impl Into<String>) -> Response {

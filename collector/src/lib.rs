@@ -14,6 +14,9 @@
 //! An edge belongs to one issuer ([`Sender`]): whoever sends a batch of another's edge is not let in, and
 //! what the tokens of another issuer tell is `foreign_issuer`.
 //!
+//! What an issuer may cost is bounded by time ([`Quotas`]) and by its share of the queue; what is over
+//! comes again later.
+//!
 //! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
 //! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]), with who
 //! has sent it, and as many bytes an hour of each as the settings say. Nothing waits without a bound:
@@ -44,5 +47,6 @@ mod tests;
 pub use collector::{Collector, Parts, Receipt, Settings, StartError, SubmitError};
 pub use keys::CollectorKeys;
 pub use metrics::{Metrics, OverQuota};
+pub use quota::{Quota, Quotas};
 pub use sender::Refusal;
 pub use shared::keys::Sender;

@@ -51,14 +51,18 @@ pub struct Metrics {
     pub verify_cached: Counter,
     /// Batches that were not let in, by [`crate::Refusal`].
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Times that a batch was held back, for its issuer has sent too much, by [`crate::Quota`].
+    pub over_quota: Family<[(&'static str, &'static str); 1], Counter>,
     /// Batches that could not be decoded.
     pub dead_letters: Counter,
     /// Those that were over their sender's quota, by [`OverQuota`].
-    pub over_quota: Family<[(&'static str, &'static str); 1], Counter>,
+    pub letters_over_quota: Family<[(&'static str, &'static str); 1], Counter>,
     /// Appends to the log that failed and were tried again.
     pub append_retries: Counter,
     /// Appends to the log that were given up: the senders send again.
     pub appends_failed: Counter,
+    /// Appends that the log found too large and that went in halves.
+    pub appends_split: Counter,
     /// Bytes of one append, all partitions together.
     pub flush_bytes: Histogram,
     /// From the start of an append to its durability.
@@ -78,10 +82,12 @@ impl Default for Metrics {
             verified: Counter::default(),
             verify_cached: Counter::default(),
             refused: Family::default(),
-            dead_letters: Counter::default(),
             over_quota: Family::default(),
+            dead_letters: Counter::default(),
+            letters_over_quota: Family::default(),
             append_retries: Counter::default(),
             appends_failed: Counter::default(),
+            appends_split: Counter::default(),
             flush_bytes: Histogram::new(exponential_buckets(1024.0, 4.0, 8)),
             flush_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             queue_items: Gauge::default(),
@@ -102,16 +108,25 @@ impl Metrics {
         for why in crate::Refusal::ALL {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
         }
-        OverQuota::ALL.into_iter().for_each(|what| drop(self.over_quota_with(what)));
+        for what in OverQuota::ALL {
+            self.letters_over_quota_with(what);
+        }
+        for quota in crate::Quota::ALL {
+            self.over_quota_of(quota);
+        }
         let help = "Signatures known to be good";
         r.register("tokens_cached", help, self.verify_cached.clone());
         let help = "Batches that their sender may not send, by reason";
         r.register("refused_batches", help, self.refused.clone());
+        let help = "Batches held back, for their issuer has sent too much, by quota";
+        r.register("over_quota", help, self.over_quota.clone());
         r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
         let help = "Batches that are none, and over their sender's quota";
-        r.register("dead_letters_over_quota", help, self.over_quota.clone());
+        r.register("dead_letters_over_quota", help, self.letters_over_quota.clone());
         r.register("append_retries", "Appends tried again", self.append_retries.clone());
         r.register("appends_failed", "Appends given up", self.appends_failed.clone());
+        let help = "Appends that were too large for the log, and went in halves";
+        r.register("appends_split", help, self.appends_split.clone());
         let help = "Size of an append";
         r.register_with_unit("flush", help, Unit::Bytes, self.flush_bytes.clone());
         let help = "Time until an append is durable";
@@ -142,8 +157,14 @@ impl Metrics {
 
     /// The counter of what became of letters over quota.
     #[must_use]
-    pub fn over_quota_with(&self, what: OverQuota) -> Counter {
-        self.over_quota.get_or_create_owned(&[("then", what.name())])
+    pub fn letters_over_quota_with(&self, what: OverQuota) -> Counter {
+        self.letters_over_quota.get_or_create_owned(&[("then", what.name())])
+    }
+
+    /// The counter of a quota.
+    #[must_use]
+    pub fn over_quota_of(&self, quota: crate::Quota) -> Counter {
+        self.over_quota.get_or_create_owned(&[("quota", quota.name())])
     }
 
     /// The counter of an outcome.

@@ -1,170 +1,421 @@
-//! How much of each sender goes to the dead letters in an hour: they lie in the log until an operator
-//! has looked at them, and nobody shall fill it with them.
+//! What one issuer may cost, by time. An [`Account`] is pure: the time is an argument.
+//!
+//! Whoever has a key may sign as many ids as it likes, and each block that it opens and each outbox that
+//! it begins is remembered for a week. So an issuer has a bucket (the generic cell rate algorithm, ITU-T
+//! I.371, as the edge has one for each network) of bytes, one of blocks and one of outboxes. What is
+//! known costs nothing again; what is over is held back, and nothing of it is written.
+//!
+//! Each collector counts for itself, from its start.
 
-use std::collections::HashMap;
+mod letters;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::time::Duration;
 
-use shared::Timestamp;
-use shared::keys::Sender;
-use shared::wire::dead::LETTER_BYTES_MAX;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use shared::ambient::Stopwatch;
+use shared::{BlockId, Id, OutboxId};
+use tracing::warn;
 
-/// So much may be kept of anybody: less would not hold one letter.
-pub(crate) const BYTES_PER_HOUR_MIN: u64 = 2 * LETTER_BYTES_MAX as u64;
-/// So long the work queue keeps what is over the quota before it gives it out again …
-pub(crate) const HELD_FOR: Duration = Duration::from_secs(60);
-/// … so many of one sender in that time, for each holds one of the places of everybody.
-const HELD_MAX: u64 = 256;
-/// Whoever has used nothing for an hour need not be remembered; beyond so many that is looked at.
-const SENDERS_MAX: usize = 1 << 10;
-const HOUR_MS: u64 = 3_600_000;
+pub(crate) use letters::{HELD_FOR, Letters};
 
-/// What each has used of what it may: fills up again steadily, and never holds more than all of it.
-#[derive(Debug)]
-pub(crate) struct Quotas {
-    letters: Buckets,
-    held: Buckets,
+const SECOND: u64 = 1_000_000_000;
+const HOUR: u64 = 3_600 * SECOND;
+/// Of an issuer so many blocks and outboxes are known at least, if there were as many.
+const KNOWN_MIN: u64 = 1_024;
+/// The log says no more often of an issuer that it is over.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// What one issuer may cost each collector. A rate of 0: no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quotas {
+    /// Bytes of batches a second, in the long run …
+    pub bytes_per_s: u64,
+    /// … and at once, after a silence.
+    pub bytes_burst: u64,
+    /// Blocks of ids that were not heard of before, an hour; a block is 65 536 impressions.
+    pub blocks_per_hour: u64,
+    /// See there.
+    pub blocks_burst: u64,
+    /// Outboxes (an edge or shard, and its start) that were not heard of before, an hour.
+    pub outboxes_per_hour: u64,
+    /// See there.
+    pub outboxes_burst: u64,
 }
 
-impl Quotas {
-    /// Nobody has used anything.
-    pub(crate) fn new(bytes_per_hour: u64) -> Self {
-        let letters = Buckets::new(bytes_per_hour.max(BYTES_PER_HOUR_MIN), HOUR_MS);
-        Self { letters, held: Buckets::new(HELD_MAX, HELD_FOR.as_millis() as u64) }
+impl Default for Quotas {
+    /// Of bytes ten times what 10 000 clicks a second are. Of blocks what 600 000 impressions a second
+    /// need, and in a week not so many that the engine has to refuse them. Of outboxes what an edge may
+    /// have at once.
+    fn default() -> Self {
+        Self {
+            bytes_per_s: 32 << 20,
+            bytes_burst: 256 << 20,
+            blocks_per_hour: 36_000,
+            blocks_burst: 100_000,
+            outboxes_per_hour: 600,
+            outboxes_burst: 16_384,
+        }
+    }
+}
+
+/// What is limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quota {
+    /// Bytes of batches.
+    Bytes,
+    /// New blocks of ids.
+    Blocks,
+    /// New outboxes.
+    Outboxes,
+    /// What is taken in and not acknowledged, in bytes: a share of the queue.
+    Queue,
+}
+
+impl Quota {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Bytes, Self::Blocks, Self::Outboxes, Self::Queue];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Blocks => "blocks",
+            Self::Outboxes => "outboxes",
+            Self::Queue => "queue",
+        }
     }
 
-    /// Takes so many bytes for a letter.
+    /// What there is too much of.
+    pub(crate) const fn what(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Blocks => "new blocks of ids",
+            Self::Outboxes => "new outboxes",
+            Self::Queue => "bytes that are not acknowledged yet",
+        }
+    }
+}
+
+/// What is over, and after how long there is room for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Over(pub(crate) Quota, pub(crate) Duration);
+
+/// The accounts of all issuers: as many as the deployment has.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    quotas: Quotas,
+    since: Stopwatch,
+    issuers: Mutex<HashMap<Id, Account>>,
+}
+
+impl Accounts {
+    pub(crate) fn new(quotas: Quotas) -> Self {
+        Self { quotas, since: Stopwatch::start(), issuers: Mutex::default() }
+    }
+
+    /// A batch of so many bytes comes from this outbox.
     ///
     /// # Errors
-    /// It is too much: when to come again.
-    pub(crate) fn take(
+    /// What is over.
+    pub(crate) fn batch(&self, issuer: Id, outbox: OutboxId, bytes: usize) -> Result<(), Over> {
+        self.of(issuer, |account, now| account.batch(&self.quotas, outbox, bytes, now))
+    }
+
+    /// It has events of these blocks, which the issuer has signed.
+    ///
+    /// # Errors
+    /// What is over.
+    pub(crate) fn blocks(&self, issuer: Id, blocks: &BTreeSet<BlockId>) -> Result<(), Over> {
+        self.of(issuer, |account, now| account.blocks(&self.quotas, blocks, now))
+    }
+
+    fn of(
+        &self,
+        issuer: Id,
+        ask: impl FnOnce(&mut Account, Duration) -> Result<(), Over>,
+    ) -> Result<(), Over> {
+        let now = self.since.elapsed();
+        let mut issuers = self.issuers.lock();
+        let account = issuers.entry(issuer).or_default();
+        let asked = ask(account, now);
+        if let Err(Over(quota, _)) = asked
+            && account.told.is_none_or(|told| now >= told + TELL_EVERY)
+        {
+            account.told = Some(now);
+            warn!(%issuer, quota = quota.name(), "over quota: what it sends is held back");
+        }
+        asked
+    }
+}
+
+/// One issuer's.
+#[derive(Debug, Default)]
+struct Account {
+    bytes: Bucket,
+    blocks: Bucket,
+    outboxes: Bucket,
+    known_blocks: Known<BlockId>,
+    known_outboxes: Known<OutboxId>,
+    told: Option<Duration>,
+}
+
+impl Account {
+    fn batch(
         &mut self,
-        whose: Option<Sender>,
-        bytes: u64,
-        now: Timestamp,
-    ) -> Result<(), Duration> {
-        self.letters.take(whose, bytes, now)
+        quotas: &Quotas,
+        outbox: OutboxId,
+        bytes: usize,
+        now: Duration,
+    ) -> Result<(), Over> {
+        let rate = Rate { per: SECOND, amount: quotas.bytes_per_s, burst: quotas.bytes_burst };
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes.take(rate, bytes, now).map_err(|wait| Over(Quota::Bytes, wait))?;
+        let rate =
+            Rate { per: HOUR, amount: quotas.outboxes_per_hour, burst: quotas.outboxes_burst };
+        let outboxes = &mut self.outboxes;
+        self.known_outboxes
+            .learn(&outbox, rate, || outboxes.take(rate, 1, now))
+            .map_err(|wait| Over(Quota::Outboxes, wait))
     }
 
-    /// The letter was not kept after all.
-    pub(crate) fn give_back(&mut self, whose: Option<Sender>, bytes: u64) {
-        if let Some(used) = self.letters.used.get_mut(&whose) {
-            used.amount = used.amount.saturating_sub(bytes);
+    /// Those that there is room for are known from now on, though the batch has to come again for the
+    /// others: so that it is taken in the end, however many it has.
+    fn blocks(
+        &mut self,
+        quotas: &Quotas,
+        blocks: &BTreeSet<BlockId>,
+        now: Duration,
+    ) -> Result<(), Over> {
+        let rate = Rate { per: HOUR, amount: quotas.blocks_per_hour, burst: quotas.blocks_burst };
+        let mut over = None;
+        for block in blocks {
+            let bucket = &mut self.blocks;
+            let learnt = self.known_blocks.learn(block, rate, || bucket.take(rate, 1, now));
+            over = learnt.err().or(over);
         }
-    }
-
-    /// Whether one more batch may be held back.
-    pub(crate) fn hold(&mut self, whose: Option<Sender>, now: Timestamp) -> bool {
-        self.held.take(whose, 1, now).is_ok()
+        over.map_or(Ok(()), |wait| Err(Over(Quota::Blocks, wait)))
     }
 }
 
-/// Each may use `most` at once, and gets as much back in every period.
-#[derive(Debug)]
-struct Buckets {
-    most: u64,
-    period_ms: u64,
-    used: HashMap<Option<Sender>, Used>,
-}
-
-#[derive(Debug)]
-struct Used {
+/// So many in so many ns; none: no limit.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    per: u64,
     amount: u64,
-    /// Up to here it has been given back.
-    at: Timestamp,
+    burst: u64,
 }
 
-impl Buckets {
-    fn new(most: u64, period_ms: u64) -> Self {
-        Self { most, period_ms, used: HashMap::new() }
+impl Rate {
+    /// In which so many come back, ns; none without a limit.
+    fn time(self, amount: u64) -> Option<u64> {
+        let whole = u128::from(self.per) * u128::from(amount);
+        let time = whole.checked_div(u128::from(self.amount))?;
+        // An hour of years is as good as never.
+        Some(u64::try_from(time).unwrap_or(u64::MAX).min(u64::MAX / 4))
     }
+}
 
-    fn take(&mut self, whose: Option<Sender>, amount: u64, now: Timestamp) -> Result<(), Duration> {
-        let (most, period_ms) = (self.most, self.period_ms);
-        if self.used.len() >= SENDERS_MAX {
-            self.used.retain(|_, used| used.left(most, period_ms, now) > 0);
+/// A bucket, by the time at which it is full again, ns.
+#[derive(Debug, Default)]
+struct Bucket {
+    full_at: u64,
+}
+
+impl Bucket {
+    /// Takes so many, or a whole burst of them where they are more.
+    ///
+    /// # Errors
+    /// After how long they are there; the bucket stays as it is.
+    fn take(&mut self, rate: Rate, amount: u64, now: Duration) -> Result<(), Duration> {
+        let burst = rate.burst.max(1);
+        let cost = rate.time(amount.min(burst));
+        let Some((cost, full)) = cost.zip(rate.time(burst)) else { return Ok(()) };
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 4);
+        let next = self.full_at.max(now) + cost;
+        match next.saturating_sub(now + full) {
+            0 => self.full_at = next,
+            wait => return Err(Duration::from_nanos(wait)),
         }
-        let used = self.used.entry(whose).or_insert(Used { amount: 0, at: now });
-        let wanted = used.left(most, period_ms, now).saturating_add(amount);
-        let over = wanted.saturating_sub(most);
-        if over > 0 {
-            return Err(Duration::from_millis(share(over, period_ms, most).saturating_add(1)));
-        }
-        used.amount = wanted;
         Ok(())
     }
-}
 
-impl Used {
-    /// What is still used at `now`.
-    fn left(&mut self, most: u64, period_ms: u64, now: Timestamp) -> u64 {
-        let back = share(now.0.saturating_sub(self.at.0), most, period_ms);
-        self.amount = self.amount.saturating_sub(back);
-        // Only the time that something was given back for: the rest is not lost to who asks often.
-        self.at =
-            if self.amount == 0 { now } else { self.at.plus_ms(share(back, period_ms, most)) };
-        self.amount
+    /// Whether nothing of it is used.
+    fn is_full(&self, now: Duration) -> bool {
+        u128::from(self.full_at) <= now.as_nanos()
+    }
+
+    /// It was not needed after all.
+    fn give_back(&mut self, rate: Rate, amount: u64) {
+        let back = rate.time(amount.min(rate.burst.max(1))).unwrap_or(0);
+        self.full_at = self.full_at.saturating_sub(back);
     }
 }
 
-/// `amount × part ÷ whole`, rounded down.
-fn share(amount: u64, part: u64, whole: u64) -> u64 {
-    let share = u128::from(amount) * u128::from(part) / u128::from(whole.max(1));
-    u64::try_from(share).unwrap_or(u64::MAX)
+/// What was heard of: the last so many at least, in two halves, of which the older is forgotten.
+#[derive(Debug)]
+struct Known<T> {
+    newer: HashSet<T>,
+    older: HashSet<T>,
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self { newer: HashSet::new(), older: HashSet::new() }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Known<T> {
+    /// Knows it from now on, if it did or `pay` succeeds. As many are kept as may come at once.
+    fn learn<E>(
+        &mut self,
+        it: &T,
+        rate: Rate,
+        pay: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        if rate.amount == 0 || self.newer.contains(it) {
+            return Ok(());
+        }
+        if !self.older.contains(it) {
+            pay()?;
+        }
+        if self.newer.len() as u64 >= rate.burst.max(KNOWN_MIN) {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(*it);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::Id;
+    use proptest::prelude::*;
 
-    const A: Option<Sender> = Some(Sender::Issuer(Id::literal("a")));
-    const B: Option<Sender> = Some(Sender::Issuer(Id::literal("b")));
+    fn block(number: u32) -> BlockId {
+        let mut block = [0; 10];
+        block[6..].copy_from_slice(&number.to_be_bytes());
+        BlockId(block)
+    }
 
-    #[test]
-    fn each_has_as_much_as_the_settings_say_and_gets_it_back_steadily() {
-        let mut quotas = Quotas::new(3_600_000);
-        let mut now = Timestamp(HOUR_MS);
-        for _ in 0..36 {
-            assert_eq!(quotas.take(A, 100_000, now), Ok(()));
-        }
-        // A byte a millisecond.
-        assert_eq!(quotas.take(A, 5_000, now), Err(Duration::from_millis(5_001)));
-        assert_eq!(quotas.take(B, 5_000, now), Ok(()), "what one has used is not another's");
-        for _ in 0..4_999 {
-            now = now.plus_ms(1);
-            assert!(quotas.take(A, 5_000, now).is_err(), "{now:?}");
-        }
-        assert_eq!(quotas.take(A, 5_000, now.plus_ms(1)), Ok(()));
-        quotas.give_back(A, 5_000);
-        assert_eq!(quotas.take(A, 5_000, now.plus_ms(1)), Ok(()));
-        // A clock that goes back gives nothing, and takes nothing.
-        assert!(quotas.take(A, 1, Timestamp(0)).is_err());
-        assert_eq!(quotas.take(A, 3_600_000, now.plus_ms(HOUR_MS + 1)), Ok(()));
+    fn outbox(epoch: u64) -> OutboxId {
+        OutboxId { edge: Id::literal("edge"), epoch }
+    }
+
+    const QUOTAS: Quotas = Quotas {
+        bytes_per_s: 1_000,
+        bytes_burst: 5_000,
+        blocks_per_hour: 3_600,
+        blocks_burst: 3,
+        outboxes_per_hour: 3_600,
+        outboxes_burst: 2,
+    };
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]
-    fn however_little_is_allowed_a_letter_goes() {
-        let mut quotas = Quotas::new(0);
-        assert_eq!(quotas.take(A, BYTES_PER_HOUR_MIN, Timestamp(0)), Ok(()));
-        assert!(quotas.take(A, 1, Timestamp(0)).is_err());
-        assert_eq!(quotas.take(A, BYTES_PER_HOUR_MIN, Timestamp(HOUR_MS)), Ok(()));
+    fn bytes_go_at_once_as_far_as_a_burst_and_then_at_their_rate() {
+        let mut account = Account::default();
+        let mut send = |bytes, ms| account.batch(&QUOTAS, outbox(1), bytes, at(ms));
+        assert_eq!(send(4_000, 0), Ok(()));
+        assert_eq!(send(3_000, 0), Err(Over(Quota::Bytes, at(2_000))));
+        assert_eq!(send(3_000, 1_999), Err(Over(Quota::Bytes, at(1))));
+        assert_eq!(send(3_000, 2_000), Ok(()));
+        // More than a burst is a whole one.
+        assert_eq!(send(1 << 40, 6_999), Err(Over(Quota::Bytes, at(1))));
+        assert_eq!(send(1 << 40, 7_000), Ok(()));
     }
 
     #[test]
-    fn a_few_are_held_back_of_each() {
-        let mut quotas = Quotas::new(0);
-        let held = (0..1_000).filter(|_| quotas.hold(A, Timestamp(1))).count();
-        assert_eq!((held as u64, quotas.hold(B, Timestamp(1))), (HELD_MAX, true));
-        assert!(quotas.hold(A, Timestamp(1).plus_ms(1_000)));
+    fn a_known_outbox_costs_nothing_and_new_ones_wait() {
+        let mut account = Account::default();
+        let mut send = |epoch, ms| account.batch(&QUOTAS, outbox(epoch), 1, at(ms));
+        assert_eq!((send(1, 0), send(2, 0)), (Ok(()), Ok(())));
+        assert_eq!(send(3, 0), Err(Over(Quota::Outboxes, at(1_000))));
+        assert_eq!((send(1, 0), send(2, 0)), (Ok(()), Ok(())));
+        assert_eq!(send(3, 1_000), Ok(()));
+        assert_eq!(send(4, 1_000), Err(Over(Quota::Outboxes, at(1_000))));
     }
 
     #[test]
-    fn who_has_used_nothing_for_long_is_forgotten() {
-        let mut quotas = Quotas::new(0);
-        for n in 0..5_000_u64 {
-            let edge = Some(Sender::Edge(format!("e{n}").parse().unwrap()));
-            assert_eq!(quotas.take(edge, 1, Timestamp(n * HOUR_MS)), Ok(()));
+    fn a_batch_with_more_blocks_than_a_burst_is_taken_in_the_end() {
+        let mut account = Account::default();
+        let blocks: BTreeSet<_> = (0..10).map(block).collect();
+        for second in 0..7 {
+            let over = account.blocks(&QUOTAS, &blocks, at(second * 1_000));
+            assert_eq!(over, Err(Over(Quota::Blocks, at(1_000))), "{second}");
         }
-        assert!(quotas.letters.used.len() <= SENDERS_MAX);
+        assert_eq!(account.blocks(&QUOTAS, &blocks, at(7_000)), Ok(()));
+        assert_eq!(account.blocks(&QUOTAS, &blocks, at(7_000)), Ok(()));
+    }
+
+    #[test]
+    fn without_a_rate_there_is_no_limit_and_nothing_is_remembered() {
+        let none = Quotas { bytes_per_s: 0, blocks_per_hour: 0, outboxes_per_hour: 0, ..QUOTAS };
+        let mut account = Account::default();
+        for number in 0..5_000_u32 {
+            assert_eq!(account.batch(&none, outbox(number.into()), 1 << 40, at(0)), Ok(()));
+            assert_eq!(account.blocks(&none, &[block(number)].into(), at(0)), Ok(()));
+        }
+        assert!(account.known_blocks.newer.is_empty() && account.known_outboxes.newer.is_empty());
+    }
+
+    #[test]
+    fn ten_thousand_clicks_a_second_pass_with_room() {
+        let quotas = Quotas::default();
+        let mut account = Account::default();
+        // Of a batch each 50 ms, by 20 edges that start again each hour, of 10 000 clicks/s with an
+        // address of 200 bytes; each click of one of a day's blocks, and all of them are new at first.
+        for tick in 0..20 * 7_200_u64 {
+            let now = at(tick * 50);
+            let edge = outbox(tick % 20 + tick / 72_000 * 20);
+            assert_eq!(account.batch(&quotas, edge, 500 * 400, now), Ok(()));
+            if tick % 100 == 0 {
+                let clicked = |n: u32| (tick as u32 * 500 + n).wrapping_mul(2_654_435_761) % 13_000;
+                let blocks = (0..500).map(|n| block(clicked(n))).collect();
+                assert_eq!(account.blocks(&quotas, &blocks, now), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_bounded_and_the_newest_of_it() {
+        let quotas = Quotas { blocks_per_hour: u64::MAX, blocks_burst: 2_000, ..QUOTAS };
+        let mut account = Account::default();
+        for number in 0..50_000 {
+            account.blocks(&quotas, &[block(number)].into(), at(u64::from(number))).unwrap();
+        }
+        let Known { newer, older } = &account.known_blocks;
+        assert!(newer.len() + older.len() <= 4_000);
+        assert!((48_000..50_000).all(|n| newer.contains(&block(n)) || older.contains(&block(n))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_than_a_burst_and_the_rate_ever_passes(
+            steps in proptest::collection::vec((0..3_000_u64, 0..9_000_usize), 1..60),
+        ) {
+            let mut account = Account::default();
+            let (mut now, mut passed) = (0, 0);
+            for (ms, bytes) in steps {
+                now += ms;
+                match account.batch(&QUOTAS, outbox(1), bytes, at(now)) {
+                    Ok(()) => passed += bytes.min(5_000) as u64,
+                    // After so long there is room.
+                    Err(Over(_, wait)) => {
+                        now += wait.as_millis() as u64 + 1;
+                        prop_assert_eq!(account.batch(&QUOTAS, outbox(1), bytes, at(now)), Ok(()));
+                        passed += bytes.min(5_000) as u64;
+                    }
+                }
+                prop_assert!(passed <= 5_000 + now);
+            }
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What a sender may send, once the collector has made sure who it is.
 
-use shared::Timestamp;
 use shared::keys::{Sender, registered_name};
 use shared::limits::{BATCH_BYTES_MAX, EPOCH_AHEAD_MS_MAX};
+use shared::{Id, Timestamp};
 
 use crate::keys::CollectorKeys;
 use crate::verify::Inspected;
@@ -61,6 +61,15 @@ impl Refusal {
                 batch.bytes
             ),
         }
+    }
+}
+
+/// Which issuer what a sender sends of this edge is put down to; none: it is the operator's, who owns
+/// the machine and is not held back.
+pub(crate) fn account(sender: Sender, edge: Id, keys: &CollectorKeys) -> Option<Id> {
+    match sender {
+        Sender::Operator => None,
+        Sender::Issuer(_) | Sender::Edge(_) => keys.edges.owner(edge),
     }
 }
 

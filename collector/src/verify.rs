@@ -5,6 +5,7 @@
 //! may be believed is asked each time. What is bad is never remembered, so that garbage cannot
 //! drive the good out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,6 +36,14 @@ pub struct JudgedBatch {
     pub tallies: Vec<Tally>,
     /// The events.
     pub rows: Vec<JudgedRow>,
+}
+
+impl JudgedBatch {
+    /// The blocks that it makes the engine remember: of events that can count.
+    pub(crate) fn blocks(&self) -> BTreeSet<BlockId> {
+        let rows = self.rows.iter().map(|row| &row.judged);
+        rows.filter(|row| row.outcome.is_ok()).map(|row| row.id.block).collect()
+    }
 }
 
 /// A chunk whose rows have their outcomes.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use collector::Quotas;
 use edge::limit::{PER_S_MAX, Rate, Rates};
 use edge::policy::{LINK_DAYS, LINK_DAYS_MAX};
 use figment::providers::{Format as _, Serialized, Toml};
@@ -152,6 +153,8 @@ pub(crate) struct Collector {
     pub(crate) dead_letter_bytes_per_hour: u64,
     /// When the operator says that the clock is right; empty: nothing is said.
     pub(crate) clock_is_right: String,
+    /// What one issuer may cost.
+    pub(crate) quotas: Quotas,
 }
 
 impl Collector {
@@ -346,6 +349,7 @@ impl Default for Collector {
             flush_ms: shared::limits::FLUSH_MS,
             dead_letter_bytes_per_hour: 16 << 20,
             clock_is_right: String::new(),
+            quotas: Quotas::default(),
         }
     }
 }

@@ -55,6 +55,8 @@ struct State {
     identity: Identity,
     partitions: BTreeMap<u16, Partition>,
     faults: Faults,
+    /// The most bytes of a message.
+    message_bytes_max: usize,
     /// Readers of an older generation were cut off by a crash.
     generation: u64,
 }
@@ -76,6 +78,7 @@ impl MemLog {
                 identity,
                 partitions: BTreeMap::new(),
                 faults: Faults::default(),
+                message_bytes_max: usize::MAX,
                 generation: 0,
             })),
             changed: watch::Sender::new(0),
@@ -86,6 +89,11 @@ impl MemLog {
     /// Sets what the next appends meet.
     pub fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
+    }
+
+    /// From now on no message may be larger, as with the `max_payload` of a NATS server.
+    pub fn set_message_bytes_max(&self, most: usize) {
+        self.state.lock().message_bytes_max = most;
     }
 
     /// The switches that are still armed.
@@ -163,6 +171,11 @@ impl MemLog {
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let sizes = messages.iter().map(|message| message.payload.len());
+        if sizes.clone().any(|bytes| bytes > state.message_bytes_max) {
+            let bytes = sizes.sum::<usize>() as u64;
+            return Err(LogError::TooLarge { bytes, records: messages.len() });
+        }
         if take(&mut state.faults.fail_before_write) {
             return Err(LogError::Unavailable("fake: failed before write".into()));
         }

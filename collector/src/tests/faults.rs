@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use eventlog::fake::{Faults, MemLog, MemReader};
 use eventlog::{Log, LogError, Message, Position};
-use shared::wire::MessageView;
+use shared::wire::{DeadLetter, MessageView};
 use shared::{BatchDigest, Kind, Reason};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::world::{EDGE, HOUR_MS, NOW, Rig, World, batch, event, read_all, read_partition, rig};
 use crate::coalesce::Coalescer;
-use crate::{Settings, SubmitError};
+use crate::{Refusal, Settings, SubmitError};
 
 /// A log whose appends wait for a permit, and can fail for good.
 struct GateLog {
@@ -394,4 +394,73 @@ async fn an_operator_may_say_that_the_clock_is_right() {
     let said = Settings { clock_is_right: Some(NOW.minus_ms(20_000)), ..settings() };
     let rig_with = rig(log, &World::new(), said);
     rig_with.collector.submit(click(1)).await.unwrap();
+}
+
+/// A log that takes messages of 8 KiB, and what fits and does not. A flush gathers all that comes
+/// within half a second.
+fn small_log() -> (Rig<MemLog>, Bytes) {
+    let rig = rig(MemLog::new(4, [1; 16]), &World::new(), Settings { flush_ms: 500, ..settings() });
+    rig.log.set_message_bytes_max(8 << 10);
+    let world = World::new();
+    let tokens: Vec<_> = (0..300).map(|seq| world.token(seq)).collect();
+    let events = tokens.iter().map(|token| event(Kind::Served, token)).collect();
+    (rig, batch(1_000, events, Vec::new()))
+}
+
+/// One batch that the log does not take made everybody send again, for as long as it came.
+#[tokio::test]
+async fn one_batch_that_is_too_large_for_the_log_fails_no_other() {
+    let (rig, poison) = small_log();
+    let mut good: Vec<_> = (0..9).map(|number| submit(&rig, click(number))).collect();
+    let refused = submit(&rig, poison);
+    good.extend((9..20).map(|number| submit(&rig, click(number))));
+    for submit in good {
+        assert_eq!(submit.await.unwrap(), Ok(()));
+    }
+    let refused = refused.await.unwrap();
+    assert!(
+        matches!(&refused, Err(SubmitError::NotAllowed(Refusal::BatchTooLarge, why)) if why.contains("by itself")),
+        "{refused:?}"
+    );
+    let all = read_all(&*rig.log).await;
+    assert_eq!(all.len(), 20);
+    for partition in 0..4 {
+        assert_eq!(read_partition(&*rig.log, partition).await.1, 0, "each went once");
+    }
+    assert!(rig.log.messages(eventlog::DEAD).is_empty(), "its sender has it, and was told");
+    let metrics = rig.collector.metrics();
+    assert!((1..=6).contains(&metrics.appends_split.get()), "{}", metrics.appends_split.get());
+    assert_eq!(metrics.appends_failed.get(), 0);
+}
+
+#[tokio::test]
+async fn what_is_too_large_together_goes_apart_and_in_order() {
+    let (rig, _) = small_log();
+    // 60 × 10 rows of some 200 bytes are more than 4 × 8 KiB.
+    let token = World::new().token(1);
+    let many = |number| batch(number, vec![event(Kind::Served, &token); 10], Vec::new());
+    let submits: Vec<_> = (0..60).map(|number| submit(&rig, many(number))).collect();
+    for submit in submits {
+        assert_eq!(submit.await.unwrap(), Ok(()));
+    }
+    assert_eq!(read_all(&*rig.log).await.len(), 60);
+    let messages = rig.log.messages(0);
+    assert!(messages.len() > 1);
+    let numbers = |bytes: &Bytes| -> Vec<u64> {
+        MessageView::read(bytes).unwrap().batches.iter().map(|batch| batch.number).collect()
+    };
+    assert!(messages.iter().flat_map(numbers).is_sorted());
+}
+
+/// Over NATS nobody hears an answer: it lies with the dead letters, as much of it as the log takes.
+#[tokio::test]
+async fn a_dead_letter_is_as_small_as_the_log_wants_it() {
+    let (rig, poison) = small_log();
+    let refused = rig.collector.submit_of(EDGE.as_str(), poison.clone()).await;
+    assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
+    let letters = rig.log.messages(eventlog::DEAD);
+    let letter = DeadLetter::read(&letters[0]).unwrap();
+    assert!(letters.len() == 1 && poison.starts_with(letter.bytes));
+    assert!(letter.bytes.len() >= 4 << 10, "{}", letter.bytes.len());
+    assert!(letter.reason.contains(&format!("of {} bytes", poison.len())), "{}", letter.reason);
 }

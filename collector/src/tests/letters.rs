@@ -202,20 +202,20 @@ async fn no_sender_fills_the_log_with_dead_letters() {
     }
     assert_eq!((kept, metrics.dead_letters.get()), (15, 15));
     assert!(bytes() <= 1 << 20, "{} bytes", bytes());
-    assert_eq!(metrics.over_quota_with(OverQuota::Later).get(), 25);
+    assert_eq!(metrics.letters_over_quota_with(OverQuota::Later).get(), 25);
 
     // Its edges have the same quota; over NATS some wait in the queue, and the rest is let go of.
     let mut held = 0;
     for _ in 0..300 {
         match rig.collector.submit_of("edge-1", large.clone()).await {
-            Err(SubmitError::OverQuota(after, _)) => {
+            Err(SubmitError::TooManyLetters(after, _)) => {
                 assert_eq!(after.as_secs(), 60);
                 held += 1;
             }
             refused => assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}"),
         }
     }
-    assert_eq!((held, metrics.over_quota_with(OverQuota::LetGo).get()), (256, 44));
+    assert_eq!((held, metrics.letters_over_quota_with(OverQuota::LetGo).get()), (256, 44));
     assert_eq!(rig.log.messages(DEAD).len(), 15);
 
     // Another's are kept, and what can be decoded is taken of everybody.

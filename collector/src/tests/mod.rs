@@ -6,6 +6,7 @@ mod faults;
 mod gateway;
 mod letters;
 mod outcomes;
+mod quota;
 mod sender;
 mod verify;
 mod world;

@@ -39,6 +39,8 @@ const TAKEN_MAX: u32 = 1_024;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A batch that could not be appended is given out again after this.
 const BACK_AFTER: Duration = Duration::from_secs(2);
+/// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
+const HELD_BACK_MAX: Duration = Duration::from_secs(60);
 /// Who has not seen the keys for so long takes nothing.
 const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
 
@@ -225,10 +227,15 @@ async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
         }
         // It lies with the dead letters, or is let go of.
         Err(SubmitError::Refused(_) | SubmitError::NotAllowed(..)) => taken.done().await,
-        Err(SubmitError::OverQuota(after, _)) => taken.again(after).await,
+        Err(SubmitError::TooManyLetters(after, _)) => taken.again(after).await,
         Err(SubmitError::Retry(why)) => {
             tracing::debug!(edge = taken.edge, %why, "a batch goes back to the queue");
             taken.again(BACK_AFTER).await
+        }
+        // Nothing is lost: it is given out again when there may be room for it.
+        Err(SubmitError::OverQuota { why, after }) => {
+            tracing::debug!(edge = taken.edge, %why, "a batch is held back");
+            taken.again(after.clamp(BACK_AFTER, HELD_BACK_MAX)).await
         }
     };
     if let Err(error) = answered {

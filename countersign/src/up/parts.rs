@@ -231,6 +231,7 @@ pub(crate) fn open_collector(
             dead_letter_bytes_per_hour: settings.collector.dead_letter_bytes_per_hour,
             follow_log: matches!(**log, AnyLog::Nats(_)),
             clock_is_right: settings.collector.clock_is_right()?,
+            quotas: settings.collector.quotas,
             ..collector::Settings::default()
         },
     };

@@ -27,11 +27,11 @@ impl CollectorSink {
 impl BatchSink for CollectorSink {
     async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
         let receipt = self.collector.submit(batch).await.map_err(|error| match error {
-            SubmitError::Retry(why) => SinkError::Retry(why),
+            SubmitError::Retry(why) | SubmitError::OverQuota { why, .. } => SinkError::Retry(why),
             // It stays in the outbox: what an operator mends lets it through.
             SubmitError::Refused(why)
             | SubmitError::NotAllowed(_, why)
-            | SubmitError::OverQuota(_, why) => SinkError::Refused(why),
+            | SubmitError::TooManyLetters(_, why) => SinkError::Refused(why),
         })?;
         self.clock_ahead_ms.store(receipt.clock_ahead_ms, Ordering::Relaxed);
         Ok(())

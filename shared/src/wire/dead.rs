@@ -43,14 +43,19 @@ impl<'a> DeadLetter<'a> {
     /// digest.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        if let Some((kept, _)) = self.bytes.split_at_checked(LETTER_BYTES_MAX + 1) {
-            let bytes = &kept[..LETTER_BYTES_MAX];
+        self.to_bytes_of(LETTER_BYTES_MAX)
+    }
+
+    /// As [`Self::to_bytes`], with the first `most` of the bytes: for a log that takes no more.
+    #[must_use]
+    pub fn to_bytes_of(&self, most: usize) -> Vec<u8> {
+        if let Some((bytes, [_, ..])) = self.bytes.split_at_checked(most) {
             let (length, digest) = (self.bytes.len(), blake3::hash(self.bytes));
             let reason = format!(
-                "{}; the first {LETTER_BYTES_MAX} of {length} bytes with BLAKE3 {digest} are kept",
+                "{}; the first {most} of {length} bytes with BLAKE3 {digest} are kept",
                 &self.reason[..self.reason.floor_char_boundary(TEXT_BYTES_MAX - 200)]
             );
-            return DeadLetter { reason: &reason, bytes, ..*self }.to_bytes();
+            return DeadLetter { reason: &reason, bytes, ..*self }.to_bytes_of(most);
         }
         let mut out = Vec::with_capacity(self.bytes.len() + 256);
         out.extend(MAGIC);

@@ -3,7 +3,7 @@
 //! After every step the invariants are checked ([`check`]); in the end everything is delivered, and
 //! what the edges accepted must be what was counted.
 //!
-//! A list that once failed is kept, as it is, in `tests/tests/simulation.rs`.
+//! A list that once failed is kept, as it is, in `tests/tests/simulation/main.rs`.
 
 mod centre;
 mod check;

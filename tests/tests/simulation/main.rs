@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod senders;
+
 use tests::simulation::{Operation, Simulator, generate};
 
 const SEEDS: u64 = 300;

@@ -1,0 +1,141 @@
+//! How much of each sender goes to the dead letters in an hour: they lie in the log until an operator
+//! has looked at them, and nobody shall fill it with them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shared::Timestamp;
+use shared::keys::Sender;
+use shared::wire::dead::LETTER_BYTES_MAX;
+
+use super::{Bucket, HOUR, Rate, SECOND};
+
+/// So much may be kept of anybody: less would not hold one letter.
+const BYTES_PER_HOUR_MIN: u64 = 2 * LETTER_BYTES_MAX as u64;
+/// So long the work queue keeps what is over the quota before it gives it out again …
+pub(crate) const HELD_FOR: Duration = Duration::from_secs(60);
+/// … so many of one sender in that time, for each holds one of the places of everybody.
+const HELD_MAX: u64 = 256;
+const HELD: Rate = Rate { per: HELD_FOR.as_secs() * SECOND, amount: HELD_MAX, burst: HELD_MAX };
+/// Whoever has used nothing for an hour need not be remembered; beyond so many that is looked at.
+const SENDERS_MAX: usize = 1 << 10;
+
+/// What each sender has used of what it may.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    rate: Rate,
+    senders: Mutex<HashMap<Option<Sender>, Used>>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    bytes: Bucket,
+    held: Bucket,
+}
+
+impl Letters {
+    /// Nobody has used anything.
+    pub(crate) fn new(bytes_per_hour: u64) -> Self {
+        let bytes = bytes_per_hour.max(BYTES_PER_HOUR_MIN);
+        let rate = Rate { per: HOUR, amount: bytes, burst: bytes };
+        Self { rate, senders: Mutex::default() }
+    }
+
+    /// Takes so many bytes for a letter.
+    ///
+    /// # Errors
+    /// It is too much: when to come again.
+    pub(crate) fn take(
+        &self,
+        whose: Option<Sender>,
+        bytes: u64,
+        now: Timestamp,
+    ) -> Result<(), Duration> {
+        self.of(whose, now, |used, now| used.bytes.take(self.rate, bytes, now))
+    }
+
+    /// The letter was not kept after all.
+    pub(crate) fn give_back(&self, whose: Option<Sender>, bytes: u64) {
+        if let Some(used) = self.senders.lock().get_mut(&whose) {
+            used.bytes.give_back(self.rate, bytes);
+        }
+    }
+
+    /// Whether one more batch may be held back.
+    pub(crate) fn hold(&self, whose: Option<Sender>, now: Timestamp) -> bool {
+        self.of(whose, now, |used, now| used.held.take(HELD, 1, now).is_ok())
+    }
+
+    fn of<T>(
+        &self,
+        whose: Option<Sender>,
+        now: Timestamp,
+        ask: impl FnOnce(&mut Used, Duration) -> T,
+    ) -> T {
+        let now = Duration::from_millis(now.0);
+        let mut senders = self.senders.lock();
+        if senders.len() >= SENDERS_MAX {
+            senders.retain(|_, used| !(used.bytes.is_full(now) && used.held.is_full(now)));
+        }
+        ask(senders.entry(whose).or_default(), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::Id;
+
+    const A: Option<Sender> = Some(Sender::Issuer(Id::literal("a")));
+    const B: Option<Sender> = Some(Sender::Issuer(Id::literal("b")));
+    const HOUR_MS: u64 = 3_600_000;
+
+    #[test]
+    fn each_has_as_much_as_the_settings_say_and_gets_it_back_steadily() {
+        let letters = Letters::new(3_600_000);
+        let mut now = Timestamp(HOUR_MS);
+        for _ in 0..36 {
+            assert_eq!(letters.take(A, 100_000, now), Ok(()));
+        }
+        // A byte a millisecond.
+        assert_eq!(letters.take(A, 5_000, now), Err(Duration::from_millis(5_000)));
+        assert_eq!(letters.take(B, 5_000, now), Ok(()), "what one has used is not another's");
+        for _ in 0..4_999 {
+            now = now.plus_ms(1);
+            assert!(letters.take(A, 5_000, now).is_err(), "{now:?}");
+        }
+        assert_eq!(letters.take(A, 5_000, now.plus_ms(1)), Ok(()));
+        letters.give_back(A, 5_000);
+        assert_eq!(letters.take(A, 5_000, now.plus_ms(1)), Ok(()));
+        // A clock that goes back gives nothing, and takes nothing.
+        assert!(letters.take(A, 1, Timestamp(0)).is_err());
+        assert_eq!(letters.take(A, 3_600_000, now.plus_ms(HOUR_MS + 1)), Ok(()));
+    }
+
+    #[test]
+    fn however_little_is_allowed_a_letter_goes() {
+        let letters = Letters::new(0);
+        assert_eq!(letters.take(A, BYTES_PER_HOUR_MIN, Timestamp(0)), Ok(()));
+        assert!(letters.take(A, 1, Timestamp(0)).is_err());
+        assert_eq!(letters.take(A, BYTES_PER_HOUR_MIN, Timestamp(HOUR_MS)), Ok(()));
+    }
+
+    #[test]
+    fn a_few_are_held_back_of_each() {
+        let letters = Letters::new(0);
+        let held = (0..1_000).filter(|_| letters.hold(A, Timestamp(1))).count();
+        assert_eq!((held as u64, letters.hold(B, Timestamp(1))), (HELD_MAX, true));
+        assert!(letters.hold(A, Timestamp(1).plus_ms(1_000)));
+    }
+
+    #[test]
+    fn who_has_used_nothing_for_long_is_forgotten() {
+        let letters = Letters::new(0);
+        for n in 0..5_000_u64 {
+            let edge = Some(Sender::Edge(format!("e{n}").parse().unwrap()));
+            assert_eq!(letters.take(edge, 1, Timestamp(n * HOUR_MS)), Ok(()));
+        }
+        assert!(letters.senders.lock().len() <= SENDERS_MAX);
+    }
+}
