@@ -95,6 +95,17 @@ pub struct Loss {
     pub count: u32,
 }
 
+impl Loss {
+    /// Adds it to others: one entry for each kind and reason.
+    pub fn add_to(self, losses: &mut Vec<Self>) {
+        let is_same = |loss: &&mut Self| loss.kind == self.kind && loss.reason == self.reason;
+        match losses.iter_mut().find(is_same) {
+            Some(loss) => loss.count = loss.count.saturating_add(self.count),
+            None => losses.push(self),
+        }
+    }
+}
+
 /// What is counted in place of events that the outbox did not take.
 #[must_use]
 pub fn lost(events: &[Draft]) -> Vec<Loss> {

@@ -12,7 +12,7 @@ use shared::keys::{Jwks, KeyId, jwks};
 use shared::token::SIGNATURE_BYTES;
 use shared::{ImpressionId, Random, Timestamp};
 
-use crate::decision::{Decision, Reply};
+use crate::decision::{Decision, Draft, Reply};
 use crate::limit::Class;
 use crate::policy::Policy;
 use crate::request::{Method, Request};
@@ -36,6 +36,13 @@ pub trait State {
     fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
         let _ = (client, more);
         true
+    }
+
+    /// Whether the outbox has the same of the same token already ([`crate::repeats`]). An edge that
+    /// remembers nothing says no.
+    fn is_repeat(&mut self, event: &Draft) -> bool {
+        let _ = event;
+        false
     }
 
     /// The signature of these bytes by this key (RFC 8032, Ed25519), where the rim has a faster way

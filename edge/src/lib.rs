@@ -1,8 +1,8 @@
 //! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
 //! outbox until the log has acknowledged it.
 //!
-//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`clicks`], [`verdict`],
-//! [`privacy`], [`outbox::seal`],
+//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`clicks`], [`repeats`],
+//! [`verdict`], [`privacy`], [`outbox::seal`],
 //! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
 //! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
 //! feature `native`) performs the effects: it reads HTTP, writes files and sends batches, and
@@ -23,6 +23,7 @@ pub mod networks;
 pub mod outbox;
 pub mod policy;
 pub mod privacy;
+pub mod repeats;
 pub mod request;
 pub mod verdict;
 pub mod worker;

@@ -17,20 +17,25 @@ const LIBRARIES: [&str; 3] = [
 ];
 
 /// A server, and the file that says how far off its clock is.
-struct Shifted {
-    server: Server,
+pub(crate) struct Shifted {
+    pub(crate) server: Server,
     offset: PathBuf,
 }
 
 impl Shifted {
     fn start(dir: &Path) -> Self {
+        Self::start_at(dir, 0, &["--demo"])
+    }
+
+    /// In `dir/data`, with a clock that is so many seconds off.
+    pub(crate) fn start_at(dir: &Path, seconds: i64, flags: &[&str]) -> Self {
         let library = LIBRARIES.iter().find(|path| Path::new(path).exists());
         let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
         let offset = dir.join("offset");
-        set(&offset, 0);
+        set(&offset, seconds);
         let data = dir.join("data");
         let mut command = binary();
-        command.args(["up", "--demo", "--edge-listen", "127.0.0.1:0"]);
+        command.args(["up", "--edge-listen", "127.0.0.1:0"]).args(flags);
         command.args(["--api-listen", "127.0.0.1:0", "--data"]).arg(&data);
         command.env("RUST_LOG", "warn").env("LD_PRELOAD", library);
         command.env("FAKETIME_TIMESTAMP_FILE", &offset).env("FAKETIME_NO_CACHE", "1");

@@ -179,13 +179,14 @@ async fn settled(server: &Server, told: &Told) {
     let path = format!("/v1/accounting?from={}&to={}", (now - 30) * 60, (now + 1) * 60);
     let wanted = |answer: &Value| {
         let of = |name: &str| answer[name].as_u64().unwrap();
-        let full = answer["reasons"]["outbox_full"].as_u64().unwrap_or_default();
+        let reason = |name: &str| answer["reasons"][name].as_u64().unwrap_or_default();
         // 60 ads were served.
         let events = 60 + told.accepted + told.redirected;
         answer["adds_up"] == true
             && answer["in_flight"] == 0
             && of("received") == events
-            && of("counted") + of("duplicate") + full == events
+            && of("counted") + of("duplicate") + reason("repeated") + reason("outbox_full")
+                == events
     };
     let answer = server.until(&path, wanted).await;
     eprintln!("{told:?} {answer}");

@@ -14,6 +14,8 @@ mod link;
 mod logs;
 mod metrics;
 mod nats;
+#[cfg(target_os = "linux")]
+mod old;
 mod operations;
 mod process;
 mod recount;

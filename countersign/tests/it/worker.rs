@@ -82,7 +82,8 @@ async fn an_ad_of_the_wasm_edge_is_counted_within_moments() {
     }
     let all = |answer: &Value| answer["received"] == 6 && answer["in_flight"] == 0;
     let answer = server.until(&live(), all).await;
-    assert_eq!((&answer["counted"], &answer["duplicate"]), (&4.into(), &1.into()), "{answer}");
+    let again = &answer["reasons"]["repeated"];
+    assert_eq!((&answer["counted"], again), (&4.into(), &1.into()), "{answer}");
     assert_eq!(answer["adds_up"], true, "{answer}");
     assert_eq!(server.terminate().code(), Some(0));
 }

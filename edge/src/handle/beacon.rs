@@ -108,8 +108,9 @@ pub(super) fn events(
     let mut first = Firsts::default();
     for element in elements {
         match take(element.get(), &asker, state, now) {
-            // The first is kept with the others of this request, or none of them is.
-            Ok(event) if first.is_new(&event) => {
+            // The first is kept with the others of this request, or none of them is; or it is kept
+            // already.
+            Ok(event) if first.is_new(&event) && !state.is_repeat(&event) => {
                 events.push(event);
                 results.push(taken);
             }
@@ -184,10 +185,7 @@ fn take(
 }
 
 fn tally(tallies: &mut Vec<Loss>, kind: Kind, reason: Reason) {
-    match tallies.iter_mut().find(|loss| loss.kind == kind && loss.reason == reason) {
-        Some(loss) => loss.count += 1,
-        None => tallies.push(Loss { kind, reason, count: 1 }),
-    }
+    Loss { kind, reason, count: 1 }.add_to(tallies);
 }
 
 /// `sendBeacon` sends a string as `text/plain`, which needs no preflight.

@@ -79,6 +79,10 @@ impl State for Shared<'_> {
         self.0.clicks.too_often(client, user_agent, self.0.started.elapsed())
     }
 
+    fn is_repeat(&mut self, event: &Draft) -> bool {
+        self.0.outbox.has(event)
+    }
+
     fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
         let admitted = self.0.limits.admit_more(client, more, self.0.started.elapsed());
         if !admitted {

@@ -178,6 +178,7 @@ impl Committer {
         if matches!(written, Written::NoSpace) {
             return Ok(Err(AppendError::Full));
         }
+        events.iter().for_each(|event| self.common.repeats.remember(event));
         self.common.metrics.appended(events);
         Ok(Ok(()))
     }

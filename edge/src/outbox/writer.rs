@@ -19,6 +19,7 @@ use super::seal::{Last, weight};
 use super::tally_file::TallyFile;
 use crate::decision::Draft;
 use crate::native::Metrics;
+use crate::repeats::Repeats;
 
 /// The one stream that an outbox has in its segments.
 pub(super) const STREAM: u16 = 0;
@@ -159,6 +160,8 @@ pub(super) struct Common {
     pub(super) clock: EdgeClock,
     pub(super) view: SegmentsView,
     pub(super) tallies: TallyFile,
+    /// What this process has written.
+    pub(super) repeats: Repeats,
     /// Sequence of the last record of the contiguous acknowledged ones.
     pub(super) acked: AtomicU64,
     pub(super) watermark: AtomicU64,
@@ -241,6 +244,7 @@ impl Outbox {
             dir: settings.dir.clone(),
             clock: EdgeClock(Arc::clone(&clock)),
             tallies,
+            repeats: Repeats::default(),
             // A position beyond the end is of records that a power cut took back.
             acked: AtomicU64::new(acked.clamp(view.trimmed(STREAM), end)),
             watermark: AtomicU64::new(0),
@@ -291,6 +295,12 @@ impl Outbox {
         if let Err(error) = self.common.tallies.add(now, kind, reason, count) {
             self.common.fail(&error);
         }
+    }
+
+    /// Whether it is known that the same of the same token is durable.
+    #[must_use]
+    pub fn has(&self, event: &Draft) -> bool {
+        self.common.repeats.has(event)
     }
 
     /// `now`, or this outbox's watermark when the clock has gone back a little behind it: tokens and

@@ -17,6 +17,7 @@ use super::platform::now;
 use super::shard::{FindShard, Shard, ShardError};
 use crate::decision::{Draft, Loss};
 use crate::outbox::parcel::{EVENTS_MAX, Parcel};
+use crate::repeats::Repeats;
 
 /// So many ids before the end of a lease a new one is asked for.
 const LEASE_LOW: u32 = 32;
@@ -53,7 +54,9 @@ pub(super) struct Gather {
     /// The ids that this isolate may hand out.
     pub(super) lease: RefCell<Option<IdRange>>,
     /// What is only counted, until a parcel takes it along.
-    pub(super) losses: RefCell<Vec<Loss>>,
+    losses: RefCell<Vec<Loss>>,
+    /// What the shard has taken of this isolate.
+    pub(super) repeats: Repeats,
 }
 
 /// Whose reply waits for a call.
@@ -107,12 +110,30 @@ impl Gather {
             is_late: Cell::new(false),
             lease: RefCell::new(None),
             losses: RefCell::new(Vec::new()),
+            repeats: Repeats::default(),
         }
     }
 
     /// Whether there is an id for a request of now.
     pub(super) fn has_id(&self) -> bool {
         self.lease.borrow().is_some_and(|ids| ids.is_fresh(now()))
+    }
+
+    /// Counts what is kept no other way; so many requests a second may bring the same that each kind
+    /// and reason has one entry, or no parcel could take them all.
+    pub(super) fn lose(&self, losses: Vec<Loss>) {
+        let mut all = self.losses.borrow_mut();
+        losses.into_iter().for_each(|loss| loss.add_to(&mut all));
+    }
+
+    /// Whether something is counted that no parcel has taken along.
+    pub(super) fn has_losses(&self) -> bool {
+        !self.losses.borrow().is_empty()
+    }
+
+    /// What is counted, for a parcel.
+    pub(super) fn take_losses(&self) -> Vec<Loss> {
+        self.losses.take()
     }
 
     /// Puts events among those that wait for the next call.
@@ -137,7 +158,7 @@ impl Gather {
         let is_full = waiting.events.len() + events.len() > EVENTS_MAX;
         if is_full {
             let is_refused = waits == Waits::Client;
-            self.losses.borrow_mut().extend(waits.lost());
+            self.lose(waits.lost());
             return Put::Known(!is_refused);
         }
         waiting.events.extend(events);
@@ -190,7 +211,7 @@ impl Gather {
     /// again, for nobody else would: asked twice, it may have an event twice, and its token tells.
     async fn hand_over(&self, waiting: Waiting, shard: &FindShard) {
         let Waiting { events, lost, clicks, clients } = waiting;
-        let parcel = Parcel { events, losses: std::mem::take(&mut *self.losses.borrow_mut()) };
+        let parcel = Parcel { events, losses: self.take_losses() };
         let mut outcome = {
             let append = Box::pin(self.append(&parcel, shard));
             match select(append, Delay::from(self.redirect_wait)).await {
@@ -221,7 +242,8 @@ impl Gather {
         self.is_late.set(matches!(outcome, Err(ShardError::Away(_))));
         if let Err(error) = outcome {
             console_error!("{} events were not taken: {error:?}", parcel.events.len());
-            self.losses.borrow_mut().extend([parcel.losses, lost].concat());
+            self.lose(parcel.losses);
+            self.lose(lost);
         }
     }
 
@@ -229,7 +251,9 @@ impl Gather {
         let low = |ids: &IdRange| ids.left() < LEASE_LOW;
         let wants_lease = self.lease.borrow().as_ref().is_some_and(low);
         let shard: Shard = shard()?;
-        if let Some(leased) = shard.append(parcel, wants_lease).await? {
+        let leased = shard.append(parcel, wants_lease).await?;
+        parcel.events.iter().for_each(|event| self.repeats.remember(event));
+        if let Some(leased) = leased {
             // What is left of the one before is not used: a few ids of a block.
             self.lease.replace(Some(leased));
         }

@@ -30,7 +30,7 @@ use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::catalogue::Catalogue;
 use crate::clicks::Clicks;
-use crate::decision::{Decision, Durability, Reply, WhenFull, lost};
+use crate::decision::{Decision, Draft, Durability, Reply, WhenFull, lost};
 use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::outbox::parcel::Parcel;
@@ -91,6 +91,10 @@ impl State for Memory<'_> {
 
     fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
         self.edge.limits.admit_more(client, more, self.since)
+    }
+
+    fn is_repeat(&mut self, event: &Draft) -> bool {
+        self.edge.gather.repeats.has(event)
     }
 
     fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
@@ -412,7 +416,7 @@ impl Edge {
     /// Does what the core decided, in its order: events, tallies, reply.
     fn perform(self: &Rc<Self>, decision: Decision, visit: &Rc<Visit>) -> Answer {
         let Decision { events, tallies, durability, when_full, reply } = decision;
-        self.gather.losses.borrow_mut().extend(tallies);
+        self.gather.lose(tallies);
         if events.is_empty() {
             self.flush_losses(visit);
             return Answer::Ready(visit.response(reply));
@@ -444,15 +448,14 @@ impl Edge {
 
     /// Sends losses that no events take along.
     fn flush_losses(self: &Rc<Self>, visit: &Rc<Visit>) {
-        if self.gather.losses.borrow().is_empty() || self.flushing.replace(true) {
+        if !self.gather.has_losses() || self.flushing.replace(true) {
             return;
         }
         let (edge, shard) = (Rc::clone(self), self.shard(visit));
         visit.context.wait_until(async move {
             Delay::from(LOSSES_WAIT).await;
             edge.flushing.set(false);
-            let losses = std::mem::take(&mut *edge.gather.losses.borrow_mut());
-            let parcel = Parcel { events: Vec::new(), losses };
+            let parcel = Parcel { events: Vec::new(), losses: edge.gather.take_losses() };
             let sent = match shard {
                 Ok(shard) if !parcel.is_empty() => shard.append(&parcel, false).await.map(drop),
                 Ok(_) => Ok(()),
@@ -460,7 +463,7 @@ impl Edge {
             };
             if let Err(error) = sent {
                 console_error!("the outbox is not reached: {error:?}");
-                edge.gather.losses.borrow_mut().extend(parcel.losses);
+                edge.gather.lose(parcel.losses);
             }
         });
     }

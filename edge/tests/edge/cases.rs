@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::support::{BROWSER, EDGE, NOW, TokenSpec, World};
 use edge::clicks::{Clicks, Pace};
+use edge::repeats::Repeats;
 use edge::request::Body;
 use edge::{Decision, Draft, Durability, Method, Policy, Request, State, WhenFull, handle};
 use serde::Deserialize;
@@ -69,6 +70,8 @@ pub(crate) struct RequestSpec {
     pub(crate) asn: Option<u32>,
     /// So many clicks of the same visitor came before, at the same time.
     pub(crate) clicks_before: u32,
+    /// The same request came before, and what it brought is durable.
+    pub(crate) kept_before: bool,
     /// Text as it is, anything else as JSON.
     body: Value,
     /// The first element of the body's events, this many times.
@@ -80,12 +83,13 @@ pub(crate) struct RequestSpec {
 struct Memory {
     ids: IdAllocator,
     clicks: Clicks,
+    repeats: Repeats,
 }
 
 impl Memory {
     fn new(policy: &PolicySpec) -> Self {
         let clicks = Clicks::new(policy.pace(), &mut Seeded::new(6));
-        Self { ids: IdAllocator::default(), clicks }
+        Self { ids: IdAllocator::default(), clicks, repeats: Repeats::default() }
     }
 }
 
@@ -97,12 +101,23 @@ impl State for Memory {
     fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
         self.clicks.too_often(client, user_agent, Duration::from_secs(1))
     }
+
+    fn is_repeat(&mut self, event: &Draft) -> bool {
+        self.repeats.has(event)
+    }
 }
 
 impl Case {
     /// Its tokens' bytes, by name.
     pub(crate) fn tokens(&self, world: &World) -> BTreeMap<&str, Vec<u8>> {
         self.tokens.iter().map(|(name, spec)| (name.as_str(), world.mint(spec))).collect()
+    }
+
+    /// With tokens that no other case has.
+    pub(crate) fn apart(mut self, number: usize) -> Self {
+        let seq = 1_000 * (1 + number as i64);
+        self.tokens.values_mut().for_each(|spec| spec.seq += seq);
+        self
     }
 
     /// Its URL and its body, with the tokens in their places.
@@ -181,8 +196,8 @@ impl PolicySpec {
 }
 
 impl Case {
-    /// What the core decides under this policy, at the world's time.
-    pub(crate) fn decide(&self, world: &World, policy: &Policy) -> Decision {
+    /// What the core decides under this policy, at the world's time, each time that it is asked.
+    pub(crate) fn decide(&self, world: &World, policy: &Policy) -> Vec<Decision> {
         let tokens = self.tokens(world);
         let spec = &self.request;
         let (url, body) = self.filled(&tokens);
@@ -204,7 +219,12 @@ impl Case {
         for _ in 0..spec.clicks_before {
             let _ = memory.clicks_too_often(request.client, request.user_agent);
         }
-        handle(&request, policy, &mut memory, world.now, &mut Seeded::new(5))
+        let ask =
+            |memory: &mut Memory| handle(&request, policy, memory, world.now, &mut Seeded::new(5));
+        let before = spec.kept_before.then(|| ask(&mut memory));
+        let kept = before.iter().flat_map(|before| &before.events);
+        kept.for_each(|event| memory.repeats.remember(event));
+        before.into_iter().chain([ask(&mut memory)]).collect()
     }
 }
 
@@ -221,7 +241,7 @@ impl RequestSpec {
 fn check(case: &Case) -> Result<(), String> {
     let world = World::new();
     let policy = case.policy.policy(&world);
-    let decision = case.decide(&world, &policy);
+    let decision = case.decide(&world, &policy).pop().ok_or("nothing was asked")?;
     let actual = describe(&decision, &case.tokens(&world), &policy);
     subset(&case.expect, &actual).map_err(|why| format!("{why}\n  in {actual}"))
 }

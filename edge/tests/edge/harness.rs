@@ -69,6 +69,16 @@ impl Store {
         }
         (events, tallies)
     }
+
+    /// The same, with what came again among the events.
+    pub(crate) fn came(&self) -> (BTreeMap<Kind, u64>, BTreeMap<(Kind, Reason), u64>) {
+        let (mut events, mut tallies) = self.counts();
+        for kind in Kind::ALL {
+            let again = tallies.remove(&(*kind, Reason::Repeated)).unwrap_or(0);
+            events.entry(*kind).and_modify(|count| *count += again);
+        }
+        (events, tallies)
+    }
 }
 
 pub(crate) struct Edge {

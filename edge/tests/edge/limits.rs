@@ -69,7 +69,7 @@ async fn clicks_go_on_while_other_requests_are_refused_and_have_a_limit_too() {
     assert_eq!((refused.header("retry-after"), refused.header("location")), (Some("5"), None));
     let sent = clicks.iter().filter(|reply| reply.status == 302).count() as u64;
     let (_, sink) = edge.stop().await;
-    assert_eq!(sink.counts().0, [(Kind::Click, sent)].into(), "a refused click is no event");
+    assert_eq!(sink.came().0, [(Kind::Click, sent)].into(), "a refused click is no event");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod hostile;
 mod limits;
 mod networks;
 mod plain;
+mod repeats;
 mod rim;
 mod shells;
 mod support;

@@ -84,7 +84,7 @@ async fn both_ways_answer_alike() {
         }
     }
     let (_, sink) = edge.stop().await;
-    let (events, tallies) = sink.counts();
+    let (events, tallies) = sink.came();
     assert_eq!(events, [(Kind::Click, 6), (Kind::Impression, 4)].into());
     let unknown = tallies[&(Kind::Click, Reason::UnknownVersion)];
     assert_eq!((unknown, tallies[&(Kind::Click, Reason::Malformed)]), (2, 2));
@@ -153,7 +153,7 @@ async fn what_is_not_plain_goes_on_where_it_was() {
     let mut stream = connect().await.unwrap();
     assert_eq!(ask(&mut stream, "GET /\0 HTTP/1.1").await.head[0], "http/1.1 400 bad request");
     let (_, sink) = edge.stop().await;
-    let (events, tallies) = sink.counts();
+    let (events, tallies) = sink.came();
     assert_eq!(events, [(Kind::Click, 8)].into());
     assert_eq!(tallies, [((Kind::Impression, Reason::Malformed), 1)].into());
 }

@@ -163,10 +163,11 @@ impl Told {
         format!("told: {}", lines.collect::<String>())
     }
 
-    /// The same without the events of one token.
-    pub(crate) fn without(mut self, token: &[u8]) -> Self {
-        let token = format!("token: {token:?}");
-        self.events.retain(|event, _| !event.contains(&token));
+    /// The same without the events of tokens that lead there.
+    pub(crate) fn without(mut self, url: &str) -> Self {
+        let bytes = format!("{:?}", url.as_bytes());
+        let bytes = bytes.trim_matches(['[', ']']);
+        self.events.retain(|event, _| !event.contains(bytes));
         self
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shared::ambient::Stopwatch;
 
 use crate::harness::eventually;
-use crate::shells::{SILENT, Shells, get};
+use crate::shells::{SILENT, Shells, Told, get};
 
 #[tokio::test]
 async fn what_an_isolate_accepted_survives_kill_9_and_a_centre_that_answers_500() {
@@ -189,6 +189,7 @@ async fn a_request_that_waits_for_the_call_of_another_is_answered() {
         let expected = (status(&ways[1..]), status(&ways[..1]));
         assert_eq!(answered, [(expected, 50)].into(), "{name}={value}");
         let centre = Arc::clone(&shells.centre);
-        eventually("each arrives", || centre.told().events.values().sum::<u32>() == 100).await;
+        let came = |told: &Told| told.events.values().chain(told.tallies.values()).sum::<u32>();
+        eventually("each arrives", || came(&centre.told()) == 100).await;
     }
 }

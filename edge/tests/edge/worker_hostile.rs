@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use edge::repeats::Repeats;
 use edge::request::Body;
-use edge::{Decision, Method, Policy, handle};
+use edge::{Decision, Draft, Method, Policy, State, handle};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
@@ -14,6 +15,7 @@ use shared::id::IdAllocator;
 use shared::limits::{EDGE_BODY_BYTES_MAX, EVENTS_PER_REQUEST_MAX};
 use shared::random::Seeded;
 use shared::token::to_text;
+use shared::{ImpressionId, Random, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -83,7 +85,13 @@ impl Raw {
 
     /// What the core decides on it. Of fields of one name the native edge takes the first, and a
     /// Worker is handed all of them as one; it gets them as UTF-8, too.
-    fn decide(&self, shells: &Shells, policy: &Policy, is_worker: bool) -> Decision {
+    fn decide(
+        &self,
+        shells: &Shells,
+        policy: &Policy,
+        is_worker: bool,
+        kept: &Repeats,
+    ) -> Decision {
         let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
         let field = |wanted: &str| {
             let values = self.fields.iter().filter(|(name, _)| *name == wanted);
@@ -107,7 +115,26 @@ impl Raw {
             ..edge::Request::new(Method::from_name(self.method), path)
         };
         let now = shells.world.now;
-        handle(&request, policy, &mut IdAllocator::default(), now, &mut Seeded::new(5))
+        let mut memory = Memory { ids: IdAllocator::default(), kept };
+        let decision = handle(&request, policy, &mut memory, now, &mut Seeded::new(5));
+        decision.events.iter().for_each(|event| kept.remember(event));
+        decision
+    }
+}
+
+/// What an edge remembers.
+struct Memory<'a> {
+    ids: IdAllocator,
+    kept: &'a Repeats,
+}
+
+impl State for Memory<'_> {
+    fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
+        Some(self.ids.next(now, random))
+    }
+
+    fn is_repeat(&mut self, event: &Draft) -> bool {
+        self.kept.has(event)
     }
 }
 
@@ -117,6 +144,8 @@ struct Siege {
     policy: Policy,
     /// By the native edge, by the Worker.
     told: [Told; 2],
+    /// What they have.
+    kept: [Repeats; 2],
     differ: Vec<String>,
     good: i64,
 }
@@ -125,22 +154,27 @@ impl Siege {
     async fn begin() -> Self {
         let shells = Shells::start(&[]).await;
         let policy = shells.world.policy();
-        Self { shells, policy, told: Default::default(), differ: Vec::new(), good: 0 }
+        let (told, kept) = Default::default();
+        // Tokens below are the tests' own.
+        Self { shells, policy, told, kept, differ: Vec::new(), good: 1_000 }
     }
 
     /// Both shells answer this as the core does; its decision.
     async fn put(&mut self, what: &str, raw: &Raw) -> Decision {
         let (head, body) = raw.bytes();
+        let mut decided = None;
         for (at, (name, address)) in self.shells.both().into_iter().enumerate() {
-            let decision = raw.decide(&self.shells, &self.policy, name == "worker");
+            let is_worker = name == "worker";
+            let decision = raw.decide(&self.shells, &self.policy, is_worker, &self.kept[at]);
             self.told[at].add_decided(&decision);
             let expected = seen(&reply_of(&decision, raw.method));
             match answered(address, &head, &body).await {
                 Some(reply) if seen(&reply) == expected => {}
                 other => self.differ.push(format!("{what}: {name} {other:?}, core {expected}")),
             }
+            decided.get_or_insert(decision);
         }
-        raw.decide(&self.shells, &self.policy, false)
+        decided.expect("there are two")
     }
 
     /// A refusal of ours says why.
@@ -271,7 +305,9 @@ async fn bodies_of_any_size_and_ten_thousand_events() {
         let post = |body: Vec<u8>| Raw { chunk, ..Raw::post(JSON, body) };
         siege.refused("nothing", 400, &post(Vec::new())).await;
         let whole = siege.put("the longest", &post(sized(EDGE_BODY_BYTES_MAX))).await;
-        assert_eq!((whole.reply.status, whole.events.len()), (202, 1));
+        // Kept once, however it comes.
+        let kept = usize::from(chunk.is_none());
+        assert_eq!((whole.reply.status, whole.events.len()), (202, kept));
         siege.refused("a byte more", 413, &post(sized(EDGE_BODY_BYTES_MAX + 1))).await;
         siege.refused("twice as long", 413, &post(sized(2 * EDGE_BODY_BYTES_MAX))).await;
         siege.is_alive("large bodies").await;
@@ -303,9 +339,9 @@ async fn bodies_of_any_size_and_ten_thousand_events() {
     for _ in 0..10_000 / EVENTS_PER_REQUEST_MAX / 2 {
         let taken =
             siege.put("500", &Raw::post(JSON, events(EVENTS_PER_REQUEST_MAX, &element))).await;
-        // All the same of one token: one is kept.
-        assert_eq!(taken.events.len(), 1);
-        assert_eq!(taken.tallies[0].count as usize, EVENTS_PER_REQUEST_MAX - 1);
+        // All the same of one token, of which the first is kept.
+        assert_eq!(taken.events.len(), 0);
+        assert_eq!(taken.tallies[0].count as usize, EVENTS_PER_REQUEST_MAX);
         let tallied =
             siege.put("500", &Raw::post(JSON, events(EVENTS_PER_REQUEST_MAX, short))).await;
         assert_eq!(tallied.tallies[0].count as usize, EVENTS_PER_REQUEST_MAX);
@@ -482,7 +518,10 @@ async fn slow_bodies_and_connections_that_end_by_half() {
     let body = json!({ "events": [{ "token": token, "kind": "viewable" }] }).to_string();
     for chunk in [None, Some(1)] {
         let raw = Raw { chunk, ..Raw::post(JSON, body.clone()) };
-        let decision = raw.decide(&siege.shells, &siege.policy, false);
+        let [native, worker] =
+            [0, 1].map(|at| raw.decide(&siege.shells, &siege.policy, at == 1, &siege.kept[at]));
+        assert_eq!(native, worker);
+        let decision = native;
         let (head, body) = raw.bytes();
         let mut parts = vec![&head[..]];
         parts.extend(body.chunks(7));
