@@ -37,7 +37,7 @@ mod keys;
 mod metrics;
 mod queue;
 mod quota;
-mod sender;
+pub mod sender;
 pub mod verify;
 mod words;
 

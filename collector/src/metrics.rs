@@ -109,10 +109,10 @@ impl Metrics {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
         }
         for what in OverQuota::ALL {
-            self.letters_over_quota_with(what);
+            self.letters_over_quota.get_or_create_owned(&[("then", what.name())]);
         }
         for quota in crate::Quota::ALL {
-            self.over_quota_of(quota);
+            self.over_quota.get_or_create_owned(&[("quota", quota.name())]);
         }
         let help = "Signatures known to be good";
         r.register("tokens_cached", help, self.verify_cached.clone());

@@ -7,7 +7,7 @@
 //!
 //! Each collector counts for itself, from its start.
 
-mod letters;
+pub(crate) mod letters;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;

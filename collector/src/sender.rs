@@ -77,7 +77,7 @@ pub(crate) fn account(sender: Sender, edge: Id, keys: &CollectorKeys) -> Option<
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn check(
+pub fn check(
     sender: Sender,
     batch: &Inspected,
     keys: &CollectorKeys,

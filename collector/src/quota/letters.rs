@@ -12,7 +12,7 @@ use shared::wire::dead::LETTER_BYTES_MAX;
 use super::{Bucket, HOUR, Rate, SECOND};
 
 /// So much may be kept of anybody: less would not hold one letter.
-const BYTES_PER_HOUR_MIN: u64 = 2 * LETTER_BYTES_MAX as u64;
+pub(crate) const BYTES_PER_HOUR_MIN: u64 = 2 * LETTER_BYTES_MAX as u64;
 /// So long the work queue keeps what is over the quota before it gives it out again …
 pub(crate) const HELD_FOR: Duration = Duration::from_secs(60);
 /// … so many of one sender in that time, for each holds one of the places of everybody.

@@ -18,7 +18,7 @@ use super::sender::{of, refusal, send, start};
 use super::world::{EDGE, ISSUER, LIMITED, LIMITED_EDGE, Rig, World, id, rig};
 use crate::gateway::letters::SENDER_FIELD;
 use crate::gateway::router;
-use crate::quota::BYTES_PER_HOUR_MIN;
+use crate::quota::letters::BYTES_PER_HOUR_MIN;
 use crate::{OverQuota, Settings, SubmitError};
 
 /// A batch with a byte too many.

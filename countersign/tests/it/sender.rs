@@ -21,9 +21,10 @@ fn live() -> String {
     format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60)
 }
 
-fn click(token: &[u8]) -> Event<'_> {
+/// What an edge would tell of a token now.
+pub(crate) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
     Event {
-        kind: Kind::Click,
+        kind,
         at: now(),
         verdict: None,
         rules: RuleSet::UNKNOWN,
@@ -104,7 +105,7 @@ async fn another_issuer_s_key_neither_takes_numbers_nor_burns_clicks() {
         let text = ad["token"].as_str().unwrap();
         base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap()
     };
-    assert_eq!(send(&server, "mallory", own, 1, vec![click(&token)]).await.0, 202);
+    assert_eq!(send(&server, "mallory", own, 1, vec![event(Kind::Click, &token)]).await.0, 202);
     server.until(&live(), |answer| answer["reasons"]["foreign_issuer"] == 1).await;
     let reply = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(reply.status(), 302);
@@ -218,7 +219,7 @@ async fn a_number_with_two_contents_is_told_by_everybody() {
     assert_eq!((&answer["adds_up"], &answer["conflicts"]), (&true.into(), &Value::Null));
 
     let garbage = token["token"].as_str().unwrap().as_bytes();
-    assert_eq!(send(&server, "mallory", outbox, 0, vec![click(garbage)]).await.0, 202);
+    assert_eq!(send(&server, "mallory", outbox, 0, vec![event(Kind::Click, garbage)]).await.0, 202);
     let answer = server.until(&live(), |answer| answer["conflicts"].is_array()).await;
     let told = &answer["conflicts"][0];
     assert_eq!((&answer["adds_up"], &told["edge"]), (&false.into(), &"m".into()), "{answer}");
@@ -232,7 +233,7 @@ async fn a_number_with_two_contents_is_told_by_everybody() {
     assert_eq!(after["conflicts"], answer["conflicts"]);
 
     let mut again = recount::recount_of(&server.api, &server.data);
-    let (code, said, err) = run(again.args(recount::now()));
+    let (code, said, err) = run(again.args(recount::since(30)));
     assert_eq!(code, Some(1), "{said}{err}");
     assert!(said.contains("CONFLICT: edge m") && !said.contains("DIFFERENCES"), "{said}");
     let minute = now().minute().0;

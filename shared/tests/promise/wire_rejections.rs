@@ -123,7 +123,7 @@ struct Offsets {
 /// Where things begin in [`full_message`].
 fn offsets(bytes: &[u8]) -> Offsets {
     // Header, two batches (the first declares two minutes), then the chunks' count.
-    let chunk = 14 + 4 + (44 + 16) + 44 + 4;
+    let chunk = 14 + 4 + (60 + 16) + 60 + 4;
     let tally = chunk + 68 + 8 + 4;
     let blocks = tally + 12 + 4;
     let minutes = blocks + 2 * 26 + 4;

@@ -355,6 +355,7 @@ impl Door {
                 let how = match error {
                     SubmitError::Retry(why) => panic!("the log is there: {why}"),
                     SubmitError::Refused(_) => "dead letter",
+                    SubmitError::TooManyLetters(..) => "too many dead letters",
                     SubmitError::NotAllowed(why, _) => why.name(),
                     SubmitError::OverQuota { .. } => "over quota",
                 };

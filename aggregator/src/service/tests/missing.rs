@@ -20,7 +20,13 @@ fn batch(number: u64, minutes: u32) -> Vec<Message> {
     let (minute, stamp) = (at(minutes), at(minutes + 1).start());
     let tally = Tally { minute, kind: Kind::Click, reason: Reason::OutboxFull, count: 5 };
     let declared = vec![(minute, 5)];
-    let entry = BatchEntry { outbox: OUTBOX, number, watermark: stamp, declared };
+    let entry = BatchEntry {
+        outbox: OUTBOX,
+        number,
+        watermark: stamp,
+        digest: shared::BatchDigest::default(),
+        declared,
+    };
     let message = |partition| {
         let mut builder = MessageBuilder::default();
         let entry = builder.batch(entry.clone());
