@@ -24,7 +24,7 @@ pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
         ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1 or 2"),
-        ("version 3", put(&good, 3, b"3"), "no outbox batch of version 1 or 2"),
+        ("version 4", put(&good, 3, b"4"), "no outbox batch of version 1 or 2"),
         ("version 2 that says 1", put(&good, 3, b"1"), "an unknown flag"),
         ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
         ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),
@@ -67,10 +67,10 @@ pub(super) fn rejected_messages() -> Vec<Value> {
     let at = offsets(&good);
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
-        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1 or 2"),
-        ("version 3", put(&good, 3, b"3"), "no partition message of version 1 or 2"),
+        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1 to 3"),
+        ("version 4", put(&good, 3, b"4"), "no partition message of version 1 to 3"),
         ("4 097 batches", put(&good, 14, &4_097_u32.to_le_bytes()), "more of something"),
-        ("declared minutes out of order", put(&good, 62, &u32::MAX.to_le_bytes()), "out of order"),
+        ("declared minutes out of order", put(&good, 78, &u32::MAX.to_le_bytes()), "out of order"),
         ("a chunk that ends before it starts", put(&good, at.chunk + 24, &[0; 8]), "ends before"),
         ("a tally of a batch that is not there", put(&good, at.tally, &[3]), "not listed"),
         ("a tally without a reason", put(&good, at.tally + 7, &[0]), "a tally without a reason"),
