@@ -91,7 +91,7 @@ impl Sender {
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn check(
+    pub fn check(
         self,
         batch: &Inspected,
         keys: &CollectorKeys,

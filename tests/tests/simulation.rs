@@ -10,6 +10,7 @@ const SEEDS: u64 = 300;
 fn invariants_hold_after_every_step_of_every_seed() {
     let simulator = Simulator::new().unwrap();
     let (mut counted, mut duplicate, mut reasons, mut tests, mut stopped) = (0, 0, 0, 0, 0);
+    let (mut lies, mut turned_away) = (0, 0);
     for seed in 1..=SEEDS {
         match simulator.run(seed, &generate(seed)) {
             Ok(summary) => {
@@ -18,6 +19,8 @@ fn invariants_hold_after_every_step_of_every_seed() {
                 reasons += summary.reasons;
                 tests += summary.tests;
                 stopped += summary.stopped;
+                lies += summary.lies;
+                turned_away += summary.turned_away;
             }
             Err(failure) => panic!(
                 "seed {seed}, step {}: {}\n`cargo xtask simulate --seeds 1 --seed {seed}` shortens it",
@@ -28,6 +31,7 @@ fn invariants_hold_after_every_step_of_every_seed() {
     // A simulation in which nothing happens holds every invariant.
     assert!(counted > 50 * SEEDS && duplicate > 5 * SEEDS && reasons > 5 * SEEDS);
     assert!(tests > SEEDS / 2 && stopped > SEEDS / 20, "{tests} of tests, {stopped} stopped");
+    assert!(lies > 4 * SEEDS && turned_away > SEEDS, "{lies} lies, {turned_away} turned away");
 }
 
 #[test]

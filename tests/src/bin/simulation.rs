@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         }
     };
     let (mut counted, mut duplicate, mut reasons, mut tests, mut stopped) = (0, 0, 0, 0, 0);
+    let (mut lies, mut turned_away) = (0, 0);
     for seed in first..first.saturating_add(seeds) {
         let operations = generate(seed);
         match simulator.run(seed, &operations) {
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
                 reasons += summary.reasons;
                 tests += summary.tests;
                 stopped += summary.stopped;
+                lies += summary.lies;
+                turned_away += summary.turned_away;
             }
             Err(failure) => {
                 report(&simulator, seed, operations, &failure);
@@ -51,7 +54,8 @@ fn main() -> ExitCode {
     println!(
         "{seeds} seeds from {first}: every invariant held after every step; \
          {counted} counted, {duplicate} duplicates, {reasons} with a reason ({tests} of tests); \
-         {stopped} partitions stopped by a log that had lost what it had"
+         {stopped} partitions stopped by a log that had lost what it had; \
+         {lies} batches of a hostile sender were let in, and {turned_away} were not"
     );
     ExitCode::SUCCESS
 }

@@ -9,20 +9,21 @@ use aggregator::count::{
     SourceState,
 };
 use bytes::Bytes;
-use collector::CollectorKeys;
 use collector::clock::{Agreement, Newest};
 use collector::coalesce::Coalescer;
-use collector::verify::Verifier;
+use collector::verify::{Verifier, inspect};
+use collector::{CollectorKeys, Refusal, Sender};
 use eventlog::fake::{Faults, MemLog};
 use eventlog::position::digest;
 use eventlog::{Log, LogError, Reader};
 use futures::executor::block_on;
 use shared::clock::{Steady, Step};
 use shared::import::ImportChunk;
-use shared::wire::{Batch, MessageView};
+use shared::wire::MessageView;
 use shared::{Id, Minute, OutboxId, PageView, PartitionMap, SourceId, Timestamp};
 
 use super::edge::reading;
+use super::hostile;
 use super::oracle::Oracle;
 use super::queue::Queue;
 use super::world::START;
@@ -36,6 +37,8 @@ pub(super) enum Ack {
     Queue(usize),
     /// An importer.
     Chunk,
+    /// A hostile sender, which does not care.
+    Nobody,
 }
 
 /// What a store holds of a partition.
@@ -71,6 +74,10 @@ pub(super) struct Centre<'v> {
     pub(super) partitions: Vec<Partition>,
     /// Between edges and collectors.
     pub(super) queue: Queue,
+    /// What a hostile sender sent and was let in with, each once.
+    pub(super) lies: Vec<Vec<u8>>,
+    /// How often it was not let in.
+    pub(super) turned_away: u64,
     collectors: Vec<Collector>,
     map: PartitionMap,
     keys: CollectorKeys,
@@ -100,6 +107,8 @@ impl<'v> Centre<'v> {
             log: MemLog::new(map.partitions().count(), [7; 16]),
             partitions: numbers.map(Partition::new).collect(),
             queue: Queue::default(),
+            lies: Vec::new(),
+            turned_away: 0,
             collectors: (0..COLLECTORS).map(|_| Collector::new(map)).collect(),
             map: map.clone(),
             keys,
@@ -107,23 +116,49 @@ impl<'v> Centre<'v> {
         }
     }
 
-    /// A batch comes to a collector.
-    pub(super) fn batch(&mut self, collector: usize, bytes: &[u8], ack: Ack, now: Timestamp) {
-        let Some(now) = self.agreed(collector, now) else { return };
-        let events = Batch::read(bytes).expect("an edge seals whole batches").events.len();
+    /// A batch comes to a collector; false when it is not let in.
+    pub(super) fn batch(
+        &mut self,
+        collector: usize,
+        sender: Sender,
+        bytes: &[u8],
+        ack: Ack,
+        now: Timestamp,
+    ) -> bool {
+        let Some(now) = self.agreed(collector, now) else { return true };
+        let inspected = inspect(bytes).expect("whatever is sent can be read");
+        let is_hostile =
+            matches!(sender, Sender::Edge(hostile::EDGE) | Sender::Issuer(hostile::ISSUER));
+        match sender.check(&inspected, &self.keys, now) {
+            Ok(()) => {}
+            // One that was started while its clock was wrong waits until the time has come. What
+            // comes of it is seen at once here.
+            Err(Refusal::EpochAhead) if !is_hostile => {}
+            Err(refusal) => {
+                assert!(is_hostile, "an honest edge is not let in: {refusal:?}");
+                self.turned_away += 1;
+                return false;
+            }
+        }
+        if is_hostile && !self.lies.iter().any(|known| known == bytes) {
+            self.lies.push(bytes.to_vec());
+        }
         let bytes = Bytes::copy_from_slice(bytes);
         let collector = &mut self.collectors[collector];
         let keys = Arc::new(self.keys.clone());
-        let judged = self.verifier.batch(bytes, events, keys, now);
+        let judged = self.verifier.batch(bytes, inspected.events, keys, now);
         collector.gather.batch(&block_on(judged).expect("it can be read"), ack);
+        true
     }
 
     /// A collector takes a batch from the queue.
     pub(super) fn take(&mut self, collector: usize, ahead: usize, now: Timestamp) {
         if self.agreed(collector, now).is_some()
-            && let Some((number, bytes)) = self.queue.take(ahead)
+            && let Some((number, edge, bytes)) = self.queue.take(ahead)
+            && !self.batch(collector, Sender::Edge(edge), &bytes, Ack::Queue(number), now)
         {
-            self.batch(collector, &bytes, Ack::Queue(number), now);
+            // It lies with the dead letters.
+            self.queue.done(number);
         }
     }
 

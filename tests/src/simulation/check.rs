@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aggregator::count::{MinuteAccount, MinuteRows};
 use shared::import;
+use shared::keys::registered_name;
+use shared::limits::HORIZON_MS;
 use shared::token::Unverified;
 use shared::wire::Batch;
 use shared::{Id, ImpressionId, Kind, Minute, Reason, Validity};
 
 use super::centre::Partition;
 use super::edge::Edge;
+use super::hostile;
 use super::oracle::Account;
 use super::world::{ISSUER, Summary, World, logged};
 
@@ -39,14 +42,16 @@ impl World<'_> {
     }
 
     /// While a batch of an outbox that a partition knows has not come, the minutes of its events
-    /// are provisional there, however long the edge is silent.
+    /// are provisional there, however long the edge is silent; until they are behind the horizon, and
+    /// nothing is counted in them any more.
     fn check_waiting(&self, partition: &Partition) -> Result<(), String> {
         let finality = partition.engine.finality();
         let batches = self.edges.iter().flat_map(|edge| &edge.declared);
         let waiting =
             batches.filter(|batch| partition.oracle.waits_for(batch.outbox, batch.number));
+        let horizon = partition.oracle.clock.minus_ms(HORIZON_MS);
         for batch in waiting {
-            for (minute, _) in &batch.minutes {
+            for (minute, _) in batch.minutes.iter().filter(|(minute, _)| minute.end() > horizon) {
                 if finality.is_final(*minute) || finality.behind(*minute) == 0 {
                     return Err(format!("{minute:?} is final, and {batch:?} has not come"));
                 }
@@ -59,7 +64,7 @@ impl World<'_> {
     /// the same partitions. Of a partition whose log has lost what it had, nothing is asked but
     /// that it stands still.
     pub(super) fn check_conservation(&self) -> Result<Summary, String> {
-        let mut sum = MinuteAccount::default();
+        let mut sum = Account::default();
         let expected = self.expected();
         let mut stopped = 0;
         for (number, partition) in (0_u16..).zip(&self.centre.partitions) {
@@ -73,6 +78,7 @@ impl World<'_> {
         if stopped == 0 {
             let received: u64 = expected.received.values().sum();
             same("received and outcomes", received + sum.imported, sum.outcomes())?;
+            self.check_batches()?;
         }
         let accepted: u64 = self.edges.iter().map(|edge| edge.accepted).sum();
         let untold: u64 = self.edges.iter().map(Edge::untold).sum();
@@ -88,7 +94,36 @@ impl World<'_> {
             tests: sum.reason(Reason::Test),
             clock_ahead: sum.reason(Reason::ClockAhead),
             stopped,
+            lies: self.centre.lies.len() as u64,
+            turned_away: self.centre.turned_away,
         })
+    }
+
+    /// What every batch declared ended somewhere, once, whoever sent it. Not of those that a hostile
+    /// sender gave the number of another of its own: of these partitions may have taken either.
+    fn check_batches(&self) -> Result<(), String> {
+        let honest = self.edges.iter().flat_map(|edge| &edge.disk);
+        let mut contents: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for bytes in honest.chain(&self.centre.lies) {
+            let batch = Batch::read(bytes).expect("it was sent");
+            contents.entry((batch.outbox, batch.number)).or_default().push(batch);
+        }
+        for (key, batches) in contents {
+            let [batch] = &batches[..] else { continue };
+            let partitions = || self.centre.partitions.iter().map(|partition| &partition.oracle);
+            if partitions().any(|oracle| oracle.is_over(key.0)) {
+                continue;
+            }
+            let declared: u64 = batch.declared().iter().map(|(_, count)| u64::from(*count)).sum();
+            let mut outcomes = 0;
+            for oracle in partitions() {
+                let told = oracle.told.get(&key).copied().unwrap_or_default();
+                same("what a batch declares", declared, told.declared)?;
+                outcomes += told.outcomes;
+            }
+            same("what a batch declares, and what became of it", declared, outcomes)?;
+        }
+        Ok(())
     }
 
     fn check_delivered(
@@ -96,19 +131,28 @@ impl World<'_> {
         number: u16,
         partition: &Partition,
         expected: &Expected,
-    ) -> Result<MinuteAccount, String> {
-        if let Some(gap) = partition.engine.gaps().first() {
+    ) -> Result<Account, String> {
+        let is_honest = |edge: Id| edge != hostile::EDGE;
+        let gaps = partition.engine.gaps();
+        if let Some(gap) = gaps.iter().find(|gap| is_honest(registered_name(gap.outbox.edge))) {
             return Err(format!("everything was delivered, and there is {gap:?}"));
         }
-        let mut own = MinuteAccount::default();
-        let mut declared = BTreeMap::new();
-        for (minute, account) in accounts(partition) {
-            own.add(&account);
+        let mut own = Account::default();
+        let mut declared: BTreeMap<Minute, u64> = BTreeMap::new();
+        let accounts = partition.oracle.accounts.iter();
+        for ((_, minute), account) in accounts.filter(|((edge, _), _)| is_honest(*edge)) {
+            own.add(account);
             if account.declared > 0 {
-                declared.insert(minute, account.declared);
+                *declared.entry(*minute).or_default() += account.declared;
             }
         }
-        same("declared, minute by minute", &expected.received, &declared)?;
+        if self.is_moved() {
+            // Which the nearest minute was that may be spoken of, only who judged it knows.
+            let [should, is] = [&expected.received, &declared].map(|by| by.values().sum::<u64>());
+            same("declared, in all", should, is)?;
+        } else {
+            same("declared, minute by minute", &expected.received, &declared)?;
+        }
         let mut unique = 0;
         for (source, rows) in &self.sent_rows {
             same("rows of a log", *rows, partition.rows(*source))?;
@@ -137,6 +181,19 @@ impl World<'_> {
             return Err(format!("{unique} and {tests}: {counted} and {tested}, {lost} refused"));
         }
         Ok(own)
+    }
+
+    /// Whether anything of an edge may have come from further ahead than clocks may differ, or from
+    /// behind the horizon: it is declared of the nearest minute that may be spoken of. A partition
+    /// that stands still does not tell.
+    fn is_moved(&self) -> bool {
+        const MOVED: [Reason; 3] = [Reason::ClockAhead, Reason::TooLate, Reason::EdgeRetired];
+        self.centre.partitions.iter().any(|partition| {
+            let accounts = partition.oracle.accounts.iter();
+            let mut honest = accounts.filter(|((edge, _), _)| *edge != hostile::EDGE);
+            partition.is_cut_off(&self.centre.log)
+                || honest.any(|(_, account)| MOVED.iter().any(|why| account.reason(*why) > 0))
+        })
     }
 
     /// What the edges' disks say, looked at without any of the centre's code but the judge's rules.
@@ -186,7 +243,10 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
         })
         .filter(|(_, account)| *account != Account::default())
         .collect();
-    let mut should = oracle.accounts.clone();
+    let mut should: BTreeMap<Minute, Account> = BTreeMap::new();
+    for ((_, minute), account) in &oracle.accounts {
+        should.entry(*minute).or_default().add(account);
+    }
     should.retain(|_, account| *account != Account::default());
     same("the accounts", &should, &says)?;
     let mut spend = 0;
@@ -234,7 +294,8 @@ fn stored(partition: &Partition, minute: Minute) -> Option<&MinuteRows> {
 fn accounts(partition: &Partition) -> impl Iterator<Item = (Minute, MinuteAccount)> {
     let mut accounts: BTreeMap<Minute, MinuteAccount> =
         partition.engine.account(Minute(0), Minute(u32::MAX)).into_iter().collect();
-    for minute in partition.oracle.accounts.keys() {
+    let minutes: BTreeSet<_> = partition.oracle.accounts.keys().map(|(_, minute)| minute).collect();
+    for minute in minutes {
         if let Some(rows) = stored(partition, *minute) {
             accounts.entry(*minute).or_default().add(&rows.account);
         }

@@ -1,13 +1,14 @@
 //! The whole way of an event, from a request to an answer, as a list of operations from a seed:
 //! the real edge, collector, coalescer and engine, with clocks, disks and a log that fail as told.
 //! After every step the invariants are checked ([`check`]); in the end everything is delivered, and
-//! what the edges accepted must be what was counted.
+//! what the edges accepted must be what was counted, whatever a hostile sender sent beside it.
 //!
 //! A list that once failed is kept, as it is, in `tests/tests/simulation.rs`.
 
 mod centre;
 mod check;
 mod edge;
+mod hostile;
 mod operation;
 mod oracle;
 mod queue;

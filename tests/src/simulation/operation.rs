@@ -82,6 +82,8 @@ pub enum Operation {
     StepEdge { edge: usize, ms: i64 },
     /// A collector's wall clock is set.
     StepCollector { collector: usize, ms: i64 },
+    /// A hostile sender sends what is made of a number, to a collector or into the queue.
+    Lie { what: u64, collector: usize, queue: bool },
     /// An importer sends the next rows of a log, as many as told, starting `back` rows early.
     Import { source: usize, rows: u64, back: u64, collector: usize },
 }
@@ -130,6 +132,11 @@ pub fn generate(seed: u64) -> Vec<Operation> {
         1 => list.insert(n(list.len()), Op::Vanish { partition: n(8), back: n(4) as u64 }),
         2 => list.insert(n(list.len()), Op::Recreate),
         _ => {}
+    }
+    // In half of them somebody is hostile.
+    for _ in 0..[0, 0, 8, 40][n(4)] {
+        let (what, collector, queue) = (n(1 << 32) as u64, n(2), n(2) == 0);
+        list.insert(n(list.len()), Op::Lie { what, collector, queue });
     }
     list
 }

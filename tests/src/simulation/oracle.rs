@@ -1,11 +1,13 @@
 //! The counts of one partition, computed again in the plainest way there is: sets and maps, nothing
-//! forgotten, nothing packed. What the engine says must be the same.
+//! packed, nothing forgotten but epochs that were closed a horizon ago. What the engine says must be
+//! the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::event::REASON_CODES;
-use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
-use shared::wire::MessageView;
+use shared::keys::registered_name;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_JUMP_MS_MAX, HORIZON_MS};
+use shared::wire::{BatchEntry, MessageView};
 use shared::{BlockId, Id, Kind, Minute, OutboxId, Reason, SourceId, Timestamp, import};
 
 /// What became of the events of a minute.
@@ -28,17 +30,71 @@ pub(super) struct Account {
 pub(super) struct Oracle {
     /// The log's clock.
     pub(super) clock: Timestamp,
-    /// By minute.
-    pub(super) accounts: BTreeMap<Minute, Account>,
+    /// By edge (a log that was imported has none), and by minute.
+    pub(super) accounts: BTreeMap<(Id, Minute), Account>,
     /// Valid events by minute, ad and kind.
     pub(super) totals: BTreeMap<(Minute, Id, Kind, bool), u64>,
     /// Micros of spend.
     pub(super) spend: i64,
     /// Contiguous rows of imported logs.
     pub(super) rows: BTreeMap<SourceId, u64>,
+    /// By batch: how many events it declared, and how many of these ended here.
+    pub(super) told: BTreeMap<(OutboxId, u64), Told>,
     wild: Vec<Timestamp>,
     batches: BTreeMap<OutboxId, BTreeMap<u64, Timestamp>>,
+    /// Outboxes that are closed, and since when.
+    closed: BTreeMap<OutboxId, Timestamp>,
+    /// Epochs up to these are over.
+    over: BTreeMap<Id, u64>,
     seen: BTreeSet<(Id, BlockId, u16, Kind, bool)>,
+}
+
+/// What a batch told, and what became of it in a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Told {
+    /// Events, in all.
+    pub(super) declared: u64,
+    /// Events that have an outcome in this partition.
+    pub(super) outcomes: u64,
+}
+
+/// The minutes that a message may speak of.
+#[derive(Clone, Copy)]
+struct Window {
+    first: Minute,
+    last: Minute,
+}
+
+impl Window {
+    /// The nearest one inside, and why it is another.
+    fn within(self, minute: Minute, imported: bool) -> (Minute, Option<Reason>) {
+        match minute {
+            minute if minute > self.last => (self.last, Some(Reason::ClockAhead)),
+            minute if minute < self.first && !imported => (self.first, Some(Reason::TooLate)),
+            minute => (minute, None),
+        }
+    }
+}
+
+impl Account {
+    /// Adds another.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.declared += other.declared;
+        self.imported += other.imported;
+        self.counted += other.counted;
+        self.duplicate += other.duplicate;
+        self.reasons.iter_mut().zip(other.reasons).for_each(|(to, n)| *to += n);
+    }
+
+    /// Events that have an outcome.
+    pub(super) fn outcomes(&self) -> u64 {
+        self.counted + self.duplicate + self.reasons.iter().sum::<u64>()
+    }
+
+    /// Events with this reason.
+    pub(super) fn reason(&self, reason: Reason) -> u64 {
+        self.reasons[usize::from(reason.code())]
+    }
 }
 
 impl Oracle {
@@ -53,29 +109,39 @@ impl Oracle {
             self.clock = self.clock.max(message.stamp);
             self.wild.clear();
         }
-        let fresh: Vec<bool> = message.batches.iter().map(|batch| self.batch(batch)).collect();
+        self.forget();
+        let first = self.clock.minus_ms(HORIZON_MS).minute();
+        let last = message.stamp.plus_ms(CLOCK_AHEAD_MS_MAX).minute().max(first);
+        let window = Window { first, last };
+        let fresh = message.batches.iter().map(|batch| self.batch(batch, window));
+        let fresh: Vec<bool> = fresh.collect();
         let is_fresh = |entry: u16| fresh.get(usize::from(entry)).copied().unwrap_or(true);
         for tally in message.tallies.iter().filter(|tally| is_fresh(tally.entry)) {
-            let account = self.accounts.entry(tally.tally.minute).or_default();
-            account.reasons[usize::from(tally.tally.reason.code())] += u64::from(tally.tally.count);
+            let batch = message.batches.get(usize::from(tally.entry));
+            let (minute, outside) = window.within(tally.tally.minute, batch.is_none());
+            let reason = outside.unwrap_or(tally.tally.reason);
+            let count = u64::from(tally.tally.count);
+            self.account(batch, minute, count).reasons[usize::from(reason.code())] += count;
         }
         for row in message.rows().filter(|row| is_fresh(row.entry)) {
+            let batch = message.batches.get(usize::from(row.entry));
             let (issuer, block) = message.blocks[usize::from(row.block)];
             let minute = message.minutes[usize::from(row.minute)];
+            let (minute, outside) = window.within(minute, batch.is_none());
             // A test is what would have been counted.
             let as_valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
             let key = (issuer, block, row.seq, row.kind, as_valid);
             let late =
                 issuer != import::ISSUER && block.opened().end().plus_ms(HORIZON_MS) < self.clock;
-            let account = self.accounts.entry(minute).or_default();
-            if usize::from(row.entry) >= message.batches.len() {
-                account.imported += 1;
-            }
+            let refused = outside.or(late.then_some(Reason::TooLate));
+            let outcome = refused.map_or(row.outcome, |why| row.outcome.and(Err(why)));
+            let is_new = outcome.is_err() || self.seen.insert(key);
             let ad = message.ids[usize::from(row.ad)];
-            match row.outcome {
+            let account = self.account(batch, minute, 1);
+            account.imported += u64::from(batch.is_none());
+            match outcome {
                 Err(reason) => account.reasons[usize::from(reason.code())] += 1,
-                Ok(_) if late => account.reasons[usize::from(Reason::TooLate.code())] += 1,
-                Ok(_) if !self.seen.insert(key) => account.duplicate += 1,
+                Ok(_) if !is_new => account.duplicate += 1,
                 Ok(Some(Reason::Test)) => account.reasons[usize::from(Reason::Test.code())] += 1,
                 Ok(Some(reason)) => {
                     account.reasons[usize::from(reason.code())] += 1;
@@ -98,17 +164,55 @@ impl Oracle {
         }
     }
 
-    fn batch(&mut self, batch: &shared::wire::BatchEntry) -> bool {
+    /// The account of what a batch, or a log, brings of a minute.
+    fn account(&mut self, batch: Option<&BatchEntry>, minute: Minute, count: u64) -> &mut Account {
+        if let Some(batch) = batch {
+            self.told.entry((batch.outbox, batch.number)).or_default().outcomes += count;
+        }
+        let edge = batch.map_or(Id::NONE, |batch| registered_name(batch.outbox.edge));
+        self.accounts.entry((edge, minute)).or_default()
+    }
+
+    fn batch(&mut self, batch: &BatchEntry, window: Window) -> bool {
+        let OutboxId { edge, epoch } = batch.outbox;
+        let is_over = self.over.get(&edge).is_some_and(|over| epoch <= *over);
+        if is_over && !self.batches.contains_key(&batch.outbox) {
+            return false;
+        }
         let numbers = self.batches.entry(batch.outbox).or_default();
         // What comes again says nothing, also when another collector believed less of its watermark.
         if numbers.contains_key(&batch.number) {
             return false;
         }
         numbers.insert(batch.number, batch.watermark);
+        if reached(numbers) == Timestamp::MAX {
+            self.closed.entry(batch.outbox).or_insert(self.clock);
+        }
         for (minute, count) in &batch.declared {
-            self.accounts.entry(*minute).or_default().declared += u64::from(*count);
+            let (minute, _) = window.within(*minute, false);
+            self.account(Some(batch), minute, 0).declared += u64::from(*count);
+            let told = self.told.entry((batch.outbox, batch.number)).or_default();
+            told.declared += u64::from(*count);
         }
         true
+    }
+
+    /// Lets go of outboxes that were closed a horizon ago.
+    fn forget(&mut self) {
+        let is_past = |since: &Timestamp| since.plus_ms(HORIZON_MS) < self.clock;
+        let past: Vec<_> = self.closed.iter().filter(|(_, since)| is_past(since)).collect();
+        let past: Vec<OutboxId> = past.into_iter().map(|(outbox, _)| *outbox).collect();
+        for outbox in past {
+            self.closed.remove(&outbox);
+            self.batches.remove(&outbox);
+            let over = self.over.entry(outbox.edge).or_default();
+            *over = outbox.epoch.max(*over);
+        }
+    }
+
+    /// Whether an outbox is forgotten, or would be if it were heard of.
+    pub(super) fn is_over(&self, outbox: OutboxId) -> bool {
+        self.over.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over)
     }
 
     /// The least watermark of the open outboxes; the log's clock when none is open.
@@ -129,12 +233,16 @@ impl Oracle {
         self.batches.get(&outbox).is_some_and(|numbers| !numbers.contains_key(&number))
     }
 
-    /// The watermarks of the outboxes that are not closed.
+    /// The watermarks of the outboxes that are not closed. What is behind the horizon is too late
+    /// whoever brings it, so nobody holds it open.
     fn open(&self) -> impl Iterator<Item = Timestamp> {
-        let reached = |numbers: &BTreeMap<u64, Timestamp>| {
-            let contiguous = (0..).zip(numbers).take_while(|(n, (number, _))| n == *number);
-            contiguous.map(|(_, (_, watermark))| *watermark).max().unwrap_or_default()
-        };
-        self.batches.values().map(reached).filter(|mark| *mark != Timestamp::MAX)
+        let marks = self.batches.values().map(reached).filter(|mark| *mark != Timestamp::MAX);
+        marks.map(|mark| mark.max(self.clock.minus_ms(HORIZON_MS)))
     }
+}
+
+/// The watermark that numbers without a gap have reached.
+fn reached(numbers: &BTreeMap<u64, Timestamp>) -> Timestamp {
+    let contiguous = (0..).zip(numbers).take_while(|(n, (number, _))| n == *number);
+    contiguous.map(|(_, (_, watermark))| *watermark).max().unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use collector::verify::Verifier;
-use collector::{CollectorKeys, Metrics};
+use collector::{CollectorKeys, Metrics, Sender};
 use edge::catalogue::Catalogue;
 use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
@@ -21,6 +21,7 @@ use shared::{Country, Id, Kind, Minute, PartitionMap, Partitions, RuleSet, Sourc
 
 use super::centre::{Ack, COLLECTORS, Centre, Partition};
 use super::edge::{Cut, Edge};
+use super::hostile::{self, Hostile, Knows};
 use super::operation::Operation;
 
 pub(super) const START: Timestamp = Timestamp(1_790_000_000_000);
@@ -68,6 +69,10 @@ pub struct Summary {
     pub clock_ahead: u64,
     /// Partitions that were stopped by a log that had lost what it had.
     pub stopped: u64,
+    /// Batches of a hostile sender that were let in, and all were accounted for.
+    pub lies: u64,
+    /// Batches of it that were not let in.
+    pub turned_away: u64,
 }
 
 /// Makes worlds; keeps what is costly to start.
@@ -82,6 +87,7 @@ pub(super) struct World<'v> {
     random: Seeded,
     policy: Policy,
     tokens: Vec<String>,
+    hostile: Hostile,
     /// Where every block belongs.
     pub(super) map: &'v PartitionMap,
     /// Who may sign.
@@ -135,6 +141,9 @@ impl<'v> World<'v> {
         for edge in EDGES {
             keys.register_edge(edge, issuer, START).expect("a free name");
         }
+        keys.create(hostile::ISSUER, Vec::new(), START.minus_ms(86_400_000), &mut random)
+            .expect("the first key");
+        keys.register_edge(hostile::EDGE, hostile::ISSUER, START).expect("a free name");
         let policy = Policy {
             public_url: "https://edge.example".parse().expect("a good URL"),
             link_days: LINK_DAYS,
@@ -152,6 +161,7 @@ impl<'v> World<'v> {
             random,
             policy,
             map,
+            hostile: Hostile::new(&keys),
             keys,
             edges: EDGES.map(|name| Edge::new(name, START)).into(),
             tokens: Vec::new(),
@@ -223,6 +233,7 @@ impl<'v> World<'v> {
             Op::SkewCollector { collector, ms } => self.centre.skew(collector, ms),
             Op::StepEdge { edge, ms } => self.edges[edge].step_ms = ms,
             Op::StepCollector { collector, ms } => self.centre.step(collector, ms),
+            Op::Lie { what, collector, queue } => self.lie(what, collector, queue),
             Op::Import { source, rows, back, collector } => {
                 self.import(source, rows, back, collector);
             }
@@ -289,7 +300,8 @@ impl<'v> World<'v> {
     fn send(&mut self, edge: usize, batch: usize, collector: usize) {
         let from = &mut self.edges[edge];
         if let Some(bytes) = from.batch(batch, self.now).filter(|_| !from.cut) {
-            self.centre.batch(collector, &bytes, Ack::Batch(edge, batch), self.now);
+            let sender = Sender::Issuer(ISSUER);
+            self.centre.batch(collector, sender, &bytes, Ack::Batch(edge, batch), self.now);
         }
     }
 
@@ -297,10 +309,31 @@ impl<'v> World<'v> {
         let from = &mut self.edges[edge];
         let batch = from.acked + ahead;
         if let Some(bytes) = from.batch(batch, self.now).filter(|_| !from.cut) {
-            self.centre.queue.put(&bytes);
+            self.centre.queue.put(from.name, &bytes);
             if heard {
                 self.edges[edge].acknowledged(batch);
             }
+        }
+    }
+
+    fn lie(&mut self, what: u64, collector: usize, queue: bool) {
+        let victim = &self.edges[(what % 2) as usize];
+        let last = victim.disk.last().expect("it has sealed when it started");
+        let last = Batch::read(last).expect("an edge seals whole batches");
+        let batch = self.hostile.batch(
+            what,
+            &Knows {
+                now: self.now,
+                tokens: &self.tokens,
+                victim: (last.outbox, last.number + 1),
+                sent: &self.centre.lies,
+            },
+        );
+        if queue {
+            self.centre.queue.put(hostile::EDGE, &batch);
+        } else {
+            let sender = Sender::Issuer(hostile::ISSUER);
+            self.centre.batch(collector, sender, &batch, Ack::Nobody, self.now);
         }
     }
 
@@ -309,7 +342,7 @@ impl<'v> World<'v> {
             match ack {
                 Ack::Batch(edge, batch) => self.edges[edge].acknowledged(batch),
                 Ack::Queue(number) if queue_hears => self.centre.queue.done(number),
-                Ack::Queue(_) | Ack::Chunk => {}
+                Ack::Queue(_) | Ack::Chunk | Ack::Nobody => {}
             }
         }
     }
@@ -405,6 +438,12 @@ impl<'v> World<'v> {
                 self.send(edge, self.edges[edge].acked, 1);
                 self.flush(1, Faults::default(), true);
             }
+        }
+        // What a hostile sender has not got in everywhere is in doubt until it does.
+        let sender = Sender::Issuer(hostile::ISSUER);
+        for lie in self.centre.lies.clone() {
+            self.centre.batch(1, sender, &lie, Ack::Nobody, self.now);
+            self.flush(1, Faults::default(), true);
         }
         Ok(())
     }
