@@ -8,6 +8,7 @@ mod clocks;
 mod disk;
 mod doors;
 mod duckdb;
+mod hostile;
 mod import;
 mod keys;
 mod link;

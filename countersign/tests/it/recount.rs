@@ -45,27 +45,32 @@ fn recount_of(api: &str, data: &Path) -> Command {
 
 /// The archive in a data directory says what the API says of the last half hour.
 pub(crate) fn agrees(api: &str, data: &Path) {
-    agree(&mut recount_of(api, data));
+    agrees_since(api, data, 30);
+}
+
+/// As [`agrees`], of so many minutes.
+pub(crate) fn agrees_since(api: &str, data: &Path, minutes: u32) {
+    agree(&mut recount_of(api, data), minutes);
 }
 
 /// As [`agrees`], with an archive in an object store.
 pub(crate) fn agrees_at(api: &str, archive: &str, environment: &[(String, String)]) {
     let mut command = binary();
     command.args(["recount", "--api", api, "--key", KEY, "--archive", archive]);
-    agree(command.envs(environment.iter().cloned()));
+    agree(command.envs(environment.iter().cloned()), 30);
 }
 
-fn agree(recount: &mut Command) {
-    let (code, said, err) = run(recount.args(now()));
+fn agree(recount: &mut Command, minutes: u32) {
+    let (code, said, err) = run(recount.args(since(minutes)));
     assert_eq!(code, Some(0), "{said}{err}");
     assert!(said.contains("agree: ") && !said.contains(" 0 counts"), "{said}");
 }
 
-/// Minutes around now.
-fn now() -> [String; 4] {
+/// Minutes until now, and half an hour more.
+fn since(minutes: u32) -> [String; 4] {
     let now = shared::ambient::SystemClock.now().minute().0;
     let time = |minute: u32| (u64::from(minute) * 60).to_string();
-    ["--from".into(), time(now - 30), "--to".into(), time(now + 30)]
+    ["--from".into(), time(now - minutes), "--to".into(), time(now + 30)]
 }
 
 /// All files of the archive, the largest first.

@@ -20,9 +20,10 @@ fn live() -> String {
     format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60)
 }
 
-fn click(token: &[u8]) -> Event<'_> {
+/// What an edge would tell of a token now.
+pub(crate) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
     Event {
-        kind: Kind::Click,
+        kind,
         at: now(),
         verdict: None,
         rules: RuleSet::UNKNOWN,
@@ -99,7 +100,7 @@ async fn another_issuer_s_key_neither_takes_numbers_nor_burns_clicks() {
         let text = ad["token"].as_str().unwrap();
         base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap()
     };
-    assert_eq!(send(&server, "mallory", own, 1, vec![click(&token)]).await.0, 202);
+    assert_eq!(send(&server, "mallory", own, 1, vec![event(Kind::Click, &token)]).await.0, 202);
     server.until(&live(), |answer| answer["reasons"]["foreign_issuer"] == 1).await;
     let reply = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(reply.status(), 302);

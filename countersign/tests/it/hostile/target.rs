@@ -1,0 +1,253 @@
+//! What a hostile sender is up against: one process that does everything, or the roles around a real
+//! nats-server. It is asked and looked at alike.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use eventlog::jetstream::{Documents, EdgeQueue, JetStreamConfig};
+use futures::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use shared::ambient::{Stopwatch, SystemClock};
+use shared::keys::{EdgeKeys, KeyStore, request};
+use shared::token::Signer;
+use shared::{Clock as _, Id};
+
+use crate::process::{BROWSER, KEY, PATIENCE, Server, binary, run};
+use crate::recount;
+use crate::world::{Role, World};
+
+/// The hostile issuer, and its own edge.
+pub(super) const ISSUER: Id = Id::literal("mallory");
+pub(super) const EDGE: Id = Id::literal("m");
+/// The edge that is honest.
+pub(super) const VICTIM: Id = Id::literal("edge");
+
+/// Requests, or batches on their way to the queue, at once.
+const AT_ONCE: usize = 256;
+
+/// What the door says to a batch: its status over HTTP, and the name of the refusal.
+pub(super) type Answer = (Option<u16>, String);
+
+pub(super) struct Target {
+    pub(super) http: reqwest::Client,
+    /// The operator's side of what counts.
+    pub(super) api: String,
+    /// The honest edge.
+    pub(super) edge: String,
+    /// Where batches go over HTTP.
+    gateway: String,
+    /// The archive's directory, and that of everything else.
+    data: PathBuf,
+    way: Way,
+}
+
+#[expect(clippy::large_enum_variant, reason = "there is one of it at a time")]
+enum Way {
+    Local { server: Server, flags: [String; 3] },
+    Nats { queue: EdgeQueue, url: String, edge: Role, centre: [Role; 2], _world: World },
+}
+
+impl Target {
+    pub(super) fn local(dir: &Path) -> Self {
+        let flags = recount::flags(dir);
+        let data = dir.join("data");
+        let server = Server::start_with(&data, None, &flags.each_ref().map(String::as_str));
+        let (edge, api, http) = (server.edge.clone(), server.api.clone(), server.http.clone());
+        Self { http, gateway: api.clone(), api, edge, data, way: Way::Local { server, flags } }
+    }
+
+    pub(super) async fn roles(dir: &Path) -> Self {
+        let world = World::new(dir);
+        let (edge, centre) = (world.edge(VICTIM.as_str()), [world.collector(), world.aggregator()]);
+        let url = world.nats.url();
+        let queue = EdgeQueue::open(&config(&url), false).await.unwrap();
+        Self {
+            http: world.http.clone(),
+            api: centre[1].url("api").to_owned(),
+            edge: edge.url("edge").to_owned(),
+            gateway: centre[0].url("api").to_owned(),
+            data: dir.join("counts"),
+            way: Way::Nats { queue, url, edge, centre, _world: world },
+        }
+    }
+
+    /// What it does not take as one message.
+    pub(super) fn large(&self) -> usize {
+        match self.way {
+            Way::Local { .. } => 1_500_000,
+            // NATS itself refuses more than a MiB.
+            Way::Nats { .. } => 1_000_000,
+        }
+    }
+
+    /// A command of the operator's.
+    pub(super) fn operate(&self, args: &[&str]) -> String {
+        let mut command = binary();
+        command.args(args);
+        match &self.way {
+            Way::Local { server, .. } => command.arg("--data").arg(&server.data),
+            Way::Nats { url, .. } => command.args(["--log", url]),
+        };
+        let (code, said, err) = run(&mut command);
+        assert_eq!(code, Some(0), "{args:?}: {said}{err}");
+        said
+    }
+
+    /// What an edge of the hostile issuer is given.
+    pub(super) async fn keys(&self) -> EdgeKeys {
+        match &self.way {
+            Way::Local { server, .. } => {
+                let keys = std::fs::read(server.data.join("keys.json")).unwrap();
+                serde_json::from_slice::<KeyStore>(&keys).unwrap().for_edge(ISSUER).unwrap()
+            }
+            Way::Nats { url, .. } => {
+                let documents = Documents::open(&config(url), false).await.unwrap();
+                let keys = documents.get(&format!("keys-edge-{ISSUER}")).await.unwrap();
+                serde_json::from_slice(&keys.unwrap().bytes).unwrap()
+            }
+        }
+    }
+
+    /// Sends batches the way that its edges do.
+    pub(super) async fn send(&self, keys: &EdgeKeys, batches: Vec<Vec<u8>>) -> Vec<Answer> {
+        match &self.way {
+            Way::Local { .. } => self.post(keys, batches).await,
+            Way::Nats { queue, .. } => self.put(queue, batches).await,
+        }
+    }
+
+    /// Over HTTP, signed.
+    pub(super) async fn post(&self, keys: &EdgeKeys, batches: Vec<Vec<u8>>) -> Vec<Answer> {
+        let signer = Signer::new(&keys.own[0].0);
+        let send = async |batch: Vec<u8>| {
+            let now = SystemClock.now();
+            let field = request::sign(&signer, keys.deployment, "/v1/batches", &batch, now);
+            let post = self.http.post(format!("{}/v1/batches", self.gateway));
+            let post = post.header(request::FIELD, field);
+            let post = post.header(request::BODY_FIELD, request::body_field(&batch));
+            let post = post.header("content-type", "application/octet-stream").body(batch);
+            let reply = post.send().await.unwrap();
+            let status = reply.status().as_u16();
+            let body: Value = reply.json().await.unwrap();
+            let name = body["type"].as_str().unwrap_or("taken");
+            (Some(status), name.trim_start_matches("urn:countersign:").to_owned())
+        };
+        // In order as far as they are not at once: the first is taken before the last is sent.
+        stream::iter(batches.into_iter().map(send)).buffered(AT_ONCE).collect().await
+    }
+
+    /// Over NATS, where nobody answers: the collector's metrics say what became of them.
+    async fn put(&self, queue: &EdgeQueue, batches: Vec<Vec<u8>>) -> Vec<Answer> {
+        const REFUSED: &str = "countersign_collector_refused_batches_total{reason=\"";
+        const DEAD: &str = "countersign_collector_dead_letters_total";
+        let before = self.metrics(&self.gateway).await;
+        let count = batches.len();
+        let put = async |batch: Vec<u8>| queue.put(EDGE.as_str(), batch.into()).await.unwrap();
+        stream::iter(batches.into_iter().map(put)).buffered(AT_ONCE).collect::<Vec<()>>().await;
+        let watch = Stopwatch::start();
+        while queue.depth().await.unwrap() > 0 {
+            assert!(watch.elapsed() < PATIENCE, "the queue does not become empty");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let after = self.metrics(&self.gateway).await;
+        let more = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
+        let mut answers = Vec::new();
+        let mut add = |name: &str, count: u64| {
+            answers.extend((0..count).map(|_| (None, name.to_owned())));
+        };
+        let mut dead = more(DEAD);
+        add("taken", count as u64 - dead);
+        for name in after.keys().filter_map(|name| name.strip_prefix(REFUSED)) {
+            let name = name.trim_end_matches("\"}");
+            let refused = more(&format!("{REFUSED}{name}\"}}"));
+            add(name, refused);
+            dead -= refused;
+        }
+        add("malformed", dead);
+        answers
+    }
+
+    /// All samples that are whole numbers.
+    pub(super) async fn metrics(&self, of: &str) -> std::collections::BTreeMap<String, u64> {
+        let text = self.get(&format!("{of}/metrics")).await.1;
+        let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+        samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+
+    pub(super) async fn get(&self, url: &str) -> (u16, String) {
+        let reply = self.http.get(url).bearer_auth(KEY).send().await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    }
+
+    /// What an edge is told by a page.
+    pub(super) async fn tell(&self, events: &Value) -> (u16, String) {
+        let post = self.http.post(format!("{}/v1/events", self.edge));
+        let post = post.header("content-type", "text/plain");
+        let reply = post.body(json!({ "events": events }).to_string()).send().await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    }
+
+    /// A visitor, who is not the one before, follows a link.
+    pub(super) async fn click(&self, link: &str, visitor: u64) -> u16 {
+        let agent = format!("{BROWSER} {visitor}");
+        let click = self.http.get(link).header("user-agent", agent).send().await.unwrap();
+        click.status().as_u16()
+    }
+
+    /// An ad for a visitor.
+    pub(super) async fn serve(&self) -> Value {
+        let (status, ad) = self.get(&format!("{}/v1/serve?placement=demo-top", self.edge)).await;
+        assert_eq!(status, 200, "{ad}");
+        serde_json::from_str(&ad).unwrap()
+    }
+
+    /// Asks until the answer is as wanted.
+    pub(super) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let watch = Stopwatch::start();
+        loop {
+            let (status, text) = self.get(&format!("{}{path}", self.api)).await;
+            let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+            if status == 200 && wanted(&answer) {
+                return answer;
+            }
+            assert!(watch.elapsed() < Duration::from_secs(20), "{path}: {status} {text:.2000}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The most memory that one of its processes has, in MiB.
+    pub(super) fn resident_mib(&self) -> u64 {
+        let ids = match &self.way {
+            Way::Local { server, .. } => vec![server.id()],
+            Way::Nats { edge, centre: [collector, aggregator], .. } => {
+                [edge, collector, aggregator].map(|role| role.child.id()).to_vec()
+            }
+        };
+        ids.into_iter().map(crate::process::resident_kib).max().unwrap() / 1024
+    }
+
+    /// kill -9 of whatever takes and counts, and how long it takes until questions are answered.
+    pub(super) async fn kill_and_restart(&mut self) -> Duration {
+        let watch = Stopwatch::start();
+        match &mut self.way {
+            Way::Local { server, flags } => {
+                server.kill_and_restart_with(&flags.each_ref().map(String::as_str));
+            }
+            Way::Nats { centre, .. } => {
+                centre.iter_mut().for_each(Role::kill);
+                centre.iter_mut().for_each(Role::start_again);
+            }
+        }
+        self.until("/readyz", |_| true).await;
+        watch.elapsed()
+    }
+
+    /// Both counts say the same of everything that the horizon holds.
+    pub(super) fn recount(&self) {
+        recount::agrees_since(&self.api, &self.data, 8 * 24 * 60);
+    }
+}
+
+fn config(url: &str) -> JetStreamConfig {
+    JetStreamConfig::new(url, 1)
+}
