@@ -183,13 +183,17 @@ impl World<'_> {
         Ok(own)
     }
 
-    /// Whether anything of an edge came from further ahead than clocks may differ, or from behind the
-    /// horizon: it is declared of the nearest minute that may be spoken of.
+    /// Whether anything of an edge may have come from further ahead than clocks may differ, or from
+    /// behind the horizon: it is declared of the nearest minute that may be spoken of. A partition
+    /// that stands still does not tell.
     fn is_moved(&self) -> bool {
-        let accounts = self.centre.partitions.iter().flat_map(|p| &p.oracle.accounts);
-        let mut honest = accounts.filter(|((edge, _), _)| *edge != hostile::EDGE);
-        let moved = [Reason::ClockAhead, Reason::TooLate, Reason::EdgeRetired];
-        honest.any(|(_, account)| moved.iter().any(|why| account.reason(*why) > 0))
+        const MOVED: [Reason; 3] = [Reason::ClockAhead, Reason::TooLate, Reason::EdgeRetired];
+        self.centre.partitions.iter().any(|partition| {
+            let accounts = partition.oracle.accounts.iter();
+            let mut honest = accounts.filter(|((edge, _), _)| *edge != hostile::EDGE);
+            partition.is_cut_off(&self.centre.log)
+                || honest.any(|(_, account)| MOVED.iter().any(|why| account.reason(*why) > 0))
+        })
     }
 
     /// What the edges' disks say, looked at without any of the centre's code but the judge's rules.
