@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::ambient::SystemClock;
-use shared::keys::EdgeKeys;
+use shared::keys::{EdgeKeys, registered_name};
 use shared::token::{Unverified, from_text};
 use shared::wire::Batch;
 use shared::{Clock as _, Fingerprint, OutboxId};
@@ -138,11 +138,8 @@ impl Play {
         let exact = |answer: &Value| outcomes(answer) == self.account && answer["in_flight"] == 0;
         let answer = self.target.until(&account_path(), exact).await;
         let sum: u64 = self.account.values().sum();
-        assert_eq!(
-            (&answer["adds_up"], &answer["received"]),
-            (&json!(true), &json!(sum)),
-            "{after}"
-        );
+        assert_eq!(answer["received"], sum, "{after}");
+        assert!(doubts_the_hostile_alone(&answer), "{after}: {answer}");
         assert_eq!(self.target.get(&format!("{}/readyz", self.target.api)).await.0, 200, "{after}");
         let metrics = self.target.metrics(&self.target.api).await;
         assert_eq!(metrics["countersign_aggregator_stopped_partitions"], 0, "{after}");
@@ -224,6 +221,16 @@ fn door(status: Option<u16>, name: &str) -> Door {
 fn account_path() -> String {
     let now = SystemClock.now().minute().0;
     format!("/v1/accounting?from={}&to={}", (now - 8 * 1_440) * 60, (now + 10) * 60)
+}
+
+/// Whether all that does not add up is missing batches, or numbers with two contents, of its edge.
+fn doubts_the_hostile_alone(answer: &Value) -> bool {
+    let all = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
+    let its_own = |of: &Value| {
+        of["edge"].as_str().is_some_and(|edge| registered_name(edge.parse().unwrap()) == EDGE)
+    };
+    all("because").iter().all(|why| why == "gaps" || why == "conflicts")
+        && all("gaps").iter().chain(&all("conflicts")).all(its_own)
 }
 
 /// What became of what was received.

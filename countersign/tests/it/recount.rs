@@ -45,23 +45,18 @@ pub(crate) fn recount_of(api: &str, data: &Path) -> Command {
 
 /// The archive in a data directory says what the API says of the last half hour.
 pub(crate) fn agrees(api: &str, data: &Path) {
-    agrees_since(api, data, 30);
-}
-
-/// As [`agrees`], of so many minutes.
-pub(crate) fn agrees_since(api: &str, data: &Path, minutes: u32) {
-    agree(&mut recount_of(api, data), minutes);
+    agree(&mut recount_of(api, data));
 }
 
 /// As [`agrees`], with an archive in an object store.
 pub(crate) fn agrees_at(api: &str, archive: &str, environment: &[(String, String)]) {
     let mut command = binary();
     command.args(["recount", "--api", api, "--key", KEY, "--archive", archive]);
-    agree(command.envs(environment.iter().cloned()), 30);
+    agree(command.envs(environment.iter().cloned()));
 }
 
-fn agree(recount: &mut Command, minutes: u32) {
-    let (code, said, err) = run(recount.args(since(minutes)));
+fn agree(recount: &mut Command) {
+    let (code, said, err) = run(recount.args(since(30)));
     assert_eq!(code, Some(0), "{said}{err}");
     assert!(said.contains("agree: ") && !said.contains(" 0 counts"), "{said}");
 }

@@ -242,9 +242,15 @@ impl Target {
         watch.elapsed()
     }
 
-    /// Both counts say the same of everything that the horizon holds.
+    /// Both counts say the same of everything that the horizon holds, but that its edge has sent a
+    /// number twice.
     pub(super) fn recount(&self) {
-        recount::agrees_since(&self.api, &self.data, 8 * 24 * 60);
+        let mut recount = recount::recount_of(&self.api, &self.data);
+        let (code, said, err) = run(recount.args(recount::since(8 * 24 * 60)));
+        assert!(code == Some(1) && !said.contains("DIFFERENCES"), "{code:?} {said}{err}");
+        let conflicts: Vec<_> = said.lines().filter(|line| line.contains("CONFLICT:")).collect();
+        let its_own = format!("edge {EDGE} ");
+        assert!(conflicts.len() == 1 && conflicts[0].contains(&its_own), "{said}");
     }
 }
 
