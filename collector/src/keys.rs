@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::keys::{
     CentreKeys, EdgeRegistry, KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey,
+    registered_name,
 };
 use shared::{Id, Timestamp};
 
@@ -45,9 +46,10 @@ impl CollectorKeys {
         Self::new(&store.for_centre())
     }
 
-    /// Whether an edge is out of service at `now`.
+    /// Whether an edge, or the one whose shard it is, is out of service at `now`.
     #[must_use]
     pub fn is_retired(&self, edge: Id, now: Timestamp) -> bool {
-        self.retired_edges.get(&edge).is_some_and(|since| *since <= now)
+        let is = |edge| self.retired_edges.get(&edge).is_some_and(|since| *since <= now);
+        is(edge) || is(registered_name(edge))
     }
 }

@@ -514,8 +514,8 @@ pub(crate) enum EdgesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Take an edge out of service, for ever: minutes become final without it, and what still comes
-    /// from it is rejected as `edge_retired`. An edge that comes back needs another name
+    /// Take an edge and its shards out of service, for ever: minutes become final without them, and what
+    /// still comes of them is rejected as `edge_retired`. An edge that comes back needs another name
     Retire {
         #[command(flatten)]
         data: DataArgs,

@@ -4,22 +4,23 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use shared::keys::registered_name;
 use shared::limits::{BATCH_NUMBERS_MAX, HORIZON_MS};
 use shared::wire::BatchEntry;
 use shared::{Id, Minute, OutboxId, Timestamp};
 
 use super::contents::Contents;
 
-/// The most runs beyond gaps that are kept of all outboxes of one edge. One that sends in order has
+/// The most runs beyond gaps that are kept of all outboxes of one edge, with its shards. One that sends in order has
 /// none, one that sends 100 batches at once has at most 100. A batch that would make one more is
 /// refused.
 pub(super) const RUNS_MAX: usize = 1 << 14;
 /// Of an edge that is out of service so many are kept: nobody waits for what is missing, so the
 /// oldest gaps are given up, and it is never refused for them.
 const RUNS_RETIRED_MAX: usize = 64;
-/// The most outboxes that are remembered of one edge: one that is started every minute for a week
-/// does not reach it. A batch of one more is refused, unless the oldest is closed and can be
-/// forgotten.
+/// The most outboxes that are remembered of one edge, with its shards: one that is started every minute
+/// for a week does not reach it. For one more the one that was closed first is forgotten; where none is
+/// closed, its batches are refused.
 pub(super) const OUTBOXES_PER_EDGE_MAX: usize = 1 << 14;
 
 /// What became of a batch.
@@ -289,7 +290,7 @@ impl Outboxes {
         if makes_a_run && !self.has_run_left(outbox.edge) {
             return Taken::OverQuota;
         }
-        let kept = self.kept.entry(outbox.edge).or_default();
+        let kept = self.kept.entry(registered_name(outbox.edge)).or_default();
         let state = self.states.entry(outbox).or_insert_with(|| {
             kept.outboxes += 1;
             OutboxState::default()
@@ -314,14 +315,15 @@ impl Outboxes {
         self.changed.insert(outbox);
     }
 
-    /// Whether one more outbox of an edge can be remembered. Forgets its oldest, if need be, when
-    /// that is closed.
+    /// Whether one more outbox of an edge can be remembered. Forgets the one that was closed first, if
+    /// need be.
     fn has_room(&mut self, edge: Id) -> bool {
         if self.kept(edge).outboxes < OUTBOXES_PER_EDGE_MAX {
             return true;
         }
-        let oldest = self.of_edge(edge).next().map(|(outbox, state)| (*outbox, state.closed_at));
-        let Some((outbox, Some(closed_at))) = oldest else { return false };
+        let name = registered_name(edge);
+        let first = self.closed.iter().find(|(_, closed)| registered_name(closed.edge) == name);
+        let Some((closed_at, outbox)) = first.copied() else { return false };
         self.closed.remove(&(closed_at, outbox));
         self.forget(outbox);
         true
@@ -330,38 +332,41 @@ impl Outboxes {
     /// Whether an edge may have one more run. One that is out of service always may: its oldest gap
     /// is given up then.
     fn has_run_left(&self, edge: Id) -> bool {
-        self.retired.contains_key(&edge) || self.kept(edge).runs < RUNS_MAX
+        self.is_retired(edge) || self.kept(edge).runs < RUNS_MAX
     }
 
     fn kept(&self, edge: Id) -> Kept {
-        self.kept.get(&edge).copied().unwrap_or_default()
+        self.kept.get(&registered_name(edge)).copied().unwrap_or_default()
     }
 
-    fn of_edge(&self, edge: Id) -> impl Iterator<Item = (&OutboxId, &OutboxState)> {
-        let [first, last] = [0, u64::MAX].map(|epoch| OutboxId { edge, epoch });
-        self.states.range(first..=last)
+    /// Whether an edge, or the one whose shard it is, is out of service.
+    fn is_retired(&self, edge: Id) -> bool {
+        let is = |edge| self.retired.contains_key(&edge);
+        !self.retired.is_empty() && (is(edge) || is(registered_name(edge)))
     }
 
     /// Gives up the oldest gaps of an outbox whose edge is out of service and has too many.
     fn give_up(&mut self, outbox: OutboxId) {
-        if !self.retired.contains_key(&outbox.edge) {
+        if !self.is_retired(outbox.edge) {
             return;
         }
         let Some(state) = self.states.get_mut(&outbox) else { return };
-        let Some(kept) = self.kept.get_mut(&outbox.edge) else { return };
+        let Some(kept) = self.kept.get_mut(&registered_name(outbox.edge)) else { return };
         while kept.runs > RUNS_RETIRED_MAX && !state.above.is_empty() {
             self.given_up.push(state.give_up());
             kept.runs -= 1;
         }
     }
 
-    /// Waits for an edge no more, whatever it sends; the first word stands. What it has left behind
-    /// in gaps is let go of.
+    /// Waits for an edge and its shards no more, whatever they send; the first word stands. What they
+    /// have left behind in gaps is let go of.
     pub(super) fn retire(&mut self, edge: Id, clock: Timestamp) {
         let Entry::Vacant(vacant) = self.retired.entry(edge) else { return };
         vacant.insert(clock);
         self.changed_retired.insert(edge);
-        let with_gaps = self.of_edge(edge).filter(|(_, state)| !state.above.is_empty());
+        let with_gaps = self.states.iter().filter(|(outbox, state)| {
+            !state.above.is_empty() && [outbox.edge, registered_name(outbox.edge)].contains(&edge)
+        });
         let with_gaps: Vec<_> = with_gaps.map(|(outbox, _)| *outbox).collect();
         for outbox in with_gaps {
             self.give_up(outbox);
@@ -398,12 +403,12 @@ impl Outboxes {
     /// Forgets a closed outbox: its edge's epochs up to it are over.
     fn forget(&mut self, outbox: OutboxId) {
         if let Some(state) = self.states.remove(&outbox)
-            && let Some(kept) = self.kept.get_mut(&outbox.edge)
+            && let Some(kept) = self.kept.get_mut(&registered_name(outbox.edge))
         {
             kept.outboxes -= 1;
             kept.runs -= state.above.len();
             if kept.outboxes == 0 {
-                self.kept.remove(&outbox.edge);
+                self.kept.remove(&registered_name(outbox.edge));
             }
         }
         self.changed.remove(&outbox);
@@ -415,9 +420,10 @@ impl Outboxes {
 
     /// Those that are waited for.
     fn open(&self) -> impl Iterator<Item = &OutboxState> {
-        let open = self.states.iter().filter(|(outbox, state)| {
-            state.closed_at.is_none() && !self.retired.contains_key(&outbox.edge)
-        });
+        let open = self
+            .states
+            .iter()
+            .filter(|(outbox, state)| state.closed_at.is_none() && !self.is_retired(outbox.edge));
         open.map(|(_, state)| state)
     }
 
@@ -489,7 +495,7 @@ impl Outboxes {
             ..Self::default()
         };
         for (outbox, state) in &loaded.states {
-            let kept = loaded.kept.entry(outbox.edge).or_default();
+            let kept = loaded.kept.entry(registered_name(outbox.edge)).or_default();
             kept.outboxes += 1;
             kept.runs += state.above.len();
         }

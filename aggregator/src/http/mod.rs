@@ -248,10 +248,12 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
         // An edge that sends by its shards has no outbox of its own.
         let sends: BTreeSet<Id> = names.iter().map(|edge| registered_name(*edge)).collect();
         names.extend(registered.iter().map(|(name, _)| name).filter(|name| !sends.contains(name)));
+        let retired_at =
+            |edge: Id| retired.get(&edge).or_else(|| retired.get(&registered_name(edge)));
         let edge = |edge: Id| Edge {
             edge,
             issuer: registered.owner(edge),
-            retired_at: retired.get(&edge).map(ToString::to_string),
+            retired_at: retired_at(edge).map(ToString::to_string),
             outboxes: outboxes
                 .range(OutboxId { edge, epoch: 0 }..=OutboxId { edge, epoch: u64::MAX })
                 .map(|(id, outbox)| answers::Outbox::of(id.epoch, outbox))

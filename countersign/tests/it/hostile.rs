@@ -198,9 +198,6 @@ impl Play {
     /// An operator who has had enough of it is not kept waiting by what it has left.
     async fn retire(&self) {
         self.target.operate(&["edges", "retire", EDGE.as_str()]);
-        for shard in 1..20 {
-            self.target.operate(&["edges", "retire", &format!("{EDGE}--X-{shard}")]);
-        }
         self.target.until(&account_path(), |answer| answer["behind"] == 1).await;
     }
 }

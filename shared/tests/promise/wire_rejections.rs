@@ -24,7 +24,7 @@ pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
         ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1 or 2"),
-        ("version 4", put(&good, 3, b"4"), "no outbox batch of version 1 or 2"),
+        ("version 3", put(&good, 3, b"3"), "no outbox batch of version 1 or 2"),
         ("version 2 that says 1", put(&good, 3, b"1"), "an unknown flag"),
         ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
         ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),

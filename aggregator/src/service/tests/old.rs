@@ -18,12 +18,14 @@ fn read_json(path: &str) -> Value {
 /// Tests read `CSM1` by another way than a partition, which stopped at it.
 #[tokio::test]
 async fn messages_of_every_version_go_through_the_service() {
-    let first = read_json("shared/vectors/version-1.json")["message"]["hex"].clone();
-    let first = first.as_str().unwrap().to_owned();
-    // The later golden message comes in named parts.
-    let second = read_json("shared/vectors/messages.json")["messages"][0]["parts"].clone();
-    let second = second.as_array().unwrap().iter().map(|part| part[1].as_str().unwrap()).collect();
-    for (magic, message) in [(b"CSM1", first), (b"CSM2", second)] {
+    let old = |version| {
+        let path = format!("shared/vectors/version-{version}.json");
+        read_json(&path)["message"]["hex"].as_str().unwrap().to_owned()
+    };
+    // The newest golden message comes in named parts.
+    let newest = read_json("shared/vectors/messages.json")["messages"][0]["parts"].clone();
+    let newest = newest.as_array().unwrap().iter().map(|part| part[1].as_str().unwrap()).collect();
+    for (magic, message) in [(b"CSM1", old(1)), (b"CSM2", old(2)), (b"CSM3", newest)] {
         let payload = bytes(&message);
         assert!(payload.starts_with(magic));
         let log = mem_log();
