@@ -41,7 +41,9 @@ for (const [name, tag, core] of [["lost", "", "wasm"], ["plain-lost", 'data-core
   });
 
 test("an answer that is lost: the event is sent twice and counted once", async () => {
-  const before = await stage.accounting();
+  // The edge knows what its outbox has; else the engine knows it for a duplicate.
+  const copies = ({ duplicate, reasons }) => duplicate + (reasons.repeated ?? 0);
+  const before = copies(await stage.accounting());
   let lost = 0;
   const tab = await open("unsaid", {
     prepare: (tab) =>
@@ -53,8 +55,8 @@ test("an answer that is lost: the event is sent twice and counted once", async (
   });
   await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 15_000 });
   await stage.counts("unsaid", { impression: 1 });
-  for (let waited = 0; (await stage.accounting()).duplicate === before.duplicate; waited += 100) {
-    assert.ok(waited < 10_000, "the second copy is a duplicate");
+  for (let waited = 0; copies(await stage.accounting()) === before; waited += 100) {
+    assert.ok(waited < 10_000, "the second copy is a repeat");
     await sleep(100);
   }
   assert.ok((await stage.accounting()).adds_up);
