@@ -15,6 +15,8 @@ use shared::{
 pub struct Shape {
     /// Clicks, repeats included.
     pub events: u64,
+    /// From which minute on.
+    pub start: Minute,
     /// Over how many minutes.
     pub minutes: u64,
     /// Distinct ads; the k-th has a weight of `1 / k^1.1`.
@@ -28,8 +30,14 @@ pub struct Shape {
 
 impl Shape {
     /// 20 million clicks in 60 minutes over 200 000 ads.
-    pub const FULL: Self =
-        Self { events: 20_000_000, minutes: 60, ads: 200_000, full_cells: false, message: 8_192 };
+    pub const FULL: Self = Self {
+        events: 20_000_000,
+        start: START,
+        minutes: 60,
+        ads: 200_000,
+        full_cells: false,
+        message: 8_192,
+    };
 }
 
 /// Of a thousand clicks, so many repeat one of the last two minutes.
@@ -150,7 +158,10 @@ impl Dataset {
     }
 
     fn now(&self) -> Timestamp {
-        START.start().plus_ms(self.made * self.shape.minutes * 60_000 / self.shape.events)
+        self.shape
+            .start
+            .start()
+            .plus_ms(self.made * self.shape.minutes * 60_000 / self.shape.events)
     }
 
     fn click(&mut self) -> Click {

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use collector::archive::{Archive, Archiver, Parts, Settings};
 use eventlog::{LocalLog, LocalLogConfig, Log, Message};
 use prometheus_client::registry::Registry;
-use shared::ambient::Stopwatch;
+use shared::ambient::{Stopwatch, SystemClock};
+use shared::{Clock as _, Minute};
 
 use super::process::{KEY, Server, binary};
 use super::tokens::per_second;
@@ -32,7 +33,7 @@ pub(super) fn write(size: Size) -> Result<Vec<Measured>, String> {
 }
 
 async fn archived(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
-    let log_bytes = fill(&dir.join("log"), events).await?;
+    let log_bytes = fill(&dir.join("log"), events, Shape::FULL.start).await?;
     let config = LocalLogConfig::new(dir.join("log"), 1);
     let (log, _) = LocalLog::open(&config, [7; 16]).map_err(|error| error.to_string())?;
     let archive = Archive::local(&dir.join("archive")).map_err(|error| error.to_string())?;
@@ -91,11 +92,14 @@ async fn recounted(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
     let data = dir.join("data");
     // It makes the deployment; its log is then filled as a collector does.
     Server::start_with(&data, &flags)?.end()?;
-    fill(&data.join("log"), events).await?;
+    // Of the last hours: what lies behind the horizon would have no cells.
+    let start = Minute(SystemClock.now().minute().0 - 120);
+    fill(&data.join("log"), events, start).await?;
     let server = Server::start_with(&data, &flags)?;
     let recount = || {
         let output = binary()?
-            .args(["recount", "--from", "2026-10-01T03:00:00Z", "--to", "2026-10-01T06:00:00Z"])
+            .args(["recount", "--from", &(start.0 * 60 - 3_600).to_string()])
+            .args(["--to", &(start.0 * 60 + 7_200).to_string()])
             .args(["--api", &server.api, "--key", KEY, "--data"])
             .arg(&data)
             .output()
@@ -125,10 +129,10 @@ async fn recounted(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
 }
 
 /// Appends the data set to partition 0 of a log; how many bytes.
-async fn fill(dir: &Path, events: usize) -> Result<u64, String> {
+async fn fill(dir: &Path, events: usize, start: Minute) -> Result<u64, String> {
     let config = LocalLogConfig::new(dir, 1);
     let (log, _) = LocalLog::open(&config, [7; 16]).map_err(|error| error.to_string())?;
-    let shape = Shape { events: events as u64, full_cells: true, ..Shape::FULL };
+    let shape = Shape { events: events as u64, start, full_cells: true, ..Shape::FULL };
     let mut dataset = Dataset::new(shape, 1);
     let mut bytes = 0;
     while let Some(message) = dataset.message(None) {
