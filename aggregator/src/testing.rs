@@ -12,8 +12,9 @@ use shared::random::{Seeded, below};
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Judged, MessageBuilder, Tally};
 use shared::{
-    BlockId, Country, Currency, Device, Id, ImpressionId, Kind, Minute, Money, OutboxId, Outcome,
-    PartitionMap, Partitions, Reason, RuleSet, SourceId, Timestamp, Validity, import,
+    BatchDigest, BlockId, Country, Currency, Device, Id, ImpressionId, Kind, Minute, Money,
+    OutboxId, Outcome, PartitionMap, Partitions, Reason, RuleSet, SourceId, Timestamp, Validity,
+    import,
 };
 
 pub(crate) const PARTITIONS: u16 = 4;
@@ -234,7 +235,7 @@ impl World {
                 outbox: outbox.id,
                 number,
                 watermark,
-                digest: shared::BatchDigest::default(),
+                digest: BatchDigest::UNKNOWN,
                 declared,
             },
             events,

@@ -329,17 +329,20 @@ impl fmt::Debug for SourceId {
 }
 
 /// What tells a batch from another of the same outbox and number: the first half of BLAKE3 of its
-/// binary form. Zeros where it is not known: messages before version 3 have none.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// binary form. Messages before version 3 do not say it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchDigest(pub [u8; 16]);
 
 hex_text!(BatchDigest, 16, std::convert::identity, std::convert::identity);
 
 impl BatchDigest {
+    /// Not known.
+    pub const UNKNOWN: Self = Self([0; 16]);
+
     /// Of a batch in its binary form.
     #[must_use]
     pub fn of(batch: &[u8]) -> Self {
-        let mut digest = Self::default();
+        let mut digest = Self::UNKNOWN;
         blake3::Hasher::new().update(batch).finalize_xof().fill(&mut digest.0);
         digest
     }
@@ -347,7 +350,7 @@ impl BatchDigest {
     /// Whether it is known.
     #[must_use]
     pub fn is_known(self) -> bool {
-        self != Self::default()
+        self != Self::UNKNOWN
     }
 }
 

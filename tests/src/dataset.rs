@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use shared::wire::{BatchEntry, Judged, MessageBuilder};
 use shared::{
-    BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, RuleSet, Timestamp,
+    BatchDigest, BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute,
+    Money, Network, OutboxId, RuleSet, Timestamp,
 };
 
 /// Of what kind and size.
@@ -145,7 +145,7 @@ impl Dataset {
             outbox,
             number,
             watermark,
-            digest: shared::BatchDigest::default(),
+            digest: BatchDigest::UNKNOWN,
             declared,
         });
         for click in &made {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::query::Doubt;
 use serde::Serialize;
 use shared::{BatchDigest, Id, Kind, SourceId, Validity};
+
+use crate::query::Doubt;
 
 /// Reasons that occurred, by their names.
 pub(super) type Reasons = BTreeMap<&'static str, u64>;

@@ -1,6 +1,6 @@
 //! The questions over HTTP.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use shared::keys::registered_name;
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Id, Minute, OutboxId, Reason, Timestamp};
 
-use crate::count::Told;
+use crate::count::{self, Told};
 use crate::query::{self, Unanswered};
 use crate::service::{Core, NotReady};
 use crate::store::{StoreError, Stores};
@@ -314,8 +314,8 @@ fn pages((publisher, told): (Id, Told)) -> Pages {
     Pages { publisher, sent, counted, lost: i128::from(sent) - i128::from(counted) }
 }
 
-fn gaps(gaps: std::collections::BTreeMap<shared::OutboxId, Vec<Range<u64>>>) -> Gaps {
-    let gap = |(outbox, missing): (shared::OutboxId, Vec<Range<u64>>)| Gap {
+fn gaps(gaps: BTreeMap<OutboxId, Vec<Range<u64>>>) -> Gaps {
+    let gap = |(outbox, missing): (OutboxId, Vec<Range<u64>>)| Gap {
         edge: outbox.edge,
         epoch: outbox.epoch,
         missing: missing
@@ -326,17 +326,15 @@ fn gaps(gaps: std::collections::BTreeMap<shared::OutboxId, Vec<Range<u64>>>) -> 
     gaps.into_iter().map(gap).collect()
 }
 
-fn conflicts(
-    found: std::collections::BTreeMap<shared::OutboxId, query::Conflicts>,
-) -> Vec<Conflicts> {
-    let one = |conflict: crate::count::Conflict| Conflict {
+fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
+    let one = |conflict: count::Conflict| Conflict {
         number: conflict.number,
         counted: conflict.applied,
         skipped: conflict.skipped,
         events: conflict.events,
         at: conflict.at.to_string(),
     };
-    let of_outbox = |(outbox, found): (shared::OutboxId, query::Conflicts)| Conflicts {
+    let of_outbox = |(outbox, found): (OutboxId, query::Conflicts)| Conflicts {
         edge: outbox.edge,
         epoch: outbox.epoch,
         count: found.count,

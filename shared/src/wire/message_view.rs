@@ -295,7 +295,7 @@ fn batch(reader: &mut Reader<'_>, version: u8) -> Result<BatchEntry, WireError> 
         outbox: OutboxId { edge: reader.id()?, epoch: reader.u64()? },
         number: reader.u64()?,
         watermark: reader.time()?,
-        digest: BatchDigest(if version > 2 { reader.array()? } else { [0; 16] }),
+        digest: if version > 2 { BatchDigest(reader.array()?) } else { BatchDigest::UNKNOWN },
         declared: declared(reader)?,
     })
 }

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use tests::simulation::{Failure, Operation, Simulator, generate};
+use tests::simulation::{Failure, Operation, Simulator, Summary, generate};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,20 +28,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (mut counted, mut duplicate, mut reasons, mut tests, mut stopped) = (0, 0, 0, 0, 0);
-    let (mut lies, mut turned_away) = (0, 0);
+    let mut all = Summary::default();
     for seed in first..first.saturating_add(seeds) {
         let operations = generate(seed);
         match simulator.run(seed, &operations) {
-            Ok(summary) => {
-                counted += summary.counted;
-                duplicate += summary.duplicate;
-                reasons += summary.reasons;
-                tests += summary.tests;
-                stopped += summary.stopped;
-                lies += summary.lies;
-                turned_away += summary.turned_away;
-            }
+            Ok(summary) => all += summary,
             Err(failure) => {
                 report(&simulator, seed, operations, &failure);
                 return ExitCode::FAILURE;
@@ -51,6 +42,7 @@ fn main() -> ExitCode {
             eprintln!("seed {seed}");
         }
     }
+    let Summary { counted, duplicate, reasons, tests, stopped, lies, turned_away, .. } = all;
     println!(
         "{seeds} seeds from {first}: every invariant held after every step; \
          {counted} counted, {duplicate} duplicates, {reasons} with a reason ({tests} of tests); \

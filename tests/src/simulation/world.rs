@@ -75,6 +75,19 @@ pub struct Summary {
     pub turned_away: u64,
 }
 
+impl std::ops::AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.counted += other.counted;
+        self.duplicate += other.duplicate;
+        self.reasons += other.reasons;
+        self.tests += other.tests;
+        self.clock_ahead += other.clock_ahead;
+        self.stopped += other.stopped;
+        self.lies += other.lies;
+        self.turned_away += other.turned_away;
+    }
+}
+
 /// Makes worlds; keeps what is costly to start.
 pub struct Simulator {
     verifier: Verifier,

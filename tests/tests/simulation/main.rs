@@ -4,32 +4,24 @@
 
 mod senders;
 
-use tests::simulation::{Operation, Simulator, generate};
+use tests::simulation::{Operation, Simulator, Summary, generate};
 
 const SEEDS: u64 = 300;
 
 #[test]
 fn invariants_hold_after_every_step_of_every_seed() {
     let simulator = Simulator::new().unwrap();
-    let (mut counted, mut duplicate, mut reasons, mut tests, mut stopped) = (0, 0, 0, 0, 0);
-    let (mut lies, mut turned_away) = (0, 0);
+    let mut all = Summary::default();
     for seed in 1..=SEEDS {
         match simulator.run(seed, &generate(seed)) {
-            Ok(summary) => {
-                counted += summary.counted;
-                duplicate += summary.duplicate;
-                reasons += summary.reasons;
-                tests += summary.tests;
-                stopped += summary.stopped;
-                lies += summary.lies;
-                turned_away += summary.turned_away;
-            }
+            Ok(summary) => all += summary,
             Err(failure) => panic!(
                 "seed {seed}, step {}: {}\n`cargo xtask simulate --seeds 1 --seed {seed}` shortens it",
                 failure.step, failure.what
             ),
         }
     }
+    let Summary { counted, duplicate, reasons, tests, stopped, lies, turned_away, .. } = all;
     // A simulation in which nothing happens holds every invariant.
     assert!(counted > 50 * SEEDS && duplicate > 5 * SEEDS && reasons > 5 * SEEDS);
     assert!(tests > SEEDS / 2 && stopped > SEEDS / 20, "{tests} of tests, {stopped} stopped");

@@ -81,7 +81,7 @@ fn batch(builder: &mut MessageBuilder, epoch: u64, number: u64, watermark: Times
         outbox,
         number,
         watermark,
-        digest: BatchDigest::default(),
+        digest: BatchDigest::UNKNOWN,
         declared: vec![],
     })
 }
@@ -479,7 +479,7 @@ fn a_number_with_two_contents_is_a_conflict() {
     assert_eq!(send(&mut bench, 0, other, 1), (0, 1, 0));
     assert_eq!(send(&mut bench, 0, BatchDigest([3; 16]), 2), (0, 0, 1));
     // A message of an earlier version does not say.
-    assert_eq!(send(&mut bench, 0, BatchDigest::default(), 3), (0, 1, 0));
+    assert_eq!(send(&mut bench, 0, BatchDigest::UNKNOWN, 3), (0, 1, 0));
     let told: Vec<_> = bench.engine.conflicts().collect();
     assert_eq!((told[0].0, told.len(), told[0].1.contents.conflicts_all), (outbox, 1, 2));
     let conflict = told[0].1.contents.conflicts[0];

@@ -10,8 +10,8 @@ use shared::wire::{
     BatchEntry, ChunkEntry, Control, Declared, Judged, MessageBuilder, Tally, Word,
 };
 use shared::{
-    BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, PageSeq, PageView, Reason, RuleSet, SourceId, Timestamp, import,
+    BatchDigest, BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute,
+    Money, Network, OutboxId, PageSeq, PageView, Reason, RuleSet, SourceId, Timestamp, import,
 };
 
 use super::store::Store;
@@ -28,6 +28,16 @@ fn source() -> SourceId {
 
 fn edge(number: usize) -> Id {
     [Id::literal("edge-a"), Id::literal("edge-b"), Id::literal("edge-b--1")][number % 3]
+}
+
+/// A batch of whose content nothing is known.
+fn batch_entry(
+    outbox: OutboxId,
+    number: u64,
+    watermark: Timestamp,
+    declared: Declared,
+) -> BatchEntry {
+    BatchEntry { outbox, number, watermark, digest: BatchDigest::UNKNOWN, declared }
 }
 
 /// An event of this block, at this time.
@@ -153,13 +163,7 @@ fn over_quota(applied: &Applied) -> u64 {
 fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     let mut world = World::new();
     let outbox = OutboxId { edge: edge(0), epoch: 1 };
-    let batch = |number| BatchEntry {
-        outbox,
-        number,
-        watermark: NOW,
-        digest: shared::BatchDigest::default(),
-        declared: vec![(NOW.minute(), 1)],
-    };
+    let batch = |number| batch_entry(outbox, number, NOW, vec![(NOW.minute(), 1)]);
     let send = |world: &mut World, numbers: Vec<u64>| {
         world.message(NOW, |builder| {
             for number in numbers {
@@ -181,13 +185,7 @@ fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     // What is missing may still come, and the next of the others is taken.
     assert_eq!(over_quota(&send(&mut world, vec![0, 1, 3, 5])), 0);
     let other = OutboxId { edge: edge(1), epoch: 1 };
-    let entry = BatchEntry {
-        outbox: other,
-        number: 1,
-        watermark: NOW,
-        digest: shared::BatchDigest::default(),
-        declared: vec![],
-    };
+    let entry = batch_entry(other, 1, NOW, vec![]);
     world.message(NOW, |builder| _ = builder.batch(entry));
     assert_eq!(world.straight.gaps().len(), 2);
     // Out of service, the edge costs little, and is waited for no more.
@@ -195,6 +193,33 @@ fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     assert!(world.straight.gaps()[0].missing.len() < 100);
     assert_eq!(over_quota(&send(&mut world, (20_000..20_200).map(|n| 2 * n).collect())), 0);
     assert!(world.straight.gaps()[0].missing.len() < 100);
+    world.check();
+}
+
+/// By names of its own making nobody has more: shards are bounded, and go out of service, with their edge.
+#[test]
+fn shards_have_no_more_than_their_edge() {
+    let mut world = World::new();
+    let shard = |number: u64| OutboxId { edge: format!("m--{number}").parse().unwrap(), epoch: 1 };
+    let mut refused = 0;
+    for first in (0..RUNS_MAX as u64 + 100).step_by(4_000) {
+        let last = (first + 4_000).min(RUNS_MAX as u64 + 100);
+        refused += over_quota(&world.message(NOW, |builder| {
+            for number in first..last {
+                let declared = vec![(NOW.minute(), 1)];
+                let batch = batch_entry(shard(number % 50), number / 50 * 2 + 1, NOW, declared);
+                let entry = builder.batch(batch);
+                let (minute, kind, reason) = (NOW.minute(), Kind::Click, Reason::OutboxFull);
+                builder.tally(entry, Tally { minute, kind, reason, count: 1 });
+            }
+        }));
+    }
+    assert_eq!(refused, 100);
+    assert_eq!(world.straight.finality().open(), 50);
+    world.checkpoint();
+    world.crash();
+    world.retire(Id::literal("m"));
+    assert_eq!(world.straight.finality().open(), 0);
     world.check();
 }
 
@@ -210,13 +235,7 @@ fn one_edge_has_so_many_outboxes_and_no_more() {
                     let watermark = if close { Timestamp::MAX } else { NOW };
                     let declared = vec![(NOW.minute(), 1)];
                     let number = u64::from(close);
-                    let entry = builder.batch(BatchEntry {
-                        outbox,
-                        number,
-                        watermark,
-                        digest: shared::BatchDigest::default(),
-                        declared,
-                    });
+                    let entry = builder.batch(batch_entry(outbox, number, watermark, declared));
                     let (minute, kind, reason) = (NOW.minute(), Kind::Click, Reason::OutboxFull);
                     builder.tally(entry, Tally { minute, kind, reason, count: 1 });
                 }
@@ -239,13 +258,7 @@ fn an_issuer_with_too_many_blocks_is_over_quota_and_others_are_not() {
     let outbox = OutboxId { edge: edge(0), epoch: 1 };
     let declared = vec![(NOW.minute(), 9)];
     let applied = world.message(NOW, |builder| {
-        let entry = builder.batch(BatchEntry {
-            outbox,
-            number: 0,
-            watermark: NOW,
-            digest: shared::BatchDigest::default(),
-            declared,
-        });
+        let entry = builder.batch(batch_entry(outbox, 0, NOW, declared));
         for ago in 0..8 {
             let id = impression(Minute(NOW.minute().0 - ago), 0);
             builder.event(entry, &event(Id::literal("demo"), id, NOW, Ok(None)));
@@ -270,13 +283,7 @@ fn more_ids_than_can_be_told_apart_let_go_of_what_is_saved_and_stop_nothing() {
         let outbox = OutboxId { edge: edge(0), epoch: 1 };
         let declared = vec![(NOW.minute(), u32::try_from(ads.len()).unwrap())];
         let mut builder = MessageBuilder::default();
-        let entry = builder.batch(BatchEntry {
-            outbox,
-            number,
-            watermark: NOW,
-            digest: shared::BatchDigest::default(),
-            declared,
-        });
+        let entry = builder.batch(batch_entry(outbox, number, NOW, declared));
         for ad in ads {
             let id = impression(NOW.minute(), ad);
             let of = event(Id::literal("demo"), id, NOW, Ok(None));
@@ -306,13 +313,7 @@ fn what_no_minute_holds_is_named_and_kept_in_the_nearest() {
     let [old, last] = [NOW.minus_ms(HORIZON_MS).minute(), NOW.plus_ms(60_000).minute()];
     let applied = world.message(NOW, |builder| {
         let declared = vec![(Minute(7), 2), (NOW.minute(), 1), (far, 10), (Minute(u32::MAX), 1)];
-        let entry = builder.batch(BatchEntry {
-            outbox,
-            number: 0,
-            watermark: NOW,
-            digest: shared::BatchDigest::default(),
-            declared,
-        });
+        let entry = builder.batch(batch_entry(outbox, 0, NOW, declared));
         let (kind, reason) = (Kind::Click, Reason::OutboxFull);
         builder.tally(entry, Tally { minute: far, kind, reason, count: 9 });
         builder.tally(entry, Tally { minute: Minute(7), kind, reason, count: 1 });
@@ -336,13 +337,7 @@ fn an_outbox_that_is_silent_holds_no_minute_open_behind_the_horizon() {
     let mut world = World::new();
     let send = |world: &mut World, at: Timestamp, edge: Id, number: u64| {
         let outbox = OutboxId { edge, epoch: 1 };
-        let entry = BatchEntry {
-            outbox,
-            number,
-            watermark: at,
-            digest: shared::BatchDigest::default(),
-            declared: vec![],
-        };
+        let entry = batch_entry(outbox, number, at, vec![]);
         world.message(at, |builder| _ = builder.batch(entry));
     };
     send(&mut world, NOW, edge(0), 5);
@@ -466,13 +461,7 @@ impl BatchOp {
         }
         let outbox = OutboxId { edge: edge(of), epoch };
         let watermark = Timestamp(self.watermark);
-        let entry = builder.batch(BatchEntry {
-            outbox,
-            number,
-            watermark,
-            digest: shared::BatchDigest::default(),
-            declared,
-        });
+        let entry = builder.batch(batch_entry(outbox, number, watermark, declared));
         for event in &self.events {
             event.put(builder, entry);
         }
@@ -534,13 +523,7 @@ proptest! {
 fn a_message_of_an_unknown_reason_is_damaged_and_never_accepted() {
     let mut builder = MessageBuilder::default();
     let outbox = OutboxId { edge: edge(0), epoch: 1 };
-    let entry = builder.batch(BatchEntry {
-        outbox,
-        number: 0,
-        watermark: NOW,
-        digest: shared::BatchDigest::default(),
-        declared: vec![],
-    });
+    let entry = builder.batch(batch_entry(outbox, 0, NOW, vec![]));
     let id = impression(NOW.minute(), 0);
     builder.event(entry, &event(Id::literal("demo"), id, NOW, Err(Reason::OverQuota)));
     let mut bytes = builder.finish(3, NOW);

@@ -112,7 +112,7 @@ impl Oracle {
         let clock = self.view.clock;
         let state = self.outboxes.entry(outbox).or_default();
         if let Some((_, first)) = state.numbers.get(&number) {
-            let same = [first, &digest].contains(&&BatchDigest::default()) || *first == digest;
+            let same = [first, &digest].contains(&&BatchDigest::UNKNOWN) || *first == digest;
             let is_conflict = !same && state.conflicts.insert((number, digest));
             self.applied.conflicts += u64::from(is_conflict);
             self.applied.redelivered += u64::from(!is_conflict);

@@ -3,7 +3,7 @@
 use shared::keys::KeyStore;
 use shared::random::Seeded;
 use shared::wire::{BatchEntry, Control, MessageBuilder, Tally, Word};
-use shared::{OutboxId, PartitionMap, Partitions};
+use shared::{BatchDigest, OutboxId, PartitionMap, Partitions};
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn batch(number: u64, minutes: u32) -> Vec<Message> {
         outbox: OUTBOX,
         number,
         watermark: stamp,
-        digest: shared::BatchDigest::default(),
+        digest: BatchDigest::UNKNOWN,
         declared,
     };
     let message = |partition| {

@@ -16,7 +16,7 @@ async fn sample() -> (Archive, RecordBatch) {
         outbox,
         number: 41,
         watermark: Timestamp::MAX,
-        digest: shared::BatchDigest::default(),
+        digest: shared::BatchDigest::UNKNOWN,
         declared: vec![(minute, 3)],
     });
     let accepted = Judged {
@@ -146,7 +146,7 @@ fn a_wild_stamp_has_a_folder_too() {
         outbox,
         number: 0,
         watermark: START,
-        digest: shared::BatchDigest::default(),
+        digest: shared::BatchDigest::UNKNOWN,
         declared: vec![],
     });
     let payload: Bytes = builder.finish(0, Timestamp(u64::MAX - 1)).into();

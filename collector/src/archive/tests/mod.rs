@@ -14,7 +14,8 @@ use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
 use shared::{
-    BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, Timestamp, import,
+    BatchDigest, BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason,
+    Timestamp, import,
 };
 
 use super::*;
@@ -104,7 +105,7 @@ impl History {
             outbox,
             number,
             watermark,
-            digest: shared::BatchDigest::default(),
+            digest: BatchDigest::UNKNOWN,
             declared,
         });
         for _ in 0..events {
