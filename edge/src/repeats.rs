@@ -35,25 +35,25 @@ impl Default for Repeats {
 impl Repeats {
     /// Remembers an event that is durable. One thread at a time: of two, one may be forgotten.
     pub fn remember(&self, event: &Draft) {
-        // A token is served once.
-        if event.kind == Kind::Served {
+        // A token is served once. What is there takes no second place, which another would lose:
+        // requests that were under way at the same time bring it several times.
+        if event.kind == Kind::Served || self.has(event) {
             return;
         }
-        let (part, mut next) = self.place(event);
-        for slot in part {
-            let before = slot.swap(next, Ordering::Relaxed);
-            if before == 0 {
-                return;
-            }
-            next = before;
+        let (part, name) = self.place(event);
+        let filled = part.iter().take_while(|slot| slot.load(Ordering::Relaxed) != 0).count();
+        // From the end on, so that what stays is missing at no moment.
+        for to in (1..=filled.min(WAYS - 1)).rev() {
+            part[to].store(part[to - 1].load(Ordering::Relaxed), Ordering::Release);
         }
+        part[0].store(name, Ordering::Release);
     }
 
     /// Whether it is remembered.
     #[must_use]
     pub fn has(&self, event: &Draft) -> bool {
         let (part, name) = self.place(event);
-        part.iter().any(|slot| slot.load(Ordering::Relaxed) == name)
+        part.iter().any(|slot| slot.load(Ordering::Acquire) == name)
     }
 
     /// Its part of the table, and what it is called there, never 0. They have 70 bits of the tag: that

@@ -63,3 +63,39 @@ fn what_is_served_takes_no_place() {
     (0..20).for_each(|name| repeats.remember(&event(Kind::Served, 1, name)));
     assert!(repeats.has(&click));
 }
+
+#[test]
+fn what_comes_several_times_at_once_takes_one_place() {
+    let repeats = Repeats::default();
+    let (impression, click) = (event(Kind::Impression, 1, 1), event(Kind::Click, 1, 1));
+    repeats.remember(&impression);
+    (0..2 * WAYS).for_each(|_| repeats.remember(&click));
+    assert!(repeats.has(&impression) && repeats.has(&click));
+}
+
+#[test]
+fn what_stays_is_missing_at_no_moment() {
+    const ROUNDS: u64 = 10_000;
+    let repeats = Repeats::default();
+    let stays = |round| event(Kind::Click, round, 0);
+    repeats.remember(&stays(0));
+    let current = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                (1..WAYS as u64).for_each(|name| {
+                    repeats.remember(&event(Kind::Click, round, name));
+                });
+                repeats.remember(&stays(round + 1));
+                current.store(round + 1, Ordering::Release);
+            }
+        });
+        loop {
+            let round = current.load(Ordering::Acquire);
+            assert!(repeats.has(&stays(round)), "{round}");
+            if round == ROUNDS {
+                break;
+            }
+        }
+    });
+}
