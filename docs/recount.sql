@@ -12,7 +12,8 @@ FROM read_json('cells/*.json', format = 'newline_delimited', filename = true, co
   'sequence': 'UBIGINT', 'minute': 'BIGINT', 'declared': 'BIGINT', 'imported': 'BIGINT',
   'counted': 'BIGINT', 'duplicate': 'BIGINT', 'reasons': 'MAP(VARCHAR, BIGINT)', 'ad': 'VARCHAR',
   'publisher': 'VARCHAR', 'country': 'VARCHAR', 'device': 'VARCHAR', 'kind': 'VARCHAR',
-  'valid': 'BOOLEAN', 'count': 'BIGINT', 'currency': 'VARCHAR', 'micros': 'BIGINT', 'end': 'BOOLEAN'});
+  'valid': 'BOOLEAN', 'count': 'BIGINT', 'currency': 'VARCHAR', 'micros': 'BIGINT', 'end': 'BOOLEAN',
+  'cut_off': 'STRUCT(edge VARCHAR, sequence UBIGINT, entry BIGINT)[]'});
 
 SELECT error('cells/' || part || '.json was cut off: ask again')
 FROM answers GROUP BY part HAVING NOT coalesce(bool_or("end"), false);
@@ -63,16 +64,32 @@ FROM (
   WHERE sequence <= until);
 
 -- A batch that came before, or of which an operator has said that it never comes, is skipped with all
--- that it brings.
-CREATE OR REPLACE TEMP TABLE repeated AS
-SELECT part, sequence, entry FROM log WHERE record IN ('batch', 'resolved')
-QUALIFY row_number() OVER (
-  PARTITION BY part, edge, epoch, "number" ORDER BY sequence, coalesce(entry, 0)) > 1;
+-- that it brings. Of an edge that the engine has cut off, with its shards (`name--shard`), nothing counts
+-- that is new from that place on.
+CREATE OR REPLACE TEMP TABLE batches AS
+SELECT part, sequence, entry, record, edge, epoch, "number", digest,
+  row_number() OVER (same ORDER BY sequence, coalesce(entry, 0)) AS nth,
+  bool_and(is_cut_off) OVER same AS is_over_quota
+FROM (
+  SELECT log.*, cut_off.edge IS NOT NULL AS is_cut_off
+  FROM log LEFT JOIN (
+    SELECT part, unnest(cut_off, recursive := true) FROM answers WHERE len(cut_off) > 0) cut_off
+  ON log.part = cut_off.part
+    AND coalesce(nullif(split_part(log.edge, '--', 1), ''), log.edge) = cut_off.edge
+    AND (log.sequence, coalesce(log.entry, 0)) >= (cut_off.sequence, cut_off.entry)
+  WHERE record IN ('batch', 'resolved'))
+WINDOW same AS (PARTITION BY part, edge, epoch, "number");
+
+CREATE OR REPLACE TEMP VIEW repeated AS
+SELECT part, sequence, entry FROM batches WHERE nth > 1 AND NOT is_over_quota;
+
+CREATE OR REPLACE TEMP VIEW over_quota AS
+SELECT part, sequence, entry, is_over_quota FROM batches WHERE record = 'batch' AND is_over_quota;
 
 -- Two contents under one number are a fault: nothing of what came second was counted.
 CREATE OR REPLACE TEMP TABLE conflicts AS
 SELECT part, edge, epoch, "number", list(DISTINCT digest ORDER BY digest) AS digests
-FROM log WHERE record = 'batch' AND digest IS NOT NULL
+FROM batches WHERE record = 'batch' AND digest IS NOT NULL AND NOT is_over_quota
 GROUP BY ALL HAVING count(DISTINCT digest) > 1;
 
 -- An imported log is taken as far as its chunks follow each other from its first row on; the rows of a
@@ -95,22 +112,25 @@ SELECT part, source, sequence, min_by(before, nth) AS taken FROM walk GROUP BY p
 
 -- The horizon is 7 days after the block's minute. What a test's event would have been is the valid one.
 CREATE OR REPLACE TEMP VIEW fresh AS
-SELECT log.*, taken,
+SELECT log.*, taken, is_over_quota,
   opened IS NOT NULL AND epoch_ms(opened) + 60000 + 7 * 86400000 < epoch_ms(clock) AS is_late,
   coalesce(verdict, 'test') = 'test' AS is_valid
 FROM log ANTI JOIN repeated USING (part, sequence, entry)
 LEFT JOIN taken USING (part, source, sequence)
+LEFT JOIN over_quota USING (part, sequence, entry)
 WHERE record IN ('event', 'tally', 'declared');
 
 -- The first of what is accepted of an impression and kind counts, valid ones apart from others.
 CREATE OR REPLACE TEMP TABLE seen AS
 SELECT part, issuer, block, seq, kind, is_valid, min((sequence, "row")) AS earliest FROM fresh
 WHERE record = 'event' AND outcome = 'accepted' AND outside IS NULL AND block IS NOT NULL AND NOT is_late
+  AND is_over_quota IS NULL
 GROUP BY ALL HAVING count(*) > 1;
 
 CREATE OR REPLACE TEMP VIEW judged AS
 SELECT fresh.*, CASE
     WHEN record = 'declared' THEN 'declared'
+    WHEN is_over_quota THEN 'over_quota'
     WHEN record = 'tally' THEN coalesce(outside, outcome)
     WHEN outcome <> 'accepted' THEN outcome
     WHEN outside IS NOT NULL THEN outside

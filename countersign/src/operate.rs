@@ -75,6 +75,8 @@ struct Edge {
     edge: Id,
     issuer: Option<Id>,
     retired_at: Option<String>,
+    #[serde(default)]
+    cut_off: bool,
     outboxes: Vec<Outbox>,
 }
 
@@ -98,7 +100,8 @@ fn list_edges(found: Edges) {
     let head = ["edge", "issuer", "epoch", "batches", "state"].map(str::to_owned).to_vec();
     let mut rows = vec![head];
     for edge in found.edges {
-        let retired = edge.retired_at.map(|at| format!("out of service since {at}"));
+        let cut_off = edge.cut_off.then(|| "cut off: too many gaps or outboxes".to_owned());
+        let retired = edge.retired_at.map(|at| format!("out of service since {at}")).or(cut_off);
         let none = || "-".to_owned();
         let (name, issuer) =
             (edge.edge.to_string(), edge.issuer.map_or_else(none, |id| id.to_string()));

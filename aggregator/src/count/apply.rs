@@ -13,7 +13,7 @@ use super::cells::{AdKey, CellKey, CellRest, Minutes};
 use super::dedup::{BitmapKey, Dedup, is_behind_horizon};
 use super::engine::{Applied, Engine};
 use super::intern::Interner;
-use super::outboxes::Taken;
+use super::outboxes::{CutOff, Taken};
 use super::sources::{ChunkRows, SourceState};
 use super::window::Window;
 
@@ -98,13 +98,13 @@ pub(super) struct Scratch {
 
 impl Engine {
     /// Applies a message.
-    pub(super) fn take(&mut self, message: &MessageView<'_>) -> Applied {
+    pub(super) fn take(&mut self, message: &MessageView<'_>, sequence: u64) -> Applied {
         self.begin(message.stamp);
         let settled = self.settled;
         let has_room = self.minutes.make_room(message.ids.len());
         self.scratch.window.begin(message, self.clock);
         let mut applied = Applied::default();
-        self.take_entries(message, has_room, &mut applied);
+        self.take_entries(message, sequence, has_room, &mut applied);
         self.account_for_given_up();
         self.scratch.prepare(message, self.clock);
         self.scratch.judge(message, &mut self.dedup);
@@ -123,11 +123,19 @@ impl Engine {
 
     /// Takes the numbers of the batches and what they declare. Without room for the message's ids
     /// nothing of it can count.
-    fn take_entries(&mut self, message: &MessageView<'_>, has_room: bool, applied: &mut Applied) {
+    fn take_entries(
+        &mut self,
+        message: &MessageView<'_>,
+        sequence: u64,
+        has_room: bool,
+        applied: &mut Applied,
+    ) {
         self.scratch.entries.clear();
         let refused = |reason, imported| Entry::Refused { reason, imported };
-        for batch in &message.batches {
-            let entry = match self.outboxes.take(batch, self.clock) {
+        // MESSAGE_ENTRIES_MAX keeps the numbers of batches and chunks far below 2^16.
+        for (entry, batch) in (0_u16..).zip(&message.batches) {
+            let at = CutOff { sequence, entry };
+            let entry = match self.outboxes.take(batch, at, self.clock) {
                 Taken::New if has_room => Entry::Batch,
                 Taken::New | Taken::OverQuota => refused(Reason::OverQuota, false),
                 Taken::Malformed => refused(Reason::Malformed, false),
@@ -146,7 +154,6 @@ impl Engine {
             }
         }
         self.scratch.chunks.clear();
-        // MESSAGE_ENTRIES_MAX keeps the numbers of chunks far below 2^16.
         for (number, chunk) in (0_u16..).zip(&message.chunks) {
             let rows = ChunkRows::of(chunk);
             self.scratch.entries.push(match rows {

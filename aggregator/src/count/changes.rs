@@ -3,7 +3,7 @@
 //! One rule holds for everything that is kept by the minute (cells, spend, ad totals, what pages have
 //! told, accounts and the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the store has of
 //! that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is the whole
-//! of that minute. Everything else (pages, outboxes, epochs, retired edges, sources, page views) is
+//! of that minute. Everything else (pages, outboxes, epochs, retired edges and those cut off, sources, page views) is
 //! absolute: it replaces the row with the same key. All lists are sorted by their keys, so that two checkpoints of the same
 //! history are equal.
 
@@ -13,7 +13,8 @@ use shared::{
 };
 
 use super::accounts::MinuteAccount;
-use super::outboxes::OutboxState;
+use super::outbox::OutboxState;
+use super::outboxes::CutOff;
 use super::pages::{PageState, Told};
 use super::sources::SourceState;
 
@@ -140,6 +141,8 @@ pub struct Changes {
     pub epochs: Vec<(Id, u64)>,
     /// Edges that are out of service, and the log's clock when that was said, to put.
     pub retired: Vec<(Id, Timestamp)>,
+    /// Edges that are cut off, and where, to put.
+    pub cut_off: Vec<(Id, CutOff)>,
     /// Imported logs to put.
     pub sources: Vec<(SourceId, SourceState)>,
     /// Page views to put, and those to delete.
@@ -171,6 +174,8 @@ pub struct Snapshot {
     pub epochs: Vec<(Id, u64)>,
     /// All edges that are out of service.
     pub retired: Vec<(Id, Timestamp)>,
+    /// All edges that are cut off.
+    pub cut_off: Vec<(Id, CutOff)>,
     /// All imported logs.
     pub sources: Vec<(SourceId, SourceState)>,
     /// All page views.

@@ -15,7 +15,8 @@ use super::cells::Minutes;
 use super::changes::{Cell, Changes, Snapshot, Spend};
 use super::dedup::Dedup;
 use super::error::EngineError;
-use super::outboxes::{Finality, Gap, GivenUp, OutboxState, Outboxes};
+use super::outbox::{GivenUp, OutboxState};
+use super::outboxes::{CutOff, Finality, Gap, Outboxes};
 use super::pages::{Pages, Told};
 use super::sources::{SourceState, Sources};
 
@@ -132,8 +133,9 @@ impl Engine {
             }
         }
         engine.minutes.load(snapshot.resident_from, &snapshot.minutes)?;
-        engine.outboxes = Outboxes::load(snapshot.outboxes, snapshot.epochs, snapshot.retired)
-            .ok_or(EngineError::Snapshot("an outbox is there twice, or contradicts itself"))?;
+        engine.outboxes =
+            Outboxes::load(snapshot.outboxes, snapshot.epochs, snapshot.retired, snapshot.cut_off)
+                .ok_or(EngineError::Snapshot("an outbox is there twice, or contradicts itself"))?;
         engine.sources = Sources::load(snapshot.sources);
         engine.pages = Pages::load(snapshot.views);
         Ok(engine)
@@ -154,7 +156,7 @@ impl Engine {
             let (expected, got) = (self.partition, message.partition);
             return Err(EngineError::Partition { expected, got });
         }
-        let applied = self.take(message);
+        let applied = self.take(message, position.sequence);
         self.position = Some(position);
         Ok(applied)
     }
@@ -245,6 +247,7 @@ impl Engine {
             outboxes: outboxes.states,
             epochs: outboxes.epochs,
             retired: outboxes.retired,
+            cut_off: outboxes.cut_off,
             sources: self.sources.checkpoint(),
             views: self.pages.checkpoint(),
         }
@@ -349,6 +352,12 @@ impl Engine {
     /// All outboxes that are remembered, open or closed.
     pub fn outboxes(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {
         self.outboxes.all()
+    }
+
+    /// Edges that have used up what is kept of one, and from where on nothing of them counts.
+    #[must_use]
+    pub fn cut_off(&self) -> &BTreeMap<Id, CutOff> {
+        self.outboxes.all_cut_off()
     }
 
     /// Edges that are out of service, and the log's clock when that was said.

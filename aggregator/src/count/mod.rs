@@ -9,6 +9,7 @@ mod dedup;
 mod engine;
 mod error;
 mod intern;
+mod outbox;
 mod outboxes;
 mod pages;
 mod sources;
@@ -25,6 +26,7 @@ pub use changes::{
 pub use contents::{Conflict, Contents};
 pub use engine::{Applied, Engine, Settings, Size};
 pub use error::EngineError;
-pub use outboxes::{Finality, Gap, OutboxState, Run};
+pub use outbox::{OutboxState, Run};
+pub use outboxes::{CutOff, Finality, Gap};
 pub use pages::{PageState, Told};
 pub use sources::SourceState;

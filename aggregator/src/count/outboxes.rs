@@ -1,4 +1,4 @@
-//! Which numbered batches have been applied, and what every outbox is past.
+//! All outboxes of a partition: how many are remembered, and which of them are waited for.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,18 +9,18 @@ use shared::limits::{BATCH_NUMBERS_MAX, HORIZON_MS};
 use shared::wire::BatchEntry;
 use shared::{Id, Minute, OutboxId, Timestamp};
 
-use super::contents::Contents;
+use super::outbox::{GivenUp, OutboxState};
 
 /// The most runs beyond gaps that are kept of all outboxes of one edge, with its shards. One that sends in order has
-/// none, one that sends 100 batches at once has at most 100. A batch that would make one more is
-/// refused.
+/// none, one that sends 100 batches at once has at most 100. A batch that would make one more
+/// cuts the edge off.
 pub(super) const RUNS_MAX: usize = 1 << 14;
 /// Of an edge that is out of service so many are kept: nobody waits for what is missing, so the
 /// oldest gaps are given up, and it is never refused for them.
 const RUNS_RETIRED_MAX: usize = 64;
 /// The most outboxes that are remembered of one edge, with its shards: one that is started every minute
 /// for a week does not reach it. For one more the one that was closed first is forgotten; where none is
-/// closed, its batches are refused.
+/// closed, it cuts the edge off.
 pub(super) const OUTBOXES_PER_EDGE_MAX: usize = 1 << 14;
 
 /// What became of a batch.
@@ -34,35 +34,19 @@ pub(super) enum Taken {
     Conflict,
     /// No outbox reaches its number.
     Malformed,
-    /// Its edge has used up what is kept of one. The number stays missing.
+    /// Its edge has used up what is kept of one, and is cut off. The number stays missing.
     OverQuota,
 }
 
-/// What a partition knows of an outbox.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct OutboxState {
-    /// All numbers before this one have been applied.
-    pub next: u64,
-    /// The watermark of the last of them: nothing older comes any more. [`Timestamp::MAX`] when the
-    /// outbox is closed, and zero while there is none.
-    pub watermark: Timestamp,
-    /// Runs of numbers above `next` that have been applied, in order, never touching.
-    pub above: Vec<Run>,
-    /// The log's clock when the outbox was closed.
-    pub closed_at: Option<Timestamp>,
-    /// What came under its numbers.
-    pub contents: Contents,
-}
-
-/// Neighbouring numbers that have been applied beyond a gap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// The first.
-    pub first: u64,
-    /// The one after the last.
-    pub end: u64,
-    /// The largest watermark among them; it holds when the gap before them is filled.
-    pub watermark: Timestamp,
+/// From where on an edge, with its shards, is cut off: nothing of the batches that come from here on
+/// counts, and nobody waits for any. One place, and not batch by batch, so that whoever counts again
+/// needs to know no more than this.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CutOff {
+    /// The message, by its sequence.
+    pub sequence: u64,
+    /// The first of its batches that does not count.
+    pub entry: u16,
 }
 
 /// Numbers of an outbox that have not come although larger ones have.
@@ -72,15 +56,6 @@ pub struct Gap {
     pub outbox: OutboxId,
     /// Which.
     pub missing: Vec<Range<u64>>,
-}
-
-/// Batches that are waited for no more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct GivenUp {
-    /// Near this time their events were received; zero when nothing tells.
-    pub(super) after: Timestamp,
-    /// How many.
-    pub(super) batches: u64,
 }
 
 /// How complete the minutes of a partition are.
@@ -113,103 +88,6 @@ impl Finality {
     }
 }
 
-impl OutboxState {
-    /// Takes a number; false when it has been applied before.
-    fn take(&mut self, number: u64, watermark: Timestamp) -> bool {
-        if number < self.next {
-            return false;
-        }
-        // The first run that ends behind the number: it holds it, touches it, or lies beyond it.
-        let at = self.above.partition_point(|run| run.end < number);
-        let touches = self.above.get(at).is_some_and(|run| run.end == number);
-        if self.above.get(at).is_some_and(|run| (run.first..run.end).contains(&number)) {
-            return false;
-        }
-        // The run to put it at the end of, if any, and the one that begins right behind it.
-        let behind = at + usize::from(touches);
-        let follows = self.above.get(behind).is_some_and(|run| run.first == number + 1);
-        let mut run = Run { first: number, end: number + 1, watermark };
-        if follows {
-            let next = self.above.remove(behind);
-            run.end = next.end;
-            run.watermark = run.watermark.max(next.watermark);
-        }
-        if touches {
-            let before = &mut self.above[at];
-            before.end = run.end;
-            before.watermark = before.watermark.max(run.watermark);
-        } else if number == self.next {
-            self.next = run.end;
-            self.watermark = self.watermark.max(run.watermark);
-        } else {
-            self.above.insert(at, run);
-        }
-        true
-    }
-
-    /// Whether taking a number makes one more run: it is new, and touches none that is there.
-    fn makes_a_run(&self, number: u64) -> bool {
-        let at = self.above.partition_point(|run| run.end < number);
-        let near = [self.above.get(at), self.above.get(at + 1)];
-        let alone = |run: &Run| !(run.first.saturating_sub(1)..=run.end).contains(&number);
-        number > self.next && near.into_iter().flatten().all(alone)
-    }
-
-    /// Gives up the oldest gap, of which there is one: what is missing there is waited for no more.
-    fn give_up(&mut self) -> GivenUp {
-        let given_up =
-            GivenUp { after: self.before(self.next), batches: self.above[0].first - self.next };
-        let run = self.above.remove(0);
-        self.next = run.end;
-        self.watermark = self.watermark.max(run.watermark);
-        given_up
-    }
-
-    /// The watermark that stands before a number, or where none does, behind it: near it lie the
-    /// events that the number would have brought. Zero where there is none either, or it tells no time.
-    fn before(&self, number: u64) -> Timestamp {
-        let at = self.above.partition_point(|run| run.end <= number);
-        let before = at.checked_sub(1).map_or(self.watermark, |run| self.above[run].watermark);
-        let behind = self.above.get(at).map_or(Timestamp(0), |run| run.watermark);
-        let known = if before == Timestamp(0) { behind } else { before };
-        if known == Timestamp::MAX { Timestamp(0) } else { known }
-    }
-
-    /// Whether what is missing may have had events between these times: they are not older than the
-    /// watermark before the gap, nor younger than the one behind it.
-    #[must_use]
-    pub fn misses_between(&self, from: Timestamp, to: Timestamp) -> bool {
-        let before =
-            std::iter::once(self.watermark).chain(self.above.iter().map(|run| run.watermark));
-        before.zip(&self.above).any(|(before, run)| before < to && run.watermark >= from)
-    }
-
-    /// One more than the largest number that has come.
-    fn end(&self) -> u64 {
-        self.above.last().map_or(self.next, |run| run.end)
-    }
-
-    /// Numbers that have not come although larger ones have.
-    #[must_use]
-    pub fn missing(&self) -> Vec<Range<u64>> {
-        let ends = std::iter::once(self.next).chain(self.above.iter().map(|run| run.end));
-        ends.zip(&self.above).map(|(end, run)| end..run.first).collect()
-    }
-
-    /// Whether it can be what a checkpoint wrote.
-    fn is_sound(&self) -> bool {
-        let mut end = self.next;
-        let in_order = self.above.iter().all(|run| {
-            let sound = end < run.first && run.first < run.end && run.end <= BATCH_NUMBERS_MAX;
-            end = run.end;
-            sound
-        });
-        in_order
-            && (self.watermark == Timestamp::MAX) == self.closed_at.is_some()
-            && self.contents.is_sound()
-    }
-}
-
 /// All outboxes of a partition.
 ///
 /// A closed outbox is remembered for the horizon, and then its edge's epochs up to this one are
@@ -222,6 +100,8 @@ pub(super) struct Outboxes {
     epochs: BTreeMap<Id, u64>,
     /// Edges that nobody waits for, and the log's clock when that was said.
     retired: BTreeMap<Id, Timestamp>,
+    /// By the registered name.
+    cut_off: BTreeMap<Id, CutOff>,
     /// By the time of closing.
     closed: BTreeSet<(Timestamp, OutboxId)>,
     kept: BTreeMap<Id, Kept>,
@@ -230,6 +110,7 @@ pub(super) struct Outboxes {
     changed: BTreeSet<OutboxId>,
     changed_epochs: BTreeSet<Id>,
     changed_retired: BTreeSet<Id>,
+    changed_cut_off: BTreeSet<Id>,
     dropped: BTreeSet<OutboxId>,
 }
 
@@ -247,12 +128,16 @@ pub(super) struct OutboxChanges {
     pub(super) states: Vec<(OutboxId, OutboxState)>,
     pub(super) epochs: Vec<(Id, u64)>,
     pub(super) retired: Vec<(Id, Timestamp)>,
+    pub(super) cut_off: Vec<(Id, CutOff)>,
 }
 
 impl Outboxes {
-    /// Takes a batch.
-    pub(super) fn take(&mut self, batch: &BatchEntry, clock: Timestamp) -> Taken {
+    /// Takes a batch, which comes at this place.
+    pub(super) fn take(&mut self, batch: &BatchEntry, at: CutOff, clock: Timestamp) -> Taken {
         let taken = self.take_number(batch.outbox, batch.number, batch.watermark, clock);
+        if taken == Taken::OverQuota {
+            self.cut_off(batch.outbox.edge, at);
+        }
         let Some(state) = self.states.get_mut(&batch.outbox) else { return taken };
         match taken {
             Taken::New => {
@@ -278,16 +163,17 @@ impl Outboxes {
         if number >= BATCH_NUMBERS_MAX {
             return Taken::Malformed;
         }
-        let makes_a_run = self.states.get(&outbox).map(|state| state.makes_a_run(number));
-        let makes_a_run = match makes_a_run {
-            Some(makes_a_run) => makes_a_run,
-            None if self.epochs.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over) => {
-                return Taken::Known;
-            }
-            None if !self.has_room(outbox.edge) => return Taken::OverQuota,
-            None => number > 0,
-        };
-        if makes_a_run && !self.has_run_left(outbox.edge) {
+        let state = self.states.get(&outbox);
+        let is_over = || self.epochs.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over);
+        if state.map_or_else(is_over, |state| state.has(number)) {
+            return Taken::Known;
+        }
+        let makes_a_run = state.map_or(number > 0, |state| state.makes_a_run(number));
+        let is_new = state.is_none();
+        if self.is_cut_off(outbox.edge)
+            || (is_new && !self.has_room(outbox.edge))
+            || (makes_a_run && !self.has_run_left(outbox.edge))
+        {
             return Taken::OverQuota;
         }
         let kept = self.kept.entry(registered_name(outbox.edge)).or_default();
@@ -296,13 +182,25 @@ impl Outboxes {
             OutboxState::default()
         });
         let before = state.above.len();
-        if !state.take(number, watermark) {
-            return Taken::Known;
-        }
+        let taken = state.take(number, watermark);
+        debug_assert!(taken, "it was not known");
         kept.runs = (kept.runs + state.above.len()).saturating_sub(before);
         self.give_up(outbox);
         self.has_changed(outbox, clock);
         Taken::New
+    }
+
+    /// From here on nothing of an edge and its shards counts; the first place stands.
+    fn cut_off(&mut self, edge: Id, at: CutOff) {
+        let name = registered_name(edge);
+        if let Entry::Vacant(vacant) = self.cut_off.entry(name) {
+            vacant.insert(at);
+            self.changed_cut_off.insert(name);
+        }
+    }
+
+    fn is_cut_off(&self, edge: Id) -> bool {
+        !self.cut_off.is_empty() && self.cut_off.contains_key(&registered_name(edge))
     }
 
     /// Notes a change, and whether it has closed the outbox.
@@ -418,12 +316,16 @@ impl Outboxes {
         self.changed_epochs.insert(outbox.edge);
     }
 
+    fn is_waited_for(&self, edge: Id) -> bool {
+        !self.is_retired(edge) && !self.is_cut_off(edge)
+    }
+
     /// Those that are waited for.
     fn open(&self) -> impl Iterator<Item = &OutboxState> {
         let open = self
             .states
             .iter()
-            .filter(|(outbox, state)| state.closed_at.is_none() && !self.is_retired(outbox.edge));
+            .filter(|(outbox, state)| state.closed_at.is_none() && self.is_waited_for(outbox.edge));
         open.map(|(_, state)| state)
     }
 
@@ -459,6 +361,10 @@ impl Outboxes {
         self.states.iter().map(|(outbox, state)| (*outbox, state))
     }
 
+    pub(super) fn all_cut_off(&self) -> &BTreeMap<Id, CutOff> {
+        &self.cut_off
+    }
+
     pub(super) fn retired(&self) -> &BTreeMap<Id, Timestamp> {
         &self.retired
     }
@@ -471,11 +377,13 @@ impl Outboxes {
         let changed = std::mem::take(&mut self.changed);
         let epochs = std::mem::take(&mut self.changed_epochs);
         let retired = std::mem::take(&mut self.changed_retired);
+        let cut_off = std::mem::take(&mut self.changed_cut_off);
         OutboxChanges {
             dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
             states: changed.iter().map(|outbox| (*outbox, self.states[outbox].clone())).collect(),
             epochs: epochs.iter().map(|edge| (*edge, self.epochs[edge])).collect(),
             retired: retired.iter().map(|edge| (*edge, self.retired[edge])).collect(),
+            cut_off: cut_off.iter().map(|edge| (*edge, self.cut_off[edge])).collect(),
         }
     }
 
@@ -484,6 +392,7 @@ impl Outboxes {
         states: Vec<(OutboxId, OutboxState)>,
         epochs: Vec<(Id, u64)>,
         retired: Vec<(Id, Timestamp)>,
+        cut_off: Vec<(Id, CutOff)>,
     ) -> Option<Self> {
         let count = states.len();
         let closed = |(outbox, state): &(OutboxId, OutboxState)| Some((state.closed_at?, *outbox));
@@ -491,6 +400,7 @@ impl Outboxes {
             closed: states.iter().filter_map(closed).collect(),
             epochs: epochs.into_iter().collect(),
             retired: retired.into_iter().collect(),
+            cut_off: cut_off.into_iter().collect(),
             states: states.into_iter().collect(),
             ..Self::default()
         };
@@ -501,48 +411,5 @@ impl Outboxes {
         }
         let sound = loaded.states.values().all(OutboxState::is_sound);
         (sound && loaded.states.len() == count).then_some(loaded)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn take_all(numbers: &[u64]) -> (OutboxState, Vec<bool>) {
-        let mut state = OutboxState::default();
-        let taken = numbers.iter().map(|n| state.take(*n, Timestamp(100 + n))).collect();
-        assert!(state.is_sound(), "{state:?}");
-        (state, taken)
-    }
-
-    #[test]
-    fn watermarks_pass_no_gap() {
-        let (state, taken) = take_all(&[0, 1, 3, 4, 7, 6, 3]);
-        assert_eq!(taken, [true, true, true, true, true, true, false]);
-        assert_eq!((state.next, state.watermark), (2, Timestamp(101)));
-        assert_eq!(state.missing(), [2..3, 5..6]);
-        let (state, _) = take_all(&[0, 1, 3, 4, 7, 6, 2]);
-        assert_eq!((state.next, state.watermark), (5, Timestamp(104)));
-        assert_eq!(state.missing(), [Range { start: 5, end: 6 }]);
-        let (state, _) = take_all(&[1, 0, 3, 4, 7, 6, 5, 2]);
-        assert_eq!((state.next, state.watermark, state.above.len()), (8, Timestamp(107), 0));
-    }
-
-    #[test]
-    fn every_order_of_seven_numbers_ends_alike() {
-        let mut orders = vec![vec![]];
-        for n in 0..7_u64 {
-            let longer = orders.iter().flat_map(|order: &Vec<u64>| {
-                (0..=order.len()).map(move |at| [&order[..at], &[n], &order[at..]].concat())
-            });
-            orders = longer.collect();
-        }
-        assert_eq!(orders.len(), 5_040);
-        for order in orders {
-            let twice: Vec<u64> = order.iter().flat_map(|n| [*n, *n]).collect();
-            let (state, taken) = take_all(&twice);
-            assert_eq!((state.next, state.watermark), (7, Timestamp(106)), "{order:?}");
-            assert!(taken.chunks(2).all(|pair| pair == [true, false]), "{order:?}");
-        }
     }
 }

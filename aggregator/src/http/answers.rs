@@ -154,6 +154,9 @@ pub(super) struct Edge {
     pub(super) issuer: Option<Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retired_at: Option<String>,
+    /// It has used up what is kept of one: what it sends is `over_quota`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) cut_off: bool,
     pub(super) outboxes: Vec<Outbox>,
 }
 
@@ -175,6 +178,11 @@ pub(super) struct Outbox {
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
     pub(super) status: &'static str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

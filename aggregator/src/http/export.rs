@@ -52,6 +52,18 @@ struct Position {
     sequence: u64,
     log: String,
     digest: String,
+    /// Edges of which nothing counts any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cut_off: Vec<CutOff>,
+}
+
+/// An edge, with its shards, that has used up what is kept of one: what comes from this batch of this
+/// message on is `over_quota`.
+#[derive(Serialize)]
+struct CutOff {
+    edge: Id,
+    sequence: u64,
+    entry: u16,
 }
 
 #[derive(Serialize)]
@@ -126,7 +138,12 @@ fn position<V>(partition: u16, partitions: usize, export: &Export<V>) -> Positio
     let (sequence, log, digest) = export.position.map_or_else(Default::default, |position| {
         (position.sequence, hex(&position.identity), hex(&position.digest))
     });
-    Position { partition, partitions, sequence, log, digest }
+    let cut_off = export.cut_off.iter().map(|(edge, at)| CutOff {
+        edge: *edge,
+        sequence: at.sequence,
+        entry: at.entry,
+    });
+    Position { partition, partitions, sequence, log, digest, cut_off: cut_off.collect() }
 }
 
 fn text(lines: &[Line]) -> Result<Bytes, serde_json::Error> {

@@ -241,7 +241,7 @@ async fn source<L: Log, S: Stores>(
 async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
     Params::read(&uri, &[])?;
     answer(&core, "edges", async {
-        let query::Edges { outboxes, retired } = query::edges(&core.slots).await?;
+        let query::Edges { outboxes, retired, cut_off } = query::edges(&core.slots).await?;
         let registered = (core.registered)();
         let known = outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied());
         let mut names: BTreeSet<Id> = known.collect();
@@ -254,6 +254,7 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
             edge,
             issuer: registered.owner(edge),
             retired_at: retired_at(edge).map(ToString::to_string),
+            cut_off: cut_off.contains(&registered_name(edge)),
             outboxes: outboxes
                 .range(OutboxId { edge, epoch: 0 }..=OutboxId { edge, epoch: u64::MAX })
                 .map(|(id, outbox)| answers::Outbox::of(id.epoch, outbox))

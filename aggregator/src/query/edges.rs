@@ -20,11 +20,13 @@ pub(crate) struct Outbox {
     pub(crate) missing: BTreeSet<(u64, u64)>,
 }
 
-/// All outboxes that are remembered, and the edges that are out of service.
+/// All outboxes that are remembered, and the edges that are out of service or cut off.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Edges {
     pub(crate) outboxes: BTreeMap<OutboxId, Outbox>,
     pub(crate) retired: BTreeMap<Id, Timestamp>,
+    /// By registered name: nothing of them counts any more.
+    pub(crate) cut_off: BTreeSet<Id>,
 }
 
 /// All edges.
@@ -55,5 +57,6 @@ impl Edges {
             known.missing.extend(missing);
         }
         self.retired.extend(engine.retired());
+        self.cut_off.extend(engine.cut_off().keys());
     }
 }

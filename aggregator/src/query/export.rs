@@ -1,13 +1,14 @@
 //! Everything that a partition has counted in a range, at one position: for comparing it with
 //! another count.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use eventlog::Position;
-use shared::{Currency, Minute};
+use shared::{Currency, Id, Minute};
 
 use super::{Look, Unanswered, look};
-use crate::count::{Dimensions, MinuteAccount};
+use crate::count::{CutOff, Dimensions, MinuteAccount};
 use crate::query::older::Older;
 use crate::service::Slot;
 use crate::store::{CheckpointStore, StoreError, View};
@@ -34,6 +35,8 @@ pub(crate) enum Row {
 pub(crate) struct Export<V> {
     /// The last message that is counted.
     pub(crate) position: Option<Position>,
+    /// Edges of which nothing counts any more, and from where on.
+    pub(crate) cut_off: BTreeMap<Id, CutOff>,
     memory: Vec<Row>,
     older: Option<Older<V>>,
     next: Option<Vec<u8>>,
@@ -44,7 +47,7 @@ pub(crate) async fn export<T: CheckpointStore>(
     slot: &Slot<T>,
     range: Range<Minute>,
 ) -> Result<Export<T::View>, Unanswered> {
-    let Look { memory: (position, mut memory), older } = look(slot, &range, |engine| {
+    let Look { memory: (position, cut_off, mut memory), older } = look(slot, &range, |engine| {
         let mut rows = Vec::new();
         for (minute, account) in engine.account(range.start, range.end) {
             rows.push(Row::Account(minute, account));
@@ -55,7 +58,7 @@ pub(crate) async fn export<T: CheckpointStore>(
                 rows.push(Row::Spend(minute, spend.dimensions, spend.currency, spend.micros));
             });
         }
-        (engine.position(), rows)
+        (engine.position(), engine.cut_off().clone(), rows)
     })
     .await?;
     if let Some(older) = &older {
@@ -68,7 +71,7 @@ pub(crate) async fn export<T: CheckpointStore>(
             spend.map(|(minute, s)| Row::Spend(minute, s.dimensions, s.currency, s.micros)),
         );
     }
-    Ok(Export { position, memory, older, next: None })
+    Ok(Export { position, cut_off, memory, older, next: None })
 }
 
 impl<V: View> Export<V> {

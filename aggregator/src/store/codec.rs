@@ -8,7 +8,8 @@ use shared::{BatchDigest, Country, Currency, Device, Id, Kind, Minute, Timestamp
 use super::lists::{Reader, Unreadable, in_order, put_id, put_number, put_signed, sum};
 use super::{StoreError, keys};
 use crate::count::{
-    Conflict, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run, SourceState, Told,
+    Conflict, CutOff, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run, SourceState,
+    Told,
 };
 
 const VERSION: u8 = 1;
@@ -452,6 +453,26 @@ pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
         });
     }
     Ok(outbox)
+}
+
+/// From where on an edge is cut off.
+#[must_use]
+pub fn cut_off_value(at: CutOff) -> Vec<u8> {
+    let mut out = begin();
+    put_number(&mut out, at.sequence);
+    put_number(&mut out, at.entry.into());
+    out
+}
+
+/// The inverse of [`cut_off_value`].
+///
+/// # Errors
+/// Says what was expected.
+pub fn read_cut_off(value: &[u8]) -> Result<CutOff, &'static str> {
+    let mut reader = Reader::new(value, VERSION)?;
+    let sequence = reader.number()?;
+    let entry = reader.number()?.try_into().map_err(|_| "a batch beyond 16 bits")?;
+    reader.end().map(|()| CutOff { sequence, entry })
 }
 
 /// An imported log.

@@ -13,6 +13,7 @@
 //! | `o` | edge 16, epoch 8 | an outbox |
 //! | `e` | edge 16 | its last epoch that is over |
 //! | `x` | edge 16 | since when it is out of service, in ms |
+//! | `k` | edge 16 | from where on it is cut off |
 //! | `s` | source 16 | an imported log |
 //! | `v` | page view 8 | how many events it has told, and when |
 //! | `h` | hour 4 | the last sequence applied when the hour began: for trimming the log |
@@ -43,6 +44,8 @@ pub const OUTBOX: u8 = b'o';
 pub const EPOCH: u8 = b'e';
 /// Family of edges out of service.
 pub const RETIRED: u8 = b'x';
+/// Family of edges that are cut off.
+pub const CUT_OFF: u8 = b'k';
 /// Family of imported logs.
 pub const SOURCE: u8 = b's';
 /// Family of the hours' sequences.
@@ -103,6 +106,12 @@ pub fn epoch(edge: Id) -> Vec<u8> {
 #[must_use]
 pub fn retired(edge: Id) -> Vec<u8> {
     key(RETIRED, &[edge.padded()])
+}
+
+/// An edge that is cut off.
+#[must_use]
+pub fn cut_off(edge: Id) -> Vec<u8> {
+    key(CUT_OFF, &[edge.padded()])
 }
 
 /// An imported log.
@@ -212,6 +221,7 @@ pub fn describe(key: &[u8]) -> String {
         Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),
         Some(&EPOCH) => fields.id().map(|edge| format!("epochs of edge {edge}")),
         Some(&RETIRED) => fields.id().map(|edge| format!("edge {edge} out of service")),
+        Some(&CUT_OFF) => fields.id().map(|edge| format!("edge {edge} cut off")),
         Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,

@@ -40,6 +40,9 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     for (edge, since) in &changes.retired {
         rows.push(Change::Put(keys::retired(*edge), codec::number_value(since.0)));
     }
+    for (edge, at) in &changes.cut_off {
+        rows.push(Change::Put(keys::cut_off(*edge), codec::cut_off_value(*at)));
+    }
     for (id, state) in &changes.sources {
         rows.push(Change::Put(keys::source(*id), codec::source_value(state)));
     }
@@ -134,6 +137,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
     let epochs = family(view, keys::EPOCH, |f| f.id(), codec::read_number).await?;
     let retired = family(view, keys::RETIRED, |f| f.id(), codec::read_number).await?;
     let retired = retired.into_iter().map(|(edge, since)| (edge, Timestamp(since))).collect();
+    let cut_off = family(view, keys::CUT_OFF, |f| f.id(), codec::read_cut_off).await?;
     let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
     let views = family(view, keys::VIEW, |f| f.view(), codec::read_view).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
@@ -149,6 +153,7 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
         outboxes,
         epochs,
         retired,
+        cut_off,
         sources,
         views,
     };

@@ -16,7 +16,7 @@ use shared::Minute;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 
 use super::archive_failure;
-use super::engine::{Counted, Fact};
+use super::engine::{Counted, CutOff, Fact};
 use super::files::Scope;
 use super::names::Names;
 use super::progress::Progress;
@@ -50,7 +50,7 @@ pub(super) async fn compare(
     progress: &Progress,
 ) -> Result<Compared, Failure> {
     let sequence = counted.sequence;
-    let mut count = Count::new(range.clone());
+    let mut count = Count::new(range.clone(), counted.cut_off);
     for (entry, _) in &scope.files {
         let bytes = archive.read(entry).await.map_err(|error| archive_failure(&error))?;
         let taken = tokio::task::spawn_blocking(move || {
@@ -86,11 +86,21 @@ struct Words {
     too_late: Name,
     clock_ahead: Name,
     duplicate: Name,
+    over_quota: Name,
     declared: Name,
     counted: Name,
     imported: Name,
     valid: Name,
     invalid: Name,
+}
+
+/// Why nothing of a batch counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Skipped {
+    /// It came before.
+    Repeated,
+    /// Its edge is cut off.
+    OverQuota,
 }
 
 struct Count {
@@ -103,8 +113,10 @@ struct Count {
     /// Outbox and number of batches that came, or of which an operator has said that they never do.
     batches: HashMap<(u32, u64), u128>,
     conflicts: BTreeSet<String>,
-    /// Of the message at hand: its sequence, and the entries that came before.
-    repeated: (u64, HashSet<u64>),
+    /// Edges of which nothing counts any more, and from which batch of which message on.
+    cut_off: HashMap<String, (u64, u64)>,
+    /// Of the message at hand: its sequence, and the entries of which nothing counts.
+    skipped: (u64, HashMap<u64, Skipped>),
     /// How far each imported log has been taken, before the message at hand, and with it.
     taken: HashMap<Name, (u64, u64, u64)>,
     kinds: Vec<Name>,
@@ -114,7 +126,7 @@ struct Count {
 }
 
 impl Count {
-    fn new(range: Range<Minute>) -> Self {
+    fn new(range: Range<Minute>, cut_off: Vec<CutOff>) -> Self {
         let mut names = Names::default();
         let words = Words {
             accepted: names.number("accepted"),
@@ -124,6 +136,7 @@ impl Count {
             too_late: names.number("too_late"),
             clock_ahead: names.number("clock_ahead"),
             duplicate: names.number("duplicate"),
+            over_quota: names.number("over_quota"),
             declared: names.number("declared"),
             counted: names.number("counted"),
             imported: names.number("imported"),
@@ -138,7 +151,8 @@ impl Count {
             blocks: HashMap::new(),
             batches: HashMap::new(),
             conflicts: BTreeSet::new(),
-            repeated: (0, HashSet::new()),
+            cut_off: cut_off.into_iter().map(|of| (of.edge, (of.sequence, of.entry))).collect(),
+            skipped: (0, HashMap::new()),
             taken: HashMap::new(),
             kinds: Vec::new(),
             seen: HashSet::new(),
@@ -149,21 +163,22 @@ impl Count {
     /// Takes records in the order of the log.
     fn take(&mut self, records: &[Record]) {
         for record in records {
-            if self.repeated.0 != record.sequence {
-                self.repeated = (record.sequence, HashSet::new());
+            if self.skipped.0 != record.sequence {
+                self.skipped = (record.sequence, HashMap::new());
             }
             match record.what {
-                What::Resolved => drop(self.is_new_batch(record)),
+                What::Resolved => drop(self.take_batch(record)),
                 What::Batch => {
-                    if !self.is_new_batch(record) {
-                        self.repeated.1.insert(record.entry);
+                    if let Err(why) = self.take_batch(record) {
+                        self.skipped.1.insert(record.entry, why);
                     }
                 }
                 What::Chunk => self.take_chunk(record),
+                // Chunks are numbered behind the batches, and are never skipped whole.
                 What::Event | What::Tally | What::Declared => {
-                    // Chunks are numbered behind the batches, and are never repeated whole.
-                    if !self.repeated.1.contains(&record.entry) {
-                        self.judge(record);
+                    let skipped = self.skipped.1.get(&record.entry).copied();
+                    if skipped != Some(Skipped::Repeated) {
+                        self.judge(record, skipped.is_some());
                     }
                 }
             }
@@ -171,14 +186,16 @@ impl Count {
     }
 
     /// A batch that came before, or of which an operator has said that it never comes, is skipped
-    /// with all that it brings.
-    fn is_new_batch(&mut self, record: &Record) -> bool {
+    /// with all that it brings; what a cut-off edge brings is over its quota, as often as it comes.
+    fn take_batch(&mut self, record: &Record) -> Result<(), Skipped> {
+        let is_cut_off = self.is_cut_off(record);
         let next = number(self.outboxes.len());
         let outbox = *self.outboxes.entry((record.edge, record.epoch)).or_insert(next);
         let first = match self.batches.entry((outbox, record.number)) {
+            Entry::Vacant(_) if is_cut_off => return Err(Skipped::OverQuota),
             Entry::Vacant(vacant) => {
                 vacant.insert(record.digest);
-                return true;
+                return Ok(());
             }
             Entry::Occupied(first) => *first.get(),
         };
@@ -192,7 +209,14 @@ impl Count {
                 record.digest
             ));
         }
-        false
+        Err(Skipped::Repeated)
+    }
+
+    fn is_cut_off(&self, record: &Record) -> bool {
+        let edge = self.names.text(record.edge);
+        let name = edge.split_once("--").map_or(edge, |(name, _)| name);
+        let at = self.cut_off.get(if name.is_empty() { edge } else { name });
+        at.is_some_and(|at| *at <= (record.sequence, record.entry))
     }
 
     /// A log is taken as far as its chunks follow each other from its first row on. The rows of a
@@ -208,9 +232,10 @@ impl Count {
         }
     }
 
-    fn judge(&mut self, record: &Record) {
+    fn judge(&mut self, record: &Record, is_over_quota: bool) {
         let (minute, outside) = self.within(record);
-        let fate = self.fate(record, outside);
+        let over_quota = is_over_quota.then_some(self.words.over_quota);
+        let fate = self.fate(record, over_quota, outside);
         let range = i64::from(self.range.start.0)..i64::from(self.range.end.0);
         let of_chunk = record.source != 0;
         if !range.contains(&minute) || (record.what == What::Declared && of_chunk) {
@@ -258,10 +283,18 @@ impl Count {
     }
 
     /// What becomes of it; none of what is counted, or flagged, as the first of its kind.
-    fn fate(&mut self, record: &Record, outside: Option<Name>) -> Option<Name> {
+    fn fate(
+        &mut self,
+        record: &Record,
+        over_quota: Option<Name>,
+        outside: Option<Name>,
+    ) -> Option<Name> {
         let words = &self.words;
         if record.what == What::Declared {
             return Some(words.declared);
+        }
+        if over_quota.is_some() {
+            return over_quota;
         }
         if record.what == What::Tally {
             return outside.or(Some(record.outcome));

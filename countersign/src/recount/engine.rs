@@ -41,7 +41,17 @@ pub(super) struct Counted {
     /// In hexadecimal.
     pub(super) log: String,
     pub(super) digest: String,
+    /// Edges of which nothing counts any more.
+    pub(super) cut_off: Vec<CutOff>,
     pub(super) facts: Vec<Fact>,
+}
+
+/// What comes of an edge and its shards from this batch of this message on is `over_quota`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub(super) struct CutOff {
+    pub(super) edge: String,
+    pub(super) sequence: u64,
+    pub(super) entry: u64,
 }
 
 /// A line of the answer: see `aggregator/src/http/export.rs`.
@@ -54,6 +64,8 @@ enum Line {
         sequence: u64,
         log: String,
         digest: String,
+        #[serde(default)]
+        cut_off: Vec<CutOff>,
     },
     Account {
         minute: Minute,
@@ -103,8 +115,9 @@ fn read(answer: &[u8]) -> Result<Counted, String> {
         let line = serde_json::from_slice(line)
             .map_err(|error| format!("what this build does not understand ({error})"))?;
         match line {
-            Line::Position { partition, partitions, sequence, log, digest } => {
-                counted = Counted { partition, partitions, sequence, log, digest, ..counted };
+            Line::Position { partition, partitions, sequence, log, digest, cut_off } => {
+                let facts = counted.facts;
+                counted = Counted { partition, partitions, sequence, log, digest, cut_off, facts };
             }
             Line::Account { minute, declared, imported, counted: valid, duplicate, reasons } => {
                 let fixed = [

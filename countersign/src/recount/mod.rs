@@ -61,6 +61,13 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
     while partition < partitions {
         let counted = engine::counted(&api, partition, &range).await?;
         partitions = counted.partitions;
+        for of in &counted.cut_off {
+            line(format!(
+                "partition {partition}: edge {} had too many gaps or outboxes: from message {} on \
+                 what it brings is over_quota",
+                of.edge, of.sequence
+            ));
+        }
         let scope = files::scope(&archive, &api, &counted, &range, args.api.patience).await?;
         total.bytes += scope.bytes();
         total.records += scope.records();

@@ -23,7 +23,7 @@ use shared::{
 };
 
 use super::count::Compared;
-use super::engine::{Cell, Counted, Fact};
+use super::engine::{Cell, Counted, CutOff, Fact};
 use super::files::{Scope, needed};
 use super::*;
 
@@ -152,6 +152,21 @@ impl History {
         let digest = shared::BatchDigest([1; 16]);
         let entry = BatchEntry { outbox, number, watermark, digest, declared };
         Sent { entry, events, tallies: self.tallies() }
+    }
+
+    /// More gaps than are kept of an edge.
+    fn gaps(&mut self) -> Vec<Bytes> {
+        let of = |first: u64| {
+            let mut builder = MessageBuilder::default();
+            for number in first..first + 4_000 {
+                let mut sent = self.batch();
+                sent.entry.outbox = OutboxId { edge: EDGES[0], epoch: 0 };
+                sent.entry.number = 1_000_000 + 2 * number;
+                Self::put(&mut builder, &sent);
+            }
+            builder.finish(0, self.now).into()
+        };
+        (0..20_000).step_by(4_000).map(of).collect()
     }
 
     fn put(builder: &mut MessageBuilder, sent: &Sent) {
@@ -299,12 +314,15 @@ struct Both {
 }
 
 async fn both(seed: u64, messages: usize) -> Both {
+    let mut history = History::new(seed);
+    logged((0..messages).map(|_| history.message()).collect()).await
+}
+
+async fn logged(messages: Vec<Bytes>) -> Both {
     let dir = tempfile::tempdir().unwrap();
     let archive = Archive::local(dir.path()).unwrap();
     let log = Arc::new(MemLog::new(1, [7; 16]));
-    let mut history = History::new(seed);
-    for _ in 0..messages {
-        let payload = history.message();
+    for payload in messages {
         log.append(vec![Message { partition: 0, payload }]).await.unwrap();
     }
     let mut engine = Engine::new(0, Settings::default());
@@ -334,7 +352,13 @@ impl Both {
     async fn compare(&self, range: std::ops::Range<Minute>) -> Compared {
         let sequence = self.engine.position().unwrap().sequence;
         let facts = facts(&self.engine, &range);
-        let counted = Counted { partitions: 1, sequence, facts, ..Counted::default() };
+        let cut_off = self.engine.cut_off().iter().map(|(edge, at)| CutOff {
+            edge: edge.to_string(),
+            sequence: at.sequence,
+            entry: at.entry.into(),
+        });
+        let cut_off = cut_off.collect();
+        let counted = Counted { partitions: 1, sequence, facts, cut_off, ..Counted::default() };
         let scope = Scope { files: needed(self.files.clone(), &range) };
         let progress = Progress::start(0, 1, 0);
         count::compare(&self.archive, scope, counted, &range, &progress).await.unwrap()
@@ -384,6 +408,24 @@ async fn the_plain_count_says_what_the_engine_says() {
         "valid",
     ];
     assert_eq!(whats.iter().map(String::as_str).collect::<Vec<_>>(), all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_plain_count_knows_where_an_edge_was_cut_off() {
+    let mut history = History::new(7);
+    let mut messages: Vec<_> = (0..30).map(|_| history.message()).collect();
+    messages.extend(history.gaps());
+    messages.extend((0..60).map(|_| history.message()));
+    let both = logged(messages).await;
+    assert_eq!(both.engine.cut_off().keys().collect::<Vec<_>>(), [&EDGES[0]]);
+    let compared = both.compare(ALL).await;
+    let differences = compared.differences;
+    assert!(differences.is_empty(), "{:#?}", &differences[..differences.len().min(9)]);
+    let of = |what: &str| {
+        let all = facts(&both.engine, &ALL);
+        all.into_iter().filter(|fact| fact.what == what).map(|fact| fact.n).sum::<i64>()
+    };
+    assert!(of("over_quota") > 10_000 && of("counted") > 100, "{}", of("over_quota"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

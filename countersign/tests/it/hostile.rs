@@ -160,6 +160,7 @@ impl Play {
         assert!(self.account["over_quota"] > 0, "{answer}");
         self.check(TOO_MANY.name).await;
         self.restart().await;
+        self.target.recount();
     }
 
     /// kill -9 of whatever takes and counts: it is back soon, and goes on.
@@ -249,8 +250,9 @@ async fn no_trick_stops_burns_or_forges_anything_in_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut play = Play::new(Target::local(dir.path())).await;
     play.play_all().await;
-    // Last, for the second count knows of no quota.
+    // Last, for it cuts the edge off.
     play.play_too_many().await;
+    play.target.recount_in_sql(dir.path()).await;
     play.retire().await;
 }
 

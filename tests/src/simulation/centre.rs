@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aggregator::count::{
-    Changes, Engine, MinuteRows, OutboxState, Page, PageKey, PageState, Settings, Snapshot,
+    Changes, CutOff, Engine, MinuteRows, OutboxState, Page, PageKey, PageState, Settings, Snapshot,
     SourceState,
 };
 use bytes::Bytes;
@@ -50,6 +50,7 @@ struct Store {
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
     retired: BTreeMap<Id, Timestamp>,
+    cut_off: BTreeMap<Id, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
     views: BTreeMap<PageView, PageState>,
     /// What the engine must say that is made of it.
@@ -359,6 +360,7 @@ impl Store {
         self.outboxes.extend(changes.outboxes);
         self.epochs.extend(changes.epochs);
         self.retired.extend(changes.retired);
+        self.cut_off.extend(changes.cut_off);
         self.sources.extend(changes.sources);
         for (page, state) in changes.views {
             match state {
@@ -386,6 +388,7 @@ impl Store {
             outboxes: self.outboxes.iter().map(|(id, state)| (*id, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
             retired: self.retired.iter().map(|(id, since)| (*id, *since)).collect(),
+            cut_off: self.cut_off.iter().map(|(id, at)| (*id, *at)).collect(),
             sources: self.sources.iter().map(|(id, state)| (*id, *state)).collect(),
             views: self.views.iter().map(|(page, state)| (*page, *state)).collect(),
         }

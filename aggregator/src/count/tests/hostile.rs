@@ -1,6 +1,8 @@
 //! What an authenticated sender may bring about: nothing of it stops a partition, all of it has an
 //! outcome, and that is the same however often the partition is stopped.
 
+use std::collections::BTreeMap;
+
 use eventlog::Position;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -17,7 +19,7 @@ use shared::{
 use super::store::Store;
 use super::{read, view};
 use crate::count::outboxes::{OUTBOXES_PER_EDGE_MAX, RUNS_MAX};
-use crate::count::{Applied, Engine, Settings};
+use crate::count::{Applied, CutOff, Engine, Settings};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const SETTINGS: Settings = Settings { resident_minutes: 10 };
@@ -138,6 +140,7 @@ impl World {
     fn check(&self) {
         let expected = view(&self.straight, &Store::default(), &[source()]);
         assert_eq!(view(&self.stopped, &self.store, &[source()]), expected);
+        assert_eq!(self.stopped.cut_off(), self.straight.cut_off());
         for (minute, account) in &expected.accounts {
             assert_eq!(account.outcomes(), account.declared + account.imported, "{minute:?}");
         }
@@ -182,17 +185,44 @@ fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     assert_eq!(world.straight.gaps()[0].missing.len(), RUNS_MAX);
     world.checkpoint();
     world.crash();
-    // What is missing may still come, and the next of the others is taken.
-    assert_eq!(over_quota(&send(&mut world, vec![0, 1, 3, 5])), 0);
+    // The edge is cut off: nothing counts that is new, and what is known is known.
+    assert_eq!(over_quota(&send(&mut world, vec![0, 1, 3, 5])), 4);
+    let again = send(&mut world, vec![2]);
+    assert_eq!(again, Applied { redelivered: 1, ..Applied::default() });
+    let at = CutOff { sequence: 5, entry: 384 };
+    assert_eq!(world.straight.cut_off(), &BTreeMap::from([(edge(0), at)]));
+    // Nobody waits for it, and the next of the others is taken.
+    assert_eq!(world.straight.finality().open(), 0);
     let other = OutboxId { edge: edge(1), epoch: 1 };
     let entry = batch_entry(other, 1, NOW, vec![]);
     world.message(NOW, |builder| _ = builder.batch(entry));
     assert_eq!(world.straight.gaps().len(), 2);
-    // Out of service, the edge costs little, and is waited for no more.
+    // Out of service, the edge costs little.
     world.retire(edge(0));
     assert!(world.straight.gaps()[0].missing.len() < 100);
-    assert_eq!(over_quota(&send(&mut world, (20_000..20_200).map(|n| 2 * n).collect())), 0);
-    assert!(world.straight.gaps()[0].missing.len() < 100);
+    world.checkpoint();
+    world.crash();
+    assert_eq!(over_quota(&send(&mut world, (20_000..20_200).map(|n| 2 * n).collect())), 200);
+    world.check();
+}
+
+/// Of an edge that nobody waits for the oldest gaps are let go of, and it is not cut off.
+#[test]
+fn an_edge_out_of_service_keeps_few_gaps() {
+    let mut world = World::new();
+    world.retire(edge(0));
+    let outbox = OutboxId { edge: edge(0), epoch: 1 };
+    for first in (0..20_000_u64).step_by(4_000) {
+        let applied = world.message(NOW, |builder| {
+            for number in first..first + 4_000 {
+                builder.batch(batch_entry(outbox, 2 * number + 2, NOW, vec![]));
+            }
+        });
+        assert_eq!(over_quota(&applied), 0);
+    }
+    assert!(world.straight.gaps()[0].missing.len() < 100 && world.straight.cut_off().is_empty());
+    world.checkpoint();
+    world.crash();
     world.check();
 }
 
@@ -215,11 +245,18 @@ fn shards_have_no_more_than_their_edge() {
         }));
     }
     assert_eq!(refused, 100);
-    assert_eq!(world.straight.finality().open(), 50);
+    assert_eq!(world.straight.cut_off().keys().collect::<Vec<_>>(), [&Id::literal("m")]);
+    assert_eq!(world.straight.finality().open(), 0);
     world.checkpoint();
     world.crash();
-    world.retire(Id::literal("m"));
-    assert_eq!(world.straight.finality().open(), 0);
+    let own =
+        batch_entry(OutboxId { edge: Id::literal("m"), epoch: 1 }, 0, NOW, vec![(NOW.minute(), 1)]);
+    let applied = world.message(NOW, |builder| {
+        let entry = builder.batch(own);
+        let (minute, kind, reason) = (NOW.minute(), Kind::Click, Reason::OutboxFull);
+        builder.tally(entry, Tally { minute, kind, reason, count: 1 });
+    });
+    assert_eq!(over_quota(&applied), 1);
     world.check();
 }
 
@@ -245,10 +282,14 @@ fn one_edge_has_so_many_outboxes_and_no_more() {
         (refused, world.straight.size().outboxes)
     };
     let most = OUTBOXES_PER_EDGE_MAX as u64;
-    assert_eq!(send(0..most + 5, false), (5, OUTBOXES_PER_EDGE_MAX));
-    // Those that are closed make room for new ones.
+    assert_eq!(send(0..most, false), (0, OUTBOXES_PER_EDGE_MAX));
+    // Those that are closed make room for new ones, and the first that finds none cuts the edge off.
     assert_eq!(send(0..3, true), (0, OUTBOXES_PER_EDGE_MAX));
-    assert_eq!(send(most + 5..most + 9, false), (1, OUTBOXES_PER_EDGE_MAX));
+    assert_eq!(send(most..most + 4, false), (1, OUTBOXES_PER_EDGE_MAX));
+    assert_eq!(send(3..6, true), (3, OUTBOXES_PER_EDGE_MAX));
+    world.checkpoint();
+    world.crash();
+    assert_eq!(world.stopped.cut_off().keys().collect::<Vec<_>>(), [&edge(0)]);
     world.check();
 }
 

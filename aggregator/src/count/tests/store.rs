@@ -6,8 +6,8 @@ use eventlog::Position;
 use shared::{Currency, Id, Kind, Minute, OutboxId, PageView, SourceId, Timestamp};
 
 use crate::count::{
-    AdTotal, Cell, Changes, Dimensions, MinuteAccount, MinuteRows, OutboxState, Page, PageKey,
-    PageState, PublisherTold, Snapshot, SourceState, Spend, Told,
+    AdTotal, Cell, Changes, CutOff, Dimensions, MinuteAccount, MinuteRows, OutboxState, Page,
+    PageKey, PageState, PublisherTold, Snapshot, SourceState, Spend, Told,
 };
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -31,6 +31,7 @@ pub(super) struct Store {
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
     retired: BTreeMap<Id, Timestamp>,
+    cut_off: BTreeMap<Id, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
     views: BTreeMap<PageView, PageState>,
 }
@@ -49,6 +50,7 @@ impl Store {
         in_order(&changes.outboxes, |(key, _)| *key);
         in_order(&changes.epochs, |(key, _)| *key);
         in_order(&changes.retired, |(key, _)| *key);
+        in_order(&changes.cut_off, |(key, _)| *key);
         in_order(&changes.sources, |(key, _)| *key);
         in_order(&changes.views, |(key, _)| *key);
         self.position = changes.position;
@@ -68,6 +70,7 @@ impl Store {
         self.outboxes.extend(changes.outboxes.iter().cloned());
         self.epochs.extend(changes.epochs.iter().copied());
         self.retired.extend(changes.retired.iter().copied());
+        self.cut_off.extend(changes.cut_off.iter().copied());
         self.sources.extend(changes.sources.iter().copied());
         for (page, state) in &changes.views {
             match state {
@@ -111,6 +114,7 @@ impl Store {
             outboxes: self.outboxes.iter().map(|(key, state)| (*key, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect(),
             retired: self.retired.iter().map(|(edge, since)| (*edge, *since)).collect(),
+            cut_off: self.cut_off.iter().map(|(edge, at)| (*edge, *at)).collect(),
             sources: self.sources.iter().map(|(key, state)| (*key, *state)).collect(),
             views: self.views.iter().map(|(page, state)| (*page, *state)).collect(),
         }

@@ -6,7 +6,8 @@ use shared::{BlockId, Country, Currency, Device, OutboxId, PageView, SourceId, V
 
 use super::*;
 use crate::count::{
-    AdTotal, Cell, OutboxState, PAGE_BITS, PageKey, PageState, PublisherTold, SourceState, Spend,
+    AdTotal, Cell, CutOff, OutboxState, PAGE_BITS, PageKey, PageState, PublisherTold, SourceState,
+    Spend,
 };
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};
@@ -75,6 +76,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
         epochs: vec![(Id::literal("edge"), sequence)],
         retired: vec![(Id::literal("gone"), Timestamp(sequence))],
+        cut_off: vec![(Id::literal("bad"), CutOff { sequence, entry: 300 })],
         sources: vec![(
             SourceId([4; 16]),
             SourceState {
@@ -121,6 +123,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         outboxes: second.outboxes,
         epochs: second.epochs,
         retired: second.retired,
+        cut_off: second.cut_off,
         sources: second.sources,
         views: vec![(PageView(2), PageState { seq: 9, hour: 7 })],
     };

@@ -13,8 +13,8 @@ use shared::token::Signer;
 use shared::{Clock as _, Id};
 
 use crate::process::{BROWSER, KEY, PATIENCE, Server, binary, run};
-use crate::recount;
 use crate::world::{Role, World};
+use crate::{duckdb, recount};
 
 /// The hostile issuer, and its own edge.
 pub(super) const ISSUER: Id = Id::literal("mallory");
@@ -251,6 +251,16 @@ impl Target {
         let conflicts: Vec<_> = said.lines().filter(|line| line.contains("CONFLICT:")).collect();
         let its_own = format!("edge {EDGE} ");
         assert!(conflicts.len() == 1 && conflicts[0].contains(&its_own), "{said}");
+    }
+
+    /// The SQL says the same as the recount.
+    pub(super) async fn recount_in_sql(&self, folder: &Path) {
+        let Way::Local { server, .. } = &self.way else { return };
+        let now = SystemClock.now().minute().0;
+        let differences = duckdb::differences(server, folder, now - 8 * 1_440..now + 10).await;
+        // A row for each partition that the number's two contents have come to.
+        assert_eq!(differences.len(), 3, "{differences:#?}");
+        assert!(differences.iter().all(|row| row.contains("two contents")), "{differences:#?}");
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Trick {
 }
 
 /// What may be said.
+#[derive(Clone)]
 pub(super) enum Said {
     /// A batch, to the collector.
     Batch(Vec<u8>),
@@ -336,11 +337,8 @@ pub(super) const TRICKS: &[Trick] = &[
         name: "the same batch again and again",
         says: |scene| {
             let token = scene.own_token();
-            let again = || {
-                let events = vec![event(Kind::Click, &token)];
-                batch(scene.own, 0, scene.now, events, vec![scene.tally()])
-            };
-            (0..20).map(|_| again()).collect()
+            let events = vec![event(Kind::Click, &token)];
+            vec![batch(scene.own, 0, scene.now, events, vec![scene.tally()]); 20]
         },
         answer: Door::Taken,
         more: &[("counted", 1), ("bot", 1)],
