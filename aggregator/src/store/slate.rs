@@ -12,6 +12,7 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
+use shared::{Clock, ambient};
 use slatedb::bytes::Bytes;
 use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, CompressionCodec, GarbageCollectorDirectoryOptions,
@@ -21,6 +22,7 @@ use slatedb::db_cache::DbCache;
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::{Db, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorError, WriteBatch};
 
+use self::clock::StoreClock;
 use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
 
 /// What a scan reads at once.
@@ -67,6 +69,7 @@ pub struct SlateStores {
     conditional: bool,
     cache: Arc<dyn DbCache>,
     settings: SlateSettings,
+    clock: Arc<dyn Clock>,
     /// Held until [`Stores::release`].
     lock: Mutex<Option<File>>,
 }
@@ -117,14 +120,16 @@ impl SlateStores {
             time_to_idle: None,
         };
         let cache = Arc::new(MokaCache::new_with_opts(cache));
-        Self { objects, place, conditional: true, cache, settings, lock: Mutex::new(None) }
+        let clock = Arc::new(ambient::SystemClock);
+        Self { objects, place, conditional: true, cache, settings, clock, lock: Mutex::new(None) }
     }
 
-    fn db_settings(&self) -> Settings {
+    /// For a database whose clock is so far ahead of that by which the object store dates its files.
+    fn db_settings(&self, ahead: Duration) -> Settings {
         let SlateSettings { table_bytes, compact_every, collect_every, .. } = self.settings;
         let collect = Some(GarbageCollectorDirectoryOptions {
             interval: Some(collect_every),
-            min_age: collect_every,
+            min_age: collect_every + ahead,
             dry_run: false,
         });
         let codec = Some(CompressionCodec::Lz4);
@@ -178,8 +183,12 @@ impl Stores for SlateStores {
     async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
         let folder = format!("partition-{partition:02}");
         let name = format!("{}/{folder}", self.place);
+        let last = clock::last_time(&folder, &self.objects).await;
+        let (last, now) = (last.map_err(|error| blame(&name, &error))?, self.clock.now());
+        let ahead = Duration::from_millis(last.0.saturating_sub(now.0));
         let db = Db::builder(folder, Arc::clone(&self.objects))
-            .with_settings(self.db_settings())
+            .with_settings(self.db_settings(ahead))
+            .with_system_clock(Arc::new(StoreClock::from(last.max(now))))
             .with_merge_operator(Arc::new(Sum))
             .with_db_cache(Arc::clone(&self.cache), u64::from(partition))
             .build()
@@ -305,6 +314,7 @@ impl View for SlateView {
     }
 }
 
+mod clock;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod s3;

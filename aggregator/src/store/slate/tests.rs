@@ -187,3 +187,50 @@ async fn a_damaged_file_is_refused() {
     }
     assert!(refused > 0);
 }
+
+#[derive(Debug)]
+struct Stopped(shared::Timestamp);
+
+impl Clock for Stopped {
+    fn now(&self) -> shared::Timestamp {
+        self.0
+    }
+}
+
+/// A store whose clock is set.
+fn at(dir: &Path, now: u64) -> SlateStores {
+    let clock = Arc::new(Stopped(shared::Timestamp(now)));
+    SlateStores { clock, ..SlateStores::local(dir, fast()).unwrap() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_saved_under_a_clock_that_was_ahead_refuses_nobody() {
+    const NOW: u64 = 1_790_000_000_000;
+    const DAY: u64 = 86_400_000;
+    let dir = Local(tempfile::tempdir().unwrap());
+    let mut at_once = Vec::new();
+    for (round, now) in [NOW, NOW + 30 * DAY, NOW, NOW - 400 * DAY, NOW].into_iter().enumerate() {
+        let stores = at(dir.0.path(), now);
+        let store = stores.open(3).await.unwrap();
+        for number in 0..60_u32 {
+            let key = [&[round as u8][..], &number.to_be_bytes()].concat();
+            let random: Vec<_> =
+                (0..1_000).map(|at: u32| (at * number) as u8 ^ (at >> 3) as u8).collect();
+            store.write(vec![Change::Put(key.clone(), random)]).await.unwrap();
+            store.flush().await.unwrap();
+            at_once.push(key);
+            // So that tables are made, compacted and collected meanwhile.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut found = Vec::new();
+        let mut take = |key: &[u8], _: &[u8]| {
+            found.push(key.to_vec());
+            Ok(())
+        };
+        store.view().unwrap().scan(&[0], &[9], &mut take).await.unwrap();
+        assert_eq!(found, at_once, "round {round}");
+        if round != 1 {
+            store.close().await.unwrap();
+        }
+    }
+}
