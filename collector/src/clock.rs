@@ -51,8 +51,12 @@ impl fmt::Display for Disagreement {
             Self::AheadOfOthers { now, log } => (now, log, "others are writing to the log"),
         };
         write!(f, "the clock says {now}, and {what}: its newest message is of {log}; ")?;
-        write!(f, "nothing is taken. Set the clock right, and this goes on by itself; if it is ")?;
-        write!(f, "right, start again with --clock-is-right {now}")
+        write!(
+            f,
+            "nothing is taken. Set the clock right, and start this process again if it was "
+        )?;
+        write!(f, "started with the wrong one; if it is right, start again with ")?;
+        write!(f, "--clock-is-right {now}")
     }
 }
 

@@ -5,6 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::BlockId;
 use crate::clock::{Reading, Steady, Step};
 use crate::random::Random;
 use crate::time::{Clock, Timestamp};
@@ -57,7 +58,14 @@ impl Clock for SteadyClock {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.read().err().map(|step| step.to_string())
+        match self.read() {
+            Err(step) => Some(step.to_string()),
+            Ok(now) if BlockId::opens_at(now) => None,
+            Ok(now) => Some(format!(
+                "the clock says {now}, a time of which no ids can be made: set it right, and start \
+                 this process again"
+            )),
+        }
     }
 }
 

@@ -142,6 +142,12 @@ serde_as_text!(Id);
 pub struct BlockId(pub [u8; 10]);
 
 impl BlockId {
+    /// Whether a block can say that it was opened at this time: from 2020 to 2051.
+    #[must_use]
+    pub fn opens_at(now: Timestamp) -> bool {
+        now.minute().0.checked_sub(Minute::BLOCK_EPOCH.0).is_some_and(|minute| minute < 1 << 24)
+    }
+
     /// Opens a block now.
     pub fn open(now: Timestamp, random: &mut dyn Random) -> Self {
         let minute = now.minute().0.saturating_sub(Minute::BLOCK_EPOCH.0) & 0x00ff_ffff;

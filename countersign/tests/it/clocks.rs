@@ -137,3 +137,55 @@ async fn two_hours_ahead_for_three_seconds_lose_nothing() {
 async fn thirty_days_ahead_for_fifteen_seconds_lose_nothing() {
     nothing_is_lost_while_the_clock_is_off(30 * 86_400, Duration::from_secs(15)).await;
 }
+
+/// One start with a clock that is ahead, after and before those with the right one.
+async fn what_follows_a_wrong_start_is_counted(seconds: i64) {
+    let dir = tempfile::tempdir().unwrap();
+    let from = SystemClock.now().minute().0;
+    let mut visits = 0;
+    for seconds in [0, seconds, 0] {
+        let now = SystemClock.now().to_string();
+        let word = ["--demo", "--clock-is-right", &now];
+        let flags = if seconds == 0 { &word[..] } else { &word[..1] };
+        let mut shifted = Shifted::start_at(dir.path(), seconds, flags);
+        if seconds < 86_400 {
+            shifted.until_ready().await;
+            shifted.visit().await;
+            visits += 1;
+            let to =
+                SystemClock.now().plus_ms(u64::try_from(seconds).unwrap() * 1_000).minute().0 + 1;
+            let account =
+                format!("/v1/accounting?from={}&to={}", from * 60, to.max(from + 200) * 60);
+            let all = |answer: &Value| answer["counted"] == 3 * visits;
+            let answer = shifted.server.until(&account, all).await;
+            assert_eq!((&answer["received"], &answer["reasons"]), (&json!(3 * visits), &json!({})));
+        } else {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // What is saved at the end was refused by a store that knew a later time.
+        assert_eq!(shifted.server.terminate().code(), Some(0), "{seconds} s, visit {visits}");
+    }
+    assert!(visits >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_two_hours_ahead_stops_nothing_that_follows() {
+    what_follows_a_wrong_start_is_counted(7_200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_thirty_days_ahead_stops_nothing_that_follows() {
+    what_follows_a_wrong_start_is_counted(30 * 86_400).await;
+}
+
+/// No reason to give out ads whose ids nobody can read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_of_1970_is_no_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = i64::try_from(SystemClock.now().0 / 1_000).unwrap();
+    let mut shifted = Shifted::start_at(dir.path(), 86_400 - now, &["--demo"]);
+    for (ready, why) in shifted.ready().await {
+        assert!(!ready && why.contains("the clock says 1970-01-0"), "{why}");
+    }
+    assert_eq!(shifted.server.terminate().code(), Some(0));
+}

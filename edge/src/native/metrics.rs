@@ -85,6 +85,7 @@ pub struct Metrics {
     pub(crate) refused: Counter,
     pub(crate) unacked: Gauge,
     pub(crate) disk_bytes: Gauge,
+    pub(crate) held: Gauge,
     pub(crate) lag_seconds: Gauge<f64, AtomicU64>,
     pub(crate) doors: DoorMetrics,
     pub(crate) catalogue_reloads: Counter,
@@ -131,6 +132,7 @@ impl Default for Metrics {
             refused: Counter::default(),
             unacked: Gauge::default(),
             disk_bytes: Gauge::default(),
+            held: Gauge::default(),
             lag_seconds: Gauge::default(),
             doors: DoorMetrics::default(),
             catalogue_reloads: Counter::default(),
@@ -159,6 +161,8 @@ impl Metrics {
         r.register("outbox_retried", "Batches that had to be sent again", self.retried.clone());
         r.register("outbox_refused", "Times that a batch was refused", self.refused.clone());
         r.register("outbox_unacked", "Batches not acknowledged", self.unacked.clone());
+        let help = "Batches that were sealed ahead of the clock and wait until it is reached";
+        r.register("outbox_held", help, self.held.clone());
         let help = "Size of the outbox on disk";
         r.register_with_unit("outbox_disk", help, Unit::Bytes, self.disk_bytes.clone());
         let help = "Age of the oldest batch that is not acknowledged";

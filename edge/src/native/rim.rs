@@ -384,6 +384,7 @@ impl Rim {
             let lag_ms = depth.oldest.map_or(0, |at| self.clock.now().0.saturating_sub(at.0));
             self.metrics.unacked.set(depth.unacked.try_into().unwrap_or(i64::MAX));
             self.metrics.disk_bytes.set(depth.disk_bytes.try_into().unwrap_or(i64::MAX));
+            self.metrics.held.set(depth.held.try_into().unwrap_or(i64::MAX));
             self.metrics.lag_seconds.set(lag_ms as f64 / 1000.0);
             self.metrics.ready.set(i64::from(self.unready().is_empty()));
         }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use eventlog::segments::{SegmentReader, SegmentsError, Stored};
 use shared::Timestamp;
-use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX};
+use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX, EPOCH_AHEAD_MS_MAX};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::seal::Last;
 use super::sink::{BatchSink, SinkError};
 use super::writer::{Common, Outbox, STREAM};
 
@@ -97,11 +98,25 @@ struct Sender<S> {
     ready: VecDeque<Stored>,
     /// Acknowledged, with a gap before them.
     beyond: BTreeSet<u64>,
-    /// Sequence and bytes of each.
-    on_their_way: JoinSet<(u64, usize)>,
+    /// Held back, by sequence: what was sealed ahead of the clock. It takes no part of the window, for
+    /// what follows must not wait for it, and stays on disk.
+    held: BTreeMap<u64, Last>,
+    /// Those whose time has come, in order …
+    due: VecDeque<u64>,
+    /// … and what reads them.
+    again: Option<SegmentReader>,
+    on_their_way: JoinSet<Sent>,
     bytes_on_their_way: usize,
     /// Watermarks (ms) of what is on its way, by sequence.
     watermarks: BTreeMap<u64, u64>,
+}
+
+/// A batch that was on its way.
+struct Sent {
+    sequence: u64,
+    bytes: usize,
+    /// It was not taken before the clock was set back behind it.
+    held: Option<Last>,
 }
 
 /// Records read from the disk at once.
@@ -110,6 +125,7 @@ const READ_MAX: usize = 16;
 async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver<bool>) {
     let mut durable = sender.common.view.durable();
     let mut trim = tokio::time::interval(sender.settings.trim_pause);
+    let mut look = tokio::time::interval(HOLD_LOOK);
     loop {
         if let Err(error) = sender.fill().await {
             // Damage is never skipped: what is behind it stays where it is.
@@ -121,7 +137,7 @@ async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver
         }
         tokio::select! {
             Some(done) = sender.on_their_way.join_next(), if !idle => match done {
-                Ok((sequence, bytes)) => sender.acknowledged(sequence, bytes),
+                Ok(sent) => sender.arrived(&sent),
                 Err(error) => return sender.common.fail(&error),
             },
             changed = durable.changed(), if sender.has_room() => {
@@ -134,6 +150,7 @@ async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver
                     return sender.common.fail(&error);
                 }
             }
+            _ = look.tick(), if !sender.held.is_empty() => sender.look(),
             Ok(()) = finishing.changed() => {}
         }
     }
@@ -147,6 +164,9 @@ impl<S: BatchSink> Sender<S> {
             settings,
             reader: None,
             ready: VecDeque::new(),
+            held: BTreeMap::new(),
+            due: VecDeque::new(),
+            again: None,
             beyond: BTreeSet::new(),
             on_their_way: JoinSet::new(),
             bytes_on_their_way: 0,
@@ -162,12 +182,11 @@ impl<S: BatchSink> Sender<S> {
     /// Puts batches on their way while there are any and there is room.
     async fn fill(&mut self) -> Result<(), SegmentsError> {
         while self.has_room() {
-            if self.ready.is_empty() && !self.read().await? {
-                return Ok(());
+            let Some(record) = self.next().await? else { return Ok(()) };
+            if let Some(last) = ahead(&record.payload, self.common.clock.0.now()) {
+                self.hold(record.sequence, last);
+                continue;
             }
-            let Some(record) = self.ready.pop_front() else {
-                return Ok(());
-            };
             let (sink, settings) = (Arc::clone(&self.sink), self.settings.clone());
             let common = Arc::clone(&self.common);
             if let Some(watermark) = watermark_of(&record.payload) {
@@ -177,11 +196,72 @@ impl<S: BatchSink> Sender<S> {
             let bytes = record.payload.len();
             self.bytes_on_their_way += bytes;
             self.on_their_way.spawn(async move {
-                deliver(&*sink, record.payload, &settings, &common).await;
-                (record.sequence, bytes)
+                let held = deliver(&*sink, record.payload, &settings, &common).await;
+                Sent { sequence: record.sequence, bytes, held }
             });
         }
         Ok(())
+    }
+
+    /// What is to be sent next: what was held back, then what follows.
+    async fn next(&mut self) -> Result<Option<Stored>, SegmentsError> {
+        if let Some(sequence) = self.due.pop_front() {
+            return self.read_again(sequence).await;
+        }
+        if self.ready.is_empty() && !self.read().await? {
+            return Ok(None);
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    async fn read_again(&mut self, sequence: u64) -> Result<Option<Stored>, SegmentsError> {
+        let mut reader = match self.again.take() {
+            Some(reader) if reader.sequence() + 1 == sequence => reader,
+            _ => self.common.view.reader(STREAM, sequence - 1)?,
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let record = reader.try_next()?;
+            Ok::<_, SegmentsError>((reader, record))
+        });
+        // Else the runtime is going down.
+        let Ok(read) = read.await else { return Ok(None) };
+        let (reader, record) = read?;
+        self.again = Some(reader);
+        debug_assert!(record.as_ref().is_some_and(|record| record.sequence == sequence));
+        Ok(record)
+    }
+
+    fn hold(&mut self, sequence: u64, last: Last) {
+        if self.held.is_empty() {
+            tracing::warn!(
+                until = %last.watermark, epoch = last.outbox.epoch,
+                "batches were sealed ahead of the clock: they are held back until it is reached"
+            );
+        }
+        self.held.insert(sequence, last);
+        self.note_held();
+    }
+
+    /// Looks for those whose time has come.
+    fn look(&mut self) {
+        let now = self.common.clock.0.now();
+        let due = self.held.extract_if(.., |_, last| !is_held(last, now));
+        self.due.extend(due.map(|(sequence, _)| sequence));
+        self.note_held();
+    }
+
+    fn note_held(&self) {
+        self.common.held.store(self.held.len() as u64, Ordering::Release);
+    }
+
+    fn arrived(&mut self, sent: &Sent) {
+        self.bytes_on_their_way -= sent.bytes;
+        self.watermarks.remove(&sent.sequence);
+        match sent.held {
+            Some(last) => self.hold(sent.sequence, last),
+            None => self.acknowledged(sent.sequence),
+        }
+        self.note_oldest();
     }
 
     /// Reads on; false at the durable end.
@@ -215,16 +295,13 @@ impl<S: BatchSink> Sender<S> {
         Ok(!self.ready.is_empty())
     }
 
-    fn acknowledged(&mut self, sequence: u64, bytes: usize) {
-        self.bytes_on_their_way -= bytes;
+    fn acknowledged(&mut self, sequence: u64) {
         self.beyond.insert(sequence);
         let mut acked = self.common.acked.load(Ordering::Relaxed);
         while self.beyond.remove(&(acked + 1)) {
             acked += 1;
         }
         self.common.acked.store(acked, Ordering::Release);
-        self.watermarks.remove(&sequence);
-        self.note_oldest();
     }
 
     fn note_oldest(&self) {
@@ -239,30 +316,50 @@ fn watermark_of(batch: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes)).filter(|ms| *ms != u64::MAX)
 }
 
-/// A batch that is held back is looked at so often: the clock may have been set.
-const HOLD_LOOK_MAX: Duration = Duration::from_millis(500);
+/// What is held back is looked at so often: the clock may have been set.
+const HOLD_LOOK: Duration = Duration::from_millis(500);
 
-/// For how long a batch with this watermark, ms, is held back, if it is: it was sealed before the
-/// clock was set back, and a collector would have to refuse what is so far ahead. What is ahead by
-/// more than a day goes out, for a collector to name its reason.
-fn held(watermark: u64, now: Timestamp) -> Option<u64> {
-    let ahead_ms = watermark.saturating_sub(now.0);
-    (CLOCK_AHEAD_MS_MAX < ahead_ms && ahead_ms <= CLOCK_HOLD_MS_MAX)
-        .then(|| ahead_ms - CLOCK_AHEAD_MS_MAX)
+/// What a batch says of itself, if it is to be held back.
+fn ahead(batch: &[u8], now: Timestamp) -> Option<Last> {
+    // Most say by their watermark alone that they are not.
+    if watermark_of(batch).is_some_and(|ms| ms <= now.plus_ms(CLOCK_AHEAD_MS_MAX).0) {
+        return None;
+    }
+    Last::read(batch).ok().filter(|last| is_held(last, now))
 }
 
-/// Sends one batch until it is taken.
-async fn deliver<S: BatchSink>(sink: &S, batch: Bytes, settings: &DrainSettings, common: &Common) {
+/// Whether a batch is held back: it was sealed before the clock was set back, and a collector would have
+/// to refuse what is so far ahead. Of an epoch that has begun in its time what is ahead by more than a
+/// day goes out, for a collector to name its reason.
+fn is_held(last: &Last, now: Timestamp) -> bool {
+    let (watermark, epoch) = (last.watermark, Timestamp(last.outbox.epoch));
+    if watermark == Timestamp::MAX {
+        // It has no time of its own; but no collector knows an epoch that is so far ahead.
+        return epoch > now.plus_ms(EPOCH_AHEAD_MS_MAX);
+    }
+    let soon = now.plus_ms(CLOCK_AHEAD_MS_MAX);
+    watermark > soon && (watermark <= now.plus_ms(CLOCK_HOLD_MS_MAX) || epoch > soon)
+}
+
+/// Sends one batch until it is taken, or is to be held back.
+async fn deliver<S: BatchSink>(
+    sink: &S,
+    batch: Bytes,
+    settings: &DrainSettings,
+    common: &Common,
+) -> Option<Last> {
     let mut pause = settings.retry_least;
     let mut told = false;
-    while let Some(ahead_ms) = watermark_of(&batch).and_then(|ms| held(ms, common.clock.0.now())) {
-        tokio::time::sleep(HOLD_LOOK_MAX.min(Duration::from_millis(ahead_ms))).await;
-    }
     loop {
+        // It may have waited here for a collector while the clock was set back.
+        let held = ahead(&batch, common.clock.0.now());
+        if held.is_some() {
+            return held;
+        }
         match sink.submit(batch.clone()).await {
             Ok(()) => {
                 common.metrics.delivered.inc();
-                return;
+                return None;
             }
             Err(SinkError::Retry(why)) => {
                 common.metrics.retried.inc();
@@ -273,7 +370,7 @@ async fn deliver<S: BatchSink>(sink: &S, batch: Bytes, settings: &DrainSettings,
             Err(SinkError::Refused(why)) => {
                 common.metrics.refused.inc();
                 if !std::mem::replace(&mut told, true) {
-                    let batch = super::seal::Last::read(&batch).ok();
+                    let batch = Last::read(&batch).ok();
                     tracing::error!(
                         %why, ?batch,
                         "a batch is refused; it is kept and holds back what follows it"

@@ -1,6 +1,8 @@
 //! Numbers, stamps and watermarks: what turns waiting events into batches that never change.
 
-use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, CLOCK_AHEAD_MS_MAX};
+use shared::limits::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX,
+};
 use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, PAGE_BYTES, TALLY_BYTES};
 use shared::wire::{Batch, Tally};
 use shared::{Id, OutboxId, Timestamp};
@@ -166,11 +168,14 @@ impl Last {
 }
 
 /// The outbox of a process that starts now: its epoch is the time in ms, or more when the clock
-/// went back since the last one.
+/// went back since the last one. No more than collectors take, though: one that was begun when the clock
+/// was wrong by days would keep all that follow waiting for days. Whoever took that one believed the
+/// same clock, and forgets it a week later than it says, so that all between are known by then.
 #[must_use]
 pub fn next_epoch(edge: Id, now: Timestamp, last: Option<&Last>) -> OutboxId {
     let after = last.map_or(0, |last| last.outbox.epoch.saturating_add(1));
-    OutboxId { edge, epoch: now.0.max(after) }
+    let epoch = if after > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 { now.0 } else { now.0.max(after) };
+    OutboxId { edge, epoch }
 }
 
 const _: () = {

@@ -142,6 +142,8 @@ pub struct Depth {
     pub tallied: u64,
     /// The watermark of the oldest batch that is on its way to the sink.
     pub oldest: Option<Timestamp>,
+    /// Batches that were sealed ahead of the clock, and wait until it is reached.
+    pub held: u64,
 }
 
 /// The edge's clock, which shows nothing of itself.
@@ -167,6 +169,8 @@ pub(super) struct Common {
     pub(super) watermark: AtomicU64,
     /// Watermark of the oldest batch that is on its way; 0 when none is.
     pub(super) oldest: AtomicU64,
+    /// Batches that are held back.
+    pub(super) held: AtomicU64,
     /// Set when the disk refused the last group.
     pub(super) disk_full: AtomicBool,
     pub(super) closed: AtomicBool,
@@ -249,6 +253,7 @@ impl Outbox {
             acked: AtomicU64::new(acked.clamp(view.trimmed(STREAM), end)),
             watermark: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             disk_full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             events_bytes_max: settings.disk_bytes_max - RESERVE_BYTES,
@@ -328,6 +333,7 @@ impl Outbox {
             tallied: self.common.tallies.total(),
             oldest: Some(Timestamp(self.common.oldest.load(Ordering::Acquire)))
                 .filter(|oldest| oldest.0 != 0),
+            held: self.common.held.load(Ordering::Acquire),
         }
     }
 

@@ -160,8 +160,9 @@ async fn append_more(outbox: &Outbox, round: u32) {
 async fn a_batch_that_is_ahead_of_the_clock_is_held_back_until_it_is_reached() {
     const MINUTES: u64 = 600_000;
     let dir = tempfile::tempdir().unwrap();
-    let clock = Hands::at(START.plus_ms(MINUTES));
+    let clock = Hands::at(START);
     let (outbox, _) = open(dir.path(), &clock);
+    clock.set(START.plus_ms(MINUTES));
     append(&outbox, [draft(1)]).await;
     clock.set(START.plus_ms(30 * 86_400_000));
     append(&outbox, [draft(2)]).await;
@@ -179,6 +180,67 @@ async fn a_batch_that_is_ahead_of_the_clock_is_held_back_until_it_is_reached() {
     assert_eq!(events(), [2, 3]);
     clock.set(START.plus_ms(MINUTES - 60_000));
     eventually("its time has come", || events() == [1, 2, 3]).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+}
+
+fn sorted_events(sink: &Store) -> Vec<u32> {
+    let mut events = audit_events(&sink.batches());
+    events.sort_unstable();
+    events
+}
+
+/// One start with a clock that is ahead: nothing that comes later waits for what was sealed then,
+/// however much that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_does_not_wait_for_what_is_held_back() {
+    for ahead_ms in [7_200_000, 30 * 86_400_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Hands::at(START.plus_ms(ahead_ms));
+        let (outbox, _) = open(dir.path(), &clock);
+        let held = DrainSettings::default().window as u32 + 50;
+        for number in 0..held {
+            append(&outbox, [draft(number)]).await;
+        }
+        drop(outbox);
+        clock.set(START);
+        let (outbox, _) = open(dir.path(), &clock);
+        let sink = Arc::new(Store::default());
+        let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+        append(&outbox, [draft(1_000)]).await;
+        eventually("what follows", || sorted_events(&sink) == [1_000]).await;
+        eventually("all are held", || outbox.depth().held >= held.into()).await;
+        let epochs = sink.batches();
+        let epochs = epochs.iter().map(|bytes| Batch::read(bytes).unwrap().outbox.epoch);
+        assert!(epochs.max().unwrap() <= START.plus_ms(86_400_000).0, "a collector takes them");
+        clock.set(START.plus_ms(ahead_ms));
+        append(&outbox, [draft(1_001)]).await;
+        let all: Vec<_> = (0..held).chain([1_000, 1_001]).collect();
+        eventually("their time has come", || sorted_events(&sink) == all).await;
+        eventually("none is held", || outbox.depth().held == 0).await;
+        outbox.close().await.unwrap();
+        assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    }
+}
+
+/// A clock that is set back while batches wait for a collector.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_collector_is_held_back_too_when_the_clock_is_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START.plus_ms(600_000));
+    let sink = Arc::new(Store::default());
+    sink.down.store(true, Ordering::SeqCst);
+    let (outbox, _) = open(dir.path(), &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    append(&outbox, [draft(1)]).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    clock.set(START);
+    append(&outbox, [draft(2)]).await;
+    eventually("it is held", || outbox.depth().held > 0).await;
+    sink.down.store(false, Ordering::SeqCst);
+    eventually("what follows", || sorted_events(&sink) == [2]).await;
+    clock.set(START.plus_ms(600_000));
+    eventually("its time has come", || sorted_events(&sink) == [1, 2]).await;
     outbox.close().await.unwrap();
     assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
 }

@@ -65,7 +65,10 @@ fn epochs_only_grow() {
     };
     assert_eq!(next_epoch(EDGE, START, None).epoch, START.0);
     assert_eq!(next_epoch(EDGE, START, Some(&last(START.0, 1))).epoch, START.0 + 1);
-    assert_eq!(next_epoch(EDGE, Timestamp(5), Some(&last(START.0, 1))).epoch, START.0 + 1);
+    let day = 86_400_000;
+    assert_eq!(next_epoch(EDGE, START, Some(&last(START.0 + day - 1, 1))).epoch, START.0 + day);
+    // No collector takes one that is more than a day ahead.
+    assert_eq!(next_epoch(EDGE, START, Some(&last(START.0 + day, 1))).epoch, START.0);
     assert!(last(1, u64::MAX).unclosed().is_none());
     let closing = last(1, 77).unclosed().unwrap().close(&[]);
     let batch = Batch::read(&closing.batches[0]).unwrap();
