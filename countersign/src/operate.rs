@@ -33,21 +33,31 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
         }
         EdgesCommand::Register { data, issuer, edges } => {
             let now = ambient::SystemClock.now();
-            Place::of(data)?.change(|keys, _| {
+            let place = Place::of(data)?;
+            place.change(|keys, _| {
                 edges.iter().try_for_each(|edge| keys.register_edge(*edge, *issuer, now).map(drop))
             })?;
+            let keys = place.keys()?;
             for edge in edges {
-                terminal::line(format!("edge {edge} belongs to the issuer {issuer}"));
+                let retired = keys.retired_since(*edge).map_or_else(String::new, |since| {
+                    format!(", and is out of service since {since}: what comes of it is rejected")
+                });
+                terminal::line(format!("edge {edge} belongs to the issuer {issuer}{retired}"));
             }
         }
         EdgesCommand::Registered { data, json } => {
-            let edges = Place::of(data)?.keys()?.edges;
+            let keys = Place::of(data)?.keys()?;
+            let edges = &keys.edges;
             if *json {
-                terminal::line(serde_json::to_string(&edges).map_err(Failure::fatal)?);
+                terminal::line(serde_json::to_string(edges).map_err(Failure::fatal)?);
             } else {
-                let head = ["edge", "issuer", "since"].map(str::to_owned).to_vec();
+                let head = ["edge", "issuer", "since", "out of service since"];
+                let head = head.map(str::to_owned).to_vec();
                 let rows = edges.iter().map(|(name, edge)| {
-                    vec![name.to_string(), edge.issuer.to_string(), edge.registered_at.to_string()]
+                    let retired = keys.retired_since(name);
+                    let retired = retired.map_or_else(|| "-".to_owned(), |since| since.to_string());
+                    let (issuer, since) = (edge.issuer.to_string(), edge.registered_at.to_string());
+                    vec![name.to_string(), issuer, since, retired]
                 });
                 terminal::table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
             }
@@ -55,7 +65,7 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
         EdgesCommand::Retire { data, edge } => {
             let now = ambient::SystemClock.now();
             let since: Timestamp =
-                Place::of(data)?.change(|keys, _| Ok(keys.retire_edge(*edge, now)))?;
+                Place::of(data)?.change(|keys, _| keys.retire_edge(*edge, now))?;
             terminal::line(format!(
                 "edge {edge} is out of service since {since}; within seconds nobody waits for it, \
                  and what still comes from it is rejected"

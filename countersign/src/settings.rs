@@ -16,6 +16,7 @@ use shared::{Id, Partitions, Timestamp};
 
 use crate::failure::Failure;
 
+mod ranges;
 mod visitors;
 
 pub(crate) use visitors::{EdgePrivacy, EdgeVerdicts};
@@ -428,9 +429,12 @@ impl Settings {
         self.edge.limits.rates()?;
         self.edge.verdicts.pace()?;
         self.edge.privacy.policy()?;
-        if self.api.connections_max == 0 {
-            return Err(Failure::usage("api.connections_max: at least 1"));
+        self.edge.verdicts.check_networks()?;
+        let header = &self.edge.country_header;
+        if !header.is_empty() && header.parse::<axum::http::HeaderName>().is_err() {
+            return Err(Failure::usage("edge.country_header: no name that HTTP allows"));
         }
+        self.check_numbers()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }

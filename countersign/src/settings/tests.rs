@@ -78,7 +78,7 @@ fn flags_win_over_the_environment_over_the_file() {
 #[test]
 fn what_is_not_known_is_refused_with_name_and_place() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 16] = [
         (Some("[eventlog]\nurl = 'nats://a:b@c'"), &[], &["eventlog.url", "password_file"]),
         (Some("[eventlog]\nuser = 'a'"), &[], &["password_file", "both"]),
         (Some("[edge]\nlisen = 1"), &[], &["c.toml", "edge", "`lisen`", "`listen`"]),
@@ -94,6 +94,19 @@ fn what_is_not_known_is_refused_with_name_and_place() {
             &["COUNTERSIGN_OUTBOX__DISK_BYTES_MAX"],
         ),
         (None, &[("COUNTERSIGN_PARTITIONS", "0")], &["partitions", "1 to 1024"]),
+        (
+            None,
+            &[("COUNTERSIGN_COLLECTOR__VERIFY_THREADS", "100000")],
+            &["collector.verify_threads: from 0 to 256, and not 100000"],
+        ),
+        (Some("[edge]\ncountry_header = 'bad header'"), &[], &["edge.country_header"]),
+        (Some("[aggregator]\ncheckpoint_ms = 0"), &[], &["aggregator.checkpoint_ms: from 10"]),
+        (Some("[outbox]\ndisk_bytes_max = 0"), &[], &["outbox.disk_bytes_max: at least 1048576"]),
+        (
+            Some("[edge.verdicts]\nnetworks = '/nowhere.mmdb'"),
+            &[],
+            &["edge.verdicts.networks", "/nowhere.mmdb"],
+        ),
     ];
     for (file, environment, words) in cases {
         let message = load(file, environment, none()).unwrap_err();

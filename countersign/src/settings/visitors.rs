@@ -86,6 +86,16 @@ impl EdgeVerdicts {
         Ok(Pace { clicks: self.clicks_max, window_s: self.clicks_window_s })
     }
 
+    /// Whether the table of networks can be opened, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(super) fn check_networks(&self) -> Result<(), Failure> {
+        let Some(path) = self.networks() else { return Ok(()) };
+        let wrong = |error| format!("edge.verdicts.networks: {}: {error}", path.display());
+        std::fs::File::open(&path).map(drop).map_err(|error| Failure::usage(wrong(error)))
+    }
+
     /// The table of networks, if there is one.
     pub(crate) fn networks(&self) -> Option<PathBuf> {
         Some(self.networks.clone()).filter(|path| !path.as_os_str().is_empty())

@@ -48,6 +48,9 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
     line(format!("  countersign import LOG.csv --api {api}"));
     let query = "v1/ads/popular_ads?count=10&window=10";
     line(format!("  curl -H \"Authorization: Bearer ${VARIABLE}\" '{api}/{query}'"));
+    line(
+        "    (of the last ten whole minutes: this minute's clicks are in it from the next one on)",
+    );
     if demo {
         line(format!("  countersign simulate --edge {edge} --api {api} --rate 50 --seconds 10"));
     }

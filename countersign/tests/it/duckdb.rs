@@ -151,7 +151,7 @@ fn the_queries_of_the_page_on_the_archive_run() {
         let query = query.split("```").next().unwrap();
         // A day and an ad that are there.
         let today = shared::ambient::SystemClock.now().to_string();
-        let query = query.replace("2026-11-22", &today[..10]).replace("demo-1", "demo-red");
+        let query = query.replace("2026-11-22", &today[..10]);
         let file = dir.path().join("query.sql");
         std::fs::write(&file, &query).unwrap();
         assert!(!duckdb(dir.path(), &file, &[]).is_empty(), "no answer: {query}");

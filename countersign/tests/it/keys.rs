@@ -130,6 +130,21 @@ fn what_makes_no_sense_is_refused() {
         let (code, _, said) = keys(&data, args);
         assert!(code == Some(2) && said.contains(word), "{args:?}: {code:?} {said}");
     }
+    let edges = |args: &[&str]| run(binary().arg("edges").args(args).arg("--data").arg(&data));
+    let (code, _, said) = edges(&["retire", "nosuch"]);
+    assert!(code == Some(2) && said.contains("no edge nosuch is registered"), "{code:?} {said}");
+    // For ever, and said wherever the name is.
+    let retired = [
+        (&["register", "gone", "--issuer", "edge"][..], "belongs to the issuer edge\n"),
+        (&["retire", "gone--FRA"], "gone--FRA is out of service"),
+        (&["retire", "gone"], "gone is out of service"),
+        (&["register", "gone", "--issuer", "edge"], "and is out of service since"),
+        (&["registered"], "out of service since"),
+    ];
+    for (args, word) in retired {
+        let (code, said, err) = edges(args);
+        assert!(code == Some(0) && said.contains(word), "{args:?}: {said}{err}");
+    }
     let (code, said, _) = keys(&data, &["new", "--issuer", "other", "--publisher", "news"]);
     assert!(code == Some(0) && said.contains("issuer other"), "{said}");
     let (_, said, _) = keys(&data, &["list"]);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
+use super::edges::registered_name;
 use super::{
     DeploymentId, EdgeRegistry, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys,
     VisitorKey,
@@ -55,6 +56,12 @@ pub enum KeyError {
         /// What it is called after.
         name: Id,
     },
+    /// Nobody has registered the edge.
+    #[error(
+        "no edge {0} is registered; `countersign edges registered` shows those that are, and `countersign edges register` \
+         makes it one of them"
+    )]
+    UnregisteredEdge(Id),
     /// A file of another version.
     #[error("the key file has version {0}; this build reads version {v}", v = KeyStore::VERSION)]
     Version(u32),
@@ -212,8 +219,19 @@ impl KeyStore {
 
     /// Takes an edge out of service, for ever: what collectors get from it after `now` is rejected.
     /// Returns since when it is; the first word stands.
-    pub fn retire_edge(&mut self, edge: Id, now: Timestamp) -> Timestamp {
-        *self.retired_edges.entry(edge).or_insert(now)
+    ///
+    /// # Errors
+    /// When neither it nor the edge whose shard it is was registered: that is a slip of the pen.
+    pub fn retire_edge(&mut self, edge: Id, now: Timestamp) -> Result<Timestamp, KeyError> {
+        self.edges.owner(edge).ok_or(KeyError::UnregisteredEdge(edge))?;
+        Ok(*self.retired_edges.entry(edge).or_insert(now))
+    }
+
+    /// Since when an edge, or the one whose shard it is, is out of service.
+    #[must_use]
+    pub fn retired_since(&self, edge: Id) -> Option<Timestamp> {
+        let of = |edge| self.retired_edges.get(&edge);
+        of(edge).or_else(|| of(registered_name(edge))).copied()
     }
 
     /// The newest key with which the issuer signs at `now`.

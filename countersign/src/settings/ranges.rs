@@ -1,0 +1,59 @@
+//! What a number may be. One that a part of the process could only end with is refused before anything
+//! is begun, with its name.
+
+use std::ops::RangeInclusive;
+
+use edge::outbox::DISK_BYTES_LEAST;
+use shared::wire::dead::LETTER_BYTES_MAX;
+
+use super::Settings;
+use crate::failure::Failure;
+
+/// An hour, ms: what is saved less often than that is lost for longer than anybody expects.
+const HOUR_MS: u64 = 3_600_000;
+const ANY: u64 = u64::MAX;
+
+impl Settings {
+    /// Each number with its name and its range.
+    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 11] {
+        let Self { edge, outbox, collector, eventlog, aggregator, archive, api, .. } = self;
+        let of = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        [
+            ("edge.connections_max", of(edge.connections_max), 1..=1_000_000),
+            ("api.connections_max", of(api.connections_max), 1..=1_000_000),
+            ("outbox.disk_bytes_max", outbox.disk_bytes_max, DISK_BYTES_LEAST..=ANY),
+            ("collector.verify_threads", of(collector.verify_threads), 0..=256),
+            ("collector.verified_tokens_max", collector.verified_tokens_max, 0..=100_000_000),
+            ("collector.flush_ms", collector.flush_ms, 0..=60_000),
+            (
+                "collector.dead_letter_bytes_per_hour",
+                collector.dead_letter_bytes_per_hour,
+                2 * of(LETTER_BYTES_MAX)..=ANY,
+            ),
+            ("eventlog.replicas", of(eventlog.replicas), 1..=5),
+            ("aggregator.checkpoint_ms", aggregator.checkpoint_ms, 10..=HOUR_MS),
+            ("archive.every_ms", archive.every_ms, 10..=24 * HOUR_MS),
+            ("archive.file_bytes", of(archive.file_bytes), 1_024..=1 << 30),
+        ]
+    }
+
+    /// Checks them all.
+    ///
+    /// # Errors
+    /// The first that is out of its range.
+    pub(super) fn check_numbers(&self) -> Result<(), Failure> {
+        for (name, value, range) in self.numbers() {
+            if range.contains(&value) {
+                continue;
+            }
+            let (least, most) = range.into_inner();
+            let wanted = if most == ANY {
+                format!("at least {least}")
+            } else {
+                format!("from {least} to {most}")
+            };
+            return Err(Failure::usage(format!("{name}: {wanted}, and not {value}")));
+        }
+        Ok(())
+    }
+}
