@@ -147,7 +147,9 @@ WHERE minute >= coalesce(getvariable('from_minute'), 0)
 
 -- A test is in the accounts alone.
 CREATE OR REPLACE TEMP TABLE facts AS
-SELECT part, minute, ad, publisher, country, device, kind, what, sum(n) AS n FROM (
+SELECT part, minute, ad, publisher, country, device, kind, what,
+  -- A sum of money ends at the bound of 64 bits.
+  least(sum(n), 9223372036854775807) AS n FROM (
   SELECT part, minute, coalesce(ad, '') AS ad, coalesce(publisher, '') AS publisher, country, device,
     kind, CASE WHEN verdict IS NULL THEN 'valid' ELSE 'invalid' END AS what, "count" AS n
   FROM judged WHERE fate = 'new' AND coalesce(verdict, '') <> 'test'

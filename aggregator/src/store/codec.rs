@@ -115,8 +115,10 @@ fn sum_of<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<
     }
 }
 
+/// Sums end at the bounds of their numbers, here and in the engine: what senders write may be as large as
+/// they like, and a merge that failed would stop the partition for good.
 fn add_number(total: &mut u64, number: u64) -> Result<(), Unreadable> {
-    *total = total.checked_add(number).ok_or("a sum beyond 64 bits")?;
+    *total = total.saturating_add(number);
     Ok(())
 }
 
@@ -129,7 +131,7 @@ fn add_cell(total: &mut CellValue, cell: CellValue) -> Result<(), Unreadable> {
     add_number(&mut total.count, cell.count)?;
     total.spend.extend(cell.spend);
     total.spend = sum(std::mem::take(&mut total.spend), |a: &mut i64, b| {
-        *a = a.checked_add(b).ok_or("a sum beyond 64 bits")?;
+        *a = a.saturating_add(b);
         Ok(())
     })?;
     Ok(())

@@ -249,7 +249,9 @@ impl Count {
             None => record.verdict,
         };
         let mut add = |cell: [Name; 5], what: Name, n: i64| {
-            *self.facts.entry(Key { minute, cell, what }).or_insert(0) += n;
+            // No amount is negative, so a sum that ends at its bound does so in every order.
+            let sum = self.facts.entry(Key { minute, cell, what }).or_insert(0);
+            *sum = sum.saturating_add(n);
         };
         add([0; 5], account, record.count);
         if of_chunk {

@@ -216,3 +216,16 @@ proptest! {
         prop_assert_eq!(read_page(&value).unwrap(), page);
     }
 }
+
+#[test]
+fn a_sum_of_money_ends_at_its_bound_and_is_no_damage() {
+    let key = keys::cells(Id::literal("x"), Minute(1));
+    let of = |micros| {
+        let spend = vec![(currency(b"EUR"), micros)];
+        cells_value(&[(cell("pub", Kind::Impression, true), CellValue { count: 1, spend })])
+    };
+    let (most, some) = (of(i64::MAX), of(5));
+    let sum = add(&key, [&most[..], &some, &most].into_iter()).unwrap();
+    let sum = read_cells(&sum).unwrap();
+    assert_eq!((sum[0].1.count, sum[0].1.spend[0].1), (3, i64::MAX));
+}
