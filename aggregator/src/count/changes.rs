@@ -1,11 +1,11 @@
 //! What an engine hands to its store, and what it needs back to go on.
 //!
 //! One rule holds for everything that is kept by the minute (cells, spend, ad totals, what pages have
-//! told, accounts and the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the store has of
-//! that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is the whole
-//! of that minute. Everything else (pages, outboxes, epochs, retired edges and those cut off, sources, page views) is
-//! absolute: it replaces the row with the same key. All lists are sorted by their keys, so that two checkpoints of the same
-//! history are equal.
+//! told, accounts and the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the
+//! store has of that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is
+//! the whole of that minute. Everything else (pages, outboxes, epochs, retired edges and those cut off,
+//! sources, page views) is absolute: it replaces the row with the same key. All lists are sorted by
+//! their keys, so that two checkpoints of the same history are equal.
 
 use eventlog::Position;
 use shared::{
