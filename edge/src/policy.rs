@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::keys::{
-    EdgeKeys, KeyError, KeyStore, Keyring, PriceKey, PublicKey, TagKeys, VisitorKey,
+    EdgeKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, PublicKey, TagKeys, VisitorKey,
 };
 use shared::token::Signer;
 use shared::{Id, RuleSet, Timestamp};
@@ -98,7 +98,7 @@ pub struct Keys {
     /// The issuer's keys, newest first, each with the cover of its prices.
     signers: Vec<(Signer, PriceKey)>,
     keyring: Keyring,
-    tags: TagKeys,
+    earlier_tags: Option<TagKeys>,
     visitor: VisitorKey,
 }
 
@@ -111,8 +111,8 @@ impl Keys {
         let keyring = keys.keyring()?;
         let own = keys.own.iter().rev();
         let signers = own.map(|(key, price)| (Signer::new(key), price.clone())).collect();
-        let (tags, visitor) = (keys.tag_keys(), keys.visitor_key());
-        Ok(Self { issuer: keys.issuer, signers, keyring, tags, visitor })
+        let (earlier_tags, visitor) = (keys.earlier_tags(), keys.visitor_key());
+        Ok(Self { issuer: keys.issuer, signers, keyring, earlier_tags, visitor })
     }
 
     /// Of a key store, for an edge of this issuer.
@@ -164,10 +164,16 @@ impl Keys {
         &self.keyring
     }
 
-    /// The edge's tag keys.
+    /// The issuer's key of this name, with its tags.
     #[must_use]
-    pub const fn tags(&self) -> &TagKeys {
-        &self.tags
+    pub fn own(&self, id: KeyId) -> Option<&Signer> {
+        self.signers.iter().map(|(signer, _)| signer).find(|signer| signer.id() == id)
+    }
+
+    /// The tags of tokens that an earlier build made: any issuer of the deployment can make them.
+    #[must_use]
+    pub const fn earlier_tags(&self) -> Option<&TagKeys> {
+        self.earlier_tags.as_ref()
     }
 
     /// The fingerprints' key.

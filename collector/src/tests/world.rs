@@ -111,7 +111,7 @@ impl World {
             url: "https://shop.example/?a=1",
         };
         change(&mut token);
-        signer.mint(&token, &self.store.tag_keys()).unwrap()
+        signer.mint(&token).unwrap()
     }
 
     /// A token of a key that is in nobody's keyring.

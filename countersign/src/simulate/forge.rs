@@ -75,7 +75,7 @@ impl Forger {
             placement: ad,
             url: "https://forged.example/",
         };
-        let bytes = self.signer.mint(&token, &self.store.tag_keys()).unwrap_or_default();
+        let bytes = self.signer.mint(&token).unwrap_or_default();
         (token::to_text(&bytes), Reason::BadSeal)
     }
 
@@ -151,7 +151,8 @@ mod tests {
     fn check(store: &KeyStore, text: &str) -> Result<(), Reason> {
         let bytes = token::from_text(text.as_bytes())?;
         let token = Unverified::read(&bytes, store.deployment)?;
-        token.check_tag(&store.tag_keys(), NOW)?;
+        token
+            .check_tag(Signer::new(store.signing(Id::literal("edge"), NOW).unwrap()).tags(), NOW)?;
         let ring: Keyring = store.keyring().unwrap();
         let (_, key): (_, &PublicKey) = token.verify(&ring, NOW)?;
         assert_eq!(key.issuer, Id::literal("edge"));

@@ -6,13 +6,13 @@ use shared::{Country, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Timest
 
 use super::State;
 use crate::decision::Draft;
-use crate::policy::Policy;
+use crate::policy::{Keys, Policy};
 use crate::request::Request;
 use crate::{device, verdict};
 
-/// Believes a token, however old it is, or says why not: the tag; then the standing of its key, whose
-/// key it is, its life as a whole, and that a redirect could go to its URL. Whether an event of it may
-/// still be counted is [`Token::check_time`]'s to say.
+/// Believes a token, however old it is, or says why not: the seal; then the standing of its key, its
+/// life as a whole, and that a redirect could go to its URL. Whether an event of it may still be
+/// counted is [`Token::check_time`]'s to say.
 pub(super) fn believe<'a>(
     bytes: &'a [u8],
     policy: &Policy,
@@ -20,19 +20,43 @@ pub(super) fn believe<'a>(
 ) -> Result<Token<'a>, Reason> {
     let keys = &policy.keys;
     let unverified = Unverified::read(bytes, keys.keyring().deployment())?;
-    let tagged = unverified.check_tag(keys.tags(), now)?;
-    // The tag says that an edge with our secret sealed it; revocation is told by the keyring. A link
-    // lives on when its key is retired: what is asked is whether it was good while it counted.
-    let at = now.min(tagged.issued_at.plus_ms(TOKEN_LIFE_MS_MAX));
-    let (token, key) = unverified.verify_again(keys.keyring(), at)?;
-    // Every edge has the secret: it does not say which issuer's sealed this.
-    if key.issuer != keys.issuer() {
-        return Err(Reason::ForeignIssuer);
-    }
+    let sealed = check_seal(&unverified, keys, now)?;
+    // The seal stays good; revocation is told by the keyring. A link lives on when its key is retired:
+    // what is asked is whether it was good while it counted.
+    let at = now.min(sealed.issued_at.plus_ms(TOKEN_LIFE_MS_MAX));
+    let (token, _) = unverified.verify_again(keys.keyring(), at)?;
     token.check_life()?;
     // Another signer may be less careful than ours.
     check_url(token.url).map_err(|_| Reason::Malformed)?;
     Ok(token)
+}
+
+/// That a key of this edge's issuer sealed a token: by the key's tag, which is cheap, so that nobody
+/// else makes an edge check signatures.
+fn check_seal<'a>(
+    unverified: &Unverified<'a>,
+    keys: &Keys,
+    now: Timestamp,
+) -> Result<Token<'a>, Reason> {
+    let keyring = keys.keyring();
+    let (key, _) = unverified.claim();
+    let (public, _) = keyring.get(key).ok_or(Reason::UnknownKey)?;
+    if public.issuer != keys.issuer() {
+        return Err(Reason::ForeignIssuer);
+    }
+    let Some(own) = keys.own(key) else {
+        // Another edge of the issuer has its next key already, and this one has not been given it.
+        return unverified.check_signature(keyring);
+    };
+    let by_key = unverified.check_tag(own.tags(), now);
+    match keys.earlier_tags() {
+        // The tag says that some issuer of the deployment made it; whose it is says the signature.
+        Some(earlier) if by_key.is_err() => {
+            unverified.check_tag(earlier, now)?;
+            unverified.check_signature(keyring)
+        }
+        _ => by_key,
+    }
 }
 
 /// What is the same for all events of a request.

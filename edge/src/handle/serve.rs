@@ -126,7 +126,7 @@ fn issue(
         url: &ad.url,
     };
     let signature = |bytes: &[u8]| state.signature(signer.id(), bytes);
-    let bytes = match signer.mint_with(&token, policy.keys.tags(), signature) {
+    let bytes = match signer.mint_with(&token, signature) {
         Ok(bytes) => bytes,
         // The catalogue was checked: only a clock beyond the year 10889 comes here.
         Err(why) => return Decision::reply(reply::problem(503, "not_signable", why)),

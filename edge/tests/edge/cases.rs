@@ -304,7 +304,7 @@ fn describe_issued(text: &str, decision: &Decision, policy: &edge::Policy) -> Va
     let keyring = policy.keys.keyring();
     let unverified = Unverified::read(&bytes, keyring.deployment()).unwrap();
     let (token, key) = unverified.verify(keyring, NOW).unwrap();
-    assert!(unverified.check_tag(policy.keys.tags(), NOW).is_ok());
+    assert!(unverified.check_tag(policy.keys.own(token.key).unwrap().tags(), NOW).is_ok());
     assert_eq!(token.visitor, decision.events[0].visitor);
     json!({
         "test": token.test, "issuer": key.issuer, "ad": token.ad, "campaign": token.campaign,

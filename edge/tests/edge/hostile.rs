@@ -8,7 +8,7 @@ use edge::{Decision, Method, Policy, Request, handle};
 use proptest::prelude::*;
 use shared::id::IdAllocator;
 use shared::random::Seeded;
-use shared::token::{sign, tag, to_text};
+use shared::token::{Signer, sign, tag, to_text};
 use shared::{Kind, Reason};
 
 static WORLD: LazyLock<(World, Policy)> = LazyLock::new(|| {
@@ -87,7 +87,7 @@ fn a_well_sealed_token_with_a_bad_url_is_no_redirect() {
         bytes.extend((url.len() as u16).to_be_bytes());
         bytes.extend(url.as_bytes());
         sign(&mut bytes, &key);
-        tag(&mut bytes, &world.store.tag_keys(), NOW.day());
+        tag(&mut bytes, Signer::new(&world.live).tags(), NOW.day());
         let decision = get(&format!("/v1/c/{}", to_text(&bytes)));
         assert_eq!(decision.reply.status, 400, "{url}");
         assert_harmless(&decision);

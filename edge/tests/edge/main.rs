@@ -6,6 +6,7 @@ mod cases;
 mod doors;
 mod harness;
 mod hostile;
+mod issuers;
 mod limits;
 mod networks;
 mod plain;

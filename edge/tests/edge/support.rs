@@ -70,11 +70,10 @@ impl World {
         let mut random = Seeded::new(7);
         let mut store = KeyStore::generate(&mut random);
         let long_ago = now.minus_ms(240 * HOUR_MS);
+        let revoked = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
+        store.revoke(revoked).unwrap();
         let first = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
         store.rotate(EDGE, now.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
-        let bad = Id::literal("bad");
-        let revoked = store.create(bad, vec![], long_ago, &mut random).unwrap();
-        store.revoke(revoked).unwrap();
         let publishers = vec![Id::literal("other")];
         let narrow = Id::literal("narrow");
         let narrow = store.create(narrow, publishers, long_ago, &mut random).unwrap();
@@ -158,7 +157,7 @@ impl World {
             placement: Id::literal("top"),
             url: &spec.url,
         };
-        let mut bytes = Signer::new(key).mint(&token, &store.tag_keys()).unwrap();
+        let mut bytes = Signer::new(key).mint(&token).unwrap();
         match spec.damage {
             Damage::None => {}
             Damage::Flip(at) => {

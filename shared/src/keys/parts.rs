@@ -21,7 +21,8 @@ pub struct EdgeKeys {
     pub deployment: DeploymentId,
     /// Whose signing keys they are.
     pub issuer: Id,
-    pub(super) edge_secret: Secret,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) edge_secret: Option<Secret>,
     pub(super) visitor_secret: Secret,
     /// The issuer's signing keys, oldest first, each with the cover of its prices.
     pub own: Vec<(IssuerKey, PriceKey)>,
@@ -72,10 +73,11 @@ impl EdgeKeys {
         self
     }
 
-    /// The tag keys.
+    /// The tag keys of tokens that an earlier build made, if one was here
+    /// ([`TagKeys::of_deployment`]).
     #[must_use]
-    pub fn tag_keys(&self) -> TagKeys {
-        TagKeys::new(self.edge_secret.clone(), self.deployment)
+    pub fn earlier_tags(&self) -> Option<TagKeys> {
+        self.edge_secret.clone().map(|secret| TagKeys::of_deployment(secret, self.deployment))
     }
 
     /// The fingerprints' key.

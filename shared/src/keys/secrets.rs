@@ -71,14 +71,21 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// The edge's tag keys: one a UTC day, from the edge secret, the deployment and the day
-/// (DESIGN, idea 2).
+/// The tag keys that go with a signing key: one a UTC day (DESIGN, idea 2). Only who can sign with the
+/// key has them, so no issuer makes a tag that another's edges believe.
 #[derive(Clone, Debug)]
 pub struct TagKeys {
     secret: Secret,
-    deployment: DeploymentId,
+    of: Origin,
     /// The keys of the last days that were asked for, by day modulo their number.
     derived: Arc<[RwLock<Option<DayKey>>; DAYS_KEPT]>,
+}
+
+/// What a tag key is derived from.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    SigningKey,
+    Deployment(DeploymentId),
 }
 
 #[derive(Debug)]
@@ -91,17 +98,29 @@ struct DayKey {
 const DAYS_KEPT: usize = 3;
 
 impl TagKeys {
-    /// From the edge secret of a deployment.
+    /// From the secret seed of a signing key.
     #[must_use]
-    pub fn new(secret: Secret, deployment: DeploymentId) -> Self {
-        Self { secret, deployment, derived: Arc::default() }
+    pub fn of_key(seed: Secret) -> Self {
+        Self { secret: seed, of: Origin::SigningKey, derived: Arc::default() }
+    }
+
+    /// From the edge secret that all issuers of a deployment shared in earlier builds. Such a tag says
+    /// that some issuer made it, not which: it is worth something with the signature alone.
+    #[must_use]
+    pub fn of_deployment(secret: Secret, deployment: DeploymentId) -> Self {
+        Self { secret, of: Origin::Deployment(deployment), derived: Arc::default() }
     }
 
     /// The key of a UTC day, derived and not kept: one BLAKE3 hash of two blocks.
     #[must_use]
     pub fn derive(&self, day: u32) -> [u8; 32] {
-        let parts: [&[u8]; 2] = [&self.deployment.0.to_be_bytes(), &day.to_be_bytes()];
-        self.secret.derive("countersign tag key v1", &parts)
+        let day = day.to_be_bytes();
+        match self.of {
+            Origin::SigningKey => self.secret.derive("countersign tag key v2", &[&day]),
+            Origin::Deployment(id) => {
+                self.secret.derive("countersign tag key v1", &[&id.0.to_be_bytes(), &day])
+            }
+        }
     }
 
     /// The key of a UTC day, kept for the next time: for days that are asked for again and again.

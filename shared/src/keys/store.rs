@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::edges::registered_name;
 use super::{
-    DeploymentId, EdgeRegistry, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret, TagKeys,
+    DeploymentId, EdgeRegistry, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret,
     VisitorKey,
 };
 use crate::id::Id;
@@ -95,7 +95,9 @@ pub struct KeyStore {
     version: u32,
     /// The deployment.
     pub deployment: DeploymentId,
-    pub(super) edge_secret: Secret,
+    /// Of stores that an earlier build made: what the tags of its tokens came from, for all issuers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) edge_secret: Option<Secret>,
     pub(super) price_secret: Secret,
     pub(super) visitor_secret: Secret,
     /// Signing keys, oldest first.
@@ -119,7 +121,7 @@ impl KeyStore {
         Self {
             version: Self::VERSION,
             deployment: DeploymentId(u32::from_be_bytes(id)),
-            edge_secret: Secret::generate(random),
+            edge_secret: None,
             price_secret: Secret::generate(random),
             visitor_secret: Secret::generate(random),
             issuers: Vec::new(),
@@ -250,12 +252,6 @@ impl KeyStore {
     /// [`KeyError`] when one is wrong.
     pub fn keyring(&self) -> Result<Keyring, KeyError> {
         Keyring::new(self.deployment, self.issuers.iter().map(|key| key.public.clone()))
-    }
-
-    /// The edge's tag keys.
-    #[must_use]
-    pub fn tag_keys(&self) -> TagKeys {
-        TagKeys::new(self.edge_secret.clone(), self.deployment)
     }
 
     /// The cover of the prices that go with a signing key.

@@ -23,6 +23,7 @@ const TAG_DOMAIN: &[u8] = b"countersign token tag v1\0";
 #[derive(Clone)]
 pub struct Signer {
     key: SigningKey,
+    tags: TagKeys,
     /// The public half.
     pub public: PublicKey,
 }
@@ -37,13 +38,23 @@ impl Signer {
     /// Of an issuer's key.
     #[must_use]
     pub fn new(key: &IssuerKey) -> Self {
-        Self { key: SigningKey::from_bytes(key.secret.expose()), public: key.public.clone() }
+        Self {
+            key: SigningKey::from_bytes(key.secret.expose()),
+            tags: TagKeys::of_key(key.secret.clone()),
+            public: key.public.clone(),
+        }
     }
 
     /// The key's name, which goes into the token.
     #[must_use]
     pub const fn id(&self) -> KeyId {
         self.public.id
+    }
+
+    /// The key's tags.
+    #[must_use]
+    pub const fn tags(&self) -> &TagKeys {
+        &self.tags
     }
 
     /// A signature over anything that begins with a domain of its own.
@@ -56,8 +67,8 @@ impl Signer {
     /// # Errors
     /// Says which field no token can carry: a bad URL, a life beyond
     /// [`TOKEN_LIFE_MS_MAX`], a time beyond 48 bits, a missing id.
-    pub fn mint(&self, token: &Token<'_>, tags: &TagKeys) -> Result<Vec<u8>, String> {
-        self.mint_with(token, tags, |_| None)
+    pub fn mint(&self, token: &Token<'_>) -> Result<Vec<u8>, String> {
+        self.mint_with(token, |_| None)
     }
 
     /// The same with a signature from elsewhere, if there is one: `signature` is given the bytes to be
@@ -68,7 +79,6 @@ impl Signer {
     pub fn mint_with(
         &self,
         token: &Token<'_>,
-        tags: &TagKeys,
         signature: impl FnOnce(&[u8]) -> Option<[u8; SIGNATURE_BYTES]>,
     ) -> Result<Vec<u8>, String> {
         super::check_url(token.url)?;
@@ -85,7 +95,7 @@ impl Signer {
         let signed = [SIGN_DOMAIN, &bytes].concat();
         let signature = signature(&signed).unwrap_or_else(|| self.key.sign(&signed).to_bytes());
         bytes.extend(signature);
-        tag(&mut bytes, tags, token.issued_at.day());
+        tag(&mut bytes, &self.tags, token.issued_at.day());
         Ok(bytes)
     }
 }
@@ -137,9 +147,9 @@ impl<'a> Unverified<'a> {
         Ok(Self { bytes, token })
     }
 
-    /// Checks the edge's tag, in constant time, with the key of the day on which the token says that
-    /// it was issued, whatever day that is. So nothing that a stranger can write makes an edge check a
-    /// signature.
+    /// Checks the tag, in constant time, with the key of the day on which the token says that it was
+    /// issued, whatever day that is. So nothing that a stranger can write makes an edge check a
+    /// signature. `tags` are those of the key that the token names.
     ///
     /// # Errors
     /// [`Reason::BadSeal`].
@@ -163,12 +173,17 @@ impl<'a> Unverified<'a> {
         keyring: &'k Keyring,
         received_at: Timestamp,
     ) -> Result<(Token<'a>, &'k PublicKey), Reason> {
-        let (key, verifying) = keyring.get(self.token.key).ok_or(Reason::UnknownKey)?;
-        if !self.signed_by(verifying) {
-            return Err(Reason::BadSeal);
-        }
-        self.authorise(key, received_at)?;
-        Ok((self.token, key))
+        self.check_signature(keyring)?;
+        self.verify_again(keyring, received_at)
+    }
+
+    /// Checks the signature alone (`verify_strict`), whatever became of its key since.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownKey`] or [`Reason::BadSeal`].
+    pub fn check_signature(&self, keyring: &Keyring) -> Result<Token<'a>, Reason> {
+        let (_, verifying) = keyring.get(self.token.key).ok_or(Reason::UnknownKey)?;
+        if self.signed_by(verifying) { Ok(self.token) } else { Err(Reason::BadSeal) }
     }
 
     /// What remains to be checked of a token whose signature was found good before: the signature

@@ -3,6 +3,7 @@
 use shared::keys::{IssuerLimits, KeyError, KeyId, KeyStore, Keyring, PublicKey};
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::random::Seeded;
+use shared::token::Signer;
 use shared::{Money, Reason, Timestamp};
 
 use super::world::{DAY_MS, HOUR_MS, NOW, id, store};
@@ -147,7 +148,7 @@ fn weak_keys_are_refused() {
 #[test]
 fn secrets_are_not_shown() {
     let store = store();
-    let shown = format!("{store:?} {:?} {:?}", store.tag_keys(), store.visitor_key());
+    let shown = format!("{store:?} {:?} {:?}", Signer::new(&store.issuers[0]), store.visitor_key());
     let value = serde_json::to_value(&store).unwrap();
     for secret in ["edge_secret", "price_secret", "visitor_secret"] {
         assert!(!shown.contains(value[secret].as_str().unwrap()));
@@ -171,7 +172,9 @@ fn a_part_holds_what_it_needs_and_no_more() {
         assert!(!centre.contains(&secret));
     }
     assert!(!edge.contains(value["price_secret"].as_str().unwrap()));
-    assert!(!centre.contains(value["edge_secret"].as_str().unwrap()));
+    // What an earlier build gave to every edge: it makes tokens that are believed for their signature.
+    let shared_by_all = value["edge_secret"].as_str().unwrap();
+    assert!(edge.contains(shared_by_all) && !centre.contains(shared_by_all));
 
     let edge: shared::keys::EdgeKeys = serde_json::from_str(&edge).unwrap();
     let centre: shared::keys::CentreKeys = serde_json::from_str(&centre).unwrap();
@@ -179,7 +182,6 @@ fn a_part_holds_what_it_needs_and_no_more() {
     for ring in [edge.keyring().unwrap(), centre.keyring().unwrap()] {
         assert_eq!(ring.iter().cloned().collect::<Vec<_>>(), all);
     }
-    assert_eq!(edge.tag_keys().of_day(7), store.tag_keys().of_day(7));
     let (key, price) = &edge.own[0];
     let id = shared::ImpressionId { block: shared::BlockId([7; 10]), seq: 3 };
     let sealed = price.seal(id, shared::Money { micros: 5, currency: "EUR".parse().unwrap() });

@@ -101,13 +101,18 @@ fn key_ids() -> Vec<Value> {
 fn tag_keys() -> Vec<Value> {
     let vector = |(secret, deployment, day): (u8, u32, u32)| {
         let deployment = DeploymentId(deployment);
-        let key = TagKeys::new(Secret::from_bytes([secret; 32]), deployment).of_day(day);
+        let key = TagKeys::of_deployment(Secret::from_bytes([secret; 32]), deployment).of_day(day);
         json!({
             "edge_secret": hex(&[secret; 32]), "deployment": deployment, "day": day, "key": hex(&key),
         })
     };
     let cases = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0xab, u32::MAX, NOW.day())];
-    cases.into_iter().map(vector).collect()
+    let of_key = |(seed, day): (u8, u32)| {
+        let key = TagKeys::of_key(Secret::from_bytes([seed; 32])).of_day(day);
+        json!({ "signing_seed": hex(&[seed; 32]), "day": day, "key": hex(&key) })
+    };
+    let by_key = [(0, 0), (1, 0), (0, 1), (0xab, NOW.day())].into_iter().map(of_key);
+    cases.into_iter().map(vector).chain(by_key).collect()
 }
 
 fn prices() -> Vec<Value> {

@@ -63,9 +63,9 @@ fn verify(bytes: &[u8]) -> Result<(), Reason> {
 }
 
 fn tagged(bytes: &[u8], now: Timestamp) -> Result<bool, Reason> {
-    let (store, ..) = &*STORE;
+    let (store, _, signer) = &*STORE;
     let token = Unverified::read(bytes, store.deployment)?;
-    token.check_tag(&store.tag_keys(), now).map(|_| true)
+    token.check_tag(signer.tags(), now).map(|_| true)
 }
 
 proptest! {
@@ -73,7 +73,7 @@ proptest! {
     fn a_token_comes_back((token, url) in any_token()) {
         let (store, keyring, signer) = &*STORE;
         let token = Token { url: &url, ..token };
-        let bytes = signer.mint(&token, &store.tag_keys()).unwrap();
+        let bytes = signer.mint(&token).unwrap();
         let text = token::to_text(&bytes);
         prop_assert_eq!(token::from_text(text.as_bytes()).unwrap(), bytes.as_slice());
         let unverified = Unverified::read(&bytes, store.deployment).unwrap();
@@ -81,14 +81,14 @@ proptest! {
         prop_assert_eq!(unverified.proof(), &bytes[..bytes.len() - token::TAG_BYTES]);
         prop_assert_eq!(unverified.verify(keyring, NOW).unwrap().0, token);
         prop_assert_eq!(unverified.verify_again(keyring, NOW).unwrap().0, token);
-        prop_assert_eq!(unverified.check_tag(&store.tag_keys(), NOW), Ok(token));
+        prop_assert_eq!(unverified.check_tag(signer.tags(), NOW), Ok(token));
     }
 
     #[test]
     fn no_altered_bit_is_believed((token, url) in any_token(), bits: [proptest::sample::Index; 8]) {
-        let (store, _, signer) = &*STORE;
+        let (_, _, signer) = &*STORE;
         let token = Token { url: &url, ..token };
-        let bytes = signer.mint(&token, &store.tag_keys()).unwrap();
+        let bytes = signer.mint(&token).unwrap();
         for bit in bits.map(|bit| bit.index(bytes.len() * 8)) {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -101,8 +101,8 @@ proptest! {
 
     #[test]
     fn no_shortened_token_is_read((token, url) in any_token(), at: proptest::sample::Index) {
-        let (store, _, signer) = &*STORE;
-        let bytes = signer.mint(&Token { url: &url, ..token }, &store.tag_keys()).unwrap();
+        let (_, _, signer) = &*STORE;
+        let bytes = signer.mint(&Token { url: &url, ..token }).unwrap();
         let short = &bytes[..at.index(bytes.len())];
         prop_assert_eq!(verify(short), Err(Reason::Malformed));
     }
@@ -136,7 +136,6 @@ proptest! {
     fn any_url_is_signed_or_refused_without_a_panic(url: String) {
         prop_assert_eq!(token::check_url(&url).is_ok(), STORE.2.mint(
             &Token { url: &url, ..super::world::token(&STORE.0, &STORE.2, "") },
-            &STORE.0.tag_keys(),
         ).is_ok());
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use shared::keys::KeyStore;
 use shared::text::hex;
 use shared::token::{self, Signer, Token, Unverified};
-use shared::{BlockId, Currency, Fingerprint, ImpressionId, Money, Timestamp};
+use shared::{BlockId, Currency, Fingerprint, ImpressionId, Money, Reason, Timestamp};
 
 use super::vectors::{Parts, compare};
 use super::world::{NOW, URL_60, id, key, price, store, token};
@@ -70,16 +70,28 @@ fn tokens() {
         vector("a test", &store, &house, Token { test: true, ..plain }, price()),
     ];
     let file = json!({
-        "what": "Valid tokens of the deployment `keys` (test keys: never use them). `parts` are the bytes in hex, in order; `text` is the base64url of all of them. The price is what is under the cover.",
+        "what": "Valid tokens of the deployment `keys` (test keys: never use them). `parts` are the bytes in hex, in order; `text` is the base64url of all of them. The price is what is under the cover. `earlier` is the first one as builds wrote it whose tags were made with the `edge_secret` that all issuers had.",
         "keys": store,
         "tokens": tokens,
+        "earlier": token::to_text(&as_an_earlier_build(&house.mint(&plain).unwrap(), &store)),
     });
     compare("tokens.json", &file);
 }
 
+/// The same token with the tag that any edge of the deployment could make.
+fn as_an_earlier_build(bytes: &[u8], store: &KeyStore) -> Vec<u8> {
+    let mut bytes = bytes[..bytes.len() - token::TAG_BYTES].to_vec();
+    let tags = store.for_edge(id("house")).unwrap().earlier_tags().unwrap();
+    token::tag(&mut bytes, &tags, NOW.day());
+    let unverified = Unverified::read(&bytes, store.deployment).unwrap();
+    assert!(unverified.check_tag(&tags, NOW).is_ok());
+    let of_key = Signer::new(key(store, "house"));
+    assert_eq!(unverified.check_tag(of_key.tags(), NOW), Err(Reason::BadSeal));
+    bytes
+}
+
 fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price: Money) -> Value {
-    let tags = store.tag_keys();
-    let bytes = signer.mint(&token, &tags).unwrap();
+    let bytes = signer.mint(&token).unwrap();
     let text = token::to_text(&bytes);
 
     // What was written is what is read, by text, by signature and by tag.
@@ -90,7 +102,7 @@ fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price
     if token.issued_at >= NOW {
         assert_eq!(unverified.verify(&keyring, received).unwrap().0, token, "{name}");
     }
-    assert_eq!(unverified.check_tag(&tags, token.issued_at), Ok(token), "{name}");
+    assert_eq!(unverified.check_tag(signer.tags(), token.issued_at), Ok(token), "{name}");
     let cover = store.price_key(token.key);
     assert_eq!(cover.open(token.id, token.price), Some(price), "{name}");
 
@@ -154,7 +166,7 @@ fn a_token_with_a_60_character_url_has_about_320_characters() {
     assert_eq!(URL_60.len(), 60);
     let store = store();
     let signer = Signer::new(key(&store, "house"));
-    let bytes = signer.mint(&token(&store, &signer, URL_60), &store.tag_keys()).unwrap();
+    let bytes = signer.mint(&token(&store, &signer, URL_60)).unwrap();
     let characters = token::to_text(&bytes).len();
     assert!((300..=340).contains(&characters), "{characters}");
 }
@@ -163,7 +175,6 @@ fn a_token_with_a_60_character_url_has_about_320_characters() {
 fn what_no_token_can_carry_is_not_signed() {
     let store = store();
     let signer = Signer::new(key(&store, "house"));
-    let tags = store.tag_keys();
     let plain = token(&store, &signer, URL_60);
     let none = shared::Id::NONE;
     let long = format!("https://a/{}", "x".repeat(2_039));
@@ -176,7 +187,7 @@ fn what_no_token_can_carry_is_not_signed() {
         (Token { ad: none, ..plain }, "all five ids"),
         (Token { placement: none, ..plain }, "all five ids"),
     ] {
-        let error = signer.mint(&token, &tags).unwrap_err();
+        let error = signer.mint(&token).unwrap_err();
         assert!(error.contains(why), "{error}");
     }
 }

@@ -2,7 +2,6 @@
 //! revoked; and tokens of it.
 
 use shared::keys::{IssuerKey, KeyStore};
-use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::{BlockId, Fingerprint, Id, ImpressionId, Money, Timestamp};
 
@@ -18,18 +17,11 @@ pub(super) fn id(text: &str) -> Id {
     text.parse().unwrap()
 }
 
-/// The keys were made a month before [`NOW`].
+/// The keys were made a month before [`NOW`], by a build whose tags had one secret for all issuers.
 pub(super) fn store() -> KeyStore {
-    let mut random = Seeded::new(2026);
-    let mut store = KeyStore::generate(&mut random);
-    let since = NOW.minus_ms(30 * DAY_MS);
-    store.create(id("house"), Vec::new(), since, &mut random).unwrap();
-    store.create(id("limited"), vec![id("pub-1"), id("pub-2")], since, &mut random).unwrap();
-    let retired = store.create(id("old"), Vec::new(), since, &mut random).unwrap();
-    store.retire(retired, NOW.minus_ms(DAY_MS)).unwrap();
-    let revoked = store.create(id("leaked"), Vec::new(), since, &mut random).unwrap();
-    store.revoke(revoked).unwrap();
-    store
+    let file: serde_json::Value =
+        serde_json::from_str(include_str!("../../vectors/tokens.json")).unwrap();
+    serde_json::from_value(file["keys"].clone()).unwrap()
 }
 
 pub(super) fn key<'a>(store: &'a KeyStore, issuer: &str) -> &'a IssuerKey {
@@ -70,5 +62,5 @@ pub(super) fn mint(store: &KeyStore, issuer: &str, change: impl FnOnce(&mut Toke
     let signer = Signer::new(key(store, issuer));
     let mut token = token(store, &signer, URL_60);
     change(&mut token);
-    signer.mint(&token, &store.tag_keys()).unwrap()
+    signer.mint(&token).unwrap()
 }

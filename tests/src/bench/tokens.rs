@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use shared::ambient::Stopwatch;
-use shared::keys::{KeyStore, Keyring, TagKeys};
+use shared::keys::{KeyStore, Keyring};
 use shared::random::Seeded;
 use shared::token::{Signer, Token, Unverified};
 use shared::{Fingerprint, Id, ImpressionId, Minute, Money, Timestamp};
@@ -17,7 +17,6 @@ pub(super) const URL: &str = "https://shop.example/landing/autumn?campaign=boots
 pub(super) struct Mint {
     pub(super) store: KeyStore,
     pub(super) signer: Signer,
-    pub(super) tags: TagKeys,
     pub(super) keyring: Keyring,
 }
 
@@ -30,8 +29,7 @@ impl Mint {
         store.register_edge(Id::literal("bench"), issuer, NOW).map_err(|e| e.to_string())?;
         let signer = Signer::new(store.signing(issuer, NOW).map_err(|e| e.to_string())?);
         let keyring = store.keyring().map_err(|e| e.to_string())?;
-        let tags = store.tag_keys();
-        Ok(Self { store, signer, tags, keyring })
+        Ok(Self { store, signer, keyring })
     }
 
     pub(super) fn token(&self, n: u32) -> Result<Vec<u8>, String> {
@@ -63,7 +61,7 @@ impl Mint {
             placement: Id::literal("sidebar1"),
             url: URL,
         };
-        self.signer.mint(&token, &self.tags)
+        self.signer.mint(&token)
     }
 }
 
@@ -85,7 +83,7 @@ pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let (tagged, good) = timed(&texts, |text| {
         let bytes = shared::token::from_text(text.as_bytes()).ok()?;
         let read = Unverified::read(&bytes, mint.store.deployment).ok()?;
-        read.check_tag(&mint.tags, NOW).ok().map(|token| token.url.len())
+        read.check_tag(mint.signer.tags(), NOW).ok().map(|token| token.url.len())
     });
     check(good, count, "tags")?;
     let (verified, good) = timed(&tokens, |bytes| {

@@ -55,7 +55,7 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
     }
     for event in &decision.events {
         let opened = Unverified::read(&event.token, DEPLOYMENT.store.deployment)
-            .and_then(|token| token.check_tag(&DEPLOYMENT.tags, NOW));
+            .and_then(|token| DEPLOYMENT.check_tag(&token));
         hold(opened.is_ok(), || "an event without proof".to_owned())?;
     }
     let results = reply["results"].as_array().ok_or("no results")?;

@@ -32,7 +32,7 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
         }
         Err(reason) => return Err(format!("a token that cannot be read is {reason}")),
     };
-    let tagged = read.check_tag(&world.tags, NOW);
+    let tagged = world.check_tag(&read);
     let signed = read.verify(&world.keyring, NOW).map(|(token, _)| token);
     let tag_word = match &tagged {
         Ok(token) => {
@@ -64,7 +64,7 @@ fn opened(token: &Token<'_>, input: &[u8], both: bool) -> Result<(), String> {
     let Some(key) = world.store.issuers.iter().find(|key| key.public.id == token.key) else {
         return hold(!both, || "a key that nobody has signs".to_owned());
     };
-    match Signer::new(key).mint(token, &world.tags) {
+    match Signer::new(key).mint(token) {
         Ok(again) => {
             let body = input.len() - SEALS;
             hold(again[..body.min(again.len())] == input[..body], || {
@@ -100,7 +100,7 @@ fn altered(input: &[u8], world: &Deployment) -> Result<(), String> {
     let mut bytes = input.to_vec();
     bytes[bit / 8] ^= 1 << (bit % 8);
     let Ok(read) = Unverified::read(&bytes, world.store.deployment) else { return Ok(()) };
-    let tagged = read.check_tag(&world.tags, NOW).is_ok();
+    let tagged = world.check_tag(&read).is_ok();
     hold(!tagged, || format!("the tag holds with bit {bit} altered"))?;
     let signed = read.verify(&world.keyring, NOW).is_ok();
     let of_tag = bit / 8 >= input.len() - TAG_BYTES;
@@ -122,6 +122,6 @@ pub(super) fn seal(mut bytes: Vec<u8>, random: &mut dyn Random) -> Vec<u8> {
         bytes[5..9].copy_from_slice(&key.public.id.0.to_be_bytes());
     }
     sign(&mut bytes, &SigningKey::from_bytes(key.secret.expose()));
-    tag(&mut bytes, &world.tags, NOW.day());
+    tag(&mut bytes, Signer::new(key).tags(), NOW.day());
     bytes
 }

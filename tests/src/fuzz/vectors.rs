@@ -3,10 +3,10 @@
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use shared::Timestamp;
-use shared::keys::{KeyStore, Keyring, TagKeys};
+use shared::keys::{KeyStore, Keyring};
 use shared::text::unhex;
-use shared::token::from_text;
+use shared::token::{Signer, Token, Unverified, from_text};
+use shared::{Reason, Timestamp};
 
 /// When the golden tokens were issued: 2026-01-31T12:00:00Z.
 pub(super) const NOW: Timestamp = Timestamp(1_769_860_800_000);
@@ -21,14 +21,22 @@ macro_rules! vectors {
 pub(super) struct Deployment {
     pub(super) store: KeyStore,
     pub(super) keyring: Keyring,
-    pub(super) tags: TagKeys,
+}
+
+impl Deployment {
+    /// Checks a token's tag as the edge of its issuer does.
+    pub(super) fn check_tag<'a>(&self, token: &Unverified<'a>) -> Result<Token<'a>, Reason> {
+        let (id, _) = token.claim();
+        let key = self.store.issuers.iter().find(|key| key.public.id == id);
+        token.check_tag(Signer::new(key.ok_or(Reason::UnknownKey)?).tags(), NOW)
+    }
 }
 
 pub(super) static DEPLOYMENT: LazyLock<Deployment> = LazyLock::new(|| {
     let store: KeyStore = serde_json::from_value(vectors!("tokens.json")["keys"].clone())
         .expect("the golden keys are a key store");
     let keyring = store.keyring().expect("its keys are good");
-    Deployment { keyring, tags: store.tag_keys(), store }
+    Deployment { keyring, store }
 });
 
 fn json(text: &str) -> Value {

@@ -2,7 +2,7 @@
 //! as wrong as it may be.
 
 use shared::event::VERDICTS;
-use shared::keys::{KeyStore, PriceKey, TagKeys};
+use shared::keys::{KeyStore, PriceKey};
 use shared::limits::BATCH_NUMBERS_MAX;
 use shared::random::{Seeded, below};
 use shared::token::{Signer, Token, from_text};
@@ -29,7 +29,6 @@ const YEAR_10_000: Timestamp = Timestamp(253_402_300_800_000);
 pub(super) struct Hostile {
     keys: KeyStore,
     signer: Signer,
-    tags: TagKeys,
     price: PriceKey,
 }
 
@@ -50,7 +49,7 @@ impl Hostile {
     pub(super) fn new(keys: &KeyStore) -> Self {
         let key = keys.signing(ISSUER, START).expect("it has one");
         let (signer, price) = (Signer::new(key), keys.price_key(key.public.id));
-        Self { signer, tags: keys.tag_keys(), price, keys: keys.clone() }
+        Self { signer, price, keys: keys.clone() }
     }
 
     /// One batch; the same for the same `what` where the same is known.
@@ -132,7 +131,7 @@ impl Hostile {
             placement: ISSUER,
             url: "https://mallory.example/",
         };
-        self.signer.mint(&token, &self.tags).expect("a token that can be")
+        self.signer.mint(&token).expect("a token that can be")
     }
 }
 

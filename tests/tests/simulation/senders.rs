@@ -221,7 +221,7 @@ impl Deployment {
         change(&mut token);
         let cover = self.keys.price_key(signer.id());
         token.price = cover.seal(token.id, Money::ZERO);
-        signer.mint(&token, &self.keys.tag_keys()).ok()
+        signer.mint(&token).ok()
     }
 
     fn public(&self, seq: u16) -> Vec<u8> {

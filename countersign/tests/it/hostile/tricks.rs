@@ -102,7 +102,7 @@ impl Scene<'_> {
             placement: own,
             url: "https://mallory.example/",
         };
-        self.signer().mint(&token, &self.keys.tag_keys()).unwrap()
+        self.signer().mint(&token).unwrap()
     }
 
     /// A token that lives for 194 days, which no signer of ours makes.
@@ -112,7 +112,7 @@ impl Scene<'_> {
         bytes.truncate(bytes.len() - SIGNATURE_BYTES - TAG_BYTES);
         bytes[LIVES].copy_from_slice(&[0xff; 6]);
         token::sign(&mut bytes, &SigningKey::from_bytes(self.keys.own[0].0.secret.expose()));
-        token::tag(&mut bytes, &self.keys.tag_keys(), self.now.day());
+        token::tag(&mut bytes, self.signer().tags(), self.now.day());
         bytes
     }
 
