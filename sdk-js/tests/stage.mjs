@@ -29,14 +29,20 @@ export class Stage {
   static async open(ads) {
     const stage = new Stage();
     stage.folder = mkdtempSync(join(tmpdir(), "sdk-js-"));
-    await stage.#servePages();
-    await stage.#startCountersign(ads);
-    stage.browser = await chromium.launch({
-      executablePath: process.env.CHROMIUM_BIN || "/usr/bin/chromium",
-      args: [`--user-agent=${PERSON}`, "--no-sandbox", "--disable-gpu"],
-      // Playwright switches it off; we test with it.
-      ignoreDefaultArgs: ["--disable-back-forward-cache"],
-    });
+    try {
+      await stage.#servePages();
+      await stage.#startCountersign(ads);
+      stage.browser = await chromium.launch({
+        executablePath: process.env.CHROMIUM_BIN || "/usr/bin/chromium",
+        args: [`--user-agent=${PERSON}`, "--no-sandbox", "--disable-gpu"],
+        // Playwright switches it off; we test with it.
+        ignoreDefaultArgs: ["--disable-back-forward-cache"],
+      });
+    } catch (why) {
+      // What is left open would keep the file's process from its end.
+      await stage.close();
+      throw why;
+    }
     return stage;
   }
 
@@ -76,7 +82,7 @@ export class Stage {
     if (ads) writeFileSync(join(data, "catalogue.toml"), text.join("\n"));
     else flags.push("--demo", "--sdk", join(room, "dist"));
     // The tests click at once what they were shown.
-    const env = { ...process.env, COUNTERSIGN_ADMIN_KEY: KEY, COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS: "0" };
+    const env = { COUNTERSIGN_ADMIN_KEY: KEY, COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS: "0" };
     const { WORKERD } = process.env;
     if (WORKERD) env.COUNTERSIGN_EDGE__PUBLIC_URL = `http://127.0.0.1:${await freePort()}`;
     this.process = spawn(binary, ["up", "--data", data, ...flags], { env, stdio: ["ignore", "pipe", "pipe"] });

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,22 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// As [`run`], but not longer than `limit`: for what plays with servers and browsers, and may wait for
+/// one that never comes.
+///
+/// # Errors
+/// As [`run`], and when it takes too long: it is ended then.
+pub(crate) fn run_tests(limit: Duration, command: &mut Command) -> Result<(), Failure> {
+    let line = shown(command);
+    println!("$ {line}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("cannot start `{line}`: {error}"))?;
+    let status = wait_within(limit, &mut child, &line)?;
+    if status.success() { Ok(()) } else { Err(format!("`{line}` failed: {status}")) }
+}
+
 /// Runs quietly to the end, but not longer than `limit`.
 ///
 /// # Errors
@@ -98,24 +114,28 @@ pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<(), F
         let mut text = Vec::new();
         errors.map_or(Ok(0), |mut errors| errors.read_to_end(&mut text)).map(|_| text)
     });
-    let start = Instant::now();
-    let status = loop {
-        let ended = child.try_wait().map_err(|error| format!("`{line}`: {error}"))?;
-        if let Some(status) = ended {
-            break status;
-        }
-        if start.elapsed() > limit {
-            // The reader is left alone: a grandchild may hold the pipe open.
-            child.kill().and_then(|()| child.wait()).map_err(|e| format!("`{line}`: {e}"))?;
-            return Err(format!("`{line}` gave no answer within {} s", limit.as_secs()));
-        }
-        thread::sleep(Duration::from_millis(50));
-    };
+    // When it takes too long the reader is left alone: a grandchild may hold the pipe open.
+    let status = wait_within(limit, &mut child, &line)?;
     if status.success() {
         return Ok(());
     }
     let text = reader.join().ok().and_then(Result::ok).unwrap_or_default();
     Err(format!("`{line}` failed: {status}\n{}", String::from_utf8_lossy(&text).trim()))
+}
+
+fn wait_within(limit: Duration, child: &mut Child, line: &str) -> Result<ExitStatus, Failure> {
+    let start = Instant::now();
+    loop {
+        let ended = child.try_wait().map_err(|error| format!("`{line}`: {error}"))?;
+        if let Some(status) = ended {
+            return Ok(status);
+        }
+        if start.elapsed() > limit {
+            child.kill().and_then(|()| child.wait()).map_err(|e| format!("`{line}`: {e}"))?;
+            return Err(format!("`{line}` came to no end within {} s", limit.as_secs()));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Replaces this process, so that signals (Ctrl-C, SIGTERM) and the exit code are the other's own.

@@ -5,12 +5,15 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::Failure;
-use crate::process::{build_as_tests, cargo, exe, root, run, target_dir};
+use crate::process::{build_as_tests, cargo, exe, root, run, run_tests, target_dir};
 use crate::tools;
 
 const TARGET: &str = "wasm32-unknown-unknown";
+/// All tests of pages together take two or three minutes.
+const TESTS_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Builds `sdk-js/dist/`, which checks the sizes, and packs it.
 pub(crate) fn pack() -> Result<(), Failure> {
@@ -41,10 +44,10 @@ pub(crate) fn test() -> Result<(), Failure> {
         node.env("COUNTERSIGN_BIN", &countersign).env("CHROMIUM_BIN", &chromium);
         node
     };
-    run(&mut tests(&["units", "pages", "delivery", "readme", "demo"]))?;
+    run_tests(TESTS_MAX, &mut tests(&["units", "pages", "delivery", "readme", "demo"]))?;
     // The same pages ask the Wasm edge.
     crate::worker::build()?;
-    run(tests(&["pages", "delivery", "demo"]).env("WORKERD", tools::workerd()?))
+    run_tests(TESTS_MAX, tests(&["pages", "delivery", "demo"]).env("WORKERD", tools::workerd()?))
 }
 
 /// The folder of its files, if they have been built.

@@ -81,9 +81,10 @@ pub(crate) fn duckdb() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// Where all of them are: `COUNTERSIGN_TOOLS`, which may outlive a checkout, or `.tools/` in it.
+/// Where all of them are: `XTASK_TOOLS`, which may outlive a checkout, or `.tools/` in it. Not called
+/// `COUNTERSIGN_…`: the programs that tests start would take that for a setting.
 fn tools_dir() -> PathBuf {
-    env::var_os("COUNTERSIGN_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from)
+    env::var_os("XTASK_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from)
 }
 
 fn pip(python: &str, package: &str, version: &str, folder: &Path) -> Command {

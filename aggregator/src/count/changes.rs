@@ -13,15 +13,11 @@ use shared::{
 };
 
 use super::accounts::MinuteAccount;
+use super::bits::Page;
 use super::outbox::OutboxState;
 use super::outboxes::CutOff;
 use super::pages::{PageState, Told};
 use super::sources::SourceState;
-
-/// Bits of a dedup page.
-pub const PAGE_BITS: usize = 4_096;
-/// The bits of a page: bit `i` of word `w` is the event with sequence `page × 4096 + w × 64 + i`.
-pub type Page = [u64; PAGE_BITS / 64];
 
 /// Where a page belongs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -127,8 +127,8 @@ impl Engine {
         engine.clock = snapshot.clock;
         engine.ahead = snapshot.ahead;
         engine.settled = snapshot.settled;
-        for (key, bits) in &snapshot.pages {
-            if !engine.dedup.load(key, bits) {
+        for (key, page) in snapshot.pages {
+            if !engine.dedup.load(&key, &page) {
                 return Err(EngineError::Snapshot("a dedup page is there twice, or cannot be"));
             }
         }

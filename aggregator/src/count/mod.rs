@@ -2,6 +2,7 @@
 
 mod accounts;
 mod apply;
+mod bits;
 mod cells;
 mod changes;
 mod contents;
@@ -19,9 +20,9 @@ mod tests;
 mod window;
 
 pub use accounts::MinuteAccount;
+pub use bits::{Bits, PAGE_BITS, Page};
 pub use changes::{
-    AdTotal, Cell, Changes, Dimensions, MinuteRows, PAGE_BITS, Page, PageKey, PublisherTold,
-    Snapshot, Spend,
+    AdTotal, Cell, Changes, Dimensions, MinuteRows, PageKey, PublisherTold, Snapshot, Spend,
 };
 pub use contents::{Conflict, Contents};
 pub use engine::{Applied, Engine, Settings, Size};

@@ -8,8 +8,8 @@ use shared::{BatchDigest, Country, Currency, Device, Id, Kind, Minute, Timestamp
 use super::lists::{Reader, Unreadable, in_order, put_id, put_number, put_signed, sum};
 use super::{StoreError, keys};
 use crate::count::{
-    Conflict, CutOff, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run, SourceState,
-    Told,
+    Bits, Conflict, CutOff, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run,
+    SourceState, Told,
 };
 
 const VERSION: u8 = 1;
@@ -340,9 +340,10 @@ pub fn read_number(value: &[u8]) -> Result<u64, &'static str> {
 /// A dedup page: its bits, or where they are when that is shorter.
 #[must_use]
 pub fn page_value(page: &Page) -> Vec<u8> {
+    let bits = page.bits();
     let mut sparse = vec![VERSION, SPARSE];
     let mut next = 0;
-    for (index, word) in page.iter().enumerate() {
+    for (index, word) in bits.iter().enumerate() {
         let mut left = *word;
         while left != 0 && sparse.len() < PAGE_BYTES {
             let place = index as u64 * 64 + u64::from(left.trailing_zeros());
@@ -355,7 +356,7 @@ pub fn page_value(page: &Page) -> Vec<u8> {
         return sparse;
     }
     let mut dense = vec![VERSION, DENSE];
-    page.iter().for_each(|word| dense.extend(word.to_le_bytes()));
+    bits.iter().for_each(|word| dense.extend(word.to_le_bytes()));
     dense
 }
 
@@ -365,7 +366,7 @@ pub fn page_value(page: &Page) -> Vec<u8> {
 /// Says what was expected.
 pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
     let mut reader = Reader::new(value, VERSION)?;
-    let mut page = [0; PAGE_BITS / 64];
+    let mut page: Bits = [0; PAGE_BITS / 64];
     match reader.byte()? {
         DENSE => {
             for word in &mut page {
@@ -384,7 +385,7 @@ pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
         }
         _ => return Err("a page of an unknown form"),
     }
-    Ok(page)
+    Ok(Page::from(&page))
 }
 
 /// An outbox.

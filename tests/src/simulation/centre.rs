@@ -383,7 +383,7 @@ impl Store {
             ahead: self.meta.ahead,
             settled: self.meta.settled,
             resident_from: from,
-            pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),
+            pages: self.pages.iter().map(|(key, page)| (*key, page.clone())).collect(),
             minutes: self.minutes.range(from..).map(|(_, rows)| rows.clone()).collect(),
             outboxes: self.outboxes.iter().map(|(id, state)| (*id, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(id, epoch)| (*id, *epoch)).collect(),

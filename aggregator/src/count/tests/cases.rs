@@ -438,7 +438,7 @@ fn damaged_snapshots_are_refused() {
     };
     assert_eq!(restore(&|_| {}), Ok(Some(position(2))));
     let damage: [&dyn Fn(&mut Snapshot); 7] = [
-        &|s| s.pages.push(s.pages[0]),
+        &|s| s.pages.push(s.pages[0].clone()),
         &|s| s.pages[0].0 = PageKey { page: 16, ..s.pages[0].0 },
         &|s| s.minutes.push(s.minutes[0].clone()),
         &|s| s.resident_from = Minute(u32::MAX),

@@ -62,7 +62,7 @@ impl Store {
             assert!(self.pages.remove(key).is_some(), "{key:?} was never saved");
         }
         assert!(changes.pages.iter().all(|(key, _)| !changes.dropped_pages.contains(key)));
-        self.pages.extend(changes.pages.iter().copied());
+        self.pages.extend(changes.pages.iter().cloned());
         changes.minutes.iter().for_each(|rows| self.add(rows));
         for outbox in &changes.dropped_outboxes {
             self.outboxes.remove(outbox);
@@ -109,7 +109,7 @@ impl Store {
             ahead: self.ahead,
             settled: self.settled,
             resident_from: self.resident_from,
-            pages: self.pages.iter().map(|(key, page)| (*key, *page)).collect(),
+            pages: self.pages.iter().map(|(key, page)| (*key, page.clone())).collect(),
             minutes: self.minutes.range(self.resident_from..).map(whole).collect(),
             outboxes: self.outboxes.iter().map(|(key, state)| (*key, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect(),

@@ -40,11 +40,11 @@ fn bytes_are_pinned() {
     let mut page = [0; PAGE_BITS / 64];
     page[0] = 0b101;
     page[63] = 1 << 63;
-    assert_eq!(page_value(&page), [1, 1, 0, 1, 0xfc, 0x1f]);
-    assert_eq!(read_page(&page_value(&page)).unwrap(), page);
+    assert_eq!(page_value(&Page::from(&page)), [1, 1, 0, 1, 0xfc, 0x1f]);
+    assert_eq!(read_page(&page_value(&Page::from(&page))).unwrap().bits(), page);
     page.fill(u64::MAX);
-    assert_eq!(page_value(&page)[..3], [1, 0, 0xff]);
-    assert_eq!(read_page(&page_value(&page)).unwrap(), page);
+    assert_eq!(page_value(&Page::from(&page))[..3], [1, 0, 0xff]);
+    assert_eq!(read_page(&page_value(&Page::from(&page))).unwrap().bits(), page);
     let account = MinuteAccount { declared: 5, counted: 4, ..MinuteAccount::default() };
     assert_eq!(account_value(&account), [1, 5, 0, 4, 0]);
     // What was given up has the code that no reason has.
@@ -212,9 +212,9 @@ proptest! {
     fn pages_come_back(places in prop::collection::vec(0..PAGE_BITS, 0..600)) {
         let mut page = [0_u64; PAGE_BITS / 64];
         places.iter().for_each(|at| page[at / 64] |= 1 << (at % 64));
-        let value = page_value(&page);
+        let value = page_value(&Page::from(&page));
         prop_assert!(value.len() <= 2 + PAGE_BITS / 8);
-        prop_assert_eq!(read_page(&value).unwrap(), page);
+        prop_assert_eq!(read_page(&value).unwrap(), Page::from(&page));
     }
 }
 

@@ -6,8 +6,8 @@ use shared::{BlockId, Country, Currency, Device, OutboxId, PageView, SourceId, V
 
 use super::*;
 use crate::count::{
-    AdTotal, Cell, CutOff, OutboxState, PAGE_BITS, PageKey, PageState, PublisherTold, SourceState,
-    Spend,
+    AdTotal, Cell, CutOff, OutboxState, PAGE_BITS, Page, PageKey, PageState, PublisherTold,
+    SourceState, Spend,
 };
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};
@@ -70,7 +70,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         clock: NOW.start(),
         settled: NOW.start().minus_ms(5),
         resident_from: Minute(NOW.0 - 120),
-        pages: vec![(page, [sequence; PAGE_BITS / 64])],
+        pages: vec![(page, Page::from(&[sequence; PAGE_BITS / 64]))],
         minutes,
         views: vec![(PageView(sequence), Some(PageState { seq: 9, hour: 7 }))],
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
