@@ -27,8 +27,7 @@ pub(super) fn click_life_s(text: &str) -> Option<u32> {
 /// Makes bad tokens.
 pub(super) struct Forger {
     deployment: DeploymentId,
-    /// Keys that nobody gave us.
-    store: KeyStore,
+    /// Of a key that nobody gave us.
     signer: Signer,
 }
 
@@ -47,7 +46,7 @@ impl Forger {
             .create(id, Vec::new(), Timestamp(0), &mut random)
             .map_err(|error| error.to_string())?;
         let signer = Signer::new(store.signing(id, Timestamp(1)).map_err(|e| e.to_string())?);
-        Ok(Self { deployment, store, signer })
+        Ok(Self { deployment, signer })
     }
 
     /// A token that looks right and is signed with a key of our own.
@@ -76,7 +75,7 @@ impl Forger {
             url: "https://forged.example/",
         };
         let bytes = self.signer.mint(&token).unwrap_or_default();
-        (token::to_text(&bytes), Reason::BadSeal)
+        (token::to_text(&bytes), Reason::UnknownKey)
     }
 
     /// A real token, spoiled in one of many ways; what was done, and the reason that must follow.
@@ -142,7 +141,6 @@ mod tests {
         let maker = Forger {
             deployment: store.deployment,
             signer: Signer::new(store.signing(id, NOW).unwrap()),
-            store: store.clone(),
         };
         let (text, _) = maker.forged(Id::literal("ad"), NOW, &mut random);
         (store, text)
@@ -151,8 +149,8 @@ mod tests {
     fn check(store: &KeyStore, text: &str) -> Result<(), Reason> {
         let bytes = token::from_text(text.as_bytes())?;
         let token = Unverified::read(&bytes, store.deployment)?;
-        token
-            .check_tag(Signer::new(store.signing(Id::literal("edge"), NOW).unwrap()).tags(), NOW)?;
+        let key = store.issuers.iter().find(|key| key.public.id == token.claim().0);
+        token.check_tag(Signer::new(key.ok_or(Reason::UnknownKey)?).tags(), NOW)?;
         let ring: Keyring = store.keyring().unwrap();
         let (_, key): (_, &PublicKey) = token.verify(&ring, NOW)?;
         assert_eq!(key.issuer, Id::literal("edge"));
