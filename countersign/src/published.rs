@@ -1,6 +1,8 @@
 //! What the centre tells edges elsewhere ([`Published`]): `GET /v1/edge/policy`, of whoever signs the
-//! request with a key of this deployment; one that was revoked too, for its edge must hear of that.
+//! request with a key of this deployment; one that was revoked too, for its edge must hear of that. Each
+//! issuer is told of the ads and places that its keys may sign for, and no more.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,12 +13,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use collector::CollectorKeys;
 use edge::Published;
-use serde_json::value::RawValue;
-use shared::Clock as _;
+use serde_json::Value;
+use serde_json::value::to_raw_value;
 use shared::ambient::SystemClock;
-use shared::keys::request;
+use shared::keys::{IssuerLimits, PublicKey, request};
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::text::hex;
+use shared::{Clock as _, Money};
 use tokio::sync::watch;
 
 #[derive(Clone)]
@@ -36,19 +39,25 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     let field = headers.get(request::FIELD).and_then(|value| value.to_str().ok());
     let now = SystemClock.now();
     let field = field.unwrap_or_default();
-    if let Err(error) = request::verify_known(field, &keys.keyring, Published::PATH, b"", now) {
-        return problem(StatusCode::UNAUTHORIZED, "unauthorized", &error.to_string());
-    }
+    let asks = match request::verify_known(field, &keys.keyring, Published::PATH, b"", now) {
+        Ok(key) => key,
+        Err(error) => {
+            return problem(StatusCode::UNAUTHORIZED, "unauthorized", &error.to_string());
+        }
+    };
     let catalogue = match catalogue(&centre.catalogue).await {
-        Ok(catalogue) => catalogue,
+        Ok(catalogue) => catalogue.filter(|_| !asks.revoked),
         Err(why) => {
             tracing::error!("{}: {why}", centre.catalogue.display());
             let what = "the centre's catalogue cannot be read; its log says why";
             return problem(StatusCode::SERVICE_UNAVAILABLE, "catalogue_unreadable", what);
         }
     };
-    let published = Published { public: keys.keyring.iter().cloned().collect(), catalogue };
-    let body = match serde_json::to_string(&published) {
+    let public = keys.keyring.iter().map(|key| key.told_to(asks.issuer)).collect();
+    let own: Vec<_> = keys.keyring.iter().filter(|key| key.issuer == asks.issuer).collect();
+    let catalogue = catalogue.map(|whole| to_raw_value(&part(whole, &own))).transpose();
+    let published = catalogue.map(|catalogue| Published { public, catalogue });
+    let body = match published.and_then(|published| serde_json::to_string(&published)) {
         Ok(body) => body,
         Err(error) => {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", &error.to_string());
@@ -62,23 +71,134 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     (fields, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
+/// What an issuer with these keys may show of a catalogue. An entry that is wrong is shown to nobody
+/// whose keys are limited; the centre's own edge says what is wrong.
+fn part(mut catalogue: Value, keys: &[&PublicKey]) -> Value {
+    let keys = || keys.iter().filter(|key| !key.revoked);
+    if keys().any(|key| key.limits() == IssuerLimits::default()) {
+        return catalogue;
+    }
+    let sells = |ad: &Value| {
+        let micros = ad["price_micros"].as_i64().unwrap_or(0);
+        let price = match ad["currency"].as_str().map(str::parse) {
+            Some(currency) => Money { micros, currency: currency.ok()? },
+            None => Money { micros, ..Money::ZERO },
+        };
+        let advertiser = ad["advertiser"].as_str()?.parse().ok()?;
+        Some(keys().any(|key| key.sells(advertiser, price)))
+    };
+    let shows = |place: &Value| {
+        let publisher = place["publisher"].as_str()?.parse().ok()?;
+        Some(keys().any(|key| key.signs_for(publisher)))
+    };
+    let mut shown = HashSet::new();
+    if let Some(ads) = catalogue["ads"].as_array_mut() {
+        ads.retain(|ad| sells(ad) == Some(true));
+        shown.extend(ads.iter().filter_map(|ad| ad["id"].as_str().map(str::to_owned)));
+    }
+    if let Some(places) = catalogue["placements"].as_array_mut() {
+        places.retain(|place| shows(place) == Some(true));
+        for ads in places.iter_mut().filter_map(|place| place["ads"].as_array_mut()) {
+            ads.retain(|ad| ad.as_str().is_some_and(|ad| shown.contains(ad)));
+        }
+    }
+    catalogue
+}
+
 /// The catalogue as JSON; `None` when there is no file.
-async fn catalogue(path: &Path) -> Result<Option<Box<RawValue>>, String> {
+async fn catalogue(path: &Path) -> Result<Option<Value>, String> {
     let text = match tokio::fs::read_to_string(path).await {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
     let is_json = path.extension().is_some_and(|extension| extension == "json");
-    let value: serde_json::Value = if is_json {
-        serde_json::from_str(&text).map_err(|error| error.to_string())?
+    if is_json {
+        serde_json::from_str(&text).map(Some).map_err(|error| error.to_string())
     } else {
-        toml::from_str(&text).map_err(|error| error.to_string())?
-    };
-    serde_json::value::to_raw_value(&value).map(Some).map_err(|error| error.to_string())
+        toml::from_str(&text).map(Some).map_err(|error| error.to_string())
+    }
 }
 
 fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
     let body = Problem::new(status.as_u16(), kind, detail).to_json();
     (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+    use shared::Timestamp;
+    use shared::keys::KeyStore;
+    use shared::random::Seeded;
+
+    use super::*;
+
+    fn catalogue() -> Value {
+        let ad = |id: &str, advertiser: &str, micros: i64| {
+            json!({ "id": id, "campaign": "c", "advertiser": advertiser, "price_micros": micros,
+                    "currency": "EUR", "html": "x", "width": 1, "height": 1, "url": "https://a/" })
+        };
+        json!({
+            "lifetimes": { "click_s": 7 },
+            "ads": [ad("mine", "acme", 100), ad("dear", "acme", 101), ad("hers", "other", 1)],
+            "placements": [
+                { "id": "top", "publisher": "press", "ads": ["mine", "dear", "hers"] },
+                { "id": "far", "publisher": "times", "ads": ["mine"] },
+            ],
+        })
+    }
+
+    fn keys(limits: IssuerLimits) -> (KeyStore, Vec<PublicKey>) {
+        let mut random = Seeded::new(1);
+        let mut store = KeyStore::generate(&mut random);
+        store.create_limited("mine".parse().unwrap(), limits, Timestamp(1), &mut random).unwrap();
+        let all = store.issuers.iter().map(|key| key.public.clone()).collect();
+        (store, all)
+    }
+
+    fn limits() -> IssuerLimits {
+        IssuerLimits {
+            publishers: vec!["press".parse().unwrap()],
+            advertisers: vec!["acme".parse().unwrap()],
+            price_max: Some(Money { micros: 100, currency: "EUR".parse().unwrap() }),
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_told_of_what_it_may_sign_for() {
+        let (_, all) = keys(limits());
+        let told = part(catalogue(), &all.iter().collect::<Vec<_>>());
+        let ids = |list: &Value| -> Vec<String> {
+            let list = list.as_array().unwrap().iter();
+            list.map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(
+            (ids(&told["ads"]), ids(&told["placements"])),
+            (vec!["mine".into()], vec!["top".into()])
+        );
+        assert_eq!(told["placements"][0]["ads"], json!(["mine"]));
+        assert_eq!(told["lifetimes"], json!({ "click_s": 7 }));
+        edge::catalogue::Catalogue::from_json(&told.to_string()).unwrap();
+    }
+
+    #[test]
+    fn an_issuer_without_limits_is_told_all_and_one_without_keys_nothing() {
+        let (_, all) = keys(IssuerLimits::default());
+        assert_eq!(part(catalogue(), &all.iter().collect::<Vec<_>>()), catalogue());
+        let revoked = PublicKey { revoked: true, ..all[0].clone() };
+        let told = part(catalogue(), &[&revoked]);
+        assert_eq!((&told["ads"], &told["placements"]), (&json!([]), &json!([])));
+    }
+
+    #[test]
+    fn what_others_may_sign_for_is_not_told() {
+        let (store, all) = keys(limits());
+        let (mine, hers) = ("mine".parse().unwrap(), "hers".parse().unwrap());
+        assert_eq!(all[0].told_to(mine).limits(), limits());
+        assert_eq!(all[0].told_to(hers).limits(), IssuerLimits::default());
+        assert_eq!(all[0].told_to(hers).public, all[0].public);
+        assert_eq!(store.for_edge(mine).unwrap().public[0].limits(), limits());
+    }
 }

@@ -50,9 +50,10 @@ pub struct Policy {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
-    /// The public keys of all issuers, as they are in force.
+    /// The public keys of all issuers, as they are in force ([`PublicKey::told_to`]).
     pub public: Vec<PublicKey>,
-    /// The catalogue in its JSON form; left out where the centre has none.
+    /// What the issuer may show of the catalogue, in its JSON form; left out where the centre has none,
+    /// and for a key that was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalogue: Option<Box<RawValue>>,
 }

@@ -77,19 +77,17 @@ pub(crate) fn of(request: &Request<'_>, rules: &Rules) -> Verdict {
     request.asn.is_some_and(is_hosted).then_some(Reason::DataCentre)
 }
 
-/// Of a click of the request, which is `of` it as a whole.
+/// Of a click of a request that is valid as a whole. `is_new`: it takes a place in the visitor's pace,
+/// as the first of its token does; not what was counted before, and no test.
 pub(crate) fn of_click(
-    of: Verdict,
     token: &Token<'_>,
     request: &Request<'_>,
     rules: &Rules,
+    is_new: bool,
     state: &mut dyn State,
     now: Timestamp,
 ) -> Verdict {
-    if of.is_some() {
-        return of;
-    }
-    if state.clicks_too_often(request.client, request.user_agent) {
+    if is_new && state.clicks_too_often(request.client, request.user_agent) {
         return Some(Reason::TooManyClicks);
     }
     let age_ms = now.0.checked_sub(token.issued_at.0);

@@ -14,11 +14,13 @@ let told: boolean | undefined;
 /** What each platform says; undefined while it says neither. */
 let tcf: boolean | undefined;
 let gpp: boolean | undefined;
+/** Whether GPP has a European section, of which TCF has the word. */
+let europe = false;
 
 /** An opt-out goes before everything, then the page's own dialog, then the platforms together. */
 export const given = (): boolean =>
   !(navigator as { globalPrivacyControl?: boolean }).globalPrivacyControl &&
-  (told ?? (tcf !== false && gpp !== false && !!(tcf || gpp)));
+  (told ?? (tcf !== false && gpp !== false && !!(tcf || (gpp && !europe))));
 
 export function tell(consent: boolean | undefined): void {
   told = consent;
@@ -44,12 +46,14 @@ export function ask(vendor: number | undefined): Promise<void> {
             !!(consents?.[1] && consents[7] && (!vendor || data.vendor.consents[vendor]));
       heard();
     });
-    // GPP 1.1, the sections of US states: 1 is "opted out", 2 "did not opt out".
+    // GPP 1.1, as the edge reads its string. The sections of the USA: 2 is "did not opt out", 0 "does not
+    // apply", all else an opt-out; of the one before them: Y, N and -. What a European section says, TCF says.
     __gpp?.("addEventListener", (data, success) => {
       const ping = data?.pingData;
       if (!success || ping?.signalStatus !== "ready") return;
       const sections = JSON.stringify(ping.parsedSections);
-      gpp = /OptOut":1|"Gpc":(true|1)/.test(sections) ? false : /OptOut":2/.test(sections) || undefined;
+      gpp = /OptOut":[^02]|OptOutSale":"[^N-]|"Gpc":(true|1)/.test(sections) ? false : /OptOut":2|OptOutSale":"N/.test(sections) || undefined;
+      europe = /"tcfeu/.test(sections);
       heard();
     });
     setTimeout(answered, __tcfapi || __gpp ? WAIT_MS : 0);

@@ -107,6 +107,7 @@ test("markup: a link, a picture and a pixel", () => {
 // What each platform says, and whether it is consent. A fresh module each: it remembers.
 const yes = { gdprApplies: true, eventStatus: "tcloaded", purpose: { consents: { 1: true, 7: true } }, vendor: { consents: { 5: true } } };
 const gpp = (section, signalStatus = "ready") => ({ pingData: { signalStatus, parsedSections: { usnat: section } } });
+const european = { pingData: { signalStatus: "ready", parsedSections: { usnat: { SaleOptOut: 2 }, tcfeuv2: { Version: 2 } } } };
 const consents = [
   ["nobody says anything", {}, false],
   ["the page says yes", { told: true }, true],
@@ -127,6 +128,14 @@ const consents = [
   ["GPP: opted out of targeted advertising", { gpp: gpp({ SaleOptOut: 2, TargetedAdvertisingOptOut: 1 }) }, false],
   ["GPP: its own signal of GPC", { gpp: gpp([{ SaleOptOut: 2 }, { Gpc: true }]) }, false],
   ["GPP: nothing applies", { gpp: gpp({ SaleOptOut: 0 }) }, false],
+  ["GPP: what is not in the standard", { gpp: gpp({ SaleOptOut: 3, SharingOptOut: 2 }) }, false],
+  ["GPP: a text in place of a number", { gpp: gpp({ SaleOptOut: "1", SharingOptOut: 2 }) }, false],
+  ["GPP: the older string, opted out", { gpp: gpp({ OptOutSale: "Y" }) }, false],
+  ["GPP: the older string, did not", { gpp: gpp({ OptOutSale: "N" }) }, true],
+  ["GPP: the older string, does not apply", { gpp: gpp({ OptOutSale: "-" }) }, false],
+  ["GPP: notices are no opt-outs", { gpp: gpp({ SaleOptOutNotice: 1, SaleOptOut: 2 }) }, true],
+  ["GPP: did not opt out, and Europe is not asked", { gpp: european }, false],
+  ["GPP: did not opt out, Europe yes", { gpp: european, tcf: yes }, true],
   ["GPP: not ready", { gpp: gpp({ SaleOptOut: 2 }, "not ready") }, false],
   ["GPP: no sections", { gpp: { pingData: { signalStatus: "ready" } } }, false],
   ["TCF yes, GPP no", { tcf: yes, gpp: gpp({ SaleOptOut: 1 }) }, false],

@@ -107,7 +107,7 @@ pub(super) fn events(
     let mut results = Vec::with_capacity(elements.len());
     let mut first = Firsts::default();
     for element in elements {
-        match take(element.get(), &asker, state, now) {
+        match take(element.get(), &asker, &first, state, now) {
             // The first is kept with the others of this request, or none of them is; or it is kept
             // already.
             Ok(event) if first.is_new(&event) && !state.is_repeat(&event) => {
@@ -137,15 +137,24 @@ pub(super) fn events(
 /// What a request has brought, so that the same of one token is kept once. The tag stands for the
 /// token: only who has our secret can make two with one.
 #[derive(Default)]
-struct Firsts(Vec<(Kind, bool, [u8; TAG_BYTES])>);
+struct Firsts(Vec<First>);
+
+type First = (Kind, bool, [u8; TAG_BYTES]);
 
 impl Firsts {
     /// Valid and invalid apart, as the engine has them: neither hides the other.
-    fn is_new(&mut self, event: &Draft) -> bool {
+    fn find(&self, event: &Draft) -> Result<usize, (usize, First)> {
         let tag = event.token.last_chunk().copied().unwrap_or_default();
         let what = (event.kind, event.verdict.is_none(), tag);
-        let found = self.0.binary_search(&what);
-        found.map_err(|at| self.0.insert(at, what)).is_err()
+        self.0.binary_search(&what).map_err(|at| (at, what))
+    }
+
+    fn has(&self, event: &Draft) -> bool {
+        self.find(event).is_ok()
+    }
+
+    fn is_new(&mut self, event: &Draft) -> bool {
+        self.find(event).map_err(|(at, what)| self.0.insert(at, what)).is_err()
     }
 }
 
@@ -166,6 +175,7 @@ fn page(request: &Request<'_>) -> Option<PageSeq> {
 fn take(
     element: &str,
     asker: &Asker<'_>,
+    first: &Firsts,
     state: &mut dyn State,
     now: Timestamp,
 ) -> Result<Draft, (Kind, Reason)> {
@@ -181,7 +191,7 @@ fn take(
     let token = believe(&bytes, asker.policy, now)
         .and_then(|token| token.check_time(kind, now).map(|()| token))
         .map_err(|reason| (kind, reason))?;
-    Ok(asker.event(kind, &token, &bytes, state, now))
+    Ok(asker.event(kind, &token, &bytes, |event| first.has(event), state, now))
 }
 
 fn tally(tallies: &mut Vec<Loss>, kind: Kind, reason: Reason) {

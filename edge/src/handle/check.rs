@@ -103,26 +103,24 @@ impl<'a> Asker<'a> {
         Draft { kind: Kind::Served, visitor, token, ..self.draft }
     }
 
-    /// The event of a token that came back.
+    /// The event of a token that came back. `known`: what this request has brought already.
     pub(super) fn event(
         &self,
         kind: Kind,
         token: &Token<'_>,
         bytes: &[u8],
+        known: impl FnOnce(&Draft) -> bool,
         state: &mut dyn State,
         now: Timestamp,
     ) -> Draft {
-        let Draft { verdict, rules, country, device, network, page, .. } = self.draft;
-        let verdict = match kind {
-            Kind::Click => {
-                let rules = &self.policy.verdicts;
-                verdict::of_click(verdict, token, self.request, rules, state, now)
-            }
-            _ => verdict,
-        };
         let (visitor, flags) = self.visitor(token, now);
-        let token = bytes.to_vec();
-        Draft { kind, verdict, rules, flags, country, device, network, visitor, page, token }
+        let mut event = Draft { kind, flags, visitor, token: bytes.to_vec(), ..self.draft.clone() };
+        if kind == Kind::Click && event.verdict.is_none() {
+            let is_new = !token.test && !known(&event) && !state.is_repeat(&event);
+            let rules = &self.policy.verdicts;
+            event.verdict = verdict::of_click(token, self.request, rules, is_new, state, now);
+        }
+        event
     }
 
     /// The visitor, as far as the token and the request allow: nothing is compared or kept unless

@@ -67,7 +67,7 @@ fn follow(
         _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
     };
     let asker = Asker::new(request, policy, now);
-    let event = asker.event(kind, &token, &bytes, state, now);
+    let event = asker.event(kind, &token, &bytes, |_| false, state, now);
     if state.is_repeat(&event) {
         let tallies = vec![Loss { kind, reason: Reason::Repeated, count: 1 }];
         return Decision { tallies, ..Decision::reply(reply) };

@@ -41,7 +41,7 @@ fn said(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<Option<bool>> {
     if bits.number(6)? != HEADER || bits.number(6)? != VERSION {
         return None;
     }
-    let applying = applying(signals.gpp_sid);
+    let applying = applying(signals.gpp_sid)?;
     let applies = |number| {
         applying.is_none_or(|bits| bits.checked_shr(number).is_some_and(|bits| bits & 1 == 1))
     };
@@ -75,13 +75,23 @@ fn said(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<Option<bool>> {
     sections.next().is_none().then_some(said)
 }
 
-/// The sections that apply, a bit each; `None` when nothing is said: all. None that is read here has a
-/// larger number than the bits have.
-fn applying(list: &str) -> Option<u64> {
+/// The sections that apply, a bit each; all (`None` inside) where nothing is said, or 0, that it is not
+/// known yet; none where -1 says so (IAB Tech Lab, GPP, "applicable sections"). `None` when the list
+/// cannot be read. No section that is read here has a larger number than the bits have.
+fn applying(list: &str) -> Option<Option<u64>> {
     let parts = list.split([',', '_']).flat_map(|part| part.split("%2C"));
-    let numbers = parts.filter_map(|number| number.parse::<u32>().ok());
-    let bits = numbers.fold(0, |bits, number| bits | 1_u64.checked_shl(number).unwrap_or(1));
-    (bits != 0).then_some(bits)
+    let parts = parts.flat_map(|part| part.split("%2c")).filter(|part| !part.is_empty());
+    let (mut bits, mut is_known) = (None, true);
+    for part in parts {
+        let number = part.parse::<i32>().ok()?;
+        is_known &= number != 0;
+        let bit = match number {
+            -1 => 0,
+            number => 1_u64.checked_shl(u32::try_from(number).ok()?).unwrap_or(0),
+        };
+        bits = Some(bits.unwrap_or(0) | bit);
+    }
+    Some(bits.filter(|_| is_known))
 }
 
 /// A number as a sum of Fibonacci numbers, the smallest first, that ends with two ones.

@@ -98,6 +98,42 @@ fn gpp(text: &str, sid: &str) -> bool {
     decide(&signals, &PrivacyPolicy::default()).visitor
 }
 
+/// The string allows, by its section 6; what else is said of sections decides whether that counts.
+#[test]
+fn which_sections_apply() {
+    let allows = |sid: &str, consent| {
+        let signals = Signals { gpp: "DBABTA~1YNN", gpp_sid: sid, consent, ..Signals::default() };
+        decide(&signals, &PrivacyPolicy::default()).visitor
+    };
+    for (sid, alone, with_consent) in [
+        ("", true, true),
+        ("6", true, true),
+        ("2,6", true, true),
+        ("2_6", true, true),
+        ("2%2c6", true, true),
+        // Not known yet: all.
+        ("0", true, true),
+        // Another, or none: it says nothing.
+        ("7", false, true),
+        ("-1", false, true),
+        ("4000", false, true),
+        // What cannot be read may be the one that forbids.
+        ("x", false, false),
+        ("6,x", false, false),
+        ("-2", false, false),
+        ("6;7", false, false),
+        ("99999999999", false, false),
+    ] {
+        assert_eq!(allows(sid, None), alone, "{sid}");
+        assert_eq!(allows(sid, Some(true)), with_consent, "{sid} and consent=1");
+    }
+    let forbids = Signals { gpp: "DBABTA~1YYN", consent: Some(true), ..Signals::default() };
+    for (sid, allowed) in [("0", false), ("6", false), ("7", true), ("-1", true)] {
+        let signals = Signals { gpp_sid: sid, ..forbids };
+        assert_eq!(decide(&signals, &PrivacyPolicy::default()).visitor, allowed, "{sid}");
+    }
+}
+
 #[test]
 fn one_that_allows_and_none_that_forbids() {
     let all = core(purposes(&ASKED), &NONE, &NONE, &[]);

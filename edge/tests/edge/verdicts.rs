@@ -48,6 +48,39 @@ async fn too_many_clicks_are_sent_on_and_flagged() {
     assert_eq!(verdicts(&sink), [(None, 6), (Some(Reason::TooManyClicks), 7)].into());
 }
 
+/// What is said again takes no place: neither by a visitor who reloads a page, nor by whoever wants the
+/// visitor's next click to be one too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_click_that_comes_again_takes_no_place_in_the_pace() {
+    let dir = tempfile::tempdir().unwrap();
+    let edge = Edge::start_with(dir.path(), Arc::new(Store::default()), |parts| {
+        parts.settings.pace = Pace { clicks: 3, window_s: 3_600 };
+    })
+    .await;
+    const CLIENT: &str = "203.0.113.7";
+    for _ in 0..20 {
+        click(&edge, CLIENT, 0).await;
+    }
+    // Within one body, too.
+    let token = edge.token(1);
+    let element = serde_json::json!({ "token": token, "kind": "click" });
+    let body = serde_json::json!({ "events": vec![element; 20] }).to_string();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nX-Forwarded-For: {CLIENT}\r\nUser-Agent: {BROWSER}\r\n\
+         Content-Type: text/plain"
+    );
+    assert_eq!(edge.send(&head, body.as_bytes()).await.status, 202);
+    for seq in 2..4 {
+        click(&edge, CLIENT, seq).await;
+    }
+    // What was one too many stays so, however often it comes.
+    for _ in 0..3 {
+        click(&edge, CLIENT, 3).await;
+    }
+    let (_, sink) = edge.stop().await;
+    assert_eq!(verdicts(&sink), [(None, 3), (Some(Reason::TooManyClicks), 1)].into());
+}
+
 async fn with_table(dir: &Path, table: &[u8]) -> Edge {
     let path = dir.join("asn.mmdb");
     std::fs::write(&path, table).unwrap();

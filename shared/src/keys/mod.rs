@@ -96,6 +96,16 @@ impl PublicKey {
         }
     }
 
+    /// The key as an edge of this issuer is told of it: what another issuer may sign for is not its
+    /// business.
+    #[must_use]
+    pub fn told_to(&self, issuer: Id) -> Self {
+        if self.issuer == issuer {
+            return self.clone();
+        }
+        Self { publishers: Vec::new(), advertisers: Vec::new(), price_max: None, ..self.clone() }
+    }
+
     /// Whether it may sign for this publisher.
     #[must_use]
     pub fn signs_for(&self, publisher: Id) -> bool {

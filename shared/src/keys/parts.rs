@@ -26,7 +26,7 @@ pub struct EdgeKeys {
     pub(super) visitor_secret: Secret,
     /// The issuer's signing keys, oldest first, each with the cover of its prices.
     pub own: Vec<(IssuerKey, PriceKey)>,
-    /// The public keys of all issuers.
+    /// The public keys of all issuers; of others without what they may sign for.
     pub public: Vec<PublicKey>,
 }
 
@@ -128,7 +128,7 @@ impl KeyStore {
             edge_secret: self.edge_secret.clone(),
             visitor_secret: self.visitor_secret.clone(),
             own,
-            public: self.public(),
+            public: self.issuers.iter().map(|key| key.public.told_to(issuer)).collect(),
         })
     }
 
