@@ -55,8 +55,8 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
     }
     for event in &decision.events {
         let opened = Unverified::read(&event.token, DEPLOYMENT.store.deployment)
-            .and_then(|token| DEPLOYMENT.check_tag(&token));
-        hold(opened.is_ok(), || "an event without proof".to_owned())?;
+            .is_ok_and(|token| DEPLOYMENT.is_sealed(&token));
+        hold(opened, || "an event without proof".to_owned())?;
     }
     let results = reply["results"].as_array().ok_or("no results")?;
     let tallied: u32 = decision.tallies.iter().map(|loss| loss.count).sum();

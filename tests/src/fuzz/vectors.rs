@@ -24,11 +24,16 @@ pub(super) struct Deployment {
 }
 
 impl Deployment {
-    /// Checks a token's tag as the edge of its issuer does.
+    /// Checks a token's tag by the key that it names.
     pub(super) fn check_tag<'a>(&self, token: &Unverified<'a>) -> Result<Token<'a>, Reason> {
         let (id, _) = token.claim();
         let key = self.store.issuers.iter().find(|key| key.public.id == id);
         token.check_tag(Signer::new(key.ok_or(Reason::UnknownKey)?).tags(), NOW)
+    }
+
+    /// That its issuer sealed it, by the tag or, of an earlier build, by the signature.
+    pub(super) fn is_sealed(&self, token: &Unverified<'_>) -> bool {
+        self.check_tag(token).is_ok() || token.check_signature(&self.keyring).is_ok()
     }
 }
 

@@ -116,12 +116,27 @@ impl Scene<'_> {
         bytes
     }
 
-    /// A token with any tag: its signature is good.
+    /// A token that names the key of the edge that is asked, with any tag.
     fn with_any_tag(&self, issued_at: Timestamp, number: u64) -> String {
-        let mut bytes = self.token_of(BlockId::open(issued_at, &mut SystemRandom), issued_at);
+        let mut bytes = self.as_the_victim(issued_at);
         let tag = bytes.len() - 8;
         bytes[tag..].copy_from_slice(&number.to_le_bytes());
         token::to_text(&bytes)
+    }
+
+    /// The same with a tag of the sender's own key, which is good.
+    fn with_own_tag(&self) -> String {
+        let mut bytes = self.as_the_victim(self.now);
+        bytes.truncate(bytes.len() - TAG_BYTES);
+        token::tag(&mut bytes, self.signer().tags(), self.now.day());
+        token::to_text(&bytes)
+    }
+
+    fn as_the_victim(&self, issued_at: Timestamp) -> Vec<u8> {
+        const KEY_ID: std::ops::Range<usize> = 5..9;
+        let mut bytes = self.token_of(BlockId::open(issued_at, &mut SystemRandom), issued_at);
+        bytes[KEY_ID].copy_from_slice(&self.token[KEY_ID]);
+        bytes
     }
 
     fn tally(&self) -> Tally {
@@ -387,6 +402,12 @@ pub(super) const TRICKS: &[Trick] = &[
     Trick {
         name: "a link with any tag at another's edge",
         says: |scene| vec![Said::Ask(format!("/v1/c/{}", scene.with_any_tag(scene.now, 1)))],
+        answer: Door::Edge(403),
+        more: &[("bad_seal", 1)],
+    },
+    Trick {
+        name: "a link in another's name with a tag of one's own, at the other's edge",
+        says: |scene| vec![Said::Ask(format!("/v1/c/{}", scene.with_own_tag()))],
         answer: Door::Edge(403),
         more: &[("bad_seal", 1)],
     },
