@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use crate::Failure;
@@ -44,10 +45,17 @@ pub(crate) fn test() -> Result<(), Failure> {
         node.env("COUNTERSIGN_BIN", &countersign).env("CHROMIUM_BIN", &chromium);
         node
     };
-    run_tests(TESTS_MAX, &mut tests(&["units", "pages", "delivery", "readme", "demo"]))?;
-    // The same pages ask the Wasm edge.
     crate::worker::build()?;
-    run_tests(TESTS_MAX, tests(&["pages", "delivery", "demo"]).env("WORKERD", tools::workerd()?))
+    let mut native = tests(&["units", "pages", "delivery", "readme", "demo"]);
+    // The same pages ask the Wasm edge.
+    let mut worker = tests(&["pages", "delivery", "demo"]);
+    worker.env("WORKERD", tools::workerd()?);
+    // Both wait most of the time.
+    let (native, worker) = thread::scope(|scope| {
+        let worker = scope.spawn(|| run_tests(TESTS_MAX, &mut worker));
+        (run_tests(TESTS_MAX, &mut native), worker.join())
+    });
+    native.and(worker.map_err(|_| "the tests of the Wasm edge panicked".to_owned())?)
 }
 
 /// The folder of its files, if they have been built.

@@ -159,6 +159,9 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     if !args.iter().any(|arg| arg == "-p" || arg == "--package") {
         command.arg("--workspace");
     }
+    // The long ones wait for other programs most of the time.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
+    command.args(["--test-threads", &threads.to_string()]);
     // Built by this same command: a room with integration tests has its binaries built for them.
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
