@@ -88,7 +88,7 @@ pub(crate) fn arrows(packages: &[Package]) -> Vec<String> {
 }
 
 /// Crates that do I/O, threads or ambient state.
-const PLATFORM_CRATES: [&str; 13] = [
+const PLATFORM_CRATES: [&str; 14] = [
     "tokio",
     "axum",
     "tower",
@@ -98,6 +98,7 @@ const PLATFORM_CRATES: [&str; 13] = [
     "object_store",
     "rayon",
     "moka",
+    "tikv_jemallocator",
     "getrandom",
     "tracing_subscriber",
     "prometheus_client",
