@@ -14,13 +14,11 @@ let told: boolean | undefined;
 /** What each platform says; undefined while it says neither. */
 let tcf: boolean | undefined;
 let gpp: boolean | undefined;
-/** Whether GPP has a European section, of which TCF has the word. */
-let europe = false;
 
 /** An opt-out goes before everything, then the page's own dialog, then the platforms together. */
 export const given = (): boolean =>
   !(navigator as { globalPrivacyControl?: boolean }).globalPrivacyControl &&
-  (told ?? (tcf !== false && gpp !== false && !!(tcf || (gpp && !europe))));
+  !!(told ?? ((tcf ?? gpp) && (gpp ?? tcf)));
 
 export function tell(consent: boolean | undefined): void {
   told = consent;
@@ -47,13 +45,13 @@ export function ask(vendor: number | undefined): Promise<void> {
       heard();
     });
     // GPP 1.1, as the edge reads its string. The sections of the USA: 2 is "did not opt out", 0 "does not
-    // apply", all else an opt-out; of the one before them: Y, N and -. What a European section says, TCF says.
+    // apply", all else an opt-out; of the one before them: Y, N and -. Where there is a European section,
+    // only TCF can say yes.
     __gpp?.("addEventListener", (data, success) => {
       const ping = data?.pingData;
       if (!success || ping?.signalStatus !== "ready") return;
       const sections = JSON.stringify(ping.parsedSections);
-      gpp = /OptOut":[^02]|OptOutSale":"[^N-]|"Gpc":(true|1)/.test(sections) ? false : /OptOut":2|OptOutSale":"N/.test(sections) || undefined;
-      europe = /"tcfeu/.test(sections);
+      gpp = /OptOut(Sale)?\W+[^\W02N]|Gpc\W+[t1]/.test(sections) ? false : /^(?!.*tcfeu).*OptOut(Sale)?\W+[2N]/.test(sections) || undefined;
       heard();
     });
     setTimeout(answered, __tcfapi || __gpp ? WAIT_MS : 0);

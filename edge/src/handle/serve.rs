@@ -74,6 +74,11 @@ pub(super) fn serve(
             return Decision::reply(reply::problem(400, "test_malformed", detail));
         }
     };
+    // Whose keys are revoked is told of no placements: that there is none is not the reason.
+    if !policy.keys.can_sign(now) {
+        let detail = "this edge has no key that signs now";
+        return Decision::reply(reply::problem(503, "no_signing_key", detail));
+    }
     let Some(placement) = policy.catalogue.placement(id) else {
         let detail = format!("there is no placement {id}");
         return Decision::reply(reply::problem(404, "unknown_placement", detail));

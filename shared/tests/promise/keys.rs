@@ -179,9 +179,13 @@ fn a_part_holds_what_it_needs_and_no_more() {
     let edge: shared::keys::EdgeKeys = serde_json::from_str(&edge).unwrap();
     let centre: shared::keys::CentreKeys = serde_json::from_str(&centre).unwrap();
     let all: Vec<_> = store.keyring().unwrap().iter().cloned().collect();
-    for ring in [edge.keyring().unwrap(), centre.keyring().unwrap()] {
-        assert_eq!(ring.iter().cloned().collect::<Vec<_>>(), all);
-    }
+    let of = |ring: Keyring| ring.iter().cloned().collect::<Vec<_>>();
+    assert_eq!(of(centre.keyring().unwrap()), all);
+    // What others may sign for is nobody else's business.
+    let told: Vec<_> = all.iter().map(|key| key.told_to(issuer)).collect();
+    assert_eq!(of(edge.keyring().unwrap()), told);
+    assert!(all.iter().any(|key| !key.publishers.is_empty()));
+    assert!(told.iter().all(|key| key.issuer == issuer || key.publishers.is_empty()));
     let (key, price) = &edge.own[0];
     let id = shared::ImpressionId { block: shared::BlockId([7; 10]), seq: 3 };
     let sealed = price.seal(id, shared::Money { micros: 5, currency: "EUR".parse().unwrap() });
