@@ -48,10 +48,9 @@ export function ask(vendor: number | undefined): Promise<void> {
     // apply", all else an opt-out; of the one before them: Y, N and -. Where there is a European section,
     // only TCF can say yes.
     __gpp?.("addEventListener", (data, success) => {
-      const ping = data?.pingData;
-      if (!success || ping?.signalStatus !== "ready") return;
-      const sections = JSON.stringify(ping.parsedSections);
-      gpp = /OptOut(Sale)?\W+[^\W02N]|Gpc\W+[t1]/.test(sections) ? false : /^(?!.*tcfeu).*OptOut(Sale)?\W+[2N]/.test(sections) || undefined;
+      if (!success || data.pingData?.signalStatus !== "ready") return;
+      const sections = JSON.stringify(data.pingData.parsedSections);
+      gpp = !/(OptOut(Sale)?|Gpc)\W+[^\W02Nf]/.test(sections) && ((!/tcf/.test(sections) && /OptOut(Sale)?\W+[2N]/.test(sections)) || undefined);
       heard();
     });
     setTimeout(answered, __tcfapi || __gpp ? WAIT_MS : 0);

@@ -55,7 +55,7 @@ async function post(from: Outbox, number: number, body: string, leaving: boolean
     if (document.hidden || leaving) status = await +navigator.sendBeacon(url, body);
   }
   from.settle(number, now(), status, after, results.join());
-  for (const result of results) counts[/^(acc|que)/.test(result) ? "accepted" : "refused"]++;
+  for (const result of results) counts[/^(ac|qu)/.test(result) ? "accepted" : "refused"]++;
   adopt();
   schedule();
 }

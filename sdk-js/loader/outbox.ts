@@ -33,7 +33,7 @@ export class PlainOutbox implements Outbox {
     const events = this.underWay_[body]!;
     delete this.underWay_[body];
     // 202 or what is wrong for good; any other status asks to come again.
-    if (/^(202|4(?!08|29))/.test(`${status}`)) return this.wake();
+    if (/^(202|4(?!08|29))/.test(status as unknown as string)) return this.wake();
     this.waiting_.push(...events);
     this.pause_ = 5000;
   }
