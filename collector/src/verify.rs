@@ -1,9 +1,9 @@
 //! Every token's signature, over all cores.
 //!
 //! An impression, its view and its click bring one token: what was found good once is remembered
-//! by the digest of the whole token. Only that a *signature* is good is remembered; whether its key
-//! may be believed is asked each time. What is bad is never remembered, so that garbage cannot
-//! drive the good out.
+//! by the digest of the token without its tag. Only that a *signature* is good is remembered; whether
+//! its key may be believed is asked each time. What is bad is never remembered, so that garbage
+//! cannot drive the good out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -200,7 +200,8 @@ impl Shared {
     ) -> Result<(Believed<'a, 'k>, Arc<AtomicU64>), Doubted> {
         let ring = &keys.keyring;
         let token = Unverified::read(bytes, ring.deployment()).map_err(Doubted::unreadable)?;
-        let digest = *blake3::hash(bytes).as_bytes();
+        // Without the tag, which only edges check: else one token were as many as it has tags.
+        let digest = *blake3::hash(token.proof()).as_bytes();
         let verified = if let Some(told_by) = self.good.get(&digest) {
             self.metrics.verify_cached.inc();
             token.verify_again(ring, at).map(|verified| (verified, told_by))

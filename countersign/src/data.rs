@@ -149,6 +149,13 @@ impl DataDir {
     ) -> Result<KeyStore, Failure> {
         let name = registered_name(edge);
         let Some(keys) = self.read_keys()? else {
+            if self.path("deployment.json").exists() {
+                return Err(Failure::data(format!(
+                    "{} has deployment.json but no keys.json: restore that file, or move the \
+                     directory away to begin anew",
+                    self.root.display()
+                )));
+            }
             let mut keys = KeyStore::generate(random);
             keys.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
             keys.register_edge(name, issuer, now).map_err(Failure::usage)?;

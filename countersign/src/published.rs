@@ -19,7 +19,7 @@ use shared::ambient::SystemClock;
 use shared::keys::{IssuerLimits, PublicKey, request};
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::text::hex;
-use shared::{Clock as _, Money};
+use shared::{Clock as _, Money, Timestamp};
 use tokio::sync::watch;
 
 #[derive(Clone)]
@@ -55,7 +55,7 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     };
     let public = keys.keyring.iter().map(|key| key.told_to(asks.issuer)).collect();
     let own: Vec<_> = keys.keyring.iter().filter(|key| key.issuer == asks.issuer).collect();
-    let catalogue = catalogue.map(|whole| to_raw_value(&part(whole, &own))).transpose();
+    let catalogue = catalogue.map(|whole| to_raw_value(&part(whole, &own, now))).transpose();
     let published = catalogue.map(|catalogue| Published { public, catalogue });
     let body = match published.and_then(|published| serde_json::to_string(&published)) {
         Ok(body) => body,
@@ -71,10 +71,10 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     (fields, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// What an issuer with these keys may show of a catalogue. An entry that is wrong is shown to nobody
+/// What an issuer may show of a catalogue, whose keys these are. An entry that is wrong is shown to nobody
 /// whose keys are limited; the centre's own edge says what is wrong.
-fn part(mut catalogue: Value, keys: &[&PublicKey]) -> Value {
-    let keys = || keys.iter().filter(|key| !key.revoked);
+fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value {
+    let keys = || keys.iter().filter(|key| key.signs_at(now));
     if keys().any(|key| key.limits() == IssuerLimits::default()) {
         return catalogue;
     }
@@ -101,6 +101,12 @@ fn part(mut catalogue: Value, keys: &[&PublicKey]) -> Value {
         for ads in places.iter_mut().filter_map(|place| place["ads"].as_array_mut()) {
             ads.retain(|ad| ad.as_str().is_some_and(|ad| shown.contains(ad)));
         }
+        // What stands in none of its places is nothing that it can show.
+        let placed = places.iter().filter_map(|place| place["ads"].as_array()).flatten();
+        shown = placed.filter_map(|ad| ad.as_str().map(str::to_owned)).collect();
+    }
+    if let Some(ads) = catalogue["ads"].as_array_mut() {
+        ads.retain(|ad| ad["id"].as_str().is_some_and(|ad| shown.contains(ad)));
     }
     catalogue
 }
@@ -129,7 +135,6 @@ fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
-    use shared::Timestamp;
     use shared::keys::KeyStore;
     use shared::random::Seeded;
 
@@ -142,10 +147,11 @@ mod tests {
         };
         json!({
             "lifetimes": { "click_s": 7 },
-            "ads": [ad("mine", "acme", 100), ad("dear", "acme", 101), ad("hers", "other", 1)],
+            "ads": [ad("mine", "acme", 100), ad("dear", "acme", 101), ad("hers", "other", 1),
+                    ad("elsewhere", "acme", 1)],
             "placements": [
                 { "id": "top", "publisher": "press", "ads": ["mine", "dear", "hers"] },
-                { "id": "far", "publisher": "times", "ads": ["mine"] },
+                { "id": "far", "publisher": "times", "ads": ["mine", "elsewhere"] },
             ],
         })
     }
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn an_issuer_is_told_of_what_it_may_sign_for() {
         let (_, all) = keys(limits());
-        let told = part(catalogue(), &all.iter().collect::<Vec<_>>());
+        let told = part(catalogue(), &all.iter().collect::<Vec<_>>(), Timestamp(1));
         let ids = |list: &Value| -> Vec<String> {
             let list = list.as_array().unwrap().iter();
             list.map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
@@ -186,10 +192,14 @@ mod tests {
     #[test]
     fn an_issuer_without_limits_is_told_all_and_one_without_keys_nothing() {
         let (_, all) = keys(IssuerLimits::default());
-        assert_eq!(part(catalogue(), &all.iter().collect::<Vec<_>>()), catalogue());
+        assert_eq!(part(catalogue(), &all.iter().collect::<Vec<_>>(), Timestamp(1)), catalogue());
         let revoked = PublicKey { revoked: true, ..all[0].clone() };
-        let told = part(catalogue(), &[&revoked]);
-        assert_eq!((&told["ads"], &told["placements"]), (&json!([]), &json!([])));
+        let retired = PublicKey { retired_at: Some(Timestamp(5)), ..all[0].clone() };
+        for (key, at) in [(&revoked, 1), (&retired, 5), (&all[0], 0)] {
+            let told = part(catalogue(), &[key], Timestamp(at));
+            assert_eq!((&told["ads"], &told["placements"]), (&json!([]), &json!([])));
+        }
+        assert_eq!(part(catalogue(), &[&retired], Timestamp(4)), catalogue());
     }
 
     #[test]

@@ -107,6 +107,29 @@ impl Catalogue {
         placement.ads.get(at).and_then(|(ad, _)| self.ads.get(*ad))
     }
 
+    /// The same among those of its ads that may be shown; `None` when none may.
+    pub fn choose_among(
+        &self,
+        placement: &Placement,
+        random: &mut dyn Random,
+        may_show: impl Fn(&Ad) -> bool,
+    ) -> Option<&Ad> {
+        let ads = placement.ads.iter().filter_map(|(ad, _)| self.ads.get(*ad));
+        let ads: Vec<_> = ads.filter(|ad| may_show(ad)).collect();
+        let total = ads.iter().map(|ad| u64::from(ad.weight)).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut drawn = shared::random::below(random, total);
+        ads.into_iter().find(|ad| match drawn.checked_sub(u64::from(ad.weight)) {
+            Some(left) => {
+                drawn = left;
+                false
+            }
+            None => true,
+        })
+    }
+
     /// All ads, in the order of the file.
     #[must_use]
     pub fn ads(&self) -> &[Ad] {

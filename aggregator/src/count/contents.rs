@@ -10,6 +10,8 @@ use shared::{BatchDigest, Timestamp};
 /// has on its way at once. What comes again from before them is not compared; the archive has the digests
 /// of all.
 const DIGESTS_MAX: u64 = 128;
+/// All outboxes of an edge share so many, as evenly as they come.
+const DIGESTS_PER_EDGE: u64 = 8_192;
 /// So many conflicts of an outbox are kept, the newest. All of them are numbered.
 const CONFLICTS_MAX: usize = 16;
 
@@ -40,13 +42,16 @@ pub struct Conflict {
 }
 
 impl Contents {
-    /// Notes what came under a number that was just taken, of an outbox whose numbers end at `end`.
-    pub(super) fn remember(&mut self, number: u64, digest: BatchDigest, end: u64) {
+    /// Notes what came under a number that was just taken, of an outbox whose numbers end at `end`, and
+    /// whose edge has so many `outboxes`.
+    pub(super) fn remember(&mut self, number: u64, digest: BatchDigest, end: u64, outboxes: usize) {
+        let most = DIGESTS_PER_EDGE / u64::try_from(outboxes).unwrap_or(u64::MAX).max(1);
+        let most = most.clamp(1, DIGESTS_MAX);
         if digest.is_known() {
             self.digests.insert(number, digest);
         }
         while let Some(first) = self.digests.first_entry()
-            && *first.key() + DIGESTS_MAX < end
+            && *first.key() + most < end
         {
             first.remove();
         }

@@ -104,6 +104,8 @@ pub(super) struct Outboxes {
     cut_off: BTreeMap<Id, CutOff>,
     /// By the time of closing.
     closed: BTreeSet<(Timestamp, OutboxId)>,
+    /// Those that are waited for, by their watermarks: each message asks for the least.
+    open: BTreeSet<(Timestamp, OutboxId)>,
     kept: BTreeMap<Id, Kept>,
     /// Since it was last asked for.
     given_up: Vec<GivenUp>,
@@ -138,11 +140,12 @@ impl Outboxes {
         if taken == Taken::OverQuota {
             self.cut_off(batch.outbox.edge, at);
         }
+        let outboxes = self.kept(batch.outbox.edge).outboxes;
         let Some(state) = self.states.get_mut(&batch.outbox) else { return taken };
         match taken {
             Taken::New => {
                 let end = state.end();
-                state.contents.remember(batch.number, batch.digest, end);
+                state.contents.remember(batch.number, batch.digest, end, outboxes);
             }
             Taken::Known if state.contents.is_conflict(batch, clock) => {
                 self.changed.insert(batch.outbox);
@@ -176,6 +179,7 @@ impl Outboxes {
         {
             return Taken::OverQuota;
         }
+        let was_open = self.open_at(outbox);
         let kept = self.kept.entry(registered_name(outbox.edge)).or_default();
         let state = self.states.entry(outbox).or_insert_with(|| {
             kept.outboxes += 1;
@@ -187,7 +191,18 @@ impl Outboxes {
         kept.runs = (kept.runs + state.above.len()).saturating_sub(before);
         self.give_up(outbox);
         self.has_changed(outbox, clock);
+        let is_open = self.open_at(outbox);
+        if is_open != was_open {
+            was_open.map(|watermark| self.open.remove(&(watermark, outbox)));
+            is_open.map(|watermark| self.open.insert((watermark, outbox)));
+        }
         Taken::New
+    }
+
+    /// The watermark of an outbox that is waited for.
+    fn open_at(&self, outbox: OutboxId) -> Option<Timestamp> {
+        let open = self.states.get(&outbox).filter(|state| state.closed_at.is_none());
+        open.filter(|_| self.is_waited_for(outbox.edge)).map(|state| state.watermark)
     }
 
     /// From here on nothing of an edge and its shards counts; the first place stands.
@@ -196,6 +211,7 @@ impl Outboxes {
         if let Entry::Vacant(vacant) = self.cut_off.entry(name) {
             vacant.insert(at);
             self.changed_cut_off.insert(name);
+            self.open.retain(|(_, outbox)| registered_name(outbox.edge) != name);
         }
     }
 
@@ -262,9 +278,10 @@ impl Outboxes {
         let Entry::Vacant(vacant) = self.retired.entry(edge) else { return };
         vacant.insert(clock);
         self.changed_retired.insert(edge);
-        let with_gaps = self.states.iter().filter(|(outbox, state)| {
-            !state.above.is_empty() && [outbox.edge, registered_name(outbox.edge)].contains(&edge)
-        });
+        let is_of = |outbox: &OutboxId| [outbox.edge, registered_name(outbox.edge)].contains(&edge);
+        self.open.retain(|(_, outbox)| !is_of(outbox));
+        let with_gaps =
+            self.states.iter().filter(|(outbox, state)| !state.above.is_empty() && is_of(outbox));
         let with_gaps: Vec<_> = with_gaps.map(|(outbox, _)| *outbox).collect();
         for outbox in with_gaps {
             self.give_up(outbox);
@@ -320,27 +337,18 @@ impl Outboxes {
         !self.is_retired(edge) && !self.is_cut_off(edge)
     }
 
-    /// Those that are waited for.
-    fn open(&self) -> impl Iterator<Item = &OutboxState> {
-        let open = self
-            .states
-            .iter()
-            .filter(|(outbox, state)| state.closed_at.is_none() && self.is_waited_for(outbox.edge));
-        open.map(|(_, state)| state)
-    }
-
     /// What is older than the horizon is too late whoever brings it: no outbox holds a minute open
     /// for longer.
     pub(super) fn finality(&self, clock: Timestamp) -> Finality {
         let horizon = clock.minus_ms(HORIZON_MS);
-        let mut open: Vec<_> = self.open().map(|state| state.watermark.max(horizon)).collect();
-        open.sort_unstable();
+        let open: Vec<_> =
+            self.open.iter().map(|(watermark, _)| (*watermark).max(horizon)).collect();
         Finality { watermark: open.first().copied().unwrap_or(clock), open }
     }
 
     /// [`Finality::watermark`] alone.
     pub(super) fn watermark(&self, clock: Timestamp) -> Timestamp {
-        let least = self.open().map(|state| state.watermark).min().unwrap_or(clock);
+        let least = self.open.first().map_or(clock, |(watermark, _)| *watermark);
         least.max(clock.minus_ms(HORIZON_MS))
     }
 
@@ -409,7 +417,78 @@ impl Outboxes {
             kept.outboxes += 1;
             kept.runs += state.above.len();
         }
+        let open = |outbox: &OutboxId| Some((loaded.open_at(*outbox)?, *outbox));
+        loaded.open = loaded.states.keys().filter_map(open).collect();
         let sound = loaded.states.values().all(OutboxState::is_sound);
         (sound && loaded.states.len() == count).then_some(loaded)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use shared::BatchDigest;
+    use shared::random::{Seeded, below};
+
+    use super::*;
+
+    const CLOCK: Timestamp = Timestamp(1_790_000_000_000);
+    const PLACE: CutOff = CutOff { sequence: 1, entry: 0 };
+
+    fn batch(edge: &str, epoch: u64, number: u64, watermark: Timestamp) -> BatchEntry {
+        BatchEntry {
+            outbox: OutboxId { edge: edge.parse().unwrap(), epoch },
+            number,
+            watermark,
+            digest: BatchDigest([7; 16]),
+            declared: Vec::new(),
+        }
+    }
+
+    /// However many outboxes an edge begins, and whatever it sends of each.
+    #[test]
+    fn an_edge_has_so_many_digests_kept() {
+        let mut outboxes = Outboxes::default();
+        for epoch in 0..2_000 {
+            for number in 0..130 {
+                outboxes.take(&batch("m", epoch, number, CLOCK), PLACE, CLOCK);
+            }
+        }
+        let kept: usize = outboxes.all().map(|(_, state)| state.contents.digests.len()).sum();
+        // 64 outboxes with 128 each, and a share that falls with the number of outboxes.
+        assert!((8_192..40_000).contains(&kept), "{kept}");
+        assert!(outboxes.all().all(|(_, state)| !state.contents.digests.is_empty()));
+    }
+
+    /// The list of those that are waited for is what a look at all of them says.
+    #[test]
+    fn the_least_watermark_is_that_of_a_look_at_all() {
+        let random = &mut Seeded::new(5);
+        let mut outboxes = Outboxes::default();
+        let edges = ["a", "b", "b--1", "c"];
+        for round in 0..4_000_u64 {
+            let edge = edges[usize::try_from(below(random, 4)).unwrap()];
+            let (epoch, number) = (below(random, 6), below(random, 12));
+            let watermark = match below(random, 12) {
+                0 => Timestamp::MAX,
+                ms => CLOCK.plus_ms(ms * 1_000 + below(random, 500)),
+            };
+            match below(random, 400) {
+                0 => outboxes.retire(edge.parse().unwrap(), CLOCK),
+                1 => outboxes.cut_off(edge.parse().unwrap(), PLACE),
+                2 => outboxes.forget_behind(CLOCK.plus_ms(round + HORIZON_MS)),
+                _ => drop(outboxes.take(
+                    &batch(edge, epoch, number, watermark),
+                    PLACE,
+                    CLOCK.plus_ms(round),
+                )),
+            }
+            let all = outboxes.all().filter(|(outbox, state)| {
+                state.closed_at.is_none() && outboxes.is_waited_for(outbox.edge)
+            });
+            let mut all: Vec<_> = all.map(|(outbox, state)| (state.watermark, outbox)).collect();
+            all.sort_unstable();
+            assert!(outboxes.open.iter().copied().eq(all), "round {round}");
+        }
     }
 }

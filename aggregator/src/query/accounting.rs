@@ -7,6 +7,7 @@ use eventlog::Log;
 use futures::future::try_join_all;
 use serde::Serialize;
 use shared::event::REASON_CODES;
+use shared::limits::CLOCK_AHEAD_MS_MAX;
 use shared::{Id, Minute, OutboxId};
 
 use super::{Completeness, Look, Unanswered, all_of, look};
@@ -42,6 +43,15 @@ pub(crate) struct Conflicts {
     pub(crate) count: u64,
     /// The newest of them.
     pub(crate) newest: Vec<Conflict>,
+}
+
+impl Conflicts {
+    /// Whether events of these minutes may have been in a batch that was skipped: none came later than
+    /// it, but for what clocks differ.
+    fn may_touch(&self, range: &Range<Minute>) -> bool {
+        let last = self.newest.iter().map(|conflict| conflict.at).max();
+        last.is_some_and(|last| range.start.start() <= last.plus_ms(CLOCK_AHEAD_MS_MAX))
+    }
 }
 
 /// What makes an account doubtful.
@@ -146,7 +156,8 @@ async fn step<T: CheckpointStore, L: Log>(
         total.add(&sum.account);
     }
     let conflicts = conflicts(&parts);
-    because.extend((!conflicts.is_empty()).then_some(Doubt::Conflicts));
+    let in_doubt = conflicts.values().any(|of| of.may_touch(&range));
+    because.extend(in_doubt.then_some(Doubt::Conflicts));
     because.extend((given_up > 0).then_some(Doubt::GivenUp));
     because.extend(parts.iter().any(|part| part.misses).then_some(Doubt::Gaps));
     let mut told = BTreeMap::new();

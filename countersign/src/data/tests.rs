@@ -65,6 +65,17 @@ fn data_without_its_description_is_refused() {
 }
 
 #[test]
+fn a_deployment_without_its_keys_gets_no_new_ones() {
+    let (_root, dir) = started();
+    let there = keys(&dir);
+    deployment(&dir, None, &there).unwrap();
+    fs::remove_file(dir.path("keys.json")).unwrap();
+    let refused = dir.keys_or_new(EDGE, EDGE, NOW, &mut Seeded::new(2)).unwrap_err();
+    assert!(refused.message.contains("no keys.json: restore that file"), "{}", refused.message);
+    assert!(!dir.path("keys.json").exists());
+}
+
+#[test]
 fn a_damaged_file_says_where() {
     let (_root, dir) = started();
     let keys = keys(&dir);

@@ -87,6 +87,12 @@ pub(super) fn serve(
     let Some(ad) = policy.catalogue.choose(placement, random) else {
         return Decision::reply(reply::no_content());
     };
+    // Keys that are limited show what they may sell.
+    let sells = |ad: &Ad| policy.keys.signer(placement.publisher, ad, now).is_some();
+    let ad = match sells(ad) {
+        true => ad,
+        false => policy.catalogue.choose_among(placement, random, sells).unwrap_or(ad),
+    };
     let asker = Asker::new(request, policy, now);
     let kept = privacy::decide(&signals, &policy.privacy);
     let visitor = if kept.visitor { asker.fingerprint(now) } else { Fingerprint::NONE };

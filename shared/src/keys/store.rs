@@ -31,7 +31,7 @@ pub enum KeyError {
     #[error("there is no key {0}; `countersign keys list` shows those there are")]
     Unknown(KeyId),
     /// No such issuer.
-    #[error("issuer {0} has no key; `countersign keys new --issuer {0}` makes one")]
+    #[error("issuer {0} has no key that signs; `countersign keys new --issuer {0}` makes one")]
     UnknownIssuer(Id),
     /// The issuer has a key already.
     #[error("issuer {0} has a key that signs; `countersign keys rotate` replaces it")]
@@ -154,7 +154,8 @@ impl KeyStore {
         self.create_limited(issuer, IssuerLimits { publishers, ..Default::default() }, now, random)
     }
 
-    /// Makes the first key of an issuer, which signs for what the limits say.
+    /// Makes the first key of an issuer, which signs for what the limits say; one whose keys are all
+    /// retired or revoked keeps the limits of the last where none are given.
     ///
     /// # Errors
     /// As [`KeyStore::create`].
@@ -171,6 +172,12 @@ impl KeyStore {
         if self.signing(issuer, now).is_ok() {
             return Err(KeyError::HasKey(issuer));
         }
+        // Limits outlive the keys that had them: an issuer whose keys were revoked is no freer.
+        let before = self.issuers.iter().rev().find(|key| key.public.issuer == issuer);
+        let limits = match before {
+            Some(key) if limits == IssuerLimits::default() => key.public.limits(),
+            _ => limits,
+        };
         Ok(self.add(issuer, limits, now, random))
     }
 
