@@ -166,6 +166,8 @@ fn state(key: &PublicKey, now: Timestamp) -> String {
     let state = match key.retired_at {
         _ if key.revoked => "revoked".to_owned(),
         Some(end) if end <= now => format!("retired at {end}"),
+        // Made under a clock that was ahead.
+        _ if key.not_before > now => format!("does not sign before {}", key.not_before),
         Some(end) => format!("signs until {end}"),
         None => "signs".to_owned(),
     };

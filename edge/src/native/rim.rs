@@ -359,8 +359,9 @@ impl Rim {
             reasons.push("outbox_full: beacons are refused, clicks are only tallied".to_owned());
         }
         if !self.policies.load().keys.can_sign(self.outbox.time(self.clock.now())) {
-            reasons
-                .push("no_signing_key: every key is retired, revoked or not in force".to_owned());
+            let why = "no_signing_key: every key is retired, revoked or not in force yet; \
+                       `countersign keys list` says which, and `keys new` makes one";
+            reasons.push(why.to_owned());
         }
         if let Some(ahead_ms) = (self.clock_ahead_ms)() {
             reasons.push(format!(
