@@ -63,21 +63,24 @@ FROM (
   JOIN positions ON archive."partition" = part
   WHERE sequence <= until);
 
--- A batch that came before, or of which an operator has said that it never comes, is skipped with all
--- that it brings. Of an edge that the engine has cut off, with its shards (`name--shard`), nothing counts
--- that is new from that place on.
+-- A batch that came before is skipped with all that it brings, and so is one of which an operator has
+-- said that it never comes, when it was missing then: a later one of its outbox had come. Of an edge that
+-- the engine has cut off, with its shards (`name--shard`), nothing counts that is new from that place on.
 CREATE OR REPLACE TEMP TABLE batches AS
 SELECT part, sequence, entry, record, edge, epoch, "number", digest,
   row_number() OVER (same ORDER BY sequence, coalesce(entry, 0)) AS nth,
   bool_and(is_cut_off) OVER same AS is_over_quota
 FROM (
-  SELECT log.*, cut_off.edge IS NOT NULL AS is_cut_off
+  SELECT log.*, cut_off.edge IS NOT NULL AS is_cut_off,
+    max("number") FILTER (record = 'batch' AND cut_off.edge IS NULL) OVER (
+      PARTITION BY log.part, log.edge, log.epoch ORDER BY log.sequence, coalesce(log.entry, 0)) AS latest
   FROM log LEFT JOIN (
     SELECT part, unnest(cut_off, recursive := true) FROM answers WHERE len(cut_off) > 0) cut_off
   ON log.part = cut_off.part
     AND coalesce(nullif(split_part(log.edge, '--', 1), ''), log.edge) = cut_off.edge
     AND (log.sequence, coalesce(log.entry, 0)) >= (cut_off.sequence, cut_off.entry)
   WHERE record IN ('batch', 'resolved'))
+WHERE record = 'batch' OR "number" < latest AND NOT is_cut_off
 WINDOW same AS (PARTITION BY part, edge, epoch, "number");
 
 CREATE OR REPLACE TEMP VIEW repeated AS

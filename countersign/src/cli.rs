@@ -412,7 +412,8 @@ pub(crate) struct DataArgs {
 /// What can be done with keys.
 #[derive(Subcommand, Debug)]
 pub(crate) enum KeysCommand {
-    /// Make the first key of an issuer
+    /// Make the first key of an issuer, or one more when none of its keys signs any more (where none is
+    /// named, it has the limits of the one before)
     New {
         #[command(flatten)]
         data: DataArgs,
@@ -550,9 +551,9 @@ pub(crate) enum DeadletterCommand {
         /// Its number, see `deadletter list`
         sequence: u64,
     },
-    /// It has been looked at: nobody waits any more for the batch that it was. Should that batch
-    /// come all the same, it is skipped. What a letter says of itself is believed when the batch's edge
-    /// belongs to whoever sent it
+    /// It has been looked at: nobody waits any more for the batch that it was, if it is missing (a later
+    /// one of its outbox has come). Should that batch come all the same, it is skipped. What a letter
+    /// says of itself is believed when the batch's edge belongs to whoever sent it
     Resolve {
         #[command(flatten)]
         api: ApiArgs,

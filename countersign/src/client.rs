@@ -133,11 +133,9 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::get`].
-    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), Failure> {
-        match self.request(Method::POST, path, Some(body.into()), REQUEST_TIMEOUT).await? {
-            Some(_) => Ok(()),
-            None => Err(self.absent(path)),
-        }
+    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Reply, Failure> {
+        let reply = self.request(Method::POST, path, Some(body.into()), REQUEST_TIMEOUT).await?;
+        reply.ok_or_else(|| self.absent(path))
     }
 
     async fn request(

@@ -176,7 +176,7 @@ pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
             };
             let api = Api::new(api)?;
             let path = format!("/v1/deadletters/{sequence}/resolve");
-            block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
+            let answer = block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
                 if failure.message.contains("is not there") {
                     no_letter(*sequence)
                 } else {
@@ -184,6 +184,14 @@ pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
                 }
             })?;
             terminal::line(format!("dead letter {sequence} is resolved"));
+            let resolved: ResolvedLetter =
+                serde_json::from_slice(&answer.body).map_err(Failure::server)?;
+            terminal::line(match resolved.batch {
+                Some(batch) => format!(
+                    "batch {batch} is given up if it is missing; `countersign edges list` shows what is"
+                ),
+                None => "no batch is given up".to_owned(),
+            });
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -212,11 +220,22 @@ struct Letter {
     batch: Option<BatchName>,
 }
 
+#[derive(Deserialize)]
+struct ResolvedLetter {
+    batch: Option<BatchName>,
+}
+
 #[derive(Deserialize, Serialize, Debug, PartialEq, Eq)]
 struct BatchName {
     edge: Id,
     epoch: u64,
     number: u64,
+}
+
+impl std::fmt::Display for BatchName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.edge, self.epoch, self.number)
+    }
 }
 
 fn batch_name(text: &str) -> Result<BatchName, Failure> {
@@ -234,10 +253,7 @@ fn list_letters(found: Letters) {
     let head = ["letter", "at", "bytes", "batch", "sender", "from", "what is wrong"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for letter in found.letters {
-        let batch = letter.batch.map_or_else(
-            || "-".to_owned(),
-            |BatchName { edge, epoch, number }| format!("{edge}/{epoch}/{number}"),
-        );
+        let batch = letter.batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string());
         rows.push(vec![
             letter.sequence.to_string(),
             letter.at.to_string(),

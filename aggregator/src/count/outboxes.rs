@@ -179,6 +179,12 @@ impl Outboxes {
         {
             return Taken::OverQuota;
         }
+        self.put(outbox, number, watermark, clock);
+        Taken::New
+    }
+
+    /// Takes a number that has not come, of an outbox that there is room for.
+    fn put(&mut self, outbox: OutboxId, number: u64, watermark: Timestamp, clock: Timestamp) {
         let was_open = self.open_at(outbox);
         let kept = self.kept.entry(registered_name(outbox.edge)).or_default();
         let state = self.states.entry(outbox).or_insert_with(|| {
@@ -196,7 +202,6 @@ impl Outboxes {
             was_open.map(|watermark| self.open.remove(&(watermark, outbox)));
             is_open.map(|watermark| self.open.insert((watermark, outbox)));
         }
-        Taken::New
     }
 
     /// The watermark of an outbox that is waited for.
@@ -289,14 +294,17 @@ impl Outboxes {
         }
     }
 
-    /// Waits for a batch no more. Of an outbox that is not known, or of a number that none reaches,
-    /// nobody waits for anything.
+    /// Waits for a batch no more, when it is waited for: it is missing though a later one has come. The
+    /// word of an operator who errs in the number gives up nothing that may still come. However many
+    /// runs the edge has, one more is made: whoever counts again does not know of runs.
     pub(super) fn resolve(&mut self, outbox: OutboxId, number: u64, clock: Timestamp) {
         let Some(state) = self.states.get(&outbox) else { return };
-        let after = state.before(number);
-        if self.take_number(outbox, number, Timestamp(0), clock) == Taken::New {
-            self.given_up.push(GivenUp { after, batches: 1 });
+        if number >= state.end() || state.has(number) || self.is_cut_off(outbox.edge) {
+            return;
         }
+        let after = state.before(number);
+        self.put(outbox, number, Timestamp(0), clock);
+        self.given_up.push(GivenUp { after, batches: 1 });
     }
 
     /// What has been given up since this was last asked.

@@ -107,8 +107,9 @@ struct Count {
     range: Range<Minute>,
     names: Names,
     words: Words,
-    /// Outboxes (edge and epoch), and blocks (issuer and block), as numbers.
-    outboxes: HashMap<(Name, u64), u32>,
+    /// Outboxes (edge and epoch) as numbers, with one more than the largest number of their batches.
+    outboxes: HashMap<(Name, u64), (u32, u64)>,
+    /// Blocks (issuer and block) as numbers.
     blocks: HashMap<(Name, Name), u32>,
     /// Outbox and number of batches that came, or of which an operator has said that they never do.
     batches: HashMap<(u32, u64), u128>,
@@ -167,7 +168,7 @@ impl Count {
                 self.skipped = (record.sequence, HashMap::new());
             }
             match record.what {
-                What::Resolved => drop(self.take_batch(record)),
+                What::Resolved => self.resolve(record),
                 What::Batch => {
                     if let Err(why) = self.take_batch(record) {
                         self.skipped.1.insert(record.entry, why);
@@ -185,16 +186,17 @@ impl Count {
         }
     }
 
-    /// A batch that came before, or of which an operator has said that it never comes, is skipped
+    /// A batch that came before, or that an operator has given up, is skipped
     /// with all that it brings; what a cut-off edge brings is over its quota, as often as it comes.
     fn take_batch(&mut self, record: &Record) -> Result<(), Skipped> {
         let is_cut_off = self.is_cut_off(record);
         let next = number(self.outboxes.len());
-        let outbox = *self.outboxes.entry((record.edge, record.epoch)).or_insert(next);
-        let first = match self.batches.entry((outbox, record.number)) {
+        let (outbox, end) = self.outboxes.entry((record.edge, record.epoch)).or_insert((next, 0));
+        let first = match self.batches.entry((*outbox, record.number)) {
             Entry::Vacant(_) if is_cut_off => return Err(Skipped::OverQuota),
             Entry::Vacant(vacant) => {
                 vacant.insert(record.digest);
+                *end = record.number.saturating_add(1).max(*end);
                 return Ok(());
             }
             Entry::Occupied(first) => *first.get(),
@@ -210,6 +212,16 @@ impl Count {
             ));
         }
         Err(Skipped::Repeated)
+    }
+
+    /// An operator has said that a batch never comes: that counts when it is missing, though a later one
+    /// has come.
+    fn resolve(&mut self, record: &Record) {
+        let outbox = self.outboxes.get(&(record.edge, record.epoch));
+        let Some((outbox, end)) = outbox.copied() else { return };
+        if record.number < end && !self.is_cut_off(record) {
+            self.batches.entry((outbox, record.number)).or_insert(0);
+        }
     }
 
     fn is_cut_off(&self, record: &Record) -> bool {

@@ -45,6 +45,8 @@ struct History {
     now: Timestamp,
     blocks: Vec<BlockId>,
     next: [u64; 3],
+    /// Outboxes and numbers that were left out: they come later, or never.
+    missing: Vec<(usize, u64)>,
     sent: Vec<Sent>,
     /// How far each log was sent.
     rows: [u64; 2],
@@ -54,7 +56,15 @@ impl History {
     fn new(seed: u64) -> Self {
         let random = Seeded::new(seed);
         let now = START.start();
-        Self { random, now, blocks: vec![], next: [0; 3], sent: vec![], rows: [0; 2] }
+        Self {
+            random,
+            now,
+            blocks: vec![],
+            next: [0; 3],
+            missing: vec![],
+            sent: vec![],
+            rows: [0; 2],
+        }
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -138,8 +148,7 @@ impl History {
         let index = usize::try_from(self.below(3)).unwrap();
         let edge = EDGES[index];
         let outbox = OutboxId { edge, epoch: index as u64 };
-        let number = self.next[index];
-        self.next[index] += 1;
+        let number = self.number(index);
         let is_wild = self.below(40) == 0;
         let events: Vec<_> = (0..self.below(12))
             .map(|_| {
@@ -154,6 +163,21 @@ impl History {
         let digest = shared::BatchDigest([1; 16]);
         let entry = BatchEntry { outbox, number, watermark, digest, declared };
         Sent { entry, events, tallies: self.tallies() }
+    }
+
+    /// The next number, one that was left out before, or the one behind a gap.
+    fn number(&mut self, index: usize) -> u64 {
+        let left_out = self.missing.iter().position(|(of, _)| *of == index);
+        match (self.below(12), left_out) {
+            (0, Some(at)) => return self.missing.remove(at).1,
+            (1, _) => {
+                self.missing.push((index, self.next[index]));
+                self.next[index] += 1;
+            }
+            _ => {}
+        }
+        self.next[index] += 1;
+        self.next[index] - 1
     }
 
     /// More gaps than are kept of an edge.
@@ -211,15 +235,17 @@ impl History {
         }
     }
 
-    /// An operator's word: an edge is out of service, or the next batch of an outbox never comes
-    /// (and comes).
+    /// An operator's word: an edge is out of service, or a batch of an outbox never comes (and comes). It
+    /// is missing; or he errs, and it has come, or is one of the next.
     fn word(&mut self) -> Control {
         let index = usize::try_from(self.below(3)).unwrap();
         let edge = EDGES[index];
         let outbox = OutboxId { edge, epoch: index as u64 };
-        let word = match self.next[index] {
-            0 => Word::Retire { edge },
-            number => Word::Resolve { outbox, number },
+        let missing = self.missing.iter().find(|(of, _)| *of == index).copied();
+        let word = match (self.next[index], missing) {
+            (0, _) => Word::Retire { edge },
+            (_, Some((_, number))) if self.below(2) == 0 => Word::Resolve { outbox, number },
+            (next, _) => Word::Resolve { outbox, number: (next + self.below(4)).saturating_sub(1) },
         };
         Control { partition: 0, stamp: self.now, word }
     }

@@ -14,6 +14,7 @@ use crate::recount::{REAL_LOG, agrees, files, flags, without_an_event};
 const PROGRAM: &str = "
 import duckdb, sys
 connection = duckdb.connect()
+connection.execute('SET enable_progress_bar = false')
 if len(sys.argv) > 2:
     connection.execute(f'SET VARIABLE from_minute = {sys.argv[2]}')
     connection.execute(f'SET VARIABLE to_minute = {sys.argv[3]}')

@@ -241,3 +241,40 @@ async fn a_number_with_two_contents_is_told_by_everybody() {
     assert_eq!(differences.len(), 3, "{differences:#?}");
     assert!(differences.iter().all(|row| row.contains("two contents")), "{differences:#?}");
 }
+
+#[tokio::test]
+async fn an_operator_who_errs_in_the_number_gives_up_no_batch_that_is_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = recount::flags(dir.path());
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut server = Server::start_with(&dir.path().join("data"), None, &flags);
+    change(&server, &["keys", "new", "--issuer", "house"]);
+    change(&server, &["edges", "register", "m", "--issuer", "house"]);
+    let outbox = OutboxId { edge: "m".parse().unwrap(), epoch: now().0 };
+    let garbage = || vec![event(Kind::Click, b"garbage")];
+    while send(&server, "house", outbox, 0, garbage()).await.0 != 202 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(send(&server, "house", outbox, 2, garbage()).await.0, 202);
+    assert_eq!(send_bytes(&server, "house", b"no batch".to_vec()).await.0, 400);
+    let resolve = |number: u64| {
+        let batch = format!("m/{}/{number}", outbox.epoch);
+        let mut resolve = binary();
+        resolve.args(["deadletter", "resolve", "1", "--batch", &batch]);
+        let (code, said, err) = run(resolve.args(["--key", KEY, "--api", &server.api]));
+        assert!(code == Some(0) && said.contains(&format!("{batch} is given up if it is missing")));
+        assert!(err.is_empty(), "{err}");
+    };
+    // The one that is missing; one that has come; one that has not come yet.
+    [1, 2, 3].into_iter().for_each(resolve);
+    for number in [1, 3] {
+        assert_eq!(send(&server, "house", outbox, number, garbage()).await.0, 202);
+    }
+    let answer = server.until(&live(), |answer| answer["reasons"]["unknown_version"] == 3).await;
+    assert_eq!((&answer["given_up"], &answer["received"]), (&1.into(), &3.into()), "{answer}");
+    recount::agrees(&server.api, &server.data);
+    let minute = now().minute().0;
+    let differences = duckdb::differences(&server, dir.path(), minute - 60..minute + 60).await;
+    assert!(differences.is_empty(), "{differences:#?}");
+    assert_eq!(server.terminate().code(), Some(0));
+}

@@ -352,6 +352,9 @@ fn a_resolved_number_is_waited_for_no_more() {
     // Of nobody, and of one that has come: changes nothing.
     resolve(&mut bench, OutboxId { edge: EDGE, epoch: 9 }, 0).unwrap();
     resolve(&mut bench, outbox, 2).unwrap();
+    // An operator erred: what is not missing may still come.
+    resolve(&mut bench, outbox, 3).unwrap();
+    resolve(&mut bench, outbox, 9).unwrap();
     assert_eq!(given_up(&bench), 0);
     assert_eq!((bench.engine.size().outboxes, bench.engine.gaps().len()), (1, 1));
     resolve(&mut bench, outbox, 1).unwrap();
@@ -363,6 +366,7 @@ fn a_resolved_number_is_waited_for_no_more() {
     assert_eq!(account[0].1.given_up, 1);
     assert_eq!(bench.batch(1, NOW.plus_ms(20), &[impression(NOW, 0)]).redelivered, 1);
     assert_eq!(given_up(&bench), 1);
+    assert_eq!(bench.batch(3, NOW.plus_ms(40), &[impression(NOW, 0)]).redelivered, 0);
     resolve(&mut bench, outbox, u64::MAX).unwrap();
     assert_eq!(bench.engine.gaps().len(), 0);
     let foreign = Control { partition: 1, stamp: NOW, word: Word::Retire { edge: EDGE } };
