@@ -255,7 +255,8 @@ impl<L: Log> Collector<L> {
         }
         let account = sender::account(sender, inspected.outbox.edge, &keys);
         if let Some(issuer) = account {
-            let paid = self.accounts.batch(issuer, inspected.outbox, inspected.bytes);
+            let bytes = inspected.written(self.log.partitions());
+            let paid = self.accounts.batch(issuer, inspected.outbox, bytes);
             paid.map_err(|over| self.over(issuer, over))?;
         }
         self.take(sender, account, inspected, batch).await

@@ -32,7 +32,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quotas {
-    /// Bytes of batches a second, in the long run …
+    /// Bytes that the log gets of its batches a second, in the long run: of a batch its events, and for
+    /// each partition 60 bytes and 8 for each minute that it has events of …
     pub bytes_per_s: u64,
     /// … and at once, after a silence.
     pub bytes_burst: u64,
@@ -118,7 +119,7 @@ impl Accounts {
         Self { quotas, since: Stopwatch::start(), issuers: Mutex::default() }
     }
 
-    /// A batch of so many bytes comes from this outbox.
+    /// A batch of which the log gets so many bytes comes from this outbox.
     ///
     /// # Errors
     /// What is over.

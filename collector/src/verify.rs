@@ -264,8 +264,18 @@ pub struct Inspected {
     pub events: usize,
     /// How many bytes its binary form has.
     pub bytes: usize,
+    /// Of how many minutes it has events.
+    pub minutes: usize,
     /// Its watermark, which is the edge's time when it was sealed; none in a closing batch.
     pub sealed: Option<Timestamp>,
+}
+
+impl Inspected {
+    /// About how many bytes the log gets: its events once, and in each partition the news of it.
+    pub(crate) fn written(&self, partitions: u16) -> usize {
+        let news = shared::wire::message::news_bytes(self.minutes);
+        self.bytes + usize::from(partitions) * news
+    }
 }
 
 /// Looks at a batch, which is taken if it is good.
@@ -281,5 +291,11 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
         return Err(format!("the tallies: {tallied} events are more than a batch may declare"));
     }
     let sealed = Some(batch.watermark).filter(|watermark| *watermark != Timestamp::MAX);
-    Ok(Inspected { outbox: batch.outbox, events: batch.events.len(), bytes: bytes.len(), sealed })
+    Ok(Inspected {
+        outbox: batch.outbox,
+        events: batch.events.len(),
+        bytes: bytes.len(),
+        minutes: batch.declared().len(),
+        sealed,
+    })
 }

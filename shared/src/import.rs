@@ -8,7 +8,7 @@ use crate::id::{BlockId, Id, ImpressionId, SourceId};
 use crate::limits::CHUNK_EVENTS_MAX;
 use crate::text::{hex, unhex};
 use crate::time::Timestamp;
-use crate::wire::{Declared, declare};
+use crate::wire::{Declared, declared};
 
 /// The issuer of every imported row. No key can be made under this name.
 pub const ISSUER: Id = Id::literal("import");
@@ -127,9 +127,7 @@ impl ImportChunk {
     /// How many events it brings, by their minutes.
     #[must_use]
     pub fn declared(&self) -> Declared {
-        let mut declared = Declared::new();
-        self.events.iter().for_each(|event| declare(&mut declared, event.at.minute(), 1));
-        declared
+        declared(self.events.iter().map(|event| (event.at.minute(), 1)))
     }
 }
 

@@ -9,8 +9,8 @@ use prometheus_client::registry::Registry;
 use shared::keys::request;
 use shared::problem::Problem;
 use shared::token::Signer;
-use shared::wire::Batch;
-use shared::{Id, Kind, OutboxId};
+use shared::wire::{Batch, Tally};
+use shared::{Id, Kind, Minute, OutboxId, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceExt;
@@ -19,6 +19,7 @@ use super::world::{
     EDGE, ISSUER, LIMITED, LIMITED_EDGE, NOW, Rig, World, batch, event, read_all, rig,
 };
 use crate::gateway::{BATCH_CONTENT_TYPE, BATCHES_PATH, router};
+use crate::verify::inspect;
 use crate::{Metrics, Quota, Quotas, Sender, Settings, SubmitError};
 
 /// None but this, of which an hour brings one more: what is over at first is so all the time.
@@ -62,11 +63,38 @@ async fn send(rig: &Rig<MemLog>, issuer: Id, body: Bytes) -> (StatusCode, String
     (status, problem.unwrap_or_default().replace("urn:countersign:", ""), wait)
 }
 
+fn written(batch: &[u8]) -> u64 {
+    inspect(batch).unwrap().written(4) as u64
+}
+
+/// Each partition has the news of each batch, and of each of its minutes: so they are paid for.
+#[tokio::test]
+async fn what_the_log_gets_is_paid_for() {
+    let sparse = (0..4_096).map(|minute| Tally {
+        minute: Minute(NOW.minute().0 - 4_096 + minute),
+        kind: Kind::Click,
+        reason: Reason::Repeated,
+        count: 1,
+    });
+    let sparse: Bytes = batch(0, Vec::new(), sparse.collect());
+    let rig = start(NONE);
+    let world = World::new();
+    let click = click(&world, ISSUER, OutboxId { edge: EDGE, epoch: 1 }, 0, 1);
+    let in_log = || (0..4).flat_map(|p| rig.log.messages(p)).map(|m| m.len() as u64).sum::<u64>();
+    for batch in [sparse.clone(), click] {
+        let before = in_log();
+        rig.collector.submit(batch.clone()).await.unwrap();
+        let (grew, paid) = (in_log() - before, written(&batch));
+        assert!(paid >= grew / 2 && paid <= grew * 3 / 2, "{paid} for {grew} bytes");
+    }
+    assert!(written(&sparse) > 3 * sparse.len() as u64);
+}
+
 #[tokio::test]
 async fn an_issuer_that_is_over_is_held_back_and_nobody_else_is() {
     let world = World::new();
     let outbox = |edge, epoch| OutboxId { edge, epoch };
-    let bytes = click(&world, ISSUER, outbox(EDGE, 1), 0, 1).len() as u64;
+    let bytes = written(&click(&world, ISSUER, outbox(EDGE, 1), 0, 1));
     for (quota, quotas) in [
         (Quota::Bytes, Quotas { bytes_per_s: 1, bytes_burst: bytes * 3, ..NONE }),
         (Quota::Blocks, Quotas { blocks_per_hour: 1, blocks_burst: 3, ..NONE }),

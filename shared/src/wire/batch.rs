@@ -10,7 +10,7 @@
 //! not written any more.
 
 use super::codec::{Reader, put_count, put_reason};
-use super::{Declared, WireError, declare};
+use super::{Declared, WireError, declared};
 use crate::event::{
     Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, PageView, Reason, RuleSet,
     VERDICTS, Verdict,
@@ -166,14 +166,8 @@ impl<'a> Batch<'a> {
     /// How many events it brings, by the minute of their receipt: what counts as received.
     #[must_use]
     pub fn declared(&self) -> Declared {
-        let mut declared = Declared::new();
-        for event in &self.events {
-            declare(&mut declared, event.at.minute(), 1);
-        }
-        for tally in &self.tallies {
-            declare(&mut declared, tally.minute, tally.count);
-        }
-        declared
+        let events = self.events.iter().map(|event| (event.at.minute(), 1));
+        declared(events.chain(self.tallies.iter().map(|tally| (tally.minute, tally.count))))
     }
 }
 

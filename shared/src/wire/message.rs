@@ -43,6 +43,8 @@ pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
 pub(super) const MAGICS: [[u8; 4]; 3] = [MAGIC, MAGIC_2, MAGIC_1];
 pub(super) const HOT_BYTES: usize = 20;
 pub(super) const PAGE_BYTES: usize = 16;
+const BATCH_ENTRY_BYTES: usize = 16 + 3 * 8 + 16 + 4;
+const DECLARED_BYTES: usize = 4 + 4;
 /// In the byte of the kind: the page view that told of the event numbers what it tells.
 pub(super) const NUMBERED: u8 = 1 << 7;
 pub(super) const COLD_BYTES: usize = 30;
@@ -78,6 +80,12 @@ pub struct ChunkEntry {
     pub digest: [u8; 32],
     /// What it declared in all, for every partition.
     pub declared: Declared,
+}
+
+/// How many bytes the news of a batch has in each partition, when it has events of so many minutes.
+#[must_use]
+pub const fn news_bytes(minutes: usize) -> usize {
+    BATCH_ENTRY_BYTES + minutes * DECLARED_BYTES
 }
 
 fn hex_bytes<S: serde::Serializer>(bytes: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
@@ -262,7 +270,7 @@ impl MessageBuilder {
             + self.blocks.len() * 26
             + (self.batches.len() + self.tallies.len()) * 64
             + self.chunks.len() * 96
-            + self.declared * 8
+            + self.declared * DECLARED_BYTES
     }
 
     /// True when it should go now. A builder that is not due takes one more batch or chunk of the

@@ -207,6 +207,13 @@ impl<'a> MessageView<'a> {
         Ok(rows)
     }
 
+    /// How many minutes its batches and chunks declare, each for itself.
+    #[must_use]
+    pub fn declared(&self) -> usize {
+        let of_batches = self.batches.iter().map(|batch| batch.declared.len());
+        of_batches.chain(self.chunks.iter().map(|chunk| chunk.declared.len())).sum()
+    }
+
     /// The number of batches and chunks.
     #[must_use]
     pub fn entries(&self) -> usize {

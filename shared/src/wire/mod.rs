@@ -30,10 +30,21 @@ pub struct WireError {
 /// How many events of each minute a batch or chunk declares, in order of the minutes.
 pub type Declared = Vec<(Minute, u32)>;
 
-/// Adds one to a minute's count.
-pub(crate) fn declare(declared: &mut Declared, minute: Minute, count: u32) {
-    match declared.binary_search_by_key(&minute, |(minute, _)| *minute) {
-        Ok(at) => declared[at].1 = declared[at].1.saturating_add(count),
-        Err(at) => declared.insert(at, (minute, count)),
+/// Adds up what is declared of each minute, in whatever order it comes.
+pub(crate) fn declared(counts: impl Iterator<Item = (Minute, u32)>) -> Declared {
+    fn add(last: Option<&mut (Minute, u32)>, (minute, count): (Minute, u32)) -> bool {
+        let Some(last) = last.filter(|last| last.0 == minute) else { return false };
+        last.1 = last.1.saturating_add(count);
+        true
     }
+    let mut declared = Declared::new();
+    // What comes together is mostly of one minute.
+    for of_minute in counts {
+        if !add(declared.last_mut(), of_minute) {
+            declared.push(of_minute);
+        }
+    }
+    declared.sort_unstable_by_key(|(minute, _)| *minute);
+    declared.dedup_by(|next, last| add(Some(last), *next));
+    declared
 }
