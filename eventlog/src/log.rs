@@ -198,7 +198,9 @@ pub enum LogError {
 
     // The store's, for good.
     /// Stored bytes are damaged; says the file, the offset and what.
-    #[error("damaged log: {0}")]
+    #[error(
+        "damaged log: {0}; bring back a backup (`countersign restore`), for nothing is guessed"
+    )]
     Damaged(String),
     /// The log can no longer be written, for example after a failed fsync. It
     /// may have been written. The process must end.

@@ -52,9 +52,10 @@ pub enum StoreError {
     /// The settings or the directory cannot be used.
     #[error("the store cannot be opened: {0}")]
     Unusable(String),
-    /// A row or a file is not what was written there. Restore it from a copy, or remove the
-    /// partition's state so that the log is applied anew.
-    #[error("damaged checkpoint: {0}")]
+    /// A row or a file is not what was written there.
+    #[error(
+        "damaged checkpoint: {0}; bring back a backup (`countersign restore`), for nothing is guessed"
+    )]
     Damaged(String),
     /// The store cannot be reached, or lost the acknowledgement: the batch may have been written.
     #[error("the store is not available: {0}")]

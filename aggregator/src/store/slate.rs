@@ -5,10 +5,12 @@
 //! (`docs/decisions.md` has the figures).
 
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
@@ -30,6 +32,8 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// When the disk is slow, so many tables' worth of rows wait in memory, and then a write waits.
 const UNFLUSHED_FACTOR: usize = 8;
+/// What is whole opens in a part of it, however slow its place is.
+const OPEN_MAX: Duration = Duration::from_secs(60);
 /// Tables that wait for compaction before no further one is written.
 const TABLES_MAX: usize = 16;
 
@@ -70,6 +74,8 @@ pub struct SlateStores {
     cache: Arc<dyn DbCache>,
     settings: SlateSettings,
     clock: Arc<dyn Clock>,
+    /// After this time without an answer a store does not open.
+    open_max: Duration,
     /// Held until [`Stores::release`].
     lock: Mutex<Option<File>>,
 }
@@ -121,7 +127,28 @@ impl SlateStores {
         };
         let cache = Arc::new(MokaCache::new_with_opts(cache));
         let clock = Arc::new(ambient::SystemClock);
-        Self { objects, place, conditional: true, cache, settings, clock, lock: Mutex::new(None) }
+        Self {
+            objects,
+            place,
+            conditional: true,
+            cache,
+            settings,
+            clock,
+            open_max: OPEN_MAX,
+            lock: Mutex::new(None),
+        }
+    }
+
+    async fn database(&self, folder: String, partition: u16) -> Result<Db, Error> {
+        let (last, now) = (clock::last_time(&folder, &self.objects).await?, self.clock.now());
+        let ahead = Duration::from_millis(last.0.saturating_sub(now.0));
+        Db::builder(folder, Arc::clone(&self.objects))
+            .with_settings(self.db_settings(ahead))
+            .with_system_clock(Arc::new(StoreClock::from(last.max(now))))
+            .with_merge_operator(Arc::new(Sum))
+            .with_db_cache(Arc::clone(&self.cache), u64::from(partition))
+            .build()
+            .await
     }
 
     /// For a database whose clock is so far ahead of that by which the object store dates its files.
@@ -183,18 +210,20 @@ impl Stores for SlateStores {
     async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
         let folder = format!("partition-{partition:02}");
         let name = format!("{}/{folder}", self.place);
-        let last = clock::last_time(&folder, &self.objects).await;
-        let (last, now) = (last.map_err(|error| blame(&name, &error))?, self.clock.now());
-        let ahead = Duration::from_millis(last.0.saturating_sub(now.0));
-        let db = Db::builder(folder, Arc::clone(&self.objects))
-            .with_settings(self.db_settings(ahead))
-            .with_system_clock(Arc::new(StoreClock::from(last.max(now))))
-            .with_merge_operator(Arc::new(Sum))
-            .with_db_cache(Arc::clone(&self.cache), u64::from(partition))
-            .build()
-            .await
-            .map_err(|error| blame(&name, &error))?;
-        Ok(SlateStore { db, name })
+        // Of a manifest that is damaged the library may panic, or wait for ever.
+        let opening = AssertUnwindSafe(self.database(folder, partition)).catch_unwind();
+        match tokio::time::timeout(self.open_max, opening).await {
+            Ok(Ok(Ok(db))) => Ok(SlateStore { db, name }),
+            Ok(Ok(Err(error))) => Err(blame(&name, &error)),
+            Ok(Err(_)) => Err(StoreError::Damaged(format!("{name}: what it says of itself"))),
+            Err(_) => {
+                let seconds = self.open_max.as_secs();
+                Err(StoreError::Unavailable(format!(
+                    "{name}: it has not opened within {seconds} s: where it lies does not answer, \
+                     or its newest file in `manifest` is damaged"
+                )))
+            }
+        }
     }
 
     fn release(&self) {
@@ -259,10 +288,24 @@ impl CheckpointStore for SlateStore {
     type View = SlateView;
 
     async fn write(&self, batch: Vec<Change>) -> Result<(), StoreError> {
+        // One piece of memory for all that is put, and not one for each key and value that another thread
+        // then frees.
+        let put = |change: &Change| matches!(change, Change::Put(..)).then(|| change.bytes());
+        let mut all = Vec::with_capacity(batch.iter().filter_map(put).sum());
+        for change in &batch {
+            if let Change::Put(key, value) = change {
+                all.extend_from_slice(key);
+                all.extend_from_slice(value);
+            }
+        }
+        let mut all = Bytes::from(all);
         let mut rows = WriteBatch::new();
         for change in batch {
             match change {
-                Change::Put(key, value) => rows.put(key, value),
+                Change::Put(key, value) => {
+                    let key = all.split_to(key.len());
+                    rows.put_bytes(key, all.split_to(value.len()));
+                }
                 Change::Add(key, value) => rows.merge(key, value),
                 Change::Delete(key) => rows.delete(key),
             }
