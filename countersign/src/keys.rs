@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use shared::keys::{IssuerLimits, KeyError, KeyStore, PublicKey};
+use shared::keys::{IssuerLimits, KeyError, KeyId, KeyStore, PublicKey};
 use shared::{Clock as _, Id, Money, Random, Timestamp, ambient};
 
 use crate::cli::{DataArgs, KeysArgs, KeysCommand};
@@ -52,15 +52,37 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
             ));
         }
         KeysCommand::Retire { data, key } => {
-            Place::of(data)?.change(|keys, _| keys.retire(*key, now))?;
+            let silent = Place::of(data)?.change(|keys, _| {
+                keys.retire(*key, now)?;
+                Ok(silent(keys, *key, now))
+            })?;
             terminal::line(format!("key {key} signs no more; what it signed verifies for 7 days"));
+            warn_of(silent);
         }
         KeysCommand::Revoke { data, key } => {
-            Place::of(data)?.change(|keys, _| keys.revoke(*key))?;
+            let silent = Place::of(data)?.change(|keys, _| {
+                keys.revoke(*key)?;
+                Ok(silent(keys, *key, now))
+            })?;
             terminal::line(format!("key {key} is revoked: nothing that it signed is believed"));
+            warn_of(silent);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The issuer of a key, when none of its keys signs now.
+fn silent(keys: &KeyStore, key: KeyId, now: Timestamp) -> Option<Id> {
+    let of = keys.issuers.iter().find(|of| of.public.id == key)?;
+    keys.signing(of.public.issuer, now).err().map(|_| of.public.issuer)
+}
+
+fn warn_of(silent: Option<Id>) {
+    if let Some(issuer) = silent {
+        eprintln!(
+            "no key of issuer {issuer} signs now, so its edges serve no ads;              `countersign keys new --issuer {issuer}` makes one"
+        );
+    }
 }
 
 /// A new key of a deployment on NATS signs only after so long: until then every collector has heard

@@ -435,6 +435,7 @@ impl Settings {
             return Err(Failure::usage("edge.country_header: no name that HTTP allows"));
         }
         self.check_numbers()?;
+        self.check_prefix()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }

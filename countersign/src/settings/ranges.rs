@@ -1,5 +1,5 @@
-//! What a number may be. One that a part of the process could only end with is refused before anything
-//! is begun, with its name.
+//! What a number may be, and what stands before names. One that a part of the process could only end
+//! with is refused before anything is begun, with its name.
 
 use std::ops::RangeInclusive;
 
@@ -35,6 +35,22 @@ impl Settings {
             ("archive.every_ms", archive.every_ms, 10..=24 * HOUR_MS),
             ("archive.file_bytes", of(archive.file_bytes), 1_024..=1 << 30),
         ]
+    }
+
+    /// What stands before names must fit into names.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn check_prefix(&self) -> Result<(), Failure> {
+        let prefix = &self.eventlog.prefix;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if prefix.len() <= 64 && prefix.bytes().all(fits) {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "eventlog.prefix: at most 64 characters of A-Z a-z 0-9 _ -, for names of streams and \
+             subjects begin with it, and not {prefix:?}"
+        )))
     }
 
     /// Checks them all.

@@ -78,7 +78,7 @@ fn flags_win_over_the_environment_over_the_file() {
 #[test]
 fn what_is_not_known_is_refused_with_name_and_place() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let cases: [Case<'_>; 16] = [
+    let cases: [Case<'_>; 17] = [
         (Some("[eventlog]\nurl = 'nats://a:b@c'"), &[], &["eventlog.url", "password_file"]),
         (Some("[eventlog]\nuser = 'a'"), &[], &["password_file", "both"]),
         (Some("[edge]\nlisen = 1"), &[], &["c.toml", "edge", "`lisen`", "`listen`"]),
@@ -101,6 +101,7 @@ fn what_is_not_known_is_refused_with_name_and_place() {
         ),
         (Some("[edge]\ncountry_header = 'bad header'"), &[], &["edge.country_header"]),
         (Some("[aggregator]\ncheckpoint_ms = 0"), &[], &["aggregator.checkpoint_ms: from 10"]),
+        (Some("[eventlog]\nprefix = 'a.b'"), &[], &["eventlog.prefix: at most 64", "not \"a.b\""]),
         (Some("[outbox]\ndisk_bytes_max = 0"), &[], &["outbox.disk_bytes_max: at least 1048576"]),
         (
             Some("[edge.verdicts]\nnetworks = '/nowhere.mmdb'"),

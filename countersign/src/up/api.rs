@@ -49,20 +49,17 @@ pub(crate) fn guarded(routes: Router, registry: Arc<Registry>, key: Arc<AdminKey
     let guarded = routes
         .route("/metrics", get(metrics).with_state(registry))
         .fallback(not_found)
+        .method_not_allowed_fallback(other_method)
         .layer(axum::middleware::from_fn_with_state(key, admin::guard));
     // Alive: it answers. Whether it is ready to is `/readyz`.
-    guarded.route(
-        "/healthz",
-        get(|| async {
-            "ok
-"
-        }),
-    )
+    let open = Router::new().route("/healthz", get(|| async { "ok\n" }));
+    guarded.merge(open.method_not_allowed_fallback(other_method))
 }
 
 /// The public keys as they are in force, for everybody.
 pub(crate) fn open_keys(keys: watch::Receiver<Arc<CollectorKeys>>) -> Router {
-    Router::new().route(jwks::PATH, get(public_keys).with_state(keys))
+    let route = Router::new().route(jwks::PATH, get(public_keys).with_state(keys));
+    route.method_not_allowed_fallback(other_method)
 }
 
 /// Routes whose `/readyz` tells what is not as it should be.
@@ -79,9 +76,7 @@ pub(crate) fn unready_when(
         let why = (request.uri().path() == admin::READY).then(&why).flatten();
         async move {
             let Some(why) = why else { return next.run(request).await };
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "unready", why);
-            let kind = [(header::CONTENT_TYPE, CONTENT_TYPE)];
-            (StatusCode::SERVICE_UNAVAILABLE, kind, problem.to_json()).into_response()
+            problem(StatusCode::SERVICE_UNAVAILABLE, "unready", why)
         }
     }))
 }
@@ -135,7 +130,16 @@ async fn not_found(uri: Uri) -> Response {
         "{}: there is no such route here; this is the API, and ads are served at the edge's address",
         uri.path().chars().take(100).collect::<String>()
     );
-    let problem = Problem::new(StatusCode::NOT_FOUND.as_u16(), "not_found", what);
-    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json())
-        .into_response()
+    problem(StatusCode::NOT_FOUND, "not_found", what)
+}
+
+/// Which methods there are the router says itself, in `Allow`.
+async fn other_method() -> Response {
+    let what = "this path has other methods: see `Allow`";
+    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what)
+}
+
+fn problem(status: StatusCode, code: &'static str, what: impl Into<String>) -> Response {
+    let problem = Problem::new(status.as_u16(), code, what);
+    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response()
 }

@@ -187,5 +187,8 @@ async fn a_clock_of_1970_is_no_clock() {
     for (ready, why) in shifted.ready().await {
         assert!(!ready && why.contains("the clock says 1970-01-0"), "{why}");
     }
+    let path = format!("{}/v1/serve?placement=demo-top", shifted.server.edge);
+    let answer = shifted.server.http.get(path).send().await.unwrap();
+    assert_eq!(answer.status(), 503, "{:?}", answer.text().await);
     assert_eq!(shifted.server.terminate().code(), Some(0));
 }

@@ -107,10 +107,12 @@ async fn everybody_may_read_the_public_keys_that_are_in_force() {
     assert_eq!(ids().len(), 2);
     eventually(&ids()).await;
     assert_ne!(read(&sides[1]).await.1, tag);
-    let (code, ..) = keys(&server.data, &["revoke", &first[0]]);
-    assert_eq!(code, Some(0));
+    let (code, _, said) = keys(&server.data, &["revoke", &first[0]]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
     let left: Vec<String> = ids().into_iter().filter(|id| *id != first[0]).collect();
     eventually(&left).await;
+    let (code, _, said) = keys(&server.data, &["retire", &left[0]]);
+    assert!(code == Some(0) && said.contains("no key of issuer edge signs now"), "{said}");
 }
 
 #[test]

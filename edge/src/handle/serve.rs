@@ -4,7 +4,7 @@
 use serde::Serialize;
 use shared::text::hex;
 use shared::token::{Token, to_text};
-use shared::{Fingerprint, Id, Random, Timestamp};
+use shared::{BlockId, Fingerprint, Id, Random, Timestamp};
 
 use super::check::Asker;
 use super::{State, reply};
@@ -74,6 +74,10 @@ pub(super) fn serve(
             return Decision::reply(reply::problem(400, "test_malformed", detail));
         }
     };
+    if !BlockId::opens_at(now) {
+        let detail = "this edge's clock says a time of which no ids can be made";
+        return Decision::reply(reply::problem(503, "clock_wrong", detail));
+    }
     // Whose keys are revoked is told of no placements: that there is none is not the reason.
     if !policy.keys.can_sign(now) {
         let detail = "this edge has no key that signs now";

@@ -1,5 +1,7 @@
 //! Ids, times, money, words.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use shared::event::{Country, Device, Network, REASON_CODES, VERDICTS};
 use shared::id::{IdAllocator, IdRange};
@@ -283,4 +285,16 @@ proptest! {
     fn random_numbers_stay_below(seed: u64, bound: u64) {
         prop_assert!(below(&mut Seeded::new(seed), bound) < bound.max(1));
     }
+}
+
+/// Every reason is explained, and flagged where an edge gives it as a verdict.
+#[test]
+fn the_page_of_reasons_has_every_one() {
+    let page = include_str!("../../../docs/reasons.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = rows.map(|row| row.split_once("` | ").unwrap());
+    let told: BTreeMap<&str, bool> =
+        rows.map(|(name, rest)| (name, rest.starts_with("flagged "))).collect();
+    let is = |reason: &Reason| (reason.name(), VERDICTS.contains(reason));
+    assert_eq!(told, Reason::ALL.iter().map(is).collect());
 }
