@@ -40,12 +40,6 @@ use clap::Parser as _;
 use cli::{Cli, Command};
 use failure::Failure;
 
-/// Quicker than the system's where one thread frees what another has allocated, which is all that a
-/// log is read for; and it gives back what is idle.
-#[cfg(not(target_env = "msvc"))]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,

@@ -88,7 +88,7 @@ pub(crate) fn arrows(packages: &[Package]) -> Vec<String> {
 }
 
 /// Crates that do I/O, threads or ambient state.
-const PLATFORM_CRATES: [&str; 14] = [
+const PLATFORM_CRATES: [&str; 13] = [
     "tokio",
     "axum",
     "tower",
@@ -98,7 +98,6 @@ const PLATFORM_CRATES: [&str; 14] = [
     "object_store",
     "rayon",
     "moka",
-    "tikv_jemallocator",
     "getrandom",
     "tracing_subscriber",
     "prometheus_client",
