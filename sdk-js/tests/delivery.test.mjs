@@ -53,7 +53,7 @@ test("an answer that is lost: the event is sent twice and counted once", async (
         await route.abort("connectionreset");
       }),
   });
-  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 15_000 });
+  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 60_000 });
   await stage.counts("unsaid", { impression: 1 });
   for (let waited = 0; copies(await stage.accounting()) === before; waited += 100) {
     assert.ok(waited < 10_000, "the second copy is a repeat");
@@ -89,7 +89,7 @@ test("an edge that never answers is not waited for without end", async () => {
       await tab.route(EVENTS, (route) => silent++ < 1 || route.continue());
     },
   });
-  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 15_000 });
+  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 60_000 });
   await stage.counts("silent", { impression: 1 });
 });
 
@@ -98,7 +98,7 @@ test("a busy edge is asked again later", async () => {
   const tab = await open("busy", {
     prepare: (tab) => tab.route(EVENTS, (route) => (at.push(Date.now()) < 3 ? route.fulfill({ status: 503, headers: { "access-control-allow-origin": "*" } }) : route.continue())),
   });
-  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 20_000 });
+  await tab.waitForFunction(() => window.countersign.stats().accepted === 1, undefined, { timeout: 60_000 });
   assert.ok(at[2] - at[1] >= 900, `waits: ${at[1] - at[0]}, ${at[2] - at[1]}`);
   await stage.counts("busy", { impression: 1 });
 });

@@ -16,7 +16,7 @@ const room = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PERSON = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
 const KEY = "a-key-for-the-tests-alone-not-secret";
 /** A count is in the API within a second; a busy machine may take longer. */
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = 60_000;
 const TYPES = { ".js": "text/javascript", ".wasm": "application/wasm", ".html": "text/html" };
 /** One red pixel. */
 const PIXEL = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==", "base64");
@@ -200,4 +200,4 @@ for (const name of ["served","empty","error","impression","viewable","core"]) co
 
 /** Waits for the SDK to say something so many times. */
 export const heard = (tab, what, times = 1) =>
-  tab.waitForFunction(([what, times]) => window.happened?.filter((x) => x.startsWith(what)).length >= times, [what, times], { timeout: 15_000 });
+  tab.waitForFunction(([what, times]) => window.happened?.filter((x) => x.startsWith(what)).length >= times, [what, times], { timeout: PATIENCE_MS });
