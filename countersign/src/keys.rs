@@ -80,7 +80,8 @@ fn silent(keys: &KeyStore, key: KeyId, now: Timestamp) -> Option<Id> {
 fn warn_of(silent: Option<Id>) {
     if let Some(issuer) = silent {
         eprintln!(
-            "no key of issuer {issuer} signs now, so its edges serve no ads;              `countersign keys new --issuer {issuer}` makes one"
+            "no key of issuer {issuer} signs now, so its edges serve no ads; \
+             `countersign keys new --issuer {issuer}` makes one"
         );
     }
 }

@@ -74,8 +74,6 @@ pub struct SlateStores {
     cache: Arc<dyn DbCache>,
     settings: SlateSettings,
     clock: Arc<dyn Clock>,
-    /// After this time without an answer a store does not open.
-    open_max: Duration,
     /// Held until [`Stores::release`].
     lock: Mutex<Option<File>>,
 }
@@ -127,16 +125,7 @@ impl SlateStores {
         };
         let cache = Arc::new(MokaCache::new_with_opts(cache));
         let clock = Arc::new(ambient::SystemClock);
-        Self {
-            objects,
-            place,
-            conditional: true,
-            cache,
-            settings,
-            clock,
-            open_max: OPEN_MAX,
-            lock: Mutex::new(None),
-        }
+        Self { objects, place, conditional: true, cache, settings, clock, lock: Mutex::new(None) }
     }
 
     async fn database(&self, folder: String, partition: u16) -> Result<Db, Error> {
@@ -212,12 +201,12 @@ impl Stores for SlateStores {
         let name = format!("{}/{folder}", self.place);
         // Of a manifest that is damaged the library may panic, or wait for ever.
         let opening = AssertUnwindSafe(self.database(folder, partition)).catch_unwind();
-        match tokio::time::timeout(self.open_max, opening).await {
+        match tokio::time::timeout(OPEN_MAX, opening).await {
             Ok(Ok(Ok(db))) => Ok(SlateStore { db, name }),
             Ok(Ok(Err(error))) => Err(blame(&name, &error)),
             Ok(Err(_)) => Err(StoreError::Damaged(format!("{name}: what it says of itself"))),
             Err(_) => {
-                let seconds = self.open_max.as_secs();
+                let seconds = OPEN_MAX.as_secs();
                 Err(StoreError::Unavailable(format!(
                     "{name}: it has not opened within {seconds} s: where it lies does not answer, \
                      or its newest file in `manifest` is damaged"
