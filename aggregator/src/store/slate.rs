@@ -5,12 +5,10 @@
 //! (`docs/decisions.md` has the figures).
 
 use std::fs::File;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
@@ -25,6 +23,7 @@ use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::{Db, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorError, WriteBatch};
 
 use self::clock::StoreClock;
+use self::sealed::{Broken, Sealed};
 use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
 
 /// What a scan reads at once.
@@ -125,6 +124,7 @@ impl SlateStores {
         };
         let cache = Arc::new(MokaCache::new_with_opts(cache));
         let clock = Arc::new(ambient::SystemClock);
+        let objects = Arc::new(Sealed(objects));
         Self { objects, place, conditional: true, cache, settings, clock, lock: Mutex::new(None) }
     }
 
@@ -199,19 +199,16 @@ impl Stores for SlateStores {
     async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
         let folder = format!("partition-{partition:02}");
         let name = format!("{}/{folder}", self.place);
-        // Of a manifest that is damaged the library may panic, or wait for ever.
-        let opening = AssertUnwindSafe(self.database(folder, partition)).catch_unwind();
-        match tokio::time::timeout(OPEN_MAX, opening).await {
-            Ok(Ok(Ok(db))) => Ok(SlateStore { db, name }),
-            Ok(Ok(Err(error))) => Err(blame(&name, &error)),
-            Ok(Err(_)) => Err(StoreError::Damaged(format!("{name}: what it says of itself"))),
-            Err(_) => {
-                let seconds = OPEN_MAX.as_secs();
-                Err(StoreError::Unavailable(format!(
-                    "{name}: it has not opened within {seconds} s: where it lies does not answer, \
-                     or its newest file in `manifest` is damaged"
-                )))
-            }
+        let opening = tokio::time::timeout(OPEN_MAX, self.database(folder, partition)).await;
+        let opened = opening.map_err(|_| {
+            let seconds = OPEN_MAX.as_secs();
+            StoreError::Unavailable(format!(
+                "{name}: it has not opened within {seconds} s: where it lies does not answer"
+            ))
+        })?;
+        match opened {
+            Ok(db) => Ok(SlateStore { db, name }),
+            Err(error) => Err(blame(&name, &error)),
         }
     }
 
@@ -265,6 +262,7 @@ impl std::fmt::Debug for SlateStore {
 fn blame(name: &str, error: &Error) -> StoreError {
     let text = format!("{name}: {error}");
     match error.kind() {
+        _ if Broken::is_cause_of(error) => StoreError::Damaged(text),
         // A merge that met a row it cannot read fails as `Invalid`: nothing else that this file
         // asks for can.
         ErrorKind::Data | ErrorKind::Invalid => StoreError::Damaged(text),
@@ -350,5 +348,6 @@ mod clock;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod s3;
+mod sealed;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+use shared::keys::jwks;
+
 use crate::process::{KEY, Server, binary, run};
 
 #[tokio::test]
@@ -35,6 +37,15 @@ async fn every_route_of_the_api_asks_for_the_key() {
     for path in ["/v1/batches", "/v1/import"] {
         let reply = server.http.post(format!("{}{path}", server.api)).send().await.unwrap();
         assert_eq!(reply.status(), 401, "{path}");
+    }
+    // Another method has a body too, on every kind of route.
+    for path in ["/v1/accounting", "/v1/batches", "/metrics", "/healthz", jwks::PATH] {
+        let reply = server.http.delete(format!("{}{path}", server.api)).bearer_auth(KEY).send();
+        let reply = reply.await.unwrap();
+        assert_eq!(reply.status(), 405, "{path}");
+        assert!(reply.headers().contains_key("allow"), "{path}");
+        assert_eq!(reply.headers()["content-type"], "application/problem+json", "{path}");
+        assert!(reply.text().await.unwrap().contains("method_not_allowed"), "{path}");
     }
     for path in ["/healthz", "/readyz"] {
         let status = get(path, None).await.unwrap().status();

@@ -137,8 +137,35 @@ async fn disk_use_stays_bounded() {
     store.close().await.unwrap();
 }
 
+/// How many rows a store has, opened in a copy of a directory in which one file is changed.
+async fn rows_with(
+    dir: &Path,
+    path: &Path,
+    change: impl Fn(&mut Vec<u8>),
+) -> Result<usize, StoreError> {
+    let copy = tempfile::tempdir().unwrap();
+    copy_dir(dir, copy.path());
+    let path = copy.path().join(path.strip_prefix(dir).unwrap());
+    let mut bytes = std::fs::read(&path).unwrap();
+    change(&mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    let stores = SlateStores::local(copy.path(), fast()).unwrap();
+    let store = stores.open(0).await?;
+    let view = store.view()?;
+    let mut rows = 0;
+    let read = view
+        .scan(&[], &[0xff], &mut |_, _| {
+            rows += 1;
+            Ok(())
+        })
+        .await;
+    let _ = store.close().await;
+    read.map(|()| rows)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_file_is_refused() {
+async fn damage_is_said_and_never_waited_for() {
+    const PLACES: usize = 15;
     let dir = tempfile::tempdir().unwrap();
     let stores = SlateStores::local(dir.path(), fast()).unwrap();
     let store = stores.open(0).await.unwrap();
@@ -146,46 +173,62 @@ async fn a_damaged_file_is_refused() {
         store.write(checkpoint(round)).await.unwrap();
         store.flush().await.unwrap();
     }
+    // Of a compaction too.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     store.close().await.unwrap();
     drop((store, stores));
     let mut found = Vec::new();
     files(dir.path(), &mut found);
-    // The files that hold the rows.
-    found.retain(|(path, bytes)| path.extension().is_some_and(|e| e == "sst") && *bytes > 4096);
-    assert!(!found.is_empty());
-    let mut refused = 0;
+    found.retain(|(_, bytes)| *bytes > 0);
+    let mut refused = std::collections::BTreeMap::<_, usize>::new();
     for (path, bytes) in found {
-        let copy = tempfile::tempdir().unwrap();
-        copy_dir(dir.path(), copy.path());
-        let path = copy.path().join(path.strip_prefix(dir.path()).unwrap());
-        let mut bad = std::fs::read(&path).unwrap();
-        bad[usize::try_from(bytes / 3).unwrap()] ^= 0x10;
-        std::fs::write(&path, bad).unwrap();
-        let stores = SlateStores::local(copy.path(), fast()).unwrap();
-        let read = async {
-            let store = stores.open(0).await?;
-            let view = store.view()?;
-            let mut rows = 0;
-            let read = view
-                .scan(&[], &[0xff], &mut |_, _| {
-                    rows += 1;
-                    Ok(())
-                })
-                .await;
-            let _ = store.close().await;
-            read.map(|()| rows)
-        };
-        match read.await {
-            Err(StoreError::Damaged(what)) => {
-                assert!(what.contains("partition-00"), "{what}");
-                refused += 1;
+        let bytes = usize::try_from(bytes).unwrap();
+        let kind = path.extension().unwrap_or_default().to_owned();
+        for place in (0..bytes).step_by(bytes.div_ceil(PLACES)) {
+            let read = rows_with(dir.path(), &path, |file| file[place] ^= 0x10);
+            let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+            match read.unwrap_or_else(|_| panic!("{} waits: {place}", path.display())) {
+                Err(StoreError::Damaged(what)) => {
+                    assert!(what.contains("partition-00"), "{what}");
+                    *refused.entry(kind.clone()).or_default() += 1;
+                }
+                // A part that is no longer needed.
+                Ok(rows) => assert_eq!(rows, 21, "never fewer rows: {}, {place}", path.display()),
+                Err(other) => panic!("{other}: {}, {place}", path.display()),
             }
-            // A part of the write-ahead log that is no longer needed.
-            Ok(rows) => assert_eq!(rows, 21, "never fewer rows"),
-            Err(other) => panic!("{other}"),
         }
     }
-    assert!(refused > 0);
+    for kind in ["compactions", "manifest", "sst"] {
+        assert!(refused.contains_key(std::ffi::OsStr::new(kind)), "{kind}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_build_wrote_without_seals_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = SlateStores::local(dir.path(), fast()).unwrap();
+    let store = stores.open(0).await.unwrap();
+    store.write(checkpoint(0)).await.unwrap();
+    store.close().await.unwrap();
+    drop((store, stores));
+    let mut found = Vec::new();
+    files(dir.path(), &mut found);
+    for (path, _) in found {
+        if path.extension().is_some_and(|kind| kind == "manifest" || kind == "compactions") {
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(bytes.ends_with(b"sealed 1"), "{}", path.display());
+            std::fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
+        }
+    }
+    let stores = SlateStores::local(dir.path(), fast()).unwrap();
+    let store = stores.open(0).await.unwrap();
+    let mut rows = 0;
+    let take = &mut |_: &[u8], _: &[u8]| {
+        rows += 1;
+        Ok(())
+    };
+    store.view().unwrap().scan(&[], &[0xff], take).await.unwrap();
+    assert_eq!(rows, 21);
 }
 
 #[derive(Debug)]

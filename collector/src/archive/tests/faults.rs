@@ -201,6 +201,29 @@ async fn heartbeats_alone_wait_for_the_end_of_their_hour() {
     holds_the_log(&archive, &*log).await;
 }
 
+/// What is declared is a record of its own for each minute, of 8 bytes in the log.
+#[tokio::test]
+async fn a_file_of_declared_minutes_has_no_more_records_than_one_of_events() {
+    const FILE_BYTES: usize = 1 << 20;
+    let (log, archive) = (Arc::new(MemLog::new(1, [2; 16])), in_memory());
+    let mut history = History::new(1);
+    for _ in 0..40 {
+        let mut builder = MessageBuilder::default();
+        let first = START.minute().0;
+        let declared = (first..first + 4_096).map(|minute| (Minute(minute), 0)).collect();
+        builder.batch(history.batch(declared));
+        let payload = builder.finish(0, history.now).into();
+        log.append(vec![Message { partition: 0, payload }]).await.unwrap();
+    }
+    start_writer(&log, &archive, FILE_BYTES).write(true).await.unwrap();
+    for entry in archive.list(0).await.unwrap() {
+        let records: usize =
+            batches(&archive, &entry).await.iter().map(RecordBatch::num_rows).sum();
+        assert!(records <= FILE_BYTES / 32 + 4_097, "{records} records in {}", entry.path);
+    }
+    holds_the_log(&archive, &*log).await;
+}
+
 #[tokio::test]
 async fn collectors_whose_clocks_disagree_do_not_hide_the_last_file() {
     let dir = tempfile::tempdir().unwrap();

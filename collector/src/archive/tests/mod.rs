@@ -94,20 +94,18 @@ impl History {
         Control { partition, stamp: self.now, word }
     }
 
+    /// The next batch of an edge.
+    fn batch(&mut self, declared: Vec<(Minute, u32)>) -> BatchEntry {
+        let outbox = OutboxId { edge: Id::literal("edge-1"), epoch: 1 };
+        let (number, watermark, digest) = (self.number, self.now, BatchDigest::UNKNOWN);
+        self.number += 1;
+        BatchEntry { outbox, number, watermark, digest, declared }
+    }
+
     fn filled(&mut self, partition: u16, events: u64) -> Bytes {
         let mut builder = MessageBuilder::default();
-        let outbox = OutboxId { edge: Id::literal("edge-1"), epoch: 1 };
         let minute = self.now.minute();
-        let declared = vec![(minute, u32::try_from(events).unwrap())];
-        let (number, watermark) = (self.number, self.now);
-        self.number += 1;
-        let entry = builder.batch(BatchEntry {
-            outbox,
-            number,
-            watermark,
-            digest: BatchDigest::UNKNOWN,
-            declared,
-        });
+        let entry = builder.batch(self.batch(vec![(minute, u32::try_from(events).unwrap())]));
         for _ in 0..events {
             let event = self.event();
             builder.event(entry, &event);
