@@ -2,12 +2,14 @@
 //!
 //! - There are so many places, and one network (an IPv4 /24, an IPv6 /48) has at most a share of them.
 //! - A new connection is worth more than one whose client has let us wait: when the places, or those of
-//!   its network, are taken, the one is closed that has waited longest for its client (for a head, a
-//!   body, or until a reply is taken). So silent connections, however many, keep nobody out. One with
-//!   a request that we work on is never closed for another.
+//!   its network, are taken, one is closed that waits for its client (for a head, a body, or until a reply
+//!   is taken): of the network that has most places, the one that has waited longest. So silent
+//!   connections, however many, keep nobody out, nor do busy ones of a few networks. One with a request
+//!   that we work on is never closed for another.
 //! - Where nobody can be closed, a network that has its share is refused with 503, and what comes when
 //!   all places work waits to be accepted.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Shutdown};
@@ -250,8 +252,8 @@ impl Doors {
         let _ = self.room.acquire_many(u32::try_from(all).unwrap_or(u32::MAX)).await;
     }
 
-    /// Ends the connections whose clients have been waited for longest, of those that `may` go; those
-    /// without a share last. False when none may.
+    /// Ends connections whose clients are waited for, of those that `may` go: of the networks that have
+    /// most places, those that wait longest; those without a share last. False when none may.
     fn displace(&self, may: impl Fn(&Entry) -> bool) -> bool {
         let told = self.table.lock().tell(may);
         for _ in 0..told {
@@ -266,8 +268,10 @@ impl Doors {
 }
 
 impl Place {
-    /// What ends the connection when somebody else needs its place; until it is known, it stays.
+    /// What ends the connection when somebody else needs its place; until it is known, it stays. Its
+    /// client is waited for from now on: what it has sent lay unread before.
     pub fn ended_by(&self, end: AbortHandle) {
+        self.waits();
         let _ = self.state.end.set(end);
     }
 
@@ -342,17 +346,22 @@ impl Table {
         }
     }
 
-    /// Tells some of those that `may` go to do so: one of [`PER_CLOSED`], those that have waited longest.
+    /// Tells some of those that `may` go to do so: one of [`PER_CLOSED`], those of the networks that have
+    /// most places, and of these those that have waited longest.
     fn tell(&mut self, may: impl Fn(&Entry) -> bool) -> usize {
         let waits = |entry: &Entry| {
             let since = entry.state.since.load(Ordering::Relaxed);
             (since < TOLD && entry.state.end.get().is_some()).then_some(since)
         };
-        let mut waiting: Vec<(bool, u64, u64)> = self
+        let places = |entry: &Entry| {
+            let network = entry.network.as_ref();
+            network.and_then(|network| self.networks.get(network)).copied().unwrap_or(0)
+        };
+        let mut waiting: Vec<(Reverse<usize>, u64, u64)> = self
             .all
             .iter()
             .filter(|(_, entry)| may(entry))
-            .filter_map(|(number, entry)| Some((entry.network.is_none(), waits(entry)?, *number)))
+            .filter_map(|(number, entry)| Some((Reverse(places(entry)), waits(entry)?, *number)))
             .collect();
         let count = (waiting.len() / PER_CLOSED).max(1);
         if count < waiting.len() {

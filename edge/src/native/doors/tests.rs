@@ -112,6 +112,34 @@ async fn proxies_are_closed_last() {
 }
 
 #[tokio::test]
+async fn the_network_that_has_most_makes_room_for_the_others() {
+    let doors = doors(4, 3);
+    let visitor = held(&doors, "198.51.100.1").await.since(0);
+    let mut crowd = Vec::new();
+    for since in 1..=3 {
+        crowd.push(held(&doors, "203.0.113.7").await.since(since));
+    }
+    let other = held(&doors, "192.0.2.1").await.since(0);
+    assert!(has_ended(crowd.remove(0).only()).await);
+    // Two of it are left, and have waited for less time than the others.
+    let third = held(&doors, "192.0.3.1").await;
+    assert!(has_ended(crowd.remove(0).only()).await);
+    let all = [&visitor, &other, &third, &crowd[0]];
+    assert!(all.iter().all(|held| !held.task.is_finished()));
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_before_somebody_serves_it() {
+    let doors = doors(1, 1);
+    let place = doors.admit("192.0.2.1".parse().unwrap()).await.unwrap();
+    let since = || place.state.since.load(Ordering::Relaxed);
+    let accepted = since();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    place.ended_by(tokio::spawn(pending::<()>()).abort_handle());
+    assert!(since() > accepted);
+}
+
+#[tokio::test]
 async fn when_all_work_a_place_is_waited_for() {
     let doors = doors(1, 1);
     let working = held(&doors, "192.0.2.1").await;
