@@ -132,6 +132,7 @@ async fn connection(
     to.set_timeout(Some(times.stall));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .half_close(true)
         .header_read_timeout(times.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);

@@ -123,6 +123,18 @@ pub fn body_timeout() -> Reply {
     reply::body_timeout()
 }
 
+/// The reply to a request whose body broke off, or is none.
+#[must_use]
+pub fn body_broken() -> Reply {
+    reply::body_broken()
+}
+
+/// The reply to a request whose body has no room beside those that come at the same time.
+#[must_use]
+pub fn busy() -> Reply {
+    reply::busy()
+}
+
 /// The reply to a request of a network that has asked too often.
 #[must_use]
 pub fn too_many(class: Class) -> Reply {

@@ -1,5 +1,6 @@
 //! The native rim: reads HTTP, asks [`crate::handle()`] what to do, and does it.
 
+mod bodies;
 mod catalogue_file;
 mod connection;
 pub mod doors;

@@ -136,6 +136,15 @@ pub(super) fn body_timeout() -> Reply {
     problem(408, "body_timeout", "the request's body did not come in time")
 }
 
+pub(super) fn body_broken() -> Reply {
+    problem(400, "body_unreadable", "the request's body broke off, or is framed wrongly")
+}
+
+pub(super) fn busy() -> Reply {
+    let detail = "too many large bodies come at the same time; send this again later, or in parts";
+    problem(503, "busy", detail)
+}
+
 /// The methods of a route.
 pub(super) struct Methods {
     refused: Fields,

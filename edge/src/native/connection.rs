@@ -65,6 +65,8 @@ async fn serve_any(
     let stream = tokio::io::join(Cursor::new(read).chain(rest), Box::pin(to));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Who has sent its last request may say so, and still wants the answer.
+        .half_close(true)
         .header_read_timeout(settings.head_timeout)
         .max_buf_size(settings.head_bytes_max)
         .max_headers(FIELDS_MAX)

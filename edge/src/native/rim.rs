@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use shared::ambient::Stopwatch;
 use shared::id::IdAllocator;
-use shared::limits::EDGE_BODY_BYTES_MAX;
-use shared::{Clock, ImpressionId, Random, Timestamp};
+use shared::{Clock, ImpressionId, Network, Random, Timestamp};
 use tokio::runtime::Handle;
 
+use super::bodies::{Bodies, Unread, Whole};
 use super::doors::{Place, Shut};
 use super::head::Head;
 use super::metrics::{Metrics, Route};
@@ -51,6 +51,7 @@ pub(super) struct Rim {
     clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     limits: Limits,
     clicks: Clicks,
+    bodies: Bodies,
     /// The limits' clock: it never goes back.
     started: Stopwatch,
     /// For what outlives a connection.
@@ -125,6 +126,7 @@ impl Rim {
             ids: Mutex::new(IdAllocator::default()),
             limits: Limits::new(settings.rates, &mut *random),
             clicks: Clicks::new(settings.pace, &mut *random),
+            bodies: Bodies::default(),
             started: Stopwatch::start(),
             random: Mutex::new(random),
             metrics,
@@ -184,13 +186,16 @@ impl Rim {
             _ => {
                 let now = self.now();
                 place.waits();
-                let body = read_body(&head, route, body, self.settings.body_timeout).await;
+                let body = self.body(&head, route, body, peer).await;
                 place.works();
                 let decision = match body {
-                    Ok(body) => self.decide(&head, peer, body.as_deref(), now),
-                    Err(reply) => {
+                    Ok(body) => self.decide(&head, peer, Some(body.as_deref().unwrap_or(b"")), now),
+                    Err(Unread::TooLarge) => self.decide(&head, peer, None, now),
+                    Err(Unread::Broken) => Decision::reply(handle::body_broken()),
+                    Err(Unread::Busy) => Decision::reply(handle::busy()),
+                    Err(Unread::TimedOut) => {
                         place.shut(Shut::TimedOut);
-                        Decision::reply(reply)
+                        Decision::reply(handle::body_timeout())
                     }
                 };
                 let mut disk = Patience::new(self.settings.redirect_wait);
@@ -211,6 +216,21 @@ impl Rim {
         }
         self.metrics.limited(class);
         Some(handle::too_many(class))
+    }
+
+    /// The body of a request that may have one.
+    async fn body(
+        &self,
+        head: &Parts,
+        route: Route,
+        body: Incoming,
+        peer: IpAddr,
+    ) -> Result<Option<Whole<'_>>, Unread> {
+        if route != Route::Events || head.method != hyper::Method::POST {
+            return Ok(None);
+        }
+        let network = self.client(head, peer).map(Network::of);
+        self.bodies.read(network, body, self.settings.body_timeout).await.map(Some)
     }
 
     fn client(&self, head: &impl Head, peer: IpAddr) -> Option<IpAddr> {
@@ -395,28 +415,6 @@ impl Rim {
 /// Whether a path is for whoever runs the edge.
 pub(super) fn is_own(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/metrics")
-}
-
-/// The body of a request that has one; `None` when it is too large, a reply when it did not come.
-async fn read_body(
-    head: &Parts,
-    route: Route,
-    body: Incoming,
-    patience: Duration,
-) -> Result<Option<Bytes>, Reply> {
-    if route != Route::Events || head.method != hyper::Method::POST {
-        return Ok(Some(Bytes::new()));
-    }
-    // What the client says is believed when it says too much.
-    if body.size_hint().lower() > EDGE_BODY_BYTES_MAX as u64 {
-        return Ok(None);
-    }
-    let read = Limited::new(body, EDGE_BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(patience, read).await {
-        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Ok(None),
-        Ok(Err(_)) | Err(_) => Err(handle::body_timeout()),
-    }
 }
 
 fn to_response(reply: Reply) -> Response<Full<Bytes>> {
