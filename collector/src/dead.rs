@@ -34,7 +34,7 @@ pub struct Summary {
 }
 
 /// One batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchName {
     /// Whose.
@@ -53,37 +53,125 @@ impl BatchName {
     }
 }
 
-/// The letters that nobody has looked at yet, oldest first; at most `most`, and whether there are
-/// more.
+/// Which letters are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Those behind this one …
+    pub after: u64,
+    /// … up to and with this one …
+    pub until: u64,
+    /// … of this sender; `Some(None)`: of those of which that is not known.
+    pub sender: Option<Option<Sender>>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { after: 0, until: u64::MAX, sender: None }
+    }
+}
+
+impl Wanted {
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn takes(&self, sequence: u64, sender: Option<Sender>) -> bool {
+        let of_sender = self.sender.is_none_or(|wanted| wanted == sender);
+        self.after < sequence && sequence <= self.until && of_sender
+    }
+}
+
+/// Reads who is meant: `operator`, `issuer:NAME`, `edge:NAME` (a space will do for the colon, as in what
+/// is shown), or `unknown`.
+///
+/// # Errors
+/// When it is none of these.
+pub fn sender_of(text: &str) -> Result<Option<Sender>, String> {
+    let name = |name: &str| name.parse().map_err(|error| format!("{name:.40}: {error}"));
+    match text.split_once([':', ' ']) {
+        None if text == "operator" => Ok(Some(Sender::Operator)),
+        None if text == "unknown" => Ok(None),
+        Some(("issuer", issuer)) => Ok(Some(Sender::Issuer(name(issuer)?))),
+        Some(("edge", edge)) => Ok(Some(Sender::Edge(name(edge)?))),
+        _ if text == UNKNOWN => Ok(None),
+        _ => Err("give `operator`, `issuer:NAME`, `edge:NAME`, or `unknown`".to_owned()),
+    }
+}
+
+/// What there is of letters that nobody has looked at yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Listing {
+    /// Those that were asked for, oldest first.
+    pub letters: Vec<Summary>,
+    /// There are more such behind the last of them.
+    pub more: bool,
+    /// How many there are at all, whatever was asked for.
+    pub all: u64,
+    /// Whose they are, those first that sent the most.
+    pub senders: Vec<Sent>,
+    /// How many are of senders beyond these: at most [`SENDERS_MAX`] are told apart.
+    pub others: u64,
+    /// The last message's number when this was said.
+    pub end: u64,
+}
+
+/// What one sender has sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Sent {
+    /// Who.
+    pub sender: Option<Sender>,
+    /// How many letters.
+    pub letters: u64,
+    /// How many bytes of them are kept.
+    pub bytes: u64,
+}
+
+/// So many senders are told apart: more than a deployment has, and few enough to be shown. Where NATS
+/// lets anybody publish, each name that is made up is one.
+pub const SENDERS_MAX: usize = 256;
+
+/// The letters that nobody has looked at yet, oldest first: at most `most` of those that are wanted, and
+/// how many there are of each sender.
 ///
 /// # Errors
 /// [`LogError`].
-pub async fn unresolved<L: Log>(log: &L, most: usize) -> Result<(Vec<Summary>, bool), LogError> {
-    let mut letters = BTreeMap::new();
-    let mut more = false;
-    each(log, |sequence, payload| {
-        if let Some(Resolved { sequence, .. }) = Resolved::read(payload) {
-            letters.remove(&sequence);
-        } else if letters.len() >= most {
-            more = true;
-        } else if let Some(letter) = DeadLetter::read(payload) {
-            letters.insert(
-                sequence,
-                Summary {
-                    sequence,
-                    at: letter.at,
-                    sender: letter.sender,
-                    from: letter.from.to_owned(),
-                    reason: letter.reason.to_owned(),
-                    bytes: letter.bytes.len(),
-                    batch: name_of(letter.bytes),
-                },
-            );
+pub async fn unresolved<L: Log>(
+    log: &L,
+    wanted: &Wanted,
+    most: usize,
+) -> Result<Listing, LogError> {
+    let mut unresolved = Unresolved::of(log).await?;
+    let (mut letters, mut more, mut all, mut others) = (Vec::new(), false, 0, 0);
+    let mut senders: BTreeMap<Option<Sender>, Sent> = BTreeMap::new();
+    while let Some((sequence, payload)) = unresolved.next().await? {
+        let Some(letter) = DeadLetter::read(&payload) else { continue };
+        let (sender, bytes) = (letter.sender, letter.bytes.len());
+        all += 1;
+        if senders.len() < SENDERS_MAX || senders.contains_key(&sender) {
+            let sent = senders.entry(sender).or_insert(Sent { sender, letters: 0, bytes: 0 });
+            sent.letters += 1;
+            sent.bytes += bytes as u64;
+        } else {
+            others += 1;
         }
-        true
-    })
-    .await?;
-    Ok((letters.into_values().collect(), more))
+        if !wanted.takes(sequence, sender) {
+            continue;
+        }
+        if letters.len() >= most {
+            more = true;
+            continue;
+        }
+        letters.push(Summary {
+            sequence,
+            at: letter.at,
+            sender,
+            from: letter.from.to_owned(),
+            reason: letter.reason.to_owned(),
+            bytes,
+            batch: name_of(letter.bytes),
+        });
+    }
+    let mut senders: Vec<_> = senders.into_values().collect();
+    senders.sort_by_key(|sent| std::cmp::Reverse((sent.letters, sent.bytes)));
+    Ok(Listing { letters, more, all, senders, others, end: unresolved.end() })
 }
 
 /// One letter, as it came.
@@ -91,37 +179,120 @@ pub async fn unresolved<L: Log>(log: &L, most: usize) -> Result<(Vec<Summary>, b
 /// # Errors
 /// [`LogError`].
 pub async fn find<L: Log>(log: &L, wanted: u64) -> Result<Option<Bytes>, LogError> {
-    let mut found = None;
-    each(log, |sequence, payload| {
-        if sequence == wanted && DeadLetter::read(payload).is_some() {
-            found = Some(payload.clone());
-        }
-        sequence < wanted
-    })
-    .await?;
-    Ok(found)
-}
-
-/// Notes that an operator has looked at a letter.
-///
-/// # Errors
-/// [`LogError`].
-pub async fn resolve<L: Log>(log: &L, sequence: u64, now: Timestamp) -> Result<(), LogError> {
-    let payload = Resolved { at: now, sequence }.to_bytes().into();
-    log.append(vec![Message { partition: DEAD, payload }]).await.map(drop)
-}
-
-/// Hands over what lies there, until it is told that this is enough.
-async fn each<L: Log>(log: &L, mut take: impl FnMut(u64, &Bytes) -> bool) -> Result<(), LogError> {
-    let Some(end) = log.end(DEAD).await? else { return Ok(()) };
-    let mut reader = log.reader(DEAD, None).await?;
-    loop {
-        let next = reader.next().await?;
-        let sequence = next.position.sequence;
-        if !take(sequence, &next.payload) || sequence >= end.sequence {
-            return Ok(());
+    let end = end(log).await?.min(wanted);
+    let mut messages = Messages::of(log, end).await?;
+    while let Some((sequence, payload)) = messages.next().await? {
+        if sequence == wanted && DeadLetter::read(&payload).is_some() {
+            return Ok(Some(payload));
         }
     }
+    Ok(None)
+}
+
+/// Notes that an operator has looked at these letters.
+///
+/// # Errors
+/// [`LogError`]: some may be noted.
+pub async fn resolve<L: Log>(log: &L, sequences: &[u64], now: Timestamp) -> Result<(), LogError> {
+    let note = |sequence: &u64| {
+        let payload = Resolved { at: now, sequence: *sequence }.to_bytes().into();
+        Message { partition: DEAD, payload }
+    };
+    log.append(sequences.iter().map(note).collect()).await.map(drop)
+}
+
+/// The letters that nobody has looked at yet, one after the other: however many there are, memory holds
+/// one, and a bit of each that was looked at.
+pub struct Unresolved<R> {
+    messages: Messages<R>,
+    resolved: Numbers,
+}
+
+impl<R: Reader> Unresolved<R> {
+    /// Those that lie there now. Notes lie behind their letters, so everything is read once before.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn of<L: Log<Reader = R>>(log: &L) -> Result<Self, LogError> {
+        let end = end(log).await?;
+        let mut messages = Messages::of(log, end).await?;
+        let mut resolved = Numbers::default();
+        while let Some((own, payload)) = messages.next().await? {
+            // What speaks of a later one is no note of ours.
+            if let Some(note) = Resolved::read(&payload).filter(|note| note.sequence < own) {
+                resolved.insert(note.sequence);
+            }
+        }
+        Ok(Self { messages: Messages::of(log, end).await?, resolved })
+    }
+
+    /// The last message's number.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.messages.end
+    }
+
+    /// The next.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, LogError> {
+        while let Some((sequence, payload)) = self.messages.next().await? {
+            if !self.resolved.has(sequence) && DeadLetter::read(&payload).is_some() {
+                return Ok(Some((sequence, payload)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A set of numbers that lie near each other.
+#[derive(Default)]
+struct Numbers(BTreeMap<u64, u64>);
+
+impl Numbers {
+    fn insert(&mut self, number: u64) {
+        *self.0.entry(number / 64).or_default() |= 1 << (number % 64);
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.0.get(&(number / 64)).is_some_and(|bits| bits >> (number % 64) & 1 == 1)
+    }
+}
+
+/// What lies in the stream up to a number.
+struct Messages<R> {
+    /// None when there is nothing.
+    reader: Option<R>,
+    at: u64,
+    end: u64,
+}
+
+impl<R: Reader> Messages<R> {
+    async fn of<L: Log<Reader = R>>(log: &L, end: u64) -> Result<Self, LogError> {
+        let reader = if end == 0 { None } else { Some(log.reader(DEAD, None).await?) };
+        Ok(Self { reader, at: 0, end })
+    }
+
+    async fn next(&mut self) -> Result<Option<(u64, Bytes)>, LogError> {
+        let Some(reader) = self.reader.as_mut().filter(|_| self.at < self.end) else {
+            return Ok(None);
+        };
+        let next = reader.next().await?;
+        self.at = next.position.sequence;
+        if self.at.is_multiple_of(YIELD_EVERY) {
+            // A local log never waits, and others have something to do.
+            tokio::task::yield_now().await;
+        }
+        Ok((self.at <= self.end).then_some((self.at, next.payload)))
+    }
+}
+
+const YIELD_EVERY: u64 = 256;
+
+/// The number of the last message; 0 when there is none.
+async fn end<L: Log>(log: &L) -> Result<u64, LogError> {
+    Ok(log.end(DEAD).await?.map_or(0, |end| end.sequence))
 }
 
 /// Which batch these bytes begin like.

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// List edges with how far each is counted; take one out of service
     Edges(EdgesArgs),
     /// List, show and resolve what came to a collector and could not be decoded
-    Deadletter(DeadletterArgs),
+    Deadletter(crate::deadletter::DeadletterArgs),
     /// Copy a data directory, also while `up` runs on it
     Backup(BackupArgs),
     /// Make a data directory of a copy that `backup` took
@@ -522,50 +522,6 @@ pub(crate) enum EdgesCommand {
         data: DataArgs,
         /// The edge's name
         edge: Id,
-    },
-}
-
-/// `deadletter`.
-#[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct DeadletterArgs {
-    #[command(subcommand)]
-    pub(crate) command: DeadletterCommand,
-}
-
-/// What can be done with dead letters. `--api` is the address of a collector, or of `up`.
-#[derive(Subcommand, Debug)]
-pub(crate) enum DeadletterCommand {
-    /// Show those that nobody has resolved, oldest first
-    List {
-        #[command(flatten)]
-        api: ApiArgs,
-        /// As JSON, for scripts
-        #[arg(long)]
-        json: bool,
-    },
-    /// Write one as it came to standard output
-    Show {
-        #[command(flatten)]
-        api: ApiArgs,
-        /// Its number, see `deadletter list`
-        sequence: u64,
-    },
-    /// It has been looked at: nobody waits any more for the batch that it was, if it is missing (a later
-    /// one of its outbox has come). Should that batch come all the same, it is skipped. What a letter
-    /// says of itself is believed when the batch's edge belongs to whoever sent it
-    Resolve {
-        #[command(flatten)]
-        api: ApiArgs,
-        /// Its number, see `deadletter list`
-        sequence: u64,
-        /// Which batch it was, where its bytes do not say or are not believed: EDGE/EPOCH/NUMBER, as
-        /// the accounting's gaps name it
-        #[arg(long, value_name = "EDGE/EPOCH/NUMBER")]
-        batch: Option<String>,
-        /// It was no batch that anybody waits for
-        #[arg(long, conflicts_with = "batch")]
-        no_batch: bool,
     },
 }
 

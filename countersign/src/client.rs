@@ -138,6 +138,16 @@ impl Api {
         reply.ok_or_else(|| self.absent(path))
     }
 
+    /// The same where a lot is to be done.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub(crate) async fn post_long(&self, path: &str, body: Vec<u8>) -> Result<Reply, Failure> {
+        let body = Some(body.into());
+        let reply = self.request(Method::POST, path, body, LONG_ANSWER_TIMEOUT).await?;
+        reply.ok_or_else(|| self.absent(path))
+    }
+
     async fn request(
         &self,
         method: Method,

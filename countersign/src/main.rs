@@ -15,6 +15,7 @@ mod backup;
 mod cli;
 mod client;
 mod data;
+mod deadletter;
 mod deployment;
 mod descriptors;
 mod disk;
@@ -62,7 +63,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Recount(args) => recount::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Edges(args) => operate::edges(&args),
-        Command::Deadletter(args) => operate::deadletter(&args),
+        Command::Deadletter(args) => deadletter::deadletter(&args),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
     }

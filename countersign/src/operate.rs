@@ -1,16 +1,12 @@
-//! `countersign edges` and `countersign deadletter`: what an operator does now and then.
+//! `countersign edges`: what an operator does now and then.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use collector::dead;
-use collector::gateway::letters::SENDER_FIELD;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use shared::keys::Sender;
+use serde::Deserialize;
+use serde_json::Value;
 use shared::{Clock as _, Id, Timestamp, ambient};
 
-use crate::cli::{DeadletterArgs, DeadletterCommand, EdgesArgs, EdgesCommand};
+use crate::cli::{EdgesArgs, EdgesCommand};
 use crate::client::Api;
 use crate::failure::Failure;
 use crate::keys::{Place, block_on};
@@ -141,148 +137,4 @@ fn list_edges(found: Edges) {
         }
     }
     terminal::table(&rows);
-}
-
-/// `countersign deadletter`.
-///
-/// # Errors
-/// When the collector does not answer, or there is no such letter.
-pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
-    match &args.command {
-        DeadletterCommand::List { api, json } => {
-            let api = Api::new(api)?;
-            let found: Value = block_on(api.must("/v1/deadletters"))?;
-            if *json {
-                terminal::line(found.to_string());
-            } else {
-                list_letters(serde_json::from_value(found).map_err(Failure::server)?);
-            }
-        }
-        DeadletterCommand::Show { api, sequence } => {
-            let api = Api::new(api)?;
-            let path = format!("/v1/deadletters/{sequence}");
-            let letter = block_on(api.reply(&path))?.ok_or_else(|| no_letter(*sequence))?;
-            let sender = letter.headers.get(SENDER_FIELD).and_then(|who| who.to_str().ok());
-            // Standard output is the letter's alone.
-            eprintln!("sender: {}", sender.unwrap_or(dead::UNKNOWN));
-            // A reader that went away is no failure of ours.
-            let _ = std::io::stdout().lock().write_all(&letter.body);
-        }
-        DeadletterCommand::Resolve { api, sequence, batch, no_batch } => {
-            let named = batch.as_deref().map(batch_name).transpose()?;
-            let body = match named {
-                None if !no_batch => String::new(),
-                named => json!(named).to_string(),
-            };
-            let api = Api::new(api)?;
-            let path = format!("/v1/deadletters/{sequence}/resolve");
-            let answer = block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
-                if failure.message.contains("is not there") {
-                    no_letter(*sequence)
-                } else {
-                    failure
-                }
-            })?;
-            terminal::line(format!("dead letter {sequence} is resolved"));
-            let resolved: ResolvedLetter =
-                serde_json::from_slice(&answer.body).map_err(Failure::server)?;
-            terminal::line(match resolved.batch {
-                Some(batch) => format!(
-                    "batch {batch} is given up if it is missing; `countersign edges list` shows what is"
-                ),
-                None => "no batch is given up".to_owned(),
-            });
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn no_letter(sequence: u64) -> Failure {
-    Failure::usage(format!(
-        "there is no dead letter {sequence}; `countersign deadletter list` shows those there are"
-    ))
-}
-
-#[derive(Deserialize)]
-struct Letters {
-    letters: Vec<Letter>,
-    more: bool,
-}
-
-#[derive(Deserialize)]
-struct Letter {
-    sequence: u64,
-    at: Timestamp,
-    sender: Option<Sender>,
-    from: String,
-    reason: String,
-    bytes: u64,
-    batch: Option<BatchName>,
-}
-
-#[derive(Deserialize)]
-struct ResolvedLetter {
-    batch: Option<BatchName>,
-}
-
-#[derive(Deserialize, Serialize, Debug, PartialEq, Eq)]
-struct BatchName {
-    edge: Id,
-    epoch: u64,
-    number: u64,
-}
-
-impl std::fmt::Display for BatchName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.edge, self.epoch, self.number)
-    }
-}
-
-fn batch_name(text: &str) -> Result<BatchName, Failure> {
-    let name = match text.split('/').collect::<Vec<_>>()[..] {
-        [edge, epoch, number] => edge.parse().ok().zip(epoch.parse().ok()).zip(number.parse().ok()),
-        _ => None,
-    };
-    let name = name.map(|((edge, epoch), number)| BatchName { edge, epoch, number });
-    name.ok_or_else(|| {
-        Failure::usage(format!("--batch: {text:?} is no EDGE/EPOCH/NUMBER, such as edge-1/7/42"))
-    })
-}
-
-fn list_letters(found: Letters) {
-    let head = ["letter", "at", "bytes", "batch", "sender", "from", "what is wrong"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for letter in found.letters {
-        let batch = letter.batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string());
-        rows.push(vec![
-            letter.sequence.to_string(),
-            letter.at.to_string(),
-            letter.bytes.to_string(),
-            batch,
-            letter.sender.map_or_else(|| dead::UNKNOWN.to_owned(), |sender| sender.to_string()),
-            letter.from,
-            letter.reason,
-        ]);
-    }
-    terminal::table(&rows);
-    if found.more {
-        terminal::line("there are more: resolve some of these to see them");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_is_named_by_three_parts() {
-        let name = batch_name("edge-1/7/42").unwrap();
-        assert_eq!(name, BatchName { edge: Id::literal("edge-1"), epoch: 7, number: 42 });
-        for wrong in ["", "edge-1", "edge-1/7", "edge-1/7/42/1", "a b/7/42", "edge-1/x/42"] {
-            assert!(
-                batch_name(wrong).unwrap_err().message.contains("EDGE/EPOCH/NUMBER"),
-                "{wrong}"
-            );
-        }
-    }
 }

@@ -1,20 +1,31 @@
 //! What an operator does with dead letters.
 //!
-//! - `GET /v1/deadletters`: those that nobody has looked at, oldest first, at most [`LISTED_MAX`]:
+//! - `GET /v1/deadletters`: those that nobody has looked at, oldest first, at most [`LISTED_MAX`], or
+//!   `limit=` of them; those behind `after=N`; those of `sender=` ([`dead::sender_of`]):
 //!   `{"letters":[{"sequence","at","sender","from","reason","bytes","batch":{"edge","epoch",
-//!   "number"}}],"more"}`. The sender is who had authenticated himself: `"operator"`,
-//!   `{"issuer":ID}`, `{"edge":ID}`; null where that is not known.
+//!   "number"}}],"more","all","senders":[{"sender","letters","bytes"}],"others","end"}`, where `all`,
+//!   `senders` and `others` are of all letters, so that nobody hides behind a flood of another's. The
+//!   sender is who had authenticated himself: `"operator"`, `{"issuer":ID}`, `{"edge":ID}`; null
+//!   where that is not known.
 //! - `GET /v1/deadletters/{sequence}`: the bytes as they came; the sender in [`SENDER_FIELD`].
 //! - `POST /v1/deadletters/{sequence}/resolve`: it has been looked at. Its batch is waited for no
 //!   more: without a body the one that its bytes name, when that batch's edge belongs to the letter's
 //!   sender, else 403 `foreign_edge`, and nothing is changed; or the one of the body (`{"edge",
 //!   "epoch","number"}`), which the operator answers for; or none, when the body is `null`.
+//! - `POST /v1/deadletters/resolve?sender=`: the same for each letter of a sender, behind `after=N` and up
+//!   to `until=N`, without a body or with `null`; what would be refused stays as it is:
+//!   `{"resolved","batches","kept","why","next","end"}`. It does [`RESOLVED_MAX`] letters, or
+//!   [`GIVEN_UP_MAX`] batches, at most; where it says a `next`, that is the `after` to go on with.
+//!
+//! A parameter that is not known is a 400 `invalid_parameter`.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use eventlog::{Log, LogError};
@@ -24,13 +35,19 @@ use shared::wire::DeadLetter;
 use super::bodies::{self, Pace};
 use super::{only_post, problem, refused};
 use crate::collector::{Collector, SubmitError};
-use crate::dead::{self, BatchName};
+use crate::dead::{self, BatchName, Unresolved, Wanted};
 use crate::sender::Refusal;
 
 /// Who had authenticated himself when a letter came, as text.
 pub const SENDER_FIELD: &str = "countersign-sender";
 /// The most letters of one answer.
 pub const LISTED_MAX: usize = 1_000;
+/// The most letters that one request resolves …
+pub const RESOLVED_MAX: u64 = 100_000;
+/// … and the most batches that it gives up: each is a word to every partition.
+pub const GIVEN_UP_MAX: u64 = 1_000;
+/// So many notes are written at once.
+const NOTES_MAX: usize = 1_000;
 /// The name of a batch is shorter.
 const NAME_BYTES_MAX: usize = 4 << 10;
 
@@ -39,16 +56,23 @@ type Shared<L> = State<Arc<Collector<L>>>;
 pub(super) fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     Router::new()
         .route("/v1/deadletters", get(list::<L>))
+        .route("/v1/deadletters/resolve", post(resolve_all::<L>).fallback(only_post))
         .route("/v1/deadletters/{sequence}", get(show::<L>))
         .route("/v1/deadletters/{sequence}/resolve", post(resolve::<L>).fallback(only_post))
         .with_state(collector)
 }
 
-async fn list<L: Log>(State(collector): Shared<L>) -> Response {
-    match dead::unresolved(collector.log(), LISTED_MAX).await {
-        Ok((letters, more)) => {
-            axum::Json(serde_json::json!({ "letters": letters, "more": more })).into_response()
-        }
+async fn list<L: Log>(State(collector): Shared<L>, uri: Uri) -> Response {
+    let asked = Params::read(&uri, &["after", "limit", "sender"]).and_then(|params| {
+        let most = LISTED_MAX as u64;
+        Ok((params.wanted()?, params.number("limit", 1..=most)?.unwrap_or(most)))
+    });
+    let (wanted, most) = match asked {
+        Ok((wanted, most)) => (wanted, usize::try_from(most).unwrap_or(LISTED_MAX)),
+        Err(response) => return response,
+    };
+    match dead::unresolved(collector.log(), &wanted, most).await {
+        Ok(listing) => axum::Json(listing).into_response(),
         Err(error) => away(&error),
     }
 }
@@ -100,12 +124,155 @@ async fn resolve<L: Log>(
     {
         return refused(&error);
     }
-    match dead::resolve(collector.log(), sequence, collector.now()).await {
+    match dead::resolve(collector.log(), &[sequence], collector.now()).await {
         Ok(()) => {
             axum::Json(serde_json::json!({ "sequence": sequence, "batch": named })).into_response()
         }
         Err(error) => away(&error),
     }
+}
+
+async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Request) -> Response {
+    let asked = Params::read(&uri, &["after", "sender", "until"]).and_then(|params| {
+        let wanted = params.wanted()?;
+        wanted.sender.map(|_| wanted).ok_or_else(|| invalid("sender", "say whose letters"))
+    });
+    let wanted = match asked {
+        Ok(wanted) => wanted,
+        Err(response) => return response,
+    };
+    let body = match bodies::read(request.into_body(), NAME_BYTES_MAX, &Pace::default()).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let believed = match &body[..] {
+        b"" => true,
+        b"null" => false,
+        _ => {
+            let what = "a body that is neither empty nor null: each letter names its own batch";
+            return refused(&SubmitError::Refused(what.to_owned()));
+        }
+    };
+    match resolve_each(&collector, &wanted, believed).await {
+        Ok(done) => axum::Json(done).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+/// What became of a sender's letters.
+#[derive(Debug, Default, serde::Serialize)]
+struct ResolvedAll {
+    /// Of so many it is noted.
+    resolved: u64,
+    /// So many batches are given up.
+    batches: u64,
+    /// So many stay as they are …
+    kept: u64,
+    /// … for what the first of them says.
+    why: Option<String>,
+    /// There may be more behind this one.
+    next: Option<u64>,
+    /// The last message's number.
+    end: u64,
+}
+
+/// Resolves each letter that is wanted; where the batches are `believed`, gives up that of each.
+async fn resolve_each<L: Log>(
+    collector: &Collector<L>,
+    wanted: &Wanted,
+    believed: bool,
+) -> Result<ResolvedAll, SubmitError> {
+    let retry = |error: LogError| SubmitError::Retry(error.to_string());
+    let mut unresolved = Unresolved::of(collector.log()).await.map_err(retry)?;
+    let mut done = ResolvedAll { end: unresolved.end(), ..ResolvedAll::default() };
+    let (mut notes, mut given_up) = (Vec::new(), BTreeSet::new());
+    while let Some((sequence, payload)) = unresolved.next().await.map_err(retry)? {
+        let sender = DeadLetter::read(&payload).and_then(|letter| letter.sender);
+        if !wanted.takes(sequence, sender) {
+            continue;
+        }
+        let named = if believed { claimed(collector, sequence, &payload) } else { Ok(None) };
+        match named {
+            Ok(named) => {
+                // What came many times is given up once.
+                if let Some(named) = named
+                    && given_up.insert(named)
+                {
+                    collector.resolve(named.outbox(), named.number).await?;
+                    done.batches += 1;
+                }
+                notes.push(sequence);
+                done.resolved += 1;
+            }
+            Err(SubmitError::NotAllowed(_, why)) => {
+                done.kept += 1;
+                done.why.get_or_insert(why);
+            }
+            Err(error) => return Err(error),
+        }
+        let is_much = done.resolved >= RESOLVED_MAX || done.batches >= GIVEN_UP_MAX;
+        if notes.len() >= NOTES_MAX || is_much {
+            note(collector, &mut notes).await?;
+        }
+        if is_much {
+            done.next = Some(sequence);
+            break;
+        }
+    }
+    note(collector, &mut notes).await?;
+    Ok(done)
+}
+
+async fn note<L: Log>(collector: &Collector<L>, notes: &mut Vec<u64>) -> Result<(), SubmitError> {
+    let noted = dead::resolve(collector.log(), &std::mem::take(notes), collector.now()).await;
+    noted.map_err(|error| SubmitError::Retry(error.to_string()))
+}
+
+/// The parameters of a request; each once, and only those that are known.
+struct Params(Vec<(String, String)>);
+
+impl Params {
+    fn read(uri: &Uri, known: &[&str]) -> Result<Self, Response> {
+        let Ok(Query(given)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+            return Err(invalid("query", "write it as name=value&name=value"));
+        };
+        for (at, (name, _)) in given.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let there_are = format!("there is none such; there are: {}", known.join(", "));
+                return Err(invalid(name, &there_are));
+            }
+            if given[..at].iter().any(|(before, _)| before == name) {
+                return Err(invalid(name, "it is there twice; give it once"));
+            }
+        }
+        Ok(Self(given))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Response> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let (least, most) = (range.start(), range.end());
+        let wrong = || invalid(name, &format!("give a whole number from {least} to {most}"));
+        number.map(Some).ok_or_else(wrong)
+    }
+
+    fn wanted(&self) -> Result<Wanted, Response> {
+        let sender = self.get("sender").map(dead::sender_of).transpose();
+        let sender = sender.map_err(|why| invalid("sender", &why))?;
+        let all = Wanted::default();
+        let after = self.number("after", 0..=u64::MAX)?.unwrap_or(all.after);
+        let until = self.number("until", 0..=u64::MAX)?.unwrap_or(all.until);
+        Ok(Wanted { after, until, sender })
+    }
+}
+
+fn invalid(name: &str, what: &str) -> Response {
+    let detail = format!("{name:.64}: {what}");
+    problem(StatusCode::BAD_REQUEST, "invalid_parameter", detail)
 }
 
 /// The batch that a letter says that it was: believed when it is its sender's.

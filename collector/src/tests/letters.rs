@@ -229,3 +229,102 @@ async fn no_sender_fills_the_log_with_dead_letters() {
     assert_eq!(metrics.dead_letters.get(), 17);
     assert!(BYTES_PER_HOUR_MIN > LETTER_BYTES_MAX as u64 + 4_096, "one letter always goes");
 }
+
+#[tokio::test]
+async fn a_flood_of_one_sender_hides_nobody_else_s_and_is_resolved_at_once() {
+    let world = World::new();
+    let rig = start(&world);
+    // So many that no answer shows them all; the last is no batch of the sender's.
+    for number in 0..1_100 {
+        let status = send(&rig, &world, Some(ISSUER), broken(EDGE, number)).await.status();
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    assert_eq!(send(&rig, &world, Some(ISSUER), broken(LIMITED_EDGE, 5)).await.status(), 400);
+    assert_eq!(send(&rig, &world, Some(LIMITED), broken(LIMITED_EDGE, 7)).await.status(), 400);
+    let list = async |query: &str| {
+        let request = Request::get(format!("/v1/deadletters{query}"));
+        let (status, _, answer) = ask(&rig, request.body(Body::empty()).unwrap()).await;
+        (status, answer)
+    };
+    let resolve = async |query: &str, body: &'static str| {
+        let request = Request::post(format!("/v1/deadletters/resolve{query}"));
+        let (status, _, answer) = ask(&rig, request.body(body.into()).unwrap()).await;
+        (status, answer)
+    };
+    let sequences = |answer: &Value| {
+        let letters = answer["letters"].as_array().unwrap().iter();
+        letters.map(|letter| letter["sequence"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+
+    let (_, all) = list("").await;
+    assert_eq!(
+        (sequences(&all).len(), &all["more"], &all["all"]),
+        (1_000, &json!(true), &json!(1_102))
+    );
+    let sent: Vec<_> = all["senders"].as_array().unwrap().iter().collect();
+    assert_eq!((sent.len(), &all["others"], &all["end"]), (2, &json!(0), &json!(1_102)));
+    assert_eq!(
+        (&sent[0]["sender"], &sent[0]["letters"]),
+        (&json!({"issuer": "house"}), &json!(1_101))
+    );
+    assert_eq!(
+        (&sent[1]["sender"], &sent[1]["letters"]),
+        (&json!({"issuer": "limited"}), &json!(1))
+    );
+    for sender in ["issuer:limited", "issuer%20limited", "issuer+limited"] {
+        let (_, other) = list(&format!("?sender={sender}")).await;
+        assert_eq!((sequences(&other), &other["more"]), (vec![1_102], &json!(false)));
+        assert_eq!(other["senders"], all["senders"], "whatever is asked for");
+    }
+    let (_, page) = list("?sender=issuer:house&limit=3&after=1097").await;
+    assert_eq!((sequences(&page), &page["more"]), (vec![1_098, 1_099, 1_100], &json!(true)));
+    let (_, page) = list("?after=1100").await;
+    assert_eq!((sequences(&page), &page["more"]), (vec![1_101, 1_102], &json!(false)));
+
+    for query in [
+        "?offset=1",
+        "?after=x",
+        "?after=-1",
+        "?limit=0",
+        "?limit=1001",
+        "?after=1&after=2",
+        "?sender=house",
+        "?sender=issuer:",
+        "?until=5",
+    ] {
+        let (status, answer) = list(query).await;
+        assert_eq!(
+            (status, &answer["type"]),
+            (StatusCode::BAD_REQUEST, &json!("urn:countersign:invalid_parameter")),
+            "{query}"
+        );
+    }
+    for (query, body) in [
+        ("", ""),
+        ("?after=1", ""),
+        ("?sender=issuer:house&limit=1", ""),
+        ("?sender=issuer:house", "{}"),
+    ] {
+        assert_eq!(resolve(query, body).await.0, StatusCode::BAD_REQUEST, "{query} {body}");
+    }
+    assert_eq!(list("").await.1, all, "nothing is changed");
+
+    // Each as by its number: its batch is given up, and what is not the sender's stays.
+    let (_, first) = resolve("?sender=issuer:house&until=1101", "").await;
+    assert_eq!(
+        first,
+        json!({"resolved": 1_000, "batches": 1_000, "kept": 0, "why": null, "next": 1_000, "end": 1_102})
+    );
+    let (_, rest) = resolve("?sender=issuer:house&until=1101&after=1000", "").await;
+    let counts = ["resolved", "batches", "kept", "next"].map(|name| &rest[name]);
+    assert_eq!(counts, [&json!(100), &json!(100), &json!(1), &Value::Null]);
+    assert!(rest["why"].as_str().unwrap().contains("dead letter 1101 came from the issuer house"));
+    let outbox = |edge| OutboxId { edge, epoch: 1 };
+    assert_eq!(given_up(&rig), (0..1_100).map(|n| (outbox(EDGE), n)).collect::<Vec<_>>());
+    let (_, left) = list("").await;
+    assert_eq!((sequences(&left), &left["all"]), (vec![1_101, 1_102], &json!(2)));
+    let (_, rest) = resolve("?sender=issuer:house", "null").await;
+    assert_eq!((&rest["resolved"], &rest["batches"]), (&json!(1), &json!(0)));
+    assert_eq!(sequences(&list("").await.1), [1_102]);
+    assert_eq!(given_up(&rig).len(), 1_100);
+}

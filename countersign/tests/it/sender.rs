@@ -144,7 +144,8 @@ async fn a_letter_that_speaks_for_another_s_edge_gives_up_nothing_of_it() {
         run(command.args(args).args(["--key", KEY, "--api", &server.api]))
     };
     let (_, said, err) = command(&["deadletter", "list"]);
-    assert_eq!(said.matches("issuer mallory").count(), 5, "{said}{err}");
+    assert_eq!(said.matches("issuer mallory").count(), 6, "{said}{err}");
+    assert!(said.contains("\n  issuer mallory: 5 letters, "), "{said}");
     let (_, said, _) = command(&["deadletter", "list", "--json"]);
     let letters: Value = serde_json::from_str(&said).unwrap();
     let letters = letters["letters"].as_array().unwrap();
@@ -153,9 +154,15 @@ async fn a_letter_that_speaks_for_another_s_edge_gives_up_nothing_of_it() {
         let (code, _, said) = command(&["deadletter", "resolve", letter]);
         assert!(code != Some(0) && said.contains("issuer mallory"), "{code:?} {said}");
         assert!(said.contains("--no-batch") && said.contains("--batch edge/"), "{said}");
-        let (code, said, err) = command(&["deadletter", "resolve", letter, "--no-batch"]);
-        assert_eq!(code, Some(0), "{said}{err}");
     }
+    let resolve = ["deadletter", "resolve", "--sender", "issuer mallory"];
+    let (_, said, err) = command(&resolve);
+    assert!(said.contains("\n0 batches") && said.contains("5 stay as they are"), "{said}{err}");
+    let (code, said, err) = command(&[&resolve[..], &["--no-batch"]].concat());
+    assert!(code == Some(0) && said.starts_with("5 dead letters are resolved"), "{said}{err}");
+    let (_, said, _) =
+        command(&["deadletter", "list", "--sender", "issuer:mallory", "--after", "1"]);
+    assert!(said.contains("that nobody has resolved: 0"), "{said}");
 
     // Its own next batches are counted, every one.
     for _ in 0..4 {

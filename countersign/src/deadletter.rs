@@ -1,0 +1,321 @@
+//! `countersign deadletter`: what an operator does with what could not be decoded.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use collector::dead;
+use collector::gateway::letters::SENDER_FIELD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::keys::Sender;
+use shared::{Id, Timestamp};
+
+use crate::cli::ApiArgs;
+use crate::client::Api;
+use crate::failure::{EXIT_CODES, Failure};
+use crate::keys::block_on;
+use crate::terminal;
+
+/// `deadletter`.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DeadletterArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadletterCommand,
+}
+
+/// What can be done with dead letters. `--api` is the address of a collector, or of `up`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum DeadletterCommand {
+    /// Show those that nobody has resolved, oldest first, at most 1000 at once; and how many there are of
+    /// each sender
+    List {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Those behind this one
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        after: u64,
+        /// At most so many, up to 1000
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+        /// Those of one sender: `operator`, `issuer:NAME`, `edge:NAME`, or `unknown`
+        #[arg(long, value_name = "SENDER")]
+        sender: Option<String>,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write one as it came to standard output
+    Show {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Its number, see `deadletter list`
+        sequence: u64,
+    },
+    /// It has been looked at: nobody waits any more for the batch that it was, if it is missing (a later
+    /// one of its outbox has come). Should that batch come all the same, it is skipped. What a letter
+    /// says of itself is believed when the batch's edge belongs to whoever sent it
+    Resolve {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Its number, see `deadletter list`
+        #[arg(required_unless_present = "sender")]
+        sequence: Option<u64>,
+        /// All that lie there of one sender, each as by its number: `operator`, `issuer:NAME`,
+        /// `edge:NAME`, or `unknown`
+        #[arg(long, value_name = "SENDER", conflicts_with_all = ["sequence", "batch"])]
+        sender: Option<String>,
+        /// Which batch it was, where its bytes do not say or are not believed: EDGE/EPOCH/NUMBER, as
+        /// the accounting's gaps name it
+        #[arg(long, value_name = "EDGE/EPOCH/NUMBER")]
+        batch: Option<String>,
+        /// It was no batch that anybody waits for
+        #[arg(long, conflicts_with = "batch")]
+        no_batch: bool,
+    },
+}
+
+/// `countersign deadletter`.
+///
+/// # Errors
+/// When the collector does not answer, or there is no such letter.
+pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        DeadletterCommand::List { api, after, limit, sender, json } => {
+            let mut path = format!("/v1/deadletters?after={after}");
+            if let Some(limit) = limit {
+                path += &format!("&limit={limit}");
+            }
+            if let Some(sender) = sender {
+                path += &format!("&sender={}", sender_text(sender)?);
+            }
+            let api = Api::new(api)?;
+            let found: Value = block_on(api.must(&path))?;
+            if *json {
+                terminal::line(found.to_string());
+            } else {
+                list(serde_json::from_value(found).map_err(Failure::server)?);
+            }
+        }
+        DeadletterCommand::Show { api, sequence } => {
+            let api = Api::new(api)?;
+            let path = format!("/v1/deadletters/{sequence}");
+            let letter = block_on(api.reply(&path))?.ok_or_else(|| no_letter(*sequence))?;
+            let sender = letter.headers.get(SENDER_FIELD).and_then(|who| who.to_str().ok());
+            // Standard output is the letter's alone.
+            eprintln!("sender: {}", sender.unwrap_or(dead::UNKNOWN));
+            // A reader that went away is no failure of ours.
+            let _ = std::io::stdout().lock().write_all(&letter.body);
+        }
+        DeadletterCommand::Resolve { api, sender: Some(sender), no_batch, .. } => {
+            resolve_all(&Api::new(api)?, sender, *no_batch)?;
+        }
+        DeadletterCommand::Resolve { api, sequence, batch, no_batch, .. } => {
+            let sequence = sequence.unwrap_or_default();
+            resolve(&Api::new(api)?, sequence, batch.as_deref(), *no_batch)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resolve(api: &Api, sequence: u64, batch: Option<&str>, no_batch: bool) -> Result<(), Failure> {
+    let named = batch.map(batch_name).transpose()?;
+    let body = match named {
+        None if !no_batch => String::new(),
+        named => json!(named).to_string(),
+    };
+    let path = format!("/v1/deadletters/{sequence}/resolve");
+    let answer = block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
+        if failure.message.contains("is not there") { no_letter(sequence) } else { failure }
+    })?;
+    terminal::line(format!("dead letter {sequence} is resolved"));
+    let resolved: ResolvedLetter = serde_json::from_slice(&answer.body).map_err(Failure::server)?;
+    terminal::line(match resolved.batch {
+        Some(batch) => format!(
+            "batch {batch} is given up if it is missing; `countersign edges list` shows what is"
+        ),
+        None => "no batch is given up".to_owned(),
+    });
+    Ok(())
+}
+
+/// Resolves what lies there now, in as many requests as it takes: what comes meanwhile nobody has seen.
+fn resolve_all(api: &Api, sender: &str, no_batch: bool) -> Result<(), Failure> {
+    let sender = sender_text(sender)?;
+    let body = if no_batch { "null" } else { "" };
+    let (mut after, mut until, mut sum) = (0, u64::MAX, ResolvedAll::default());
+    loop {
+        let path = format!("/v1/deadletters/resolve?sender={sender}&after={after}&until={until}");
+        let answer = block_on(api.post_long(&path, body.into()))?;
+        let done: ResolvedAll = serde_json::from_slice(&answer.body).map_err(Failure::server)?;
+        sum.resolved += done.resolved;
+        sum.batches += done.batches;
+        sum.kept += done.kept;
+        sum.why = sum.why.or(done.why);
+        until = until.min(done.end);
+        match done.next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    terminal::line(format!("{} dead letters are resolved", sum.resolved));
+    terminal::line(format!(
+        "{} batches are given up where they are missing; `countersign edges list` shows what is",
+        sum.batches
+    ));
+    if let Some(why) = sum.why {
+        terminal::line(format!("{} stay as they are: {why}", sum.kept));
+    }
+    Ok(())
+}
+
+/// A sender as a query says it.
+fn sender_text(text: &str) -> Result<String, Failure> {
+    let sender = dead::sender_of(text).map_err(|why| {
+        Failure::usage(format!(
+            "--sender: {why}; `countersign deadletter list` shows who sent some"
+        ))
+    })?;
+    Ok(sender.map_or_else(|| "unknown".to_owned(), |who| who.to_string().replace(' ', ":")))
+}
+
+fn no_letter(sequence: u64) -> Failure {
+    Failure::usage(format!(
+        "there is no dead letter {sequence}; `countersign deadletter list` shows those there are"
+    ))
+}
+
+#[derive(Deserialize)]
+struct Letters {
+    letters: Vec<Letter>,
+    more: bool,
+    all: u64,
+    senders: Vec<Sent>,
+    others: u64,
+}
+
+#[derive(Deserialize)]
+struct Sent {
+    sender: Option<Sender>,
+    letters: u64,
+    bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Letter {
+    sequence: u64,
+    at: Timestamp,
+    sender: Option<Sender>,
+    from: String,
+    reason: String,
+    bytes: u64,
+    batch: Option<BatchName>,
+}
+
+#[derive(Deserialize)]
+struct ResolvedLetter {
+    batch: Option<BatchName>,
+}
+
+#[derive(Deserialize, Default)]
+struct ResolvedAll {
+    resolved: u64,
+    batches: u64,
+    kept: u64,
+    why: Option<String>,
+    next: Option<u64>,
+    end: u64,
+}
+
+#[derive(Deserialize, Serialize, Debug, PartialEq, Eq)]
+struct BatchName {
+    edge: Id,
+    epoch: u64,
+    number: u64,
+}
+
+impl std::fmt::Display for BatchName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.edge, self.epoch, self.number)
+    }
+}
+
+fn batch_name(text: &str) -> Result<BatchName, Failure> {
+    let name = match text.split('/').collect::<Vec<_>>()[..] {
+        [edge, epoch, number] => edge.parse().ok().zip(epoch.parse().ok()).zip(number.parse().ok()),
+        _ => None,
+    };
+    let name = name.map(|((edge, epoch), number)| BatchName { edge, epoch, number });
+    name.ok_or_else(|| {
+        Failure::usage(format!("--batch: {text:?} is no EDGE/EPOCH/NUMBER, such as edge-1/7/42"))
+    })
+}
+
+fn list(found: Letters) {
+    let who = |sender: Option<Sender>| {
+        sender.map_or_else(|| dead::UNKNOWN.to_owned(), |sender| sender.to_string())
+    };
+    let last = found.letters.last().map(|letter| letter.sequence);
+    let head = ["letter", "at", "bytes", "batch", "sender", "from", "what is wrong"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for letter in found.letters {
+        let batch = letter.batch.map_or_else(|| "-".to_owned(), |batch| batch.to_string());
+        rows.push(vec![
+            letter.sequence.to_string(),
+            letter.at.to_string(),
+            letter.bytes.to_string(),
+            batch,
+            who(letter.sender),
+            letter.from,
+            letter.reason,
+        ]);
+    }
+    terminal::table(&rows);
+    // Below the letters, where a flood leaves it to be seen.
+    terminal::line(format!("letters that nobody has resolved: {}", found.all));
+    for sent in found.senders {
+        let Sent { sender, letters, bytes } = sent;
+        terminal::line(format!("  {}: {letters} letters, {bytes} bytes", who(sender)));
+    }
+    if found.others > 0 {
+        terminal::line(format!("  other senders: {} letters", found.others));
+    }
+    if let Some(last) = last.filter(|_| found.more) {
+        terminal::line(format!("there are more: `--after {last}` shows those that follow"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_named_by_three_parts() {
+        let name = batch_name("edge-1/7/42").unwrap();
+        assert_eq!(name, BatchName { edge: Id::literal("edge-1"), epoch: 7, number: 42 });
+        for wrong in ["", "edge-1", "edge-1/7", "edge-1/7/42/1", "a b/7/42", "edge-1/x/42"] {
+            assert!(
+                batch_name(wrong).unwrap_err().message.contains("EDGE/EPOCH/NUMBER"),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sender_is_named_as_it_is_shown() {
+        for (text, query) in [
+            ("operator", "operator"),
+            ("issuer house", "issuer:house"),
+            ("issuer:house", "issuer:house"),
+            ("edge:e--1", "edge:e--1"),
+            ("not known", "unknown"),
+            ("unknown", "unknown"),
+        ] {
+            assert_eq!(sender_text(text).unwrap(), query);
+        }
+        for wrong in ["", "house", "issuer:", "issuer:a&b", "key:house", "operator:x"] {
+            assert!(sender_text(wrong).unwrap_err().message.contains("--sender"), "{wrong}");
+        }
+    }
+}
