@@ -73,8 +73,9 @@ pub struct Ruling<'a> {
 /// token is not believed, or is another issuer's than the edge; the receive time is further ahead of
 /// the collector's than clocks may differ, or behind the horizon; no edge could have issued the token
 /// as it is (`malformed`); it is outside the token's life; the price cannot be read (`malformed`); the
-/// key may not sign for this advertiser or at this price. Otherwise it is accepted, with the edge's
-/// verdict; without one, what comes of a test is [`Reason::Test`].
+/// key may not sign for this advertiser or at this price. Otherwise it is accepted: what comes of a test
+/// as [`Reason::Test`], whatever the edge thinks of who tried it out, for a test is in no count; all
+/// else with the edge's verdict.
 #[must_use]
 pub fn judge<'a>(
     event: &Event<'a>,
@@ -121,7 +122,7 @@ pub fn judge<'a>(
             true => Ok(()),
             false => Err(Reason::IssuerLimit),
         })
-        .map(|()| event.verdict.or(token.test.then_some(Reason::Test)));
+        .map(|()| if token.test { Some(Reason::Test) } else { event.verdict });
     let proof = match (judged.outcome, event.kind) {
         (Err(_), _) => event.token,
         (Ok(_), Kind::Served) => believed.proof,

@@ -166,11 +166,16 @@ async fn what_comes_of_a_test_is_told_apart() {
     let rig = rig(MemLog::new(4, [1; 16]), &world, quick());
     let test = world.token_of(ISSUER, 1, |token| token.test = true);
     let late = world.token_of(ISSUER, 2, |token| (token.test, token.click_life_s) = (true, 1));
-    let head = Event { verdict: Some(Reason::HeadRequest), ..event(Kind::Click, &test) };
+    let by = |verdict| Event { verdict: Some(verdict), ..event(Kind::Click, &test) };
+    let served = Event { verdict: Some(Reason::Bot), ..event(Kind::Served, &test) };
     let cases = [
         (event(Kind::Served, &test), Ok(Some(Reason::Test))),
         (event(Kind::Click, &test), Ok(Some(Reason::Test))),
-        (head, Ok(Some(Reason::HeadRequest))),
+        // Tests are tried out with a command line, in a data centre: in no count all the same.
+        (by(Reason::HeadRequest), Ok(Some(Reason::Test))),
+        (by(Reason::Bot), Ok(Some(Reason::Test))),
+        (by(Reason::DataCentre), Ok(Some(Reason::Test))),
+        (served, Ok(Some(Reason::Test))),
         (event(Kind::Click, &late), Err(Reason::Expired)),
     ];
     for (number, (event, outcome)) in (0..).zip(cases) {
