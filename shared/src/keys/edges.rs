@@ -105,7 +105,8 @@ impl KeyStore {
     /// Gives an edge's name to an issuer, for ever. Said twice, the first word stands.
     ///
     /// # Errors
-    /// When the name is another issuer's or that of a shard, or the issuer has no key.
+    /// When the name is another issuer's or that of a shard, or its shards would be another edge's, or
+    /// the issuer has no key.
     pub fn register_edge(
         &mut self,
         edge: Id,
@@ -114,6 +115,13 @@ impl KeyStore {
     ) -> Result<RegisteredEdge, KeyError> {
         if registered_name(edge) != edge {
             return Err(KeyError::ShardName { edge, name: registered_name(edge) });
+        }
+        // `w-` has shards that are called `w---1`, which belong to `w`. One that an earlier build has
+        // registered keeps its name.
+        let text = edge.as_str();
+        let is_odd = text.contains(SHARD_MARK) || text.ends_with('-');
+        if is_odd && !self.edges.0.contains_key(&edge) {
+            return Err(KeyError::EdgeName { edge });
         }
         if self.issuers.iter().all(|key| key.public.issuer != issuer) {
             return Err(KeyError::UnknownIssuer(issuer));
@@ -168,7 +176,17 @@ mod tests {
         assert!(shard.to_string().contains("register w"), "{shard}");
         let nobody = store.register_edge(id("w"), id("nobody"), Timestamp(2)).unwrap_err();
         assert!(nobody.to_string().contains("keys new --issuer nobody"), "{nobody}");
+        // The shards of such would be another's, or nobody's.
+        for odd in ["w-", "-", "--", "--w", "w--", "w---"] {
+            let refused = store.register_edge(id(odd), id("other"), Timestamp(2)).unwrap_err();
+            let text = refused.to_string();
+            assert!(text.contains("ends in `-`") || text.contains("register w"), "{odd}: {text}");
+        }
         assert!(store.edges.is_empty());
+        // What an earlier build has registered stays whose it is.
+        let there = RegisteredEdge { issuer: id("house"), registered_at: Timestamp(1) };
+        store.edges.0.insert(id("w-"), there);
+        assert_eq!(store.register_edge(id("w-"), id("house"), Timestamp(2)).unwrap(), there);
     }
 
     #[test]

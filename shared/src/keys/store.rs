@@ -56,6 +56,15 @@ pub enum KeyError {
         /// What it is called after.
         name: Id,
     },
+    /// What a shard of the edge is called could be one of another edge.
+    #[error(
+        "an edge's name neither contains `--`, which stands before a shard's own part, nor ends in `-`: \
+         {edge} does; take another name"
+    )]
+    EdgeName {
+        /// The name.
+        edge: Id,
+    },
     /// Nobody has registered the edge.
     #[error(
         "no edge {0} is registered; `countersign edges registered` shows those that are, and `countersign edges register` \
