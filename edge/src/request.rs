@@ -91,10 +91,11 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Every value of a query parameter, in their order, not percent-decoded.
+    /// Every value of a query parameter, in their order, not percent-decoded. The names are: whoever
+    /// reads the query after us takes `%63onsent` for `consent`, so what it says holds here too.
     pub fn parameters(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value)
+        pairs.filter(move |(key, _)| is_name(key, name)).map(|(_, value)| value)
     }
 
     /// The value of a query parameter that is there once at most; `None` when it is not there.
@@ -106,6 +107,31 @@ impl<'a> Request<'a> {
         let first = values.next();
         if values.next().is_some() { Err(Repeated) } else { Ok(first) }
     }
+}
+
+/// Whether a key of a query is this name, percent-decoded (RFC 3986, §2.1).
+fn is_name(key: &str, name: &str) -> bool {
+    if !key.as_bytes().contains(&b'%') {
+        return key == name;
+    }
+    let mut left = key.as_bytes();
+    let decoded = std::iter::from_fn(|| {
+        let (first, rest) = left.split_first()?;
+        if let ([a, b, rest @ ..], b'%') = (rest, *first)
+            && let Some((a, b)) = digit(*a).zip(digit(*b))
+        {
+            left = rest;
+            return Some(a << 4 | b);
+        }
+        left = rest;
+        Some(*first)
+    });
+    decoded.eq(name.bytes())
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    let digit = char::from(byte).to_digit(16)?;
+    u8::try_from(digit).ok()
 }
 
 /// A query parameter that stands there more than once.
@@ -123,6 +149,22 @@ pub fn opts_out<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_the_same_however_it_is_encoded() {
+        let request = Request {
+            query: "consent=1&%63onsent=0&%63ons%65n%74=2&consen%7=3&consen%2574=4&\
+            co%6Esent&consent%=5&consent%00=6&consent=7",
+            ..Request::new(Method::Get, "/")
+        };
+        let values: Vec<_> = request.parameters("consent").collect();
+        assert_eq!(values, ["1", "0", "2", "", "7"]);
+        assert_eq!(request.parameter("consent"), Err(Repeated));
+        let request = Request { query: "te%73t=1&pla%63ement=%61", ..request };
+        assert_eq!(request.parameter("test"), Ok(Some("1")));
+        // No value is decoded: nothing that we issue or read needs it.
+        assert_eq!(request.parameter("placement"), Ok(Some("%61")));
+    }
 
     #[test]
     fn one_opt_out_among_fields_is_an_opt_out() {
