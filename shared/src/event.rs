@@ -306,6 +306,16 @@ impl Network {
         }
         Self(bytes)
     }
+
+    /// Whether it says one of the things that a network can say, in the one way to say it. Logs of
+    /// earlier builds may hold others.
+    #[must_use]
+    pub fn is_canonical(self) -> bool {
+        match self.0 {
+            [4, _, _, _, 0, 0, 0] | [6 | Self::HASHED, ..] => true,
+            bytes => bytes == [0; 7],
+        }
+    }
 }
 
 hex_text!(Network, 7, std::convert::identity, std::convert::identity);

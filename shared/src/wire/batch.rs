@@ -29,6 +29,9 @@ pub const EVENT_BYTES: usize = 35;
 const EVENT_BYTES_1: usize = 31;
 /// Bytes of an event's page view and number.
 pub const PAGE_BYTES: usize = 10;
+/// What is said of a network that says nothing, or says it in a way of its own.
+pub(super) const NO_NETWORK: &str =
+    "a network that is no IPv4 /24, IPv6 /48 or hash, padded with zeros";
 /// In the byte of the flags: a page view follows.
 const HAS_PAGE: u8 = 1 << 7;
 /// Bytes of a tally.
@@ -215,6 +218,9 @@ impl<'a> Event<'a> {
         let device = Device::from_code(reader.u8()?)
             .ok_or_else(|| reader.error("an unknown class of device"))?;
         let network = Network(reader.array()?);
+        if !network.is_canonical() {
+            return Err(reader.error(NO_NETWORK));
+        }
         let visitor = Fingerprint(reader.u64()?);
         let at = reader.time()?;
         let rules = RuleSet(if is_2 { reader.u32()? } else { 0 });

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Batch, Event, Tally};
+use super::batch::{Batch, Event, NO_NETWORK, Tally};
 use crate::event::{
     Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, RuleSet, VERDICTS, Verdict,
 };
@@ -147,6 +147,9 @@ impl JsonEvent {
         }
         if self.flags.0 & !Flags::KNOWN != 0 {
             return Err("an unknown flag");
+        }
+        if !self.network.is_canonical() {
+            return Err(NO_NETWORK);
         }
         if self.page.is_some_and(|page| !page.is_good()) {
             return Err("a number that no page may give");

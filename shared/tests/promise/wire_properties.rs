@@ -29,10 +29,17 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
     prop_oneof![8 => (0..1_u64 << 42).prop_map(Timestamp), 1 => any::<u64>().prop_map(Timestamp)]
 }
 
+fn any_network() -> impl Strategy<Value = Network> {
+    let four = any::<[u8; 3]>().prop_map(|[a, b, c]| Network([4, a, b, c, 0, 0, 0]));
+    let other = (select(&[1_u8, 6][..]), any::<[u8; 6]>());
+    let other = other.prop_map(|(tag, [a, b, c, d, e, f])| Network([tag, a, b, c, d, e, f]));
+    prop_oneof![Just(Network::default()), four, other]
+}
+
 /// An event, with its token beside it.
 fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
     let words = (select(Kind::ALL), option::of(select(VERDICTS)), select(Device::ALL), 0..=1_u8);
-    let who = (any_country(), any::<[u8; 7]>(), any::<u64>(), any_time(), any::<u32>());
+    let who = (any_country(), any_network(), any::<u64>(), any_time(), any::<u32>());
     let page = option::of((any::<u64>(), 1..=PAGE_SEQ_MAX));
     (words, who, page, vec(any::<u8>(), 0..60)).prop_map(
         |((kind, verdict, device, flags), (country, network, visitor, at, rules), page, token)| {
@@ -44,7 +51,7 @@ fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
                 flags: Flags(flags),
                 country,
                 device,
-                network: Network(network),
+                network,
                 visitor: Fingerprint(visitor),
                 page: page.map(|(page, seq)| PageSeq { page: PageView(page), seq }),
                 token: &[],
