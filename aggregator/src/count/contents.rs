@@ -14,6 +14,9 @@ const DIGESTS_MAX: u64 = 128;
 const DIGESTS_PER_EDGE: u64 = 8_192;
 /// So many conflicts of an outbox are kept, the newest. All of them are numbered.
 const CONFLICTS_MAX: usize = 16;
+/// Beside the newest of each, which tells up to when it is in doubt, all outboxes of an edge, with its
+/// shards, keep so many.
+pub(super) const CONFLICTS_PER_EDGE: usize = 64;
 
 /// What came under the numbers of an outbox.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -57,8 +60,14 @@ impl Contents {
         }
     }
 
-    /// Compares a batch whose number was taken before; true when it is another for the first time.
-    pub(super) fn is_conflict(&mut self, batch: &BatchEntry, clock: Timestamp) -> bool {
+    /// Compares a batch whose number was taken before; true when it is another for the first time, as far
+    /// as is known. `kept`: how many conflicts its edge keeps beside the newest of each outbox.
+    pub(super) fn is_conflict(
+        &mut self,
+        batch: &BatchEntry,
+        clock: Timestamp,
+        kept: &mut usize,
+    ) -> bool {
         let (number, skipped) = (batch.number, batch.digest);
         let Some(applied) = self.digests.get(&number).copied() else { return false };
         let told = |one: &Conflict| one.number == number && one.skipped == skipped;
@@ -66,12 +75,23 @@ impl Contents {
             return false;
         }
         let events = batch.declared.iter().map(|(_, count)| u64::from(*count)).sum();
+        // One by one: most outboxes of whoever makes many keep one.
+        self.conflicts.reserve_exact(1);
         self.conflicts.push(Conflict { number, applied, skipped, events, at: clock });
-        if self.conflicts.len() > CONFLICTS_MAX {
-            self.conflicts.remove(0);
-        }
+        *kept += usize::from(self.conflicts.len() > 1);
+        self.keep_newest(kept);
         self.conflicts_all += 1;
         true
+    }
+
+    /// Lets go of the oldest conflicts beyond what is kept.
+    pub(super) fn keep_newest(&mut self, kept: &mut usize) {
+        let all = self.conflicts.len();
+        let too_many =
+            all.saturating_sub(CONFLICTS_MAX).max(kept.saturating_sub(CONFLICTS_PER_EDGE));
+        let gone = too_many.min(all.saturating_sub(1));
+        self.conflicts.drain(..gone);
+        *kept -= gone;
     }
 
     /// Whether it can be what a checkpoint wrote.

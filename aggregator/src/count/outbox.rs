@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use shared::Timestamp;
-use shared::limits::BATCH_NUMBERS_MAX;
+use shared::limits::{BATCH_NUMBERS_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX, HORIZON_MS};
 
 use super::contents::Contents;
 
@@ -112,12 +112,32 @@ impl OutboxState {
     }
 
     /// Whether what is missing may have had events between these times: they are not older than the
-    /// watermark before the gap, nor younger than the one behind it.
+    /// watermark before the gap, nor younger than the one behind it. Before the first batch there is no
+    /// watermark: see [`Self::first_at`].
     #[must_use]
-    pub fn misses_between(&self, from: Timestamp, to: Timestamp) -> bool {
-        let before =
-            std::iter::once(self.watermark).chain(self.above.iter().map(|run| run.watermark));
+    pub fn misses_between(
+        &self,
+        epoch: u64,
+        clock: Timestamp,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> bool {
+        let first = std::iter::once(self.watermark.max(self.first_at(epoch, clock)));
+        let before = first.chain(self.above.iter().map(|run| run.watermark));
         before.zip(&self.above).any(|(before, run)| before < to && run.watermark >= from)
+    }
+
+    /// Nothing that is missing in the first gap counts before this time. What an outbox brings is older
+    /// by the horizon at most than when it comes, or it is too late: so it is not older than that before
+    /// the outbox began, or before the watermark behind the gap, which was told when more had come. Where
+    /// neither tells a time, the log's clock does, and this moves on with it.
+    fn first_at(&self, epoch: u64, clock: Timestamp) -> Timestamp {
+        let behind = self.above.first().map_or(Timestamp(0), |run| run.watermark);
+        // The end of an outbox is no time, nor is what lies ahead of all clocks.
+        let latest = clock.plus_ms(EPOCH_AHEAD_MS_MAX);
+        let known = [Timestamp(epoch), behind].into_iter().filter(|at| *at <= latest).max();
+        let first = known.unwrap_or_default().minus_ms(HORIZON_MS + CLOCK_AHEAD_MS_MAX);
+        if first == Timestamp(0) { clock.minus_ms(HORIZON_MS) } else { first }
     }
 
     /// One more than the largest number that has come.
@@ -168,6 +188,38 @@ mod tests {
         assert_eq!(state.missing(), [Range { start: 5, end: 6 }]);
         let (state, _) = take_all(&[1, 0, 3, 4, 7, 6, 5, 2]);
         assert_eq!((state.next, state.watermark, state.above.len()), (8, Timestamp(107), 0));
+    }
+
+    #[test]
+    fn a_gap_before_the_first_batch_reaches_back_by_the_horizon() {
+        const DAY_MS: u64 = 24 * 3_600_000;
+        let clock = Timestamp(1_790_000_000_000);
+        let day = |days: u64| clock.minus_ms(days * DAY_MS);
+        let misses = |watermark, epoch, from, to| {
+            let mut state = OutboxState::default();
+            assert!(state.take(1, watermark));
+            state.misses_between(epoch, clock, day(from), day(to))
+        };
+        // By the watermark behind the gap, whatever an epoch says that is no time.
+        for epoch in [7, u64::MAX] {
+            assert!(!misses(day(2), epoch, 300, 10), "a week before, it would be too late");
+            assert!(misses(day(2), epoch, 9, 8), "as long as it would not be too late");
+            assert!(misses(day(2), epoch, 300, 0));
+            assert!(misses(day(2), epoch, 3, 2));
+            assert!(!misses(day(2), epoch, 1, 0), "nothing younger comes before it");
+            // Not only as long as the clock stands.
+            assert!(misses(day(30), epoch, 33, 31) && !misses(day(30), epoch, 60, 38));
+        }
+        // An outbox that is closed behind the gap has told no time: by when it began, else by the clock.
+        assert!(misses(Timestamp::MAX, day(30).0, 33, 31));
+        assert!(!misses(Timestamp::MAX, day(30).0, 60, 38));
+        assert!(!misses(Timestamp::MAX, 7, 60, 8) && misses(Timestamp::MAX, 7, 6, 0));
+        // A watermark before the gap holds alone.
+        let mut state = OutboxState::default();
+        state.take(0, day(20));
+        state.take(2, day(10));
+        assert!(!state.misses_between(7, clock, day(25), day(21)));
+        assert!(state.misses_between(7, clock, day(25), day(19)));
     }
 
     #[test]

@@ -122,6 +122,8 @@ struct Kept {
     outboxes: usize,
     /// Of all its outboxes.
     runs: usize,
+    /// Of all its outboxes, beside the newest of each.
+    conflicts: usize,
 }
 
 /// What a checkpoint writes of outboxes.
@@ -140,14 +142,14 @@ impl Outboxes {
         if taken == Taken::OverQuota {
             self.cut_off(batch.outbox.edge, at);
         }
-        let outboxes = self.kept(batch.outbox.edge).outboxes;
         let Some(state) = self.states.get_mut(&batch.outbox) else { return taken };
+        let kept = self.kept.entry(registered_name(batch.outbox.edge)).or_default();
         match taken {
             Taken::New => {
                 let end = state.end();
-                state.contents.remember(batch.number, batch.digest, end, outboxes);
+                state.contents.remember(batch.number, batch.digest, end, kept.outboxes);
             }
-            Taken::Known if state.contents.is_conflict(batch, clock) => {
+            Taken::Known if state.contents.is_conflict(batch, clock, &mut kept.conflicts) => {
                 self.changed.insert(batch.outbox);
                 return Taken::Conflict;
             }
@@ -330,6 +332,7 @@ impl Outboxes {
         {
             kept.outboxes -= 1;
             kept.runs -= state.above.len();
+            kept.conflicts -= state.contents.conflicts.len().saturating_sub(1);
             if kept.outboxes == 0 {
                 self.kept.remove(&registered_name(outbox.edge));
             }
@@ -420,10 +423,13 @@ impl Outboxes {
             states: states.into_iter().collect(),
             ..Self::default()
         };
-        for (outbox, state) in &loaded.states {
+        for (outbox, state) in &mut loaded.states {
             let kept = loaded.kept.entry(registered_name(outbox.edge)).or_default();
             kept.outboxes += 1;
             kept.runs += state.above.len();
+            kept.conflicts += state.contents.conflicts.len().saturating_sub(1);
+            // An earlier build kept more of an edge.
+            state.contents.keep_newest(&mut kept.conflicts);
         }
         let open = |outbox: &OutboxId| Some((loaded.open_at(*outbox)?, *outbox));
         loaded.open = loaded.states.keys().filter_map(open).collect();
@@ -438,6 +444,7 @@ mod tests {
     use shared::BatchDigest;
     use shared::random::{Seeded, below};
 
+    use super::super::contents::CONFLICTS_PER_EDGE;
     use super::*;
 
     const CLOCK: Timestamp = Timestamp(1_790_000_000_000);
@@ -466,6 +473,58 @@ mod tests {
         // 64 outboxes with 128 each, and a share that falls with the number of outboxes.
         assert!((8_192..40_000).contains(&kept), "{kept}");
         assert!(outboxes.all().all(|(_, state)| !state.contents.digests.is_empty()));
+    }
+
+    /// However many outboxes an edge makes conflicts in, and however often: each still says that it is in
+    /// doubt, and up to when.
+    #[test]
+    fn an_edge_has_so_many_conflicts_kept() {
+        let mut outboxes = Outboxes::default();
+        let late = CLOCK.plus_ms(77);
+        let conflicts_of = |outboxes: &Outboxes, edge: &str| {
+            let edge: Id = edge.parse().unwrap();
+            let of_edge = outboxes.conflicts().filter(|(o, _)| registered_name(o.edge) == edge);
+            of_edge.map(|(_, state)| state.contents.clone()).collect::<Vec<_>>()
+        };
+        let other = |edge, epoch, digest| BatchEntry {
+            digest: BatchDigest([digest; 16]),
+            ..batch(edge, epoch, 0, CLOCK)
+        };
+        for epoch in 0..2_000 {
+            let edge = ["m", "m--1"][usize::from(epoch % 2 == 1)];
+            assert_eq!(outboxes.take(&batch(edge, epoch, 0, CLOCK), PLACE, CLOCK), Taken::New);
+            for digest in 20..60 {
+                let clock = if digest == 59 { late } else { CLOCK };
+                let taken = outboxes.take(&other(edge, epoch, digest), PLACE, clock);
+                assert_eq!(taken, Taken::Conflict);
+            }
+        }
+        let kept = conflicts_of(&outboxes, "m");
+        assert_eq!((kept.len(), kept.iter().map(|of| of.conflicts_all).max()), (2_000, Some(40)));
+        let all: usize = kept.iter().map(|of| of.conflicts.len()).sum();
+        assert!(all <= 2_000 + CONFLICTS_PER_EDGE, "{all}");
+        assert!(kept.iter().all(|of| of.conflicts.last().unwrap().at == late));
+        // Another edge keeps its own.
+        outboxes.take(&batch("n", 1, 0, CLOCK), PLACE, CLOCK);
+        (20..30).for_each(|digest| drop(outboxes.take(&other("n", 1, digest), PLACE, CLOCK)));
+        assert_eq!(conflicts_of(&outboxes, "n")[0].conflicts.len(), 10);
+        // A snapshot brings the same back, and of an earlier build's no more than is kept now.
+        let again = |states: Vec<_>| Outboxes::load(states, vec![], vec![], vec![]).unwrap();
+        let states: Vec<_> = outboxes.all().map(|(o, state)| (o, state.clone())).collect();
+        let loaded = again(states.clone());
+        assert!(loaded.all().eq(outboxes.all()) && loaded.kept == outboxes.kept);
+        let full = states.iter().map(|(outbox, state)| {
+            let mut state = state.clone();
+            state.contents.conflicts = vec![state.contents.conflicts[0]; 16];
+            (*outbox, state)
+        });
+        let loaded = again(full.collect());
+        let all: usize = conflicts_of(&loaded, "m").iter().map(|of| of.conflicts.len()).sum();
+        assert!(all <= 2_000 + CONFLICTS_PER_EDGE, "{all}");
+        // What is forgotten is kept no more.
+        let states = outboxes.states.keys().copied().collect::<Vec<_>>();
+        states.into_iter().for_each(|outbox| outboxes.forget(outbox));
+        assert!(outboxes.kept.is_empty());
     }
 
     /// The list of those that are waited for is what a look at all of them says.

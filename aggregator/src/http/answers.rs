@@ -70,10 +70,16 @@ pub(super) struct Account {
     /// Of publishers whose pages number what they tell.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) pages: Vec<Pages>,
+    /// Some of the outboxes with gaps, of every edge that has such; and how many there are of all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) gaps: Gaps,
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) outboxes_with_gaps: usize,
+    /// The same of conflicts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) conflicts: Vec<Conflicts>,
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) outboxes_with_conflicts: usize,
 }
 
 /// Batches of an outbox under whose numbers others had been counted: nothing of them was.
@@ -81,7 +87,7 @@ pub(super) struct Account {
 pub(super) struct Conflicts {
     pub(super) edge: Id,
     pub(super) epoch: u64,
-    /// All that there were.
+    /// All that there were; one that came again after many others may be counted twice.
     pub(super) count: u64,
     /// The newest of them.
     pub(super) newest: Vec<Conflict>,
@@ -117,6 +123,9 @@ pub(super) struct Pages {
 pub(super) struct Gap {
     pub(super) edge: Id,
     pub(super) epoch: u64,
+    /// How many are missing.
+    pub(super) count: u64,
+    /// The first of them.
     pub(super) missing: Vec<Missing>,
 }
 
@@ -183,6 +192,11 @@ pub(super) struct Ready {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_false(is: &bool) -> bool {
     !is
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

@@ -210,7 +210,9 @@ async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri:
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
             pages: found.told.into_iter().map(pages).collect(),
+            outboxes_with_gaps: found.gaps.len(),
             gaps: gaps(found.gaps),
+            outboxes_with_conflicts: found.conflicts.len(),
             conflicts: conflicts(found.conflicts),
         }))
     })
@@ -315,16 +317,45 @@ fn pages((publisher, told): (Id, Told)) -> Pages {
     Pages { publisher, sent, counted, lost: i128::from(sent) - i128::from(counted) }
 }
 
+/// So many outboxes with gaps, and with conflicts, an answer lists.
+const OUTBOXES_LISTED_MAX: usize = 256;
+/// So many gaps of one it lists.
+const GAPS_LISTED_MAX: usize = 16;
+
+/// Some of these, in order: of each edge, with its shards, the same number, so that nobody hides others
+/// behind a thousand of its own. Of an edge those first that began last.
+fn some<T>(all: BTreeMap<OutboxId, T>) -> BTreeMap<OutboxId, T> {
+    if all.len() <= OUTBOXES_LISTED_MAX {
+        return all;
+    }
+    let mut by_edge: BTreeMap<Id, Vec<(u64, OutboxId)>> = BTreeMap::new();
+    for outbox in all.keys() {
+        let of_edge = by_edge.entry(registered_name(outbox.edge)).or_default();
+        of_edge.push((outbox.epoch, *outbox));
+    }
+    let mut ranked = Vec::with_capacity(all.len());
+    for mut of_edge in by_edge.into_values() {
+        of_edge.sort_unstable_by_key(|outbox| std::cmp::Reverse(*outbox));
+        ranked.extend(of_edge.into_iter().enumerate().map(|(rank, (_, outbox))| (rank, outbox)));
+    }
+    ranked.sort_unstable();
+    ranked.truncate(OUTBOXES_LISTED_MAX);
+    let listed: BTreeSet<OutboxId> = ranked.into_iter().map(|(_, outbox)| outbox).collect();
+    all.into_iter().filter(|(outbox, _)| listed.contains(outbox)).collect()
+}
+
 fn gaps(gaps: BTreeMap<OutboxId, Vec<Range<u64>>>) -> Gaps {
     let gap = |(outbox, missing): (OutboxId, Vec<Range<u64>>)| Gap {
         edge: outbox.edge,
         epoch: outbox.epoch,
+        count: missing.iter().map(|run| run.end - run.start).sum(),
         missing: missing
             .into_iter()
+            .take(GAPS_LISTED_MAX)
             .map(|run| Missing { first: run.start, last: run.end.saturating_sub(1) })
             .collect(),
     };
-    gaps.into_iter().map(gap).collect()
+    some(gaps).into_iter().map(gap).collect()
 }
 
 fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
@@ -341,5 +372,31 @@ fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
         count: found.count,
         newest: found.newest.into_iter().map(one).collect(),
     };
-    found.into_iter().map(of_outbox).collect()
+    some(found).into_iter().map(of_outbox).collect()
+}
+
+#[cfg(test)]
+mod lists {
+    use super::*;
+
+    #[test]
+    fn however_much_is_missing_an_answer_is_short_and_tells_of_every_edge() {
+        let outbox = |edge: &str, epoch| OutboxId { edge: edge.parse().unwrap(), epoch };
+        let mut all = BTreeMap::new();
+        for epoch in 0..3_000_u64 {
+            let runs: Vec<_> = (0..50).map(|n| 2 * n..2 * n + 1).collect();
+            all.insert(outbox(["m", "m--1", "m--2"][usize::try_from(epoch % 3).unwrap()], epoch), runs);
+        }
+        for edge in ["a", "z"] {
+            all.insert(outbox(edge, 1), vec![3..5, 7..8]);
+        }
+        let listed = gaps(all);
+        assert_eq!(listed.len(), OUTBOXES_LISTED_MAX);
+        let first = &listed[0];
+        assert_eq!((first.edge.as_str(), first.count, first.missing.len()), ("a", 3, 2));
+        assert_eq!(listed.last().unwrap().edge.as_str(), "z");
+        let flood = &listed[1..OUTBOXES_LISTED_MAX - 1];
+        assert!(flood.iter().all(|gap| (gap.count, gap.missing.len()) == (50, GAPS_LISTED_MAX)));
+        assert!(flood.iter().all(|gap| gap.epoch >= 3_000 - 254), "the newest");
+    }
 }

@@ -218,7 +218,9 @@ async fn part<T: CheckpointStore>(
                 (outbox, Conflicts { count, newest })
             })
             .collect(),
-        misses: engine.outboxes().any(|(_, outbox)| outbox.misses_between(from, to)),
+        misses: engine
+            .outboxes()
+            .any(|(outbox, state)| state.misses_between(outbox.epoch, engine.clock(), from, to)),
         completeness: Completeness::of(engine, range),
     })
     .await?;
