@@ -506,7 +506,9 @@ mod tests {
         assert!(kept.iter().all(|of| of.conflicts.last().unwrap().at == late));
         // Another edge keeps its own.
         outboxes.take(&batch("n", 1, 0, CLOCK), PLACE, CLOCK);
-        (20..30).for_each(|digest| drop(outboxes.take(&other("n", 1, digest), PLACE, CLOCK)));
+        for digest in 20..30 {
+            outboxes.take(&other("n", 1, digest), PLACE, CLOCK);
+        }
         assert_eq!(conflicts_of(&outboxes, "n")[0].conflicts.len(), 10);
         // A snapshot brings the same back, and of an earlier build's no more than is kept now.
         let again = |states: Vec<_>| Outboxes::load(states, vec![], vec![], vec![]).unwrap();
