@@ -122,8 +122,9 @@ impl OutboxState {
         from: Timestamp,
         to: Timestamp,
     ) -> bool {
-        let first = std::iter::once(self.watermark.max(self.first_at(epoch, clock)));
-        let before = first.chain(self.above.iter().map(|run| run.watermark));
+        let is_first = self.watermark == Timestamp(0);
+        let first = if is_first { self.first_at(epoch, clock) } else { self.watermark };
+        let before = std::iter::once(first).chain(self.above.iter().map(|run| run.watermark));
         before.zip(&self.above).any(|(before, run)| before < to && run.watermark >= from)
     }
 

@@ -518,6 +518,7 @@ mod tests {
         let full = states.iter().map(|(outbox, state)| {
             let mut state = state.clone();
             state.contents.conflicts = vec![state.contents.conflicts[0]; 16];
+            state.contents.conflicts_all = 40;
             (*outbox, state)
         });
         let loaded = again(full.collect());

@@ -385,7 +385,10 @@ mod lists {
         let mut all = BTreeMap::new();
         for epoch in 0..3_000_u64 {
             let runs: Vec<_> = (0..50).map(|n| 2 * n..2 * n + 1).collect();
-            all.insert(outbox(["m", "m--1", "m--2"][usize::try_from(epoch % 3).unwrap()], epoch), runs);
+            all.insert(
+                outbox(["m", "m--1", "m--2"][usize::try_from(epoch % 3).unwrap()], epoch),
+                runs,
+            );
         }
         for edge in ["a", "z"] {
             all.insert(outbox(edge, 1), vec![3..5, 7..8]);
