@@ -1,9 +1,10 @@
--- The archive counted again, for DuckDB (other engines: the same rules in their dialect), and compared
+-- The archive counted again, for DuckDB 1.5 or newer (other engines: the same rules in their dialect), and compared
 -- with what the aggregator says. In a folder with `archive/` (the Parquet files) and `cells/N.json`
 -- (the answer of /v1/partitions/N/cells for each partition N):
 --   duckdb -c "SET VARIABLE from_minute = …; SET VARIABLE to_minute = …" -f recount.sql
 -- Minutes are Unix minutes (seconds / 60), those that the cells were asked for; without them: all.
--- The last statement answers a row for each difference, and none where both agree.
+-- The last statement answers a row for each difference, and none where both agree. After an error
+-- nothing was compared.
 
 -- What the aggregator says, as facts: a number under names.
 CREATE OR REPLACE TEMP TABLE answers AS
@@ -125,7 +126,9 @@ WHERE record IN ('event', 'tally', 'declared');
 
 -- The first of what is accepted of an impression and kind counts, valid ones apart from others.
 CREATE OR REPLACE TEMP TABLE seen AS
-SELECT part, issuer, block, seq, kind, is_valid, min((sequence, "row")) AS earliest FROM fresh
+SELECT part, issuer, block, seq, kind, is_valid,
+  min({'s': sequence, 'r': "row"}) AS earliest
+FROM fresh
 WHERE record = 'event' AND outcome = 'accepted' AND outside IS NULL AND block IS NOT NULL AND NOT is_late
   AND is_over_quota IS NULL
 GROUP BY ALL HAVING count(*) > 1;
@@ -140,7 +143,7 @@ SELECT fresh.*, CASE
     WHEN block IS NULL THEN 'malformed'
     WHEN is_late THEN 'too_late'
     WHEN source_row < taken THEN 'duplicate'
-    WHEN (sequence, "row") > earliest THEN 'duplicate'
+    WHEN {'s': sequence, 'r': "row"} > earliest THEN 'duplicate'
     ELSE 'new'
   END AS fate
 FROM fresh LEFT JOIN seen USING (part, issuer, block, seq, kind, is_valid)
