@@ -131,7 +131,7 @@ async fn syncs_always(url: &str) -> Result<bool, String> {
 pub(crate) fn failed(error: OpenError) -> Failure {
     match error {
         OpenError::Foreign(_) => Failure::data(error.to_string()),
-        OpenError::Away { .. } => Failure::server(error.to_string()),
+        OpenError::Away { .. } | OpenError::NotYet { .. } => Failure::server(error.to_string()),
         OpenError::Unfit(_) => Failure::usage(format!("eventlog.url: {error}")),
     }
 }
@@ -198,6 +198,9 @@ async fn make(settings: Settings, issuer: Id, edges: Vec<Id>) -> Result<(), Fail
     let wanted = settings.partitions()?;
     warn_if_lax(&settings).await;
     let config = nats(&settings, "operator", 1)?;
+    if patiently(|| is_of_an_up(&config)).await? {
+        return Err(of_an_up(&config));
+    }
     let documents = patiently(|| Documents::open(&config, true)).await?;
     let (now, random) = (SystemClock.now(), &mut SystemRandom);
     let mut fresh = KeyStore::generate(random);
@@ -222,9 +225,11 @@ async fn make(settings: Settings, issuer: Id, edges: Vec<Id>) -> Result<(), Fail
     let (log, new) = patiently(|| JetStreamLog::open(&config, Some(identity))).await?;
     if eventlog::Log::identity(&log) != identity {
         return Err(Failure::data(format!(
-            "{}: the log's streams are of another deployment: remove them or the documents, \
-             whichever does not belong here",
-            config.url
+            "{}: the log's streams are not of the deployment that the documents describe (bucket \
+             KV_{}countersign). Streams that a `countersign up --log` counts are in use: its keys are in \
+             its data directory (--data), and this deployment needs an eventlog.prefix of its own, or \
+             another NATS account. Nothing was changed in them",
+            config.url, config.prefix
         )));
     }
     patiently(|| EdgeQueue::open(&config, true)).await?;
@@ -237,6 +242,24 @@ async fn make(settings: Settings, issuer: Id, edges: Vec<Id>) -> Result<(), Fail
         line(format!("operator's key (shown this once, only its hash is kept): {text}"));
     }
     Ok(())
+}
+
+/// Whether there is a log without documents: `up` makes its streams, and keeps its keys itself.
+async fn is_of_an_up(config: &JetStreamConfig) -> Result<bool, OpenError> {
+    match Documents::open(config, false).await {
+        Ok(_) => Ok(false),
+        Err(OpenError::Foreign(_)) => JetStreamLog::is_there(config).await,
+        Err(error) => Err(error),
+    }
+}
+
+fn of_an_up(config: &JetStreamConfig) -> Failure {
+    Failure::usage(format!(
+        "{}: this log belongs to a `countersign up`: its keys and edges are in its data directory, so \
+         give these commands --data DIR instead of --log; a deployment for `countersign init` beside it \
+         needs an eventlog.prefix of its own, or another NATS account",
+        config.url
+    ))
 }
 
 /// Puts a document where none is; returns the one that is there then.
@@ -295,7 +318,13 @@ pub(crate) async fn keys(settings: &Settings) -> Result<KeyStore, Failure> {
 
 async fn open_as_operator(settings: &Settings) -> Result<Documents, Failure> {
     let config = nats(settings, "operator", 1)?;
-    Documents::open(&config, false).await.map_err(failed)
+    match Documents::open(&config, false).await {
+        // What it says of `init` would lead astray; a server that goes meanwhile says nothing new.
+        Err(OpenError::Foreign(_)) if is_of_an_up(&config).await.unwrap_or(false) => {
+            Err(of_an_up(&config))
+        }
+        opened => opened.map_err(failed),
+    }
 }
 
 fn parse_keys(document: &Document) -> Result<KeyStore, Failure> {

@@ -1,6 +1,9 @@
 //! Small documents that the parts of a deployment share: what is fixed, keys, leases. One key-value
 //! bucket, each document with a revision that grows with every change.
 
+use std::error::Error as _;
+
+use async_nats::jetstream::context::CreateStreamError;
 use async_nats::jetstream::kv::{self, UpdateErrorKind};
 use async_nats::jetstream::stream::StorageType;
 use bytes::Bytes;
@@ -58,7 +61,12 @@ impl Documents {
         };
         let store = context.create_key_value(wanted).await;
         store.map(|store| Self { store }).map_err(|error| {
-            OpenError::Unfit(format!("the bucket {bucket} cannot be made: {error}"))
+            let what = format!("the bucket {bucket}");
+            let of_stream = error.source().and_then(|why| why.downcast_ref::<CreateStreamError>());
+            match of_stream {
+                Some(why) => open::cannot_make(config, &what, why),
+                None => OpenError::Unfit(format!("{what} cannot be made: {error}")),
+            }
         })
     }
 

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    AccountErrorKind, ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
@@ -96,6 +98,17 @@ pub enum OpenError {
         /// What the system said.
         why: String,
     },
+    /// A server answers, and its JetStream does not yet: may succeed within seconds.
+    #[error(
+        "{url}: JetStream does not answer yet ({why}): nodes that have just met have no leader for some \
+         seconds; if it lasts, see that most nodes run, and that this user may use JetStream"
+    )]
+    NotYet {
+        /// Where.
+        url: String,
+        /// What NATS said.
+        why: String,
+    },
     /// A setting or the server is not as it must be, and waiting does not help.
     #[error("{0}")]
     Unfit(String),
@@ -108,11 +121,40 @@ impl OpenError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Away { .. })
+        matches!(self, Self::Away { .. } | Self::NotYet { .. })
     }
 }
 
+/// Codes of a cluster that has no leader yet, or does not know all of its nodes.
+const NOT_YET: [ErrorCode; 2] = [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NO_PEERS];
+
+/// What it means that a stream, or the stream of a bucket, cannot be made.
+pub(super) fn cannot_make(
+    config: &JetStreamConfig,
+    what: &str,
+    error: &CreateStreamError,
+) -> OpenError {
+    let is_early = match error.kind() {
+        CreateStreamErrorKind::TimedOut => true,
+        CreateStreamErrorKind::JetStream(why) => NOT_YET.contains(&why.error_code()),
+        _ => false,
+    };
+    let why = format!("{what} cannot be made: {error}");
+    if is_early { OpenError::NotYet { url: config.url.clone(), why } } else { OpenError::Unfit(why) }
+}
+
 impl JetStreamLog {
+    /// Whether there is a log under this prefix, whoever made it and with however many partitions.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn is_there(config: &JetStreamConfig) -> Result<bool, OpenError> {
+        let (context, _) = context(config).await?;
+        let found = find(&context, &stream_name(&config.prefix, DEAD)).await;
+        let away = |why: String| OpenError::Away { url: config.url.clone(), why };
+        Ok(found.map_err(away)?.is_some_and(|anchor| identity_of(anchor.cached_info()).is_some()))
+    }
+
     /// Connects, and opens the streams or makes them when there are none; `identity_if_new` are 16
     /// random bytes, or `None`: then none is made. Returns the log and whether it is new. Reconnects
     /// by itself from then on.
@@ -172,6 +214,14 @@ pub(super) async fn context(
     fit(config, &client)?;
     let context = ContextBuilder::new().timeout(REQUEST_MAX).ack_timeout(ACK_MAX).build(client);
     if let Err(error) = context.query_account().await {
+        let is_early = match error.kind() {
+            AccountErrorKind::TimedOut => true,
+            AccountErrorKind::JetStream(why) => NOT_YET.contains(&why.error_code()),
+            _ => false,
+        };
+        if is_early {
+            return Err(OpenError::NotYet { url: config.url.clone(), why: error.to_string() });
+        }
         // Without JetStream nobody listens there, or the account may not.
         return Err(OpenError::Unfit(format!(
             "{}: JetStream does not answer ({error}): enable it in the server's config \
@@ -341,9 +391,8 @@ async fn make(
             }
             None => {
                 let wanted = stream_config(config, partition, identity);
-                context.create_stream(wanted).await.map_err(|error| {
-                    OpenError::Unfit(format!("the stream {name} cannot be made: {error}"))
-                })?;
+                let made = context.create_stream(wanted).await;
+                made.map_err(|error| cannot_make(config, &format!("the stream {name}"), &error))?;
             }
         }
     }

@@ -100,7 +100,7 @@ impl EdgeQueue {
                     ..Config::default()
                 };
                 context.create_stream(wanted).await.map_err(|error| {
-                    OpenError::Unfit(format!("the stream {name} cannot be made: {error}"))
+                    open::cannot_make(config, &format!("the stream {name}"), &error)
                 })?;
             }
         }
