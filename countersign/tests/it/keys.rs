@@ -132,6 +132,14 @@ fn what_makes_no_sense_is_refused() {
         let (code, _, said) = keys(&data, args);
         assert!(code == Some(2) && said.contains(word), "{args:?}: {code:?} {said}");
     }
+    // What a revoked key signed verifies no more, and no command may say that it does.
+    let (_, said, _) = keys(&data, &["new", "--issuer", "brief"]);
+    let brief = said.split(' ').nth(2).unwrap();
+    assert_eq!(keys(&data, &["revoke", brief]).0, Some(0));
+    for again in ["revoke", "retire"] {
+        let (code, said, err) = keys(&data, &[again, brief]);
+        assert!(code == Some(2) && err.contains("is revoked already"), "{again}: {said}{err}");
+    }
     let edges = |args: &[&str]| run(binary().arg("edges").args(args).arg("--data").arg(&data));
     let (code, _, said) = edges(&["retire", "nosuch"]);
     assert!(code == Some(2) && said.contains("no edge nosuch is registered"), "{code:?} {said}");

@@ -215,9 +215,12 @@ impl KeyStore {
     /// The key signs no more; what it signed verifies for the horizon.
     ///
     /// # Errors
-    /// When there is no such key.
+    /// When there is no such key, or it is revoked: then nothing that it signed verifies.
     pub fn retire(&mut self, id: KeyId, now: Timestamp) -> Result<(), KeyError> {
         let key = self.find(id)?;
+        if key.revoked {
+            return Err(KeyError::Revoked(id));
+        }
         key.retired_at = Some(key.retired_at.map_or(now, |earlier| earlier.min(now)));
         Ok(())
     }
