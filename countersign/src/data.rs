@@ -2,7 +2,7 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `deployment.json` | what is fixed when the deployment is made: partitions, the log's identity |
+//! | `deployment.json` | what is fixed when the deployment is made: partitions, the log's identity, where the log is |
 //! | `keys.json` | signing keys and secrets, mode 0600 |
 //! | `admin.key` | the hash of the operator's key |
 //! | `catalogue.toml` | ads and placements, unless a setting names another file |
@@ -39,9 +39,29 @@ pub(crate) struct Deployment {
     pub(crate) log: String,
     /// When it was made, ms since 1970.
     created_at: Timestamp,
+    /// Of a data directory, where its log is, once it was opened; files of before do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log_place: Option<LogPlace>,
+}
+
+/// Where the log of a data directory is. Not its address, which may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(crate) enum LogPlace {
+    /// `log/` in the directory.
+    Local,
+    /// Streams on NATS.
+    Nats {
+        /// What their names begin with: `eventlog.prefix`.
+        prefix: String,
+    },
 }
 
 const VERSION: u32 = 1;
+/// The list of a copy's files, which only a copy has.
+pub(crate) const BACKUP_LIST: &str = "backup.json";
+/// A segment of a local log that nothing was written to is smaller.
+const EMPTY_SEGMENT_BYTES_MAX: u64 = 4_096;
 
 impl DataDir {
     /// A directory that need not exist yet.
@@ -58,8 +78,9 @@ impl DataDir {
     /// guard is dropped.
     ///
     /// # Errors
-    /// When another process has it, or it cannot be made.
+    /// When another process has it, it cannot be made, or it is a copy that `backup` took.
     pub(crate) fn take(&self) -> Result<File, Failure> {
+        self.refuse_copy()?;
         make_private_dir(&self.root).map_err(|error| cannot("make", &self.root, &error))?;
         let (file, path) = self.lock_file("lock")?;
         match file.try_lock() {
@@ -70,6 +91,21 @@ impl DataDir {
             ))),
             Err(TryLockError::Error(error)) => Err(cannot("lock", &path, &error)),
         }
+    }
+
+    /// A copy that is used is none any more: its files are not those that its list names.
+    fn refuse_copy(&self) -> Result<(), Failure> {
+        let list = self.path(BACKUP_LIST);
+        if !list.exists() {
+            return Ok(());
+        }
+        let root = self.root.display();
+        Err(Failure::usage(format!(
+            "{root} is a copy that `countersign backup` took, and stays as it is: `countersign restore \
+             --from {root} --data DIR` makes a data directory of it. (Where an earlier build has run on \
+             it, it is no copy any more: remove {})",
+            list.display()
+        )))
     }
 
     fn lock_file(&self, name: &str) -> Result<(File, PathBuf), Failure> {
@@ -109,6 +145,70 @@ impl DataDir {
             )));
         }
         Ok(there)
+    }
+
+    /// Refuses a log that is not where this directory's is: on another one the counts would begin anew
+    /// or be refused later, and what was accepted would lie in two logs. Changes nothing.
+    ///
+    /// # Errors
+    /// Says where the log is, and what to set.
+    pub(crate) fn check_log_place(&self, wanted: &LogPlace) -> Result<(), Failure> {
+        let path = self.path("deployment.json");
+        let Some(text) = read_if_there(&path)? else { return Ok(()) };
+        let there: Deployment = parse_json(&path, &text)?;
+        let is_noted = there.log_place.is_some();
+        let Some(place) = there.log_place.or_else(|| self.evident_log_place()) else {
+            return Ok(());
+        };
+        let what = match (&place, wanted) {
+            (LogPlace::Local, LogPlace::Nats { .. }) => {
+                "is in it (log/): start without --log, and take eventlog.url out of the settings".to_owned()
+            }
+            (LogPlace::Nats { .. }, LogPlace::Local) => {
+                "is on NATS: start with --log nats://HOST:4222, or set eventlog.url".to_owned()
+            }
+            // Where only files tell, they do not tell the prefix.
+            (LogPlace::Nats { prefix }, LogPlace::Nats { prefix: other })
+                if is_noted && prefix != other =>
+            {
+                format!(
+                    "is on NATS under the prefix {prefix:?}, and eventlog.prefix says {other:?}: set it \
+                     as it was"
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(format!(
+            "{}: the log of this data directory {what}; for another log take another --data",
+            self.root.display()
+        )))
+    }
+
+    /// What the files of a directory tell whose description does not say it yet; none where they could
+    /// be of either.
+    fn evident_log_place(&self) -> Option<LogPlace> {
+        let files = |name: &str| fs::read_dir(self.path(name)).into_iter().flatten().flatten();
+        let bytes = files("log").filter_map(|file| file.metadata().ok()).map(|meta| meta.len());
+        match bytes.max() {
+            Some(most) => (most > EMPTY_SEGMENT_BYTES_MAX).then_some(LogPlace::Local),
+            None => files("state").next().map(|_| LogPlace::Nats { prefix: String::new() }),
+        }
+    }
+
+    /// Notes where the log is that has just been opened. Only for who has taken the directory.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn note_log_place(
+        &self,
+        deployment: &Deployment,
+        place: LogPlace,
+    ) -> Result<(), Failure> {
+        if deployment.log_place.as_ref() == Some(&place) {
+            return Ok(());
+        }
+        let noted = Deployment { log_place: Some(place), ..deployment.clone() };
+        write_json(&self.path("deployment.json"), &noted, Mode::Plain)
     }
 
     /// Data without the file that says how it is laid out: something was lost or mixed up.
@@ -223,6 +323,7 @@ impl Deployment {
             partitions: partitions.map_or(shared::limits::PARTITIONS_DEFAULT, Partitions::count),
             log: shared::text::hex(&log),
             created_at: now,
+            log_place: None,
         }
     }
 

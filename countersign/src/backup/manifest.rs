@@ -5,10 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shared::Timestamp;
 
-use crate::data::{Mode, parse_json, read_if_there, write_json};
+use crate::data::{BACKUP_LIST as NAME, Mode, parse_json, read_if_there, write_json};
 use crate::failure::Failure;
 
-const NAME: &str = "backup.json";
 const VERSION: u32 = 1;
 
 /// The list of a copy's files.

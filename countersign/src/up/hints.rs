@@ -33,7 +33,7 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
     } else {
         let catalogue = settings.catalogue();
         line(format!(
-            "  put ads and placements into {} (read again on change)",
+            "  put ads and placements into {} (read again on change; fields: docs/catalogue.md)",
             catalogue.display()
         ));
     }

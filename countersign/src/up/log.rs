@@ -57,8 +57,9 @@ impl AnyLog {
         };
         if log.identity() != identity {
             return Err(Failure::data(format!(
-                "{place}: this log is of another deployment: restore the one that belongs here, or \
-                 use the data directory that belongs to it"
+                "{place}: this log is of another deployment, and {} is not its data directory: restore \
+                 the log that belongs here, or name the directory that belongs to this log with --data",
+                settings.data.display()
             )));
         }
         Ok(log)

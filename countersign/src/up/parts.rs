@@ -27,7 +27,7 @@ use super::log::AnyLog;
 use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
 use crate::archive;
-use crate::data::DataDir;
+use crate::data::{DataDir, LogPlace};
 use crate::descriptors::Places;
 use crate::disk::Disk;
 use crate::failure::Failure;
@@ -99,6 +99,8 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let random = &mut SystemRandom;
     let dir = DataDir::new(&settings.data);
     let lock = dir.take()?;
+    let log_place = log_place(settings);
+    dir.check_log_place(&log_place)?;
     let edge_listener = bind("edge.listen", settings.edge.listen).await?;
     let api_listener = bind("api.listen", settings.api.listen).await?;
     let edge_url = url_of("edge.listen", &edge_listener)?;
@@ -110,6 +112,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let (admin, origin) = AdminKey::find(&dir.path("admin.key"), variable.as_deref(), random)?;
 
     let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
+    dir.note_log_place(&deployment, log_place)?;
     let mut registry = Registry::default();
     let api_doors = listen::api_doors(settings);
     listen::register(&api_doors, &mut registry);
@@ -167,6 +170,16 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         disk,
         _lock: lock,
     })
+}
+
+/// Where the settings say that the log is.
+fn log_place(settings: &Settings) -> LogPlace {
+    let wanted = &settings.eventlog;
+    if wanted.url.is_empty() {
+        LogPlace::Local
+    } else {
+        LogPlace::Nats { prefix: wanted.prefix.clone() }
+    }
 }
 
 /// Connections that the system has taken and that wait to be accepted.

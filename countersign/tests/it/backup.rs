@@ -162,6 +162,13 @@ fn what_is_no_whole_copy_is_refused() {
     assert!(code == Some(2) && said.contains("no empty directory"), "{code:?} {said}");
     let target = |name: &str| dir.path().join(name);
 
+    // Used as a data directory it would be no copy any more.
+    let mut up = binary();
+    up.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
+    let (code, _, said) = run(up.arg(&copy));
+    assert!(code == Some(2) && said.contains("countersign restore --from"), "{code:?} {said}");
+    assert!(!copy.join("lock").exists(), "nothing was begun");
+
     // One byte of the log is another.
     let segment = std::fs::read_dir(copy.join("log")).unwrap().next().unwrap().unwrap().path();
     let good = std::fs::read(&segment).unwrap();

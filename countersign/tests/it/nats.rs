@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eventlog::jetstream::server::NatsServer;
 
-use crate::process::{Server, random_moment, run};
+use crate::process::{Server, binary, random_moment, run};
 
 fn start(data: &Path, nats: &NatsServer) -> Server {
     Server::start_with(data, None, &["--demo", "--log", &nats.url()])
@@ -65,7 +65,7 @@ fn a_log_that_is_not_the_one_that_belongs_here_is_refused() {
     let mut server = start(&dir.path().join("data"), &nats);
     assert_eq!(server.terminate().code(), Some(0));
     let up = |data: &str, url: &str| {
-        let mut command = crate::process::binary();
+        let mut command = binary();
         command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
         run(command.args(["--log", url, "--data"]).arg(dir.path().join(data)))
     };
@@ -73,4 +73,77 @@ fn a_log_that_is_not_the_one_that_belongs_here_is_refused() {
     assert!(code == Some(5) && said.contains("of another deployment"), "{code:?} {said}");
     let (code, _, said) = up("data", "not an address");
     assert!(code == Some(2) && said.contains("nats://HOST:4222"), "{code:?} {said}");
+}
+
+/// What is in a directory, by name.
+fn names(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_data_directory_goes_with_the_log_that_it_began_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = NatsServer::start(&dir.path().join("nats"));
+    let url = nats.url();
+    let up = |data: &Path, more: &[&str]| {
+        let mut command = binary();
+        command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
+        run(command.args(more).arg("--data").arg(data))
+    };
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    // Killed before anything is counted: both know all the same.
+    drop(Server::start(&here));
+    drop(start(&there, &nats));
+    let cases: [(&Path, &[&str], &str); 4] = [
+        (&here, &["--log", &url], "is in it (log/): start without --log"),
+        (&here, &["--log", "nats://127.0.0.1:9"], "is in it (log/): start without --log"),
+        (&there, &[], "is on NATS: start with --log"),
+        (&there, &["--log", &url, "--config", "prefix.toml"], "under the prefix \"\""),
+    ];
+    let settings = dir.path().join("prefix.toml");
+    std::fs::write(&settings, "[eventlog]\nprefix = 'other-'\n").unwrap();
+    for (data, flags, words) in cases {
+        let flags: Vec<&str> = flags
+            .iter()
+            .map(|flag| if flag.ends_with(".toml") { settings.to_str().unwrap() } else { flag })
+            .collect();
+        let before = names(data);
+        let (code, _, said) = up(data, &flags);
+        assert!(code == Some(2) && said.contains(words), "{flags:?}: {code:?} {said}");
+        assert_eq!(names(data), before, "nothing was begun");
+    }
+    // Directories of an earlier build do not say it; their files do, once something is counted.
+    let cases: [(Server, &[&str], &str); 2] = [
+        (Server::start(&here), &["--log", &url], "start without --log"),
+        (start(&there, &nats), &[], "start with --log"),
+    ];
+    for (mut server, flags, words) in cases {
+        for _ in 0..60 {
+            server.serve().await;
+        }
+        assert_eq!(server.terminate().code(), Some(0));
+        let path = server.data.join("deployment.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut said: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(said.as_object_mut().unwrap().remove("log_place").is_some(), "{text}");
+        std::fs::write(&path, said.to_string()).unwrap();
+        let (code, _, said) = up(&server.data, flags);
+        assert!(code == Some(2) && said.contains(words), "{code:?} {said}");
+    }
+}
+
+#[test]
+fn the_keys_of_an_up_are_in_its_data_directory_and_not_on_nats() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = NatsServer::start(&dir.path().join("nats"));
+    let mut server = start(&dir.path().join("data"), &nats);
+    for args in [&["keys", "list"][..], &["edges", "registered"], &["init", "--edge", "a"]] {
+        let (code, said, err) = run(binary().args(args).args(["--log", &nats.url()]));
+        assert!(code == Some(2) && err.contains("belongs to a `countersign up`"), "{said}{err}");
+        assert!(err.contains("--data"), "{err}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
 }
