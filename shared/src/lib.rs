@@ -27,4 +27,4 @@ pub use id::{BatchDigest, BlockId, Id, ImpressionId, OutboxId, SourceId};
 pub use money::{Currency, Money};
 pub use partition::{PartitionMap, Partitions};
 pub use random::Random;
-pub use time::{Clock, Minute, Timestamp};
+pub use time::{Clock, Minute, TimeError, Timestamp};

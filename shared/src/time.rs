@@ -51,7 +51,8 @@ impl Timestamp {
     /// # Errors
     /// Says what was expected when the text is neither, or before 1970.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
-        let error = || TimeError(text.chars().take(64).collect());
+        let shown = || text.chars().take(64).collect();
+        let error = || TimeError::NoTime(shown());
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
             if fraction.contains('.') || (fraction.is_empty() && text.contains('.')) {
@@ -59,8 +60,11 @@ impl Timestamp {
             }
             let seconds: u64 = whole.parse().map_err(|_| error())?;
             let ms: u64 = format!("{fraction:0<3.3}").parse().map_err(|_| error())?;
-            let total = seconds.checked_mul(1000).and_then(|s| s.checked_add(ms));
-            return total.map(Self).ok_or_else(error);
+            // Milliseconds of our days, taken for seconds, are in a year that nobody means.
+            if seconds > SECONDS_MAX {
+                return Err(TimeError::TooLate(shown()));
+            }
+            return Ok(Self(seconds * 1000 + ms));
         }
         let instant = text.parse::<jiff::Timestamp>().or_else(|_| {
             text.parse::<jiff::civil::DateTime>()
@@ -72,10 +76,21 @@ impl Timestamp {
     }
 }
 
+/// The last second of the year 9999, the last that RFC 3339 can write.
+const SECONDS_MAX: u64 = 253_402_300_799;
+
 /// A text that is no time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither Unix seconds nor an RFC 3339 time such as 2026-01-31T12:00:00Z")]
-pub struct TimeError(pub String);
+pub enum TimeError {
+    /// It is of no form that is known.
+    #[error("{0:?} is neither Unix seconds nor an RFC 3339 time such as 2026-01-31T12:00:00Z")]
+    NoTime(String),
+    /// A number of seconds that leads beyond the year 9999.
+    #[error(
+        "{0:?} is after the year 9999, and not a whole minute of ours: write Unix seconds, not milliseconds"
+    )]
+    TooLate(String),
+}
 
 impl fmt::Display for Timestamp {
     /// RFC 3339, UTC.

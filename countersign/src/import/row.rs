@@ -4,12 +4,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use shared::import::ImportEvent;
-use shared::{Country, Device, Id, Kind, Timestamp};
+use shared::{Country, Device, Id, Kind, TimeError, Timestamp};
 
 /// The longest `user_id`, in bytes; only a keyed hash of it is kept.
 const USER_BYTES_MAX: usize = 256;
-/// 9999-12-31T23:59:59Z: what is later was not written in seconds.
-const LATEST: Timestamp = Timestamp(253_402_300_799_000);
 
 /// The text of a row's fields. `None`: there is no such column, or nothing in it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,11 +52,12 @@ impl Fields<'_> {
     }
 
     fn at(&self) -> Result<Timestamp, String> {
-        let at = Timestamp::parse(self.time).map_err(|error| format!("timestamp: {error}"))?;
-        if at > LATEST {
-            return Err(format!("timestamp: {} is after the year 9999: not seconds?", self.time));
-        }
-        Ok(at)
+        Timestamp::parse(self.time).map_err(|error| match error {
+            TimeError::TooLate(text) => format!(
+                "timestamp: {text:?} is after the year 9999: write Unix seconds, not milliseconds"
+            ),
+            error @ TimeError::NoTime(_) => format!("timestamp: {error}"),
+        })
     }
 
     /// What happened: a row with neither column is a click; one with `click` is an impression, and

@@ -153,6 +153,11 @@ fn times_are_read() {
     ] {
         assert!(Timestamp::parse(text).is_err(), "{text:?}");
     }
+    // What programs of today call the time, in their milliseconds.
+    for text in ["1795305600000", "253402300800"] {
+        let said = Timestamp::parse(text).unwrap_err().to_string();
+        assert!(said.contains("Unix seconds, not milliseconds"), "{said}");
+    }
     let long = "x".repeat(10_000);
     assert!(Timestamp::parse(&long).unwrap_err().to_string().len() < 200);
 }
