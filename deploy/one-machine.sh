@@ -18,6 +18,21 @@ command_of() {
   esac
 }
 
+# Whether a part runs under this name: its process may have ended by itself, or with the machine.
+runs() {
+  [ -s "pids/$1" ] && kill -0 "$(cat "pids/$1")" 2> /dev/null || return 1
+  # One that has ended, and that nobody has asked how.
+  case $(ps -o stat= -p "$(cat "pids/$1")" 2> /dev/null) in Z*) return 1 ;; esac
+}
+
+signal() {
+  if ! runs "$2"; then
+    echo "one-machine.sh: $2 does not run; these have been started: $(ls pids | tr '\n' ' ')" >&2
+    exit 1
+  fi
+  kill "$1" "$(cat "pids/$2")"
+}
+
 [ $# -ge 2 ] || usage
 what=$1
 shift
@@ -26,13 +41,17 @@ for name; do
   case $what in
     start)
       command=$(command_of "$name")
+      if runs "$name"; then
+        echo "one-machine.sh: $name runs already, as process $(cat "pids/$name"): stop it first (or remove pids/$name, if that is another program)" >&2
+        exit 1
+      fi
       case $name in nats-*) set -a && . secrets/nats.env && set +a ;; esac
       # shellcheck disable=SC2086
       nohup $command >> "logs/$name.log" 2>&1 < /dev/null &
       echo $! > "pids/$name"
       ;;
-    stop) kill -TERM "$(cat "pids/$name")" ;;
-    kill) kill -KILL "$(cat "pids/$name")" ;;
+    stop) signal -TERM "$name" ;;
+    kill) signal -KILL "$name" ;;
     *) usage ;;
   esac
 done
