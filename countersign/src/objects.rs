@@ -13,6 +13,15 @@ use url::Url;
 /// How long an object store may take for its first answer.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 
+/// Variables that say where credentials are.
+const CREDENTIALS: [&str; 5] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+];
+
 /// Opens `s3://bucket/folder`: S3 or one of its like, which must be able to write on condition.
 /// `environment` has its credentials, region and endpoint in the variables that other programs read
 /// too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
@@ -25,19 +34,37 @@ pub(crate) async fn open(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Arc<dyn ObjectStore>, String> {
     let unusable = |why: &dyn Display| format!("{url:?}: {why}");
-    let parsed = Url::parse(url).map_err(|error| unusable(&error))?;
-    if parsed.scheme() != "s3" {
-        return Err(unusable(&"a URL of an object store begins with s3://"));
+    if !url.starts_with("s3://") {
+        return Err(unusable(
+            &"a URL of an object store begins with s3://; left empty it is a folder of the data directory",
+        ));
     }
-    let options = environment.into_iter().filter(|(name, _)| name.starts_with("AWS_"));
+    let parsed = Url::parse(url).map_err(|error| unusable(&error))?;
+    let options: Vec<(String, String)> =
+        environment.into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
+    let has_credentials = options.iter().any(|(name, _)| CREDENTIALS.contains(&name.as_str()));
     let (objects, path) =
         object_store::parse_url_opts(&parsed, options).map_err(|error| unusable(&error))?;
     let objects = Arc::new(PrefixStore::new(objects, path));
     let first = async { objects.list(None).try_next().await };
     match tokio::time::timeout(FIRST_ANSWER_MAX, first).await {
         Ok(Ok(_)) => Ok(objects),
-        Ok(Err(error)) => Err(unusable(&error)),
-        Err(_) => Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}"))),
+        Ok(Err(error)) if has_credentials => Err(unusable(&error)),
+        Err(_) if has_credentials => {
+            Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}")))
+        }
+        // Without any, the machine itself was asked for some, and that is what the error tells of.
+        failed => {
+            let why = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => format!("no answer in {FIRST_ANSWER_MAX:?}"),
+            };
+            Err(unusable(&format_args!(
+                "there are no credentials in the environment: set AWS_ACCESS_KEY_ID, \
+                 AWS_SECRET_ACCESS_KEY and AWS_REGION (and AWS_ENDPOINT_URL, if it is not AWS); where \
+                 the machine has a role of its own: {why}"
+            )))
+        }
     }
 }
 
@@ -51,7 +78,8 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_used_says_why() {
         for (url, why) in [
-            ("counts", "relative URL without a base"),
+            ("counts", "begins with s3://"),
+            ("/srv/counts", "begins with s3://"),
             ("file:///tmp/counts", "begins with s3://"),
             ("s3://", "s3://"),
         ] {
