@@ -13,6 +13,9 @@ use shared::keys::KeyId;
 
 use crate::failure::EXIT_CODES;
 use crate::settings::Given;
+use values::{minute, overlap, seconds};
+
+mod values;
 
 /// Ad tracking that can be proved: countersigns every impression and click at the edge, and counts
 /// them exactly in the centre.
@@ -248,10 +251,10 @@ pub(crate) struct ApiArgs {
     /// answers is asked (two aggregators, of which one stands by)
     #[arg(long, value_name = "URL")]
     pub(crate) api: String,
-    /// The operator's key, which `up` printed at its first start
+    /// The operator's key, which `up` or `init` printed once; better in the environment
     #[arg(long, value_name = "KEY", env = "COUNTERSIGN_ADMIN_KEY", hide_env_values = true)]
     pub(crate) key: String,
-    /// How long an API that does not answer is tried again, in seconds
+    /// For how long an API that does not answer is tried again, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub(crate) patience: Duration,
 }
@@ -456,8 +459,9 @@ pub(crate) enum KeysCommand {
         /// Whose key
         #[arg(long, value_name = "ID")]
         issuer: Id,
-        /// How long the old key still signs, for edges that have not heard of the new one
-        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+        /// How long the old key still signs, for edges that have not heard of the new one: 0 to 604800,
+        /// seven days
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = overlap)]
         overlap: Duration,
     },
     /// Stop signing with a key; what it signed stays good for 7 days
@@ -523,17 +527,6 @@ pub(crate) enum EdgesCommand {
         /// The edge's name
         edge: Id,
     },
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: u32 = text.parse().map_err(|_| "a whole number of seconds".to_owned())?;
-    Ok(Duration::from_secs(seconds.into()))
-}
-
-fn minute(text: &str) -> Result<Minute, String> {
-    let time = shared::Timestamp::parse(text).map_err(|error| error.to_string())?;
-    let minute = time.minute();
-    if minute.start() == time { Ok(minute) } else { Err("a whole minute".to_owned()) }
 }
 
 #[cfg(test)]

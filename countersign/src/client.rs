@@ -1,7 +1,7 @@
 //! Speaks with an API, patiently: what can be tried again is, until the patience ends; where several
 //! addresses are given, at the next one.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -28,6 +28,8 @@ pub(crate) struct Api {
     at: AtomicUsize,
     key: String,
     patience: Duration,
+    /// Whether it was said that it is tried again.
+    told: AtomicBool,
     http: reqwest::Client,
 }
 
@@ -64,7 +66,8 @@ impl Api {
         let bases = addresses.split(',').map(|base| base_url(flag, base.trim()));
         let (bases, at) = (bases.collect::<Result<_, _>>()?, AtomicUsize::new(0));
         let http = http_client(REQUEST_TIMEOUT)?;
-        Ok(Self { bases, at, key: args.key.clone(), patience: args.patience, http })
+        let (key, told) = (args.key.clone(), AtomicBool::new(false));
+        Ok(Self { bases, at, key, patience: args.patience, told, http })
     }
 
     fn base(&self) -> &str {
@@ -156,7 +159,7 @@ impl Api {
         timeout: Duration,
     ) -> Result<Option<Reply>, Failure> {
         let watch = Stopwatch::start();
-        let mut backoff_ms = BACKOFF_MS_MIN;
+        let (mut backoff_ms, mut tries) = (BACKOFF_MS_MIN, 0);
         loop {
             let why = match self.once(method.clone(), path, body.clone(), timeout).await {
                 Tried::Done(reply) => return Ok(Some(reply)),
@@ -164,6 +167,11 @@ impl Api {
                 Tried::Never(why) => return Err(Failure::server(why)),
                 Tried::Later(why) => why,
             };
+            tries += 1;
+            // Of two aggregators one stands by: that is nothing to be told.
+            if tries == self.bases.len() {
+                self.tell(&why);
+            }
             self.at.fetch_add(1, Ordering::Relaxed);
             if watch.elapsed() >= self.patience {
                 return Err(Failure::server(format!(
@@ -174,6 +182,17 @@ impl Api {
             }
             tokio::time::sleep(Duration::from_millis(backoff_ms)).await;
             backoff_ms = (backoff_ms * 2).min(BACKOFF_MS_MAX);
+        }
+    }
+
+    /// Says, once, why nothing seems to happen.
+    fn tell(&self, why: &str) {
+        if !self.patience.is_zero() && !self.told.swap(true, Ordering::Relaxed) {
+            eprintln!(
+                "{} does not answer ({why}): tried again for {} s (--patience)",
+                self.bases.join(", "),
+                self.patience.as_secs()
+            );
         }
     }
 

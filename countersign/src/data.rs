@@ -162,7 +162,8 @@ impl DataDir {
         };
         let what = match (&place, wanted) {
             (LogPlace::Local, LogPlace::Nats { .. }) => {
-                "is in it (log/): start without --log, and take eventlog.url out of the settings".to_owned()
+                "is in it (log/): start without --log, and take eventlog.url out of the settings"
+                    .to_owned()
             }
             (LogPlace::Nats { .. }, LogPlace::Local) => {
                 "is on NATS: start with --log nats://HOST:4222, or set eventlog.url".to_owned()
@@ -298,7 +299,7 @@ impl DataDir {
     /// When there are none.
     pub(crate) fn require_keys(&self) -> Result<KeyStore, Failure> {
         self.read_keys()?.ok_or_else(|| {
-            Failure::data(format!(
+            Failure::usage(format!(
                 "{} has no keys.json: `countersign up --data {0}` makes a deployment there, or \
                  name the right directory with --data",
                 self.root.display()
@@ -341,12 +342,12 @@ impl Deployment {
             return fail("damaged: restore the file from a copy".to_owned());
         }
         match partitions {
-            Some(set) if set.count() != self.partitions => fail(format!(
-                "this deployment was made with {} partitions, and the settings say {}: the number \
-                 is fixed; take the setting out",
+            Some(set) if set.count() != self.partitions => Err(Failure::usage(format!(
+                "{place}: this deployment was made with {} partitions, and the settings say {}: the \
+                 number is fixed; take the setting out",
                 self.partitions,
                 set.count()
-            )),
+            ))),
             _ => Ok(()),
         }
     }
@@ -433,7 +434,7 @@ pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
 
 /// A failure of the file system, with what was tried where.
 pub(crate) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Failure {
-    Failure::data(format!("cannot {verb} {}: {error}", path.display()))
+    Failure::files(format!("cannot {verb} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub(crate) const SERVER: u8 = 4;
 pub(crate) const DATA: u8 = 5;
 /// Another process has the data; it may let go.
 pub(crate) const LOCKED: u8 = 6;
+/// A file or directory cannot be read or written: permissions, a full disk.
+pub(crate) const FILES: u8 = 7;
 /// A part of the running process failed for good.
 pub(crate) const FATAL: u8 = 70;
 
@@ -29,6 +31,7 @@ Exit codes:
    4  the server cannot be reached, or refuses
    5  the data directory is damaged, or of another deployment
    6  another process uses the data directory
+   7  a file or directory cannot be read or written: see its permissions, and that the disk has room
   70  up and the roles: a part of the process failed for good (the last line says which and why)";
 
 /// Why a command ends early.
@@ -69,6 +72,11 @@ impl Failure {
     /// See [`LOCKED`].
     pub(crate) fn locked(message: impl Display) -> Self {
         Self { code: LOCKED, message: message.to_string() }
+    }
+
+    /// See [`FILES`].
+    pub(crate) fn files(message: impl Display) -> Self {
+        Self { code: FILES, message: message.to_string() }
     }
 
     /// See [`FATAL`].

@@ -42,13 +42,36 @@ use cli::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
+    match run(cli) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("countersign: {}", failure.message);
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Help that was asked for, or what is wrong with the command line.
+fn misread(error: &clap::Error) -> ExitCode {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    // Whoever reads it could do nothing about a terminal that is gone.
+    let _ = error.print();
+    let lacks_key = error.kind() == ErrorKind::MissingRequiredArgument
+        && matches!(
+            error.get(ContextKind::InvalidArg),
+            Some(ContextValue::Strings(names)) if names.iter().any(|name| name.starts_with("--key"))
+        );
+    if lacks_key {
+        eprintln!(
+            "\nThe operator's key: set {}, or give --key (which other users of the machine can see)",
+            admin::VARIABLE
+        );
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE))
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {

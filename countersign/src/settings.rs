@@ -96,7 +96,7 @@ pub(crate) struct Edge {
     pub(crate) issuer: Id,
     /// The catalogue; relative to the data directory.
     pub(crate) catalogue: PathBuf,
-    /// How it is reached from outside, for links; empty: as it was asked for.
+    /// How it is reached from outside, for links; empty: where it listens.
     pub(crate) public_url: String,
     /// So many days after its issue a link leads somewhere.
     pub(crate) link_days: u32,
@@ -436,6 +436,8 @@ impl Settings {
         }
         self.check_numbers()?;
         self.check_prefix()?;
+        self.check_filter()?;
+        self.collector.clock_is_right()?;
         if self.edge.issuer == shared::import::ISSUER {
             return Err(Failure::usage("edge.issuer: the name `import` is kept for imported logs"));
         }
@@ -576,7 +578,8 @@ fn explain(errors: &figment::Error) -> Failure {
             None => "the settings".to_owned(),
         };
         let at = if name.is_empty() { String::new() } else { format!("{name}: ") };
-        format!("{place}: {at}{}", error.kind.to_string().trim_end())
+        let range = Settings::range_of(&name).unwrap_or_default();
+        format!("{place}: {at}{}{range}", error.kind.to_string().trim_end())
     };
     let all: Vec<String> = errors.clone().into_iter().map(one).collect();
     Failure::usage(all.join("; "))

@@ -242,7 +242,12 @@ impl Term {
         if settings.aggregator.state_url.is_empty() {
             watch.spawn(disk.watch());
         }
-        let routes = api::guarded(routes, Arc::new(registry), Arc::clone(&self.operator));
+        let routes = api::guarded(
+            api::Side::Aggregator,
+            routes,
+            Arc::new(registry),
+            Arc::clone(&self.operator),
+        );
         self.front.leading.send_replace(Some((routes, held)));
         Ok(Leading { aggregator, archiver, _watch: watch })
     }

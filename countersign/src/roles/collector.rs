@@ -120,7 +120,8 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
         })
     };
     let routes = ::collector::gateway::router(Arc::clone(&collector)).route("/readyz", ready);
-    let routes = api::guarded(routes, Arc::new(registry), Arc::new(operator)).merge(public);
+    let routes = api::guarded(api::Side::Collector, routes, Arc::new(registry), Arc::new(operator))
+        .merge(public);
     line(format!("api listening on {url}"));
     let stopped = process::stopped(stop.clone());
     let api = listen::serve_api(listener, routes, doors, Times::default(), stopped);

@@ -75,7 +75,12 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         tokio::spawn(hear_of_clock(Arc::clone(&sink))),
         tokio::spawn(disk.watch()),
     ];
-    let routes = api::guarded(axum::Router::new(), Arc::new(registry), Arc::new(known.operator));
+    let routes = api::guarded(
+        api::Side::Edge,
+        axum::Router::new(),
+        Arc::new(registry),
+        Arc::new(known.operator),
+    );
     line(format!("edge listening on {url}"));
     line(format!("api listening on {api_url}"));
     let edge = ::edge::native::run(listener, edge.with(sink), process::stopped(stop.clone()));

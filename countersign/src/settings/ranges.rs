@@ -3,7 +3,10 @@
 
 use std::ops::RangeInclusive;
 
+use edge::clicks::WINDOW_S_MAX;
+use edge::limit::PER_S_MAX;
 use edge::outbox::DISK_BYTES_LEAST;
+use edge::policy::LINK_DAYS_MAX;
 use shared::wire::dead::LETTER_BYTES_MAX;
 
 use super::Settings;
@@ -12,15 +15,18 @@ use crate::failure::Failure;
 /// An hour, ms: what is saved less often than that is lost for longer than anybody expects.
 const HOUR_MS: u64 = 3_600_000;
 const ANY: u64 = u64::MAX;
+/// How much a process may log.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Settings {
     /// Each number with its name and its range.
-    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 11] {
+    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 12] {
         let Self { edge, outbox, collector, eventlog, aggregator, archive, api, .. } = self;
         let of = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         [
             ("edge.connections_max", of(edge.connections_max), 1..=1_000_000),
             ("api.connections_max", of(api.connections_max), 1..=1_000_000),
+            ("edge.link_days", u64::from(edge.link_days), 1..=u64::from(LINK_DAYS_MAX)),
             ("outbox.disk_bytes_max", outbox.disk_bytes_max, DISK_BYTES_LEAST..=ANY),
             ("collector.verify_threads", of(collector.verify_threads), 0..=256),
             ("collector.verified_tokens_max", collector.verified_tokens_max, 0..=100_000_000),
@@ -53,6 +59,38 @@ impl Settings {
         )))
     }
 
+    /// A word that is no level would be taken for the name of a part of the program, and silence all
+    /// others: nobody means that. (`RUST_LOG` is taken as it is.)
+    ///
+    /// # Errors
+    /// Names it.
+    pub(super) fn check_filter(&self) -> Result<(), Failure> {
+        let filter = &self.log.filter;
+        let words = filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+        let level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+        match words.into_iter().find(|word| !level(word)) {
+            None => Ok(()),
+            Some(word) => Err(Failure::usage(format!(
+                "log.filter: {filter:?}: {word:?} is no level; there are: {}; of one part alone: \
+                 edge=debug",
+                LEVELS.join(", ")
+            ))),
+        }
+    }
+
+    /// What a number of this name may be, in brackets; none when there is none, or any number will do.
+    pub(super) fn range_of(name: &str) -> Option<String> {
+        let other = [
+            ("partitions", 1..=u64::from(shared::limits::PARTITIONS_MAX)),
+            ("edge.verdicts.clicks_window_s", 1..=u64::from(WINDOW_S_MAX)),
+            ("edge.limits.requests_per_s", 0..=u64::from(PER_S_MAX)),
+            ("edge.limits.clicks_per_s", 0..=u64::from(PER_S_MAX)),
+        ];
+        let named = Self::default().numbers().map(|(name, _, range)| (name, range));
+        let found = named.into_iter().chain(other).find(|(known, _)| *known == name);
+        found.map(|(_, range)| format!(" ({})", said(&range)))
+    }
+
     /// Checks them all.
     ///
     /// # Errors
@@ -62,14 +100,15 @@ impl Settings {
             if range.contains(&value) {
                 continue;
             }
-            let (least, most) = range.into_inner();
-            let wanted = if most == ANY {
-                format!("at least {least}")
-            } else {
-                format!("from {least} to {most}")
-            };
-            return Err(Failure::usage(format!("{name}: {wanted}, and not {value}")));
+            return Err(Failure::usage(format!("{name}: {}, and not {value}", said(&range))));
         }
         Ok(())
+    }
+}
+
+fn said(range: &RangeInclusive<u64>) -> String {
+    match (range.start(), *range.end()) {
+        (least, ANY) => format!("at least {least}"),
+        (least, most) => format!("from {least} to {most}"),
     }
 }

@@ -78,7 +78,7 @@ fn flags_win_over_the_environment_over_the_file() {
 #[test]
 fn what_is_not_known_is_refused_with_name_and_place() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let cases: [Case<'_>; 17] = [
+    let cases: [Case<'_>; 23] = [
         (Some("[eventlog]\nurl = 'nats://a:b@c'"), &[], &["eventlog.url", "password_file"]),
         (Some("[eventlog]\nuser = 'a'"), &[], &["password_file", "both"]),
         (Some("[edge]\nlisen = 1"), &[], &["c.toml", "edge", "`lisen`", "`listen`"]),
@@ -100,6 +100,12 @@ fn what_is_not_known_is_refused_with_name_and_place() {
             &["collector.verify_threads: from 0 to 256, and not 100000"],
         ),
         (Some("[edge]\ncountry_header = 'bad header'"), &[], &["edge.country_header"]),
+        (Some("[log]\nfilter = 'loud'"), &[], &["log.filter", "\"loud\" is no level", "info"]),
+        (Some("partitions = 70000"), &[], &["partitions", "from 1 to 1024"]),
+        (Some("[collector]\nflush_ms = -1"), &[], &["collector.flush_ms", "from 0 to 60000"]),
+        (Some("[edge]\nlink_days = 0"), &[], &["edge.link_days: from 1 to 731, and not 0"]),
+        (Some("[collector]\nclock_is_right = 'noon'"), &[], &["clock_is_right", "RFC 3339"]),
+        (Some("[edge.verdicts]\nclicks_window_s = 'a'"), &[], &["clicks_window_s", "from 1 to"]),
         (Some("[aggregator]\ncheckpoint_ms = 0"), &[], &["aggregator.checkpoint_ms: from 10"]),
         (Some("[eventlog]\nprefix = 'a.b'"), &[], &["eventlog.prefix: at most 64", "not \"a.b\""]),
         (Some("[outbox]\ndisk_bytes_max = 0"), &[], &["outbox.disk_bytes_max: at least 1048576"]),

@@ -80,7 +80,9 @@ impl EdgeVerdicts {
     /// When the window is out of range.
     pub(crate) fn pace(&self) -> Result<Pace, Failure> {
         if !(1..=WINDOW_S_MAX).contains(&self.clicks_window_s) {
-            let what = format!("edge.verdicts.clicks_window_s: from 1 to {WINDOW_S_MAX}");
+            let is = self.clicks_window_s;
+            let what =
+                format!("edge.verdicts.clicks_window_s: from 1 to {WINDOW_S_MAX}, and not {is}");
             return Err(Failure::usage(what));
         }
         Ok(Pace { clicks: self.clicks_max, window_s: self.clicks_window_s })

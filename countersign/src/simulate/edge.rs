@@ -76,6 +76,7 @@ impl Edge {
     pub(super) async fn sample(&self, placement: Id) -> Result<String, Failure> {
         let url = format!("{}/v1/serve?placement={placement}", self.base());
         let watch = Stopwatch::start();
+        let mut told = self.patience.is_zero();
         loop {
             let why = match self.http.get(&url).send().await {
                 Ok(reply) if reply.status() == StatusCode::OK => {
@@ -95,6 +96,12 @@ impl Edge {
             };
             if watch.elapsed() > self.patience {
                 return Err(Failure::server(format!("{} does not answer: {why}", self.base())));
+            }
+            if !std::mem::replace(&mut told, true) {
+                let (base, seconds) = (self.base(), self.patience.as_secs());
+                eprintln!(
+                    "{base} does not answer ({why}): tried again for {seconds} s (--patience)"
+                );
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -40,15 +40,48 @@ pub(super) fn router(
     let answers = aggregator.router();
     let demo = demo.map(|(demo, edge)| demo.router(edge.as_str(), answers.clone()));
     let routes = degradable(answers.merge(more), degraded);
-    guarded(routes, registry, key).merge(open_keys(keys)).merge(demo.unwrap_or_default())
+    guarded(Side::Up, routes, registry, key).merge(open_keys(keys)).merge(demo.unwrap_or_default())
 }
+
+/// Whose operator's side it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Of all roles in one process.
+    Up,
+    /// Of an edge alone.
+    Edge,
+    /// Of a collector alone.
+    Collector,
+    /// Of an aggregator alone.
+    Aggregator,
+}
+
+/// Beginnings of paths, and who answers them.
+const ANSWERED_BY: [(&str, Side); 11] = [
+    ("/v1/ads/", Side::Aggregator),
+    ("/v1/accounting", Side::Aggregator),
+    ("/v1/edges", Side::Aggregator),
+    ("/v1/import/sources", Side::Aggregator),
+    ("/v1/partitions/", Side::Aggregator),
+    ("/v1/archive/", Side::Aggregator),
+    ("/v1/import", Side::Collector),
+    ("/v1/batches", Side::Collector),
+    ("/v1/deadletters", Side::Collector),
+    ("/v1/serve", Side::Edge),
+    ("/v1/events", Side::Edge),
+];
 
 /// A role's routes behind the operator's key, the metrics among them; `/healthz` and `/readyz` are
 /// open.
-pub(crate) fn guarded(routes: Router, registry: Arc<Registry>, key: Arc<AdminKey>) -> Router {
+pub(crate) fn guarded(
+    side: Side,
+    routes: Router,
+    registry: Arc<Registry>,
+    key: Arc<AdminKey>,
+) -> Router {
     let guarded = routes
         .route("/metrics", get(metrics).with_state(registry))
-        .fallback(not_found)
+        .fallback(move |uri: Uri| async move { not_found(side, &uri) })
         .method_not_allowed_fallback(other_method)
         .layer(axum::middleware::from_fn_with_state(key, admin::guard));
     // Alive: it answers. Whether it is ready to is `/readyz`.
@@ -125,10 +158,35 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     }
 }
 
-async fn not_found(uri: Uri) -> Response {
+fn not_found(side: Side, uri: &Uri) -> Response {
+    let path = uri.path();
+    let answers = ANSWERED_BY.iter().find(|(begins, _)| path.starts_with(begins));
+    let hint = match (side, answers.map(|(_, of)| *of)) {
+        (Side::Up, _) => "this is the API, and ads are served at the edge's address",
+        (Side::Edge, Some(Side::Edge)) => {
+            "this is the operator's side of an edge: ads are served at edge.listen"
+        }
+        (Side::Edge, Some(Side::Collector)) => "this is an edge; a collector answers that",
+        (Side::Edge, Some(_)) => "this is an edge; an aggregator answers that",
+        (Side::Edge, None) => "this is the operator's side of an edge",
+        (Side::Collector, Some(Side::Edge)) => {
+            "this is a collector; ads are served at an edge's address"
+        }
+        (Side::Collector, Some(Side::Aggregator)) => {
+            "this is a collector; an aggregator answers that"
+        }
+        (Side::Collector, _) => "this is a collector",
+        (Side::Aggregator, Some(Side::Edge)) => {
+            "this is an aggregator; ads are served at an edge's address"
+        }
+        (Side::Aggregator, Some(Side::Collector)) => {
+            "this is an aggregator; a collector answers that"
+        }
+        (Side::Aggregator, _) => "this is an aggregator",
+    };
     let what = format!(
-        "{}: there is no such route here; this is the API, and ads are served at the edge's address",
-        uri.path().chars().take(100).collect::<String>()
+        "{}: there is no such route here; {hint}",
+        path.chars().take(100).collect::<String>()
     );
     problem(StatusCode::NOT_FOUND, "not_found", what)
 }

@@ -17,7 +17,7 @@ use edge::{Durability, Keys, Policy, PublicUrl};
 use eventlog::Log as _;
 use prometheus_client::registry::Registry;
 use shared::ambient::{SteadyClock, SystemRandom};
-use shared::{Clock, PartitionMap, Partitions};
+use shared::{Clock, PartitionMap, Partitions, Timestamp};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
@@ -182,6 +182,8 @@ fn log_place(settings: &Settings) -> LogPlace {
     }
 }
 
+/// For so long the operator's word on the clock is good.
+const WORD_GOOD_MS: u64 = 3_600_000;
 /// Connections that the system has taken and that wait to be accepted.
 const BACKLOG: u32 = 4_096;
 
@@ -215,6 +217,25 @@ pub(crate) fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Fa
 
 pub(crate) type CollectorParts = (Arc<Collector<AnyLog>>, watch::Sender<Arc<CollectorKeys>>);
 
+/// The operator's word on the clock. It is good for an hour from the time that it names; one that names
+/// a time that has not come says itself that the clock is wrong, or was mistyped.
+fn clock_is_right(settings: &Settings, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    let Some(word) = settings.collector.clock_is_right()? else { return Ok(None) };
+    if word > now.plus_ms(WORD_GOOD_MS) {
+        return Err(Failure::usage(format!(
+            "collector.clock_is_right (--clock-is-right): it names {word}, and this machine's clock says \
+             {now}: set the clock, or name the time that it is"
+        )));
+    }
+    if now > word.plus_ms(WORD_GOOD_MS) {
+        tracing::warn!(
+            "collector.clock_is_right names {word}, more than an hour before {now}: it says nothing any \
+             more"
+        );
+    }
+    Ok(Some(word))
+}
+
 /// A collector that appends to a log, and who hands it new keys.
 ///
 /// # Errors
@@ -243,7 +264,7 @@ pub(crate) fn open_collector(
             flush_ms: settings.collector.flush_ms,
             dead_letter_bytes_per_hour: settings.collector.dead_letter_bytes_per_hour,
             follow_log: matches!(**log, AnyLog::Nats(_)),
-            clock_is_right: settings.collector.clock_is_right()?,
+            clock_is_right: clock_is_right(settings, clock.now())?,
             quotas: settings.collector.quotas,
             ..collector::Settings::default()
         },
@@ -318,7 +339,8 @@ pub(crate) fn open_edge(
     let public_url: PublicUrl =
         public_url.parse().map_err(|why| Failure::usage(format!("edge.public_url: {why}")))?;
     let (catalogue, first) = CatalogueFile::open(settings.catalogue())
-        .map_err(|error| Failure::usage(error.to_string().replace('\n', "; ")))?;
+        // Line by line: it has one for each place, and TOML shows where in the text.
+        .map_err(|error| Failure::usage(format!("edge.catalogue: it is wrong:\n{error}")))?;
     let beacons =
         if settings.outbox.beacons_durable { Durability::Durable } else { Durability::Queued };
     let (verdicts, pace) = (wanted.verdicts.rules()?, wanted.verdicts.pace()?);

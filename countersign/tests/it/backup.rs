@@ -147,7 +147,7 @@ fn what_is_no_whole_copy_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
     let (code, _, said) = backup(&data, &copy);
-    assert!(code == Some(5) && said.contains("no data directory"), "{code:?} {said}");
+    assert!(code == Some(2) && said.contains("no data directory"), "{code:?} {said}");
     assert!(!copy.exists());
     drop(Server::start(&data));
     let (code, _, said) = backup(&data, &data.join("copy"));

@@ -20,7 +20,7 @@ fn list(data: &Path) -> Vec<Value> {
 fn there_must_be_a_deployment() {
     let dir = tempfile::tempdir().unwrap();
     let (code, _, said) = keys(dir.path(), &["list"]);
-    assert!(code == Some(5) && said.contains("countersign up"), "{code:?} {said}");
+    assert!(code == Some(2) && said.contains("countersign up"), "{code:?} {said}");
 }
 
 #[tokio::test]

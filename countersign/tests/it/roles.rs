@@ -99,7 +99,7 @@ fn what_cannot_run_says_what_to_do() {
         "{said}"
     );
     let (code, _, said) = init(&["--partitions", "8"]);
-    assert!(code == Some(5) && said.contains("fixed"), "{code:?} {said}");
+    assert!(code == Some(2) && said.contains("fixed"), "{code:?} {said}");
     let config = dir.path().join("c.toml");
     std::fs::write(&config, "[edge]\nname = 'a'\n").unwrap();
     let (code, _, said) = collector(&["--config", &config.display().to_string()]);

@@ -140,7 +140,11 @@ pub(super) fn cannot_make(
         _ => false,
     };
     let why = format!("{what} cannot be made: {error}");
-    if is_early { OpenError::NotYet { url: config.url.clone(), why } } else { OpenError::Unfit(why) }
+    if is_early {
+        OpenError::NotYet { url: config.url.clone(), why }
+    } else {
+        OpenError::Unfit(why)
+    }
 }
 
 impl JetStreamLog {
