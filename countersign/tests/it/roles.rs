@@ -29,6 +29,15 @@ async fn a_click_goes_through_all_roles_and_each_ends_in_order() {
     ] {
         assert_eq!(world.get(&format!("{}{path}", role.url("api"))).await.0, status, "{path}");
     }
+    // Whoever asks the wrong role is told which one answers.
+    for (role, path, hint) in [
+        (&collector, "/v1/accounting?from=0&to=60", "this is a collector; an aggregator answers"),
+        (&aggregator, "/v1/deadletters", "this is an aggregator; a collector answers"),
+        (&a, "/v1/edges", "this is an edge; an aggregator answers"),
+    ] {
+        let (status, text) = world.get(&format!("{}{path}", role.url("api"))).await;
+        assert!(status == 404 && text.contains(hint), "{path}: {status} {text}");
+    }
     // Edges first, and nothing is left behind: what they hold goes to the others.
     world.click(&a).await;
     for role in [&mut a, &mut b] {

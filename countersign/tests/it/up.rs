@@ -176,6 +176,16 @@ fn a_wrong_setting_or_another_number_of_partitions_is_refused() {
     };
     let (code, _, said) = up("COUNTERSIGN_PARTITIONS", "8");
     assert!(code == Some(2) && said.contains("16 partitions"), "{code:?} {said}");
+    // More than an hour from now is no slip of a clock.
+    let (code, _, said) = up("COUNTERSIGN_COLLECTOR__CLOCK_IS_RIGHT", "2099-01-01T00:00:00Z");
+    assert!(code == Some(2) && said.contains("set the clock"), "{code:?} {said}");
+    let (code, _, said) = run(binary().args(["edges", "list", "--api", "http://127.0.0.1:9"]));
+    assert!(code == Some(2) && said.contains("set COUNTERSIGN_ADMIN_KEY"), "{code:?} {said}");
+    // A wrong catalogue is shown place by place.
+    let catalogue = "[[placements]]\nid = 'a b'\npublisher = 'p'\nads = ['none']\n";
+    std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
+    let (code, _, said) = up("COUNTERSIGN_ARCHIVE__ENABLED", "true");
+    assert!(code == Some(2) && said.contains("there is no ad \"none\"\n"), "{code:?} {said}");
     let (code, _, said) = up("COUNTERSIGN_EGDE__LISTEN", "x");
     assert!(code == Some(2) && said.contains("COUNTERSIGN_EGDE"), "{code:?} {said}");
     assert_eq!(said.lines().count(), 1, "one line: {said}");
