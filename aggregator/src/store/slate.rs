@@ -12,7 +12,7 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
-use shared::{Clock, ambient};
+use shared::{Clock, Timestamp, ambient};
 use slatedb::bytes::Bytes;
 use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, CompressionCodec, GarbageCollectorDirectoryOptions,
@@ -22,7 +22,7 @@ use slatedb::db_cache::DbCache;
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::{Db, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorError, WriteBatch};
 
-use self::clock::StoreClock;
+use self::clock::{Found, StoreClock};
 use self::sealed::{Broken, Sealed};
 use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
 
@@ -31,8 +31,6 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// When the disk is slow, so many tables' worth of rows wait in memory, and then a write waits.
 const UNFLUSHED_FACTOR: usize = 8;
-/// What is whole opens in a part of it, however slow its place is.
-const OPEN_MAX: Duration = Duration::from_secs(60);
 /// Tables that wait for compaction before no further one is written.
 const TABLES_MAX: usize = 16;
 
@@ -128,12 +126,17 @@ impl SlateStores {
         Self { objects, place, conditional: true, cache, settings, clock, lock: Mutex::new(None) }
     }
 
-    async fn database(&self, folder: String, partition: u16) -> Result<Db, Error> {
-        let (last, now) = (clock::last_time(&folder, &self.objects).await?, self.clock.now());
-        let ahead = Duration::from_millis(last.0.saturating_sub(now.0));
+    async fn database(
+        &self,
+        folder: String,
+        partition: u16,
+        found: Timestamp,
+    ) -> Result<Db, Error> {
+        let now = self.clock.now();
+        let ahead = Duration::from_millis(found.0.saturating_sub(now.0));
         Db::builder(folder, Arc::clone(&self.objects))
             .with_settings(self.db_settings(ahead))
-            .with_system_clock(Arc::new(StoreClock::from(last.max(now))))
+            .with_system_clock(Arc::new(StoreClock::from(found.max(now))))
             .with_merge_operator(Arc::new(Sum))
             .with_db_cache(Arc::clone(&self.cache), u64::from(partition))
             .build()
@@ -199,17 +202,15 @@ impl Stores for SlateStores {
     async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
         let folder = format!("partition-{partition:02}");
         let name = format!("{}/{folder}", self.place);
-        let opening = tokio::time::timeout(OPEN_MAX, self.database(folder, partition)).await;
-        let opened = opening.map_err(|_| {
-            let seconds = OPEN_MAX.as_secs();
-            StoreError::Unavailable(format!(
-                "{name}: it has not opened within {seconds} s: where it lies does not answer"
-            ))
-        })?;
-        match opened {
-            Ok(db) => Ok(SlateStore { db, name }),
-            Err(error) => Err(blame(&name, &error)),
+        let blame = |error: Error| blame(&name, &error);
+        let Found { last, missing } = clock::look(&folder, &self.objects).await.map_err(blame)?;
+        if let Some(write) = missing {
+            return Err(StoreError::Damaged(format!(
+                "{name}: a file in `wal` is missing or empty: the write {write} is in none"
+            )));
         }
+        let db = self.database(folder, partition, last).await.map_err(blame)?;
+        Ok(SlateStore { db, name })
     }
 
     fn release(&self) {

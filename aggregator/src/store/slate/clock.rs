@@ -47,18 +47,37 @@ impl SystemClock for StoreClock {
     }
 }
 
-/// The last time that stands in a database: in the names of its tables and compactions, and in the rows
-/// that are in no table yet. Zero when there is none.
-pub(super) async fn last_time(
-    folder: &str,
-    objects: &Arc<dyn ObjectStore>,
-) -> Result<Timestamp, Error> {
+/// What stands in a database before it is opened.
+pub(super) struct Found {
+    /// The last time: in the names of its tables and compactions, and in the rows that are in no table
+    /// yet. Zero when there is none.
+    pub(super) last: Timestamp,
+    /// The first write that is missing among those that are in no table yet: a file of its log was
+    /// removed or emptied, of which SlateDB says nothing.
+    pub(super) missing: Option<u64>,
+}
+
+pub(super) async fn look(folder: &str, objects: &Arc<dyn ObjectStore>) -> Result<Found, Error> {
     let admin = Admin::builder(folder, Arc::clone(objects)).build();
-    let Some(manifest) = admin.read_manifest(None).await? else { return Ok(Timestamp(0)) };
+    let Some(manifest) = admin.read_manifest(None).await? else {
+        return Ok(Found { last: Timestamp(0), missing: None });
+    };
     let tables = manifest.all_sst_views().map(|view| view.sst.id.value().timestamp_ms());
     let compacted = manifest.last_compacted_l0_sst_id().map(|id| id.timestamp_ms());
     let mut last = tables.chain(compacted).max().unwrap_or(0);
-    last = last.max(u64::try_from(manifest.last_l0_clock_tick()).unwrap_or(0));
+    let mut hear = |ms: i64| last = last.max(u64::try_from(ms).unwrap_or(0));
+    hear(manifest.last_l0_clock_tick());
+    let mut writes = Vec::new();
+    let log = WalReader::new(folder, Arc::clone(objects));
+    for file in log.list(manifest.replay_after_wal_id() + 1..).await? {
+        let mut rows = file.iterator().await?;
+        while let Some(row) = rows.next().await? {
+            row.create_ts.into_iter().for_each(&mut hear);
+            if writes.last() != Some(&row.seq) {
+                writes.push(row.seq);
+            }
+        }
+    }
     if let Some(compactions) = admin.read_compactions(None).await? {
         for job in compactions.recent_compactions() {
             let tables = job.output_ssts();
@@ -66,19 +85,11 @@ pub(super) async fn last_time(
             last = tables.chain([last, job.id().timestamp_ms()]).max().unwrap_or(last);
         }
     }
-    let log = WalReader::new(folder, Arc::clone(objects));
-    let files = log.list(manifest.replay_after_wal_id()..).await?;
-    // They are in order, and so are the times in them: the last that has rows has the last. The first
-    // files of each writer have none.
-    for file in files.iter().rev() {
-        let mut rows = file.iterator().await?;
-        let mut found = None;
-        while let Some(row) = rows.next().await? {
-            found = found.max(row.create_ts);
-        }
-        if let Some(found) = found {
-            return Ok(Timestamp(last.max(u64::try_from(found).unwrap_or(0))));
-        }
-    }
-    Ok(Timestamp(last))
+    // Each write has a number, and they have no gaps.
+    writes.sort_unstable();
+    writes.dedup();
+    let beyond = writes.into_iter().filter(|write| *write > manifest.last_l0_seq());
+    let missing =
+        (manifest.last_l0_seq() + 1..).zip(beyond).find(|(wanted, write)| wanted != write);
+    Ok(Found { last: Timestamp(last), missing: missing.map(|(wanted, _)| wanted) })
 }
