@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eventlog::{Log, LogError};
@@ -117,6 +118,8 @@ pub(crate) struct AgreedClock {
     agreement: Mutex<Agreement>,
     /// None until the log was looked at.
     newest: watch::Sender<Option<Newest>>,
+    /// The latest time that was given out: what this process has written is in the log too.
+    given: AtomicU64,
 }
 
 impl Clock for AgreedClock {
@@ -128,9 +131,10 @@ impl Clock for AgreedClock {
         if let Some(why) = self.clock.trouble() {
             return Some(why);
         }
-        let Some(newest) = *self.newest.borrow() else {
+        let Some(mut newest) = *self.newest.borrow() else {
             return Some("the log's newest message is not known yet".to_owned());
         };
+        newest.stamp = newest.stamp.max(Timestamp(self.given.load(Ordering::Relaxed)));
         self.agreement.lock().check(self.clock.now(), newest).err().map(|why| why.to_string())
     }
 }
@@ -138,7 +142,7 @@ impl Clock for AgreedClock {
 impl AgreedClock {
     pub(crate) fn new(clock: Arc<dyn Clock>, word: Option<Timestamp>) -> Self {
         let agreement = Mutex::new(Agreement::new(word));
-        Self { clock, agreement, newest: watch::Sender::new(None) }
+        Self { clock, agreement, newest: watch::Sender::new(None), given: AtomicU64::new(0) }
     }
 
     /// The time, when it may be relied on; waits for the first look at the log.
@@ -151,7 +155,12 @@ impl AgreedClock {
             // It is asked for what it knows then, whatever that is.
             let _ = tokio::time::timeout(patience, newest.wait_for(Option::is_some)).await;
         }
-        self.trouble().map_or_else(|| Ok(self.now()), Err)
+        if let Some(why) = self.trouble() {
+            return Err(why);
+        }
+        let now = self.now();
+        self.given.fetch_max(now.0, Ordering::Relaxed);
+        Ok(now)
     }
 
     /// Looks at the log, once or as long as it lives, and tells when the clock begins and ceases to
@@ -177,7 +186,7 @@ impl AgreedClock {
             let trouble = self.trouble();
             match &trouble {
                 Some(why) if !told => error!("nothing is taken: {why}"),
-                None if told => info!("the clock is right again"),
+                None if told => info!("the clock and the log agree again"),
                 _ => {}
             }
             told = trouble.is_some();

@@ -381,6 +381,9 @@ async fn behind_the_log_nothing_is_taken_and_nothing_is_lost() {
     rig.clock.0.store(NOW.plus_ms(7_199_000).0, Ordering::SeqCst);
     rig.collector.submit(click(1)).await.unwrap();
     assert_eq!(rig.collector.trouble(), None);
+    // What this process has written stands in the log too.
+    rig.clock.0.store(NOW.0, Ordering::SeqCst);
+    assert!(matches!(rig.collector.submit(click(2)).await, Err(SubmitError::Retry(_))));
 }
 
 #[tokio::test]
