@@ -69,7 +69,7 @@ async fn list<L: Log>(State(collector): Shared<L>, uri: Uri) -> Response {
     });
     let (wanted, most) = match asked {
         Ok((wanted, most)) => (wanted, usize::try_from(most).unwrap_or(LISTED_MAX)),
-        Err(response) => return response,
+        Err(why) => return invalid(why),
     };
     match dead::unresolved(collector.log(), &wanted, most).await {
         Ok(listing) => axum::Json(listing).into_response(),
@@ -135,11 +135,11 @@ async fn resolve<L: Log>(
 async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Request) -> Response {
     let asked = Params::read(&uri, &["after", "sender", "until"]).and_then(|params| {
         let wanted = params.wanted()?;
-        wanted.sender.map(|_| wanted).ok_or_else(|| invalid("sender", "say whose letters"))
+        wanted.sender.map(|_| wanted).ok_or_else(|| "sender: say whose letters".to_owned())
     });
     let wanted = match asked {
         Ok(wanted) => wanted,
-        Err(response) => return response,
+        Err(why) => return invalid(why),
     };
     let body = match bodies::read(request.into_body(), NAME_BYTES_MAX, &Pace::default()).await {
         Ok(body) => body,
@@ -232,17 +232,17 @@ async fn note<L: Log>(collector: &Collector<L>, notes: &mut Vec<u64>) -> Result<
 struct Params(Vec<(String, String)>);
 
 impl Params {
-    fn read(uri: &Uri, known: &[&str]) -> Result<Self, Response> {
+    fn read(uri: &Uri, known: &[&str]) -> Result<Self, String> {
         let Ok(Query(given)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
-            return Err(invalid("query", "write it as name=value&name=value"));
+            return Err("query: write it as name=value&name=value".to_owned());
         };
         for (at, (name, _)) in given.iter().enumerate() {
             if !known.contains(&name.as_str()) {
-                let there_are = format!("there is none such; there are: {}", known.join(", "));
-                return Err(invalid(name, &there_are));
+                let there_are = known.join(", ");
+                return Err(format!("{name:.64}: there is none such; there are: {there_are}"));
             }
             if given[..at].iter().any(|(before, _)| before == name) {
-                return Err(invalid(name, "it is there twice; give it once"));
+                return Err(format!("{name}: it is there twice; give it once"));
             }
         }
         Ok(Self(given))
@@ -252,17 +252,17 @@ impl Params {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Response> {
+    fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, String> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
         let (least, most) = (range.start(), range.end());
-        let wrong = || invalid(name, &format!("give a whole number from {least} to {most}"));
+        let wrong = || format!("{name}: give a whole number from {least} to {most}");
         number.map(Some).ok_or_else(wrong)
     }
 
-    fn wanted(&self) -> Result<Wanted, Response> {
+    fn wanted(&self) -> Result<Wanted, String> {
         let sender = self.get("sender").map(dead::sender_of).transpose();
-        let sender = sender.map_err(|why| invalid("sender", &why))?;
+        let sender = sender.map_err(|why| format!("sender: {why}"))?;
         let all = Wanted::default();
         let after = self.number("after", 0..=u64::MAX)?.unwrap_or(all.after);
         let until = self.number("until", 0..=u64::MAX)?.unwrap_or(all.until);
@@ -270,9 +270,8 @@ impl Params {
     }
 }
 
-fn invalid(name: &str, what: &str) -> Response {
-    let detail = format!("{name:.64}: {what}");
-    problem(StatusCode::BAD_REQUEST, "invalid_parameter", detail)
+fn invalid(why: String) -> Response {
+    problem(StatusCode::BAD_REQUEST, "invalid_parameter", why)
 }
 
 /// The batch that a letter says that it was: believed when it is its sender's.

@@ -281,32 +281,7 @@ async fn a_flood_of_one_sender_hides_nobody_else_s_and_is_resolved_at_once() {
     let (_, page) = list("?after=1100").await;
     assert_eq!((sequences(&page), &page["more"]), (vec![1_101, 1_102], &json!(false)));
 
-    for query in [
-        "?offset=1",
-        "?after=x",
-        "?after=-1",
-        "?limit=0",
-        "?limit=1001",
-        "?after=1&after=2",
-        "?sender=house",
-        "?sender=issuer:",
-        "?until=5",
-    ] {
-        let (status, answer) = list(query).await;
-        assert_eq!(
-            (status, &answer["type"]),
-            (StatusCode::BAD_REQUEST, &json!("urn:countersign:invalid_parameter")),
-            "{query}"
-        );
-    }
-    for (query, body) in [
-        ("", ""),
-        ("?after=1", ""),
-        ("?sender=issuer:house&limit=1", ""),
-        ("?sender=issuer:house", "{}"),
-    ] {
-        assert_eq!(resolve(query, body).await.0, StatusCode::BAD_REQUEST, "{query} {body}");
-    }
+    what_is_not_known_is_refused(&rig).await;
     assert_eq!(list("").await.1, all, "nothing is changed");
 
     // Each as by its number: its batch is given up, and what is not the sender's stays.
@@ -327,4 +302,38 @@ async fn a_flood_of_one_sender_hides_nobody_else_s_and_is_resolved_at_once() {
     assert_eq!((&rest["resolved"], &rest["batches"]), (&json!(1), &json!(0)));
     assert_eq!(sequences(&list("").await.1), [1_102]);
     assert_eq!(given_up(&rig).len(), 1_100);
+}
+
+async fn what_is_not_known_is_refused(rig: &Rig<MemLog>) {
+    let (get, post) = (Request::get, Request::post);
+    let mut wrong = Vec::new();
+    for query in [
+        "?offset=1",
+        "?after=x",
+        "?after=-1",
+        "?limit=0",
+        "?limit=1001",
+        "?after=1&after=2",
+        "?sender=house",
+        "?sender=issuer:",
+        "?until=5",
+    ] {
+        wrong.push((get(format!("/v1/deadletters{query}")), ""));
+    }
+    for (query, body) in [
+        ("", ""),
+        ("?after=1", ""),
+        ("?sender=issuer:house&limit=1", ""),
+        ("?sender=issuer:house", "{}"),
+    ] {
+        wrong.push((post(format!("/v1/deadletters/resolve{query}")), body));
+    }
+    for (request, body) in wrong {
+        let request = request.body(body.into()).unwrap();
+        let uri = request.uri().to_string();
+        let (status, _, answer) = ask(rig, request).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{uri}");
+        let kind = answer["type"].as_str().unwrap();
+        assert_eq!(kind == "urn:countersign:invalid_parameter", body.is_empty(), "{uri}: {kind}");
+    }
 }
