@@ -7,7 +7,7 @@ use std::path::Path;
 
 use eventlog::Identity;
 
-const NAME: &str = "acked";
+pub(super) const NAME: &str = "acked";
 
 /// The sequence of the last record of this log that is known to be acknowledged; 0 when it is not
 /// known.
@@ -20,6 +20,12 @@ pub(super) fn read(dir: &Path, identity: &Identity) -> u64 {
     };
     let sequence = u64::from_le_bytes(*sequence);
     if rest == check(identity, sequence) { sequence } else { 0 }
+}
+
+/// Whether an outbox was here that a collector has acknowledged something of, whatever its log.
+pub(super) fn is_there(dir: &Path) -> bool {
+    let sequence = fs::read(dir.join(NAME)).ok().and_then(|bytes| bytes.first_chunk().copied());
+    sequence.is_some_and(|sequence: [u8; 8]| sequence != [0; 8])
 }
 
 /// Writes it, in one step.

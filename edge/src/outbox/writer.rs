@@ -240,6 +240,12 @@ impl Outbox {
             Segments::open(&settings.dir, SegmentsConfig { segment_bytes }, identity)?;
         let view = segments.view().clone();
         let last = last_batch(&view, &settings.dir)?;
+        if last.is_none() && super::acked::is_there(&settings.dir) {
+            let what = "batches of this outbox were acknowledged, and no segment is there: bring them \
+                        back; or remove this file, if what they held may be lost";
+            let (file, what) = (settings.dir.join(super::acked::NAME), what.to_owned());
+            return Err(OutboxError::Damaged { file, offset: 0, what });
+        }
         let reported = last.map(|last| (last.outbox.epoch, last.number));
         let tallies = TallyFile::open(&settings.dir, reported)?;
         let end = view.end(STREAM).map_or(0, |end| end.sequence);

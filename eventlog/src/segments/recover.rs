@@ -214,7 +214,7 @@ fn open_last(segment: &Segment, identity: &Identity) -> Result<(File, Scan, Opti
         segment.set_end(cut.offset);
         tracing::warn!(
             file = %path.display(), offset = cut.offset, bytes = cut.bytes, why = %cut.why,
-            "cut a torn last group; it was never acknowledged"
+            "cut a torn last group, as a crash in a write leaves one; that was never acknowledged"
         );
     }
     settle(&file, &scan).map_err(|e| SegmentsError::io(path, "make it durable", e))?;

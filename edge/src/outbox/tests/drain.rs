@@ -52,6 +52,33 @@ async fn what_was_acknowledged_is_not_sent_again() {
     assert_eq!(sink.got.lock().len(), sent + 1);
 }
 
+/// Without its segments an outbox would begin anew, and nobody would know what was in them.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_are_gone_are_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let (outbox, _) = open(dir.path(), &clock);
+    let drain = Drain::start(&outbox, Arc::new(Store::default()), quick());
+    append(&outbox, [draft(1)]).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    drop(outbox);
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "seg") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    // Also the second time: the first has made a new segment, and nothing in it.
+    for _ in 0..2 {
+        let clock: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+        let random = &mut Seeded::new(9);
+        let opened = Outbox::open(&settings(dir.path()), clock, random, Metrics::default());
+        let refused = opened.err().unwrap().to_string();
+        assert!(refused.contains("acked") && refused.contains("no segment is there"), "{refused}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_leaves_the_rest_for_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
