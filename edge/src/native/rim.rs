@@ -32,6 +32,8 @@ use crate::limit::{Class, Limits};
 use crate::outbox::{AppendError, Outbox, Pending};
 use crate::request::{Body, Method, Request, opts_out};
 
+/// An edge whose outbox was full is not ready for so long.
+const FULL_LASTS: Duration = Duration::from_secs(3);
 const DATE_BYTES: usize = 29;
 /// The last second of the year 9999, in seconds since 1970: no later one can be written.
 const DATE_MAX: u64 = 253_402_300_799;
@@ -54,6 +56,8 @@ pub(super) struct Rim {
     bodies: Bodies,
     /// The limits' clock: it never goes back.
     started: Stopwatch,
+    /// When the outbox was last seen full, by the same clock.
+    last_full: Mutex<Option<Duration>>,
     /// For what outlives a connection.
     runtime: Handle,
     /// The second that was last told, and how.
@@ -135,6 +139,7 @@ impl Rim {
             networks,
             settings,
             clock_ahead_ms,
+            last_full: Mutex::new(None),
             runtime: Handle::current(),
             date: Mutex::new((u64::MAX, [0; DATE_BYTES])),
         }
@@ -375,7 +380,7 @@ impl Rim {
     /// Why no traffic should be sent here; empty when it may.
     fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        if self.outbox.is_full() {
+        if self.is_full_of_late() {
             reasons.push("outbox_full: beacons are refused, clicks are only tallied".to_owned());
         }
         if !self.policies.load().keys.can_sign(self.outbox.time(self.clock.now())) {
@@ -393,6 +398,17 @@ impl Rim {
             reasons.push(format!("clock_set: {why}"));
         }
         reasons
+    }
+
+    /// Whether the outbox is full, or was a moment ago: on a full disk there is room now and then for a
+    /// heartbeat, and no more.
+    fn is_full_of_late(&self) -> bool {
+        let now = self.started.elapsed();
+        let mut last = self.last_full.lock();
+        if self.outbox.is_full() {
+            *last = Some(now);
+        }
+        last.is_some_and(|last| now.saturating_sub(last) < FULL_LASTS)
     }
 
     /// Keeps the gauges up to date, for ever.
