@@ -179,10 +179,16 @@ pub(crate) async fn operator(documents: &Documents) -> Result<AdminKey, Failure>
     if let Some(key) = AdminKey::of_environment(variable.as_deref())? {
         return Ok(key);
     }
-    let kept = require(documents, OPERATOR).await?;
-    let text = std::str::from_utf8(&kept.bytes).ok();
-    text.and_then(AdminKey::read)
-        .ok_or_else(|| Failure::data(format!("document {OPERATOR} on NATS is damaged")))
+    read_operator(&require(documents, OPERATOR).await?).ok_or_else(|| {
+        Failure::data(format!(
+            "document {OPERATOR} on NATS is damaged: `countersign init` makes a new operator's key; look \
+             at who may publish what (deploy/nats/accounts.conf)"
+        ))
+    })
+}
+
+fn read_operator(document: &Document) -> Option<AdminKey> {
+    std::str::from_utf8(&document.bytes).ok().and_then(AdminKey::read)
 }
 
 /// `countersign init`.
@@ -219,7 +225,15 @@ async fn make(settings: Settings, issuer: Id, edges: Vec<Id>) -> Result<(), Fail
     let there: Deployment = parse(DEPLOYMENT, &put_first(&documents, DEPLOYMENT, &made).await?)?;
     there.check("document deployment on NATS", wanted)?;
     let (key, text) = AdminKey::make(random);
-    let kept = put_first_bytes(&documents, OPERATOR, key.kept().into()).await?;
+    let mut kept = put_first_bytes(&documents, OPERATOR, key.kept().into()).await?;
+    if read_operator(&kept).is_none() {
+        let put = documents.put(OPERATOR, key.kept().into(), kept.revision).await;
+        let put = put.map_err(|error| Failure::server(format!("document {OPERATOR}: {error}")))?;
+        if let Some(revision) = put {
+            tracing::warn!("the document {OPERATOR} was damaged: there is a new operator's key");
+            kept = Document { bytes: key.kept().into(), revision };
+        }
+    }
     let config = JetStreamConfig { partitions: there.partitions, ..config };
     let identity = there.log_identity().unwrap_or_default();
     let (log, new) = patiently(|| JetStreamLog::open(&config, Some(identity))).await?;

@@ -5,17 +5,20 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ::edge::outbox::seal::epoch_of;
 use ::edge::outbox::{BatchSink, SinkError};
 use bytes::Bytes;
+use eventlog::LogError;
 use eventlog::jetstream::{Document, Documents, EdgeQueue, JetStreamConfig};
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use shared::Clock;
 use shared::ambient::SteadyClock;
 use shared::keys::EdgeKeys;
-use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::limits::{CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX};
 use tokio::sync::{OnceCell, watch};
 
 use super::follow::follow;
@@ -122,6 +125,15 @@ impl Known {
         let name = deployment::keys_edge(settings.edge.issuer);
         let document = deployment::require(&documents, &name).await?;
         let keys: EdgeKeys = deployment::parse(&name, &document)?;
+        if keys.issuer != settings.edge.issuer {
+            let why = format!(
+                "the document {name} on NATS has the keys of {}: somebody has put them there who may not; \
+                 `countersign keys rotate --issuer {}` puts the right ones, and look at who may publish \
+                 what (deploy/nats/accounts.conf)",
+                keys.issuer, settings.edge.issuer
+            );
+            return Err(Failure::data(why));
+        }
         let operator = deployment::operator(&documents).await?;
         keep(dir, &document)?;
         write_file(&dir.path(OPERATOR_FILE), operator.kept().as_bytes(), Mode::Secret)?;
@@ -166,6 +178,9 @@ async fn follow_keys(
         if keys.deployment != first.deployment {
             return Err(format!("they are of deployment {}", keys.deployment));
         }
+        if keys.issuer != first.issuer {
+            return Err(format!("they are of the issuer {}", keys.issuer));
+        }
         policies.set_keys(::edge::Keys::new(&keys).map_err(|error| error.to_string())?);
         keep(&dir, document).map_err(|failure| failure.message)
     };
@@ -178,12 +193,17 @@ struct QueueSink {
     edge: String,
     queue: OnceCell<EdgeQueue>,
     clock_ahead_ms: watch::Sender<u64>,
+    /// The newest epoch that was held against the server's clock.
+    seen_epoch: AtomicU64,
+    /// By how much an epoch is ahead that no collector would take.
+    far_ahead_ms: AtomicU64,
 }
 
 impl QueueSink {
     fn new(config: JetStreamConfig, edge: String) -> Self {
         let clock_ahead_ms = watch::Sender::new(0);
-        Self { config, edge, queue: OnceCell::new(), clock_ahead_ms }
+        let (seen_epoch, far_ahead_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { config, edge, queue: OnceCell::new(), clock_ahead_ms, seen_epoch, far_ahead_ms }
     }
 
     async fn queue(&self) -> Result<&EdgeQueue, SinkError> {
@@ -198,15 +218,51 @@ impl QueueSink {
     }
 }
 
+/// An epoch may be so far ahead of the server's clock: a little less than of a collector's, for these
+/// clocks differ.
+const EPOCH_AHEAD_MS: u64 = EPOCH_AHEAD_MS_MAX - CLOCK_AHEAD_MS_MAX;
+
+impl QueueSink {
+    /// Keeps a batch here that no collector would take: in the queue it would be nobody's but the dead
+    /// letters'. Asks the server what time it is, once for each epoch.
+    async fn look_at_epoch(&self, queue: &EdgeQueue, batch: &[u8]) -> Result<(), LogError> {
+        // What cannot be read is for a collector to say.
+        let Some(epoch) = epoch_of(batch) else { return Ok(()) };
+        if epoch <= self.seen_epoch.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let ahead = epoch.saturating_sub(queue.server_time_ms().await?);
+        if ahead > EPOCH_AHEAD_MS {
+            if self.far_ahead_ms.swap(ahead, Ordering::Relaxed) == 0 {
+                tracing::error!(
+                    epoch,
+                    "the clock is ahead of the NATS server's by {} s: batches wait in the outbox; set it \
+                     right, and start this edge again",
+                    ahead / 1_000
+                );
+            }
+            let why = format!("the epoch {epoch} is ahead of the server's clock by {ahead} ms");
+            return Err(LogError::Unavailable(why));
+        }
+        self.far_ahead_ms.store(0, Ordering::Relaxed);
+        self.seen_epoch.fetch_max(epoch, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 impl BatchSink for QueueSink {
     async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
-        let put = self.queue().await?.put(&self.edge, batch).await;
-        put.map_err(|error| SinkError::Retry(error.to_string()))?;
-        Ok(())
+        let queue = self.queue().await?;
+        let put = async {
+            self.look_at_epoch(queue, &batch).await?;
+            queue.put(&self.edge, batch).await
+        };
+        put.await.map_err(|error| SinkError::Retry(error.to_string()))
     }
 
     fn clock_ahead_ms(&self) -> Option<u64> {
-        Some(*self.clock_ahead_ms.borrow()).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX)
+        let ahead = self.far_ahead_ms.load(Ordering::Relaxed).max(*self.clock_ahead_ms.borrow());
+        Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX)
     }
 }
 

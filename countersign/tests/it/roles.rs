@@ -278,10 +278,121 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
         let (code, said, _) = run(thief.args(["--api-listen", "127.0.0.1:0"]));
         assert_ne!(code, Some(0), "{what}: {said}");
     }
+    drop((edge, collector));
+    an_answer_goes_nowhere_else(&url);
     // Wrong passwords are told at once, and not tried for ever.
     std::fs::write(dir.path().join("collector.password"), "wrong").unwrap();
     let path = dir.path().join("collector.toml").display().to_string();
     let (code, _, said) =
         run(binary().args(["collector", "--api-listen", "127.0.0.1:0", "--config", &path]));
     assert!(code == Some(2) && said.contains("refuses the credentials"), "{code:?} {said}");
+}
+
+/// NATS looks at what a user publishes to, and not at where the answer is to go.
+fn an_answer_goes_nowhere_else(url: &str) {
+    let mut operator = RawNats::connect(url, "operator");
+    let mut edge = RawNats::connect(url, "edge-a");
+    // The names of the streams, and the last sequence of each.
+    let mut streams = || {
+        let list: Value = serde_json::from_str(&operator.ask("$JS.API.STREAM.LIST")).unwrap();
+        let streams = list["streams"].as_array().unwrap().iter();
+        let last = |stream: &Value| {
+            (stream["config"]["name"].clone(), stream["state"]["last_seq"].clone())
+        };
+        let mut streams: Vec<_> = streams.map(last).collect();
+        streams.sort_by_key(|(name, _)| name.to_string());
+        streams
+    };
+    let before = streams();
+    assert!(before.len() > 5, "{before:?}");
+    let keys = "$JS.API.DIRECT.GET.KV_countersign.$KV.countersign.keys-edge-edge";
+    let targets = [
+        "$KV.countersign.keys",
+        "$KV.countersign.keys-edge-edge",
+        "$KV.countersign.operator",
+        "$KV.countersign.aggregator",
+        "countersign.events.0",
+        "countersign.edge.edge-a",
+        "countersign.edge.edge-b",
+        "countersign.dead",
+    ];
+    for target in targets {
+        for subject in [keys, "$JS.API.STREAM.INFO.EDGE", "$JS.API.INFO"] {
+            edge.publish(subject, target, "");
+        }
+        edge.publish(target, target, "from elsewhere");
+    }
+    // What it may send, and so these come back to it.
+    assert!(edge.ask(keys).contains("edge"));
+    let mut expected = before;
+    let sent = expected.iter_mut().find(|(name, _)| name == "EDGE").unwrap();
+    // `countersign.edge.edge-a` is its own.
+    sent.1 = (sent.1.as_u64().unwrap() + 1).into();
+    assert_eq!(streams(), expected);
+    edge.publish("countersign.edge.edge-a", "$KV.countersign.keys", "no batch");
+    edge.ask(keys);
+    let after = streams();
+    let only_edge = after.iter().zip(&expected).all(|(a, b)| a == b || a.0 == "EDGE");
+    assert!(only_edge, "{after:?}");
+}
+
+/// A client that says what it wants, as a hostile one does.
+struct RawNats {
+    lines: std::io::BufReader<std::net::TcpStream>,
+}
+
+impl RawNats {
+    fn connect(url: &str, user: &str) -> Self {
+        let stream = std::net::TcpStream::connect(url.strip_prefix("nats://").unwrap()).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let mut client = Self { lines: std::io::BufReader::new(stream) };
+        client.say(&format!(
+            "CONNECT {{\"verbose\":false,\"headers\":true,\"user\":\"{user}\",\"pass\":\"password-of-{user}\"}}\r\n\
+             SUB INBOX.raw 1\r\nPING\r\n"
+        ));
+        client.until("PONG");
+        client
+    }
+
+    fn say(&mut self, text: &str) {
+        std::io::Write::write_all(self.lines.get_mut(), text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut self.lines, &mut line).unwrap();
+        line
+    }
+
+    fn until(&mut self, word: &str) -> String {
+        loop {
+            let line = self.line();
+            assert!(!line.is_empty(), "the server has closed the connection");
+            if line.starts_with(word) {
+                return line;
+            }
+        }
+    }
+
+    /// Returns when the server has read it.
+    fn publish(&mut self, subject: &str, reply: &str, payload: &str) {
+        self.say(&format!("PUB {subject} {reply} {}\r\n{payload}\r\nPING\r\n", payload.len()));
+        self.until("PONG");
+    }
+
+    /// The answer to a request, without its head.
+    fn ask(&mut self, subject: &str) -> String {
+        self.say(&format!("PUB {subject} INBOX.raw 0\r\n\r\n"));
+        let head = loop {
+            let line = self.line();
+            if line.starts_with("MSG") || line.starts_with("HMSG") {
+                break line;
+            }
+            assert!(!line.is_empty(), "the server has closed the connection");
+        };
+        let bytes: usize = head.split_whitespace().last().unwrap().parse().unwrap();
+        let mut payload = vec![0; bytes + 2];
+        std::io::Read::read_exact(&mut self.lines, &mut payload).unwrap();
+        String::from_utf8_lossy(&payload).into_owned()
+    }
 }

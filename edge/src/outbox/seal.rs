@@ -138,6 +138,12 @@ pub fn weight(draft: &Draft) -> usize {
     draft.at(Timestamp(0)).bytes()
 }
 
+/// A batch's epoch, without reading the rest.
+#[must_use]
+pub fn epoch_of(batch: &[u8]) -> Option<u64> {
+    batch.get(20..28)?.try_into().ok().map(u64::from_le_bytes)
+}
+
 /// The last batch that a log holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Last {

@@ -54,7 +54,8 @@ impl Documents {
             bucket: bucket.clone(),
             description: "Countersign: what is fixed, keys, leases".to_owned(),
             max_value_size: DOCUMENT_BYTES_MAX as i32,
-            history: 1,
+            // Whatever overwrites one, what was there can be had back (`nats kv history`).
+            history: 16,
             storage: StorageType::File,
             num_replicas: config.replicas,
             ..kv::Config::default()

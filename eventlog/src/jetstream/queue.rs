@@ -124,6 +124,19 @@ impl EdgeQueue {
         ack.await.map(drop).map_err(|error| failed(&error))
     }
 
+    /// The server's time, ms since 1970.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`].
+    pub async fn server_time_ms(&self) -> Result<u64, LogError> {
+        let subject = format!("STREAM.INFO.{}", stream_name(&self.prefix));
+        let answer: serde_json::Value =
+            self.context.request(subject, &()).await.map_err(unavailable)?;
+        let time = answer["ts"].as_str().and_then(|ts| ts.parse::<jiff::Timestamp>().ok());
+        let time = time.ok_or_else(|| unavailable("the server does not say what time it is"))?;
+        Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
+    }
+
     /// Tells an edge how many ms its clock is ahead. It hears of it when it listens; nothing is
     /// kept.
     ///

@@ -119,3 +119,15 @@ async fn a_small_step_back_goes_on_in_the_same_epoch() {
     drop(outbox);
     assert_eq!(audit(&batches(dir.path())).epochs, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batchs_epoch_is_read_without_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, opened) = open(dir.path(), &Hands::at(START));
+    append(&outbox, [draft(1)]).await;
+    drop(outbox);
+    for batch in batches(dir.path()) {
+        assert_eq!(super::super::seal::epoch_of(&batch), Some(opened.outbox.epoch));
+    }
+    assert_eq!(super::super::seal::epoch_of(&[0; 27]), None);
+}
