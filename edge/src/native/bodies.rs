@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(5);
+    const SOON: Duration = Duration::from_secs(2);
     const PART: usize = 8 << 10;
 
     fn network(number: u8) -> Option<Network> {
@@ -168,7 +168,7 @@ mod tests {
         StreamBody::new(parts.chain(rest))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn unfinished_bodies_have_what_they_may_and_no_more() {
         let bodies = Bodies::default();
         let unfinished = |number, count| {
@@ -184,7 +184,9 @@ mod tests {
             all.push(unfinished(number, 240));
         }
         let mut said = Vec::new();
-        while let Ok(Some(read)) = tokio::time::timeout(Duration::from_secs(1), all.next()).await {
+        while let Ok(Some(read)) =
+            tokio::time::timeout(Duration::from_millis(300), all.next()).await
+        {
             said.push(read.err().unwrap());
         }
         assert!(said.iter().all(|why| *why == Unread::Busy));

@@ -171,7 +171,7 @@ fn write(out: &mut Vec<u8>, reply: &Reply, date: &[u8], head_only: bool, last: b
     // As hyper does it: HEAD leaves out the length of nothing, and so does a 304, which would have to
     // tell that of the 200 (RFC 9110 §8.6).
     let bare = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if !bare && !(head_only && reply.body.is_empty()) {
+    if !(bare || head_only && reply.body.is_empty()) {
         field("content-length", reply.body.len().to_string().as_bytes());
     }
     field("date", date);
