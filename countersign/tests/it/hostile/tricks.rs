@@ -19,7 +19,8 @@ use crate::sender::event;
 pub(super) const PRESS: Id = Id::literal("mallory-press");
 /// One more run than an engine keeps beyond gaps of an edge, and some.
 pub(super) const TOO_MANY_GAPS: u64 = (1 << 14) + 600;
-const YEAR_10_000: Timestamp = Timestamp(253_402_300_800_000);
+/// Ten minutes before the year 10 000: the last that can be asked for.
+const YEAR_10_000: Timestamp = Timestamp(253_402_300_200_000);
 const DAY_MS: u64 = 86_400_000;
 
 /// One trick.
