@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 /// How often the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// An operator's word that the clock is right is good for so long: no start much later may believe it.
-const WORD_LASTS_MS: u64 = 3_600_000;
+pub const WORD_LASTS_MS: u64 = 3_600_000;
 
 /// What a log says of the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

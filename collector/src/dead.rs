@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use eventlog::{DEAD, Log, LogError, Message, Reader};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shared::keys::Sender;
 use shared::wire::{DeadLetter, Resolved, batch};
 use shared::{Id, OutboxId, Timestamp};
@@ -13,7 +13,7 @@ use shared::{Id, OutboxId, Timestamp};
 pub const UNKNOWN: &str = "not known";
 
 /// What an operator is shown of a letter.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// Its place among the dead letters.
     pub sequence: u64,
@@ -34,7 +34,7 @@ pub struct Summary {
 }
 
 /// One batch.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchName {
     /// Whose.
@@ -50,6 +50,12 @@ impl BatchName {
     #[must_use]
     pub fn outbox(&self) -> OutboxId {
         OutboxId { edge: self.edge, epoch: self.epoch }
+    }
+}
+
+impl std::fmt::Display for BatchName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.edge, self.epoch, self.number)
     }
 }
 
@@ -97,7 +103,7 @@ pub fn sender_of(text: &str) -> Result<Option<Sender>, String> {
 }
 
 /// What there is of letters that nobody has looked at yet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Listing {
     /// Those that were asked for, oldest first.
     pub letters: Vec<Summary>,
@@ -114,7 +120,7 @@ pub struct Listing {
 }
 
 /// What one sender has sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Sent {
     /// Who.
     pub sender: Option<Sender>,
@@ -122,6 +128,23 @@ pub struct Sent {
     pub letters: u64,
     /// How many bytes of them are kept.
     pub bytes: u64,
+}
+
+/// What became of a sender's letters.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ResolvedAll {
+    /// Of so many it is noted.
+    pub resolved: u64,
+    /// So many batches are given up.
+    pub batches: u64,
+    /// So many stay as they are …
+    pub kept: u64,
+    /// … for what the first of them says.
+    pub why: Option<String>,
+    /// There may be more behind this one.
+    pub next: Option<u64>,
+    /// The last message's number.
+    pub end: u64,
 }
 
 /// So many senders are told apart: more than a deployment has, and few enough to be shown. Where NATS

@@ -4,12 +4,11 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use collector::dead;
+use collector::dead::{self, BatchName, Listing, ResolvedAll, Sent};
 use collector::gateway::letters::SENDER_FIELD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::keys::Sender;
-use shared::{Id, Timestamp};
 
 use crate::cli::ApiArgs;
 use crate::client::Api;
@@ -187,58 +186,8 @@ fn no_letter(sequence: u64) -> Failure {
 }
 
 #[derive(Deserialize)]
-struct Letters {
-    letters: Vec<Letter>,
-    more: bool,
-    all: u64,
-    senders: Vec<Sent>,
-    others: u64,
-}
-
-#[derive(Deserialize)]
-struct Sent {
-    sender: Option<Sender>,
-    letters: u64,
-    bytes: u64,
-}
-
-#[derive(Deserialize)]
-struct Letter {
-    sequence: u64,
-    at: Timestamp,
-    sender: Option<Sender>,
-    from: String,
-    reason: String,
-    bytes: u64,
-    batch: Option<BatchName>,
-}
-
-#[derive(Deserialize)]
 struct ResolvedLetter {
     batch: Option<BatchName>,
-}
-
-#[derive(Deserialize, Default)]
-struct ResolvedAll {
-    resolved: u64,
-    batches: u64,
-    kept: u64,
-    why: Option<String>,
-    next: Option<u64>,
-    end: u64,
-}
-
-#[derive(Deserialize, Serialize, Debug, PartialEq, Eq)]
-struct BatchName {
-    edge: Id,
-    epoch: u64,
-    number: u64,
-}
-
-impl std::fmt::Display for BatchName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.edge, self.epoch, self.number)
-    }
 }
 
 fn batch_name(text: &str) -> Result<BatchName, Failure> {
@@ -252,7 +201,7 @@ fn batch_name(text: &str) -> Result<BatchName, Failure> {
     })
 }
 
-fn list(found: Letters) {
+fn list(found: Listing) {
     let who = |sender: Option<Sender>| {
         sender.map_or_else(|| dead::UNKNOWN.to_owned(), |sender| sender.to_string())
     };
@@ -288,6 +237,8 @@ fn list(found: Letters) {
 
 #[cfg(test)]
 mod tests {
+    use shared::Id;
+
     use super::*;
 
     #[test]

@@ -35,7 +35,7 @@ use shared::wire::DeadLetter;
 use super::bodies::{self, Pace};
 use super::{only_post, problem, refused};
 use crate::collector::{Collector, SubmitError};
-use crate::dead::{self, BatchName, Unresolved, Wanted};
+use crate::dead::{self, BatchName, ResolvedAll, Unresolved, Wanted};
 use crate::sender::Refusal;
 
 /// Who had authenticated himself when a letter came, as text.
@@ -157,23 +157,6 @@ async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Req
         Ok(done) => axum::Json(done).into_response(),
         Err(error) => refused(&error),
     }
-}
-
-/// What became of a sender's letters.
-#[derive(Debug, Default, serde::Serialize)]
-struct ResolvedAll {
-    /// Of so many it is noted.
-    resolved: u64,
-    /// So many batches are given up.
-    batches: u64,
-    /// So many stay as they are …
-    kept: u64,
-    /// … for what the first of them says.
-    why: Option<String>,
-    /// There may be more behind this one.
-    next: Option<u64>,
-    /// The last message's number.
-    end: u64,
 }
 
 /// Resolves each letter that is wanted; where the batches are `believed`, gives up that of each.

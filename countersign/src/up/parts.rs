@@ -9,6 +9,7 @@ use aggregator::Aggregator;
 use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
 use collector::archive::Archiver;
+use collector::clock::WORD_LASTS_MS;
 use collector::{Collector, CollectorKeys};
 use edge::native::doors::Doors;
 use edge::native::{CatalogueFile, Policies, RimSettings};
@@ -182,8 +183,6 @@ fn log_place(settings: &Settings) -> LogPlace {
     }
 }
 
-/// For so long the operator's word on the clock is good.
-const WORD_GOOD_MS: u64 = 3_600_000;
 /// Connections that the system has taken and that wait to be accepted.
 const BACKLOG: u32 = 4_096;
 
@@ -221,13 +220,13 @@ pub(crate) type CollectorParts = (Arc<Collector<AnyLog>>, watch::Sender<Arc<Coll
 /// a time that has not come says itself that the clock is wrong, or was mistyped.
 fn clock_is_right(settings: &Settings, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
     let Some(word) = settings.collector.clock_is_right()? else { return Ok(None) };
-    if word > now.plus_ms(WORD_GOOD_MS) {
+    if word > now.plus_ms(WORD_LASTS_MS) {
         return Err(Failure::usage(format!(
             "collector.clock_is_right (--clock-is-right): it names {word}, and this machine's clock says \
              {now}: set the clock, or name the time that it is"
         )));
     }
-    if now > word.plus_ms(WORD_GOOD_MS) {
+    if now > word.plus_ms(WORD_LASTS_MS) {
         tracing::warn!(
             "collector.clock_is_right names {word}, more than an hour before {now}: it says nothing any \
              more"
