@@ -52,15 +52,44 @@ test("below the fold: an impression, viewable only when scrolled there", async (
   await stage.counts("below", { impression: 1, viewable: 1 });
 });
 
-test("scrolled past too fast", async () => {
-  const tab = await open("fast", { body: `<p style="height:2000px">far</p>${place("fast")}<p style="height:2000px">on</p>` });
-  for (let times = 0; times < 3; times++) {
-    await tab.evaluate(() => scrollTo(0, 1900));
-    await sleep(600);
-    await tab.evaluate(() => scrollTo(0, 9e9));
-    await sleep(600);
+/**
+ * Scrolls there, and back after so long: all in the page, and how many milliseconds it took until the browser had
+ * drawn what it is back at.
+ */
+const glance = (tab, there, back, ms) =>
+  tab.evaluate(
+    async ([there, back, ms]) => {
+      const drawn = () => new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
+      const start = performance.now();
+      scrollTo(0, there);
+      await new Promise((over) => setTimeout(over, ms));
+      scrollTo(0, back);
+      await drawn();
+      return performance.now() - start;
+    },
+    [there, back, ms],
+  );
+/** A busy machine may make a glance last a second, which is a view: then it shows nothing, and is tried again. */
+async function brief(look) {
+  for (let tries = 1; tries <= 10; tries++) {
+    const { tab, took } = await look();
+    if (took < 950) return { tab, tries };
+    await tab.close();
   }
-  await stage.counts("fast", { impression: 1, viewable: 0 });
+  throw new Error("ten times in turn the browser took a second for what takes part of one");
+}
+
+test("scrolled past too fast", async () => {
+  const { tab, tries } = await brief(async () => {
+    const tab = await open("fast", { body: `<p style="height:2000px">far</p>${place("fast")}<p style="height:2000px">on</p>` });
+    let took = 0;
+    for (let times = 0; times < 3; times++) {
+      took = Math.max(took, await glance(tab, 1900, times % 2 ? 0 : 9e9, 600));
+      await sleep(600);
+    }
+    return { tab, took };
+  });
+  await stage.counts("fast", { impression: tries });
   assert.equal(await said(tab, "viewable"), 0);
 });
 
@@ -94,17 +123,17 @@ test("a large ad: 30 % is viewable, a row of pixels less is not", async () => {
 test("scrolled slowly over the line: the part in view is known on either side of it", async () => {
   const shown = (pixels, name) => `<p style="margin:0;height:${600 - pixels}px"></p>${place(name)}<p style="height:2000px"></p>`;
   const by = (tab, pixels) => tab.evaluate((pixels) => scrollBy(0, pixels), pixels);
-  const [over, under, large] = await Promise.all([
+  const [over, large] = await Promise.all([
     open("over", { body: shown(112, "over") }),
-    open("under", { body: shown(112, "under") }),
     open("large-over", { body: shown(70, "large-over") }),
   ]);
   await Promise.all([by(over, 20), by(large, 10)]);
-  // 132 of 250 rows, and within the second 122.
-  await by(under, 20);
-  await sleep(300);
-  await by(under, -10);
   await Promise.all([heard(over, "viewable"), heard(large, "viewable")]);
+  // 132 of 250 rows, and within the second 122.
+  const { tab: under } = await brief(async () => {
+    const tab = await open("under", { body: shown(112, "under") });
+    return { tab, took: await glance(tab, 20, 10, 300) };
+  });
   await sleep(1_000);
   assert.equal(await said(under, "viewable"), 0);
 });
@@ -201,10 +230,14 @@ test("a single-page application: places added, changed and removed", async () =>
   await show(place("added"));
   await heard(tab, "viewable:added");
   await show("<p>another view, without ads</p>");
+  // As React does: the element stays, its attribute changes. By the page itself, before a second in view is over.
+  await tab.evaluate(() =>
+    window.countersign.on("impression", ({ placement }) => {
+      if (placement === "added-2") document.querySelector("main div").dataset.countersignPlacement = "added";
+    }),
+  );
   await show(place("added-2"));
   await heard(tab, "impression:added-2");
-  // As React does: the element stays, its attribute changes.
-  await tab.evaluate(() => (document.querySelector("main div").dataset.countersignPlacement = "added"));
   await heard(tab, "impression:added", 3);
   await stage.counts("added", { served: 2, impression: 2 });
   await stage.counts("added-2", { served: 1, impression: 1, viewable: 0 });
