@@ -58,6 +58,8 @@ pub fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
 /// When the address is none.
 #[must_use]
 pub fn open(endpoint: &str, bucket: &str, folder: &str) -> Arc<dyn ObjectStore> {
+    // Another test of the process may have said so before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let environment = environment(endpoint, "secret").into_iter();
     let known = environment
         .filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)));

@@ -4,8 +4,8 @@
 //! and an edge that starts meanwhile goes by the keys that it saw last.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::edge::outbox::seal::epoch_of;
@@ -16,7 +16,7 @@ use eventlog::jetstream::{Document, Documents, EdgeQueue, JetStreamConfig};
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use shared::Clock;
-use shared::ambient::SteadyClock;
+use shared::ambient::{SteadyClock, Stopwatch};
 use shared::keys::EdgeKeys;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX};
 use tokio::sync::{OnceCell, watch};
@@ -40,6 +40,8 @@ const KEYS_FILE: &str = "keys-edge.json";
 const OPERATOR_FILE: &str = "admin.key";
 /// A collector that has said for so long nothing about the clock has nothing to say.
 const CLOCK_NEWS_LAST: Duration = Duration::from_secs(30);
+/// When nobody has taken a batch for so long, though batches are there, somebody is told why.
+const TOLD_AFTER: Duration = Duration::from_secs(20);
 
 /// Runs the command until a signal ends it.
 ///
@@ -197,13 +199,16 @@ struct QueueSink {
     seen_epoch: AtomicU64,
     /// By how much an epoch is ahead that no collector would take.
     far_ahead_ms: AtomicU64,
+    /// Since when nothing is taken, and whether that was told.
+    waiting: Mutex<Option<(Stopwatch, bool)>>,
 }
 
 impl QueueSink {
     fn new(config: JetStreamConfig, edge: String) -> Self {
         let clock_ahead_ms = watch::Sender::new(0);
         let (seen_epoch, far_ahead_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { config, edge, queue: OnceCell::new(), clock_ahead_ms, seen_epoch, far_ahead_ms }
+        let (queue, waiting) = (OnceCell::new(), Mutex::new(None));
+        Self { config, edge, queue, clock_ahead_ms, seen_epoch, far_ahead_ms, waiting }
     }
 
     async fn queue(&self) -> Result<&EdgeQueue, SinkError> {
@@ -248,6 +253,26 @@ impl QueueSink {
         self.seen_epoch.fetch_max(epoch, Ordering::Relaxed);
         Ok(())
     }
+
+    /// A batch was put into the queue, or could not be. A moment is nobody's business; what lasts is told
+    /// once, for the edge itself goes on and is ready: an edge under a name that its user may not use would
+    /// fill its disk in silence.
+    fn note(&self, put: &Result<(), LogError>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(why) = put else {
+            *waiting = None;
+            return;
+        };
+        let (since, told) = waiting.get_or_insert_with(|| (Stopwatch::start(), false));
+        if since.elapsed() >= TOLD_AFTER && !std::mem::replace(told, true) {
+            tracing::error!(
+                edge = self.edge,
+                "batches wait in the outbox, none was taken for {} s: {why}. If that lasts: this edge's NATS \
+                 user may put batches in under its own name only (deploy/nats/accounts.conf)",
+                since.elapsed().as_secs()
+            );
+        }
+    }
 }
 
 impl BatchSink for QueueSink {
@@ -257,7 +282,9 @@ impl BatchSink for QueueSink {
             self.look_at_epoch(queue, &batch).await?;
             queue.put(&self.edge, batch).await
         };
-        put.await.map_err(|error| SinkError::Retry(error.to_string()))
+        let put = put.await;
+        self.note(&put);
+        put.map_err(|error| SinkError::Retry(error.to_string()))
     }
 
     fn clock_ahead_ms(&self) -> Option<u64> {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use shared::Clock as _;
 use shared::ambient::SystemClock;
 
-use crate::process::{PATIENCE, Server, binary};
+use crate::process::{KEY, PATIENCE, Server, binary, run};
+use crate::world::World;
 
 const LIBRARIES: [&str; 3] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -29,17 +30,13 @@ impl Shifted {
 
     /// In `dir/data`, with a clock that is so many seconds off.
     pub(crate) fn start_at(dir: &Path, seconds: i64, flags: &[&str]) -> Self {
-        let library = LIBRARIES.iter().find(|path| Path::new(path).exists());
-        let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
         let offset = dir.join("offset");
         set(&offset, seconds);
         let data = dir.join("data");
         let mut command = binary();
         command.args(["up", "--edge-listen", "127.0.0.1:0"]).args(flags);
         command.args(["--api-listen", "127.0.0.1:0", "--data"]).arg(&data);
-        command.env("RUST_LOG", "warn").env("LD_PRELOAD", library);
-        command.env("FAKETIME_TIMESTAMP_FILE", &offset).env("FAKETIME_NO_CACHE", "1");
-        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+        command.env("RUST_LOG", "warn").envs(by(&offset));
         Self { server: Server::run(&data, command), offset }
     }
 
@@ -77,6 +74,21 @@ impl Shifted {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// The environment of a process whose clock is off by what a file says.
+fn by(offset: &Path) -> Vec<(String, String)> {
+    let library = LIBRARIES.iter().find(|path| Path::new(path).exists());
+    let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
+    let offset = offset.display().to_string();
+    let variables = [
+        ("LD_PRELOAD", *library),
+        ("FAKETIME_TIMESTAMP_FILE", &offset),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("NO_FAKE_STAT", "1"),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
 }
 
 /// Sets a clock off by so many seconds.
@@ -191,4 +203,44 @@ async fn a_clock_of_1970_is_no_clock() {
     let answer = shifted.server.http.get(path).send().await.unwrap();
     assert_eq!(answer.status(), 503, "{:?}", answer.text().await);
     assert_eq!(shifted.server.terminate().code(), Some(0));
+}
+
+/// Over NATS: what no collector would take waits at the edge, and what comes afterwards goes through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_starts_days_ahead_over_nats_keeps_its_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let (collector, aggregator) = (world.collector(), world.aggregator());
+    let offset = dir.path().join("offset");
+    set(&offset, 2 * 86_400);
+    let mut edge = world.edge_in(by(&offset), "a", &world.nats.url());
+    world.click(&edge).await;
+    let ready = format!("{}/readyz", edge.url("edge"));
+    let watch = shared::ambient::Stopwatch::start();
+    loop {
+        let (status, said) = world.get(&ready).await;
+        if status == 503 && said.contains("clock") {
+            break;
+        }
+        assert!(watch.elapsed() < PATIENCE, "{status} {said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A redirect does not wait for a clock.
+    world.click(&edge).await;
+    edge.signal("-TERM");
+    assert_eq!(edge.wait(), Some(0));
+
+    set(&offset, 0);
+    edge.start_again();
+    world.until(&format!("{}/readyz", edge.url("edge")), |said| said["ready"] == true).await;
+    world.click(&edge).await;
+    let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 2).await;
+    assert_eq!(answer["reasons"], json!({}), "{answer}");
+    let letters = ["deadletter", "list", "--json", "--key", KEY, "--api", collector.url("api")];
+    let (code, said, err) = run(binary().args(letters));
+    assert_eq!((code, said.contains("sequence")), (Some(0), false), "{said}{err}");
+    // The four of before are with the edge.
+    let (_, metrics) = world.get(&format!("{}/metrics", edge.url("api"))).await;
+    let held = metrics.lines().find(|line| line.contains("outbox_held ")).unwrap();
+    assert!(!held.ends_with(" 0"), "{held}");
 }

@@ -109,3 +109,27 @@ async fn idle_bodies_of_strangers_make_no_batch_wait() {
     }
     assert_eq!(server.terminate().code(), Some(0));
 }
+
+/// A client that says all and closes its half (as `nc -N` does) reads its answer all the same, whichever
+/// way the request is read.
+#[tokio::test]
+async fn who_has_said_all_and_closed_its_half_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    let events = "{\"events\":[]}";
+    let post = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{events}",
+        events.len()
+    );
+    let get = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
+    for (to, request) in [(&server.edge, &get), (&server.edge, &post), (&server.api, &get)] {
+        let mut stream = TcpStream::connect(address(to)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut said = String::new();
+        let read = stream.read_to_string(&mut said);
+        tokio::time::timeout(Duration::from_secs(5), read).await.expect("an answer").unwrap();
+        assert!(said.starts_with("HTTP/1.1 "), "{request}: {said:?}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
+}

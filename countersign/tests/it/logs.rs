@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::process::{KEY, Server, binary, run};
+use crate::process::{KEY, Server, binary, browser, run};
 
 const VISITOR: &str = "203.0.113.77";
 const VISITOR_6: &str = "2001:db8:7:7:7:7:7:77";
@@ -19,8 +19,7 @@ const WRONG_KEY: &str = "wrong-key-9876543210-abcdef";
 
 fn client(address: &str) -> reqwest::Client {
     let address: IpAddr = address.parse().unwrap();
-    let builder = reqwest::Client::builder().no_proxy().user_agent(AGENT).local_address(address);
-    builder.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    browser().user_agent(AGENT).local_address(address).build().unwrap()
 }
 
 /// Good and bad requests of visitors, from where `forwarded` says. Returns a token.

@@ -13,6 +13,14 @@ pub(crate) const KEY: &str = "a-key-for-tests-0123456789";
 /// Long enough for a slow machine; nothing waits so long when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A visitor's browser: it says that it is one, and goes nowhere by itself.
+pub(crate) fn browser() -> reqwest::ClientBuilder {
+    // Another test of the process may have said so before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().no_proxy().user_agent(BROWSER);
+    builder.redirect(reqwest::redirect::Policy::none())
+}
+
 pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
     for (name, _) in std::env::vars_os() {
@@ -25,8 +33,7 @@ pub(crate) fn binary() -> Command {
 }
 
 /// What visitors say.
-pub(crate) const BROWSER: &str =
-    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 /// A running `up`; ended with -9 when it is dropped.
 pub(crate) struct Server {
@@ -87,12 +94,7 @@ impl Server {
         // The rest is for people; somebody must read it.
         while lines.read_line(&mut said).unwrap() > 0 && !said.contains("Ctrl-C") {}
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .user_agent(BROWSER)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .unwrap();
+        let http = browser().build().unwrap();
         Self { child, data: data.to_owned(), edge, api, http }
     }
 

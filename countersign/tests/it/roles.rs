@@ -1,12 +1,13 @@
 //! The roles as processes of their own around a real nats-server.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use eventlog::jetstream::server::NatsServer;
 use serde_json::{Value, json};
 use shared::ambient::Stopwatch;
 
-use crate::process::{BROWSER, KEY, PATIENCE, binary, run};
+use crate::process::{KEY, PATIENCE, binary, browser, run};
 use crate::world::{CATALOGUE, Role, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -252,11 +253,20 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
         Role::start(vec![role.to_owned(), "--config".to_owned(), config], &[])
     };
     let edge = start("edge", config("edge-a", "edge.toml", &own));
+    // Under another one's name nobody takes its batches: it says so while it goes on.
+    let own = format!("data = '{}'\n[edge]\nname = 'edge-b'", dir.path().join("b").display());
+    let told = dir.path().join("misnamed.log");
+    let mut misnamed = binary()
+        .args(["edge", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--config"])
+        .arg(config("edge-a", "misnamed.toml", &own))
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&told).unwrap())
+        .spawn()
+        .unwrap();
     let collector = start("collector", config("collector", "collector.toml", ""));
     let counts = format!("data = '{}'", dir.path().join("counts").display());
     let mut aggregator = start("aggregator", config("aggregator", "aggregator.toml", &counts));
-    let http = reqwest::Client::builder().no_proxy().user_agent(BROWSER);
-    let http = http.redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let http = browser().build().unwrap();
     let world = World { dir: dir.path().to_owned(), nats, http };
     world.click(&edge).await;
     let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 2).await;
@@ -266,7 +276,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     assert_eq!(code, Some(0), "{said}{err}");
     aggregator.signal("-TERM");
     assert_eq!(aggregator.wait(), Some(0));
-    // With another one's keys. (Under another one's name it finds nobody who takes its batches.)
+    // With another one's keys.
     let own = format!(
         "data = '{}'\n[edge]\nname = 'edge-a'\nissuer = 'other'",
         dir.path().join("thief").display()
@@ -282,6 +292,13 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
         "127.0.0.1:0",
     ]));
     assert!(code.is_some_and(|code| code != 0), "{code:?} {said}");
+    let watch = Stopwatch::start();
+    while !std::fs::read_to_string(&told).unwrap().contains("under its own name only") {
+        assert!(watch.elapsed() < PATIENCE, "nobody is told");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    misnamed.kill().unwrap();
+    misnamed.wait().unwrap();
     drop((edge, collector));
     an_answer_goes_nowhere_else(&url);
     // Wrong passwords are told at once, and not tried for ever.

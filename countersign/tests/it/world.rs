@@ -9,7 +9,7 @@ use eventlog::jetstream::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 
-use crate::process::{BROWSER, KEY, PATIENCE, binary, run};
+use crate::process::{KEY, PATIENCE, binary, browser, run};
 
 /// The edges of a deployment.
 const EDGES: [&str; 10] =
@@ -126,12 +126,7 @@ impl World {
             run(binary().args(["init", "--partitions", "4", "--log", &nats.url()]).args(EDGES));
         assert_eq!(code, Some(0), "{said}{err}");
         assert!(said.contains("4 partitions") && said.contains("cs_admin_"), "{said}");
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .user_agent(BROWSER)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .unwrap();
+        let http = browser().build().unwrap();
         Self { dir: dir.to_owned(), nats, http }
     }
 
@@ -140,13 +135,23 @@ impl World {
     }
 
     pub(crate) fn edge_at(&self, name: &str, url: &str) -> Role {
+        self.edge_in(Vec::new(), name, url)
+    }
+
+    /// With an environment of its own.
+    pub(crate) fn edge_in(
+        &self,
+        environment: Vec<(String, String)>,
+        name: &str,
+        url: &str,
+    ) -> Role {
         let data = self.dir.join(name);
         std::fs::create_dir_all(&data).unwrap();
         let catalogue = CATALOGUE.replace("{site}", "http://127.0.0.1:9");
         std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
         let data = data.display().to_string();
         let args = ["edge", "--log", url, "--name", name, "--data", &data];
-        Role::start(args.map(str::to_owned).to_vec(), &[])
+        Role::start_in(environment, args.map(str::to_owned).to_vec(), &[])
     }
 
     pub(crate) fn collector(&self) -> Role {

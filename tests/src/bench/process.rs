@@ -213,6 +213,8 @@ impl Server {
         };
         let (edge, api) = (address("edge")?, address("api")?);
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
+        // An earlier server's client may have said so before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
             .user_agent(BROWSER)

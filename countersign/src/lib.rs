@@ -1,0 +1,98 @@
+//! Countersign: ad tracking that can be proved. The one binary, whole: `main.rs` only calls it, for what
+//! depends on a library is compiled beside it, and what depends on a binary's parts waits for all of them.
+//!
+//! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
+//! directory, [`disk`] its room, [`objects`] object stores by URL, [`archive`] the log as files,
+//! [`deployment`] what the parts share on NATS; [`published`] what edges
+//! elsewhere are told; [`admin`] the operator's key; [`listen`] the API's server and
+//! [`descriptors`] what it shares with the edge; [`keys`], [`import`],
+//! [`simulate`], [`recount`], [`backup`], [`operate`], [`up`] and [`roles`] are the commands. The rooms
+//! below know nothing of each other: what connects them is in [`up`], all in one process, and
+//! [`roles`], each in its own.
+
+mod admin;
+mod archive;
+mod backup;
+mod cli;
+mod client;
+mod data;
+mod deadletter;
+mod deployment;
+mod descriptors;
+mod disk;
+mod failure;
+mod import;
+mod keys;
+mod listen;
+mod objects;
+mod operate;
+mod process;
+mod published;
+mod recount;
+mod roles;
+mod settings;
+mod simulate;
+mod terminal;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+/// Does what the command line says; the exit code tells how it went (`failure`).
+#[must_use]
+pub fn main() -> ExitCode {
+    // Of TLS, for every client that asks: `import` and `simulate`, and object stores.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("countersign: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Help that was asked for, or what is wrong with the command line.
+fn misread(error: &clap::Error) -> ExitCode {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    // Whoever reads it could do nothing about a terminal that is gone.
+    let _ = error.print();
+    let lacks_key = error.kind() == ErrorKind::MissingRequiredArgument
+        && matches!(
+            error.get(ContextKind::InvalidArg),
+            Some(ContextValue::Strings(names)) if names.iter().any(|name| name.starts_with("--key"))
+        );
+    if lacks_key {
+        eprintln!(
+            "\nThe operator's key: set {}, or give --key (which other users of the machine can see)",
+            admin::VARIABLE
+        );
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE))
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Up(args) => up::run(&args),
+        Command::Init(args) => deployment::init(&args),
+        Command::Edge(args) => roles::edge::run(&args),
+        Command::Collector(args) => roles::collector::run(&args),
+        Command::Aggregator(args) => roles::aggregator::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Recount(args) => recount::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Edges(args) => operate::edges(&args),
+        Command::Deadletter(args) => deadletter::deadletter(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+    }
+}
