@@ -33,7 +33,8 @@ pub(crate) fn binary() -> Command {
 }
 
 /// What visitors say.
-pub(crate) const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+pub(crate) const BROWSER: &str =
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 /// A running `up`; ended with -9 when it is dropped.
 pub(crate) struct Server {

@@ -1,6 +1,7 @@
 //! The roles as processes of their own around a real nats-server.
 
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use eventlog::jetstream::server::NatsServer;
@@ -255,14 +256,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let edge = start("edge", config("edge-a", "edge.toml", &own));
     // Under another one's name nobody takes its batches: it says so while it goes on.
     let own = format!("data = '{}'\n[edge]\nname = 'edge-b'", dir.path().join("b").display());
-    let told = dir.path().join("misnamed.log");
-    let mut misnamed = binary()
-        .args(["edge", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--config"])
-        .arg(config("edge-a", "misnamed.toml", &own))
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&told).unwrap())
-        .spawn()
-        .unwrap();
+    let misnamed = Misnamed::start(&config("edge-a", "misnamed.toml", &own), dir.path());
     let collector = start("collector", config("collector", "collector.toml", ""));
     let counts = format!("data = '{}'", dir.path().join("counts").display());
     let mut aggregator = start("aggregator", config("aggregator", "aggregator.toml", &counts));
@@ -282,23 +276,10 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
         dir.path().join("thief").display()
     );
     let thief = config("edge-a", "thief.toml", &own);
-    let (code, said, _) = run(binary().args([
-        "edge",
-        "--config",
-        &thief,
-        "--edge-listen",
-        "127.0.0.1:0",
-        "--api-listen",
-        "127.0.0.1:0",
-    ]));
+    let mut thief = asks_for_an_edge(&thief);
+    let (code, said, _) = run(&mut thief);
     assert!(code.is_some_and(|code| code != 0), "{code:?} {said}");
-    let watch = Stopwatch::start();
-    while !std::fs::read_to_string(&told).unwrap().contains("under its own name only") {
-        assert!(watch.elapsed() < PATIENCE, "nobody is told");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    misnamed.kill().unwrap();
-    misnamed.wait().unwrap();
+    misnamed.is_told();
     drop((edge, collector));
     an_answer_goes_nowhere_else(&url);
     // Wrong passwords are told at once, and not tried for ever.
@@ -307,6 +288,38 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let (code, _, said) =
         run(binary().args(["collector", "--api-listen", "127.0.0.1:0", "--config", &path]));
     assert!(code == Some(2) && said.contains("refuses the credentials"), "{code:?} {said}");
+}
+
+fn asks_for_an_edge(config: &str) -> Command {
+    let mut command = binary();
+    let free = "127.0.0.1:0";
+    command.args(["edge", "--edge-listen", free, "--api-listen", free, "--config", config]);
+    command
+}
+
+/// An edge under a name that its user may not use.
+struct Misnamed {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Misnamed {
+    fn start(config: &str, dir: &Path) -> Self {
+        let log = dir.join("misnamed.log");
+        let mut command = asks_for_an_edge(config);
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        Self { child: command.spawn().unwrap(), log }
+    }
+
+    fn is_told(mut self) {
+        let watch = Stopwatch::start();
+        while !std::fs::read_to_string(&self.log).unwrap().contains("under its own name only") {
+            assert!(watch.elapsed() < PATIENCE, "nobody is told");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
 
 /// NATS looks at what a user publishes to, and not at where the answer is to go.
