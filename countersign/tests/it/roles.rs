@@ -279,7 +279,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let mut thief = asks_for_an_edge(&thief);
     let (code, said, _) = run(&mut thief);
     assert!(code.is_some_and(|code| code != 0), "{code:?} {said}");
-    misnamed.is_told();
+    misnamed.until_told();
     drop((edge, collector));
     an_answer_goes_nowhere_else(&url);
     // Wrong passwords are told at once, and not tried for ever.
@@ -311,7 +311,7 @@ impl Misnamed {
         Self { child: command.spawn().unwrap(), log }
     }
 
-    fn is_told(mut self) {
+    fn until_told(mut self) {
         let watch = Stopwatch::start();
         while !std::fs::read_to_string(&self.log).unwrap().contains("under its own name only") {
             assert!(watch.elapsed() < PATIENCE, "nobody is told");
