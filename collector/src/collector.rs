@@ -289,7 +289,13 @@ impl<L: Log> Collector<L> {
         if self.letters.hold(self.accountable(sender), self.clock.now()) {
             return Err(SubmitError::TooManyLetters(quota::HELD_FOR, why));
         }
-        warn!(from, bytes = batch.len(), "no batch, and too many before it: let go of");
+        if self.letters.tells(self.accountable(sender), self.clock.now()) {
+            warn!(
+                from,
+                bytes = batch.len(),
+                "no batch, and too many before it: let go of, and what follows in this minute"
+            );
+        }
         self.metrics.letters_over_quota_with(OverQuota::LetGo).inc();
         Err(SubmitError::Refused(why))
     }
@@ -298,6 +304,12 @@ impl<L: Log> Collector<L> {
     #[must_use]
     pub fn knows_edges(&self) -> bool {
         !self.keys.borrow().edges.is_empty()
+    }
+
+    /// Whose an edge is that NATS knows; none when it is nobody's.
+    #[must_use]
+    pub fn issuer_of(&self, edge: &str) -> Option<Id> {
+        self.keys.borrow().edges.owner(edge.parse().ok()?)
     }
 
     /// What a request's head says before its body is read: the issuer, when it has proved that; else

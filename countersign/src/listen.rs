@@ -117,9 +117,8 @@ async fn connection(
     times: Times,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        place.works();
         let waits = Waits(Arc::clone(&place));
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Asked::new(body, Arc::clone(&place))));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
         async move {
@@ -138,6 +137,54 @@ async fn connection(
         .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);
     let shut_down = http1::Connection::graceful_shutdown;
     doors::drive(connection, shut_down, &place, closing, times.life, times.last).await;
+}
+
+/// A request's body. Until all of it is here the client is waited for, and whoever takes longest may be
+/// closed for others: a place is not held by a head alone.
+struct Asked {
+    body: Incoming,
+    place: Arc<Place>,
+}
+
+impl Asked {
+    fn new(body: Incoming, place: Arc<Place>) -> Self {
+        place.waits();
+        let asked = Self { body, place };
+        asked.note();
+        asked
+    }
+
+    fn note(&self) {
+        if self.body.is_end_stream() {
+            self.place.works();
+        }
+    }
+}
+
+impl hyper::body::Body for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(None | Some(Err(_))) => self.place.works(),
+            Poll::Ready(Some(Ok(_))) => self.note(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Says, when it is dropped, that the client is waited for again.

@@ -19,6 +19,8 @@ pub mod tallies;
 #[cfg(feature = "native")]
 mod acked;
 #[cfg(feature = "native")]
+mod apart;
+#[cfg(feature = "native")]
 mod commit;
 #[cfg(feature = "native")]
 mod drain;

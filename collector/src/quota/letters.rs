@@ -9,7 +9,7 @@ use shared::Timestamp;
 use shared::keys::Sender;
 use shared::wire::dead::LETTER_BYTES_MAX;
 
-use super::{Bucket, HOUR, Rate, SECOND};
+use super::{Bucket, HOUR, Rate, SECOND, TELL_EVERY};
 
 /// So much may be kept of anybody: less would not hold one letter.
 pub(crate) const BYTES_PER_HOUR_MIN: u64 = 2 * LETTER_BYTES_MAX as u64;
@@ -32,6 +32,8 @@ pub(crate) struct Letters {
 struct Used {
     bytes: Bucket,
     held: Bucket,
+    /// When it was told last that something of it was let go of.
+    told: Option<Duration>,
 }
 
 impl Letters {
@@ -65,6 +67,18 @@ impl Letters {
     /// Whether one more batch may be held back.
     pub(crate) fn hold(&self, whose: Option<Sender>, now: Timestamp) -> bool {
         self.of(whose, now, |used, now| used.held.take(HELD, 1, now).is_ok())
+    }
+
+    /// Whether to tell that something was let go of: once in a while, for who sends this sends much.
+    pub(crate) fn tells(&self, whose: Option<Sender>, now: Timestamp) -> bool {
+        self.of(whose, now, |used, now| {
+            let lately = |told: Duration| now.abs_diff(told) < TELL_EVERY;
+            let tells = !used.told.is_some_and(lately);
+            if tells {
+                used.told = Some(now);
+            }
+            tells
+        })
     }
 
     fn of<T>(

@@ -28,6 +28,9 @@ const ACKED: &str = "acked";
 /// milliseconds at least.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 const TALLIES: &str = "tallies";
+/// Where the outbox keeps what waits for its time: segments as well, which go when that has come.
+const APART: &str = "held";
+const APART_GONE: &str = "held.gone";
 /// How often a partition's files are listed anew, and a file is read anew, that change meanwhile.
 const TRIES_MAX: u32 = 100;
 
@@ -62,7 +65,8 @@ pub(super) fn require(from: &Path) -> Result<(), Failure> {
 
 /// That segments follow each other without a hole, and every byte is what was written.
 pub(super) fn verify(to: &Path) -> Result<(), Failure> {
-    for dir in [LOG, OUTBOX].map(|name| to.join(name)).iter().filter(|dir| dir.is_dir()) {
+    let dirs = [PathBuf::from(LOG), PathBuf::from(OUTBOX), Path::new(OUTBOX).join(APART)];
+    for dir in dirs.map(|name| to.join(name)).iter().filter(|dir| dir.is_dir()) {
         Segments::verify(dir).map_err(|error| {
             Failure::data(format!(
                 "the copy is not whole: {error}; remove {} and run the backup again",
@@ -192,7 +196,9 @@ impl Held {
 
     /// Takes hold of segments that are new.
     fn look(&mut self) -> Result<(), Failure> {
-        for name in names(&self.dir)?.into_iter().filter(|name| is_segment(name)) {
+        let apart = names(&self.dir.join(APART))?.into_iter().map(|name| format!("{APART}/{name}"));
+        let all = names(&self.dir)?.into_iter().chain(apart);
+        for name in all.filter(|name| is_segment(name)) {
             if !self.files.contains_key(&name)
                 && let Some(file) = open(&self.dir.join(&name))?
             {
@@ -216,7 +222,8 @@ impl Held {
             copier.opened(&path, &file, bytes)?;
         }
         let others = names(&self.dir)?.into_iter().filter(|name| {
-            !is_segment(name) && !is_temporary(name) && ![ACKED, TALLIES].contains(&name.as_str())
+            let placed = [ACKED, TALLIES, APART, APART_GONE].contains(&name.as_str());
+            !is_segment(name) && !is_temporary(name) && !placed
         });
         for name in others {
             copier.file(&Path::new(OUTBOX).join(name))?;

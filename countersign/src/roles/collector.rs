@@ -5,20 +5,22 @@
 //! letters; of a sender with too many of these it is given back for a minute, and beyond some let go of. A collector that has not seen the keys for a while takes nothing: a new one signs ten
 //! seconds after it was made, and by then everybody who judges knows it.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::collector::{Collector, CollectorKeys, SubmitError};
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use eventlog::LogError;
 use eventlog::jetstream::{Document, Documents, EdgeQueue, Taken};
 use prometheus_client::registry::Registry;
-use shared::Clock;
 use shared::ambient::SteadyClock;
 use shared::keys::{CentreKeys, DeploymentId};
 use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::{Clock, Id};
 use tokio::sync::{Semaphore, watch};
 
 use super::follow::{Seen, follow};
@@ -35,6 +37,8 @@ use crate::up::{api, parts};
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
 /// Batches that are taken and not acknowledged; the queue gives the rest to others.
 const TAKEN_MAX: u32 = 1_024;
+/// … and of one issuer: the others' would wait for those that take hours.
+const TAKEN_OF_ONE: usize = 256;
 /// The queue is asked again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A batch that could not be appended is given out again after this.
@@ -173,6 +177,7 @@ async fn take_batches(
     stop: watch::Receiver<bool>,
 ) {
     let room = Arc::new(Semaphore::new(TAKEN_MAX as usize));
+    let hands = Arc::new(Hands::default());
     let mut taker = queue.taker();
     let mut stopped = std::pin::pin!(process::stopped(stop));
     loop {
@@ -198,9 +203,13 @@ async fn take_batches(
         match next {
             Ok(taken) => {
                 unready.send_if_modified(|why| why.take().is_some());
+                let hand = Hands::take(&hands, collector.issuer_of(&taken.edge));
                 let (queue, collector) = (queue.clone(), Arc::clone(&collector));
                 tokio::spawn(async move {
-                    one(&queue, &collector, &taken).await;
+                    match hand {
+                        Some(_hand) => one(&queue, &collector, &taken).await,
+                        None => answered(&taken, taken.again(BACK_AFTER).await),
+                    }
                     drop(permit);
                 });
             }
@@ -216,7 +225,7 @@ async fn take_batches(
 }
 
 async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
-    let answered = match collector.submit_of(&taken.edge, taken.batch.clone()).await {
+    let done = match collector.submit_of(&taken.edge, taken.batch.clone()).await {
         Ok(receipt) => {
             if receipt.clock_ahead_ms > CLOCK_AHEAD_MS_MAX
                 && let Err(error) =
@@ -239,7 +248,43 @@ async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
             taken.again(after.clamp(BACK_AFTER, HELD_BACK_MAX)).await
         }
     };
-    if let Err(error) = answered {
+    answered(taken, done);
+}
+
+fn answered(taken: &Taken, done: Result<(), LogError>) {
+    if let Err(error) = done {
         tracing::debug!(edge = taken.edge, %error, "not answered; the batch comes again");
+    }
+}
+
+/// How many batches of each issuer are taken and have no answer yet.
+#[derive(Default)]
+struct Hands(Mutex<HashMap<Option<Id>, usize>>);
+
+/// One of them.
+struct Hand {
+    hands: Arc<Hands>,
+    issuer: Option<Id>,
+}
+
+impl Hands {
+    /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
+    fn take(hands: &Arc<Self>, issuer: Option<Id>) -> Option<Hand> {
+        let mut taken = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = taken.entry(issuer).or_default();
+        if *taken >= TAKEN_OF_ONE {
+            return None;
+        }
+        *taken += 1;
+        Some(Hand { hands: Arc::clone(hands), issuer })
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        let mut taken = self.hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = taken.get_mut(&self.issuer) {
+            *taken -= 1;
+        }
     }
 }

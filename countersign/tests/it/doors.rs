@@ -110,6 +110,36 @@ async fn idle_bodies_of_strangers_make_no_batch_wait() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
+/// The ids of keys are public: a head that names one, and a body that never ends, hold no place against
+/// others.
+#[tokio::test]
+async fn heads_that_claim_to_be_signed_hold_no_place_without_their_body() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&dir.path().join("data"));
+    let keys = format!("{}/.well-known/countersign/jwks.json", server.edge);
+    let keys: serde_json::Value = server.http.get(keys).send().await.unwrap().json().await.unwrap();
+    let key = keys["keys"][0]["kid"].as_str().unwrap();
+    let now = shared::Clock::now(&shared::ambient::SystemClock).0;
+    let head = format!(
+        "POST /v1/batches HTTP/1.1\r\nHost: a\r\nCountersign-Signature: {key}.{now}.{}\r\nContent-Type: \
+         application/vnd.countersign.batch\r\nContent-Length: 1000\r\n\r\n{{",
+        "A".repeat(86)
+    );
+    raise();
+    let mut claims = Vec::new();
+    for _ in 0..1_100 {
+        let mut stream = TcpStream::connect(address(&server.api)).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        claims.push(stream);
+    }
+    // They wait for the turns of those who have proved nothing; whoever comes has a place.
+    for _ in 0..10 {
+        answers(&server, "/healthz").await;
+    }
+    drop(claims);
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
 /// A client that says all and closes its half (as `nc -N` does) reads its answer all the same, whichever
 /// way the request is read.
 #[tokio::test]

@@ -222,7 +222,7 @@ impl Committer {
     }
 
     fn over_the_limit(&self, bytes: u64) -> bool {
-        self.common.view.bytes().saturating_add(bytes) >= self.common.events_bytes_max
+        self.common.bytes().saturating_add(bytes) >= self.common.events_bytes_max
     }
 }
 

@@ -78,7 +78,8 @@ impl Drain {
         if settled.is_err() {
             tracing::warn!("the acknowledged position could not be written down");
         }
-        self.common.end() - self.common.acked.load(Ordering::Acquire)
+        let held = self.common.held.load(Ordering::Acquire);
+        self.common.end() - self.common.acked.load(Ordering::Acquire) + held
     }
 }
 
@@ -98,23 +99,50 @@ struct Sender<S> {
     ready: VecDeque<Stored>,
     /// Acknowledged, with a gap before them.
     beyond: BTreeSet<u64>,
-    /// Held back, by sequence: what was sealed ahead of the clock. It takes no part of the window, for
-    /// what follows must not wait for it, and stays on disk.
-    held: BTreeMap<u64, Last>,
+    /// Held back: what was sealed ahead of the clock. It takes no part of the window, for what follows
+    /// must not wait for it, and is kept apart, for the outbox is trimmed meanwhile.
+    held: BTreeMap<Place, Last>,
     /// Those whose time has come, in order …
-    due: VecDeque<u64>,
+    due: VecDeque<Place>,
     /// … and what reads them.
-    again: Option<SegmentReader>,
+    again: Option<(Place, SegmentReader)>,
+    /// How many are kept apart and not taken yet.
+    apart: usize,
     on_their_way: JoinSet<Sent>,
     bytes_on_their_way: usize,
-    /// Watermarks (ms) of what is on its way, by sequence.
-    watermarks: BTreeMap<u64, u64>,
+    /// Watermarks (ms) of what is on its way.
+    watermarks: BTreeMap<Place, u64>,
+}
+
+/// Where a batch lies, and its sequence there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Place {
+    /// Kept apart ([`super::apart`]).
+    Apart(u64),
+    /// In the outbox.
+    Log(u64),
+}
+
+impl Place {
+    /// Whether it follows another one, which was read last.
+    fn follows(self, before: Self) -> bool {
+        match (before, self) {
+            (Self::Apart(before), Self::Apart(sequence))
+            | (Self::Log(before), Self::Log(sequence)) => before + 1 == sequence,
+            _ => false,
+        }
+    }
+}
+
+/// A batch that is to be sent.
+struct Outgoing {
+    place: Place,
+    batch: Bytes,
 }
 
 /// A batch that was on its way.
 struct Sent {
-    sequence: u64,
-    bytes: usize,
+    outgoing: Outgoing,
     /// It was not taken before the clock was set back behind it.
     held: Option<Last>,
 }
@@ -126,6 +154,9 @@ async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver
     let mut durable = sender.common.view.durable();
     let mut trim = tokio::time::interval(sender.settings.trim_pause);
     let mut look = tokio::time::interval(HOLD_LOOK);
+    if let Err(error) = sender.find_apart().await {
+        return sender.common.fail(&error);
+    }
     loop {
         if let Err(error) = sender.fill().await {
             // Damage is never skipped: what is behind it stays where it is.
@@ -137,7 +168,9 @@ async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver
         }
         tokio::select! {
             Some(done) = sender.on_their_way.join_next(), if !idle => match done {
-                Ok(sent) => sender.arrived(&sent),
+                Ok(sent) => if let Err(error) = sender.arrived(sent).await {
+                    return sender.common.fail(&error);
+                },
                 Err(error) => return sender.common.fail(&error),
             },
             changed = durable.changed(), if sender.has_room() => {
@@ -167,6 +200,7 @@ impl<S: BatchSink> Sender<S> {
             held: BTreeMap::new(),
             due: VecDeque::new(),
             again: None,
+            apart: 0,
             beyond: BTreeSet::new(),
             on_their_way: JoinSet::new(),
             bytes_on_their_way: 0,
@@ -179,74 +213,118 @@ impl<S: BatchSink> Sender<S> {
             && self.bytes_on_their_way < self.settings.window_bytes
     }
 
+    /// What an earlier drain has kept apart.
+    async fn find_apart(&mut self) -> Result<(), SegmentsError> {
+        let found = self.blocking(|common| common.apart.read_all()).await?;
+        self.apart = found.len();
+        self.held.extend(found.into_iter().map(|(sequence, last)| (Place::Apart(sequence), last)));
+        self.note_held();
+        Ok(())
+    }
+
+    /// Does what blocks for the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Common) -> Result<T, SegmentsError> + Send + 'static,
+    ) -> Result<T, SegmentsError> {
+        let common = Arc::clone(&self.common);
+        match tokio::task::spawn_blocking(move || work(&common)).await {
+            Ok(done) => done,
+            // It panicked, or the runtime is going down.
+            Err(error) => Err(SegmentsError::Fatal { why: error.to_string() }),
+        }
+    }
+
     /// Puts batches on their way while there are any and there is room.
     async fn fill(&mut self) -> Result<(), SegmentsError> {
         while self.has_room() {
-            let Some(record) = self.next().await? else { return Ok(()) };
-            if let Some(last) = ahead(&record.payload, self.common.clock.0.now()) {
-                self.hold(record.sequence, last);
+            let Some(outgoing) = self.next().await? else { return Ok(()) };
+            if let Some(last) = ahead(&outgoing.batch, self.common.clock.0.now()) {
+                self.hold(outgoing, last).await?;
                 continue;
             }
             let (sink, settings) = (Arc::clone(&self.sink), self.settings.clone());
             let common = Arc::clone(&self.common);
-            if let Some(watermark) = watermark_of(&record.payload) {
-                self.watermarks.insert(record.sequence, watermark);
+            if let Some(watermark) = watermark_of(&outgoing.batch) {
+                self.watermarks.insert(outgoing.place, watermark);
                 self.note_oldest();
             }
-            let bytes = record.payload.len();
-            self.bytes_on_their_way += bytes;
+            self.bytes_on_their_way += outgoing.batch.len();
             self.on_their_way.spawn(async move {
-                let held = deliver(&*sink, record.payload, &settings, &common).await;
-                Sent { sequence: record.sequence, bytes, held }
+                let held = deliver(&*sink, outgoing.batch.clone(), &settings, &common).await;
+                Sent { outgoing, held }
             });
         }
         Ok(())
     }
 
     /// What is to be sent next: what was held back, then what follows.
-    async fn next(&mut self) -> Result<Option<Stored>, SegmentsError> {
-        if let Some(sequence) = self.due.pop_front() {
-            return self.read_again(sequence).await;
+    async fn next(&mut self) -> Result<Option<Outgoing>, SegmentsError> {
+        if let Some(place) = self.due.pop_front() {
+            return self.read_again(place).await;
         }
         if self.ready.is_empty() && !self.read().await? {
             return Ok(None);
         }
-        Ok(self.ready.pop_front())
+        let stored = self.ready.pop_front();
+        Ok(stored.map(|Stored { sequence, payload, .. }| Outgoing {
+            place: Place::Log(sequence),
+            batch: payload,
+        }))
     }
 
-    async fn read_again(&mut self, sequence: u64) -> Result<Option<Stored>, SegmentsError> {
-        let mut reader = match self.again.take() {
-            Some(reader) if reader.sequence() + 1 == sequence => reader,
-            _ => self.common.view.reader(STREAM, sequence - 1)?,
-        };
-        let read = tokio::task::spawn_blocking(move || {
-            let record = reader.try_next()?;
-            Ok::<_, SegmentsError>((reader, record))
-        });
-        // Else the runtime is going down.
-        let Ok(read) = read.await else { return Ok(None) };
-        let (reader, record) = read?;
-        self.again = Some(reader);
-        debug_assert!(record.as_ref().is_some_and(|record| record.sequence == sequence));
-        Ok(record)
+    async fn read_again(&mut self, place: Place) -> Result<Option<Outgoing>, SegmentsError> {
+        let known = self.again.take().filter(|(before, _)| place.follows(*before));
+        let (reader, record) = self
+            .blocking(move |common| {
+                let mut reader = match (known, place) {
+                    (Some((_, reader)), _) => reader,
+                    (None, Place::Log(sequence)) => common.view.reader(STREAM, sequence - 1)?,
+                    (None, Place::Apart(sequence)) => match common.apart.reader(sequence - 1)? {
+                        Some(reader) => reader,
+                        None => return Ok((None, None)),
+                    },
+                };
+                let record = reader.try_next()?;
+                Ok((Some(reader), record))
+            })
+            .await?;
+        self.again = reader.map(|reader| (place, reader));
+        Ok(record.map(|record| Outgoing { place, batch: record.payload }))
     }
 
-    fn hold(&mut self, sequence: u64, last: Last) {
+    /// Keeps a batch apart, where it is not yet. On a full disk it stays where it is, and what follows it
+    /// in the outbox with it.
+    async fn hold(&mut self, outgoing: Outgoing, last: Last) -> Result<(), SegmentsError> {
         if self.held.is_empty() {
             tracing::warn!(
                 until = %last.watermark, epoch = last.outbox.epoch,
                 "batches were sealed ahead of the clock: they are held back until it is reached"
             );
         }
-        self.held.insert(sequence, last);
+        let Outgoing { place, batch } = outgoing;
+        let place = match place {
+            Place::Apart(_) => place,
+            Place::Log(sequence) => match self.blocking(move |c| c.apart.put(&batch)).await {
+                Ok(kept) => {
+                    self.apart += 1;
+                    self.acknowledged(sequence);
+                    Place::Apart(kept)
+                }
+                Err(SegmentsError::NoSpace) => place,
+                Err(error) => return Err(error),
+            },
+        };
+        self.held.insert(place, last);
         self.note_held();
+        Ok(())
     }
 
     /// Looks for those whose time has come.
     fn look(&mut self) {
         let now = self.common.clock.0.now();
         let due = self.held.extract_if(.., |_, last| !is_held(last, now));
-        self.due.extend(due.map(|(sequence, _)| sequence));
+        self.due.extend(due.map(|(place, _)| place));
         self.note_held();
     }
 
@@ -254,14 +332,24 @@ impl<S: BatchSink> Sender<S> {
         self.common.held.store(self.held.len() as u64, Ordering::Release);
     }
 
-    fn arrived(&mut self, sent: &Sent) {
-        self.bytes_on_their_way -= sent.bytes;
-        self.watermarks.remove(&sent.sequence);
-        match sent.held {
-            Some(last) => self.hold(sent.sequence, last),
-            None => self.acknowledged(sent.sequence),
+    async fn arrived(&mut self, sent: Sent) -> Result<(), SegmentsError> {
+        let Sent { outgoing, held } = sent;
+        let place = outgoing.place;
+        self.bytes_on_their_way -= outgoing.batch.len();
+        self.watermarks.remove(&place);
+        match (held, place) {
+            (Some(last), _) => self.hold(outgoing, last).await?,
+            (None, Place::Log(sequence)) => self.acknowledged(sequence),
+            (None, Place::Apart(_)) => {
+                self.apart -= 1;
+                if self.apart == 0 {
+                    self.again = None;
+                    self.blocking(|common| common.apart.clear()).await?;
+                }
+            }
         }
         self.note_oldest();
+        Ok(())
     }
 
     /// Reads on; false at the durable end.
@@ -305,7 +393,7 @@ impl<S: BatchSink> Sender<S> {
     }
 
     fn note_oldest(&self) {
-        let oldest = self.watermarks.values().next().copied().unwrap_or_default();
+        let oldest = self.watermarks.values().min().copied().unwrap_or_default();
         self.common.oldest.store(oldest, Ordering::Release);
     }
 }

@@ -14,6 +14,7 @@ use shared::limits::CLOCK_AHEAD_MS_MAX;
 use shared::{Clock, Id, Kind, OutboxId, Random, Reason, Timestamp};
 use tokio::sync::watch;
 
+use super::apart::Apart;
 use super::commit::{Committer, Item};
 use super::seal::{Last, weight};
 use super::tally_file::TallyFile;
@@ -169,8 +170,10 @@ pub(super) struct Common {
     pub(super) watermark: AtomicU64,
     /// Watermark of the oldest batch that is on its way; 0 when none is.
     pub(super) oldest: AtomicU64,
-    /// Batches that are held back.
+    /// Batches that are held back …
     pub(super) held: AtomicU64,
+    /// … and where they are.
+    pub(super) apart: Apart,
     /// Set when the disk refused the last group.
     pub(super) disk_full: AtomicBool,
     pub(super) closed: AtomicBool,
@@ -183,6 +186,11 @@ impl Common {
     /// Sequence of the last durable record.
     pub(super) fn end(&self) -> u64 {
         self.view.end(STREAM).map_or(0, |end| end.sequence)
+    }
+
+    /// Bytes on disk of all batches.
+    pub(super) fn bytes(&self) -> u64 {
+        self.view.bytes() + self.apart.bytes()
     }
 
     pub(super) fn fail(&self, why: &dyn std::fmt::Display) {
@@ -236,8 +244,9 @@ impl Outbox {
         let mut identity = [0; 16];
         random.fill(&mut identity);
         let segment_bytes = (settings.disk_bytes_max / 16).clamp(64 << 10, 64 << 20);
-        let (segments, recovered) =
-            Segments::open(&settings.dir, SegmentsConfig { segment_bytes }, identity)?;
+        let config = SegmentsConfig { segment_bytes };
+        let (segments, recovered) = Segments::open(&settings.dir, config, identity)?;
+        let apart = Apart::open(&settings.dir, config, recovered.identity)?;
         let view = segments.view().clone();
         let last = last_batch(&view, &settings.dir)?;
         if last.is_none() && super::acked::is_there(&settings.dir) {
@@ -260,6 +269,7 @@ impl Outbox {
             watermark: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            apart,
             disk_full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             events_bytes_max: settings.disk_bytes_max - RESERVE_BYTES,
@@ -327,19 +337,20 @@ impl Outbox {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.common.disk_full.load(Ordering::Acquire)
-            || self.common.view.bytes() >= self.common.events_bytes_max
+            || self.common.bytes() >= self.common.events_bytes_max
     }
 
     /// How full it is.
     #[must_use]
     pub fn depth(&self) -> Depth {
+        let held = self.common.held.load(Ordering::Acquire);
         Depth {
-            unacked: self.common.end() - self.common.acked.load(Ordering::Acquire),
-            disk_bytes: self.common.view.bytes(),
+            unacked: self.common.end() - self.common.acked.load(Ordering::Acquire) + held,
+            disk_bytes: self.common.bytes(),
             tallied: self.common.tallies.total(),
             oldest: Some(Timestamp(self.common.oldest.load(Ordering::Acquire)))
                 .filter(|oldest| oldest.0 != 0),
-            held: self.common.held.load(Ordering::Acquire),
+            held,
         }
     }
 

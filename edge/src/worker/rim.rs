@@ -44,6 +44,13 @@ const LOSSES_WAIT: Duration = Duration::from_secs(1);
 const LEASE_PATIENCE: Duration = Duration::from_secs(4);
 const LEASE_TRIES: u32 = 3;
 
+/// A body has to come in this time.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// Each may have so much of a body …
+const BODY_FREE_BYTES: usize = 16 << 10;
+/// … and all together so much beyond that: an isolate has 128 MB.
+const BODIES_BYTES: usize = 16 << 20;
+
 /// What an isolate keeps between requests.
 struct Edge {
     settings: Settings,
@@ -54,7 +61,10 @@ struct Edge {
     trouble: Vec<String>,
     limits: Limits,
     clicks: Clicks,
-    started: Timestamp,
+    /// When the clock was read last, and how many ms had passed since the first time.
+    passed: Cell<(Timestamp, u64)>,
+    /// Bytes of bodies that are being read, beyond what each may have.
+    bodies: Cell<usize>,
     flushing: Cell<bool>,
     gather: Rc<Gather>,
     /// Which shard of its colo it uses.
@@ -237,7 +247,8 @@ impl Edge {
             number: u32::from_le_bytes(number) % settings.shards,
             limits: Limits::new(settings.rates, &mut SystemRandom),
             clicks: Clicks::new(settings.clicks_pace, &mut SystemRandom),
-            started: now(),
+            passed: Cell::new((now(), 0)),
+            bodies: Cell::new(0),
             gather: Rc::new(Gather::new(Duration::from_millis(settings.redirect_wait_ms))),
             flushing: Cell::new(false),
             news: News::new(known, settings.policy_url.is_some()),
@@ -257,6 +268,10 @@ impl Edge {
         match head.path.as_str() {
             "/healthz" => return Response::ok("ok\n").map(js),
             "/readyz" => {
+                // It asks the one shard of many isolates: no more often than anybody may ask for anything.
+                if !self.limits.admit(Class::Request, head.client, self.since()) {
+                    return Ok(visit.response(handle::too_many(Class::Request)));
+                }
                 // What was asked for is waited for here, though requests do not.
                 self.news.wait().await;
                 return self.ready(self.shard(&visit)).await.map(js);
@@ -280,20 +295,29 @@ impl Edge {
             return Ok(self.perform(decision, &visit).into_js(&visit));
         }
         let body = match head.path == "/v1/events" && head.method == Method::Post {
-            true => match read_body(request, head.content_length).await {
-                Ok(body) => body,
-                // The client ended it, or sent what is no body: no failure of ours.
-                Err(_) => return Ok(to_response(handle::body_timeout(), head.method).into()),
-            },
+            true => {
+                let room = Room { all: &self.bodies, bytes: 0 };
+                let read = room.read(request, head.content_length);
+                match within(BODY_PATIENCE, read).await {
+                    Some(Ok(Read::Body(body))) => body,
+                    Some(Ok(Read::Busy)) => return Ok(visit.response(handle::busy())),
+                    // The client ended it, or sent what is no body: no failure of ours.
+                    Some(Err(_)) | None => return Ok(visit.response(handle::body_timeout())),
+                }
+            }
             false => Some(Vec::new()),
         };
         let body = body.as_deref().map_or(Body::TooLarge, Body::Whole);
         Ok(self.decide(body, &policy, &visit, since).into_js(&visit))
     }
 
-    /// The time since the isolate's first request.
+    /// The time since the isolate's first request, which never goes back: what the clock goes back by is
+    /// left out.
     fn since(&self) -> Duration {
-        Duration::from_millis(now().0.saturating_sub(self.started.0))
+        let (now, (seen, since)) = (now(), self.passed.get());
+        let since = since + now.0.saturating_sub(seen.0);
+        self.passed.set((now, since));
+        Duration::from_millis(since)
     }
 
     /// By what the request is decided; or the reply to one that is not.
@@ -501,21 +525,57 @@ impl Edge {
     }
 }
 
-/// The body; `None` when it is longer than may be.
-async fn read_body(request: web_sys::Request, length: usize) -> worker::Result<Option<Vec<u8>>> {
-    if length > EDGE_BODY_BYTES_MAX {
-        return Ok(None);
-    }
-    if request.body().is_none() {
-        return Ok(Some(Vec::new()));
-    }
-    let mut stream = worker::Request::from(request).stream()?;
-    let mut body = Vec::with_capacity(length);
-    while let Some(part) = stream.next().await {
-        body.extend(part?);
-        if body.len() > EDGE_BODY_BYTES_MAX {
-            return Ok(None);
+/// What there is of a body.
+enum Read {
+    /// All of it; `None` when it is longer than may be.
+    Body(Option<Vec<u8>>),
+    /// Too much of others lies in memory.
+    Busy,
+}
+
+/// The part of [`BODIES_BYTES`] that one body has; given back when it is dropped.
+struct Room<'a> {
+    all: &'a Cell<usize>,
+    bytes: usize,
+}
+
+impl Room<'_> {
+    async fn read(mut self, request: web_sys::Request, length: usize) -> worker::Result<Read> {
+        if length > EDGE_BODY_BYTES_MAX {
+            return Ok(Read::Body(None));
         }
+        if request.body().is_none() {
+            return Ok(Read::Body(Some(Vec::new())));
+        }
+        let mut stream = worker::Request::from(request).stream()?;
+        let mut body = Vec::new();
+        while let Some(part) = stream.next().await {
+            let part = part?;
+            let bytes = body.len() + part.len();
+            if bytes > EDGE_BODY_BYTES_MAX {
+                return Ok(Read::Body(None));
+            }
+            if bytes > BODY_FREE_BYTES && !self.take(bytes.next_power_of_two()) {
+                return Ok(Read::Busy);
+            }
+            body.extend(part);
+        }
+        Ok(Read::Body(Some(body)))
     }
-    Ok(Some(body))
+
+    fn take(&mut self, bytes: usize) -> bool {
+        let all = self.all.get() + bytes.saturating_sub(self.bytes);
+        let is_there = all <= BODIES_BYTES;
+        if is_there {
+            self.all.set(all);
+            self.bytes = self.bytes.max(bytes);
+        }
+        is_there
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.bytes);
+    }
 }

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::{AckKind, PublishMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
@@ -24,6 +25,10 @@ const COLLECTORS: &str = "collectors";
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Batches that are taken and not acknowledged, by all collectors together.
 const TAKEN_MAX: i64 = 16 << 10;
+/// Batches of one edge that may lie in the queue. What it has beyond waits in its own outbox: those that are
+/// given back to the queue keep their places among [`TAKEN_MAX`], so that one edge could have all of them,
+/// and fill the disk that the log lies on as well.
+const EDGE_MESSAGES_MAX: i64 = 1_024;
 /// Batches and bytes that a collector asks for at once.
 const PORTION_MESSAGES: usize = 256;
 const PORTION_BYTES: usize = 8 << 20;
@@ -80,6 +85,7 @@ impl EdgeQueue {
                          make it"
                     )));
                 }
+                bound(config, &context, stream.cached_info().config.clone(), make).await?;
             }
             None if !make => {
                 return Err(OpenError::Foreign(format!(
@@ -96,6 +102,8 @@ impl EdgeQueue {
                     num_replicas: config.replicas,
                     max_bytes: config.stream_bytes_max.unwrap_or(-1),
                     discard: DiscardPolicy::New,
+                    max_messages_per_subject: EDGE_MESSAGES_MAX,
+                    discard_new_per_subject: true,
                     duplicate_window: Duration::from_millis(100),
                     ..Config::default()
                 };
@@ -121,7 +129,13 @@ impl EdgeQueue {
         let publish = PublishMessage::build().payload(batch);
         let ack = self.context.send_publish(subject, publish).await;
         let ack = ack.map_err(|error| failed(&error))?;
-        ack.await.map(drop).map_err(|error| failed(&error))
+        ack.await.map(drop).map_err(|error| match is_too_many(&error) {
+            true => unavailable(format_args!(
+                "{EDGE_MESSAGES_MAX} batches of this edge are in the queue already, and no collector has \
+                 taken them"
+            )),
+            false => failed(&error),
+        })
     }
 
     /// The server's time, ms since 1970.
@@ -250,6 +264,42 @@ impl Taken {
     pub async fn again(&self, after: Duration) -> Result<(), LogError> {
         self.message.ack_with(AckKind::Nak(Some(after))).await.map_err(unavailable)
     }
+}
+
+/// That no edge can fill a queue which an earlier build has made.
+async fn bound(
+    config: &JetStreamConfig,
+    context: &Context,
+    found: Config,
+    make: bool,
+) -> Result<(), OpenError> {
+    if found.discard_new_per_subject && found.max_messages_per_subject > 0 {
+        return Ok(());
+    }
+    if !make {
+        tracing::warn!(
+            stream = found.name,
+            "any edge may fill the queue, for an earlier build has made it: `countersign init` bounds it"
+        );
+        return Ok(());
+    }
+    let wanted = Config {
+        max_messages_per_subject: EDGE_MESSAGES_MAX,
+        discard_new_per_subject: true,
+        ..found
+    };
+    let updated = context.update_stream(&wanted).await;
+    updated.map(drop).map_err(|error| {
+        let name = &wanted.name;
+        OpenError::Unfit(format!("{}: the stream {name} cannot be bounded: {error}", config.url))
+    })
+}
+
+/// Whether the queue refuses a batch because it has too many of the edge.
+fn is_too_many(error: &PublishError) -> bool {
+    let source = std::error::Error::source(error);
+    let error = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
+    error.is_some_and(|error| error.to_string().contains("maximum messages per subject exceeded"))
 }
 
 fn stream_name(prefix: &str) -> String {

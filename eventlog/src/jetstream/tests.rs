@@ -243,6 +243,44 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
     assert_eq!(queue.depth().await.unwrap(), 0, "what is done is deleted");
 }
 
+/// What is given back to the queue keeps its place there; so one edge has some places, and not all.
+#[tokio::test]
+async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
+    let server = Server::start();
+    // As an earlier build has made it.
+    let old = jetstream::stream::Config {
+        name: "EDGE".to_owned(),
+        subjects: vec!["countersign.edge.*".to_owned()],
+        retention: jetstream::stream::RetentionPolicy::WorkQueue,
+        discard: jetstream::stream::DiscardPolicy::New,
+        ..Default::default()
+    };
+    server.log("", 1).await.inner.context.create_stream(old).await.unwrap();
+    EdgeQueue::open(&server.config(""), false).await.unwrap();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    let all = (0..1_100_u32).map(|number| {
+        let queue = queue.clone();
+        async move { queue.put("hostile", number.to_le_bytes().to_vec().into()).await }
+    });
+    let put = futures::future::join_all(all).await;
+    let refused: Vec<_> = put.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 1_100 - 1_024);
+    assert!(refused.iter().all(|why| why.is_retryable()), "{:?}", refused[0]);
+    assert!(refused[0].to_string().contains("of this edge are in the queue"), "{}", refused[0]);
+    queue.put("honest", vec![7].into()).await.unwrap();
+    // All of the first one's are given back for an hour; the other one's comes all the same.
+    let mut taker = queue.taker();
+    loop {
+        let taken = take(&mut taker).await;
+        if taken.edge == "honest" {
+            break taken.done().await.unwrap();
+        }
+        taken.again(Duration::from_secs(3_600)).await.unwrap();
+    }
+    let more = queue.put("hostile", vec![8].into()).await;
+    assert!(more.is_err(), "what was given back is still there");
+}
+
 #[tokio::test]
 async fn a_full_queue_and_a_foreign_stream_are_told() {
     let server = Server::start();

@@ -250,6 +250,67 @@ async fn what_follows_does_not_wait_for_what_is_held_back() {
     }
 }
 
+/// What is held back, for days, keeps the outbox neither from being emptied nor from telling how far it
+/// is; a restart finds it, and it is gone when it has been taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
+    const AHEAD_MS: u64 = 30 * 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let small = OutboxSettings {
+        disk_bytes_max: DISK_BYTES_LEAST,
+        heartbeat: Duration::from_millis(10),
+        ..settings(dir.path())
+    };
+    let clock = Hands::at(START.plus_ms(AHEAD_MS));
+    let (outbox, _) = open_with(&small, &clock);
+    for number in 0..5 {
+        append(&outbox, [draft(number)]).await;
+    }
+    drop(outbox);
+    clock.set(START);
+    let sink = Arc::new(Store::default());
+    let mut sent = 0;
+    for start in 1..=2 {
+        let (outbox, _) = open_with(&small, &clock);
+        let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+        eventually("they are held", || outbox.depth().held >= 5).await;
+        // Three times as much as it may hold, in each of two lives.
+        while u64::from(sent) * 100_000 < start * 3 * DISK_BYTES_LEAST {
+            let drafts = (0..50).map(|n| sized(1_000 + sent * 50 + n, 2_000)).collect();
+            match outbox.append(drafts) {
+                Ok(pending) => match pending.await {
+                    Ok(()) => sent += 1,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                },
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        clock.set(START.plus_ms(start * 90_000));
+        let told = || {
+            let batches = sink.batches();
+            let watermarks = batches.iter().map(|bytes| Batch::read(bytes).unwrap().watermark);
+            watermarks.filter(|watermark| *watermark != Timestamp::MAX).max()
+        };
+        eventually("a heartbeat", || told() == Some(START.plus_ms(start * 90_000))).await;
+        assert!(!audit_events(&sink.batches()).iter().any(|event| *event < 5));
+        drop(drain);
+        drop(outbox);
+    }
+    assert!(dir.path().join("held").is_dir());
+    clock.set(START.plus_ms(AHEAD_MS));
+    let (outbox, _) = open_with(&small, &clock);
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    eventually("their time has come", || {
+        let events = audit_events(&sink.batches());
+        (0..5).all(|event| events.contains(&event))
+    })
+    .await;
+    eventually("nothing is kept apart", || !dir.path().join("held").exists()).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    audit(&sink.batches());
+}
+
 /// A clock that is set back while batches wait for a collector.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_collector_is_held_back_too_when_the_clock_is_set_back() {
