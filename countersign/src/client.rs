@@ -255,9 +255,17 @@ pub(crate) fn base_url(flag: &str, text: &str) -> Result<String, Failure> {
     Err(Failure::usage(format!("{flag}: {text:?} is no address: http://HOST:PORT or https://… is")))
 }
 
+/// Says whose cryptography TLS goes by in this process, which `reqwest` wants to know before it makes a
+/// client, and so do object stores.
+pub(crate) fn provide_tls() {
+    // It may have been said before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// A client that follows no redirect and takes no proxy from the environment: what it measures and
 /// counts is what was asked.
 pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, Failure> {
+    provide_tls();
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()

@@ -45,8 +45,6 @@ use failure::Failure;
 /// Does what the command line says; the exit code tells how it went (`failure`).
 #[must_use]
 pub fn main() -> ExitCode {
-    // Of TLS, for every client that asks: `import` and `simulate`, and object stores.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misread(&error),

@@ -10,6 +10,8 @@ use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
+use crate::client::provide_tls;
+
 /// How long an object store may take for its first answer.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 
@@ -43,6 +45,7 @@ pub(crate) async fn open(
     let options: Vec<(String, String)> =
         environment.into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
     let has_credentials = options.iter().any(|(name, _)| CREDENTIALS.contains(&name.as_str()));
+    provide_tls();
     let (objects, path) =
         object_store::parse_url_opts(&parsed, options).map_err(|error| unusable(&error))?;
     let objects = Arc::new(PrefixStore::new(objects, path));
