@@ -297,7 +297,7 @@ async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
         drop(outbox);
     }
     assert!(dir.path().join("held").is_dir());
-    clock.set(START.plus_ms(AHEAD_MS));
+    clock.set(START.plus_ms(AHEAD_MS + 60_000));
     let (outbox, _) = open_with(&small, &clock);
     let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
     eventually("their time has come", || {
