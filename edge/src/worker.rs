@@ -15,6 +15,8 @@ pub mod settings;
 pub mod workerd;
 
 #[cfg(target_arch = "wasm32")]
+mod bodies;
+#[cfg(target_arch = "wasm32")]
 mod database;
 #[cfg(target_arch = "wasm32")]
 mod gather;

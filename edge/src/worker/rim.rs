@@ -6,9 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use shared::keys::KeyId;
-use shared::limits::EDGE_BODY_BYTES_MAX;
 use shared::random::Seeded;
 use shared::token::SIGNATURE_BYTES;
 use shared::{ImpressionId, Random, Timestamp};
@@ -19,13 +17,14 @@ use worker::js_sys::{Promise, Uint8Array};
 use worker::worker_sys::{Context as JsContext, web_sys};
 use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn};
 
+use super::bodies::{Bodies, Read};
 use super::gather::{Gather, Put, Waits};
 use super::glue::{Head, sign, to_response, wait};
 use super::news::News;
 use super::once::Once;
 use super::outbox::binding;
 use super::place::{location_hint, shard_name};
-use super::platform::{SystemRandom, now, within};
+use super::platform::{SystemRandom, age_ms, now, within};
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::catalogue::Catalogue;
@@ -44,12 +43,8 @@ const LOSSES_WAIT: Duration = Duration::from_secs(1);
 const LEASE_PATIENCE: Duration = Duration::from_secs(4);
 const LEASE_TRIES: u32 = 3;
 
-/// A body has to come in this time.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
-/// Each may have so much of a body …
-const BODY_FREE_BYTES: usize = 16 << 10;
-/// … and all together so much beyond that: an isolate has 128 MB.
-const BODIES_BYTES: usize = 16 << 20;
+/// What the shard says of itself is asked no more often, however many ask an isolate: there is one of it.
+const STATE_MS: u64 = 1_000;
 
 /// What an isolate keeps between requests.
 struct Edge {
@@ -63,8 +58,11 @@ struct Edge {
     clicks: Clicks,
     /// When the clock was read last, and how many ms had passed since the first time.
     passed: Cell<(Timestamp, u64)>,
-    /// Bytes of bodies that are being read, beyond what each may have.
-    bodies: Cell<usize>,
+    bodies: Bodies,
+    /// What the shard said of itself, and when …
+    state: RefCell<Option<(Timestamp, Result<serde_json::Value, String>)>>,
+    /// … and who asks it.
+    asks: Once,
     flushing: Cell<bool>,
     gather: Rc<Gather>,
     /// Which shard of its colo it uses.
@@ -248,7 +246,9 @@ impl Edge {
             limits: Limits::new(settings.rates, &mut SystemRandom),
             clicks: Clicks::new(settings.clicks_pace, &mut SystemRandom),
             passed: Cell::new((now(), 0)),
-            bodies: Cell::new(0),
+            bodies: Bodies::default(),
+            state: RefCell::default(),
+            asks: Once::default(),
             gather: Rc::new(Gather::new(Duration::from_millis(settings.redirect_wait_ms))),
             flushing: Cell::new(false),
             news: News::new(known, settings.policy_url.is_some()),
@@ -268,10 +268,6 @@ impl Edge {
         match head.path.as_str() {
             "/healthz" => return Response::ok("ok\n").map(js),
             "/readyz" => {
-                // It asks the one shard of many isolates: no more often than anybody may ask for anything.
-                if !self.limits.admit(Class::Request, head.client, self.since()) {
-                    return Ok(visit.response(handle::too_many(Class::Request)));
-                }
                 // What was asked for is waited for here, though requests do not.
                 self.news.wait().await;
                 return self.ready(self.shard(&visit)).await.map(js);
@@ -295,16 +291,12 @@ impl Edge {
             return Ok(self.perform(decision, &visit).into_js(&visit));
         }
         let body = match head.path == "/v1/events" && head.method == Method::Post {
-            true => {
-                let room = Room { all: &self.bodies, bytes: 0 };
-                let read = room.read(request, head.content_length);
-                match within(BODY_PATIENCE, read).await {
-                    Some(Ok(Read::Body(body))) => body,
-                    Some(Ok(Read::Busy)) => return Ok(visit.response(handle::busy())),
-                    // The client ended it, or sent what is no body: no failure of ours.
-                    Some(Err(_)) | None => return Ok(visit.response(handle::body_timeout())),
-                }
-            }
+            true => match self.bodies.read(request, head.content_length).await {
+                Some(Read::Body(body)) => body,
+                Some(Read::Busy) => return Ok(visit.response(handle::busy())),
+                // The client ended it, or sent what is no body: no failure of ours.
+                None => return Ok(visit.response(handle::body_timeout())),
+            },
             false => Some(Vec::new()),
         };
         let body = body.as_deref().map_or(Body::TooLarge, Body::Whole);
@@ -492,14 +484,38 @@ impl Edge {
         });
     }
 
-    /// Whether traffic should be sent here; if not, why.
-    async fn ready(&self, shard: Result<Shard, ShardError>) -> worker::Result<Response> {
-        let mut reasons = self.trouble.clone();
-        self.news.reasons(&mut reasons);
+    /// What the shard says of itself, or said a moment ago.
+    async fn state_of(
+        &self,
+        shard: Result<Shard, ShardError>,
+    ) -> Result<serde_json::Value, String> {
+        let kept = || {
+            let state = self.state.borrow();
+            let (at, state) = state.as_ref()?;
+            (age_ms(*at) < STATE_MS).then(|| state.clone())
+        };
+        if let Some(state) = kept() {
+            return state;
+        }
+        if !self.asks.begin() {
+            self.asks.wait(LEASE_PATIENCE).await;
+            return kept().unwrap_or_else(|| Err("it does not answer".to_owned()));
+        }
         let state = match shard {
             Ok(shard) => shard.state().await,
             Err(error) => Err(error),
         };
+        let state = state.map_err(|error| format!("{error:?}"));
+        self.state.replace(Some((now(), state.clone())));
+        self.asks.end();
+        state
+    }
+
+    /// Whether traffic should be sent here; if not, why.
+    async fn ready(&self, shard: Result<Shard, ShardError>) -> worker::Result<Response> {
+        let mut reasons = self.trouble.clone();
+        self.news.reasons(&mut reasons);
+        let state = self.state_of(shard).await;
         match &state {
             Ok(state) => {
                 if let Some(why) = state["trouble"].as_str() {
@@ -514,7 +530,7 @@ impl Edge {
                     reasons.push(format!("clock_ahead: by {ahead_ms} ms"));
                 }
             }
-            Err(error) => reasons.push(format!("outbox: {error:?}")),
+            Err(error) => reasons.push(format!("outbox: {error}")),
         }
         let status = if reasons.is_empty() { 200 } else { 503 };
         let body = serde_json::json!({
@@ -522,60 +538,5 @@ impl Edge {
             "rules": self.news.policy().map(|policy| policy.rule_set),
         });
         Ok(Response::from_json(&body)?.with_status(status))
-    }
-}
-
-/// What there is of a body.
-enum Read {
-    /// All of it; `None` when it is longer than may be.
-    Body(Option<Vec<u8>>),
-    /// Too much of others lies in memory.
-    Busy,
-}
-
-/// The part of [`BODIES_BYTES`] that one body has; given back when it is dropped.
-struct Room<'a> {
-    all: &'a Cell<usize>,
-    bytes: usize,
-}
-
-impl Room<'_> {
-    async fn read(mut self, request: web_sys::Request, length: usize) -> worker::Result<Read> {
-        if length > EDGE_BODY_BYTES_MAX {
-            return Ok(Read::Body(None));
-        }
-        if request.body().is_none() {
-            return Ok(Read::Body(Some(Vec::new())));
-        }
-        let mut stream = worker::Request::from(request).stream()?;
-        let mut body = Vec::new();
-        while let Some(part) = stream.next().await {
-            let part = part?;
-            let bytes = body.len() + part.len();
-            if bytes > EDGE_BODY_BYTES_MAX {
-                return Ok(Read::Body(None));
-            }
-            if bytes > BODY_FREE_BYTES && !self.take(bytes.next_power_of_two()) {
-                return Ok(Read::Busy);
-            }
-            body.extend(part);
-        }
-        Ok(Read::Body(Some(body)))
-    }
-
-    fn take(&mut self, bytes: usize) -> bool {
-        let all = self.all.get() + bytes.saturating_sub(self.bytes);
-        let is_there = all <= BODIES_BYTES;
-        if is_there {
-            self.all.set(all);
-            self.bytes = self.bytes.max(bytes);
-        }
-        is_there
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.all.set(self.all.get() - self.bytes);
     }
 }

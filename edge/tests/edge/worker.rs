@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shared::ambient::Stopwatch;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::harness::eventually;
 use crate::shells::{SILENT, Shells, Told, get};
@@ -116,6 +118,36 @@ async fn a_worker_without_keys_is_alive_and_says_what_is_missing() {
     let ready = get(shells.worker_address(), "/readyz").await;
     let reasons = ready.json()["reasons"].to_string();
     assert!(reasons.contains("EDGE_KEYS: missing field"), "{reasons}");
+}
+
+/// An isolate has little memory for all: bodies that never end have a part of it, and what pages send comes
+/// through meanwhile.
+#[tokio::test]
+async fn large_bodies_that_never_end_leave_room_in_an_isolate() {
+    const MANY: usize = 24;
+    let shells = Shells::start(&[]).await;
+    let head = "POST /v1/events HTTP/1.1\r\nHost: edge\r\nContent-Type: application/json\r\nContent-Length: \
+                1900000\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(shells.worker_address()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Whoever is refused need not be read to the end.
+        let part = stream.write_all(&[b' '; 1_800_000]);
+        let _ = tokio::time::timeout(Duration::from_secs(2), part).await;
+        held.push(stream);
+    }
+    let mut busy = 0;
+    for stream in &mut held {
+        let mut said = [0; 12];
+        let read = tokio::time::timeout(Duration::from_millis(200), stream.read_exact(&mut said));
+        busy += usize::from(matches!(read.await, Ok(Ok(_))) && &said == b"HTTP/1.1 503");
+    }
+    assert!((MANY / 2..MANY).contains(&busy), "{busy} of {MANY}");
+    assert_eq!(shells.click(&shells.token(1)).await.status, 302);
+    drop(held);
+    let centre = Arc::clone(&shells.centre);
+    eventually("the click arrives", || centre.told().events.len() == 1).await;
 }
 
 /// A shard in another data centre: whoever waits for somebody else's call has nothing under way of its
