@@ -1,5 +1,7 @@
 //! The pixel and the click link: a token in the path.
 
+use std::borrow::Cow;
+
 use shared::{Kind, Reason, Timestamp, token};
 
 use super::check::{Asker, believe};
@@ -7,6 +9,7 @@ use super::{State, reply};
 use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::request::Request;
+use crate::verdict::is_ahead;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -40,7 +43,7 @@ fn follow(
     state: &mut dyn State,
     now: Timestamp,
 ) -> Decision {
-    let bytes = match token::from_text(text.as_bytes()) {
+    let bytes = match token::from_text(&token_of(text)) {
         Ok(bytes) => bytes,
         Err(reason) => return refused(kind, reason),
     };
@@ -54,15 +57,14 @@ fn follow(
         let leads = leads && now <= token.issued_at.plus_ms(u64::from(policy.link_days) * DAY_MS);
         let decision = refused(kind, reason);
         return match leads {
-            true => Decision { reply: reply::redirect(token.url.to_owned()), ..decision },
+            true => Decision { reply: onward(token.url, request), ..decision },
             false => decision,
         };
     }
     let (reply, durability, when_full) = match kind {
         Kind::Click => {
             let lost = Loss { kind, reason: Reason::OutboxFull, count: 1 };
-            let redirect = reply::redirect(token.url.to_owned());
-            (redirect, Durability::Durable, WhenFull::Proceed(lost))
+            (onward(token.url, request), Durability::Durable, WhenFull::Proceed(lost))
         }
         _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
     };
@@ -74,6 +76,35 @@ fn follow(
     }
     let events = vec![event];
     Decision { events, tallies: Vec::new(), durability, when_full, reply }
+}
+
+/// To the advertiser's page. A browser that asks before a person did (speculation rules, `<link
+/// rel="prefetch">`) is not sent on: it would keep the redirect for the person's click, which then never
+/// comes here. With an error it asks again (HTML, speculative loading: what failed is not used).
+fn onward(url: &str, request: &Request<'_>) -> Reply {
+    if is_ahead(request.purpose) { reply::ahead() } else { reply::redirect(url.to_owned()) }
+}
+
+/// The characters of a token in a path, up to the first that no token has: scripts and mail clients append
+/// to a link (`.`, `)`, `&_ga=1`, `;jsessionid=1`, `%20`), and any character may be written as `%XX` (RFC
+/// 3986, §6.2.2.2). The seal says whether the rest is whole.
+fn token_of(path: &str) -> Cow<'_, [u8]> {
+    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let bytes = path.as_bytes();
+    let plain = bytes.iter().take_while(|byte| is_of_token(byte)).count();
+    if bytes.get(plain) != Some(&b'%') {
+        return Cow::Borrowed(&bytes[..plain]);
+    }
+    let digit =
+        |at: usize| char::from(*bytes.get(at)?).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let (mut text, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(byte) = bytes.get(at).copied() {
+        let escaped = (byte == b'%').then(|| Some(digit(at + 1)? << 4 | digit(at + 2)?)).flatten();
+        let Some(byte) = escaped.or(Some(byte)).filter(is_of_token) else { break };
+        text.push(byte);
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    Cow::Owned(text)
 }
 
 /// A plain page, and one more of its reason: never an event of its own.
@@ -89,5 +120,31 @@ fn page(reason: Reason) -> Reply {
         }
         Reason::Expired => reply::page(410, "This link has expired.\n"),
         _ => reply::page(403, "This link is not valid.\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_however_its_letters_are_written_and_to_its_end() {
+        let cases = [
+            ("Ab-_9", "Ab-_9"),
+            ("%41b%2D_9", "Ab-_9"),
+            ("A%62", "Ab"),
+            ("A%6", "A"),
+            ("A%", "A"),
+            ("A%%42", "A"),
+            ("A%2", "A"),
+            ("A%3D%3D", "A"),
+            ("A%2542", "A"),
+            ("Ab/../c", "Ab"),
+            ("", ""),
+            ("é", ""),
+        ];
+        for (path, token) in cases {
+            assert_eq!(token_of(path).as_ref(), token.as_bytes(), "{path}");
+        }
     }
 }

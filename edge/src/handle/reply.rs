@@ -101,6 +101,11 @@ pub(super) const fn redirect(url: String) -> Reply {
     }
 }
 
+/// To a browser that asks before a person clicked; nobody sees it.
+pub(super) const fn ahead() -> Reply {
+    page(503, "Ask again when a person has clicked.\n")
+}
+
 /// What a person sees who followed a link that leads nowhere.
 pub(super) const fn page(status: u16, text: &'static str) -> Reply {
     fixed(status, PAGE, text.as_bytes())
