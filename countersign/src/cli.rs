@@ -275,7 +275,9 @@ pub(crate) enum Format {
 /// Columns are found by name, in any order: `ad_id`; `timestamp` or `click_timestamp` (RFC 3339 or
 /// Unix seconds); and, where there are, `event` (served, impression, viewable, click), `click`,
 /// `user_id`, `ip`, `country`, `publisher`, `placement`, `device`. A row without `event` and
-/// `click` is a click. A row with `click` is an impression, and a click too when it is 1.
+/// `click` is a click. A row with `click` is an impression, and a click too when it is 1. Rows that
+/// cannot be read, or are of a time before 1994 or more than a day ahead, are rejected; rows of the
+/// next hours wait for another import. docs/import.md has all of it.
 ///
 /// A file without --source is known by the digest of its (decompressed) content. With --source it
 /// is known by that name and may grow: the next import checks that it still begins with the rows
@@ -299,7 +301,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
     /// Where rows that cannot be read are written, with file, line and reason
-    /// [default: FILE.rejects.csv or FILE.rejects.ndjson]
+    /// [default: FILE.rejects]
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
     /// With --source: take a last line that has no newline

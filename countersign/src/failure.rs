@@ -24,7 +24,7 @@ pub(crate) const FATAL: u8 = 70;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
    0  done; for import and simulate: everything is accounted for; recount: no difference
-   1  import: a row is not accounted for; simulate: a difference is not explained; recount: there is
+   1  import: a row is not accounted for, rejected, or of a time that has not come; simulate: a difference is not explained; recount: there is
       a difference
    2  the command line, a setting or an input file cannot be used as it is
    3  import: the log is not the one that was imported under its name

@@ -49,7 +49,7 @@ impl Timestamp {
     /// space for the `T` as well, and no offset means UTC).
     ///
     /// # Errors
-    /// Says what was expected when the text is neither, or before 1970.
+    /// Says what was expected when the text is neither, or that it is before 1970 or after the year 9999.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
         let shown = || text.chars().take(64).collect();
         let error = || TimeError::NoTime(shown());
@@ -67,12 +67,21 @@ impl Timestamp {
             return Ok(Self(seconds * 1000 + ms));
         }
         let instant = text.parse::<jiff::Timestamp>().or_else(|_| {
-            text.parse::<jiff::civil::DateTime>()
-                .and_then(|civil| civil.to_zoned(jiff::tz::TimeZone::UTC))
-                .map(|zoned| zoned.timestamp())
-        });
-        let ms = instant.map_err(|_| error())?.as_millisecond();
-        u64::try_from(ms).map(Self).map_err(|_| error())
+            let civil = text.parse::<jiff::civil::DateTime>();
+            let civil = civil.map_err(|_| match jiff::fmt::temporal::Pieces::parse(text) {
+                Ok(_) => TimeError::OutOfRange(shown()),
+                Err(_) => error(),
+            })?;
+            // A zone without an offset: which instant it is, only a table of zones knows.
+            if text.contains('[') {
+                return Err(TimeError::ZoneWithoutOffset(shown()));
+            }
+            let zoned = civil.to_zoned(jiff::tz::TimeZone::UTC);
+            zoned.map(|zoned| zoned.timestamp()).map_err(|_| TimeError::OutOfRange(shown()))
+        })?;
+        u64::try_from(instant.as_millisecond())
+            .map(Self)
+            .map_err(|_| TimeError::OutOfRange(shown()))
     }
 }
 
@@ -86,10 +95,16 @@ pub enum TimeError {
     #[error("{0:?} is neither Unix seconds nor an RFC 3339 time such as 2026-01-31T12:00:00Z")]
     NoTime(String),
     /// A number of seconds that leads beyond the year 9999.
-    #[error(
-        "{0:?} is after the year 9999, and not a whole minute of ours: write Unix seconds, not milliseconds"
-    )]
+    #[error("{0:?} is after the year 9999: write Unix seconds, not milliseconds")]
     TooLate(String),
+    /// A time that is none of ours.
+    #[error("{0:?} is out of range: times are from 1970 to 9999-12-30")]
+    OutOfRange(String),
+    /// A local time in a zone, and no offset.
+    #[error(
+        "{0:?} names a time zone and no offset from UTC: write 2026-01-31T12:00:00-05:00 or …Z"
+    )]
+    ZoneWithoutOffset(String),
 }
 
 impl fmt::Display for Timestamp {

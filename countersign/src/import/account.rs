@@ -63,7 +63,8 @@ impl SourceAccount {
     }
 }
 
-/// Prints the account of one log. True: every row is accounted for.
+/// Prints the account of one log. True: every row is accounted for, none of them rejected or waiting for
+/// its time.
 pub(super) fn print(
     path: &Path,
     source: SourceId,
@@ -87,11 +88,30 @@ pub(super) fn print(
         let file = read.rejects.display();
         line("rejected", format!("{} rows that cannot be read, see {file}", read.rejected));
     }
+    let columns =
+        [("network", "ip names no address"), ("country", "country is no code of two letters")];
+    for ((name, what), unread) in columns.into_iter().zip(&read.unread) {
+        if unread.rows > 0 {
+            line(name, format!("unknown for {} rows: {what}, as {:?}", unread.rows, unread.first));
+        }
+    }
+    if let Some((at_line, at)) = read.early {
+        line(
+            "waiting",
+            format!(
+                "from line {at_line} on, whose time is {at}: import again when it has come, or write the \
+                 offset from UTC into the log"
+            ),
+        );
+    }
     if read.held_back {
         let what = "the last line has no newline yet: it waits for the next import";
         line("waiting", format!("{what} (--complete takes it)"));
     }
     terminal::line(match complete {
+        true if read.rejected > 0 => {
+            format!("  all rows are accounted for, {} of them rejected", read.rejected)
+        }
         true => "  all rows are accounted for".to_owned(),
         false => format!(
             "  NOT all rows are accounted for: the server has {} of {} rows, and {} of {} events; \
@@ -102,7 +122,7 @@ pub(super) fn print(
             read.events
         ),
     });
-    complete
+    complete && read.rejected == 0 && read.early.is_none()
 }
 
 /// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was

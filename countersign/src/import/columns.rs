@@ -21,6 +21,15 @@ const NAMES: [&str; 11] = [
     "device",
 ];
 
+/// The name of a column as we call it: other servers' exports say the same otherwise.
+fn known_as(name: &str) -> &str {
+    match name {
+        "clicked" | "is_click" => "click",
+        "event_type" | "event_name" => "event",
+        other => other,
+    }
+}
+
 /// Which column of a CSV or TSV log holds what.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
@@ -28,7 +37,15 @@ pub(super) struct Columns {
     places: [Option<usize>; NAMES.len()],
     count: usize,
     /// Names that say nothing to us.
-    pub(super) unknown: Vec<String>,
+    pub(super) unknown: Unknown,
+}
+
+/// The names of a log's columns that say nothing to us.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unknown {
+    pub(super) names: Vec<String>,
+    /// Whether there is one besides that says what happened; else each row is a click.
+    pub(super) says_what: bool,
 }
 
 impl Columns {
@@ -44,17 +61,24 @@ impl Columns {
         let mut places = [None; NAMES.len()];
         let mut unknown = Vec::new();
         for (at, name) in names.iter().enumerate() {
-            match NAMES.iter().position(|known| known == name) {
+            let name = known_as(name);
+            match NAMES.iter().position(|known| *known == name) {
                 Some(known) if places[known].is_some() => {
                     return Err(format!("the header has the column {name} twice"));
                 }
                 Some(known) => places[known] = Some(at),
-                None => unknown.push(name.clone()),
+                None => unknown.push(name.to_owned()),
             }
         }
-        let has = |name: &str| names.iter().any(|there| there == name);
+        let has = |name: &str| names.iter().any(|there| known_as(there) == name);
         check_names(has, &names)?;
-        Ok(Self { delimiter, places, count: names.len(), unknown })
+        let says_what = has("event") || has("click");
+        Ok(Self {
+            delimiter,
+            places,
+            count: names.len(),
+            unknown: Unknown { names: unknown, says_what },
+        })
     }
 
     /// The fields of a record; `buffer` holds their text.
@@ -126,7 +150,9 @@ pub(super) struct JsonRow {
     ad_id: Text,
     timestamp: Text,
     click_timestamp: Text,
+    #[serde(alias = "event_type", alias = "event_name")]
     event: Text,
+    #[serde(alias = "clicked", alias = "is_click")]
     click: Text,
     user_id: Text,
     ip: Text,
@@ -200,14 +226,17 @@ impl JsonRow {
     ///
     /// # Errors
     /// Says which is missing and which were found.
-    pub(super) fn check_names(line: &[u8]) -> Result<Vec<String>, String> {
+    pub(super) fn check_names(line: &[u8]) -> Result<Unknown, String> {
         let line = line.strip_prefix(super::records::BOM).unwrap_or(line);
         let Ok(all) = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(line) else {
-            return Ok(Vec::new());
+            return Ok(Unknown { names: Vec::new(), says_what: true });
         };
         let names: Vec<String> = all.into_keys().collect();
-        check_names(|name| names.iter().any(|there| there == name), &names)?;
-        Ok(names.into_iter().filter(|name| !NAMES.contains(&name.as_str())).collect())
+        let has = |name: &str| names.iter().any(|there| known_as(there) == name);
+        check_names(has, &names)?;
+        let says_what = has("event") || has("click");
+        let names = names.into_iter().filter(|name| !NAMES.contains(&known_as(name))).collect();
+        Ok(Unknown { names, says_what })
     }
 }
 

@@ -18,9 +18,10 @@ mod send;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use shared::{SourceId, import};
+use shared::ambient::SystemClock;
+use shared::{Clock as _, SourceId, import};
 
-use crate::cli::{Format, ImportArgs};
+use crate::cli::ImportArgs;
 use crate::client::Api;
 use crate::failure::{self, Failure};
 use account::SourceAccount;
@@ -60,10 +61,11 @@ async fn import_file(
     api: &Api,
     collector: &Api,
 ) -> Result<bool, Failure> {
+    open::check_kind(path, args)?;
     let format = open::format_of(path, args.format)?;
     let source = source_of(args, path).await?;
     let before = SourceAccount::ask(api, source).await?;
-    let rejects = args.rejects.clone().unwrap_or_else(|| default_rejects(path, format));
+    let rejects = args.rejects.clone().unwrap_or_else(|| default_rejects(path));
     let log = read::Log {
         path: path.to_owned(),
         format,
@@ -71,6 +73,7 @@ async fn import_file(
         may_grow: args.source.is_some() && !args.complete,
         taken: before.taken(),
         rejects: Rejects::new(rejects, format, args.rejects.is_some()),
+        now: SystemClock.now(),
     };
     let progress = Progress::start(path, "importing")?;
     let read = send::send(log, collector, &progress).await;
@@ -92,8 +95,12 @@ async fn source_of(args: &ImportArgs, path: &Path) -> Result<SourceId, Failure> 
     Ok(import::unnamed_source(&digest.map_err(Failure::fatal)??))
 }
 
-fn default_rejects(path: &Path, format: Format) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(if format == Format::Ndjson { ".rejects.ndjson" } else { ".rejects.csv" });
+/// With an ending that no `*.csv` takes for a log. Of a pipe: where we are.
+fn default_rejects(path: &Path) -> PathBuf {
+    let mut name = match path.is_file() {
+        true => path.as_os_str().to_owned(),
+        false => path.file_name().unwrap_or_default().to_owned(),
+    };
+    name.push(".rejects");
     PathBuf::from(name)
 }

@@ -8,10 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::cli::Format;
+use crate::cli::{Format, ImportArgs};
 use crate::failure::Failure;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// How other compressed files begin, and what reads them.
+const PACKED: [(&[u8], &str, &str); 4] = [
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
+    (b"\xfd7zXZ\0", "xz", "xz -dc"),
+    (b"BZh", "bzip2", "bzip2 -dc"),
+    (b"PK\x03\x04", "zip", "unzip -p"),
+];
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Counts the bytes that were read of the file as it lies on the disk, for progress.
@@ -30,13 +37,40 @@ impl Read for Counting {
     }
 }
 
+/// That a log can be read as it must be: its form and its identity may be looked for in it beforehand, and
+/// a pipe is read once.
+pub(super) fn check_kind(path: &Path, args: &ImportArgs) -> Result<(), Failure> {
+    let shown = path.display();
+    let kind = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?.file_type();
+    if kind.is_dir() {
+        return Err(Failure::usage(format!("{shown} is a directory: name the files in it")));
+    }
+    if kind.is_file() || (args.source.is_some() && args.format.is_some()) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{shown} is a pipe, which can be read but once: give its form (--format) and the log's name \
+         (--source)"
+    )))
+}
+
 /// The decompressed bytes of a log.
 pub(super) fn open(path: &Path, seen: Seen) -> Result<Box<dyn Read + Send>, Failure> {
     let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, Counting { file, seen });
-    let zipped = input.fill_buf().map_err(|error| cannot_read(path, &error))?.starts_with(&GZIP);
-    // A log that was rotated into one file has several members.
-    Ok(if zipped { Box::new(MultiGzDecoder::new(input)) } else { Box::new(input) })
+    let start = input.fill_buf().map_err(|error| cannot_read(path, &error))?;
+    if start.starts_with(&GZIP) {
+        // A log that was rotated into one file has several members.
+        return Ok(Box::new(MultiGzDecoder::new(input)));
+    }
+    let packed = PACKED.iter().find(|(magic, ..)| start.starts_with(magic));
+    packed.map_or(Ok(Box::new(input)), |(_, name, tool)| {
+        Err(Failure::usage(format!(
+            "{0} is compressed with {name}, and only gzip is read: `{tool} {0} > LOG.csv` first, or \
+             `{tool} {0} | countersign import /dev/stdin --format csv --source NAME …`",
+            path.display()
+        )))
+    })
 }
 
 /// BLAKE3 of the decompressed bytes.

@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 
-use shared::SourceId;
 use shared::import::{CHUNK_ROWS_MAX, ImportChunk, ImportEvent};
-use shared::limits::CHUNK_EVENTS_MAX;
+use shared::limits::{CHUNK_EVENTS_MAX, CLOCK_AHEAD_MS_MAX};
+use shared::{SourceId, Timestamp};
 
-use super::columns::{Columns, JsonRow};
+use super::columns::{Columns, JsonRow, Unknown};
 use super::open::{self, Seen, cannot_read};
 use super::records::{Record, Records};
 use super::rejects::Rejects;
-use super::row::Events;
+use super::row::{Events, Fields};
 use crate::cli::Format;
 use crate::failure::Failure;
+
+const DAY_MS: u64 = 24 * 3_600_000;
 
 /// How far a log was taken before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(super) struct Log {
     pub(super) taken: Option<Taken>,
     /// Where bad rows go.
     pub(super) rejects: Rejects,
+    /// What time it is.
+    pub(super) now: Timestamp,
 }
 
 /// What there was.
@@ -54,6 +58,27 @@ pub(super) struct Read {
     pub(super) rejects: PathBuf,
     /// Whether a last line waits for its newline.
     pub(super) held_back: bool,
+    /// The first row that is of a time that has not come, and its time: it and what follows wait.
+    pub(super) early: Option<(u64, Timestamp)>,
+    /// Rows that are counted without their network, and without their country.
+    pub(super) unread: [Unread; 2],
+}
+
+/// A column whose text names nothing that we know in some rows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) rows: u64,
+    /// The first such text.
+    pub(super) first: String,
+}
+
+impl Unread {
+    fn take(&mut self, text: &str) {
+        if self.rows == 0 {
+            self.first = text.chars().take(64).collect();
+        }
+        self.rows += 1;
+    }
 }
 
 /// Takes a chunk; false when nobody wants more.
@@ -80,7 +105,12 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
         let record = records.next().map_err(|error| cannot_read(&log.path, &error))?;
         let Some(record) = record else { break };
         let events = rows.events(&record, read.rows, &log)?;
-        let events = match events {
+        let events = match events.and_then(|events| is_in_its_day(events, log.now)) {
+            // What was taken before was in its time then.
+            Ok(events) if is_early(&events, log.now) && read.rows >= chunk.first_row => {
+                read.early = Some((record.line, events.0.at));
+                break;
+            }
             Ok(events) => Some(events),
             Err(reason) => {
                 log.rejects.take(&log.path, record.line, &reason, record.bytes)?;
@@ -104,20 +134,39 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
         return Err(shrunk(&log, read.rows));
     }
     if read.rows > chunk.first_row {
-        sink(chunk.seal(read.rows, records.digest()));
+        let early = read.early.is_some();
+        let digest = if early { records.digest_before() } else { records.digest() };
+        sink(chunk.seal(read.rows, digest));
     }
     log.rejects.finish()?;
     read.held_back = records.held_back();
     read.rejected = log.rejects.count;
     read.rejects = log.rejects.path().to_owned();
+    read.unread = rows.unread;
     Ok(read)
+}
+
+/// A row of the next hours is of a clock that is ahead, or of a zone east of here in a log that does not
+/// say so: it waits, and what follows it.
+fn is_early(events: &Events, now: Timestamp) -> bool {
+    events.0.at > now.plus_ms(CLOCK_AHEAD_MS_MAX)
+}
+
+/// A row of a later day is a mistake, which may not hold back what follows it.
+fn is_in_its_day(events: Events, now: Timestamp) -> Result<Events, String> {
+    let at = events.0.at;
+    if at <= now.plus_ms(DAY_MS) {
+        return Ok(events);
+    }
+    Err(format!("timestamp: {at} is more than a day ahead of this machine's clock"))
 }
 
 fn check_taken(log: &Log, digest: &[u8; 32]) -> Result<(), Failure> {
     match log.taken {
         Some(taken) if taken.digest != *digest => Err(Failure::other_log(format!(
-            "{}: its first {} rows are not those that were imported under this name: a log may \
-             grow, not change. Import it under another --source, or without one; nothing was sent",
+            "{}: its first {} rows are not those that were imported under this name: a log may grow, not \
+             change. Nothing was sent. Under another name all of its rows would be counted, those that are \
+             counted already too: import what is new as a file of its own",
             log.path.display(),
             taken.rows
         ))),
@@ -127,8 +176,9 @@ fn check_taken(log: &Log, digest: &[u8; 32]) -> Result<(), Failure> {
 
 fn shrunk(log: &Log, rows: u64) -> Failure {
     Failure::other_log(format!(
-        "{}: it has {rows} rows, but {} were imported under this name: a log may grow, not shrink. \
-         Import it under another --source, or without one; nothing was sent",
+        "{}: it has {rows} rows, but {} were imported under this name: a log may grow, not shrink. Nothing \
+         was sent. If it was rotated, import the new file under a name of its own; under another name rows \
+         that are counted already are counted again",
         log.path.display(),
         log.taken.map_or(0, |taken| taken.rows)
     ))
@@ -139,6 +189,7 @@ fn shrunk(log: &Log, rows: u64) -> Failure {
 struct Rows {
     columns: Option<Columns>,
     fields: csv::StringRecord,
+    unread: [Unread; 2],
 }
 
 impl Rows {
@@ -174,7 +225,7 @@ impl Rows {
         }
         if let Some(columns) = &self.columns {
             let fields = columns.fields(record.bytes, &mut self.fields);
-            return Ok(fields.and_then(|fields| fields.events(row)));
+            return Ok(fields.and_then(|fields| decide(&fields, row, &mut self.unread)));
         }
         if row == 0 {
             let unknown = JsonRow::check_names(record.bytes);
@@ -182,14 +233,36 @@ impl Rows {
                 .map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
             note_unknown(log, &unknown);
         }
-        Ok(JsonRow::read(record.bytes).and_then(|json| json.fields()?.events(row)))
+        Ok(JsonRow::read(record.bytes)
+            .and_then(|json| decide(&json.fields()?, row, &mut self.unread)))
     }
 }
 
-fn note_unknown(log: &Log, unknown: &[String]) {
-    if !unknown.is_empty() {
-        eprintln!("{}: columns that are not used: {}", log.path.display(), unknown.join(", "));
+fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 2]) -> Result<Events, String> {
+    let events = fields.events(row)?;
+    let texts = [fields.unread_ip(), fields.unread_country()];
+    for (unread, text) in unread.iter_mut().zip(texts) {
+        if let Some(text) = text {
+            unread.take(text);
+        }
     }
+    Ok(events)
+}
+
+fn note_unknown(log: &Log, unknown: &Unknown) {
+    if unknown.names.is_empty() {
+        return;
+    }
+    let clicks = if unknown.says_what {
+        ""
+    } else {
+        "; without a column event or click each row is a click"
+    };
+    eprintln!(
+        "{}: columns that are not used: {}{clicks}",
+        log.path.display(),
+        unknown.names.join(", ")
+    );
 }
 
 struct Chunk {

@@ -42,6 +42,9 @@ pub(super) struct Records<R> {
     hasher: blake3::Hasher,
     /// Newlines that are skipped and not hashed yet.
     pending: Vec<u8>,
+    /// Where the last record lies in the window, which is hashed when the next one is asked for: until then
+    /// it may be given back.
+    last: Option<std::ops::Range<usize>>,
 }
 
 /// Where a record ends in the window.
@@ -72,11 +75,13 @@ impl<R: Read> Records<R> {
             line,
             hasher,
             pending,
+            last: None,
         }
     }
 
     /// The next record, or `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
+        self.hash_last();
         if !self.skip_newlines()? {
             return Ok(None);
         }
@@ -97,6 +102,13 @@ impl<R: Read> Records<R> {
 
     /// BLAKE3 of the log up to the end of the last record that was taken.
     pub(super) fn digest(&self) -> [u8; 32] {
+        let Some(last) = self.last.clone() else { return self.digest_before() };
+        let mut hasher = self.hasher.clone();
+        *hasher.update(&self.pending).update(&self.window[last]).finalize().as_bytes()
+    }
+
+    /// The same without the last record.
+    pub(super) fn digest_before(&self) -> [u8; 32] {
         *self.hasher.finalize().as_bytes()
     }
 
@@ -110,6 +122,7 @@ impl<R: Read> Records<R> {
         if self.at_end {
             return Ok(false);
         }
+        self.hash_last();
         if self.start > 0 {
             self.window.drain(..self.start);
             self.start = 0;
@@ -122,15 +135,22 @@ impl<R: Read> Records<R> {
         Ok(!self.at_end)
     }
 
-    /// Hashes `length` bytes and counts their lines.
+    /// Takes `length` bytes, and counts their lines.
     fn take(&mut self, length: usize) {
+        self.hash_last();
         let taken = &self.window[self.start..self.start + length];
         let trimmed = taken.strip_suffix(b"\r").unwrap_or(taken);
         // The carriage return belongs to the newline, which is hashed with what follows.
-        self.hasher.update(&self.pending).update(trimmed);
-        self.pending.clear();
+        self.last = Some(self.start..self.start + trimmed.len());
         self.line += newlines(taken);
         self.start += trimmed.len();
+    }
+
+    fn hash_last(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.hasher.update(&self.pending).update(&self.window[last]);
+            self.pending.clear();
+        }
     }
 
     /// Skips empty lines; false when nothing but they is left.
@@ -196,6 +216,7 @@ impl<R: Read> Records<R> {
                 break;
             }
         }
+        self.hash_last();
         // What was skipped is hashed; its place in the window holds what is shown of it.
         self.window.splice(..self.start, shown);
         self.start = SHOWN_BYTES;

@@ -1,13 +1,17 @@
 //! A row's fields as events.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use shared::import::ImportEvent;
-use shared::{Country, Device, Id, Kind, TimeError, Timestamp};
+use shared::{Country, Device, Id, Kind, Timestamp};
 
 /// The longest `user_id`, in bytes; only a keyed hash of it is kept.
 const USER_BYTES_MAX: usize = 256;
+
+/// No log of ads is older than the first ad on the web (October 1994). A smaller number is no time in Unix
+/// seconds but a date, a number of days or minutes, or a sum: `20210101`, `44197.5`, `26824320`, `Total,6`.
+const EARLIEST: Timestamp = Timestamp(757_382_400_000);
 
 /// The text of a row's fields. `None`: there is no such column, or nothing in it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,20 +48,34 @@ impl Fields<'_> {
             placement: named("placement", self.placement)?,
             country: self.country.map(Country::lenient).unwrap_or_default(),
             device: named::<Device>("device", self.device)?,
-            ip: named::<IpAddr>("ip", self.ip)?,
+            ip: self.ip.and_then(address),
             user: user.map(str::to_owned),
         };
         let second = kinds.1.map(|kind| ImportEvent { kind, ..event.clone() });
         Ok(Events(event, second))
     }
 
+    /// What is said of an address and names none: hidden in parts (`207.xxx.xx.22`), a list.
+    pub(super) fn unread_ip(&self) -> Option<&str> {
+        self.ip.filter(|ip| !matches!(*ip, "" | "-") && address(ip).is_none())
+    }
+
+    /// What is said of a country and is none of ISO 3166-1, alpha-2.
+    pub(super) fn unread_country(&self) -> Option<&str> {
+        let is_known = |text: &str| Country::lenient(text) != Country::default();
+        self.country.filter(|text| !matches!(*text, "" | "-") && !is_known(text))
+    }
+
     fn at(&self) -> Result<Timestamp, String> {
-        Timestamp::parse(self.time).map_err(|error| match error {
-            TimeError::TooLate(text) => format!(
-                "timestamp: {text:?} is after the year 9999: write Unix seconds, not milliseconds"
-            ),
-            error @ TimeError::NoTime(_) => format!("timestamp: {error}"),
-        })
+        let at = Timestamp::parse(self.time).map_err(|error| format!("timestamp: {error}"))?;
+        if at < EARLIEST {
+            let said: String = self.time.chars().take(64).collect();
+            return Err(format!(
+                "timestamp: {said:?} would be {at}, before there were ads on the web: write Unix seconds, or \
+                 RFC 3339 such as 2026-01-31T12:00:00Z"
+            ));
+        }
+        Ok(at)
     }
 
     /// What happened: a row with neither column is a click; one with `click` is an impression, and
@@ -71,10 +89,13 @@ impl Fields<'_> {
         match said {
             (None, None) => Ok((Kind::Click, None)),
             (Some(event), None) => {
-                Ok((event.parse().map_err(|error| format!("event: {error}"))?, None))
+                let kind = event.to_ascii_lowercase().parse();
+                Ok((kind.map_err(|error| format!("event: {error}"))?, None))
             }
-            (None, Some("0" | "false")) => Ok((Kind::Impression, None)),
-            (None, Some("1" | "true")) => Ok((Kind::Impression, Some(Kind::Click))),
+            (None, Some(no)) if is_any(no, &["0", "false", "no"]) => Ok((Kind::Impression, None)),
+            (None, Some(yes)) if is_any(yes, &["1", "true", "yes"]) => {
+                Ok((Kind::Impression, Some(Kind::Click)))
+            }
             (None, Some(other)) => Err(format!(
                 "click: 0 or 1, and not {:?}",
                 other.chars().take(32).collect::<String>()
@@ -95,6 +116,17 @@ impl Events {
     pub(super) fn count(&self) -> u64 {
         1 + u64::from(self.1.is_some())
     }
+}
+
+fn is_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+/// An address as logs write it: alone, with a port, in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || text.parse::<SocketAddr>().map(|address| address.ip()).ok();
+    text.parse().ok().or_else(with_port).or_else(bare)
 }
 
 fn named<T: FromStr<Err: std::fmt::Display>>(

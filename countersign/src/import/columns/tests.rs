@@ -40,14 +40,17 @@ fn columns_in_any_order_with_all_that_may_be_said() {
 fn what_a_row_says_happened() {
     use Kind::{Click, Impression, Served};
     let cases = [
-        ("ad_id,timestamp", "a,1", vec![Click]),
-        ("ad_id,click_timestamp", "a,1", vec![Click]),
-        ("ad_id,timestamp,click", "a,1,0", vec![Impression]),
-        ("ad_id,timestamp,click", "a,1,1", vec![Impression, Click]),
-        ("ad_id,timestamp,event", "a,1,served", vec![Served]),
-        ("ad_id,timestamp,event,click", "a,1,served,", vec![Served]),
-        ("ad_id,timestamp,event,click", "a,1,,1", vec![Impression, Click]),
-        ("ad_id,timestamp,click_timestamp", "a,,1", vec![Click]),
+        ("ad_id,timestamp", "a,1700000001", vec![Click]),
+        ("ad_id,click_timestamp", "a,1700000001", vec![Click]),
+        ("ad_id,timestamp,click", "a,1700000001,0", vec![Impression]),
+        ("ad_id,timestamp,click", "a,1700000001,1", vec![Impression, Click]),
+        ("ad_id,timestamp,event", "a,1700000001,served", vec![Served]),
+        ("ad_id,timestamp,event,click", "a,1700000001,served,", vec![Served]),
+        ("ad_id,timestamp,event,click", "a,1700000001,,1", vec![Impression, Click]),
+        ("ad_id,timestamp,click_timestamp", "a,,1700000001", vec![Click]),
+        ("ad_id,timestamp,clicked", "a,1700000001,FALSE", vec![Impression]),
+        ("ad_id,timestamp,is_click", "a,1700000001,Yes", vec![Impression, Click]),
+        ("ad_id,timestamp,Event_Type", "a,1700000001,Impression", vec![Impression]),
     ];
     for (header, row, expected) in cases {
         let events = csv_row(header, row).unwrap();
@@ -55,9 +58,11 @@ fn what_a_row_says_happened() {
         assert_eq!(events.count(), expected.len() as u64);
     }
     for (row, expected) in [
-        (r#"{"ad_id":1,"timestamp":1}"#, vec![Click]),
-        (r#"{"ad_id":1,"timestamp":1,"click":true}"#, vec![Impression, Click]),
-        (r#"{"ad_id":1,"timestamp":1,"click":0,"event":null}"#, vec![Impression]),
+        (r#"{"ad_id":1,"timestamp":1700000001}"#, vec![Click]),
+        (r#"{"ad_id":1,"timestamp":1700000001,"click":true}"#, vec![Impression, Click]),
+        (r#"{"ad_id":1,"timestamp":1700000001,"clicked":"no"}"#, vec![Impression]),
+        (r#"{"ad_id":1,"timestamp":1700000001,"event_name":"Served"}"#, vec![Served]),
+        (r#"{"ad_id":1,"timestamp":1700000001,"click":0,"event":null}"#, vec![Impression]),
     ] {
         assert_eq!(kinds(&json_row(row).unwrap()), expected, "{row}");
     }
@@ -67,34 +72,39 @@ fn what_a_row_says_happened() {
 fn a_bad_row_says_why() {
     let header = "ad_id,timestamp,click,event,ip,device";
     for (row, word) in [
-        ("a b,1,0,,,", "ad_id: an id"),
-        (",1,0,,,", "ad_id: an id"),
+        ("a b,1700000001,0,,,", "ad_id: an id"),
+        (",1700000001,0,,,", "ad_id: an id"),
         ("a,,0,,,", "timestamp: \"\""),
         ("a,yesterday,0,,,", "timestamp"),
         ("a,1574553617004000,0,,,", "9999"),
-        ("a,1,,,,", "click: 0 or 1"),
-        ("a,1,2,,,", "click: 0 or 1, and not \"2\""),
-        ("a,1,1,click,,", "both event and click"),
-        ("a,1,,conversion,,", "event: \"conversion\""),
-        ("a,1,0,,1.2.3,", "ip: "),
-        ("a,1,0,,,watch", "device: \"watch\""),
-        ("a,1,0,,", "5 columns where the header has 6"),
-        ("a,1,0,,,,", "7 columns where the header has 6"),
+        ("a,1700000001,,,,", "click: 0 or 1"),
+        ("a,1700000001,2,,,", "click: 0 or 1, and not \"2\""),
+        ("a,1700000001,1,click,,", "both event and click"),
+        ("a,1700000001,,conversion,,", "event: \"conversion\""),
+        ("a,14102100,0,,,", "1970-06-13"),
+        ("a,44197.00001,0,,,", "before there were ads"),
+        ("a,1970-01-01 00:00:00,0,,,", "before there were ads"),
+        ("a,1969-12-31T23:59:59Z,0,,,", "out of range"),
+        ("a,9999-12-31T23:59:59Z,0,,,", "out of range"),
+        ("a,2021-01-01 00:00:01[America/New_York],0,,,", "no offset from UTC"),
+        ("a,1700000001,0,,,watch", "device: \"watch\""),
+        ("a,1700000001,0,,", "5 columns where the header has 6"),
+        ("a,1700000001,0,,,,", "7 columns where the header has 6"),
     ] {
         let reason = csv_row(header, row).unwrap_err();
         assert!(reason.contains(word), "{row}: {reason}");
     }
-    let long = format!("a,1,{}", "u".repeat(257));
+    let long = format!("a,1700000001,{}", "u".repeat(257));
     assert!(csv_row("ad_id,timestamp,user_id", &long).unwrap_err().contains("user_id"));
     let columns = Columns::read(b"ad_id,timestamp", b',').unwrap();
-    let fields = columns.fields(b"a\xff,1", &mut csv::StringRecord::new()).map(drop);
+    let fields = columns.fields(b"a\xff,1700000001", &mut csv::StringRecord::new()).map(drop);
     assert_eq!(fields, Err("not UTF-8 at byte 1".to_owned()));
     for (row, word) in [
         ("[1]", "not a JSON object"),
-        (r#"{"ad_id":"a","timestamp":1"#, "not a JSON object"),
-        (r#"{"ad_id":{},"timestamp":1}"#, "a list or an object"),
+        (r#"{"ad_id":"a","timestamp":1700000001"#, "not a JSON object"),
+        (r#"{"ad_id":{},"timestamp":1700000001}"#, "a list or an object"),
         (r#"{"ad_id":"a"}"#, "timestamp"),
-        (r#"{"ad_id":"a","timestamp":1,"click_timestamp":2}"#, "both timestamp"),
+        (r#"{"ad_id":"a","timestamp":1700000001,"click_timestamp":2}"#, "both timestamp"),
     ] {
         let reason = json_row(row).unwrap_err();
         assert!(reason.contains(word), "{row}: {reason}");
@@ -115,5 +125,35 @@ fn a_header_without_what_is_needed_lists_what_was_found() {
     let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#).unwrap_err();
     assert!(what.contains("ad_id, and has: id, timestamp"), "{what}");
     let unknown = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#).unwrap();
-    assert_eq!(unknown, ["colour"]);
+    assert_eq!(unknown.names, ["colour"]);
+    assert!(!unknown.says_what);
+}
+
+#[test]
+fn an_address_or_a_country_that_says_nothing_costs_no_event() {
+    let header = "ad_id,timestamp,ip,country";
+    let cases = [
+        ("192.0.2.7", Some("192.0.2.7"), "DE", None),
+        ("192.0.2.7:4711", Some("192.0.2.7"), "de", None),
+        ("2001:db8::1", Some("2001:db8::1"), "", None),
+        ("[2001:db8::1]", Some("2001:db8::1"), "-", None),
+        ("[2001:db8::1]:80", Some("2001:db8::1"), "gb", None),
+        ("-", None, "Germania", Some("Germania")),
+        ("207.xxx.xx.22", None, "D", Some("D")),
+        ("\"203.0.113.7, 10.0.0.6\"", None, "?", Some("?")),
+    ];
+    for (ip, address, country, unread) in cases {
+        let row = format!("a,1700000001,{ip},{country}");
+        let columns = Columns::read(header.as_bytes(), b',').unwrap();
+        let mut buffer = csv::StringRecord::new();
+        let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
+        let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
+        assert_eq!(event.ip, address.map(|text| text.parse().unwrap()), "{row}");
+        let is_unread = address.is_none() && ip != "-";
+        assert_eq!(
+            (fields.unread_ip().is_some(), fields.unread_country()),
+            (is_unread, unread),
+            "{row}"
+        );
+    }
 }
