@@ -56,7 +56,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("ads/a/aggregated_count?from=&to=60", "from", "neither Unix seconds nor"),
     ("ads/a/aggregated_count?from=yesterday&to=60", "from", "neither Unix seconds nor"),
     ("ads/a/aggregated_count?from=0&to=99999999999999999999", "to", "neither Unix seconds nor"),
-    ("ads/a/aggregated_count?from=0&to=999999999999960", "to", "not a whole minute"),
+    ("ads/a/aggregated_count?from=0&to=999999999999960", "to", "not milliseconds"),
     ("ads/a/aggregated_count?from=0&to=60&event=view", "event", "there are: served, impression"),
     ("ads/a/aggregated_count?from=0&to=60&event=conversion", "event", "not counted yet"),
     ("ads/a/aggregated_count?from=0&to=60&validity=bad", "validity", "valid, invalid, all"),

@@ -118,7 +118,7 @@ impl Edge {
         let consent = u8::from(consent);
         let url = format!("{}/v1/serve?placement={placement}&consent={consent}", self.base());
         let request = self.http.get(url).header(header::USER_AGENT, agent);
-        let (reply, _) = self.until_answered(&request, false, tries).await?;
+        let (reply, _) = self.until_answered(&request, Manner::Plain, tries).await?;
         if reply.status() != StatusCode::OK {
             tries.answered -= 1;
             return None;
@@ -147,9 +147,10 @@ impl Edge {
             _ => self.http.get(url),
         };
         let request = request.header(header::USER_AGENT, agent);
-        let reply = self.until_answered(&request, manner == Manner::Impatient, tries).await;
+        let reply = self.until_answered(&request, manner, tries).await;
         let Some((reply, took)) = reply else { return Answer::None };
-        if reply.status() == StatusCode::FOUND && took > SURE_REPLY {
+        let is_redirect = reply.status() == StatusCode::FOUND || manner == Manner::Prefetch;
+        if is_redirect && took > SURE_REPLY {
             tries.answered -= 1;
         }
         Answer::Status(reply.status().as_u16())
@@ -176,7 +177,7 @@ impl Edge {
             .header(header::CONTENT_TYPE, "text/plain;charset=UTF-8")
             .header(header::USER_AGENT, agent)
             .body(body);
-        let reply = self.until_answered(&request, manner == Manner::Impatient, tries).await;
+        let reply = self.until_answered(&request, manner, tries).await;
         let Some((reply, _)) = reply else { return Answer::None };
         let status = reply.status();
         if status != StatusCode::ACCEPTED {
@@ -190,13 +191,15 @@ impl Edge {
     }
 
     /// Sends until there is an answer; `None` when the patience ends first. An answer 503 says that
-    /// nothing was taken.
+    /// nothing was taken; but to who asks ahead of a person it is the answer, when it names no time to
+    /// come back.
     async fn until_answered(
         &self,
         request: &reqwest::RequestBuilder,
-        impatient: bool,
+        manner: Manner,
         tries: &mut Tries,
     ) -> Option<(Response, Duration)> {
+        let impatient = manner == Manner::Impatient;
         let watch = Stopwatch::start();
         let mut give_up = impatient;
         loop {
@@ -212,7 +215,11 @@ impl Edge {
                 sending.await.map_err(|error| error.is_connect())
             };
             match tried {
-                Ok(reply) if reply.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Ok(reply)
+                    if reply.status() == StatusCode::SERVICE_UNAVAILABLE
+                        && (manner != Manner::Prefetch
+                            || reply.headers().contains_key(header::RETRY_AFTER)) =>
+                {
                     tries.refused += 1;
                 }
                 Ok(reply) => {

@@ -133,16 +133,17 @@ impl Visitor<'_> {
 
     /// A link preview or a prefetch follows the link before, or without, the person.
     async fn machine_click(&mut self, served: &Served) {
-        let (manner, reason, act) = if self.chance(50) {
-            (Manner::Head, Reason::HeadRequest, "clicks with HEAD")
+        let (manner, reason, status, act) = if self.chance(50) {
+            (Manner::Head, Reason::HeadRequest, 302, "clicks with HEAD")
         } else {
-            (Manner::Prefetch, Reason::Prefetch, "prefetched clicks")
+            // It gets no redirect, or it would have it for the person.
+            (Manner::Prefetch, Reason::Prefetch, 503, "prefetched clicks")
         };
         self.ledger.act(act);
         let mut tries = Tries::default();
         let answer =
             self.world.edge.follow(&served.click_url, manner, &self.agent, &mut tries).await;
-        self.expect(&answer, 302, act, &mut tries);
+        self.expect(&answer, status, act, &mut tries);
         self.ledger.event(Kind::Click, served.ad, Some(reason), tries);
     }
 

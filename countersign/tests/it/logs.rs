@@ -103,7 +103,7 @@ async fn nothing_that_is_nobodys_business_is_logged() {
     let row = format!("ad_id,timestamp,user_id,ip\na,1700000050,{USER},{LOGGED_IP}\n");
     std::fs::write(&rows, format!("{row}a,{USER},{LOGGED_IP},x\n")).unwrap();
     let (code, said, err) = run(server.import().arg(&rows));
-    assert_eq!(code, Some(0), "{said}{err}");
+    assert_eq!(code, Some(1), "{said}{err}");
     // Changes that it follows, a wrong one too.
     let (code, ..) =
         run(binary().args(["keys", "rotate", "--issuer", "edge", "--data"]).arg(&data));

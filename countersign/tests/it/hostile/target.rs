@@ -142,7 +142,13 @@ impl Target {
         const DEAD: &str = "countersign_collector_dead_letters_total";
         let before = self.metrics(&self.gateway).await;
         let count = batches.len();
-        let put = async |batch: Vec<u8>| queue.put(EDGE.as_str(), batch.into()).await.unwrap();
+        // An edge has so many places in the queue; it tries again, as an outbox does.
+        let put = async |batch: Vec<u8>| {
+            while let Err(why) = queue.put(EDGE.as_str(), batch.clone().into()).await {
+                assert!(why.is_retryable(), "{why}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
         stream::iter(batches.into_iter().map(put)).buffered(AT_ONCE).collect::<Vec<()>>().await;
         let watch = Stopwatch::start();
         while queue.depth().await.unwrap() > 0 {
