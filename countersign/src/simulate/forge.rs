@@ -112,7 +112,7 @@ impl Forger {
                 let keep = keep.clamp(4, text.len().saturating_sub(1));
                 ("truncated", text[..keep].to_owned(), Reason::Malformed)
             }
-            9 => ("another spelling", format!("{text}="), Reason::Malformed),
+            9 => ("another spelling", format!("={text}"), Reason::Malformed),
             10 => ("extended", format!("{text}AAAA"), Reason::Malformed),
             _ => ("oversized", format!("{text}{}", "A".repeat(TOKEN_CHARS_MAX)), Reason::Malformed),
         }
