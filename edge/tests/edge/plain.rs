@@ -100,7 +100,7 @@ async fn a_proxy_is_believed_on_a_kept_connection_too() {
          cf-ipcountry: SE\r\nPURPOSE: prefetch\r\nUser-agent: an iPad\r\nsec-gpc: 1",
         edge.token(1)
     );
-    assert_eq!(ask(&mut stream, &request).await.head[0], "http/1.1 302 found");
+    assert_eq!(ask(&mut stream, &request).await.head[0], "http/1.1 503 service unavailable");
     drop(stream);
     let (_, sink) = edge.stop().await;
     let got = sink.got.lock();
