@@ -39,7 +39,7 @@ async function bundle(entry, outfile, format, alias = {}) {
   });
   // Tells bundlers to leave the import of the core alone: neither tool above keeps such comments.
   if (format === "esm" && code.includes("import("))
-    code = code.replace(/\bimport\((?=\w+\))/, "import(/* @vite-ignore *//* webpackIgnore: true */");
+    code = code.replace(/\bimport\((?=\w+\))/, "import(/*@vite-ignore*//*webpackIgnore:true*/");
   writeFileSync(join(dist, outfile), code);
 }
 

@@ -28,7 +28,7 @@ export function tell(consent: boolean | undefined): void {
 /** Asks the platforms, and again when they change their mind. Resolves when the first has spoken. */
 export function ask(vendor: number | undefined): Promise<void> {
   return new Promise((answered) => {
-    const { __tcfapi, __gpp } = window as Platform;
+    const { __tcfapi, __gpp } = self as Platform;
     const heard = () => {
       answered();
       store(given());

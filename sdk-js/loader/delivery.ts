@@ -47,7 +47,7 @@ async function post(from: Outbox, number: number, body: string, leaving: boolean
     const signal = AbortSignal.timeout?.(15000);
     const reply = await fetch(url, { method: "POST", body, keepalive: true, signal });
     if (reply.status === 202) results = (await reply.json()).results;
-    after = +(reply.headers.get("retry-after") || 0);
+    after = +reply.headers.get("retry-after")!;
     status = reply.status;
   } catch {
     // Too much under way, an old browser, or no network; who stays here tries again by itself.

@@ -23,12 +23,17 @@ export function init(settings: Settings): void {
   consents.tell(settings.consent);
   config.ready_ = consents.ask(settings.vendor);
   listen();
-  // Well after the next frame, and none comes before the first paint: the core is not in its way.
-  if (settings.core) requestAnimationFrame(() => setTimeout(upgrade, 200, settings.core));
+  if (settings.core) void upgrade(settings.core);
 }
 
 async function upgrade(url: string): Promise<void> {
   try {
+    // The core is not in the way of the first paint, which a busy browser may do long after its first frame. Not every
+    // browser tells of a paint without content.
+    await new Promise((painted) => {
+      new PerformanceObserver(painted).observe({ buffered: true, type: "paint" });
+      setTimeout(painted, 5_000);
+    });
     const core: Core & { load(): Promise<void> } = await import(url);
     await core.load();
     config.Meter_ = core.Meter;
@@ -53,10 +58,9 @@ function listen(): void {
     delivery.wake();
     refill(undefined, true);
   };
-  document.addEventListener("visibilitychange", () => {
+  addEventListener("visibilitychange", () => {
     look();
-    if (document.hidden) leave();
-    else back();
+    (document.hidden ? leave : back)();
   });
   addEventListener("focus", look);
   addEventListener("blur", look);

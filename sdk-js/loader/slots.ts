@@ -29,8 +29,7 @@ export function on(event: Event, listener: (occasion: Occasion) => void): () => 
 }
 
 /** A listener that throws stops nobody else. */
-export function emit(event: Event, slot?: Slot, error?: unknown): void {
-  const { element, placement, ad } = slot || ({} as Partial<Slot>);
+export function emit(event: Event, { element, placement, ad }: Partial<Slot> = {}, error?: unknown): void {
   bus.dispatchEvent(new CustomEvent(event, { detail: { element, placement, ad, error } }));
 }
 
@@ -114,7 +113,7 @@ const observer = new IntersectionObserver(
       // Of an ad that was replaced meanwhile.
       if (target !== slot.frame_) continue;
       slot.ratio_ = intersectionRatio;
-      slot.area_ = Math.round(width * height);
+      slot.area_ = (width * height + 0.5) | 0;
       // Drawn, wherever on the page: begin to render. A background tab is not drawn.
       if (slot.area_ && !slot.meter_) {
         slot.meter_ = new config.Meter_();
@@ -134,8 +133,8 @@ export function look(): void {
     const { meter_: meter, ratio_: ratio, area_: area } = slot;
     if (!meter) return;
     // A frame among others is not told of the window's focus, but of its own.
-    const focused = window !== top || document.hasFocus();
-    if (meter.look(now(), Math.floor(ratio! * 1000 + 1e-4), area!, !document.hidden, focused)) {
+    const focused = self !== top || document.hasFocus();
+    if (meter.look(now(), (ratio! * 1000 + 1e-4) | 0, area!, !document.hidden, focused)) {
       tell("viewable", slot.ad!);
       emit("viewable", slot);
     }

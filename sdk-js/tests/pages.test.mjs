@@ -305,8 +305,9 @@ test("a hundred places: every body is below 16 KiB, and everything is counted", 
 });
 
 test("the core is asked for after the first paint", async () => {
-  // Without `async`, so that the loader begins before there is anything to paint.
-  const head = '<script src="/dist/countersign.js" data-edge="{edge}"></script>';
+  // Without `async`, so that the loader begins before there is anything to paint, which a busy page then delays.
+  const busy = "requestAnimationFrame(() => { const start = performance.now(); while (performance.now() < start + 500); })";
+  const head = `<script src="/dist/countersign.js" data-edge="{edge}"></script><script>${busy}</script>`;
   const tab = await open("paint", { head, body: `<h1>Text, which counts as paint</h1>${place("paint")}` });
   await heard(tab, "core");
   const [paint, asked] = await tab.evaluate(() => [
