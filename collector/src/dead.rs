@@ -224,6 +224,20 @@ pub async fn resolve<L: Log>(log: &L, sequences: &[u64], now: Timestamp) -> Resu
     log.append(sequences.iter().map(note).collect()).await.map(drop)
 }
 
+/// Lets the log forget what lies before the first letter that nobody has looked at: letters that are
+/// resolved, and notes of such. The last message stays, so that there is one to read up to.
+///
+/// # Errors
+/// [`LogError`]: nothing may be gone, and all that was resolved stays so.
+pub async fn forget<L: Log>(log: &L) -> Result<(), LogError> {
+    let mut unresolved = Unresolved::of(log).await?;
+    let first = unresolved.next().await?.map_or(unresolved.end(), |(sequence, _)| sequence);
+    match first.saturating_sub(1) {
+        0 => Ok(()),
+        upto => log.trim(&[(DEAD, upto)]).await.map(drop),
+    }
+}
+
 /// The letters that nobody has looked at yet, one after the other: however many there are, memory holds
 /// one, and a bit of each that was looked at.
 pub struct Unresolved<R> {

@@ -189,7 +189,9 @@ impl DataDir {
     /// be of either.
     fn evident_log_place(&self) -> Option<LogPlace> {
         let files = |name: &str| fs::read_dir(self.path(name)).into_iter().flatten().flatten();
-        let bytes = files("log").filter_map(|file| file.metadata().ok()).map(|meta| meta.len());
+        let segments =
+            files("log").filter_map(|file| file.metadata().ok()).filter(fs::Metadata::is_file);
+        let bytes = segments.map(|meta| meta.len());
         match bytes.max() {
             Some(most) => (most > EMPTY_SEGMENT_BYTES_MAX).then_some(LogPlace::Local),
             None => files("state").next().map(|_| LogPlace::Nats { prefix: String::new() }),

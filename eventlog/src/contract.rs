@@ -44,6 +44,7 @@ pub async fn check<S: Subject>(subject: &mut S) {
     waiting(&subject.fresh().await).await;
     concurrent(&subject.fresh().await).await;
     trimming(subject).await;
+    trimming_letters(subject).await;
     reopening(subject).await;
 }
 
@@ -220,6 +221,8 @@ async fn concurrent<L: Log>(log: &L) {
 async fn trimming<S: Subject>(subject: &mut S) {
     let log = subject.fresh().await;
     let mut positions = Vec::new();
+    // A letter that nobody has looked at keeps nothing but letters.
+    append(&log, DEAD, "letter").await;
     for number in 0..60_u8 {
         positions.push(append(&log, 0, vec![number; 500]).await);
     }
@@ -249,6 +252,27 @@ async fn trimming<S: Subject>(subject: &mut S) {
     assert_eq!(reader.try_next().unwrap(), None);
     assert_eq!(append(&log, 0, "on").await.sequence, 61);
     assert_eq!(drain(&log, 0, &mut reader, 60).await, [(61, Bytes::from("on"))]);
+}
+
+/// Those that are resolved go, and readers begin with the first that is left.
+async fn trimming_letters<S: Subject>(subject: &mut S) {
+    let log = subject.fresh().await;
+    append(&log, 0, "an event").await;
+    for number in 1..=60_u8 {
+        append(&log, DEAD, vec![number; 500]).await;
+    }
+    assert!(log.trim(&[(DEAD, 40)]).await.unwrap() > 0);
+    let log = subject.reopen(log).await;
+    let mut letters = log.reader(DEAD, None).await.unwrap();
+    let first = letters.next().await.unwrap();
+    assert!((2..=41).contains(&first.position.sequence), "{:?}", first.position);
+    for sequence in first.position.sequence + 1..=60 {
+        let letter = letters.next().await.unwrap();
+        assert_eq!(letter.position.sequence, sequence);
+        assert_eq!(letter.payload[..], [sequence as u8; 500]);
+    }
+    let mut events = log.reader(0, None).await.unwrap();
+    assert_eq!(drain(&log, 0, &mut events, 0).await, [(1, Bytes::from("an event"))]);
 }
 
 /// A reader that trimming has overtaken goes on without a gap or says so.

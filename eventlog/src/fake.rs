@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::log::{Delivered, Log, LogError, Message, Reader, check_partition};
+use crate::log::{DEAD, Delivered, Log, LogError, Message, Reader, check_partition};
 use crate::position::{Identity, Position, digest};
 
 /// What the next appends meet; each switch counts down by one per append.
@@ -210,7 +210,7 @@ impl MemLog {
         let identity = state.identity;
         let generation = state.generation;
         let stored = state.partitions.entry(partition).or_default();
-        let mut sequence = 0;
+        let mut sequence = if partition == DEAD { stored.trimmed } else { 0 };
         if let Some(after) = after {
             sequence = after.sequence;
             after.check_identity(partition, &identity)?;

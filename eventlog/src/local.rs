@@ -1,5 +1,8 @@
-//! The log on a local disk: all partitions in one sequence of segments.
+//! The log on a local disk: all partitions in one sequence of segments, and the dead letters in one of
+//! their own, so that a letter that waits for an operator keeps nothing but letters.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -10,7 +13,7 @@ use crate::log::{DEAD, Delivered, Log, LogError, Message, Reader, check_partitio
 use crate::position::{Identity, Position};
 use crate::segments::{
     GROUP_BYTES_MAX, GROUP_RECORDS_MAX, Record, Recovered, SegmentReader, Segments, SegmentsConfig,
-    SegmentsError, SegmentsView, Verified,
+    SegmentsError, SegmentsView,
 };
 
 /// Settings of a [`LocalLog`].
@@ -63,7 +66,8 @@ type Committed = Result<Vec<Position>, LogError>;
 
 /// A [`Log`] on [`Segments`]: one file sequence for all partitions, one thread
 /// that writes, appends that wait at the same time share an fsync, and one
-/// append is atomic over its partitions.
+/// append is atomic over its partitions. [`DEAD`] has a directory in it, and a
+/// thread, of its own.
 ///
 /// A full disk is [`LogError::NoSpace`], nothing written; a failed write or
 /// fsync makes every later append [`LogError::Fatal`]. When many bytes wait,
@@ -73,14 +77,63 @@ type Committed = Result<Vec<Position>, LogError>;
 /// Dropping it waits for what is queued.
 #[derive(Debug)]
 pub struct LocalLog {
+    events: Part,
+    letters: Part,
+    partitions: u16,
+}
+
+/// Where the letters are, in the log's directory …
+const LETTERS: &str = "dead";
+/// … and while they are made of those of an earlier build.
+const LETTERS_NEW: &str = "dead.new";
+/// A segment of letters goes when all in it are resolved.
+const LETTERS_SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// One sequence of segments, and who writes it.
+#[derive(Debug)]
+struct Part {
     view: SegmentsView,
     commit: GroupCommit<Vec<Message>, Committed>,
-    partitions: u16,
+}
+
+impl Part {
+    fn start(name: &str, segments: Segments, queue_bytes_max: usize) -> Result<Self, LogError> {
+        let view = segments.view().clone();
+        let group = GroupConfig {
+            name: name.into(),
+            queue_items_max: 64 * 1024,
+            queue_bytes_max,
+            group_items_max: SHARED_GROUP_ITEMS_MAX,
+            group_bytes_max: SHARED_GROUP_BYTES_MAX,
+            ..GroupConfig::default()
+        };
+        let mut writer = segments;
+        let commit = GroupCommit::start(
+            group,
+            |item: &Vec<Message>| weigh(item),
+            move |items| commit(&mut writer, &items),
+        )
+        .map_err(|error| LogError::Fatal(format!("start the thread {name}: {error}")))?;
+        Ok(Self { view, commit })
+    }
+
+    async fn append(&self, messages: Vec<Message>) -> Committed {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pending = match self.commit.send(messages).await {
+            Ok(pending) => pending,
+            Err(SendError::Full(_) | SendError::Closed(_)) => return Err(LogError::Closed),
+        };
+        let lost = |lost: crate::group::Lost| Err(LogError::Fatal(lost.to_string()));
+        pending.await.unwrap_or_else(lost)
+    }
 }
 
 impl LocalLog {
     /// Opens or begins the log; `identity_if_new` are 16 random bytes. Blocks
-    /// while the last segment is checked.
+    /// while the last segment is checked. Letters that an earlier build has
+    /// written among the partitions are copied once to where they are now.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::NoSpace`]; [`LogError::Fatal`] when
@@ -99,57 +152,24 @@ impl LocalLog {
                 config.dir.display()
             )));
         }
-        let view = segments.view().clone();
-        let group = GroupConfig {
-            name: "log-writer".into(),
-            queue_items_max: 64 * 1024,
-            queue_bytes_max: config.queue_bytes_max,
-            group_items_max: SHARED_GROUP_ITEMS_MAX,
-            group_bytes_max: SHARED_GROUP_BYTES_MAX,
-            ..GroupConfig::default()
+        let letters = open_letters(config, segments.view())?;
+        let log = Self {
+            events: Part::start("log-writer", segments, config.queue_bytes_max)?,
+            letters: Part::start("letters-writer", letters, config.queue_bytes_max)?,
+            partitions,
         };
-        let mut writer = segments;
-        let commit = GroupCommit::start(
-            group,
-            |item: &Vec<Message>| weigh(item),
-            move |items| commit(&mut writer, &items),
-        )
-        .map_err(|error| LogError::Fatal(format!("start the writer thread: {error}")))?;
-        let log = Self { view, commit, partitions };
         Ok((log, recovered))
-    }
-
-    /// The segments below, for metrics and the command line.
-    #[must_use]
-    pub fn view(&self) -> &SegmentsView {
-        &self.view
-    }
-
-    /// As [`Log::trim`], but keeps segments written to at or after a time
-    /// (Unix time, milliseconds): the retention. Blocks.
-    ///
-    /// # Errors
-    /// [`LogError::Fatal`] when a file operation fails.
-    pub fn trim_unmodified_since(
-        &self,
-        applied: &[(u16, u64)],
-        since_ms: u64,
-    ) -> Result<u64, LogError> {
-        Ok(self.view.trim(applied, Some(since_ms))?)
     }
 
     /// Takes no more appends, and blocks until those that wait are durable and
     /// the directory is free. Readers keep what is there.
     pub fn close(&self) {
-        self.commit.join();
+        self.events.commit.join();
+        self.letters.commit.join();
     }
 
-    /// As [`Segments::verify`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn verify(dir: &Path) -> Result<Verified, LogError> {
-        Ok(Segments::verify(dir)?)
+    fn part(&self, partition: u16) -> &Part {
+        if partition == DEAD { &self.letters } else { &self.events }
     }
 
     fn check_partition(&self, partition: u16) -> Result<(), LogError> {
@@ -162,19 +182,51 @@ impl LocalLog {
         after: Option<Position>,
     ) -> Result<LocalReader, LogError> {
         self.check_partition(partition)?;
-        let identity = self.view.identity();
-        let sequence = after.map_or(0, |after| after.sequence);
+        let (identity, view) = (self.identity(), &self.part(partition).view);
+        let first = if partition == DEAD { view.trimmed(DEAD) } else { 0 };
+        let sequence = after.map_or(first, |after| after.sequence);
         if let Some(after) = after {
             after.check_identity(partition, &identity)?;
         }
         // Subscribed before the first look, so that no append is missed.
-        let durable = self.view.durable();
-        let reader = self.view.reader(partition, sequence)?;
+        let durable = view.durable();
+        let reader = view.reader(partition, sequence)?;
         if let Some(after) = after {
             after.check_digest(partition, &reader.after_digest())?;
         }
         Ok(LocalReader { reader, identity, durable })
     }
+}
+
+/// The segments of the letters. Where there are none yet, those that an earlier build has written into
+/// `events` come first, with the numbers that they have; they are there at once or not at all.
+fn open_letters(config: &LocalLogConfig, events: &SegmentsView) -> Result<Segments, LogError> {
+    let segment_bytes = config.segments.segment_bytes.min(LETTERS_SEGMENT_BYTES_MAX);
+    let open =
+        |dir: &Path| Segments::open(dir, SegmentsConfig { segment_bytes }, events.identity());
+    let dir = config.dir.join(LETTERS);
+    let are_among_events = events.end(DEAD).is_some() && events.trimmed(DEAD) == 0;
+    if are_among_events && !dir.exists() {
+        let new = config.dir.join(LETTERS_NEW);
+        let failed = |what: &str, error: std::io::Error| {
+            LogError::Fatal(format!("{what} {}: {error}", new.display()))
+        };
+        match fs::remove_dir_all(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", error));
+            }
+            _ => {}
+        }
+        let (mut letters, _) = open(&new)?;
+        let mut reader = events.reader(DEAD, 0)?;
+        while let Some(letter) = reader.try_next()? {
+            letters.append(&[Record { stream: DEAD, payload: &letter.payload }])?;
+        }
+        drop(letters);
+        fs::rename(&new, &dir).map_err(|error| failed("rename", error))?;
+    }
+    let (letters, _) = open(&dir)?;
+    Ok(letters)
 }
 
 fn weigh(messages: &[Message]) -> usize {
@@ -216,22 +268,22 @@ impl Log for LocalLog {
         if bytes > APPEND_BYTES_MAX || messages.len() > APPEND_MESSAGES_MAX {
             return Err(LogError::TooLarge { bytes: bytes as u64, records: messages.len() });
         }
-        if messages.is_empty() {
-            return Ok(Vec::new());
+        if !messages.iter().any(|message| message.partition == DEAD) {
+            return self.events.append(messages).await;
         }
-        let pending = match self.commit.send(messages).await {
-            Ok(pending) => pending,
-            Err(SendError::Full(_) | SendError::Closed(_)) => return Err(LogError::Closed),
-        };
-        let lost = |lost: crate::group::Lost| Err(LogError::Fatal(lost.to_string()));
-        pending.await.unwrap_or_else(lost)
+        let is_letter: Vec<_> = messages.iter().map(|m| m.partition == DEAD).collect();
+        let (letters, events) = messages.into_iter().partition(|m| m.partition == DEAD);
+        let mut letters = self.letters.append(letters).await?.into_iter();
+        let mut events = self.events.append(events).await?.into_iter();
+        let next = |is_letter| if is_letter { letters.next() } else { events.next() };
+        Ok(is_letter.into_iter().filter_map(next).collect())
     }
 
     async fn end(&self, partition: u16) -> Result<Option<Position>, LogError> {
         self.check_partition(partition)?;
-        let end = self.view.end(partition);
+        let end = self.part(partition).view.end(partition);
         Ok(end.map(|end| Position {
-            identity: self.view.identity(),
+            identity: self.identity(),
             sequence: end.sequence,
             digest: end.digest,
         }))
@@ -239,8 +291,8 @@ impl Log for LocalLog {
 
     async fn last(&self, partition: u16) -> Result<Option<Bytes>, LogError> {
         self.check_partition(partition)?;
-        let Some(end) = self.view.end(partition) else { return Ok(None) };
-        let view = self.view.clone();
+        let view = self.part(partition).view.clone();
+        let Some(end) = view.end(partition) else { return Ok(None) };
         let read = move || view.reader(partition, end.sequence - 1)?.try_next();
         match tokio::task::spawn_blocking(read).await {
             Ok(Ok(stored)) => Ok(stored.map(|stored| stored.payload)),
@@ -259,9 +311,17 @@ impl Log for LocalLog {
     }
 
     async fn trim(&self, applied: &[(u16, u64)]) -> Result<u64, LogError> {
-        let (view, applied) = (self.view.clone(), applied.to_vec());
+        let (events, letters) = (self.events.view.clone(), self.letters.view.clone());
+        let mut applied = applied.to_vec();
         // Removing a file of this size takes milliseconds.
-        let trimmed = tokio::task::spawn_blocking(move || view.trim(&applied, None)).await;
+        let trimmed = tokio::task::spawn_blocking(move || {
+            let freed = letters.trim(&applied)?;
+            // Letters that an earlier build has written there have been copied.
+            applied.retain(|(partition, _)| *partition != DEAD);
+            applied.push((DEAD, u64::MAX));
+            Ok::<_, SegmentsError>(freed + events.trim(&applied)?)
+        });
+        let trimmed = trimmed.await;
         match trimmed {
             Ok(freed) => Ok(freed?),
             Err(error) => Err(LogError::Unavailable(format!("trim: {error}"))),
@@ -273,7 +333,7 @@ impl Log for LocalLog {
     }
 
     fn identity(&self) -> Identity {
-        self.view.identity()
+        self.events.view.identity()
     }
 }
 
@@ -309,3 +369,6 @@ impl Reader for LocalReader {
         Ok(stored.map(|s| self.delivered(s.sequence, s.digest, s.payload)))
     }
 }
+
+#[cfg(test)]
+mod tests;

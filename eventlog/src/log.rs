@@ -76,7 +76,8 @@ pub trait Log: Send + Sync + 'static {
     /// appended to it, or the message is trimmed.
     fn last(&self, partition: u16) -> impl Future<Output = Result<Option<Bytes>, LogError>> + Send;
 
-    /// A reader of what follows `after` (`None`: from the first message ever).
+    /// A reader of what follows `after` (`None`: from the first message ever;
+    /// of [`DEAD`], from the first that is left).
     ///
     /// # Errors
     /// The position is compared with the log: [`LogError::Mismatch`] for

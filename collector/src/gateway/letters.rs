@@ -126,6 +126,7 @@ async fn resolve<L: Log>(
     }
     match dead::resolve(collector.log(), &[sequence], collector.now()).await {
         Ok(()) => {
+            forget(&collector).await;
             axum::Json(serde_json::json!({ "sequence": sequence, "batch": named })).into_response()
         }
         Err(error) => away(&error),
@@ -153,7 +154,9 @@ async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Req
             return refused(&SubmitError::Refused(what.to_owned()));
         }
     };
-    match resolve_each(&collector, &wanted, believed).await {
+    let done = resolve_each(&collector, &wanted, believed).await;
+    forget(&collector).await;
+    match done {
         Ok(done) => axum::Json(done).into_response(),
         Err(error) => refused(&error),
     }
@@ -209,6 +212,13 @@ async fn resolve_each<L: Log>(
 async fn note<L: Log>(collector: &Collector<L>, notes: &mut Vec<u64>) -> Result<(), SubmitError> {
     let noted = dead::resolve(collector.log(), &std::mem::take(notes), collector.now()).await;
     noted.map_err(|error| SubmitError::Retry(error.to_string()))
+}
+
+/// What is resolved need not be kept. Where that fails it is kept until the next letter is resolved.
+async fn forget<L: Log>(collector: &Collector<L>) {
+    if let Err(error) = dead::forget(collector.log()).await {
+        tracing::warn!(%error, "the dead letters that are resolved stay in the log for now");
+    }
 }
 
 /// The parameters of a request; each once, and only those that are known.

@@ -149,6 +149,8 @@ async fn what_a_letter_says_of_itself_gives_up_no_batch_of_another() {
     let left = ask(&rig, list()).await.2;
     let left: Vec<_> = left["letters"].as_array().unwrap().iter().map(|l| &l["sequence"]).collect();
     assert_eq!(left, [1, 4, 6, 9]);
+    let kept = || rig.log.messages(DEAD).len();
+    assert_eq!(kept(), 9 + 5, "the first holds those behind it, and their notes");
     let before = given_up(&rig).len();
     let named = json!({ "edge": "edge-1", "epoch": 1, "number": 7 });
     assert_eq!(resolve(&rig, 1, &named).await.0, StatusCode::OK);
@@ -159,6 +161,15 @@ async fn what_a_letter_says_of_itself_gives_up_no_batch_of_another() {
     }
     assert_eq!(given_up(&rig).len(), before + 1);
     assert_eq!(ask(&rig, list()).await.2["letters"], json!([]));
+    assert_eq!(kept(), 1, "what is resolved goes, but for the last message");
+
+    // And what comes then is found and resolved as ever.
+    assert_eq!(send(&rig, &world, None, broken(EDGE, 5)).await.status(), 400);
+    let left = ask(&rig, list()).await.2;
+    assert_eq!(left["letters"][0]["sequence"], 19);
+    assert_eq!(resolve(&rig, 19, &json!("")).await.0, StatusCode::OK);
+    assert_eq!(resolve(&rig, 18, &json!("")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!((kept(), given_up(&rig).len()), (1, before + 2));
 }
 
 #[tokio::test]

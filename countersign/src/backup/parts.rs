@@ -17,6 +17,8 @@ use crate::failure::Failure;
 /// Parts that have a place of their own in the order.
 const STATE: &str = "state";
 const LOG: &str = "log";
+/// The dead letters: segments in the log's directory.
+const LETTERS: &str = "dead";
 const OUTBOX: &str = "outbox";
 const KEYS: [&str; 2] = ["keys.json", "keys-edge.json"];
 /// Never copied: locks, and what was being written.
@@ -45,7 +47,9 @@ pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
                 partition(copier, &path)?;
             }
         }
-        log(copier)
+        let has_log = log(copier, Path::new(LOG))?;
+        log(copier, &Path::new(LOG).join(LETTERS))?;
+        Ok(has_log)
     })?;
     outbox.copy(copier)?;
     for name in KEYS {
@@ -65,7 +69,8 @@ pub(super) fn require(from: &Path) -> Result<(), Failure> {
 
 /// That segments follow each other without a hole, and every byte is what was written.
 pub(super) fn verify(to: &Path) -> Result<(), Failure> {
-    let dirs = [PathBuf::from(LOG), PathBuf::from(OUTBOX), Path::new(OUTBOX).join(APART)];
+    let letters = Path::new(LOG).join(LETTERS);
+    let dirs = [PathBuf::from(LOG), letters, PathBuf::from(OUTBOX), Path::new(OUTBOX).join(APART)];
     for dir in dirs.map(|name| to.join(name)).iter().filter(|dir| dir.is_dir()) {
         Segments::verify(dir).map_err(|error| {
             Failure::data(format!(
@@ -134,20 +139,20 @@ fn files_of(from: &Path, dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// The log's segments, oldest first: those that were there at the beginning, the last as long as it
+/// The segments of a log, oldest first: those that were there at the beginning, the last as long as it
 /// was then. One that goes was trimmed, and with it all before it.
-fn log(copier: &mut Copier) -> Result<bool, Failure> {
-    let dir = copier.from.join(LOG);
+fn log(copier: &mut Copier, log: &Path) -> Result<bool, Failure> {
+    let dir = copier.from.join(log);
     let names = names(&dir)?;
     let segments: Vec<&String> = names.iter().filter(|name| is_segment(name)).collect();
     for name in &segments {
-        let path = Path::new(LOG).join(name);
+        let path = log.join(name);
         match open(&dir.join(name))? {
             Some(file) => {
                 let bytes = length(&dir.join(name), &file)?;
                 copier.opened(&path, &file, bytes)?;
             }
-            None => copier.retain(|copied| !copied.starts_with(LOG))?,
+            None => copier.retain(|copied| !copied.starts_with(log))?,
         }
     }
     Ok(!segments.is_empty())

@@ -49,8 +49,9 @@ impl Subject for Local {
 
     async fn reopen(&mut self, log: LocalLog) -> LocalLog {
         log.close();
+        let dir = self.dirs.last().unwrap().path().join("log");
         // Another identity: one that exists must win.
-        Self::open(log.view().dir().to_owned(), 0xee)
+        Self::open(dir, 0xee)
     }
 }
 

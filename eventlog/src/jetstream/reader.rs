@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
 use super::{Inner, unavailable};
-use crate::log::{Delivered, LogError, Reader};
+use crate::log::{DEAD, Delivered, LogError, Reader};
 use crate::position::{Position, digest};
 
 /// Messages and bytes that are asked for at once. Two such portions may be on their way.
@@ -34,8 +34,10 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 pub struct JetStreamReader {
     log: Arc<Inner>,
     partition: u16,
-    /// The last message that was given out.
+    /// The last message that was given out …
     last: Option<Position>,
+    /// … and the number before the first, while none was.
+    before: u64,
     connected: watch::Receiver<u64>,
     messages: Option<Messages>,
 }
@@ -55,29 +57,33 @@ impl JetStreamReader {
         after: Option<Position>,
     ) -> Result<Self, LogError> {
         let connected = log.connected.clone();
-        let mut reader = Self { log, partition, last: after, connected, messages: None };
+        let mut reader = Self { log, partition, last: after, before: 0, connected, messages: None };
         reader.subscribe().await?;
         Ok(reader)
     }
 
     fn sequence(&self) -> u64 {
-        self.last.map_or(0, |last| last.sequence)
+        self.last.map_or(self.before, |last| last.sequence)
     }
 
     /// Compares stream and position, and begins after it.
     async fn subscribe(&mut self) -> Result<(), LogError> {
         // Seen before anything is asked: a connection that is made anew meanwhile is not missed.
         self.connected.borrow_and_update();
-        let (partition, sequence) = (self.partition, self.sequence());
+        let partition = self.partition;
         if let Some(last) = self.last {
             last.check_identity(partition, &self.log.identity)?;
         }
         let stream = self.log.stream(partition).await?;
         let state = &stream.cached_info().state;
+        let first = state.first_sequence.max(1);
+        if partition == DEAD {
+            self.before = first - 1;
+        }
+        let sequence = self.sequence();
         if state.last_sequence < sequence {
             return Err(LogError::StepBack { partition, sequence, end: state.last_sequence });
         }
-        let first = state.first_sequence.max(1);
         if first > sequence + 1 {
             return Err(LogError::Trimmed { partition, sequence: sequence + 1, first });
         }

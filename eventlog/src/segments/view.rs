@@ -3,7 +3,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -144,17 +143,15 @@ impl SegmentsView {
 
     /// Removes, oldest first, the segments in which every stream's last
     /// sequence is at or below the one given for it (a stream not listed keeps
-    /// all its records), and, when `unmodified_since_ms` is given, that were
-    /// last written before it (Unix time by the file's modification time,
-    /// milliseconds). Never the segment that is written to. Returns the bytes
-    /// freed.
+    /// all its records). Never the segment that is written to. Returns the
+    /// bytes freed.
     ///
     /// # Errors
     /// [`SegmentsError::Io`]; segments before the failing one are gone.
-    pub fn trim(&self, applied: &[(u16, u64)], unmodified_since_ms: Option<u64>) -> Result<u64> {
+    pub fn trim(&self, applied: &[(u16, u64)]) -> Result<u64> {
         let _one_at_a_time = self.shared.trimming.lock();
         let mut freed = 0;
-        while let Some(segment) = self.take_trimmable(applied, unmodified_since_ms)? {
+        while let Some(segment) = self.take_trimmable(applied) {
             if let Err(source) = fs::remove_file(&segment.path) {
                 let error = SegmentsError::io(&segment.path, "remove", source);
                 self.shared.catalog.write().segments.push_front(segment);
@@ -169,14 +166,10 @@ impl SegmentsView {
     }
 
     /// Takes the oldest segment out of the catalog if it may go.
-    fn take_trimmable(
-        &self,
-        applied: &[(u16, u64)],
-        unmodified_since_ms: Option<u64>,
-    ) -> Result<Option<Arc<Segment>>> {
+    fn take_trimmable(&self, applied: &[(u16, u64)]) -> Option<Arc<Segment>> {
         let mut catalog = self.shared.catalog.write();
         let [Some(oldest), Some(next)] = [catalog.segments.front(), catalog.segments.get(1)] else {
-            return Ok(None);
+            return None;
         };
         let is_applied = |(stream, end): (&u16, &StreamEnd)| {
             let upto = applied.iter().find(|(s, _)| s == stream);
@@ -185,17 +178,9 @@ impl SegmentsView {
                 || upto.is_some_and(|(_, upto)| *upto >= end.sequence)
         };
         if !next.starts.iter().all(is_applied) {
-            return Ok(None);
+            return None;
         }
-        if let Some(since_ms) = unmodified_since_ms {
-            let io = |source| SegmentsError::io(&oldest.path, "read the modification time", source);
-            let modified =
-                fs::metadata(&oldest.path).and_then(|meta| meta.modified()).map_err(io)?;
-            if modified >= SystemTime::UNIX_EPOCH + Duration::from_millis(since_ms) {
-                return Ok(None);
-            }
-        }
-        Ok(catalog.segments.pop_front())
+        catalog.segments.pop_front()
     }
 
     /// The segment in which a reader after `after` begins.

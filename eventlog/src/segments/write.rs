@@ -153,8 +153,8 @@ impl Segments {
     ///
     /// # Errors
     /// See there.
-    pub fn trim(&self, applied: &[(u16, u64)], unmodified_since_ms: Option<u64>) -> Result<u64> {
-        self.view.trim(applied, unmodified_since_ms)
+    pub fn trim(&self, applied: &[(u16, u64)]) -> Result<u64> {
+        self.view.trim(applied)
     }
 
     /// Checks every byte of a directory's segments: headers, how they follow

@@ -237,13 +237,10 @@ fn trimming_takes_whole_segments_that_all_have_applied() {
     fill(&mut segments, 20);
     let files = || super::super::recover::list(dir.path()).unwrap().len();
     let before = files();
-    assert_eq!(segments.trim(&[(1, 20)], None).unwrap(), 0, "2 is not listed");
-    assert_eq!(segments.trim(&[(1, 20), (2, 0)], None).unwrap(), 0);
-    let none_so_old = segments.trim(&[(1, 20), (2, 20)], Some(1));
-    assert_eq!(none_so_old.unwrap(), 0);
+    assert_eq!(segments.trim(&[(1, 20)]).unwrap(), 0, "2 is not listed");
+    assert_eq!(segments.trim(&[(1, 20), (2, 0)]).unwrap(), 0);
     assert_eq!(files(), before);
-    let far = Some(32_503_680_000_000);
-    assert!(segments.trim(&[(1, 12), (2, 9)], far).unwrap() > 0);
+    assert!(segments.trim(&[(1, 12), (2, 9)]).unwrap() > 0);
     let trimmed = segments.view().trimmed(1);
     assert!((4..=9).contains(&trimmed), "{trimmed}");
     let rest: Vec<_> = (trimmed + 1..=20).collect();
@@ -257,7 +254,7 @@ fn trimming_takes_whole_segments_that_all_have_applied() {
     drop(segments);
     let segments = open(&dir, SMALL);
     assert_eq!(segments.view().trimmed(1), trimmed);
-    segments.trim(&[(1, u64::MAX), (2, u64::MAX)], None).unwrap();
+    segments.trim(&[(1, u64::MAX), (2, u64::MAX)]).unwrap();
     assert_eq!(files(), 1, "the one that is written to stays");
     assert_eq!(segments.view().end(1).unwrap().sequence, 20);
     Segments::verify(dir.path()).unwrap();
@@ -273,7 +270,7 @@ fn readers_that_trimming_overtakes() {
     let mut slow = segments.view().reader(1, 0).unwrap();
     fill(&mut segments, 20);
     let applied = [(1, 20), (2, 20), (9, 1)];
-    assert!(segments.trim(&applied, None).unwrap() > 0);
+    assert!(segments.trim(&applied).unwrap() > 0);
     let error = loop {
         match slow.try_next() {
             Ok(Some(_)) => {}
@@ -290,7 +287,7 @@ fn readers_that_trimming_overtakes() {
     }
     // Streams that have nothing in a segment need not be listed for it.
     fill(&mut segments, 20);
-    assert!(segments.trim(&[(1, 40), (2, 40)], None).unwrap() > 0);
+    assert!(segments.trim(&[(1, 40), (2, 40)]).unwrap() > 0);
     // Nothing of its stream was lost for this one: it goes on.
     assert_eq!(idle.try_next().unwrap(), None);
     segments.append(&[record(9, b"more")]).unwrap();
