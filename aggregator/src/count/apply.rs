@@ -4,9 +4,10 @@
 //! places in memory at once: that is where the time goes.
 
 use shared::event::REASON_CODES;
+use shared::keys::registered_name;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
 use shared::wire::{ChunkEntry, MessageView, Row};
-use shared::{Kind, Reason, Timestamp, import};
+use shared::{Id, Kind, Reason, Timestamp, import};
 
 use super::accounts::MinuteAccount;
 use super::cells::{AdKey, CellKey, CellRest, Minutes};
@@ -173,7 +174,10 @@ impl Engine {
             if matches!(entry, Entry::Skipped | Entry::Refused { .. }) {
                 continue;
             }
-            let sent = self.pages.take(row.told, self.clock);
+            // Of a log nobody tells pages.
+            let edge = message.batches.get(usize::from(row.entry));
+            let edge = edge.map_or(Id::NONE, |batch| registered_name(batch.outbox.edge));
+            let sent = self.pages.take(row.told, edge, self.clock);
             if sent > 0 {
                 let minute = message.minutes[usize::from(row.minute)];
                 let imported = matches!(entry, Entry::Chunk(_));

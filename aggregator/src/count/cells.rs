@@ -14,6 +14,9 @@ use super::intern::Interner;
 use super::pages::Told;
 use super::table::{Counter, Key, mix};
 
+/// So many rows of saved minutes stay in memory, some 25 bytes each, in each partition.
+const SAVED_ROWS_MAX: usize = 1 << 21;
+
 const TOO_MANY_IDS: EngineError =
     EngineError::Snapshot("more ads and publishers in the resident minutes than can be told apart");
 
@@ -213,6 +216,11 @@ impl MinuteTable {
         Ok(table)
     }
 
+    /// How many rows of all kinds are in memory.
+    fn rows_kept(&self) -> usize {
+        self.cells.len() + self.totals.len() + self.spend.len() + self.told.len()
+    }
+
     fn bytes(&self) -> usize {
         let maps = self.spend.allocation_size() + self.told.allocation_size();
         self.cells.bytes() + self.totals.bytes() + maps + size_of::<Self>()
@@ -246,6 +254,8 @@ pub(super) struct Minutes {
     unsaved: Vec<MinuteTable>,
     saved: BTreeMap<Minute, MinuteTable>,
     resident_from: Minute,
+    /// [`SAVED_ROWS_MAX`], but in tests.
+    pub(super) saved_most: usize,
 }
 
 impl Minutes {
@@ -256,6 +266,7 @@ impl Minutes {
             unsaved: Vec::new(),
             saved: BTreeMap::new(),
             resident_from: Minute(0),
+            saved_most: SAVED_ROWS_MAX,
         }
     }
 
@@ -320,10 +331,23 @@ impl Minutes {
         }
         self.unsaved.clear();
         self.saved = self.saved.split_off(&self.resident_from);
+        self.let_go();
         if self.ids.is_sweep_due() {
             self.sweep();
         }
         rows
+    }
+
+    /// Lets go of the oldest saved minutes while all have too many rows: whoever signs ads may name as many
+    /// as it likes, and a question that is not answered from memory is answered from the store.
+    fn let_go(&mut self) {
+        let mut rows: usize = self.saved.values().map(MinuteTable::rows_kept).sum();
+        while rows > self.saved_most
+            && let Some((minute, table)) = self.saved.pop_first()
+        {
+            rows -= table.rows_kept();
+            self.resident_from = self.resident_from.max(Minute(minute.0.saturating_add(1)));
+        }
     }
 
     /// Makes room for so many more ids: when there is none, the saved minutes are let go of, which

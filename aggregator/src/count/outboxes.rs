@@ -23,6 +23,10 @@ const RUNS_RETIRED_MAX: usize = 64;
 /// closed, it cuts the edge off.
 pub(super) const OUTBOXES_PER_EDGE_MAX: usize = 1 << 14;
 
+/// Of the epochs that are over so many are known of one edge, with its shards: more than it has shards. Of
+/// ever new shards the older half is let go of; what comes again of them then is too late.
+const EPOCHS_PER_EDGE_MAX: usize = 1 << 14;
+
 /// What became of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Taken {
@@ -98,6 +102,8 @@ impl Finality {
 pub(super) struct Outboxes {
     states: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<Id, u64>,
+    /// How many of them are of an edge, by the registered name.
+    epochs_of: BTreeMap<Id, usize>,
     /// Edges that nobody waits for, and the log's clock when that was said.
     retired: BTreeMap<Id, Timestamp>,
     /// By the registered name.
@@ -130,7 +136,8 @@ struct Kept {
 pub(super) struct OutboxChanges {
     pub(super) dropped: Vec<OutboxId>,
     pub(super) states: Vec<(OutboxId, OutboxState)>,
-    pub(super) epochs: Vec<(Id, u64)>,
+    /// `None`: to delete.
+    pub(super) epochs: Vec<(Id, Option<u64>)>,
     pub(super) retired: Vec<(Id, Timestamp)>,
     pub(super) cut_off: Vec<(Id, CutOff)>,
 }
@@ -339,9 +346,33 @@ impl Outboxes {
         }
         self.changed.remove(&outbox);
         self.dropped.insert(outbox);
-        let over = self.epochs.entry(outbox.edge).or_insert(outbox.epoch);
-        *over = outbox.epoch.max(*over);
         self.changed_epochs.insert(outbox.edge);
+        match self.epochs.entry(outbox.edge) {
+            Entry::Occupied(mut over) => *over.get_mut() = outbox.epoch.max(*over.get()),
+            Entry::Vacant(vacant) => {
+                vacant.insert(outbox.epoch);
+                let known = self.epochs_of.entry(registered_name(outbox.edge)).or_default();
+                *known += 1;
+                if *known > EPOCHS_PER_EDGE_MAX {
+                    self.forget_epochs(registered_name(outbox.edge));
+                }
+            }
+        }
+    }
+
+    /// Lets go of the older half of an edge's.
+    fn forget_epochs(&mut self, name: Id) {
+        let of_edge = self.epochs.iter().filter(|(edge, _)| registered_name(**edge) == name);
+        let mut oldest: Vec<_> = of_edge.map(|(edge, epoch)| (*epoch, *edge)).collect();
+        oldest.sort_unstable();
+        oldest.truncate(EPOCHS_PER_EDGE_MAX / 2);
+        for (_, edge) in &oldest {
+            self.epochs.remove(edge);
+            self.changed_epochs.insert(*edge);
+        }
+        if let Some(known) = self.epochs_of.get_mut(&name) {
+            *known -= oldest.len();
+        }
     }
 
     fn is_waited_for(&self, edge: Id) -> bool {
@@ -400,7 +431,7 @@ impl Outboxes {
         OutboxChanges {
             dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
             states: changed.iter().map(|outbox| (*outbox, self.states[outbox].clone())).collect(),
-            epochs: epochs.iter().map(|edge| (*edge, self.epochs[edge])).collect(),
+            epochs: epochs.iter().map(|edge| (*edge, self.epochs.get(edge).copied())).collect(),
             retired: retired.iter().map(|edge| (*edge, self.retired[edge])).collect(),
             cut_off: cut_off.iter().map(|edge| (*edge, self.cut_off[edge])).collect(),
         }
@@ -423,6 +454,9 @@ impl Outboxes {
             states: states.into_iter().collect(),
             ..Self::default()
         };
+        for edge in loaded.epochs.keys() {
+            *loaded.epochs_of.entry(registered_name(*edge)).or_default() += 1;
+        }
         for (outbox, state) in &mut loaded.states {
             let kept = loaded.kept.entry(registered_name(outbox.edge)).or_default();
             kept.outboxes += 1;
@@ -528,6 +562,34 @@ mod tests {
         let states = outboxes.states.keys().copied().collect::<Vec<_>>();
         states.into_iter().for_each(|outbox| outboxes.forget(outbox));
         assert!(outboxes.kept.is_empty());
+    }
+
+    /// Each forgotten shard leaves the epoch up to which it is over, and names of shards cost nothing.
+    #[test]
+    fn an_edge_has_so_many_epochs_kept_whatever_its_shards_are_called() {
+        let mut outboxes = Outboxes::default();
+        let name = |n: usize| format!("m--{n}");
+        let mut at = |outboxes: &mut Outboxes, edge: &str, epoch: u64| {
+            let taken = outboxes.take(&batch(edge, epoch, 0, Timestamp::MAX), PLACE, CLOCK);
+            outboxes.forget_behind(CLOCK.plus_ms(HORIZON_MS + 1));
+            taken
+        };
+        at(&mut outboxes, "n", 7);
+        for n in 0..=EPOCHS_PER_EDGE_MAX {
+            assert_eq!(at(&mut outboxes, &name(n), n as u64), Taken::New);
+            assert!(outboxes.epochs.len() <= EPOCHS_PER_EDGE_MAX + 1);
+        }
+        let left = EPOCHS_PER_EDGE_MAX / 2 + 1;
+        assert_eq!(outboxes.epochs.len(), 1 + left);
+        assert_eq!(at(&mut outboxes, &name(EPOCHS_PER_EDGE_MAX), 5), Taken::Known);
+        assert_eq!(at(&mut outboxes, "n", 7), Taken::Known, "another's stay");
+        let changed = outboxes.checkpoint().epochs;
+        let deleted = changed.iter().filter(|(_, epoch)| epoch.is_none()).count();
+        assert_eq!((changed.len() - deleted, deleted), (1 + left, EPOCHS_PER_EDGE_MAX / 2));
+        // A snapshot knows how many there are.
+        let epochs = outboxes.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect();
+        let loaded = Outboxes::load(vec![], epochs, vec![], vec![]).unwrap();
+        assert_eq!(loaded.epochs_of, outboxes.epochs_of);
     }
 
     /// The list of those that are waited for is what a look at all of them says.

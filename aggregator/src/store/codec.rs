@@ -255,6 +255,9 @@ pub fn view_value(state: PageState) -> Vec<u8> {
     let mut out = begin();
     put_number(&mut out, state.seq.into());
     put_number(&mut out, state.hour.into());
+    if state.edge != Id::NONE {
+        put_id(&mut out, state.edge);
+    }
     out
 }
 
@@ -266,7 +269,9 @@ pub fn read_view(value: &[u8]) -> Result<PageState, &'static str> {
     let mut reader = Reader::new(value, VERSION)?;
     let seq = u16::try_from(reader.number()?).map_err(|_| "a number beyond 16 bits")?;
     let hour = u32::try_from(reader.number()?).map_err(|_| "an hour beyond 32 bits")?;
-    reader.end().map(|()| PageState { seq, hour })
+    // An earlier build has not kept the edge.
+    let edge = if reader.is_empty() { Id::NONE } else { reader.id()? };
+    reader.end().map(|()| PageState { seq, hour, edge })
 }
 
 /// No reason has this code ([`Reason::code`](shared::Reason::code)).

@@ -34,9 +34,10 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     for (id, state) in &changes.outboxes {
         rows.push(Change::Put(keys::outbox(*id), codec::outbox_value(state)));
     }
-    for (edge, epoch) in &changes.epochs {
-        rows.push(Change::Put(keys::epoch(*edge), codec::number_value(*epoch)));
-    }
+    rows.extend(changes.epochs.iter().map(|(edge, epoch)| match epoch {
+        Some(epoch) => Change::Put(keys::epoch(*edge), codec::number_value(*epoch)),
+        None => Change::Delete(keys::epoch(*edge)),
+    }));
     for (edge, since) in &changes.retired {
         rows.push(Change::Put(keys::retired(*edge), codec::number_value(since.0)));
     }

@@ -358,7 +358,12 @@ impl Store {
             self.outboxes.remove(key);
         }
         self.outboxes.extend(changes.outboxes);
-        self.epochs.extend(changes.epochs);
+        for (edge, epoch) in changes.epochs {
+            match epoch {
+                Some(epoch) => drop(self.epochs.insert(edge, epoch)),
+                None => drop(self.epochs.remove(&edge)),
+            }
+        }
         self.retired.extend(changes.retired);
         self.cut_off.extend(changes.cut_off);
         self.sources.extend(changes.sources);

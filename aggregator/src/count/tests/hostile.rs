@@ -347,6 +347,41 @@ fn more_ids_than_can_be_told_apart_let_go_of_what_is_saved_and_stop_nothing() {
 }
 
 #[test]
+fn however_many_ads_are_named_memory_holds_so_many_rows_and_answers_are_the_same() {
+    let mut world = World::new();
+    for engine in [&mut world.straight, &mut world.stopped] {
+        engine.minutes.saved_most = 200;
+    }
+    let mut held = Vec::new();
+    for number in 0..6_u64 {
+        let at = NOW.plus_ms(number * 60_000);
+        let outbox = OutboxId { edge: edge(0), epoch: 1 };
+        let mut builder = MessageBuilder::default();
+        let entry = builder.batch(batch_entry(outbox, number, at, vec![(at.minute(), 40)]));
+        for ad in 0..40 {
+            let id = impression(at.minute(), ad);
+            let of = event(Id::literal("demo"), id, at, Ok(None));
+            let ad = format!("ad-{number}-{ad}").parse().unwrap();
+            builder.event(entry, &Judged { ad, ..of });
+        }
+        let bytes = builder.finish(3, at);
+        tell(&mut world.stopped, &bytes, World::position(world.log.len()));
+        world.log.push(bytes);
+        world.checkpoint();
+        held.push(world.stopped.size().resident_cells);
+    }
+    // 80 rows a minute, cells and totals: two minutes, with the oldest gone first.
+    assert_eq!(held, [40, 80, 80, 80, 80, 80]);
+    assert_eq!(world.stopped.resident_from().0, NOW.minute().0 + 4);
+    let all = view(&world.stopped, &world.store, &[]);
+    assert_eq!((all.cells.len(), all.cells.values().sum::<u64>()), (240, 240));
+    // What comes late is added to what the store has.
+    world.crash();
+    assert_eq!(world.stopped.size().resident_cells, 80);
+    assert!(view(&world.stopped, &world.store, &[]) == all);
+}
+
+#[test]
 fn what_no_minute_holds_is_named_and_kept_in_the_nearest() {
     let mut world = World::new();
     let outbox = OutboxId { edge: edge(0), epoch: 1 };

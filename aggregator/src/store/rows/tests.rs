@@ -14,6 +14,7 @@ use crate::store::{CheckpointStore, Stores};
 
 const PLACE: Place = Place { partition: 3, partitions: 16 };
 const NOW: Minute = Minute(1_000_000);
+const VIEW: PageState = PageState { seq: 9, hour: 7, edge: Id::literal("edge") };
 
 fn dimensions(ad: &str, kind: Kind, valid: bool) -> Dimensions {
     Dimensions {
@@ -72,9 +73,9 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         resident_from: Minute(NOW.0 - 120),
         pages: vec![(page, Page::from(&[sequence; PAGE_BITS / 64]))],
         minutes,
-        views: vec![(PageView(sequence), Some(PageState { seq: 9, hour: 7 }))],
+        views: vec![(PageView(sequence), Some(VIEW))],
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
-        epochs: vec![(Id::literal("edge"), sequence)],
+        epochs: vec![(Id::literal("edge"), Some(sequence))],
         retired: vec![(Id::literal("gone"), Timestamp(sequence))],
         cut_off: vec![(Id::literal("bad"), CutOff { sequence, entry: 300 })],
         sources: vec![(
@@ -104,11 +105,13 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let store = MemStores::new().open(3).await.unwrap();
     assert!(restore(&store.view().unwrap(), PLACE).await.unwrap().is_none());
     let soon = Minute(NOW.0 + 2);
-    let first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
+    let mut first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
     let mut second = changes(2, vec![minute(Minute(5), 20)]);
     second.dropped_pages = vec![first.pages[0].0];
     second.dropped_outboxes = vec![first.outboxes[0].0];
     second.views.insert(0, (PageView(1), None));
+    first.epochs.push((Id::literal("shard"), Some(7)));
+    second.epochs.push((Id::literal("shard"), None));
     let store = stored(&[first, second.clone()]).await;
     let view = store.view().unwrap();
     let restored = restore(&view, PLACE).await.unwrap().unwrap();
@@ -121,11 +124,11 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         pages: second.pages,
         minutes: vec![],
         outboxes: second.outboxes,
-        epochs: second.epochs,
+        epochs: vec![(Id::literal("edge"), 2)],
         retired: second.retired,
         cut_off: second.cut_off,
         sources: second.sources,
-        views: vec![(PageView(2), PageState { seq: 9, hour: 7 })],
+        views: vec![(PageView(2), VIEW)],
     };
     assert_eq!(restored.snapshot, expected);
 
