@@ -258,6 +258,12 @@ impl<L: Log> Collector<L> {
             let bytes = inspected.written(self.log.partitions());
             let paid = self.accounts.batch(issuer, inspected.outbox, bytes);
             paid.map_err(|over| self.over(issuer, over))?;
+            let taken = self.take(sender, account, inspected, batch).await;
+            if matches!(taken, Err(SubmitError::OverQuota { .. })) {
+                // Else a batch that waits for another of its quotas would use this one up.
+                self.accounts.give_back(issuer, bytes);
+            }
+            return taken;
         }
         self.take(sender, account, inspected, batch).await
     }

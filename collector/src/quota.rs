@@ -63,6 +63,12 @@ impl Default for Quotas {
     }
 }
 
+impl Quotas {
+    fn bytes(&self) -> Rate {
+        Rate { per: SECOND, amount: self.bytes_per_s, burst: self.bytes_burst }
+    }
+}
+
 /// What is limited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Quota {
@@ -135,6 +141,14 @@ impl Accounts {
         self.of(issuer, |account, now| account.blocks(&self.quotas, blocks, now))
     }
 
+    /// Nothing of a batch for which bytes were taken was written after all.
+    pub(crate) fn give_back(&self, issuer: Id, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if let Some(account) = self.issuers.lock().get_mut(&issuer) {
+            account.bytes.give_back(self.quotas.bytes(), bytes);
+        }
+    }
+
     fn of(
         &self,
         issuer: Id,
@@ -173,15 +187,16 @@ impl Account {
         bytes: usize,
         now: Duration,
     ) -> Result<(), Over> {
-        let rate = Rate { per: SECOND, amount: quotas.bytes_per_s, burst: quotas.bytes_burst };
+        let bytes_rate = quotas.bytes();
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.bytes.take(rate, bytes, now).map_err(|wait| Over(Quota::Bytes, wait))?;
+        self.bytes.take(bytes_rate, bytes, now).map_err(|wait| Over(Quota::Bytes, wait))?;
         let rate =
             Rate { per: HOUR, amount: quotas.outboxes_per_hour, burst: quotas.outboxes_burst };
         let outboxes = &mut self.outboxes;
-        self.known_outboxes
-            .learn(&outbox, rate, || outboxes.take(rate, 1, now))
-            .map_err(|wait| Over(Quota::Outboxes, wait))
+        self.known_outboxes.learn(&outbox, rate, || outboxes.take(rate, 1, now)).map_err(|wait| {
+            self.bytes.give_back(bytes_rate, bytes);
+            Over(Quota::Outboxes, wait)
+        })
     }
 
     /// Those that there is room for are known from now on, though the batch has to come again for the

@@ -136,6 +136,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_let_go_of_is_told_once_a_minute_of_each_wherever_the_clock_goes() {
+        let letters = Letters::new(0);
+        let told = [0, 1, 59_999, 60_000, 60_001];
+        let told = told.map(|ms| letters.tells(A, Timestamp(HOUR_MS).plus_ms(ms)));
+        assert_eq!(told, [true, false, false, true, false]);
+        assert!(letters.tells(B, Timestamp(HOUR_MS)) && letters.tells(None, Timestamp(HOUR_MS)));
+        assert!(letters.tells(A, Timestamp(0)), "a clock that was set back");
+    }
+
+    #[test]
     fn a_few_are_held_back_of_each() {
         let letters = Letters::new(0);
         let held = (0..1_000).filter(|_| letters.hold(A, Timestamp(1))).count();

@@ -127,6 +127,28 @@ async fn an_issuer_that_is_over_is_held_back_and_nobody_else_is() {
     }
 }
 
+/// What waits for blocks or an outbox comes again and again, and is written once.
+#[tokio::test]
+async fn what_is_held_back_uses_up_nothing_else() {
+    let world = World::new();
+    let outbox = |epoch| OutboxId { edge: EDGE, epoch };
+    let bytes = written(&click(&world, ISSUER, outbox(1), 0, 1));
+    let few = Quotas { bytes_per_s: 1, bytes_burst: bytes * 3, ..NONE };
+    for quotas in [
+        Quotas { blocks_per_hour: 1, blocks_burst: 1, ..few },
+        Quotas { outboxes_per_hour: 1, outboxes_burst: 1, ..few },
+    ] {
+        let rig = start(quotas);
+        assert_eq!(send(&rig, ISSUER, click(&world, ISSUER, outbox(1), 0, 1)).await.0, 202);
+        for _ in 0..9 {
+            let held_back = click(&world, ISSUER, outbox(2), 0, 2);
+            assert_eq!(send(&rig, ISSUER, held_back).await.0, 429);
+        }
+        assert_eq!(rig.collector.metrics().over_quota_of(Quota::Bytes).get(), 0);
+        assert_eq!(send(&rig, ISSUER, click(&world, ISSUER, outbox(1), 1, 1)).await.0, 202);
+    }
+}
+
 /// A token that is not believed, or is another's, makes nobody remember a block.
 #[tokio::test]
 async fn what_does_not_count_uses_up_no_blocks() {

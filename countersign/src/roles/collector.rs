@@ -225,7 +225,8 @@ async fn take_batches(
 }
 
 async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
-    let done = match collector.submit_of(&taken.edge, taken.batch.clone()).await {
+    let submitted = collector.submit_of(&taken.edge, taken.batch.clone());
+    let done = match taken.while_it_lasts(submitted).await {
         Ok(receipt) => {
             if receipt.clock_ahead_ms > CLOCK_AHEAD_MS_MAX
                 && let Err(error) =
@@ -286,5 +287,22 @@ impl Drop for Hand {
         if let Some(taken) = taken.get_mut(&self.issuer) {
             *taken -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_has_a_part_of_the_hands_and_gives_them_back() {
+        let hands = Arc::new(Hands::default());
+        let [one, other] = ["one", "other"].map(|name| Some(Id::literal(name)));
+        let mut held: Vec<_> = (0..TAKEN_OF_ONE).map(|_| Hands::take(&hands, one)).collect();
+        assert!(held.iter().all(Option::is_some) && Hands::take(&hands, one).is_none());
+        assert!(Hands::take(&hands, other).is_some() && Hands::take(&hands, None).is_some());
+        drop(held.pop());
+        let again = Hands::take(&hands, one);
+        assert!(again.is_some() && Hands::take(&hands, one).is_none());
     }
 }

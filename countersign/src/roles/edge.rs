@@ -3,6 +3,7 @@
 //! A click depends on the edge alone. With NATS away redirects go on and batches wait in the outbox,
 //! and an edge that starts meanwhile goes by the keys that it saw last.
 
+use std::fs;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,7 @@ use tokio::sync::{OnceCell, watch};
 use super::follow::follow;
 use crate::admin::AdminKey;
 use crate::cli::EdgeArgs;
-use crate::data::{DataDir, Mode, read_if_there, write_file};
+use crate::data::{DataDir, Mode, write_file};
 use crate::deployment;
 use crate::disk::Disk;
 use crate::failure::Failure;
@@ -143,15 +144,14 @@ impl Known {
     }
 
     fn kept(dir: &DataDir) -> Result<Option<Self>, Failure> {
-        let keys = read_if_there(&dir.path(KEYS_FILE))?;
-        let operator = read_if_there(&dir.path(OPERATOR_FILE))?;
+        // Damaged, they are as good as not there.
+        let kept = |name| fs::read(dir.path(name)).unwrap_or_default();
+        let keys = serde_json::from_slice(&kept(KEYS_FILE)).ok();
         let variable = std::env::var(crate::admin::VARIABLE).ok();
         let operator = match AdminKey::of_environment(variable.as_deref())? {
             Some(key) => Some(key),
-            None => operator.as_deref().and_then(AdminKey::read),
+            None => AdminKey::read(&String::from_utf8_lossy(&kept(OPERATOR_FILE))),
         };
-        // Damaged, they are as good as not there.
-        let keys = keys.and_then(|text| serde_json::from_str(&text).ok());
         Ok(keys.zip(operator).map(|(keys, operator)| Self { keys, revision: 0, operator }))
     }
 }

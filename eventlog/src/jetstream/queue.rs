@@ -257,6 +257,19 @@ impl Taken {
         self.message.double_ack().await.map_err(unavailable)
     }
 
+    /// Does what is to be done with it, however long that takes: the server hears meanwhile that it is
+    /// worked on, and gives it to nobody else.
+    pub async fn while_it_lasts<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(ACK_WAIT / 3, &mut work).await {
+                Ok(done) => return done,
+                // Where the server does not hear it, the batch comes again, and is known.
+                Err(_) => drop(self.message.ack_with(AckKind::Progress).await),
+            }
+        }
+    }
+
     /// Not now: it is given out again, to anybody, after so long.
     ///
     /// # Errors

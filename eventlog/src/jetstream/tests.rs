@@ -243,6 +243,22 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
     assert_eq!(queue.depth().await.unwrap(), 0, "what is done is deleted");
 }
 
+#[tokio::test]
+async fn a_batch_that_is_worked_on_for_long_is_given_to_nobody_else() {
+    let server = Server::start();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    queue.put("edge", vec![7].into()).await.unwrap();
+    let taken = take(&mut queue.taker()).await;
+    let long = tokio::time::sleep(Duration::from_secs(34));
+    let mut other = queue.taker();
+    tokio::select! {
+        () = taken.while_it_lasts(long) => {}
+        again = take(&mut other) => panic!("{:?} came again", again.batch),
+    }
+    taken.done().await.unwrap();
+    assert_eq!(queue.depth().await.unwrap(), 0);
+}
+
 /// What is given back to the queue keeps its place there; so one edge has some places, and not all.
 #[tokio::test]
 async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
