@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use shared::event::REASON_CODES;
-use shared::limits::BATCH_TALLIES_MAX;
+use shared::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
 use shared::wire::Tally;
 use shared::{Kind, Minute, Reason, Timestamp};
 
@@ -18,6 +18,10 @@ pub const SLOTS: usize = BATCH_TALLIES_MAX;
 /// Slots that only a kind and reason without any slot may take, so that there always is one to
 /// merge into.
 const SLOTS_KEPT: usize = 4 * REASON_CODES;
+/// A batch says at most so many in all of its tallies: with its events no more than a count of a minute
+/// has room for. The rest stays for the next one.
+const COUNT_MAX: u32 = u32::MAX - (1 << 16);
+const _: () = assert!(BATCH_EVENTS_MAX <= 1 << 16);
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 48;
 
@@ -216,22 +220,23 @@ impl TallyTable {
         self.floor = self.floor.min(now.minute());
     }
 
-    /// Marks everything for a batch; returns the batch's tallies and the slots that have changed.
-    /// [`TallyTable::reported`] or [`TallyTable::kept`] must follow.
+    /// Marks everything for a batch, or, of more than a batch may say, what is oldest; returns the
+    /// batch's tallies and the slots that have changed. [`TallyTable::reported`] or
+    /// [`TallyTable::kept`] must follow.
     pub fn mark(&mut self, epoch: u64, number: u64) -> (Vec<Tally>, Vec<usize>) {
-        let mut tallies = Vec::new();
-        let mut changed = Vec::new();
         self.marked = true;
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Some(slot) = slot else { continue };
-            // A batch says at most 2^32 - 1 at once; the rest stays for the next one.
-            let count = u32::try_from(slot.count).unwrap_or(u32::MAX);
+        let mut due: Vec<_> = self.places.iter().map(|(of, at)| (*of, *at)).collect();
+        due.sort_unstable();
+        let (mut tallies, mut changed) = (Vec::new(), Vec::new());
+        let mut left = COUNT_MAX;
+        for ((minute, kind, reason), at) in due {
+            let Some(slot) = self.slots[at].as_mut().filter(|_| left > 0) else { continue };
+            let count = u32::try_from(slot.count).unwrap_or(u32::MAX).min(left);
+            left -= count;
             slot.mark = Some(Mark { epoch, number, count: u64::from(count) });
-            let Slot { minute, kind, reason, .. } = *slot;
             tallies.push(Tally { minute, kind, reason, count });
             changed.push(at);
         }
-        tallies.sort_by_key(|tally| (tally.minute, tally.kind, tally.reason));
         (tallies, changed)
     }
 
