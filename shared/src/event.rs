@@ -219,11 +219,17 @@ impl Country {
         bytes.iter().all(u8::is_ascii_uppercase).then_some(Self(bytes))
     }
 
-    /// Reads what a header or a log says: upper or lower case, anything else is unknown.
+    /// Reads what a header or a log says: upper or lower case, `UK` for `GB`. Anything else is unknown, and
+    /// so is `XX`, which Cloudflare says where it does not know.
     #[must_use]
     pub fn lenient(text: &str) -> Self {
         let bytes = <[u8; 2]>::try_from(text.trim().as_bytes()).ok();
-        bytes.and_then(|b| Self::from_bytes(b.map(|c| c.to_ascii_uppercase()))).unwrap_or_default()
+        let code = bytes.and_then(|b| Self::from_bytes(b.map(|c| c.to_ascii_uppercase())));
+        match code {
+            Some(Self([b'U', b'K'])) => Self(*b"GB"),
+            None | Some(Self([b'X', b'X'])) => Self::UNKNOWN,
+            Some(code) => code,
+        }
     }
 
     /// The two letters.

@@ -88,8 +88,11 @@ pub(super) fn print(
         let file = read.rejects.display();
         line("rejected", format!("{} rows that cannot be read, see {file}", read.rejected));
     }
-    let columns =
-        [("network", "ip names no address"), ("country", "country is no code of two letters")];
+    let columns = [
+        ("network", "ip names no address"),
+        ("country", "country is no code or name of one"),
+        ("device", "device is no class that is known"),
+    ];
     for ((name, what), unread) in columns.into_iter().zip(&read.unread) {
         if unread.rows > 0 {
             line(name, format!("unknown for {} rows: {what}, as {:?}", unread.rows, unread.first));

@@ -61,7 +61,7 @@ pub(super) struct Read {
     /// The first row that is of a time that has not come, and its time: it and what follows wait.
     pub(super) early: Option<(u64, Timestamp)>,
     /// Rows that are counted without their network, and without their country.
-    pub(super) unread: [Unread; 2],
+    pub(super) unread: [Unread; 3],
 }
 
 /// A column whose text names nothing that we know in some rows.
@@ -189,7 +189,7 @@ fn shrunk(log: &Log, rows: u64) -> Failure {
 struct Rows {
     columns: Option<Columns>,
     fields: csv::StringRecord,
-    unread: [Unread; 2],
+    unread: [Unread; 3],
 }
 
 impl Rows {
@@ -238,9 +238,9 @@ impl Rows {
     }
 }
 
-fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 2]) -> Result<Events, String> {
+fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 3]) -> Result<Events, String> {
     let events = fields.events(row)?;
-    let texts = [fields.unread_ip(), fields.unread_country()];
+    let texts = [fields.unread_ip(), fields.unread_country(), fields.unread_device()];
     for (unread, text) in unread.iter_mut().zip(texts) {
         if let Some(text) = text {
             unread.take(text);

@@ -46,8 +46,8 @@ impl Fields<'_> {
             ad: named("ad_id", Some(self.ad))?.unwrap_or(Id::NONE),
             publisher: named("publisher", self.publisher)?,
             placement: named("placement", self.placement)?,
-            country: self.country.map(Country::lenient).unwrap_or_default(),
-            device: named::<Device>("device", self.device)?,
+            country: self.country.and_then(country).unwrap_or_default(),
+            device: self.device.and_then(device),
             ip: self.ip.and_then(address),
             user: user.map(str::to_owned),
         };
@@ -60,10 +60,14 @@ impl Fields<'_> {
         self.ip.filter(|ip| !matches!(*ip, "" | "-") && address(ip).is_none())
     }
 
-    /// What is said of a country and is none of ISO 3166-1, alpha-2.
+    /// What is said of a country and names none.
     pub(super) fn unread_country(&self) -> Option<&str> {
-        let is_known = |text: &str| Country::lenient(text) != Country::default();
-        self.country.filter(|text| !matches!(*text, "" | "-") && !is_known(text))
+        self.country.filter(|text| country(text).is_none())
+    }
+
+    /// What is said of a device and names no class.
+    pub(super) fn unread_device(&self) -> Option<&str> {
+        self.device.filter(|text| device(text).is_none())
     }
 
     fn at(&self) -> Result<Timestamp, String> {
@@ -127,6 +131,67 @@ fn address(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || text.parse::<SocketAddr>().map(|address| address.ip()).ok();
     text.parse().ok().or_else(with_port).or_else(bare)
+}
+
+/// A class of devices as logs write it; `None`: it cannot be read. (OpenRTB's numbers are other classes in
+/// each of its versions, and are not guessed.)
+fn device(text: &str) -> Option<Device> {
+    const WORDS: [(&[&str], Device); 5] = [
+        (&["desktop", "pc", "computer", "laptop", "personal computer", "web"], Device::Desktop),
+        (&["phone", "mobile", "smartphone", "mobile phone", "handset"], Device::Phone),
+        (&["tablet", "ipad"], Device::Tablet),
+        (
+            &[
+                "tv",
+                "ctv",
+                "ott",
+                "connected tv",
+                "smart tv",
+                "connected_tv",
+                "set-top box",
+                "console",
+            ],
+            Device::Tv,
+        ),
+        (&["", "-", "unknown", "other", "null", "none", "n/a", "(not set)"], Device::Unknown),
+    ];
+    let words = WORDS.iter().find(|(words, _)| is_any(text.trim(), words));
+    words.map(|(_, device)| *device)
+}
+
+/// A country as logs write it: a code of ISO 3166-1 in two or three letters or three digits, or its name in
+/// English. What says that it is not known is [`Country::UNKNOWN`]; `None`: it cannot be read.
+fn country(text: &str) -> Option<Country> {
+    /// Tor, anonymous proxies and satellites (Cloudflare, MaxMind), and words for nothing.
+    const UNKNOWN: [&str; 13] = [
+        "",
+        "-",
+        "zz",
+        "xx",
+        "t1",
+        "a1",
+        "a2",
+        "o1",
+        "unknown",
+        "null",
+        "none",
+        "n/a",
+        "(not set)",
+    ];
+    let text = text.trim();
+    if is_any(text, &UNKNOWN) {
+        return Some(Country::UNKNOWN);
+    }
+    if text.len() == 2 {
+        let code = Country::lenient(text);
+        // Kosovo has a code of the EU's.
+        let is_known = celes::Country::from_alpha2(code.to_string()).is_ok();
+        return (is_known || code.bytes() == *b"XK").then_some(code);
+    }
+    let name = text.replace('&', "and");
+    let name: String =
+        name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    name.parse::<celes::Country>().ok()?.alpha2.parse().ok()
 }
 
 fn named<T: FromStr<Err: std::fmt::Display>>(

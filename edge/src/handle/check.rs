@@ -139,8 +139,5 @@ impl<'a> Asker<'a> {
 }
 
 fn country(value: &[u8]) -> Country {
-    let letters = <[u8; 2]>::try_from(value.trim_ascii()).ok();
-    letters
-        .and_then(|code| Country::from_bytes(code.map(|b| b.to_ascii_uppercase())))
-        .unwrap_or_default()
+    std::str::from_utf8(value).map_or(Country::UNKNOWN, Country::lenient)
 }

@@ -234,6 +234,8 @@ fn countries_and_networks() {
     assert_eq!(Country::from_index(676), None);
     for (text, country) in
         [("de", "DE"), (" DE ", "DE"), ("", "ZZ"), ("DEU", "ZZ"), ("d1", "ZZ"), ("é", "ZZ")]
+            .into_iter()
+            .chain([("uk", "GB"), ("XX", "ZZ"), ("T1", "ZZ"), ("XK", "XK")])
     {
         assert_eq!(Country::lenient(text).to_string(), country, "{text:?}");
     }

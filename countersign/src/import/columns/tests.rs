@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::import::row::Events;
-use shared::{Id, Kind};
+use shared::{Device, Id, Kind};
 
 fn csv_row(header: &str, row: &str) -> Result<Events, String> {
     let columns = Columns::read(header.as_bytes(), b',')?;
@@ -87,7 +87,6 @@ fn a_bad_row_says_why() {
         ("a,1969-12-31T23:59:59Z,0,,,", "out of range"),
         ("a,9999-12-31T23:59:59Z,0,,,", "out of range"),
         ("a,2021-01-01 00:00:01[America/New_York],0,,,", "no offset from UTC"),
-        ("a,1700000001,0,,,watch", "device: \"watch\""),
         ("a,1700000001,0,,", "5 columns where the header has 6"),
         ("a,1700000001,0,,,,", "7 columns where the header has 6"),
     ] {
@@ -130,6 +129,70 @@ fn a_header_without_what_is_needed_lists_what_was_found() {
 }
 
 #[test]
+fn countries_are_read_by_code_and_by_name() {
+    let cases = [
+        ("USA", "US"),
+        ("United States", "US"),
+        ("united states of america", "US"),
+        ("DEU", "DE"),
+        ("276", "DE"),
+        ("Germany", "DE"),
+        ("UK", "GB"),
+        ("uk", "GB"),
+        ("United Kingdom", "GB"),
+        ("South Korea", "KR"),
+        ("Russia", "RU"),
+        ("Bosnia & Herzegovina", "BA"),
+        ("XK", "XK"),
+        ("Viet Nam", "VN"),
+        ("Czech Republic", "CZ"),
+        ("Hong Kong", "HK"),
+        ("XX", "ZZ"),
+        ("T1", "ZZ"),
+        ("zz", "ZZ"),
+        ("Unknown", "ZZ"),
+        ("(not set)", "ZZ"),
+        ("", "ZZ"),
+        (" - ", "ZZ"),
+    ];
+    for (said, wanted) in cases {
+        let row = format!("a,1700000001,\"{said}\"");
+        let columns = Columns::read(b"ad_id,timestamp,country", b',').unwrap();
+        let mut buffer = csv::StringRecord::new();
+        let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
+        let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
+        assert_eq!(
+            (event.country.to_string().as_str(), fields.unread_country()),
+            (wanted, None),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn devices_are_read_by_the_words_of_logs() {
+    let cases = [
+        ("mobile", Some(Device::Phone)),
+        ("Smartphone", Some(Device::Phone)),
+        ("DESKTOP", Some(Device::Desktop)),
+        ("Connected TV", Some(Device::Tv)),
+        ("tablet", Some(Device::Tablet)),
+        ("other", Some(Device::Unknown)),
+        ("watch", None),
+        ("2", None),
+    ];
+    for (said, wanted) in cases {
+        let row = format!("a,1700000001,{said}");
+        let columns = Columns::read(b"ad_id,timestamp,device", b',').unwrap();
+        let mut buffer = csv::StringRecord::new();
+        let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
+        let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
+        assert_eq!(event.device, wanted, "{said}");
+        assert_eq!(fields.unread_device(), wanted.is_none().then_some(said));
+    }
+}
+
+#[test]
 fn an_address_or_a_country_that_says_nothing_costs_no_event() {
     let header = "ad_id,timestamp,ip,country";
     let cases = [
@@ -140,6 +203,7 @@ fn an_address_or_a_country_that_says_nothing_costs_no_event() {
         ("[2001:db8::1]:80", Some("2001:db8::1"), "gb", None),
         ("-", None, "Germania", Some("Germania")),
         ("207.xxx.xx.22", None, "D", Some("D")),
+        ("0.0.0.1", Some("0.0.0.1"), "QQ", Some("QQ")),
         ("\"203.0.113.7, 10.0.0.6\"", None, "?", Some("?")),
     ];
     for (ip, address, country, unread) in cases {
