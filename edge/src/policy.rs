@@ -19,7 +19,7 @@ use crate::privacy::PrivacyPolicy;
 use crate::verdict::Rules;
 
 /// How long links lead somewhere, unless the operator says otherwise.
-pub const LINK_DAYS: u32 = 30;
+pub const LINK_DAYS: u32 = 400;
 /// The longest that they may: two years.
 pub const LINK_DAYS_MAX: u32 = 731;
 

@@ -83,7 +83,7 @@ impl World {
         let mut other = store.clone();
         let unknown = other.create(Id::literal("who"), vec![], long_ago, &mut random).unwrap();
         let mut before = KeyStore::generate(&mut Seeded::new(8));
-        let years_ago = now.minus_ms(9_600 * HOUR_MS);
+        let years_ago = now.minus_ms(9_700 * HOUR_MS);
         before.create(EDGE, vec![], years_ago, &mut Seeded::new(9)).unwrap();
         let mut oldest = before.issuers.remove(0);
         oldest.public.retired_at = Some(long_ago.plus_ms(HOUR_MS));
