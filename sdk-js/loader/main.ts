@@ -28,8 +28,8 @@ export function init(settings: Settings): void {
 
 async function upgrade(url: string): Promise<void> {
   try {
-    // The core is not in the way of the first paint, which a busy browser may do long after its first frame. Not every
-    // browser tells of a paint without content.
+    // The core is not in the way of the first paint, which a busy browser may do long after its first frame. A page
+    // that has nothing to paint but the ad tells of none.
     await new Promise((painted) => {
       new PerformanceObserver(painted).observe({ buffered: true, type: "paint" });
       setTimeout(painted, 5_000);

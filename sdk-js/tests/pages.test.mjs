@@ -8,7 +8,7 @@ const LARGE = { width: 970, height: 250 };
 const ADS = {
   above: {}, below: {}, fast: {}, half: {}, "less-than-half": {}, hidden: {}, unfocused: {}, large: LARGE, "large-less": LARGE,
   leaving: {}, beacon: {}, back: {}, added: {}, "added-2": {}, again: {}, image: { image: "{site}/pixel.png" },
- over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
+ over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, bare: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
     html: '<p style="margin:0"><a href="{click_url}">a link of the creative\'s own</a></p><script>try { parent.document.title = "broken out" } catch { document.body.id = "kept-in" }</script>',
   },
 };
@@ -315,6 +315,12 @@ test("the core is asked for after the first paint", async () => {
     performance.getEntriesByType("resource").find(({ name }) => name.endsWith("/core.js")).startTime,
   ]);
   assert.ok(asked >= paint, `${asked} ms, painted after ${paint} ms`);
+});
+
+test("a page that has nothing to paint but the ad gets the core as well", async () => {
+  const tab = await open("bare", { background: "#fff" });
+  await heard(tab, "core");
+  assert.deepEqual(await tab.evaluate(() => performance.getEntriesByType("paint")), []);
 });
 
 test("a policy that forbids Wasm: the plain parts do the same", async () => {

@@ -120,10 +120,10 @@ export class Stage {
     this.edge = url;
   }
 
-  /** Puts a page onto the site; `{edge}` in it is the edge. */
-  page(path, { head, body = "", csp, tag = "" }) {
+  /** Puts a page onto the site; `{edge}` in it is the edge. With a background, so that it has something to paint. */
+  page(path, { head, body = "", csp, tag = "", background = "#eee" }) {
     const script = head ?? `<script async src="/dist/countersign.js" data-edge="{edge}" ${tag}></script>`;
-    const html = `<!doctype html><title>${path}</title>${script}<body style="margin:0">${body}`;
+    const html = `<!doctype html><title>${path}</title>${script}<body style="margin:0;background:${background}">${body}`;
     const headers = { "content-type": "text/html", ...(csp && { "content-security-policy": csp.replaceAll("{edge}", this.edge) }) };
     this.pages.set(path, { html: html.replaceAll("{edge}", this.edge), headers });
     return this.site + path;
