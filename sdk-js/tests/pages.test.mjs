@@ -142,7 +142,7 @@ test("scrolled slowly over the line: the part in view is known on either side of
 const hide = (tab, hidden) =>
   tab.evaluate((hidden) => {
     Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-    document.dispatchEvent(new Event("visibilitychange"));
+    document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
   }, hidden);
 
 test("the tab is hidden: no time runs; shown again, the whole second does", async () => {

@@ -1,13 +1,14 @@
 //! Finds the fields of a row by their columns' names.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny};
-use std::collections::BTreeMap;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::row::Fields;
 
-/// The names that are known, in the order of [`Fields`].
-const NAMES: [&str; 11] = [
+/// What a row may say, in the order of [`Fields`].
+pub(super) const NAMES: [&str; 11] = [
     "ad_id",
     "timestamp",
     "click_timestamp",
@@ -20,19 +21,126 @@ const NAMES: [&str; 11] = [
     "placement",
     "device",
 ];
+const AD: usize = 0;
+const TIME: usize = 1;
+const CLICK_TIME: usize = 2;
+const EVENT: usize = 3;
+const CLICK: usize = 4;
 
-/// The name of a column as we call it: other servers' exports say the same otherwise.
-fn known_as(name: &str) -> &str {
-    match name {
-        "clicked" | "is_click" => "click",
-        "event_type" | "event_name" => "event",
-        other => other,
+/// Other servers' exports say the same otherwise.
+const ALIASES: [(&str, usize); 4] =
+    [("clicked", CLICK), ("is_click", CLICK), ("event_type", EVENT), ("event_name", EVENT)];
+
+/// Under which names a log has what we look for, and what holds where it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    of: Vec<(String, usize)>,
+    defaults: [Option<String>; NAMES.len()],
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let ours = NAMES.into_iter().zip(0..);
+        let of = ours.chain(ALIASES).map(|(name, at)| (name.to_owned(), at)).collect();
+        Self { of, defaults: [const { None }; NAMES.len()] }
+    }
+}
+
+impl Names {
+    /// As `--map` (ours, the log's) and `--default` (ours, a value) say.
+    ///
+    /// # Errors
+    /// Says which name is none of ours, or is there twice.
+    pub(super) fn new(
+        mapped: &[(String, String)],
+        defaults: &[(String, String)],
+    ) -> Result<Self, String> {
+        let place = |ours: &str| {
+            let place = NAMES.iter().position(|name| *name == ours);
+            place.ok_or_else(|| format!("{ours}: no column is called so; there are {}", NAMES.join(", ")))
+        };
+        let mut names = Self::default();
+        let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
+        for (our, their) in mapped {
+            let (at, their) = (place(our)?, their.to_lowercase());
+            if !ours.insert(at) || !theirs.insert(their.clone()) {
+                return Err(format!("{our}={their}: each column is mapped once"));
+            }
+            names.of.retain(|(name, place)| *place != at && *name != their);
+            names.of.push((their, at));
+        }
+        for (our, value) in defaults {
+            let at = place(our)?;
+            if [TIME, CLICK_TIME].contains(&at) {
+                return Err(format!("{our}: each row has a time of its own"));
+            }
+            if names.defaults[at].replace(value.clone()).is_some() {
+                return Err(format!("{our}: it is there twice"));
+            }
+        }
+        Ok(names)
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        let name = name.trim().to_lowercase();
+        self.of.iter().find(|(known, _)| *known == name).map(|(_, at)| *at)
+    }
+
+    /// What a row says, by its texts; `None`: there is no such column.
+    fn fields<'a>(&'a self, text: impl Fn(usize) -> Option<&'a str>) -> Result<Fields<'a>, String> {
+        let field = |at: usize| {
+            let text = text(at).map(str::trim);
+            match &self.defaults[at] {
+                Some(default) => text.filter(|text| !text.is_empty()).or(Some(default)),
+                None => text,
+            }
+        };
+        let or_none = |at: usize| field(at).filter(|text| !text.is_empty());
+        let time = match (or_none(TIME), or_none(CLICK_TIME)) {
+            (Some(_), Some(_)) => return Err("both timestamp and click_timestamp".to_owned()),
+            (one, other) => one.or(other),
+        };
+        Ok(Fields {
+            ad: field(AD).unwrap_or_default(),
+            time: time.unwrap_or_default(),
+            // An empty cell of these is a mistake, and no click.
+            event: field(EVENT),
+            click: field(CLICK),
+            user: or_none(5),
+            ip: or_none(6),
+            country: or_none(7),
+            publisher: or_none(8),
+            placement: or_none(9),
+            device: or_none(10),
+        })
+    }
+
+    /// What a log that has these columns says to us.
+    fn look(&self, found: &[String]) -> Result<Unknown, String> {
+        let has = |at: usize| {
+            self.defaults[at].is_some() || found.iter().any(|name| self.place(name) == Some(at))
+        };
+        let missing = match (has(AD), has(TIME) || has(CLICK_TIME)) {
+            (true, true) => {
+                let names = found.iter().filter(|name| self.place(name).is_none());
+                let says_what = has(EVENT) || has(CLICK);
+                return Ok(Unknown { names: names.cloned().collect(), says_what });
+            }
+            (false, true) => "a column ad_id",
+            (true, false) => "a column timestamp or click_timestamp",
+            (false, false) => "columns ad_id and timestamp (or click_timestamp)",
+        };
+        Err(format!(
+            "it needs {missing}, and has: {}; `--map ad_id=NAME,timestamp=NAME` says which columns they are",
+            found.join(", ")
+        ))
     }
 }
 
 /// Which column of a CSV or TSV log holds what.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
+    names: Names,
     delimiter: u8,
     places: [Option<usize>; NAMES.len()],
     count: usize,
@@ -53,32 +161,20 @@ impl Columns {
     ///
     /// # Errors
     /// Says which column is missing or there twice, and which were found.
-    pub(super) fn read(header: &[u8], delimiter: u8) -> Result<Self, String> {
+    pub(super) fn read(header: &[u8], delimiter: u8, names: &Names) -> Result<Self, String> {
         let header = header.strip_prefix(super::records::BOM).unwrap_or(header);
         let mut fields = csv::StringRecord::new();
         split(header, delimiter, &mut fields)?;
-        let names: Vec<String> = fields.iter().map(|name| name.trim().to_lowercase()).collect();
+        let found: Vec<String> = fields.iter().map(|name| name.trim().to_lowercase()).collect();
         let mut places = [None; NAMES.len()];
-        let mut unknown = Vec::new();
-        for (at, name) in names.iter().enumerate() {
-            let name = known_as(name);
-            match NAMES.iter().position(|known| *known == name) {
-                Some(known) if places[known].is_some() => {
-                    return Err(format!("the header has the column {name} twice"));
-                }
-                Some(known) => places[known] = Some(at),
-                None => unknown.push(name.to_owned()),
+        for (column, name) in found.iter().enumerate() {
+            let Some(at) = names.place(name) else { continue };
+            if places[at].replace(column).is_some() {
+                return Err(format!("the header has the column {} twice", NAMES[at]));
             }
         }
-        let has = |name: &str| names.iter().any(|there| known_as(there) == name);
-        check_names(has, &names)?;
-        let says_what = has("event") || has("click");
-        Ok(Self {
-            delimiter,
-            places,
-            count: names.len(),
-            unknown: Unknown { names: unknown, says_what },
-        })
+        let unknown = names.look(&found)?;
+        Ok(Self { names: names.clone(), delimiter, places, count: found.len(), unknown })
     }
 
     /// The fields of a record; `buffer` holds their text.
@@ -86,7 +182,7 @@ impl Columns {
     /// # Errors
     /// When there are more or fewer than the header has, or it is not UTF-8.
     pub(super) fn fields<'b>(
-        &self,
+        &'b self,
         record: &[u8],
         buffer: &'b mut csv::StringRecord,
     ) -> Result<Fields<'b>, String> {
@@ -94,36 +190,9 @@ impl Columns {
         if buffer.len() != self.count {
             return Err(format!("{} columns where the header has {}", buffer.len(), self.count));
         }
-        let field = |at: usize| self.places[at].and_then(|place| buffer.get(place)).map(str::trim);
-        let or_none = |at: usize| field(at).filter(|text| !text.is_empty());
-        let time = match (or_none(1), or_none(2)) {
-            (Some(_), Some(_)) => return Err("both timestamp and click_timestamp".to_owned()),
-            (one, other) => one.or(other),
-        };
-        Ok(Fields {
-            ad: field(0).unwrap_or_default(),
-            time: time.unwrap_or_default(),
-            // An empty cell of these is a mistake, and no click.
-            event: field(3),
-            click: field(4),
-            user: or_none(5),
-            ip: or_none(6),
-            country: or_none(7),
-            publisher: or_none(8),
-            placement: or_none(9),
-            device: or_none(10),
-        })
+        let buffer = &*buffer;
+        self.names.fields(|at| self.places[at].and_then(|column| buffer.get(column)))
     }
-}
-
-fn check_names(has: impl Fn(&str) -> bool, found: &[String]) -> Result<(), String> {
-    let missing = match (has("ad_id"), has("timestamp") || has("click_timestamp")) {
-        (true, true) => return Ok(()),
-        (false, true) => "a column ad_id",
-        (true, false) => "a column timestamp or click_timestamp",
-        (false, false) => "columns ad_id and timestamp (or click_timestamp)",
-    };
-    Err(format!("it needs {missing}, and has: {}", found.join(", ")))
 }
 
 fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(), String> {
@@ -144,25 +213,14 @@ fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(
 }
 
 /// A row of an NDJSON log: strings or numbers, `null` is none.
-#[derive(Deserialize, Default)]
-#[serde(default)]
+#[derive(Default)]
 pub(super) struct JsonRow {
-    ad_id: Text,
-    timestamp: Text,
-    click_timestamp: Text,
-    #[serde(alias = "event_type", alias = "event_name")]
-    event: Text,
-    #[serde(alias = "clicked", alias = "is_click")]
-    click: Text,
-    user_id: Text,
-    ip: Text,
-    country: Text,
-    publisher: Text,
-    placement: Text,
-    device: Text,
+    texts: [Option<String>; NAMES.len()],
+    /// The names of all that is in it.
+    found: Vec<String>,
 }
 
-#[derive(Default)]
+/// Text as JSON writes it.
 struct Text(Option<String>);
 
 impl<'de> Deserialize<'de> for Text {
@@ -178,47 +236,62 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+impl<'de> DeserializeSeed<'de> for &Names {
+    type Value = JsonRow;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<JsonRow, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &Names {
+    type Value = JsonRow;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonRow, A::Error> {
+        let mut row = JsonRow::default();
+        let mut seen = [false; NAMES.len()];
+        while let Some(name) = map.next_key::<String>()? {
+            match self.place(&name) {
+                Some(at) if std::mem::replace(&mut seen[at], true) => {
+                    return Err(A::Error::custom(format!("{} twice", NAMES[at])));
+                }
+                Some(at) => row.texts[at] = map.next_value::<Text>()?.0,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+            row.found.push(name);
+        }
+        Ok(row)
+    }
+}
+
 impl JsonRow {
     /// Reads a line.
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(super) fn read(line: &[u8]) -> Result<Self, String> {
+    pub(super) fn read(line: &[u8], names: &Names) -> Result<Self, String> {
         let line = line.strip_prefix(super::records::BOM).unwrap_or(line);
         // A list would be read as the fields in their order.
         if !line.trim_ascii_start().starts_with(b"{") {
             return Err("not a JSON object".to_owned());
         }
-        serde_json::from_slice(line).map_err(|error| format!("not a JSON object of ours: {error}"))
+        let wrong = |error| format!("not a JSON object of ours: {error}");
+        let mut json = serde_json::Deserializer::from_slice(line);
+        let row = names.deserialize(&mut json).map_err(wrong)?;
+        json.end().map_err(wrong)?;
+        Ok(row)
     }
 
     /// The fields of the row.
     ///
     /// # Errors
     /// When it has two times.
-    pub(super) fn fields(&self) -> Result<Fields<'_>, String> {
-        fn text(text: &Text) -> Option<&str> {
-            text.0.as_deref().map(str::trim)
-        }
-        fn or_none(field: &Text) -> Option<&str> {
-            text(field).filter(|text| !text.is_empty())
-        }
-        let time = match (or_none(&self.timestamp), or_none(&self.click_timestamp)) {
-            (Some(_), Some(_)) => return Err("both timestamp and click_timestamp".to_owned()),
-            (one, other) => one.or(other),
-        };
-        Ok(Fields {
-            ad: text(&self.ad_id).unwrap_or_default(),
-            time: time.unwrap_or_default(),
-            event: text(&self.event),
-            click: text(&self.click),
-            user: or_none(&self.user_id),
-            ip: or_none(&self.ip),
-            country: or_none(&self.country),
-            publisher: or_none(&self.publisher),
-            placement: or_none(&self.placement),
-            device: or_none(&self.device),
-        })
+    pub(super) fn fields<'a>(&'a self, names: &'a Names) -> Result<Fields<'a>, String> {
+        names.fields(|at| self.texts[at].as_deref())
     }
 
     /// The names of a line's fields that say nothing to us, when it has those that it must have. A
@@ -226,17 +299,11 @@ impl JsonRow {
     ///
     /// # Errors
     /// Says which is missing and which were found.
-    pub(super) fn check_names(line: &[u8]) -> Result<Unknown, String> {
-        let line = line.strip_prefix(super::records::BOM).unwrap_or(line);
-        let Ok(all) = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(line) else {
-            return Ok(Unknown { names: Vec::new(), says_what: true });
-        };
-        let names: Vec<String> = all.into_keys().collect();
-        let has = |name: &str| names.iter().any(|there| known_as(there) == name);
-        check_names(has, &names)?;
-        let says_what = has("event") || has("click");
-        let names = names.into_iter().filter(|name| !NAMES.contains(&known_as(name))).collect();
-        Ok(Unknown { names, says_what })
+    pub(super) fn check_names(line: &[u8], names: &Names) -> Result<Unknown, String> {
+        match Self::read(line, names) {
+            Ok(row) => names.look(&row.found),
+            Err(_) => Ok(Unknown { names: Vec::new(), says_what: true }),
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use crate::import::row::Events;
 use shared::{Device, Id, Kind};
 
 fn csv_row(header: &str, row: &str) -> Result<Events, String> {
-    let columns = Columns::read(header.as_bytes(), b',')?;
+    let columns = Columns::read(header.as_bytes(), b',', &Names::default())?;
     columns.fields(row.as_bytes(), &mut csv::StringRecord::new())?.events(7)
 }
 
 fn json_row(row: &str) -> Result<Events, String> {
-    JsonRow::read(row.as_bytes())?.fields()?.events(7)
+    let names = Names::default();
+    JsonRow::read(row.as_bytes(), &names)?.fields(&names)?.events(7)
 }
 
 fn kinds(events: &Events) -> Vec<Kind> {
@@ -95,7 +96,7 @@ fn a_bad_row_says_why() {
     }
     let long = format!("a,1700000001,{}", "u".repeat(257));
     assert!(csv_row("ad_id,timestamp,user_id", &long).unwrap_err().contains("user_id"));
-    let columns = Columns::read(b"ad_id,timestamp", b',').unwrap();
+    let columns = Columns::read(b"ad_id,timestamp", b',', &Names::default()).unwrap();
     let fields = columns.fields(b"a\xff,1700000001", &mut csv::StringRecord::new()).map(drop);
     assert_eq!(fields, Err("not UTF-8 at byte 1".to_owned()));
     for (row, word) in [
@@ -118,14 +119,61 @@ fn a_header_without_what_is_needed_lists_what_was_found() {
         ("a", "columns ad_id and timestamp (or click_timestamp), and has: a"),
         ("ad_id,timestamp,AD_ID", "ad_id twice"),
     ] {
-        let what = Columns::read(header.as_bytes(), b',').unwrap_err();
+        let what = Columns::read(header.as_bytes(), b',', &Names::default()).unwrap_err();
         assert!(what.contains(word), "{what}");
     }
-    let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#).unwrap_err();
+    let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#, &Names::default()).unwrap_err();
     assert!(what.contains("ad_id, and has: id, timestamp"), "{what}");
-    let unknown = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#).unwrap();
+    let unknown = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &Names::default()).unwrap();
     assert_eq!(unknown.names, ["colour"]);
     assert!(!unknown.says_what);
+}
+
+#[test]
+fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
+    let pair = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
+    let names = |mapped: &[(&str, &str)], defaults: &[(&str, &str)]| {
+        let pairs = |of: &[(&str, &str)]| of.iter().copied().map(pair).collect::<Vec<_>>();
+        Names::new(&pairs(mapped), &pairs(defaults))
+    };
+    let ours = [("ad_id", "Creative"), ("timestamp", "hour"), ("click", "ad_id")];
+    let names_of = names(&ours, &[("publisher", "news"), ("device", "tablet")]).unwrap();
+    let read = |header: &str, row: &str| {
+        let columns = Columns::read(header.as_bytes(), b',', &names_of)?;
+        columns.fields(row.as_bytes(), &mut csv::StringRecord::new())?.events(7)
+    };
+    let json = r#"{"CREATIVE":"a","hour":1700000001,"ad_id":1,"device":"","timestamp":"x"}"#;
+    let json = JsonRow::read(json.as_bytes(), &names_of).unwrap();
+    for events in [
+        read("creative,hour,ad_id,device,timestamp", "a,1700000001,1,,x").unwrap(),
+        json.fields(&names_of).unwrap().events(7).unwrap(),
+    ] {
+        assert_eq!(kinds(&events), [Kind::Impression, Kind::Click]);
+        let event = events.0;
+        assert_eq!((event.ad, event.device), (Id::literal("a"), Some(Device::Tablet)));
+        assert_eq!(event.publisher, Some(Id::literal("news")));
+    }
+    let event = read("creative,hour,ad_id,device,publisher", "a,1700000001,0,tv,x").unwrap().0;
+    assert_eq!((event.device, event.publisher), (Some(Device::Tv), Some(Id::literal("x"))));
+    let missing = read("ad_id,hour", "a,1").unwrap_err();
+    assert!(missing.contains("a column ad_id, and has: ad_id, hour; `--map ad_id=NAME"), "{missing}");
+    for (mapped, defaults, word) in [
+        (&[("colour", "x")][..], &[][..], "colour: no column is called so; there are ad_id"),
+        (&[("ad_id", "x"), ("ad_id", "y")], &[], "mapped once"),
+        (&[("ad_id", "x"), ("publisher", "X")], &[], "mapped once"),
+        (&[], &[("timestamp", "1")], "a time of its own"),
+        (&[], &[("ip", "::1"), ("ip", "::2")], "ip: it is there twice"),
+        (&[], &[("colour", "red")], "colour: no column"),
+    ] {
+        let error = names(mapped, defaults).unwrap_err();
+        assert!(error.contains(word), "{error}");
+    }
+    // A log of one ad needs no column for it.
+    let one = names(&[], &[("ad_id", "a")]).unwrap();
+    let columns = Columns::read(b"timestamp", b',', &one).unwrap();
+    let mut buffer = csv::StringRecord::new();
+    let fields = columns.fields(b"1700000001", &mut buffer).unwrap();
+    assert_eq!(fields.events(0).unwrap().0.ad, Id::literal("a"));
 }
 
 #[test]
@@ -157,7 +205,7 @@ fn countries_are_read_by_code_and_by_name() {
     ];
     for (said, wanted) in cases {
         let row = format!("a,1700000001,\"{said}\"");
-        let columns = Columns::read(b"ad_id,timestamp,country", b',').unwrap();
+        let columns = Columns::read(b"ad_id,timestamp,country", b',', &Names::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
@@ -183,7 +231,7 @@ fn devices_are_read_by_the_words_of_logs() {
     ];
     for (said, wanted) in cases {
         let row = format!("a,1700000001,{said}");
-        let columns = Columns::read(b"ad_id,timestamp,device", b',').unwrap();
+        let columns = Columns::read(b"ad_id,timestamp,device", b',', &Names::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
@@ -208,7 +256,7 @@ fn an_address_or_a_country_that_says_nothing_costs_no_event() {
     ];
     for (ip, address, country, unread) in cases {
         let row = format!("a,1700000001,{ip},{country}");
-        let columns = Columns::read(header.as_bytes(), b',').unwrap();
+        let columns = Columns::read(header.as_bytes(), b',', &Names::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
