@@ -259,6 +259,19 @@ pub(crate) struct ApiArgs {
     pub(crate) patience: Duration,
 }
 
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (ours, theirs) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((ours.trim().to_owned(), theirs.trim().to_owned()))
+}
+
+fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"tab" | b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(*byte),
+        _ => Err("write one ASCII character, or `tab`".to_owned()),
+    }
+}
+
 /// The form of a log.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -300,6 +313,16 @@ pub(crate) struct ImportArgs {
     /// The form, when neither the file's ending nor its first line tells
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
+    /// What separates the fields of CSV or TSV: one character, or `tab` [default: as the header tells:
+    /// comma, semicolon, tab or bar]
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    pub(crate) delimiter: Option<u8>,
+    /// The log's own names of columns, as in ad_id=creative,timestamp=hour
+    #[arg(long, value_name = "OURS=THEIRS", value_delimiter = ',', value_parser = pair)]
+    pub(crate) map: Vec<(String, String)>,
+    /// What holds where a row says nothing, as in publisher=news; may be repeated
+    #[arg(long, value_name = "OURS=VALUE", value_parser = pair)]
+    pub(crate) default: Vec<(String, String)>,
     /// Where rows that cannot be read are written, with file, line and reason
     /// [default: FILE.rejects]
     #[arg(long, value_name = "FILE")]

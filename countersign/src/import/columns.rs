@@ -57,17 +57,19 @@ impl Names {
     ) -> Result<Self, String> {
         let place = |ours: &str| {
             let place = NAMES.iter().position(|name| *name == ours);
-            place.ok_or_else(|| format!("{ours}: no column is called so; there are {}", NAMES.join(", ")))
+            place.ok_or_else(|| {
+                format!("{ours}: no column is called so; there are {}", NAMES.join(", "))
+            })
         };
         let mut names = Self::default();
         let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
         for (our, their) in mapped {
-            let (at, their) = (place(our)?, their.to_lowercase());
-            if !ours.insert(at) || !theirs.insert(their.clone()) {
+            let at = place(our)?;
+            if !ours.insert(at) || !theirs.insert(their.to_ascii_lowercase()) {
                 return Err(format!("{our}={their}: each column is mapped once"));
             }
-            names.of.retain(|(name, place)| *place != at && *name != their);
-            names.of.push((their, at));
+            names.of.retain(|(name, place)| *place != at && !name.eq_ignore_ascii_case(their));
+            names.of.push((their.clone(), at));
         }
         for (our, value) in defaults {
             let at = place(our)?;
@@ -82,8 +84,8 @@ impl Names {
     }
 
     fn place(&self, name: &str) -> Option<usize> {
-        let name = name.trim().to_lowercase();
-        self.of.iter().find(|(known, _)| *known == name).map(|(_, at)| *at)
+        let name = name.trim();
+        self.of.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, at)| *at)
     }
 
     /// What a row says, by its texts; `None`: there is no such column.

@@ -25,6 +25,7 @@ use crate::cli::ImportArgs;
 use crate::client::Api;
 use crate::failure::{self, Failure};
 use account::SourceAccount;
+use columns::Names;
 use progress::Progress;
 use rejects::Rejects;
 
@@ -47,9 +48,12 @@ async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let api = Api::new(&args.api)?;
     let collector = args.collector.as_ref();
     let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
+    let names = Names::new(&args.map, &args.default);
+    let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let mut complete = true;
     for path in &args.files {
-        complete &= import_file(args, path, &api, collector.as_ref().unwrap_or(&api)).await?;
+        let collector = collector.as_ref().unwrap_or(&api);
+        complete &= import_file(args, &names, path, &api, collector).await?;
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
@@ -57,6 +61,7 @@ async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
 /// Imports one file and prints its account. True: every row is accounted for.
 async fn import_file(
     args: &ImportArgs,
+    names: &Names,
     path: &Path,
     api: &Api,
     collector: &Api,
@@ -69,6 +74,8 @@ async fn import_file(
     let log = read::Log {
         path: path.to_owned(),
         format,
+        delimiter: args.delimiter,
+        names: names.clone(),
         source,
         may_grow: args.source.is_some() && !args.complete,
         taken: before.taken(),

@@ -127,7 +127,8 @@ fn by_content(start: &[u8]) -> Option<Format> {
     if line.starts_with(b"{") {
         return Some(Format::Ndjson);
     }
-    match (line.contains(&b'\t'), line.contains(&b',')) {
+    let has_any = |of: &[u8]| line.iter().any(|byte| of.contains(byte));
+    match (has_any(b"\t"), has_any(b",;|")) {
         (true, false) => Some(Format::Tsv),
         (false, true) => Some(Format::Csv),
         _ => None,
@@ -150,7 +151,8 @@ mod tests {
         for (name, format) in by {
             assert_eq!(by_name(name), format, "{name}");
         }
-        let by: [(&[u8], _); 6] = [
+        let by: [(&[u8], _); 7] = [
+            (b"ad_id;timestamp", Some(Format::Csv)),
             (b"\n {\"ad_id\":1}\n", Some(Format::Ndjson)),
             (b"\xef\xbb\xbfad_id,timestamp\n", Some(Format::Csv)),
             (b"ad_id\ttimestamp", Some(Format::Tsv)),

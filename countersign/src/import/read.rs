@@ -1,12 +1,13 @@
 //! Reads a log and makes chunks of it: blocking, on a thread of its own.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 
 use shared::import::{CHUNK_ROWS_MAX, ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, CLOCK_AHEAD_MS_MAX};
 use shared::{SourceId, Timestamp};
 
-use super::columns::{Columns, JsonRow, Unknown};
+use super::columns::{Columns, JsonRow, Names, Unknown};
 use super::open::{self, Seen, cannot_read};
 use super::records::{Record, Records};
 use super::rejects::Rejects;
@@ -15,6 +16,8 @@ use crate::cli::Format;
 use crate::failure::Failure;
 
 const DAY_MS: u64 = 24 * 3_600_000;
+/// A header is looked for in so many bytes.
+const HEADER_BYTES: usize = 64 << 10;
 
 /// How far a log was taken before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub(super) struct Log {
     pub(super) path: PathBuf,
     /// Its form.
     pub(super) format: Format,
+    /// What separates its fields; none: as its header tells.
+    pub(super) delimiter: Option<u8>,
+    /// What its columns are called.
+    pub(super) names: Names,
     /// Under which identity its rows are counted.
     pub(super) source: SourceId,
     /// Whether a last line without a newline may be half written.
@@ -89,12 +96,10 @@ pub(super) type Sink<'a> = &'a mut dyn FnMut(ImportChunk) -> bool;
 /// # Errors
 /// When the file cannot be read, has no columns that we know, or is another log than before.
 pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Failure> {
-    let delimiter = match log.format {
-        Format::Csv => Some(b','),
-        Format::Tsv => Some(b'\t'),
-        Format::Ndjson => None,
-    };
-    let mut records = Records::new(open::open(&log.path, seen)?, delimiter, log.may_grow);
+    let mut input = BufReader::with_capacity(HEADER_BYTES, open::open(&log.path, seen)?);
+    let start = input.fill_buf().map_err(|error| cannot_read(&log.path, &error))?;
+    let delimiter = delimiter_of(&log, start);
+    let mut records = Records::new(input, delimiter, log.may_grow);
     let mut rows = Rows::default();
     if let Some(delimiter) = delimiter {
         rows.header(&mut records, delimiter, &log)?;
@@ -144,6 +149,21 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
     read.rejects = log.rejects.path().to_owned();
     read.unread = rows.unread;
     Ok(read)
+}
+
+/// What separates a log's fields: as asked for, or what makes columns that we know of its header; none in
+/// NDJSON.
+fn delimiter_of(log: &Log, start: &[u8]) -> Option<u8> {
+    let usual = match log.format {
+        Format::Csv => b',',
+        Format::Tsv => b'\t',
+        Format::Ndjson => return None,
+    };
+    let header = start.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+    let header = header.unwrap_or_default().trim_ascii_end();
+    let is_one = |delimiter: &u8| Columns::read(header, *delimiter, &log.names).is_ok();
+    let guessed = || [usual, b';', b'\t', b'|', b','].into_iter().find(is_one);
+    Some(log.delimiter.or_else(guessed).unwrap_or(usual))
 }
 
 /// A row of the next hours is of a clock that is ahead, or of a zone east of here in a log that does not
@@ -203,7 +223,7 @@ impl Rows {
         // A named log may be there before anything was written to it.
         let Some(header) = header else { return Ok(()) };
         let columns = header.fault.map_or_else(
-            || Columns::read(header.bytes, delimiter),
+            || Columns::read(header.bytes, delimiter, &log.names),
             |fault| Err(format!("its header is {fault}")),
         );
         let columns =
@@ -228,13 +248,13 @@ impl Rows {
             return Ok(fields.and_then(|fields| decide(&fields, row, &mut self.unread)));
         }
         if row == 0 {
-            let unknown = JsonRow::check_names(record.bytes);
+            let unknown = JsonRow::check_names(record.bytes, &log.names);
             let unknown = unknown
                 .map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
             note_unknown(log, &unknown);
         }
-        Ok(JsonRow::read(record.bytes)
-            .and_then(|json| decide(&json.fields()?, row, &mut self.unread)))
+        Ok(JsonRow::read(record.bytes, &log.names)
+            .and_then(|json| decide(&json.fields(&log.names)?, row, &mut self.unread)))
     }
 }
 

@@ -478,7 +478,7 @@ fn settle(common: &Common) {
         tracing::warn!(%error, "the acknowledged position could not be written down");
     }
     let before_last = acked.min(common.end().saturating_sub(1));
-    if let Err(error) = common.view.trim(&[(STREAM, before_last)], None) {
+    if let Err(error) = common.view.trim(&[(STREAM, before_last)]) {
         tracing::warn!(%error, "acknowledged segments could not be deleted");
     }
 }

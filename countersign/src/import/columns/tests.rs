@@ -124,7 +124,9 @@ fn a_header_without_what_is_needed_lists_what_was_found() {
     }
     let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#, &Names::default()).unwrap_err();
     assert!(what.contains("ad_id, and has: id, timestamp"), "{what}");
-    let unknown = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &Names::default()).unwrap();
+    let unknown =
+        JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &Names::default())
+            .unwrap();
     assert_eq!(unknown.names, ["colour"]);
     assert!(!unknown.says_what);
 }
@@ -156,7 +158,10 @@ fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
     let event = read("creative,hour,ad_id,device,publisher", "a,1700000001,0,tv,x").unwrap().0;
     assert_eq!((event.device, event.publisher), (Some(Device::Tv), Some(Id::literal("x"))));
     let missing = read("ad_id,hour", "a,1").unwrap_err();
-    assert!(missing.contains("a column ad_id, and has: ad_id, hour; `--map ad_id=NAME"), "{missing}");
+    assert!(
+        missing.contains("a column ad_id, and has: ad_id, hour; `--map ad_id=NAME"),
+        "{missing}"
+    );
     for (mapped, defaults, word) in [
         (&[("colour", "x")][..], &[][..], "colour: no column is called so; there are ad_id"),
         (&[("ad_id", "x"), ("ad_id", "y")], &[], "mapped once"),
