@@ -46,11 +46,11 @@ fn what_the_outbox_deletes_meanwhile_is_in_the_copy() {
     held.look().unwrap();
     let before = outbox.view().trimmed(0);
     // Acknowledged and deleted, while the log is copied; and more comes.
-    outbox.trim(&[(0, 15)], None).unwrap();
+    outbox.trim(&[(0, 15)]).unwrap();
     assert!(outbox.view().trimmed(0) > before);
     append(&mut outbox, 20);
     held.look().unwrap();
-    outbox.trim(&[(0, 30)], None).unwrap();
+    outbox.trim(&[(0, 30)]).unwrap();
     append(&mut outbox, 5);
 
     let mut copier = copier(dir.path());
@@ -75,7 +75,7 @@ fn a_hole_between_segments_is_no_copy() {
     held.look().unwrap();
     // So much comes and goes between two looks that a segment was never seen.
     append(&mut outbox, 20);
-    outbox.trim(&[(0, 20)], None).unwrap();
+    outbox.trim(&[(0, 20)]).unwrap();
     let mut copier = copier(dir.path());
     held.copy(&mut copier).unwrap();
     copier.finish().unwrap();
@@ -95,7 +95,7 @@ fn segments_that_come_and_go_meanwhile_are_held() {
     held.during(|| {
         append(&mut outbox, 20);
         std::thread::sleep(LOOK_EVERY * 50);
-        outbox.trim(&[(0, 20)], None).unwrap();
+        outbox.trim(&[(0, 20)]).unwrap();
         Ok(())
     })
     .unwrap();
@@ -119,11 +119,14 @@ fn a_group_that_is_being_written_is_cut_and_what_comes_later_is_not_looked_at() 
     drop(log_there);
     torn.truncate(torn.len() - 500);
     fs::write(from.join(&last), torn).unwrap();
+    // The dead letters lie in it, in segments of their own.
+    append(&mut segments(&from.join("dead")), 4);
     let mut copier = copier(dir.path());
-    assert!(log(&mut copier).unwrap());
+    assert!(copy(&mut copier).unwrap());
     copier.finish().unwrap();
     verify(&dir.path().join("copy")).unwrap();
-    assert_eq!(records(&dir.path().join("copy/log")), 9);
+    let there = ["copy/log", "copy/log/dead"].map(|log| records(&dir.path().join(log)));
+    assert_eq!(there, [9, 4]);
 }
 
 #[test]

@@ -9,7 +9,8 @@ const SOURCE: SourceId = SourceId([7; 16]);
 
 fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Log {
     let rejects = Rejects::new(path.with_extension("rejects"), format, false);
-    Log { path: path.to_owned(), format, source: SOURCE, may_grow, taken, rejects, now: NOW }
+    let (path, names) = (path.to_owned(), Names::default());
+    Log { path, format, delimiter: None, names, source: SOURCE, may_grow, taken, rejects, now: NOW }
 }
 
 fn run(log: Log) -> Result<(Read, Vec<ImportChunk>), Failure> {
@@ -20,6 +21,28 @@ fn run(log: Log) -> Result<(Read, Vec<ImportChunk>), Failure> {
         true
     })?;
     Ok((read, chunks))
+}
+
+#[test]
+fn the_header_tells_what_separates_its_fields() {
+    for (header, row) in [
+        ("ad_id;timestamp;country", "a;1700000001;DE"),
+        ("ad_id\ttimestamp\tcountry", "a\t1700000001\tDE"),
+        ("\u{feff}ad_id|timestamp|country", "a|1700000001|DE"),
+        ("ad_id,timestamp,country;x", "a,1700000001,DE"),
+        ("\"ad_id\";\"timestamp\";\"a,b\";country", "a;1700000001;\"x;y\";DE"),
+    ] {
+        let (_dir, path) = file(format!("{header}\r\n{row}\r\n").as_bytes());
+        let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+        assert_eq!((read.rows, read.rejected), (1, 0), "{header}");
+        assert_eq!(chunks[0].events[0].ad, shared::Id::literal("a"));
+    }
+    // As asked for, whatever the header looks like.
+    let (_dir, path) = file(b"ad_id:timestamp\na:1700000001\n");
+    let asked = Log { delimiter: Some(b':'), ..log(&path, Format::Csv, None, false) };
+    assert_eq!(run(asked).unwrap().0.events, 1);
+    let error = run(log(&path, Format::Csv, None, false)).unwrap_err().to_string();
+    assert!(error.contains("and has: ad_id:timestamp"), "{error}");
 }
 
 fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
