@@ -41,7 +41,7 @@ fn the_header_tells_what_separates_its_fields() {
     let (_dir, path) = file(b"ad_id:timestamp\na:1700000001\n");
     let asked = Log { delimiter: Some(b':'), ..log(&path, Format::Csv, None, false) };
     assert_eq!(run(asked).unwrap().0.events, 1);
-    let error = run(log(&path, Format::Csv, None, false)).unwrap_err().to_string();
+    let error = run(log(&path, Format::Csv, None, false)).unwrap_err().message;
     assert!(error.contains("and has: ad_id:timestamp"), "{error}");
 }
 
