@@ -569,7 +569,7 @@ mod tests {
     fn an_edge_has_so_many_epochs_kept_whatever_its_shards_are_called() {
         let mut outboxes = Outboxes::default();
         let name = |n: usize| format!("m--{n}");
-        let mut at = |outboxes: &mut Outboxes, edge: &str, epoch: u64| {
+        let at = |outboxes: &mut Outboxes, edge: &str, epoch: u64| {
             let taken = outboxes.take(&batch(edge, epoch, 0, Timestamp::MAX), PLACE, CLOCK);
             outboxes.forget_behind(CLOCK.plus_ms(HORIZON_MS + 1));
             taken
