@@ -170,7 +170,8 @@ fn what_is_no_whole_copy_is_refused() {
     assert!(!copy.join("lock").exists(), "nothing was begun");
 
     // One byte of the log is another.
-    let segment = std::fs::read_dir(copy.join("log")).unwrap().next().unwrap().unwrap().path();
+    let mut paths = std::fs::read_dir(copy.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let segment = paths.find(|path| path.is_file()).unwrap();
     let good = std::fs::read(&segment).unwrap();
     let mut bad = good.clone();
     bad[20] ^= 1;
