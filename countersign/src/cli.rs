@@ -259,6 +259,11 @@ pub(crate) struct ApiArgs {
     pub(crate) patience: Duration,
 }
 
+fn unless_dry_run(arg: clap::Arg) -> clap::Arg {
+    let arg = arg.required(false).required_unless_present("dry_run");
+    arg.default_value_if("dry_run", "true", "")
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (ours, theirs) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((ours.trim().to_owned(), theirs.trim().to_owned()))
@@ -297,7 +302,11 @@ pub(crate) enum Format {
 /// that were taken, and counts those that follow. A last line without a newline may be half
 /// written: with --source it waits for the next import, unless --complete says that it is whole.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
+#[command(
+    after_help = EXIT_CODES,
+    mut_arg("api", unless_dry_run),
+    mut_arg("key", unless_dry_run)
+)]
 pub(crate) struct ImportArgs {
     /// Log files: CSV, TSV or NDJSON, plain or gzip
     #[arg(required = true, value_name = "FILE")]
@@ -323,6 +332,9 @@ pub(crate) struct ImportArgs {
     /// What holds where a row says nothing, as in publisher=news; may be repeated
     #[arg(long, value_name = "OURS=VALUE", value_parser = pair)]
     pub(crate) default: Vec<(String, String)>,
+    /// Show how the log would be read, and send nothing: no API is asked
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Where rows that cannot be read are written, with file, line and reason
     /// [default: FILE.rejects]
     #[arg(long, value_name = "FILE")]

@@ -85,7 +85,7 @@ pub struct LocalLog {
 /// Where the letters are, in the log's directory …
 const LETTERS: &str = "dead";
 /// … and while they are made of those of an earlier build.
-const LETTERS_NEW: &str = "dead.new";
+const LETTERS_NEW: &str = "dead-new";
 /// A segment of letters goes when all in it are resolved.
 const LETTERS_SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 

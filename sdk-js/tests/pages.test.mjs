@@ -8,7 +8,7 @@ const LARGE = { width: 970, height: 250 };
 const ADS = {
   above: {}, below: {}, fast: {}, half: {}, "less-than-half": {}, hidden: {}, unfocused: {}, large: LARGE, "large-less": LARGE,
   leaving: {}, beacon: {}, back: {}, added: {}, "added-2": {}, again: {}, image: { image: "{site}/pixel.png" },
- over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, bare: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
+ over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, bare: {}, prefetch: {}, prerender: {}, "link-prefetch": {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
     html: '<p style="margin:0"><a href="{click_url}">a link of the creative\'s own</a></p><script>try { parent.document.title = "broken out" } catch { document.body.id = "kept-in" }</script>',
   },
 };
@@ -295,6 +295,23 @@ test("without JavaScript: a picture, a link, a pixel", async () => {
   await landing.waitForURL(/\/landing\?ad=plain$/);
   await stage.counts("plain", { impression: 1, click: 1 });
 });
+
+for (const how of ["prefetch", "prerender", "link-prefetch"])
+  test(`speculation: a link that is asked for ahead (${how}) is the person's click when it is clicked`, async () => {
+    const { click_url: url } = await (await fetch(`${stage.edge}/v1/serve?placement=${how}`)).json();
+    const rules = JSON.stringify({ [how]: [{ source: "list", urls: [url], eagerness: "immediate" }] });
+    const ahead = how === "link-prefetch" ? `<link rel=prefetch href="${url}">` : `<script type="speculationrules">${rules}</script>`;
+    const tab = await stage.visitor();
+    const asked = async () => (await stage.accounting()).reasons.prefetch ?? 0;
+    const before = await asked();
+    await tab.goto(stage.page(`/${how}`, { body: `${ahead}<a href="${url}">an ad</a>` }));
+    // Whether a browser speculates is its own affair: this one does, within a second or not at all.
+    for (let waited = 0; waited < 3_000 && (await asked()) === before; waited += 200) await sleep(200);
+    await tab.locator("a").click();
+    await tab.waitForURL(new RegExp(`/landing\\?ad=${how}$`));
+    await stage.counts(how, { click: 1 });
+    if (how === "prefetch") assert.ok((await asked()) > before, "it was asked for ahead");
+  });
 
 test("a hundred places: every body is below 16 KiB, and everything is counted", async () => {
   const tab = await open("many", { body: Array(100).fill(place("many", "overflow:hidden")).join("") });

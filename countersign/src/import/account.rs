@@ -88,6 +88,27 @@ pub(super) fn print(
         let file = read.rejects.display();
         line("rejected", format!("{} rows that cannot be read, see {file}", read.rejected));
     }
+    print_unread(read);
+    terminal::line(match complete {
+        true if read.rejected > 0 => {
+            format!("  all rows are accounted for, {} of them rejected", read.rejected)
+        }
+        true => "  all rows are accounted for".to_owned(),
+        false => format!(
+            "  NOT all rows are accounted for: the server has {} of {} rows, and {} of {} events; \
+             run the same command again",
+            after.rows,
+            read.rows,
+            after.counted + after.reasoned(),
+            read.events
+        ),
+    });
+    complete && read.rejected == 0 && read.early.is_none()
+}
+
+/// What was not understood of rows that count, and what waits.
+pub(super) fn print_unread(read: &Read) {
+    let line = |name: &str, text: String| terminal::line(format!("  {name:<12}{text}"));
     let columns = [
         ("network", "ip names no address"),
         ("country", "country is no code or name of one"),
@@ -111,21 +132,6 @@ pub(super) fn print(
         let what = "the last line has no newline yet: it waits for the next import";
         line("waiting", format!("{what} (--complete takes it)"));
     }
-    terminal::line(match complete {
-        true if read.rejected > 0 => {
-            format!("  all rows are accounted for, {} of them rejected", read.rejected)
-        }
-        true => "  all rows are accounted for".to_owned(),
-        false => format!(
-            "  NOT all rows are accounted for: the server has {} of {} rows, and {} of {} events; \
-             run the same command again",
-            after.rows,
-            read.rows,
-            after.counted + after.reasoned(),
-            read.events
-        ),
-    });
-    complete && read.rejected == 0 && read.early.is_none()
 }
 
 /// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was

@@ -118,15 +118,17 @@ impl Names {
     }
 
     /// What a log that has these columns says to us.
-    fn look(&self, found: &[String]) -> Result<Unknown, String> {
+    fn look(&self, found: &[String]) -> Result<Found, String> {
         let has = |at: usize| {
             self.defaults[at].is_some() || found.iter().any(|name| self.place(name) == Some(at))
         };
         let missing = match (has(AD), has(TIME) || has(CLICK_TIME)) {
             (true, true) => {
-                let names = found.iter().filter(|name| self.place(name).is_none());
+                let known = |name: &String| Some((NAMES[self.place(name)?], name.clone()));
+                let used = found.iter().filter_map(known).collect();
+                let unknown = found.iter().filter(|name| self.place(name).is_none());
                 let says_what = has(EVENT) || has(CLICK);
-                return Ok(Unknown { names: names.cloned().collect(), says_what });
+                return Ok(Found { used, unknown: unknown.cloned().collect(), says_what });
             }
             (false, true) => "a column ad_id",
             (true, false) => "a column timestamp or click_timestamp",
@@ -146,15 +148,18 @@ pub(super) struct Columns {
     delimiter: u8,
     places: [Option<usize>; NAMES.len()],
     count: usize,
-    /// Names that say nothing to us.
-    pub(super) unknown: Unknown,
+    /// What they are called.
+    pub(super) found: Found,
 }
 
-/// The names of a log's columns that say nothing to us.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Unknown {
-    pub(super) names: Vec<String>,
-    /// Whether there is one besides that says what happened; else each row is a click.
+/// The names of a log's columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Those that are used: ours, the log's.
+    pub(super) used: Vec<(&'static str, String)>,
+    /// Those that say nothing to us.
+    pub(super) unknown: Vec<String>,
+    /// Whether there is one that says what happened; else each row is a click.
     pub(super) says_what: bool,
 }
 
@@ -175,8 +180,9 @@ impl Columns {
                 return Err(format!("the header has the column {} twice", NAMES[at]));
             }
         }
-        let unknown = names.look(&found)?;
-        Ok(Self { names: names.clone(), delimiter, places, count: found.len(), unknown })
+        let count = found.len();
+        let found = names.look(&found)?;
+        Ok(Self { names: names.clone(), delimiter, places, count, found })
     }
 
     /// The fields of a record; `buffer` holds their text.
@@ -296,15 +302,15 @@ impl JsonRow {
         names.fields(|at| self.texts[at].as_deref())
     }
 
-    /// The names of a line's fields that say nothing to us, when it has those that it must have. A
-    /// line that is no object has none.
+    /// The names of a line's fields, when it has those that it must have. A line that is no object has
+    /// none.
     ///
     /// # Errors
     /// Says which is missing and which were found.
-    pub(super) fn check_names(line: &[u8], names: &Names) -> Result<Unknown, String> {
+    pub(super) fn check_names(line: &[u8], names: &Names) -> Result<Found, String> {
         match Self::read(line, names) {
             Ok(row) => names.look(&row.found),
-            Err(_) => Ok(Unknown { names: Vec::new(), says_what: true }),
+            Err(_) => Ok(Found { says_what: true, ..Found::default() }),
         }
     }
 }

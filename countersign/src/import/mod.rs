@@ -7,6 +7,7 @@
 
 mod account;
 mod columns;
+mod dry;
 mod open;
 mod progress;
 mod read;
@@ -39,21 +40,24 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
             "--source names one log: give one FILE with it, or import each under its own name",
         ));
     }
+    let names = Names::new(&args.map, &args.default);
+    let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
+    if args.dry_run {
+        return dry::run(args, &names);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?;
-    runtime.block_on(import_all(args))
+    runtime.block_on(import_all(args, &names))
 }
 
-async fn import_all(args: &ImportArgs) -> Result<ExitCode, Failure> {
+async fn import_all(args: &ImportArgs, names: &Names) -> Result<ExitCode, Failure> {
     let api = Api::new(&args.api)?;
     let collector = args.collector.as_ref();
     let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
-    let names = Names::new(&args.map, &args.default);
-    let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let mut complete = true;
     for path in &args.files {
         let collector = collector.as_ref().unwrap_or(&api);
-        complete &= import_file(args, &names, path, &api, collector).await?;
+        complete &= import_file(args, names, path, &api, collector).await?;
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
@@ -79,7 +83,7 @@ async fn import_file(
         source,
         may_grow: args.source.is_some() && !args.complete,
         taken: before.taken(),
-        rejects: Rejects::new(rejects, format, args.rejects.is_some()),
+        rejects: Rejects::new(Some(rejects), format, args.rejects.is_some()),
         now: SystemClock.now(),
     };
     let progress = Progress::start(path, "importing")?;

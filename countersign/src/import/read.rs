@@ -7,7 +7,7 @@ use shared::import::{CHUNK_ROWS_MAX, ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, CLOCK_AHEAD_MS_MAX};
 use shared::{SourceId, Timestamp};
 
-use super::columns::{Columns, JsonRow, Names, Unknown};
+use super::columns::{Columns, Found, JsonRow, Names};
 use super::open::{self, Seen, cannot_read};
 use super::records::{Record, Records};
 use super::rejects::Rejects;
@@ -67,8 +67,10 @@ pub(super) struct Read {
     pub(super) held_back: bool,
     /// The first row that is of a time that has not come, and its time: it and what follows wait.
     pub(super) early: Option<(u64, Timestamp)>,
-    /// Rows that are counted without their network, and without their country.
+    /// Rows that are counted without their network, their country, or their device.
     pub(super) unread: [Unread; 3],
+    /// Columns, or the fields of the first row, that are used: ours, the log's.
+    pub(super) used: Vec<(&'static str, String)>,
 }
 
 /// A column whose text names nothing that we know in some rows.
@@ -147,7 +149,7 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
     read.held_back = records.held_back();
     read.rejected = log.rejects.count;
     read.rejects = log.rejects.path().to_owned();
-    read.unread = rows.unread;
+    (read.unread, read.used) = (rows.unread, rows.used);
     Ok(read)
 }
 
@@ -210,6 +212,7 @@ struct Rows {
     columns: Option<Columns>,
     fields: csv::StringRecord,
     unread: [Unread; 3],
+    used: Vec<(&'static str, String)>,
 }
 
 impl Rows {
@@ -228,9 +231,22 @@ impl Rows {
         );
         let columns =
             columns.map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
-        note_unknown(log, &columns.unknown);
+        self.note(log, columns.found.clone());
         self.columns = Some(columns);
         Ok(())
+    }
+
+    /// Names what is not used.
+    fn note(&mut self, log: &Log, found: Found) {
+        if !found.unknown.is_empty() {
+            let clicks = match found.says_what {
+                true => "",
+                false => "; without a column event or click each row is a click",
+            };
+            let names = found.unknown.join(", ");
+            eprintln!("{}: columns that are not used: {names}{clicks}", log.path.display());
+        }
+        self.used = found.used;
     }
 
     /// The events of a record, or why it has none.
@@ -248,10 +264,10 @@ impl Rows {
             return Ok(fields.and_then(|fields| decide(&fields, row, &mut self.unread)));
         }
         if row == 0 {
-            let unknown = JsonRow::check_names(record.bytes, &log.names);
-            let unknown = unknown
-                .map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
-            note_unknown(log, &unknown);
+            let found = JsonRow::check_names(record.bytes, &log.names);
+            let found =
+                found.map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
+            self.note(log, found);
         }
         Ok(JsonRow::read(record.bytes, &log.names)
             .and_then(|json| decide(&json.fields(&log.names)?, row, &mut self.unread)))
@@ -267,22 +283,6 @@ fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 3]) -> Result<Eve
         }
     }
     Ok(events)
-}
-
-fn note_unknown(log: &Log, unknown: &Unknown) {
-    if unknown.names.is_empty() {
-        return;
-    }
-    let clicks = if unknown.says_what {
-        ""
-    } else {
-        "; without a column event or click each row is a click"
-    };
-    eprintln!(
-        "{}: columns that are not used: {}{clicks}",
-        log.path.display(),
-        unknown.names.join(", ")
-    );
 }
 
 struct Chunk {

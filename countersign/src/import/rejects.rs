@@ -14,7 +14,8 @@ const SHOWN_MAX: u64 = 10;
 
 /// Takes them.
 pub(super) struct Rejects {
-    path: PathBuf,
+    /// None: they are not written.
+    path: Option<PathBuf>,
     format: Format,
     /// Whether rows of several logs go into the one file that was named.
     shared: bool,
@@ -25,7 +26,7 @@ pub(super) struct Rejects {
 
 impl Rejects {
     /// Nothing is written before there is something to write.
-    pub(super) const fn new(path: PathBuf, format: Format, shared: bool) -> Self {
+    pub(super) const fn new(path: Option<PathBuf>, format: Format, shared: bool) -> Self {
         Self { path, format, shared, out: None, count: 0 }
     }
 
@@ -44,7 +45,10 @@ impl Rejects {
         if self.count <= SHOWN_MAX {
             eprintln!("{}:{line}: {reason}", log.display());
         } else if self.count == SHOWN_MAX + 1 {
-            eprintln!("… all others are in {}", self.path.display());
+            match &self.path {
+                Some(path) => eprintln!("… all others are in {}", path.display()),
+                None => eprintln!("… and so on"),
+            }
         }
         self.write(log, line, reason, bytes).map_err(|error| self.cannot(&error))
     }
@@ -57,23 +61,24 @@ impl Rejects {
 
     /// The file.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.path.as_deref().unwrap_or(Path::new(""))
     }
 
     fn cannot(&self, error: &io::Error) -> Failure {
         Failure::usage(format!(
             "cannot write {}: {error}; name another file with --rejects",
-            self.path.display()
+            self.path().display()
         ))
     }
 
     fn write(&mut self, log: &Path, line: u64, reason: &str, bytes: &[u8]) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
         let text = String::from_utf8_lossy(bytes);
         let log = log.display().to_string();
         let format = self.format;
         let out = match &mut self.out {
             Some(out) => out,
-            none => none.insert(open(&self.path, self.shared, format)?),
+            none => none.insert(open(path, self.shared, format)?),
         };
         if format == Format::Ndjson {
             let row = json!({ "file": log, "line": line, "reason": reason, "row": text });

@@ -165,6 +165,47 @@ async fn a_named_log_may_grow_but_not_change() {
 }
 
 #[test]
+fn a_dry_run_shows_how_a_log_is_read_and_needs_no_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("export.csv");
+    let log = "creative;hour;shown;land\nshoes;1700000001;1;USA\nhats;1700000002;0;Germany\n";
+    std::fs::write(&path, format!("{log}hats;1700000003;0;Atlantis\n;1700000004;0;DE\n")).unwrap();
+    let dry = |more: &[&str]| {
+        let mut command = crate::process::binary();
+        run(command.args(["import", "--dry-run"]).args(more).arg(&path))
+    };
+    let map = "ad_id=creative,timestamp=hour,click=shown,country=land";
+    let (code, said, told) = dry(&["--map", map, "--default", "publisher=news"]);
+    assert_eq!(code, Some(1), "{said}{told}");
+    for word in [
+        "export.csv as Csv, nothing sent",
+        "column      ad_id is \"creative\"",
+        "row         1: impression of ad shoes at 2023-11-14T22:13:21Z, publisher news, US, unknown",
+        "row         1: click of ad shoes",
+        "rows        4, 1 of them rejected",
+        "events      impression 3, click 1",
+        "time        2023-11-14T22:13:21Z to 2023-11-14T22:13:23Z",
+        "country     US 2, DE 1, ZZ 1",
+        "country     unknown for 1 rows: country is no code or name of one, as \"Atlantis\"",
+    ] {
+        assert!(said.contains(word), "{word}\n{said}{told}");
+    }
+    assert!(told.contains("export.csv:5: ad_id: an id"), "{told}");
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(files.len(), 1, "nothing is written");
+    let (code, _, told) = dry(&[]);
+    assert!(code == Some(2) && told.contains("--map ad_id=NAME,timestamp=NAME"), "{told}");
+    let (code, _, told) = dry(&["--map", "colour=land"]);
+    assert!(code == Some(2) && told.contains("colour: no column is called so"), "{told}");
+    let mut command = crate::process::binary();
+    let (code, _, told) = run(command.arg("import").arg(&path).env_remove("COUNTERSIGN_ADMIN_KEY"));
+    assert!(
+        code == Some(2) && told.contains("--api <URL>") && told.contains("--key <KEY>"),
+        "{told}"
+    );
+}
+
+#[test]
 fn what_cannot_be_done_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(&dir.path().join("data"), None, &[]);

@@ -204,7 +204,7 @@ async fn damage_is_refused_with_what_and_where() {
     assert_eq!(server.terminate().code(), Some(0));
     let log = std::fs::read_dir(data.join("log")).unwrap();
     let mut files: Vec<_> = log.map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.metadata().unwrap().len() > 2_000);
+    files.retain(|path| path.is_file() && path.metadata().unwrap().len() > 2_000);
     let mut bytes = std::fs::read(&files[0]).unwrap();
     bytes[300] ^= 0x10;
     std::fs::write(&files[0], &bytes).unwrap();

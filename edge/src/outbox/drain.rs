@@ -71,6 +71,8 @@ impl Drain {
         self.finish.send_replace(true);
         if tokio::time::timeout(deadline, &mut self.task).await.is_err() {
             self.task.abort();
+            // Only when it is gone the next start finds the directory free.
+            let _ = (&mut self.task).await;
         }
         let common = Arc::clone(&self.common);
         // What was acknowledged until now need not be sent again.

@@ -2,6 +2,7 @@
 //! outcome, and that is the same however often the partition is stopped.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use eventlog::Position;
 use proptest::collection::vec;
@@ -116,6 +117,22 @@ impl World {
         let mut builder = MessageBuilder::default();
         fill(&mut builder);
         self.apply(builder.finish(3, stamp))
+    }
+
+    /// Impressions of so many ads, to the engine that is stopped alone.
+    fn ads(&mut self, number: u64, at: Timestamp, ads: Range<u16>) -> Applied {
+        let outbox = OutboxId { edge: edge(0), epoch: 1 };
+        let declared = vec![(at.minute(), u32::try_from(ads.len()).unwrap())];
+        let mut builder = MessageBuilder::default();
+        let entry = builder.batch(batch_entry(outbox, number, at, declared));
+        for ad in ads {
+            let of = event(Id::literal("demo"), impression(at.minute(), ad), at, Ok(None));
+            builder.event(entry, &Judged { ad: format!("ad-{ad}").parse().unwrap(), ..of });
+        }
+        let bytes = builder.finish(3, at);
+        let applied = tell(&mut self.stopped, &bytes, Self::position(self.log.len()));
+        self.log.push(bytes);
+        applied
     }
 
     fn retire(&mut self, edge: Id) {
@@ -320,26 +337,11 @@ fn more_ids_than_can_be_told_apart_let_go_of_what_is_saved_and_stop_nothing() {
         engine.minutes.ids.most = 40;
         engine.dedup.per_issuer_max = 1_000;
     }
-    let send = |world: &mut World, number: u64, ads: std::ops::Range<u16>| {
-        let outbox = OutboxId { edge: edge(0), epoch: 1 };
-        let declared = vec![(NOW.minute(), u32::try_from(ads.len()).unwrap())];
-        let mut builder = MessageBuilder::default();
-        let entry = builder.batch(batch_entry(outbox, number, NOW, declared));
-        for ad in ads {
-            let id = impression(NOW.minute(), ad);
-            let of = event(Id::literal("demo"), id, NOW, Ok(None));
-            builder.event(entry, &Judged { ad: format!("ad-{ad}").parse().unwrap(), ..of });
-        }
-        let bytes = builder.finish(3, NOW);
-        let applied = tell(&mut world.stopped, &bytes, World::position(world.log.len()));
-        world.log.push(bytes);
-        applied
-    };
-    assert_eq!(send(&mut world, 0, 0..30).counted, 30);
+    assert_eq!(world.ads(0, NOW, 0..30).counted, 30);
     // What is not saved cannot be let go of.
-    assert_eq!(over_quota(&send(&mut world, 1, 30..60)), 30);
+    assert_eq!(over_quota(&world.ads(1, NOW, 30..60)), 30);
     world.checkpoint();
-    assert_eq!(send(&mut world, 2, 60..90).counted, 30);
+    assert_eq!(world.ads(2, NOW, 60..90).counted, 30);
     let expected = view(&world.stopped, &world.store, &[]);
     let account = expected.accounts[&NOW.minute()];
     assert_eq!((account.counted, account.outcomes(), account.declared), (60, 90, 90));
@@ -349,24 +351,11 @@ fn more_ids_than_can_be_told_apart_let_go_of_what_is_saved_and_stop_nothing() {
 #[test]
 fn however_many_ads_are_named_memory_holds_so_many_rows_and_answers_are_the_same() {
     let mut world = World::new();
-    for engine in [&mut world.straight, &mut world.stopped] {
-        engine.minutes.saved_most = 200;
-    }
+    (world.stopped.minutes.saved_most, world.stopped.dedup.per_issuer_max) = (200, 1_000);
     let mut held = Vec::new();
-    for number in 0..6_u64 {
-        let at = NOW.plus_ms(number * 60_000);
-        let outbox = OutboxId { edge: edge(0), epoch: 1 };
-        let mut builder = MessageBuilder::default();
-        let entry = builder.batch(batch_entry(outbox, number, at, vec![(at.minute(), 40)]));
-        for ad in 0..40 {
-            let id = impression(at.minute(), ad);
-            let of = event(Id::literal("demo"), id, at, Ok(None));
-            let ad = format!("ad-{number}-{ad}").parse().unwrap();
-            builder.event(entry, &Judged { ad, ..of });
-        }
-        let bytes = builder.finish(3, at);
-        tell(&mut world.stopped, &bytes, World::position(world.log.len()));
-        world.log.push(bytes);
+    for number in 0..6_u16 {
+        let at = NOW.plus_ms(u64::from(number) * 60_000);
+        world.ads(number.into(), at, number * 40..(number + 1) * 40);
         world.checkpoint();
         held.push(world.stopped.size().resident_cells);
     }
@@ -375,7 +364,6 @@ fn however_many_ads_are_named_memory_holds_so_many_rows_and_answers_are_the_same
     assert_eq!(world.stopped.resident_from().0, NOW.minute().0 + 4);
     let all = view(&world.stopped, &world.store, &[]);
     assert_eq!((all.cells.len(), all.cells.values().sum::<u64>()), (240, 240));
-    // What comes late is added to what the store has.
     world.crash();
     assert_eq!(world.stopped.size().resident_cells, 80);
     assert!(view(&world.stopped, &world.store, &[]) == all);

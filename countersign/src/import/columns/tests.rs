@@ -124,11 +124,10 @@ fn a_header_without_what_is_needed_lists_what_was_found() {
     }
     let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#, &Names::default()).unwrap_err();
     assert!(what.contains("ad_id, and has: id, timestamp"), "{what}");
-    let unknown =
-        JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &Names::default())
-            .unwrap();
-    assert_eq!(unknown.names, ["colour"]);
-    assert!(!unknown.says_what);
+    let found = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &Names::default())
+        .unwrap();
+    assert_eq!(found.unknown, ["colour"]);
+    assert!(!found.says_what);
 }
 
 #[test]

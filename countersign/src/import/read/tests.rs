@@ -8,7 +8,7 @@ const NOW: Timestamp = Timestamp(1_700_006_400_000);
 const SOURCE: SourceId = SourceId([7; 16]);
 
 fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Log {
-    let rejects = Rejects::new(path.with_extension("rejects"), format, false);
+    let rejects = Rejects::new(Some(path.with_extension("rejects")), format, false);
     let (path, names) = (path.to_owned(), Names::default());
     Log { path, format, delimiter: None, names, source: SOURCE, may_grow, taken, rejects, now: NOW }
 }

@@ -293,7 +293,7 @@ async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
         };
         eventually("a heartbeat", || told() == Some(START.plus_ms(start * 90_000))).await;
         assert!(!audit_events(&sink.batches()).iter().any(|event| *event < 5));
-        drop(drain);
+        drain.finish(Duration::from_millis(1)).await;
         drop(outbox);
     }
     assert!(dir.path().join("held").is_dir());

@@ -1,0 +1,127 @@
+//! `import --dry-run`: a log as it would be read, and nothing of it sent.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use shared::ambient::SystemClock;
+use shared::import::ImportEvent;
+use shared::{Clock as _, Country, Device, Kind, SourceId, Timestamp};
+
+use super::account;
+use super::columns::Names;
+use super::open::{self, Seen};
+use super::read::{self, Read};
+use super::rejects::Rejects;
+use crate::cli::ImportArgs;
+use crate::failure::{self, Failure};
+use crate::terminal::line;
+
+/// So many events are shown as they are read.
+const SHOWN_MAX: usize = 5;
+/// So many countries are named, those first that have most.
+const COUNTRIES_MAX: usize = 10;
+
+/// Reads the files.
+///
+/// # Errors
+/// When one cannot be read.
+pub(super) fn run(args: &ImportArgs, names: &Names) -> Result<ExitCode, Failure> {
+    let mut all = true;
+    for path in &args.files {
+        all &= look(args, names, path)?;
+    }
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
+}
+
+/// True: every row can be read.
+fn look(args: &ImportArgs, names: &Names, path: &Path) -> Result<bool, Failure> {
+    open::check_kind(path, args)?;
+    let format = open::format_of(path, args.format)?;
+    let log = read::Log {
+        path: path.to_owned(),
+        format,
+        delimiter: args.delimiter,
+        names: names.clone(),
+        source: SourceId([0; 16]),
+        may_grow: args.source.is_some() && !args.complete,
+        taken: None,
+        rejects: Rejects::new(None, format, false),
+        now: SystemClock.now(),
+    };
+    let mut seen = Said::default();
+    let read = read::read(log, Seen::default(), &mut |chunk| {
+        chunk.events.into_iter().for_each(|event| seen.take(event));
+        true
+    })?;
+    line(format!("{} as {format:?}, nothing sent", path.display()));
+    seen.print(&read);
+    Ok(read.rejected == 0 && read.early.is_none())
+}
+
+/// What the events of a log say.
+#[derive(Default)]
+struct Said {
+    first: Vec<ImportEvent>,
+    kinds: BTreeMap<Kind, u64>,
+    countries: BTreeMap<Country, u64>,
+    devices: BTreeMap<Device, u64>,
+    times: Option<(Timestamp, Timestamp)>,
+}
+
+impl Said {
+    fn take(&mut self, event: ImportEvent) {
+        *self.kinds.entry(event.kind).or_default() += 1;
+        *self.countries.entry(event.country).or_default() += 1;
+        *self.devices.entry(event.device.unwrap_or_default()).or_default() += 1;
+        let (first, last) = self.times.unwrap_or((event.at, event.at));
+        self.times = Some((first.min(event.at), last.max(event.at)));
+        if self.first.len() < SHOWN_MAX {
+            self.first.push(event);
+        }
+    }
+
+    fn print(&self, read: &Read) {
+        let part = |name: &str, text: String| line(format!("  {name:<12}{text}"));
+        for (ours, theirs) in &read.used {
+            part("column", format!("{ours} is {theirs:?}"));
+        }
+        for event in &self.first {
+            part("row", shown(event));
+        }
+        part("rows", format!("{}, {} of them rejected", read.rows, read.rejected));
+        part("events", list(self.kinds.iter(), usize::MAX));
+        if let Some((first, last)) = self.times {
+            part("time", format!("{first} to {last}"));
+        }
+        part("country", list(self.countries.iter(), COUNTRIES_MAX));
+        part("device", list(self.devices.iter(), usize::MAX));
+        account::print_unread(read);
+    }
+}
+
+/// Those first that are most.
+fn list<'a, T: ToString + 'a>(of: impl Iterator<Item = (&'a T, &'a u64)>, most: usize) -> String {
+    let mut all: Vec<_> = of.map(|(what, count)| (*count, what.to_string())).collect();
+    all.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let more = all.len().saturating_sub(most);
+    let named = all.iter().take(most).map(|(count, what)| format!("{what} {count}"));
+    let mut named: Vec<_> = named.collect();
+    if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    if named.is_empty() { "none".to_owned() } else { named.join(", ") }
+}
+
+fn shown(event: &ImportEvent) -> String {
+    let mut text = format!("{}: {} of ad {} at {}", event.row + 1, event.kind, event.ad, event.at);
+    let named = [("publisher", event.publisher), ("placement", event.placement)];
+    for (what, id) in named.into_iter().filter_map(|(what, id)| Some((what, id?))) {
+        text += &format!(", {what} {id}");
+    }
+    text += &format!(", {}, {}", event.country, event.device.unwrap_or_default());
+    for (what, is_there) in [("a network", event.ip.is_some()), ("a user", event.user.is_some())] {
+        text += &if is_there { format!(", {what}") } else { String::new() };
+    }
+    text
+}
