@@ -73,7 +73,7 @@ impl Said {
     fn take(&mut self, event: ImportEvent) {
         *self.kinds.entry(event.kind).or_default() += 1;
         *self.countries.entry(event.country).or_default() += 1;
-        *self.devices.entry(event.device.unwrap_or_default()).or_default() += 1;
+        *self.devices.entry(event.device.unwrap_or(Device::Unknown)).or_default() += 1;
         let (first, last) = self.times.unwrap_or((event.at, event.at));
         self.times = Some((first.min(event.at), last.max(event.at)));
         if self.first.len() < SHOWN_MAX {
@@ -119,7 +119,7 @@ fn shown(event: &ImportEvent) -> String {
     for (what, id) in named.into_iter().filter_map(|(what, id)| Some((what, id?))) {
         text += &format!(", {what} {id}");
     }
-    text += &format!(", {}, {}", event.country, event.device.unwrap_or_default());
+    text += &format!(", {}, {}", event.country, event.device.unwrap_or(Device::Unknown));
     for (what, is_there) in [("a network", event.ip.is_some()), ("a user", event.user.is_some())] {
         text += &if is_there { format!(", {what}") } else { String::new() };
     }
