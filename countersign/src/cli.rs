@@ -308,7 +308,8 @@ pub(crate) enum Format {
     mut_arg("key", unless_dry_run)
 )]
 pub(crate) struct ImportArgs {
-    /// Log files: CSV, TSV or NDJSON, plain or gzip
+    /// Log files, or directories of such: CSV, TSV or NDJSON, plain, gzip, zstd, xz or bzip2; `-` is the
+    /// standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
@@ -332,6 +333,12 @@ pub(crate) struct ImportArgs {
     /// What holds where a row says nothing, as in publisher=news; may be repeated
     #[arg(long, value_name = "OURS=VALUE", value_parser = pair)]
     pub(crate) default: Vec<(String, String)>,
+    /// The form of its times where it is none of ours, as strptime has it: %d/%b/%Y:%H:%M:%S %z
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) time_format: Option<String>,
+    /// The zone of times without an offset: Europe/Berlin, +09:00 [default: UTC]
+    #[arg(long, value_name = "ZONE", allow_hyphen_values = true)]
+    pub(crate) tz: Option<String>,
     /// Show how the log would be read, and send nothing: no API is asked
     #[arg(long)]
     pub(crate) dry_run: bool,

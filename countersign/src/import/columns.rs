@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::row::Fields;
+use super::times::Times;
 
 /// What a row may say, in the order of [`Fields`].
 pub(super) const NAMES: [&str; 11] = [
@@ -31,18 +32,20 @@ const CLICK: usize = 4;
 const ALIASES: [(&str, usize); 4] =
     [("clicked", CLICK), ("is_click", CLICK), ("event_type", EVENT), ("event_name", EVENT)];
 
-/// Under which names a log has what we look for, and what holds where it says nothing.
+/// Under which names a log has what we look for, how it writes its times, and what holds where it says
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     of: Vec<(String, usize)>,
     defaults: [Option<String>; NAMES.len()],
+    times: Times,
 }
 
 impl Default for Names {
     fn default() -> Self {
         let ours = NAMES.into_iter().zip(0..);
         let of = ours.chain(ALIASES).map(|(name, at)| (name.to_owned(), at)).collect();
-        Self { of, defaults: [const { None }; NAMES.len()] }
+        Self { of, defaults: [const { None }; NAMES.len()], times: Times::default() }
     }
 }
 
@@ -83,6 +86,11 @@ impl Names {
         Ok(names)
     }
 
+    /// With times as the log writes them.
+    pub(super) fn with(self, times: Times) -> Self {
+        Self { times, ..self }
+    }
+
     fn place(&self, name: &str) -> Option<usize> {
         let name = name.trim();
         self.of.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, at)| *at)
@@ -105,6 +113,7 @@ impl Names {
         Ok(Fields {
             ad: field(AD).unwrap_or_default(),
             time: time.unwrap_or_default(),
+            times: Some(&self.times),
             // An empty cell of these is a mistake, and no click.
             event: field(EVENT),
             click: field(CLICK),

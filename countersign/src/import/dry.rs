@@ -1,7 +1,7 @@
 //! `import --dry-run`: a log as it would be read, and nothing of it sent.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use shared::ambient::SystemClock;
@@ -26,9 +26,13 @@ const COUNTRIES_MAX: usize = 10;
 ///
 /// # Errors
 /// When one cannot be read.
-pub(super) fn run(args: &ImportArgs, names: &Names) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    args: &ImportArgs,
+    files: &[PathBuf],
+    names: &Names,
+) -> Result<ExitCode, Failure> {
     let mut all = true;
-    for path in &args.files {
+    for path in files {
         all &= look(args, names, path)?;
     }
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })

@@ -1,6 +1,6 @@
 //! `countersign import`: log files of other servers, each row counted once (DESIGN, idea 1).
 //!
-//! A blocking thread reads: [`open`] (gzip) → [`records`] (rows with exact ends and a running
+//! A blocking thread reads: [`open`] (decompressed) → [`records`] (rows with exact ends and a running
 //! digest) → [`columns`] (names to fields) → [`row`] (fields to events) → [`read`] (chunks). A task
 //! sends the chunks ([`send`]) and asks for the account ([`account`]). Memory is bounded by a few
 //! chunks, however long the file is.
@@ -15,6 +15,7 @@ mod records;
 mod rejects;
 mod row;
 mod send;
+mod times;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,33 +30,41 @@ use account::SourceAccount;
 use columns::Names;
 use progress::Progress;
 use rejects::Rejects;
+use times::Times;
 
 /// Runs the command.
 ///
 /// # Errors
 /// When a file cannot be read, is another log than before, or the API does not answer in time.
 pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
-    if args.source.is_some() && args.files.len() > 1 {
+    let files = open::logs(&args.files)?;
+    if args.source.is_some() && files.len() > 1 {
         return Err(Failure::usage(
             "--source names one log: give one FILE with it, or import each under its own name",
         ));
     }
     let names = Names::new(&args.map, &args.default);
     let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
+    let times = Times::new(args.time_format.as_deref(), args.tz.as_deref());
+    let names = names.with(times.map_err(|what| Failure::usage(format!("--tz {what}")))?);
     if args.dry_run {
-        return dry::run(args, &names);
+        return dry::run(args, &files, &names);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?;
-    runtime.block_on(import_all(args, &names))
+    runtime.block_on(import_all(args, &files, &names))
 }
 
-async fn import_all(args: &ImportArgs, names: &Names) -> Result<ExitCode, Failure> {
+async fn import_all(
+    args: &ImportArgs,
+    files: &[PathBuf],
+    names: &Names,
+) -> Result<ExitCode, Failure> {
     let api = Api::new(&args.api)?;
     let collector = args.collector.as_ref();
     let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
     let mut complete = true;
-    for path in &args.files {
+    for path in files {
         let collector = collector.as_ref().unwrap_or(&api);
         complete &= import_file(args, names, path, &api, collector).await?;
     }

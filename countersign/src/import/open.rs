@@ -1,24 +1,26 @@
-//! Opens a log: gzip by its first bytes, the form by its name or its first line.
+//! Opens a log: what it is compressed with by its first bytes, the form by its name or its first line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
 use crate::cli::{Format, ImportArgs};
 use crate::failure::Failure;
 
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// How other compressed files begin, and what reads them.
-const PACKED: [(&[u8], &str, &str); 4] = [
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
-    (b"\xfd7zXZ\0", "xz", "xz -dc"),
-    (b"BZh", "bzip2", "bzip2 -dc"),
-    (b"PK\x03\x04", "zip", "unzip -p"),
-];
+/// How compressed files begin.
+const GZIP: &[u8] = b"\x1f\x8b";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+const XZ: &[u8] = b"\xfd7zXZ\0";
+const BZIP2: &[u8] = b"BZh";
+const ZIP: &[u8] = b"PK\x03\x04";
+/// And how their names end.
+const PACKED: [&str; 4] = [".gz", ".zst", ".xz", ".bz2"];
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Counts the bytes that were read of the file as it lies on the disk, for progress.
@@ -37,14 +39,43 @@ impl Read for Counting {
     }
 }
 
+/// The logs that were named: of a directory those in it whose names say what they are, in their order;
+/// `-` is what comes by the standard input.
+pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut logs = Vec::new();
+    for path in named {
+        if path.as_os_str() == "-" {
+            logs.push(PathBuf::from("/dev/stdin"));
+        } else if path.is_dir() {
+            let entries = std::fs::read_dir(path).map_err(|error| cannot_read(path, &error))?;
+            let mut found = Vec::new();
+            for entry in entries {
+                let entry = entry.map_err(|error| cannot_read(path, &error))?;
+                let name = entry.file_name().to_string_lossy().to_lowercase();
+                if entry.path().is_file() && by_name(&name).is_some() {
+                    found.push(entry.path());
+                }
+            }
+            if found.is_empty() {
+                return Err(Failure::usage(format!(
+                    "{}: no file in it ends with .csv, .tsv, .ndjson or .jsonl, compressed or not",
+                    path.display()
+                )));
+            }
+            found.sort_unstable();
+            logs.extend(found);
+        } else {
+            logs.push(path.clone());
+        }
+    }
+    Ok(logs)
+}
+
 /// That a log can be read as it must be: its form and its identity may be looked for in it beforehand, and
 /// a pipe is read once.
 pub(super) fn check_kind(path: &Path, args: &ImportArgs) -> Result<(), Failure> {
     let shown = path.display();
     let kind = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?.file_type();
-    if kind.is_dir() {
-        return Err(Failure::usage(format!("{shown} is a directory: name the files in it")));
-    }
     if kind.is_file() || (args.source.is_some() && args.format.is_some()) {
         return Ok(());
     }
@@ -59,18 +90,25 @@ pub(super) fn open(path: &Path, seen: Seen) -> Result<Box<dyn Read + Send>, Fail
     let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, Counting { file, seen });
     let start = input.fill_buf().map_err(|error| cannot_read(path, &error))?;
-    if start.starts_with(&GZIP) {
-        // A log that was rotated into one file has several members.
-        return Ok(Box::new(MultiGzDecoder::new(input)));
-    }
-    let packed = PACKED.iter().find(|(magic, ..)| start.starts_with(magic));
-    packed.map_or(Ok(Box::new(input)), |(_, name, tool)| {
+    let begins = |magic: &[u8]| start.starts_with(magic);
+    // What was rotated into one file has several members.
+    if begins(GZIP) {
+        Ok(Box::new(MultiGzDecoder::new(input)))
+    } else if begins(ZSTD) {
+        let frames = zstd::stream::read::Decoder::with_buffer(input);
+        Ok(Box::new(frames.map_err(|error| cannot_read(path, &error))?))
+    } else if begins(XZ) {
+        Ok(Box::new(XzReader::new(input, true)))
+    } else if begins(BZIP2) {
+        Ok(Box::new(MultiBzDecoder::new(input)))
+    } else if begins(ZIP) {
         Err(Failure::usage(format!(
-            "{0} is compressed with {name}, and only gzip is read: `{tool} {0} > LOG.csv` first, or \
-             `{tool} {0} | countersign import /dev/stdin --format csv --source NAME …`",
+            "{0} is a zip archive, of one file or many: `unzip -p {0} NAME > LOG.csv` first",
             path.display()
         )))
-    })
+    } else {
+        Ok(Box::new(input))
+    }
 }
 
 /// BLAKE3 of the decompressed bytes.
@@ -112,7 +150,8 @@ pub(super) fn format_of(path: &Path, asked: Option<Format>) -> Result<Format, Fa
 }
 
 fn by_name(name: &str) -> Option<Format> {
-    match name.strip_suffix(".gz").unwrap_or(name).rsplit_once('.')?.1 {
+    let plain = PACKED.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+    match plain.rsplit_once('.')?.1 {
         "csv" => Some(Format::Csv),
         "tsv" => Some(Format::Tsv),
         "ndjson" | "jsonl" => Some(Format::Ndjson),
@@ -136,14 +175,73 @@ fn by_content(start: &[u8]) -> Option<Format> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// `ad_id,timestamp`, and two rows.
+    const LOG: &[u8] = b"ad_id,timestamp\na,1700000001\nb,1700000002\n";
+    /// The same as xz (5.4) and bzip2 (1.0.8) write it.
+    const XZ_LOG: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a3e0002900225d0030990802c6551cb8261d98\
+                          66ee8fdfc02187b76d3bece1c5bfa2127cc0729cd64f60000000e7112875fa424ffd00013e2a8067f8ba\
+                          1fb6f37d010000000004595a";
+    const BZIP2_LOG: &str = "425a68393141592653590f27ecc100000c5b800810000470800000b6224c00200021a9a310f48d34286\
+                             9a6003025df661c588d10990c45249f4b2aafaa3e2ee48a70a1201e4fd982";
+
+    fn hex(text: &str) -> Vec<u8> {
+        let text: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        text.chunks(2).map(byte).collect()
+    }
+
+    #[test]
+    fn what_is_compressed_is_read_whole_and_what_is_cut_off_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let zstd = zstd::encode_all(LOG, 3).unwrap();
+        for (name, bytes) in [("xz", hex(XZ_LOG)), ("bz2", hex(BZIP2_LOG)), ("zst", zstd)] {
+            let path = dir.path().join(format!("log.csv.{name}"));
+            // Two of them, one behind the other.
+            std::fs::write(&path, [&bytes[..], &bytes].concat()).unwrap();
+            let mut text = Vec::new();
+            open(&path, Seen::default()).unwrap().read_to_end(&mut text).unwrap();
+            assert_eq!(text, [LOG, LOG].concat(), "{name}");
+            assert_eq!(format_of(&path, None).unwrap(), Format::Csv);
+            std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+            let cut = open(&path, Seen::default()).unwrap().read_to_end(&mut text);
+            assert!(cut.is_err(), "{name}");
+        }
+        let path = dir.path().join("log.zip");
+        std::fs::write(&path, b"PK\x03\x04 and so on").unwrap();
+        let Err(told) = open(&path, Seen::default()) else { panic!() };
+        assert!(told.message.contains("unzip -p"), "{told:?}");
+    }
+
+    #[test]
+    fn of_a_directory_the_logs_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["b.csv", "a.csv.gz", "a.csv.rejects", "notes.txt", "C.NDJSON"] {
+            std::fs::write(at(name), b"").unwrap();
+        }
+        std::fs::create_dir(at("d.csv")).unwrap();
+        let named = [dir.path().to_owned(), PathBuf::from("-"), at("notes.txt")];
+        let stdin = PathBuf::from("/dev/stdin");
+        let wanted = [at("C.NDJSON"), at("a.csv.gz"), at("b.csv"), stdin, at("notes.txt")];
+        assert_eq!(logs(&named).unwrap(), wanted);
+        let told = logs(&[at("d.csv")]).unwrap_err();
+        assert!(told.message.contains("no file in it ends with .csv"), "{told:?}");
+    }
 
     #[test]
     fn the_form_by_name_then_by_content() {
         let by = [
             ("a.csv", Some(Format::Csv)),
             ("a.tsv.gz", Some(Format::Tsv)),
+            ("a.csv.zst", Some(Format::Csv)),
+            ("a.ndjson.xz", Some(Format::Ndjson)),
+            ("a.csv.bz2", Some(Format::Csv)),
+            ("a.csv.rejects", None),
             ("a.b.jsonl", Some(Format::Ndjson)),
             ("access.log", None),
             ("csv", None),

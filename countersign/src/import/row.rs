@@ -6,6 +6,8 @@ use std::str::FromStr;
 use shared::import::ImportEvent;
 use shared::{Country, Device, Id, Kind, Timestamp};
 
+use super::times::Times;
+
 /// The longest `user_id`, in bytes; only a keyed hash of it is kept.
 const USER_BYTES_MAX: usize = 256;
 
@@ -18,6 +20,8 @@ const EARLIEST: Timestamp = Timestamp(757_382_400_000);
 pub(super) struct Fields<'a> {
     pub(super) ad: &'a str,
     pub(super) time: &'a str,
+    /// How it is written; `None`: as usual.
+    pub(super) times: Option<&'a Times>,
     pub(super) event: Option<&'a str>,
     pub(super) click: Option<&'a str>,
     pub(super) user: Option<&'a str>,
@@ -71,7 +75,11 @@ impl Fields<'_> {
     }
 
     fn at(&self) -> Result<Timestamp, String> {
-        let at = Timestamp::parse(self.time).map_err(|error| format!("timestamp: {error}"))?;
+        let at = match self.times {
+            Some(times) => times.read(self.time),
+            None => Times::default().read(self.time),
+        };
+        let at = at.map_err(|error| format!("timestamp: {error}"))?;
         if at < EARLIEST {
             let said: String = self.time.chars().take(64).collect();
             return Err(format!(

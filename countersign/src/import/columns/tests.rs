@@ -87,7 +87,7 @@ fn a_bad_row_says_why() {
         ("a,1970-01-01 00:00:00,0,,,", "before there were ads"),
         ("a,1969-12-31T23:59:59Z,0,,,", "out of range"),
         ("a,9999-12-31T23:59:59Z,0,,,", "out of range"),
-        ("a,2021-01-01 00:00:01[America/New_York],0,,,", "no offset from UTC"),
+        ("a,2021-01-01 00:00:01[Mars/Olympus],0,,,", "no offset from UTC"),
         ("a,1700000001,0,,", "5 columns where the header has 6"),
         ("a,1700000001,0,,,,", "7 columns where the header has 6"),
     ] {

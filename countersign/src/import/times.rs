@@ -1,0 +1,158 @@
+//! What a log's times mean: as [`Timestamp::parse`] reads them, in a form of the log's own, in a zone.
+
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::fmt::temporal::{DateTimeParser, Pieces, TimeZoneAnnotationKind};
+use jiff::tz::TimeZone;
+use shared::Timestamp;
+
+/// How a log writes its times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    format: Option<String>,
+    zone: Option<TimeZone>,
+}
+
+impl Times {
+    /// As `--time-format` (strptime) and `--tz` (IANA's name, or an offset) say.
+    ///
+    /// # Errors
+    /// When no zone is called so.
+    pub(super) fn new(format: Option<&str>, zone: Option<&str>) -> Result<Self, String> {
+        let zone = zone.map(|name| {
+            let zone = DateTimeParser::new().parse_time_zone(name);
+            zone.map_err(|_| {
+                format!(
+                    "{name:?}: no zone is called so: write IANA's name (Europe/Berlin, \
+                     America/New_York), UTC, or an offset (+09:00)"
+                )
+            })
+        });
+        Ok(Self { format: format.map(str::to_owned), zone: zone.transpose()? })
+    }
+
+    /// Reads a time.
+    ///
+    /// # Errors
+    /// Says what is wrong: an hour that a clock that was set forward has left out, or one that came twice
+    /// when it was set back, is no time either.
+    pub(super) fn read(&self, text: &str) -> Result<Timestamp, String> {
+        if let Some(format) = &self.format {
+            return self.formatted(format, text);
+        }
+        let Some((local, zone)) = self.local(text) else {
+            return Timestamp::parse(text).map_err(|error| error.to_string());
+        };
+        instant(text, local, &zone)
+    }
+
+    fn formatted(&self, format: &str, text: &str) -> Result<Timestamp, String> {
+        let wrong = |error: jiff::Error| {
+            format!("{:?} is not as --time-format {format:?} says: {error}", short(text))
+        };
+        let said = BrokenDownTime::parse(format, text).map_err(wrong)?;
+        if let Ok(instant) = said.to_timestamp() {
+            return in_range(text, instant);
+        }
+        let local = said.to_datetime().or_else(|_| said.to_date().map(DateTime::from));
+        let zone = self.zone.clone().unwrap_or(TimeZone::UTC);
+        instant(text, local.map_err(wrong)?, &zone)
+    }
+
+    /// A time without an offset, and the zone that it is of: its own (`…[America/New_York]`), or the log's.
+    fn local(&self, text: &str) -> Option<(DateTime, TimeZone)> {
+        let pieces = Pieces::parse(text).ok()?;
+        if pieces.offset().is_some() {
+            return None;
+        }
+        let zone = match pieces.time_zone_annotation().map(|annotation| annotation.kind().clone()) {
+            Some(TimeZoneAnnotationKind::Named(name)) => TimeZone::get(name.as_str()).ok()?,
+            Some(TimeZoneAnnotationKind::Offset(offset)) => TimeZone::fixed(offset),
+            _ => self.zone.clone()?,
+        };
+        Some((pieces.date().to_datetime(pieces.time().unwrap_or_default()), zone))
+    }
+}
+
+fn instant(text: &str, local: DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
+    let there = zone.to_ambiguous_timestamp(local);
+    let what = if there.is_ambiguous() {
+        "there was no such hour, or there were two, when the clocks were set: write the offset from UTC"
+    } else {
+        "it is out of range"
+    };
+    let there = there.unambiguous().map_err(|_| format!("{:?}: {what}", short(text)))?;
+    in_range(text, there)
+}
+
+fn in_range(text: &str, instant: jiff::Timestamp) -> Result<Timestamp, String> {
+    let ms = u64::try_from(instant.as_millisecond());
+    ms.map(Timestamp).map_err(|_| format!("{:?} is before 1970", short(text)))
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(format: Option<&str>, zone: Option<&str>, text: &str) -> Result<String, String> {
+        Times::new(format, zone)?.read(text).map(|at| at.to_string())
+    }
+
+    #[test]
+    fn forms_and_zones() {
+        let (berlin, york) = (Some("Europe/Berlin"), Some("America/New_York"));
+        for (format, zone, text, wanted) in [
+            (None, None, "2021-01-01 00:00:01", "2021-01-01T00:00:01Z"),
+            (None, None, "2021-01-01 00:00:01[America/New_York]", "2021-01-01T05:00:01Z"),
+            (None, berlin, "2021-01-01 00:00:01", "2020-12-31T23:00:01Z"),
+            (None, berlin, "2021-07-01T00:00:01.5", "2021-06-30T22:00:01.5Z"),
+            (None, Some("+09:00"), "2021-07-01T09:00:00", "2021-07-01T00:00:00Z"),
+            (None, Some("UTC"), "2021-07-01T09:00:00", "2021-07-01T09:00:00Z"),
+            // What says where it is of needs no zone.
+            (None, berlin, "2021-01-01T00:00:01Z", "2021-01-01T00:00:01Z"),
+            (None, berlin, "2021-01-01T00:00:01-05:00", "2021-01-01T05:00:01Z"),
+            (None, berlin, "2021-01-01 00:00:01[America/New_York]", "2021-01-01T05:00:01Z"),
+            (None, berlin, "1700000001", "2023-11-14T22:13:21Z"),
+            (Some("%y%m%d%H"), None, "14102100", "2014-10-21T00:00:00Z"),
+            (Some("%y%m%d%H"), york, "14102100", "2014-10-21T04:00:00Z"),
+            (Some("%Y%m%d"), berlin, "20210101", "2020-12-31T23:00:00Z"),
+            (
+                Some("%d/%b/%Y:%H:%M:%S %z"),
+                berlin,
+                "10/Oct/2000:13:55:36 -0700",
+                "2000-10-10T20:55:36Z",
+            ),
+            (Some("%d.%m.%Y %H:%M"), None, "31.12.2020 23:59", "2020-12-31T23:59:00Z"),
+        ] {
+            assert_eq!(
+                read(format, zone, text).as_deref(),
+                Ok(wanted),
+                "{format:?} {zone:?} {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_and_what_was_not_or_twice() {
+        let berlin = Some("Europe/Berlin");
+        for (format, zone, text, word) in [
+            (None, berlin, "2021-03-28 02:30:00", "there were two"),
+            (None, berlin, "2021-10-31 02:30:00", "there were two"),
+            (Some("%d.%m.%Y %H:%M"), berlin, "31.10.2021 02:30", "there were two"),
+            (Some("%d.%m.%Y"), None, "2021-10-31", "not as --time-format"),
+            (Some("%H:%M"), None, "12:30", "not as --time-format"),
+            (None, None, "yesterday", "neither Unix seconds"),
+            (None, None, "2021-01-01 00:00:01[Mars/Olympus]", "no offset from UTC"),
+            (None, Some("Mars/Olympus"), "1", "no zone is called so"),
+            (None, berlin, "1969-12-31 12:00:00", "before 1970"),
+        ] {
+            let error = read(format, zone, text).unwrap_err();
+            assert!(error.contains(word), "{format:?} {zone:?} {text}: {error}");
+        }
+    }
+}
