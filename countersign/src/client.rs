@@ -47,6 +47,8 @@ enum Tried {
     Later(String),
     /// Will not.
     Never(String),
+    /// Another log has this name.
+    OtherLog(String),
 }
 
 impl Api {
@@ -165,6 +167,7 @@ impl Api {
                 Tried::Done(reply) => return Ok(Some(reply)),
                 Tried::NotFound => return Ok(None),
                 Tried::Never(why) => return Err(Failure::server(why)),
+                Tried::OtherLog(why) => return Err(Failure::other_log(why)),
                 Tried::Later(why) => why,
             };
             tries += 1;
@@ -221,14 +224,16 @@ impl Api {
         if status.is_success() {
             return Tried::Done(Reply { headers, body });
         }
-        let said = serde_json::from_slice::<Problem>(&body).map(|problem| problem.detail);
-        let said =
-            said.unwrap_or_else(|_| String::from_utf8_lossy(&body).chars().take(200).collect());
+        let problem = serde_json::from_slice::<Problem>(&body).ok();
+        let is_other_log = problem.as_ref().is_some_and(|said| said.r#type.ends_with(":other_log"));
+        let text = || String::from_utf8_lossy(&body).chars().take(200).collect();
+        let said = problem.map_or_else(text, |problem| problem.detail);
         match status {
             StatusCode::NOT_FOUND => Tried::NotFound,
             StatusCode::UNAUTHORIZED => {
                 Tried::Never(format!("{} refuses the key: {said}", self.base()))
             }
+            StatusCode::CONFLICT if is_other_log => Tried::OtherLog(said),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Tried::Later(said),
             status if status.is_server_error() => Tried::Later(format!("{status}: {said}")),
             status => Tried::Never(format!("{}{path} refuses with {status}: {said}", self.base())),

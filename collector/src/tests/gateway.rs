@@ -144,6 +144,33 @@ async fn chunks_are_taken() {
 }
 
 #[tokio::test]
+async fn two_logs_at_once_under_one_name_are_told_apart() {
+    let rig = start();
+    let router = router(Arc::clone(&rig.collector));
+    let send = async |begin: &str, source: &str| {
+        let body = chunk(9).replace("000102030405060708090a0b0c0d0e0f", source);
+        let request = Request::post(format!("/v1/import{begin}"));
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
+    };
+    let [one, other] = ["?begin=", "?begin="].map(str::to_owned);
+    let (one, other) = (one + &"11".repeat(32), other + &"22".repeat(32));
+    let [name, another] = ["0f".repeat(16), "1f".repeat(16)];
+    for (begin, source, status) in [
+        (one.as_str(), &name, StatusCode::OK),
+        (&one, &name, StatusCode::OK),
+        (&other, &name, StatusCode::CONFLICT),
+        (&other, &another, StatusCode::OK),
+        ("", &name, StatusCode::OK),
+        ("?begin=11", &name, StatusCode::BAD_REQUEST),
+    ] {
+        assert_eq!(send(begin, source).await.status(), status, "{begin} {source}");
+    }
+    let (kind, _) = problem(send(&other, &name).await, StatusCode::CONFLICT).await;
+    assert_eq!(kind, "other_log");
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_a_400_that_says_where() {
     let rig = start();
     let cases = [

@@ -52,6 +52,25 @@ impl SourceAccount {
         }
     }
 
+    /// That the rows which are taken are those of this log: another may have come under its name meanwhile.
+    ///
+    /// # Errors
+    /// They are another's.
+    pub(super) fn check(&self, path: &Path, read: &Read) -> Result<(), Failure> {
+        let is_other = |taken: Taken| {
+            taken.rows > read.rows || (taken.rows == read.rows && taken.digest != read.digest)
+        };
+        if !self.taken().is_some_and(is_other) {
+            return Ok(());
+        }
+        Err(Failure::other_log(format!(
+            "{}: another log was imported under this name at the same time: of {} rows that are taken some \
+             are its own. Import each log under a name of its own, one at a time",
+            path.display(),
+            self.rows
+        )))
+    }
+
     /// How far the log was taken.
     pub(super) fn taken(&self) -> Option<Taken> {
         let digest = self.digest.as_deref().and_then(shared::text::unhex)?;

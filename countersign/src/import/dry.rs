@@ -54,7 +54,7 @@ fn look(args: &ImportArgs, names: &Names, path: &Path) -> Result<bool, Failure> 
         now: SystemClock.now(),
     };
     let mut seen = Said::default();
-    let read = read::read(log, Seen::default(), &mut |chunk| {
+    let read = read::read(log, Seen::default(), &mut |chunk, _| {
         chunk.events.into_iter().for_each(|event| seen.take(event));
         true
     })?;

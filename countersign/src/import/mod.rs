@@ -100,6 +100,7 @@ async fn import_file(
     progress.finish();
     let read = read?;
     let after = SourceAccount::wait(api, source, read.rows).await?;
+    after.check(path, &read)?;
     Ok(account::print(path, source, &read, before.rows, &after))
 }
 

@@ -69,6 +69,8 @@ pub(super) struct Read {
     pub(super) early: Option<(u64, Timestamp)>,
     /// Rows that are counted without their network, their country, or their device.
     pub(super) unread: [Unread; 3],
+    /// BLAKE3 of the log up to the end of its rows.
+    pub(super) digest: [u8; 32],
     /// Columns, or the fields of the first row, that are used: ours, the log's.
     pub(super) used: Vec<(&'static str, String)>,
 }
@@ -90,8 +92,8 @@ impl Unread {
     }
 }
 
-/// Takes a chunk; false when nobody wants more.
-pub(super) type Sink<'a> = &'a mut dyn FnMut(ImportChunk) -> bool;
+/// Takes a chunk, and the digest of the log up to the end of its first row; false when nobody wants more.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(ImportChunk, &[u8; 32]) -> bool;
 
 /// Reads the log to its end and hands on what was not taken before.
 ///
@@ -108,6 +110,7 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
     }
     let mut chunk = Chunk::new(log.source, log.taken.map_or(0, |taken| taken.rows));
     let mut read = Read::default();
+    let mut begin = [0; 32];
     loop {
         let record = records.next().map_err(|error| cannot_read(&log.path, &error))?;
         let Some(record) = record else { break };
@@ -127,10 +130,13 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
         let count = events.as_ref().map_or(0, Events::count);
         read.events += count;
         read.rows += 1;
+        if read.rows == 1 {
+            begin = records.digest();
+        }
         if read.rows > chunk.first_row {
             read.events_new += count;
             chunk.push(events);
-            if chunk.is_full(read.rows) && !sink(chunk.seal(read.rows, records.digest())) {
+            if chunk.is_full(read.rows) && !sink(chunk.seal(read.rows, records.digest()), &begin) {
                 return Ok(read);
             }
         } else if read.rows == chunk.first_row {
@@ -140,10 +146,12 @@ pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Fai
     if read.rows < chunk.first_row {
         return Err(shrunk(&log, read.rows));
     }
+    read.digest = match read.early {
+        Some(_) => records.digest_before(),
+        None => records.digest(),
+    };
     if read.rows > chunk.first_row {
-        let early = read.early.is_some();
-        let digest = if early { records.digest_before() } else { records.digest() };
-        sink(chunk.seal(read.rows, digest));
+        sink(chunk.seal(read.rows, read.digest), &begin);
     }
     log.rejects.finish()?;
     read.held_back = records.held_back();

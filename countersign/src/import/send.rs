@@ -20,13 +20,17 @@ const AHEAD: usize = 2;
 /// # Errors
 /// When the log cannot be read or the server does not take it.
 pub(super) async fn send(log: Log, api: &Api, progress: &Progress) -> Result<Read, Failure> {
-    let (sink, mut bodies) = mpsc::channel::<Vec<u8>>(AHEAD);
+    let (sink, mut bodies) = mpsc::channel::<(String, Vec<u8>)>(AHEAD);
     let seen = progress.seen();
     let reader = tokio::task::spawn_blocking(move || {
-        read::read(log, seen, &mut |chunk| sink.blocking_send(body(&chunk)).is_ok())
+        read::read(log, seen, &mut |chunk, begin| {
+            // So that two logs under one name at once are told apart.
+            let path = format!("/v1/import?begin={}", shared::text::hex(begin));
+            sink.blocking_send((path, body(&chunk))).is_ok()
+        })
     });
-    while let Some(body) = bodies.recv().await {
-        api.post("/v1/import", body).await?;
+    while let Some((path, body)) = bodies.recv().await {
+        api.post(&path, body).await?;
     }
     reader.await.map_err(Failure::fatal)?
 }

@@ -164,6 +164,30 @@ async fn a_named_log_may_grow_but_not_change() {
     assert_eq!(counted("c").await, 0);
 }
 
+#[tokio::test]
+async fn of_two_logs_at_once_under_one_name_one_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), None, &[]);
+    let import = |ad: &str| {
+        let path = dir.path().join(format!("{ad}.csv"));
+        let rows = (0..50_000).map(|n| format!("{ad},{}\n", 1_700_000_040 + n % 60));
+        std::fs::write(&path, format!("ad_id,timestamp\n{}", rows.collect::<String>())).unwrap();
+        let mut command = server.import();
+        command.arg(path).args(["--source", "shop"]);
+        std::thread::spawn(move || run(&mut command))
+    };
+    let ended = [import("a"), import("b")].map(|one| one.join().unwrap());
+    let codes: Vec<_> = ended.iter().map(|(code, ..)| code.unwrap()).collect();
+    assert!(codes.contains(&0) && codes.contains(&3), "{ended:?}");
+    let told = &ended[codes.iter().position(|code| *code == 3).unwrap()].2;
+    assert!(told.contains("under this name"), "{told}");
+    for (ad, code) in ["a", "b"].into_iter().zip(codes) {
+        let path = format!("/v1/ads/{ad}/aggregated_count?from=1700000040&to=1700000100");
+        let counted = server.ask(&path).await["count"].as_u64().unwrap();
+        assert_eq!(counted, if code == 0 { 50_000 } else { 0 });
+    }
+}
+
 #[test]
 fn a_dry_run_shows_how_a_log_is_read_and_needs_no_server() {
     let dir = tempfile::tempdir().unwrap();

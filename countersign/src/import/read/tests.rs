@@ -15,7 +15,7 @@ fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Log
 
 fn run(log: Log) -> Result<(Read, Vec<ImportChunk>), Failure> {
     let mut chunks = Vec::new();
-    let read = read(log, Seen::default(), &mut |chunk| {
+    let read = read(log, Seen::default(), &mut |chunk, _| {
         chunk.check().unwrap();
         chunks.push(chunk);
         true
