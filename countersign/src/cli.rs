@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Recount(RecountArgs),
     /// Make, list, rotate, retire and revoke signing keys; a running `up` follows within seconds
     Keys(KeysArgs),
+    /// Check a catalogue before an edge reads it
+    Catalogue(crate::catalogue::CatalogueArgs),
     /// List edges with how far each is counted; take one out of service
     Edges(EdgesArgs),
     /// List, show and resolve what came to a collector and could not be decoded

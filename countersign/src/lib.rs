@@ -13,6 +13,7 @@
 mod admin;
 mod archive;
 mod backup;
+mod catalogue;
 mod cli;
 mod client;
 mod data;
@@ -88,6 +89,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Import(args) => import::run(&args),
         Command::Recount(args) => recount::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Catalogue(args) => catalogue::run(&args),
         Command::Edges(args) => operate::edges(&args),
         Command::Deadletter(args) => deadletter::deadletter(&args),
         Command::Backup(args) => backup::backup(&args),

@@ -55,7 +55,8 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     };
     let public = keys.keyring.iter().map(|key| key.told_to(asks.issuer)).collect();
     let own: Vec<_> = keys.keyring.iter().filter(|key| key.issuer == asks.issuer).collect();
-    let catalogue = catalogue.map(|whole| to_raw_value(&part(whole, &own, now))).transpose();
+    let catalogue =
+        catalogue.map(|whole| to_raw_value(&part(stored(whole), &own, now))).transpose();
     let published = catalogue.map(|catalogue| Published { public, catalogue });
     let body = match published.and_then(|published| serde_json::to_string(&published)) {
         Ok(body) => body,
@@ -69,6 +70,20 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
         return (StatusCode::NOT_MODIFIED, fields).into_response();
     }
     (fields, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// With addresses as they are kept. One that is wrong stays: the centre's own edge says what is wrong.
+fn stored(mut catalogue: Value) -> Value {
+    let ads = catalogue["ads"].as_array_mut().into_iter().flatten();
+    for ad in ads.filter_map(Value::as_object_mut) {
+        for name in ["url", "image"] {
+            let Some(address) = ad.get_mut(name) else { continue };
+            if let Some(Ok(stored)) = address.as_str().map(edge::native::stored_as) {
+                *address = stored.into();
+            }
+        }
+    }
+    catalogue
 }
 
 /// What an issuer may show of a catalogue, whose keys these are. An entry that is wrong is shown to nobody
@@ -187,6 +202,17 @@ mod tests {
         assert_eq!(told["placements"][0]["ads"], json!(["mine"]));
         assert_eq!(told["lifetimes"], json!({ "click_s": 7 }));
         edge::catalogue::Catalogue::from_json(&told.to_string()).unwrap();
+    }
+
+    #[test]
+    fn edges_are_told_addresses_as_they_are_kept() {
+        let mut written = catalogue();
+        written["ads"][0]["url"] = json!("https://bücher.example/a b");
+        written["ads"][1]["url"] = json!("no address");
+        let told = stored(written);
+        assert_eq!(told["ads"][0]["url"], "https://xn--bcher-kva.example/a%20b");
+        assert_eq!(told["ads"][1]["url"], "no address");
+        assert_eq!((stored(catalogue()), stored(json!({}))), (catalogue(), json!({})));
     }
 
     #[test]

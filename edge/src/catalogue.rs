@@ -5,8 +5,16 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use shared::limits::TOKEN_LIFE_MS_MAX;
-use shared::token::check_url;
 use shared::{Currency, Id, Money, Random};
+
+#[cfg(feature = "native")]
+use crate::native::stored_as;
+
+/// A Worker has its catalogue of the centre, which has stored what an operator wrote.
+#[cfg(not(feature = "native"))]
+fn stored_as(text: &str) -> Result<String, String> {
+    shared::token::check_url(text).map(|()| text.to_owned())
+}
 
 /// The longest HTML creative, in bytes.
 pub const HTML_BYTES_MAX: usize = 64 << 10;
@@ -24,6 +32,7 @@ pub struct Catalogue {
     placements: HashMap<Id, Placement>,
     impression_life_s: u32,
     click_life_s: u32,
+    notes: Vec<String>,
 }
 
 /// An ad that can be served.
@@ -90,6 +99,12 @@ impl Catalogue {
     #[cfg(feature = "native")]
     pub fn from_toml(text: &str) -> Result<Self, CatalogueError> {
         toml::from_str(text).map_err(|e| CatalogueError(vec![e.to_string()])).and_then(check)
+    }
+
+    /// What is kept otherwise than it is written, a line for each place.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The placement of that name.
@@ -216,6 +231,8 @@ struct PlacementEntry {
 struct Errors {
     place: String,
     found: Vec<String>,
+    /// What is kept otherwise.
+    notes: Vec<String>,
 }
 
 impl Errors {
@@ -227,6 +244,15 @@ impl Errors {
                 None
             }
         }
+    }
+
+    /// An address, as it is kept.
+    fn address(&mut self, field: &str, text: &str) -> Result<String, String> {
+        let stored = stored_as(text)?;
+        if stored != text {
+            self.notes.push(format!("{}: {field}: {text:?} is stored as {stored}", self.place));
+        }
+        Ok(stored)
     }
 
     fn id(&mut self, field: &str, text: &str) -> Option<Id> {
@@ -247,7 +273,7 @@ impl Errors {
 }
 
 fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
-    let mut errors = Errors { place: "lifetimes".to_owned(), found: Vec::new() };
+    let mut errors = Errors { place: "lifetimes".to_owned(), found: Vec::new(), notes: Vec::new() };
     let most_s = u32::try_from(TOKEN_LIFE_MS_MAX / 1000).unwrap_or(u32::MAX);
     let lives = &file.lifetimes;
     errors.within("impression_s", lives.impression_s, 1, most_s);
@@ -294,7 +320,12 @@ fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
             errors.take(if twice { Err("this id is there twice") } else { Ok(()) });
         }
     }
+    let more = errors.found.len().saturating_sub(ERRORS_SHOWN_MAX);
     errors.found.truncate(ERRORS_SHOWN_MAX);
+    if more > 0 {
+        errors.found.push(format!("and {more} more"));
+    }
+    catalogue.notes = errors.notes;
     if errors.found.is_empty() { Ok(catalogue) } else { Err(CatalogueError(errors.found)) }
 }
 
@@ -302,13 +333,14 @@ fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
     let id = errors.id("id", &entry.id);
     let campaign = errors.id("campaign", &entry.campaign);
     let advertiser = errors.id("advertiser", &entry.advertiser);
-    let creative = errors.take(check_creative(entry));
+    let creative = check_creative(entry, errors);
+    let creative = errors.take(creative);
     let width = errors.within("width", entry.width, 1, PIXELS_MAX);
     let height = errors.within("height", entry.height, 1, PIXELS_MAX);
     let weight = errors.within("weight", entry.weight, 1, WEIGHT_MAX);
-    let url = errors.take(check_url(&entry.url).map_err(|error| format!("url: {error}")));
+    let url = errors.address("url", &entry.url).map_err(|error| format!("url: {error}"));
+    let url = errors.take(url);
     let price = errors.take(check_price(entry));
-    url?;
     Some(Ad {
         id: id?,
         campaign: campaign?,
@@ -316,22 +348,22 @@ fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
         creative: creative?,
         width: width?,
         height: height?,
-        url: entry.url.clone(),
+        url: url?,
         weight: weight?,
         price: price?,
     })
 }
 
-fn check_creative(entry: &AdEntry) -> Result<Creative, String> {
+fn check_creative(entry: &AdEntry, errors: &mut Errors) -> Result<Creative, String> {
     match (&entry.image, &entry.html) {
         (Some(image), None) => {
-            check_url(image).map_err(|why| {
+            let image = errors.address("image", image).map_err(|why| {
                 format!(
                     "image: {}",
                     why.replace("a landing URL", "an image URL").replace("landing", "image")
                 )
             })?;
-            Ok(Creative::Image(image.clone()))
+            Ok(Creative::Image(image))
         }
         (None, Some(html)) if html.is_empty() => Err("html is empty".to_owned()),
         (None, Some(html)) if html.len() > HTML_BYTES_MAX => {

@@ -5,6 +5,7 @@ mod catalogue_file;
 mod connection;
 pub mod doors;
 mod head;
+mod landing;
 mod metrics;
 mod networks;
 mod patience;
@@ -15,6 +16,7 @@ mod run;
 mod threads;
 
 pub use catalogue_file::{CatalogueFile, CatalogueSource};
+pub use landing::stored_as;
 pub use metrics::Metrics;
 pub use policies::Policies;
 pub use run::{Parts, RimSettings, RunError, Summary, run};

@@ -68,6 +68,23 @@ fn json_says_the_same() {
     assert!(Catalogue::from_json("{\"adds\":[]}").is_err());
 }
 
+#[test]
+fn what_is_stored_otherwise_is_noted_and_errors_past_the_twentieth_are_counted() {
+    let text = GOOD.replacen("http://acme.example/hats", "http://acme.example/hats?q={gclid}", 1);
+    let catalogue = Catalogue::from_toml(&text).unwrap();
+    assert_eq!(catalogue.ads()[1].url, "http://acme.example/hats?q=%7Bgclid%7D");
+    let [note] = catalogue.notes() else { panic!("{:?}", catalogue.notes()) };
+    assert!(
+        note.starts_with("ads[1] (\"hats\"): url: ") && note.ends_with("%7Bgclid%7D"),
+        "{note}"
+    );
+    assert!(Catalogue::from_toml(GOOD).unwrap().notes().is_empty());
+    let ad =
+        r#"{"id":"a","campaign":"c","advertiser":"v","html":"","width":1,"height":1,"url":""}"#;
+    let error = Catalogue::from_json(&format!("{{\"ads\":[{}]}}", [ad; 15].join(","))).unwrap_err();
+    assert_eq!((error.0.len(), error.0[20].as_str()), (21, "and 10 more"));
+}
+
 /// Each change of the good catalogue, and the place and the words that its error has.
 #[test]
 fn errors_name_the_place() {

@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime};
 use super::{Metrics, Policies};
 use crate::catalogue::{Catalogue, CatalogueError};
 
+/// So many notes on one catalogue go to the log; `countersign catalogue check` shows all of them.
+const NOTES_SHOWN_MAX: usize = 20;
+
 /// A place that has a catalogue.
 ///
 /// Duties: [`CatalogueSource::poll`] gives a catalogue only when it may differ from the one given
@@ -75,7 +78,11 @@ fn read(path: &Path) -> Result<Catalogue, CatalogueError> {
     let text = text.map_err(|error| place(CatalogueError(vec![error.to_string()])))?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let catalogue = if is_json { Catalogue::from_json(&text) } else { Catalogue::from_toml(&text) };
-    catalogue.map_err(place)
+    let catalogue = catalogue.map_err(place)?;
+    for note in catalogue.notes().iter().take(NOTES_SHOWN_MAX) {
+        tracing::info!("{}: {note}", path.display());
+    }
+    Ok(catalogue)
 }
 
 /// Asks the source every `pause` and puts what it gives in force.
