@@ -94,3 +94,26 @@ fn a_key_is_made_once_and_only_its_hash_is_kept() {
     let (code, _, said) = run(short);
     assert!(code == Some(2) && said.contains("COUNTERSIGN_ADMIN_KEY"), "{code:?} {said}");
 }
+
+#[test]
+fn a_catalogue_is_checked_before_an_edge_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ads.toml");
+    let check = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        run(binary().args(["catalogue", "check"]).arg(&path))
+    };
+    let good = "[[ads]]\nid = \"a\"\ncampaign = \"c\"\nadvertiser = \"v\"\nhtml = \"x\"\nwidth = 300\n\
+                height = 250\nurl = \"https://e.example/?g={gclid}\"\n\
+                [[placements]]\nid = \"p\"\npublisher = \"q\"\nads = [\"a\"]\n";
+    let (code, said, told) = check(good);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(said.contains("is stored as https://e.example/?g=%7Bgclid%7D"), "{said}");
+    assert!(said.contains("1 ads on 1 placements, nothing wrong"), "{said}");
+    let (code, _, told) =
+        check(&good.replace("width = 300", "width = 0").replace("\"q\"", "\"?\""));
+    assert_eq!(code, Some(2), "{told}");
+    let places =
+        ["ads.toml: ads[0] (\"a\"): width is 0", "placements[0] (\"p\"): publisher: an id"];
+    assert!(places.iter().all(|place| told.contains(place)), "{told}");
+}
