@@ -6,11 +6,12 @@
 //! and by simple counting. The surest comes first, for an event has one reason.
 
 use shared::token::Token;
-use shared::{Reason, RuleSet, Timestamp, Verdict};
+use shared::{Fingerprint, Flags, Reason, RuleSet, Timestamp, Verdict};
 
 use crate::bots;
 use crate::browser;
 use crate::clicks::Pace;
+use crate::decision::Draft;
 use crate::handle::State;
 use crate::networks::DataCentres;
 use crate::request::{Method, Request};
@@ -73,8 +74,29 @@ pub(crate) fn of(request: &Request<'_>, rules: &Rules) -> Verdict {
     if !browser::is_like_one(request.user_agent) {
         return Some(Reason::NonBrowser);
     }
+    of_network(request, rules)
+}
+
+fn of_network(request: &Request<'_>, rules: &Rules) -> Verdict {
     let is_hosted = |asn| rules.data_centres.contains(asn);
     request.asn.is_some_and(is_hosted).then_some(Reason::DataCentre)
+}
+
+/// Of a picture: a mail program or a mail service's proxy asks for it when a person opens the mail, though
+/// neither is a browser. Of whom and where that is nothing is known.
+pub(crate) fn of_picture(event: Draft, request: &Request<'_>, rules: &Rules) -> Draft {
+    let is_asked_ahead = matches!(event.verdict, Some(Reason::HeadRequest | Reason::Prefetch));
+    if is_asked_ahead || !is_mail(request.user_agent) {
+        return event;
+    }
+    let verdict = of_network(request, rules);
+    Draft { verdict, visitor: Fingerprint::NONE, flags: Flags(Flags::PROXIED), ..event }
+}
+
+/// Gmail's and Yahoo's proxies name themselves, and so does Outlook.
+fn is_mail(user_agent: &[u8]) -> bool {
+    let names = ["GoogleImageProxy", "YahooMailProxy", "Microsoft Outlook", "ms-office"];
+    names.iter().any(|name| user_agent.windows(name.len()).any(|at| at == name.as_bytes()))
 }
 
 /// Of a click of a request that is valid as a whole. `is_new`: it takes a place in the visitor's pace,

@@ -385,6 +385,9 @@ pub struct Flags(pub u8);
 impl Flags {
     /// The token was given to another visitor (another fingerprint, both known).
     pub const OTHER_VISITOR: u8 = 1;
+    /// A mail program, or the image proxy of a mail service, asked for the picture: a person opened the
+    /// mail, and nothing is known of who and where it is.
+    pub const PROXIED: u8 = 2;
     /// All that have a meaning; a wire form with others is refused.
-    pub const KNOWN: u8 = Self::OTHER_VISITOR;
+    pub const KNOWN: u8 = Self::OTHER_VISITOR | Self::PROXIED;
 }

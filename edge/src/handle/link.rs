@@ -9,7 +9,7 @@ use super::{State, reply};
 use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::request::Request;
-use crate::verdict::is_ahead;
+use crate::verdict::{self, is_ahead};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -70,6 +70,10 @@ fn follow(
     };
     let asker = Asker::new(request, policy, now);
     let event = asker.event(kind, &token, &bytes, |_| false, state, now);
+    let event = match kind {
+        Kind::Click => event,
+        _ => verdict::of_picture(event, request, &policy.verdicts),
+    };
     if state.is_repeat(&event) {
         let tallies = vec![Loss { kind, reason: Reason::Repeated, count: 1 }];
         return Decision { tallies, ..Decision::reply(reply) };
