@@ -125,9 +125,10 @@ async fn nothing_is_lost_while_the_clock_is_off(seconds: i64, lasts: Duration) {
     visits += 1;
     let to = SystemClock.now().minute().0 + 1;
     let account = format!("/v1/accounting?from={}&to={}", from * 60, to * 60);
-    let all = |answer: &Value| answer["counted"] == 3 * visits && answer["in_flight"] == 0;
+    // A batch that nothing is in may still be missing for a moment, and is a gap so long.
+    let all = |answer: &Value| answer["counted"] == 3 * visits && answer["adds_up"] == true;
     let answer = shifted.server.until(&account, all).await;
-    assert_eq!((&answer["received"], &answer["adds_up"]), (&json!(3 * visits), &json!(true)));
+    assert_eq!((&answer["received"], &answer["in_flight"]), (&json!(3 * visits), &json!(0)));
     assert_eq!(answer["reasons"], json!({}), "{answer}");
     // Nothing lies in another minute.
     let wide = format!("/v1/accounting?from={}&to={}", (from - 1_440) * 60, (to + 50_000) * 60);
