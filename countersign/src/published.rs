@@ -72,9 +72,13 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     (fields, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
+fn list<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
+    of.get_mut(name)?.as_array_mut()
+}
+
 /// With addresses as they are kept. One that is wrong stays: the centre's own edge says what is wrong.
 fn stored(mut catalogue: Value) -> Value {
-    let ads = catalogue["ads"].as_array_mut().into_iter().flatten();
+    let ads = list(&mut catalogue, "ads").into_iter().flatten();
     for ad in ads.filter_map(Value::as_object_mut) {
         for name in ["url", "image"] {
             let Some(address) = ad.get_mut(name) else { continue };
@@ -107,20 +111,20 @@ fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value {
         Some(keys().any(|key| key.signs_for(publisher)))
     };
     let mut shown = HashSet::new();
-    if let Some(ads) = catalogue["ads"].as_array_mut() {
+    if let Some(ads) = list(&mut catalogue, "ads") {
         ads.retain(|ad| sells(ad) == Some(true));
         shown.extend(ads.iter().filter_map(|ad| ad["id"].as_str().map(str::to_owned)));
     }
-    if let Some(places) = catalogue["placements"].as_array_mut() {
+    if let Some(places) = list(&mut catalogue, "placements") {
         places.retain(|place| shows(place) == Some(true));
-        for ads in places.iter_mut().filter_map(|place| place["ads"].as_array_mut()) {
+        for ads in places.iter_mut().filter_map(|place| list(place, "ads")) {
             ads.retain(|ad| ad.as_str().is_some_and(|ad| shown.contains(ad)));
         }
         // What stands in none of its places is nothing that it can show.
         let placed = places.iter().filter_map(|place| place["ads"].as_array()).flatten();
         shown = placed.filter_map(|ad| ad.as_str().map(str::to_owned)).collect();
     }
-    if let Some(ads) = catalogue["ads"].as_array_mut() {
+    if let Some(ads) = list(&mut catalogue, "ads") {
         ads.retain(|ad| ad["id"].as_str().is_some_and(|ad| shown.contains(ad)));
     }
     catalogue
@@ -212,7 +216,13 @@ mod tests {
         let told = stored(written);
         assert_eq!(told["ads"][0]["url"], "https://xn--bcher-kva.example/a%20b");
         assert_eq!(told["ads"][1]["url"], "no address");
-        assert_eq!((stored(catalogue()), stored(json!({}))), (catalogue(), json!({})));
+        assert_eq!(stored(catalogue()), catalogue());
+        // What is no catalogue is passed on as it is.
+        let (_, all) = keys(limits());
+        for wrong in [json!({}), json!([1]), json!({"ads": [1], "placements": [[], {"ads": 1}]})] {
+            assert_eq!(stored(wrong.clone()), wrong);
+            part(wrong, &all.iter().collect::<Vec<_>>(), Timestamp(1));
+        }
     }
 
     #[test]
