@@ -148,11 +148,11 @@ const source = await build({
 });
 for (const [name, { told, tcf, gpp, gpc, vendor }, expected] of consents)
   test(`consent: ${name}`, async () => {
-    const window = {
+    const self = {
       ...(tcf && { __tcfapi: (_command, _version, callback) => callback(tcf, true) }),
       ...(gpp && { __gpp: (_command, callback) => callback(gpp, true) }),
     };
-    const scope = { window, navigator: { globalPrivacyControl: gpc }, document: { hidden: false }, performance };
+    const scope = { self, navigator: { globalPrivacyControl: gpc }, document: { hidden: false }, performance };
     const consents = new Function(...Object.keys(scope), `${source.outputFiles[0].text}; return consents`)(...Object.values(scope));
     const answered = consents.ask(vendor);
     consents.tell(told);
@@ -161,7 +161,7 @@ for (const [name, { told, tcf, gpp, gpc, vendor }, expected] of consents)
   });
 
 test("consent: a platform that never answers is waited for half a second, not longer", async () => {
-  const scope = { window: { __tcfapi() {} }, navigator: {}, document: {}, performance };
+  const scope = { self: { __tcfapi() {} }, navigator: {}, document: {}, performance };
   const consents = new Function(...Object.keys(scope), `${source.outputFiles[0].text}; return consents`)(...Object.values(scope));
   const start = performance.now();
   await consents.ask();
@@ -177,7 +177,7 @@ test("slots: what a page calls its place stays one parameter of the query", asyn
   for (const placement of ["front-top", "top&consent=1", "top#", "a b", "t\u00f6p+%26=?"]) {
     const asked = [];
     const scope = {
-      window: {}, navigator: {}, performance,
+      self: {}, navigator: {}, performance,
       document: { querySelectorAll: () => [{ isConnected: true, dataset: { countersignPlacement: placement } }] },
       IntersectionObserver: class {},
       fetch: async (url) => asked.push(url) && { ok: true, status: 204 },
