@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use eventlog::segments::{Segments, SegmentsConfig};
+use eventlog::segments::{Segments, SegmentsConfig, SegmentsError};
 use parking_lot::Mutex;
+use shared::ambient::Stopwatch;
 use shared::random::Seeded;
 use shared::wire::Batch;
 use shared::{
@@ -59,6 +60,22 @@ fn open(dir: &Path, clock: &Arc<Hands>) -> (Outbox, Opened) {
 fn open_with(settings: &OutboxSettings, clock: &Arc<Hands>) -> (Outbox, Opened) {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
     Outbox::open(settings, clock, &mut Seeded::new(9), Metrics::default()).unwrap()
+}
+
+/// The same after a drain was stopped: what it had begun on another thread has the directory until that is
+/// done.
+async fn open_when_free(settings: &OutboxSettings, clock: &Arc<Hands>) -> (Outbox, Opened) {
+    let watch = Stopwatch::start();
+    loop {
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
+        match Outbox::open(settings, clock, &mut Seeded::new(9), Metrics::default()) {
+            Err(OutboxError::Segments(SegmentsError::Locked { .. })) => {
+                assert!(watch.elapsed() < Duration::from_secs(10), "the directory is never free");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// An event that can be told from others by its token.

@@ -271,7 +271,7 @@ async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
     let sink = Arc::new(Store::default());
     let mut sent = 0;
     for start in 1..=2 {
-        let (outbox, _) = open_with(&small, &clock);
+        let (outbox, _) = open_when_free(&small, &clock).await;
         let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
         eventually("they are held", || outbox.depth().held >= 5).await;
         // Three times as much as it may hold, in each of two lives.
@@ -298,7 +298,7 @@ async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
     }
     assert!(dir.path().join("held").is_dir());
     clock.set(START.plus_ms(AHEAD_MS + 60_000));
-    let (outbox, _) = open_with(&small, &clock);
+    let (outbox, _) = open_when_free(&small, &clock).await;
     let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
     eventually("their time has come", || {
         let events = audit_events(&sink.batches());
