@@ -28,7 +28,19 @@ fn cargo_program() -> OsString {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(cargo_program());
     command.current_dir(root());
+    by_hand(&mut command);
     command
+}
+
+/// As if a person had called it: without what cargo has told us of ourselves. Build scripts look at that (of
+/// `ring`, whose package's name it is then), and all that needs them would be compiled anew whenever xtask's
+/// cargo and a person's come in turn.
+pub(crate) fn by_hand(command: &mut Command) {
+    let of_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| of_cargo.iter().any(|start| name.starts_with(start))) {
+        command.env_remove(name);
+    }
 }
 
 /// `name` as this platform calls an executable.

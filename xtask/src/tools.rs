@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Failure;
-use crate::process::{cargo, exe, output, root, run, shown};
+use crate::process::{by_hand, cargo, exe, output, root, run, shown};
 
 /// A program, pinned.
 pub(crate) struct Tool {
@@ -115,6 +115,7 @@ impl Tool {
     pub(crate) fn command(&self) -> Result<Command, Failure> {
         let mut command = Command::new(self.installed()?);
         command.current_dir(root());
+        by_hand(&mut command);
         Ok(command)
     }
 
