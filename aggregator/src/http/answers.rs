@@ -67,9 +67,11 @@ pub(super) struct Account {
     pub(super) is_final: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) behind: Option<usize>,
-    /// Of publishers whose pages number what they tell.
+    /// Of some publishers whose pages number what they tell; and how many such there are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) pages: Vec<Pages>,
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) publishers_with_pages: usize,
     /// Some of the outboxes with gaps, of every edge that has such; and how many there are of all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) gaps: Gaps,

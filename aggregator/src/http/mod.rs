@@ -209,7 +209,8 @@ async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri:
             given_up: found.given_up,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
-            pages: found.told.into_iter().map(pages).collect(),
+            publishers_with_pages: found.told.len(),
+            pages: most(found.told).into_iter().map(pages).collect(),
             outboxes_with_gaps: found.gaps.len(),
             gaps: gaps(found.gaps),
             outboxes_with_conflicts: found.conflicts.len(),
@@ -310,6 +311,20 @@ fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
     let named =
         Reason::ALL.iter().map(|reason| (reason.name(), counts[usize::from(reason.code())]));
     named.filter(|(_, count)| *count > 0).collect()
+}
+
+/// So many publishers' pages an answer lists: whoever signs ads names as many publishers as it likes.
+const PUBLISHERS_LISTED_MAX: usize = 256;
+
+/// Those whose pages have sent the most, in the order of their names.
+fn most(told: BTreeMap<Id, Told>) -> Vec<(Id, Told)> {
+    let mut all: Vec<_> = told.into_iter().collect();
+    if all.len() > PUBLISHERS_LISTED_MAX {
+        all.sort_by_key(|(_, told)| std::cmp::Reverse(told.sent));
+        all.truncate(PUBLISHERS_LISTED_MAX);
+        all.sort_unstable_by_key(|(publisher, _)| *publisher);
+    }
+    all
 }
 
 fn pages((publisher, told): (Id, Told)) -> Pages {

@@ -171,3 +171,16 @@ async fn metrics_are_there_under_their_names() {
         assert!(text.contains(name), "{name} is not in\n{text}");
     }
 }
+
+#[test]
+fn of_many_publishers_those_are_listed_whose_pages_have_sent_the_most() {
+    let publisher = |n: u64| format!("p{n}").parse::<Id>().unwrap();
+    let told = |n: u64| Told { sent: n % 1_000, counted: 0 };
+    let all: BTreeMap<_, _> = (0..3_000).map(|n| (publisher(n), told(n))).collect();
+    let listed = most(all.clone());
+    assert_eq!(listed.len(), PUBLISHERS_LISTED_MAX);
+    assert!(listed.is_sorted_by_key(|(publisher, _)| *publisher));
+    assert!(listed.iter().all(|(_, told)| told.sent >= 914), "three each of 1 000 numbers");
+    let few: BTreeMap<_, _> = all.into_iter().take(PUBLISHERS_LISTED_MAX).collect();
+    assert!(most(few.clone()).into_iter().eq(few));
+}
