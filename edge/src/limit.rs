@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
-use shared::{Network, Random};
+use shared::{Network, Random, Timestamp};
 
 /// The most requests a second that a limit may say: its times are whole microseconds.
 pub const PER_S_MAX: u32 = 1_000_000;
@@ -24,6 +24,29 @@ const PARTS: usize = 4_096;
 /// Bits of a slot that hold the time at which its bucket is full, µs: almost nine years.
 const TIME_BITS: u32 = 48;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
+
+/// Time that has passed by a clock that may be set back, where there is no other: by what it goes
+/// back is left out, so that nobody's bucket is empty for as long as the clock was ahead.
+#[derive(Debug)]
+pub struct Passed {
+    seen: Timestamp,
+    ms: u64,
+}
+
+impl Passed {
+    /// None yet.
+    #[must_use]
+    pub const fn since(now: Timestamp) -> Self {
+        Self { seen: now, ms: 0 }
+    }
+
+    /// How much it is now. Never goes back.
+    pub fn at(&mut self, now: Timestamp) -> Duration {
+        self.ms += now.0.saturating_sub(self.seen.0);
+        self.seen = now;
+        Duration::from_millis(self.ms)
+    }
+}
 
 /// A rate for each network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

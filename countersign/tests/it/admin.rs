@@ -1,3 +1,6 @@
+use std::io::Read as _;
+use std::net::TcpListener;
+
 use shared::keys::jwks;
 
 use crate::process::{KEY, Server, binary, run};
@@ -55,6 +58,24 @@ async fn every_route_of_the_api_asks_for_the_key() {
     for name in ["countersign_edge_requests", "countersign_collector_batches"] {
         assert!(metrics.contains(name), "{name} is not in the metrics");
     }
+}
+
+/// Nothing asks for https in the other tests; without a word about whose cryptography it is, the
+/// first such client would end the process.
+#[test]
+fn an_api_whose_address_says_https_is_asked_by_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = format!("https://{}", listener.local_addr().unwrap());
+    let greeted = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut hello = [0; 2];
+        stream.read_exact(&mut hello).unwrap();
+        hello
+    });
+    let args = ["edges", "list", "--api", &api, "--key", KEY, "--patience", "1"];
+    let (code, _, said) = run(binary().args(args));
+    assert_eq!(greeted.join().unwrap(), [22, 3], "a handshake");
+    assert!(code == Some(3) && said.contains(&api), "{code:?} {said}");
 }
 
 #[test]

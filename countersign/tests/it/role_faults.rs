@@ -155,12 +155,17 @@ async fn an_edge_starts_and_serves_while_nats_is_away() {
     let mut edge = world.edge("a");
     world.click(&edge).await;
     edge.kill();
+    // What it keeps of its keys is damaged: it asks for them again, and keeps them again.
+    std::fs::write(dir.path().join("a/keys-edge.json"), "{\"issuer\": \"ed").unwrap();
+    edge.start_again();
+    world.click(&edge).await;
+    edge.kill();
     world.nats.kill();
     edge.start_again();
     world.click(&edge).await;
     world.nats.start_again();
     let (_collector, aggregator) = (world.collector(), world.aggregator());
-    let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 4).await;
+    let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 6).await;
     assert_eq!(answer["adds_up"], true, "{answer}");
 }
 

@@ -27,6 +27,21 @@ fn a_burst_goes_through_and_then_the_rate() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_holds_nobody_up() {
+    let limits = limits(Rate { per_s: 1, burst: 2 }, OFF);
+    let ten_minutes = 600_000;
+    let mut passed = Passed::since(Timestamp(ten_minutes));
+    let mut admitted = |at| {
+        let since = passed.at(Timestamp(at)).as_millis();
+        admitted(&limits, Class::Click, "192.0.2.1", u64::try_from(since).unwrap(), 3)
+    };
+    assert_eq!(admitted(ten_minutes), 2);
+    assert_eq!(admitted(2 * ten_minutes), 2, "full again");
+    assert_eq!(admitted(ten_minutes), 0, "set back, nothing has passed");
+    assert_eq!(admitted(ten_minutes + 1_000), 1, "a second later, one");
+}
+
+#[test]
 fn a_network_is_a_24_or_a_48_and_one_does_not_pay_for_another() {
     let limits = limits(OFF, Rate { per_s: 1, burst: 2 });
     let at = |client| admitted(&limits, Class::Request, client, 0, 1);

@@ -31,7 +31,7 @@ use crate::catalogue::Catalogue;
 use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Reply, WhenFull, lost};
 use crate::handle::{self, State, handle};
-use crate::limit::{Class, Limits};
+use crate::limit::{Class, Limits, Passed};
 use crate::outbox::parcel::Parcel;
 use crate::policy::Policy;
 use crate::request::{Body, Method};
@@ -56,8 +56,8 @@ struct Edge {
     trouble: Vec<String>,
     limits: Limits,
     clicks: Clicks,
-    /// When the clock was read last, and how many ms had passed since the first time.
-    passed: Cell<(Timestamp, u64)>,
+    /// Since the isolate's first request.
+    passed: RefCell<Passed>,
     bodies: Bodies,
     /// What the shard said of itself, and when …
     state: RefCell<Option<(Timestamp, Result<serde_json::Value, String>)>>,
@@ -245,7 +245,7 @@ impl Edge {
             number: u32::from_le_bytes(number) % settings.shards,
             limits: Limits::new(settings.rates, &mut SystemRandom),
             clicks: Clicks::new(settings.clicks_pace, &mut SystemRandom),
-            passed: Cell::new((now(), 0)),
+            passed: RefCell::new(Passed::since(now())),
             bodies: Bodies::default(),
             state: RefCell::default(),
             asks: Once::default(),
@@ -277,7 +277,7 @@ impl Edge {
         if self.news.is_stale() {
             self.news.wait().await;
         }
-        let since = self.since();
+        let since = self.passed.borrow_mut().at(now());
         let policy = match self.admit(&visit, since) {
             Ok(policy) => policy,
             Err(refused) => return Ok(refused),
@@ -301,15 +301,6 @@ impl Edge {
         };
         let body = body.as_deref().map_or(Body::TooLarge, Body::Whole);
         Ok(self.decide(body, &policy, &visit, since).into_js(&visit))
-    }
-
-    /// The time since the isolate's first request, which never goes back: what the clock goes back by is
-    /// left out.
-    fn since(&self) -> Duration {
-        let (now, (seen, since)) = (now(), self.passed.get());
-        let since = since + now.0.saturating_sub(seen.0);
-        self.passed.set((now, since));
-        Duration::from_millis(since)
     }
 
     /// By what the request is decided; or the reply to one that is not.

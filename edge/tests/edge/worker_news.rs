@@ -136,6 +136,22 @@ async fn a_worker_is_ready_when_the_centre_has_told_keys_that_sign() {
     assert!(why.contains("no_policy") || why.contains("cannot be used"), "{why:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_whether_it_is_ready_makes_no_work_for_the_shard() {
+    let mut shells = Shells::start(&[NO_ADS]).await;
+    shells.centre.publish(public(&shells), CATALOGUE);
+    shells.worker.kill();
+    shells.worker.start_again_as(SLOW.as_ref());
+    let paths = || std::iter::repeat_n("/readyz".to_owned(), 16);
+    let asked = async || {
+        let replies = shells::at_once(shells.worker_address(), paths()).await;
+        replies.iter().map(|reply| reply.json()["outbox"]["states"].as_u64()).max().unwrap()
+    };
+    assert_eq!(asked().await, Some(1), "sixteen at once");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(asked().await, Some(2), "a second later");
+}
+
 /// It takes connections and says nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_centre_that_says_nothing_holds_a_cold_isolate_up_once_and_not_for_long() {
