@@ -150,7 +150,7 @@ pub fn fetch(request: web_sys::Request, env: Env, context: JsContext) -> JsValue
     let visit = Rc::new(Visit { head, env, context: Context::new(context) });
     edge.follow_centre(&visit);
     if visit.is_link() && !edge.news.is_stale() {
-        let since = edge.since();
+        let since = edge.passed.borrow_mut().at(now());
         return match edge.admit(&visit, since) {
             Ok(policy) => edge.decide(Body::Whole(&[]), &policy, &visit, since).into_js(&visit),
             Err(refused) => refused,
