@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use figment::value::Value;
 use shared::Currency;
 use shared::Id;
@@ -13,8 +13,10 @@ use shared::keys::KeyId;
 
 use crate::failure::EXIT_CODES;
 use crate::settings::Given;
+pub(crate) use import::{Format, ImportArgs};
 use values::{minute, overlap, seconds};
 
+mod import;
 mod values;
 
 /// Ad tracking that can be proved: countersigns every impression and click at the edge, and counts
@@ -259,98 +261,6 @@ pub(crate) struct ApiArgs {
     /// For how long an API that does not answer is tried again, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub(crate) patience: Duration,
-}
-
-fn unless_dry_run(arg: clap::Arg) -> clap::Arg {
-    let arg = arg.required(false).required_unless_present("dry_run");
-    arg.default_value_if("dry_run", "true", "")
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (ours, theirs) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    Ok((ours.trim().to_owned(), theirs.trim().to_owned()))
-}
-
-fn delimiter(text: &str) -> Result<u8, String> {
-    match text.as_bytes() {
-        b"tab" | b"\\t" => Ok(b'\t'),
-        [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(*byte),
-        _ => Err("write one ASCII character, or `tab`".to_owned()),
-    }
-}
-
-/// The form of a log.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// Comma-separated values with a header line (RFC 4180)
-    Csv,
-    /// Tab-separated values with a header line
-    Tsv,
-    /// One JSON object a line
-    Ndjson,
-}
-
-/// Counts the events of log files, each exactly once, however often they are imported.
-///
-/// Columns are found by name, in any order: `ad_id`; `timestamp` or `click_timestamp` (RFC 3339 or
-/// Unix seconds); and, where there are, `event` (served, impression, viewable, click), `click`,
-/// `user_id`, `ip`, `country`, `publisher`, `placement`, `device`. A row without `event` and
-/// `click` is a click. A row with `click` is an impression, and a click too when it is 1. Rows that
-/// cannot be read, or are of a time before 1994 or more than a day ahead, are rejected; rows of the
-/// next hours wait for another import. docs/import.md has all of it.
-///
-/// A file without --source is known by the digest of its (decompressed) content. With --source it
-/// is known by that name and may grow: the next import checks that it still begins with the rows
-/// that were taken, and counts those that follow. A last line without a newline may be half
-/// written: with --source it waits for the next import, unless --complete says that it is whole.
-#[derive(Args, Debug)]
-#[command(
-    after_help = EXIT_CODES,
-    mut_arg("api", unless_dry_run),
-    mut_arg("key", unless_dry_run)
-)]
-pub(crate) struct ImportArgs {
-    /// Log files, or directories of such: CSV, TSV or NDJSON, plain, gzip, zstd, xz or bzip2; `-` is the
-    /// standard input
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) api: ApiArgs,
-    /// Address of the collector's gateway [default: as --api: `up` is both]
-    #[arg(long, value_name = "URL")]
-    pub(crate) collector: Option<String>,
-    /// The log's name; it may then grow. One file only
-    #[arg(long, value_name = "NAME")]
-    pub(crate) source: Option<String>,
-    /// The form, when neither the file's ending nor its first line tells
-    #[arg(long, value_enum)]
-    pub(crate) format: Option<Format>,
-    /// What separates the fields of CSV or TSV: one character, or `tab` [default: as the header tells:
-    /// comma, semicolon, tab or bar]
-    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
-    pub(crate) delimiter: Option<u8>,
-    /// The log's own names of columns, as in ad_id=creative,timestamp=hour
-    #[arg(long, value_name = "OURS=THEIRS", value_delimiter = ',', value_parser = pair)]
-    pub(crate) map: Vec<(String, String)>,
-    /// What holds where a row says nothing, as in publisher=news; may be repeated
-    #[arg(long, value_name = "OURS=VALUE", value_parser = pair)]
-    pub(crate) default: Vec<(String, String)>,
-    /// The form of its times where it is none of ours, as strptime has it: %d/%b/%Y:%H:%M:%S %z
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) time_format: Option<String>,
-    /// The zone of times without an offset: Europe/Berlin, +09:00 [default: UTC]
-    #[arg(long, value_name = "ZONE", allow_hyphen_values = true)]
-    pub(crate) tz: Option<String>,
-    /// Show how the log would be read, and send nothing: no API is asked
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Where rows that cannot be read are written, with file, line and reason
-    /// [default: FILE.rejects]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rejects: Option<PathBuf>,
-    /// With --source: take a last line that has no newline
-    #[arg(long, requires = "source")]
-    pub(crate) complete: bool,
 }
 
 /// Plays visitors through the edge, misbehaviour included, then compares what was sent with what

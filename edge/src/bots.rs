@@ -45,7 +45,7 @@ impl Table {
 
 /// Whether a user agent is that of a program. An empty one says nothing.
 #[must_use]
-pub(crate) fn is_bot(user_agent: &[u8]) -> bool {
+pub fn is_bot(user_agent: &[u8]) -> bool {
     let agent = &user_agent[..user_agent.len().min(BYTES_MAX)];
     if agent.is_empty() {
         return false;

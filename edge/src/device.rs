@@ -81,7 +81,8 @@ const FILTER: [[u64; 256]; 3] = {
 const _: () = assert!(COUNT <= 64);
 
 /// The class that the user agent tells.
-pub(crate) fn of(user_agent: &[u8]) -> Device {
+#[must_use]
+pub fn of(user_agent: &[u8]) -> Device {
     let seen = &user_agent[..user_agent.len().min(BYTES_MAX)];
     let mut found = 0;
     for (at, three) in seen.array_windows().enumerate() {

@@ -9,12 +9,12 @@
 //! decides nothing.
 
 pub mod address;
-mod bots;
+pub mod bots;
 mod browser;
 pub mod catalogue;
 pub mod clicks;
 pub mod decision;
-mod device;
+pub mod device;
 pub mod handle;
 pub mod limit;
 #[cfg(feature = "native")]

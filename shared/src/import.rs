@@ -22,10 +22,24 @@ pub fn named_source(name: &str) -> SourceId {
     source("countersign named source v1", name.as_bytes())
 }
 
-/// The source of a log without a name: the digest of its decompressed bytes.
+/// The source of a log without a name: by the digest of its beginning, up to the end of its first row, so
+/// that it is the same log when it has grown.
+#[must_use]
+pub fn begun_source(digest: &[u8; 32]) -> SourceId {
+    source("countersign begun source v1", digest)
+}
+
+/// The same as builds before 28 November 2026 had it: by the digest of all of its decompressed bytes.
 #[must_use]
 pub fn unnamed_source(content_digest: &[u8; 32]) -> SourceId {
     source("countersign unnamed source v1", content_digest)
+}
+
+/// The source of rows of a log that were rejected, and mended since. They are numbered by their lines, which
+/// begin with 1: nobody ever has all rows before one of them.
+#[must_use]
+pub fn mended_source(of: SourceId) -> SourceId {
+    source("countersign mended source v1", &of.0)
 }
 
 fn source(context: &'static str, bytes: &[u8]) -> SourceId {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use shared::SourceId;
 use shared::ambient::Stopwatch;
 
+use super::mended;
 use super::read::{Read, Taken};
 use crate::client::Api;
 use crate::failure::Failure;
@@ -52,13 +53,25 @@ impl SourceAccount {
         }
     }
 
+    /// Asks until all that was sent has an outcome. When it has not in time, the account says so.
+    async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Self, Failure> {
+        let watch = Stopwatch::start();
+        loop {
+            let account = Self::ask(api, source).await?;
+            if account.events() >= events || watch.elapsed() > APPLY_MAX {
+                return Ok(account);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// That the rows which are taken are those of this log: another may have come under its name meanwhile.
     ///
     /// # Errors
     /// They are another's.
     pub(super) fn check(&self, path: &Path, read: &Read) -> Result<(), Failure> {
         let is_other = |taken: Taken| {
-            taken.rows > read.rows || (taken.rows == read.rows && taken.digest != read.digest)
+            taken.rows > read.rows || (taken.rows == read.rows && !read.digests.has(&taken.digest))
         };
         if !self.taken().is_some_and(is_other) {
             return Ok(());
@@ -80,6 +93,11 @@ impl SourceAccount {
     fn reasoned(&self) -> u64 {
         self.reasons.values().sum()
     }
+
+    /// All that have an outcome, those that came again too.
+    fn events(&self) -> u64 {
+        self.counted + self.reasoned() + self.duplicate
+    }
 }
 
 /// Prints the account of one log. True: every row is accounted for, none of them rejected or waiting for
@@ -92,7 +110,6 @@ pub(super) fn print(
     after: &SourceAccount,
 ) -> bool {
     let complete = is_complete(read, after);
-    let line = |name: &str, text: String| terminal::line(format!("  {name:<12}{text}"));
     terminal::line(format!("{} (source {source})", path.display()));
     line("rows", format!("{}, of them {} taken before", read.rows, rows_before.min(read.rows)));
     line("events", format!("{}, of them {} sent now", read.events, read.events_new));
@@ -104,8 +121,7 @@ pub(super) fn print(
         line("duplicate", format!("{} (sent again, not counted again)", after.duplicate));
     }
     if read.rejected > 0 {
-        let file = read.rejects.display();
-        line("rejected", format!("{} rows that cannot be read, see {file}", read.rejected));
+        print_rejected(read.rejected, &read.rejects);
     }
     print_unread(read);
     terminal::line(match complete {
@@ -125,9 +141,30 @@ pub(super) fn print(
     complete && read.rejected == 0 && read.early.is_none()
 }
 
-/// What was not understood of rows that count, and what waits.
+fn line(name: &str, text: impl std::fmt::Display) {
+    terminal::line(format!("  {name:<12}{text}"));
+}
+
+fn print_rejected(count: u64, file: &Path) {
+    let file = file.display();
+    line(
+        "rejected",
+        format!("{count} rows that cannot be read: mend a copy of {file} and import that"),
+    );
+}
+
+/// What is not counted of rows that can be read, what was not understood of those that count, and what
+/// waits.
 pub(super) fn print_unread(read: &Read) {
-    let line = |name: &str, text: String| terminal::line(format!("  {name:<12}{text}"));
+    if read.other > 0 {
+        line("other", format!("{} rows are requests that are no events", read.other));
+    }
+    if read.bots > 0 {
+        line(
+            "bots",
+            format!("{} rows are of programs that say so, and are not counted", read.bots),
+        );
+    }
     let columns = [
         ("network", "ip names no address"),
         ("country", "country is no code or name of one"),
@@ -151,6 +188,45 @@ pub(super) fn print_unread(read: &Read) {
         let what = "the last line has no newline yet: it waits for the next import";
         line("waiting", format!("{what} (--complete takes it)"));
     }
+}
+
+/// Waits for what was sent of mended rows, and prints the account. True: every row is accounted for, none of
+/// them rejected again.
+pub(super) async fn print_mended(
+    api: &Api,
+    path: &Path,
+    read: &mended::Read,
+    before: &BTreeMap<SourceId, SourceAccount>,
+) -> Result<bool, Failure> {
+    let (mut all, mut complete) = (SourceAccount::default(), true);
+    for (source, events) in &read.events {
+        let before = &before[source];
+        let after = SourceAccount::wait_for(api, *source, before.events() + events).await?;
+        complete &= after.events() >= before.events() + events;
+        all.counted += after.counted - before.counted;
+        all.duplicate += after.duplicate - before.duplicate;
+        for (reason, count) in after.reasons {
+            let before = before.reasons.get(&reason).copied().unwrap_or_default();
+            *all.reasons.entry(reason).or_default() += count - before;
+        }
+    }
+    terminal::line(format!("{} (rows that were rejected before)", path.display()));
+    line("rows", read.rows);
+    line("events", read.events.values().sum::<u64>());
+    line("counted", format!("{} now", all.counted));
+    for (reason, count) in all.reasons.iter().filter(|(_, count)| **count > 0) {
+        line(reason, count);
+    }
+    if all.duplicate > 0 {
+        line("duplicate", format!("{} (counted before)", all.duplicate));
+    }
+    if read.rejected > 0 {
+        print_rejected(read.rejected, &read.rejects);
+    }
+    if !complete {
+        terminal::line("  NOT all rows are accounted for yet: run the same command again");
+    }
+    Ok(complete && read.rejected == 0)
 }
 
 /// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was

@@ -9,7 +9,7 @@ use super::row::Fields;
 use super::times::Times;
 
 /// What a row may say, in the order of [`Fields`].
-pub(super) const NAMES: [&str; 11] = [
+pub(super) const NAMES: [&str; 12] = [
     "ad_id",
     "timestamp",
     "click_timestamp",
@@ -21,12 +21,23 @@ pub(super) const NAMES: [&str; 11] = [
     "publisher",
     "placement",
     "device",
+    "user_agent",
 ];
-const AD: usize = 0;
-const TIME: usize = 1;
+pub(super) const AD: usize = 0;
+pub(super) const TIME: usize = 1;
 const CLICK_TIME: usize = 2;
-const EVENT: usize = 3;
+pub(super) const EVENT: usize = 3;
 const CLICK: usize = 4;
+const USER: usize = 5;
+pub(super) const IP: usize = 6;
+const COUNTRY: usize = 7;
+pub(super) const PUBLISHER: usize = 8;
+const PLACEMENT: usize = 9;
+const DEVICE: usize = 10;
+pub(super) const AGENT: usize = 11;
+
+/// What a row says, in the order of [`NAMES`]. `None`: nothing.
+pub(super) type Texts = [Option<String>; NAMES.len()];
 
 /// Other servers' exports say the same otherwise.
 const ALIASES: [(&str, usize); 4] =
@@ -37,7 +48,7 @@ const ALIASES: [(&str, usize); 4] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     of: Vec<(String, usize)>,
-    defaults: [Option<String>; NAMES.len()],
+    defaults: Texts,
     times: Times,
 }
 
@@ -45,7 +56,7 @@ impl Default for Names {
     fn default() -> Self {
         let ours = NAMES.into_iter().zip(0..);
         let of = ours.chain(ALIASES).map(|(name, at)| (name.to_owned(), at)).collect();
-        Self { of, defaults: [const { None }; NAMES.len()], times: Times::default() }
+        Self { of, defaults: Texts::default(), times: Times::default() }
     }
 }
 
@@ -91,13 +102,27 @@ impl Names {
         Self { times, ..self }
     }
 
+    /// With these where the log's form has usual ones, and nobody has asked for others.
+    pub(super) fn with_usual(self, usual: Times) -> Self {
+        match self.times.has_format() {
+            true => self,
+            false => self.with(usual),
+        }
+    }
+
     fn place(&self, name: &str) -> Option<usize> {
         let name = name.trim();
         self.of.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, at)| *at)
     }
 
     /// What a row says, by its texts; `None`: there is no such column.
-    fn fields<'a>(&'a self, text: impl Fn(usize) -> Option<&'a str>) -> Result<Fields<'a>, String> {
+    ///
+    /// # Errors
+    /// When it has two times.
+    pub(super) fn fields<'a>(
+        &'a self,
+        text: impl Fn(usize) -> Option<&'a str>,
+    ) -> Result<Fields<'a>, String> {
         let field = |at: usize| {
             let text = text(at).map(str::trim);
             match &self.defaults[at] {
@@ -117,12 +142,13 @@ impl Names {
             // An empty cell of these is a mistake, and no click.
             event: field(EVENT),
             click: field(CLICK),
-            user: or_none(5),
-            ip: or_none(6),
-            country: or_none(7),
-            publisher: or_none(8),
-            placement: or_none(9),
-            device: or_none(10),
+            user: or_none(USER),
+            ip: or_none(IP),
+            country: or_none(COUNTRY),
+            publisher: or_none(PUBLISHER),
+            placement: or_none(PLACEMENT),
+            device: or_none(DEVICE),
+            agent: or_none(AGENT),
         })
     }
 
@@ -232,7 +258,7 @@ fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(
 /// A row of an NDJSON log: strings or numbers, `null` is none.
 #[derive(Default)]
 pub(super) struct JsonRow {
-    texts: [Option<String>; NAMES.len()],
+    texts: Texts,
     /// The names of all that is in it.
     found: Vec<String>,
 }

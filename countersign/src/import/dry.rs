@@ -1,19 +1,16 @@
 //! `import --dry-run`: a log as it would be read, and nothing of it sent.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use shared::ambient::SystemClock;
 use shared::import::ImportEvent;
-use shared::{Clock as _, Country, Device, Kind, SourceId, Timestamp};
+use shared::{Country, Device, Kind, SourceId, Timestamp};
 
 use super::account;
-use super::columns::Names;
 use super::open::{self, Seen};
-use super::read::{self, Read};
+use super::read::{Log, Read, Reader};
 use super::rejects::Rejects;
-use crate::cli::ImportArgs;
 use crate::failure::{self, Failure};
 use crate::terminal::line;
 
@@ -26,35 +23,21 @@ const COUNTRIES_MAX: usize = 10;
 ///
 /// # Errors
 /// When one cannot be read.
-pub(super) fn run(
-    args: &ImportArgs,
-    files: &[PathBuf],
-    names: &Names,
-) -> Result<ExitCode, Failure> {
+pub(super) fn run(files: &[PathBuf], log: impl Fn(&PathBuf) -> Log) -> Result<ExitCode, Failure> {
     let mut all = true;
     for path in files {
-        all &= look(args, names, path)?;
+        all &= look(log(path))?;
     }
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
 /// True: every row can be read.
-fn look(args: &ImportArgs, names: &Names, path: &Path) -> Result<bool, Failure> {
-    open::check_kind(path, args)?;
-    let format = open::format_of(path, args.format)?;
-    let log = read::Log {
-        path: path.to_owned(),
-        format,
-        delimiter: args.delimiter,
-        names: names.clone(),
-        source: SourceId([0; 16]),
-        may_grow: args.source.is_some() && !args.complete,
-        taken: None,
-        rejects: Rejects::new(None, format, false),
-        now: SystemClock.now(),
-    };
-    let mut seen = Said::default();
-    let read = read::read(log, Seen::default(), &mut |chunk, _| {
+fn look(log: Log) -> Result<bool, Failure> {
+    let path = log.path.clone();
+    let reader = Reader::new(log, open::open(&path, Seen::default())?, None)?;
+    let (format, mut seen) = (reader.format, Said::default());
+    let rejects = Rejects::new(None, format, false);
+    let read = reader.run(SourceId([0; 16]), None, rejects, &mut |chunk| {
         chunk.events.into_iter().for_each(|event| seen.take(event));
         true
     })?;

@@ -1,36 +1,52 @@
 //! `countersign import`: log files of other servers, each row counted once (DESIGN, idea 1).
 //!
-//! A blocking thread reads: [`open`] (decompressed) → [`records`] (rows with exact ends and a running
-//! digest) → [`columns`] (names to fields) → [`row`] (fields to events) → [`read`] (chunks). A task
-//! sends the chunks ([`send`]) and asks for the account ([`account`]). Memory is bounded by a few
-//! chunks, however long the file is.
+//! A blocking thread reads: [`open`] (decompressed; [`follow`] for a log that is being written) →
+//! [`records`] (rows with exact ends and running digests) → [`rows`] (by [`columns`] or as [`access`] logs
+//! are) → [`row`] (fields to events) → [`read`] (chunks). A task sends the chunks ([`send`]) and asks for
+//! the [`account`]. What cannot be read is written down ([`rejects`]), to be [`mended`]. Memory is bounded
+//! by a few chunks, however long the file is.
 
+mod access;
 mod account;
 mod columns;
 mod dry;
+mod follow;
+mod mended;
 mod open;
 mod progress;
 mod read;
 mod records;
 mod rejects;
 mod row;
+mod rows;
 mod send;
 mod times;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use shared::ambient::SystemClock;
-use shared::{Clock as _, SourceId, import};
+use shared::{SourceId, import};
 
-use crate::cli::ImportArgs;
+pub(crate) use access::Pattern;
+
+use crate::cli::{Format, ImportArgs};
 use crate::client::Api;
 use crate::failure::{self, Failure};
+use crate::{process, terminal};
 use account::SourceAccount;
 use columns::Names;
+use follow::Watch;
 use progress::Progress;
+use read::{Log, Reader};
 use rejects::Rejects;
 use times::Times;
+
+/// How often it is looked whether a log that is followed has begun.
+const BEGUN_POLL: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 ///
@@ -38,90 +54,238 @@ use times::Times;
 /// When a file cannot be read, is another log than before, or the API does not answer in time.
 pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let files = open::logs(&args.files)?;
-    if args.source.is_some() && files.len() > 1 {
+    if files.len() > 1 && (args.source.is_some() || args.follow) {
         return Err(Failure::usage(
-            "--source names one log: give one FILE with it, or import each under its own name",
+            "--source and --follow are about one log: give one FILE with them, or import each by itself",
         ));
     }
     let names = Names::new(&args.map, &args.default);
     let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let times = Times::new(args.time_format.as_deref(), args.tz.as_deref());
     let names = names.with(times.map_err(|what| Failure::usage(format!("--tz {what}")))?);
+    let log = |path: &PathBuf| Log {
+        path: path.clone(),
+        format: args.format,
+        delimiter: args.delimiter,
+        names: names.clone(),
+        requests: args.request.clone(),
+        is_named: args.source.is_some(),
+        may_grow: (args.source.is_some() || args.follow) && !args.complete,
+        clock: Arc::new(SystemClock),
+    };
     if args.dry_run {
-        return dry::run(args, &files, &names);
+        return dry::run(&files, log);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?;
-    runtime.block_on(import_all(args, &files, &names))
+    let logs: Vec<_> = files.iter().map(log).collect();
+    let complete = runtime.block_on(async {
+        let import = Import::new(args)?;
+        if args.follow { import.follow(&logs[0]).await } else { import.all(logs).await }
+    });
+    Ok(if complete? { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
-async fn import_all(
-    args: &ImportArgs,
-    files: &[PathBuf],
-    names: &Names,
-) -> Result<ExitCode, Failure> {
-    let api = Api::new(&args.api)?;
-    let collector = args.collector.as_ref();
-    let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
-    let mut complete = true;
-    for path in files {
-        let collector = collector.as_ref().unwrap_or(&api);
-        complete &= import_file(args, names, path, &api, collector).await?;
+/// Where logs go.
+struct Import<'a> {
+    args: &'a ImportArgs,
+    api: Api,
+    collector: Option<Api>,
+}
+
+impl<'a> Import<'a> {
+    fn new(args: &'a ImportArgs) -> Result<Self, Failure> {
+        let api = Api::new(&args.api)?;
+        let collector = args.collector.as_ref();
+        let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
+        Ok(Self { args, api, collector })
     }
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
-}
 
-/// Imports one file and prints its account. True: every row is accounted for.
-async fn import_file(
-    args: &ImportArgs,
-    names: &Names,
-    path: &Path,
-    api: &Api,
-    collector: &Api,
-) -> Result<bool, Failure> {
-    open::check_kind(path, args)?;
-    let format = open::format_of(path, args.format)?;
-    let source = source_of(args, path).await?;
-    let before = SourceAccount::ask(api, source).await?;
-    let rejects = args.rejects.clone().unwrap_or_else(|| default_rejects(path));
-    let log = read::Log {
-        path: path.to_owned(),
-        format,
-        delimiter: args.delimiter,
-        names: names.clone(),
-        source,
-        may_grow: args.source.is_some() && !args.complete,
-        taken: before.taken(),
-        rejects: Rejects::new(Some(rejects), format, args.rejects.is_some()),
-        now: SystemClock.now(),
-    };
-    let progress = Progress::start(path, "importing")?;
-    let read = send::send(log, collector, &progress).await;
-    progress.finish();
-    let read = read?;
-    let after = SourceAccount::wait(api, source, read.rows).await?;
-    after.check(path, &read)?;
-    Ok(account::print(path, source, &read, before.rows, &after))
-}
-
-/// The identity of a log: its name's, or its content's, for which it is read once.
-async fn source_of(args: &ImportArgs, path: &Path) -> Result<SourceId, Failure> {
-    if let Some(name) = &args.source {
-        return Ok(import::named_source(name));
+    fn collector(&self) -> &Api {
+        self.collector.as_ref().unwrap_or(&self.api)
     }
-    let progress = Progress::start(path, "reading")?;
-    let (path, seen) = (path.to_owned(), progress.seen());
-    let digest = tokio::task::spawn_blocking(move || open::digest(&path, seen)).await;
-    progress.finish();
-    Ok(import::unnamed_source(&digest.map_err(Failure::fatal)??))
+
+    /// True: every row is accounted for.
+    async fn all(&self, logs: Vec<Log>) -> Result<bool, Failure> {
+        let mut complete = true;
+        for log in logs {
+            complete &= match mended::is_one(&log.path)? {
+                Some(format) => self.mended(log, format).await?,
+                None => self.one(log).await?,
+            };
+        }
+        Ok(complete)
+    }
+
+    /// Imports one log and prints its account.
+    async fn one(&self, log: Log) -> Result<bool, Failure> {
+        let path = log.path.clone();
+        if self.args.strict && !self.is_good(&log).await? {
+            return Ok(false);
+        }
+        let progress = Progress::start(&path, "importing")?;
+        let seen = progress.seen();
+        let reader = blocking(move || {
+            let input = open::open(&log.path, seen)?;
+            Reader::new(log, input, None)
+        });
+        let complete = self.send(reader.await?, self.args.rejects.is_some()).await;
+        progress.finish();
+        complete
+    }
+
+    /// Follows a log, and those that come in its place, until a signal ends it.
+    async fn follow(&self, log: &Log) -> Result<bool, Failure> {
+        let (watch, mut complete) = (Watch::default(), true);
+        let (stop, ended) = (process::signals()?, watch.clone());
+        tokio::spawn(async move {
+            process::stopped(stop).await;
+            ended.end();
+        });
+        let (path, mut is_told) = (log.path.display(), false);
+        while !watch.is_over() {
+            let (own, tail) = (log.clone(), watch.clone());
+            let reader = blocking(move || {
+                let input = follow::open(&own.path, tail.clone())?;
+                Reader::new(own, input, Some(tail))
+            });
+            let reader = match reader.await {
+                Ok(reader) if reader.begin.is_some() => reader,
+                Ok(_) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        terminal::line(format!("{path}: nothing is in it yet"));
+                    }
+                    tokio::time::sleep(BEGUN_POLL).await;
+                    continue;
+                }
+                // It was moved, and the next one is not there yet.
+                Err(_) if is_told && !log.path.exists() => {
+                    tokio::time::sleep(BEGUN_POLL).await;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            terminal::line(format!("{path}: followed until Ctrl-C"));
+            is_told = true;
+            watch.begin();
+            complete &= self.send(reader, true).await?;
+        }
+        Ok(complete)
+    }
+
+    /// Sends what was not taken before and prints the account.
+    async fn send(&self, reader: Reader, keeps_rejects: bool) -> Result<bool, Failure> {
+        let path = reader.log.path.clone();
+        let Some(begin) = reader.begin else {
+            terminal::line(format!(
+                "{}\n  rows        0\n  all rows are accounted for",
+                path.display()
+            ));
+            return Ok(true);
+        };
+        let source = self.source_of(&path, &begin.text).await?;
+        let before = SourceAccount::ask(&self.api, source).await?;
+        let rejects = Rejects::new(Some(self.rejects_of(&path)), reader.format, keeps_rejects);
+        let taken = before.taken();
+        let read = send::send(self.collector(), Some(begin.text), move |sink| {
+            reader.run(source, taken, rejects, sink)
+        });
+        let read = read.await?;
+        let after = SourceAccount::wait(&self.api, source, read.rows).await?;
+        after.check(&path, &read)?;
+        Ok(account::print(&path, source, &read, before.rows, &after))
+    }
+
+    /// Imports rejected rows that were mended, and prints the account.
+    async fn mended(&self, log: Log, format: Format) -> Result<bool, Failure> {
+        let path = log.path.clone();
+        let mut before = BTreeMap::new();
+        for source in mended::sources(&path, format)? {
+            before.insert(source, SourceAccount::ask(&self.api, source).await?);
+        }
+        let rejects =
+            Rejects::new(Some(self.rejects_of(&path)), format, self.args.rejects.is_some());
+        let progress = Progress::start(&path, "importing")?;
+        let seen = progress.seen();
+        let read = send::send(self.collector(), None, move |sink| {
+            mended::read(&log, format, seen, rejects, sink)
+        });
+        let read = read.await;
+        progress.finish();
+        account::print_mended(&self.api, &path, &read?, &before).await
+    }
+
+    /// `--strict`: whether every row can be read as it stands; nothing is sent.
+    async fn is_good(&self, log: &Log) -> Result<bool, Failure> {
+        let (log, path) = (log.clone(), log.path.clone());
+        if !path.is_file() {
+            return Err(Failure::usage(format!(
+                "{}: --strict reads a log twice, and a pipe can be read but once",
+                path.display()
+            )));
+        }
+        let progress = Progress::start(&path, "reading")?;
+        let seen = progress.seen();
+        let read = blocking(move || {
+            let input = open::open(&log.path, seen)?;
+            let reader = Reader::new(log, input, None)?;
+            let rejects = Rejects::new(None, reader.format, false);
+            reader.run(SourceId([0; 16]), None, rejects, &mut |_| true)
+        });
+        let read = read.await;
+        progress.finish();
+        let read = read?;
+        let unread: u64 = read.unread.iter().map(|unread| unread.rows).sum();
+        if read.rejected + unread == 0 {
+            return Ok(true);
+        }
+        terminal::line(format!(
+            "{}: nothing was sent (--strict): of {} rows {} cannot be read",
+            path.display(),
+            read.rows,
+            read.rejected
+        ));
+        account::print_unread(&read);
+        Ok(false)
+    }
+
+    /// The identity of a log: by its name, or by how it begins.
+    async fn source_of(&self, path: &Path, begin: &[u8; 32]) -> Result<SourceId, Failure> {
+        if let Some(name) = &self.args.source {
+            return Ok(import::named_source(name));
+        }
+        let source = import::begun_source(begin);
+        let is_known = async |source| -> Result<bool, Failure> {
+            Ok(SourceAccount::ask(&self.api, source).await?.taken().is_some())
+        };
+        if self.args.follow || !path.is_file() || is_known(source).await? {
+            return Ok(source);
+        }
+        // A build before 28 November 2026 may have taken it, and knew it by all of its content.
+        let progress = Progress::start(path, "reading")?;
+        let (path, seen) = (path.to_owned(), progress.seen());
+        let digest = blocking(move || open::digest(&path, seen)).await;
+        progress.finish();
+        let former = import::unnamed_source(&digest?);
+        Ok(if is_known(former).await? { former } else { source })
+    }
+
+    /// With an ending that no `*.csv` takes for a log. Of a pipe: where we are.
+    fn rejects_of(&self, path: &Path) -> PathBuf {
+        if let Some(path) = &self.args.rejects {
+            return path.clone();
+        }
+        let mut name = match path.is_file() {
+            true => path.as_os_str().to_owned(),
+            false => path.file_name().unwrap_or_default().to_owned(),
+        };
+        name.push(".rejects");
+        PathBuf::from(name)
+    }
 }
 
-/// With an ending that no `*.csv` takes for a log. Of a pipe: where we are.
-fn default_rejects(path: &Path) -> PathBuf {
-    let mut name = match path.is_file() {
-        true => path.as_os_str().to_owned(),
-        false => path.file_name().unwrap_or_default().to_owned(),
-    };
-    name.push(".rejects");
-    PathBuf::from(name)
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(Failure::fatal)?
 }

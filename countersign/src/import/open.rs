@@ -10,7 +10,8 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 
-use crate::cli::{Format, ImportArgs};
+use super::access;
+use crate::cli::Format;
 use crate::failure::Failure;
 
 /// How compressed files begin.
@@ -38,6 +39,9 @@ impl Read for Counting {
         Ok(read)
     }
 }
+
+/// The decompressed bytes of a log.
+pub(super) type Input = Box<dyn Read + Send>;
 
 /// The logs that were named: of a directory those in it whose names say what they are, in their order;
 /// `-` is what comes by the standard input.
@@ -71,22 +75,8 @@ pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(logs)
 }
 
-/// That a log can be read as it must be: its form and its identity may be looked for in it beforehand, and
-/// a pipe is read once.
-pub(super) fn check_kind(path: &Path, args: &ImportArgs) -> Result<(), Failure> {
-    let shown = path.display();
-    let kind = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?.file_type();
-    if kind.is_file() || (args.source.is_some() && args.format.is_some()) {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "{shown} is a pipe, which can be read but once: give its form (--format) and the log's name \
-         (--source)"
-    )))
-}
-
-/// The decompressed bytes of a log.
-pub(super) fn open(path: &Path, seen: Seen) -> Result<Box<dyn Read + Send>, Failure> {
+/// Opens a log.
+pub(super) fn open(path: &Path, seen: Seen) -> Result<Input, Failure> {
     let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, Counting { file, seen });
     let start = input.fill_buf().map_err(|error| cannot_read(path, &error))?;
@@ -131,19 +121,20 @@ pub(super) fn cannot_read(path: &Path, error: &io::Error) -> Failure {
     Failure::usage(format!("cannot read {}: {error}", path.display()))
 }
 
-/// The form of a log: as asked for, by the name's ending, or by the first line.
-pub(super) fn format_of(path: &Path, asked: Option<Format>) -> Result<Format, Failure> {
+/// The form of a log: as asked for, by the name's ending, or by how it starts.
+pub(super) fn format_of(
+    path: &Path,
+    asked: Option<Format>,
+    start: &[u8],
+) -> Result<Format, Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    if let Some(format) = asked.or_else(|| by_name(&name)) {
-        return Ok(format);
-    }
-    let mut input = open(path, Seen::default())?.take(64 << 10);
-    let mut start = Vec::new();
-    input.read_to_end(&mut start).map_err(|error| cannot_read(path, &error))?;
-    by_content(&start).ok_or_else(|| {
+    let told = asked.or_else(|| by_name(&name)).or_else(|| by_content(start));
+    // There is nothing in it yet.
+    let told = told.or(start.trim_ascii().is_empty().then_some(Format::Csv));
+    told.ok_or_else(|| {
         Failure::usage(format!(
-            "{}: neither its name nor its first line says whether it is CSV, TSV or NDJSON: give \
-             --format",
+            "{}: neither its name nor its first line says whether it is CSV, TSV, NDJSON or a web server's \
+             access log: give --format",
             path.display()
         ))
     })
@@ -165,6 +156,9 @@ fn by_content(start: &[u8]) -> Option<Format> {
     let line = lines.find(|line| !line.is_empty())?;
     if line.starts_with(b"{") {
         return Some(Format::Ndjson);
+    }
+    if let Some(is_w3c) = access::is_one(line) {
+        return Some(if is_w3c { Format::W3c } else { Format::Access });
     }
     let has_any = |of: &[u8]| line.iter().any(|byte| of.contains(byte));
     match (has_any(b"\t"), has_any(b",;|")) {
@@ -206,7 +200,7 @@ mod tests {
             let mut text = Vec::new();
             open(&path, Seen::default()).unwrap().read_to_end(&mut text).unwrap();
             assert_eq!(text, [LOG, LOG].concat(), "{name}");
-            assert_eq!(format_of(&path, None).unwrap(), Format::Csv);
+            assert_eq!(format_of(&path, None, b"x").unwrap(), Format::Csv);
             std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
             let cut = open(&path, Seen::default()).unwrap().read_to_end(&mut text);
             assert!(cut.is_err(), "{name}");
@@ -249,7 +243,12 @@ mod tests {
         for (name, format) in by {
             assert_eq!(by_name(name), format, "{name}");
         }
-        let by: [(&[u8], _); 7] = [
+        let by: [(&[u8], _); 9] = [
+            (b"#Version: 1.0\n#Fields: date time\n", Some(Format::W3c)),
+            (
+                b"127.0.0.1 - - [10/Oct/2025:13:55:36 +0000] \"GET / HTTP/1.1\" 200 2\n",
+                Some(Format::Access),
+            ),
             (b"ad_id;timestamp", Some(Format::Csv)),
             (b"\n {\"ad_id\":1}\n", Some(Format::Ndjson)),
             (b"\xef\xbb\xbfad_id,timestamp\n", Some(Format::Csv)),

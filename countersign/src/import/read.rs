@@ -1,23 +1,27 @@
 //! Reads a log and makes chunks of it: blocking, on a thread of its own.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use shared::import::{CHUNK_ROWS_MAX, ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, CLOCK_AHEAD_MS_MAX};
-use shared::{SourceId, Timestamp};
+use shared::{Clock, SourceId, Timestamp};
 
-use super::columns::{Columns, Found, JsonRow, Names};
-use super::open::{self, Seen, cannot_read};
-use super::records::{Record, Records};
-use super::rejects::Rejects;
-use super::row::{Events, Fields};
+use super::access::Pattern;
+use super::columns::{Columns, Names};
+use super::follow::Watch;
+use super::open::{self, Input, cannot_read};
+use super::records::{Digests, Record, Records};
+use super::rejects::{Rejects, Row};
+use super::row::Events;
+use super::rows::{Rows, Said, Unread};
 use crate::cli::Format;
 use crate::failure::Failure;
 
 const DAY_MS: u64 = 24 * 3_600_000;
-/// A header is looked for in so many bytes.
-const HEADER_BYTES: usize = 64 << 10;
+/// The form and what separates the fields are looked for in so many bytes.
+const START_BYTES: usize = 64 << 10;
 
 /// How far a log was taken before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,26 +32,25 @@ pub(super) struct Taken {
     pub(super) digest: [u8; 32],
 }
 
-/// What to read.
+/// What to read, and how.
+#[derive(Clone)]
 pub(super) struct Log {
     /// The file.
     pub(super) path: PathBuf,
-    /// Its form.
-    pub(super) format: Format,
+    /// Its form; none: as it looks.
+    pub(super) format: Option<Format>,
     /// What separates its fields; none: as its header tells.
     pub(super) delimiter: Option<u8>,
     /// What its columns are called.
     pub(super) names: Names,
-    /// Under which identity its rows are counted.
-    pub(super) source: SourceId,
+    /// Of an access log, the requests that are events.
+    pub(super) requests: Vec<Pattern>,
+    /// Whether it goes by a name of its own, and not by how it begins.
+    pub(super) is_named: bool,
     /// Whether a last line without a newline may be half written.
     pub(super) may_grow: bool,
-    /// How far it was taken before, if it was.
-    pub(super) taken: Option<Taken>,
-    /// Where bad rows go.
-    pub(super) rejects: Rejects,
     /// What time it is.
-    pub(super) now: Timestamp,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// What there was.
@@ -61,6 +64,10 @@ pub(super) struct Read {
     pub(super) events_new: u64,
     /// Bad rows.
     pub(super) rejected: u64,
+    /// Rows that are no events: other requests of an access log.
+    pub(super) other: u64,
+    /// Rows of programs that say what they are, which are not counted.
+    pub(super) bots: u64,
     /// The file that bad rows were written to.
     pub(super) rejects: PathBuf,
     /// Whether a last line waits for its newline.
@@ -69,253 +76,277 @@ pub(super) struct Read {
     pub(super) early: Option<(u64, Timestamp)>,
     /// Rows that are counted without their network, their country, or their device.
     pub(super) unread: [Unread; 3],
-    /// BLAKE3 of the log up to the end of its rows.
-    pub(super) digest: [u8; 32],
+    /// Of the log up to the end of its rows.
+    pub(super) digests: Digests,
     /// Columns, or the fields of the first row, that are used: ours, the log's.
     pub(super) used: Vec<(&'static str, String)>,
 }
 
-/// A column whose text names nothing that we know in some rows.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Unread {
-    pub(super) rows: u64,
-    /// The first such text.
-    pub(super) first: String,
+/// Takes a chunk; false when nobody wants more.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(ImportChunk) -> bool;
+
+/// A record that is kept.
+struct Kept {
+    bytes: Vec<u8>,
+    line: u64,
+    fault: Option<&'static str>,
 }
 
-impl Unread {
-    fn take(&mut self, text: &str) {
-        if self.rows == 0 {
-            self.first = text.chars().take(64).collect();
-        }
-        self.rows += 1;
-    }
+/// A log that was opened, its header and its first row read.
+pub(super) struct Reader {
+    pub(super) log: Log,
+    /// Its form.
+    pub(super) format: Format,
+    /// Of the log up to the end of its first row: by what it is known when it has no name. None while
+    /// there is none.
+    pub(super) begin: Option<Digests>,
+    first: Option<Kept>,
+    records: Records<BufReader<Input>>,
+    rows: Rows,
+    watch: Option<Watch>,
 }
 
-/// Takes a chunk, and the digest of the log up to the end of its first row; false when nobody wants more.
-pub(super) type Sink<'a> = &'a mut dyn FnMut(ImportChunk, &[u8; 32]) -> bool;
-
-/// Reads the log to its end and hands on what was not taken before.
-///
-/// # Errors
-/// When the file cannot be read, has no columns that we know, or is another log than before.
-pub(super) fn read(mut log: Log, seen: Seen, sink: Sink<'_>) -> Result<Read, Failure> {
-    let mut input = BufReader::with_capacity(HEADER_BYTES, open::open(&log.path, seen)?);
-    let start = input.fill_buf().map_err(|error| cannot_read(&log.path, &error))?;
-    let delimiter = delimiter_of(&log, start);
-    let mut records = Records::new(input, delimiter, log.may_grow);
-    let mut rows = Rows::default();
-    if let Some(delimiter) = delimiter {
-        rows.header(&mut records, delimiter, &log)?;
-    }
-    let mut chunk = Chunk::new(log.source, log.taken.map_or(0, |taken| taken.rows));
-    let mut read = Read::default();
-    let mut begin = [0; 32];
-    loop {
-        let record = records.next().map_err(|error| cannot_read(&log.path, &error))?;
-        let Some(record) = record else { break };
-        let events = rows.events(&record, read.rows, &log)?;
-        let events = match events.and_then(|events| is_in_its_day(events, log.now)) {
-            // What was taken before was in its time then.
-            Ok(events) if is_early(&events, log.now) && read.rows >= chunk.first_row => {
-                read.early = Some((record.line, events.0.at));
-                break;
-            }
-            Ok(events) => Some(events),
-            Err(reason) => {
-                log.rejects.take(&log.path, record.line, &reason, record.bytes)?;
-                None
-            }
+impl Reader {
+    /// Reads the beginning of a log.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has no columns that we know.
+    pub(super) fn new(log: Log, input: Input, watch: Option<Watch>) -> Result<Self, Failure> {
+        let cannot = |error| cannot_read(&log.path, &error);
+        let mut input = BufReader::with_capacity(START_BYTES, input);
+        let start = input.fill_buf().map_err(cannot)?;
+        let format = open::format_of(&log.path, log.format, start)?;
+        let delimiter = delimiter_of(&log, format, start);
+        let mut records = Records::new(input, delimiter, log.may_grow);
+        let mut rows = Rows::of(&mut records, format, delimiter, &log)?;
+        let keep = |record: Record<'_>| Kept {
+            bytes: record.bytes.to_vec(),
+            line: record.line,
+            fault: record.fault,
         };
-        let count = events.as_ref().map_or(0, Events::count);
-        read.events += count;
-        read.rows += 1;
-        if read.rows == 1 {
-            begin = records.digest();
+        let first = records.next().map_err(cannot)?.map(keep);
+        if let Some(first) = &first {
+            rows.look(&first.bytes, &log)?;
         }
-        if read.rows > chunk.first_row {
-            read.events_new += count;
-            chunk.push(events);
-            if chunk.is_full(read.rows) && !sink(chunk.seal(read.rows, records.digest()), &begin) {
-                return Ok(read);
+        let begin = first.as_ref().map(|_| records.digests());
+        Ok(Self { log, format, begin, first, records, rows, watch })
+    }
+
+    /// Reads the log to its end and hands on what was not taken before.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is another log than before.
+    pub(super) fn run(
+        mut self,
+        source: SourceId,
+        taken: Option<Taken>,
+        mut rejects: Rejects,
+        sink: Sink<'_>,
+    ) -> Result<Read, Failure> {
+        let mut chunk = Chunk::new(source, taken.map_or(0, |taken| taken.rows));
+        let mut read = Read::default();
+        let mut first = self.first.take();
+        loop {
+            let record = match &first {
+                Some(first) => {
+                    Ok(Some(Record { bytes: &first.bytes, line: first.line, fault: first.fault }))
+                }
+                None => self.records.next(),
+            };
+            let record = match (record, &self.watch) {
+                (Ok(Some(record)), _) => record,
+                (Ok(None), _) => break,
+                // Nothing has come for a moment: what came is sent.
+                (Err(error), Some(_)) if error.kind() == ErrorKind::WouldBlock => {
+                    rejects.flush()?;
+                    if read.rows > chunk.first_row
+                        && !sink(chunk.seal(read.rows, self.records.digests_before().text))
+                    {
+                        return Ok(read);
+                    }
+                    continue;
+                }
+                (Err(error), _) => return Err(cannot_read(&self.log.path, &error)),
+            };
+            let said = self.rows.read(&record, read.rows);
+            let is_new = read.rows >= chunk.first_row;
+            let said = match said.and_then(|said| is_in_its_day(said, self.log.clock.now())) {
+                // What was taken before was in its time then.
+                Ok(Said::Events(events))
+                    if is_new && is_early(&events, &*self.log.clock, self.watch.as_ref()) =>
+                {
+                    read.early = Some((record.line, events.0.at));
+                    break;
+                }
+                Ok(said) => Some(said),
+                Err(reason) => {
+                    let header = self.rows.header.as_deref();
+                    let (line, bytes) = (record.line, record.bytes);
+                    rejects.take(
+                        &Row {
+                            source,
+                            file: &self.log.path.to_string_lossy(),
+                            line,
+                            reason: &reason,
+                            bytes,
+                            header,
+                        },
+                        is_new,
+                    )?;
+                    None
+                }
+            };
+            first = None;
+            read.take(said.as_ref(), is_new);
+            if is_new {
+                chunk.push(said);
+                if chunk.is_full(read.rows)
+                    && !sink(chunk.seal(read.rows, self.records.digests().text))
+                {
+                    return Ok(read);
+                }
+            } else if read.rows == chunk.first_row {
+                check_taken(&self.log, taken, &self.records.digests())?;
             }
-        } else if read.rows == chunk.first_row {
-            check_taken(&log, &records.digest())?;
         }
+        if read.rows < chunk.first_row {
+            return Err(shrunk(&self.log, taken, read.rows));
+        }
+        read.digests = match read.early {
+            Some(_) => self.records.digests_before(),
+            None => self.records.digests(),
+        };
+        if read.rows > chunk.first_row {
+            sink(chunk.seal(read.rows, read.digests.text));
+        }
+        rejects.flush()?;
+        read.held_back = self.records.held_back();
+        read.rejected = rejects.count;
+        read.rejects = rejects.path().to_owned();
+        (read.unread, read.used) = (self.rows.unread, self.rows.used);
+        Ok(read)
     }
-    if read.rows < chunk.first_row {
-        return Err(shrunk(&log, read.rows));
-    }
-    read.digest = match read.early {
-        Some(_) => records.digest_before(),
-        None => records.digest(),
-    };
-    if read.rows > chunk.first_row {
-        sink(chunk.seal(read.rows, read.digest), &begin);
-    }
-    log.rejects.finish()?;
-    read.held_back = records.held_back();
-    read.rejected = log.rejects.count;
-    read.rejects = log.rejects.path().to_owned();
-    (read.unread, read.used) = (rows.unread, rows.used);
-    Ok(read)
 }
 
-/// What separates a log's fields: as asked for, or what makes columns that we know of its header; none in
-/// NDJSON.
-fn delimiter_of(log: &Log, start: &[u8]) -> Option<u8> {
-    let usual = match log.format {
+impl Read {
+    fn take(&mut self, said: Option<&Said>, is_new: bool) {
+        self.rows += 1;
+        match said {
+            Some(Said::Events(events)) => {
+                self.events += events.count();
+                self.events_new += if is_new { events.count() } else { 0 };
+            }
+            Some(Said::Nothing) => self.other += 1,
+            Some(Said::Bot) => self.bots += 1,
+            None => {}
+        }
+    }
+}
+
+/// What separates a log's fields: as asked for, or what makes columns that we know of its header; none
+/// where quotes mean nothing.
+fn delimiter_of(log: &Log, format: Format, start: &[u8]) -> Option<u8> {
+    let usual = match format {
         Format::Csv => b',',
         Format::Tsv => b'\t',
-        Format::Ndjson => return None,
+        Format::Ndjson | Format::Access | Format::W3c => return None,
     };
     let header = start.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
-    let header = header.unwrap_or_default().trim_ascii_end();
-    let is_one = |delimiter: &u8| Columns::read(header, *delimiter, &log.names).is_ok();
-    let guessed = || [usual, b';', b'\t', b'|', b','].into_iter().find(is_one);
-    Some(log.delimiter.or_else(guessed).unwrap_or(usual))
+    Some(log.delimiter.unwrap_or_else(|| guessed(header.unwrap_or_default(), usual, &log.names)))
 }
 
-/// A row of the next hours is of a clock that is ahead, or of a zone east of here in a log that does not
-/// say so: it waits, and what follows it.
-fn is_early(events: &Events, now: Timestamp) -> bool {
-    events.0.at > now.plus_ms(CLOCK_AHEAD_MS_MAX)
+/// What makes columns that we know of a header; the usual when nothing does.
+pub(super) fn guessed(header: &[u8], usual: u8, names: &Names) -> u8 {
+    let header = header.trim_ascii_end();
+    let is_one = |delimiter: &u8| Columns::read(header, *delimiter, names).is_ok();
+    [usual, b';', b'\t', b'|', b','].into_iter().find(is_one).unwrap_or(usual)
+}
+
+/// A row of the next hours is of a clock that is ahead, or of a zone east of here in a log that does not say
+/// so: it waits, and what follows it. Whoever follows the log waits with it.
+fn is_early(events: &Events, clock: &dyn Clock, watch: Option<&Watch>) -> bool {
+    let is_early = || events.0.at > clock.now().plus_ms(CLOCK_AHEAD_MS_MAX);
+    match watch {
+        None => is_early(),
+        Some(watch) => watch.wait_while(is_early),
+    }
 }
 
 /// A row of a later day is a mistake, which may not hold back what follows it.
-fn is_in_its_day(events: Events, now: Timestamp) -> Result<Events, String> {
-    let at = events.0.at;
-    if at <= now.plus_ms(DAY_MS) {
-        return Ok(events);
+pub(super) fn is_in_its_day(said: Said, now: Timestamp) -> Result<Said, String> {
+    match said {
+        Said::Events(Events(event, _)) if event.at > now.plus_ms(DAY_MS) => {
+            let at = event.at;
+            Err(format!("timestamp: {at} is more than a day ahead of this machine's clock"))
+        }
+        said => Ok(said),
     }
-    Err(format!("timestamp: {at} is more than a day ahead of this machine's clock"))
 }
 
-fn check_taken(log: &Log, digest: &[u8; 32]) -> Result<(), Failure> {
-    match log.taken {
-        Some(taken) if taken.digest != *digest => Err(Failure::other_log(format!(
-            "{}: its first {} rows are not those that were imported under this name: a log may grow, not \
-             change. Nothing was sent. Under another name all of its rows would be counted, those that are \
-             counted already too: import what is new as a file of its own",
+fn check_taken(log: &Log, taken: Option<Taken>, digests: &Digests) -> Result<(), Failure> {
+    match taken {
+        Some(taken) if !digests.has(&taken.digest) => Err(Failure::other_log(format!(
+            "{}: its first {} rows are not those that were imported {}: a log may grow, not change. Nothing \
+             was sent. {}",
             log.path.display(),
-            taken.rows
+            taken.rows,
+            log.under_which_name(),
+            log.what_to_do()
         ))),
         _ => Ok(()),
     }
 }
 
-fn shrunk(log: &Log, rows: u64) -> Failure {
+fn shrunk(log: &Log, taken: Option<Taken>, rows: u64) -> Failure {
     Failure::other_log(format!(
-        "{}: it has {rows} rows, but {} were imported under this name: a log may grow, not shrink. Nothing \
-         was sent. If it was rotated, import the new file under a name of its own; under another name rows \
-         that are counted already are counted again",
+        "{}: it has {rows} rows, but {} were imported {}: a log may grow, not shrink. Nothing was sent. {}",
         log.path.display(),
-        log.taken.map_or(0, |taken| taken.rows)
+        taken.map_or(0, |taken| taken.rows),
+        log.under_which_name(),
+        log.what_to_do()
     ))
 }
 
-/// Turns records into events.
-#[derive(Default)]
-struct Rows {
-    columns: Option<Columns>,
-    fields: csv::StringRecord,
-    unread: [Unread; 3],
-    used: Vec<(&'static str, String)>,
-}
-
-impl Rows {
-    fn header<R: std::io::Read>(
-        &mut self,
-        records: &mut Records<R>,
-        delimiter: u8,
-        log: &Log,
-    ) -> Result<(), Failure> {
-        let header = records.next().map_err(|error| cannot_read(&log.path, &error))?;
-        // A named log may be there before anything was written to it.
-        let Some(header) = header else { return Ok(()) };
-        let columns = header.fault.map_or_else(
-            || Columns::read(header.bytes, delimiter, &log.names),
-            |fault| Err(format!("its header is {fault}")),
-        );
-        let columns =
-            columns.map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
-        self.note(log, columns.found.clone());
-        self.columns = Some(columns);
-        Ok(())
+impl Log {
+    const fn under_which_name(&self) -> &'static str {
+        if self.is_named { "under this name" } else { "of the log that begins as this one does" }
     }
 
-    /// Names what is not used.
-    fn note(&mut self, log: &Log, found: Found) {
-        if !found.unknown.is_empty() {
-            let clicks = match found.says_what {
-                true => "",
-                false => "; without a column event or click each row is a click",
-            };
-            let names = found.unknown.join(", ");
-            eprintln!("{}: columns that are not used: {names}{clicks}", log.path.display());
-        }
-        self.used = found.used;
-    }
-
-    /// The events of a record, or why it has none.
-    fn events(
-        &mut self,
-        record: &Record<'_>,
-        row: u64,
-        log: &Log,
-    ) -> Result<Result<Events, String>, Failure> {
-        if let Some(fault) = record.fault {
-            return Ok(Err(fault.to_owned()));
-        }
-        if let Some(columns) = &self.columns {
-            let fields = columns.fields(record.bytes, &mut self.fields);
-            return Ok(fields.and_then(|fields| decide(&fields, row, &mut self.unread)));
-        }
-        if row == 0 {
-            let found = JsonRow::check_names(record.bytes, &log.names);
-            let found =
-                found.map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
-            self.note(log, found);
-        }
-        Ok(JsonRow::read(record.bytes, &log.names)
-            .and_then(|json| decide(&json.fields(&log.names)?, row, &mut self.unread)))
+    const fn what_to_do(&self) -> &'static str {
+        "Rows that were mended are imported from the file of the rejected ones; what is new as a file of its \
+         own. If it is another log, give it a name of its own (--source NAME): then all of its rows are \
+         counted, and those that are counted already are counted again"
     }
 }
 
-fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 3]) -> Result<Events, String> {
-    let events = fields.events(row)?;
-    let texts = [fields.unread_ip(), fields.unread_country(), fields.unread_device()];
-    for (unread, text) in unread.iter_mut().zip(texts) {
-        if let Some(text) = text {
-            unread.take(text);
-        }
-    }
-    Ok(events)
-}
-
-struct Chunk {
-    source: SourceId,
-    first_row: u64,
+/// Events on their way into a chunk.
+pub(super) struct Chunk {
+    pub(super) source: SourceId,
+    pub(super) first_row: u64,
     events: Vec<ImportEvent>,
 }
 
 impl Chunk {
-    fn new(source: SourceId, first_row: u64) -> Self {
+    pub(super) fn new(source: SourceId, first_row: u64) -> Self {
         Self { source, first_row, events: Vec::new() }
     }
 
-    fn push(&mut self, events: Option<Events>) {
-        if let Some(Events(first, second)) = events {
+    pub(super) fn push(&mut self, said: Option<Said>) {
+        if let Some(Said::Events(Events(first, second))) = said {
             self.events.extend(std::iter::once(first).chain(second));
         }
     }
 
+    pub(super) fn has_any(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Whether another row might not fit.
-    fn is_full(&self, end_row: u64) -> bool {
+    pub(super) fn is_full(&self, end_row: u64) -> bool {
         self.events.len() + 2 > CHUNK_EVENTS_MAX || end_row - self.first_row == CHUNK_ROWS_MAX
     }
 
-    fn seal(&mut self, end_row: u64, digest: [u8; 32]) -> ImportChunk {
+    pub(super) fn seal(&mut self, end_row: u64, digest: [u8; 32]) -> ImportChunk {
         let first_row = std::mem::replace(&mut self.first_row, end_row);
         let events = std::mem::take(&mut self.events);
         ImportChunk { source: self.source, first_row, end_row, digest, events }

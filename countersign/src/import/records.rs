@@ -1,7 +1,7 @@
 //! Splits a log into records, with exact ends, line numbers and a running digest.
 //!
 //! A record of CSV ends at the first newline outside quotes (RFC 4180, quotes as the `csv` crate
-//! reads them); of NDJSON at the first newline. Empty lines are no records. The digest of a record
+//! reads them); of other forms at the first newline. Empty lines are no records. The digest of a record
 //! covers everything from the start of the log up to the record's last byte, its newline excluded:
 //! so a last line is the same before and after its newline was written.
 
@@ -26,6 +26,50 @@ pub(super) struct Record<'a> {
     pub(super) fault: Option<&'static str>,
 }
 
+/// BLAKE3 of a log from its start to the end of a record, its newline excluded.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digests {
+    /// Of its records with one newline between two: the same whatever its lines end with, with a byte
+    /// order mark or without, with empty lines or without.
+    pub(super) text: [u8; 32],
+    /// Of its bytes as they are: what builds before 28 November 2026 said.
+    pub(super) bytes: [u8; 32],
+}
+
+impl Digests {
+    /// Whether one of them is what a log was taken up to before.
+    pub(super) fn has(&self, digest: &[u8; 32]) -> bool {
+        [self.text, self.bytes].contains(digest)
+    }
+}
+
+/// Hashes records as they are taken.
+#[derive(Clone, Default)]
+struct Hashers {
+    text: blake3::Hasher,
+    bytes: blake3::Hasher,
+    /// Whether something was hashed.
+    begun: bool,
+}
+
+impl Hashers {
+    /// Takes a record, or a part of one, and what was skipped before it.
+    fn update(&mut self, skipped: &[u8], record: &[u8]) -> &mut Self {
+        self.bytes.update(skipped).update(record);
+        if self.begun && !skipped.is_empty() {
+            self.text.update(b"\n");
+        }
+        let begin = if self.begun { b"" } else { BOM };
+        self.text.update(record.strip_prefix(begin).unwrap_or(record));
+        self.begun = true;
+        self
+    }
+
+    fn digests(&self) -> Digests {
+        Digests { text: *self.text.finalize().as_bytes(), bytes: *self.bytes.finalize().as_bytes() }
+    }
+}
+
 /// Splits what it reads.
 pub(super) struct Records<R> {
     input: R,
@@ -39,7 +83,7 @@ pub(super) struct Records<R> {
     at_end: bool,
     held_back: bool,
     line: u64,
-    hasher: blake3::Hasher,
+    hashers: Hashers,
     /// Newlines that are skipped and not hashed yet.
     pending: Vec<u8>,
     /// Where the last record lies in the window, which is hashed when the next one is asked for: until then
@@ -60,8 +104,7 @@ enum End {
 impl<R: Read> Records<R> {
     /// Reads `input`; quotes count when there is a `delimiter`.
     pub(super) fn new(input: R, delimiter: Option<u8>, hold_back: bool) -> Self {
-        let (window, pending) = (Vec::new(), Vec::new());
-        let hasher = blake3::Hasher::new();
+        let (window, pending, hashers) = (Vec::new(), Vec::new(), Hashers::default());
         let (start, line) = (0, 1);
         let (at_end, held_back) = (false, false);
         Self {
@@ -73,7 +116,7 @@ impl<R: Read> Records<R> {
             at_end,
             held_back,
             line,
-            hasher,
+            hashers,
             pending,
             last: None,
         }
@@ -100,16 +143,15 @@ impl<R: Read> Records<R> {
         Ok(Some(Record { bytes, line, fault }))
     }
 
-    /// BLAKE3 of the log up to the end of the last record that was taken.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let Some(last) = self.last.clone() else { return self.digest_before() };
-        let mut hasher = self.hasher.clone();
-        *hasher.update(&self.pending).update(&self.window[last]).finalize().as_bytes()
+    /// Up to the end of the last record that was taken.
+    pub(super) fn digests(&self) -> Digests {
+        let Some(last) = self.last.clone() else { return self.digests_before() };
+        self.hashers.clone().update(&self.pending, &self.window[last]).digests()
     }
 
     /// The same without the last record.
-    pub(super) fn digest_before(&self) -> [u8; 32] {
-        *self.hasher.finalize().as_bytes()
+    pub(super) fn digests_before(&self) -> Digests {
+        self.hashers.digests()
     }
 
     /// Whether a last line without a newline was held back.
@@ -148,7 +190,7 @@ impl<R: Read> Records<R> {
 
     fn hash_last(&mut self) {
         if let Some(last) = self.last.take() {
-            self.hasher.update(&self.pending).update(&self.window[last]);
+            self.hashers.update(&self.pending, &self.window[last]);
             self.pending.clear();
         }
     }

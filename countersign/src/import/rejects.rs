@@ -1,60 +1,83 @@
-//! Rows that cannot be read: the first ones to stderr, all of them to a file.
+//! Rows that cannot be read: the first ones to stderr, all of them to a file, from which they are imported
+//! when somebody has mended them ([`super::mended`]).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use shared::SourceId;
 
 use crate::cli::Format;
 use crate::failure::Failure;
 
 /// How many are shown in full.
 const SHOWN_MAX: u64 = 10;
+/// The file's columns. Of which log, and where in it, is what a mended row is known by.
+pub(super) const COLUMNS: [&str; 5] = ["source", "file", "line", "reason", "row"];
+/// The reason of the row that has the log's header.
+pub(super) const HEADER: &str = "header";
+
+/// A row that cannot be read.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    /// Of which log, by its identity.
+    pub(super) source: SourceId,
+    /// And by its name.
+    pub(super) file: &'a str,
+    /// Its first line there.
+    pub(super) line: u64,
+    /// What is wrong with it.
+    pub(super) reason: &'a str,
+    /// It.
+    pub(super) bytes: &'a [u8],
+    /// The log's header, if it has one.
+    pub(super) header: Option<&'a str>,
+}
 
 /// Takes them.
 pub(super) struct Rejects {
     /// None: they are not written.
     path: Option<PathBuf>,
     format: Format,
-    /// Whether rows of several logs go into the one file that was named.
-    shared: bool,
+    /// Whether they go behind those that are in the file already.
+    appended: bool,
     out: Option<BufWriter<File>>,
+    /// Of which log the header was written last.
+    headed: Option<SourceId>,
     /// How many there were.
     pub(super) count: u64,
 }
 
 impl Rejects {
     /// Nothing is written before there is something to write.
-    pub(super) const fn new(path: Option<PathBuf>, format: Format, shared: bool) -> Self {
-        Self { path, format, shared, out: None, count: 0 }
+    pub(super) const fn new(path: Option<PathBuf>, format: Format, appended: bool) -> Self {
+        Self { path, format, appended, out: None, headed: None, count: 0 }
     }
 
-    /// Takes a row: where it was, why it cannot be read, and its bytes.
+    /// Takes a row. One that is not new was taken by an earlier import, and stands in the file when that
+    /// goes on.
     ///
     /// # Errors
     /// When the file cannot be written: rows would be lost.
-    pub(super) fn take(
-        &mut self,
-        log: &Path,
-        line: u64,
-        reason: &str,
-        bytes: &[u8],
-    ) -> Result<(), Failure> {
+    pub(super) fn take(&mut self, row: &Row<'_>, is_new: bool) -> Result<(), Failure> {
         self.count += 1;
         if self.count <= SHOWN_MAX {
-            eprintln!("{}:{line}: {reason}", log.display());
+            eprintln!("{}:{}: {}", row.file, row.line, row.reason);
         } else if self.count == SHOWN_MAX + 1 {
             match &self.path {
                 Some(path) => eprintln!("… all others are in {}", path.display()),
                 None => eprintln!("… and so on"),
             }
         }
-        self.write(log, line, reason, bytes).map_err(|error| self.cannot(&error))
+        if self.appended && !is_new {
+            return Ok(());
+        }
+        self.write(row).map_err(|error| self.cannot(&error))
     }
 
     /// Everything is in the file.
-    pub(super) fn finish(&mut self) -> Result<(), Failure> {
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let flushed = self.out.as_mut().map_or(Ok(()), |out| out.flush());
         flushed.map_err(|error| self.cannot(&error))
     }
@@ -71,32 +94,44 @@ impl Rejects {
         ))
     }
 
-    fn write(&mut self, log: &Path, line: u64, reason: &str, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let text = String::from_utf8_lossy(bytes);
-        let log = log.display().to_string();
         let format = self.format;
         let out = match &mut self.out {
             Some(out) => out,
-            none => none.insert(open(path, self.shared, format)?),
+            none => none.insert(open(path, self.appended, format)?),
         };
-        if format == Format::Ndjson {
-            let row = json!({ "file": log, "line": line, "reason": reason, "row": text });
-            return writeln!(out, "{row}");
+        if self.headed.replace(row.source) != Some(row.source)
+            && let Some(header) = row.header
+        {
+            let header = Row { line: 1, reason: HEADER, bytes: header.as_bytes(), ..*row };
+            write_row(out, format, &header)?;
         }
-        let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
-        writer.write_record([log.as_str(), &line.to_string(), reason, &text])?;
-        writer.flush()
+        write_row(out, format, row)
     }
 }
 
-fn open(path: &Path, shared: bool, format: Format) -> io::Result<BufWriter<File>> {
+fn write_row(out: &mut BufWriter<File>, format: Format, row: &Row<'_>) -> io::Result<()> {
+    let Row { source, file, line, reason, bytes, .. } = *row;
+    let text = String::from_utf8_lossy(bytes);
+    if format == Format::Ndjson {
+        let row =
+            json!({ "source": source, "file": file, "line": line, "reason": reason, "row": text });
+        return writeln!(out, "{row}");
+    }
+    let values = [&source.to_string(), file, &line.to_string(), reason, &text];
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
+    writer.write_record(values)?;
+    writer.flush()
+}
+
+fn open(path: &Path, appended: bool, format: Format) -> io::Result<BufWriter<File>> {
     let mut options = File::options();
-    let file = options.create(true).write(true).append(shared).truncate(!shared).open(path)?;
+    let file = options.create(true).write(true).append(appended).truncate(!appended).open(path)?;
     let empty = file.metadata()?.len() == 0;
     let mut out = BufWriter::new(file);
     if empty && format != Format::Ndjson {
-        writeln!(out, "file,line,reason,row")?;
+        writeln!(out, "{}", COLUMNS.join(","))?;
     }
     Ok(out)
 }

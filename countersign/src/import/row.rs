@@ -30,6 +30,7 @@ pub(super) struct Fields<'a> {
     pub(super) publisher: Option<&'a str>,
     pub(super) placement: Option<&'a str>,
     pub(super) device: Option<&'a str>,
+    pub(super) agent: Option<&'a str>,
 }
 
 impl Fields<'_> {
@@ -51,12 +52,23 @@ impl Fields<'_> {
             publisher: named("publisher", self.publisher)?,
             placement: named("placement", self.placement)?,
             country: self.country.and_then(country).unwrap_or_default(),
-            device: self.device.and_then(device),
+            device: self
+                .device()
+                .or_else(|| self.agent.map(|agent| edge::device::of(agent.as_bytes()))),
             ip: self.ip.and_then(address),
             user: user.map(str::to_owned),
         };
         let second = kinds.1.map(|kind| ImportEvent { kind, ..event.clone() });
         Ok(Events(event, second))
+    }
+
+    fn device(&self) -> Option<Device> {
+        self.device.and_then(device)
+    }
+
+    /// Whether it is of a program that says so: a crawler, a link preview, a monitor.
+    pub(super) fn is_of_bot(&self) -> bool {
+        self.agent.is_some_and(|agent| edge::bots::is_bot(agent.as_bytes()))
     }
 
     /// What is said of an address and names none: hidden in parts (`207.xxx.xx.22`), a list.
@@ -71,7 +83,7 @@ impl Fields<'_> {
 
     /// What is said of a device and names no class.
     pub(super) fn unread_device(&self) -> Option<&str> {
-        self.device.filter(|text| device(text).is_none())
+        self.device.filter(|_| self.device().is_none())
     }
 
     fn at(&self) -> Result<Timestamp, String> {

@@ -7,29 +7,31 @@
 use shared::import::ImportChunk;
 use tokio::sync::mpsc;
 
-use super::progress::Progress;
-use super::read::{self, Log, Read};
 use crate::client::Api;
 use crate::failure::Failure;
 
 /// Chunks that are read ahead.
 const AHEAD: usize = 2;
 
-/// Reads the log and sends it; ends when the server has all chunks durably.
+/// Reads, and sends what comes; ends when the server has all chunks durably. `begin`: of the log up to the
+/// end of its first row, so that two logs under one name at once are told apart.
 ///
 /// # Errors
 /// When the log cannot be read or the server does not take it.
-pub(super) async fn send(log: Log, api: &Api, progress: &Progress) -> Result<Read, Failure> {
-    let (sink, mut bodies) = mpsc::channel::<(String, Vec<u8>)>(AHEAD);
-    let seen = progress.seen();
+pub(super) async fn send<T: Send + 'static>(
+    api: &Api,
+    begin: Option<[u8; 32]>,
+    read: impl FnOnce(&mut dyn FnMut(ImportChunk) -> bool) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let (sink, mut bodies) = mpsc::channel::<Vec<u8>>(AHEAD);
     let reader = tokio::task::spawn_blocking(move || {
-        read::read(log, seen, &mut |chunk, begin| {
-            // So that two logs under one name at once are told apart.
-            let path = format!("/v1/import?begin={}", shared::text::hex(begin));
-            sink.blocking_send((path, body(&chunk))).is_ok()
-        })
+        read(&mut |chunk| sink.blocking_send(body(&chunk)).is_ok())
     });
-    while let Some((path, body)) = bodies.recv().await {
+    let path = match begin {
+        Some(begin) => format!("/v1/import?begin={}", shared::text::hex(&begin)),
+        None => "/v1/import".to_owned(),
+    };
+    while let Some(body) = bodies.recv().await {
         api.post(&path, body).await?;
     }
     reader.await.map_err(Failure::fatal)?

@@ -31,6 +31,11 @@ impl Times {
         Ok(Self { format: format.map(str::to_owned), zone: zone.transpose()? })
     }
 
+    /// Whether they are in a form of the log's own.
+    pub(super) const fn has_format(&self) -> bool {
+        self.format.is_some()
+    }
+
     /// Reads a time.
     ///
     /// # Errors

@@ -75,7 +75,7 @@ fn an_api_whose_address_says_https_is_asked_by_tls() {
     let args = ["edges", "list", "--api", &api, "--key", KEY, "--patience", "1"];
     let (code, _, said) = run(binary().args(args));
     assert_eq!(greeted.join().unwrap(), [22, 3], "a handshake");
-    assert!(code == Some(3) && said.contains(&api), "{code:?} {said}");
+    assert!(code == Some(4) && said.contains(&api), "{code:?} {said}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+use super::super::open::Seen;
 use super::*;
 use std::io::Write as _;
 use std::path::Path;
@@ -7,15 +8,32 @@ use std::path::Path;
 const NOW: Timestamp = Timestamp(1_700_006_400_000);
 const SOURCE: SourceId = SourceId([7; 16]);
 
-fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Log {
-    let rejects = Rejects::new(Some(path.with_extension("rejects")), format, false);
-    let (path, names) = (path.to_owned(), Names::default());
-    Log { path, format, delimiter: None, names, source: SOURCE, may_grow, taken, rejects, now: NOW }
+struct At(Timestamp);
+
+impl Clock for At {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
 }
 
-fn run(log: Log) -> Result<(Read, Vec<ImportChunk>), Failure> {
-    let mut chunks = Vec::new();
-    let read = read(log, Seen::default(), &mut |chunk, _| {
+/// A log, and how far it was taken.
+struct Case {
+    log: Log,
+    taken: Option<Taken>,
+}
+
+fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Case {
+    let (path, names, format) = (path.to_owned(), Names::default(), Some(format));
+    let (delimiter, requests, clock) = (None, Vec::new(), Arc::new(At(NOW)));
+    let log = Log { path, format, delimiter, names, requests, is_named: may_grow, may_grow, clock };
+    Case { log, taken }
+}
+
+fn run(case: Case) -> Result<(Read, Vec<ImportChunk>), Failure> {
+    let (path, mut chunks) = (case.log.path.clone(), Vec::new());
+    let reader = Reader::new(case.log, open::open(&path, Seen::default())?, None)?;
+    let rejects = Rejects::new(Some(path.with_extension("rejects")), reader.format, false);
+    let read = reader.run(SOURCE, case.taken, rejects, &mut |chunk| {
         chunk.check().unwrap();
         chunks.push(chunk);
         true
@@ -39,7 +57,8 @@ fn the_header_tells_what_separates_its_fields() {
     }
     // As asked for, whatever the header looks like.
     let (_dir, path) = file(b"ad_id:timestamp\na:1700000001\n");
-    let asked = Log { delimiter: Some(b':'), ..log(&path, Format::Csv, None, false) };
+    let mut asked = log(&path, Format::Csv, None, false);
+    asked.log.delimiter = Some(b':');
     assert_eq!(run(asked).unwrap().0.events, 1);
     let error = run(log(&path, Format::Csv, None, false)).unwrap_err().message;
     assert!(error.contains("and has: ad_id:timestamp"), "{error}");
@@ -122,11 +141,13 @@ fn bad_rows_are_rows_and_land_in_the_rejects() {
     assert_eq!(chunks[0].end_row, 4);
     assert_eq!(chunks[0].events.iter().map(|event| event.row).collect::<Vec<_>>(), [0, 3, 3]);
     let mut rejects = csv::Reader::from_path(dir.path().join("a.rejects")).unwrap();
-    assert_eq!(rejects.headers().unwrap(), vec!["file", "line", "reason", "row"]);
+    assert_eq!(rejects.headers().unwrap(), vec!["source", "file", "line", "reason", "row"]);
     let rejects: Vec<_> = rejects.records().map(Result::unwrap).collect();
-    let short: Vec<_> = rejects.iter().map(|row| (&row[1], &row[3])).collect();
-    assert_eq!(short, [("3", "bad id,1700000001,0"), ("5", "ad-2,\"x\ny\",1")]);
-    assert!(rejects[0][2].contains("ad_id"), "{:?}", rejects[0]);
+    let short: Vec<_> = rejects.iter().map(|row| (&row[2], &row[4])).collect();
+    let header = HEADER.trim();
+    assert_eq!(short, [("1", header), ("3", "bad id,1700000001,0"), ("5", "ad-2,\"x\ny\",1")]);
+    assert!(rejects[1][3].contains("ad_id"), "{:?}", rejects[1]);
+    assert_eq!(rejects[2][0], SOURCE.to_string());
 
     std::fs::write(&path, "{\"ad_id\":1,\"timestamp\":1700000001}\n{\"ad_id\":2}\n").unwrap();
     let (read, _) = run(log(&path, Format::Ndjson, None, false)).unwrap();
@@ -204,7 +225,7 @@ fn rows_of_the_next_hours_wait_and_rows_of_later_days_are_rejected() {
     assert_eq!(read.early, Some((5, Timestamp(soon * 1_000))));
     let taken = Some(Taken { rows: 3, digest: chunks[0].digest });
     let mut later = log(&path, Format::Csv, taken, false);
-    later.now = Timestamp(soon * 1_000);
+    later.log.clock = Arc::new(At(Timestamp(soon * 1_000)));
     let (read, chunks) = run(later).unwrap();
     assert_eq!((read.rows, read.events_new, read.early), (5, 2, None));
     assert_eq!((chunks[0].first_row, chunks[0].end_row), (3, 5));

@@ -14,14 +14,14 @@ impl Read for Dribble<'_> {
     }
 }
 
-type Seen = Vec<(String, u64, Option<&'static str>, [u8; 32])>;
+type Seen = Vec<(String, u64, Option<&'static str>, Digests)>;
 
 fn all(text: &[u8], delimiter: Option<u8>, hold_back: bool) -> (Seen, bool) {
     let mut records = Records::new(Dribble(text, 3), delimiter, hold_back);
     let mut seen = Seen::new();
     while let Some(record) = records.next().unwrap() {
         let (bytes, line, fault) = (record.bytes.to_vec(), record.line, record.fault);
-        seen.push((String::from_utf8(bytes).unwrap(), line, fault, records.digest()));
+        seen.push((String::from_utf8(bytes).unwrap(), line, fault, records.digests()));
     }
     (seen, records.held_back())
 }
@@ -33,11 +33,8 @@ fn check(text: &str, expected: &[(&str, u64)]) {
     let mut from = 0;
     for (record, _, _, digest) in &seen {
         from += text[from..].find(record.as_str()).unwrap() + record.len();
-        assert_eq!(
-            *digest,
-            *blake3::hash(&text.as_bytes()[..from]).as_bytes(),
-            "{text:?} {record}"
-        );
+        let of_bytes = blake3::hash(&text.as_bytes()[..from]);
+        assert_eq!(digest.bytes, *of_bytes.as_bytes(), "{text:?} {record}");
     }
 }
 
@@ -85,10 +82,10 @@ fn a_line_that_is_too_long_is_one_bad_row() {
     assert_eq!(records.next().unwrap().unwrap().bytes, b"a");
     let long = records.next().unwrap().unwrap();
     assert_eq!((long.bytes.len(), long.line, long.fault.is_some()), (SHOWN_BYTES, 2, true));
-    assert_eq!(records.digest(), *blake3::hash(&text[..end]).as_bytes());
+    assert_eq!(records.digests().bytes, *blake3::hash(&text[..end]).as_bytes());
     let next = records.next().unwrap().unwrap();
     assert_eq!((next.bytes, next.line), (&b"b"[..], 3));
-    assert_eq!(records.digest(), *blake3::hash(&text[..end + 2]).as_bytes());
+    assert_eq!(records.digests().bytes, *blake3::hash(&text[..end + 2]).as_bytes());
     assert!(records.next().unwrap().is_none());
 }
 
@@ -110,11 +107,39 @@ fn a_half_written_last_line_waits() {
 fn a_row_has_one_digest_before_and_after_its_newline_was_written() {
     let digests = |text: &str| {
         let (seen, _) = all(text.as_bytes(), Some(b','), false);
-        seen.into_iter().map(|row| row.3).collect::<Vec<_>>()
+        seen.into_iter().map(|row| (row.3.bytes, row.3.text)).collect::<Vec<_>>()
     };
     let short = digests("a\nb");
     for grown in ["a\nb\n", "a\nb\r\n", "a\nb\nc", "a\nb\n\nc\n"] {
         assert_eq!(digests(grown)[..2], short, "{grown:?}");
     }
     assert_ne!(digests("a\nbb\n")[1], short[1]);
+}
+
+#[test]
+fn how_lines_end_is_not_what_the_log_says() {
+    let digests = |text: &str| {
+        let (seen, _) = all(text.as_bytes(), Some(b','), false);
+        seen.into_iter().map(|row| row.3.text).collect::<Vec<_>>()
+    };
+    let plain = digests("a,b\nc,\"d\ne\"\nf,g\n");
+    assert_eq!(plain.len(), 3);
+    for same in [
+        "\u{feff}a,b\nc,\"d\ne\"\nf,g\n",
+        "a,b\r\nc,\"d\ne\"\r\nf,g\r\n",
+        "\n\na,b\n\n\nc,\"d\ne\"\n\r\nf,g",
+    ] {
+        assert_eq!(digests(same), plain, "{same:?}");
+    }
+    // Of a log as most are, both are the same.
+    let (seen, _) = all(b"a,b\nc,d\n", Some(b','), false);
+    assert!(seen.iter().all(|row| row.3.text == row.3.bytes));
+    for other in ["a,b\nc,\"de\"\nf,g\n", "a,bc,\"d\ne\"\nf,g\n", "a,b\nc,\"d\ne\"f,g\n"] {
+        assert_ne!(digests(other).last(), plain.last(), "{other:?}");
+    }
+    let mut long = vec![b'x'; RECORD_BYTES_MAX * 2];
+    long.extend(b"\r\nb\r\n");
+    let (seen, _) = all(&long, None, false);
+    let whole = [vec![b'x'; RECORD_BYTES_MAX * 2], b"\nb".to_vec()].concat();
+    assert_eq!(seen[1].3.text, *blake3::hash(&whole).as_bytes());
 }

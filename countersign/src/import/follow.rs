@@ -1,0 +1,122 @@
+//! `import --follow`: a log that is being written, and rotated.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use shared::ambient::Stopwatch;
+
+use super::open::{Input, cannot_read};
+use crate::failure::Failure;
+
+/// How often it is looked for more.
+const POLL: Duration = Duration::from_millis(300);
+/// A server that was told that its log was moved may write to it for so long.
+const AFTER_ROTATION: Duration = Duration::from_secs(3);
+
+/// Whether a log is still followed. Blocking: for the thread that reads.
+#[derive(Clone, Default)]
+pub(super) struct Watch(Arc<Flags>);
+
+#[derive(Default)]
+struct Flags {
+    is_on: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl Watch {
+    /// From now on the log has no end.
+    pub(super) fn begin(&self) {
+        self.0.is_on.store(true, Ordering::Relaxed);
+    }
+
+    /// The log ends where it ends now.
+    pub(super) fn end(&self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits; true when it is over and it is still so.
+    pub(super) fn wait_while(&self, is_so: impl Fn() -> bool) -> bool {
+        while is_so() {
+            if self.is_over() {
+                return true;
+            }
+            std::thread::sleep(POLL);
+        }
+        false
+    }
+}
+
+/// Opens a log that may be written to. Until [`Watch::begin`] it ends where it ends.
+///
+/// # Errors
+/// When it cannot be read, or is no plain file.
+pub(super) fn open(path: &Path, watch: Watch) -> Result<Input, Failure> {
+    let cannot = |error| cannot_read(path, &error);
+    let file = File::open(path).map_err(cannot)?;
+    if !file.metadata().map_err(cannot)?.is_file() {
+        return Err(Failure::usage(format!(
+            "{} is no file that could be followed",
+            path.display()
+        )));
+    }
+    let path = path.to_owned();
+    Ok(Box::new(Tail { path, file, read: 0, watch, replaced: None }))
+}
+
+/// A file that has no end before another is in its place.
+struct Tail {
+    path: PathBuf,
+    file: File,
+    /// Bytes.
+    read: u64,
+    watch: Watch,
+    /// Since when another is in its place.
+    replaced: Option<Stopwatch>,
+}
+
+impl Tail {
+    /// Whether nothing more will come to it.
+    fn is_done(&mut self) -> io::Result<bool> {
+        let own = self.file.metadata()?;
+        if own.len() < self.read {
+            tracing::debug!("{} was truncated", self.path.display());
+            return Ok(true);
+        }
+        let of = |data: &Metadata| (data.dev(), data.ino());
+        match std::fs::metadata(&self.path) {
+            Ok(there) if of(&there) != of(&own) => {
+                let since = self.replaced.get_or_insert_with(Stopwatch::start);
+                Ok(since.elapsed() >= AFTER_ROTATION)
+            }
+            Ok(_) => Ok(false),
+            // It was moved, and the next one is not there yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Read for Tail {
+    /// [`io::ErrorKind::WouldBlock`] after a moment in which nothing came.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.read += read as u64;
+        if read > 0 || buffer.is_empty() {
+            return Ok(read);
+        }
+        if !self.watch.0.is_on.load(Ordering::Relaxed) || self.watch.is_over() || self.is_done()? {
+            return Ok(0);
+        }
+        std::thread::sleep(POLL);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}

@@ -1,0 +1,212 @@
+//! Rejected rows that somebody has mended in the file that they were written to: each is known by its log
+//! and its line, so that it is counted once, however often and in whatever pieces the file is imported.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use shared::import::{self, CHUNK_ROWS_MAX, ImportChunk};
+use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::{SourceId, Timestamp};
+
+use super::open::{self, Seen, cannot_read};
+use super::read::{Chunk, Log, guessed, is_in_its_day};
+use super::records::{RECORD_BYTES_MAX, Record};
+use super::rejects::{self, Rejects, Row};
+use super::rows::{Rows, Said};
+use crate::cli::Format;
+use crate::failure::Failure;
+
+/// A row of such a file.
+#[derive(Deserialize)]
+struct Mended {
+    source: SourceId,
+    file: String,
+    line: u64,
+    reason: String,
+    row: String,
+}
+
+/// What there was.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Read {
+    /// Rows, bad ones too; headers are none.
+    pub(super) rows: u64,
+    /// Events, by the source under which they are counted.
+    pub(super) events: BTreeMap<SourceId, u64>,
+    /// Rows that still cannot be read.
+    pub(super) rejected: u64,
+    pub(super) rejects: PathBuf,
+}
+
+/// Whether a file is one of mended rows, and its form.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let input = open::open(path, Seen::default())?;
+    let mut line = Vec::new();
+    let mut start = BufReader::new(input.take(2 * RECORD_BYTES_MAX as u64));
+    start.read_until(b'\n', &mut line).map_err(|error| cannot_read(path, &error))?;
+    let line = line.strip_prefix(super::records::BOM).unwrap_or(&line).trim_ascii();
+    if line == rejects::COLUMNS.join(",").as_bytes() {
+        return Ok(Some(Format::Csv));
+    }
+    Ok(serde_json::from_slice::<Mended>(line).is_ok().then_some(Format::Ndjson))
+}
+
+/// Under which sources the rows of a file are counted.
+///
+/// # Errors
+/// When it cannot be read, or a line is none of such a file.
+pub(super) fn sources(path: &Path, format: Format) -> Result<BTreeSet<SourceId>, Failure> {
+    let input = BufReader::new(open::open(path, Seen::default())?);
+    let sources = rows_of(input, format).zip(1_u64..).map(|(row, at)| {
+        row.map(|row| import::mended_source(row.source)).map_err(|what| wrong(path, at, &what))
+    });
+    sources.collect()
+}
+
+/// Reads the file and hands on what can be read now.
+///
+/// # Errors
+/// When it cannot be read, or a line is none of such a file.
+pub(super) fn read(
+    log: &Log,
+    format: Format,
+    seen: Seen,
+    mut rejects: Rejects,
+    sink: &mut dyn FnMut(ImportChunk) -> bool,
+) -> Result<Read, Failure> {
+    let input = BufReader::new(open::open(&log.path, seen)?);
+    let mut read = Read::default();
+    let mut logs = Logs { log, format, headers: BTreeMap::new() };
+    let mut chunk = Chunk::new(SourceId([0; 16]), 0);
+    // The row after the chunk's last.
+    let mut end = 0;
+    for (row, at) in rows_of(input, format).zip(1_u64..) {
+        let row: Mended = row.map_err(|what| wrong(&log.path, at, &what))?;
+        if !(1..1 << 53).contains(&row.line) {
+            return Err(wrong(&log.path, at, &format!("no log has a line {}", row.line)));
+        }
+        if row.reason == rejects::HEADER {
+            logs.take_header(row).map_err(|what| wrong(&log.path, at, &what))?;
+            continue;
+        }
+        read.rows += 1;
+        let now = log.clock.now();
+        let said = logs.read(&row).and_then(|said| is_in_its_day(said, now));
+        let said = match said.and_then(|said| is_not_early(said, now)) {
+            Ok(said) => said,
+            Err(reason) => {
+                let header = logs.header(row.source);
+                let (file, line, bytes) = (row.file.as_str(), row.line, row.row.as_bytes());
+                let row = Row { source: row.source, file, line, reason: &reason, bytes, header };
+                rejects.take(&row, true)?;
+                continue;
+            }
+        };
+        let source = import::mended_source(row.source);
+        let fits = source == chunk.source
+            && (end..chunk.first_row + CHUNK_ROWS_MAX).contains(&row.line)
+            && !chunk.is_full(row.line + 1);
+        if !fits {
+            if chunk.has_any() && !sink(chunk.seal(end, [0; 32])) {
+                return Ok(read);
+            }
+            chunk = Chunk::new(source, row.line);
+        }
+        if let Said::Events(events) = &said {
+            *read.events.entry(source).or_default() += events.count();
+        }
+        chunk.push(Some(said));
+        end = row.line + 1;
+    }
+    if chunk.has_any() {
+        sink(chunk.seal(end, [0; 32]));
+    }
+    rejects.flush()?;
+    read.rejected = rejects.count;
+    read.rejects = rejects.path().to_owned();
+    Ok(read)
+}
+
+fn wrong(path: &Path, at: u64, what: &str) -> Failure {
+    let path = path.display();
+    Failure::usage(format!("{path}: row {at} is none of a file of rejected rows: {what}"))
+}
+
+fn is_not_early(said: Said, now: Timestamp) -> Result<Said, String> {
+    match said {
+        Said::Events(events) if events.0.at > now.plus_ms(CLOCK_AHEAD_MS_MAX) => {
+            Err(format!("timestamp: {} has not come yet", events.0.at))
+        }
+        said => Ok(said),
+    }
+}
+
+type MendedRows = Box<dyn Iterator<Item = Result<Mended, String>>>;
+
+fn rows_of(input: BufReader<open::Input>, format: Format) -> MendedRows {
+    if format == Format::Ndjson {
+        return Box::new(
+            input
+                .lines()
+                .filter(|line| !line.as_ref().is_ok_and(|line| line.trim().is_empty()))
+                .map(|line| {
+                    let line = line.map_err(|error| error.to_string())?;
+                    serde_json::from_str(&line).map_err(|error| error.to_string())
+                }),
+        );
+    }
+    let rows = csv::Reader::from_reader(input).into_deserialize();
+    Box::new(rows.map(|row| row.map_err(|error| error.to_string())))
+}
+
+/// The logs that rows are of.
+struct Logs<'a> {
+    log: &'a Log,
+    /// Of the file.
+    format: Format,
+    headers: BTreeMap<SourceId, Rows>,
+}
+
+impl Logs<'_> {
+    fn take_header(&mut self, row: Mended) -> Result<(), String> {
+        let header = row.row.as_bytes();
+        let format = match () {
+            () if header.starts_with(b"#Fields:") => Format::W3c,
+            () => Format::Csv,
+        };
+        let delimiter = guessed(header, self.log.delimiter.unwrap_or(b','), &self.log.names);
+        let rows = Rows::under(Some(header), format, Some(delimiter), self.log)?;
+        self.headers.insert(row.source, rows);
+        Ok(())
+    }
+
+    fn header(&self, source: SourceId) -> Option<&str> {
+        self.headers.get(&source)?.header.as_deref()
+    }
+
+    /// What a row says under its log's header. Where there is none, its form has none.
+    fn read(&mut self, row: &Mended) -> Result<Said, String> {
+        let rows = match self.headers.entry(row.source) {
+            Entry::Occupied(rows) => rows.into_mut(),
+            Entry::Vacant(free) => {
+                let format =
+                    if self.format == Format::Ndjson { Format::Ndjson } else { Format::Access };
+                free.insert(Rows::under(None, format, None, self.log)?)
+            }
+        };
+        let record = Record { bytes: row.row.as_bytes(), line: row.line, fault: None };
+        rows.read(&record, row.line)
+    }
+}
+
+#[cfg(test)]
+mod tests;

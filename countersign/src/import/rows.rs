@@ -1,0 +1,219 @@
+//! What the records of a log say, by its form and its header.
+
+use std::io::Read;
+
+use super::access::{self, Access};
+use super::columns::{Columns, Found, JsonRow, Names, Texts};
+use super::open::cannot_read;
+use super::read::Log;
+use super::records::{Record, Records};
+use super::row::{Events, Fields};
+use super::times::Times;
+use crate::cli::Format;
+use crate::failure::Failure;
+
+/// What a record says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// What happened.
+    Events(Events),
+    /// Nothing of ours: another request of an access log.
+    Nothing,
+    /// What a program did that says what it is.
+    Bot,
+}
+
+/// A column whose text names nothing that we know in some rows.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) rows: u64,
+    /// The first such text.
+    pub(super) first: String,
+}
+
+impl Unread {
+    fn take(&mut self, text: &str) {
+        if self.rows == 0 {
+            self.first = text.chars().take(64).collect();
+        }
+        self.rows += 1;
+    }
+}
+
+/// How the rows of a log are read.
+enum Form {
+    /// There is no header yet.
+    None,
+    Columns(Columns),
+    Json,
+    Access(Access),
+}
+
+/// Turns records into events.
+pub(super) struct Rows {
+    names: Names,
+    form: Form,
+    /// What its columns are called, for a row by itself.
+    pub(super) header: Option<String>,
+    fields: csv::StringRecord,
+    /// Rows that are counted without their network, their country, or their device.
+    pub(super) unread: [Unread; 3],
+    /// Columns, or the fields of the first row, that are used: ours, the log's.
+    pub(super) used: Vec<(&'static str, String)>,
+}
+
+impl Rows {
+    /// For rows under a header; what separates its fields, if anything does.
+    ///
+    /// # Errors
+    /// It has not the columns that it must have.
+    pub(super) fn under(
+        header: Option<&[u8]>,
+        format: Format,
+        delimiter: Option<u8>,
+        log: &Log,
+    ) -> Result<Self, String> {
+        let mut rows = Self {
+            names: log.names.clone(),
+            form: Form::None,
+            header: header.map(|header| String::from_utf8_lossy(header).into_owned()),
+            fields: csv::StringRecord::new(),
+            unread: Default::default(),
+            used: Vec::new(),
+        };
+        let patterns = || match log.requests.is_empty() {
+            true => Err("an access log does not say which requests are events: name them, as in \
+                         --request '/click/{ad_id}' or --request 'impression=/pixel?ad={ad_id}'"),
+            false => Ok(log.requests.clone()),
+        };
+        rows.form = match (format, header) {
+            (Format::Ndjson, _) => Form::Json,
+            (Format::Access, _) => {
+                rows.names = rows.names.with_usual(Times::new(Some(access::TIME_FORMAT), None)?);
+                Form::Access(Access::new(patterns()?, None))
+            }
+            (_, None) => Form::None,
+            (Format::W3c, Some(line)) => {
+                let fields = access::fields(&String::from_utf8_lossy(line))?;
+                Form::Access(Access::new(patterns()?, fields))
+            }
+            (Format::Csv | Format::Tsv, Some(header)) => {
+                let columns = Columns::read(header, delimiter.unwrap_or(b','), &log.names)?;
+                rows.note(log, columns.found.clone());
+                Form::Columns(columns)
+            }
+        };
+        if matches!(format, Format::Csv | Format::Tsv | Format::Ndjson) && !log.requests.is_empty()
+        {
+            return Err(format!(
+                "--request is for access logs (--format access or w3c), and this is {format:?}"
+            ));
+        }
+        Ok(rows)
+    }
+
+    /// Reads the header of a log, where it has one.
+    ///
+    /// # Errors
+    /// It cannot be read, or has not the columns that it must have.
+    pub(super) fn of<R: Read>(
+        records: &mut Records<R>,
+        format: Format,
+        delimiter: Option<u8>,
+        log: &Log,
+    ) -> Result<Self, Failure> {
+        let wrong = |what: String| Failure::usage(format!("{}: {what}", log.path.display()));
+        let unread = |error: std::io::Error| cannot_read(&log.path, &error);
+        let header = match format {
+            Format::Ndjson | Format::Access => None,
+            // A named log may be there before anything was written to it.
+            Format::Csv | Format::Tsv => match records.next().map_err(unread)? {
+                Some(Record { fault: Some(fault), .. }) => {
+                    return Err(wrong(format!("its header is {fault}")));
+                }
+                record => record.map(|record| record.bytes.to_vec()),
+            },
+            Format::W3c => loop {
+                match records.next().map_err(unread)? {
+                    None => break None,
+                    Some(line) if line.bytes.starts_with(b"#Fields:") => {
+                        break Some(line.bytes.to_vec());
+                    }
+                    Some(line) if line.bytes.starts_with(b"#") => {}
+                    Some(_) => {
+                        return Err(wrong(
+                            "it has a line before #Fields: says what stands in it".to_owned(),
+                        ));
+                    }
+                }
+            },
+        };
+        Self::under(header.as_deref(), format, delimiter, log).map_err(wrong)
+    }
+
+    /// Names what is not used.
+    fn note(&mut self, log: &Log, found: Found) {
+        if !found.unknown.is_empty() {
+            let clicks = match found.says_what {
+                true => "",
+                false => "; without a column event or click each row is a click",
+            };
+            let names = found.unknown.join(", ");
+            eprintln!("{}: columns that are not used: {names}{clicks}", log.path.display());
+        }
+        self.used = found.used;
+    }
+
+    /// Looks at the first row of a log whose rows name their fields.
+    ///
+    /// # Errors
+    /// It has not those that it must have.
+    pub(super) fn look(&mut self, first: &[u8], log: &Log) -> Result<(), Failure> {
+        if matches!(self.form, Form::Json) {
+            let found = JsonRow::check_names(first, &log.names);
+            let found =
+                found.map_err(|what| Failure::usage(format!("{}: {what}", log.path.display())))?;
+            self.note(log, found);
+        }
+        Ok(())
+    }
+
+    /// What a record says, or why it says nothing.
+    pub(super) fn read(&mut self, record: &Record<'_>, row: u64) -> Result<Said, String> {
+        if let Some(fault) = record.fault {
+            return Err(fault.to_owned());
+        }
+        let texts: Texts;
+        let json: JsonRow;
+        let fields = match &mut self.form {
+            Form::None => return Err("a row without a header".to_owned()),
+            Form::Columns(columns) => columns.fields(record.bytes, &mut self.fields)?,
+            Form::Json => {
+                json = JsonRow::read(record.bytes, &self.names)?;
+                json.fields(&self.names)?
+            }
+            Form::Access(access) => match access.read(record.bytes)? {
+                None => return Ok(Said::Nothing),
+                Some(said) => {
+                    texts = said;
+                    self.names.fields(|at| texts[at].as_deref())?
+                }
+            },
+        };
+        decide(&fields, row, &mut self.unread)
+    }
+}
+
+fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 3]) -> Result<Said, String> {
+    let events = fields.events(row)?;
+    if fields.is_of_bot() {
+        return Ok(Said::Bot);
+    }
+    let texts = [fields.unread_ip(), fields.unread_country(), fields.unread_device()];
+    for (unread, text) in unread.iter_mut().zip(texts) {
+        if let Some(text) = text {
+            unread.take(text);
+        }
+    }
+    Ok(Said::Events(events))
+}
