@@ -246,10 +246,14 @@ impl<L: Log> Collector<L> {
     ) -> Result<Receipt, SubmitError> {
         let inspected = match inspect(&batch) {
             Ok(inspected) => inspected,
-            Err(reason) => return Err(self.refuse(Some(sender), from, reason, &batch).await),
+            Err(reason) => return Err(self.refuse(Some(sender), from, reason, batch).await),
         };
         let keys = Arc::clone(&self.keys.borrow());
         if let Err(why) = sender::check(sender, &inspected, &keys, self.clock.now()) {
+            // A clock that is wrong itself blames nobody's.
+            if let (Refusal::EpochAhead, Some(trouble)) = (why, self.trouble()) {
+                return Err(SubmitError::Retry(trouble));
+            }
             self.metrics.refused(why);
             return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }
@@ -281,11 +285,11 @@ impl<L: Log> Collector<L> {
         let refused = match sender {
             None => {
                 let why = "no edge is called so".to_owned();
-                self.refuse(None, &from, why, &batch).await
+                self.refuse(None, &from, why, batch.clone()).await
             }
             Some(known) => match self.submit_from(known, &from, batch.clone()).await {
                 Err(SubmitError::NotAllowed(_, why)) => {
-                    self.refuse(sender, &from, why, &batch).await
+                    self.refuse(sender, &from, why, batch.clone()).await
                 }
                 Err(error) => error,
                 Ok(receipt) => return Ok(receipt),
@@ -447,20 +451,26 @@ impl<L: Log> Collector<L> {
         sender: Option<Sender>,
         from: &str,
         reason: String,
-        bytes: &[u8],
+        bytes: Bytes,
     ) -> SubmitError {
+        // What is kept of it, before anything is waited for: it may be long, and has no turn any more.
+        let now = self.clock.now();
+        let kept = DeadLetter { at: now, sender, from, reason: &reason, bytes: &bytes }.to_bytes();
+        let came = bytes.len();
+        drop(bytes);
         let at = match self.agreed().await {
             Ok(at) => at,
             Err(why) => return why,
         };
-        let letter = DeadLetter { at, sender, from, reason: &reason, bytes };
-        let (whose, length) = (self.accountable(sender), letter.to_bytes().len() as u64);
+        let letter = DeadLetter::read(&kept).expect("it was written so");
+        let letter = DeadLetter { at, ..letter };
+        let (whose, length) = (self.accountable(sender), kept.len() as u64);
         if let Err(wait) = self.letters.take(whose, length, at) {
             self.metrics.letters_over_quota_with(OverQuota::Later).inc();
             return SubmitError::TooManyLetters(wait, reason);
         }
         // The reason may quote what came, and that is nobody's business who reads a log.
-        warn!(from, bytes = bytes.len(), "no batch: kept with the dead letters, which say why");
+        warn!(from, bytes = came, "no batch: kept with the dead letters, which say why");
         let why = match self.keep(&letter).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();

@@ -110,7 +110,7 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
             match collector.check_head(signature.as_bytes(), hash, BATCHES_PATH) {
                 Ok(Some(issuer)) => Whose::Issuer(issuer),
                 Ok(None) => Whose::Unproven,
-                Err(error) => return unauthorized(&error),
+                Err(error) => return unauthorized(collector, &error),
             }
         }
     };
@@ -125,12 +125,12 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
     });
     let sender = match signed {
         Ok(sender) => sender,
-        Err(error) => return unauthorized(&error),
+        Err(error) => return unauthorized(collector, &error),
     };
     let batch = match if json { from_json(&body) } else { Ok(body.clone()) } {
         Ok(batch) => batch,
         Err(reason) => {
-            return refused(&collector.refuse(Some(sender), &from, reason, &body).await);
+            return refused(&collector.refuse(Some(sender), &from, reason, body).await);
         }
     };
     // The text of a batch is many times as long, and has no turn any more.
@@ -229,7 +229,11 @@ fn unsupported(found: Option<&str>, wanted: &str) -> Response {
     problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
-fn unauthorized(error: &RequestError) -> Response {
+fn unauthorized<L: Log>(collector: &Collector<L>, error: &RequestError) -> Response {
+    // A clock that is wrong itself blames nobody's.
+    if let (RequestError::Time, Some(trouble)) = (error, collector.trouble()) {
+        return refused(&SubmitError::Retry(trouble));
+    }
     problem(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string())
 }
 

@@ -49,16 +49,17 @@ pub struct Quotas {
 
 impl Default for Quotas {
     /// Of bytes ten times what 10 000 clicks a second are. Of blocks what 600 000 impressions a second
-    /// need, and in a week not so many that the engine has to refuse them. Of outboxes what an edge may
-    /// have at once.
+    /// need, and in a week not so many that the engine has to refuse them. Of outboxes
+    /// what an issuer's edges with all their shards begin in days, and in a week no more than a few hundred
+    /// MB of memory.
     fn default() -> Self {
         Self {
             bytes_per_s: 32 << 20,
             bytes_burst: 256 << 20,
             blocks_per_hour: 36_000,
             blocks_burst: 100_000,
-            outboxes_per_hour: 600,
-            outboxes_burst: 16_384,
+            outboxes_per_hour: 120,
+            outboxes_burst: 4_096,
         }
     }
 }

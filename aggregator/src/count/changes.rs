@@ -133,9 +133,8 @@ pub struct Changes {
     pub dropped_outboxes: Vec<OutboxId>,
     /// Outboxes to put.
     pub outboxes: Vec<(OutboxId, OutboxState)>,
-    /// Edges whose epochs up to this one are over unless they are among the outboxes, to put, and those
-    /// to delete.
-    pub epochs: Vec<(Id, Option<u64>)>,
+    /// Edges whose epochs up to this one are over unless they are among the outboxes, to put.
+    pub epochs: Vec<(Id, u64)>,
     /// Edges that are out of service, and the log's clock when that was said, to put.
     pub retired: Vec<(Id, Timestamp)>,
     /// Edges that are cut off, and where, to put.

@@ -27,6 +27,8 @@ pub struct Contents {
     pub conflicts: Vec<Conflict>,
     /// How many there were.
     pub conflicts_all: u64,
+    /// The log's clock at the first of all. None of what an earlier build has kept.
+    pub first_conflict_at: Option<Timestamp>,
 }
 
 /// Two batches of one outbox came under one number. One of them was applied, and nothing of the other.
@@ -80,6 +82,9 @@ impl Contents {
         self.conflicts.push(Conflict { number, applied, skipped, events, at: clock });
         *kept += usize::from(self.conflicts.len() > 1);
         self.keep_newest(kept);
+        if self.conflicts_all == 0 {
+            self.first_conflict_at = Some(clock);
+        }
         self.conflicts_all += 1;
         true
     }

@@ -19,6 +19,8 @@ pub struct OutboxState {
     pub above: Vec<Run>,
     /// The log's clock when the outbox was closed.
     pub closed_at: Option<Timestamp>,
+    /// The log's clock when its closing batch came, also behind a gap. None of what an earlier build heard.
+    pub ended_at: Option<Timestamp>,
     /// What came under its numbers.
     pub contents: Contents,
 }
@@ -113,7 +115,8 @@ impl OutboxState {
 
     /// Whether what is missing may have had events between these times: they are not older than the
     /// watermark before the gap, nor younger than the one behind it. Before the first batch there is no
-    /// watermark: see [`Self::first_at`].
+    /// watermark: see [`Self::first_at`]. Nor does a closing batch tell one: what is missing before it
+    /// happened before it came.
     #[must_use]
     pub fn misses_between(
         &self,
@@ -125,7 +128,12 @@ impl OutboxState {
         let is_first = self.watermark == Timestamp(0);
         let first = if is_first { self.first_at(epoch, clock) } else { self.watermark };
         let before = std::iter::once(first).chain(self.above.iter().map(|run| run.watermark));
-        before.zip(&self.above).any(|(before, run)| before < to && run.watermark >= from)
+        let ended_at = self.ended_at.unwrap_or(clock).plus_ms(CLOCK_AHEAD_MS_MAX);
+        let last = |run: &Run| match run.watermark {
+            Timestamp::MAX => ended_at,
+            watermark => watermark,
+        };
+        before.zip(&self.above).any(|(before, run)| before < to && last(run) >= from)
     }
 
     /// Nothing that is missing in the first gap counts before this time. What an outbox brings is older
@@ -199,6 +207,7 @@ mod tests {
         let misses = |watermark, epoch, from, to| {
             let mut state = OutboxState::default();
             assert!(state.take(1, watermark));
+            state.ended_at = (watermark == Timestamp::MAX).then_some(day(5));
             state.misses_between(epoch, clock, day(from), day(to))
         };
         // By the watermark behind the gap, whatever an epoch says that is no time.
@@ -215,6 +224,14 @@ mod tests {
         assert!(misses(Timestamp::MAX, day(30).0, 33, 31));
         assert!(!misses(Timestamp::MAX, day(30).0, 60, 38));
         assert!(!misses(Timestamp::MAX, 7, 60, 8) && misses(Timestamp::MAX, 7, 6, 0));
+        // And nothing that is missing is younger than when that was heard.
+        assert!(misses(Timestamp::MAX, 7, 5, 4) && !misses(Timestamp::MAX, 7, 4, 0));
+        let mut heard_by_an_earlier_build = OutboxState::default();
+        heard_by_an_earlier_build.take(1, Timestamp::MAX);
+        let misses = |from: Timestamp| {
+            heard_by_an_earlier_build.misses_between(7, clock, from, from.plus_ms(60_000))
+        };
+        assert!(misses(clock) && !misses(clock.plus_ms(2 * CLOCK_AHEAD_MS_MAX)));
         // A watermark before the gap holds alone.
         let mut state = OutboxState::default();
         state.take(0, day(20));

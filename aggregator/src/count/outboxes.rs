@@ -19,12 +19,12 @@ pub(super) const RUNS_MAX: usize = 1 << 14;
 /// oldest gaps are given up, and it is never refused for them.
 const RUNS_RETIRED_MAX: usize = 64;
 /// The most outboxes that are remembered of one edge, with its shards: one that is started every minute
-/// for a week does not reach it. For one more the one that was closed first is forgotten; where none is
-/// closed, it cuts the edge off.
+/// for a week does not reach it, and one that is closed is forgotten after that. One more cuts the edge off:
+/// if another were forgotten for it, its batches could be sent and applied once more.
 pub(super) const OUTBOXES_PER_EDGE_MAX: usize = 1 << 14;
 
-/// Of the epochs that are over so many are known of one edge, with its shards: more than it has shards. Of
-/// ever new shards the older half is let go of; what comes again of them then is too late.
+/// And of the epochs that are over so many, one for each of its shards: whoever has more of them calls his
+/// shards otherwise each time, and one more outbox cuts him off.
 const EPOCHS_PER_EDGE_MAX: usize = 1 << 14;
 
 /// What became of a batch.
@@ -136,8 +136,7 @@ struct Kept {
 pub(super) struct OutboxChanges {
     pub(super) dropped: Vec<OutboxId>,
     pub(super) states: Vec<(OutboxId, OutboxState)>,
-    /// `None`: to delete.
-    pub(super) epochs: Vec<(Id, Option<u64>)>,
+    pub(super) epochs: Vec<(Id, u64)>,
     pub(super) retired: Vec<(Id, Timestamp)>,
     pub(super) cut_off: Vec<(Id, CutOff)>,
 }
@@ -203,6 +202,9 @@ impl Outboxes {
         let before = state.above.len();
         let taken = state.take(number, watermark);
         debug_assert!(taken, "it was not known");
+        if watermark == Timestamp::MAX {
+            state.ended_at.get_or_insert(clock);
+        }
         kept.runs = (kept.runs + state.above.len()).saturating_sub(before);
         self.give_up(outbox);
         self.has_changed(outbox, clock);
@@ -243,18 +245,10 @@ impl Outboxes {
         self.changed.insert(outbox);
     }
 
-    /// Whether one more outbox of an edge can be remembered. Forgets the one that was closed first, if
-    /// need be.
-    fn has_room(&mut self, edge: Id) -> bool {
-        if self.kept(edge).outboxes < OUTBOXES_PER_EDGE_MAX {
-            return true;
-        }
-        let name = registered_name(edge);
-        let first = self.closed.iter().find(|(_, closed)| registered_name(closed.edge) == name);
-        let Some((closed_at, outbox)) = first.copied() else { return false };
-        self.closed.remove(&(closed_at, outbox));
-        self.forget(outbox);
-        true
+    /// Whether one more outbox of an edge can be remembered.
+    fn has_room(&self, edge: Id) -> bool {
+        let epochs = self.epochs_of.get(&registered_name(edge)).copied().unwrap_or(0);
+        self.kept(edge).outboxes < OUTBOXES_PER_EDGE_MAX && epochs < EPOCHS_PER_EDGE_MAX
     }
 
     /// Whether an edge may have one more run. One that is out of service always may: its oldest gap
@@ -351,27 +345,8 @@ impl Outboxes {
             Entry::Occupied(mut over) => *over.get_mut() = outbox.epoch.max(*over.get()),
             Entry::Vacant(vacant) => {
                 vacant.insert(outbox.epoch);
-                let known = self.epochs_of.entry(registered_name(outbox.edge)).or_default();
-                *known += 1;
-                if *known > EPOCHS_PER_EDGE_MAX {
-                    self.forget_epochs(registered_name(outbox.edge));
-                }
+                *self.epochs_of.entry(registered_name(outbox.edge)).or_default() += 1;
             }
-        }
-    }
-
-    /// Lets go of the older half of an edge's.
-    fn forget_epochs(&mut self, name: Id) {
-        let of_edge = self.epochs.iter().filter(|(edge, _)| registered_name(**edge) == name);
-        let mut oldest: Vec<_> = of_edge.map(|(edge, epoch)| (*epoch, *edge)).collect();
-        oldest.sort_unstable();
-        oldest.truncate(EPOCHS_PER_EDGE_MAX / 2);
-        for (_, edge) in &oldest {
-            self.epochs.remove(edge);
-            self.changed_epochs.insert(*edge);
-        }
-        if let Some(known) = self.epochs_of.get_mut(&name) {
-            *known -= oldest.len();
         }
     }
 
@@ -431,7 +406,7 @@ impl Outboxes {
         OutboxChanges {
             dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
             states: changed.iter().map(|outbox| (*outbox, self.states[outbox].clone())).collect(),
-            epochs: epochs.iter().map(|edge| (*edge, self.epochs.get(edge).copied())).collect(),
+            epochs: epochs.iter().map(|edge| (*edge, self.epochs[edge])).collect(),
             retired: retired.iter().map(|edge| (*edge, self.retired[edge])).collect(),
             cut_off: cut_off.iter().map(|edge| (*edge, self.cut_off[edge])).collect(),
         }

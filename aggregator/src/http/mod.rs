@@ -192,9 +192,13 @@ async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri
 }
 
 async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
-    let range = Params::read(&uri, &["from", "to"])?.range()?;
+    let params = Params::read(&uri, &["from", "to", "publisher"])?;
+    let (range, publisher) = (params.range()?, params.publisher()?);
     answer(&core, "accounting", async {
-        let found = query::accounting(&core.slots, &*core.log, range.clone()).await?;
+        let mut found = query::accounting(&core.slots, &*core.log, range.clone()).await?;
+        if let Some(publisher) = publisher {
+            found.told.retain(|told, _| *told == publisher);
+        }
         let complete = found.completeness;
         Ok(json(&Account {
             from: time(range.start),
@@ -313,14 +317,16 @@ fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
     named.filter(|(_, count)| *count > 0).collect()
 }
 
-/// So many publishers' pages an answer lists: whoever signs ads names as many publishers as it likes.
+/// So many publishers' pages an answer lists: whoever signs ads names as many publishers as it likes, and
+/// claims what it likes of them. Each can be asked for by name.
 const PUBLISHERS_LISTED_MAX: usize = 256;
 
-/// Those whose pages have sent the most, in the order of their names.
+/// Those of which most was counted, in the order of their names: what pages say that they have sent is a
+/// claim.
 fn most(told: BTreeMap<Id, Told>) -> Vec<(Id, Told)> {
     let mut all: Vec<_> = told.into_iter().collect();
     if all.len() > PUBLISHERS_LISTED_MAX {
-        all.sort_by_key(|(_, told)| std::cmp::Reverse(told.sent));
+        all.sort_by_key(|(_, told)| std::cmp::Reverse((told.counted, told.sent)));
         all.truncate(PUBLISHERS_LISTED_MAX);
         all.sort_unstable_by_key(|(publisher, _)| *publisher);
     }

@@ -102,6 +102,12 @@ impl Params {
         self.get("validity").map_or(Ok(Validity::Valid), read)
     }
 
+    /// The publisher, if one is asked for.
+    pub(super) fn publisher(&self) -> Result<Option<Id>, Problem> {
+        let read = |text: &str| text.parse().map_err(|error| refuse("publisher", error));
+        self.get("publisher").map(read).transpose()
+    }
+
     /// A number from 1 to `most`.
     pub(super) fn number(&self, name: &str, default: u32, most: u32) -> Result<u32, Problem> {
         let Some(text) = self.get(name) else { return Ok(default) };

@@ -7,8 +7,8 @@ use eventlog::Log;
 use futures::future::try_join_all;
 use serde::Serialize;
 use shared::event::REASON_CODES;
-use shared::limits::CLOCK_AHEAD_MS_MAX;
-use shared::{Id, Minute, OutboxId};
+use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
+use shared::{Id, Minute, OutboxId, Timestamp};
 
 use super::{Completeness, Look, Unanswered, all_of, look};
 use crate::count::{Conflict, Gap, MinuteAccount, Told};
@@ -43,14 +43,18 @@ pub(crate) struct Conflicts {
     pub(crate) count: u64,
     /// The newest of them.
     pub(crate) newest: Vec<Conflict>,
+    /// The log's clock at the first; none when nobody knows.
+    first_at: Option<Timestamp>,
 }
 
 impl Conflicts {
-    /// Whether events of these minutes may have been in a batch that was skipped: none came later than
-    /// it, but for what clocks differ.
+    /// Whether events of these minutes may have been in a batch that was skipped, but for what clocks
+    /// differ: none came later than it, nor was any older by more than the horizon when it came.
     fn may_touch(&self, range: &Range<Minute>) -> bool {
         let last = self.newest.iter().map(|conflict| conflict.at).max();
+        let oldest = self.first_at.unwrap_or_default().minus_ms(HORIZON_MS + CLOCK_AHEAD_MS_MAX);
         last.is_some_and(|last| range.start.start() <= last.plus_ms(CLOCK_AHEAD_MS_MAX))
+            && range.end.start() > oldest
     }
 }
 
@@ -213,9 +217,9 @@ async fn part<T: CheckpointStore>(
         conflicts: engine
             .conflicts()
             .map(|(outbox, state)| {
-                let (count, newest) =
-                    (state.contents.conflicts_all, state.contents.conflicts.clone());
-                (outbox, Conflicts { count, newest })
+                let contents = &state.contents;
+                let (count, newest) = (contents.conflicts_all, contents.conflicts.clone());
+                (outbox, Conflicts { count, newest, first_at: contents.first_conflict_at })
             })
             .collect(),
         misses: engine
@@ -266,4 +270,30 @@ fn conflicts(parts: &[Part]) -> BTreeMap<OutboxId, Conflicts> {
         }
     }
     conflicts
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use shared::BatchDigest;
+
+    use super::*;
+
+    #[test]
+    fn a_conflict_puts_in_doubt_what_may_have_been_in_what_was_skipped_and_nothing_else() {
+        const DAY: u32 = 24 * 60;
+        let (first, last) = (Minute(29_000_000), Minute(29_000_000 + DAY));
+        let [applied, skipped] = [1, 2].map(|byte| BatchDigest([byte; 16]));
+        let newest = Conflict { number: 7, applied, skipped, events: 3, at: last.start() };
+        let of = |first_at| Conflicts { count: 2, newest: vec![newest], first_at };
+        let touches =
+            |of: &Conflicts, from: u32, to: u32| of.may_touch(&(Minute(from)..Minute(to)));
+        let known = of(Some(first.start()));
+        assert!(touches(&known, first.0, first.0 + 1) && touches(&known, 0, u32::MAX));
+        assert!(touches(&known, last.0, last.0 + 1) && !touches(&known, last.0 + 2, last.0 + DAY));
+        assert!(touches(&known, first.0 - 7 * DAY, first.0 - 7 * DAY + 1));
+        assert!(!touches(&known, first.0 - 365 * DAY, first.0 - 8 * DAY));
+        // What an earlier build has kept does not say when it began.
+        assert!(touches(&of(None), first.0 - 365 * DAY, first.0 - 8 * DAY));
+    }
 }

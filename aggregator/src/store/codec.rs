@@ -13,8 +13,8 @@ use crate::count::{
 };
 
 const VERSION: u8 = 1;
-/// Of an outbox; version 1 ends with its runs.
-const OUTBOX_VERSION: u8 = 2;
+/// Of an outbox; version 1 ends with its runs, version 2 does not say when it ended or was first in doubt.
+const OUTBOX_VERSION: u8 = 3;
 const PAGE_BYTES: usize = PAGE_BITS / 8;
 /// A page as its bits' places, when that is shorter than the bits.
 const SPARSE: u8 = 1;
@@ -412,6 +412,10 @@ pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
         put_number(&mut out, *number);
         out.extend(digest.0);
     }
+    // No clock says zero.
+    for at in [outbox.ended_at, outbox.contents.first_conflict_at] {
+        out.extend(at.unwrap_or(Timestamp(0)).0.to_le_bytes());
+    }
     put_number(&mut out, outbox.contents.conflicts_all);
     for conflict in &outbox.contents.conflicts {
         put_number(&mut out, conflict.number);
@@ -428,8 +432,9 @@ pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
-    let is_old = value.first() == Some(&VERSION);
-    let mut reader = Reader::new(value, if is_old { VERSION } else { OUTBOX_VERSION })?;
+    let version = *value.first().unwrap_or(&OUTBOX_VERSION);
+    let is_old = version == VERSION;
+    let mut reader = Reader::new(value, version.clamp(VERSION, OUTBOX_VERSION))?;
     let next = reader.number()?;
     let watermark = Timestamp(reader.u64()?);
     let closed_at = match reader.byte()? {
@@ -449,6 +454,10 @@ pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
     }
     for _ in 0..reader.number()? {
         outbox.contents.digests.insert(reader.number()?, BatchDigest(reader.array()?));
+    }
+    if version == OUTBOX_VERSION {
+        let mut at = || reader.u64().map(|at| (at > 0).then_some(Timestamp(at)));
+        (outbox.ended_at, outbox.contents.first_conflict_at) = (at()?, at()?);
     }
     outbox.contents.conflicts_all = reader.number()?;
     while !reader.is_empty() {

@@ -34,10 +34,9 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     for (id, state) in &changes.outboxes {
         rows.push(Change::Put(keys::outbox(*id), codec::outbox_value(state)));
     }
-    rows.extend(changes.epochs.iter().map(|(edge, epoch)| match epoch {
-        Some(epoch) => Change::Put(keys::epoch(*edge), codec::number_value(*epoch)),
-        None => Change::Delete(keys::epoch(*edge)),
-    }));
+    for (edge, epoch) in &changes.epochs {
+        rows.push(Change::Put(keys::epoch(*edge), codec::number_value(*epoch)));
+    }
     for (edge, since) in &changes.retired {
         rows.push(Change::Put(keys::retired(*edge), codec::number_value(since.0)));
     }

@@ -3,8 +3,9 @@
 //! A turn is what is scarce: so many bodies lie in memory at once. The operator has turns of its own;
 //! an issuer whose head has proved it has at most [`ISSUER_MAX`] of those for issuers; and all who have
 //! proved nothing yet (edges of older builds; or strangers, for the ids of keys are public) share
-//! [`UNPROVEN_MAX`] among them. So nobody's idle bodies make anybody else wait. A body has to come
-//! [`Pace`] fast, so that a turn always comes back.
+//! [`UNPROVEN_MAX`] among them. A body has to come [`Pace`] fast, so that a turn always comes back; and an
+//! issuer that has none gets one soon though some others have all of them: then the one of the issuer with
+//! most that has taken longest is cut off. So nobody's slow bodies make anybody else wait for long.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use futures::StreamExt as _;
 use parking_lot::Mutex;
 use shared::Id;
 use shared::ambient::Stopwatch;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::{RETRY_AFTER_S, problem, with};
@@ -33,6 +34,10 @@ const OPERATOR_MAX: usize = 4;
 const UNPROVEN_MAX: usize = 4;
 /// How long a request waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(5);
+/// An issuer without a turn waits no longer than this before another's body is cut off …
+const SLOW_WAIT: Duration = Duration::from_millis(500);
+/// … that has been read for so long: long enough for any that is not slow.
+const SLOW: Duration = Duration::from_secs(2);
 
 const _: () = assert!(ISSUER_MAX < ISSUERS_MAX, "one issuer never has all turns");
 
@@ -81,13 +86,54 @@ pub(crate) struct Bodies {
     issuers: Arc<Semaphore>,
     /// By issuer that has proved to be one: as many as the deployment has.
     each: Mutex<HashMap<Id, Arc<Semaphore>>>,
+    reading: Arc<Mutex<Reading>>,
     wait: Duration,
     pace: Pace,
+}
+
+/// The bodies of issuers that are being read.
+#[derive(Default)]
+struct Reading {
+    next: u64,
+    bodies: HashMap<u64, Slow>,
+}
+
+/// One of them: whose, since when, and how it is told that it is cut off.
+struct Slow {
+    issuer: Id,
+    since: Stopwatch,
+    cut: Arc<Notify>,
+}
+
+impl Reading {
+    fn count(&self, issuer: Id) -> usize {
+        self.bodies.values().filter(|body| body.issuer == issuer).count()
+    }
+
+    /// Cuts off the one that has taken longest, of the issuer that has most; none that has just begun.
+    fn cut_one(&mut self) {
+        let slow = self.bodies.iter().filter(|(_, body)| body.since.elapsed() >= SLOW);
+        let key = |body: &Slow| (self.count(body.issuer), body.since.elapsed());
+        let slowest = slow.max_by_key(|(_, body)| key(body)).map(|(at, _)| *at);
+        if let Some(body) = slowest.and_then(|at| self.bodies.remove(&at)) {
+            body.cut.notify_one();
+        }
+    }
 }
 
 /// Held while a body is read.
 pub(crate) struct Turn {
     _turns: [Option<OwnedSemaphorePermit>; 2],
+    reading: Option<(Arc<Mutex<Reading>>, u64)>,
+    cut: Arc<Notify>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some((reading, number)) = &self.reading {
+            reading.lock().bodies.remove(number);
+        }
+    }
 }
 
 impl Default for Bodies {
@@ -105,6 +151,7 @@ impl Bodies {
             unproven: turns(UNPROVEN_MAX),
             issuers: turns(ISSUERS_MAX),
             each: Mutex::default(),
+            reading: Arc::default(),
             wait,
             pace,
         }
@@ -113,8 +160,8 @@ impl Bodies {
     /// Reads a body of at most `most` bytes when it is the sender's turn.
     ///
     /// # Errors
-    /// The answer: 413 when it is too large, 503 when the turn does not come, 408 when the body comes
-    /// too slowly, 400 when it breaks off.
+    /// The answer: 413 when it is too large, 503 when the turn does not come or is taken away, 408 when the
+    /// body comes too slowly, 400 when it breaks off.
     pub(crate) async fn read(
         &self,
         sender: Whose,
@@ -125,8 +172,11 @@ impl Bodies {
         if body.size_hint().lower() > most as u64 {
             return Err(too_large(most));
         }
-        let _turn = self.turn(sender).await?;
-        read(body, most, &self.pace).await
+        let turn = self.turn(sender).await?;
+        tokio::select! {
+            read = read(body, most, &self.pace) => read,
+            () = turn.cut.notified() => Err(busy("the body comes slowly, and others wait")),
+        }
     }
 
     async fn turn(&self, sender: Whose) -> Result<Turn, Response> {
@@ -142,14 +192,44 @@ impl Bodies {
                 Some(share) => share.acquire_owned().await.ok(),
                 None => None,
             };
-            Turn { _turns: [share, Arc::clone(all).acquire_owned().await.ok()] }
+            let turn = match sender {
+                Whose::Issuer(issuer) => self.turn_of(issuer, all).await,
+                _ => Arc::clone(all).acquire_owned().await.ok(),
+            };
+            [share, turn]
         };
-        timeout(self.wait, both).await.map_err(|_| {
-            let detail = "too many bodies of this sender, or of all, are being read; send the same \
-                          again later";
-            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-            with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
-        })
+        let turns = timeout(self.wait, both)
+            .await
+            .map_err(|_| busy("too many bodies of this sender, or of all, are being read"))?;
+        let cut = Arc::new(Notify::new());
+        let reading = match sender {
+            Whose::Issuer(issuer) => {
+                let mut reading = self.reading.lock();
+                let number = reading.next;
+                reading.next += 1;
+                let (since, cut) = (Stopwatch::start(), Arc::clone(&cut));
+                reading.bodies.insert(number, Slow { issuer, since, cut });
+                Some((Arc::clone(&self.reading), number))
+            }
+            _ => None,
+        };
+        Ok(Turn { _turns: turns, reading, cut })
+    }
+
+    /// A turn, for which another's slow body is cut off when this issuer has none.
+    async fn turn_of(&self, issuer: Id, all: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        let mut turn = std::pin::pin!(Arc::clone(all).acquire_owned());
+        loop {
+            match timeout(SLOW_WAIT, &mut turn).await {
+                Ok(turn) => return turn.ok(),
+                Err(_) => {
+                    let mut reading = self.reading.lock();
+                    if reading.count(issuer) == 0 {
+                        reading.cut_one();
+                    }
+                }
+            }
+        }
     }
 
     fn share(&self, issuer: Id) -> Arc<Semaphore> {
@@ -186,6 +266,12 @@ pub(crate) async fn read(body: Body, most: usize, pace: &Pace) -> Result<Bytes, 
             }
         }
     }
+}
+
+fn busy(why: &str) -> Response {
+    let detail = format!("{why}; send the same again later");
+    let response = problem(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+    with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
 }
 
 fn too_large(most: usize) -> Response {

@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 
 use super::world::{ISSUER, LIMITED, NOW, Rig, World, batch, event, rig};
 use crate::Settings;
-use crate::gateway::bodies::{Bodies, Pace};
+use crate::gateway::bodies::{Bodies, Pace, Whose};
 use crate::gateway::{BATCH_CONTENT_TYPE, BATCHES_PATH, with_bodies};
 
 /// "At once", on a machine with other work.
@@ -149,6 +149,27 @@ async fn idle_bodies_of_the_operator_make_no_edge_wait() {
     // As an older build's edge sends it.
     let fields = [(request::FIELD, gateway.field(ISSUER, &body, NOW))];
     assert_eq!(gateway.batch_status(&fields, body.into()).await, StatusCode::ACCEPTED);
+}
+
+/// As many issuers as there are turns, each with slow bodies that come as fast as they must.
+#[tokio::test]
+async fn slow_bodies_of_many_issuers_make_another_wait_for_a_moment_only() {
+    let bodies = Bodies::new(Duration::from_secs(5), Pace::default());
+    let others: Vec<Id> = (0..5).map(|n| format!("hostile-{n}").parse().unwrap()).collect();
+    let mut slow = JoinSet::new();
+    let bodies = Arc::new(bodies);
+    for issuer in others.iter().flat_map(|issuer| [*issuer; 4]) {
+        let bodies = Arc::clone(&bodies);
+        slow.spawn(async move { bodies.read(Whose::Issuer(issuer), never(), 10).await });
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let watch = Stopwatch::start();
+    let read = bodies.read(Whose::Issuer(ISSUER), Body::from("x"), 10).await;
+    assert_eq!(read.unwrap(), "x");
+    assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
+    // One that was cut off is told, and which it is: of those with most.
+    let cut = slow.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(cut.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

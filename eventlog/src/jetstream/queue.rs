@@ -5,15 +5,21 @@
 //! a batch waits until a collector comes. Order means nothing here, and a batch may be delivered
 //! more than once; its number tells.
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::{AckKind, PublishMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::open::{self, JetStreamConfig, OpenError};
 use super::{failed, unavailable};
@@ -23,15 +29,21 @@ use crate::log::LogError;
 const COLLECTORS: &str = "collectors";
 /// A batch that was taken and neither acknowledged nor given back is given out again after this.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Batches that are taken and not acknowledged, by all collectors together.
-const TAKEN_MAX: i64 = 16 << 10;
+/// Batches that are taken and not acknowledged, by all collectors together: those that are given back keep
+/// their places, so there are as many as a thousand edges may have in the queue.
+const TAKEN_MAX: i64 = 1 << 20;
 /// Batches of one edge that may lie in the queue. What it has beyond waits in its own outbox: those that are
-/// given back to the queue keep their places among [`TAKEN_MAX`], so that one edge could have all of them,
+/// given back to the queue keep their places among [`TAKEN_MAX`], so that some edges could have all of them,
 /// and fill the disk that the log lies on as well.
 const EDGE_MESSAGES_MAX: i64 = 1_024;
 /// Batches and bytes that a collector asks for at once.
 const PORTION_MESSAGES: usize = 256;
 const PORTION_BYTES: usize = 8 << 20;
+/// How often it is looked whether anything lies in the queue that nobody is given: nats-server has been seen
+/// to lose track of batches whose neighbours were purged while they were given out.
+const STUCK_EVERY: Duration = Duration::from_secs(60);
+/// So many messages are looked at when something is amiss.
+const APART_MAX: usize = 4_096;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const EXPIRES: Duration = Duration::from_secs(30);
 
@@ -39,7 +51,7 @@ const EXPIRES: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct EdgeQueue {
     context: Context,
-    prefix: String,
+    config: Arc<JetStreamConfig>,
 }
 
 /// A batch that was taken.
@@ -50,13 +62,33 @@ pub struct Taken {
     pub edge: String,
     /// As it was put in.
     pub batch: Bytes,
-    message: jetstream::Message,
+    queue: EdgeQueue,
+    message: Delivered,
 }
 
-/// Takes batches, as one of several.
+/// How a batch came. It is answered by the queue's own connection, not by the one that it came by.
+#[derive(Debug)]
+enum Delivered {
+    /// And where answers go.
+    ByConsumer(Subject),
+    /// It was looked for, for no client can read its headers: see [`Taker`].
+    Apart(u64),
+}
+
+/// Takes batches, as one of several, over a connection of its own.
+///
+/// NATS lets an edge write headers that are none, and hands them on; the client ends its connection over
+/// them, or its task. So whatever is amiss, it is looked for such batches, which the server tells as JSON,
+/// and nothing else that the process does with NATS is disturbed.
 pub struct Taker {
     queue: EdgeQueue,
     messages: Option<pull::Stream>,
+    /// Whether it has to be looked for what cannot be delivered.
+    is_amiss: bool,
+    apart: VecDeque<Taken>,
+    /// When it is looked whether anything is stuck, and from which sequence on it may be.
+    looks: Interval,
+    stuck_from: Option<u64>,
 }
 
 impl std::fmt::Debug for Taker {
@@ -112,7 +144,7 @@ impl EdgeQueue {
                 })?;
             }
         }
-        Ok(Self { context, prefix: config.prefix.clone() })
+        Ok(Self { context, config: Arc::new(config.clone()) })
     }
 
     /// Puts a batch in; the server has it durably when this returns `Ok`. `edge` is one word of
@@ -125,7 +157,7 @@ impl EdgeQueue {
         if batch.len() > largest {
             return Err(LogError::TooLarge { bytes: batch.len() as u64, records: 1 });
         }
-        let subject = format!("{}countersign.edge.{edge}", self.prefix);
+        let subject = format!("{}countersign.edge.{edge}", self.config.prefix);
         let publish = PublishMessage::build().payload(batch);
         let ack = self.context.send_publish(subject, publish).await;
         let ack = ack.map_err(|error| failed(&error))?;
@@ -143,7 +175,7 @@ impl EdgeQueue {
     /// # Errors
     /// [`LogError::Unavailable`].
     pub async fn server_time_ms(&self) -> Result<u64, LogError> {
-        let subject = format!("STREAM.INFO.{}", stream_name(&self.prefix));
+        let subject = format!("STREAM.INFO.{}", stream_name(&self.config.prefix));
         let answer: serde_json::Value =
             self.context.request(subject, &()).await.map_err(unavailable)?;
         let time = answer["ts"].as_str().and_then(|ts| ts.parse::<jiff::Timestamp>().ok());
@@ -158,7 +190,7 @@ impl EdgeQueue {
     /// [`LogError::Unavailable`].
     pub async fn tell_clock_ahead(&self, edge: &str, ms: u64) -> Result<(), LogError> {
         let payload = Bytes::copy_from_slice(&ms.to_le_bytes());
-        let subject = clock_subject(&self.prefix, edge);
+        let subject = clock_subject(&self.config.prefix, edge);
         self.context.client().publish(subject, payload).await.map_err(unavailable)
     }
 
@@ -170,7 +202,7 @@ impl EdgeQueue {
         &self,
         edge: &str,
     ) -> Result<impl futures::Stream<Item = u64> + Send + use<>, LogError> {
-        let subject = clock_subject(&self.prefix, edge);
+        let subject = clock_subject(&self.config.prefix, edge);
         let told = self.context.client().subscribe(subject).await.map_err(unavailable)?;
         Ok(told.filter_map(|message| {
             let ms = message.payload.first_chunk().copied().map(u64::from_le_bytes);
@@ -183,7 +215,7 @@ impl EdgeQueue {
     /// # Errors
     /// [`LogError::Unavailable`].
     pub async fn depth(&self) -> Result<u64, LogError> {
-        let name = stream_name(&self.prefix);
+        let name = stream_name(&self.config.prefix);
         let found = open::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
         let stream = found.ok_or_else(|| unavailable(format_args!("no stream {name}")))?;
         Ok(stream.cached_info().state.messages)
@@ -192,12 +224,113 @@ impl EdgeQueue {
     /// One more that takes.
     #[must_use]
     pub fn taker(&self) -> Taker {
-        Taker { queue: self.clone(), messages: None }
+        let mut looks = tokio::time::interval(STUCK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (queue, apart) = (self.clone(), VecDeque::new());
+        Taker { queue, messages: None, is_amiss: true, apart, looks, stuck_from: None }
+    }
+
+    /// Batches whose headers nobody can read: of those that were given out and have no answer, and of the
+    /// same edges.
+    async fn unreadable(&self) -> Result<VecDeque<Taken>, LogError> {
+        let info = self.consumer_info().await?;
+        let at = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or(0);
+        let (mut next, end) = (at("ack_floor") + 1, at("delivered"));
+        let mut found = VecDeque::new();
+        let mut edges = BTreeSet::new();
+        for _ in 0..APART_MAX {
+            if next > end {
+                break;
+            }
+            let Some(one) = self.from(next, ">").await? else { break };
+            next = one.sequence + 1;
+            if !one.is_readable {
+                edges.insert(one.subject.clone());
+                found.push_back(one);
+            }
+        }
+        // What waits behind it would do the same, one by one.
+        for subject in edges {
+            for _ in 0..EDGE_MESSAGES_MAX {
+                let Some(one) = self.from(next, &subject).await? else { break };
+                next = one.sequence + 1;
+                if !one.is_readable {
+                    found.push_back(one);
+                }
+            }
+        }
+        if !found.is_empty() {
+            let edges: BTreeSet<_> = found.iter().map(|one| one.subject.as_str()).collect();
+            tracing::warn!(?edges, count = found.len(), "batches whose headers are none of NATS");
+        }
+        Ok(found.into_iter().map(|one| one.taken(self)).collect())
+    }
+
+    async fn consumer_info(&self) -> Result<serde_json::Value, LogError> {
+        let name = stream_name(&self.config.prefix);
+        let info = format!("CONSUMER.INFO.{name}.{COLLECTORS}");
+        self.context.request(info, &()).await.map_err(unavailable)
+    }
+
+    /// The first message that lies in the stream though the consumer has given out all and waits for no
+    /// answer: nobody would ever get it.
+    async fn stuck_from(&self) -> Result<Option<u64>, LogError> {
+        let info = self.consumer_info().await?;
+        let none = |field: &str| info[field].as_u64() == Some(0);
+        if !none("num_pending") || !none("num_ack_pending") {
+            return Ok(None);
+        }
+        let delivered = info["delivered"]["stream_seq"].as_u64().unwrap_or(0);
+        let first = self.from(1, ">").await?.map(|one| one.sequence);
+        Ok(first.filter(|first| *first <= delivered))
+    }
+
+    /// The consumer is made anew, and gives out what lies in the stream.
+    async fn begin_anew(&self) -> Result<(), LogError> {
+        let name = stream_name(&self.config.prefix);
+        tracing::warn!("batches lie in the queue that nobody is given: its consumer is made anew");
+        let subject = format!("CONSUMER.DELETE.{name}.{COLLECTORS}");
+        let answer = self.context.request::<_, _, serde_json::Value>(subject, &()).await;
+        answer.map(drop).map_err(unavailable)
+    }
+
+    /// The first message from a sequence on.
+    async fn from(&self, sequence: u64, subject: &str) -> Result<Option<Apart>, LogError> {
+        let name = stream_name(&self.config.prefix);
+        let wanted = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
+        let answer: serde_json::Value = self
+            .context
+            .request(format!("STREAM.MSG.GET.{name}"), &wanted)
+            .await
+            .map_err(unavailable)?;
+        let message = &answer["message"];
+        let Some(sequence) = message["seq"].as_u64() else { return Ok(None) };
+        let bytes = |field: &str| {
+            let text = message[field].as_str().unwrap_or_default();
+            STANDARD.decode(text).unwrap_or_default()
+        };
+        let (headers, data) = (bytes("hdrs"), bytes("data"));
+        Ok(Some(Apart {
+            sequence,
+            subject: message["subject"].as_str().unwrap_or_default().to_owned(),
+            is_readable: are_headers(&headers),
+            bytes: [headers, data].concat().into(),
+        }))
+    }
+
+    /// Deletes a message; one that is gone is as good.
+    async fn delete(&self, sequence: u64) -> Result<(), LogError> {
+        let name = stream_name(&self.config.prefix);
+        let wanted = serde_json::json!({ "seq": sequence, "no_erase": true });
+        let subject = format!("STREAM.MSG.DELETE.{name}");
+        let answer = self.context.request::<_, _, serde_json::Value>(subject, &wanted).await;
+        answer.map(drop).map_err(unavailable)
     }
 
     async fn subscribe(&self) -> Result<pull::Stream, LogError> {
-        let name = stream_name(&self.prefix);
-        let stream = self.context.get_stream_no_info(&name).await.map_err(unavailable)?;
+        let name = stream_name(&self.config.prefix);
+        let (context, _) = open::context(&self.config).await.map_err(unavailable)?;
+        let stream = context.get_stream_no_info(&name).await.map_err(unavailable)?;
         let wanted = pull::Config {
             durable_name: Some(COLLECTORS.to_owned()),
             ack_policy: AckPolicy::Explicit,
@@ -205,8 +338,12 @@ impl EdgeQueue {
             max_ack_pending: TAKEN_MAX,
             ..pull::Config::default()
         };
-        let consumer =
-            stream.get_or_create_consumer(COLLECTORS, wanted).await.map_err(unavailable)?;
+        let found = stream.get_consumer::<pull::Config>(COLLECTORS).await;
+        let consumer = match found {
+            Ok(found) if found.cached_info().config.max_ack_pending == TAKEN_MAX => found,
+            // There is none, or an earlier build has made it, with fewer places.
+            _ => stream.create_consumer(wanted).await.map_err(unavailable)?,
+        };
         let portions = consumer
             .stream()
             .max_messages_per_batch(PORTION_MESSAGES)
@@ -223,38 +360,73 @@ impl Taker {
     /// # Errors
     /// [`LogError::Unavailable`]: call it again, a little later.
     pub async fn next(&mut self) -> Result<Taken, LogError> {
-        if self.messages.is_none() {
-            self.messages = Some(self.queue.subscribe().await?);
+        loop {
+            if self.is_amiss && self.messages.is_none() && self.apart.is_empty() {
+                // There is no consumer before the first collector has made it.
+                self.apart = self.queue.unreadable().await.unwrap_or_default();
+            }
+            if let Some(apart) = self.apart.pop_front() {
+                return Ok(apart);
+            }
+            let messages = match &mut self.messages {
+                Some(messages) => messages,
+                none => none.insert(self.queue.subscribe().await?),
+            };
+            self.is_amiss = false;
+            let message = tokio::select! {
+                message = messages.next() => message,
+                _ = self.looks.tick() => {
+                    self.look_for_stuck().await?;
+                    continue;
+                }
+            };
+            let why = match message {
+                Some(Ok(message)) => match Taken::new(&self.queue, &message) {
+                    Some(taken) => return Ok(taken),
+                    None => continue,
+                },
+                Some(Err(error)) => unavailable(error),
+                None => unavailable("the consumer has ended"),
+            };
+            (self.messages, self.is_amiss) = (None, true);
+            return Err(why);
         }
-        let message = match &mut self.messages {
-            Some(messages) => messages.next().await,
-            None => None,
-        };
-        match message {
-            Some(Ok(message)) => {
-                let edge = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
-                Ok(Taken { edge, batch: message.payload.clone(), message })
-            }
-            Some(Err(error)) => {
-                self.messages = None;
-                Err(unavailable(error))
-            }
-            None => {
-                self.messages = None;
-                Err(unavailable("the consumer has ended"))
-            }
+    }
+
+    async fn look_for_stuck(&mut self) -> Result<(), LogError> {
+        let before = self.stuck_from.take();
+        let now = self.queue.stuck_from().await?;
+        if now.is_some() && now == before {
+            self.messages = None;
+            return self.queue.begin_anew().await;
         }
+        self.stuck_from = now;
+        Ok(())
     }
 }
 
 impl Taken {
+    /// None of what cannot be answered, which the server gives out no more.
+    fn new(queue: &EdgeQueue, message: &jetstream::Message) -> Option<Self> {
+        let edge = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
+        let (queue, batch) = (queue.clone(), message.payload.clone());
+        Some(Self { edge, batch, queue, message: Delivered::ByConsumer(message.reply.clone()?) })
+    }
+
     /// Every partition has it, or it lies with the dead letters: it is deleted, and that is
     /// confirmed.
     ///
     /// # Errors
     /// [`LogError::Unavailable`]: it may come again.
     pub async fn done(&self) -> Result<(), LogError> {
-        self.message.double_ack().await.map_err(unavailable)
+        let client = self.queue.context.client();
+        match &self.message {
+            Delivered::ByConsumer(reply) => {
+                let done = client.request(reply.clone(), AckKind::Ack.into());
+                done.await.map(drop).map_err(unavailable)
+            }
+            Delivered::Apart(sequence) => self.queue.delete(*sequence).await,
+        }
     }
 
     /// Does what is to be done with it, however long that takes: the server hears meanwhile that it is
@@ -265,7 +437,7 @@ impl Taken {
             match tokio::time::timeout(ACK_WAIT / 3, &mut work).await {
                 Ok(done) => return done,
                 // Where the server does not hear it, the batch comes again, and is known.
-                Err(_) => drop(self.message.ack_with(AckKind::Progress).await),
+                Err(_) => drop(self.tell(AckKind::Progress).await),
             }
         }
     }
@@ -275,8 +447,53 @@ impl Taken {
     /// # Errors
     /// [`LogError::Unavailable`]: it then comes again after some 30 seconds.
     pub async fn again(&self, after: Duration) -> Result<(), LogError> {
-        self.message.ack_with(AckKind::Nak(Some(after))).await.map_err(unavailable)
+        self.tell(AckKind::Nak(Some(after))).await
     }
+
+    async fn tell(&self, what: AckKind) -> Result<(), LogError> {
+        match &self.message {
+            Delivered::ByConsumer(reply) => {
+                let client = self.queue.context.client();
+                client.publish(reply.clone(), what.into()).await.map_err(unavailable)
+            }
+            // It is found again.
+            Delivered::Apart(_) => Ok(()),
+        }
+    }
+}
+
+/// A message that was looked for.
+struct Apart {
+    sequence: u64,
+    subject: String,
+    is_readable: bool,
+    /// Its headers and what follows them.
+    bytes: Bytes,
+}
+
+impl Apart {
+    fn taken(self, queue: &EdgeQueue) -> Taken {
+        let Self { sequence, subject, bytes, .. } = self;
+        let edge = subject.rsplit('.').next().unwrap_or_default().to_owned();
+        Taken { edge, batch: bytes, queue: queue.clone(), message: Delivered::Apart(sequence) }
+    }
+}
+
+/// Whether these are headers as our edges write them, if any: stricter than any client is.
+fn are_headers(bytes: &[u8]) -> bool {
+    if bytes.is_empty() {
+        return true;
+    }
+    let text = std::str::from_utf8(bytes).ok();
+    let body = text.and_then(|text| text.strip_prefix("NATS/1.0\r\n")?.strip_suffix("\r\n\r\n"));
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_value = |value: &str| value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let is_header = |line: &str| {
+        line.split_once(':').is_some_and(|(name, value)| is_name(name) && is_value(value))
+    };
+    body.is_some_and(|body| body.split("\r\n").all(is_header))
 }
 
 /// That no edge can fill a queue which an earlier build has made.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -295,6 +296,101 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     }
     let more = queue.put("hostile", vec![8].into()).await;
     assert!(more.is_err(), "what was given back is still there");
+}
+
+/// Sixteen edges fill what the consumer of an earlier build gave out at once.
+#[tokio::test]
+async fn many_edges_fill_their_own_parts_of_the_queue_and_no_other_s() {
+    let server = Server::start();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    let old = jetstream::consumer::pull::Config {
+        durable_name: Some("collectors".to_owned()),
+        ack_policy: jetstream::consumer::AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(30),
+        max_ack_pending: 64,
+        ..Default::default()
+    };
+    let context = server.log("", 1).await.inner.context.clone();
+    context.create_consumer_on_stream(old, "EDGE").await.unwrap();
+    for edge in 0..16 {
+        for number in 0..4_u8 {
+            queue.put(&format!("hostile-{edge}"), vec![number].into()).await.unwrap();
+        }
+    }
+    queue.put("honest", vec![7].into()).await.unwrap();
+    let mut taker = queue.taker();
+    loop {
+        let taken = take(&mut taker).await;
+        if taken.edge == "honest" {
+            break taken.done().await.unwrap();
+        }
+        taken.again(Duration::from_secs(3_600)).await.unwrap();
+    }
+}
+
+/// Publishes to a subject with headers as no client would write them.
+async fn publish_raw(server: &Server, subject: &str, headers: &[u8], payload: &[u8]) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let url = server.nats.url();
+    let mut stream = tokio::net::TcpStream::connect(&url["nats://".len()..]).await.unwrap();
+    let (head, all) = (headers.len(), headers.len() + payload.len());
+    let mut said = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    said.extend(format!("HPUB {subject} {head} {all}\r\n").bytes());
+    said.extend([headers, payload, b"\r\nPING\r\n"].concat());
+    stream.write_all(&said).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"PONG\r\n") {
+        let read = stream.read_buf(&mut heard).await.unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&heard));
+    }
+}
+
+#[tokio::test]
+async fn headers_that_are_none_are_set_apart_and_hold_nobody_up() {
+    let server = Server::start();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    let poison: [&[u8]; 5] = [
+        b"NATS/1.0\r\nfoo\r\n\r\n",
+        b"NATS/1.0\r\n\xff: x\r\n\r\n",
+        // The client's own task ends over this one.
+        b"NATS/1.0\r\nx: a\rb\r\n\r\n",
+        b"NATS/1.0\r\n: x\r\n\r\n",
+        b"NATS/1.0\r\nx y: x\r\n\r\n",
+    ];
+    let subject = "countersign.edge.hostile";
+    queue.put("honest", vec![0].into()).await.unwrap();
+    for (number, headers) in poison.into_iter().enumerate() {
+        publish_raw(&server, subject, headers, &[u8::try_from(number).unwrap()]).await;
+    }
+    // As a Worker's are.
+    publish_raw(&server, subject, b"NATS/1.0\r\nNats-Msg-Id: 00ff\r\n\r\n", b"good").await;
+    queue.put("honest", vec![1].into()).await.unwrap();
+    let mut taker = queue.taker();
+    let (mut honest, mut hostile) = (BTreeSet::new(), Vec::new());
+    while queue.depth().await.unwrap() > 0 {
+        let taken = match tokio::time::timeout(Duration::from_secs(60), taker.next()).await.unwrap()
+        {
+            Ok(taken) => taken,
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        taken.done().await.unwrap();
+        match taken.edge.as_str() {
+            "honest" => drop(honest.insert(taken.batch.to_vec())),
+            edge => {
+                assert_eq!(edge, "hostile");
+                hostile.push(taken.batch.to_vec());
+            }
+        }
+    }
+    assert_eq!(honest, [vec![0], vec![1]].into());
+    for headers in poison {
+        assert!(hostile.iter().any(|batch| batch.starts_with(headers)), "{headers:?} {hostile:?}");
+    }
+    assert!(hostile.iter().any(|batch| batch == b"good"), "{hostile:?}");
 }
 
 #[tokio::test]

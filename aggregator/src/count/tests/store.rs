@@ -68,12 +68,7 @@ impl Store {
             self.outboxes.remove(outbox);
         }
         self.outboxes.extend(changes.outboxes.iter().cloned());
-        for (edge, epoch) in &changes.epochs {
-            match epoch {
-                Some(epoch) => drop(self.epochs.insert(*edge, *epoch)),
-                None => drop(self.epochs.remove(edge)),
-            }
-        }
+        self.epochs.extend(changes.epochs.iter().copied());
         self.retired.extend(changes.retired.iter().copied());
         self.cut_off.extend(changes.cut_off.iter().copied());
         self.sources.extend(changes.sources.iter().copied());

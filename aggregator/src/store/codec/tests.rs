@@ -77,6 +77,15 @@ fn absolute_rows_come_back() {
     outbox.contents.conflicts = vec![conflict; 2];
     outbox.contents.conflicts_all = 400;
     assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
+    // As version 2 wrote it, without two clocks in front of the conflicts.
+    let mut older = outbox_value(&outbox);
+    let clocks = older.len() - 2 * (2 + 32 + 1 + 8) - 2 - 16;
+    older.drain(clocks..clocks + 16);
+    older[0] = 2;
+    assert_eq!(read_outbox(&older).unwrap(), outbox);
+    outbox.ended_at = Some(Timestamp(1_790_000_000_000));
+    outbox.contents.first_conflict_at = Some(Timestamp(8));
+    assert_eq!(read_outbox(&outbox_value(&outbox)).unwrap(), outbox);
     // As version 1 wrote it: without digests, and the runs up to the end.
     let old = [&[1, 5][..], &8_u64.to_le_bytes(), &[0, 7, 9], &3_u64.to_le_bytes()].concat();
     let run = Run { first: 7, end: 9, watermark: Timestamp(3) };

@@ -75,7 +75,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         minutes,
         views: vec![(PageView(sequence), Some(VIEW))],
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
-        epochs: vec![(Id::literal("edge"), Some(sequence))],
+        epochs: vec![(Id::literal("edge"), sequence)],
         retired: vec![(Id::literal("gone"), Timestamp(sequence))],
         cut_off: vec![(Id::literal("bad"), CutOff { sequence, entry: 300 })],
         sources: vec![(
@@ -105,13 +105,11 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let store = MemStores::new().open(3).await.unwrap();
     assert!(restore(&store.view().unwrap(), PLACE).await.unwrap().is_none());
     let soon = Minute(NOW.0 + 2);
-    let mut first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
+    let first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
     let mut second = changes(2, vec![minute(Minute(5), 20)]);
     second.dropped_pages = vec![first.pages[0].0];
     second.dropped_outboxes = vec![first.outboxes[0].0];
     second.views.insert(0, (PageView(1), None));
-    first.epochs.push((Id::literal("shard"), Some(7)));
-    second.epochs.push((Id::literal("shard"), None));
     let store = stored(&[first, second.clone()]).await;
     let view = store.view().unwrap();
     let restored = restore(&view, PLACE).await.unwrap().unwrap();
