@@ -45,6 +45,13 @@ pub trait State {
         false
     }
 
+    /// Whether the time of requests stands still at this one, for the clock was set back a little: nobody
+    /// knows then how long ago anything was.
+    fn stands_still(&self, now: Timestamp) -> bool {
+        let _ = now;
+        false
+    }
+
     /// The signature of these bytes by this key (RFC 8032, Ed25519), where the rim has a faster way
     /// to it. `None`: the core signs.
     fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {

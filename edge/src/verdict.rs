@@ -114,7 +114,7 @@ pub(crate) fn of_click(
     }
     let age_ms = now.0.checked_sub(token.issued_at.0);
     let is_too_soon = age_ms.is_some_and(|age_ms| age_ms < rules.click_too_soon_ms);
-    is_too_soon.then_some(Reason::ClickTooSoon)
+    (is_too_soon && !state.stands_still(now)).then_some(Reason::ClickTooSoon)
 }
 
 /// Whether a browser says that it asks before a person did (`Sec-Purpose`, `Purpose`, …).

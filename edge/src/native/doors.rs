@@ -292,9 +292,8 @@ impl Place {
 
     fn set(&self, since: u64) {
         // One that was told to go is about to end, whatever it does.
-        if self.state.since.load(Ordering::Relaxed) != TOLD {
-            self.state.since.store(since, Ordering::Relaxed);
-        }
+        let unless_told = |before| (before != TOLD).then_some(since);
+        let _ = self.state.since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_told);
     }
 }
 

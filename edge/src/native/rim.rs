@@ -88,6 +88,10 @@ impl State for Shared<'_> {
         self.0.outbox.has(event)
     }
 
+    fn stands_still(&self, now: Timestamp) -> bool {
+        self.0.clock.now() < now
+    }
+
     fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
         let admitted = self.0.limits.admit_more(client, more, self.0.started.elapsed());
         if !admitted {

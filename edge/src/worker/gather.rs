@@ -13,7 +13,7 @@ use worker::js_sys::Array;
 use worker::{Context, Delay, console_error, console_warn};
 
 use super::glue::tell;
-use super::platform::now;
+use super::platform::{age_ms, now};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::decision::{Draft, Loss};
 use crate::outbox::parcel::{EVENTS_MAX, Parcel};
@@ -146,7 +146,7 @@ impl Gather {
     ) -> Put {
         let put = self.wait(events, waits);
         let (call, since) = self.caller.get();
-        if since.is_none_or(|since| now().0.saturating_sub(since.0) > TURN_MS) {
+        if since.is_none_or(|since| age_ms(since) > TURN_MS) {
             self.caller.set((call + 1, Some(now())));
             context.wait_until(Rc::clone(self).call(shard(), call + 1));
         }
@@ -203,7 +203,7 @@ impl Gather {
         if waiting.clicks.length() + waiting.clients.length() == 0 {
             return Some(LINGER);
         }
-        let are_many = now().0.saturating_sub(self.many_at.get().0) < LONG_AGO_MS;
+        let are_many = age_ms(self.many_at.get()) < LONG_AGO_MS;
         are_many.then_some(LINGER_AWAITED)
     }
 

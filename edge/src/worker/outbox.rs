@@ -345,7 +345,7 @@ impl Inner {
         let Some(told) = &self.told else {
             return plain(404, self.untold.as_deref().unwrap_or("nobody has been asked"));
         };
-        let age_s = now().0.saturating_sub(told.at.0) / 1_000;
+        let age_s = age_ms(told.at) / 1_000;
         let reply = ResponseBuilder::new()
             .with_header("etag", &told.tag)?
             .with_header("age", &age_s.to_string())?;

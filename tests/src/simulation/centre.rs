@@ -358,12 +358,7 @@ impl Store {
             self.outboxes.remove(key);
         }
         self.outboxes.extend(changes.outboxes);
-        for (edge, epoch) in changes.epochs {
-            match epoch {
-                Some(epoch) => drop(self.epochs.insert(edge, epoch)),
-                None => drop(self.epochs.remove(&edge)),
-            }
-        }
+        self.epochs.extend(changes.epochs);
         self.retired.extend(changes.retired);
         self.cut_off.extend(changes.cut_off);
         self.sources.extend(changes.sources);
