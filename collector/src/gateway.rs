@@ -7,8 +7,8 @@
 
 pub(crate) mod bodies;
 pub mod letters;
+mod runs;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use eventlog::Log;
-use parking_lot::Mutex;
-use shared::SourceId;
 use shared::import::ImportChunk;
 use shared::keys::Sender;
 use shared::keys::request::{self, RequestError};
@@ -30,6 +28,7 @@ use shared::problem::{self, Problem};
 use shared::wire::json::JsonBatch;
 
 use self::bodies::{Bodies, Whose};
+use self::runs::{Refused, Runs};
 use crate::collector::{Collector, Receipt, SubmitError};
 use crate::sender::Refusal;
 
@@ -41,25 +40,10 @@ const RETRY_AFTER_S: &str = "1";
 /// Nobody is told to wait for longer: there may be room before.
 const RETRY_AFTER_S_MAX: u64 = 60;
 
-/// Of so many logs it is remembered how they begin.
-const LOGS_MAX: usize = 4_096;
-
 struct Gateway<L> {
     collector: Arc<Collector<L>>,
     bodies: Bodies,
-    /// Logs that are or were imported, and the digest of each up to the end of its first row.
-    begins: Mutex<HashMap<SourceId, [u8; 32]>>,
-}
-
-impl<L> Gateway<L> {
-    /// Whether this may be the log that has come under this name until now.
-    fn is_same_log(&self, source: SourceId, begin: [u8; 32]) -> bool {
-        let mut begins = self.begins.lock();
-        if begins.len() >= LOGS_MAX && !begins.contains_key(&source) {
-            begins.clear();
-        }
-        *begins.entry(source).or_insert(begin) == begin
-    }
+    runs: Runs,
 }
 
 type Shared<L> = State<Arc<Gateway<L>>>;
@@ -71,8 +55,8 @@ type Shared<L> = State<Arc<Gateway<L>>>;
 ///   [`Receipt`]) when every partition has it durably. A batch that cannot be decoded is 400, and
 ///   lies with the dead letters.
 /// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every
-///   partition has it durably. `begin=` is BLAKE3 of the log up to the end of its first row: 409
-///   (`other_log`) when this collector has taken a log with another under this name.
+///   partition has it durably. `run=` names the run of an importer, which begins with a chunk without
+///   rows: 503 (`import_busy`) while another imports the log, 409 (`other_log`) when another has followed.
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
 /// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
@@ -86,7 +70,7 @@ pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
 
 pub(crate) fn with_bodies<L: Log>(collector: Arc<Collector<L>>, bodies: Bodies) -> Router {
     let letters = letters::router(Arc::clone(&collector));
-    let gateway = Arc::new(Gateway { collector, bodies, begins: Mutex::default() });
+    let gateway = Arc::new(Gateway { collector, bodies, runs: Runs::default() });
     Router::new()
         .route(BATCHES_PATH, post(batches::<L>).fallback(only_post))
         .route("/v1/import", post(import::<L>).fallback(only_post))
@@ -149,8 +133,8 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Some("application/json") => {}
         other => return unsupported(other, "application/json"),
     }
-    let begin = match begin_of(request.uri()) {
-        Ok(begin) => begin,
+    let run = match run_of(request.uri()) {
+        Ok(run) => run,
         Err(what) => return problem(StatusCode::BAD_REQUEST, "invalid_parameter", what),
     };
     let body = gateway.bodies.read(Whose::Operator, request.into_body(), GATEWAY_BODY_BYTES_MAX);
@@ -162,25 +146,46 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Ok(chunk) => chunk,
         Err(error) => return refused(&SubmitError::Refused(format!("no import chunk: {error}"))),
     };
-    if !begin.is_none_or(|begin| gateway.is_same_log(chunk.source, begin)) {
-        let detail = "another log, with another first row, is imported under this name: nothing of this \
-                      one was taken";
-        return problem(StatusCode::CONFLICT, "other_log", detail);
+    let (source, rows) = (chunk.source, chunk.first_row..chunk.end_row);
+    let taken = run.map(|run| gateway.runs.take(source, &run, rows.clone())).transpose();
+    let (end, _under_way) = match taken {
+        Ok(taken) => taken.unzip(),
+        Err(Refused::Busy) => {
+            let detail = "another import of this log is under way; send the same again later";
+            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "import_busy", detail);
+            return with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        Err(Refused::TakenOver) => {
+            let detail = "another import under this name has followed this one, which was silent: run \
+                          the same command again";
+            return problem(StatusCode::CONFLICT, "other_log", detail);
+        }
+    };
+    if rows.is_empty() && chunk.events.is_empty() && end.is_some() {
+        return axum::Json(serde_json::json!({ "source": source, "end_row": end })).into_response();
     }
-    let answer = serde_json::json!({ "source": chunk.source, "end_row": chunk.end_row });
+    let answer = serde_json::json!({ "source": source, "end_row": chunk.end_row });
     match gateway.collector.import(chunk).await {
         Ok(()) => axum::Json(answer).into_response(),
         Err(error) => refused(&error),
     }
 }
 
-/// What an importer says of the log's first row: its digest.
-fn begin_of(uri: &axum::http::Uri) -> Result<Option<[u8; 32]>, &'static str> {
-    let Some(begin) = uri.query().and_then(|query| query.strip_prefix("begin=")) else {
-        return Ok(None);
-    };
-    let begin = shared::text::unhex(begin);
-    begin.map(Some).ok_or("begin: 64 lower-case hexadecimal digits")
+/// The name of an importer's run.
+fn run_of(uri: &axum::http::Uri) -> Result<Option<String>, &'static str> {
+    let mut run = None;
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let is_name = |run: &&str| {
+            (1..=64).contains(&run.len()) && run.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        };
+        match pair.split_once('=') {
+            Some(("run", name)) if run.is_none() && is_name(&name) => run = Some(name.to_owned()),
+            // An importer of an earlier build says so how its log begins.
+            Some(("begin", _)) => {}
+            _ => return Err("there is run=, once, of 1 to 64 letters and digits"),
+        }
+    }
+    Ok(run)
 }
 
 fn from_json(body: &[u8]) -> Result<Bytes, String> {

@@ -304,7 +304,7 @@ pub(crate) struct SimulateArgs {
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct BackupArgs {
     /// The data directory of `up`
-    #[arg(long, value_name = "DIR", default_value = "countersign-data")]
+    #[arg(long, value_name = "DIR", env = "COUNTERSIGN_DATA", default_value = "countersign-data")]
     pub(crate) data: PathBuf,
     /// Where the copy goes: a new directory
     #[arg(long, value_name = "DIR")]
@@ -346,7 +346,7 @@ pub(crate) struct RecountArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) archive: Option<String>,
     /// The data directory of `up`, or of the aggregator
-    #[arg(long, value_name = "DIR", default_value = "countersign-data")]
+    #[arg(long, value_name = "DIR", env = "COUNTERSIGN_DATA", default_value = "countersign-data")]
     pub(crate) data: PathBuf,
 }
 
@@ -361,11 +361,20 @@ pub(crate) struct KeysArgs {
 /// Where the keys are.
 #[derive(Args, Debug)]
 pub(crate) struct DataArgs {
-    /// The data directory of `up`
-    #[arg(long, value_name = "DIR", default_value = "countersign-data", conflicts_with_all = ["config", "log"])]
-    pub(crate) data: PathBuf,
+    /// The data directory of `up` [env: COUNTERSIGN_DATA] [default: countersign-data]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "log"])]
+    pub(crate) data: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) deployment: DeploymentArgs,
+}
+
+impl DataArgs {
+    /// The data directory: the variable says it too, and is not held against --config.
+    pub(crate) fn dir(&self) -> PathBuf {
+        let named = || std::env::var_os("COUNTERSIGN_DATA").filter(|dir| !dir.is_empty());
+        let dir = self.data.clone().or_else(|| named().map(PathBuf::from));
+        dir.unwrap_or_else(|| PathBuf::from("countersign-data"))
+    }
 }
 
 /// What can be done with keys.

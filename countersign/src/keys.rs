@@ -102,9 +102,9 @@ impl Place {
     /// # Errors
     /// When a setting is wrong.
     pub(crate) fn of(args: &DataArgs) -> Result<Self, Failure> {
-        let DataArgs { data, deployment } = args;
+        let deployment = &args.deployment;
         if deployment.config.is_none() && deployment.log.is_none() {
-            return Ok(Self::Dir(DataDir::new(data)));
+            return Ok(Self::Dir(DataDir::new(&args.dir())));
         }
         let settings = Settings::load(&deployment.given("keys"), process::environment())?;
         Ok(Self::Nats(Box::new(settings)))

@@ -12,6 +12,7 @@
 
 mod admin;
 mod archive;
+mod arenas;
 mod backup;
 mod catalogue;
 mod cli;
@@ -50,6 +51,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misread(&error),
     };
+    if matches!(
+        cli.command,
+        Command::Up(_) | Command::Edge(_) | Command::Collector(_) | Command::Aggregator(_)
+    ) {
+        arenas::bound();
+    }
     match run(cli) {
         Ok(code) => code,
         Err(failure) => {

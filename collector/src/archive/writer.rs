@@ -43,8 +43,9 @@ impl From<LogError> for Halt {
             error if error.is_retryable() => Self::Later(error.to_string()),
             LogError::Closed => Self::Later(error.to_string()),
             LogError::Mismatch { .. } | LogError::StepBack { .. } => Self::ForGood(format!(
-                "the archive does not belong to this log: {error}; use the archive that does, or an \
-                 empty one"
+                "the archive has what this log has not: {error}. Either the log has lost its end, or all of \
+                 it: bring back a backup of both. Or the archive is another deployment's: name the right one \
+                 (archive.url)"
             )),
             LogError::Trimmed { .. } => Self::ForGood(format!(
                 "the log no longer has what the archive lacks: {error}; an archive is complete from \

@@ -1,6 +1,7 @@
 //! The gateway, answer by answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
@@ -144,30 +145,43 @@ async fn chunks_are_taken() {
 }
 
 #[tokio::test]
-async fn two_logs_at_once_under_one_name_are_told_apart() {
+async fn two_imports_of_one_log_are_made_one_after_the_other() {
     let rig = start();
     let router = router(Arc::clone(&rig.collector));
-    let send = async |begin: &str, source: &str| {
-        let body = chunk(9).replace("000102030405060708090a0b0c0d0e0f", source);
-        let request = Request::post(format!("/v1/import{begin}"));
+    let send = async |query: &str, body: String| {
+        let request = Request::post(format!("/v1/import{query}"));
         let request = request.header(header::CONTENT_TYPE, "application/json");
         router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
     };
-    let [one, other] = ["?begin=", "?begin="].map(str::to_owned);
-    let (one, other) = (one + &"11".repeat(32), other + &"22".repeat(32));
-    let [name, another] = ["0f".repeat(16), "1f".repeat(16)];
-    for (begin, source, status) in [
-        (one.as_str(), &name, StatusCode::OK),
-        (&one, &name, StatusCode::OK),
-        (&other, &name, StatusCode::CONFLICT),
-        (&other, &another, StatusCode::OK),
-        ("", &name, StatusCode::OK),
-        ("?begin=11", &name, StatusCode::BAD_REQUEST),
+    let source = "000102030405060708090a0b0c0d0e0f";
+    let begin = || {
+        let digest = "0".repeat(64);
+        format!(
+            r#"{{"source":"{source}","first_row":0,"end_row":0,"digest":"{digest}","events":[]}}"#
+        )
+    };
+    assert_eq!(send("?run=a", begin()).await.status(), StatusCode::OK);
+    assert!(read_all(&*rig.log).await.is_empty(), "nothing is written for that");
+    assert_eq!(send("?run=a", chunk(9)).await.status(), StatusCode::OK);
+    let busy = send("?run=b", begin()).await;
+    assert!(busy.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(problem(busy, StatusCode::SERVICE_UNAVAILABLE).await.0, "import_busy");
+    let other = problem(send("?run=b", chunk(9)).await, StatusCode::CONFLICT).await;
+    assert_eq!(other.0, "other_log");
+    tokio::time::sleep(Duration::from_millis(3_100)).await;
+    let answer = text(send("?run=b", begin()).await).await;
+    assert_eq!(answer, format!(r#"{{"end_row":9,"source":"{source}"}}"#));
+    assert_eq!(send("?run=a", chunk(9)).await.status(), StatusCode::CONFLICT);
+    // An importer of an earlier build, and one that errs.
+    for (query, status) in [
+        ("", StatusCode::OK),
+        ("?begin=11", StatusCode::OK),
+        ("?run=", StatusCode::BAD_REQUEST),
+        ("?run=b&run=b", StatusCode::BAD_REQUEST),
+        ("?x=1&run=b", StatusCode::BAD_REQUEST),
     ] {
-        assert_eq!(send(begin, source).await.status(), status, "{begin} {source}");
+        assert_eq!(send(query, chunk(9)).await.status(), status, "{query}");
     }
-    let (kind, _) = problem(send(&other, &name).await, StatusCode::CONFLICT).await;
-    assert_eq!(kind, "other_log");
 }
 
 #[tokio::test]

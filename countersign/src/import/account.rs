@@ -14,8 +14,6 @@ use crate::client::Api;
 use crate::failure::Failure;
 use crate::terminal;
 
-/// How long rows that the server has durably may stay uncounted.
-const APPLY_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// The answer of `GET /v1/import/sources/{source}`.
@@ -37,16 +35,21 @@ pub(super) struct SourceAccount {
 impl SourceAccount {
     /// Asks; a log that the server does not know has no rows.
     pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Self, Failure> {
-        let path = format!("/v1/import/sources/{source}");
-        Ok(api.get(&path).await?.unwrap_or_default())
+        // Whatever answers 404 is none that counts.
+        api.must(&format!("/v1/import/sources/{source}")).await
     }
 
     /// Asks until `rows` are taken. When they are not in time, the account says so.
-    pub(super) async fn wait(api: &Api, source: SourceId, rows: u64) -> Result<Self, Failure> {
+    pub(super) async fn wait(
+        api: &Api,
+        source: SourceId,
+        rows: u64,
+        most: Duration,
+    ) -> Result<Self, Failure> {
         let watch = Stopwatch::start();
         loop {
             let account = Self::ask(api, source).await?;
-            if account.rows >= rows || watch.elapsed() > APPLY_MAX {
+            if account.rows >= rows || watch.elapsed() > most {
                 return Ok(account);
             }
             tokio::time::sleep(POLL).await;
@@ -58,7 +61,7 @@ impl SourceAccount {
         let watch = Stopwatch::start();
         loop {
             let account = Self::ask(api, source).await?;
-            if account.events() >= events || watch.elapsed() > APPLY_MAX {
+            if account.events() >= events || watch.elapsed() > super::APPLY_MAX {
                 return Ok(account);
             }
             tokio::time::sleep(POLL).await;
@@ -109,6 +112,9 @@ pub(super) fn print(
     rows_before: u64,
     after: &SourceAccount,
 ) -> bool {
+    if read.rows > 0 && read.rejected == read.rows && after.rows == 0 {
+        return print_unreadable(path, read);
+    }
     let complete = is_complete(read, after);
     terminal::line(format!("{} (source {source})", path.display()));
     line("rows", format!("{}, of them {} taken before", read.rows, rows_before.min(read.rows)));
@@ -124,11 +130,19 @@ pub(super) fn print(
         print_rejected(read.rejected, &read.rejects);
     }
     print_unread(read);
+    let waits = read.held_back.is_some() || read.early.is_some();
+    let all = if waits { "all rows before those that wait are" } else { "all rows are" };
     terminal::line(match complete {
         true if read.rejected > 0 => {
-            format!("  all rows are accounted for, {} of them rejected", read.rejected)
+            format!("  {all} accounted for, {} of them rejected", read.rejected)
         }
-        true => "  all rows are accounted for".to_owned(),
+        true => format!("  {all} accounted for"),
+        false if after.rows >= read.rows => format!(
+            "  {} of {} events are counted: of rows that this run can read others were rejected when they \
+             were taken. Import the file that they were written to then, with the options of now",
+            after.counted + after.reasoned(),
+            read.events
+        ),
         false => format!(
             "  NOT all rows are accounted for: the server has {} of {} rows, and {} of {} events; \
              run the same command again",
@@ -143,6 +157,16 @@ pub(super) fn print(
 
 fn line(name: &str, text: impl std::fmt::Display) {
     terminal::line(format!("  {name:<12}{text}"));
+}
+
+/// Nothing of it was sent. False.
+fn print_unreadable(path: &Path, read: &Read) -> bool {
+    terminal::line(format!("{}: none of its {} rows can be read", path.display(), read.rows));
+    line("rejected", format!("nothing was sent, see {}", read.rejects.display()));
+    terminal::line(
+        "  look with --dry-run; --format, --map, --time-format and --default say how it is to be read",
+    );
+    false
 }
 
 fn print_rejected(count: u64, file: &Path) {
@@ -179,14 +203,25 @@ pub(super) fn print_unread(read: &Read) {
         line(
             "waiting",
             format!(
-                "from line {at_line} on, whose time is {at}: import again when it has come, or write the \
-                 offset from UTC into the log"
+                "from line {at_line} on, whose time is {at}: import again when it has come. Where the log's \
+                 times are of a zone east of here, --tz says so, before anything of it is counted"
             ),
         );
     }
-    if read.held_back {
-        let what = "the last line has no newline yet: it waits for the next import";
-        line("waiting", format!("{what} (--complete takes it)"));
+    if let Some(at_line) = read.held_back {
+        line(
+            "waiting",
+            format!(
+                "line {at_line} and what follows: it has no newline yet, or a quote in it is not closed (the \
+                 next import takes it, or --complete)"
+            ),
+        );
+    }
+    if let Some((rows, first)) = read.long {
+        line(
+            "quotes",
+            format!("{rows} rows span several lines in quotes, the first from line {first} on"),
+        );
     }
 }
 

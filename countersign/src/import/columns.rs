@@ -48,6 +48,8 @@ const ALIASES: [(&str, usize); 4] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     of: Vec<(String, usize)>,
+    /// The log's own names, of `--map`.
+    mapped: Vec<(String, usize)>,
     defaults: Texts,
     times: Times,
 }
@@ -56,7 +58,8 @@ impl Default for Names {
     fn default() -> Self {
         let ours = NAMES.into_iter().zip(0..);
         let of = ours.chain(ALIASES).map(|(name, at)| (name.to_owned(), at)).collect();
-        Self { of, defaults: Texts::default(), times: Times::default() }
+        let (mapped, defaults) = (Vec::new(), Texts::default());
+        Self { of, mapped, defaults, times: Times::default() }
     }
 }
 
@@ -84,6 +87,7 @@ impl Names {
             }
             names.of.retain(|(name, place)| *place != at && !name.eq_ignore_ascii_case(their));
             names.of.push((their.clone(), at));
+            names.mapped.push((their.clone(), at));
         }
         for (our, value) in defaults {
             let at = place(our)?;
@@ -94,6 +98,13 @@ impl Names {
                 return Err(format!("{our}: it is there twice"));
             }
         }
+        // What holds for every row is looked at once, before any.
+        let row = |at: usize| match at {
+            AD => Some("ad"),
+            TIME => Some("1700000000"),
+            _ => None,
+        };
+        names.fields(row)?.events(0)?;
         Ok(names)
     }
 
@@ -108,6 +119,13 @@ impl Names {
             true => self,
             false => self.with(usual),
         }
+    }
+
+    /// A column that was mapped and is not there.
+    fn mapped_to_nothing(&self, found: &Found) -> Option<String> {
+        let is_there = |at: usize| found.used.iter().any(|(ours, _)| *ours == NAMES[at]);
+        let missing = self.mapped.iter().find(|(_, at)| !is_there(*at));
+        missing.map(|(theirs, at)| format!("{}={theirs}", NAMES[*at]))
     }
 
     fn place(&self, name: &str) -> Option<usize> {
@@ -131,13 +149,15 @@ impl Names {
             }
         };
         let or_none = |at: usize| field(at).filter(|text| !text.is_empty());
-        let time = match (or_none(TIME), or_none(CLICK_TIME)) {
-            (Some(_), Some(_)) => return Err("both timestamp and click_timestamp".to_owned()),
-            (one, other) => one.or(other),
+        // A log with both columns has impressions, and of some of them when they were clicked.
+        let (time, click_time) = match (field(TIME), field(CLICK_TIME)) {
+            (Some(time), Some(click_time)) => (time, Some(click_time)),
+            (one, other) => (one.or(other).unwrap_or_default(), None),
         };
         Ok(Fields {
             ad: field(AD).unwrap_or_default(),
-            time: time.unwrap_or_default(),
+            time,
+            click_time,
             times: Some(&self.times),
             // An empty cell of these is a mistake, and no click.
             event: field(EVENT),
@@ -162,7 +182,15 @@ impl Names {
                 let known = |name: &String| Some((NAMES[self.place(name)?], name.clone()));
                 let used = found.iter().filter_map(known).collect();
                 let unknown = found.iter().filter(|name| self.place(name).is_none());
-                let says_what = has(EVENT) || has(CLICK);
+                let has_two_times = has(TIME) && has(CLICK_TIME);
+                if has_two_times && (has(EVENT) || has(CLICK)) {
+                    return Err(
+                        "it has both timestamp and click_timestamp, and a column that says what \
+                                happened: give one of the times another meaning (--map)"
+                            .to_owned(),
+                    );
+                }
+                let says_what = has(EVENT) || has(CLICK) || has_two_times;
                 return Ok(Found { used, unknown: unknown.cloned().collect(), says_what });
             }
             (false, true) => "a column ad_id",
@@ -205,9 +233,24 @@ impl Columns {
     /// Says which column is missing or there twice, and which were found.
     pub(super) fn read(header: &[u8], delimiter: u8, names: &Names) -> Result<Self, String> {
         let header = header.strip_prefix(super::records::BOM).unwrap_or(header);
+        if header.contains(&b'\r') {
+            return Err(
+                "its lines end with CR alone, as on old Macs: write them with LF first, as by \
+                        `tr '\\r' '\\n' < FILE > NEW.csv`"
+                    .to_owned(),
+            );
+        }
+        if header.starts_with(b"[") {
+            return Err(
+                "it begins with [, as a JSON array does: write one object a line (NDJSON), as by \
+                        `jq -c '.[]' FILE > NEW.ndjson`"
+                    .to_owned(),
+            );
+        }
         let mut fields = csv::StringRecord::new();
         split(header, delimiter, &mut fields)?;
-        let found: Vec<String> = fields.iter().map(|name| name.trim().to_lowercase()).collect();
+        let found: Vec<String> =
+            fields.iter().map(|name| unquoted(name.trim(), delimiter).to_owned()).collect();
         let mut places = [None; NAMES.len()];
         for (column, name) in found.iter().enumerate() {
             let Some(at) = names.place(name) else { continue };
@@ -217,6 +260,9 @@ impl Columns {
         }
         let count = found.len();
         let found = names.look(&found)?;
+        if let Some(missing) = names.mapped_to_nothing(&found) {
+            return Err(format!("--map {missing}: the log has no such column"));
+        }
         Ok(Self { names: names.clone(), delimiter, places, count, found })
     }
 
@@ -234,8 +280,15 @@ impl Columns {
             return Err(format!("{} columns where the header has {}", buffer.len(), self.count));
         }
         let buffer = &*buffer;
-        self.names.fields(|at| self.places[at].and_then(|column| buffer.get(column)))
+        let text = |at: usize| Some(unquoted(buffer.get(self.places[at]?)?, self.delimiter));
+        self.names.fields(text)
     }
+}
+
+/// Tabs stand between fields that most programs write without quotes; some put them around all the same.
+fn unquoted(text: &str, delimiter: u8) -> &str {
+    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    inner.filter(|inner| delimiter == b'\t' && !inner.contains('"')).unwrap_or(text)
 }
 
 fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(), String> {
@@ -247,6 +300,8 @@ fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(
         return Ok(());
     }
     let mut builder = csv::ReaderBuilder::new();
+    // The record's end is known; a CR in it is none.
+    builder.terminator(csv::Terminator::Any(b'\n')).quoting(delimiter != b'\t');
     builder.has_headers(false).flexible(true).delimiter(delimiter).buffer_capacity(record.len());
     match builder.from_reader(record).read_record(into) {
         Ok(true) => Ok(()),
@@ -302,6 +357,10 @@ impl<'de> Visitor<'de> for &Names {
                 Some(at) if std::mem::replace(&mut seen[at], true) => {
                     return Err(A::Error::custom(format!("{} twice", NAMES[at])));
                 }
+                // Nothing, where something must stand: as an empty cell.
+                Some(at @ (EVENT | CLICK | TIME | CLICK_TIME)) => {
+                    row.texts[at] = Some(map.next_value::<Text>()?.0.unwrap_or_default());
+                }
                 Some(at) => row.texts[at] = map.next_value::<Text>()?.0,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -332,9 +391,21 @@ impl JsonRow {
     /// The fields of the row.
     ///
     /// # Errors
-    /// When it has two times.
+    /// Never, as of now.
     pub(super) fn fields<'a>(&'a self, names: &'a Names) -> Result<Fields<'a>, String> {
         names.fields(|at| self.texts[at].as_deref())
+    }
+
+    /// Those of its names that say nothing to us.
+    pub(super) fn unknown<'a>(&'a self, names: &'a Names) -> impl Iterator<Item = &'a str> {
+        let unknown = self.found.iter().filter(|name| names.place(name).is_none());
+        unknown.map(String::as_str)
+    }
+
+    /// Whether the row says what happened: in its own words, or by two times.
+    pub(super) fn says_what(&self, names: &Names) -> bool {
+        let has = |at: usize| self.texts[at].is_some() || names.defaults[at].is_some();
+        has(EVENT) || has(CLICK) || (has(TIME) && has(CLICK_TIME))
     }
 
     /// The names of a line's fields, when it has those that it must have. A line that is no object has

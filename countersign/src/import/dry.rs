@@ -36,7 +36,7 @@ fn look(log: Log) -> Result<bool, Failure> {
     let path = log.path.clone();
     let reader = Reader::new(log, open::open(&path, Seen::default())?, None)?;
     let (format, mut seen) = (reader.format, Said::default());
-    let rejects = Rejects::new(None, format, false);
+    let rejects = Rejects::new(None, format);
     let read = reader.run(SourceId([0; 16]), None, rejects, &mut |chunk| {
         chunk.events.into_iter().for_each(|event| seen.take(event));
         true

@@ -43,8 +43,13 @@ use follow::Watch;
 use progress::Progress;
 use read::{Log, Reader};
 use rejects::Rejects;
+use send::Run;
 use times::Times;
 
+/// How long rows that the server has durably may stay uncounted.
+const APPLY_MAX: Duration = Duration::from_secs(60);
+/// And those that an earlier run has sent, of which nobody knows whether the server has them.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked whether a log that is followed has begun.
 const BEGUN_POLL: Duration = Duration::from_millis(500);
 
@@ -59,6 +64,10 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
             "--source and --follow are about one log: give one FILE with them, or import each by itself",
         ));
     }
+    if args.source.as_deref() == Some("") {
+        return Err(Failure::usage("--source: a log's name is not empty"));
+    }
+    check_rejects(args, &files)?;
     let names = Names::new(&args.map, &args.default);
     let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let times = Times::new(args.time_format.as_deref(), args.tz.as_deref());
@@ -84,6 +93,19 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
         if args.follow { import.follow(&logs[0]).await } else { import.all(logs).await }
     });
     Ok(if complete? { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
+}
+
+/// Rejected rows are written to no log, from which they would be read and rejected again.
+fn check_rejects(args: &ImportArgs, files: &[PathBuf]) -> Result<(), Failure> {
+    let Some(rejects) = &args.rejects else { return Ok(()) };
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    if files.iter().any(|file| real(file).is_some() && real(file) == real(rejects)) {
+        return Err(Failure::usage(format!(
+            "--rejects {}: that is one of the logs; name another file",
+            rejects.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Where logs go.
@@ -129,7 +151,7 @@ impl<'a> Import<'a> {
             let input = open::open(&log.path, seen)?;
             Reader::new(log, input, None)
         });
-        let complete = self.send(reader.await?, self.args.rejects.is_some()).await;
+        let complete = self.send(reader.await?).await;
         progress.finish();
         complete
     }
@@ -168,13 +190,13 @@ impl<'a> Import<'a> {
             terminal::line(format!("{path}: followed until Ctrl-C"));
             is_told = true;
             watch.begin();
-            complete &= self.send(reader, true).await?;
+            complete &= self.send(reader).await?;
         }
         Ok(complete)
     }
 
     /// Sends what was not taken before and prints the account.
-    async fn send(&self, reader: Reader, keeps_rejects: bool) -> Result<bool, Failure> {
+    async fn send(&self, reader: Reader) -> Result<bool, Failure> {
         let path = reader.log.path.clone();
         let Some(begin) = reader.begin else {
             terminal::line(format!(
@@ -184,14 +206,16 @@ impl<'a> Import<'a> {
             return Ok(true);
         };
         let source = self.source_of(&path, &begin.text).await?;
-        let before = SourceAccount::ask(&self.api, source).await?;
-        let rejects = Rejects::new(Some(self.rejects_of(&path)), reader.format, keeps_rejects);
+        let (run, end) = Run::begin(self.collector(), source).await?;
+        // What the run before this one has sent may be on its way to the counts.
+        let before = SourceAccount::wait(&self.api, source, end, SETTLE_MAX).await?;
+        let rejects = Rejects::new(Some(self.rejects_of(&path)), reader.format);
         let taken = before.taken();
-        let read = send::send(self.collector(), Some(begin.text), move |sink| {
+        let read = send::send(self.collector(), Some(&run), move |sink| {
             reader.run(source, taken, rejects, sink)
         });
         let read = read.await?;
-        let after = SourceAccount::wait(&self.api, source, read.rows).await?;
+        let after = SourceAccount::wait(&self.api, source, read.rows, APPLY_MAX).await?;
         after.check(&path, &read)?;
         Ok(account::print(&path, source, &read, before.rows, &after))
     }
@@ -203,8 +227,7 @@ impl<'a> Import<'a> {
         for source in mended::sources(&path, format)? {
             before.insert(source, SourceAccount::ask(&self.api, source).await?);
         }
-        let rejects =
-            Rejects::new(Some(self.rejects_of(&path)), format, self.args.rejects.is_some());
+        let rejects = Rejects::new(Some(self.rejects_of(&path)), format);
         let progress = Progress::start(&path, "importing")?;
         let seen = progress.seen();
         let read = send::send(self.collector(), None, move |sink| {
@@ -218,7 +241,7 @@ impl<'a> Import<'a> {
     /// `--strict`: whether every row can be read as it stands; nothing is sent.
     async fn is_good(&self, log: &Log) -> Result<bool, Failure> {
         let (log, path) = (log.clone(), log.path.clone());
-        if !path.is_file() {
+        if !open::is_plain(&path) {
             return Err(Failure::usage(format!(
                 "{}: --strict reads a log twice, and a pipe can be read but once",
                 path.display()
@@ -229,7 +252,7 @@ impl<'a> Import<'a> {
         let read = blocking(move || {
             let input = open::open(&log.path, seen)?;
             let reader = Reader::new(log, input, None)?;
-            let rejects = Rejects::new(None, reader.format, false);
+            let rejects = Rejects::new(None, reader.format);
             reader.run(SourceId([0; 16]), None, rejects, &mut |_| true)
         });
         let read = read.await;
@@ -258,7 +281,7 @@ impl<'a> Import<'a> {
         let is_known = async |source| -> Result<bool, Failure> {
             Ok(SourceAccount::ask(&self.api, source).await?.taken().is_some())
         };
-        if self.args.follow || !path.is_file() || is_known(source).await? {
+        if self.args.follow || !open::is_plain(path) || is_known(source).await? {
             return Ok(source);
         }
         // A build before 28 November 2026 may have taken it, and knew it by all of its content.
@@ -275,11 +298,11 @@ impl<'a> Import<'a> {
         if let Some(path) = &self.args.rejects {
             return path.clone();
         }
-        let mut name = match path.is_file() {
+        let mut name = match open::is_plain(path) {
             true => path.as_os_str().to_owned(),
             false => path.file_name().unwrap_or_default().to_owned(),
         };
-        name.push(".rejects");
+        name.push(open::REJECTS);
         PathBuf::from(name)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +18,17 @@ use crate::failure::Failure;
 /// How compressed files begin.
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+/// What a frame of zstd begins with that is none of content, behind a byte of 0x50 to 0x5f.
+const ZSTD_SKIPPED: [u8; 3] = *b"\x2a\x4d\x18";
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const BZIP2: &[u8] = b"BZh";
 const ZIP: &[u8] = b"PK\x03\x04";
 /// And how their names end.
 const PACKED: [&str; 4] = [".gz", ".zst", ".xz", ".bz2"];
 const BUFFER_BYTES: usize = 256 << 10;
+const STDIN: &str = "/dev/stdin";
+/// What the file of a log's rejected rows is called: its name, and this.
+pub(super) const REJECTS: &str = ".rejects";
 
 /// Counts the bytes that were read of the file as it lies on the disk, for progress.
 pub(super) type Seen = Arc<AtomicU64>;
@@ -49,15 +55,22 @@ pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut logs = Vec::new();
     for path in named {
         if path.as_os_str() == "-" {
-            logs.push(PathBuf::from("/dev/stdin"));
+            logs.push(PathBuf::from(STDIN));
         } else if path.is_dir() {
             let entries = std::fs::read_dir(path).map_err(|error| cannot_read(path, &error))?;
             let mut found = Vec::new();
             for entry in entries {
                 let entry = entry.map_err(|error| cannot_read(path, &error))?;
                 let name = entry.file_name().to_string_lossy().to_lowercase();
-                if entry.path().is_file() && by_name(&name).is_some() {
-                    found.push(entry.path());
+                match entry.path() {
+                    path if by_name(&name).is_none() || path.is_dir() => {}
+                    path if path.is_file() => found.push(path),
+                    path => {
+                        return Err(Failure::usage(format!(
+                            "{} is called as a log and is no file: name the logs that are to be read",
+                            path.display()
+                        )));
+                    }
                 }
             }
             if found.is_empty() {
@@ -68,6 +81,11 @@ pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             }
             found.sort_unstable();
             logs.extend(found);
+        } else if named.len() > 1 && is_beside_its_log(path, named) {
+            eprintln!(
+                "{}: rejected rows of a log, which are imported by themselves",
+                path.display()
+            );
         } else {
             logs.push(path.clone());
         }
@@ -75,16 +93,34 @@ pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(logs)
 }
 
+/// Whether a file that a pattern has found (`logs/*`) holds the rejected rows of another.
+fn is_beside_its_log(path: &Path, named: &[PathBuf]) -> bool {
+    let log = path.to_str().and_then(|path| path.strip_suffix(REJECTS));
+    log.is_some_and(|log| named.iter().any(|other| other == Path::new(log)))
+}
+
+/// Whether a log can be read as often as one likes.
+pub(super) fn is_plain(path: &Path) -> bool {
+    path.is_file() && !["/dev", "/proc"].iter().any(|from| path.starts_with(from))
+}
+
 /// Opens a log.
 pub(super) fn open(path: &Path, seen: Seen) -> Result<Input, Failure> {
-    let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
+    let file = match path == Path::new(STDIN) {
+        // From where it stands, and not from the beginning of what it may be.
+        true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
+        false => File::open(path),
+    };
+    let file = file.map_err(|error| cannot_read(path, &error))?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, Counting { file, seen });
     let start = input.fill_buf().map_err(|error| cannot_read(path, &error))?;
     let begins = |magic: &[u8]| start.starts_with(magic);
     // What was rotated into one file has several members.
     if begins(GZIP) {
         Ok(Box::new(MultiGzDecoder::new(input)))
-    } else if begins(ZSTD) {
+    } else if begins(ZSTD)
+        || (start.len() > 4 && start[0] & 0xf0 == 0x50 && start[1..4] == ZSTD_SKIPPED)
+    {
         let frames = zstd::stream::read::Decoder::with_buffer(input);
         Ok(Box::new(frames.map_err(|error| cannot_read(path, &error))?))
     } else if begins(XZ) {
@@ -94,6 +130,11 @@ pub(super) fn open(path: &Path, seen: Seen) -> Result<Input, Failure> {
     } else if begins(ZIP) {
         Err(Failure::usage(format!(
             "{0} is a zip archive, of one file or many: `unzip -p {0} NAME > LOG.csv` first",
+            path.display()
+        )))
+    } else if begins(b"\xff\xfe") || begins(b"\xfe\xff") {
+        Err(Failure::usage(format!(
+            "{0} is UTF-16: `iconv -f UTF-16 -t UTF-8 {0} > NEW` first",
             path.display()
         )))
     } else {

@@ -70,8 +70,10 @@ pub(super) struct Read {
     pub(super) bots: u64,
     /// The file that bad rows were written to.
     pub(super) rejects: PathBuf,
-    /// Whether a last line waits for its newline.
-    pub(super) held_back: bool,
+    /// The line from which on something waits, for its newline or the end of a quote.
+    pub(super) held_back: Option<u64>,
+    /// Rows of several lines, and the first of them.
+    pub(super) long: Option<(u64, u64)>,
     /// The first row that is of a time that has not come, and its time: it and what follows wait.
     pub(super) early: Option<(u64, Timestamp)>,
     /// Rows that are counted without their network, their country, or their device.
@@ -117,7 +119,9 @@ impl Reader {
         let start = input.fill_buf().map_err(cannot)?;
         let format = open::format_of(&log.path, log.format, start)?;
         let delimiter = delimiter_of(&log, format, start);
-        let mut records = Records::new(input, delimiter, log.may_grow);
+        // Between tabs a quote is a character like any other.
+        let quoted = delimiter.filter(|delimiter| *delimiter != b'\t');
+        let mut records = Records::new(input, quoted, log.may_grow);
         let mut rows = Rows::of(&mut records, format, delimiter, &log)?;
         let keep = |record: Record<'_>| Kept {
             bytes: record.bytes.to_vec(),
@@ -144,6 +148,13 @@ impl Reader {
         sink: Sink<'_>,
     ) -> Result<Read, Failure> {
         let mut chunk = Chunk::new(source, taken.map_or(0, |taken| taken.rows));
+        // Of a log of which nothing can be read nothing is sent: it may be read another way next time.
+        let (mut held, mut has_any) = (Vec::new(), taken.is_some());
+        let mut sink = |chunk: ImportChunk| {
+            has_any |= !chunk.events.is_empty();
+            held.push(chunk);
+            !has_any || held.drain(..).all(&mut *sink)
+        };
         let mut read = Read::default();
         let mut first = self.first.take();
         loop {
@@ -196,6 +207,10 @@ impl Reader {
                     None
                 }
             };
+            if record.bytes.contains(&b'\n') {
+                let (rows, _) = read.long.get_or_insert((0, record.line));
+                *rows += 1;
+            }
             first = None;
             read.take(said.as_ref(), is_new);
             if is_new {

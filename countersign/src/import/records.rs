@@ -81,7 +81,8 @@ pub(super) struct Records<R> {
     /// The window's bytes before this are hashed and done with.
     start: usize,
     at_end: bool,
-    held_back: bool,
+    /// The line from which on what follows waits.
+    held_back: Option<u64>,
     line: u64,
     hashers: Hashers,
     /// Newlines that are skipped and not hashed yet.
@@ -106,7 +107,7 @@ impl<R: Read> Records<R> {
     pub(super) fn new(input: R, delimiter: Option<u8>, hold_back: bool) -> Self {
         let (window, pending, hashers) = (Vec::new(), Vec::new(), Hashers::default());
         let (start, line) = (0, 1);
-        let (at_end, held_back) = (false, false);
+        let (at_end, held_back) = (false, None);
         Self {
             input,
             delimiter,
@@ -154,8 +155,8 @@ impl<R: Read> Records<R> {
         self.hashers.digests()
     }
 
-    /// Whether a last line without a newline was held back.
-    pub(super) const fn held_back(&self) -> bool {
+    /// From which line on something waits, for its newline or for the end of a quote.
+    pub(super) const fn held_back(&self) -> Option<u64> {
         self.held_back
     }
 
@@ -220,8 +221,12 @@ impl<R: Read> Records<R> {
         let mut scanned = 0;
         loop {
             let rest = &self.window[self.start..];
-            if let Some(end) = scan.end(&rest[scanned..]) {
-                return Ok(End::At(scanned + end, None));
+            match scan.end(&rest[scanned..]) {
+                Some(Ok(end)) => return Ok(End::At(scanned + end, None)),
+                // No program writes one quote inside quotes: it opened a field, and what was read as text of
+                // the one before is rows.
+                Some(Err(_)) => return Ok(self.unclosed().unwrap_or(End::TooLong)),
+                None => {}
             }
             scanned = rest.len();
             if scanned > RECORD_BYTES_MAX {
@@ -232,7 +237,7 @@ impl<R: Read> Records<R> {
             }
         }
         if self.hold_back {
-            self.held_back = true;
+            self.held_back = Some(self.line);
             return Ok(End::HeldBack);
         }
         let whole = End::At(self.window.len() - self.start, None);
@@ -274,6 +279,8 @@ fn newlines(bytes: &[u8]) -> u64 {
 struct Scan {
     delimiter: Option<u8>,
     state: State,
+    /// Whether a newline stood in quotes.
+    spans_lines: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -287,23 +294,30 @@ enum State {
 
 impl Scan {
     fn new(delimiter: Option<u8>) -> Self {
-        Self { delimiter, state: State::FieldStart }
+        Self { delimiter, state: State::FieldStart, spans_lines: false }
     }
 
     const fn in_quotes(&self) -> bool {
         matches!(self.state, State::Quoted)
     }
 
-    /// Where the newline is in `bytes`, which follow those of the call before.
-    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+    /// Where the newline is in `bytes`, which follow those of the call before; or where something stands
+    /// behind a quote that closed a field of several lines, and belongs to no field.
+    fn end(&mut self, bytes: &[u8]) -> Option<Result<usize, usize>> {
         let Some(delimiter) = self.delimiter else {
-            return bytes.iter().position(|b| *b == b'\n');
+            return bytes.iter().position(|b| *b == b'\n').map(Ok);
         };
         for (at, &byte) in bytes.iter().enumerate() {
+            self.spans_lines |= self.state == State::Quoted && byte == b'\n';
             self.state = match (self.state, byte) {
                 (State::Quoted, b'"') => State::Quote,
                 (State::Quoted, _) | (State::Quote | State::FieldStart, b'"') => State::Quoted,
-                (_, b'\n') => return Some(at),
+                (_, b'\n') => return Some(Ok(at)),
+                (State::Quote, other)
+                    if self.spans_lines && other != delimiter && other != b'\r' =>
+                {
+                    return Some(Err(at));
+                }
                 (_, byte) if byte == delimiter => State::FieldStart,
                 _ => State::Plain,
             };

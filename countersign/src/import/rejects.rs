@@ -40,8 +40,9 @@ pub(super) struct Rejects {
     /// None: they are not written.
     path: Option<PathBuf>,
     format: Format,
-    /// Whether they go behind those that are in the file already.
-    appended: bool,
+    /// Whether it is there already: somebody may have mended rows in it, and those of earlier imports stand
+    /// in it.
+    is_there: bool,
     out: Option<BufWriter<File>>,
     /// Of which log the header was written last.
     headed: Option<SourceId>,
@@ -50,13 +51,13 @@ pub(super) struct Rejects {
 }
 
 impl Rejects {
-    /// Nothing is written before there is something to write.
-    pub(super) const fn new(path: Option<PathBuf>, format: Format, appended: bool) -> Self {
-        Self { path, format, appended, out: None, headed: None, count: 0 }
+    /// Nothing is written before there is something to write, and then behind what is there.
+    pub(super) fn new(path: Option<PathBuf>, format: Format) -> Self {
+        let is_there = path.as_ref().is_some_and(|path| path.exists());
+        Self { path, format, is_there, out: None, headed: None, count: 0 }
     }
 
-    /// Takes a row. One that is not new was taken by an earlier import, and stands in the file when that
-    /// goes on.
+    /// Takes a row. One that is not new was taken by an earlier import, and stands in the file that it left.
     ///
     /// # Errors
     /// When the file cannot be written: rows would be lost.
@@ -70,7 +71,7 @@ impl Rejects {
                 None => eprintln!("… and so on"),
             }
         }
-        if self.appended && !is_new {
+        if self.is_there && !is_new {
             return Ok(());
         }
         self.write(row).map_err(|error| self.cannot(&error))
@@ -99,7 +100,7 @@ impl Rejects {
         let format = self.format;
         let out = match &mut self.out {
             Some(out) => out,
-            none => none.insert(open(path, self.appended, format)?),
+            none => none.insert(open(path, format)?),
         };
         if self.headed.replace(row.source) != Some(row.source)
             && let Some(header) = row.header
@@ -125,12 +126,11 @@ fn write_row(out: &mut BufWriter<File>, format: Format, row: &Row<'_>) -> io::Re
     writer.flush()
 }
 
-fn open(path: &Path, appended: bool, format: Format) -> io::Result<BufWriter<File>> {
-    let mut options = File::options();
-    let file = options.create(true).write(true).append(appended).truncate(!appended).open(path)?;
-    let empty = file.metadata()?.len() == 0;
+fn open(path: &Path, format: Format) -> io::Result<BufWriter<File>> {
+    let file = File::options().create(true).append(true).open(path)?;
+    let is_empty = file.metadata()?.len() == 0;
     let mut out = BufWriter::new(file);
-    if empty && format != Format::Ndjson {
+    if is_empty && format != Format::Ndjson {
         writeln!(out, "{}", COLUMNS.join(","))?;
     }
     Ok(out)

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use shared::import::ImportEvent;
-use shared::{Country, Device, Id, Kind, Timestamp};
+use shared::{Country, Device, Kind, Timestamp};
 
 use super::times::Times;
 
@@ -20,6 +20,8 @@ const EARLIEST: Timestamp = Timestamp(757_382_400_000);
 pub(super) struct Fields<'a> {
     pub(super) ad: &'a str,
     pub(super) time: &'a str,
+    /// When an impression was clicked, where the log says that beside its time: nothing, if it was not.
+    pub(super) click_time: Option<&'a str>,
     /// How it is written; `None`: as usual.
     pub(super) times: Option<&'a Times>,
     pub(super) event: Option<&'a str>,
@@ -47,10 +49,12 @@ impl Fields<'_> {
         let event = ImportEvent {
             row,
             kind: kinds.0,
-            at: self.at()?,
-            ad: named("ad_id", Some(self.ad))?.unwrap_or(Id::NONE),
-            publisher: named("publisher", self.publisher)?,
-            placement: named("placement", self.placement)?,
+            at: self.at(self.time)?,
+            ad: named("ad_id", Some(self.ad))?
+                .filter(|_| !is_none(self.ad))
+                .ok_or_else(|| format!("ad_id: {:?} names no ad", self.ad))?,
+            publisher: named("publisher", self.publisher.filter(|id| !is_none(id)))?,
+            placement: named("placement", self.placement.filter(|id| !is_none(id)))?,
             country: self.country.and_then(country).unwrap_or_default(),
             device: self
                 .device()
@@ -58,7 +62,13 @@ impl Fields<'_> {
             ip: self.ip.and_then(address),
             user: user.map(str::to_owned),
         };
-        let second = kinds.1.map(|kind| ImportEvent { kind, ..event.clone() });
+        let click_at = match self.click_time {
+            Some(text) if !text.is_empty() => Some(self.at(text)?),
+            _ => None,
+        };
+        let second = kinds.1.or(click_at.map(|_| Kind::Click));
+        let at = click_at.unwrap_or(event.at);
+        let second = second.map(|kind| ImportEvent { kind, at, ..event.clone() });
         Ok(Events(event, second))
     }
 
@@ -86,17 +96,17 @@ impl Fields<'_> {
         self.device.filter(|_| self.device().is_none())
     }
 
-    fn at(&self) -> Result<Timestamp, String> {
+    fn at(&self, text: &str) -> Result<Timestamp, String> {
         let at = match self.times {
-            Some(times) => times.read(self.time),
-            None => Times::default().read(self.time),
+            Some(times) => times.read(text),
+            None => Times::default().read(text),
         };
         let at = at.map_err(|error| format!("timestamp: {error}"))?;
         if at < EARLIEST {
-            let said: String = self.time.chars().take(64).collect();
+            let said: String = text.chars().take(64).collect();
             return Err(format!(
-                "timestamp: {said:?} would be {at}, before there were ads on the web: write Unix seconds, or \
-                 RFC 3339 such as 2026-01-31T12:00:00Z"
+                "timestamp: {said:?} would be {at}, before there were ads on the web: Unix seconds and \
+                 RFC 3339 such as 2026-01-31T12:00:00Z are read, another form by --time-format"
             ));
         }
         Ok(at)
@@ -111,6 +121,7 @@ impl Fields<'_> {
             both => both,
         };
         match said {
+            (None, None) if self.click_time.is_some() => Ok((Kind::Impression, None)),
             (None, None) => Ok((Kind::Click, None)),
             (Some(event), None) => {
                 let kind = event.to_ascii_lowercase().parse();
@@ -140,6 +151,11 @@ impl Events {
     pub(super) fn count(&self) -> u64 {
         1 + u64::from(self.1.is_some())
     }
+}
+
+/// Words for nothing.
+fn is_none(text: &str) -> bool {
+    is_any(text, &["-", "null", "none", "nan", "n/a", "undefined", "(not set)"])
 }
 
 fn is_any(text: &str, words: &[&str]) -> bool {
@@ -202,16 +218,47 @@ fn country(text: &str) -> Option<Country> {
     if is_any(text, &UNKNOWN) {
         return Some(Country::UNKNOWN);
     }
+    // A number that a spreadsheet has shortened.
+    let padded;
+    let text = match text.parse::<u16>() {
+        Ok(number) if text.len() < 3 => {
+            padded = format!("{number:03}");
+            &padded
+        }
+        _ => text,
+    };
     if text.len() == 2 {
         let code = Country::lenient(text);
         // Kosovo has a code of the EU's.
         let is_known = celes::Country::from_alpha2(code.to_string()).is_ok();
         return (is_known || code.bytes() == *b"XK").then_some(code);
     }
-    let name = text.replace('&', "and");
-    let name: String =
-        name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    name.parse::<celes::Country>().ok()?.alpha2.parse().ok()
+    let plain = |text: &str| -> String {
+        let text = text.replace('&', "and");
+        let letters = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
+        letters.map(without_mark).collect()
+    };
+    let known = |name: &str| name.parse::<celes::Country>().ok();
+    // As lists have it: `Korea, Republic of`.
+    let turned = text.split_once(',').map(|(name, what)| format!("{what} {name}"));
+    let (name, short) = (plain(text), text.split(',').next().unwrap_or_default());
+    let found = known(&name).or_else(|| known(&plain(&turned?)));
+    found.or_else(|| known(&plain(short)))?.alpha2.parse().ok()
+}
+
+/// A letter as in the English alphabet: `ç` of Curaçao.
+fn without_mark(letter: char) -> char {
+    const MARKED: [(&str, char); 7] = [
+        ("àáâãäå", 'a'),
+        ("ç", 'c'),
+        ("èéêë", 'e'),
+        ("ìíîï", 'i'),
+        ("ñ", 'n'),
+        ("òóôõö", 'o'),
+        ("ùúûü", 'u'),
+    ];
+    let found = MARKED.iter().find(|(letters, _)| letters.contains(letter));
+    found.map_or(letter, |(_, plain)| *plain)
 }
 
 fn named<T: FromStr<Err: std::fmt::Display>>(

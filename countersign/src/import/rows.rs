@@ -1,5 +1,6 @@
 //! What the records of a log say, by its form and its header.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use super::access::{self, Access};
@@ -11,6 +12,9 @@ use super::row::{Events, Fields};
 use super::times::Times;
 use crate::cli::Format;
 use crate::failure::Failure;
+
+/// So many names of fields that are not used are told.
+const TOLD_MAX: usize = 64;
 
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +57,10 @@ enum Form {
 pub(super) struct Rows {
     names: Names,
     form: Form,
+    /// Of NDJSON: whether its first row says what happened, so that all have to.
+    says_what: bool,
+    /// Names of fields that are not used, as far as they were told.
+    told: BTreeSet<String>,
     /// What its columns are called, for a row by itself.
     pub(super) header: Option<String>,
     fields: csv::StringRecord,
@@ -76,6 +84,8 @@ impl Rows {
         let mut rows = Self {
             names: log.names.clone(),
             form: Form::None,
+            says_what: false,
+            told: BTreeSet::new(),
             header: header.map(|header| String::from_utf8_lossy(header).into_owned()),
             fields: csv::StringRecord::new(),
             unread: Default::default(),
@@ -153,6 +163,8 @@ impl Rows {
 
     /// Names what is not used.
     fn note(&mut self, log: &Log, found: Found) {
+        self.says_what = found.says_what;
+        self.told = found.unknown.iter().cloned().collect();
         if !found.unknown.is_empty() {
             let clicks = match found.says_what {
                 true => "",
@@ -190,6 +202,18 @@ impl Rows {
             Form::Columns(columns) => columns.fields(record.bytes, &mut self.fields)?,
             Form::Json => {
                 json = JsonRow::read(record.bytes, &self.names)?;
+                for name in json.unknown(&self.names) {
+                    if self.told.len() < TOLD_MAX && !self.told.contains(name) {
+                        eprintln!("line {}: a field that is not used: {name}", record.line);
+                        self.told.insert(name.to_owned());
+                    }
+                }
+                if self.says_what && !json.says_what(&self.names) {
+                    return Err(
+                        "no event and no click, though the log's first row says what happened"
+                            .to_owned(),
+                    );
+                }
                 json.fields(&self.names)?
             }
             Form::Access(access) => match access.read(record.bytes)? {

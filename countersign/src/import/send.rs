@@ -4,7 +4,9 @@
 //! before it would be counted, but how far the log was taken would stay behind. Chunks are read
 //! only as fast as they are taken.
 
+use shared::ambient::SystemRandom;
 use shared::import::ImportChunk;
+use shared::{Random as _, SourceId};
 use tokio::sync::mpsc;
 
 use crate::client::Api;
@@ -13,26 +15,45 @@ use crate::failure::Failure;
 /// Chunks that are read ahead.
 const AHEAD: usize = 2;
 
-/// Reads, and sends what comes; ends when the server has all chunks durably. `begin`: of the log up to the
-/// end of its first row, so that two logs under one name at once are told apart.
+/// One import of a log. There is no other of it at the same time.
+pub(super) struct Run {
+    path: String,
+}
+
+impl Run {
+    /// Begins, when no other is under way; the row behind all that was sent of the log before.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub(super) async fn begin(api: &Api, source: SourceId) -> Result<(Self, u64), Failure> {
+        let mut name = [0; 8];
+        SystemRandom.fill(&mut name);
+        let path = format!("/v1/import?run={}", shared::text::hex(&name));
+        let (digest, events) = ([0; 32], Vec::new());
+        let none = ImportChunk { source, first_row: 0, end_row: 0, digest, events };
+        let reply = api.post(&path, body(&none)).await?;
+        let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        Ok((Self { path }, answer["end_row"].as_u64().unwrap_or(0)))
+    }
+}
+
+/// Reads, and sends what comes; ends when the server has all chunks durably. Rows that stand for themselves
+/// need no run.
 ///
 /// # Errors
 /// When the log cannot be read or the server does not take it.
 pub(super) async fn send<T: Send + 'static>(
     api: &Api,
-    begin: Option<[u8; 32]>,
+    run: Option<&Run>,
     read: impl FnOnce(&mut dyn FnMut(ImportChunk) -> bool) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let (sink, mut bodies) = mpsc::channel::<Vec<u8>>(AHEAD);
     let reader = tokio::task::spawn_blocking(move || {
         read(&mut |chunk| sink.blocking_send(body(&chunk)).is_ok())
     });
-    let path = match begin {
-        Some(begin) => format!("/v1/import?begin={}", shared::text::hex(&begin)),
-        None => "/v1/import".to_owned(),
-    };
+    let path = run.map_or("/v1/import", |run| &run.path);
     while let Some(body) = bodies.recv().await {
-        api.post(&path, body).await?;
+        api.post(path, body).await?;
     }
     reader.await.map_err(Failure::fatal)?
 }

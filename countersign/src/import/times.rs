@@ -45,8 +45,17 @@ impl Times {
         if let Some(format) = &self.format {
             return self.formatted(format, text);
         }
+        // As BigQuery writes them.
+        let in_utc = text.strip_suffix(" UTC").map(|time| format!("{time}Z"));
+        let text = in_utc.as_deref().unwrap_or(text);
         let Some((local, zone)) = self.local(text) else {
-            return Timestamp::parse(text).map_err(|error| error.to_string());
+            if text.ends_with(']') {
+                // An offset and a zone: they have to agree.
+                let both = text.parse::<jiff::Zoned>().map_err(|error| error.to_string())?;
+                return in_range(text, both.timestamp());
+            }
+            let read = Timestamp::parse(text).map_err(|error| error.to_string());
+            return read.map_err(|error| format!("{error}; another form is read by --time-format"));
         };
         instant(text, local, &zone)
     }
@@ -59,8 +68,16 @@ impl Times {
         if let Ok(instant) = said.to_timestamp() {
             return in_range(text, instant);
         }
-        let local = said.to_datetime().or_else(|_| said.to_date().map(DateTime::from));
-        let zone = self.zone.clone().unwrap_or(TimeZone::UTC);
+        // A date alone is its midnight; a minute without its hour is no time.
+        let is_date = said.hour().is_none() && said.minute().is_none() && said.second().is_none();
+        let local = match said.to_datetime() {
+            Err(_) if is_date && said.meridiem().is_none() => said.to_date().map(DateTime::from),
+            local => local,
+        };
+        let zone = match said.iana_time_zone() {
+            Some(name) => TimeZone::get(name).map_err(wrong)?,
+            None => self.zone.clone().unwrap_or(TimeZone::UTC),
+        };
         instant(text, local.map_err(wrong)?, &zone)
     }
 

@@ -387,10 +387,13 @@ impl Rim {
         if self.is_full_of_late() {
             reasons.push("outbox_full: beacons are refused, clicks are only tallied".to_owned());
         }
-        if !self.policies.load().keys.can_sign(self.outbox.time(self.clock.now())) {
-            let why = "no_signing_key: every key is retired, revoked or not in force yet; \
-                       `countersign keys list` says which, and `keys new` makes one";
-            reasons.push(why.to_owned());
+        let now = self.outbox.time(self.clock.now());
+        if !self.policies.load().keys.can_sign(now) {
+            reasons.push(format!(
+                "no_signing_key: every key is retired, revoked or not in force yet by this machine's clock, \
+                 which says {now}; `countersign keys list` says which and from when on, and `keys new` \
+                 makes one"
+            ));
         }
         if let Some(ahead_ms) = (self.clock_ahead_ms)() {
             reasons.push(format!(

@@ -19,6 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::open::{self, JetStreamConfig, OpenError};
@@ -82,13 +83,33 @@ enum Delivered {
 /// and nothing else that the process does with NATS is disturbed.
 pub struct Taker {
     queue: EdgeQueue,
-    messages: Option<pull::Stream>,
+    messages: Option<Messages>,
     /// Whether it has to be looked for what cannot be delivered.
     is_amiss: bool,
     apart: VecDeque<Taken>,
     /// When it is looked whether anything is stuck, and from which sequence on it may be.
     looks: Interval,
     stuck_from: Option<u64>,
+}
+
+/// What its connection brings.
+struct Messages {
+    stream: pull::Stream,
+    /// How often it has connected: the client does so again by itself, and is given the same once more.
+    connected: watch::Receiver<u64>,
+}
+
+/// What a taker waits for.
+enum Heard {
+    Message(Option<Result<jetstream::Message, pull::MessagesError>>),
+    /// Its connection.
+    Lost,
+    Tick,
+}
+
+/// Until a connection was lost: it is there again, or its task has ended.
+async fn connects_again(connected: &mut watch::Receiver<u64>) {
+    let _ = connected.wait_for(|times| *times > 1).await;
 }
 
 impl std::fmt::Debug for Taker {
@@ -327,9 +348,9 @@ impl EdgeQueue {
         answer.map(drop).map_err(unavailable)
     }
 
-    async fn subscribe(&self) -> Result<pull::Stream, LogError> {
+    async fn subscribe(&self) -> Result<Messages, LogError> {
         let name = stream_name(&self.config.prefix);
-        let (context, _) = open::context(&self.config).await.map_err(unavailable)?;
+        let (context, connected) = open::context(&self.config).await.map_err(unavailable)?;
         let stream = context.get_stream_no_info(&name).await.map_err(unavailable)?;
         let wanted = pull::Config {
             durable_name: Some(COLLECTORS.to_owned()),
@@ -350,7 +371,8 @@ impl EdgeQueue {
             .max_bytes_per_batch(PORTION_BYTES)
             .heartbeat(HEARTBEAT)
             .expires(EXPIRES);
-        portions.messages().await.map_err(unavailable)
+        let stream = portions.messages().await.map_err(unavailable)?;
+        Ok(Messages { stream, connected })
     }
 }
 
@@ -373,9 +395,18 @@ impl Taker {
                 none => none.insert(self.queue.subscribe().await?),
             };
             self.is_amiss = false;
-            let message = tokio::select! {
-                message = messages.next() => message,
-                _ = self.looks.tick() => {
+            let heard = tokio::select! {
+                message = messages.stream.next() => Heard::Message(message),
+                () = connects_again(&mut messages.connected) => Heard::Lost,
+                _ = self.looks.tick() => Heard::Tick,
+            };
+            let message = match heard {
+                Heard::Message(message) => message,
+                Heard::Lost => {
+                    (self.messages, self.is_amiss) = (None, true);
+                    continue;
+                }
+                Heard::Tick => {
                     self.look_for_stuck().await?;
                     continue;
                 }

@@ -266,7 +266,7 @@ async fn refused(change: impl AsyncFnOnce(&MemLog)) -> String {
 #[tokio::test]
 async fn a_log_that_is_not_the_one_that_was_archived_is_refused() {
     let another = refused(async |log| log.recreate([9; 16])).await;
-    assert!(another.contains("does not belong to this log"), "{another}");
+    assert!(another.contains("has what this log has not"), "{another}");
     let replaced = refused(async |log| log.replace(0, 9, Bytes::from_static(b"other"))).await;
     assert!(replaced.contains("Digest of the position at sequence 9"), "{replaced}");
     let shorter = refused(async |log| log.vanish(0, 5)).await;

@@ -32,7 +32,7 @@ fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Cas
 fn run(case: Case) -> Result<(Read, Vec<ImportChunk>), Failure> {
     let (path, mut chunks) = (case.log.path.clone(), Vec::new());
     let reader = Reader::new(case.log, open::open(&path, Seen::default())?, None)?;
-    let rejects = Rejects::new(Some(path.with_extension("rejects")), reader.format, false);
+    let rejects = Rejects::new(Some(path.with_extension("rejects")), reader.format);
     let read = reader.run(SOURCE, case.taken, rejects, &mut |chunk| {
         chunk.check().unwrap();
         chunks.push(chunk);
@@ -149,6 +149,7 @@ fn bad_rows_are_rows_and_land_in_the_rejects() {
     assert!(rejects[1][3].contains("ad_id"), "{:?}", rejects[1]);
     assert_eq!(rejects[2][0], SOURCE.to_string());
 
+    std::fs::remove_file(dir.path().join("a.rejects")).unwrap();
     std::fs::write(&path, "{\"ad_id\":1,\"timestamp\":1700000001}\n{\"ad_id\":2}\n").unwrap();
     let (read, _) = run(log(&path, Format::Ndjson, None, false)).unwrap();
     assert_eq!((read.rows, read.events, read.rejected), (2, 1, 1));
@@ -173,13 +174,13 @@ fn a_grown_log_goes_on_where_it_ended() {
     let first = format!("{HEADER}{}ad-9,15745", rows(0, 10));
     let (_dir, path) = file(first.as_bytes());
     let (read, chunks) = run(log(&path, Format::Csv, None, true)).unwrap();
-    assert_eq!((read.rows, read.held_back), (10, true));
+    assert_eq!((read.rows, read.held_back), (10, Some(12)));
     let taken = Some(Taken { rows: 10, digest: chunks[0].digest });
 
     let grown = format!("{first}53617,1\n{}", rows(11, 20));
     std::fs::write(&path, &grown).unwrap();
     let (read, chunks) = run(log(&path, Format::Csv, taken, true)).unwrap();
-    assert_eq!((read.rows, read.held_back, read.rejected), (20, false, 0));
+    assert_eq!((read.rows, read.held_back, read.rejected), (20, None, 0));
     assert_eq!((chunks[0].first_row, chunks[0].end_row), (10, 20));
     assert_eq!(chunks[0].events[0].ad, shared::Id::literal("ad-9"));
 }

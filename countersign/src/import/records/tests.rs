@@ -16,7 +16,7 @@ impl Read for Dribble<'_> {
 
 type Seen = Vec<(String, u64, Option<&'static str>, Digests)>;
 
-fn all(text: &[u8], delimiter: Option<u8>, hold_back: bool) -> (Seen, bool) {
+fn all(text: &[u8], delimiter: Option<u8>, hold_back: bool) -> (Seen, Option<u64>) {
     let mut records = Records::new(Dribble(text, 3), delimiter, hold_back);
     let mut seen = Seen::new();
     while let Some(record) = records.next().unwrap() {
@@ -64,6 +64,13 @@ fn a_quote_that_is_never_closed_spoils_one_line() {
     let short: Vec<_> = seen.iter().map(|r| (r.0.as_str(), r.1, r.2.is_some())).collect();
     assert_eq!(short, [("a,b", 1, false), ("\"c,d", 2, true), ("e,f", 3, false)]);
 
+    // Closed by a quote that opens the field of another row.
+    let (seen, _) = all(b"a,b\n\"c,d\ne,f\n\"g,h\ni,j\n", Some(b','), false);
+    let short: Vec<_> = seen.iter().map(|r| (r.0.as_str(), r.1, r.2.is_some())).collect();
+    let wanted = [("a,b", 1, false), ("\"c,d", 2, true), ("e,f", 3, false)];
+    assert_eq!(short[..3], wanted);
+    assert_eq!(short[3..], [("\"g,h", 4, true), ("i,j", 5, false)]);
+
     let mut long = b"\"open\n".to_vec();
     long.extend("x,y\n".repeat(RECORD_BYTES_MAX / 2).bytes());
     let mut records = Records::new(&long[..], Some(b','), false);
@@ -92,11 +99,11 @@ fn a_line_that_is_too_long_is_one_bad_row() {
 #[test]
 fn a_half_written_last_line_waits() {
     for (text, rows, waits) in [
-        ("a,b\nc,d", 1, true),
-        ("a,b\nc,d\n", 2, false),
-        ("a,b\n\"c\nd\n", 1, true),
-        ("a,b\n\n", 1, false),
-        ("", 0, false),
+        ("a,b\nc,d", 1, Some(2)),
+        ("a,b\nc,d\n", 2, None),
+        ("a,b\n\"c\nd\n", 1, Some(2)),
+        ("a,b\n\n", 1, None),
+        ("", 0, None),
     ] {
         let (seen, held_back) = all(text.as_bytes(), Some(b','), true);
         assert_eq!((seen.len(), held_back), (rows, waits), "{text:?}");

@@ -1,0 +1,113 @@
+//! Imports of one log are made one after the other: what a run begins with is what the run before it has
+//! left. So two logs under one name are told apart, whatever they have in common.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shared::SourceId;
+use shared::ambient::Stopwatch;
+
+/// A run of which nothing was heard for so long may be followed by another. One that was killed is.
+const QUIET: Duration = Duration::from_secs(3);
+/// So many logs are imported at the same time.
+const RUNS_MAX: usize = 4_096;
+
+/// Who imports which log.
+#[derive(Default)]
+pub(super) struct Runs(Arc<Mutex<HashMap<SourceId, Run>>>);
+
+struct Run {
+    name: String,
+    heard: Stopwatch,
+    /// Chunks that have no answer yet.
+    under_way: usize,
+    /// The row behind all that was sent.
+    end: u64,
+}
+
+/// Why a run may not go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refused {
+    /// Another is under way: later.
+    Busy,
+    /// Another has followed it.
+    TakenOver,
+}
+
+/// A chunk that is under way.
+pub(super) struct UnderWay {
+    runs: Arc<Mutex<HashMap<SourceId, Run>>>,
+    source: SourceId,
+    name: String,
+}
+
+impl Runs {
+    /// Begins a run, or goes on with it; the row behind all that was sent of the log until now. Only a
+    /// chunk without rows begins one behind another.
+    pub(super) fn take(
+        &self,
+        source: SourceId,
+        name: &str,
+        rows: std::ops::Range<u64>,
+    ) -> Result<(u64, UnderWay), Refused> {
+        let mut runs = self.0.lock();
+        let is_quiet = |run: &Run| run.under_way == 0 && run.heard.elapsed() >= QUIET;
+        if runs.len() >= RUNS_MAX && !runs.contains_key(&source) {
+            runs.retain(|_, run| !is_quiet(run));
+            if runs.len() >= RUNS_MAX {
+                return Err(Refused::Busy);
+            }
+        }
+        let new = || Run { name: name.to_owned(), heard: Stopwatch::start(), under_way: 0, end: 0 };
+        let run = runs.entry(source).or_insert_with(new);
+        if run.name != name {
+            match (rows.is_empty(), is_quiet(run)) {
+                (true, true) => name.clone_into(&mut run.name),
+                (true, false) => return Err(Refused::Busy),
+                (false, _) => return Err(Refused::TakenOver),
+            }
+        }
+        let before = run.end;
+        (run.end, run.under_way) = (before.max(rows.end), run.under_way + 1);
+        run.heard = Stopwatch::start();
+        let under_way = UnderWay { runs: Arc::clone(&self.0), source, name: name.to_owned() };
+        Ok((before, under_way))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(run) = self.runs.lock().get_mut(&self.source)
+            && run.name == self.name
+        {
+            run.under_way = run.under_way.saturating_sub(1);
+            run.heard = Stopwatch::start();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_run_follows_the_other() {
+        let (runs, source) = (Runs::default(), SourceId([1; 16]));
+        let (end, begun) = runs.take(source, "a", 0..0).unwrap();
+        assert_eq!(end, 0);
+        let (_, chunk) = runs.take(source, "a", 0..100).unwrap();
+        let refused = |name: &str, rows| runs.take(source, name, rows).err();
+        assert_eq!(refused("b", 0..0), Some(Refused::Busy));
+        assert_eq!(refused("b", 0..10), Some(Refused::TakenOver));
+        drop((begun, chunk));
+        assert_eq!(refused("b", 0..0), Some(Refused::Busy), "it may go on at once");
+        std::thread::sleep(QUIET);
+        let (end, _begun) = runs.take(source, "b", 0..0).unwrap();
+        assert_eq!(end, 100, "so much may still be on its way to the counts");
+        assert_eq!(refused("a", 100..110), Some(Refused::TakenOver));
+        assert!(runs.take(SourceId([2; 16]), "c", 0..10).is_ok(), "another log");
+    }
+}
