@@ -369,4 +369,7 @@ impl Chunk {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod any_log;
+#[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ mod doors;
 mod duckdb;
 mod hostile;
 mod import;
+mod import_ways;
 mod keys;
 mod link;
 mod logs;

@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// 2023-11-15T00:00:00Z.
-const NOW: Timestamp = Timestamp(1_700_006_400_000);
+pub(super) const NOW: Timestamp = Timestamp(1_700_006_400_000);
 const SOURCE: SourceId = SourceId([7; 16]);
 
-struct At(Timestamp);
+pub(super) struct At(pub(super) Timestamp);
 
 impl Clock for At {
     fn now(&self) -> Timestamp {
