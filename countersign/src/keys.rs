@@ -104,7 +104,7 @@ impl Place {
     pub(crate) fn of(args: &DataArgs) -> Result<Self, Failure> {
         let deployment = &args.deployment;
         if deployment.config.is_none() && deployment.log.is_none() {
-            return Ok(Self::Dir(DataDir::new(&args.dir())));
+            return Ok(Self::Dir(DataDir::new(args.dir())));
         }
         let settings = Settings::load(&deployment.given("keys"), process::environment())?;
         Ok(Self::Nats(Box::new(settings)))

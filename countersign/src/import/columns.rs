@@ -151,6 +151,7 @@ impl Names {
         let or_none = |at: usize| field(at).filter(|text| !text.is_empty());
         // A log with both columns has impressions, and of some of them when they were clicked.
         let (time, click_time) = match (field(TIME), field(CLICK_TIME)) {
+            (Some(""), Some(click_time)) if !click_time.is_empty() => (click_time, None),
             (Some(time), Some(click_time)) => (time, Some(click_time)),
             (one, other) => (one.or(other).unwrap_or_default(), None),
         };

@@ -156,28 +156,21 @@ impl Reader {
             !has_any || held.drain(..).all(&mut *sink)
         };
         let mut read = Read::default();
-        let mut first = self.first.take();
+        let (mut first, file) = (self.first.take(), self.log.path.to_string_lossy().into_owned());
         loop {
-            let record = match &first {
-                Some(first) => {
-                    Ok(Some(Record { bytes: &first.bytes, line: first.line, fault: first.fault }))
-                }
-                None => self.records.next(),
-            };
-            let record = match (record, &self.watch) {
-                (Ok(Some(record)), _) => record,
-                (Ok(None), _) => break,
+            let next = next(&mut self.records, first.as_ref(), self.watch.is_some());
+            let record = match next.map_err(|error| cannot_read(&self.log.path, &error))? {
+                Next::Record(record) => record,
+                Next::End => break,
                 // Nothing has come for a moment: what came is sent.
-                (Err(error), Some(_)) if error.kind() == ErrorKind::WouldBlock => {
+                Next::Idle => {
                     rejects.flush()?;
-                    if read.rows > chunk.first_row
-                        && !sink(chunk.seal(read.rows, self.records.digests_before().text))
-                    {
+                    let digest = self.records.digests_before().text;
+                    if read.rows > chunk.first_row && !sink(chunk.seal(read.rows, digest)) {
                         return Ok(read);
                     }
                     continue;
                 }
-                (Err(error), _) => return Err(cannot_read(&self.log.path, &error)),
             };
             let said = self.rows.read(&record, read.rows);
             let is_new = read.rows >= chunk.first_row;
@@ -192,18 +185,8 @@ impl Reader {
                 Ok(said) => Some(said),
                 Err(reason) => {
                     let header = self.rows.header.as_deref();
-                    let (line, bytes) = (record.line, record.bytes);
-                    rejects.take(
-                        &Row {
-                            source,
-                            file: &self.log.path.to_string_lossy(),
-                            line,
-                            reason: &reason,
-                            bytes,
-                            header,
-                        },
-                        is_new,
-                    )?;
+                    let row = Row { header, ..Row::of(source, &file, &record, &reason) };
+                    rejects.take(&row, is_new)?;
                     None
                 }
             };
@@ -234,12 +217,41 @@ impl Reader {
         if read.rows > chunk.first_row {
             sink(chunk.seal(read.rows, read.digests.text));
         }
-        rejects.flush()?;
         read.held_back = self.records.held_back();
+        self.finish(read, rejects)
+    }
+
+    fn finish(self, mut read: Read, mut rejects: Rejects) -> Result<Read, Failure> {
+        rejects.flush()?;
         read.rejected = rejects.count;
         read.rejects = rejects.path().to_owned();
         (read.unread, read.used) = (self.rows.unread, self.rows.used);
         Ok(read)
+    }
+}
+
+/// What comes next of a log.
+enum Next<'a> {
+    Record(Record<'a>),
+    /// Nothing, of one that is followed.
+    Idle,
+    End,
+}
+
+/// The first record, when it was not taken yet, or the next.
+fn next<'a>(
+    records: &'a mut Records<BufReader<Input>>,
+    first: Option<&'a Kept>,
+    is_followed: bool,
+) -> std::io::Result<Next<'a>> {
+    if let Some(Kept { bytes, line, fault }) = first {
+        return Ok(Next::Record(Record { bytes, line: *line, fault: *fault }));
+    }
+    match records.next() {
+        Ok(Some(record)) => Ok(Next::Record(record)),
+        Ok(None) => Ok(Next::End),
+        Err(error) if is_followed && error.kind() == ErrorKind::WouldBlock => Ok(Next::Idle),
+        Err(error) => Err(error),
     }
 }
 

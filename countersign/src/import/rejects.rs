@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use shared::SourceId;
 
+use super::records::Record;
 use crate::cli::Format;
 use crate::failure::Failure;
 
@@ -33,6 +34,19 @@ pub(super) struct Row<'a> {
     pub(super) bytes: &'a [u8],
     /// The log's header, if it has one.
     pub(super) header: Option<&'a str>,
+}
+
+impl<'a> Row<'a> {
+    /// Of a log without a header.
+    pub(super) const fn of(
+        source: SourceId,
+        file: &'a str,
+        record: &Record<'a>,
+        reason: &'a str,
+    ) -> Self {
+        let Record { bytes, line, .. } = *record;
+        Self { source, file, line, reason, bytes, header: None }
+    }
 }
 
 /// Takes them.

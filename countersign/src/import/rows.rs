@@ -18,6 +18,7 @@ const TOLD_MAX: usize = 64;
 
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 pub(super) enum Said {
     /// What happened.
     Events(Events),
@@ -48,7 +49,7 @@ impl Unread {
 enum Form {
     /// There is no header yet.
     None,
-    Columns(Columns),
+    Columns(Box<Columns>),
     Json,
     Access(Access),
 }
@@ -110,7 +111,7 @@ impl Rows {
             (Format::Csv | Format::Tsv, Some(header)) => {
                 let columns = Columns::read(header, delimiter.unwrap_or(b','), &log.names)?;
                 rows.note(log, columns.found.clone());
-                Form::Columns(columns)
+                Form::Columns(Box::new(columns))
             }
         };
         if matches!(format, Format::Csv | Format::Tsv | Format::Ndjson) && !log.requests.is_empty()

@@ -100,6 +100,7 @@ struct Messages {
 }
 
 /// What a taker waits for.
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Heard {
     Message(Option<Result<jetstream::Message, pull::MessagesError>>),
     /// Its connection.

@@ -49,6 +49,8 @@ fn what_a_row_says_happened() {
         ("ad_id,timestamp,event,click", "a,1700000001,served,", vec![Served]),
         ("ad_id,timestamp,event,click", "a,1700000001,,1", vec![Impression, Click]),
         ("ad_id,timestamp,click_timestamp", "a,,1700000001", vec![Click]),
+        ("ad_id,timestamp,click_timestamp", "a,1700000001,", vec![Impression]),
+        ("ad_id,timestamp,click_timestamp", "a,1700000001,1700000002", vec![Impression, Click]),
         ("ad_id,timestamp,clicked", "a,1700000001,FALSE", vec![Impression]),
         ("ad_id,timestamp,is_click", "a,1700000001,Yes", vec![Impression, Click]),
         ("ad_id,timestamp,Event_Type", "a,1700000001,Impression", vec![Impression]),
@@ -87,7 +89,7 @@ fn a_bad_row_says_why() {
         ("a,1970-01-01 00:00:00,0,,,", "before there were ads"),
         ("a,1969-12-31T23:59:59Z,0,,,", "out of range"),
         ("a,9999-12-31T23:59:59Z,0,,,", "out of range"),
-        ("a,2021-01-01 00:00:01[Mars/Olympus],0,,,", "no offset from UTC"),
+        ("a,2021-01-01 00:00:01[Mars/Olympus],0,,,", "Mars/Olympus"),
         ("a,1700000001,0,,", "5 columns where the header has 6"),
         ("a,1700000001,0,,,,", "7 columns where the header has 6"),
     ] {
@@ -104,7 +106,7 @@ fn a_bad_row_says_why() {
         (r#"{"ad_id":"a","timestamp":1700000001"#, "not a JSON object"),
         (r#"{"ad_id":{},"timestamp":1700000001}"#, "a list or an object"),
         (r#"{"ad_id":"a"}"#, "timestamp"),
-        (r#"{"ad_id":"a","timestamp":1700000001,"click_timestamp":2}"#, "both timestamp"),
+        (r#"{"ad_id":"a","timestamp":1700000001,"click_timestamp":2}"#, "before there were ads"),
     ] {
         let reason = json_row(row).unwrap_err();
         assert!(reason.contains(word), "{row}: {reason}");
@@ -114,7 +116,7 @@ fn a_bad_row_says_why() {
 #[test]
 fn a_header_without_what_is_needed_lists_what_was_found() {
     for (header, word) in [
-        ("id,timestamp,Colour", "a column ad_id, and has: id, timestamp, colour"),
+        ("id,timestamp,Colour", "a column ad_id, and has: id, timestamp, Colour"),
         ("ad_id,time", "timestamp or click_timestamp, and has: ad_id, time"),
         ("a", "columns ad_id and timestamp (or click_timestamp), and has: a"),
         ("ad_id,timestamp,AD_ID", "ad_id twice"),
