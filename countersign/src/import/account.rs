@@ -267,5 +267,5 @@ pub(super) async fn print_mended(
 /// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was
 /// sent again after an answer was lost.
 fn is_complete(read: &Read, after: &SourceAccount) -> bool {
-    after.rows >= read.rows && after.counted + after.reasoned() >= read.events
+    read.events == 0 || after.rows >= read.rows && after.counted + after.reasoned() >= read.events
 }

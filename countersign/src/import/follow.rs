@@ -20,27 +20,29 @@ const AFTER_ROTATION: Duration = Duration::from_secs(3);
 
 /// Whether a log is still followed. Blocking: for the thread that reads.
 #[derive(Clone, Default)]
-pub(super) struct Watch(Arc<Flags>);
-
-#[derive(Default)]
-struct Flags {
-    is_on: AtomicBool,
-    is_over: AtomicBool,
+pub(super) struct Watch {
+    is_on: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Watch {
+    /// For the next file of the same log: it has an end before it is begun.
+    pub(super) fn of_next(&self) -> Self {
+        Self { is_on: Arc::default(), is_over: Arc::clone(&self.is_over) }
+    }
+
     /// From now on the log has no end.
     pub(super) fn begin(&self) {
-        self.0.is_on.store(true, Ordering::Relaxed);
+        self.is_on.store(true, Ordering::Relaxed);
     }
 
     /// The log ends where it ends now.
     pub(super) fn end(&self) {
-        self.0.is_over.store(true, Ordering::Relaxed);
+        self.is_over.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.0.is_over.load(Ordering::Relaxed)
+        self.is_over.load(Ordering::Relaxed)
     }
 
     /// Waits; true when it is over and it is still so.
@@ -113,7 +115,7 @@ impl Read for Tail {
         if read > 0 || buffer.is_empty() {
             return Ok(read);
         }
-        if !self.watch.0.is_on.load(Ordering::Relaxed) || self.watch.is_over() || self.is_done()? {
+        if !self.watch.is_on.load(Ordering::Relaxed) || self.watch.is_over() || self.is_done()? {
             return Ok(0);
         }
         std::thread::sleep(POLL);

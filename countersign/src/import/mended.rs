@@ -46,7 +46,7 @@ pub(super) struct Read {
 /// # Errors
 /// When it cannot be read.
 pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
-    if !path.is_file() {
+    if !open::is_plain(path) {
         return Ok(None);
     }
     let input = open::open(path, Seen::default())?;

@@ -166,7 +166,8 @@ impl<'a> Import<'a> {
         });
         let (path, mut is_told) = (log.path.display(), false);
         while !watch.is_over() {
-            let (own, tail) = (log.clone(), watch.clone());
+            let (own, begun) = (log.clone(), watch.of_next());
+            let tail = begun.clone();
             let reader = blocking(move || {
                 let input = follow::open(&own.path, tail.clone())?;
                 Reader::new(own, input, Some(tail))
@@ -189,7 +190,7 @@ impl<'a> Import<'a> {
             };
             terminal::line(format!("{path}: followed until Ctrl-C"));
             is_told = true;
-            watch.begin();
+            begun.begin();
             complete &= self.send(reader).await?;
         }
         Ok(complete)
@@ -217,7 +218,9 @@ impl<'a> Import<'a> {
             reader.run(source, taken, rejects, sink)
         });
         let read = read.await?;
-        let after = SourceAccount::wait(&self.api, source, read.rows, APPLY_MAX).await?;
+        // Of what has nothing for us nothing was sent.
+        let rows = if read.events == 0 { before.rows } else { read.rows };
+        let after = SourceAccount::wait(&self.api, source, rows, APPLY_MAX).await?;
         after.check(&path, &read)?;
         Ok(account::print(&path, source, &read, before.rows, &after))
     }

@@ -103,6 +103,9 @@ fn row(random: &mut Seeded, style: &Style) -> (Vec<(&'static str, String)>, Mean
     let spoilt = below(random, 24);
     match spoilt {
         0 => fields[0].1 = pick(random, &["", "no id", "null", "ümläut"]).to_owned(),
+        1 if style.says == Says::TwoTimes => {
+            (fields[1].1, fields[2].1) = ("soon".to_owned(), String::new());
+        }
         1 => {
             fields[1].1 =
                 pick(random, &["", "yesterday", "20210101", "2099-01-01T00:00:00Z"]).to_owned()
