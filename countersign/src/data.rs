@@ -259,6 +259,12 @@ impl DataDir {
                     self.root.display()
                 )));
             }
+            if !shared::BlockId::opens_at(now) {
+                return Err(Failure::fatal(format!(
+                    "this machine's clock says {now}: set it right first, for a key that was made now would \
+                     sign from then on"
+                )));
+            }
             let mut keys = KeyStore::generate(random);
             keys.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
             keys.register_edge(name, issuer, now).map_err(Failure::usage)?;

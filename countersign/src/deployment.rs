@@ -88,15 +88,24 @@ pub(crate) fn nats(
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, OpenError>>>(
     open: impl Fn() -> F,
 ) -> Result<T, Failure> {
-    let mut tries = 0;
-    loop {
-        match open().await {
-            Err(error) if error.is_retryable() && tries < TRIES_MAX => {
-                tries += 1;
-                tracing::warn!("{error}; asked again every {} s", AGAIN_EVERY.as_secs());
-                tokio::time::sleep(AGAIN_EVERY).await;
+    let opened = async {
+        let mut tries = 0;
+        loop {
+            match open().await {
+                Err(error) if error.is_retryable() && tries < TRIES_MAX => {
+                    tries += 1;
+                    tracing::warn!("{error}; asked again every {} s", AGAIN_EVERY.as_secs());
+                    tokio::time::sleep(AGAIN_EVERY).await;
+                }
+                done => break done.map_err(failed),
             }
-            done => return done.map_err(failed),
+        }
+    };
+    // Nothing was begun that would have to be ended in order.
+    tokio::select! {
+        opened = opened => opened,
+        () = process::signalled() => {
+            Err(Failure::server("ended by a signal before NATS answered"))
         }
     }
 }

@@ -127,6 +127,19 @@ pub(crate) fn signals() -> Result<watch::Receiver<bool>, Failure> {
     Ok(receiver)
 }
 
+/// Becomes ready with a SIGTERM or SIGINT, for what begins nothing that has to be ended in order.
+pub(crate) async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+    let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
 /// Becomes ready with the first signal.
 pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     // The sender lives in a task that never ends.

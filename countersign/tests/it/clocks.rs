@@ -191,11 +191,49 @@ async fn a_start_thirty_days_ahead_stops_nothing_that_follows() {
     what_follows_a_wrong_start_is_counted(30 * 86_400).await;
 }
 
+/// A step that is small enough to be believed: the edge's time stands still until it is reached again, and
+/// nobody knows how long ago an ad was. (It was: every click of half a minute `click_too_soon`.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_click_is_too_soon_while_the_time_stands_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let shifted = Shifted::start(dir.path());
+    let Server { http, .. } = &shifted.server;
+    // Something lies in the outbox, which the time does not go behind.
+    shifted.visit().await;
+    set(&shifted.offset, -30);
+    for _ in 0..5 {
+        let ad = shifted.server.serve().await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let click = http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(click.status(), 302);
+    }
+    let now = SystemClock.now().minute().0;
+    let live = format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60);
+    // Two of the first visit's three may be judged otherwise: its click came at once.
+    let all = |answer: &Value| answer["received"] == 3 + 10;
+    let answer = shifted.server.until(&live, all).await;
+    let too_soon = answer["reasons"]["click_too_soon"].as_u64().unwrap_or(0);
+    assert!(too_soon <= 1, "{answer}");
+    assert_eq!(answer["counted"], 13 - too_soon, "{answer}");
+}
+
 /// No reason to give out ads whose ids nobody can read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_of_1970_is_no_clock() {
     let dir = tempfile::tempdir().unwrap();
     let now = i64::try_from(SystemClock.now().0 / 1_000).unwrap();
+    // No key is made at such a time: it would sign from then on.
+    let offset = dir.path().join("offset");
+    set(&offset, 86_400 - now);
+    let mut first = binary();
+    first.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
+    first.envs(by(&offset));
+    let (code, _, said) = run(first.arg(dir.path().join("new")));
+    assert!(code == Some(70) && said.contains("clock says 1970-01-0"), "{code:?} {said}");
+    assert!(!dir.path().join("new/keys.json").exists());
+    let mut right = Shifted::start_at(dir.path(), 0, &["--demo"]);
+    assert_eq!(right.server.terminate().code(), Some(0));
+    drop(right);
     let mut shifted = Shifted::start_at(dir.path(), 86_400 - now, &["--demo"]);
     for (ready, why) in shifted.ready().await {
         assert!(!ready && why.contains("the clock says 1970-01-0"), "{why}");
