@@ -249,11 +249,12 @@ impl<L: Log> Collector<L> {
             Err(reason) => return Err(self.refuse(Some(sender), from, reason, batch).await),
         };
         let keys = Arc::clone(&self.keys.borrow());
-        if let Err(why) = sender::check(sender, &inspected, &keys, self.clock.now()) {
-            // A clock that is wrong itself blames nobody's.
-            if let (Refusal::EpochAhead, Some(trouble)) = (why, self.trouble()) {
-                return Err(SubmitError::Retry(trouble));
-            }
+        let mut checked = sender::check(sender, &inspected, &keys, self.clock.now());
+        if checked == Err(Refusal::EpochAhead) {
+            // A clock that may be wrong itself blames nobody's.
+            checked = sender::check(sender, &inspected, &keys, self.agreed().await?);
+        }
+        if let Err(why) = checked {
             self.metrics.refused(why);
             return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }

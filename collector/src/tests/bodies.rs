@@ -101,6 +101,7 @@ async fn who_is_not_believed_is_refused_before_the_body() {
         let fields = [(request::FIELD, stale.clone())];
         let status = gateway.batch_status(&fields, never()).await;
         assert!(matches!(status.as_u16(), 401 | 503), "{status}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let good = gateway.field(ISSUER, b"x", NOW);
     let unknown = format!("k000000000000{}", &good[good.find('.').unwrap()..]);

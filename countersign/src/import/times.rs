@@ -83,7 +83,9 @@ impl Times {
 
     /// A time without an offset, and the zone that it is of: its own (`…[America/New_York]`), or the log's.
     fn local(&self, text: &str) -> Option<(DateTime, TimeZone)> {
-        let pieces = Pieces::parse(text).ok()?;
+        // A number is no date, though `20210101` may be one elsewhere.
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        let pieces = Pieces::parse(text).ok().filter(|_| !is_number)?;
         if pieces.offset().is_some() {
             return None;
         }
@@ -140,6 +142,7 @@ mod tests {
             (None, berlin, "2021-01-01T00:00:01-05:00", "2021-01-01T05:00:01Z"),
             (None, berlin, "2021-01-01 00:00:01[America/New_York]", "2021-01-01T05:00:01Z"),
             (None, berlin, "1700000001", "2023-11-14T22:13:21Z"),
+            (None, berlin, "20210101", "1970-08-22T21:41:41Z"),
             (None, None, "2026-11-20 10:00:00 UTC", "2026-11-20T10:00:00Z"),
             (None, None, "2021-01-01T00:00:01+01:00[Europe/Berlin]", "2020-12-31T23:00:01Z"),
             (

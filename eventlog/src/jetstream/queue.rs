@@ -340,9 +340,14 @@ impl EdgeQueue {
         }))
     }
 
-    /// Deletes a message; one that is gone is as good.
+    /// Deletes a message; one that is gone is as good. Where it is given out it is acknowledged first, as
+    /// whoever had got it would: a server that deletes what is given out has been seen to lose track of its
+    /// neighbours.
     async fn delete(&self, sequence: u64) -> Result<(), LogError> {
         let name = stream_name(&self.config.prefix);
+        let reply = format!("$JS.ACK.{name}.{COLLECTORS}.1.{sequence}.{sequence}.0.0");
+        let client = self.context.client();
+        client.publish(reply, AckKind::Ack.into()).await.map_err(unavailable)?;
         let wanted = serde_json::json!({ "seq": sequence, "no_erase": true });
         let subject = format!("STREAM.MSG.DELETE.{name}");
         let answer = self.context.request::<_, _, serde_json::Value>(subject, &wanted).await;

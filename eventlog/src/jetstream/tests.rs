@@ -368,15 +368,15 @@ async fn headers_that_are_none_are_set_apart_and_hold_nobody_up() {
     let mut taker = queue.taker();
     let (mut honest, mut hostile) = (BTreeSet::new(), Vec::new());
     while queue.depth().await.unwrap() > 0 {
-        let taken = match tokio::time::timeout(Duration::from_secs(60), taker.next()).await.unwrap()
-        {
-            Ok(taken) => taken,
-            Err(error) => {
-                assert!(error.is_retryable(), "{error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+        let taken =
+            match tokio::time::timeout(Duration::from_secs(150), taker.next()).await.unwrap() {
+                Ok(taken) => taken,
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
         taken.done().await.unwrap();
         match taken.edge.as_str() {
             "honest" => drop(honest.insert(taken.batch.to_vec())),
