@@ -51,7 +51,14 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
 async fn up(settings: Settings, demo: Option<demo::Demo>) -> Result<(), Failure> {
     // Before anything is opened: a signal that comes early ends what was begun in order.
     let stop = process::signals()?;
-    let opened = parts::open(&settings, demo).await?;
+    // What is on NATS is begun too, and goes with the directory.
+    let is_begun = settings.data.exists() || !settings.eventlog.url.is_empty();
+    let opened = parts::open(&settings, demo).await.inspect_err(|_| {
+        if !is_begun {
+            // Nobody could reach this process: there is nothing in it that was accepted.
+            let _ = std::fs::remove_dir_all(&settings.data);
+        }
+    })?;
     let Opened {
         edge_listener,
         edge,

@@ -186,6 +186,14 @@ fn a_wrong_setting_or_another_number_of_partitions_is_refused() {
     std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
     let (code, _, said) = up("COUNTERSIGN_ARCHIVE__ENABLED", "true");
     assert!(code == Some(2) && said.contains("there is no ad \"none\"\n"), "{code:?} {said}");
+    // A first start that fails has begun nothing.
+    let (bad, new) = (dir.path().join("bad.toml"), dir.path().join("new"));
+    std::fs::write(&bad, catalogue).unwrap();
+    let mut command = binary();
+    command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
+    let (code, _, said) = run(command.arg(&new).env("COUNTERSIGN_EDGE__CATALOGUE", &bad));
+    assert!(code == Some(2) && said.contains("there is no ad"), "{code:?} {said}");
+    assert!(!new.exists());
     let (code, _, said) = up("COUNTERSIGN_EGDE__LISTEN", "x");
     assert!(code == Some(2) && said.contains("COUNTERSIGN_EGDE"), "{code:?} {said}");
     assert_eq!(said.lines().count(), 1, "one line: {said}");
