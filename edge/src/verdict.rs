@@ -93,9 +93,9 @@ pub(crate) fn of_picture(event: Draft, request: &Request<'_>, rules: &Rules) -> 
     Draft { verdict, visitor: Fingerprint::NONE, flags: Flags(Flags::PROXIED), ..event }
 }
 
-/// Gmail's and Yahoo's proxies name themselves, and so does Outlook.
+/// Gmail's and Yahoo's proxies name themselves, and so does Outlook, on each of its systems.
 fn is_mail(user_agent: &[u8]) -> bool {
-    let names = ["GoogleImageProxy", "YahooMailProxy", "Microsoft Outlook", "ms-office"];
+    let names = ["GoogleImageProxy", "YahooMailProxy", "Outlook", "ms-office"];
     names.iter().any(|name| user_agent.windows(name.len()).any(|at| at == name.as_bytes()))
 }
 
@@ -127,6 +127,22 @@ pub(crate) fn is_ahead(purpose: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_opens_mail_says_so() {
+        for agent in [
+            "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)",
+            "YahooMailProxy; https://help.yahoo.com/kb/yahoo-mail-proxy-SLN28749.html",
+            "Microsoft Office/16.0 (Windows NT 10.0; Microsoft Outlook 16.0.17126; Pro)",
+            "MacOutlook/16.89.24082516 (Intelx64 Mac OS X Version 14.6)",
+            "Outlook-iOS/716.5091.prod.iphone (3.31.0)",
+            "Outlook-Android/2.0",
+            "Mozilla/4.0 (compatible; ms-office; MSOffice 16)",
+        ] {
+            assert!(is_mail(agent.as_bytes()), "{agent}");
+        }
+        assert!(!is_mail(b"Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"));
+    }
 
     #[test]
     fn whatever_a_verdict_follows_from_makes_another_rule_set() {
