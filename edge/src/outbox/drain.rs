@@ -80,8 +80,7 @@ impl Drain {
         if settled.is_err() {
             tracing::warn!("the acknowledged position could not be written down");
         }
-        let held = self.common.held.load(Ordering::Acquire);
-        self.common.end() - self.common.acked.load(Ordering::Acquire) + held
+        self.common.unacked()
     }
 }
 
@@ -218,7 +217,7 @@ impl<S: BatchSink> Sender<S> {
     /// What an earlier drain has kept apart.
     async fn find_apart(&mut self) -> Result<(), SegmentsError> {
         let found = self.blocking(|common| common.apart.read_all()).await?;
-        self.apart = found.len();
+        self.lie_apart(found.len());
         self.held.extend(found.into_iter().map(|(sequence, last)| (Place::Apart(sequence), last)));
         self.note_held();
         Ok(())
@@ -309,7 +308,7 @@ impl<S: BatchSink> Sender<S> {
             Place::Apart(_) => place,
             Place::Log(sequence) => match self.blocking(move |c| c.apart.put(&batch)).await {
                 Ok(kept) => {
-                    self.apart += 1;
+                    self.lie_apart(self.apart + 1);
                     self.acknowledged(sequence);
                     Place::Apart(kept)
                 }
@@ -330,6 +329,11 @@ impl<S: BatchSink> Sender<S> {
         self.note_held();
     }
 
+    fn lie_apart(&mut self, count: usize) {
+        self.apart = count;
+        self.common.lying_apart.store(count as u64, Ordering::Release);
+    }
+
     fn note_held(&self) {
         self.common.held.store(self.held.len() as u64, Ordering::Release);
     }
@@ -343,7 +347,7 @@ impl<S: BatchSink> Sender<S> {
             (Some(last), _) => self.hold(outgoing, last).await?,
             (None, Place::Log(sequence)) => self.acknowledged(sequence),
             (None, Place::Apart(_)) => {
-                self.apart -= 1;
+                self.lie_apart(self.apart - 1);
                 if self.apart == 0 {
                     self.again = None;
                     self.blocking(|common| common.apart.clear()).await?;

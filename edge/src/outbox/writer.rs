@@ -170,6 +170,8 @@ pub(super) struct Common {
     pub(super) watermark: AtomicU64,
     /// Watermark of the oldest batch that is on its way; 0 when none is.
     pub(super) oldest: AtomicU64,
+    /// Batches that lie apart and are not taken yet: the log of the outbox counts them as acknowledged.
+    pub(super) lying_apart: AtomicU64,
     /// Batches that are held back …
     pub(super) held: AtomicU64,
     /// … and where they are.
@@ -186,6 +188,12 @@ impl Common {
     /// Sequence of the last durable record.
     pub(super) fn end(&self) -> u64 {
         self.view.end(STREAM).map_or(0, |end| end.sequence)
+    }
+
+    /// How many records no collector has taken yet.
+    pub(super) fn unacked(&self) -> u64 {
+        let lying_apart = self.lying_apart.load(Ordering::Acquire);
+        self.end() - self.acked.load(Ordering::Acquire) + lying_apart
     }
 
     /// Bytes on disk of all batches.
@@ -268,6 +276,7 @@ impl Outbox {
             acked: AtomicU64::new(acked.clamp(view.trimmed(STREAM), end)),
             watermark: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
+            lying_apart: AtomicU64::new(0),
             held: AtomicU64::new(0),
             apart,
             disk_full: AtomicBool::new(false),
@@ -345,7 +354,7 @@ impl Outbox {
     pub fn depth(&self) -> Depth {
         let held = self.common.held.load(Ordering::Acquire);
         Depth {
-            unacked: self.common.end() - self.common.acked.load(Ordering::Acquire) + held,
+            unacked: self.common.unacked(),
             disk_bytes: self.common.bytes(),
             tallied: self.common.tallies.total(),
             oldest: Some(Timestamp(self.common.oldest.load(Ordering::Acquire)))

@@ -298,6 +298,18 @@ async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
     }
     assert!(dir.path().join("held").is_dir());
     clock.set(START.plus_ms(AHEAD_MS + 60_000));
+    // Nobody takes them: they are no longer held, and wait all the same.
+    sink.down.store(true, Ordering::SeqCst);
+    let (outbox, _) = open_when_free(&small, &clock).await;
+    let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
+    let waits = |outbox: &Outbox| {
+        let Depth { held, unacked, .. } = outbox.depth();
+        held == 0 && unacked >= 5
+    };
+    eventually("they wait", || waits(&outbox)).await;
+    assert!(drain.finish(Duration::from_millis(1)).await >= 5);
+    drop(outbox);
+    sink.down.store(false, Ordering::SeqCst);
     let (outbox, _) = open_when_free(&small, &clock).await;
     let drain = Drain::start(&outbox, Arc::clone(&sink), quick());
     eventually("their time has come", || {
