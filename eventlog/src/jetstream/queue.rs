@@ -9,8 +9,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::Subject;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::{AckKind, PublishMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
@@ -40,9 +41,12 @@ const EDGE_MESSAGES_MAX: i64 = 1_024;
 /// Batches and bytes that a collector asks for at once.
 const PORTION_MESSAGES: usize = 256;
 const PORTION_BYTES: usize = 8 << 20;
-/// How often it is looked whether anything lies in the queue that nobody is given: nats-server has been seen
-/// to lose track of batches whose neighbours were purged while they were given out.
-const STUCK_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether the connection that batches come by lives, and how long that may take.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+const ALIVE_MAX: Duration = Duration::from_secs(5);
+/// Every so many times it is looked whether anything lies in the queue that nobody is given: nats-server has
+/// been seen to lose track of batches whose neighbours were purged while they were given out.
+const STUCK_TICKS: u32 = 12;
 /// So many messages are looked at when something is amiss.
 const APART_MAX: usize = 4_096;
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -87,13 +91,16 @@ pub struct Taker {
     /// Whether it has to be looked for what cannot be delivered.
     is_amiss: bool,
     apart: VecDeque<Taken>,
-    /// When it is looked whether anything is stuck, and from which sequence on it may be.
+    /// When it is looked whether the connection lives, and how often that was.
     looks: Interval,
+    ticks: u32,
+    /// From which sequence on something may be stuck.
     stuck_from: Option<u64>,
 }
 
 /// What its connection brings.
 struct Messages {
+    client: Client,
     stream: pull::Stream,
     /// How often it has connected: the client does so again by itself, and is given the same once more.
     connected: watch::Receiver<u64>,
@@ -246,18 +253,17 @@ impl EdgeQueue {
     /// One more that takes.
     #[must_use]
     pub fn taker(&self) -> Taker {
-        let mut looks = tokio::time::interval(STUCK_EVERY);
+        let mut looks = tokio::time::interval(ALIVE_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (queue, apart) = (self.clone(), VecDeque::new());
-        Taker { queue, messages: None, is_amiss: true, apart, looks, stuck_from: None }
+        Taker { queue, messages: None, is_amiss: true, apart, looks, ticks: 0, stuck_from: None }
     }
 
     /// Batches whose headers nobody can read: of those that were given out and have no answer, and of the
     /// same edges.
     async fn unreadable(&self) -> Result<VecDeque<Taken>, LogError> {
         let info = self.consumer_info().await?;
-        let at = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or(0);
-        let (mut next, end) = (at("ack_floor") + 1, at("delivered"));
+        let (mut next, end) = (info.ack_floor.stream_sequence + 1, info.delivered.stream_sequence);
         let mut found = VecDeque::new();
         let mut edges = BTreeSet::new();
         for _ in 0..APART_MAX {
@@ -288,21 +294,20 @@ impl EdgeQueue {
         Ok(found.into_iter().map(|one| one.taken(self)).collect())
     }
 
-    async fn consumer_info(&self) -> Result<serde_json::Value, LogError> {
+    async fn consumer_info(&self) -> Result<consumer::Info, LogError> {
         let name = stream_name(&self.config.prefix);
-        let info = format!("CONSUMER.INFO.{name}.{COLLECTORS}");
-        self.context.request(info, &()).await.map_err(unavailable)
+        let stream = self.context.get_stream_no_info(&name).await.map_err(unavailable)?;
+        stream.consumer_info(COLLECTORS).await.map_err(unavailable)
     }
 
     /// The first message that lies in the stream though the consumer has given out all and waits for no
     /// answer: nobody would ever get it.
     async fn stuck_from(&self) -> Result<Option<u64>, LogError> {
         let info = self.consumer_info().await?;
-        let none = |field: &str| info[field].as_u64() == Some(0);
-        if !none("num_pending") || !none("num_ack_pending") {
+        if info.num_pending > 0 || info.num_ack_pending > 0 {
             return Ok(None);
         }
-        let delivered = info["delivered"]["stream_seq"].as_u64().unwrap_or(0);
+        let delivered = info.delivered.stream_sequence;
         let first = self.from(1, ">").await?.map(|one| one.sequence);
         Ok(first.filter(|first| *first <= delivered))
     }
@@ -378,7 +383,7 @@ impl EdgeQueue {
             .heartbeat(HEARTBEAT)
             .expires(EXPIRES);
         let stream = portions.messages().await.map_err(unavailable)?;
-        Ok(Messages { stream, connected })
+        Ok(Messages { client: context.client(), stream, connected })
     }
 }
 
@@ -413,7 +418,16 @@ impl Taker {
                     continue;
                 }
                 Heard::Tick => {
-                    self.look_for_stuck().await?;
+                    // A client whose task has panicked over what it read is silent for ever.
+                    let alive = tokio::time::timeout(ALIVE_MAX, messages.client.flush()).await;
+                    if !matches!(alive, Ok(Ok(()))) {
+                        (self.messages, self.is_amiss) = (None, true);
+                        continue;
+                    }
+                    self.ticks += 1;
+                    if self.ticks % STUCK_TICKS == 0 {
+                        self.look_for_stuck().await?;
+                    }
                     continue;
                 }
             };
