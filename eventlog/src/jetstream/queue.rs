@@ -425,7 +425,7 @@ impl Taker {
                         continue;
                     }
                     self.ticks += 1;
-                    if self.ticks % STUCK_TICKS == 0 {
+                    if self.ticks.is_multiple_of(STUCK_TICKS) {
                         self.look_for_stuck().await?;
                     }
                     continue;
