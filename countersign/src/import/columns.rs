@@ -104,7 +104,7 @@ impl Names {
             TIME => Some("1700000000"),
             _ => None,
         };
-        names.fields(row)?.events(0)?;
+        names.fields(row).events(0)?;
         Ok(names)
     }
 
@@ -134,13 +134,7 @@ impl Names {
     }
 
     /// What a row says, by its texts; `None`: there is no such column.
-    ///
-    /// # Errors
-    /// When it has two times.
-    pub(super) fn fields<'a>(
-        &'a self,
-        text: impl Fn(usize) -> Option<&'a str>,
-    ) -> Result<Fields<'a>, String> {
+    pub(super) fn fields<'a>(&'a self, text: impl Fn(usize) -> Option<&'a str>) -> Fields<'a> {
         let field = |at: usize| {
             let text = text(at).map(str::trim);
             match &self.defaults[at] {
@@ -155,7 +149,7 @@ impl Names {
             (Some(time), Some(click_time)) => (time, Some(click_time)),
             (one, other) => (one.or(other).unwrap_or_default(), None),
         };
-        Ok(Fields {
+        Fields {
             ad: field(AD).unwrap_or_default(),
             time,
             click_time,
@@ -170,7 +164,7 @@ impl Names {
             placement: or_none(PLACEMENT),
             device: or_none(DEVICE),
             agent: or_none(AGENT),
-        })
+        }
     }
 
     /// What a log that has these columns says to us.
@@ -282,7 +276,7 @@ impl Columns {
         }
         let buffer = &*buffer;
         let text = |at: usize| Some(unquoted(buffer.get(self.places[at]?)?, self.delimiter));
-        self.names.fields(text)
+        Ok(self.names.fields(text))
     }
 }
 
@@ -390,10 +384,7 @@ impl JsonRow {
     }
 
     /// The fields of the row.
-    ///
-    /// # Errors
-    /// Never, as of now.
-    pub(super) fn fields<'a>(&'a self, names: &'a Names) -> Result<Fields<'a>, String> {
+    pub(super) fn fields<'a>(&'a self, names: &'a Names) -> Fields<'a> {
         names.fields(|at| self.texts[at].as_deref())
     }
 

@@ -215,13 +215,13 @@ impl Rows {
                             .to_owned(),
                     );
                 }
-                json.fields(&self.names)?
+                json.fields(&self.names)
             }
             Form::Access(access) => match access.read(record.bytes)? {
                 None => return Ok(Said::Nothing),
                 Some(said) => {
                     texts = said;
-                    self.names.fields(|at| texts[at].as_deref())?
+                    self.names.fields(|at| texts[at].as_deref())
                 }
             },
         };
