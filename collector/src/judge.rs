@@ -47,8 +47,8 @@ impl Doubted {
 pub struct Context<'k> {
     /// What to believe.
     pub keys: &'k CollectorKeys,
-    /// Whose batch it is.
-    pub edge: Id,
+    /// The batch's edge is out of service.
+    pub retired: bool,
     /// Whose edge it is: what the tokens of another issuer tell is not believed of it.
     pub owner: Id,
     /// The collector's time.
@@ -82,8 +82,7 @@ pub fn judge<'a>(
     token: Result<Believed<'a, '_>, Doubted>,
     context: &Context<'_>,
 ) -> Ruling<'a> {
-    let retired = context.keys.is_retired(context.edge, context.now);
-    let retired = if retired { Err(Reason::EdgeRetired) } else { Ok(()) };
+    let retired = if context.retired { Err(Reason::EdgeRetired) } else { Ok(()) };
     // Whatever its reason is, it is in a minute that is kept.
     let mut judged = blank(event.kind, within(event.at, context.now).0);
     judged.country = event.country;

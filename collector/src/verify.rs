@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use moka::Entry;
 use moka::sync::Cache;
 use rayon::prelude::*;
 use shared::import::ImportChunk;
@@ -76,7 +76,7 @@ pub struct Verifier {
 #[derive(Debug)]
 struct Shared {
     /// Each with the page view that it was first told by; 0: none yet.
-    good: Cache<[u8; 32], Arc<AtomicU64>>,
+    good: Cache<[u8; 32], u64>,
     map: PartitionMap,
     metrics: Arc<Metrics>,
 }
@@ -152,23 +152,25 @@ impl Shared {
         let edge = batch.outbox.edge;
         // Nobody's edge reports nobody's tokens.
         let owner = keys.edges.owner(edge).unwrap_or(Id::NONE);
-        let context = Context { keys, edge, owner, now };
+        let retired = keys.is_retired(edge, now);
+        let context = Context { keys, retired, owner, now };
         let judge_one = |event: &Event<'_>| {
             // A clock that is ahead makes no key look older than it is.
             let at = event.at.min(now.plus_ms(shared::limits::CLOCK_AHEAD_MS_MAX));
-            let (token, told_by) = match self.believe(event.token, at, keys) {
-                Ok((believed, told_by)) => (Ok(believed), Some(told_by)),
-                Err(doubted) => (Err(doubted), None),
+            let page = event.page.map(|said| said.page);
+            let (token, speaks) = match self.believe(event.token, at, page, keys) {
+                Ok((believed, speaks)) => (Ok(believed), speaks),
+                // What is not believed says nothing of a page; that its page numbers what it tells stays.
+                Err(doubted) => (Err(doubted), true),
             };
-            // What is not believed says nothing of pages.
-            let page =
-                event.page.filter(|said| told_by.is_none_or(|by| speaks_for(&by, said.page)));
+            let page = event.page.filter(|_| speaks);
             self.row(judge(&Event { page, ..*event }, token, &context), Some(bytes))
         };
-        let rows = if batch.events.len() <= EVENTS_PER_CORE_MIN {
-            batch.events.iter().map(judge_one).collect()
+        let (rows, digest) = if batch.events.len() <= EVENTS_PER_CORE_MIN {
+            (batch.events.iter().map(judge_one).collect(), BatchDigest::of(bytes))
         } else {
-            batch.events.par_iter().with_min_len(EVENTS_PER_CORE_MIN).map(judge_one).collect()
+            let events = batch.events.par_iter().with_min_len(EVENTS_PER_CORE_MIN);
+            rayon::join(|| events.map(judge_one).collect(), || BatchDigest::of(bytes))
         };
         // What it declares is declared of the minutes that its events are then counted in.
         batch.events.iter_mut().for_each(|event| event.at = within(event.at, now).0);
@@ -177,7 +179,7 @@ impl Shared {
             outbox: batch.outbox,
             number: batch.number,
             watermark: believed_watermark(batch.watermark, now),
-            digest: BatchDigest::of(bytes),
+            digest,
             declared: batch.declared(),
         };
         Ok(JudgedBatch { entry, tallies: batch.tallies, rows })
@@ -192,42 +194,48 @@ impl Shared {
         }
     }
 
+    /// The token, and whether it may tell of this page view.
     fn believe<'a, 'k>(
         &self,
         bytes: &'a [u8],
         at: Timestamp,
+        page: Option<PageView>,
         keys: &'k CollectorKeys,
-    ) -> Result<(Believed<'a, 'k>, Arc<AtomicU64>), Doubted> {
+    ) -> Result<(Believed<'a, 'k>, bool), Doubted> {
         let ring = &keys.keyring;
         let token = Unverified::read(bytes, ring.deployment()).map_err(Doubted::unreadable)?;
         // Without the tag, which only edges check: else one token were as many as it has tags.
         let digest = *blake3::hash(token.proof()).as_bytes();
-        let verified = if let Some(told_by) = self.good.get(&digest) {
+        let told_by = self.good.get(&digest);
+        let verified = if told_by.is_some() {
             self.metrics.verify_cached.inc();
-            token.verify_again(ring, at).map(|verified| (verified, told_by))
+            token.verify_again(ring, at)
         } else {
             self.metrics.verified.inc();
-            // Another thread may have verified it meanwhile: both then have the same memory of it.
-            let remember = || self.good.get_with(digest, Arc::default);
-            token.verify(ring, at).map(|verified| (verified, remember()))
+            token.verify(ring, at)
         };
-        verified
-            .map(|((said, key), told_by)| {
-                (Believed { token: said, key, proof: token.proof() }, told_by)
-            })
-            .map_err(|reason| Doubted { reason, claim: claim(&token, keys) })
+        let (said, key) =
+            verified.map_err(|reason| Doubted { reason, claim: claim(&token, keys) })?;
+        let speaks = self.speaks_for(digest, told_by, page);
+        Ok((Believed { token: said, key, proof: token.proof() }, speaks))
     }
-}
 
-/// Whether a token may tell of this page view: an ad is on one page, so a token speaks for the first
-/// that it names. One token can then claim no more than one page view may
-/// ([`shared::limits::PAGE_SEQ_MAX`]), as long as its signature is remembered.
-fn speaks_for(told_by: &AtomicU64, page: PageView) -> bool {
-    // 0 stands for none; a page view of that number is any other.
-    let page = page.0.max(1);
-    match told_by.compare_exchange(0, page, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => true,
-        Err(first) => first == page,
+    /// Remembers a good token, and says whether it may tell of this page view: an ad is on one page, so a
+    /// token speaks for the first that it names. One token can then claim no more than one page view may
+    /// ([`shared::limits::PAGE_SEQ_MAX`]), as long as its signature is remembered.
+    fn speaks_for(&self, digest: [u8; 32], told_by: Option<u64>, page: Option<PageView>) -> bool {
+        // 0 stands for none; a page view of that number is any other.
+        let page = page.map_or(0, |page| page.0.max(1));
+        match told_by {
+            Some(first) if first != 0 || page == 0 => first == page,
+            // Another thread may be told of another page view meanwhile: both hear which was the first.
+            _ => {
+                let first = self.good.entry(digest).and_upsert_with(|told_by| {
+                    told_by.map(Entry::into_value).filter(|first| *first != 0).unwrap_or(page)
+                });
+                first.into_value() == page
+            }
+        }
     }
 }
 

@@ -146,6 +146,11 @@ async fn a_token_speaks_for_one_page_view() {
     assert_eq!(first, [Some(7), None, Some(7)]);
     let later = pages(1, vec![tell(9, &one), tell(7, &one), tell(8, &two)]).await;
     assert_eq!(later, [None, Some(7), None]);
+    // What tells of no page view, as an edge that gives an ad out, leaves the word to who does.
+    let three = world.token(3);
+    let silent = event(Kind::Impression, &three);
+    let first = pages(2, vec![silent, tell(7, &three), silent, tell(8, &three)]).await;
+    assert_eq!(first, [None, Some(7), None, None]);
 }
 
 #[tokio::test]
