@@ -133,7 +133,7 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Some("application/json") => {}
         other => return unsupported(other, "application/json"),
     }
-    let run = match run_of(request.uri()) {
+    let (run, is_over) = match run_of(request.uri()) {
         Ok(run) => run,
         Err(what) => return problem(StatusCode::BAD_REQUEST, "invalid_parameter", what),
     };
@@ -147,8 +147,8 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Err(error) => return refused(&SubmitError::Refused(format!("no import chunk: {error}"))),
     };
     let (source, rows) = (chunk.source, chunk.first_row..chunk.end_row);
-    let taken = run.map(|run| gateway.runs.take(source, &run, rows.clone())).transpose();
-    let (end, _under_way) = match taken {
+    let take = |run: &String| gateway.runs.take(source, run, rows.clone());
+    let (end, _under_way) = match run.as_ref().map(take).transpose() {
         Ok(taken) => taken.unzip(),
         Err(Refused::Busy) => {
             let detail = "another import of this log is under way; send the same again later";
@@ -161,6 +161,9 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
             return problem(StatusCode::CONFLICT, "other_log", detail);
         }
     };
+    if let Some(run) = run.filter(|_| is_over) {
+        gateway.runs.end(source, &run);
+    }
     if rows.is_empty() && chunk.events.is_empty() && end.is_some() {
         return axum::Json(serde_json::json!({ "source": source, "end_row": end })).into_response();
     }
@@ -171,9 +174,9 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
     }
 }
 
-/// The name of an importer's run.
-fn run_of(uri: &axum::http::Uri) -> Result<Option<String>, &'static str> {
-    let mut run = None;
+/// The name of an importer's run, and whether this is the end of it.
+fn run_of(uri: &axum::http::Uri) -> Result<(Option<String>, bool), &'static str> {
+    let (mut run, mut is_over) = (None, false);
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let is_name = |run: &&str| {
             (1..=64).contains(&run.len()) && run.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -182,10 +185,11 @@ fn run_of(uri: &axum::http::Uri) -> Result<Option<String>, &'static str> {
             Some(("run", name)) if run.is_none() && is_name(&name) => run = Some(name.to_owned()),
             // An importer of an earlier build says so how its log begins.
             Some(("begin", _)) => {}
-            _ => return Err("there is run=, once, of 1 to 64 letters and digits"),
+            Some(("end", "true")) => is_over = true,
+            _ => return Err("there is run=, once, of 1 to 64 letters and digits, and end=true"),
         }
     }
-    Ok(run)
+    Ok((run, is_over))
 }
 
 fn from_json(body: &[u8]) -> Result<Bytes, String> {

@@ -178,7 +178,7 @@ impl Api {
             self.at.fetch_add(1, Ordering::Relaxed);
             if watch.elapsed() >= self.patience {
                 return Err(Failure::server(format!(
-                    "{} does not answer for {} s ({why}): see that it runs there, then run the same command again; what was taken is not counted twice",
+                    "{}: {why}, for {} s: see that it runs there, then run the same command again; what was taken is not counted twice",
                     self.base(),
                     self.patience.as_secs()
                 )));
@@ -192,7 +192,7 @@ impl Api {
     fn tell(&self, why: &str) {
         if !self.patience.is_zero() && !self.told.swap(true, Ordering::Relaxed) {
             eprintln!(
-                "{} does not answer ({why}): tried again for {} s (--patience)",
+                "{}: {why}; tried again for {} s (--patience)",
                 self.bases.join(", "),
                 self.patience.as_secs()
             );

@@ -25,6 +25,8 @@ struct Run {
     under_way: usize,
     /// The row behind all that was sent.
     end: u64,
+    /// It has said that nothing more comes.
+    is_over: bool,
 }
 
 /// Why a run may not go on.
@@ -53,15 +55,21 @@ impl Runs {
         rows: std::ops::Range<u64>,
     ) -> Result<(u64, UnderWay), Refused> {
         let mut runs = self.0.lock();
-        let is_quiet = |run: &Run| run.under_way == 0 && run.heard.elapsed() >= QUIET;
+        let is_quiet =
+            |run: &Run| run.under_way == 0 && (run.is_over || run.heard.elapsed() >= QUIET);
         if runs.len() >= RUNS_MAX && !runs.contains_key(&source) {
             runs.retain(|_, run| !is_quiet(run));
             if runs.len() >= RUNS_MAX {
                 return Err(Refused::Busy);
             }
         }
-        let new = || Run { name: name.to_owned(), heard: Stopwatch::start(), under_way: 0, end: 0 };
-        let run = runs.entry(source).or_insert_with(new);
+        let run = runs.entry(source).or_insert_with(|| Run {
+            name: name.to_owned(),
+            heard: Stopwatch::start(),
+            under_way: 0,
+            end: 0,
+            is_over: false,
+        });
         if run.name != name {
             match (rows.is_empty(), is_quiet(run)) {
                 (true, true) => name.clone_into(&mut run.name),
@@ -71,9 +79,18 @@ impl Runs {
         }
         let before = run.end;
         (run.end, run.under_way) = (before.max(rows.end), run.under_way + 1);
-        run.heard = Stopwatch::start();
+        (run.heard, run.is_over) = (Stopwatch::start(), false);
         let under_way = UnderWay { runs: Arc::clone(&self.0), source, name: name.to_owned() };
         Ok((before, under_way))
+    }
+
+    /// Nothing more comes of a run: another may follow it at once.
+    pub(super) fn end(&self, source: SourceId, name: &str) {
+        if let Some(run) = self.0.lock().get_mut(&source)
+            && run.name == name
+        {
+            run.is_over = true;
+        }
     }
 }
 
@@ -105,9 +122,15 @@ mod tests {
         drop((begun, chunk));
         assert_eq!(refused("b", 0..0), Some(Refused::Busy), "it may go on at once");
         std::thread::sleep(QUIET);
-        let (end, _begun) = runs.take(source, "b", 0..0).unwrap();
+        let (end, begun) = runs.take(source, "b", 0..0).unwrap();
         assert_eq!(end, 100, "so much may still be on its way to the counts");
         assert_eq!(refused("a", 100..110), Some(Refused::TakenOver));
+        runs.end(source, "a");
+        assert_eq!(refused("c", 0..0), Some(Refused::Busy), "nobody ends another's run");
+        runs.end(source, "b");
+        assert_eq!(refused("c", 0..0), Some(Refused::Busy), "a chunk of it is under way");
+        drop(begun);
+        assert_eq!(runs.take(source, "c", 0..0).map(|(end, _)| end).ok(), Some(100));
         assert!(runs.take(SourceId([2; 16]), "c", 0..10).is_ok(), "another log");
     }
 }

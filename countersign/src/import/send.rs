@@ -18,6 +18,7 @@ const AHEAD: usize = 2;
 /// One import of a log. There is no other of it at the same time.
 pub(super) struct Run {
     path: String,
+    source: SourceId,
 }
 
 impl Run {
@@ -29,11 +30,16 @@ impl Run {
         let mut name = [0; 8];
         SystemRandom.fill(&mut name);
         let path = format!("/v1/import?run={}", shared::text::hex(&name));
-        let (digest, events) = ([0; 32], Vec::new());
-        let none = ImportChunk { source, first_row: 0, end_row: 0, digest, events };
-        let reply = api.post(&path, body(&none)).await?;
+        let reply = api.post(&path, body(&no_rows(source))).await?;
         let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-        Ok((Self { path }, answer["end_row"].as_u64().unwrap_or(0)))
+        Ok((Self { path, source }, answer["end_row"].as_u64().unwrap_or(0)))
+    }
+
+    /// Ends, so that the next import of the log need not wait until this one was silent for long enough.
+    /// It is a courtesy: all rows are there, whatever comes of it.
+    async fn end(&self, api: &Api) {
+        let path = format!("{}&end=true", self.path);
+        let _ = api.post(&path, body(&no_rows(self.source))).await;
     }
 }
 
@@ -55,7 +61,15 @@ pub(super) async fn send<T: Send + 'static>(
     while let Some(body) = bodies.recv().await {
         api.post(path, body).await?;
     }
-    reader.await.map_err(Failure::fatal)?
+    let read = reader.await.map_err(Failure::fatal)?;
+    if let Some(run) = run {
+        run.end(api).await;
+    }
+    read
+}
+
+fn no_rows(source: SourceId) -> ImportChunk {
+    ImportChunk { source, first_row: 0, end_row: 0, digest: [0; 32], events: Vec::new() }
 }
 
 fn body(chunk: &ImportChunk) -> Vec<u8> {
