@@ -20,6 +20,9 @@ pub(super) struct Counted {
     pub(super) validity: Validity,
     pub(super) from: String,
     pub(super) to: String,
+    /// The last of these minutes is not over yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) running: bool,
     pub(super) count: u64,
     #[serde(rename = "final")]
     pub(super) is_final: bool,
@@ -37,6 +40,9 @@ pub(super) struct Popular {
     pub(super) validity: Validity,
     pub(super) window_start: String,
     pub(super) window_end: String,
+    /// The last of these minutes is not over yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) running: bool,
     #[serde(rename = "final")]
     pub(super) is_final: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

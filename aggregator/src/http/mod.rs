@@ -152,6 +152,7 @@ async fn aggregated_count<L: Log, S: Stores>(
             validity,
             from: time(range.start),
             to: time(range.end),
+            running: range.end > core.clock.now().minute(),
             count: found.count,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
@@ -163,11 +164,18 @@ async fn aggregated_count<L: Log, S: Stores>(
 }
 
 async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
-    let params = Params::read(&uri, &["count", "window", "event", "validity", "at"])?;
+    let params = Params::read(&uri, &["count", "window", "event", "validity", "at", "running"])?;
     let count = params.number("count", 100, COUNT_MAX)?;
     let window = params.number("window", 1, WINDOW_MINUTES_MAX)?;
     let (kind, validity) = (params.event()?, params.validity()?);
-    let at = params.minute("at")?.unwrap_or_else(|| core.clock.now().minute());
+    let now = core.clock.now().minute();
+    let at = match (params.minute("at")?, params.is_true("running")?) {
+        (Some(_), true) => {
+            let what = "running: with `at` the window ends there; give one of the two";
+            return Err(Problem::new(400, "invalid_parameter", what).into());
+        }
+        (at, is_running) => at.unwrap_or(Minute(now.0 + u32::from(is_running))),
+    };
     let range = Minute(at.0.saturating_sub(window))..at;
     if range.is_empty() {
         let what = "at: before 1970-01-01T00:01:00Z there is no minute";
@@ -184,6 +192,7 @@ async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri
             validity,
             window_start: time(range.start),
             window_end: time(range.end),
+            running: range.end > now,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
         }))

@@ -108,6 +108,15 @@ impl Params {
         self.get("publisher").map(read).transpose()
     }
 
+    /// Whether something is asked for that is not given otherwise.
+    pub(super) fn is_true(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(refuse(name, "give true or false")),
+        }
+    }
+
     /// A number from 1 to `most`.
     pub(super) fn number(&self, name: &str, default: u32, most: u32) -> Result<u32, Problem> {
         let Some(text) = self.get(name) else { return Ok(default) };

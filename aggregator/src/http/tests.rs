@@ -84,6 +84,8 @@ const BAD: &[(&str, &str, &str)] = &[
     ("ads/popular_ads?event=conversion", "event", "not counted yet"),
     ("ads/popular_ads?at=61", "at", "not a whole minute"),
     ("ads/popular_ads?at=0", "at", "no minute"),
+    ("ads/popular_ads?running=1", "running", "true or false"),
+    ("ads/popular_ads?running=true&at=60", "running", "one of the two"),
     ("ads/popular_ads?from=0", "from", "unknown parameter"),
     ("accounting?from=0", "to", "missing"),
     ("accounting?from=0&to=30", "to", "not a whole minute"),
@@ -140,6 +142,15 @@ async fn an_empty_aggregator_answers_in_the_shape_that_is_promised() {
     });
     assert_eq!(good("/v1/ads/popular_ads").await, popular);
     assert_eq!(good("/v1/ads/popular_ads?count=100&window=1&event=click").await, popular);
+    let mut running = popular.clone();
+    running["window_start"] = "2026-03-01T12:34:00Z".into();
+    running["window_end"] = "2026-03-01T12:35:00Z".into();
+    running["running"] = true.into();
+    assert_eq!(good("/v1/ads/popular_ads?running=true").await, running);
+    assert_eq!(good("/v1/ads/popular_ads?at=2026-03-01T12:35:00Z").await, running);
+    assert_eq!(good("/v1/ads/popular_ads?running=false").await, popular);
+    let ahead = "/v1/ads/x/aggregated_count?from=2026-03-01T12:34:00Z&to=2026-03-01T12:35:00Z";
+    assert_eq!(good(ahead).await["running"], true);
     let account = json!({
         "from": "1970-01-01T00:00:00Z", "to": "1970-01-01T00:01:00Z", "received": 0, "counted": 0,
         "duplicate": 0, "reasons": {}, "in_flight": 0, "adds_up": true, "final": false, "behind": 0,

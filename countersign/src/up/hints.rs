@@ -1,5 +1,7 @@
 //! What a person at the terminal sees first: where it listens, with which key, and what to do next.
 
+use std::path::PathBuf;
+
 use crate::admin::{Origin, VARIABLE};
 use crate::settings::{Settings, is_default_data};
 use crate::terminal::line;
@@ -8,7 +10,7 @@ use crate::terminal::line;
 pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin, demo: bool) {
     line(format!("edge listening on {edge}"));
     line(format!("api listening on {api}"));
-    let data = settings.data.display();
+    let (data, program) = (settings.data.display(), program());
     let export = match origin {
         Origin::Made(key) => {
             line(format!("operator's key (shown this once, only its hash is kept): {key}"));
@@ -45,18 +47,34 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
     if let Some(key) = export {
         line(format!("  export {VARIABLE}={key}"));
     }
-    line(format!("  countersign import LOG.csv --api {api}"));
-    let query = "v1/ads/popular_ads?count=10&window=10";
+    line(format!("  {program} import LOG.csv --api {api}"));
+    let query = "v1/ads/popular_ads?count=10&window=10&running=true";
     line(format!("  curl -H \"Authorization: Bearer ${VARIABLE}\" '{api}/{query}'"));
-    line(
-        "    (of the last ten whole minutes: this minute's clicks are in it from the next one on)",
-    );
+    line("    (clicks of the last ten minutes, this one too)");
     if demo {
-        line(format!("  countersign simulate --edge {edge} --api {api} --rate 50 --seconds 10"));
+        line(format!("  {program} simulate --edge {edge} --api {api} --rate 50 --seconds 10"));
     }
-    let name =
-        if is_default_data(&settings.data) { String::new() } else { format!(" --data {data}") };
-    line(format!("  countersign keys list{name}"));
+    let name = match is_default_data(&settings.data) {
+        true => String::new(),
+        false => format!(" --data {}", quoted(&data.to_string())),
+    };
+    line(format!("  {program} keys list{name}"));
     line("  Ctrl-C ends it in order; kill -9 loses nothing that was accepted");
     line("");
+}
+
+/// How this program was called, so that what is printed works where it is printed.
+fn program() -> String {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let called = called.filter(|path| !path.as_os_str().is_empty());
+    called.map_or_else(|| "countersign".to_owned(), |path| quoted(&path.display().to_string()))
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@%".contains(c);
+    match word.chars().all(is_plain) && !word.is_empty() {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }

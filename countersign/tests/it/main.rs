@@ -5,6 +5,7 @@ mod admin;
 mod backup;
 #[cfg(target_os = "linux")]
 mod clocks;
+mod commands;
 mod disk;
 mod doors;
 mod duckdb;
