@@ -13,6 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use collector::CollectorKeys;
 use edge::Published;
+use edge::landing::Schemes;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 use shared::ambient::SystemClock;
@@ -78,11 +79,14 @@ fn list<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
 
 /// With addresses as they are kept. One that is wrong stays: the centre's own edge says what is wrong.
 fn stored(mut catalogue: Value) -> Value {
+    let schemes = serde_json::from_value(catalogue["links"]["schemes"].clone());
+    let schemes = schemes.ok().and_then(|list| Schemes::new(list).ok()).unwrap_or_default();
     let ads = list(&mut catalogue, "ads").into_iter().flatten();
     for ad in ads.filter_map(Value::as_object_mut) {
-        for name in ["url", "image"] {
+        for (name, schemes) in [("url", &schemes), ("image", &Schemes::default())] {
             let Some(address) = ad.get_mut(name) else { continue };
-            if let Some(Ok(stored)) = address.as_str().map(edge::native::stored_as) {
+            let stored = address.as_str().map(|text| edge::native::stored_as(text, schemes));
+            if let Some(Ok(stored)) = stored {
                 *address = stored.into();
             }
         }

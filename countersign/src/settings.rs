@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use collector::Quotas;
 use edge::limit::{PER_S_MAX, Rate, Rates};
-use edge::policy::{LINK_DAYS, LINK_DAYS_MAX};
+use edge::policy::LINK_DAYS;
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -19,7 +19,8 @@ use crate::failure::Failure;
 mod ranges;
 mod visitors;
 
-pub(crate) use visitors::{EdgePrivacy, EdgeVerdicts};
+use visitors::check_table;
+pub(crate) use visitors::{EdgePrivacy, EdgeVerdicts, table};
 
 /// Every setting begins so in the environment; groups are set off with two underscores:
 /// `COUNTERSIGN_EDGE__LISTEN`.
@@ -104,6 +105,8 @@ pub(crate) struct Edge {
     pub(crate) trusted_proxies: Vec<String>,
     /// The header with the visitor's country; empty: none.
     pub(crate) country_header: String,
+    /// A table of countries, for whom no proxy says it; empty: none.
+    pub(crate) countries: PathBuf,
     /// Connections at once.
     pub(crate) connections_max: usize,
     /// Those of one network; 0: a quarter.
@@ -281,6 +284,7 @@ impl Default for Edge {
             public_url: String::new(),
             trusted_proxies: Vec::new(),
             country_header: String::new(),
+            countries: PathBuf::new(),
             link_days: LINK_DAYS,
             connections_max: 4_096,
             connections_per_network_max: 0,
@@ -300,19 +304,6 @@ impl Default for EdgeLimits {
             clicks_per_s: clicks.per_s,
             clicks_burst: clicks.burst,
         }
-    }
-}
-
-impl Edge {
-    /// How long links lead somewhere.
-    ///
-    /// # Errors
-    /// When it is out of range.
-    pub(crate) fn link_days(&self) -> Result<u32, Failure> {
-        if !(1..=LINK_DAYS_MAX).contains(&self.link_days) {
-            return Err(Failure::usage(format!("edge.link_days: from 1 to {LINK_DAYS_MAX}")));
-        }
-        Ok(self.link_days)
     }
 }
 
@@ -429,7 +420,8 @@ impl Settings {
         self.edge.limits.rates()?;
         self.edge.verdicts.pace()?;
         self.edge.privacy.policy()?;
-        self.edge.verdicts.check_networks()?;
+        check_table("edge.verdicts.networks", &self.edge.verdicts.networks)?;
+        check_table("edge.countries", &self.edge.countries)?;
         let header = &self.edge.country_header;
         if !header.is_empty() && header.parse::<axum::http::HeaderName>().is_err() {
             return Err(Failure::usage("edge.country_header: no name that HTTP allows"));

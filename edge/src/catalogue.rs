@@ -7,13 +7,14 @@ use serde::Deserialize;
 use shared::limits::TOKEN_LIFE_MS_MAX;
 use shared::{Currency, Id, Money, Random};
 
+use crate::landing::{Schemes, check_web};
 #[cfg(feature = "native")]
 use crate::native::stored_as;
 
 /// A Worker has its catalogue of the centre, which has stored what an operator wrote.
 #[cfg(not(feature = "native"))]
-fn stored_as(text: &str) -> Result<String, String> {
-    shared::token::check_url(text).map(|()| text.to_owned())
+fn stored_as(text: &str, schemes: &Schemes) -> Result<String, String> {
+    crate::landing::check(text, schemes).map(|()| text.to_owned())
 }
 
 /// The longest HTML creative, in bytes.
@@ -32,6 +33,7 @@ pub struct Catalogue {
     placements: HashMap<Id, Placement>,
     impression_life_s: u32,
     click_life_s: u32,
+    schemes: Schemes,
     notes: Vec<String>,
 }
 
@@ -50,8 +52,10 @@ pub struct Ad {
     pub width: u16,
     /// In CSS pixels, 1 to [`PIXELS_MAX`].
     pub height: u16,
-    /// Where a click leads; fits into a token.
+    /// Where a click leads; fits into a token, whatever its macros become.
     pub url: String,
+    /// What a click's own query has goes along.
+    pub pass_query: bool,
     /// Its share among the ads of a placement, 1 to [`WEIGHT_MAX`].
     pub weight: u32,
     /// What an impression costs.
@@ -167,6 +171,12 @@ impl Catalogue {
     pub const fn click_life_s(&self) -> u32 {
         self.click_life_s
     }
+
+    /// Where links may lead besides http and https.
+    #[must_use]
+    pub const fn schemes(&self) -> &Schemes {
+        &self.schemes
+    }
 }
 
 /// The file as it is written.
@@ -175,6 +185,8 @@ impl Catalogue {
 struct CatalogueFile {
     #[serde(default)]
     lifetimes: Lifetimes,
+    #[serde(default)]
+    links: Links,
     #[serde(default)]
     ads: Vec<AdEntry>,
     #[serde(default)]
@@ -196,6 +208,12 @@ impl Default for Lifetimes {
     }
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Links {
+    schemes: Vec<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AdEntry {
@@ -207,6 +225,8 @@ struct AdEntry {
     width: u16,
     height: u16,
     url: String,
+    #[serde(default)]
+    pass_query: bool,
     #[serde(default = "one")]
     weight: u32,
     #[serde(default)]
@@ -247,8 +267,8 @@ impl Errors {
     }
 
     /// An address, as it is kept.
-    fn address(&mut self, field: &str, text: &str) -> Result<String, String> {
-        let stored = stored_as(text)?;
+    fn address(&mut self, field: &str, text: &str, schemes: &Schemes) -> Result<String, String> {
+        let stored = stored_as(text, schemes)?;
         if stored != text {
             self.notes.push(format!("{}: {field}: {text:?} is stored as {stored}", self.place));
         }
@@ -278,9 +298,12 @@ fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
     let lives = &file.lifetimes;
     errors.within("impression_s", lives.impression_s, 1, most_s);
     errors.within("click_s", lives.click_s, 1, most_s);
+    errors.place = "links".to_owned();
+    let schemes = Schemes::new(file.links.schemes).map_err(|why| format!("schemes: {why}"));
     let mut catalogue = Catalogue {
         impression_life_s: lives.impression_s,
         click_life_s: lives.click_s,
+        schemes: errors.take(schemes).unwrap_or_default(),
         ..Catalogue::default()
     };
     let mut by_id: HashMap<Id, usize> = HashMap::new();
@@ -288,7 +311,7 @@ fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
     let mut bad: HashSet<&str> = HashSet::new();
     for (at, entry) in file.ads.iter().enumerate() {
         errors.place = format!("ads[{at}] ({:?})", entry.id);
-        let Some(ad) = check_ad(entry, &mut errors) else {
+        let Some(ad) = check_ad(entry, &catalogue.schemes, &mut errors) else {
             bad.insert(&entry.id);
             continue;
         };
@@ -329,7 +352,7 @@ fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
     if errors.found.is_empty() { Ok(catalogue) } else { Err(CatalogueError(errors.found)) }
 }
 
-fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
+fn check_ad(entry: &AdEntry, schemes: &Schemes, errors: &mut Errors) -> Option<Ad> {
     let id = errors.id("id", &entry.id);
     let campaign = errors.id("campaign", &entry.campaign);
     let advertiser = errors.id("advertiser", &entry.advertiser);
@@ -338,7 +361,7 @@ fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
     let width = errors.within("width", entry.width, 1, PIXELS_MAX);
     let height = errors.within("height", entry.height, 1, PIXELS_MAX);
     let weight = errors.within("weight", entry.weight, 1, WEIGHT_MAX);
-    let url = errors.address("url", &entry.url).map_err(|error| format!("url: {error}"));
+    let url = errors.address("url", &entry.url, schemes).map_err(|error| format!("url: {error}"));
     let url = errors.take(url);
     let price = errors.take(check_price(entry));
     Some(Ad {
@@ -349,6 +372,7 @@ fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
         width: width?,
         height: height?,
         url: url?,
+        pass_query: entry.pass_query,
         weight: weight?,
         price: price?,
     })
@@ -357,7 +381,9 @@ fn check_ad(entry: &AdEntry, errors: &mut Errors) -> Option<Ad> {
 fn check_creative(entry: &AdEntry, errors: &mut Errors) -> Result<Creative, String> {
     match (&entry.image, &entry.html) {
         (Some(image), None) => {
-            let image = errors.address("image", image).map_err(|why| {
+            let image = errors.address("image", image, &Schemes::default());
+            let image = image.and_then(|image| check_web(&image).map(|()| image));
+            let image = image.map_err(|why| {
                 format!(
                     "image: {}",
                     why.replace("a landing URL", "an image URL").replace("landing", "image")

@@ -1,7 +1,7 @@
 //! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
 //! outbox until the log has acknowledged it.
 //!
-//! Two halves. The pure one ([`handle`], [`catalogue`], [`policy`], [`limit`], [`clicks`], [`repeats`],
+//! Two halves. The pure one ([`handle`], [`catalogue`], [`landing`], [`policy`], [`limit`], [`clicks`], [`repeats`],
 //! [`verdict`], [`privacy`], [`outbox::seal`],
 //! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
 //! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
@@ -16,6 +16,7 @@ pub mod clicks;
 pub mod decision;
 pub mod device;
 pub mod handle;
+pub mod landing;
 pub mod limit;
 #[cfg(feature = "native")]
 pub mod native;

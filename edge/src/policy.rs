@@ -84,7 +84,7 @@ impl fmt::Display for PublicUrl {
 impl FromStr for PublicUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        shared::token::check_url(text).map_err(|why| why.replace("landing", "public"))?;
+        crate::landing::check_web(text).map_err(|why| why.replace("landing", "public"))?;
         if text.contains(['?', '#']) {
             return Err(format!("the public URL {text:?} has no place for a query or fragment"));
         }

@@ -95,6 +95,7 @@ impl World {
         let id = ImpressionId { block, seq };
         let mut token = Token {
             test: false,
+            pass_query: false,
             deployment: self.store.deployment,
             key: signer.id(),
             id,

@@ -1,6 +1,6 @@
 //! What the edge takes for no person's act, and what it keeps of persons.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use edge::clicks::{Pace, WINDOW_S_MAX};
 use edge::networks::DataCentres;
@@ -87,21 +87,21 @@ impl EdgeVerdicts {
         }
         Ok(Pace { clicks: self.clicks_max, window_s: self.clicks_window_s })
     }
+}
 
-    /// Whether the table of networks can be opened, if there is one.
-    ///
-    /// # Errors
-    /// When it cannot.
-    pub(super) fn check_networks(&self) -> Result<(), Failure> {
-        let Some(path) = self.networks() else { return Ok(()) };
-        let wrong = |error| format!("edge.verdicts.networks: {}: {error}", path.display());
-        std::fs::File::open(&path).map(drop).map_err(|error| Failure::usage(wrong(error)))
-    }
+/// Whether a table can be opened, if there is one: the edge reads it.
+///
+/// # Errors
+/// When it cannot.
+pub(super) fn check_table(name: &str, path: &Path) -> Result<(), Failure> {
+    let Some(path) = table(path) else { return Ok(()) };
+    let wrong = |error| Failure::usage(format!("{name}: {}: {error}", path.display()));
+    std::fs::File::open(&path).map(drop).map_err(wrong)
+}
 
-    /// The table of networks, if there is one.
-    pub(crate) fn networks(&self) -> Option<PathBuf> {
-        Some(self.networks.clone()).filter(|path| !path.as_os_str().is_empty())
-    }
+/// A table's file, if there is one.
+pub(crate) fn table(path: &Path) -> Option<PathBuf> {
+    Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
 }
 
 impl EdgePrivacy {

@@ -59,6 +59,7 @@ impl Forger {
         let block = BlockId::open(now, random);
         let token = Token {
             test: false,
+            pass_query: false,
             deployment: self.deployment,
             key: self.signer.id(),
             id: ImpressionId { block, seq: 0 },

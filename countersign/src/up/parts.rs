@@ -36,7 +36,7 @@ use crate::listen;
 use crate::objects;
 use crate::process;
 use crate::published;
-use crate::settings::Settings;
+use crate::settings::{Settings, table};
 
 /// Everything, opened and connected; only the edge's sink is missing.
 pub(super) struct Opened {
@@ -347,7 +347,7 @@ pub(crate) fn open_edge(
     tracing::info!(rules = %rule_set, "verdicts have a rule set");
     let policy = Policy {
         public_url,
-        link_days: wanted.link_days()?,
+        link_days: wanted.link_days,
         beacons,
         verdicts,
         rule_set,
@@ -381,7 +381,8 @@ pub(crate) fn open_edge(
         connections_per_network_max: wanted.connections_per_network_max,
         rates: wanted.limits.rates()?,
         pace: wanted.verdicts.pace()?,
-        networks: wanted.verdicts.networks(),
+        networks: table(&wanted.verdicts.networks),
+        countries: table(&wanted.countries),
         ..RimSettings::default()
     };
     Ok(EdgeParts {

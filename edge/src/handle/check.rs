@@ -28,7 +28,10 @@ pub(super) fn believe<'a>(
     token.check_life()?;
     // Another signer may be less careful than ours.
     check_url(token.url).map_err(|_| Reason::Malformed)?;
-    Ok(token)
+    match policy.catalogue.schemes().allow(token.url) {
+        true => Ok(token),
+        false => Err(Reason::Malformed),
+    }
 }
 
 /// That a key of this edge's issuer sealed a token: by the key's tag, which is cheap, so that nobody

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
-use shared::{Kind, Reason, Timestamp, token};
+use shared::token::{self, Token};
+use shared::{Kind, Reason, Timestamp};
 
 use super::check::{Asker, believe};
 use super::{State, reply};
 use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
+use crate::landing::with_query;
 use crate::policy::Policy;
 use crate::request::Request;
 use crate::verdict::{self, is_ahead};
@@ -57,14 +59,14 @@ fn follow(
         let leads = leads && now <= token.issued_at.plus_ms(u64::from(policy.link_days) * DAY_MS);
         let decision = refused(kind, reason);
         return match leads {
-            true => Decision { reply: onward(token.url, request), ..decision },
+            true => Decision { reply: onward(&token, request), ..decision },
             false => decision,
         };
     }
     let (reply, durability, when_full) = match kind {
         Kind::Click => {
             let lost = Loss { kind, reason: Reason::OutboxFull, count: 1 };
-            (onward(token.url, request), Durability::Durable, WhenFull::Proceed(lost))
+            (onward(&token, request), Durability::Durable, WhenFull::Proceed(lost))
         }
         _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
     };
@@ -85,8 +87,14 @@ fn follow(
 /// To the advertiser's page. A browser that asks before a person did (speculation rules, `<link
 /// rel="prefetch">`) is not sent on: it would keep the redirect for the person's click, which then never
 /// comes here. With an error it asks again (HTML, speculative loading: what failed is not used).
-fn onward(url: &str, request: &Request<'_>) -> Reply {
-    if is_ahead(request.purpose) { reply::ahead() } else { reply::redirect(url.to_owned()) }
+fn onward(token: &Token<'_>, request: &Request<'_>) -> Reply {
+    if is_ahead(request.purpose) {
+        return reply::ahead();
+    }
+    reply::redirect(match token.pass_query {
+        true => with_query(token.url, request.query),
+        false => token.url.to_owned(),
+    })
 }
 
 /// The characters of a token in a path, up to the first that no token has: scripts and mail clients append

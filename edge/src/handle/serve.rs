@@ -10,6 +10,7 @@ use super::check::Asker;
 use super::{State, reply};
 use crate::catalogue::{Ad, Creative, Placement};
 use crate::decision::{Decision, Durability, WhenFull};
+use crate::landing;
 use crate::policy::Policy;
 use crate::privacy::{self, Signals};
 use crate::request::Request;
@@ -125,6 +126,7 @@ fn issue(
     };
     let token = Token {
         test,
+        pass_query: ad.pass_query,
         deployment: policy.keys.keyring().deployment(),
         key: signer.id(),
         id,
@@ -140,6 +142,8 @@ fn issue(
         placement: placement.id,
         url: &ad.url,
     };
+    let url = landing::filled(&ad.url, &token);
+    let token = Token { url: &url, ..token };
     let signature = |bytes: &[u8]| state.signature(signer.id(), bytes);
     let bytes = match signer.mint_with(&token, signature) {
         Ok(bytes) => bytes,

@@ -1,39 +1,40 @@
 //! Where clicks lead, as operators write it: what a browser would ask for is taken.
 
-use shared::token::check_url;
 use url::Url;
 
-/// An address as it is kept: as it is written where it may go into a token; else as a browser would ask for
-/// it (WHATWG URL), with what has no place in a URL percent-encoded (RFC 3986, §2).
+use crate::landing::{Schemes, check, encode, macros};
+
+/// An address as it is kept: as it is written where it is good; else as a browser would ask for it (WHATWG
+/// URL), with what has no place in a URL percent-encoded (RFC 3986, §2). Macros stay.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn stored_as(text: &str) -> Result<String, String> {
-    let url = match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") => url,
-        Ok(_) | Err(url::ParseError::RelativeUrlWithoutBase) => {
-            return check_url(text).map(|()| text.to_owned());
-        }
+pub fn stored_as(text: &str, schemes: &Schemes) -> Result<String, String> {
+    let written = check(text, schemes);
+    // What a browser leaves alone, and the address has not.
+    let apart = (0_u32..).map(|n| format!("macro{n}x")).find(|name| !text.contains(name));
+    let apart = apart.unwrap_or_default();
+    let marked = macros().zip(0..).fold(text.to_owned(), |text, (name, n): (_, u32)| {
+        text.replace(name, &format!("{apart}{n}x"))
+    });
+    let url = match Url::parse(&marked) {
+        Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) => return written.map(|()| text.to_owned()),
         Err(error) => return Err(format!("the landing URL {text:?}: {error}")),
     };
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!("the landing URL {text:?} needs a host, and no user name before it"));
     }
-    if check_url(text).is_ok() {
+    if written.is_ok() {
         return Ok(text.to_owned());
     }
     // What browsers leave as it is though it has no place in a URL.
-    let encoded: String = url.as_str().chars().fold(String::new(), |mut out, c| {
-        match c {
-            '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}' | '\u{80}'.. | '\0'..=' ' => {
-                let mut buffer = [0; 4];
-                out.extend(c.encode_utf8(&mut buffer).bytes().map(|byte| format!("%{byte:02X}")));
-            }
-            c => out.push(c),
-        }
-        out
-    });
-    check_url(&encoded).map(|()| encoded)
+    let mut stored = String::new();
+    encode(url.as_str(), &mut stored);
+    let stored = macros()
+        .zip(0..)
+        .fold(stored, |text, (name, n): (_, u32)| text.replace(&format!("{apart}{n}x"), name));
+    check(&stored, schemes).map(|()| stored)
 }
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ mod tests {
 
     #[test]
     fn what_a_browser_accepts_is_taken_and_what_is_good_is_not_touched() {
+        let schemes = Schemes::new(vec!["mailto".to_owned(), "my.app".to_owned()]).unwrap();
         for (text, stored) in [
             ("https://e.example/a?x=1&y=%7b#f", None),
             ("HTTPS://e.example", Some("https://e.example/")),
@@ -55,8 +57,22 @@ mod tests {
             (" https://e.example/x \n", Some("https://e.example/x")),
             ("https:\\\\e.example\\a", Some("https://e.example/a")),
             ("http://[2001:db8::1]:8080/", None),
+            ("https://e.example/{csid}?a={ad_id}", None),
+            (
+                "https://e.example/ä/{csid}?a={ad_id}{gclid}&macro0x1x#{timestamp}%7Bcsid%7D",
+                Some(
+                    "https://e.example/%C3%A4/{csid}?a={ad_id}%7Bgclid%7D&macro0x1x#{timestamp}%7Bcsid%7D",
+                ),
+            ),
+            ("mailto:a@e.example?subject={ad_id}", None),
+            (
+                "MailTo:a@e.example?subject=Grüße an",
+                Some("mailto:a@e.example?subject=Gr%C3%BC%C3%9Fe%20an"),
+            ),
+            ("my.app://open/x?y=1", None),
         ] {
-            assert_eq!(stored_as(text).as_deref(), Ok(stored.unwrap_or(text)), "{text}");
+            let kept = stored_as(text, &schemes);
+            assert_eq!(kept.as_deref(), Ok(stored.unwrap_or(text)), "{text}");
         }
     }
 
@@ -66,17 +82,20 @@ mod tests {
             ("https://e.example:99999/", "invalid port"),
             ("https://user@e.example/", "no user name"),
             ("https://user:pass@e.example/ä", "no user name"),
-            ("javascript:alert(1)", "starts with https://"),
-            ("mailto:a@e.example", "starts with https://"),
+            ("javascript:alert(1)", "no link leads to javascript:"),
+            ("mailto:a@e.example", "may start with https://"),
+            ("tel:+49 30", "may start with https://"),
+            ("https://{ad_id}.e.example/", "macro in its host"),
+            ("https://e.example:{ad_id}/", "invalid port"),
             ("/path", "starts with https://"),
             ("https://", "empty host"),
             ("https://a b.example/", "invalid"),
             ("", "starts with https://"),
         ] {
-            let error = stored_as(text).unwrap_err();
+            let error = stored_as(text, &Schemes::default()).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
         let long = format!("https://e.example/{}", "ä".repeat(1_000));
-        assert!(stored_as(&long).unwrap_err().contains("2048 bytes"));
+        assert!(stored_as(&long, &Schemes::default()).unwrap_err().contains("2048 bytes"));
     }
 }

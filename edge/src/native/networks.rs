@@ -1,53 +1,91 @@
-//! Which autonomous system an address belongs to, by a table in MaxMind's form (`.mmdb`: GeoLite2-ASN,
-//! DB-IP's ASN Lite, and others of the same fields). It is read into memory at the start; a new table
-//! needs a new start.
+//! What tables in MaxMind's form (`.mmdb`) say of an address: its autonomous system (GeoLite2-ASN, DB-IP
+//! ASN Lite) and its country (GeoLite2-Country or -City, DB-IP Country Lite). They are read into memory at
+//! the start; a new table needs a new start.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use maxminddb::{PathElement, Reader};
+use maxminddb::{LookupResult, PathElement, Reader};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-/// The field that has the number.
-const NUMBER: [PathElement<'static>; 1] = [PathElement::Key("autonomous_system_number")];
-/// One of so many networks must have it, or it is another sort of table.
+use super::RimSettings;
+
+/// One of so many networks must have what is asked for, or it is another sort of table.
 const LOOKED_AT: usize = 1_000;
 
-/// A table of networks.
-pub(super) struct Networks(Reader<Vec<u8>>);
+/// The tables that there are.
+#[derive(Debug)]
+pub(super) struct Tables {
+    systems: Option<Table>,
+    countries: Option<Table>,
+}
 
-impl fmt::Debug for Networks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Networks").field(&self.0.metadata().database_type).finish()
+impl Tables {
+    /// Reads those that the settings name.
+    ///
+    /// # Errors
+    /// When one cannot be read, or has nothing of what it is for.
+    pub(super) fn open(settings: &RimSettings) -> Result<Self, String> {
+        let systems = settings.networks.as_deref().map(|path| {
+            let field = [PathElement::Key("autonomous_system_number")];
+            Table::open::<u32>(path, Vec::from(field), "networks", "autonomous systems")
+        });
+        let countries = settings.countries.as_deref().map(|path| {
+            let field = [PathElement::Key("country"), PathElement::Key("iso_code")];
+            Table::open::<String>(path, Vec::from(field), "countries", "countries")
+        });
+        Ok(Self { systems: systems.transpose()?, countries: countries.transpose()? })
+    }
+
+    /// The number of the address's autonomous system; `None` when no table has it.
+    pub(super) fn asn(&self, address: IpAddr) -> Option<u32> {
+        self.systems.as_ref()?.of(address)
+    }
+
+    /// The address's country, ISO 3166-1 alpha-2; `None` when no table has it.
+    pub(super) fn country(&self, address: IpAddr) -> Option<&[u8]> {
+        self.countries.as_ref()?.of(address).map(str::as_bytes)
     }
 }
 
-impl Networks {
-    /// Reads a table.
-    ///
-    /// # Errors
-    /// When it cannot be read, or names no autonomous systems.
-    pub(super) fn open(path: &Path) -> Result<Self, String> {
+struct Table {
+    reader: Reader<Vec<u8>>,
+    field: Vec<PathElement<'static>>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Table").field(&self.reader.metadata().database_type).finish()
+    }
+}
+
+impl Table {
+    fn open<T: DeserializeOwned>(
+        path: &Path,
+        field: Vec<PathElement<'static>>,
+        of: &str,
+        what: &str,
+    ) -> Result<Self, String> {
         let shown = path.display();
-        let table = Reader::open_readfile(path)
-            .map_err(|error| format!("the table of networks {shown} cannot be read: {error}"))?;
-        let table = Self(table);
-        let mut networks = table.0.networks(Default::default()).into_iter().flatten();
-        let has_number = |network: maxminddb::LookupResult<'_, _>| {
-            network.decode_path::<u32>(&NUMBER).is_ok_and(|number| number.is_some())
+        let reader = Reader::open_readfile(path)
+            .map_err(|error| format!("the table of {of} {shown} cannot be read: {error}"))?;
+        let has_it = |network: LookupResult<'_, _>| {
+            network.decode_path::<T>(&field).is_ok_and(|said| said.is_some())
         };
-        if !networks.by_ref().take(LOOKED_AT).flatten().any(has_number) {
+        let mut networks = reader.networks(Default::default()).into_iter().flatten();
+        if !networks.by_ref().take(LOOKED_AT).flatten().any(has_it) {
             return Err(format!(
-                "the table of networks {shown} ({}) names no autonomous systems",
-                table.0.metadata().database_type
+                "the table of {of} {shown} ({}) names no {what}",
+                reader.metadata().database_type
             ));
         }
         drop(networks);
-        Ok(table)
+        Ok(Self { reader, field })
     }
 
-    /// The number of the address's system; `None` when the table does not have it.
-    pub(super) fn asn(&self, address: IpAddr) -> Option<u32> {
-        self.0.lookup(address).ok()?.decode_path(&NUMBER).ok()?
+    fn of<'a, T: Deserialize<'a>>(&'a self, address: IpAddr) -> Option<T> {
+        self.reader.lookup(address).ok()?.decode_path(&self.field).ok()?
     }
 }

@@ -22,7 +22,7 @@ use super::bodies::{Bodies, Unread, Whole};
 use super::doors::{Place, Shut};
 use super::head::Head;
 use super::metrics::{Metrics, Route};
-use super::networks::Networks;
+use super::networks::Tables;
 use super::patience::Patience;
 use super::{Policies, RimSettings};
 use crate::clicks::Clicks;
@@ -48,7 +48,7 @@ pub(super) struct Rim {
     metrics: Metrics,
     registry: Option<Arc<Registry>>,
     country_header: Option<HeaderName>,
-    networks: Option<Networks>,
+    tables: Tables,
     settings: RimSettings,
     clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     limits: Limits,
@@ -123,7 +123,7 @@ impl Rim {
         metrics: Metrics,
         registry: Option<Arc<Registry>>,
         country_header: Option<HeaderName>,
-        networks: Option<Networks>,
+        tables: Tables,
         settings: RimSettings,
         clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     ) -> Self {
@@ -140,7 +140,7 @@ impl Rim {
             metrics,
             registry,
             country_header,
-            networks,
+            tables,
             settings,
             clock_ahead_ms,
             last_full: Mutex::new(None),
@@ -256,8 +256,11 @@ impl Rim {
     ) -> Decision {
         let trusted = &self.settings.trusted_proxies;
         let by_proxy = trusted.iter().any(|range| range.contains(peer));
-        let country = self.country_header.as_ref().filter(|_| by_proxy);
         let client = self.client(head, peer);
+        let header = self.country_header.as_ref().filter(|_| by_proxy);
+        // What the proxy says comes first: it has seen the visitor.
+        let said = header.map_or(b"".as_slice(), |name| head.field(name));
+        let country = || client.and_then(|client| self.tables.country(client)).unwrap_or_default();
         let request = Request {
             method: Method::from_name(head.method()),
             path: head.path(),
@@ -271,9 +274,9 @@ impl Rim {
                 .unwrap_or_default(),
             if_none_match: head.field(&header::IF_NONE_MATCH),
             opted_out: opts_out(head.fields(&GPC)),
-            country: country.map_or(b"", |name| head.field(name)),
+            country: if said.is_empty() { country() } else { said },
             client,
-            asn: self.networks.as_ref().zip(client).and_then(|(table, client)| table.asn(client)),
+            asn: client.and_then(|client| self.tables.asn(client)),
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
         let (mut state, mut random) = (Shared(self), Drawn(&self.random));

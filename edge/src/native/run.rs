@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::catalogue_file::{CatalogueSource, watch as watch_catalogue};
 use super::doors::{DoorSettings, Doors};
-use super::networks::Networks;
+use super::networks::Tables;
 use super::rim::Rim;
 use super::threads::Threads;
 use super::{Metrics, Policies};
@@ -27,7 +27,8 @@ use crate::outbox::{BatchSink, Drain, DrainSettings, Outbox};
 pub struct RimSettings {
     /// Proxies whose `X-Forwarded-For` and country header are believed; nobody else's are.
     pub trusted_proxies: Vec<Range>,
-    /// The header in which a trusted proxy says the country, two letters; none: always `ZZ`.
+    /// The header in which a trusted proxy says the country, two letters; none: as
+    /// [`Self::countries`] says.
     pub country_header: Option<String>,
     /// How often one network may ask.
     pub rates: Rates,
@@ -36,6 +37,8 @@ pub struct RimSettings {
     /// The table of networks, in MaxMind's form, that tells data centres; none: nothing is known of
     /// networks.
     pub networks: Option<PathBuf>,
+    /// The table of countries, in MaxMind's form, for whom no proxy says it; none: `ZZ`.
+    pub countries: Option<PathBuf>,
     /// The most connections at once; a further one displaces that whose client is waited for longest
     /// ([`super::doors`]).
     pub connections_max: usize,
@@ -72,6 +75,7 @@ impl Default for RimSettings {
             rates: Rates::default(),
             pace: Pace::default(),
             networks: None,
+            countries: None,
             connections_max: 4_096,
             connections_per_network_max: 0,
             threads: 0,
@@ -182,8 +186,7 @@ pub async fn run<S: BatchSink>(
         let least = "an edge needs at least 1 connection and 8192 bytes for a request's head";
         return Err(RunError::Settings(least.to_owned()));
     }
-    let networks = settings.networks.as_deref().map(Networks::open);
-    let networks = networks.transpose().map_err(RunError::Settings)?;
+    let tables = Tables::open(&settings).map_err(RunError::Settings)?;
     let drain = Drain::start(&outbox, Arc::clone(&sink), drain);
     let rim = Arc::new(Rim::new(
         Arc::clone(&policies),
@@ -193,7 +196,7 @@ pub async fn run<S: BatchSink>(
         metrics.clone(),
         registry,
         country_header,
-        networks,
+        tables,
         settings.clone(),
         Box::new(move || sink.clock_ahead_ms()),
     ));

@@ -9,6 +9,7 @@ use worker::js_sys::futures::JsFuture;
 use worker::js_sys::{Array, Promise, Uint8Array};
 use worker::worker_sys::web_sys;
 
+use super::place;
 use crate::decision::Reply;
 use crate::request::{Body, Method, Request, opts_out};
 
@@ -120,7 +121,7 @@ pub(super) struct Head {
     pub(super) colo: String,
     pub(super) continent: String,
     /// Degrees, of the visitor.
-    pub(super) longitude: Option<f32>,
+    pub(super) longitude: Option<i32>,
     asn: Option<u32>,
 }
 
@@ -149,7 +150,7 @@ impl Head {
             country: next().to_owned(),
             colo: next().to_owned(),
             continent: next().to_owned(),
-            longitude: next().parse().ok(),
+            longitude: place::whole_degrees(next()),
             asn: next().parse().ok(),
             content_type: bytes(next()),
             if_none_match: bytes(next()),

@@ -12,23 +12,29 @@ pub fn shard_name(name: &str, colo: &str, number: u32) -> Option<Id> {
 }
 
 /// The region in which a shard is to be made, so that none is an ocean away from those that it
-/// serves: by the continent and longitude of its first request.
+/// serves: by the continent and longitude of its first request, in whole degrees.
 /// <https://developers.cloudflare.com/durable-objects/reference/data-location/>
 #[must_use]
-pub fn location_hint(continent: &str, longitude: Option<f32>) -> Option<&'static str> {
-    let east_of = |degrees: f32| longitude.is_some_and(|longitude| longitude > degrees);
+pub fn location_hint(continent: &str, longitude: Option<i32>) -> Option<&'static str> {
+    let east_of = |degrees: i32| longitude.is_some_and(|longitude| longitude > degrees);
     Some(match continent {
-        "NA" if longitude.is_some() && !east_of(-100.0) => "wnam",
+        "NA" if longitude.is_some() && !east_of(-100) => "wnam",
         "NA" => "enam",
         "SA" => "sam",
-        "EU" if east_of(15.0) => "eeur",
+        "EU" if east_of(15) => "eeur",
         "EU" => "weur",
-        "AS" if longitude.is_some() && !east_of(60.0) => "me",
+        "AS" if longitude.is_some() && !east_of(60) => "me",
         "AS" => "apac",
         "OC" => "oc",
         "AF" => "afr",
         _ => return None,
     })
+}
+
+/// The degrees of a longitude as text, without their fraction: to read that takes ten kilobytes of tables.
+#[must_use]
+pub fn whole_degrees(text: &str) -> Option<i32> {
+    text.split('.').next().unwrap_or_default().parse().ok()
 }
 
 #[cfg(test)]
@@ -46,15 +52,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_of_a_degree_is_left_out() {
+        for (text, degrees) in
+            [("-122.41940", Some(-122)), ("8", Some(8)), ("-0.5", Some(0)), ("", None), ("x", None)]
+        {
+            assert_eq!(whole_degrees(text), degrees, "{text}");
+        }
+    }
+
+    #[test]
     fn no_shard_is_an_ocean_away() {
         for (continent, longitude, region) in [
-            ("NA", Some(-122.4), Some("wnam")),
-            ("NA", Some(-74.0), Some("enam")),
+            ("NA", Some(-122), Some("wnam")),
+            ("NA", Some(-74), Some("enam")),
             ("NA", None, Some("enam")),
-            ("EU", Some(8.6), Some("weur")),
-            ("EU", Some(30.5), Some("eeur")),
-            ("AS", Some(51.5), Some("me")),
-            ("AS", Some(139.7), Some("apac")),
+            ("EU", Some(8), Some("weur")),
+            ("EU", Some(30), Some("eeur")),
+            ("AS", Some(51), Some("me")),
+            ("AS", Some(139), Some("apac")),
             ("T1", None, None),
             ("", None, None),
         ] {

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::id::IdAllocator;
 use shared::random::Seeded;
+use shared::text::hex;
 use shared::token::{Unverified, from_text, to_text};
 use shared::{Fingerprint, Id, ImpressionId, Random, Timestamp};
 
@@ -307,9 +308,11 @@ fn describe_issued(text: &str, decision: &Decision, policy: &edge::Policy) -> Va
     assert!(unverified.check_tag(policy.keys.own(token.key).unwrap().tags(), NOW).is_ok());
     assert_eq!(token.visitor, decision.events[0].visitor);
     json!({
-        "test": token.test, "issuer": key.issuer, "ad": token.ad, "campaign": token.campaign,
+        "test": token.test, "pass_query": token.pass_query, "issuer": key.issuer, "ad": token.ad, "campaign": token.campaign,
         "advertiser": token.advertiser, "publisher": token.publisher,
-        "placement": token.placement, "url": token.url,
+        "placement": token.placement,
+        // Of its own the id, which is another each time.
+        "url": token.url.replace(&hex(&token.id.to_bytes()), "CSID"),
         "issued_now": token.issued_at == NOW,
         "impression_life_s": token.impression_life_s, "click_life_s": token.click_life_s,
     })

@@ -32,6 +32,7 @@ fn sealed(key: &IssuerKey) -> Vec<u8> {
     let any = Id::literal("any");
     let token = Token {
         test: false,
+        pass_query: false,
         deployment: stores()[0].deployment,
         key: key.public.id,
         id: ImpressionId { block: BlockId::open(NOW, &mut Seeded::new(1)), seq: 1 },

@@ -13,6 +13,27 @@ enum Next {
 
 /// A table that knows a number of some IPv4 addresses, under this key.
 pub(crate) fn table(known: &[([u8; 4], u32)], key: &str) -> Vec<u8> {
+    table_of(known, |data, number| {
+        data.push(0xe1);
+        text(data, key);
+        uint32(data, number);
+    })
+}
+
+/// A table that knows the countries of some IPv4 addresses.
+pub(crate) fn countries(known: &[([u8; 4], &str)]) -> Vec<u8> {
+    let names: Vec<_> = known.iter().map(|(_, name)| *name).collect();
+    let known: Vec<_> = (0..).zip(known).map(|(n, (address, _))| (*address, n)).collect();
+    table_of(&known, |data, n| {
+        data.push(0xe1);
+        text(data, "country");
+        data.push(0xe1);
+        text(data, "iso_code");
+        text(data, names[n as usize]);
+    })
+}
+
+fn table_of(known: &[([u8; 4], u32)], entry: impl Fn(&mut Vec<u8>, u32)) -> Vec<u8> {
     let tree = tree(known);
     let nodes = u32::try_from(tree.len()).unwrap();
     let (mut out, mut data) = (Vec::new(), Vec::new());
@@ -23,9 +44,7 @@ pub(crate) fn table(known: &[([u8; 4], u32)], key: &str) -> Vec<u8> {
             Next::Number(number) => {
                 // The data begins 16 behind the number of nodes.
                 let at = nodes + 16 + u32::try_from(data.len()).unwrap();
-                data.push(0xe1);
-                text(&mut data, key);
-                uint32(&mut data, *number);
+                entry(&mut data, *number);
                 at
             }
         };

@@ -26,16 +26,21 @@ pub(crate) const BROWSER: &str =
 
 pub(crate) const CATALOGUE: &str = r#"{
   "lifetimes": {"impression_s": 3600, "click_s": 86400},
+  "links": {"schemes": ["mailto", "shop.acme"]},
   "ads": [
     {"id": "shoes", "campaign": "spring", "advertiser": "acme",
      "image": "https://cdn.example/shoes.png", "width": 300, "height": 250,
      "url": "https://acme.example/shoes?from=ad&n=1", "price_micros": 2500, "currency": "EUR"},
     {"id": "hats", "campaign": "spring", "advertiser": "acme",
-     "html": "<b>Hats</b>", "width": 728, "height": 90, "url": "http://acme.example/hats"}
+     "html": "<b>Hats</b>", "width": 728, "height": 90, "url": "http://acme.example/hats"},
+    {"id": "caps", "campaign": "spring", "advertiser": "acme", "html": "Caps", "width": 1, "height": 1,
+     "url": "https://acme.example/{ad_id}/{csid}?c={campaign_id}&p={publisher_id}.{placement_id}#{timestamp}",
+     "pass_query": true}
   ],
   "placements": [
     {"id": "top", "publisher": "news", "ads": ["shoes"]},
     {"id": "side", "publisher": "news", "ads": ["hats"]},
+    {"id": "rack", "publisher": "news", "ads": ["caps"]},
     {"id": "empty", "publisher": "news", "ads": []}
   ]
 }"#;
@@ -142,6 +147,7 @@ impl World {
         let id = ids(issued_at.minus_ms(spec.block_ago_s * 1000), u64::try_from(spec.seq).unwrap());
         let token = Token {
             test: false,
+            pass_query: spec.pass_query,
             deployment: store.deployment,
             key: key.public.id,
             id,
@@ -186,6 +192,7 @@ pub(crate) struct TokenSpec {
     pub(crate) visitor_at: String,
     pub(crate) visitor_agent: String,
     pub(crate) url: String,
+    pub(crate) pass_query: bool,
     pub(crate) damage: Damage,
     pub(crate) seq: i64,
     /// Seconds before its issue its block was opened.
@@ -200,6 +207,7 @@ impl Default for TokenSpec {
             visitor_at: String::new(),
             visitor_agent: String::new(),
             url: "https://acme.example/shoes?from=ad&n=1".to_owned(),
+            pass_query: false,
             damage: Damage::None,
             seq: 0,
             block_ago_s: 1800,

@@ -10,7 +10,7 @@ use shared::wire::Batch;
 use shared::{Kind, Reason, Verdict};
 
 use crate::harness::{Edge, Store};
-use crate::networks::{NUMBER, table};
+use crate::networks::{NUMBER, countries, table};
 use crate::support::BROWSER;
 
 /// What became of the clicks.
@@ -110,5 +110,49 @@ async fn another_sort_of_table_is_refused_at_the_start() {
             Err(RunError::Settings(why)) => assert!(why.contains("the table of networks"), "{why}"),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_countries_is_asked_where_no_proxy_says_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("countries.mmdb");
+    let known = [([198, 51, 100, 7], "DE"), ([198, 51, 100, 9], "no country")];
+    std::fs::write(&path, countries(&known)).unwrap();
+    let edge = Edge::start_with(dir.path(), Arc::new(Store::default()), |parts| {
+        parts.settings.countries = Some(path);
+        parts.settings.country_header = Some("CF-IPCountry".to_owned());
+    })
+    .await;
+    let told = [("7", "", "DE"), ("7", "FR", "FR"), ("8", "", "ZZ"), ("9", "", "ZZ")];
+    for (seq, (client, country, _)) in (0..).zip(told) {
+        let head = format!(
+            "GET /v1/c/{} HTTP/1.1\r\nX-Forwarded-For: 198.51.100.{client}\r\n\
+             CF-IPCountry: {country}\r\nUser-Agent: {BROWSER}",
+            edge.token(seq)
+        );
+        assert_eq!(edge.send(&head, b"").await.status, 302);
+    }
+    let (_, sink) = edge.stop().await;
+    let mut found: Vec<String> = Vec::new();
+    for bytes in sink.got.lock().values() {
+        let batch = Batch::read(bytes).unwrap();
+        found.extend(batch.events.iter().map(|event| event.country.to_string()));
+    }
+    assert_eq!(found, told.map(|(_, _, country)| country));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_sort_of_table_of_countries_is_refused_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("countries.mmdb");
+    std::fs::write(&path, table(&[([198, 51, 100, 7], 24_940)], NUMBER)).unwrap();
+    let edge = Edge::start_with(dir.path(), Arc::new(Store::default()), |parts| {
+        parts.settings.countries = Some(path);
+    })
+    .await;
+    match edge.task.await.unwrap() {
+        Err(RunError::Settings(why)) => assert!(why.contains("names no countries"), "{why}"),
+        other => panic!("{other:?}"),
     }
 }

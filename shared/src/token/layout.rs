@@ -1,6 +1,6 @@
 //! The bytes of a token's body: what both seals cover.
 
-use super::{TEST_MARK, Token, VERSION};
+use super::{QUERY_MARK, TEST_MARK, Token, VERSION};
 use crate::event::{Fingerprint, Reason};
 use crate::id::{Id, ImpressionId};
 use crate::keys::{DeploymentId, KeyId};
@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 
 /// Appends the body.
 pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
-    out.push(if token.test { VERSION | TEST_MARK } else { VERSION });
+    out.push(VERSION | mark(token.test, TEST_MARK) | mark(token.pass_query, QUERY_MARK));
     out.extend(token.deployment.0.to_be_bytes());
     out.extend(token.key.0.to_be_bytes());
     out.extend(token.id.to_bytes());
@@ -28,13 +28,21 @@ pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
     out.extend(token.url.as_bytes());
 }
 
+const fn mark(is_set: bool, mark: u8) -> u8 {
+    if is_set { mark } else { 0 }
+}
+
+/// The version stands first and is told apart before anything else is looked at.
+pub(super) fn check_version(version: u8) -> Result<(), Reason> {
+    let known = version & !(TEST_MARK | QUERY_MARK) == VERSION;
+    if known { Ok(()) } else { Err(Reason::UnknownVersion) }
+}
+
 /// Reads a body that must end where `bytes` end.
 pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, Reason> {
     let mut rest = bytes;
     let [version] = take(&mut rest)?;
-    if version & !TEST_MARK != VERSION {
-        return Err(Reason::UnknownVersion);
-    }
+    check_version(version)?;
     let deployment = DeploymentId(u32::from_be_bytes(take(&mut rest)?));
     let key = KeyId(u32::from_be_bytes(take(&mut rest)?));
     let id = ImpressionId::from_bytes(take(&mut rest)?);
@@ -59,6 +67,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, Reason> {
     let url = std::str::from_utf8(rest).map_err(|_| Reason::Malformed)?;
     Ok(Token {
         test: version & TEST_MARK != 0,
+        pass_query: version & QUERY_MARK != 0,
         deployment,
         key,
         id,

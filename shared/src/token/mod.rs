@@ -5,7 +5,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | version, 1; 128 more ([`TEST_MARK`]) in the token of a test |
+//! | 1 | version, 1; 128 more ([`TEST_MARK`]) in the token of a test, 64 more ([`QUERY_MARK`]) where a click's own query goes along |
 //! | 4 | deployment |
 //! | 4 | key id |
 //! | 12 | impression id: block 10, sequence 2 |
@@ -40,6 +40,12 @@ pub const VERSION: u8 = 1;
 /// Added to the version of a token that tries something out: what comes of it is never counted. A
 /// reader that does not know the mark refuses the version, rather than counting.
 pub const TEST_MARK: u8 = 0x80;
+/// Added to the version of a token whose click's own query goes along to the landing page.
+pub const QUERY_MARK: u8 = 0x40;
+/// Schemes that nobody's link may have: their addresses are code, or mean something on the visitor's own
+/// machine or page.
+const SCHEMES_REFUSED: [&str; 8] =
+    ["about", "blob", "data", "file", "filesystem", "javascript", "vbscript", "view-source"];
 
 /// What a token says. Who holds one from [`Unverified`] knows that we said it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +53,8 @@ pub struct Token<'a> {
     /// It was asked for to try something out: its events get [`Reason::Test`] instead of being
     /// counted.
     pub test: bool,
+    /// The ad wants the query that a click comes with to go along to its page.
+    pub pass_query: bool,
     /// Of which installation.
     pub deployment: DeploymentId,
     /// Signed with which key.
@@ -73,7 +81,7 @@ pub struct Token<'a> {
     pub publisher: Id,
     /// Where on the publisher's pages.
     pub placement: Id,
-    /// Where a click leads: http or https, at most 2 048 bytes.
+    /// Where a click leads, at most 2 048 bytes: see [`check_url`].
     pub url: &'a str,
 }
 
@@ -131,22 +139,33 @@ pub fn to_text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Whether a landing page's address may go into a token.
+/// Whether a landing page's address may go into a token. Which schemes besides http and https an edge
+/// sends visitors to is for its operator to say.
 ///
 /// # Errors
-/// Says what is wrong: too long, not http or https, without a host, with characters that have no
-/// place in a URL (RFC 3986 §2: they would have to be percent-encoded).
+/// Says what is wrong: too long, of no scheme or of one that nobody may use, http or https without a
+/// host, with characters that have no place in a URL (RFC 3986 §2: they would have to be
+/// percent-encoded).
 pub fn check_url(url: &str) -> Result<(), String> {
     if url.len() > crate::limits::URL_BYTES_MAX {
         return Err(format!("a landing URL has at most 2048 bytes, and this has {}", url.len()));
     }
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let Some(rest) = rest else {
-        return Err(format!("a landing URL starts with https:// or http://, and not so {url:?}"));
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.is_empty() || authority.starts_with(':') || authority.contains('@') {
-        return Err(format!("the landing URL {url:?} needs a host, and no user name before it"));
+    let web = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    match (web, scheme_of(url)) {
+        (Some(rest), _) => {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            if authority.is_empty() || authority.starts_with(':') || authority.contains('@') {
+                return Err(format!(
+                    "the landing URL {url:?} needs a host, and no user name before it"
+                ));
+            }
+        }
+        (None, Some(scheme)) if !matches!(scheme, "http" | "https") => check_scheme(scheme)?,
+        _ => {
+            return Err(format!(
+                "a landing URL starts with https:// or http://, and not so {url:?}"
+            ));
+        }
     }
     let plain = |b: u8| {
         b.is_ascii_graphic()
@@ -156,4 +175,26 @@ pub fn check_url(url: &str) -> Result<(), String> {
         return Err(format!("the landing URL {url:?} has the byte {bad:#04x}: percent-encode it"));
     }
     Ok(())
+}
+
+/// What stands before an address's first colon, when something follows.
+#[must_use]
+pub fn scheme_of(url: &str) -> Option<&str> {
+    url.split_once(':').filter(|(_, rest)| !rest.is_empty()).map(|(scheme, _)| scheme)
+}
+
+/// Whether links may have this scheme, if their operator allows it (RFC 3986 §3.1, in lower case).
+///
+/// # Errors
+/// Says why not.
+pub fn check_scheme(scheme: &str) -> Result<(), String> {
+    let is_of_scheme =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.bytes().all(is_of_scheme) {
+        return Err(format!("{scheme:?} is no scheme: a-z, then a-z 0-9 + - ."));
+    }
+    match SCHEMES_REFUSED.contains(&scheme) {
+        true => Err(format!("no link leads to {scheme}:")),
+        false => Ok(()),
+    }
 }

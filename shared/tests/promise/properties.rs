@@ -37,6 +37,7 @@ fn any_token() -> impl Strategy<Value = (Token<'static>, String)> {
             let [ad, campaign, advertiser, publisher, placement] = ids;
             let token = Token {
                 test: seq % 2 == 1,
+                pass_query: seq % 4 > 1,
                 deployment: store.deployment,
                 key: signer.id(),
                 id: ImpressionId { block: BlockId(block), seq },

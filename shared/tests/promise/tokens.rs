@@ -68,6 +68,13 @@ fn tokens() {
             dear,
         ),
         vector("a test", &store, &house, Token { test: true, ..plain }, price()),
+        vector(
+            "a query that goes along",
+            &store,
+            &house,
+            Token { pass_query: true, ..plain },
+            price(),
+        ),
     ];
     let file = json!({
         "what": "Valid tokens of the deployment `keys` (test keys: never use them). `parts` are the bytes in hex, in order; `text` is the base64url of all of them. The price is what is under the cover. `earlier` is the first one as builds wrote it whose tags were made with the `edge_secret` that all issuers had.",
@@ -128,8 +135,10 @@ fn vector(name: &str, store: &KeyStore, signer: &Signer, token: Token<'_>, price
         "text_characters": text.len(),
         "text": text,
     });
-    if token.test {
-        vector["test"] = true.into();
+    for (name, is_set) in [("test", token.test), ("pass_query", token.pass_query)] {
+        if is_set {
+            vector[name] = true.into();
+        }
     }
     vector
 }
@@ -200,6 +209,11 @@ fn landing_urls() {
         "https://shop.example:8443/a/b?c=%20&d=e#f",
         "https://[2001:db8::1]/",
         "https://a/?u=https://b/@c",
+        // What an operator may allow.
+        "ftp://a/",
+        "mailto:a@e.example?subject=a%20b",
+        "tel:+4930",
+        "my-app.x+1://open?a",
     ] {
         assert_eq!(token::check_url(good), Ok(()), "{good}");
     }
@@ -208,9 +222,18 @@ fn landing_urls() {
         "/a",
         "a",
         "//a/",
-        "ftp://a/",
         "HTTP://a/",
+        "http:a",
+        "https:",
         "javascript:alert(1)",
+        "data:text/html,a",
+        "vbscript:a",
+        "file:///etc/passwd",
+        "blob:https://a/1",
+        "Mailto:a@e.example",
+        "mailto:",
+        "1app:a",
+        ":a",
         "https://",
         "https:///a",
         "https://?a",

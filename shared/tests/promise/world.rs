@@ -40,6 +40,7 @@ pub(super) fn token<'a>(store: &KeyStore, signer: &Signer, url: &'a str) -> Toke
     };
     Token {
         test: false,
+        pass_query: false,
         deployment: store.deployment,
         key: signer.id(),
         id: impression,

@@ -43,6 +43,7 @@ impl Mint {
         id[8..].copy_from_slice(&n.to_be_bytes());
         let token = Token {
             test: false,
+            pass_query: false,
             deployment: self.store.deployment,
             key: self.signer.id(),
             id: ImpressionId::from_bytes(id),

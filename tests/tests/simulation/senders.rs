@@ -203,6 +203,7 @@ impl Deployment {
         let signer = Signer::new(self.keys.signing(issuer, NOW).unwrap());
         let mut token = Token {
             test: false,
+            pass_query: false,
             deployment: self.keys.deployment,
             key: signer.id(),
             id: ImpressionId { block: BlockId::open(NOW, &mut Seeded::new(2)), seq: 0 },

@@ -88,6 +88,7 @@ impl Scene<'_> {
         let own = Id::literal("mallory");
         let token = Token {
             test: false,
+            pass_query: false,
             deployment: self.keys.deployment,
             key: key.public.id,
             id,
