@@ -15,6 +15,8 @@ const IMPRESSION: usize = 9;
 const CLICK_LIFE: usize = 30;
 const PRICE: usize = 33;
 const VISITOR: usize = 44;
+/// What may stand beside a version.
+const MARKS: u8 = token::TEST_MARK | token::QUERY_MARK;
 const SEALS: usize = SIGNATURE_BYTES + TAG_BYTES;
 
 /// Seconds after issue in which a click of this token counts.
@@ -90,9 +92,9 @@ impl Forger {
             if let Some(byte) = bytes.get_mut(place) {
                 *byte ^= 1 << bit;
             }
-            // The version's highest bit marks a test: it is read, and the seals do not cover it so.
+            // The version's highest bits are marks: they are read, and the seals do not cover them so.
             let reason = match reason {
-                Reason::UnknownVersion if bit == 7 => Reason::BadSeal,
+                Reason::UnknownVersion if MARKS & (1 << bit) != 0 => Reason::BadSeal,
                 reason => reason,
             };
             (what, token::to_text(&bytes), reason)
