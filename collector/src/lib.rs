@@ -7,8 +7,6 @@
 //! 3. [`coalesce`] (pure): one message per partition, each listing all the batches and chunks;
 //! 4. [`Collector`]: one append of them all, and then, never before, the acknowledgements.
 //!
-//! [`archive`] is the other end: it reads the log and keeps everything that was in it.
-//!
 //! [`gateway`] offers the same over HTTP to edges without NATS, to servers and to importers.
 //!
 //! An edge belongs to one issuer ([`Sender`]): whoever sends a batch of another's edge is not let in, and
@@ -25,7 +23,6 @@
 //! What is deliberately absent: dedup. A batch that is appended twice (a lost acknowledgement) has
 //! the same number twice, and the count engine skips it.
 
-pub mod archive;
 pub mod clock;
 pub mod coalesce;
 mod collector;

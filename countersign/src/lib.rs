@@ -11,7 +11,7 @@
 //! [`roles`], each in its own.
 
 mod admin;
-mod archive;
+mod archiving;
 mod arenas;
 mod backup;
 mod catalogue;

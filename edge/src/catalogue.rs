@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shared::limits::TOKEN_LIFE_MS_MAX;
 use shared::{Currency, Id, Money, Random};
 
-use crate::landing::{Schemes, check_web};
+use crate::landing::{OR_SCHEMES, Schemes, check_web};
 #[cfg(feature = "native")]
 use crate::native::stored_as;
 
@@ -384,10 +384,8 @@ fn check_creative(entry: &AdEntry, errors: &mut Errors) -> Result<Creative, Stri
             let image = errors.address("image", image, &Schemes::default());
             let image = image.and_then(|image| check_web(&image).map(|()| image));
             let image = image.map_err(|why| {
-                format!(
-                    "image: {}",
-                    why.replace("a landing URL", "an image URL").replace("landing", "image")
-                )
+                let why = why.replace("a landing URL", "an image URL").replace("landing", "image");
+                format!("image: {}", why.replace(OR_SCHEMES, ""))
             })?;
             Ok(Creative::Image(image))
         }

@@ -70,6 +70,9 @@ fn replaced(url: &str, text: impl Fn(&Macro) -> String) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Said of links alone.
+pub(crate) const OR_SCHEMES: &str = " or what `schemes` in [links] allows";
+
 /// Whether an address may stand in a catalogue whose links may have these schemes: whatever its macros
 /// become, it can go into a token.
 ///
@@ -79,13 +82,12 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
     let longest = replaced(url, |(_, length, _)| "0".repeat(*length));
     check_url(&longest).map_err(|why| match longest.len() > URL_BYTES_MAX {
         true => format!("{why}, with its macros filled in"),
-        false => why,
+        false => why.replace(longest.as_ref(), url),
     })?;
     if !schemes.allow(url) {
         let scheme = scheme_of(url).unwrap_or_default();
         return Err(format!(
-            "the landing URL {url:?} starts with {scheme}:, and may start with https://, http:// or what \
-             `schemes` in [links] allows"
+            "the landing URL {url:?} starts with {scheme}:, and may start with https://, http://{OR_SCHEMES}"
         ));
     }
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
@@ -171,7 +173,7 @@ mod tests {
             ("https://{ad_id}.example/", "macro in its host"),
             ("https://a/{ad}", "0x7b"),
             ("https://a/{{ad_id}", "0x7b"),
-            ("{csid}://a", "starts with https://"),
+            ("{csid}://a", "is no scheme"),
             ("tel:+49", "starts with tel:"),
             (long.as_str(), "with its macros filled in"),
         ] {

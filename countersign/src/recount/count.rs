@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use collector::archive::Archive;
+use archive::Archive;
 use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use shared::Minute;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};

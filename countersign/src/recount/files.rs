@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use collector::archive::{Archive, ArchiveError, Entry, FileInfo};
+use archive::{Archive, ArchiveError, Entry, FileInfo};
 use futures::{StreamExt as _, TryStreamExt as _};
 use shared::ambient::Stopwatch;
 use shared::limits::{BLOCK_LIFE_MS, CLOCK_AHEAD_MS_MAX, HORIZON_MS, OUTBOX_DELAY_MS_MAX};

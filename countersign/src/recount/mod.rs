@@ -18,10 +18,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
-use collector::archive::{Archive, ArchiveError};
+use archive::{Archive, ArchiveError};
 use shared::ambient::Stopwatch;
 
-use crate::archive::{FOLDER, at};
+use crate::archiving::{FOLDER, at};
 use crate::cli::RecountArgs;
 use crate::client::Api;
 use crate::failure::{self, Failure};

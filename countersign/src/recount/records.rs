@@ -62,7 +62,7 @@ pub(super) struct Record {
 /// When it is damaged, or no file of an archive.
 pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec<Record>, String> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| e.to_string())?;
-    let known = collector::archive::schema();
+    let known = archive::schema();
     let (there, known) = (builder.schema().fields().len(), known.fields());
     let (same, later) = known.split_at_checked(there).unwrap_or((known, &[]));
     if **builder.schema().fields() != *same || !later.iter().all(|field| field.is_nullable()) {

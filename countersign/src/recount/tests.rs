@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregator::count::{Dimensions, Engine, Settings};
+use archive::{Archiver, Parts};
 use bytes::Bytes;
-use collector::archive::{Archiver, Parts};
 use eventlog::fake::MemLog;
 use eventlog::{Log as _, Message, Reader as _};
 use parquet::arrow::ArrowWriter;
@@ -337,7 +337,7 @@ fn cell(of: &Dimensions) -> Cell {
 struct Both {
     engine: Engine,
     archive: Archive,
-    files: Vec<(collector::archive::Entry, collector::archive::FileInfo)>,
+    files: Vec<(archive::Entry, archive::FileInfo)>,
     _dir: tempfile::TempDir,
 }
 
@@ -362,8 +362,7 @@ async fn logged(messages: Vec<Bytes>) -> Both {
         }
     }
     let registry = &mut Registry::default();
-    let settings =
-        collector::archive::Settings { every: Duration::from_secs(60), file_bytes: 9_000 };
+    let settings = archive::Settings { every: Duration::from_secs(60), file_bytes: 9_000 };
     let parts = Parts { log: Arc::clone(&log), archive: archive.clone(), settings, registry };
     let archiver = Archiver::start(parts).await.unwrap();
     archiver.flusher().flush(0).await.unwrap().unwrap();
@@ -488,7 +487,7 @@ fn with_columns(file: &Bytes, columns: usize) -> Bytes {
 async fn a_file_of_before_lacks_the_last_columns() {
     let both = both(5, 20).await;
     let file = both.archive.read(&both.files[0].0).await.unwrap();
-    let all = collector::archive::schema().fields().len();
+    let all = archive::schema().fields().len();
     let read = |bytes| records::read(bytes, u64::MAX, &mut names::Names::default());
     let whole = read(file.clone()).unwrap().len();
     assert!(whole > 20, "{whole} records");

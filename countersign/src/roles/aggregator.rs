@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::aggregator::Aggregator;
+use archive::Archiver;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use collector::archive::Archiver;
 use edge::native::doors::Doors;
 use eventlog::jetstream::{Document, Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
@@ -26,7 +26,7 @@ use tower::ServiceExt as _;
 use super::follow::follow;
 use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
-use crate::archive;
+use crate::archiving;
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
 use crate::deployment::{self, KEYS_CENTRE};
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &AggregatorArgs) -> Result<ExitCode, Failure> {
 
 async fn aggregate(settings: Settings) -> Result<(), Failure> {
     let stop = process::signals()?;
-    archive::check(&settings)?;
+    archiving::check(&settings)?;
     let listener = parts::bind("api.listen", settings.api.listen).await?;
     let url = parts::url_of("api.listen", &listener)?;
     let config = deployment::nats(&settings, "aggregator", 1)?;
@@ -185,7 +185,7 @@ impl Term {
             process::within(what, aggregator.close()).await?;
             // Who counts next archives as well, and goes on where the files end.
             if matches!(result, Ok(Ended::Asked)) {
-                archive::close(archiver).await?;
+                archiving::close(archiver).await?;
             }
         }
         // Only now: while this one saves, nobody else may begin.
@@ -222,7 +222,7 @@ impl Term {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut registry = Registry::default();
         listen::register(&self.doors, &mut registry);
-        let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
+        let archiver = archiving::open(settings, &dir, &log, &mut registry).await?;
         let archived = archiver.as_ref().map(Archiver::archived);
         let known = self.registered.clone();
         let registered = Box::new(move || known.borrow().clone());
@@ -236,7 +236,7 @@ impl Term {
             &mut registry,
         );
         let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
-        let routes = archiver.as_ref().map(archive::router).unwrap_or_default();
+        let routes = archiver.as_ref().map(archiving::router).unwrap_or_default();
         let routes = api::degradable(aggregator.router().merge(routes), disk.degraded());
         let mut watch = JoinSet::new();
         if settings.aggregator.state_url.is_empty() {

@@ -19,13 +19,14 @@ mod sink;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aggregator::Aggregator;
+use archive::Archiver;
 use collector::Collector;
-use collector::archive::Archiver;
 
-use crate::archive;
+use crate::archiving;
 use crate::cli::UpArgs;
 use crate::failure::Failure;
 use crate::listen::{self, Times};
@@ -45,20 +46,27 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::load(&args.given(), process::environment())?;
     let demo = args.demo.then(|| demo::Demo::read(args.sdk.as_deref())).transpose()?;
-    process::run(&settings.log, up(settings.clone(), demo))
+    // What is on NATS is begun too, and goes with the directory.
+    let is_new = !settings.data.exists() && settings.eventlog.url.is_empty();
+    let is_open = AtomicBool::new(false);
+    let ended = process::run(&settings.log, up(settings.clone(), demo, &is_open));
+    if ended.is_err() && is_new && !is_open.into_inner() {
+        // Nobody could reach this process: there is nothing in it that was accepted. Nothing of it runs any
+        // more that could write there.
+        let _ = std::fs::remove_dir_all(&settings.data);
+    }
+    ended
 }
 
-async fn up(settings: Settings, demo: Option<demo::Demo>) -> Result<(), Failure> {
+async fn up(
+    settings: Settings,
+    demo: Option<demo::Demo>,
+    is_open: &AtomicBool,
+) -> Result<(), Failure> {
     // Before anything is opened: a signal that comes early ends what was begun in order.
     let stop = process::signals()?;
-    // What is on NATS is begun too, and goes with the directory.
-    let is_begun = settings.data.exists() || !settings.eventlog.url.is_empty();
-    let opened = parts::open(&settings, demo).await.inspect_err(|_| {
-        if !is_begun {
-            // Nobody could reach this process: there is nothing in it that was accepted.
-            let _ = std::fs::remove_dir_all(&settings.data);
-        }
-    })?;
+    let opened = parts::open(&settings, demo).await?;
+    is_open.store(true, Ordering::Relaxed);
     let Opened {
         edge_listener,
         edge,
@@ -109,7 +117,7 @@ async fn close(
 ) -> Result<(), Failure> {
     process::within("the collector: it could not empty its queue", collector.close()).await?;
     process::within("the aggregator: it could not save its state", aggregator.close()).await?;
-    archive::close(archiver).await?;
+    archiving::close(archiver).await?;
     let log = tokio::task::spawn_blocking(move || log.close());
     process::within("the log: it could not be closed", log).await?.map_err(Failure::fatal)
 }

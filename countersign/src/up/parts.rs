@@ -8,7 +8,7 @@ use std::time::Duration;
 use aggregator::Aggregator;
 use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
-use collector::archive::Archiver;
+use archive::Archiver;
 use collector::clock::WORD_LASTS_MS;
 use collector::{Collector, CollectorKeys};
 use edge::native::doors::Doors;
@@ -27,7 +27,7 @@ use super::follow::Followers;
 use super::log::AnyLog;
 use super::{api, demo, hints};
 use crate::admin::{self, AdminKey};
-use crate::archive;
+use crate::archiving;
 use crate::data::{DataDir, LogPlace};
 use crate::descriptors::Places;
 use crate::disk::Disk;
@@ -122,7 +122,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let (collector, collector_keys) =
         open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
     let stores = open_stores(settings, &dir).await?;
-    let archiver = archive::open(settings, &dir, &log, &mut registry).await?;
+    let archiver = archiving::open(settings, &dir, &log, &mut registry).await?;
     let archived = archiver.as_ref().map(Archiver::archived);
     let known = collector_keys.subscribe();
     let registered = Box::new(move || known.borrow().edges.clone());
@@ -142,7 +142,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         policies: Arc::clone(&edge.policies),
         collector: collector_keys,
     };
-    let more = archiver.as_ref().map(archive::router).unwrap_or_default();
+    let more = archiver.as_ref().map(archiving::router).unwrap_or_default();
     let api = api::router(
         &aggregator,
         more.merge(collector::gateway::router(Arc::clone(&collector))),

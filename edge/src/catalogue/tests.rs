@@ -102,12 +102,12 @@ fn errors_name_the_place() {
         (
             "url = \"http://acme.example/hats\"",
             "url = \"javascript:alert(1)\"",
-            "ads[1] (\"hats\"): url: a landing URL starts with",
+            "ads[1] (\"hats\"): url: the landing URL \"javascript:alert(1)\": no link leads to javascript:",
         ),
         (
             "https://cdn.example/shoes.png",
             "ftp://cdn.example/shoes.png",
-            "ads[0] (\"shoes\"): image: an image URL starts with",
+            "ads[0] (\"shoes\"): image: the image URL \"ftp://cdn.example/shoes.png\" starts with ftp:",
         ),
         ("id = \"hats\"", "id = \"shoes\"", "ads[1] (\"shoes\"): this id is there twice"),
         ("id = \"empty\"", "id = \"top\"", "placements[1] (\"top\"): this id is there twice"),

@@ -160,7 +160,9 @@ pub fn check_url(url: &str) -> Result<(), String> {
                 ));
             }
         }
-        (None, Some(scheme)) if !matches!(scheme, "http" | "https") => check_scheme(scheme)?,
+        (None, Some(scheme)) if !matches!(scheme, "http" | "https") => {
+            check_scheme(scheme).map_err(|why| format!("the landing URL {url:?}: {why}"))?;
+        }
         _ => {
             return Err(format!(
                 "a landing URL starts with https:// or http://, and not so {url:?}"

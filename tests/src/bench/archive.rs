@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use archive::{Archive, Archiver, Parts, Settings};
 use bytes::Bytes;
-use collector::archive::{Archive, Archiver, Parts, Settings};
 use eventlog::{LocalLog, LocalLogConfig, Log, Message};
 use prometheus_client::registry::Registry;
 use shared::ambient::{Stopwatch, SystemClock};

@@ -5,15 +5,16 @@ use std::process::Command;
 use crate::tree::{File, Tree, root};
 
 /// Each room, and the rooms that it may depend on. What two rooms need belongs in one to their left.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("shared", &[]),
     ("eventlog", &["shared"]),
     ("sdk-js", &["shared"]),
     ("edge", &["shared", "eventlog"]),
     ("collector", &["shared", "eventlog"]),
+    ("archive", &["shared", "eventlog"]),
     ("aggregator", &["shared", "eventlog"]),
-    ("countersign", &["shared", "eventlog", "edge", "collector", "aggregator"]),
-    ("tests", &["shared", "eventlog", "edge", "collector", "aggregator"]),
+    ("countersign", &["shared", "eventlog", "edge", "collector", "archive", "aggregator"]),
+    ("tests", &["shared", "eventlog", "edge", "collector", "archive", "aggregator"]),
     ("xtask", &[]),
 ];
 

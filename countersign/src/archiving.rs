@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use archive::{Archive, Archiver, Flusher, Halt, Parts, Settings as ArchiveSettings};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use collector::archive::{Archive, Archiver, Flusher, Halt, Parts, Settings as ArchiveSettings};
 use prometheus_client::registry::Registry;
 use shared::problem::{CONTENT_TYPE, Problem};
 
