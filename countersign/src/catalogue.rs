@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use catalogue::CatalogueFile;
 use clap::{Args, Subcommand};
-use edge::native::CatalogueFile;
 
 use crate::failure::Failure;
 use crate::terminal::line;

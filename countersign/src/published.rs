@@ -2,8 +2,7 @@
 //! request with a key of this deployment; one that was revoked too, for its edge must hear of that. Each
 //! issuer is told of the ads and places that its keys may sign for, and no more.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,27 +10,32 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use catalogue::{Published, part, stored};
 use collector::CollectorKeys;
-use edge::Published;
-use edge::landing::Schemes;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
+use shared::Clock as _;
 use shared::ambient::SystemClock;
-use shared::keys::{IssuerLimits, PublicKey, request};
+use shared::keys::request;
 use shared::problem::{CONTENT_TYPE, Problem};
 use shared::text::hex;
-use shared::{Clock as _, Money, Timestamp};
 use tokio::sync::watch;
 
 #[derive(Clone)]
 struct Centre {
     keys: watch::Receiver<Arc<CollectorKeys>>,
-    catalogue: Arc<PathBuf>,
+    catalogue: Option<Arc<PathBuf>>,
+    /// Why these keys may not be those in force any more.
+    stale: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
-/// The route. The catalogue is read when it is asked for: an edge asks every few seconds.
-pub(crate) fn router(keys: watch::Receiver<Arc<CollectorKeys>>, catalogue: PathBuf) -> Router {
-    let centre = Centre { keys, catalogue: Arc::new(catalogue) };
+/// The route. The catalogue, if there is one, is read when it is asked for: an edge asks every few seconds.
+pub(crate) fn router(
+    keys: watch::Receiver<Arc<CollectorKeys>>,
+    catalogue: Option<PathBuf>,
+    stale: impl Fn() -> Option<String> + Send + Sync + 'static,
+) -> Router {
+    let centre = Centre { keys, catalogue: catalogue.map(Arc::new), stale: Arc::new(stale) };
     Router::new().route(Published::PATH, get(published).with_state(centre))
 }
 
@@ -46,10 +50,14 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
             return problem(StatusCode::UNAUTHORIZED, "unauthorized", &error.to_string());
         }
     };
-    let catalogue = match catalogue(&centre.catalogue).await {
+    // An edge takes the answer for the newest: a key may have been revoked meanwhile.
+    if let Some(why) = (centre.stale)() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "keys_unseen", &why);
+    }
+    let catalogue = match catalogue(centre.catalogue.as_deref()).await {
         Ok(catalogue) => catalogue.filter(|_| !asks.revoked),
         Err(why) => {
-            tracing::error!("{}: {why}", centre.catalogue.display());
+            tracing::error!("{why}");
             let what = "the centre's catalogue cannot be read; its log says why";
             return problem(StatusCode::SERVICE_UNAVAILABLE, "catalogue_unreadable", what);
         }
@@ -73,182 +81,20 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     (fields, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn list<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
-    of.get_mut(name)?.as_array_mut()
-}
-
-/// With addresses as they are kept. One that is wrong stays: the centre's own edge says what is wrong.
-fn stored(mut catalogue: Value) -> Value {
-    let schemes = serde_json::from_value(catalogue["links"]["schemes"].clone());
-    let schemes = schemes.ok().and_then(|list| Schemes::new(list).ok()).unwrap_or_default();
-    let ads = list(&mut catalogue, "ads").into_iter().flatten();
-    for ad in ads.filter_map(Value::as_object_mut) {
-        for (name, schemes) in [("url", &schemes), ("image", &Schemes::default())] {
-            let Some(address) = ad.get_mut(name) else { continue };
-            let stored = address.as_str().map(|text| edge::native::stored_as(text, schemes));
-            if let Some(Ok(stored)) = stored {
-                *address = stored.into();
-            }
-        }
-    }
-    catalogue
-}
-
-/// What an issuer may show of a catalogue, whose keys these are. An entry that is wrong is shown to nobody
-/// whose keys are limited; the centre's own edge says what is wrong.
-fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value {
-    let keys = || keys.iter().filter(|key| key.signs_at(now));
-    if keys().any(|key| key.limits() == IssuerLimits::default()) {
-        return catalogue;
-    }
-    let sells = |ad: &Value| {
-        let micros = ad["price_micros"].as_i64().unwrap_or(0);
-        let price = match ad["currency"].as_str().map(str::parse) {
-            Some(currency) => Money { micros, currency: currency.ok()? },
-            None => Money { micros, ..Money::ZERO },
-        };
-        let advertiser = ad["advertiser"].as_str()?.parse().ok()?;
-        Some(keys().any(|key| key.sells(advertiser, price)))
-    };
-    let shows = |place: &Value| {
-        let publisher = place["publisher"].as_str()?.parse().ok()?;
-        Some(keys().any(|key| key.signs_for(publisher)))
-    };
-    let mut shown = HashSet::new();
-    if let Some(ads) = list(&mut catalogue, "ads") {
-        ads.retain(|ad| sells(ad) == Some(true));
-        shown.extend(ads.iter().filter_map(|ad| ad["id"].as_str().map(str::to_owned)));
-    }
-    if let Some(places) = list(&mut catalogue, "placements") {
-        places.retain(|place| shows(place) == Some(true));
-        for ads in places.iter_mut().filter_map(|place| list(place, "ads")) {
-            ads.retain(|ad| ad.as_str().is_some_and(|ad| shown.contains(ad)));
-        }
-        // What stands in none of its places is nothing that it can show.
-        let placed = places.iter().filter_map(|place| place["ads"].as_array()).flatten();
-        shown = placed.filter_map(|ad| ad.as_str().map(str::to_owned)).collect();
-    }
-    if let Some(ads) = list(&mut catalogue, "ads") {
-        ads.retain(|ad| ad["id"].as_str().is_some_and(|ad| shown.contains(ad)));
-    }
-    catalogue
-}
-
-/// The catalogue as JSON; `None` when there is no file.
-async fn catalogue(path: &Path) -> Result<Option<Value>, String> {
-    let text = match tokio::fs::read_to_string(path).await {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
+/// The catalogue as JSON.
+async fn catalogue(path: Option<&PathBuf>) -> Result<Option<Value>, String> {
+    let Some(path) = path else { return Ok(None) };
+    let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = tokio::fs::read_to_string(path).await.map_err(|error| shown(&error))?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     if is_json {
-        serde_json::from_str(&text).map(Some).map_err(|error| error.to_string())
+        serde_json::from_str(&text).map(Some).map_err(|error| shown(&error))
     } else {
-        toml::from_str(&text).map(Some).map_err(|error| error.to_string())
+        toml::from_str(&text).map(Some).map_err(|error| shown(&error))
     }
 }
 
 fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
     let body = Problem::new(status.as_u16(), kind, detail).to_json();
     (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use serde_json::json;
-    use shared::keys::KeyStore;
-    use shared::random::Seeded;
-
-    use super::*;
-
-    fn catalogue() -> Value {
-        let ad = |id: &str, advertiser: &str, micros: i64| {
-            json!({ "id": id, "campaign": "c", "advertiser": advertiser, "price_micros": micros,
-                    "currency": "EUR", "html": "x", "width": 1, "height": 1, "url": "https://a/" })
-        };
-        json!({
-            "lifetimes": { "click_s": 7 },
-            "ads": [ad("mine", "acme", 100), ad("dear", "acme", 101), ad("hers", "other", 1),
-                    ad("elsewhere", "acme", 1)],
-            "placements": [
-                { "id": "top", "publisher": "press", "ads": ["mine", "dear", "hers"] },
-                { "id": "far", "publisher": "times", "ads": ["mine", "elsewhere"] },
-            ],
-        })
-    }
-
-    fn keys(limits: IssuerLimits) -> (KeyStore, Vec<PublicKey>) {
-        let mut random = Seeded::new(1);
-        let mut store = KeyStore::generate(&mut random);
-        store.create_limited("mine".parse().unwrap(), limits, Timestamp(1), &mut random).unwrap();
-        let all = store.issuers.iter().map(|key| key.public.clone()).collect();
-        (store, all)
-    }
-
-    fn limits() -> IssuerLimits {
-        IssuerLimits {
-            publishers: vec!["press".parse().unwrap()],
-            advertisers: vec!["acme".parse().unwrap()],
-            price_max: Some(Money { micros: 100, currency: "EUR".parse().unwrap() }),
-        }
-    }
-
-    #[test]
-    fn an_issuer_is_told_of_what_it_may_sign_for() {
-        let (_, all) = keys(limits());
-        let told = part(catalogue(), &all.iter().collect::<Vec<_>>(), Timestamp(1));
-        let ids = |list: &Value| -> Vec<String> {
-            let list = list.as_array().unwrap().iter();
-            list.map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
-        };
-        assert_eq!(
-            (ids(&told["ads"]), ids(&told["placements"])),
-            (vec!["mine".into()], vec!["top".into()])
-        );
-        assert_eq!(told["placements"][0]["ads"], json!(["mine"]));
-        assert_eq!(told["lifetimes"], json!({ "click_s": 7 }));
-        edge::catalogue::Catalogue::from_json(&told.to_string()).unwrap();
-    }
-
-    #[test]
-    fn edges_are_told_addresses_as_they_are_kept() {
-        let mut written = catalogue();
-        written["ads"][0]["url"] = json!("https://bücher.example/a b");
-        written["ads"][1]["url"] = json!("no address");
-        let told = stored(written);
-        assert_eq!(told["ads"][0]["url"], "https://xn--bcher-kva.example/a%20b");
-        assert_eq!(told["ads"][1]["url"], "no address");
-        assert_eq!(stored(catalogue()), catalogue());
-        // What is no catalogue is passed on as it is.
-        let (_, all) = keys(limits());
-        for wrong in [json!({}), json!([1]), json!({"ads": [1], "placements": [[], {"ads": 1}]})] {
-            assert_eq!(stored(wrong.clone()), wrong);
-            part(wrong, &all.iter().collect::<Vec<_>>(), Timestamp(1));
-        }
-    }
-
-    #[test]
-    fn an_issuer_without_limits_is_told_all_and_one_without_keys_nothing() {
-        let (_, all) = keys(IssuerLimits::default());
-        assert_eq!(part(catalogue(), &all.iter().collect::<Vec<_>>(), Timestamp(1)), catalogue());
-        let revoked = PublicKey { revoked: true, ..all[0].clone() };
-        let retired = PublicKey { retired_at: Some(Timestamp(5)), ..all[0].clone() };
-        for (key, at) in [(&revoked, 1), (&retired, 5), (&all[0], 0)] {
-            let told = part(catalogue(), &[key], Timestamp(at));
-            assert_eq!((&told["ads"], &told["placements"]), (&json!([]), &json!([])));
-        }
-        assert_eq!(part(catalogue(), &[&retired], Timestamp(4)), catalogue());
-    }
-
-    #[test]
-    fn what_others_may_sign_for_is_not_told() {
-        let (store, all) = keys(limits());
-        let (mine, hers) = ("mine".parse().unwrap(), "hers".parse().unwrap());
-        assert_eq!(all[0].told_to(mine).limits(), limits());
-        assert_eq!(all[0].told_to(hers).limits(), IssuerLimits::default());
-        assert_eq!(all[0].told_to(hers).public, all[0].public);
-        assert_eq!(store.for_edge(mine).unwrap().public[0].limits(), limits());
-    }
 }

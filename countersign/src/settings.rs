@@ -157,6 +157,8 @@ pub(crate) struct Collector {
     pub(crate) dead_letter_bytes_per_hour: u64,
     /// When the operator says that the clock is right; empty: nothing is said.
     pub(crate) clock_is_right: String,
+    /// The catalogue that edges elsewhere are told of; empty: none. `up` tells of its edge's.
+    pub(crate) catalogue: PathBuf,
     /// What one issuer may cost.
     pub(crate) quotas: Quotas,
 }
@@ -341,6 +343,7 @@ impl Default for Collector {
             flush_ms: shared::limits::FLUSH_MS,
             dead_letter_bytes_per_hour: 16 << 20,
             clock_is_right: String::new(),
+            catalogue: PathBuf::new(),
             quotas: Quotas::default(),
         }
     }

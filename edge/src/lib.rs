@@ -1,7 +1,7 @@
 //! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
 //! outbox until the log has acknowledged it.
 //!
-//! Two halves. The pure one ([`handle`], [`catalogue`], [`landing`], [`policy`], [`limit`], [`clicks`], [`repeats`],
+//! Two halves. The pure one ([`handle`], [`policy`], [`limit`], [`clicks`], [`repeats`],
 //! [`verdict`], [`privacy`], [`outbox::seal`],
 //! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
 //! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
@@ -11,12 +11,10 @@
 pub mod address;
 pub mod bots;
 mod browser;
-pub mod catalogue;
 pub mod clicks;
 pub mod decision;
 pub mod device;
 pub mod handle;
-pub mod landing;
 pub mod limit;
 #[cfg(feature = "native")]
 pub mod native;
@@ -31,5 +29,5 @@ pub mod worker;
 
 pub use decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 pub use handle::{State, handle};
-pub use policy::{Keys, Policy, PublicUrl, Published};
+pub use policy::{Keys, Policy, PublicUrl};
 pub use request::{Method, Request};

@@ -5,15 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use shared::keys::{
-    EdgeKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, PublicKey, TagKeys, VisitorKey,
-};
+use catalogue::{Ad, Catalogue};
+use shared::keys::{EdgeKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
 use shared::token::Signer;
 use shared::{Id, RuleSet, Timestamp};
 
-use crate::catalogue::{Ad, Catalogue};
 use crate::decision::Durability;
 use crate::privacy::PrivacyPolicy;
 use crate::verdict::Rules;
@@ -45,24 +41,6 @@ pub struct Policy {
     pub catalogue: Arc<Catalogue>,
 }
 
-/// What the centre tells edges elsewhere: whom to believe, and what to show. They ask for it with a
-/// signed request ([`shared::keys::request`]) and keep the last one that they got.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Published {
-    /// The public keys of all issuers, as they are in force ([`PublicKey::told_to`]).
-    pub public: Vec<PublicKey>,
-    /// What the issuer may show of the catalogue, in its JSON form; left out where the centre has none,
-    /// and for a key that was revoked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub catalogue: Option<Box<RawValue>>,
-}
-
-impl Published {
-    /// Where the centre tells it.
-    pub const PATH: &str = "/v1/edge/policy";
-}
-
 /// An absolute http or https address without query and without a slash at its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PublicUrl(String);
@@ -84,7 +62,7 @@ impl fmt::Display for PublicUrl {
 impl FromStr for PublicUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        crate::landing::check_web(text).map_err(|why| why.replace("landing", "public"))?;
+        catalogue::landing::check_web(text).map_err(|why| why.replace("landing", "public"))?;
         if text.contains(['?', '#']) {
             return Err(format!("the public URL {text:?} has no place for a query or fragment"));
         }

@@ -15,9 +15,11 @@ const UPLOAD_BYTES_MAX: u64 = 300_000;
 /// Where `wrangler.toml` has an address that must be replaced.
 const EXAMPLE: &str = "https://collector.example.com";
 /// What its bytes come from.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "Cargo.lock",
     "Cargo.toml",
+    "catalogue/Cargo.toml",
+    "catalogue/src",
     "edge/Cargo.toml",
     "edge/bots",
     "edge/build.rs",

@@ -14,6 +14,7 @@ use ::collector::{Collector, CollectorKeys, SubmitError};
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use catalogue::CatalogueFile;
 use eventlog::LogError;
 use eventlog::jetstream::{Document, Documents, EdgeQueue, Taken};
 use prometheus_client::registry::Registry;
@@ -29,7 +30,8 @@ use crate::deployment::{self, KEYS_CENTRE};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::listen::{self, Times};
 use crate::process;
-use crate::settings::Settings;
+use crate::published;
+use crate::settings::{Settings, table};
 use crate::terminal::line;
 use crate::up::log::AnyLog;
 use crate::up::{api, parts};
@@ -80,6 +82,12 @@ pub(crate) fn run(args: &CollectorArgs) -> Result<ExitCode, Failure> {
 
 async fn collect(settings: Settings) -> Result<(), Failure> {
     let stop = process::signals()?;
+    let catalogue = table(&settings.collector.catalogue);
+    if let Some(path) = &catalogue {
+        CatalogueFile::open(path).map_err(|error| {
+            Failure::usage(format!("collector.catalogue: it is wrong:\n{error}"))
+        })?;
+    }
     let listener = parts::bind("api.listen", settings.api.listen).await?;
     let url = parts::url_of("api.listen", &listener)?;
     let config = deployment::nats(&settings, "collector", 1)?;
@@ -98,6 +106,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let keys = read(&document, fixed.deployment).map_err(Failure::data)?;
     let (collector, sender) = parts::open_collector(&settings, keys, &log, &clock, &mut registry)?;
     let public = api::open_keys(sender.subscribe());
+    let known = sender.subscribe();
     let take = move |document: &Document| {
         sender.send_replace(Arc::new(read(document, fixed.deployment)?));
         Ok(())
@@ -107,6 +116,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let follower = tokio::spawn(follower);
 
     let unready = watch::Sender::new(None);
+    let seen_by_told = seen.clone();
     let ready = {
         let (unready, seen) = (unready.subscribe(), seen.clone());
         let collector = Arc::clone(&collector);
@@ -124,8 +134,9 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
         })
     };
     let routes = ::collector::gateway::router(Arc::clone(&collector)).route("/readyz", ready);
-    let routes = api::guarded(api::Side::Collector, routes, Arc::new(registry), Arc::new(operator))
-        .merge(public);
+    let routes = api::guarded(api::Side::Collector, routes, Arc::new(registry), Arc::new(operator));
+    let told = published::router(known, catalogue, move || keys_unseen(&seen_by_told));
+    let routes = routes.merge(public).merge(told);
     line(format!("api listening on {url}"));
     let stopped = process::stopped(stop.clone());
     let api = listen::serve_api(listener, routes, doors, Times::default(), stopped);

@@ -172,7 +172,7 @@ async fn count(answers: &Router, uri: &str) -> Result<u64, Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edge::catalogue::Catalogue;
+    use catalogue::Catalogue;
 
     #[test]
     fn both_catalogues_are_good() {

@@ -9,10 +9,11 @@ use aggregator::Aggregator;
 use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
 use archive::Archiver;
+use catalogue::CatalogueFile;
 use collector::clock::WORD_LASTS_MS;
 use collector::{Collector, CollectorKeys};
 use edge::native::doors::Doors;
-use edge::native::{CatalogueFile, Policies, RimSettings};
+use edge::native::{Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
 use edge::{Durability, Keys, Policy, PublicUrl};
 use eventlog::Log as _;
@@ -100,6 +101,11 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let random = &mut SystemRandom;
     let dir = DataDir::new(&settings.data);
     let lock = dir.take()?;
+    if !settings.collector.catalogue.as_os_str().is_empty() {
+        let what =
+            "collector.catalogue: `up` tells edges elsewhere of its own edge's (edge.catalogue)";
+        return Err(Failure::usage(what));
+    }
     let log_place = log_place(settings);
     dir.check_log_place(&log_place)?;
     let edge_listener = bind("edge.listen", settings.edge.listen).await?;
@@ -154,7 +160,8 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     );
     let unready = Arc::clone(&collector);
     let api = api::unready_when(api, move || unready.trouble());
-    let api = api.merge(published::router(keys.collector.subscribe(), catalogue_file));
+    let told = published::router(keys.collector.subscribe(), Some(catalogue_file), || None);
+    let api = api.merge(told);
     hints::print(settings, &edge_url, &api_url, &origin, is_demo);
     Ok(Opened {
         edge_listener,

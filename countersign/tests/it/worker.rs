@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shared::Clock as _;
 
 use crate::process::{Server, binary, run};
-use crate::world::{CATALOGUE, World};
+use crate::world::{CATALOGUE, Role, World};
 
 /// The account of what was just done.
 fn live() -> String {
@@ -212,4 +212,42 @@ async fn what_the_wasm_edge_took_is_counted_once_over_nats() {
     let all = |answer: &Value| answer["counted"] == 2 * clicked && answer["adds_up"] == true;
     let answer = world.until(&world.live(&aggregator), all).await;
     assert_eq!(answer["adds_up"], true, "{answer}");
+}
+
+/// A collector tells a Worker of the keys and the ads, as `up` does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_tells_a_worker_what_to_show() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path());
+    let native = world.edge("edge");
+    world.click(&native).await;
+    let file = dir.path().join("told.toml");
+    let catalogue = CATALOGUE.replace("{site}", "http://127.0.0.1:9");
+    std::fs::write(&file, &catalogue).unwrap();
+    let told = ("COUNTERSIGN_COLLECTOR__CATALOGUE".to_owned(), file.display().to_string());
+    let args = ["collector", "--log", &world.nats.url()].map(str::to_owned);
+    let collector = Role::start_in(vec![told.clone()], args.to_vec(), &[]);
+    let aggregator = world.aggregator();
+    let policy = format!("{}/v1/edge/policy", collector.url("api"));
+    assert_eq!(world.get(&policy).await.0, 401, "nobody who has not signed it is told anything");
+    let keys = keys(&["--log", &world.nats.url()]);
+    let bindings = [
+        ("EDGE_NAME", "w"),
+        ("EDGE_KEYS", keys.as_str()),
+        ("GATEWAY_URL", collector.url("api")),
+        ("CLICK_TOO_SOON_MS", "0"),
+    ];
+    let worker = Workerd::start(&dir.path().join("worker"), &bindings);
+    click(&world.http, &serve(&world.http, &worker).await).await;
+    let all = |answer: &Value| answer["counted"] == 4 && answer["adds_up"] == true;
+    world.until(&world.live(&aggregator), all).await;
+    // What it cannot tell of it does not begin with.
+    std::fs::write(&file, catalogue.replace("demo-red", "demo red")).unwrap();
+    let mut wrong = binary();
+    wrong
+        .args(&args)
+        .args(["--api-listen", "127.0.0.1:0"])
+        .env("COUNTERSIGN_ADMIN_KEY", crate::process::KEY);
+    let (code, _, said) = run(wrong.env(told.0, told.1));
+    assert!(code == Some(2) && said.contains("collector.catalogue"), "{code:?} {said}");
 }

@@ -8,10 +8,10 @@ use shared::{Kind, Reason, Timestamp};
 use super::check::{Asker, believe};
 use super::{State, reply};
 use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
-use crate::landing::with_query;
 use crate::policy::Policy;
 use crate::request::Request;
 use crate::verdict::{self, is_ahead};
+use catalogue::landing::with_query;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 

@@ -8,12 +8,12 @@ use shared::{BlockId, Fingerprint, Id, Random, Timestamp};
 
 use super::check::Asker;
 use super::{State, reply};
-use crate::catalogue::{Ad, Creative, Placement};
 use crate::decision::{Decision, Durability, WhenFull};
-use crate::landing;
 use crate::policy::Policy;
 use crate::privacy::{self, Signals};
 use crate::request::Request;
+use catalogue::landing;
+use catalogue::{Ad, Creative, Placement};
 
 /// The reply's body.
 #[derive(Serialize)]

@@ -1,10 +1,12 @@
 //! The policy in force, and how it changes while requests go on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use catalogue::{Catalogue, CatalogueSource};
 
-use crate::catalogue::Catalogue;
+use super::Metrics;
 use crate::policy::{Keys, Policy};
 
 /// The policy in force. A request reads it once; a change never waits for one.
@@ -34,5 +36,37 @@ impl Policies {
     pub fn set_catalogue(&self, catalogue: Catalogue) {
         let catalogue = Arc::new(catalogue);
         self.0.rcu(|policy| Policy { catalogue: Arc::clone(&catalogue), ..Policy::clone(policy) });
+    }
+}
+
+/// Asks the source every `pause` and puts what it gives in force.
+pub(super) async fn watch(
+    mut source: Box<dyn CatalogueSource>,
+    policies: Arc<Policies>,
+    metrics: Metrics,
+    pause: Duration,
+) {
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let polled = tokio::task::spawn_blocking(move || (source.poll(), source)).await;
+        // The runtime is going down.
+        let Ok((result, back)) = polled else { return };
+        source = back;
+        match result {
+            Ok(None) => {}
+            Ok(Some(catalogue)) => {
+                let (ads, placements) = (catalogue.ads().len(), catalogue.placements().count());
+                tracing::info!(source = source.name(), ads, placements, "catalogue reloaded");
+                policies.set_catalogue(catalogue);
+                metrics.catalogue_reloads.inc();
+                metrics.catalogue_bad.set(0);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new catalogue is wrong; the one before stays");
+                metrics.catalogue_bad.set(1);
+            }
+        }
     }
 }

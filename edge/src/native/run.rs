@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalogue::CatalogueSource;
 use hyper::header::HeaderName;
 use prometheus_client::registry::Registry;
 use shared::{Clock, Random};
@@ -11,9 +12,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::catalogue_file::{CatalogueSource, watch as watch_catalogue};
 use super::doors::{DoorSettings, Doors};
 use super::networks::Tables;
+use super::policies::watch as watch_catalogue;
 use super::rim::Rim;
 use super::threads::Threads;
 use super::{Metrics, Policies};

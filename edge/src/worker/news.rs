@@ -19,8 +19,8 @@ use super::once::Once;
 use super::outbox::POLICY_LIFE_MS;
 use super::platform::{age_ms, now, within};
 use super::shard::{Shard, ShardError, Told};
-use crate::catalogue::Catalogue;
-use crate::policy::{Keys, Policy, Published};
+use crate::policy::{Keys, Policy};
+use catalogue::{Catalogue, Published};
 
 /// News is asked for when the last is older.
 const FRESH_MS: u64 = POLICY_LIFE_MS;

@@ -27,7 +27,6 @@ use super::place::{location_hint, shard_name};
 use super::platform::{SystemRandom, age_ms, now, within};
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
-use crate::catalogue::Catalogue;
 use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Reply, WhenFull, lost};
 use crate::handle::{self, State, handle};
@@ -35,6 +34,7 @@ use crate::limit::{Class, Limits, Passed};
 use crate::outbox::parcel::Parcel;
 use crate::policy::Policy;
 use crate::request::{Body, Method};
+use catalogue::Catalogue;
 
 /// Losses wait so long for a parcel that they can go with.
 const LOSSES_WAIT: Duration = Duration::from_secs(1);

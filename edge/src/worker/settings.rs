@@ -4,7 +4,6 @@
 use shared::Id;
 use shared::keys::EdgeKeys;
 
-use crate::catalogue::Catalogue;
 use crate::clicks;
 use crate::decision::Durability;
 use crate::limit::Rates;
@@ -12,6 +11,7 @@ use crate::outbox::shard::Pace;
 use crate::policy::{Keys, LINK_DAYS, LINK_DAYS_MAX, PublicUrl};
 use crate::privacy::PrivacyPolicy;
 use crate::verdict::{CLICK_TOO_SOON_MS, Rules};
+use catalogue::Catalogue;
 
 /// The longest [`Settings::name`]: with a colo and a number it is an [`Id`].
 pub const NAME_BYTES_MAX: usize = 8;

@@ -13,7 +13,8 @@ use super::glue::{self, Answered};
 use super::nats::{self, Info, Reader, Sent};
 use super::platform::{now, within};
 use super::settings::{Centre, NatsServer};
-use crate::policy::{Keys, PublicUrl, Published};
+use crate::policy::{Keys, PublicUrl};
+use catalogue::Published;
 
 /// The collector's route for batches.
 const BATCHES: &str = "/v1/batches";

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use edge::catalogue::Catalogue;
-use edge::native::{CatalogueFile, RunError, Summary};
+use catalogue::Catalogue;
+use catalogue::CatalogueFile;
+use edge::native::{RunError, Summary};
 use edge::outbox::{DISK_BYTES_LEAST, Outbox, OutboxSettings};
 use edge::{Draft, Durability, Keys, Policy};
 use serde_json::json;
@@ -238,7 +239,7 @@ async fn catalogue_and_keys_change_while_it_runs() {
     let path = dir.path().join("catalogue.json");
     std::fs::write(&path, CATALOGUE).unwrap();
     let (source, catalogue) = CatalogueFile::open(&path).unwrap();
-    assert_eq!(catalogue.ads().len(), 2);
+    assert_eq!(catalogue.ads().len(), 3);
     let sink = Arc::new(Store::default());
     let edge = Edge::start_with(dir.path(), sink, |parts| {
         parts.catalogue = Some(Box::new(source));

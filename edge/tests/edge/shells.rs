@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
+use catalogue::Published;
 use edge::native::{Parts, Policies};
-use edge::policy::Published;
 use edge::worker::workerd::Workerd;
 use edge::{Decision, Policy};
 use http_body_util::{BodyExt as _, Full};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use edge::catalogue::Catalogue;
+use catalogue::Catalogue;
 use edge::clicks::Pace;
 use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use edge::catalogue::Catalogue;
+use catalogue::Catalogue;
 use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
 use edge::request::Body;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use catalogue::Catalogue;
 use collector::verify::Verifier;
 use collector::{CollectorKeys, Metrics, Sender};
-use edge::catalogue::Catalogue;
 use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;

@@ -5,16 +5,20 @@ use std::process::Command;
 use crate::tree::{File, Tree, root};
 
 /// Each room, and the rooms that it may depend on. What two rooms need belongs in one to their left.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("shared", &[]),
+    ("catalogue", &["shared"]),
     ("eventlog", &["shared"]),
     ("sdk-js", &["shared"]),
-    ("edge", &["shared", "eventlog"]),
+    ("edge", &["shared", "catalogue", "eventlog"]),
     ("collector", &["shared", "eventlog"]),
     ("archive", &["shared", "eventlog"]),
     ("aggregator", &["shared", "eventlog"]),
-    ("countersign", &["shared", "eventlog", "edge", "collector", "archive", "aggregator"]),
-    ("tests", &["shared", "eventlog", "edge", "collector", "archive", "aggregator"]),
+    (
+        "countersign",
+        &["shared", "catalogue", "eventlog", "edge", "collector", "archive", "aggregator"],
+    ),
+    ("tests", &["shared", "catalogue", "eventlog", "edge", "collector", "archive", "aggregator"]),
     ("xtask", &[]),
 ];
 
@@ -111,7 +115,7 @@ const PLATFORM_TYPES: [&str; 5] =
 
 /// The files that must be values in, values out.
 fn pure_files(tree: &Tree) -> Vec<&File> {
-    let rims = edge_rims(tree);
+    let rims: Vec<_> = ["edge", "catalogue"].iter().flat_map(|room| rims(tree, room)).collect();
     let mut files: Vec<&File> = Vec::new();
     let not_ambient =
         |file: &&File| !["shared/src/ambient.rs", "shared/src/lib.rs"].contains(&&*file.path);
@@ -122,7 +126,9 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
             rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
         })
     };
-    files.extend(tree.rust("edge/src/").filter(|file| !is_rim(file)));
+    for room in ["edge/src/", "catalogue/src/"] {
+        files.extend(tree.rust(room).filter(|file| !is_rim(file)));
+    }
     let not_rim = |file: &&File| file.path != "sdk-js/src/rim.rs";
     files.extend(tree.rust("sdk-js/src/").filter(not_rim));
     for part in ["judge", "coalesce", "split"] {
@@ -138,11 +144,11 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
     files
 }
 
-/// The modules of the edge that are compiled into one shell alone, or for tests, as paths without
+/// The modules of a room that are compiled into one shell alone, or for tests, as paths without
 /// `.rs`; all others are pure.
-fn edge_rims(tree: &Tree) -> Vec<String> {
+fn rims(tree: &Tree, room: &str) -> Vec<String> {
     let mut rims = Vec::new();
-    for file in tree.rust("edge/src/") {
+    for file in tree.rust(&format!("{room}/src/")) {
         let module = file.path.trim_end_matches(".rs");
         let folder =
             ["lib", "mod"].iter().find_map(|name| module.strip_suffix(&format!("/{name}")));

@@ -50,7 +50,8 @@ pub fn macros() -> impl Iterator<Item = &'static str> {
 }
 
 /// The address of a token that is about to be sealed, without macros.
-pub(crate) fn filled<'u>(url: &'u str, token: &Token<'_>) -> Cow<'u, str> {
+#[must_use]
+pub fn filled<'u>(url: &'u str, token: &Token<'_>) -> Cow<'u, str> {
     replaced(url, |(_, _, text)| text(token))
 }
 
@@ -101,14 +102,15 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub(crate) fn check_web(url: &str) -> Result<(), String> {
+pub fn check_web(url: &str) -> Result<(), String> {
     check_url(url)?;
     check(url, &Schemes::default())
 }
 
 /// An address with the parameters of a click's query whose names it has not yet, before its fragment.
 /// Nothing of the address itself is changed.
-pub(crate) fn with_query(url: &str, query: &str) -> String {
+#[must_use]
+pub fn with_query(url: &str, query: &str) -> String {
     let (page, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
     let own = page.split_once('?').map(|(_, own)| own);

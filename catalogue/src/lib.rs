@@ -1,5 +1,18 @@
-//! The ads and where they are shown: read, checked as a whole, then never changed. A new one
-//! replaces it.
+//! What may be shown where: the ads and their placements, read, checked as a whole, then never changed. A
+//! new catalogue replaces it.
+//!
+//! Pure, and for Wasm as well: the catalogue, where its links lead ([`landing`]), what the centre tells
+//! edges elsewhere ([`Published`]). With the feature `native`: the forms in which an operator writes it
+//! ([`CatalogueFile`], [`stored_as`]), and which part of it an issuer is told of ([`part`]).
+
+#[cfg(feature = "native")]
+mod file;
+pub mod landing;
+#[cfg(feature = "native")]
+mod part;
+mod published;
+#[cfg(feature = "native")]
+mod stored;
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,14 +20,20 @@ use serde::Deserialize;
 use shared::limits::TOKEN_LIFE_MS_MAX;
 use shared::{Currency, Id, Money, Random};
 
-use crate::landing::{OR_SCHEMES, Schemes, check_web};
 #[cfg(feature = "native")]
-use crate::native::stored_as;
+pub use file::{CatalogueFile, CatalogueSource};
+#[cfg(feature = "native")]
+pub use part::{part, stored};
+pub use published::Published;
+#[cfg(feature = "native")]
+pub use stored::stored_as;
+
+use landing::{OR_SCHEMES, Schemes, check_web};
 
 /// A Worker has its catalogue of the centre, which has stored what an operator wrote.
 #[cfg(not(feature = "native"))]
 fn stored_as(text: &str, schemes: &Schemes) -> Result<String, String> {
-    crate::landing::check(text, schemes).map(|()| text.to_owned())
+    landing::check(text, schemes).map(|()| text.to_owned())
 }
 
 /// The longest HTML creative, in bytes.
@@ -182,7 +201,7 @@ impl Catalogue {
 /// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CatalogueFile {
+struct Written {
     #[serde(default)]
     lifetimes: Lifetimes,
     #[serde(default)]
@@ -292,7 +311,7 @@ impl Errors {
     }
 }
 
-fn check(file: CatalogueFile) -> Result<Catalogue, CatalogueError> {
+fn check(file: Written) -> Result<Catalogue, CatalogueError> {
     let mut errors = Errors { place: "lifetimes".to_owned(), found: Vec::new(), notes: Vec::new() };
     let most_s = u32::try_from(TOKEN_LIFE_MS_MAX / 1000).unwrap_or(u32::MAX);
     let lives = &file.lifetimes;

@@ -1,11 +1,9 @@
 //! Where catalogues come from. In this build a file; campaigns come behind the same trait.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::{Metrics, Policies};
-use crate::catalogue::{Catalogue, CatalogueError};
+use super::{Catalogue, CatalogueError};
 
 /// So many notes on one catalogue go to the log; `countersign catalogue check` shows all of them.
 const NOTES_SHOWN_MAX: usize = 20;
@@ -83,36 +81,4 @@ fn read(path: &Path) -> Result<Catalogue, CatalogueError> {
         tracing::info!("{}: {note}", path.display());
     }
     Ok(catalogue)
-}
-
-/// Asks the source every `pause` and puts what it gives in force.
-pub(super) async fn watch(
-    mut source: Box<dyn CatalogueSource>,
-    policies: Arc<Policies>,
-    metrics: Metrics,
-    pause: Duration,
-) {
-    let mut ticks = tokio::time::interval(pause);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let polled = tokio::task::spawn_blocking(move || (source.poll(), source)).await;
-        // The runtime is going down.
-        let Ok((result, back)) = polled else { return };
-        source = back;
-        match result {
-            Ok(None) => {}
-            Ok(Some(catalogue)) => {
-                let (ads, placements) = (catalogue.ads().len(), catalogue.placements().count());
-                tracing::info!(source = source.name(), ads, placements, "catalogue reloaded");
-                policies.set_catalogue(catalogue);
-                metrics.catalogue_reloads.inc();
-                metrics.catalogue_bad.set(0);
-            }
-            Err(error) => {
-                tracing::error!(%error, "the new catalogue is wrong; the one before stays");
-                metrics.catalogue_bad.set(1);
-            }
-        }
-    }
 }
