@@ -13,13 +13,12 @@ use shared::token::{Token, check_scheme, check_url, scheme_of};
 pub struct Schemes(Vec<String>);
 
 impl Schemes {
-    /// Of an operator's list.
-    ///
-    /// # Errors
-    /// Says which of them nobody may allow.
-    pub fn new(list: Vec<String>) -> Result<Self, String> {
-        list.iter().try_for_each(|scheme| check_scheme(scheme))?;
-        Ok(Self(list))
+    /// Those of an operator's list that anybody may allow; and what is wrong with the others.
+    #[must_use]
+    pub fn allowed(mut list: Vec<String>) -> (Self, Vec<String>) {
+        let mut wrong = Vec::new();
+        list.retain(|scheme| check_scheme(scheme).map_err(|why| wrong.push(why)).is_ok());
+        (Self(list), wrong)
     }
 
     /// Whether an address is http, https or of one of them.
@@ -40,8 +39,8 @@ const MACROS: [Macro; 6] = [
     ("{campaign_id}", 16, |token| token.campaign.to_string()),
     ("{publisher_id}", 16, |token| token.publisher.to_string()),
     ("{placement_id}", 16, |token| token.placement.to_string()),
-    // Seconds of 48 bits of milliseconds.
-    ("{timestamp}", 12, |token| (token.issued_at.0 / 1000).to_string()),
+    // Seconds, until the year 2286.
+    ("{timestamp}", 10, |token| (token.issued_at.0 / 1000).to_string()),
 ];
 
 /// The names of all macros.
@@ -81,10 +80,13 @@ pub(crate) const OR_SCHEMES: &str = " or what `schemes` in [links] allows";
 /// Says what is wrong with it.
 pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
     let longest = replaced(url, |(_, length, _)| "0".repeat(*length));
-    check_url(&longest).map_err(|why| match longest.len() > URL_BYTES_MAX {
-        true => format!("{why}, with its macros filled in"),
-        false => why.replace(longest.as_ref(), url),
-    })?;
+    if url.contains('{') && longest.len() > URL_BYTES_MAX {
+        let longest = longest.len();
+        return Err(format!(
+            "a landing URL has at most {URL_BYTES_MAX} bytes, and this may have {longest} with its macros filled in"
+        ));
+    }
+    check_url(&longest).map_err(|why| why.replace(longest.as_ref(), url))?;
     if !schemes.allow(url) {
         let scheme = scheme_of(url).unwrap_or_default();
         return Err(format!(
@@ -95,6 +97,15 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
     if authority.split(['/', '?', '#']).next().is_some_and(|host| host.contains('{')) {
         return Err(format!("the landing URL {url:?} has a macro in its host"));
     }
+    // `%{csid}` would be an escape of the id's first two digits.
+    let is_escape = |before: &str| {
+        let hex = |c: char| c.is_ascii_hexdigit();
+        before.ends_with('%')
+            || before.strip_suffix(hex).is_some_and(|before| before.ends_with('%'))
+    };
+    if url.match_indices('{').any(|(at, _)| is_escape(&url[..at])) {
+        return Err(format!("the landing URL {url:?} has a macro in an escape (%XX)"));
+    }
     Ok(())
 }
 
@@ -103,6 +114,9 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
 /// # Errors
 /// Says what is wrong with it.
 pub fn check_web(url: &str) -> Result<(), String> {
+    if let Some(name) = macros().find(|name| url.contains(name)) {
+        return Err(format!("{name} is filled in in the landing URL alone"));
+    }
     check_url(url)?;
     check(url, &Schemes::default())
 }
@@ -112,7 +126,8 @@ pub fn check_web(url: &str) -> Result<(), String> {
 #[must_use]
 pub fn with_query(url: &str, query: &str) -> String {
     let (page, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
-    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    // As those that read it compare: `%66rom` and `from` are one name.
+    let name = |pair: &str| decoded(pair.split('=').next().unwrap_or_default());
     let own = page.split_once('?').map(|(_, own)| own);
     let has = |pair: &&str| own.is_some_and(|own| own.split('&').any(|o| name(o) == name(pair)));
     let more = query.split('&').filter(|pair| !pair.is_empty()).filter(|pair| !has(pair));
@@ -127,6 +142,23 @@ pub fn with_query(url: &str, query: &str) -> String {
         between = '&';
     }
     out + fragment
+}
+
+/// The bytes that a name of a query stands for (WHATWG URL, `application/x-www-form-urlencoded`).
+fn decoded(name: &str) -> Vec<u8> {
+    let bytes = name.as_bytes();
+    let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let escaped = (*byte == b'%').then(|| Some(digit(at + 1)? << 4 | digit(at + 2)?)).flatten();
+        let escaped = escaped.and_then(|byte| u8::try_from(byte).ok());
+        at += if escaped.is_some() { 3 } else { 1 };
+        out.push(match byte {
+            b'+' => b' ',
+            byte => escaped.unwrap_or(*byte),
+        });
+    }
+    out
 }
 
 /// Appends a text with what has no place in a URL percent-encoded (RFC 3986, §2).
@@ -155,6 +187,11 @@ mod tests {
             ("https://a/x#f", "b=\" <é>\r\n{}", "https://a/x?b=%22%20%3C%C3%A9%3E%0D%0A%7B%7D#f"),
             ("https://a/x#f", "", "https://a/x#f"),
             ("https://a?b", "&", "https://a?b"),
+            (
+                "https://a?from=ad&a%20b=1",
+                "%66rom=x&fro%6d&a+b=2&%=3&%6=4&",
+                "https://a?from=ad&a%20b=1&%=3&%6=4",
+            ),
         ] {
             assert_eq!(with_query(url, query), wanted, "{url} {query}");
         }
@@ -162,7 +199,7 @@ mod tests {
 
     #[test]
     fn an_address_is_good_whatever_its_macros_become() {
-        let schemes = Schemes::new(vec!["mailto".to_owned(), "my.app".to_owned()]).unwrap();
+        let schemes = Schemes::allowed(vec!["mailto".to_owned(), "my.app".to_owned()]).0;
         for good in [
             "https://a/{csid}/{ad_id}?p={publisher_id}&p={publisher_id}#{timestamp}",
             "mailto:a@e.example?subject={campaign_id}",
@@ -177,13 +214,17 @@ mod tests {
             ("https://a/{{ad_id}", "0x7b"),
             ("{csid}://a", "is no scheme"),
             ("tel:+49", "starts with tel:"),
-            (long.as_str(), "with its macros filled in"),
+            (long.as_str(), "may have 2064 with its macros"),
+            ("https://a/?q=%{csid}", "in an escape"),
+            ("https://a/%7{ad_id}", "in an escape"),
         ] {
             let error = check(bad, &schemes).unwrap_err();
             assert!(error.contains(word), "{bad}: {error}");
         }
-        for bad in ["javascript", "data", "Mailto", "", "a b", "1a", "file"] {
-            assert!(Schemes::new(vec![bad.to_owned()]).is_err(), "{bad}");
-        }
+        let bad = ["javascript", "data", "Mailto", "", "a b", "1a", "file"];
+        let mixed = bad.iter().chain(&["tel"]).map(|scheme| (*scheme).to_owned()).collect();
+        let (schemes, wrong) = Schemes::allowed(mixed);
+        assert_eq!(wrong.len(), bad.len(), "{wrong:?}");
+        assert!(schemes.allow("tel:+49") && !schemes.allow("data:x"));
     }
 }

@@ -318,11 +318,14 @@ fn check(file: Written) -> Result<Catalogue, CatalogueError> {
     errors.within("impression_s", lives.impression_s, 1, most_s);
     errors.within("click_s", lives.click_s, 1, most_s);
     errors.place = "links".to_owned();
-    let schemes = Schemes::new(file.links.schemes).map_err(|why| format!("schemes: {why}"));
+    let (schemes, wrong) = Schemes::allowed(file.links.schemes);
+    for why in wrong {
+        errors.take(Err::<(), _>(format!("schemes: {why}")));
+    }
     let mut catalogue = Catalogue {
         impression_life_s: lives.impression_s,
         click_life_s: lives.click_s,
-        schemes: errors.take(schemes).unwrap_or_default(),
+        schemes,
         ..Catalogue::default()
     };
     let mut by_id: HashMap<Id, usize> = HashMap::new();
@@ -382,6 +385,13 @@ fn check_ad(entry: &AdEntry, schemes: &Schemes, errors: &mut Errors) -> Option<A
     let weight = errors.within("weight", entry.weight, 1, WEIGHT_MAX);
     let url = errors.address("url", &entry.url, schemes).map_err(|error| format!("url: {error}"));
     let url = errors.take(url);
+    let is_web = url.as_deref().is_none_or(|url| Schemes::default().allow(url));
+    let passes = if entry.pass_query && !is_web {
+        Err("pass_query: only a link by https or http has a query that could go along")
+    } else {
+        Ok(())
+    };
+    errors.take(passes);
     let price = errors.take(check_price(entry));
     Some(Ad {
         id: id?,

@@ -17,7 +17,7 @@ fn list<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
 #[must_use]
 pub fn stored(mut catalogue: Value) -> Value {
     let schemes = serde_json::from_value(catalogue["links"]["schemes"].clone());
-    let schemes = schemes.ok().and_then(|list| Schemes::new(list).ok()).unwrap_or_default();
+    let schemes = Schemes::allowed(schemes.unwrap_or_default()).0;
     let ads = list(&mut catalogue, "ads").into_iter().flatten();
     for ad in ads.filter_map(Value::as_object_mut) {
         for (name, schemes) in [("url", &schemes), ("image", &Schemes::default())] {

@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn what_a_browser_accepts_is_taken_and_what_is_good_is_not_touched() {
-        let schemes = Schemes::new(vec!["mailto".to_owned(), "my.app".to_owned()]).unwrap();
+        let schemes = Schemes::allowed(vec!["mailto".to_owned(), "my.app".to_owned()]).0;
         for (text, stored) in [
             ("https://e.example/a?x=1&y=%7b#f", None),
             ("HTTPS://e.example", Some("https://e.example/")),

@@ -86,7 +86,10 @@ pub(crate) async fn edge_and_api(
     api: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let edge = async {
-        let summary = edge.await.map_err(|error| Failure::fatal(format!("edge: {error}")))?;
+        let summary = edge.await.map_err(|error| match error {
+            RunError::Settings(why) => Failure::usage(format!("edge: {why}")),
+            error => Failure::fatal(format!("edge: {error}")),
+        })?;
         if summary.left > 0 {
             tracing::warn!(batches = summary.left, "left in the outbox for the next start");
         }

@@ -9,6 +9,7 @@
 //! compared.
 
 mod documents;
+mod headless;
 mod open;
 mod queue;
 mod reader;

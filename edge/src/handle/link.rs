@@ -91,7 +91,7 @@ fn onward(token: &Token<'_>, request: &Request<'_>) -> Reply {
     if is_ahead(request.purpose) {
         return reply::ahead();
     }
-    reply::redirect(match token.pass_query {
+    reply::redirect(match token.pass_query && token.url.starts_with("http") {
         true => with_query(token.url, request.query),
         false => token.url.to_owned(),
     })

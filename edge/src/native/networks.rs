@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use maxminddb::{LookupResult, PathElement, Reader};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::RimSettings;
 
@@ -30,7 +30,7 @@ impl Tables {
     pub(super) fn open(settings: &RimSettings) -> Result<Self, String> {
         let systems = settings.networks.as_deref().map(|path| {
             let field = [PathElement::Key("autonomous_system_number")];
-            Table::open::<u32>(path, Vec::from(field), "networks", "autonomous systems")
+            Table::open::<Number>(path, Vec::from(field), "networks", "autonomous systems")
         });
         let countries = settings.countries.as_deref().map(|path| {
             let field = [PathElement::Key("country"), PathElement::Key("iso_code")];
@@ -41,12 +41,39 @@ impl Tables {
 
     /// The number of the address's autonomous system; `None` when no table has it.
     pub(super) fn asn(&self, address: IpAddr) -> Option<u32> {
-        self.systems.as_ref()?.of(address)
+        self.systems.as_ref()?.of(address).map(|Number(asn)| asn)
     }
 
     /// The address's country, ISO 3166-1 alpha-2; `None` when no table has it.
     pub(super) fn country(&self, address: IpAddr) -> Option<&[u8]> {
         self.countries.as_ref()?.of(address).map(str::as_bytes)
+    }
+}
+
+/// A number, however wide a table writes it: some take the narrowest that holds it.
+struct Number(u32);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyWidth)
+    }
+}
+
+struct AnyWidth;
+
+impl Visitor<'_> for AnyWidth {
+    type Value = Number;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the number of an autonomous system")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Number, E> {
+        u32::try_from(number).map(Number).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Number, E> {
+        u32::try_from(number).map(Number).map_err(E::custom)
     }
 }
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use shared::ambient::Stopwatch;
 use shared::id::IdAllocator;
-use shared::{Clock, ImpressionId, Network, Random, Timestamp};
+use shared::{Clock, Country, ImpressionId, Network, Random, Timestamp};
 use tokio::runtime::Handle;
 
 use super::bodies::{Bodies, Unread, Whole};
@@ -109,6 +109,11 @@ const PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("x-moz"),
     HeaderName::from_static("x-purpose"),
 ];
+
+/// Whether a proxy's header knows the country: Cloudflare writes `XX`, or `T1` for Tor, where it does not.
+fn says_a_country(said: &[u8]) -> bool {
+    std::str::from_utf8(said).is_ok_and(|said| Country::lenient(said) != Country::UNKNOWN)
+}
 
 impl Rim {
     #[expect(
@@ -274,7 +279,7 @@ impl Rim {
                 .unwrap_or_default(),
             if_none_match: head.field(&header::IF_NONE_MATCH),
             opted_out: opts_out(head.fields(&GPC)),
-            country: if said.is_empty() { country() } else { said },
+            country: if says_a_country(said) { said } else { country() },
             client,
             asn: client.and_then(|client| self.tables.asn(client)),
             body: body.map_or(Body::TooLarge, Body::Whole),

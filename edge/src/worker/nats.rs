@@ -3,8 +3,6 @@
 //! <https://docs.nats.io/reference/reference-protocols/nats-protocol>; async-nats does not compile to
 //! Wasm.
 
-use shared::text::hex;
-
 use super::nkey;
 use super::settings::{Credentials, NatsServer};
 
@@ -139,6 +137,8 @@ fn stored(head: &[u8], body: &[u8]) -> Result<(), String> {
     struct Ack {
         seq: Option<u64>,
         error: Option<serde_json::Value>,
+        #[serde(default)]
+        duplicate: bool,
     }
     if let Some(status) = head.strip_prefix(b"NATS/1.0 ") {
         let line = status.split(|byte| *byte == b'\r').next().unwrap_or_default();
@@ -148,7 +148,8 @@ fn stored(head: &[u8], body: &[u8]) -> Result<(), String> {
     }
     match serde_json::from_slice(body) {
         Ok(Ack { error: Some(error), .. }) => Err(format!("the stream refused: {error}")),
-        Ok(Ack { seq: Some(_), error: None }) => Ok(()),
+        Ok(Ack { duplicate: true, .. }) => Err("the stream took it for another's".to_owned()),
+        Ok(Ack { seq: Some(_), .. }) => Ok(()),
         _ => Err(format!("no acknowledgement: {:.80}", String::from_utf8_lossy(body))),
     }
 }
@@ -179,21 +180,12 @@ pub fn greeting(server: &NatsServer, info: &Info, inbox: &str) -> Result<Vec<u8>
     Ok(format!("CONNECT {connect}\r\nSUB {inbox}.* 1\r\nPING\r\n").into_bytes())
 }
 
-/// Appends a publish whose acknowledgement comes to `{inbox}.{number}`, with a message id that makes
-/// a resend within the server's window no second message.
-pub fn publish(
-    out: &mut Vec<u8>,
-    subject: &str,
-    inbox: &str,
-    number: u64,
-    id: &[u8],
-    payload: &[u8],
-) {
-    let head = format!("NATS/1.0\r\nNats-Msg-Id: {}\r\n\r\n", hex(id));
-    let (head_len, total) = (head.len(), head.len() + payload.len());
-    let line = format!("HPUB {subject} {inbox}.{number} {head_len} {total}\r\n");
+/// Appends a publish whose acknowledgement comes to `{inbox}.{number}`. Without a message id: a stream knows
+/// ids whoever wrote them, so another edge could use ours before us. A batch that comes twice is known by its
+/// number.
+pub fn publish(out: &mut Vec<u8>, subject: &str, inbox: &str, number: u64, payload: &[u8]) {
+    let line = format!("PUB {subject} {inbox}.{number} {}\r\n", payload.len());
     out.extend_from_slice(line.as_bytes());
-    out.extend_from_slice(head.as_bytes());
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
 }

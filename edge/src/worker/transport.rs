@@ -178,9 +178,8 @@ async fn publish(
             outcomes[at] = Some(Outcome::Refused(format!("the server takes {most} bytes")));
             continue;
         }
-        let id = &batch.bytes[4..batch.bytes.len().min(36)];
         let number = connection.next;
-        nats::publish(&mut bytes, &subject, &connection.inbox, number, id, &batch.bytes);
+        nats::publish(&mut bytes, &subject, &connection.inbox, number, &batch.bytes);
         waiting.insert(number, at);
         connection.next += 1;
     }

@@ -20,6 +20,16 @@ pub(crate) fn table(known: &[([u8; 4], u32)], key: &str) -> Vec<u8> {
     })
 }
 
+/// The same of numbers that fit into sixteen bits, as some writers have them then.
+pub(crate) fn narrow_table(known: &[([u8; 4], u32)], key: &str) -> Vec<u8> {
+    table_of(known, |data, number| {
+        data.push(0xe1);
+        text(data, key);
+        data.push(0xa2);
+        data.extend(u16::try_from(number).unwrap().to_be_bytes());
+    })
+}
+
 /// A table that knows the countries of some IPv4 addresses.
 pub(crate) fn countries(known: &[([u8; 4], &str)]) -> Vec<u8> {
     let names: Vec<_> = known.iter().map(|(_, name)| *name).collect();

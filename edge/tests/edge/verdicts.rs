@@ -10,7 +10,7 @@ use shared::wire::Batch;
 use shared::{Kind, Reason, Verdict};
 
 use crate::harness::{Edge, Store};
-use crate::networks::{NUMBER, countries, table};
+use crate::networks::{NUMBER, countries, narrow_table, table};
 use crate::support::BROWSER;
 
 /// What became of the clicks.
@@ -92,13 +92,16 @@ async fn with_table(dir: &Path, table: &[u8]) -> Edge {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_networks_tells_data_centres() {
-    let dir = tempfile::tempdir().unwrap();
-    let edge = with_table(dir.path(), &table(&[([198, 51, 100, 7], 24_940)], NUMBER)).await;
-    for (seq, client) in (0..).zip(["198.51.100.7", "198.51.100.8", "2001:db8::1", "unknown"]) {
-        click(&edge, client, seq).await;
+    let known = [([198, 51, 100, 7], 24_940)];
+    for table in [table(&known, NUMBER), narrow_table(&known, NUMBER)] {
+        let dir = tempfile::tempdir().unwrap();
+        let edge = with_table(dir.path(), &table).await;
+        for (seq, client) in (0..).zip(["198.51.100.7", "198.51.100.8", "2001:db8::1", "unknown"]) {
+            click(&edge, client, seq).await;
+        }
+        let (_, sink) = edge.stop().await;
+        assert_eq!(verdicts(&sink), [(None, 3), (Some(Reason::DataCentre), 1)].into());
     }
-    let (_, sink) = edge.stop().await;
-    assert_eq!(verdicts(&sink), [(None, 3), (Some(Reason::DataCentre), 1)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +127,8 @@ async fn a_table_of_countries_is_asked_where_no_proxy_says_it() {
         parts.settings.country_header = Some("CF-IPCountry".to_owned());
     })
     .await;
-    let told = [("7", "", "DE"), ("7", "FR", "FR"), ("8", "", "ZZ"), ("9", "", "ZZ")];
+    let told =
+        [("7", "", "DE"), ("7", "FR", "FR"), ("7", "XX", "DE"), ("8", "", "ZZ"), ("9", "", "ZZ")];
     for (seq, (client, country, _)) in (0..).zip(told) {
         let head = format!(
             "GET /v1/c/{} HTTP/1.1\r\nX-Forwarded-For: 198.51.100.{client}\r\n\

@@ -5,24 +5,20 @@
 //! a batch waits until a collector comes. Order means nothing here, and a batch may be delivered
 //! more than once; its number tells.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::Subject;
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::{AckKind, PublishMessage};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, State, StorageType};
 use async_nats::jetstream::{self, Context};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::headless::{Given, Giving};
 use super::open::{self, JetStreamConfig, OpenError};
 use super::{failed, unavailable};
 use crate::log::LogError;
@@ -38,19 +34,9 @@ const TAKEN_MAX: i64 = 1 << 20;
 /// given back to the queue keep their places among [`TAKEN_MAX`], so that some edges could have all of them,
 /// and fill the disk that the log lies on as well.
 const EDGE_MESSAGES_MAX: i64 = 1_024;
-/// Batches and bytes that a collector asks for at once.
-const PORTION_MESSAGES: usize = 256;
-const PORTION_BYTES: usize = 8 << 20;
-/// How often it is looked whether the connection that batches come by lives, and how long that may take.
-const ALIVE_EVERY: Duration = Duration::from_secs(5);
-const ALIVE_MAX: Duration = Duration::from_secs(5);
-/// Every so many times it is looked whether anything lies in the queue that nobody is given: nats-server has
-/// been seen to lose track of batches whose neighbours were purged while they were given out.
-const STUCK_TICKS: u32 = 12;
-/// So many messages are looked at when something is amiss.
-const APART_MAX: usize = 4_096;
-const HEARTBEAT: Duration = Duration::from_secs(1);
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How often it is looked whether anything lies in the queue that nobody is given: nats-server has been seen
+/// to lose track of batches whose neighbours were purged while they were given out.
+const STUCK_EVERY: Duration = Duration::from_secs(60);
 
 /// The queue. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -68,56 +54,17 @@ pub struct Taken {
     /// As it was put in.
     pub batch: Bytes,
     queue: EdgeQueue,
-    message: Delivered,
+    /// Where its answer goes, by the queue's own connection and not by the one that it came by.
+    reply: Subject,
 }
 
-/// How a batch came. It is answered by the queue's own connection, not by the one that it came by.
-#[derive(Debug)]
-enum Delivered {
-    /// And where answers go.
-    ByConsumer(Subject),
-    /// It was looked for, for no client can read its headers: see [`Taker`].
-    Apart(u64),
-}
-
-/// Takes batches, as one of several, over a connection of its own.
-///
-/// NATS lets an edge write headers that are none, and hands them on; the client ends its connection over
-/// them, or its task. So whatever is amiss, it is looked for such batches, which the server tells as JSON,
-/// and nothing else that the process does with NATS is disturbed.
+/// Takes batches, as one of several, over a connection of its own: see [`super::headless`].
 pub struct Taker {
     queue: EdgeQueue,
-    messages: Option<Messages>,
-    /// Whether it has to be looked for what cannot be delivered.
-    is_amiss: bool,
-    apart: VecDeque<Taken>,
-    /// When it is looked whether the connection lives, and how often that was.
+    giving: Option<Giving>,
+    /// When it is looked whether something is stuck, and from which sequence on something may be.
     looks: Interval,
-    ticks: u32,
-    /// From which sequence on something may be stuck.
     stuck_from: Option<u64>,
-}
-
-/// What its connection brings.
-struct Messages {
-    client: Client,
-    stream: pull::Stream,
-    /// How often it has connected: the client does so again by itself, and is given the same once more.
-    connected: watch::Receiver<u64>,
-}
-
-/// What a taker waits for.
-#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
-enum Heard {
-    Message(Option<Result<jetstream::Message, pull::MessagesError>>),
-    /// Its connection.
-    Lost,
-    Tick,
-}
-
-/// Until a connection was lost: it is there again, or its task has ended.
-async fn connects_again(connected: &mut watch::Receiver<u64>) {
-    let _ = connected.wait_for(|times| *times > 1).await;
 }
 
 impl std::fmt::Debug for Taker {
@@ -244,54 +191,22 @@ impl EdgeQueue {
     /// # Errors
     /// [`LogError::Unavailable`].
     pub async fn depth(&self) -> Result<u64, LogError> {
+        Ok(self.state().await?.messages)
+    }
+
+    async fn state(&self) -> Result<State, LogError> {
         let name = stream_name(&self.config.prefix);
         let found = open::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
         let stream = found.ok_or_else(|| unavailable(format_args!("no stream {name}")))?;
-        Ok(stream.cached_info().state.messages)
+        Ok(stream.cached_info().state.clone())
     }
 
     /// One more that takes.
     #[must_use]
     pub fn taker(&self) -> Taker {
-        let mut looks = tokio::time::interval(ALIVE_EVERY);
+        let mut looks = tokio::time::interval(STUCK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (queue, apart) = (self.clone(), VecDeque::new());
-        Taker { queue, messages: None, is_amiss: true, apart, looks, ticks: 0, stuck_from: None }
-    }
-
-    /// Batches whose headers nobody can read: of those that were given out and have no answer, and of the
-    /// same edges.
-    async fn unreadable(&self) -> Result<VecDeque<Taken>, LogError> {
-        let info = self.consumer_info().await?;
-        let (mut next, end) = (info.ack_floor.stream_sequence + 1, info.delivered.stream_sequence);
-        let mut found = VecDeque::new();
-        let mut edges = BTreeSet::new();
-        for _ in 0..APART_MAX {
-            if next > end {
-                break;
-            }
-            let Some(one) = self.from(next, ">").await? else { break };
-            next = one.sequence + 1;
-            if !one.is_readable {
-                edges.insert(one.subject.clone());
-                found.push_back(one);
-            }
-        }
-        // What waits behind it would do the same, one by one.
-        for subject in edges {
-            for _ in 0..EDGE_MESSAGES_MAX {
-                let Some(one) = self.from(next, &subject).await? else { break };
-                next = one.sequence + 1;
-                if !one.is_readable {
-                    found.push_back(one);
-                }
-            }
-        }
-        if !found.is_empty() {
-            let edges: BTreeSet<_> = found.iter().map(|one| one.subject.as_str()).collect();
-            tracing::warn!(?edges, count = found.len(), "batches whose headers are none of NATS");
-        }
-        Ok(found.into_iter().map(|one| one.taken(self)).collect())
+        Taker { queue: self.clone(), giving: None, looks, stuck_from: None }
     }
 
     async fn consumer_info(&self) -> Result<consumer::Info, LogError> {
@@ -307,9 +222,9 @@ impl EdgeQueue {
         if info.num_pending > 0 || info.num_ack_pending > 0 {
             return Ok(None);
         }
-        let delivered = info.delivered.stream_sequence;
-        let first = self.from(1, ">").await?.map(|one| one.sequence);
-        Ok(first.filter(|first| *first <= delivered))
+        let state = self.state().await?;
+        let is_behind = state.first_sequence <= info.delivered.stream_sequence;
+        Ok(Some(state.first_sequence).filter(|_| state.messages > 0 && is_behind))
     }
 
     /// The consumer is made anew, and gives out what lies in the stream.
@@ -321,48 +236,9 @@ impl EdgeQueue {
         answer.map(drop).map_err(unavailable)
     }
 
-    /// The first message from a sequence on.
-    async fn from(&self, sequence: u64, subject: &str) -> Result<Option<Apart>, LogError> {
+    async fn subscribe(&self) -> Result<Giving, LogError> {
         let name = stream_name(&self.config.prefix);
-        let wanted = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
-        let answer: serde_json::Value = self
-            .context
-            .request(format!("STREAM.MSG.GET.{name}"), &wanted)
-            .await
-            .map_err(unavailable)?;
-        let message = &answer["message"];
-        let Some(sequence) = message["seq"].as_u64() else { return Ok(None) };
-        let bytes = |field: &str| {
-            let text = message[field].as_str().unwrap_or_default();
-            STANDARD.decode(text).unwrap_or_default()
-        };
-        let (headers, data) = (bytes("hdrs"), bytes("data"));
-        Ok(Some(Apart {
-            sequence,
-            subject: message["subject"].as_str().unwrap_or_default().to_owned(),
-            is_readable: are_headers(&headers),
-            bytes: [headers, data].concat().into(),
-        }))
-    }
-
-    /// Deletes a message; one that is gone is as good. Where it is given out it is acknowledged first, as
-    /// whoever had got it would: a server that deletes what is given out has been seen to lose track of its
-    /// neighbours.
-    async fn delete(&self, sequence: u64) -> Result<(), LogError> {
-        let name = stream_name(&self.config.prefix);
-        let reply = format!("$JS.ACK.{name}.{COLLECTORS}.1.{sequence}.{sequence}.0.0");
-        let client = self.context.client();
-        client.publish(reply, AckKind::Ack.into()).await.map_err(unavailable)?;
-        let wanted = serde_json::json!({ "seq": sequence, "no_erase": true });
-        let subject = format!("STREAM.MSG.DELETE.{name}");
-        let answer = self.context.request::<_, _, serde_json::Value>(subject, &wanted).await;
-        answer.map(drop).map_err(unavailable)
-    }
-
-    async fn subscribe(&self) -> Result<Messages, LogError> {
-        let name = stream_name(&self.config.prefix);
-        let (context, connected) = open::context(&self.config).await.map_err(unavailable)?;
-        let stream = context.get_stream_no_info(&name).await.map_err(unavailable)?;
+        let stream = self.context.get_stream_no_info(&name).await.map_err(unavailable)?;
         let wanted = pull::Config {
             durable_name: Some(COLLECTORS.to_owned()),
             ack_policy: AckPolicy::Explicit,
@@ -371,19 +247,13 @@ impl EdgeQueue {
             ..pull::Config::default()
         };
         let found = stream.get_consumer::<pull::Config>(COLLECTORS).await;
-        let consumer = match found {
-            Ok(found) if found.cached_info().config.max_ack_pending == TAKEN_MAX => found,
+        match found {
+            Ok(found) if found.cached_info().config.max_ack_pending == TAKEN_MAX => {}
             // There is none, or an earlier build has made it, with fewer places.
-            _ => stream.create_consumer(wanted).await.map_err(unavailable)?,
-        };
-        let portions = consumer
-            .stream()
-            .max_messages_per_batch(PORTION_MESSAGES)
-            .max_bytes_per_batch(PORTION_BYTES)
-            .heartbeat(HEARTBEAT)
-            .expires(EXPIRES);
-        let stream = portions.messages().await.map_err(unavailable)?;
-        Ok(Messages { client: context.client(), stream, connected })
+            _ => drop(stream.create_consumer(wanted).await.map_err(unavailable)?),
+        }
+        let inbox = self.context.client().new_inbox();
+        Giving::start(&self.config, &inbox, &name, COLLECTORS).await.map_err(unavailable)
     }
 }
 
@@ -394,53 +264,21 @@ impl Taker {
     /// [`LogError::Unavailable`]: call it again, a little later.
     pub async fn next(&mut self) -> Result<Taken, LogError> {
         loop {
-            if self.is_amiss && self.messages.is_none() && self.apart.is_empty() {
-                // There is no consumer before the first collector has made it.
-                self.apart = self.queue.unreadable().await.unwrap_or_default();
-            }
-            if let Some(apart) = self.apart.pop_front() {
-                return Ok(apart);
-            }
-            let messages = match &mut self.messages {
-                Some(messages) => messages,
+            let giving = match &mut self.giving {
+                Some(giving) => giving,
                 none => none.insert(self.queue.subscribe().await?),
             };
-            self.is_amiss = false;
-            let heard = tokio::select! {
-                message = messages.stream.next() => Heard::Message(message),
-                () = connects_again(&mut messages.connected) => Heard::Lost,
-                _ = self.looks.tick() => Heard::Tick,
-            };
-            let message = match heard {
-                Heard::Message(message) => message,
-                Heard::Lost => {
-                    (self.messages, self.is_amiss) = (None, true);
-                    continue;
-                }
-                Heard::Tick => {
-                    // A client whose task has panicked over what it read is silent for ever.
-                    let alive = tokio::time::timeout(ALIVE_MAX, messages.client.flush()).await;
-                    if !matches!(alive, Ok(Ok(()))) {
-                        (self.messages, self.is_amiss) = (None, true);
-                        continue;
-                    }
-                    self.ticks += 1;
-                    if self.ticks.is_multiple_of(STUCK_TICKS) {
-                        self.look_for_stuck().await?;
-                    }
+            let given = tokio::select! {
+                given = giving.next() => given,
+                _ = self.looks.tick() => {
+                    self.look_for_stuck().await?;
                     continue;
                 }
             };
-            let why = match message {
-                Some(Ok(message)) => match Taken::new(&self.queue, &message) {
-                    Some(taken) => return Ok(taken),
-                    None => continue,
-                },
-                Some(Err(error)) => unavailable(error),
-                None => unavailable("the consumer has ended"),
-            };
-            (self.messages, self.is_amiss) = (None, true);
-            return Err(why);
+            return given.map(|given| Taken::new(&self.queue, given)).map_err(|why| {
+                self.giving = None;
+                unavailable(why)
+            });
         }
     }
 
@@ -448,7 +286,7 @@ impl Taker {
         let before = self.stuck_from.take();
         let now = self.queue.stuck_from().await?;
         if now.is_some() && now == before {
-            self.messages = None;
+            self.giving = None;
             return self.queue.begin_anew().await;
         }
         self.stuck_from = now;
@@ -457,11 +295,9 @@ impl Taker {
 }
 
 impl Taken {
-    /// None of what cannot be answered, which the server gives out no more.
-    fn new(queue: &EdgeQueue, message: &jetstream::Message) -> Option<Self> {
-        let edge = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
-        let (queue, batch) = (queue.clone(), message.payload.clone());
-        Some(Self { edge, batch, queue, message: Delivered::ByConsumer(message.reply.clone()?) })
+    fn new(queue: &EdgeQueue, given: Given) -> Self {
+        let edge = given.subject.rsplit('.').next().unwrap_or_default().to_owned();
+        Self { edge, batch: given.payload, queue: queue.clone(), reply: given.reply.into() }
     }
 
     /// Every partition has it, or it lies with the dead letters: it is deleted, and that is
@@ -471,13 +307,8 @@ impl Taken {
     /// [`LogError::Unavailable`]: it may come again.
     pub async fn done(&self) -> Result<(), LogError> {
         let client = self.queue.context.client();
-        match &self.message {
-            Delivered::ByConsumer(reply) => {
-                let done = client.request(reply.clone(), AckKind::Ack.into());
-                done.await.map(drop).map_err(unavailable)
-            }
-            Delivered::Apart(sequence) => self.queue.delete(*sequence).await,
-        }
+        let done = client.request(self.reply.clone(), AckKind::Ack.into());
+        done.await.map(drop).map_err(unavailable)
     }
 
     /// Does what is to be done with it, however long that takes: the server hears meanwhile that it is
@@ -502,49 +333,9 @@ impl Taken {
     }
 
     async fn tell(&self, what: AckKind) -> Result<(), LogError> {
-        match &self.message {
-            Delivered::ByConsumer(reply) => {
-                let client = self.queue.context.client();
-                client.publish(reply.clone(), what.into()).await.map_err(unavailable)
-            }
-            // It is found again.
-            Delivered::Apart(_) => Ok(()),
-        }
+        let client = self.queue.context.client();
+        client.publish(self.reply.clone(), what.into()).await.map_err(unavailable)
     }
-}
-
-/// A message that was looked for.
-struct Apart {
-    sequence: u64,
-    subject: String,
-    is_readable: bool,
-    /// Its headers and what follows them.
-    bytes: Bytes,
-}
-
-impl Apart {
-    fn taken(self, queue: &EdgeQueue) -> Taken {
-        let Self { sequence, subject, bytes, .. } = self;
-        let edge = subject.rsplit('.').next().unwrap_or_default().to_owned();
-        Taken { edge, batch: bytes, queue: queue.clone(), message: Delivered::Apart(sequence) }
-    }
-}
-
-/// Whether these are headers as our edges write them, if any: stricter than any client is.
-fn are_headers(bytes: &[u8]) -> bool {
-    if bytes.is_empty() {
-        return true;
-    }
-    let text = std::str::from_utf8(bytes).ok();
-    let body = text.and_then(|text| text.strip_prefix("NATS/1.0\r\n")?.strip_suffix("\r\n\r\n"));
-    let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    let is_value = |value: &str| value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    let is_header = |line: &str| {
-        line.split_once(':').is_some_and(|(name, value)| is_name(name) && is_value(value))
-    };
-    body.is_some_and(|body| body.split("\r\n").all(is_header))
 }
 
 /// That no edge can fill a queue which an earlier build has made.

@@ -53,14 +53,14 @@ fn what_no_server_sends_is_refused() {
 }
 
 #[test]
-fn a_publish_has_its_message_id() {
+fn a_publish_has_no_id_that_another_could_have_used() {
     let mut out = Vec::new();
-    publish(&mut out, "countersign.edge.w", "_INBOX.e", 3, &[0xab, 1], b"batch");
-    let text = String::from_utf8(out).unwrap();
-    let head = "NATS/1.0\r\nNats-Msg-Id: ab01\r\n\r\n";
-    let (head_len, total) = (head.len(), head.len() + 5);
-    let line = format!("HPUB countersign.edge.w _INBOX.e.3 {head_len} {total}\r\n");
-    assert_eq!(text, format!("{line}{head}batch\r\n"));
+    publish(&mut out, "countersign.edge.w", "_INBOX.e", 3, b"batch");
+    assert_eq!(out, b"PUB countersign.edge.w _INBOX.e.3 5\r\nbatch\r\n");
+    let answer = "{\"stream\":\"EDGE\",\"seq\":7,\"duplicate\":true}";
+    let sent = format!("MSG _INBOX.e.3 1 {}\r\n{answer}\r\n", answer.len());
+    let read = read_all(&[sent.as_bytes()]).unwrap();
+    assert!(matches!(read[..], [Sent::Answer { number: 3, stored: Err(_) }]), "{read:?}");
 }
 
 #[test]
