@@ -158,7 +158,7 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Err(Refused::TakenOver) => {
             let detail = "another import under this name has followed this one, which was silent: run \
                           the same command again";
-            return problem(StatusCode::CONFLICT, "other_log", detail);
+            return problem(StatusCode::CONFLICT, "import_taken_over", detail);
         }
     };
     if let Some(run) = run.filter(|_| is_over) {

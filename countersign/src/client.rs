@@ -49,6 +49,8 @@ enum Tried {
     Never(String),
     /// Another log has this name.
     OtherLog(String),
+    /// Another import of the same log has followed this one.
+    TakenOver(String),
 }
 
 impl Api {
@@ -168,6 +170,7 @@ impl Api {
                 Tried::NotFound => return Ok(None),
                 Tried::Never(why) => return Err(Failure::server(why)),
                 Tried::OtherLog(why) => return Err(Failure::other_log(why)),
+                Tried::TakenOver(why) => return Err(Failure::taken_over(why)),
                 Tried::Later(why) => why,
             };
             tries += 1;
@@ -192,7 +195,7 @@ impl Api {
     fn tell(&self, why: &str) {
         if !self.patience.is_zero() && !self.told.swap(true, Ordering::Relaxed) {
             eprintln!(
-                "{}: {why}; tried again for {} s (--patience)",
+                "{}: {why}; tried again for up to {} s (--patience)",
                 self.bases.join(", "),
                 self.patience.as_secs()
             );
@@ -225,7 +228,8 @@ impl Api {
             return Tried::Done(Reply { headers, body });
         }
         let problem = serde_json::from_slice::<Problem>(&body).ok();
-        let is_other_log = problem.as_ref().is_some_and(|said| said.r#type.ends_with(":other_log"));
+        let is = |name: &str| problem.as_ref().is_some_and(|said| said.r#type.ends_with(name));
+        let (is_other_log, is_taken_over) = (is(":other_log"), is(":import_taken_over"));
         let text = || String::from_utf8_lossy(&body).chars().take(200).collect();
         let said = problem.map_or_else(text, |problem| problem.detail);
         match status {
@@ -234,6 +238,7 @@ impl Api {
                 Tried::Never(format!("{} refuses the key: {said}", self.base()))
             }
             StatusCode::CONFLICT if is_other_log => Tried::OtherLog(said),
+            StatusCode::CONFLICT if is_taken_over => Tried::TakenOver(said),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Tried::Later(said),
             status if status.is_server_error() => Tried::Later(format!("{status}: {said}")),
             status => Tried::Never(format!("{}{path} refuses with {status}: {said}", self.base())),

@@ -41,46 +41,57 @@ pub(crate) struct Failure {
     pub(crate) code: u8,
     /// What, where, and what to do: one line.
     pub(crate) message: String,
+    /// Another import of the same log has followed this one.
+    pub(crate) is_taken_over: bool,
 }
 
 impl Failure {
+    fn new(code: u8, message: impl Display) -> Self {
+        Self { code, message: message.to_string(), is_taken_over: false }
+    }
+
+    /// The server refuses: another import of the same log has followed this one.
+    pub(crate) fn taken_over(message: impl Display) -> Self {
+        Self { is_taken_over: true, ..Self::server(message) }
+    }
+
     /// See [`DIFFERENT`].
     pub(crate) fn different(message: impl Display) -> Self {
-        Self { code: DIFFERENT, message: message.to_string() }
+        Self::new(DIFFERENT, message)
     }
 
     /// See [`USAGE`].
     pub(crate) fn usage(message: impl Display) -> Self {
-        Self { code: USAGE, message: message.to_string() }
+        Self::new(USAGE, message)
     }
 
     /// See [`OTHER_LOG`].
     pub(crate) fn other_log(message: impl Display) -> Self {
-        Self { code: OTHER_LOG, message: message.to_string() }
+        Self::new(OTHER_LOG, message)
     }
 
     /// See [`SERVER`].
     pub(crate) fn server(message: impl Display) -> Self {
-        Self { code: SERVER, message: message.to_string() }
+        Self::new(SERVER, message)
     }
 
     /// See [`DATA`].
     pub(crate) fn data(message: impl Display) -> Self {
-        Self { code: DATA, message: message.to_string() }
+        Self::new(DATA, message)
     }
 
     /// See [`LOCKED`].
     pub(crate) fn locked(message: impl Display) -> Self {
-        Self { code: LOCKED, message: message.to_string() }
+        Self::new(LOCKED, message)
     }
 
     /// See [`FILES`].
     pub(crate) fn files(message: impl Display) -> Self {
-        Self { code: FILES, message: message.to_string() }
+        Self::new(FILES, message)
     }
 
     /// See [`FATAL`].
     pub(crate) fn fatal(message: impl Display) -> Self {
-        Self { code: FATAL, message: message.to_string() }
+        Self::new(FATAL, message)
     }
 }

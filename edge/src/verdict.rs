@@ -94,7 +94,8 @@ pub(crate) fn of_picture(event: Draft, request: &Request<'_>, rules: &Rules) -> 
 }
 
 /// Gmail's and Yahoo's proxies name themselves, and so does Outlook, on each of its systems.
-fn is_mail(user_agent: &[u8]) -> bool {
+#[must_use]
+pub fn is_mail(user_agent: &[u8]) -> bool {
     let names = ["GoogleImageProxy", "YahooMailProxy", "Outlook", "ms-office"];
     names.iter().any(|name| user_agent.windows(name.len()).any(|at| at == name.as_bytes()))
 }

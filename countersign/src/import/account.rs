@@ -162,7 +162,7 @@ fn line(name: &str, text: impl std::fmt::Display) {
 /// Nothing of it was sent. False.
 fn print_unreadable(path: &Path, read: &Read) -> bool {
     terminal::line(format!("{}: none of its {} rows can be read", path.display(), read.rows));
-    line("rejected", format!("nothing was sent, see {}", read.rejects.display()));
+    line("rejected", "nothing was sent");
     terminal::line(
         "  look with --dry-run; --format, --map, --time-format and --default say how it is to be read",
     );
@@ -208,19 +208,24 @@ pub(super) fn print_unread(read: &Read) {
             ),
         );
     }
-    if let Some(at_line) = read.held_back {
+    print_held_back(read.held_back);
+    if let Some((rows, first)) = read.long {
+        line(
+            "quotes",
+            format!("{rows} rows span several lines in quotes, the first from line {first} on"),
+        );
+    }
+}
+
+/// Says from which line on something waits.
+pub(super) fn print_held_back(line_number: Option<u64>) {
+    if let Some(at_line) = line_number {
         line(
             "waiting",
             format!(
                 "line {at_line} and what follows: it has no newline yet, or a quote in it is not closed (the \
                  next import takes it, or --complete)"
             ),
-        );
-    }
-    if let Some((rows, first)) = read.long {
-        line(
-            "quotes",
-            format!("{rows} rows span several lines in quotes, the first from line {first} on"),
         );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::row::Fields;
+use super::row::{Fields, is_none};
 use super::times::Times;
 
 /// What a row may say, in the order of [`Fields`].
@@ -138,7 +138,10 @@ impl Names {
         let field = |at: usize| {
             let text = text(at).map(str::trim);
             match &self.defaults[at] {
-                Some(default) => text.filter(|text| !text.is_empty()).or(Some(default)),
+                // Nothing, however a log writes it.
+                Some(default) => {
+                    text.filter(|text| !text.is_empty() && !is_none(text)).or(Some(default))
+                }
                 None => text,
             }
         };

@@ -23,16 +23,20 @@ const COUNTRIES_MAX: usize = 10;
 ///
 /// # Errors
 /// When one cannot be read.
-pub(super) fn run(files: &[PathBuf], log: impl Fn(&PathBuf) -> Log) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    files: &[PathBuf],
+    strict: bool,
+    log: impl Fn(&PathBuf) -> Log,
+) -> Result<ExitCode, Failure> {
     let mut all = true;
     for path in files {
-        all &= look(log(path))?;
+        all &= look(log(path), strict)?;
     }
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
 /// True: every row can be read.
-fn look(log: Log) -> Result<bool, Failure> {
+fn look(log: Log, strict: bool) -> Result<bool, Failure> {
     let path = log.path.clone();
     let reader = Reader::new(log, open::open(&path, Seen::default())?, None)?;
     let (format, mut seen) = (reader.format, Said::default());
@@ -43,7 +47,8 @@ fn look(log: Log) -> Result<bool, Failure> {
     })?;
     line(format!("{} as {format:?}, nothing sent", path.display()));
     seen.print(&read);
-    Ok(read.rejected == 0 && read.early.is_none())
+    let unread: u64 = read.unread.iter().map(|unread| unread.rows).sum();
+    Ok(read.rejected == 0 && read.early.is_none() && (!strict || unread == 0))
 }
 
 /// What the events of a log say.

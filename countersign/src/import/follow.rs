@@ -36,6 +36,11 @@ impl Watch {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
+    /// This file of the log ends where it ends now; it may be followed anew.
+    pub(super) fn leave(&self) {
+        self.is_on.store(false, Ordering::Relaxed);
+    }
+
     /// The log ends where it ends now.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
@@ -48,7 +53,7 @@ impl Watch {
     /// Waits; true when it is over and it is still so.
     pub(super) fn wait_while(&self, is_so: impl Fn() -> bool) -> bool {
         while is_so() {
-            if self.is_over() {
+            if self.is_over() || !self.is_on.load(Ordering::Relaxed) {
                 return true;
             }
             std::thread::sleep(POLL);

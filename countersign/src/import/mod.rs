@@ -35,7 +35,7 @@ pub(crate) use access::Pattern;
 
 use crate::cli::{Format, ImportArgs};
 use crate::client::Api;
-use crate::failure::{self, Failure};
+use crate::failure::{self, Failure, OTHER_LOG, USAGE};
 use crate::{process, terminal};
 use account::SourceAccount;
 use columns::Names;
@@ -64,6 +64,11 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
             "--source and --follow are about one log: give one FILE with them, or import each by itself",
         ));
     }
+    if args.follow && args.source.is_some() {
+        return Err(Failure::usage(
+            "--follow: each file that comes in the log's place is known by how it begins: leave out --source",
+        ));
+    }
     if args.source.as_deref() == Some("") {
         return Err(Failure::usage("--source: a log's name is not empty"));
     }
@@ -71,7 +76,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let names = Names::new(&args.map, &args.default);
     let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let times = Times::new(args.time_format.as_deref(), args.tz.as_deref());
-    let names = names.with(times.map_err(|what| Failure::usage(format!("--tz {what}")))?);
+    let names = names.with(times.map_err(Failure::usage)?);
     let log = |path: &PathBuf| Log {
         path: path.clone(),
         format: args.format,
@@ -83,7 +88,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
         clock: Arc::new(SystemClock),
     };
     if args.dry_run {
-        return dry::run(&files, log);
+        return dry::run(&files, args.strict, log);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?;
@@ -98,6 +103,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
 /// Rejected rows are written to no log, from which they would be read and rejected again.
 fn check_rejects(args: &ImportArgs, files: &[PathBuf]) -> Result<(), Failure> {
     let Some(rejects) = &args.rejects else { return Ok(()) };
+    rejects::check(rejects)?;
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     if files.iter().any(|file| real(file).is_some() && real(file) == real(rejects)) {
         return Err(Failure::usage(format!(
@@ -129,14 +135,24 @@ impl<'a> Import<'a> {
 
     /// True: every row is accounted for.
     async fn all(&self, logs: Vec<Log>) -> Result<bool, Failure> {
-        let mut complete = true;
+        let (mut complete, mut refused) = (true, None);
         for log in logs {
-            complete &= match mended::is_one(&log.path)? {
-                Some(format) => self.mended(log, format).await?,
-                None => self.one(log).await?,
+            let done = match mended::is_one(&log.path) {
+                Ok(Some(format)) => self.mended(log, format).await,
+                Ok(None) => self.one(log).await,
+                Err(failure) => Err(failure),
             };
+            match done {
+                Ok(done) => complete &= done,
+                // What is wrong with one log is wrong with none of the others.
+                Err(failure) if [USAGE, OTHER_LOG].contains(&failure.code) => match &refused {
+                    None => refused = Some(failure),
+                    Some(_) => eprintln!("{}", failure.message),
+                },
+                Err(failure) => return Err(failure),
+            }
         }
-        Ok(complete)
+        refused.map_or(Ok(complete), Err)
     }
 
     /// Imports one log and prints its account.
@@ -191,7 +207,14 @@ impl<'a> Import<'a> {
             terminal::line(format!("{path}: followed until Ctrl-C"));
             is_told = true;
             begun.begin();
-            complete &= self.send(reader).await?;
+            complete &= match self.send(reader).await {
+                // Somebody has imported the log meanwhile: what he has taken is known, and the rest comes.
+                Err(failure) if failure.is_taken_over => {
+                    terminal::line(format!("{path}: another import has followed; going on"));
+                    continue;
+                }
+                sent => sent?,
+            };
         }
         Ok(complete)
     }
@@ -202,10 +225,11 @@ impl<'a> Import<'a> {
         let Some(begin) = reader.begin else {
             // Whoever runs it wants to know that it would be taken.
             SourceAccount::ask(&self.api, SourceId([0; 16])).await?;
-            terminal::line(format!(
-                "{}\n  rows        0\n  all rows are accounted for",
-                path.display()
-            ));
+            let waits = reader.waits();
+            let all = if waits.is_some() { "all rows before it are" } else { "all rows are" };
+            terminal::line(format!("{}\n  rows        0", path.display()));
+            account::print_held_back(waits);
+            terminal::line(format!("  {all} accounted for"));
             return Ok(true);
         };
         let source = self.source_of(&path, &begin.text).await?;
@@ -213,11 +237,14 @@ impl<'a> Import<'a> {
         // What the run before this one has sent may be on its way to the counts.
         let before = SourceAccount::wait(&self.api, source, end, SETTLE_MAX).await?;
         let rejects = Rejects::new(Some(self.rejects_of(&path)), reader.format);
-        let taken = before.taken();
+        let (taken, watch) = (before.taken(), reader.watch.clone());
         let read = send::send(self.collector(), Some(&run), move |sink| {
             reader.run(source, taken, rejects, sink)
         });
-        let read = read.await?;
+        let read = read.await.inspect_err(|_| {
+            // Who follows a log reads for ever: nothing of it is wanted any more.
+            watch.iter().for_each(Watch::leave);
+        })?;
         // Of what has nothing for us nothing was sent.
         let rows = if read.events == 0 { before.rows } else { read.rows };
         let after = SourceAccount::wait(&self.api, source, rows, APPLY_MAX).await?;

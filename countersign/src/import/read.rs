@@ -105,10 +105,15 @@ pub(super) struct Reader {
     first: Option<Kept>,
     records: Records<BufReader<Input>>,
     rows: Rows,
-    watch: Option<Watch>,
+    pub(super) watch: Option<Watch>,
 }
 
 impl Reader {
+    /// The line from which on something waits.
+    pub(super) fn waits(&self) -> Option<u64> {
+        self.records.held_back()
+    }
+
     /// Reads the beginning of a log.
     ///
     /// # Errors
@@ -218,6 +223,10 @@ impl Reader {
             sink(chunk.seal(read.rows, read.digests.text));
         }
         read.held_back = self.records.held_back();
+        if !has_any && read.rejected_all(&rejects) {
+            // It is read another way next time, and its rows are nobody's to mend.
+            rejects.undo()?;
+        }
         self.finish(read, rejects)
     }
 
@@ -256,6 +265,11 @@ fn next<'a>(
 }
 
 impl Read {
+    /// Whether nothing of the log was sent.
+    fn rejected_all(&self, rejects: &Rejects) -> bool {
+        self.rows > 0 && rejects.count == self.rows
+    }
+
     fn take(&mut self, said: Option<&Said>, is_new: bool) {
         self.rows += 1;
         match said {

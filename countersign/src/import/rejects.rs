@@ -58,6 +58,8 @@ pub(super) struct Rejects {
     /// in it.
     is_there: bool,
     out: Option<BufWriter<File>>,
+    /// How long the file was before.
+    before: u64,
     /// Of which log the header was written last.
     headed: Option<SourceId>,
     /// How many there were.
@@ -68,7 +70,7 @@ impl Rejects {
     /// Nothing is written before there is something to write, and then behind what is there.
     pub(super) fn new(path: Option<PathBuf>, format: Format) -> Self {
         let is_there = path.as_ref().is_some_and(|path| path.exists());
-        Self { path, format, is_there, out: None, headed: None, count: 0 }
+        Self { path, format, is_there, out: None, before: 0, headed: None, count: 0 }
     }
 
     /// Takes a row. One that is not new was taken by an earlier import, and stands in the file that it left.
@@ -81,7 +83,7 @@ impl Rejects {
             eprintln!("{}:{}: {}", row.file, row.line, row.reason);
         } else if self.count == SHOWN_MAX + 1 {
             match &self.path {
-                Some(path) => eprintln!("… all others are in {}", path.display()),
+                Some(path) => eprintln!("… and so on: {}", path.display()),
                 None => eprintln!("… and so on"),
             }
         }
@@ -95,6 +97,18 @@ impl Rejects {
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let flushed = self.out.as_mut().map_or(Ok(()), |out| out.flush());
         flushed.map_err(|error| self.cannot(&error))
+    }
+
+    /// The file is as it was before.
+    pub(super) fn undo(&mut self) -> Result<(), Failure> {
+        let Some(out) = self.out.take() else { return Ok(()) };
+        let undone = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| {
+            match self.before {
+                0 => std::fs::remove_file(self.path()),
+                before => file.set_len(before),
+            }
+        });
+        undone.map_err(|error| self.cannot(&error))
     }
 
     /// The file.
@@ -114,7 +128,11 @@ impl Rejects {
         let format = self.format;
         let out = match &mut self.out {
             Some(out) => out,
-            none => none.insert(open(path, format)?),
+            none => {
+                let (out, length) = open(path, format)?;
+                self.before = length;
+                none.insert(out)
+            }
         };
         if self.headed.replace(row.source) != Some(row.source)
             && let Some(header) = row.header
@@ -140,12 +158,29 @@ fn write_row(out: &mut BufWriter<File>, format: Format, row: &Row<'_>) -> io::Re
     writer.flush()
 }
 
-fn open(path: &Path, format: Format) -> io::Result<BufWriter<File>> {
+/// The file, and how long it was.
+fn open(path: &Path, format: Format) -> io::Result<(BufWriter<File>, u64)> {
     let file = File::options().create(true).append(true).open(path)?;
-    let is_empty = file.metadata()?.len() == 0;
+    let before = file.metadata()?.len();
     let mut out = BufWriter::new(file);
-    if is_empty && format != Format::Ndjson {
+    if before == 0 && format != Format::Ndjson {
         writeln!(out, "{}", COLUMNS.join(","))?;
     }
-    Ok(out)
+    Ok((out, before))
+}
+
+/// Whether rejected rows may be written to a file: there is none, or it has such rows already.
+///
+/// # Errors
+/// When it has anything else.
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    let is_empty = std::fs::metadata(path).map_or(true, |data| data.is_file() && data.len() == 0);
+    // What is no plain file has nothing that could be spoiled.
+    if is_empty || !super::open::is_plain(path) || super::mended::is_one(path)?.is_some() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--rejects {}: that file has something else in it; name another",
+        path.display()
+    )))
 }

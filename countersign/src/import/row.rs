@@ -76,9 +76,15 @@ impl Fields<'_> {
         self.device.and_then(device)
     }
 
-    /// Whether it is of a program that says so: a crawler, a link preview, a monitor.
-    pub(super) fn is_of_bot(&self) -> bool {
-        self.agent.is_some_and(|agent| edge::bots::is_bot(agent.as_bytes()))
+    /// Whether it is of a program that says so: a crawler, a link preview, a monitor. A word for nothing, or
+    /// a browser's name alone (`Chrome 118`), as exports have it, says nothing of the kind; nor does the
+    /// opening of a mail through its service's proxy.
+    pub(super) fn is_of_bot(&self, kind: Kind) -> bool {
+        self.agent.is_some_and(|agent| {
+            let is_whole = agent.contains('/') && agent != "Mozilla/5.0";
+            let is_opened = kind == Kind::Impression && edge::verdict::is_mail(agent.as_bytes());
+            is_whole && !is_opened && edge::bots::is_bot(agent.as_bytes())
+        })
     }
 
     /// What is said of an address and names none: hidden in parts (`207.xxx.xx.22`), a list.
@@ -154,8 +160,8 @@ impl Events {
 }
 
 /// Words for nothing.
-fn is_none(text: &str) -> bool {
-    is_any(text, &["-", "null", "none", "nan", "n/a", "undefined", "(not set)"])
+pub(super) fn is_none(text: &str) -> bool {
+    is_any(text, &["-", "null", "none", "nan", "n/a", "undefined", "(not set)", "\\n"])
 }
 
 fn is_any(text: &str, words: &[&str]) -> bool {

@@ -231,7 +231,7 @@ impl Rows {
 
 fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 3]) -> Result<Said, String> {
     let events = fields.events(row)?;
-    if fields.is_of_bot() {
+    if fields.is_of_bot(events.0.kind) {
         return Ok(Said::Bot);
     }
     let texts = [fields.unread_ip(), fields.unread_country(), fields.unread_device()];

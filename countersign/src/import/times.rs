@@ -2,7 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::fmt::strtime::BrokenDownTime;
-use jiff::fmt::temporal::{DateTimeParser, Pieces, TimeZoneAnnotationKind};
+use jiff::fmt::temporal::{Pieces, TimeZoneAnnotationKind};
 use jiff::tz::TimeZone;
 use shared::Timestamp;
 
@@ -20,14 +20,16 @@ impl Times {
     /// When no zone is called so.
     pub(super) fn new(format: Option<&str>, zone: Option<&str>) -> Result<Self, String> {
         let zone = zone.map(|name| {
-            let zone = DateTimeParser::new().parse_time_zone(name);
-            zone.map_err(|_| {
+            zone_of(name).ok_or_else(|| {
                 format!(
-                    "{name:?}: no zone is called so: write IANA's name (Europe/Berlin, \
+                    "--tz {name:?}: no zone is called so: write IANA's name (Europe/Berlin, \
                      America/New_York), UTC, or an offset (+09:00)"
                 )
             })
         });
+        if let Some(format) = format {
+            check_format(format).map_err(|why| format!("--time-format {format:?}: {why}"))?;
+        }
         Ok(Self { format: format.map(str::to_owned), zone: zone.transpose()? })
     }
 
@@ -61,6 +63,13 @@ impl Times {
     }
 
     fn formatted(&self, format: &str, text: &str) -> Result<Timestamp, String> {
+        if let Some((_, per_s)) = UNITS.iter().find(|(unit, _)| *unit == format) {
+            let wrong =
+                || format!("{:?} is no number, as --time-format {format} says", short(text));
+            let number: i128 = text.parse().map_err(|_| wrong())?;
+            let nanos = number.checked_mul(1_000_000_000 / per_s).ok_or_else(wrong)?;
+            return in_range(text, jiff::Timestamp::from_nanosecond(nanos).map_err(|_| wrong())?);
+        }
         let wrong = |error: jiff::Error| {
             format!("{:?} is not as --time-format {format:?} says: {error}", short(text))
         };
@@ -96,6 +105,51 @@ impl Times {
         };
         Some((pieces.date().to_datetime(pieces.time().unwrap_or_default()), zone))
     }
+}
+
+/// Units of numbers since 1970, as `--time-format` calls them, and how many are a second.
+const UNITS: [(&str, i128); 3] = [("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
+
+/// A zone by IANA's name, or an offset as people write it: `+09:00`, `UTC+2`. (To POSIX `UTC+2` is two hours
+/// west.)
+fn zone_of(name: &str) -> Option<TimeZone> {
+    let offset = ["UTC", "GMT"].iter().find_map(|utc| name.strip_prefix(utc)).unwrap_or(name);
+    if let Some((sign, time)) =
+        offset.split_at_checked(1).filter(|(sign, _)| ["+", "-"].contains(sign))
+    {
+        let (hours, minutes) = time.split_once(':').unwrap_or((time, "0"));
+        let number = |text: &str| {
+            let digits = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse::<i32>().ok()).flatten()
+        };
+        let (hours, minutes) = match (number(hours), time.len()) {
+            (None, 4) => (number(&time[..2])?, number(&time[2..])?),
+            (hours, _) => (hours?, number(minutes)?),
+        };
+        let seconds = (hours * 60 + minutes) * 60 * if sign == "-" { -1 } else { 1 };
+        let fits = hours <= 14 && minutes < 60;
+        return jiff::tz::Offset::from_seconds(seconds).ok().filter(|_| fits).map(TimeZone::fixed);
+    }
+    // Not what POSIX would read (`EST5EDT` is IANA's name too).
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b));
+    TimeZone::get(name).ok().filter(|_| is_name)
+}
+
+/// Whether times can be read by a form at all: one that was written by it is read, and half a day is not
+/// left open.
+fn check_format(format: &str) -> Result<(), String> {
+    if UNITS.iter().any(|(unit, _)| *unit == format) {
+        return Ok(());
+    }
+    if format.contains("%I") && !format.contains("%p") && !format.contains("%P") {
+        return Err("%I is an hour of half a day: %p says which half".to_owned());
+    }
+    let noon = jiff::Timestamp::from_second(1_700_000_000).map_err(|error| error.to_string())?;
+    let noon = noon.to_zoned(TimeZone::UTC);
+    let written = jiff::fmt::strtime::format(format, &noon).map_err(|error| error.to_string())?;
+    let read = BrokenDownTime::parse(format, &written).map_err(|error| error.to_string())?;
+    let says = read.to_timestamp().is_ok() || read.to_date().is_ok();
+    says.then_some(()).ok_or_else(|| "it says no date (strptime; or ms, us, ns)".to_owned())
 }
 
 fn instant(text: &str, local: DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
@@ -137,6 +191,13 @@ mod tests {
             (None, berlin, "2021-07-01T00:00:01.5", "2021-06-30T22:00:01.5Z"),
             (None, Some("+09:00"), "2021-07-01T09:00:00", "2021-07-01T00:00:00Z"),
             (None, Some("UTC"), "2021-07-01T09:00:00", "2021-07-01T09:00:00Z"),
+            // As people write it, and not as POSIX reads it.
+            (None, Some("UTC+2"), "2021-01-02 12:00:00", "2021-01-02T10:00:00Z"),
+            (None, Some("GMT-05:30"), "2021-01-02 12:00:00", "2021-01-02T17:30:00Z"),
+            (None, Some("+0200"), "2021-01-02 12:00:00", "2021-01-02T10:00:00Z"),
+            (None, Some("Etc/GMT+2"), "2021-01-02 12:00:00", "2021-01-02T14:00:00Z"),
+            (Some("ms"), None, "1700000001500", "2023-11-14T22:13:21.5Z"),
+            (Some("us"), None, "1700000001500000", "2023-11-14T22:13:21.5Z"),
             // What says where it is of needs no zone.
             (None, berlin, "2021-01-01T00:00:01Z", "2021-01-01T00:00:01Z"),
             (None, berlin, "2021-01-01T00:00:01-05:00", "2021-01-01T05:00:01Z"),
@@ -178,13 +239,21 @@ mod tests {
             (None, berlin, "2021-10-31 02:30:00", "there were two"),
             (Some("%d.%m.%Y %H:%M"), berlin, "31.10.2021 02:30", "there were two"),
             (Some("%d.%m.%Y"), None, "2021-10-31", "not as --time-format"),
-            (Some("%H:%M"), None, "12:30", "not as --time-format"),
             (None, None, "yesterday", "neither Unix seconds"),
             (None, None, "2021-01-01 00:00:01[Mars/Olympus]", "Mars/Olympus"),
             (None, None, "2021-01-01T00:00:01+05:00[Europe/Berlin]", "offset"),
             (Some("%Y-%m-%d %M"), None, "2021-01-01 30", "not as --time-format"),
             (Some("%Y-%m-%d %H:%M:%S %Q"), None, "2021-03-14 02:30:00 America/New_York", "two"),
             (None, Some("Mars/Olympus"), "1", "no zone is called so"),
+            (None, Some("UTC+25"), "1", "no zone is called so"),
+            (None, Some("+14:61"), "1", "no zone is called so"),
+            (None, Some("EST5EDT,M3.2.0,M11.1.0"), "1", "no zone is called so"),
+            (Some("hello"), None, "1", "no date"),
+            (Some("%H:%M"), None, "1", "no date"),
+            (Some("%E"), None, "1", "--time-format"),
+            (Some(""), None, "1", "no date"),
+            (Some("%Y-%m-%d %I:%M"), None, "1", "half a day"),
+            (Some("ms"), None, "1.5", "no number"),
             (None, berlin, "1969-12-31 12:00:00", "before 1970"),
         ] {
             let error = read(format, zone, text).unwrap_err();

@@ -262,3 +262,99 @@ async fn a_log_is_followed_through_rotation_and_kill_9() {
     let all = server.ask("/v1/accounting?from=1700000040&to=1700000100").await;
     assert_eq!((&all["counted"], &all["adds_up"]), (&6.into(), &true.into()), "{all}");
 }
+
+#[tokio::test]
+async fn who_follows_a_log_goes_on_when_somebody_else_imports_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let path = dir.path().join("a.csv");
+    let append = |text: &str| {
+        use std::io::Write as _;
+        let mut file = fs::File::options().create(true).append(true).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    append("ad_id,timestamp\na,1700000051\n");
+    let mut follow = server.import();
+    follow.arg(&path).arg("--follow").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = follow.spawn().unwrap();
+    let until = async |clicks: u64| {
+        let watch = Stopwatch::start();
+        while counted(&server, "a").await != clicks {
+            assert!(watch.elapsed() < PATIENCE, "{} of {clicks}", counted(&server, "a").await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    until(1).await;
+    // The follower is silent for long enough to be followed.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    append("a,1700000052\n");
+    let (code, said, err) = import(&server, &path, &[]);
+    assert_eq!(code, Some(0), "{said}{err}");
+    append("a,1700000053\n");
+    until(3).await;
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let watch = Stopwatch::start();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(watch.elapsed() < PATIENCE, "it does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((status.code(), counted(&server, "a").await), (Some(0), 3));
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_log_of_which_nothing_was_taken_and_no_file_is_spoiled() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let path = dir.path().join("a.csv");
+    let rejects = dir.path().join("a.csv.rejects");
+    fs::write(&path, "ad_id,timestamp\na,14/11/2023 22:14:11\na,14/11/2023 22:14:12\n").unwrap();
+    for _ in 0..2 {
+        let (code, said, _) = import(&server, &path, &[]);
+        assert!(code == Some(1) && said.contains("nothing was sent"), "{code:?} {said}");
+        assert!(!rejects.exists(), "its rows would count twice by it");
+    }
+    // What is a file of somebody's own stays as it is.
+    let own = dir.path().join("own.csv");
+    fs::write(&own, "my notes").unwrap();
+    fs::write(&path, "ad_id,timestamp\na,1700000051\na,oops\n").unwrap();
+    let (code, _, told) = import(&server, &path, &["--rejects", own.to_str().unwrap()]);
+    assert!(code == Some(2) && told.contains("something else in it"), "{code:?} {told}");
+    assert_eq!(fs::read_to_string(&own).unwrap(), "my notes");
+    // One log that is none holds up no other.
+    let (bad, good) = (dir.path().join("b.csv"), dir.path().join("c.csv"));
+    fs::write(&bad, "id,when\n1,2\n").unwrap();
+    fs::write(&good, "ad_id,timestamp\nc,1700000051\n").unwrap();
+    let (code, said, told) = run(server.import().arg(&bad).arg(&good));
+    assert!(code == Some(2) && told.contains("b.csv"), "{code:?} {said}{told}");
+    assert_eq!(counted(&server, "c").await, 1);
+    // A first row that waits is told.
+    fs::write(&path, "ad_id,timestamp\nw,1700000051").unwrap();
+    let (code, said, _) = import(&server, &path, &["--source", "w"]);
+    assert!(code == Some(0) && said.contains("waiting     line 2"), "{code:?} {said}");
+    let (code, _, told) = import(&server, &path, &["--follow", "--source", "w"]);
+    assert!(code == Some(2) && told.contains("leave out --source"), "{code:?} {told}");
+}
+
+#[tokio::test]
+async fn what_names_no_program_is_a_person_and_an_opened_mail_an_impression() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let path = dir.path().join("a.csv");
+    let row = |event: &str, agent: &str| format!("a,1700000051,{event},{agent},-\n");
+    let mut text = "ad_id,timestamp,event,user_agent,publisher\n".to_owned();
+    for agent in ["-", "null", "Chrome", "Firefox 120", "iPhone", "Mozilla/5.0", "(not set)"] {
+        text += &row("click", agent);
+    }
+    let mail =
+        "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)";
+    text += &(row("impression", mail) + &row("click", mail) + &row("click", "curl/8.0"));
+    fs::write(&path, text).unwrap();
+    let (code, said, err) = import(&server, &path, &["--default", "publisher=news"]);
+    assert!(code == Some(0) && said.contains("bots        2 rows"), "{code:?} {said}{err}");
+    assert_eq!(counted(&server, "a").await, 7);
+    assert_eq!(counted_as(&server, "a", "impression").await, 1);
+}
