@@ -167,7 +167,7 @@ async fn two_imports_of_one_log_are_made_one_after_the_other() {
     assert!(busy.headers().contains_key(header::RETRY_AFTER));
     assert_eq!(problem(busy, StatusCode::SERVICE_UNAVAILABLE).await.0, "import_busy");
     let other = problem(send("?run=b", chunk(9)).await, StatusCode::CONFLICT).await;
-    assert_eq!(other.0, "other_log");
+    assert_eq!(other.0, "import_taken_over");
     tokio::time::sleep(Duration::from_millis(3_100)).await;
     let answer = text(send("?run=b", begin()).await).await;
     assert_eq!(answer, format!(r#"{{"end_row":9,"source":"{source}"}}"#));

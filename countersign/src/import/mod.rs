@@ -103,7 +103,6 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
 /// Rejected rows are written to no log, from which they would be read and rejected again.
 fn check_rejects(args: &ImportArgs, files: &[PathBuf]) -> Result<(), Failure> {
     let Some(rejects) = &args.rejects else { return Ok(()) };
-    rejects::check(rejects)?;
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     if files.iter().any(|file| real(file).is_some() && real(file) == real(rejects)) {
         return Err(Failure::usage(format!(
@@ -111,7 +110,7 @@ fn check_rejects(args: &ImportArgs, files: &[PathBuf]) -> Result<(), Failure> {
             rejects.display()
         )));
     }
-    Ok(())
+    rejects::check(rejects)
 }
 
 /// Where logs go.
