@@ -2,6 +2,7 @@
 //! given out, and what of a click's own query goes along.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use shared::limits::URL_BYTES_MAX;
@@ -129,8 +130,9 @@ pub fn with_query(url: &str, query: &str) -> String {
     // As those that read it compare: `%66rom` and `from` are one name.
     let name = |pair: &str| decoded(pair.split('=').next().unwrap_or_default());
     let own = page.split_once('?').map(|(_, own)| own);
-    let has = |pair: &&str| own.is_some_and(|own| own.split('&').any(|o| name(o) == name(pair)));
-    let more = query.split('&').filter(|pair| !pair.is_empty()).filter(|pair| !has(pair));
+    // Once, for a query may be as long as a request's head.
+    let taken: BTreeSet<_> = own.into_iter().flat_map(|own| own.split('&')).map(name).collect();
+    let more = query.split('&').filter(|pair| !pair.is_empty() && !taken.contains(&name(pair)));
     let mut out = page.to_owned();
     let mut between = if own.is_some() { '&' } else { '?' };
     for pair in more {
