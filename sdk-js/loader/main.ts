@@ -16,13 +16,18 @@ const find = (target?: Element | string) =>
 let started = false;
 
 export function init(settings: Settings): void {
-  if (started) return;
-  started = true;
+  if (config.edge) return;
   config.edge = settings.edge;
   if (settings.test) config.test_ = "&test=1";
   consents.tell(settings.consent);
-  config.ready_ = consents.ask(settings.vendor);
-  listen();
+  const begin = () => {
+    config.ready_ = consents.ask(settings.vendor);
+    started = true;
+    listen();
+  };
+  // What a page asks for before anybody sees it is nobody's, and flagged: a prerendered one waits until it is shown.
+  if ((document as Document & { prerendering?: boolean }).prerendering) document.addEventListener("prerenderingchange", begin);
+  else begin();
   if (settings.core) void upgrade(settings.core);
 }
 

@@ -19,8 +19,8 @@ export class PlainOutbox implements Outbox {
     let events = 0;
     for (const { token, kind } of this.waiting_) {
       const more = (body && ",") + JSON.stringify({ token, kind });
-      // All of it is ASCII, so characters are bytes; 13 are around them.
-      if (body.length + more.length + 13 > 16383) break;
+      // All of it is ASCII, so characters are bytes; with the 13 around them they are below 16 KiB.
+      if (body.length + more.length > 16370) break;
       body += more;
       events++;
     }

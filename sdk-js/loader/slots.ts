@@ -18,9 +18,8 @@ interface Slot {
 }
 
 const slots = new Map<Element, Slot>();
-const drawn = new WeakMap<Element, Slot>();
 const bus = new EventTarget();
-let polling: ReturnType<typeof setInterval> | undefined;
+let timer: ReturnType<typeof setTimeout> | undefined;
 
 export function on(event: Event, listener: (occasion: Occasion) => void): () => void {
   const heard = (happened: unknown) => listener((happened as CustomEvent<Occasion>).detail);
@@ -39,7 +38,7 @@ export function scan(): void {
   document.querySelectorAll<HTMLElement>("[data-countersign-placement]").forEach((element) => {
     const placement = element.dataset.countersignPlacement!;
     let slot = slots.get(element);
-    if (placement && (!slot || slot.placement !== placement)) {
+    if (placement && slot?.placement !== placement) {
       if (!slot) slots.set(element, (slot = { element, placement, turn_: 0 }));
       slot.placement = placement;
       fill(slot);
@@ -67,7 +66,8 @@ async function fill(slot: Slot): Promise<void> {
     const query = `?placement=${encodeURIComponent(slot.placement)}&consent=${+given()}${config.test_}`;
     const reply = await fetch(`${config.edge}/v1/serve${query}`);
     if (!reply.ok) throw reply.status;
-    const ad: Ad | undefined = reply.status === 204 ? undefined : await reply.json();
+    let ad: Ad | undefined;
+    if (reply.status !== 204) ad = await reply.json();
     if (turn !== slot.turn_) return;
     slot.ad = ad;
     if (!ad) return emit("empty", slot);
@@ -87,7 +87,6 @@ const MACRO = "{click_url}";
 const quoted = (url: string) => `"${url.replace(/[&"]/g, (c) => `&#${c.charCodeAt(0)};`)}"`;
 
 function draw(slot: Slot, { creative: { image, html, width, height }, click_url }: Ad): void {
-  const turn = slot.turn_;
   const link = `<a href=${quoted(click_url)}>`;
   const picture = image && `<img src=${quoted(image)} width=${+width} height=${+height} align=top>`;
   // A creative with links of its own names the click link where it wants it.
@@ -96,11 +95,10 @@ function draw(slot: Slot, { creative: { image, html, width, height }, click_url 
     `<iframe title=Advertisement width=${+width} height=${+height} frameborder=0 scrolling=no ` +
     `sandbox="allow-popups allow-popups-to-escape-sandbox${image ? "" : " allow-scripts"}">`;
   const frame = (slot.frame_ = slot.element.firstChild as HTMLIFrameElement);
-  drawn.set(frame, slot);
   // Attributes, not CSS: a page's policy against inline styles holds in the frame too.
   frame.srcdoc = `<!doctype html><base target=_blank><body marginwidth=0 marginheight=0>${inner}`;
   frame.onload = () => {
-    if (turn === slot.turn_) observer.observe(frame);
+    if (frame === slot.frame_) observer.observe(frame);
   };
 }
 
@@ -109,9 +107,9 @@ function draw(slot: Slot, { creative: { image, html, width, height }, click_url 
 const observer = new IntersectionObserver(
   (entries) => {
     for (const { target, intersectionRatio, boundingClientRect: { width, height } } of entries) {
-      const slot = drawn.get(target)!;
-      // Of an ad that was replaced meanwhile.
-      if (target !== slot.frame_) continue;
+      const slot = slots.get(target.parentElement!);
+      // Of an ad that was replaced meanwhile, or is gone with its place.
+      if (target !== slot?.frame_) continue;
       slot.ratio_ = intersectionRatio;
       slot.area_ = (width * height + 0.5) | 0;
       // Drawn, wherever on the page: begin to render. A background tab is not drawn.
@@ -140,6 +138,6 @@ export function look(): void {
     }
     running ||= meter.running;
   });
-  if (running) polling ||= setInterval(look, 100);
-  else polling = void clearInterval(polling);
+  clearTimeout(timer);
+  if (running) timer = setTimeout(look, 100);
 }

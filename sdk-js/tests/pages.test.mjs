@@ -8,7 +8,7 @@ const LARGE = { width: 970, height: 250 };
 const ADS = {
   above: {}, below: {}, fast: {}, half: {}, "less-than-half": {}, hidden: {}, unfocused: {}, large: LARGE, "large-less": LARGE,
   leaving: {}, beacon: {}, back: {}, added: {}, "added-2": {}, again: {}, image: { image: "{site}/pixel.png" },
- over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, bare: {}, prefetch: {}, prerender: {}, "link-prefetch": {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
+ over: {}, under: {}, "large-over": LARGE, late: {}, paint: {}, bare: {}, prefetch: {}, prerender: {}, "link-prefetch": {}, ahead: {}, moments: {}, broken: { image: "{site}/gone.png" }, plain: { image: "{site}/pixel.png" }, many: {}, bot: {}, "no-wasm": {}, link: {}, inner: {
     html: '<p style="margin:0"><a href="{click_url}">a link of the creative\'s own</a></p><script>try { parent.document.title = "broken out" } catch { document.body.id = "kept-in" }</script>',
   },
 };
@@ -312,6 +312,22 @@ for (const how of ["prefetch", "prerender", "link-prefetch"])
     await stage.counts(how, { click: 1 });
     if (how === "prefetch") assert.ok((await asked()) > before, "it was asked for ahead");
   });
+
+test("a page that is prerendered asks for its ads when somebody sees it", async () => {
+  const tab = await stage.visitor();
+  const shown = stage.page("/ahead", { body: listen + place("ahead") });
+  const rules = JSON.stringify({ prerender: [{ source: "list", urls: [shown], eagerness: "immediate" }] });
+  await tab.goto(stage.page("/before", { body: `<script type="speculationrules">${rules}</script><a href="${shown}">on</a>` }));
+  // Whether a browser speculates is its own affair. Nothing says when the other page's script has run.
+  await sleep(2_000);
+  assert.deepEqual(tab.served, []);
+  await tab.locator("a").click();
+  await tab.waitForURL(shown);
+  await heard(tab, "viewable");
+  const ahead = await tab.evaluate(() => performance.getEntriesByType("navigation")[0].activationStart > 0);
+  console.log(ahead ? "it was prerendered" : "this browser did not prerender it");
+  await stage.counts("ahead", { served: 1, impression: 1, viewable: 1 });
+});
 
 test("a hundred places: every body is below 16 KiB, and everything is counted", async () => {
   const tab = await open("many", { body: Array(100).fill(place("many", "overflow:hidden")).join("") });
