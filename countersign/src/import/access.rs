@@ -7,7 +7,7 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use shared::Kind;
 
-use super::columns::{AGENT, EVENT, IP, NAMES, TIME, Texts};
+use super::columns::{AGENT, EVENT, IP, NAMES, TIME, Texts, utf8};
 
 /// How the combined form writes its times.
 pub(super) const TIME_FORMAT: &str = "%d/%b/%Y:%H:%M:%S %z";
@@ -50,10 +50,15 @@ impl Part {
             return Err(format!("{text}: one * or one {{name}} in a part"));
         }
         let column = hole.map(|name| {
-            let known = |at: &usize| NAMES[*at] == name && ![EVENT, AGENT].contains(at);
-            (0..NAMES.len()).find(known).ok_or_else(|| {
+            let place = NAMES.iter().position(|known| *known == name);
+            match place.ok_or_else(|| {
                 format!("{{{name}}}: no column is called so; there are {}", NAMES.join(", "))
-            })
+            })? {
+                EVENT => Err("{event}: it stands before the path, as in impression=/pixel/{ad_id}"
+                    .to_owned()),
+                AGENT => Err("{user_agent}: the log's line says it".to_owned()),
+                at => Ok(at),
+            }
         });
         let (before, after) = (before.to_owned(), after.to_owned());
         Ok(Self::Holds { before, column: column.transpose()?, after })
@@ -92,11 +97,26 @@ impl FromStr for Pattern {
             let (name, value) = pair.split_once('=').unwrap_or((pair, "*"));
             Ok((name.to_owned(), Part::new(value)?))
         });
-        Ok(Self { kind, path, query: query.collect::<Result<_, String>>()? })
+        let pattern = Self { kind, path, query: query.collect::<Result<_, String>>()? };
+        let mut columns: Vec<_> = pattern.columns().collect();
+        columns.sort_unstable();
+        match columns.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(twice) => Err(format!("{{{}}} stands twice in it", NAMES[twice[0]])),
+            None => Ok(pattern),
+        }
     }
 }
 
 impl Pattern {
+    /// Those whose values it says.
+    fn columns(&self) -> impl Iterator<Item = usize> {
+        let parts = self.path.iter().chain(self.query.iter().map(|(_, part)| part));
+        parts.filter_map(|part| match part {
+            Part::Holds { column, .. } => *column,
+            Part::Is(_) => None,
+        })
+    }
+
     /// What a request says, if it is one of these.
     fn read(&self, path: &str, query: &str) -> Option<Texts> {
         let mut said = Texts::default();
@@ -163,7 +183,7 @@ impl Access {
     /// # Errors
     /// Says what is wrong with it.
     pub(super) fn read(&mut self, line: &[u8]) -> Result<Option<Texts>, String> {
-        let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
+        let line = utf8(line)?;
         let request = match &self.fields {
             None => combined(line).ok_or("no line of an access log (common or combined form)")?,
             Some(_) if line.starts_with('#') => {

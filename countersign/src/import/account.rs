@@ -181,7 +181,10 @@ fn print_rejected(count: u64, file: &Path) {
 /// waits.
 pub(super) fn print_unread(read: &Read) {
     if read.other > 0 {
-        line("other", format!("{} rows are requests that are no events", read.other));
+        line(
+            "other",
+            format!("{} rows are no events: other requests, or the header again", read.other),
+        );
     }
     if read.bots > 0 {
         line(

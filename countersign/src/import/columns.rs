@@ -121,6 +121,11 @@ impl Names {
         }
     }
 
+    /// What `--map` calls a column, if it names any.
+    pub(super) fn mapped(&self) -> Option<&str> {
+        self.mapped.first().map(|(theirs, _)| theirs.as_str())
+    }
+
     /// A column that was mapped and is not there.
     fn mapped_to_nothing(&self, found: &Found) -> Option<String> {
         let is_there = |at: usize| found.used.iter().any(|(ours, _)| *ours == NAMES[at]);
@@ -289,9 +294,19 @@ fn unquoted(text: &str, delimiter: u8) -> &str {
     inner.filter(|inner| delimiter == b'\t' && !inner.contains('"')).unwrap_or(text)
 }
 
+/// The text of a line.
+///
+/// # Errors
+/// Says where it is none.
+pub(super) fn utf8(line: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(line).map_err(|error| {
+        let at = error.valid_up_to();
+        format!("not UTF-8 at byte {at} (of a log in Latin-1: `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`)")
+    })
+}
+
 fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(), String> {
-    let text = std::str::from_utf8(record)
-        .map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))?;
+    let text = utf8(record)?;
     into.clear();
     if !record.contains(&b'"') {
         text.split(char::from(delimiter)).for_each(|field| into.push_field(field));

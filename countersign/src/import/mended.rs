@@ -54,10 +54,20 @@ pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
     let mut start = BufReader::new(input.take(2 * RECORD_BYTES_MAX as u64));
     start.read_until(b'\n', &mut line).map_err(|error| cannot_read(path, &error))?;
     let line = line.strip_prefix(super::records::BOM).unwrap_or(&line).trim_ascii();
-    if line == rejects::COLUMNS.join(",").as_bytes() {
+    if delimiter_of(line).is_some() {
         return Ok(Some(Format::Csv));
     }
     Ok(serde_json::from_slice::<Mended>(line).is_ok().then_some(Format::Ndjson))
+}
+
+/// What separates the columns of a file with this header, if it is one of rejected rows: a spreadsheet may
+/// have written it with another than ours.
+fn delimiter_of(header: &[u8]) -> Option<u8> {
+    let header = header.strip_prefix(super::records::BOM).unwrap_or(header).trim_ascii();
+    let is_it = |delimiter: &u8| {
+        header == rejects::COLUMNS.join(&char::from(*delimiter).to_string()).as_bytes()
+    };
+    [b',', b';', b'\t'].into_iter().find(is_it)
 }
 
 /// Under which sources the rows of a file are counted.
@@ -152,7 +162,7 @@ fn is_not_early(said: Said, now: Timestamp) -> Result<Said, String> {
 
 type MendedRows = Box<dyn Iterator<Item = Result<Mended, String>>>;
 
-fn rows_of(input: BufReader<open::Input>, format: Format) -> MendedRows {
+fn rows_of(mut input: BufReader<open::Input>, format: Format) -> MendedRows {
     if format == Format::Ndjson {
         return Box::new(
             input
@@ -164,8 +174,12 @@ fn rows_of(input: BufReader<open::Input>, format: Format) -> MendedRows {
                 }),
         );
     }
-    let rows = csv::Reader::from_reader(input).into_deserialize();
-    Box::new(rows.map(|row| row.map_err(|error| error.to_string())))
+    // What cannot be read is told when the rows are.
+    let start = input.fill_buf().unwrap_or_default();
+    let header = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let delimiter = delimiter_of(header).unwrap_or(b',');
+    let rows = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(input);
+    Box::new(rows.into_deserialize().map(|row| row.map_err(|error| error.to_string())))
 }
 
 /// The logs that rows are of.

@@ -23,6 +23,8 @@ const ZSTD_SKIPPED: [u8; 3] = *b"\x2a\x4d\x18";
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const BZIP2: &[u8] = b"BZh";
 const ZIP: &[u8] = b"PK\x03\x04";
+/// What stands at byte 257 of a tar archive.
+const TAR: &[u8] = b"ustar";
 /// And how their names end.
 const PACKED: [&str; 4] = [".gz", ".zst", ".xz", ".bz2"];
 const BUFFER_BYTES: usize = 256 << 10;
@@ -168,8 +170,17 @@ pub(super) fn format_of(
     asked: Option<Format>,
     start: &[u8],
 ) -> Result<Format, Failure> {
+    if start.get(257..).is_some_and(|behind| behind.starts_with(TAR)) {
+        return Err(Failure::usage(format!(
+            "{0} is a tar archive, of one file or many: `tar -xOf {0} NAME > LOG.csv` first",
+            path.display()
+        )));
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let told = asked.or_else(|| by_name(&name)).or_else(|| by_content(start));
+    let looks = by_content(start);
+    // No header begins with a brace.
+    let told = asked.or(looks.filter(|format| *format == Format::Ndjson));
+    let told = told.or_else(|| by_name(&name)).or(looks);
     // There is nothing in it yet.
     let told = told.or(start.trim_ascii().is_empty().then_some(Format::Csv));
     told.ok_or_else(|| {
@@ -298,6 +309,12 @@ mod tests {
             (b"ad_id", None),
             (b"", None),
         ];
+        let (csv, json) = (Path::new("a.csv"), b"{\"ad_id\":1}\n");
+        assert_eq!(format_of(csv, None, json).unwrap(), Format::Ndjson);
+        assert_eq!(format_of(csv, Some(Format::Csv), json).unwrap(), Format::Csv);
+        let tar = [&[b'a'; 257][..], b"ustar\0"].concat();
+        let told = format_of(csv, None, &tar).unwrap_err();
+        assert!(told.message.contains("tar -xOf a.csv"), "{told:?}");
         for (text, format) in by {
             assert_eq!(by_content(text), format, "{}", String::from_utf8_lossy(text));
         }

@@ -15,7 +15,7 @@ use super::open::{self, Input, cannot_read};
 use super::records::{Digests, Record, Records};
 use super::rejects::{Rejects, Row};
 use super::row::Events;
-use super::rows::{Rows, Said, Unread};
+use super::rows::{Rows, Said, Unread, is_before_header};
 use crate::cli::Format;
 use crate::failure::Failure;
 
@@ -64,7 +64,7 @@ pub(super) struct Read {
     pub(super) events_new: u64,
     /// Bad rows.
     pub(super) rejected: u64,
-    /// Rows that are no events: other requests of an access log.
+    /// Rows that are no events: other requests of an access log, or the header again.
     pub(super) other: u64,
     /// Rows of programs that say what they are, which are not counted.
     pub(super) bots: u64,
@@ -292,7 +292,7 @@ fn delimiter_of(log: &Log, format: Format, start: &[u8]) -> Option<u8> {
         Format::Tsv => b'\t',
         Format::Ndjson | Format::Access | Format::W3c => return None,
     };
-    let header = start.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+    let header = start.split(|byte| *byte == b'\n').find(|line| !is_before_header(line));
     Some(log.delimiter.unwrap_or_else(|| guessed(header.unwrap_or_default(), usual, &log.names)))
 }
 

@@ -244,13 +244,37 @@ fn country(text: &str) -> Option<Country> {
         let letters = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
         letters.map(without_mark).collect()
     };
-    let known = |name: &str| name.parse::<celes::Country>().ok();
-    // As lists have it: `Korea, Republic of`.
-    let turned = text.split_once(',').map(|(name, what)| format!("{what} {name}"));
-    let (name, short) = (plain(text), text.split(',').next().unwrap_or_default());
-    let found = known(&name).or_else(|| known(&plain(&turned?)));
-    found.or_else(|| known(&plain(short)))?.alpha2.parse().ok()
+    let known = |name: &str| -> Option<Country> {
+        match OTHER_NAMES.iter().find(|(other, _)| *other == name) {
+            Some((_, code)) => code.parse().ok(),
+            None => name.parse::<celes::Country>().ok()?.alpha2.parse().ok(),
+        }
+    };
+    if let Some(found) = known(&plain(text)) {
+        return Some(found);
+    }
+    // As lists have it: `Korea, Republic of`, `Korea (Republic of)`.
+    let (name, what) = text.split_once([',', '('])?;
+    let short = Some(plain(name)).filter(|name| !SEVERAL.contains(&name.as_str()));
+    known(&plain(&format!("{what} {name}"))).or_else(|| known(&short?))
 }
+
+/// Names of countries that the list of names lacks, in letters alone.
+const OTHER_NAMES: [(&str, &str); 11] = [
+    ("turkiye", "TR"),
+    ("uae", "AE"),
+    ("northmacedonia", "MK"),
+    ("easttimor", "TL"),
+    ("drcongo", "CD"),
+    ("drccongo", "CD"),
+    ("congokinshasa", "CD"),
+    ("kinshasacongo", "CD"),
+    ("congobrazzaville", "CG"),
+    ("macaosarchina", "MO"),
+    ("hongkongsarchina", "HK"),
+];
+/// What stands behind these says which of several countries is meant, of which one may be called so.
+const SEVERAL: [&str; 6] = ["congo", "cyprus", "guinea", "ireland", "korea", "sudan"];
 
 /// A letter as in the English alphabet: `ç` of Curaçao.
 fn without_mark(letter: char) -> char {

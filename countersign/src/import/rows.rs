@@ -7,7 +7,7 @@ use super::access::{self, Access};
 use super::columns::{Columns, Found, JsonRow, Names, Texts};
 use super::open::cannot_read;
 use super::read::Log;
-use super::records::{Record, Records};
+use super::records::{BOM, Record, Records};
 use super::row::{Events, Fields};
 use super::times::Times;
 use crate::cli::Format;
@@ -22,7 +22,7 @@ const TOLD_MAX: usize = 64;
 pub(super) enum Said {
     /// What happened.
     Events(Events),
-    /// Nothing of ours: another request of an access log.
+    /// Nothing of ours: another request of an access log, or the header again.
     Nothing,
     /// What a program did that says what it is.
     Bot,
@@ -92,10 +92,17 @@ impl Rows {
             unread: Default::default(),
             used: Vec::new(),
         };
-        let patterns = || match log.requests.is_empty() {
-            true => Err("an access log does not say which requests are events: name them, as in \
-                         --request '/click/{ad_id}' or --request 'impression=/pixel?ad={ad_id}'"),
-            false => Ok(log.requests.clone()),
+        let patterns = || match (log.requests.is_empty(), log.names.mapped()) {
+            (_, Some(theirs)) => Err(format!(
+                "--map: a line of an access log has no column {theirs}; --request says where a request has its \
+                 values, as in '/click?{theirs}={{ad_id}}'"
+            )),
+            (true, None) => {
+                Err("an access log does not say which requests are events: name them, as in \
+                         --request '/click/{ad_id}' or --request 'impression=/pixel?ad={ad_id}'"
+                    .to_owned())
+            }
+            (false, None) => Ok(log.requests.clone()),
         };
         rows.form = match (format, header) {
             (Format::Ndjson, _) => Form::Json,
@@ -138,11 +145,14 @@ impl Rows {
         let header = match format {
             Format::Ndjson | Format::Access => None,
             // A named log may be there before anything was written to it.
-            Format::Csv | Format::Tsv => match records.next().map_err(unread)? {
-                Some(Record { fault: Some(fault), .. }) => {
-                    return Err(wrong(format!("its header is {fault}")));
+            Format::Csv | Format::Tsv => loop {
+                match records.next().map_err(unread)? {
+                    Some(record) if is_before_header(record.bytes) => {}
+                    Some(Record { fault: Some(fault), .. }) => {
+                        return Err(wrong(format!("its header is {fault}")));
+                    }
+                    record => break record.map(|record| record.bytes.to_vec()),
                 }
-                record => record.map(|record| record.bytes.to_vec()),
             },
             Format::W3c => loop {
                 match records.next().map_err(unread)? {
@@ -200,6 +210,12 @@ impl Rows {
         let json: JsonRow;
         let fields = match &mut self.form {
             Form::None => return Err("a row without a header".to_owned()),
+            // Logs that were put one behind the other have it again.
+            Form::Columns(_)
+                if self.header.as_deref().is_some_and(|header| is_again(header, record.bytes)) =>
+            {
+                return Ok(Said::Nothing);
+            }
             Form::Columns(columns) => columns.fields(record.bytes, &mut self.fields)?,
             Form::Json => {
                 json = JsonRow::read(record.bytes, &self.names)?;
@@ -227,6 +243,18 @@ impl Rows {
         };
         decide(&fields, row, &mut self.unread)
     }
+}
+
+fn is_again(header: &str, line: &[u8]) -> bool {
+    let plain = |line| -> &[u8] { <[u8]>::strip_prefix(line, BOM).unwrap_or(line) };
+    plain(header.as_bytes()) == plain(line)
+}
+
+/// Whether a line of CSV stands before the header: a comment, or what spreadsheets tell each other of what
+/// separates the fields (`sep=;`).
+pub(super) fn is_before_header(line: &[u8]) -> bool {
+    let line = line.strip_prefix(BOM).unwrap_or(line).trim_ascii();
+    line.is_empty() || line.starts_with(b"#") || (line.starts_with(b"sep=") && line.len() <= 5)
 }
 
 fn decide(fields: &Fields<'_>, row: u64, unread: &mut [Unread; 3]) -> Result<Said, String> {

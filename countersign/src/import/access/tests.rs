@@ -26,6 +26,20 @@ fn a_line_of_the_combined_form() {
 }
 
 #[test]
+fn a_pattern_that_cannot_be_meant_is_told() {
+    for (text, told) in [
+        ("/c/{event}/{ad_id}", "it stands before the path"),
+        ("/c/{ad_id}?ad={ad_id}", "{ad_id} stands twice"),
+        ("/c/{user_agent}", "the log's line says it"),
+        ("/c/{advert}", "no column is called so"),
+        ("shown=/c/{ad_id}", "shown"),
+    ] {
+        let error = text.parse::<Pattern>().unwrap_err();
+        assert!(error.contains(told), "{text}: {error}");
+    }
+}
+
+#[test]
 fn other_requests_are_none_of_ours_and_what_is_no_line_is_told() {
     let mut access = access(&["/click/{ad_id}?pub={publisher}"]);
     for (from, to) in [

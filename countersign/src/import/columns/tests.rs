@@ -100,7 +100,7 @@ fn a_bad_row_says_why() {
     assert!(csv_row("ad_id,timestamp,user_id", &long).unwrap_err().contains("user_id"));
     let columns = Columns::read(b"ad_id,timestamp", b',', &Names::default()).unwrap();
     let fields = columns.fields(b"a\xff,1700000001", &mut csv::StringRecord::new()).map(drop);
-    assert_eq!(fields, Err("not UTF-8 at byte 1".to_owned()));
+    assert!(fields.unwrap_err().starts_with("not UTF-8 at byte 1 (of a log in Latin-1: `iconv"));
     for (row, word) in [
         ("[1]", "not a JSON object"),
         (r#"{"ad_id":"a","timestamp":1700000001"#, "not a JSON object"),
@@ -182,45 +182,97 @@ fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
     assert_eq!(fields.events(0).unwrap().0.ad, Id::literal("a"));
 }
 
+/// What logs write, and which country it is.
+const COUNTRIES: &str = "
+USA = US
+United States = US
+united states of america = US
+DEU = DE
+276 = DE
+Germany = DE
+UK = GB
+uk = GB
+United Kingdom = GB
+South Korea = KR
+Russia = RU
+Bosnia & Herzegovina = BA
+XK = XK
+Viet Nam = VN
+Czech Republic = CZ
+Hong Kong = HK
+Türkiye = TR
+Turkey = TR
+UAE = AE
+Czechia = CZ
+Ivory Coast = CI
+Côte d'Ivoire = CI
+Macedonia = MK
+North Macedonia = MK
+Swaziland = SZ
+Eswatini = SZ
+Cape Verde = CV
+Holland = NL
+The Netherlands = NL
+Great Britain = GB
+Palestine = PS
+Syria = SY
+Laos = LA
+Bolivia = BO
+Venezuela = VE
+Tanzania = TZ
+Moldova = MD
+Iran = IR
+Brunei = BN
+East Timor = TL
+DR Congo = CD
+Congo - Kinshasa = CD
+Macau = MO
+Macao SAR China = MO
+Hong Kong SAR China = HK
+Vatican City = VA
+Myanmar (Burma) = MM
+Congo (Kinshasa) = CD
+Congo, Democratic Republic of the = CD
+Congo (DRC) = CD
+Congo = CG
+Palestine, State of = PS
+Taiwan, Province of China = TW
+Iran (Islamic Republic of) = IR
+Taiwan = TW
+U.S.A. = US
+U.S. = US
+Bahamas, The = BS
+Kosovo = XK
+St. Lucia = LC
+Trinidad and Tobago = TT
+Saint Kitts & Nevis = KN
+Korea (Republic of) = KR
+Micronesia = FM
+Réunion = RE
+XX = ZZ
+T1 = ZZ
+zz = ZZ
+Unknown = ZZ
+(not set) = ZZ
+";
+
 #[test]
 fn countries_are_read_by_code_and_by_name() {
-    let cases = [
-        ("USA", "US"),
-        ("United States", "US"),
-        ("united states of america", "US"),
-        ("DEU", "DE"),
-        ("276", "DE"),
-        ("Germany", "DE"),
-        ("UK", "GB"),
-        ("uk", "GB"),
-        ("United Kingdom", "GB"),
-        ("South Korea", "KR"),
-        ("Russia", "RU"),
-        ("Bosnia & Herzegovina", "BA"),
-        ("XK", "XK"),
-        ("Viet Nam", "VN"),
-        ("Czech Republic", "CZ"),
-        ("Hong Kong", "HK"),
-        ("XX", "ZZ"),
-        ("T1", "ZZ"),
-        ("zz", "ZZ"),
-        ("Unknown", "ZZ"),
-        ("(not set)", "ZZ"),
-        ("", "ZZ"),
-        (" - ", "ZZ"),
-    ];
-    for (said, wanted) in cases {
+    let of_nothing = [("", "ZZ"), (" - ", "ZZ")];
+    let cases = COUNTRIES.trim().lines().map(|line| line.split_once(" = ").unwrap());
+    let mut wrong = Vec::new();
+    for (said, wanted) in cases.chain(of_nothing) {
         let row = format!("a,1700000001,\"{said}\"");
         let columns = Columns::read(b"ad_id,timestamp,country", b',', &Names::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
-        assert_eq!(
-            (event.country.to_string().as_str(), fields.unread_country()),
-            (wanted, None),
-            "{said}"
-        );
+        let country = event.country.to_string();
+        if country != wanted || fields.unread_country().is_some() {
+            wrong.push(format!("{said} is {country}"));
+        }
     }
+    assert_eq!(wrong, Vec::<String>::new());
 }
 
 #[test]

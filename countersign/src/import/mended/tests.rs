@@ -47,6 +47,26 @@ fn mend(log: &Log) -> (Read, Vec<ImportChunk>) {
 }
 
 #[test]
+fn a_spreadsheet_may_have_written_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.csv")) };
+    std::fs::write(&file.path, "ad_id,timestamp\nb b,1700000001\nc,1700000002\n").unwrap();
+    file.path = rejected(file.clone());
+    let text = std::fs::read_to_string(&file.path).unwrap().replace("b b", "b");
+    for delimiter in [",", ";", "\t"] {
+        let mut rows = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+        let mut out = csv::WriterBuilder::new()
+            .delimiter(delimiter.as_bytes()[0])
+            .terminator(csv::Terminator::CRLF)
+            .from_writer(b"\xef\xbb\xbf".to_vec());
+        rows.records().for_each(|row| out.write_record(&row.unwrap()).unwrap());
+        std::fs::write(&file.path, out.into_inner().unwrap()).unwrap();
+        let (read, chunks) = mend(&file);
+        assert_eq!((read.rows, read.rejected, chunks[0].first_row), (1, 0, 2), "{delimiter:?}");
+    }
+}
+
+#[test]
 fn what_is_mended_is_known_by_its_line() {
     let forms: [(&str, &str, &str, &str); 4] = [
         (

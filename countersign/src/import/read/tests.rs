@@ -64,6 +64,21 @@ fn the_header_tells_what_separates_its_fields() {
     assert!(error.contains("and has: ad_id:timestamp"), "{error}");
 }
 
+#[test]
+fn comments_stand_before_the_header_which_may_come_again() {
+    for text in [
+        "# made by hand\n\n#\nad_id,timestamp\na,1700000001\nad_id,timestamp\na,1700000002\n",
+        "sep=;\r\nad_id;timestamp\r\na;1700000001\r\n\u{feff}ad_id;timestamp\r\na;1700000002\r\n",
+        "\u{feff}sep=;\r\nad_id;timestamp\r\na;1700000001\r\nad_id;timestamp\r\na;1700000002\r\n",
+        "\u{feff}ad_id,timestamp\na,1700000001\nad_id,timestamp\na,1700000002\n",
+    ] {
+        let (_dir, path) = file(text.as_bytes());
+        let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+        assert_eq!((read.rows, read.events, read.other, read.rejected), (3, 2, 1, 0), "{text}");
+        assert_eq!(chunks[0].events[1].row, 2);
+    }
+}
+
 fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.log");
