@@ -174,7 +174,9 @@ impl AgreedClock {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         let mut seen = Newest { stamp: first, live: false };
-        if follow && self.now() > first.plus_ms(CLOCK_AHEAD_MS_MAX) {
+        // An empty log says nothing of the time, and nobody is waited for.
+        let has_any = first != Timestamp(0);
+        if follow && has_any && self.now() > first.plus_ms(CLOCK_AHEAD_MS_MAX) {
             // Was nobody there, or is somebody writing an earlier time?
             tokio::time::sleep(LOOK_EVERY * 2).await;
             let stamp = newest(&*log).await.unwrap_or(first);

@@ -37,12 +37,15 @@ use crate::up::log::AnyLog;
 use crate::up::{api, parts};
 
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
-/// Batches that are taken and not acknowledged; the queue gives the rest to others.
-const TAKEN_MAX: u32 = 1_024;
-/// … and of one issuer: the others' would wait for those that take hours.
-const TAKEN_OF_ONE: usize = 256;
-/// The queue is asked again after this.
+/// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
+const TAKEN: Held = Held { batches: 4_096, bytes: 256 << 20 };
+/// … and of one issuer, of which the others' would wait for those that take hours: a quarter, as it has of the
+/// collector's queue, and no less than one edge may have in NATS, for what is given back comes seconds later.
+const TAKEN_OF_ONE: Held = Held { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
+/// The queue is asked again after this …
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// … and it is looked again whether anything may be taken.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A batch that could not be appended is given out again after this.
 const BACK_AFTER: Duration = Duration::from_secs(2);
 /// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
@@ -187,14 +190,15 @@ async fn take_batches(
     unready: watch::Sender<Option<String>>,
     stop: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(TAKEN_MAX as usize));
-    let hands = Arc::new(Hands::default());
+    let (places, bytes) =
+        (Semaphore::new(TAKEN.batches as usize), Semaphore::new(TAKEN.bytes as usize));
+    let (places, bytes, hands) = (Arc::new(places), Arc::new(bytes), Arc::new(Hands::default()));
     let mut taker = queue.taker();
     let mut stopped = std::pin::pin!(process::stopped(stop));
     loop {
         let next = async {
-            // Never closed, so a permit always comes in the end.
-            let permit = Arc::clone(&room).acquire_owned().await;
+            // Never closed, so permits always come in the end.
+            let place = Arc::clone(&places).acquire_owned().await;
             while keys_unseen(&seen).is_some()
                 || !collector.knows_edges()
                 || collector.trouble().is_some()
@@ -202,26 +206,29 @@ async fn take_batches(
                 if let Some(why) = no_edges(&collector) {
                     unready.send_if_modified(|told| told.replace(why.clone()).is_none());
                 }
-                tokio::time::sleep(AGAIN_AFTER).await;
+                tokio::time::sleep(LOOK_EVERY).await;
             }
             unready.send_if_modified(|why| why.take().is_some());
-            (taker.next().await, permit)
+            let next = taker.next().await;
+            let bytes =
+                Arc::clone(&bytes).acquire_many_owned(next.as_ref().map_or(0, weight)).await;
+            (next, (place, bytes))
         };
-        let (next, permit) = tokio::select! {
+        let (next, room) = tokio::select! {
             () = &mut stopped => break,
             next = next => next,
         };
         match next {
             Ok(taken) => {
                 unready.send_if_modified(|why| why.take().is_some());
-                let hand = Hands::take(&hands, collector.issuer_of(&taken.edge));
+                let hand = Hands::take(&hands, collector.issuer_of(&taken.edge), weight(&taken));
                 let (queue, collector) = (queue.clone(), Arc::clone(&collector));
                 tokio::spawn(async move {
                     match hand {
                         Some(_hand) => one(&queue, &collector, &taken).await,
                         None => answered(&taken, taken.again(BACK_AFTER).await),
                     }
-                    drop(permit);
+                    drop(room);
                 });
             }
             Err(error) => {
@@ -231,8 +238,12 @@ async fn take_batches(
             }
         }
     }
-    // All permits are back when all that was taken has its answer.
-    let _ = room.acquire_many(TAKEN_MAX).await;
+    // All are back when all that was taken has its answer.
+    let _ = places.acquire_many(TAKEN.batches).await;
+}
+
+fn weight(taken: &Taken) -> u32 {
+    u32::try_from(taken.batch.len()).unwrap_or(u32::MAX).min(TAKEN_OF_ONE.bytes)
 }
 
 async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
@@ -269,34 +280,42 @@ fn answered(taken: &Taken, done: Result<(), LogError>) {
     }
 }
 
-/// How many batches of each issuer are taken and have no answer yet.
+/// Batches that are taken and have no answer yet.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    batches: u32,
+    bytes: u32,
+}
+
+/// Those of each issuer.
 #[derive(Default)]
-struct Hands(Mutex<HashMap<Option<Id>, usize>>);
+struct Hands(Mutex<HashMap<Option<Id>, Held>>);
 
 /// One of them.
 struct Hand {
     hands: Arc<Hands>,
     issuer: Option<Id>,
+    bytes: u32,
 }
 
 impl Hands {
     /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
-    fn take(hands: &Arc<Self>, issuer: Option<Id>) -> Option<Hand> {
-        let mut taken = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = taken.entry(issuer).or_default();
-        if *taken >= TAKEN_OF_ONE {
+    fn take(hands: &Arc<Self>, issuer: Option<Id>, bytes: u32) -> Option<Hand> {
+        let mut held = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = held.entry(issuer).or_default();
+        if held.batches >= TAKEN_OF_ONE.batches || bytes > TAKEN_OF_ONE.bytes - held.bytes {
             return None;
         }
-        *taken += 1;
-        Some(Hand { hands: Arc::clone(hands), issuer })
+        *held = Held { batches: held.batches + 1, bytes: held.bytes + bytes };
+        Some(Hand { hands: Arc::clone(hands), issuer, bytes })
     }
 }
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        let mut taken = self.hands.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = taken.get_mut(&self.issuer) {
-            *taken -= 1;
+        let mut held = self.hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = held.get_mut(&self.issuer) {
+            *held = Held { batches: held.batches - 1, bytes: held.bytes - self.bytes };
         }
     }
 }
@@ -309,11 +328,16 @@ mod tests {
     fn an_issuer_has_a_part_of_the_hands_and_gives_them_back() {
         let hands = Arc::new(Hands::default());
         let [one, other] = ["one", "other"].map(|name| Some(Id::literal(name)));
-        let mut held: Vec<_> = (0..TAKEN_OF_ONE).map(|_| Hands::take(&hands, one)).collect();
-        assert!(held.iter().all(Option::is_some) && Hands::take(&hands, one).is_none());
-        assert!(Hands::take(&hands, other).is_some() && Hands::take(&hands, None).is_some());
+        let take = |issuer, bytes| Hands::take(&hands, issuer, bytes);
+        let mut held: Vec<_> = (0..TAKEN_OF_ONE.batches).map(|_| take(one, 1)).collect();
+        assert!(held.iter().all(Option::is_some) && take(one, 1).is_none());
+        assert!(take(other, 1).is_some() && take(None, 1).is_some());
         drop(held.pop());
-        let again = Hands::take(&hands, one);
-        assert!(again.is_some() && Hands::take(&hands, one).is_none());
+        let again = take(one, 1);
+        assert!(again.is_some() && take(one, 1).is_none());
+        let (large, small) = (take(other, TAKEN_OF_ONE.bytes), take(other, 1));
+        assert!(large.is_some() && small.is_none());
+        drop(large);
+        assert!(take(other, 1).is_some());
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use eventlog::jetstream::{Document, Documents};
 use shared::ambient::Stopwatch;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::LOOK_EVERY;
 
@@ -30,8 +31,10 @@ pub(super) fn follow(
 ) -> (Seen, impl Future<Output = ()>) {
     let (sender, seen) = watch::channel(Stopwatch::start());
     let task = async move {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            look.tick().await;
             let began = Stopwatch::start();
             match documents.get(&name).await {
                 Ok(Some(document)) => {

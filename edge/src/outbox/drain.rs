@@ -10,7 +10,7 @@ use bytes::Bytes;
 use eventlog::segments::{SegmentReader, SegmentsError, Stored};
 use shared::Timestamp;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX, EPOCH_AHEAD_MS_MAX};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::seal::Last;
@@ -107,6 +107,8 @@ struct Sender<S> {
     due: VecDeque<Place>,
     /// … and what reads them.
     again: Option<(Place, SegmentReader)>,
+    /// One was taken: one that pauses tries again.
+    taken: Arc<Notify>,
     /// How many are kept apart and not taken yet.
     apart: usize,
     on_their_way: JoinSet<Sent>,
@@ -201,6 +203,7 @@ impl<S: BatchSink> Sender<S> {
             held: BTreeMap::new(),
             due: VecDeque::new(),
             again: None,
+            taken: Arc::default(),
             apart: 0,
             beyond: BTreeSet::new(),
             on_their_way: JoinSet::new(),
@@ -245,14 +248,15 @@ impl<S: BatchSink> Sender<S> {
                 continue;
             }
             let (sink, settings) = (Arc::clone(&self.sink), self.settings.clone());
-            let common = Arc::clone(&self.common);
+            let (common, taken) = (Arc::clone(&self.common), Arc::clone(&self.taken));
             if let Some(watermark) = watermark_of(&outgoing.batch) {
                 self.watermarks.insert(outgoing.place, watermark);
                 self.note_oldest();
             }
             self.bytes_on_their_way += outgoing.batch.len();
             self.on_their_way.spawn(async move {
-                let held = deliver(&*sink, outgoing.batch.clone(), &settings, &common).await;
+                let held =
+                    deliver(&*sink, outgoing.batch.clone(), &settings, &common, &taken).await;
                 Sent { outgoing, held }
             });
         }
@@ -441,6 +445,7 @@ async fn deliver<S: BatchSink>(
     batch: Bytes,
     settings: &DrainSettings,
     common: &Common,
+    taken: &Notify,
 ) -> Option<Last> {
     let mut pause = settings.retry_least;
     let mut told = false;
@@ -453,12 +458,14 @@ async fn deliver<S: BatchSink>(
         match sink.submit(batch.clone()).await {
             Ok(()) => {
                 common.metrics.delivered.inc();
+                taken.notify_one();
                 return None;
             }
             Err(SinkError::Retry(why)) => {
                 common.metrics.retried.inc();
                 tracing::debug!(%why, "a batch is sent again");
-                tokio::time::sleep(pause).await;
+                // Where one is taken there is room for another, however long this one was to wait.
+                let _ = tokio::time::timeout(pause, taken.notified()).await;
                 pause = pause.saturating_mul(2).min(settings.retry_most);
             }
             Err(SinkError::Refused(why)) => {

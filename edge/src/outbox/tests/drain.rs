@@ -120,6 +120,28 @@ async fn a_refused_batch_is_kept_while_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_pauses_goes_on_as_soon_as_another_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Hands::at(START);
+    let sink = Arc::new(Store::default());
+    sink.down.store(true, Ordering::SeqCst);
+    let (outbox, _) = open(dir.path(), &clock);
+    let hour = Duration::from_secs(3_600);
+    let settings = DrainSettings { retry_least: hour, retry_most: hour, ..quick() };
+    let drain = Drain::start(&outbox, Arc::clone(&sink), settings);
+    for number in 0..30 {
+        append(&outbox, [draft(number)]).await;
+    }
+    let tried = || outbox.common.metrics.retried.get() == 31;
+    eventually("all were tried, the opening batch too", tried).await;
+    sink.down.store(false, Ordering::SeqCst);
+    append(&outbox, [draft(30)]).await;
+    outbox.close().await.unwrap();
+    assert_eq!(drain.finish(Duration::from_secs(5)).await, 0);
+    assert_eq!(audit(&sink.batches()).events.len(), 31);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_move_the_watermark_and_take_tallies() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Hands::at(START);
