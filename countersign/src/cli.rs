@@ -51,11 +51,11 @@ pub(crate) enum Command {
     /// Make, list, rotate, retire and revoke signing keys; a running `up` follows within seconds
     Keys(KeysArgs),
     /// Check a catalogue before an edge reads it
-    Catalogue(crate::catalogue::CatalogueArgs),
+    Catalogue(crate::tools::catalogue::CatalogueArgs),
     /// List edges with how far each is counted; take one out of service
     Edges(EdgesArgs),
     /// List, show and resolve what came to a collector and could not be decoded
-    Deadletter(crate::deadletter::DeadletterArgs),
+    Deadletter(crate::tools::deadletter::DeadletterArgs),
     /// Copy a data directory, also while `up` runs on it
     Backup(BackupArgs),
     /// Make a data directory of a copy that `backup` took

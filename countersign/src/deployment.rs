@@ -15,9 +15,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use eventlog::jetstream::{
-    Document, Documents, EdgeQueue, JetStreamConfig, JetStreamLog, OpenError,
-};
+use eventlog::jetstream::JetStreamLog;
+use eventlog::nats::{Document, Documents, EdgeQueue, JetStreamConfig, OpenError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::ambient::{SystemClock, SystemRandom};

@@ -1,40 +1,25 @@
 //! Countersign: ad tracking that can be proved. The one binary, whole: `main.rs` only calls it, for what
 //! depends on a library is compiled beside it, and what depends on a binary's parts waits for all of them.
 //!
-//! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
-//! directory, [`disk`] its room, [`objects`] object stores by URL, [`archive`] the log as files,
-//! [`deployment`] what the parts share on NATS; [`published`] what edges
-//! elsewhere are told; [`admin`] the operator's key; [`listen`] the API's server and
-//! [`descriptors`] what it shares with the edge; [`keys`], [`import`],
-//! [`simulate`], [`recount`], [`backup`], [`operate`], [`up`] and [`roles`] are the commands. The rooms
-//! below know nothing of each other: what connects them is in [`up`], all in one process, and
-//! [`roles`], each in its own.
+//! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data directory;
+//! [`deployment`] what the parts share on NATS; [`admin`] the operator's key; [`process`] what runs until a
+//! signal. [`up`] is all roles in one process, [`roles`] each in its own, and [`assemble`] what both are put
+//! together of; [`tools`] are the commands that do something and end. The rooms below know nothing of each
+//! other: what connects them is here.
 
 mod admin;
-mod archiving;
 mod arenas;
-mod backup;
-mod catalogue;
+mod assemble;
 mod cli;
 mod client;
 mod data;
-mod deadletter;
 mod deployment;
-mod descriptors;
-mod disk;
 mod failure;
-mod import;
-mod keys;
-mod listen;
-mod objects;
-mod operate;
 mod process;
-mod published;
-mod recount;
 mod roles;
 mod settings;
-mod simulate;
 mod terminal;
+mod tools;
 mod up;
 
 use std::process::ExitCode;
@@ -92,14 +77,14 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Edge(args) => roles::edge::run(&args),
         Command::Collector(args) => roles::collector::run(&args),
         Command::Aggregator(args) => roles::aggregator::run(&args),
-        Command::Simulate(args) => simulate::run(&args),
-        Command::Import(args) => import::run(&args),
-        Command::Recount(args) => recount::run(&args),
-        Command::Keys(args) => keys::run(&args),
-        Command::Catalogue(args) => catalogue::run(&args),
-        Command::Edges(args) => operate::edges(&args),
-        Command::Deadletter(args) => deadletter::deadletter(&args),
-        Command::Backup(args) => backup::backup(&args),
-        Command::Restore(args) => backup::restore(&args),
+        Command::Simulate(args) => tools::simulate::run(&args),
+        Command::Import(args) => tools::import::run(&args),
+        Command::Recount(args) => tools::recount::run(&args),
+        Command::Keys(args) => tools::keys::run(&args),
+        Command::Catalogue(args) => tools::catalogue::run(&args),
+        Command::Edges(args) => tools::operate::edges(&args),
+        Command::Deadletter(args) => tools::deadletter::deadletter(&args),
+        Command::Backup(args) => tools::backup::backup(&args),
+        Command::Restore(args) => tools::backup::restore(&args),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use edge::native::{RunError, Summary};
 use tokio::sync::watch;
 
-use crate::descriptors;
+use crate::assemble::descriptors;
 use crate::failure::Failure;
 use crate::settings::{Log, LogFormat};
 

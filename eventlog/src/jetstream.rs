@@ -8,33 +8,23 @@
 //! is not stays, however old. A purge keeps the last applied message, so that its digest can be
 //! compared.
 
-mod documents;
-mod headless;
 mod open;
-mod queue;
 mod reader;
-#[cfg(any(test, feature = "testing"))]
-pub mod server;
 
 use std::sync::Arc;
 
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Info, Stream};
-use async_nats::jetstream::{self, Context, ErrorCode, context::PublishError};
 use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-pub use documents::{DOCUMENT_BYTES_MAX, Document, Documents};
-pub use open::{JetStreamConfig, OpenError};
-pub use queue::{EdgeQueue, Taken, Taker};
 pub use reader::JetStreamReader;
 
 use crate::log::{DEAD, Log, LogError, Message, MismatchOf, check_partition, hex};
+use crate::nats::connect::{HEADROOM_BYTES, find};
+use crate::nats::{failed, unavailable};
 use crate::position::{Identity, Position, digest};
-
-/// What a message costs on the wire besides its payload.
-const HEADROOM_BYTES: usize = 1 << 10;
 
 /// A [`Log`] on a NATS server or cluster. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -176,7 +166,7 @@ impl Inner {
             found,
         };
         let name = stream_name(&self.prefix, partition);
-        let stream = open::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
+        let stream = find(&self.context, &name).await.map_err(LogError::Unavailable)?;
         let stream = stream.ok_or_else(|| mismatch(format!("no stream {name}")))?;
         match open::identity_of(stream.cached_info()) {
             Some(identity) if identity == self.identity => Ok(stream),
@@ -217,30 +207,6 @@ fn subject(prefix: &str, partition: u16) -> String {
         format!("{prefix}countersign.dead")
     } else {
         format!("{prefix}countersign.events.{partition}")
-    }
-}
-
-fn unavailable(error: impl std::fmt::Display) -> LogError {
-    LogError::Unavailable(error.to_string())
-}
-
-/// What an error of a publish means. It may have been written unless it says otherwise.
-fn failed(error: &PublishError) -> LogError {
-    const FULL: [ErrorCode; 4] = [
-        ErrorCode::STREAM_STORE_FAILED,
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ErrorCode::INSUFFICIENT_RESOURCES,
-        ErrorCode::TEMP_STORAGE_FAILED,
-    ];
-    let code = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<jetstream::Error>())
-        .map(jetstream::Error::error_code);
-    match (error.kind(), code) {
-        (_, Some(code)) if FULL.contains(&code) => LogError::NoSpace,
-        (PublishErrorKind::StreamNotFound, _) => {
-            LogError::Unavailable("no stream answers: it is gone, or has no leader now".to_owned())
-        }
-        _ => LogError::Unavailable(error.to_string()),
     }
 }
 

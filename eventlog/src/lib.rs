@@ -9,7 +9,9 @@
 //!   that many writers share one fsync.
 //! - [`log`]: the trait that collectors write to and aggregators read from,
 //!   with positions that can be checked; [`local`] is its adapter over
-//!   segments, and [`jetstream`] (feature `nats`) the one over NATS.
+//!   segments, [`jetstream`] (feature `nats`) the one over NATS, and [`AnyLog`] either.
+//!
+//! And [`nats`], what a deployment shares there besides its log: documents, and the queue of batches.
 //!
 //! With the feature `testing`: [`fake`], an in-memory log with fault switches
 //! for deterministic simulations, and [`contract`], the test that every
@@ -18,6 +20,8 @@
 //! What is deliberately absent: nothing here reads a clock, draws a random
 //! number, retries, or skips a damaged record.
 
+#[cfg(feature = "nats")]
+mod any;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
 #[cfg(any(test, feature = "testing"))]
@@ -27,9 +31,13 @@ pub mod group;
 pub mod jetstream;
 pub mod local;
 pub mod log;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod position;
 pub mod segments;
 
+#[cfg(feature = "nats")]
+pub use any::{AnyLog, AnyReader};
 pub use local::{LocalLog, LocalLogConfig, LocalReader};
 pub use log::{DEAD, Delivered, Log, LogError, Message, MismatchOf, Reader};
 pub use position::{Digest, Identity, Position};

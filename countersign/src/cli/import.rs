@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::ApiArgs;
 use crate::failure::EXIT_CODES;
-use crate::import::Pattern;
+use crate::tools::import::Pattern;
 
 fn unless_dry_run(arg: clap::Arg) -> clap::Arg {
     let arg = arg.required(false).required_unless_present("dry_run");

@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use edge::native::doors::Doors;
-use eventlog::jetstream::{Document, Documents, JetStreamConfig};
+use eventlog::nats::{Document, Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::keys::{CentreKeys, EdgeRegistry};
@@ -26,18 +26,18 @@ use tower::ServiceExt as _;
 use super::follow::follow;
 use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
-use crate::archiving;
+use crate::assemble::archiving;
+use crate::assemble::disk::Disk;
+use crate::assemble::listen::{self, Times};
+use crate::assemble::{api, log, parts};
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
 use crate::deployment::{self, KEYS_CENTRE};
-use crate::disk::Disk;
 use crate::failure::Failure;
-use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
-use crate::up::log::AnyLog;
-use crate::up::{api, partition_stopped, parts};
+use eventlog::AnyLog;
 
 const OWN: [&str; 7] = ["data", "disk", "log", "aggregator", "archive", "eventlog", "api"];
 /// A failure may be that of one who is fenced off, and hears of it so much later.
@@ -201,14 +201,14 @@ impl Term {
     /// Counts and answers, until something fails.
     async fn lead(&self, held: Held, leading: &mut Option<Leading>) -> Failure {
         match self.begin(held).await {
-            Ok(begun) => partition_stopped(&leading.insert(begun).aggregator).await,
+            Ok(begun) => parts::partition_stopped(&leading.insert(begun).aggregator).await,
             Err(failure) => failure,
         }
     }
 
     async fn begin(&self, held: Held) -> Result<Leading, Failure> {
         let settings = &self.settings;
-        let log = Arc::new(AnyLog::of_deployment(&self.config, &self.fixed).await?);
+        let log = Arc::new(log::of_deployment(&self.config, &self.fixed).await?);
         let dir = DataDir::new(&settings.data);
         let stores = loop {
             match parts::open_stores(settings, &dir).await {

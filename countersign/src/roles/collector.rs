@@ -16,7 +16,7 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use catalogue::CatalogueFile;
 use eventlog::LogError;
-use eventlog::jetstream::{Document, Documents, EdgeQueue, Taken};
+use eventlog::nats::{Document, Documents, EdgeQueue, Taken};
 use prometheus_client::registry::Registry;
 use shared::ambient::SteadyClock;
 use shared::keys::{CentreKeys, DeploymentId};
@@ -25,16 +25,16 @@ use shared::{Clock, Id};
 use tokio::sync::{Semaphore, watch};
 
 use super::follow::{Seen, follow};
+use crate::assemble::listen::{self, Times};
+use crate::assemble::published;
+use crate::assemble::{api, log, parts};
 use crate::cli::RoleArgs;
 use crate::deployment::{self, KEYS_CENTRE};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::listen::{self, Times};
 use crate::process;
-use crate::published;
 use crate::settings::{Settings, table};
 use crate::terminal::line;
-use crate::up::log::AnyLog;
-use crate::up::{api, parts};
+use eventlog::AnyLog;
 
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
 /// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
@@ -98,7 +98,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let documents = deployment::patiently(|| Documents::open(&config, false)).await?;
     let fixed = deployment::deployment(&documents).await?;
     let operator = deployment::operator(&documents).await?;
-    let log = Arc::new(AnyLog::of_deployment(&config, &fixed).await?);
+    let log = Arc::new(log::of_deployment(&config, &fixed).await?);
     let queue = deployment::patiently(|| EdgeQueue::open(&config, false)).await?;
 
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());

@@ -13,7 +13,7 @@ use ::edge::outbox::seal::epoch_of;
 use ::edge::outbox::{BatchSink, SinkError};
 use bytes::Bytes;
 use eventlog::LogError;
-use eventlog::jetstream::{Document, Documents, EdgeQueue, JetStreamConfig};
+use eventlog::nats::{Document, Documents, EdgeQueue, JetStreamConfig};
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use shared::Clock;
@@ -24,16 +24,16 @@ use tokio::sync::{OnceCell, watch};
 
 use super::follow::follow;
 use crate::admin::AdminKey;
+use crate::assemble::disk::Disk;
+use crate::assemble::listen::{self, Times};
+use crate::assemble::{api, parts};
 use crate::cli::EdgeArgs;
 use crate::data::{DataDir, Mode, write_file};
 use crate::deployment;
-use crate::disk::Disk;
 use crate::failure::Failure;
-use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
-use crate::up::{api, demo, parts};
 
 const OWN: [&str; 7] = ["data", "disk", "log", "edge", "outbox", "eventlog", "api"];
 /// What is kept of NATS in the data directory, for a start while it is away.
@@ -71,7 +71,6 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let doors = listen::api_doors(&settings);
     listen::register(&doors, &mut registry);
     let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
-    demo::write_catalogue(&settings.catalogue(), None)?;
     let edge = parts::open_edge(&settings, &dir, keys, &url, &clock, &mut registry)?;
 
     let sink = Arc::new(QueueSink::new(config.clone(), name));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::jetstream::{Document, Documents};
+use eventlog::nats::{Document, Documents};
 use shared::ambient::Stopwatch;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;

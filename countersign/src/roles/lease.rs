@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use eventlog::jetstream::Documents;
+use eventlog::nats::Documents;
 use serde::{Deserialize, Serialize};
 use shared::ambient::Stopwatch;
 use tokio::sync::{oneshot, watch};

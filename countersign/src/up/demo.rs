@@ -15,13 +15,13 @@ use axum::routing::get;
 use shared::{Clock as _, Kind, Minute, ambient};
 use tower::ServiceExt as _;
 
+use crate::assemble::parts::STARTER;
 use crate::data::{Mode, read_if_there, write_file};
 use crate::failure::Failure;
 
 /// The demo's catalogue; `{site}` is where the landing page is.
 const CATALOGUE: &str = include_str!("demo/catalogue.toml");
 /// What a new deployment without the demo begins with: no ads, and how to write some.
-const STARTER: &str = include_str!("demo/starter.toml");
 const PAGE: &str = include_str!("demo/page.html");
 const SDK_PAGE: &str = include_str!("../../../sdk-js/demo/index.html");
 const LANDING: &str = include_str!("demo/landing.html");
@@ -30,22 +30,17 @@ const ADS: [&str; 3] = ["demo-red", "demo-green", "demo-blue"];
 /// The page's count covers so many minutes, this one included.
 const MINUTES: u32 = 60;
 
-/// Writes a catalogue when there is none: the demo's, or one that only explains itself. A demo
-/// catalogue that nobody has changed follows the address of the demo's site.
+/// Writes the demo's catalogue where there is none, or one that nobody has changed: it follows the address of
+/// the demo's site.
 ///
 /// # Errors
 /// When the file cannot be read or written.
-pub(crate) fn write_catalogue(path: &Path, site: Option<&str>) -> Result<(), Failure> {
-    let there = read_if_there(path)?;
-    let text = match (there, site) {
-        (None, None) => STARTER.to_owned(),
-        (None, Some(site)) => demo_catalogue(site),
-        (Some(there), Some(site)) if is_untouched(&there) && there != demo_catalogue(site) => {
-            demo_catalogue(site)
-        }
-        (Some(_), _) => return Ok(()),
-    };
-    write_file(path, text.as_bytes(), Mode::Plain)
+pub(super) fn write_catalogue(path: &Path, site: &str) -> Result<(), Failure> {
+    let text = demo_catalogue(site);
+    match read_if_there(path)? {
+        Some(there) if there == text || !is_untouched(&there) => Ok(()),
+        _ => write_file(path, text.as_bytes(), Mode::Plain),
+    }
 }
 
 fn demo_catalogue(site: &str) -> String {
@@ -196,15 +191,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("catalogue.toml");
         let text = || std::fs::read_to_string(&path).unwrap();
-        write_catalogue(&path, None).unwrap();
-        assert_eq!(text(), STARTER);
-        write_catalogue(&path, Some("http://127.0.0.1:1")).unwrap();
+        write_catalogue(&path, "http://127.0.0.1:1").unwrap();
         assert_eq!(text(), demo_catalogue("http://127.0.0.1:1"));
-        write_catalogue(&path, Some("http://127.0.0.1:2")).unwrap();
+        write_catalogue(&path, "http://127.0.0.1:2").unwrap();
+        assert_eq!(text(), demo_catalogue("http://127.0.0.1:2"));
+        std::fs::write(&path, STARTER).unwrap();
+        write_catalogue(&path, "http://127.0.0.1:2").unwrap();
         assert_eq!(text(), demo_catalogue("http://127.0.0.1:2"));
         let mine = text().replace("weight = 3", "weight = 4");
         std::fs::write(&path, &mine).unwrap();
-        write_catalogue(&path, Some("http://127.0.0.1:3")).unwrap();
+        write_catalogue(&path, "http://127.0.0.1:3").unwrap();
         assert_eq!(text(), mine);
     }
 }

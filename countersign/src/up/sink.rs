@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use collector::{Collector, SubmitError};
 use edge::outbox::{BatchSink, SinkError};
+use eventlog::AnyLog;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
-
-use super::log::AnyLog;
 
 /// A collector as a sink.
 pub(super) struct CollectorSink {

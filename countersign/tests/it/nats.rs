@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use eventlog::jetstream::server::NatsServer;
+use eventlog::nats::server::NatsServer;
 
 use crate::process::{Server, binary, random_moment, run};
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use eventlog::jetstream::server::NatsServer;
+use eventlog::nats::server::NatsServer;
 
 use crate::process::binary;
 

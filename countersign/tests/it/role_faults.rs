@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aggregator::store::s3_server;
-use eventlog::jetstream::server::NatsServer;
+use eventlog::nats::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 

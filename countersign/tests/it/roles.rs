@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use eventlog::jetstream::server::NatsServer;
+use eventlog::nats::server::NatsServer;
 use serde_json::{Value, json};
 use shared::ambient::Stopwatch;
 

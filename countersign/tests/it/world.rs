@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use eventlog::jetstream::server::NatsServer;
+use eventlog::nats::server::NatsServer;
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 

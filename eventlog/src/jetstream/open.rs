@@ -1,151 +1,25 @@
-//! Connecting, and making the streams of a new deployment: once, and never again.
+//! Opening the log, and making the streams of a new deployment: once, and never again.
 //!
 //! The stream of the dead letters is made first and is the anchor: the identity that it was given
 //! is the log's. When all streams are there it is marked complete; from then on a missing stream is
 //! a loss to be told, not a gap to be filled.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{
-    AccountErrorKind, ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
-};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType, Stream};
-use async_nats::jetstream::{Context, ErrorCode};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
-use tokio::sync::watch;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 
-use super::{HEADROOM_BYTES, Inner, JetStreamLog, stream_name, subject};
+use super::{Inner, JetStreamLog, stream_name, subject};
 use crate::log::{DEAD, hex};
+use crate::nats::connect::{cannot_make, context, find, warn_of_few_copies};
+use crate::nats::{JetStreamConfig, OpenError};
 use crate::position::Identity;
 
 const IDENTITY: &str = "countersign.identity";
 const PARTITIONS: &str = "countersign.partitions";
 const COMPLETE: &str = "countersign.complete";
-
-/// The oldest server that will do.
-const SERVER_LEAST: (i64, i64) = (2, 14);
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-// What was under way when a stream's leader went is never answered: asked again, it finds the next.
-const REQUEST_MAX: Duration = Duration::from_secs(3);
-const ACK_MAX: Duration = Duration::from_secs(4);
-/// A server that went without a word is known after two of these.
-const PING_EVERY: Duration = Duration::from_secs(3);
-
-/// How a [`JetStreamLog`] is reached, and what its streams are made like.
-#[derive(Clone, Debug)]
-pub struct JetStreamConfig {
-    /// `nats://HOST:PORT` or `tls://HOST:PORT`, several with commas between.
-    pub url: String,
-    /// A file with a user's JWT and seed (`.creds`).
-    pub credentials: Option<PathBuf>,
-    /// A user's name, and a file with the password.
-    pub login: Option<(String, PathBuf)>,
-    /// A file with a user's nkey seed (`SU…`), where the server knows the public key.
-    pub nkey: Option<PathBuf>,
-    /// The client's certificate and its key (PEM).
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Root certificates (PEM) beside the system's.
-    pub ca: Option<PathBuf>,
-    /// How this client is called at the server; its replies come to `_INBOX_NAME.>`, so that the
-    /// server can keep others from reading them. Letters, digits, `_` and `-`.
-    pub client_name: String,
-    /// Stands before every stream's name and every subject: empty, unless deployments share an
-    /// account.
-    pub prefix: String,
-    /// Partitions; fixed for the life of the log.
-    pub partitions: u16,
-    /// Copies of each stream that is made now.
-    pub replicas: usize,
-    /// The most bytes of each stream that is made now; a full stream refuses. `None`: as the server
-    /// has room.
-    pub stream_bytes_max: Option<i64>,
-    /// The largest message that will be appended; the server must take it.
-    pub message_bytes_max: usize,
-}
-
-impl JetStreamConfig {
-    /// The defaults for a server and a number of partitions.
-    #[must_use]
-    pub fn new(url: impl Into<String>, partitions: u16) -> Self {
-        Self {
-            url: url.into(),
-            credentials: None,
-            login: None,
-            nkey: None,
-            certificate: None,
-            ca: None,
-            client_name: "countersign".to_owned(),
-            prefix: String::new(),
-            partitions,
-            replicas: 1,
-            stream_bytes_max: None,
-            message_bytes_max: (1 << 20) - HEADROOM_BYTES,
-        }
-    }
-}
-
-/// Why a log on NATS cannot be opened; each says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Nobody answers there: may succeed later.
-    #[error("no NATS server answers at {url}: {why}")]
-    Away {
-        /// Where.
-        url: String,
-        /// What the system said.
-        why: String,
-    },
-    /// A server answers, and its JetStream does not yet: may succeed within seconds.
-    #[error(
-        "{url}: JetStream does not answer yet ({why}): nodes that have just met have no leader for some \
-         seconds; if it lasts, see that most nodes run, and that this user may use JetStream"
-    )]
-    NotYet {
-        /// Where.
-        url: String,
-        /// What NATS said.
-        why: String,
-    },
-    /// A setting or the server is not as it must be, and waiting does not help.
-    #[error("{0}")]
-    Unfit(String),
-    /// The streams are not those of this log.
-    #[error("{0}")]
-    Foreign(String),
-}
-
-impl OpenError {
-    /// Whether the same call may succeed later.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Away { .. } | Self::NotYet { .. })
-    }
-}
-
-/// Codes of a cluster that has no leader yet, or does not know all of its nodes.
-const NOT_YET: [ErrorCode; 2] = [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NO_PEERS];
-
-/// What it means that a stream, or the stream of a bucket, cannot be made.
-pub(super) fn cannot_make(
-    config: &JetStreamConfig,
-    what: &str,
-    error: &CreateStreamError,
-) -> OpenError {
-    let is_early = match error.kind() {
-        CreateStreamErrorKind::TimedOut => true,
-        CreateStreamErrorKind::JetStream(why) => NOT_YET.contains(&why.error_code()),
-        _ => false,
-    };
-    let why = format!("{what} cannot be made: {error}");
-    if is_early {
-        OpenError::NotYet { url: config.url.clone(), why }
-    } else {
-        OpenError::Unfit(why)
-    }
-}
 
 impl JetStreamLog {
     /// Whether there is a log under this prefix, whoever made it and with however many partitions.
@@ -207,142 +81,6 @@ impl JetStreamLog {
             turn: Arc::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, new))
-    }
-}
-
-/// Connects to a server that will do; how often it has connected comes with it.
-pub(super) async fn context(
-    config: &JetStreamConfig,
-) -> Result<(Context, watch::Receiver<u64>), OpenError> {
-    let (client, connected) = connect(config).await?;
-    fit(config, &client)?;
-    let context = ContextBuilder::new().timeout(REQUEST_MAX).ack_timeout(ACK_MAX).build(client);
-    if let Err(error) = context.query_account().await {
-        let is_early = match error.kind() {
-            AccountErrorKind::TimedOut => true,
-            AccountErrorKind::JetStream(why) => NOT_YET.contains(&why.error_code()),
-            _ => false,
-        };
-        if is_early {
-            return Err(OpenError::NotYet { url: config.url.clone(), why: error.to_string() });
-        }
-        // Without JetStream nobody listens there, or the account may not.
-        return Err(OpenError::Unfit(format!(
-            "{}: JetStream does not answer ({error}): enable it in the server's config \
-             (`jetstream {{}}`) and for this account",
-            config.url
-        )));
-    }
-    Ok((context, connected))
-}
-
-async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u64>), OpenError> {
-    let (sender, connected) = watch::channel(0);
-    let mut options = ConnectOptions::new()
-        .name(&config.client_name)
-        .custom_inbox_prefix(format!("_INBOX_{}", config.client_name))
-        .connection_timeout(CONNECT_MAX)
-        .ping_interval(PING_EVERY)
-        .max_reconnects(None)
-        .event_callback(move |event| {
-            match &event {
-                Event::Connected => sender.send_modify(|times| *times += 1),
-                // One for each request that the lost connection had under way.
-                Event::ClientError(_) | Event::Closed => tracing::debug!(%event, "nats"),
-                other => tracing::warn!(event = %other, "nats"),
-            }
-            std::future::ready(())
-        });
-    if let Some(path) = &config.credentials {
-        options = options.credentials_file(path).await.map_err(|error| {
-            OpenError::Unfit(format!("credentials {}: {error}", path.display()))
-        })?;
-    }
-    let secret = |what: &str, path: &PathBuf| match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(error) => Err(OpenError::Unfit(format!("{what} {}: {error}", path.display()))),
-    };
-    if let Some((user, path)) = &config.login {
-        options = options.user_and_password(user.clone(), secret("password file", path)?);
-    }
-    if let Some(path) = &config.nkey {
-        options = options.nkey(secret("nkey", path)?);
-    }
-    if let Some((certificate, key)) = &config.certificate {
-        options = options.add_client_certificate(certificate.clone(), key.clone());
-    }
-    if let Some(path) = &config.ca {
-        options = options.add_root_certificates(path.clone());
-    }
-    let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
-    match options.connect(servers).await {
-        Ok(client) => Ok((client, connected)),
-        Err(error) => Err(match error.kind() {
-            ConnectErrorKind::ServerParse => OpenError::Unfit(format!(
-                "{:?} is no address of a NATS server: nats://HOST:4222 is",
-                config.url
-            )),
-            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                OpenError::Unfit(format!(
-                    "{} refuses the credentials: check the credentials file and the account's users",
-                    config.url
-                ))
-            }
-            ConnectErrorKind::Tls => OpenError::Unfit(format!(
-                "{}: TLS: {error}; name the authority's certificate, or use nats:// where the \
-                 server has no TLS",
-                config.url
-            )),
-            _ => OpenError::Away { url: config.url.clone(), why: error.to_string() },
-        }),
-    }
-}
-
-/// Whether this server will do.
-fn fit(config: &JetStreamConfig, client: &Client) -> Result<(), OpenError> {
-    let (major, minor) = SERVER_LEAST;
-    let server = client.server_info();
-    if !client.is_server_compatible(major, minor, 0) {
-        return Err(OpenError::Unfit(format!(
-            "{} is nats-server {}: at least {major}.{minor} is needed",
-            config.url, server.version
-        )));
-    }
-    let needed = config.message_bytes_max + HEADROOM_BYTES;
-    if server.max_payload < needed {
-        return Err(OpenError::Unfit(format!(
-            "{} takes messages of at most {} bytes: set max_payload to at least {needed}",
-            config.url, server.max_payload
-        )));
-    }
-    Ok(())
-}
-
-/// Copies are made when a stream is; a setting that is raised later changes nothing by itself.
-pub(super) fn warn_of_few_copies(config: &JetStreamConfig, info: &Info) {
-    let (has, wanted) = (info.config.num_replicas, config.replicas);
-    if has < wanted {
-        tracing::warn!(
-            stream = info.config.name,
-            "FEWER COPIES THAN SET: {has}, not {wanted}; with the loss of a node what it holds is \
-             away or lost. `nats stream edit {} --replicas {wanted}` makes more",
-            info.config.name
-        );
-    }
-}
-
-/// The stream of a name, if there is one.
-pub(super) async fn find(context: &Context, name: &str) -> Result<Option<Stream<Info>>, String> {
-    match context.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream)),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(why)
-                if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(format!("stream {name}: {error}")),
-        },
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::jetstream::server::NatsServer;
+use eventlog::nats::server::NatsServer;
 use shared::ambient::Stopwatch;
 
 use super::log::runtime;

@@ -290,7 +290,7 @@ mod can_fail {
             ("edge/src/handle/tests.rs", platform),
             ("edge/src/native/rim.rs", platform),
             ("edge/src/native.rs", platform),
-            ("edge/src/outbox/mod.rs", "#[cfg(feature = \"native\")]\nmod drain;\nmod seal;\n"),
+            ("edge/src/outbox.rs", "#[cfg(feature = \"native\")]\nmod drain;\nmod seal;\n"),
             ("edge/src/outbox/drain.rs", platform),
             ("edge/src/outbox/seal.rs", platform),
             ("shared/src/ambient.rs", "use getrandom::fill;"),
@@ -298,7 +298,7 @@ mod can_fail {
             ("collector/src/judge.rs", "    std::fs::read(path);"),
             ("collector/src/gateway.rs", platform),
             ("aggregator/src/count/dedup.rs", "fn f(s: TcpStream) {}\nlet environment = 1;"),
-            ("aggregator/src/store/mod.rs", platform),
+            ("aggregator/src/store.rs", platform),
         ]);
         assert_eq!(
             pure(&tree),

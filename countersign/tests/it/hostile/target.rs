@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eventlog::jetstream::{Documents, EdgeQueue, JetStreamConfig};
+use eventlog::nats::{Documents, EdgeQueue, JetStreamConfig};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use shared::ambient::{Stopwatch, SystemClock};

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use archive::{Archive, ArchiveError};
 use shared::ambient::Stopwatch;
 
-use crate::archiving::{FOLDER, at};
+use crate::assemble::archiving::{FOLDER, at};
 use crate::cli::RecountArgs;
 use crate::client::Api;
 use crate::failure::{self, Failure};

@@ -1,6 +1,5 @@
-//! Opens everything that a process is made of, from the data directory outwards.
+//! The parts of a process, each opened from the settings: an edge, a collector, an aggregator and its stores.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,54 +7,25 @@ use std::time::Duration;
 use aggregator::Aggregator;
 use aggregator::store::StoreError;
 use aggregator::store::slate::{SlateSettings, SlateStores};
-use archive::Archiver;
 use catalogue::CatalogueFile;
 use collector::clock::WORD_LASTS_MS;
 use collector::{Collector, CollectorKeys};
-use edge::native::doors::Doors;
 use edge::native::{Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
 use edge::{Durability, Keys, Policy, PublicUrl};
-use eventlog::Log as _;
+use eventlog::{AnyLog, Log as _};
 use prometheus_client::registry::Registry;
-use shared::ambient::{SteadyClock, SystemRandom};
+use shared::ambient::SystemRandom;
 use shared::{Clock, PartitionMap, Partitions, Timestamp};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
-use super::demo::Demo;
-use super::follow::Followers;
-use super::log::AnyLog;
-use super::{api, demo, hints};
-use crate::admin::{self, AdminKey};
-use crate::archiving;
-use crate::data::{DataDir, LogPlace};
-use crate::descriptors::Places;
-use crate::disk::Disk;
+use crate::assemble::descriptors::Places;
+use crate::assemble::objects;
+use crate::data::{DataDir, Mode, read_if_there, write_file};
 use crate::failure::Failure;
-use crate::listen;
-use crate::objects;
 use crate::process;
-use crate::published;
 use crate::settings::{Settings, table};
-
-/// Everything, opened and connected; only the edge's sink is missing.
-pub(super) struct Opened {
-    pub(super) edge_listener: TcpListener,
-    pub(super) edge: EdgeParts,
-    pub(super) api_listener: TcpListener,
-    pub(super) api: axum::Router,
-    pub(super) api_doors: Arc<Doors>,
-    pub(super) collector: Arc<Collector<AnyLog>>,
-    pub(super) aggregator: Aggregator<AnyLog>,
-    pub(super) archiver: Option<Archiver<AnyLog>>,
-    pub(super) log: Arc<AnyLog>,
-    pub(super) keys: Followers,
-    pub(super) dir: DataDir,
-    pub(super) disk: Disk,
-    /// Held until the process ends: two never share the directory.
-    _lock: File,
-}
 
 /// The parts of an edge that lacks its sink.
 pub(crate) struct EdgeParts {
@@ -69,7 +39,7 @@ pub(crate) struct EdgeParts {
 
 impl EdgeParts {
     /// Where visitors find it.
-    fn public_url(&self) -> PublicUrl {
+    pub(crate) fn public_url(&self) -> PublicUrl {
         self.policies.load().public_url.clone()
     }
 
@@ -92,103 +62,8 @@ impl EdgeParts {
     }
 }
 
-/// Opens everything and tells where it listens.
-///
-/// # Errors
-/// Says which part cannot be opened, and why.
-pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Opened, Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
-    let random = &mut SystemRandom;
-    let dir = DataDir::new(&settings.data);
-    let lock = dir.take()?;
-    if !settings.collector.catalogue.as_os_str().is_empty() {
-        let what =
-            "collector.catalogue: `up` tells edges elsewhere of its own edge's (edge.catalogue)";
-        return Err(Failure::usage(what));
-    }
-    let log_place = log_place(settings);
-    dir.check_log_place(&log_place)?;
-    let edge_listener = bind("edge.listen", settings.edge.listen).await?;
-    let api_listener = bind("api.listen", settings.api.listen).await?;
-    let edge_url = url_of("edge.listen", &edge_listener)?;
-    let api_url = url_of("api.listen", &api_listener)?;
-
-    let keys = dir.keys_or_new(settings.edge.name, settings.edge.issuer, clock.now(), random)?;
-    let deployment = dir.deployment(settings.partitions()?, &keys, clock.now(), random)?;
-    let variable = std::env::var(admin::VARIABLE).ok();
-    let (admin, origin) = AdminKey::find(&dir.path("admin.key"), variable.as_deref(), random)?;
-
-    let log = Arc::new(AnyLog::open(settings, &dir, &deployment).await?);
-    dir.note_log_place(&deployment, log_place)?;
-    let mut registry = Registry::default();
-    let api_doors = listen::api_doors(settings);
-    listen::register(&api_doors, &mut registry);
-    let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
-    let collector_keys = CollectorKeys::of_store(&keys).map_err(Failure::data)?;
-    let (collector, collector_keys) =
-        open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
-    let stores = open_stores(settings, &dir).await?;
-    let archiver = archiving::open(settings, &dir, &log, &mut registry).await?;
-    let archived = archiver.as_ref().map(Archiver::archived);
-    let known = collector_keys.subscribe();
-    let registered = Box::new(move || known.borrow().edges.clone());
-    let aggregator =
-        start_aggregator(settings, stores, &log, &clock, archived, registered, &mut registry);
-    let catalogue_file = settings.catalogue();
-    let is_demo = demo.is_some();
-    demo::write_catalogue(&catalogue_file, is_demo.then_some(api_url.as_str()))?;
-    let edge_keys = Keys::of_store(&keys, settings.edge.issuer)
-        .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
-    let edge = open_edge(settings, &dir, edge_keys, &edge_url, &clock, &mut registry)?;
-
-    let public_keys = collector_keys.subscribe();
-    let keys = Followers {
-        deployment: deployment.deployment,
-        issuer: settings.edge.issuer,
-        policies: Arc::clone(&edge.policies),
-        collector: collector_keys,
-    };
-    let more = archiver.as_ref().map(archiving::router).unwrap_or_default();
-    let api = api::router(
-        &aggregator,
-        more.merge(collector::gateway::router(Arc::clone(&collector))),
-        Arc::new(registry),
-        Arc::new(admin),
-        public_keys,
-        disk.degraded(),
-        demo.map(|demo| (demo, edge.public_url())),
-    );
-    let unready = Arc::clone(&collector);
-    let api = api::unready_when(api, move || unready.trouble());
-    let told = published::router(keys.collector.subscribe(), Some(catalogue_file), || None);
-    let api = api.merge(told);
-    hints::print(settings, &edge_url, &api_url, &origin, is_demo);
-    Ok(Opened {
-        edge_listener,
-        edge,
-        api_listener,
-        api,
-        api_doors,
-        collector,
-        aggregator,
-        archiver,
-        log,
-        keys,
-        dir,
-        disk,
-        _lock: lock,
-    })
-}
-
-/// Where the settings say that the log is.
-fn log_place(settings: &Settings) -> LogPlace {
-    let wanted = &settings.eventlog;
-    if wanted.url.is_empty() {
-        LogPlace::Local
-    } else {
-        LogPlace::Nats { prefix: wanted.prefix.clone() }
-    }
-}
+/// The catalogue of an edge that has none: it only explains itself.
+pub(crate) const STARTER: &str = include_str!("starter.toml");
 
 /// Connections that the system has taken and that wait to be accepted.
 const BACKLOG: u32 = 4_096;
@@ -344,7 +219,11 @@ pub(crate) fn open_edge(
     let public_url = if wanted.public_url.is_empty() { url } else { &wanted.public_url };
     let public_url: PublicUrl =
         public_url.parse().map_err(|why| Failure::usage(format!("edge.public_url: {why}")))?;
-    let (catalogue, first) = CatalogueFile::open(settings.catalogue())
+    let file = settings.catalogue();
+    if read_if_there(&file)?.is_none() {
+        write_file(&file, STARTER.as_bytes(), Mode::Plain)?;
+    }
+    let (catalogue, first) = CatalogueFile::open(file)
         // Line by line: it has one for each place, and TOML shows where in the text.
         .map_err(|error| Failure::usage(format!("edge.catalogue: it is wrong:\n{error}")))?;
     let beacons =
@@ -400,4 +279,23 @@ pub(crate) fn open_edge(
         metrics,
         settings: rim,
     })
+}
+
+/// How often the partitions are asked whether one has stopped.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// Becomes ready when a partition cannot go on: what it would count is no longer known, and only an
+/// operator can help. The log has everything.
+pub(crate) async fn partition_stopped(aggregator: &Aggregator<AnyLog>) -> Failure {
+    loop {
+        let stopped =
+            aggregator.statuses().into_iter().enumerate().find_map(|(at, status)| match status {
+                aggregator::Status::Stopped(why) => Some((at, why)),
+                _ => None,
+            });
+        if let Some((partition, why)) = stopped {
+            return Failure::fatal(format!("aggregator: partition {partition} has stopped: {why}"));
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
 }

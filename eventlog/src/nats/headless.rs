@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::open::JetStreamConfig;
+use super::connect::JetStreamConfig;
 
 /// Batches that are asked for at once; each is at most what the server takes, 1 MiB by default.
 const PORTION: usize = 64;

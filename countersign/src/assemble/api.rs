@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use aggregator::Aggregator;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -11,7 +10,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use collector::CollectorKeys;
-use edge::PublicUrl;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use shared::Clock as _;
@@ -20,28 +18,9 @@ use shared::keys::{Jwks, jwks};
 use shared::problem::{CONTENT_TYPE, Problem};
 use tokio::sync::watch;
 
-use super::demo::Demo;
-use super::log::AnyLog;
 use crate::admin::{self, AdminKey};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The routes of `up`: the aggregator's, and `more` of other parts. With a demo, its pages too, which
-/// ask the edge at the URL: they need no key.
-pub(super) fn router(
-    aggregator: &Aggregator<AnyLog>,
-    more: Router,
-    registry: Arc<Registry>,
-    key: Arc<AdminKey>,
-    keys: watch::Receiver<Arc<CollectorKeys>>,
-    degraded: watch::Receiver<Option<String>>,
-    demo: Option<(Demo, PublicUrl)>,
-) -> Router {
-    let answers = aggregator.router();
-    let demo = demo.map(|(demo, edge)| demo.router(edge.as_str(), answers.clone()));
-    let routes = degradable(answers.merge(more), degraded);
-    guarded(Side::Up, routes, registry, key).merge(open_keys(keys)).merge(demo.unwrap_or_default())
-}
 
 /// Whose operator's side it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

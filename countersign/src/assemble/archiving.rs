@@ -12,12 +12,12 @@ use axum::routing::post;
 use prometheus_client::registry::Registry;
 use shared::problem::{CONTENT_TYPE, Problem};
 
+use crate::assemble::objects;
 use crate::data::DataDir;
 use crate::failure::Failure;
-use crate::objects;
 use crate::process;
 use crate::settings::Settings;
-use crate::up::log::AnyLog;
+use eventlog::AnyLog;
 
 /// The folder in the data directory.
 pub(crate) const FOLDER: &str = "archive";

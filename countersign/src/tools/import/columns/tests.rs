@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::import::row::Events;
+use crate::tools::import::row::Events;
 use shared::{Device, Id, Kind};
 
 fn csv_row(header: &str, row: &str) -> Result<Events, String> {

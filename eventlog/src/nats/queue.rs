@@ -18,8 +18,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::connect::{self, JetStreamConfig, OpenError};
 use super::headless::{Given, Giving};
-use super::open::{self, JetStreamConfig, OpenError};
 use super::{failed, unavailable};
 use crate::log::LogError;
 
@@ -79,13 +79,13 @@ impl EdgeQueue {
     /// # Errors
     /// [`OpenError`]; [`OpenError::Foreign`] when it is not there.
     pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
-        let (context, _) = open::context(config).await?;
+        let (context, _) = connect::context(config).await?;
         let name = stream_name(&config.prefix);
-        let found = open::find(&context, &name).await;
+        let found = connect::find(&context, &name).await;
         let found = found.map_err(|why| OpenError::Away { url: config.url.clone(), why })?;
         match found {
             Some(stream) => {
-                open::warn_of_few_copies(config, stream.cached_info());
+                connect::warn_of_few_copies(config, stream.cached_info());
                 let retention = stream.cached_info().config.retention;
                 if retention != RetentionPolicy::WorkQueue {
                     return Err(OpenError::Foreign(format!(
@@ -116,7 +116,7 @@ impl EdgeQueue {
                     ..Config::default()
                 };
                 context.create_stream(wanted).await.map_err(|error| {
-                    open::cannot_make(config, &format!("the stream {name}"), &error)
+                    connect::cannot_make(config, &format!("the stream {name}"), &error)
                 })?;
             }
         }
@@ -196,7 +196,7 @@ impl EdgeQueue {
 
     async fn state(&self) -> Result<State, LogError> {
         let name = stream_name(&self.config.prefix);
-        let found = open::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
+        let found = connect::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
         let stream = found.ok_or_else(|| unavailable(format_args!("no stream {name}")))?;
         Ok(stream.cached_info().state.clone())
     }

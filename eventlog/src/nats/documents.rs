@@ -8,7 +8,7 @@ use async_nats::jetstream::kv::{self, UpdateErrorKind};
 use async_nats::jetstream::stream::StorageType;
 use bytes::Bytes;
 
-use super::open::{self, JetStreamConfig, OpenError};
+use super::connect::{self, JetStreamConfig, OpenError};
 use super::unavailable;
 use crate::log::LogError;
 
@@ -36,10 +36,10 @@ impl Documents {
     /// # Errors
     /// [`OpenError`]; [`OpenError::Foreign`] when it is not there.
     pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
-        let (context, _) = open::context(config).await?;
+        let (context, _) = connect::context(config).await?;
         let bucket = bucket(&config.prefix);
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
-        let found = open::find(&context, &format!("KV_{bucket}")).await.map_err(away)?;
+        let found = connect::find(&context, &format!("KV_{bucket}")).await.map_err(away)?;
         if found.is_some() {
             let store = context.get_key_value(&bucket).await;
             return store.map(|store| Self { store }).map_err(|error| away(error.to_string()));
@@ -65,7 +65,7 @@ impl Documents {
             let what = format!("the bucket {bucket}");
             let of_stream = error.source().and_then(|why| why.downcast_ref::<CreateStreamError>());
             match of_stream {
-                Some(why) => open::cannot_make(config, &what, why),
+                Some(why) => connect::cannot_make(config, &what, why),
                 None => OpenError::Unfit(format!("{what} cannot be made: {error}")),
             }
         })

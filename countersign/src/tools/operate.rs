@@ -9,8 +9,8 @@ use shared::{Clock as _, Id, Timestamp, ambient};
 use crate::cli::{EdgesArgs, EdgesCommand};
 use crate::client::Api;
 use crate::failure::Failure;
-use crate::keys::{Place, block_on};
 use crate::terminal;
+use crate::tools::keys::{Place, block_on};
 
 /// `countersign edges`.
 ///

@@ -13,8 +13,8 @@ use shared::keys::Sender;
 use crate::cli::ApiArgs;
 use crate::client::Api;
 use crate::failure::{EXIT_CODES, Failure};
-use crate::keys::block_on;
 use crate::terminal;
+use crate::tools::keys::block_on;
 
 /// `deadletter`.
 #[derive(Args, Debug)]

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt as _;
 
-use crate::descriptors::Places;
+use crate::assemble::descriptors::Places;
 use crate::settings::Settings;
 
 /// The longest head, bytes.

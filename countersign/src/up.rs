@@ -1,7 +1,7 @@
 //! `countersign up`: every role in one process, and what connects them.
 //!
-//! edge → outbox → [`sink`] → collector → log → aggregator → [`api`]. [`parts`] opens them from the
-//! data directory, [`follow`] hands changed keys to those that use them, [`demo`] is what a
+//! edge → outbox → [`sink`] → collector → log → aggregator → [`assemble::api`](crate::assemble). [`open`]
+//! opens them from the data directory, [`follow`] hands changed keys to those that use them, [`demo`] is what a
 //! newcomer looks at first.
 //!
 //! Shutdown goes the way of an event: the edge stops accepting, seals its outbox with a closing
@@ -9,35 +9,29 @@
 //! aggregator saves; the archive takes what it lacks. So nothing that was accepted waits for the
 //! next start, and if a deadline passes, what is left is on disk and does.
 
-pub(crate) mod api;
 pub(crate) mod demo;
 mod follow;
 mod hints;
-pub(crate) mod log;
-pub(crate) mod parts;
+mod open;
 mod sink;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use aggregator::Aggregator;
 use archive::Archiver;
 use collector::Collector;
+use eventlog::AnyLog;
 
-use crate::archiving;
+use crate::assemble::listen::{self, Times};
+use crate::assemble::{archiving, parts};
 use crate::cli::UpArgs;
 use crate::failure::Failure;
-use crate::listen::{self, Times};
 use crate::process;
 use crate::settings::Settings;
-use log::AnyLog;
-use parts::Opened;
+use open::Opened;
 use sink::CollectorSink;
-
-/// How often the partitions are asked whether one has stopped.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the command until a signal ends it.
 ///
@@ -65,7 +59,7 @@ async fn up(
 ) -> Result<(), Failure> {
     // Before anything is opened: a signal that comes early ends what was begun in order.
     let stop = process::signals()?;
-    let opened = parts::open(&settings, demo).await?;
+    let opened = open::open(&settings, demo).await?;
     is_open.store(true, Ordering::Relaxed);
     let Opened {
         edge_listener,
@@ -96,7 +90,7 @@ async fn up(
     let result = tokio::select! {
         biased;
         why = collector.fatal() => Err(Failure::fatal(format!("collector: {why}"))),
-        failure = partition_stopped(&aggregator) => Err(failure),
+        failure = parts::partition_stopped(&aggregator) => Err(failure),
         result = process::edge_and_api(edge, api) => result,
     };
     follower.abort();
@@ -120,20 +114,4 @@ async fn close(
     archiving::close(archiver).await?;
     let log = tokio::task::spawn_blocking(move || log.close());
     process::within("the log: it could not be closed", log).await?.map_err(Failure::fatal)
-}
-
-/// Becomes ready when a partition cannot go on: what it would count is no longer known, and only an
-/// operator can help. The log has everything.
-pub(crate) async fn partition_stopped(aggregator: &Aggregator<AnyLog>) -> Failure {
-    loop {
-        let stopped =
-            aggregator.statuses().into_iter().enumerate().find_map(|(at, status)| match status {
-                aggregator::Status::Stopped(why) => Some((at, why)),
-                _ => None,
-            });
-        if let Some((partition, why)) = stopped {
-            return Failure::fatal(format!("aggregator: partition {partition} has stopped: {why}"));
-        }
-        tokio::time::sleep(WATCH_EVERY).await;
-    }
 }

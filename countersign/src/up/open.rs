@@ -1,0 +1,177 @@
+//! Opens everything that the process is made of, from the data directory outwards.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use aggregator::Aggregator;
+use archive::Archiver;
+use axum::Router;
+use collector::{Collector, CollectorKeys};
+use edge::native::doors::Doors;
+use edge::{Keys, PublicUrl};
+use eventlog::AnyLog;
+use prometheus_client::registry::Registry;
+use shared::Clock;
+use shared::ambient::{SteadyClock, SystemRandom};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::demo::{self, Demo};
+use super::follow::Followers;
+use super::hints;
+use crate::admin::{self, AdminKey};
+use crate::assemble::api::{self, Side};
+use crate::assemble::archiving;
+use crate::assemble::disk::Disk;
+use crate::assemble::listen;
+use crate::assemble::log;
+use crate::assemble::parts::{
+    EdgeParts, bind, open_collector, open_edge, open_stores, start_aggregator, url_of,
+};
+use crate::assemble::published;
+use crate::data::{DataDir, LogPlace};
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+/// Everything, opened and connected; only the edge's sink is missing.
+pub(super) struct Opened {
+    pub(super) edge_listener: TcpListener,
+    pub(super) edge: EdgeParts,
+    pub(super) api_listener: TcpListener,
+    pub(super) api: Router,
+    pub(super) api_doors: Arc<Doors>,
+    pub(super) collector: Arc<Collector<AnyLog>>,
+    pub(super) aggregator: Aggregator<AnyLog>,
+    pub(super) archiver: Option<Archiver<AnyLog>>,
+    pub(super) log: Arc<AnyLog>,
+    pub(super) keys: Followers,
+    pub(super) dir: DataDir,
+    pub(super) disk: Disk,
+    /// Held until the process ends: two never share the directory.
+    _lock: File,
+}
+
+/// Opens everything and tells where it listens.
+///
+/// # Errors
+/// Says which part cannot be opened, and why.
+pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Opened, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
+    let random = &mut SystemRandom;
+    let dir = DataDir::new(&settings.data);
+    let lock = dir.take()?;
+    check(settings)?;
+    let place = log_place(settings);
+    dir.check_log_place(&place)?;
+    let edge_listener = bind("edge.listen", settings.edge.listen).await?;
+    let api_listener = bind("api.listen", settings.api.listen).await?;
+    let edge_url = url_of("edge.listen", &edge_listener)?;
+    let api_url = url_of("api.listen", &api_listener)?;
+
+    let keys = dir.keys_or_new(settings.edge.name, settings.edge.issuer, clock.now(), random)?;
+    let deployment = dir.deployment(settings.partitions()?, &keys, clock.now(), random)?;
+    let variable = std::env::var(admin::VARIABLE).ok();
+    let (admin, origin) = AdminKey::find(&dir.path("admin.key"), variable.as_deref(), random)?;
+
+    let log = Arc::new(log::open(settings, &dir, &deployment).await?);
+    dir.note_log_place(&deployment, place)?;
+    let mut registry = Registry::default();
+    let api_doors = listen::api_doors(settings);
+    listen::register(&api_doors, &mut registry);
+    let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
+    let collector_keys = CollectorKeys::of_store(&keys).map_err(Failure::data)?;
+    let (collector, collector_keys) =
+        open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
+    let stores = open_stores(settings, &dir).await?;
+    let archiver = archiving::open(settings, &dir, &log, &mut registry).await?;
+    let archived = archiver.as_ref().map(Archiver::archived);
+    let known = collector_keys.subscribe();
+    let registered = Box::new(move || known.borrow().edges.clone());
+    let aggregator =
+        start_aggregator(settings, stores, &log, &clock, archived, registered, &mut registry);
+    let catalogue_file = settings.catalogue();
+    let is_demo = demo.is_some();
+    if is_demo {
+        demo::write_catalogue(&catalogue_file, &api_url)?;
+    }
+    let edge_keys = Keys::of_store(&keys, settings.edge.issuer)
+        .map_err(|error| Failure::usage(format!("edge.issuer: {error}")))?;
+    let edge = open_edge(settings, &dir, edge_keys, &edge_url, &clock, &mut registry)?;
+
+    let public_keys = collector_keys.subscribe();
+    let keys = Followers {
+        deployment: deployment.deployment,
+        issuer: settings.edge.issuer,
+        policies: Arc::clone(&edge.policies),
+        collector: collector_keys,
+    };
+    let more = archiver.as_ref().map(archiving::router).unwrap_or_default();
+    let api = router(
+        &aggregator,
+        more.merge(collector::gateway::router(Arc::clone(&collector))),
+        Arc::new(registry),
+        Arc::new(admin),
+        public_keys,
+        disk.degraded(),
+        demo.map(|demo| (demo, edge.public_url())),
+    );
+    let unready = Arc::clone(&collector);
+    let api = api::unready_when(api, move || unready.trouble());
+    let told = published::router(keys.collector.subscribe(), Some(catalogue_file), || None);
+    let api = api.merge(told);
+    hints::print(settings, &edge_url, &api_url, &origin, is_demo);
+    Ok(Opened {
+        edge_listener,
+        edge,
+        api_listener,
+        api,
+        api_doors,
+        collector,
+        aggregator,
+        archiver,
+        log,
+        keys,
+        dir,
+        disk,
+        _lock: lock,
+    })
+}
+
+/// What is set for roles alone.
+fn check(settings: &Settings) -> Result<(), Failure> {
+    if settings.collector.catalogue.as_os_str().is_empty() {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "collector.catalogue: `up` tells edges elsewhere of its own edge's (edge.catalogue)",
+    ))
+}
+
+/// Where the settings say that the log is.
+fn log_place(settings: &Settings) -> LogPlace {
+    let wanted = &settings.eventlog;
+    if wanted.url.is_empty() {
+        LogPlace::Local
+    } else {
+        LogPlace::Nats { prefix: wanted.prefix.clone() }
+    }
+}
+
+/// The routes of `up`: the aggregator's, and `more` of other parts. With a demo, its pages too, which
+/// ask the edge at the URL: they need no key.
+fn router(
+    aggregator: &Aggregator<AnyLog>,
+    more: Router,
+    registry: Arc<Registry>,
+    key: Arc<AdminKey>,
+    keys: watch::Receiver<Arc<CollectorKeys>>,
+    degraded: watch::Receiver<Option<String>>,
+    demo: Option<(Demo, PublicUrl)>,
+) -> Router {
+    let answers = aggregator.router();
+    let demo = demo.map(|(demo, edge)| demo.router(edge.as_str(), answers.clone()));
+    let routes = api::degradable(answers.merge(more), degraded);
+    api::guarded(Side::Up, routes, registry, key)
+        .merge(api::open_keys(keys))
+        .merge(demo.unwrap_or_default())
+}
