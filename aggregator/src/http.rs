@@ -3,31 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
+use api::answers::{
+    self, Account, Conflict, Conflicts, Counted, Edge, Edges, Gap, Missing, Pages, Popular,
+    Reasons, Source,
+};
+use api::{Principal, Ready, Refusal, json};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use eventlog::Log;
 use shared::ambient::Stopwatch;
 use shared::event::REASON_CODES;
 use shared::keys::registered_name;
-use shared::problem::{CONTENT_TYPE, Problem};
+use shared::problem::Problem;
 use shared::{Id, Minute, OutboxId, Reason, Timestamp};
 
 use crate::count::{self, Told};
 use crate::query::{self, Unanswered};
 use crate::service::{Core, NotReady};
 use crate::store::{StoreError, Stores};
-use answers::{
-    Account, Conflict, Conflicts, Counted, Edge, Edges, Gap, Gaps, Missing, Pages, Popular, Ready,
-    Reasons, Source,
-};
 use params::Params;
 
-mod answers;
 mod export;
 mod params;
 #[cfg(test)]
@@ -35,11 +36,12 @@ mod tests;
 
 pub use params::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
 
-/// When to come back to an aggregator that is starting, in seconds.
-const RETRY_STARTING_S: u16 = 5;
-/// When to come back to one that an operator must look after, in seconds.
-const RETRY_STOPPED_S: u16 = 60;
+/// When to come back to an aggregator that is starting.
+const RETRY_STARTING: Duration = Duration::from_secs(5);
+/// When to come back to one that an operator must look after.
+const RETRY_STOPPED: Duration = Duration::from_secs(60);
 
+/// Whoever mounts it says who asks ([`Principal`]); without that nothing is answered but whether it is ready.
 pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
     Router::new()
         .route("/v1/ads/{ad_id}/aggregated_count", get(aggregated_count::<L, S>))
@@ -49,23 +51,11 @@ pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
         .route("/v1/edges", get(edges::<L, S>))
         .route("/v1/import/sources/{source}", get(source::<L, S>))
         .route("/v1/partitions/{partition}/cells", get(cells::<L, S>))
-        .route("/readyz", get(readyz::<L, S>))
+        .route(Ready::PATH, get(readyz::<L, S>))
         .with_state(core)
 }
 
-/// A problem as a response.
-struct Refusal {
-    problem: Problem,
-    retry_after_s: Option<u16>,
-}
-
 type Answer = Result<Response, Refusal>;
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        Self { problem, retry_after_s: None }
-    }
-}
 
 impl From<Unanswered> for Refusal {
     fn from(why: Unanswered) -> Self {
@@ -73,12 +63,13 @@ impl From<Unanswered> for Refusal {
             Unanswered::NotReady(why) => why.into(),
             Unanswered::Store(StoreError::Damaged(what)) => {
                 tracing::error!(%what, "a question met a damaged checkpoint");
-                Problem::new(500, "damaged_checkpoint", what).into()
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged_checkpoint", what)
             }
             Unanswered::Store(error) => {
                 tracing::warn!(%error, "a question could not be answered");
-                let problem = Problem::new(503, "store_unavailable", error.to_string());
-                Self { problem, retry_after_s: Some(RETRY_STARTING_S) }
+                let why = error.to_string();
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", why)
+                    .retry_after(RETRY_STARTING)
             }
         }
     }
@@ -86,32 +77,12 @@ impl From<Unanswered> for Refusal {
 
 impl From<NotReady> for Refusal {
     fn from(why: NotReady) -> Self {
-        let (kind, seconds) = match &why {
-            NotReady::Starting(_) => ("not_ready", RETRY_STARTING_S),
-            NotReady::Stopped(_) => ("partition_stopped", RETRY_STOPPED_S),
+        let (kind, after) = match &why {
+            NotReady::Starting(_) => ("not_ready", RETRY_STARTING),
+            NotReady::Stopped(_) => ("partition_stopped", RETRY_STOPPED),
         };
-        let problem = Problem::new(503, kind, why.to_string());
-        Self { problem, retry_after_s: Some(seconds) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, why.to_string()).retry_after(after)
     }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status);
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))];
-        let mut response = (status, kind, self.problem.to_json()).into_response();
-        if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
-}
-
-fn json(body: &impl serde::Serialize) -> Response {
-    // Counts change: whoever keeps an answer must ask again.
-    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))], axum::Json(body))
-        .into_response()
 }
 
 /// One part of a path; a wrong encoding is our problem to name, not the router's.
@@ -136,6 +107,7 @@ async fn answer<L: Log, S: Stores>(
 }
 
 async fn aggregated_count<L: Log, S: Stores>(
+    _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
@@ -163,7 +135,11 @@ async fn aggregated_count<L: Log, S: Stores>(
     .await
 }
 
-async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
+async fn popular_ads<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    uri: Uri,
+) -> Answer {
     let params = Params::read(&uri, &["count", "window", "event", "validity", "at", "running"])?;
     let count = params.number("count", 100, COUNT_MAX)?;
     let window = params.number("window", 1, WINDOW_MINUTES_MAX)?;
@@ -200,7 +176,11 @@ async fn popular_ads<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri
     .await
 }
 
-async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
+async fn accounting<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    uri: Uri,
+) -> Answer {
     let params = Params::read(&uri, &["from", "to", "publisher"])?;
     let (range, publisher) = (params.range()?, params.publisher()?);
     answer(&core, "accounting", async {
@@ -234,6 +214,7 @@ async fn accounting<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri:
 }
 
 async fn source<L: Log, S: Stores>(
+    _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
@@ -254,7 +235,11 @@ async fn source<L: Log, S: Stores>(
     .await
 }
 
-async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri) -> Answer {
+async fn edges<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    uri: Uri,
+) -> Answer {
     Params::read(&uri, &[])?;
     answer(&core, "edges", async {
         let query::Edges { outboxes, retired, cut_off } = query::edges(&core.slots).await?;
@@ -273,7 +258,7 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
             cut_off: cut_off.contains(&registered_name(edge)),
             outboxes: outboxes
                 .range(OutboxId { edge, epoch: 0 }..=OutboxId { edge, epoch: u64::MAX })
-                .map(|(id, outbox)| answers::Outbox::of(id.epoch, outbox))
+                .map(|(id, found)| outbox(id.epoch, found))
                 .collect(),
         };
         Ok(json(&Edges { edges: names.into_iter().map(edge).collect() }))
@@ -282,6 +267,7 @@ async fn edges<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>, uri: Uri)
 }
 
 async fn cells<L: Log, S: Stores>(
+    _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
@@ -291,29 +277,28 @@ async fn cells<L: Log, S: Stores>(
     answer(&core, "cells", async {
         let found = query::export(&core.slots[usize::from(partition)], range.clone()).await?;
         let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-        Ok((kind, export::body(partition, core.slots.len(), found)).into_response())
+        // As many as the log has, which are u16.
+        let partitions = u16::try_from(core.slots.len()).unwrap_or(u16::MAX);
+        Ok((kind, export::body(partition, partitions, found)).into_response())
     })
     .await
 }
 
-impl answers::Outbox {
-    fn of(epoch: u64, outbox: &query::Outbox) -> Self {
-        let closed = outbox.watermark == Timestamp::MAX;
-        let missing =
-            outbox.missing.iter().map(|(first, last)| Missing { first: *first, last: *last });
-        Self {
-            epoch,
-            batches: outbox.next,
-            closed,
-            watermark: (!closed).then(|| outbox.watermark.to_string()),
-            missing: missing.collect(),
-        }
+fn outbox(epoch: u64, outbox: &query::Outbox) -> answers::Outbox {
+    let closed = outbox.watermark == Timestamp::MAX;
+    let missing = outbox.missing.iter().map(|(first, last)| Missing { first: *first, last: *last });
+    answers::Outbox {
+        epoch,
+        batches: outbox.next,
+        closed,
+        watermark: (!closed).then(|| outbox.watermark.to_string()),
+        missing: missing.collect(),
     }
 }
 
 async fn readyz<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>) -> Answer {
     core.board.check()?;
-    Ok(json(&Ready { status: "ready" }))
+    Ok(Ready::Ready.into_response())
 }
 
 fn time(minute: Minute) -> String {
@@ -321,8 +306,9 @@ fn time(minute: Minute) -> String {
 }
 
 fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
-    let named =
-        Reason::ALL.iter().map(|reason| (reason.name(), counts[usize::from(reason.code())]));
+    let named = Reason::ALL
+        .iter()
+        .map(|reason| (reason.name().to_owned(), counts[usize::from(reason.code())]));
     named.filter(|(_, count)| *count > 0).collect()
 }
 
@@ -374,7 +360,7 @@ fn some<T>(all: BTreeMap<OutboxId, T>) -> BTreeMap<OutboxId, T> {
     all.into_iter().filter(|(outbox, _)| listed.contains(outbox)).collect()
 }
 
-fn gaps(gaps: BTreeMap<OutboxId, Vec<Range<u64>>>) -> Gaps {
+fn gaps(gaps: BTreeMap<OutboxId, Vec<Range<u64>>>) -> Vec<Gap> {
     let gap = |(outbox, missing): (OutboxId, Vec<Range<u64>>)| Gap {
         edge: outbox.edge,
         epoch: outbox.epoch,

@@ -24,7 +24,7 @@ mod older;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use accounting::{Conflicts, Doubt, accounting};
+pub(crate) use accounting::{Conflicts, accounting};
 pub(crate) use edges::{Edges, Outbox, edges};
 pub(crate) use export::{Export, Row, export};
 

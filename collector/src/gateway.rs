@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
@@ -24,7 +24,6 @@ use shared::import::ImportChunk;
 use shared::keys::Sender;
 use shared::keys::request::{self, RequestError};
 use shared::limits::GATEWAY_BODY_BYTES_MAX;
-use shared::problem::{self, Problem};
 use shared::wire::json::JsonBatch;
 
 use self::bodies::{Bodies, Whose};
@@ -36,9 +35,9 @@ use crate::sender::Refusal;
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
 /// The route for batches: the only one that takes a signature for a key.
 pub const BATCHES_PATH: &str = "/v1/batches";
-const RETRY_AFTER_S: &str = "1";
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Nobody is told to wait for longer: there may be room before.
-const RETRY_AFTER_S_MAX: u64 = 60;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 struct Gateway<L> {
     collector: Arc<Collector<L>>,
@@ -152,8 +151,7 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Ok(taken) => taken.unzip(),
         Err(Refused::Busy) => {
             let detail = "another import of this log is under way; send the same again later";
-            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "import_busy", detail);
-            return with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+            return soon("import_busy", detail);
         }
         Err(Refused::TakenOver) => {
             let detail = "another import under this name has followed this one, which was silent: run \
@@ -200,8 +198,8 @@ fn from_json(body: &[u8]) -> Result<Bytes, String> {
 
 async fn only_post() -> Response {
     let detail = "only POST is understood here";
-    let response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-    with(response, header::ALLOW, HeaderValue::from_static("POST"))
+    let refusal = api::Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+    refusal.allow("POST").into_response()
 }
 
 /// The media type in lower case, without parameters.
@@ -260,31 +258,25 @@ fn refused(error: &SubmitError) -> Response {
             later("too_many_dead_letters", &detail, *after)
         }
         SubmitError::OverQuota { why, after } => later("over_quota", why, *after),
-        SubmitError::Retry(why) => {
-            let detail = format!("{why}; send the same again later");
-            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "log_away", detail);
-            with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
-        }
+        SubmitError::Retry(why) => soon("log_away", format!("{why}; send the same again later")),
     }
 }
 
 /// 429: the same may be sent again after so long.
 fn later(kind: &str, detail: &str, after: Duration) -> Response {
-    let mut response = problem(StatusCode::TOO_MANY_REQUESTS, kind, detail);
-    let seconds = (after.as_secs() + 1).min(RETRY_AFTER_S_MAX);
-    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-    response
+    let after = (after + Duration::from_secs(1)).min(RETRY_AFTER_MAX);
+    let refusal = api::Refusal::new(StatusCode::TOO_MANY_REQUESTS, kind, detail);
+    refusal.retry_after(after).into_response()
+}
+
+/// 503: the same may be sent again in a moment.
+fn soon(kind: &str, detail: impl Into<String>) -> Response {
+    let refusal = api::Refusal::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
+    refusal.retry_after(RETRY_AFTER).into_response()
 }
 
 fn problem(status: StatusCode, kind: &str, detail: impl Into<String>) -> Response {
-    let body = Problem::new(status.as_u16(), kind, detail).to_json();
-    let kind = HeaderValue::from_static(problem::CONTENT_TYPE);
-    with((status, body).into_response(), header::CONTENT_TYPE, kind)
-}
-
-fn with(mut response: Response, name: HeaderName, value: HeaderValue) -> Response {
-    response.headers_mut().insert(name, value);
-    response
+    api::Refusal::new(status, kind, detail).into_response()
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use api::{Principal, Ready, Refusal};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -16,7 +17,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use collector::gateway::BATCHES_PATH;
 use shared::Random;
 use shared::keys::request::FIELD;
-use shared::problem::{CONTENT_TYPE, Problem};
 
 use crate::data::{Mode, read_if_there, write_file};
 use crate::failure::Failure;
@@ -120,29 +120,30 @@ impl AdminKey {
     }
 }
 
-/// Says yes or no, to whoever keeps the process running.
-pub(crate) const READY: &str = "/readyz";
-
 /// The layer in front of the API's routes.
 pub(crate) async fn guard(
     State(key): State<Arc<AdminKey>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let path = request.uri().path();
     // What an edge has signed is looked at where its body is read.
     let is_signed = path == BATCHES_PATH && request.headers().contains_key(FIELD);
-    if path == READY || is_signed || key.admits(request.headers()) {
+    // Whoever keeps the process running may ask whether it is ready.
+    if path == Ready::PATH || is_signed {
         return next.run(request).await;
     }
-    let problem = Problem::new(
-        StatusCode::UNAUTHORIZED.as_u16(),
+    if key.admits(request.headers()) {
+        request.extensions_mut().insert(Principal::Operator);
+        return next.run(request).await;
+    }
+    let refusal = Refusal::new(
+        StatusCode::UNAUTHORIZED,
         "unauthorized",
         "send the operator's key in the header `Authorization: Bearer KEY`; it was printed when \
          `countersign up` first started or by `countersign init`, or is what COUNTERSIGN_ADMIN_KEY said",
     );
-    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (header::WWW_AUTHENTICATE, "Bearer")];
-    (StatusCode::UNAUTHORIZED, headers, problem.to_json()).into_response()
+    refusal.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")).into_response()
 }
 
 #[cfg(test)]

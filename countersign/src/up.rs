@@ -1,6 +1,6 @@
 //! `countersign up`: every role in one process, and what connects them.
 //!
-//! edge → outbox → [`sink`] → collector → log → aggregator → [`assemble::api`](crate::assemble). [`open`]
+//! edge → outbox → [`sink`] → collector → log → aggregator → API. [`open`]
 //! opens them from the data directory, [`follow`] hands changed keys to those that use them, [`demo`] is what a
 //! newcomer looks at first.
 //!

@@ -6,6 +6,7 @@ use eventlog::fake::MemLog;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use shared::keys::EdgeRegistry;
+use shared::problem::CONTENT_TYPE;
 use shared::{Clock, Timestamp};
 use tower::ServiceExt;
 
@@ -102,7 +103,7 @@ const BAD: &[(&str, &str, &str)] = &[
 #[tokio::test]
 async fn every_bad_parameter_is_named_with_what_to_do() {
     let running = empty(&mut Registry::default());
-    let router = running.router();
+    let router = api::Principal::Operator.asks(running.router());
     for (uri, name, what) in BAD {
         let (status, kind, body) = ask(&router, &format!("/v1/{uri}")).await;
         assert_eq!((status.as_u16(), kind.as_str()), (400, CONTENT_TYPE), "{uri}: {body}");
@@ -117,7 +118,7 @@ async fn every_bad_parameter_is_named_with_what_to_do() {
 #[tokio::test]
 async fn an_empty_aggregator_answers_in_the_shape_that_is_promised() {
     let running = empty(&mut Registry::default());
-    let router = running.router();
+    let router = api::Principal::Operator.asks(running.router());
     let good = async |uri: &str| {
         let (status, kind, body) = ask(&router, uri).await;
         assert_eq!((status.as_u16(), kind.as_str()), (200, "application/json"), "{uri}: {body}");
@@ -169,7 +170,7 @@ async fn an_empty_aggregator_answers_in_the_shape_that_is_promised() {
 async fn metrics_are_there_under_their_names() {
     let mut registry = Registry::default();
     let running = empty(&mut registry);
-    ask(&running.router(), "/v1/accounting?from=0&to=60").await;
+    ask(&api::Principal::Operator.asks(running.router()), "/v1/accounting?from=0&to=60").await;
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     for name in [

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use api::answers::Doubt;
 use eventlog::Log;
 use futures::future::try_join_all;
-use serde::Serialize;
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::{Id, Minute, OutboxId, Timestamp};
@@ -56,22 +56,6 @@ impl Conflicts {
         last.is_some_and(|last| range.start.start() <= last.plus_ms(CLOCK_AHEAD_MS_MAX))
             && range.end.start() > oldest
     }
-}
-
-/// What makes an account doubtful.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Doubt {
-    /// A number of an outbox came with two contents, and one of them was not counted.
-    Conflicts,
-    /// Batches are missing that may have had events of these minutes.
-    Gaps,
-    /// Batches that may have had some never came, and an operator waits for them no more.
-    GivenUp,
-    /// More events have an outcome than were received.
-    MoreOutcomes,
-    /// The partitions have applied the whole log, and some have not heard of every batch.
-    PartitionsDiffer,
 }
 
 /// One partition's part.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ use shared::ambient::Stopwatch;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::{RETRY_AFTER_S, problem, with};
+use super::{problem, soon};
 
 /// Bodies of proven issuers that are read at the same time …
 const ISSUERS_MAX: usize = 16;
@@ -261,17 +261,17 @@ pub(crate) async fn read(body: Body, most: usize, pace: &Pace) -> Result<Bytes, 
             }
             Err(_) => {
                 let detail = "the body came too slowly, or not at all; send it again";
-                let response = problem(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail);
-                return Err(with(response, header::CONNECTION, HeaderValue::from_static("close")));
+                let refusal =
+                    api::Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail);
+                let close = HeaderValue::from_static("close");
+                return Err(refusal.with(header::CONNECTION, close).into_response());
             }
         }
     }
 }
 
 fn busy(why: &str) -> Response {
-    let detail = format!("{why}; send the same again later");
-    let response = problem(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-    with(response, header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
+    soon("busy", format!("{why}; send the same again later"))
 }
 
 fn too_large(most: usize) -> Response {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Refusal;
 use archive::{Archive, Archiver, Flusher, Halt, Parts, Settings as ArchiveSettings};
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use prometheus_client::registry::Registry;
-use shared::problem::{CONTENT_TYPE, Problem};
 
 use crate::assemble::objects;
 use crate::data::DataDir;
@@ -101,6 +101,5 @@ async fn flush(State(flusher): State<Flusher<AnyLog>>, Path(partition): Path<Str
         Some(Err(Halt::ForGood(why))) => (StatusCode::CONFLICT, "archive_halted", why),
         None => (StatusCode::NOT_FOUND, "not_found", "there is no such partition".to_owned()),
     };
-    let problem = Problem::new(status.as_u16(), kind, what);
-    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response()
+    Refusal::new(status, kind, what).into_response()
 }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use api::Refusal;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,7 +18,6 @@ use serde_json::value::to_raw_value;
 use shared::Clock as _;
 use shared::ambient::SystemClock;
 use shared::keys::request;
-use shared::problem::{CONTENT_TYPE, Problem};
 use shared::text::hex;
 use tokio::sync::watch;
 
@@ -95,6 +95,5 @@ async fn catalogue(path: Option<&PathBuf>) -> Result<Option<Value>, String> {
 }
 
 fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
-    let body = Problem::new(status.as_u16(), kind, detail).to_json();
-    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
+    Refusal::new(status, kind, detail).into_response()
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::aggregator::Aggregator;
+use api::Refusal;
 use archive::Archiver;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use edge::native::doors::Doors;
@@ -17,7 +18,6 @@ use eventlog::nats::{Document, Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::keys::{CentreKeys, EdgeRegistry};
-use shared::problem::{CONTENT_TYPE, Problem};
 use shared::{Clock, Random as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,7 +29,7 @@ use crate::admin::AdminKey;
 use crate::assemble::archiving;
 use crate::assemble::disk::Disk;
 use crate::assemble::listen::{self, Times};
-use crate::assemble::{api, log, parts};
+use crate::assemble::{guard, log, parts};
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
 use crate::deployment::{self, KEYS_CENTRE};
@@ -237,13 +237,13 @@ impl Term {
         );
         let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
         let routes = archiver.as_ref().map(archiving::router).unwrap_or_default();
-        let routes = api::degradable(aggregator.router().merge(routes), disk.degraded());
+        let routes = guard::degradable(aggregator.router().merge(routes), disk.degraded());
         let mut watch = JoinSet::new();
         if settings.aggregator.state_url.is_empty() {
             watch.spawn(disk.watch());
         }
-        let routes = api::guarded(
-            api::Side::Aggregator,
+        let routes = guard::guarded(
+            guard::Side::Aggregator,
             routes,
             Arc::new(registry),
             Arc::clone(&self.operator),
@@ -296,8 +296,6 @@ impl Front {
 }
 
 fn unavailable(kind: &str, why: String) -> Response {
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    let problem = Problem::new(status.as_u16(), kind, why);
-    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (header::RETRY_AFTER, "1")];
-    (status, headers, problem.to_json()).into_response()
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, kind, why);
+    refusal.retry_after(Duration::from_secs(1)).into_response()
 }

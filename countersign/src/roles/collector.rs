@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::collector::{Collector, CollectorKeys, SubmitError};
-use axum::http::StatusCode;
-use axum::response::IntoResponse as _;
+use api::Ready;
 use axum::routing::get;
 use catalogue::CatalogueFile;
 use eventlog::LogError;
@@ -27,7 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use super::follow::{Seen, follow};
 use crate::assemble::listen::{self, Times};
 use crate::assemble::published;
-use crate::assemble::{api, log, parts};
+use crate::assemble::{guard, log, parts};
 use crate::cli::RoleArgs;
 use crate::deployment::{self, KEYS_CENTRE};
 use crate::failure::{EXIT_CODES, Failure};
@@ -108,7 +107,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let document = deployment::require(&documents, KEYS_CENTRE).await?;
     let keys = read(&document, fixed.deployment).map_err(Failure::data)?;
     let (collector, sender) = parts::open_collector(&settings, keys, &log, &clock, &mut registry)?;
-    let public = api::open_keys(sender.subscribe());
+    let public = guard::open_keys(sender.subscribe());
     let known = sender.subscribe();
     let take = move |document: &Document| {
         sender.send_replace(Arc::new(read(document, fixed.deployment)?));
@@ -126,18 +125,12 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
         get(move || {
             let why = unready.borrow().clone().or_else(|| keys_unseen(&seen));
             let why = why.or_else(|| collector.trouble());
-            async move {
-                match why {
-                    None => (StatusCode::OK, "ready\n".to_owned()).into_response(),
-                    Some(why) => {
-                        (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
-                    }
-                }
-            }
+            async move { Ready::unless(why) }
         })
     };
-    let routes = ::collector::gateway::router(Arc::clone(&collector)).route("/readyz", ready);
-    let routes = api::guarded(api::Side::Collector, routes, Arc::new(registry), Arc::new(operator));
+    let routes = ::collector::gateway::router(Arc::clone(&collector)).route(Ready::PATH, ready);
+    let routes =
+        guard::guarded(guard::Side::Collector, routes, Arc::new(registry), Arc::new(operator));
     let told = published::router(known, catalogue, move || keys_unseen(&seen_by_told));
     let routes = routes.merge(public).merge(told);
     line(format!("api listening on {url}"));

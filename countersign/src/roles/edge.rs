@@ -26,7 +26,7 @@ use super::follow::follow;
 use crate::admin::AdminKey;
 use crate::assemble::disk::Disk;
 use crate::assemble::listen::{self, Times};
-use crate::assemble::{api, parts};
+use crate::assemble::{guard, parts};
 use crate::cli::EdgeArgs;
 use crate::data::{DataDir, Mode, write_file};
 use crate::deployment;
@@ -80,8 +80,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         tokio::spawn(hear_of_clock(Arc::clone(&sink))),
         tokio::spawn(disk.watch()),
     ];
-    let routes = api::guarded(
-        api::Side::Edge,
+    let routes = guard::guarded(
+        guard::Side::Edge,
         axum::Router::new(),
         Arc::new(registry),
         Arc::new(known.operator),

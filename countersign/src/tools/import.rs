@@ -37,7 +37,6 @@ use crate::cli::{Format, ImportArgs};
 use crate::client::Api;
 use crate::failure::{self, Failure, OTHER_LOG, USAGE};
 use crate::{process, terminal};
-use account::SourceAccount;
 use columns::Names;
 use follow::Watch;
 use progress::Progress;
@@ -223,7 +222,7 @@ impl<'a> Import<'a> {
         let path = reader.log.path.clone();
         let Some(begin) = reader.begin else {
             // Whoever runs it wants to know that it would be taken.
-            SourceAccount::ask(&self.api, SourceId([0; 16])).await?;
+            account::ask(&self.api, SourceId([0; 16])).await?;
             let waits = reader.waits();
             let all = if waits.is_some() { "all rows before it are" } else { "all rows are" };
             terminal::line(format!("{}\n  rows        0", path.display()));
@@ -234,9 +233,9 @@ impl<'a> Import<'a> {
         let source = self.source_of(&path, &begin.text).await?;
         let (run, end) = Run::begin(self.collector(), source).await?;
         // What the run before this one has sent may be on its way to the counts.
-        let before = SourceAccount::wait(&self.api, source, end, SETTLE_MAX).await?;
+        let before = account::wait(&self.api, source, end, SETTLE_MAX).await?;
         let rejects = Rejects::new(Some(self.rejects_of(&path)), reader.format);
-        let (taken, watch) = (before.taken(), reader.watch.clone());
+        let (taken, watch) = (account::taken(&before), reader.watch.clone());
         let read = send::send(self.collector(), Some(&run), move |sink| {
             reader.run(source, taken, rejects, sink)
         });
@@ -246,8 +245,8 @@ impl<'a> Import<'a> {
         })?;
         // Of what has nothing for us nothing was sent.
         let rows = if read.events == 0 { before.rows } else { read.rows };
-        let after = SourceAccount::wait(&self.api, source, rows, APPLY_MAX).await?;
-        after.check(&path, &read)?;
+        let after = account::wait(&self.api, source, rows, APPLY_MAX).await?;
+        account::check(&after, &path, &read)?;
         Ok(account::print(&path, source, &read, before.rows, &after))
     }
 
@@ -256,7 +255,7 @@ impl<'a> Import<'a> {
         let path = log.path.clone();
         let mut before = BTreeMap::new();
         for source in mended::sources(&path, format)? {
-            before.insert(source, SourceAccount::ask(&self.api, source).await?);
+            before.insert(source, account::ask(&self.api, source).await?);
         }
         let rejects = Rejects::new(Some(self.rejects_of(&path)), format);
         let progress = Progress::start(&path, "importing")?;
@@ -310,7 +309,7 @@ impl<'a> Import<'a> {
         }
         let source = import::begun_source(begin);
         let is_known = async |source| -> Result<bool, Failure> {
-            Ok(SourceAccount::ask(&self.api, source).await?.taken().is_some())
+            Ok(account::taken(&account::ask(&self.api, source).await?).is_some())
         };
         if self.args.follow || !open::is_plain(path) || is_known(source).await? {
             return Ok(source);

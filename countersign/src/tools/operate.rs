@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use serde::Deserialize;
+use api::answers::Edges;
 use serde_json::Value;
-use shared::{Clock as _, Id, Timestamp, ambient};
+use shared::{Clock as _, Timestamp, ambient};
 
 use crate::cli::{EdgesArgs, EdgesCommand};
 use crate::client::Api;
@@ -69,37 +69,6 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[derive(Deserialize)]
-struct Edges {
-    edges: Vec<Edge>,
-}
-
-#[derive(Deserialize)]
-struct Edge {
-    edge: Id,
-    issuer: Option<Id>,
-    retired_at: Option<String>,
-    #[serde(default)]
-    cut_off: bool,
-    outboxes: Vec<Outbox>,
-}
-
-#[derive(Deserialize)]
-struct Outbox {
-    epoch: u64,
-    batches: u64,
-    closed: bool,
-    watermark: Option<String>,
-    #[serde(default)]
-    missing: Vec<Missing>,
-}
-
-#[derive(Deserialize)]
-struct Missing {
-    first: u64,
-    last: u64,
 }
 
 fn list_edges(found: Edges) {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use aggregator::Aggregator;
+use api::Principal;
 use archive::Archiver;
 use axum::Router;
 use collector::{Collector, CollectorKeys};
@@ -20,9 +21,9 @@ use super::demo::{self, Demo};
 use super::follow::Followers;
 use super::hints;
 use crate::admin::{self, AdminKey};
-use crate::assemble::api::{self, Side};
 use crate::assemble::archiving;
 use crate::assemble::disk::Disk;
+use crate::assemble::guard::{self, Side};
 use crate::assemble::listen;
 use crate::assemble::log;
 use crate::assemble::parts::{
@@ -116,7 +117,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         demo.map(|demo| (demo, edge.public_url())),
     );
     let unready = Arc::clone(&collector);
-    let api = api::unready_when(api, move || unready.trouble());
+    let api = guard::unready_when(api, move || unready.trouble());
     let told = published::router(keys.collector.subscribe(), Some(catalogue_file), || None);
     let api = api.merge(told);
     hints::print(settings, &edge_url, &api_url, &origin, is_demo);
@@ -169,9 +170,10 @@ fn router(
     demo: Option<(Demo, PublicUrl)>,
 ) -> Router {
     let answers = aggregator.router();
-    let demo = demo.map(|(demo, edge)| demo.router(edge.as_str(), answers.clone()));
-    let routes = api::degradable(answers.merge(more), degraded);
-    api::guarded(Side::Up, routes, registry, key)
-        .merge(api::open_keys(keys))
+    let demo = demo
+        .map(|(demo, edge)| demo.router(edge.as_str(), Principal::Operator.asks(answers.clone())));
+    let routes = guard::degradable(answers.merge(more), degraded);
+    guard::guarded(Side::Up, routes, registry, key)
+        .merge(guard::open_keys(keys))
         .merge(demo.unwrap_or_default())
 }

@@ -115,7 +115,11 @@ async fn log_to_answer<L: Log>(
 async fn ask<L: Log>(aggregator: &Aggregator<L>) -> Result<Vec<u8>, String> {
     let question = "/v1/ads/popular_ads?count=100&window=60&at=2026-10-01T13:00:00Z";
     let request = Request::get(question).body(Body::empty()).map_err(|error| error.to_string())?;
-    let response = aggregator.router().oneshot(request).await.map_err(|error| error.to_string())?;
+    let response = api::Principal::Operator
+        .asks(aggregator.router())
+        .oneshot(request)
+        .await
+        .map_err(|error| error.to_string())?;
     let status = response.status();
     let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
     let body = body.map_err(|error| error.to_string())?;

@@ -5,20 +5,24 @@ use std::process::Command;
 use crate::tree::{File, Tree, root};
 
 /// Each room, and the rooms that it may depend on. What two rooms need belongs in one to their left.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("shared", &[]),
+    ("api", &["shared"]),
     ("catalogue", &["shared"]),
     ("eventlog", &["shared"]),
     ("sdk-js", &["shared"]),
     ("edge", &["shared", "catalogue", "eventlog"]),
-    ("collector", &["shared", "eventlog"]),
+    ("collector", &["shared", "api", "eventlog"]),
     ("archive", &["shared", "eventlog"]),
-    ("aggregator", &["shared", "eventlog"]),
+    ("aggregator", &["shared", "api", "eventlog"]),
     (
         "countersign",
-        &["shared", "catalogue", "eventlog", "edge", "collector", "archive", "aggregator"],
+        &["shared", "api", "catalogue", "eventlog", "edge", "collector", "archive", "aggregator"],
     ),
-    ("tests", &["shared", "catalogue", "eventlog", "edge", "collector", "archive", "aggregator"]),
+    (
+        "tests",
+        &["shared", "api", "catalogue", "eventlog", "edge", "collector", "archive", "aggregator"],
+    ),
     ("xtask", &[]),
 ];
 

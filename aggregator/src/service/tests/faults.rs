@@ -232,11 +232,11 @@ async fn a_question_waits_for_the_start_and_says_so_when_it_takes_too_long() {
     let stuck = start_with(&log, Stuck, settings);
     let request =
         Request::builder().uri("/v1/accounting?from=0&to=60").body(Body::empty()).unwrap();
-    let response = stuck.router().oneshot(request).await.unwrap();
+    let response = api::Principal::Operator.asks(stuck.router()).oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["retry-after"], "5");
     assert_eq!(response.headers()["content-type"], "application/problem+json");
-    let router = running.router();
+    let router = api::Principal::Operator.asks(running.router());
     running.close().await;
     let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
     let status = router.oneshot(request).await.unwrap().status();

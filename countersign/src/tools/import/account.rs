@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
+use api::answers::Source;
 use shared::SourceId;
 use shared::ambient::Stopwatch;
 
@@ -16,91 +16,73 @@ use crate::terminal;
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// The answer of `GET /v1/import/sources/{source}`.
-#[derive(Deserialize, Debug, Default)]
-pub(super) struct SourceAccount {
-    /// All rows before this one have been taken.
-    pub(super) rows: u64,
-    /// BLAKE3 of the log up to their end, in hexadecimal; none while there are none.
-    #[serde(default)]
-    digest: Option<String>,
-    #[serde(default)]
-    counted: u64,
-    #[serde(default)]
-    duplicate: u64,
-    #[serde(default)]
-    reasons: BTreeMap<String, u64>,
+/// Asks; a log that the server does not know has no rows.
+pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Source, Failure> {
+    // Whatever answers 404 is none that counts.
+    api.must(&format!("/v1/import/sources/{source}")).await
 }
 
-impl SourceAccount {
-    /// Asks; a log that the server does not know has no rows.
-    pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Self, Failure> {
-        // Whatever answers 404 is none that counts.
-        api.must(&format!("/v1/import/sources/{source}")).await
-    }
-
-    /// Asks until `rows` are taken. When they are not in time, the account says so.
-    pub(super) async fn wait(
-        api: &Api,
-        source: SourceId,
-        rows: u64,
-        most: Duration,
-    ) -> Result<Self, Failure> {
-        let watch = Stopwatch::start();
-        loop {
-            let account = Self::ask(api, source).await?;
-            if account.rows >= rows || watch.elapsed() > most {
-                return Ok(account);
-            }
-            tokio::time::sleep(POLL).await;
+/// Asks until `rows` are taken. When they are not in time, the account says so.
+pub(super) async fn wait(
+    api: &Api,
+    source: SourceId,
+    rows: u64,
+    most: Duration,
+) -> Result<Source, Failure> {
+    let watch = Stopwatch::start();
+    loop {
+        let account = ask(api, source).await?;
+        if account.rows >= rows || watch.elapsed() > most {
+            return Ok(account);
         }
+        tokio::time::sleep(POLL).await;
     }
+}
 
-    /// Asks until all that was sent has an outcome. When it has not in time, the account says so.
-    async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Self, Failure> {
-        let watch = Stopwatch::start();
-        loop {
-            let account = Self::ask(api, source).await?;
-            if account.events() >= events || watch.elapsed() > super::APPLY_MAX {
-                return Ok(account);
-            }
-            tokio::time::sleep(POLL).await;
+/// Asks until all that was sent has an outcome. When it has not in time, the account says so.
+async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Source, Failure> {
+    let watch = Stopwatch::start();
+    loop {
+        let account = ask(api, source).await?;
+        if events_of(&account) >= events || watch.elapsed() > super::APPLY_MAX {
+            return Ok(account);
         }
+        tokio::time::sleep(POLL).await;
     }
+}
 
-    /// That the rows which are taken are those of this log: another may have come under its name meanwhile.
-    ///
-    /// # Errors
-    /// They are another's.
-    pub(super) fn check(&self, path: &Path, read: &Read) -> Result<(), Failure> {
-        let is_other = |taken: Taken| {
-            taken.rows > read.rows || (taken.rows == read.rows && !read.digests.has(&taken.digest))
-        };
-        if !self.taken().is_some_and(is_other) {
-            return Ok(());
-        }
-        Err(Failure::other_log(format!(
-            "{}: another log was imported under this name at the same time: of {} rows that are taken some \
-             are its own. Import each log under a name of its own, one at a time",
-            path.display(),
-            self.rows
-        )))
+/// That the rows which are taken are those of this log: another may have come under its name meanwhile.
+///
+/// # Errors
+/// They are another's.
+pub(super) fn check(of: &Source, path: &Path, read: &Read) -> Result<(), Failure> {
+    let is_other = |taken: Taken| {
+        taken.rows > read.rows || (taken.rows == read.rows && !read.digests.has(&taken.digest))
+    };
+    if !taken(of).is_some_and(is_other) {
+        return Ok(());
     }
+    Err(Failure::other_log(format!(
+        "{}: another log was imported under this name at the same time: of {} rows that are taken some \
+         are its own. Import each log under a name of its own, one at a time",
+        path.display(),
+        of.rows
+    )))
+}
 
-    /// How far the log was taken.
-    pub(super) fn taken(&self) -> Option<Taken> {
-        let digest = self.digest.as_deref().and_then(shared::text::unhex)?;
-        (self.rows > 0).then_some(Taken { rows: self.rows, digest })
-    }
+/// How far the log was taken.
+pub(super) fn taken(of: &Source) -> Option<Taken> {
+    let digest = of.digest.as_deref().and_then(shared::text::unhex)?;
+    (of.rows > 0).then_some(Taken { rows: of.rows, digest })
+}
 
-    fn reasoned(&self) -> u64 {
-        self.reasons.values().sum()
-    }
+fn reasoned(of: &Source) -> u64 {
+    of.reasons.values().sum()
+}
 
-    /// All that have an outcome, those that came again too.
-    fn events(&self) -> u64 {
-        self.counted + self.reasoned() + self.duplicate
-    }
+/// All that have an outcome, those that came again too.
+fn events_of(of: &Source) -> u64 {
+    of.counted + reasoned(of) + of.duplicate
 }
 
 /// Prints the account of one log. True: every row is accounted for, none of them rejected or waiting for
@@ -110,7 +92,7 @@ pub(super) fn print(
     source: SourceId,
     read: &Read,
     rows_before: u64,
-    after: &SourceAccount,
+    after: &Source,
 ) -> bool {
     if read.rows > 0 && read.rejected == read.rows && after.rows == 0 {
         return print_unreadable(path, read);
@@ -140,7 +122,7 @@ pub(super) fn print(
         false if after.rows >= read.rows => format!(
             "  {} of {} events are counted: of rows that this run can read others were rejected when they \
              were taken. Import the file that they were written to then, with the options of now",
-            after.counted + after.reasoned(),
+            after.counted + reasoned(after),
             read.events
         ),
         false => format!(
@@ -148,7 +130,7 @@ pub(super) fn print(
              run the same command again",
             after.rows,
             read.rows,
-            after.counted + after.reasoned(),
+            after.counted + reasoned(after),
             read.events
         ),
     });
@@ -239,13 +221,13 @@ pub(super) async fn print_mended(
     api: &Api,
     path: &Path,
     read: &mended::Read,
-    before: &BTreeMap<SourceId, SourceAccount>,
+    before: &BTreeMap<SourceId, Source>,
 ) -> Result<bool, Failure> {
-    let (mut all, mut complete) = (SourceAccount::default(), true);
+    let (mut all, mut complete) = (Totals::default(), true);
     for (source, events) in &read.events {
         let before = &before[source];
-        let after = SourceAccount::wait_for(api, *source, before.events() + events).await?;
-        complete &= after.events() >= before.events() + events;
+        let after = wait_for(api, *source, events_of(before) + events).await?;
+        complete &= events_of(&after) >= events_of(before) + events;
         all.counted += after.counted - before.counted;
         all.duplicate += after.duplicate - before.duplicate;
         for (reason, count) in after.reasons {
@@ -272,8 +254,16 @@ pub(super) async fn print_mended(
     Ok(complete && read.rejected == 0)
 }
 
+/// What became of the rows of several logs.
+#[derive(Default)]
+struct Totals {
+    counted: u64,
+    duplicate: u64,
+    reasons: BTreeMap<String, u64>,
+}
+
 /// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was
 /// sent again after an answer was lost.
-fn is_complete(read: &Read, after: &SourceAccount) -> bool {
-    read.events == 0 || after.rows >= read.rows && after.counted + after.reasoned() >= read.events
+fn is_complete(read: &Read, after: &Source) -> bool {
+    read.events == 0 || after.rows >= read.rows && after.counted + reasoned(after) >= read.events
 }

@@ -16,7 +16,9 @@ use shared::Minute;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 
 use super::archive_failure;
-use super::engine::{Counted, CutOff, Fact};
+use api::export::CutOff;
+
+use super::engine::{Counted, Fact};
 use super::files::Scope;
 use super::names::Names;
 use super::progress::Progress;
@@ -152,7 +154,10 @@ impl Count {
             blocks: HashMap::new(),
             batches: HashMap::new(),
             conflicts: BTreeSet::new(),
-            cut_off: cut_off.into_iter().map(|of| (of.edge, (of.sequence, of.entry))).collect(),
+            cut_off: cut_off
+                .into_iter()
+                .map(|of| (of.edge.to_string(), (of.sequence, u64::from(of.entry))))
+                .collect(),
             skipped: (0, HashMap::new()),
             taken: HashMap::new(),
             kinds: Vec::new(),

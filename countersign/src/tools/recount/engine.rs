@@ -1,24 +1,35 @@
 //! What a partition of the engine has counted, as facts: a number under names.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
-use serde::Deserialize;
+use api::export::{self, CutOff, Line, Position};
 use shared::Minute;
 
 use crate::client::Api;
 use crate::failure::Failure;
 
 /// The names of a fact. An account's has no dimensions.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct Cell {
     pub(super) ad: String,
-    #[serde(default)]
     pub(super) publisher: String,
     pub(super) country: String,
     pub(super) device: String,
     pub(super) kind: String,
     pub(super) valid: bool,
+}
+
+impl From<export::Cell> for Cell {
+    fn from(of: export::Cell) -> Self {
+        Self {
+            ad: of.ad.to_string(),
+            publisher: of.publisher.to_string(),
+            country: of.country.to_string(),
+            device: of.device.to_string(),
+            kind: of.kind.to_string(),
+            valid: of.valid,
+        }
+    }
 }
 
 /// A number and its names: the minute, the cell, and what is counted of it: `valid` or `invalid`
@@ -46,53 +57,6 @@ pub(super) struct Counted {
     pub(super) facts: Vec<Fact>,
 }
 
-/// What comes of an edge and its shards from this batch of this message on is `over_quota`.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub(super) struct CutOff {
-    pub(super) edge: String,
-    pub(super) sequence: u64,
-    pub(super) entry: u64,
-}
-
-/// A line of the answer: see `aggregator/src/http/export.rs`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Position {
-        partition: u16,
-        partitions: u16,
-        sequence: u64,
-        log: String,
-        digest: String,
-        #[serde(default)]
-        cut_off: Vec<CutOff>,
-    },
-    Account {
-        minute: Minute,
-        declared: i64,
-        imported: i64,
-        counted: i64,
-        duplicate: i64,
-        reasons: BTreeMap<String, i64>,
-    },
-    Count {
-        minute: Minute,
-        #[serde(flatten)]
-        cell: Cell,
-        count: i64,
-    },
-    Spend {
-        minute: Minute,
-        #[serde(flatten)]
-        cell: Cell,
-        currency: String,
-        micros: i64,
-    },
-    End {
-        end: bool,
-    },
-}
-
 /// Asks for them.
 ///
 /// # Errors
@@ -115,7 +79,7 @@ fn read(answer: &[u8]) -> Result<Counted, String> {
         let line = serde_json::from_slice(line)
             .map_err(|error| format!("what this build does not understand ({error})"))?;
         match line {
-            Line::Position { partition, partitions, sequence, log, digest, cut_off } => {
+            Line::Position(Position { partition, partitions, sequence, log, digest, cut_off }) => {
                 let facts = counted.facts;
                 counted = Counted { partition, partitions, sequence, log, digest, cut_off, facts };
             }
@@ -128,26 +92,27 @@ fn read(answer: &[u8]) -> Result<Counted, String> {
                 ];
                 let fixed = fixed.map(|(name, n)| (name.to_owned(), n));
                 let cell = Cell::default();
-                let all = fixed.into_iter().chain(reasons).filter(|(_, n)| *n != 0);
-                counted.facts.extend(all.map(|(what, n)| Fact {
-                    minute,
-                    cell: cell.clone(),
-                    what,
-                    n,
-                }));
+                for (what, n) in fixed.into_iter().chain(reasons).filter(|(_, n)| *n != 0) {
+                    let (n, cell) = (number(n)?, cell.clone());
+                    counted.facts.push(Fact { minute, cell, what, n });
+                }
             }
-            Line::Count { minute, cell, count } => {
+            Line::Cell { minute, cell, count } => {
                 let what = if cell.valid { "valid" } else { "invalid" }.to_owned();
-                counted.facts.push(Fact { minute, cell, what, n: count });
+                counted.facts.push(Fact { minute, cell: cell.into(), what, n: number(count)? });
             }
             Line::Spend { minute, cell, currency, micros } => {
                 let what = format!("spend {currency}");
-                counted.facts.push(Fact { minute, cell, what, n: micros });
+                counted.facts.push(Fact { minute, cell: cell.into(), what, n: micros });
             }
             Line::End { end } => ended = end,
         }
     }
     if ended { Ok(counted) } else { Err("the answer was cut off".to_owned()) }
+}
+
+fn number(n: u64) -> Result<i64, String> {
+    i64::try_from(n).map_err(|_| format!("{n} of something in a minute"))
 }
 
 #[cfg(test)]

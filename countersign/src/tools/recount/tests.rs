@@ -23,7 +23,9 @@ use shared::{
 };
 
 use super::count::Compared;
-use super::engine::{Cell, Counted, CutOff, Fact};
+use api::export::CutOff;
+
+use super::engine::{Cell, Counted, Fact};
 use super::files::{Scope, needed};
 use super::*;
 
@@ -380,9 +382,9 @@ impl Both {
         let sequence = self.engine.position().unwrap().sequence;
         let facts = facts(&self.engine, &range);
         let cut_off = self.engine.cut_off().iter().map(|(edge, at)| CutOff {
-            edge: edge.to_string(),
+            edge: *edge,
             sequence: at.sequence,
-            entry: at.entry.into(),
+            entry: at.entry,
         });
         let cut_off = cut_off.collect();
         let counted = Counted { partitions: 1, sequence, facts, cut_off, ..Counted::default() };

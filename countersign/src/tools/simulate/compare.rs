@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use serde::Deserialize;
+use api::answers::{Account, Counted, Popular};
 use shared::ambient::Stopwatch;
 use shared::{Id, Kind, Minute, Reason};
 
@@ -20,33 +20,6 @@ const ADS_MAX: u32 = 1_000;
 /// The longest window that the API answers for.
 const WINDOW_MINUTES_MAX: u32 = aggregator::WINDOW_MINUTES_MAX;
 
-/// The answer of `GET /v1/accounting`.
-#[derive(Deserialize, Debug, Clone, Default)]
-struct Account {
-    received: u64,
-    counted: u64,
-    duplicate: u64,
-    #[serde(default)]
-    reasons: BTreeMap<String, u64>,
-    in_flight: i64,
-    adds_up: bool,
-    #[serde(default)]
-    because: Vec<String>,
-}
-
-/// The answer of `GET /v1/ads/popular_ads`.
-#[derive(Deserialize)]
-struct Popular {
-    ad_ids: Vec<Id>,
-    counts: Vec<u64>,
-}
-
-/// The answer of `GET /v1/ads/{ad}/aggregated_count`.
-#[derive(Deserialize)]
-struct Count {
-    count: u64,
-}
-
 /// What the API says at one time.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -54,35 +27,33 @@ pub(super) struct Counts {
     ads: BTreeMap<(Kind, Id), u64>,
 }
 
-impl Account {
-    async fn ask(api: &Api, range: &Range<Minute>) -> Result<Self, Failure> {
-        let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
-        api.must(&format!("/v1/accounting?from={from}&to={to}")).await
-    }
+async fn account(api: &Api, range: &Range<Minute>) -> Result<Account, Failure> {
+    let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
+    api.must(&format!("/v1/accounting?from={from}&to={to}")).await
+}
 
-    /// When nothing is on its way any more, and so many have come.
-    async fn settled(
-        api: &Api,
-        range: &Range<Minute>,
-        patience: Duration,
-        least: u64,
-    ) -> Result<Self, Failure> {
-        let watch = Stopwatch::start();
-        let mut account = Self::ask(api, range).await?;
-        loop {
-            tokio::time::sleep(POLL * 5).await;
-            let before = std::mem::replace(&mut account, Self::ask(api, range).await?);
-            let all = account.received >= least && account.in_flight == 0;
-            if all && account.received == before.received {
-                return Ok(account);
-            }
-            if watch.elapsed() > patience {
-                return Err(Failure::server(format!(
-                    "{} events are still on their way before the simulation begins: is somebody \
+/// When nothing is on its way any more, and so many have come.
+async fn settled(
+    api: &Api,
+    range: &Range<Minute>,
+    patience: Duration,
+    least: u64,
+) -> Result<Account, Failure> {
+    let watch = Stopwatch::start();
+    let mut found = account(api, range).await?;
+    loop {
+        tokio::time::sleep(POLL * 5).await;
+        let before = std::mem::replace(&mut found, account(api, range).await?);
+        let all = found.received >= least && found.in_flight == 0;
+        if all && found.received == before.received {
+            return Ok(found);
+        }
+        if watch.elapsed() > patience {
+            return Err(Failure::server(format!(
+                "{} events are still on their way before the simulation begins: is somebody \
                      else using the deployment?",
-                    account.in_flight.max(i64::from(account.received < least))
-                )));
-            }
+                found.in_flight.max(i128::from(found.received < least))
+            )));
         }
     }
 }
@@ -94,7 +65,7 @@ impl Counts {
         range: &Range<Minute>,
         patience: Duration,
     ) -> Result<u64, Failure> {
-        Ok(Account::settled(api, range, patience, 0).await?.received)
+        Ok(settled(api, range, patience, 0).await?.received)
     }
 
     /// Before the run: when so many events have come, and nothing is on its way any more.
@@ -104,7 +75,7 @@ impl Counts {
         patience: Duration,
         least: u64,
     ) -> Result<Self, Failure> {
-        let account = Account::settled(api, range, patience, least).await?;
+        let account = settled(api, range, patience, least).await?;
         let mut ads = BTreeMap::new();
         // What is not asked for here is of minutes in which nothing has happened yet.
         let window = (range.end.0 - range.start.0).min(WINDOW_MINUTES_MAX);
@@ -130,7 +101,7 @@ impl Counts {
         let mut account = Account::default();
         let mut told = false;
         loop {
-            let last = std::mem::replace(&mut account, Account::ask(api, range).await?);
+            let last = std::mem::replace(&mut account, self::account(api, range).await?);
             let came = account.received.saturating_sub(before.account.received);
             let all = came >= ledger.received.least && account.in_flight == 0;
             let late = watch.elapsed() > patience;
@@ -163,7 +134,7 @@ impl Counts {
             for kind in Kind::ALL {
                 let path =
                     format!("/v1/ads/{ad}/aggregated_count?from={from}&to={to}&event={kind}");
-                let found: Count = api.must(&path).await?;
+                let found: Counted = api.must(&path).await?;
                 ads.insert((*kind, ad), found.count);
             }
         }
@@ -287,7 +258,7 @@ fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
     let received = now.received.saturating_sub(then.received);
     push("received", ledger.received, received, unsure(ledger.received));
     let outcomes = now.counted + now.duplicate + now.reasons.values().sum::<u64>();
-    let sum = i128::from(outcomes) + i128::from(now.in_flight);
+    let sum = i128::from(outcomes) + now.in_flight;
     let good = now.adds_up && now.in_flight == 0 && sum == i128::from(now.received);
     lines.push(Line {
         what: "adds up".to_owned(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::{Ready, Refusal};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -15,7 +16,6 @@ use prometheus_client::registry::Registry;
 use shared::Clock as _;
 use shared::ambient::SystemClock;
 use shared::keys::{Jwks, jwks};
-use shared::problem::{CONTENT_TYPE, Problem};
 use tokio::sync::watch;
 
 use crate::admin::{self, AdminKey};
@@ -85,10 +85,12 @@ pub(crate) fn unready_when(
     why: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
 ) -> Router {
     routes.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
-        let why = (request.uri().path() == admin::READY).then(&why).flatten();
+        let why = (request.uri().path() == Ready::PATH).then(&why).flatten();
         async move {
-            let Some(why) = why else { return next.run(request).await };
-            problem(StatusCode::SERVICE_UNAVAILABLE, "unready", why)
+            match why {
+                None => next.run(request).await,
+                why => Ready::unless(why),
+            }
         }
     }))
 }
@@ -100,11 +102,11 @@ async fn degrade(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_ready = request.uri().path() == admin::READY;
+    let is_ready = request.uri().path() == Ready::PATH;
     let response = next.run(request).await;
     let why = degraded.borrow().clone().filter(|_| is_ready && response.status().is_success());
     let Some(why) = why else { return response };
-    axum::Json(serde_json::json!({ "status": "degraded", "reasons": [why] })).into_response()
+    Ready::Degraded { reasons: vec![why] }.into_response()
 }
 
 /// The public keys, for everybody: as they are in force now.
@@ -137,7 +139,7 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     }
 }
 
-fn not_found(side: Side, uri: &Uri) -> Response {
+fn not_found(side: Side, uri: &Uri) -> Refusal {
     let path = uri.path();
     let answers = ANSWERED_BY.iter().find(|(begins, _)| path.starts_with(begins));
     let hint = match (side, answers.map(|(_, of)| *of)) {
@@ -167,16 +169,11 @@ fn not_found(side: Side, uri: &Uri) -> Response {
         "{}: there is no such route here; {hint}",
         path.chars().take(100).collect::<String>()
     );
-    problem(StatusCode::NOT_FOUND, "not_found", what)
+    Refusal::new(StatusCode::NOT_FOUND, "not_found", what)
 }
 
 /// Which methods there are the router says itself, in `Allow`.
-async fn other_method() -> Response {
+async fn other_method() -> Refusal {
     let what = "this path has other methods: see `Allow`";
-    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what)
-}
-
-fn problem(status: StatusCode, code: &'static str, what: impl Into<String>) -> Response {
-    let problem = Problem::new(status.as_u16(), code, what);
-    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response()
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what)
 }

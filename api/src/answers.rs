@@ -1,0 +1,284 @@
+//! The bodies of the answers. Times are RFC 3339, UTC.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use shared::{BatchDigest, Id, Kind, SourceId, Validity};
+
+/// Reasons that occurred, by their names.
+pub type Reasons = BTreeMap<String, u64>;
+
+/// `GET /v1/ads/{ad_id}/aggregated_count`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// The ad.
+    pub ad_id: Id,
+    /// Which events.
+    pub event: Kind,
+    /// Valid ones, invalid ones, or all.
+    pub validity: Validity,
+    /// The first minute.
+    pub from: String,
+    /// The minute behind the last.
+    pub to: String,
+    /// The last of these minutes is not over yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running: bool,
+    /// How many.
+    pub count: u64,
+    /// Whether nothing more can come.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Of how many partitions more may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<usize>,
+    /// Grows whenever a final minute changes all the same.
+    pub revision: u64,
+    /// The log's clock up to which everything is counted.
+    pub as_of: String,
+}
+
+/// `GET /v1/ads/popular_ads`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Popular {
+    /// The ads, most first.
+    pub ad_ids: Vec<Id>,
+    /// Their counts, in the same order.
+    pub counts: Vec<u64>,
+    /// Valid ones, invalid ones, or all.
+    pub validity: Validity,
+    /// The first minute.
+    pub window_start: String,
+    /// The minute behind the last.
+    pub window_end: String,
+    /// The last of these minutes is not over yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running: bool,
+    /// Whether nothing more can come.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Of how many partitions more may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<usize>,
+}
+
+/// `GET /v1/accounting`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// The first minute.
+    pub from: String,
+    /// The minute behind the last.
+    pub to: String,
+    /// Events that edges declare to have received, and those of imported logs.
+    pub received: u64,
+    /// Events that are counted.
+    pub counted: u64,
+    /// Events that were counted before.
+    pub duplicate: u64,
+    /// Events that are not counted, by why.
+    pub reasons: Reasons,
+    /// What was received and has no outcome yet.
+    pub in_flight: i128,
+    /// Everything that was received has one outcome or is in flight, and nothing is known to be
+    /// missing.
+    pub adds_up: bool,
+    /// Why it does not add up.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub because: BTreeSet<Doubt>,
+    /// Batches near these minutes that never came, and are waited for no more: nobody knows their
+    /// events.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given_up: u64,
+    /// Whether nothing more can come.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Of how many partitions more may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<usize>,
+    /// Of some publishers whose pages number what they tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pages: Vec<Pages>,
+    /// Of how many publishers pages do.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub publishers_with_pages: usize,
+    /// Some of the outboxes with gaps, of every edge that has such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+    /// How many outboxes have gaps.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub outboxes_with_gaps: usize,
+    /// Some of the outboxes with conflicts, of every edge that has such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflicts>,
+    /// How many outboxes have conflicts.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub outboxes_with_conflicts: usize,
+}
+
+/// Batches of an outbox under whose numbers others had been counted: nothing of them was.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Conflicts {
+    /// The edge.
+    pub edge: Id,
+    /// Which start of it.
+    pub epoch: u64,
+    /// All that there were; one that came again after many others may be counted twice.
+    pub count: u64,
+    /// The newest of them.
+    pub newest: Vec<Conflict>,
+}
+
+/// Two batches that came under one number.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The batch's number.
+    pub number: u64,
+    /// The digest of the one that was counted.
+    pub counted: BatchDigest,
+    /// The digest of the other.
+    pub skipped: BatchDigest,
+    /// How many events the other declares.
+    pub events: u64,
+    /// The log's clock when the other came.
+    pub at: String,
+}
+
+/// What the pages of a publisher have sent beside what was counted of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pages {
+    /// The publisher.
+    pub publisher: Id,
+    /// Events that its pages say they have sent.
+    pub sent: u64,
+    /// With a verdict or without.
+    pub counted: u64,
+    /// The difference; below zero in a part of the time, when an event came later than one that was
+    /// made after it.
+    pub lost: i128,
+}
+
+/// Batches that have not come although later ones have.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gap {
+    /// The edge.
+    pub edge: Id,
+    /// Which start of it.
+    pub epoch: u64,
+    /// How many are missing.
+    pub count: u64,
+    /// The first of them.
+    pub missing: Vec<Missing>,
+}
+
+/// Missing numbers, the last one included.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Missing {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+/// `GET /v1/import/sources/{source}`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// The identity of the log.
+    pub source: SourceId,
+    /// All rows before this one have been taken.
+    pub rows: u64,
+    /// BLAKE3 of the log up to their end, in hexadecimal; none while there are none.
+    pub digest: Option<String>,
+    /// Events that are counted.
+    pub counted: u64,
+    /// Events that were counted before.
+    pub duplicate: u64,
+    /// Events that are not counted, by why.
+    pub reasons: Reasons,
+}
+
+/// `GET /v1/edges`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Edges {
+    /// In the order of their names.
+    pub edges: Vec<Edge>,
+}
+
+/// An edge, and its outboxes that are remembered: a closed one for seven days. One that is registered
+/// and has sent nothing has none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Edge {
+    /// The edge.
+    pub edge: Id,
+    /// To whom it belongs; none when it is not registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Id>,
+    /// Since when it is out of service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired_at: Option<String>,
+    /// It has used up what is kept of one: what it sends is `over_quota`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cut_off: bool,
+    /// Those that are remembered.
+    pub outboxes: Vec<Outbox>,
+}
+
+/// An outbox: one start of its edge.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Outbox {
+    /// Which start of it.
+    pub epoch: u64,
+    /// How many batches have been counted without a gap.
+    pub batches: u64,
+    /// Whether it said that nothing follows.
+    pub closed: bool,
+    /// It holds nothing older; none when it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<String>,
+    /// Batches that have not come although later ones have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+}
+
+/// What makes an account doubtful.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doubt {
+    /// A number of an outbox came with two contents, and one of them was not counted.
+    Conflicts,
+    /// Batches are missing that may have had events of these minutes.
+    Gaps,
+    /// Batches that may have had some never came, and an operator waits for them no more.
+    GivenUp,
+    /// More events have an outcome than were received.
+    MoreOutcomes,
+    /// The partitions have applied the whole log, and some have not heard of every batch.
+    PartitionsDiffer,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Conflicts => "conflicts",
+            Self::Gaps => "gaps",
+            Self::GivenUp => "given_up",
+            Self::MoreOutcomes => "more_outcomes",
+            Self::PartitionsDiffer => "partitions_differ",
+        })
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(is: &bool) -> bool {
+    !is
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
