@@ -9,7 +9,7 @@ use api::answers::{
     self, Account, Conflict, Conflicts, Counted, Edge, Edges, Gap, Missing, Pages, Popular,
     Reasons, Source,
 };
-use api::{Principal, Ready, Refusal, json};
+use api::{Principal, Refusal, json};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -21,7 +21,7 @@ use shared::ambient::Stopwatch;
 use shared::event::REASON_CODES;
 use shared::keys::registered_name;
 use shared::problem::Problem;
-use shared::{Id, Minute, OutboxId, Reason, Timestamp};
+use shared::{Id, Minute, OutboxId, Ready, Reason, Timestamp};
 
 use crate::count::{self, Told};
 use crate::query::{self, Unanswered};
@@ -296,9 +296,12 @@ fn outbox(epoch: u64, outbox: &query::Outbox) -> answers::Outbox {
     }
 }
 
-async fn readyz<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>) -> Answer {
-    core.board.check()?;
-    Ok(Ready::Ready.into_response())
+async fn readyz<L: Log, S: Stores>(State(core): State<Arc<Core<L, S>>>) -> Response {
+    let reason = core.board.check().err().map(|why| match why {
+        NotReady::Starting(why) => format!("not_ready: {why}"),
+        NotReady::Stopped(why) => format!("partition_stopped: {why}"),
+    });
+    api::ready(&Ready::unless(reason.into_iter().collect()))
 }
 
 fn time(minute: Minute) -> String {

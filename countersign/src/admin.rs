@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use api::{Principal, Ready, Refusal};
+use api::{Principal, Refusal};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -15,8 +15,8 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use collector::gateway::BATCHES_PATH;
-use shared::Random;
 use shared::keys::request::FIELD;
+use shared::{Random, Ready};
 
 use crate::data::{Mode, read_if_there, write_file};
 use crate::failure::Failure;

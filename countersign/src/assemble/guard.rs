@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{Ready, Refusal};
+use api::Refusal;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -13,9 +13,9 @@ use axum::routing::get;
 use collector::CollectorKeys;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use shared::Clock as _;
 use shared::ambient::SystemClock;
 use shared::keys::{Jwks, jwks};
+use shared::{Clock as _, Ready};
 use tokio::sync::watch;
 
 use crate::admin::{self, AdminKey};
@@ -89,7 +89,7 @@ pub(crate) fn unready_when(
         async move {
             match why {
                 None => next.run(request).await,
-                why => Ready::unless(why),
+                Some(why) => api::ready(&Ready::Unready { reasons: vec![why] }),
             }
         }
     }))
@@ -106,7 +106,7 @@ async fn degrade(
     let response = next.run(request).await;
     let why = degraded.borrow().clone().filter(|_| is_ready && response.status().is_success());
     let Some(why) = why else { return response };
-    Ready::Degraded { reasons: vec![why] }.into_response()
+    api::ready(&Ready::Degraded { reasons: vec![why] })
 }
 
 /// The public keys, for everybody: as they are in force now.

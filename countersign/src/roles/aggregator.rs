@@ -18,7 +18,7 @@ use eventlog::nats::{Document, Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::keys::{CentreKeys, EdgeRegistry};
-use shared::{Clock, Random as _};
+use shared::{Clock, Random as _, Ready};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
@@ -276,6 +276,10 @@ impl Front {
     }
 
     async fn answer(&self, request: Request) -> Response {
+        let unavailable = match request.uri().path() == Ready::PATH {
+            true => unready,
+            false => unavailable,
+        };
         let leading = self.leading.borrow().clone();
         let Some((routes, held)) = leading else {
             let holder = self.holder.borrow().clone();
@@ -293,6 +297,10 @@ impl Front {
         // It may have been stopped in between, for longer than the lease.
         if held.now() { response } else { lost() }
     }
+}
+
+fn unready(kind: &str, why: String) -> Response {
+    api::ready(&Ready::Unready { reasons: vec![format!("{kind}: {why}")] })
 }
 
 fn unavailable(kind: &str, why: String) -> Response {

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::collector::{Collector, CollectorKeys, SubmitError};
-use api::Ready;
 use axum::routing::get;
 use catalogue::CatalogueFile;
 use eventlog::LogError;
@@ -20,7 +19,7 @@ use prometheus_client::registry::Registry;
 use shared::ambient::SteadyClock;
 use shared::keys::{CentreKeys, DeploymentId};
 use shared::limits::CLOCK_AHEAD_MS_MAX;
-use shared::{Clock, Id};
+use shared::{Clock, Id, Ready};
 use tokio::sync::{Semaphore, watch};
 
 use super::follow::{Seen, follow};
@@ -124,8 +123,8 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
         let collector = Arc::clone(&collector);
         get(move || {
             let why = unready.borrow().clone().or_else(|| keys_unseen(&seen));
-            let why = why.or_else(|| collector.trouble());
-            async move { Ready::unless(why) }
+            let why = why.or_else(|| collector.trouble().map(|why| format!("clock: {why}")));
+            async move { api::ready(&Ready::unless(why.into_iter().collect())) }
         })
     };
     let routes = ::collector::gateway::router(Arc::clone(&collector)).route(Ready::PATH, ready);
@@ -161,7 +160,10 @@ fn read(document: &Document, deployment: DeploymentId) -> Result<CollectorKeys, 
 fn keys_unseen(seen: &Seen) -> Option<String> {
     let ago = seen.ago();
     (ago > KEYS_SEEN_MAX).then(|| {
-        format!("the keys were last seen {} s ago, and may have changed since", ago.as_secs())
+        format!(
+            "keys_unseen: the keys were last seen {} s ago, and may have changed since",
+            ago.as_secs()
+        )
     })
 }
 
@@ -169,7 +171,7 @@ fn keys_unseen(seen: &Seen) -> Option<String> {
 /// waits in the queue until the first one is.
 fn no_edges(collector: &Collector<AnyLog>) -> Option<String> {
     (!collector.knows_edges()).then(|| {
-        "no edge is registered: `countersign edges register NAME… --issuer ISSUER`; until then nothing \
+        "no_edges: none is registered: `countersign edges register NAME… --issuer ISSUER`; until then nothing \
          is taken from the queue"
             .to_owned()
     })
@@ -226,7 +228,7 @@ async fn take_batches(
             }
             Err(error) => {
                 tracing::warn!("the work queue: {error}; asked again");
-                unready.send_replace(Some(format!("the work queue: {error}")));
+                unready.send_replace(Some(format!("queue: {error}")));
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
         }

@@ -117,7 +117,8 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         demo.map(|demo| (demo, edge.public_url())),
     );
     let unready = Arc::clone(&collector);
-    let api = guard::unready_when(api, move || unready.trouble());
+    let api =
+        guard::unready_when(api, move || unready.trouble().map(|why| format!("clock: {why}")));
     let told = published::router(keys.collector.subscribe(), Some(catalogue_file), || None);
     let api = api.merge(told);
     hints::print(settings, &edge_url, &api_url, &origin, is_demo);

@@ -271,7 +271,7 @@ async fn an_edge_that_starts_days_ahead_over_nats_keeps_its_batches() {
 
     set(&offset, 0);
     edge.start_again();
-    world.until(&format!("{}/readyz", edge.url("edge")), |said| said["ready"] == true).await;
+    world.until(&format!("{}/readyz", edge.url("edge")), |said| said["status"] == "ready").await;
     world.click(&edge).await;
     let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 2).await;
     assert_eq!(answer["reasons"], json!({}), "{answer}");

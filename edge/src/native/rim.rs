@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use shared::ambient::Stopwatch;
 use shared::id::IdAllocator;
-use shared::{Clock, Country, ImpressionId, Network, Random, Timestamp};
+use shared::{Clock, Country, ImpressionId, Network, Random, Ready, Timestamp};
 use tokio::runtime::Handle;
 
 use super::bodies::{Bodies, Unread, Whole};
@@ -366,14 +366,11 @@ impl Rim {
     fn own(&self, path: &str) -> Response<Full<Bytes>> {
         match (path, &self.registry) {
             ("/healthz", _) => text(StatusCode::OK, "text/plain", "ok\n".to_owned()),
-            ("/readyz", _) => {
-                let unready = self.unready();
-                let status = match unready.is_empty() {
-                    true => StatusCode::OK,
-                    false => StatusCode::SERVICE_UNAVAILABLE,
-                };
-                let body = serde_json::json!({ "ready": unready.is_empty(), "reasons": unready });
-                text(status, "application/json", body.to_string())
+            (Ready::PATH, _) => {
+                let ready = Ready::unless(self.unready());
+                let status = StatusCode::from_u16(ready.code());
+                let body = serde_json::to_string(&ready).unwrap_or_default();
+                text(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "application/json", body)
             }
             (_, Some(registry)) => {
                 let mut body = String::new();
@@ -445,7 +442,7 @@ impl Rim {
 
 /// Whether a path is for whoever runs the edge.
 pub(super) fn is_own(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/metrics")
+    matches!(path, "/healthz" | Ready::PATH | "/metrics")
 }
 
 fn to_response(reply: Reply) -> Response<Full<Bytes>> {

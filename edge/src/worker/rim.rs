@@ -9,7 +9,7 @@ use std::time::Duration;
 use shared::keys::KeyId;
 use shared::random::Seeded;
 use shared::token::SIGNATURE_BYTES;
-use shared::{ImpressionId, Random, Timestamp};
+use shared::{ImpressionId, Random, Ready, Timestamp};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 use worker::js_sys::futures::{JsFuture, future_to_promise};
@@ -267,7 +267,7 @@ impl Edge {
         let js = |response: Response| JsValue::from(web_sys::Response::from(response));
         match head.path.as_str() {
             "/healthz" => return Response::ok("ok\n").map(js),
-            "/readyz" => {
+            Ready::PATH => {
                 // What was asked for is waited for here, though requests do not.
                 self.news.wait().await;
                 return self.ready(self.shard(&visit)).await.map(js);
@@ -523,11 +523,10 @@ impl Edge {
             }
             Err(error) => reasons.push(format!("outbox: {error}")),
         }
-        let status = if reasons.is_empty() { 200 } else { 503 };
-        let body = serde_json::json!({
-            "ready": reasons.is_empty(), "reasons": reasons, "outbox": state.ok(),
-            "rules": self.news.policy().map(|policy| policy.rule_set),
-        });
-        Ok(Response::from_json(&body)?.with_status(status))
+        let ready = Ready::unless(reasons);
+        let mut body = serde_json::to_value(&ready)?;
+        body["outbox"] = state.unwrap_or_default();
+        body["rules"] = self.news.policy().map(|policy| policy.rule_set.to_string()).into();
+        Ok(Response::from_json(&body)?.with_status(ready.code()))
     }
 }

@@ -284,7 +284,7 @@ async fn health_readiness_and_metrics() {
     let dir = tempfile::tempdir().unwrap();
     let edge = Edge::start(dir.path()).await;
     assert_eq!(edge.get("/healthz").await.body, b"ok\n");
-    assert_eq!(edge.get("/readyz").await.json()["ready"], true);
+    assert_eq!(edge.get("/readyz").await.json()["status"], "ready");
     edge.sink.ahead.store(true, Ordering::SeqCst);
     let unready = edge.get("/readyz").await;
     assert_eq!(unready.status, 503);
