@@ -9,7 +9,7 @@ use api::answers::{
     self, Account, Conflict, Conflicts, Counted, Edge, Edges, Gap, Missing, Pages, Popular,
     Reasons, Source,
 };
-use api::{Principal, Refusal, json};
+use api::{Principal, Refusal, json, routes};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -44,14 +44,14 @@ const RETRY_STOPPED: Duration = Duration::from_secs(60);
 /// Whoever mounts it says who asks ([`Principal`]); without that nothing is answered but whether it is ready.
 pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
     Router::new()
-        .route("/v1/ads/{ad_id}/aggregated_count", get(aggregated_count::<L, S>))
-        .route("/v1/ads/{ad_id}/aggregated_cnt", get(aggregated_count::<L, S>))
-        .route("/v1/ads/popular_ads", get(popular_ads::<L, S>))
-        .route("/v1/accounting", get(accounting::<L, S>))
-        .route("/v1/edges", get(edges::<L, S>))
-        .route("/v1/import/sources/{source}", get(source::<L, S>))
-        .route("/v1/partitions/{partition}/cells", get(cells::<L, S>))
-        .route(Ready::PATH, get(readyz::<L, S>))
+        .route(routes::AD_COUNT.path, get(aggregated_count::<L, S>))
+        .route(routes::AD_CNT.path, get(aggregated_count::<L, S>))
+        .route(routes::POPULAR_ADS.path, get(popular_ads::<L, S>))
+        .route(routes::ACCOUNTING.path, get(accounting::<L, S>))
+        .route(routes::EDGES.path, get(edges::<L, S>))
+        .route(routes::SOURCE.path, get(source::<L, S>))
+        .route(routes::CELLS.path, get(cells::<L, S>))
+        .route(routes::READY.path, get(readyz::<L, S>))
         .with_state(core)
 }
 

@@ -11,12 +11,16 @@ pub type Reasons = BTreeMap<String, u64>;
 
 /// `GET /v1/ads/{ad_id}/aggregated_count`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Counted {
     /// The ad.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub ad_id: Id,
     /// Which events.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub event: Kind,
     /// Valid ones, invalid ones, or all.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub validity: Validity,
     /// The first minute.
     pub from: String,
@@ -41,12 +45,15 @@ pub struct Counted {
 
 /// `GET /v1/ads/popular_ads`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Popular {
     /// The ads, most first.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub ad_ids: Vec<Id>,
     /// Their counts, in the same order.
     pub counts: Vec<u64>,
     /// Valid ones, invalid ones, or all.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub validity: Validity,
     /// The first minute.
     pub window_start: String,
@@ -65,6 +72,7 @@ pub struct Popular {
 
 /// `GET /v1/accounting`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Account {
     /// The first minute.
     pub from: String,
@@ -79,6 +87,7 @@ pub struct Account {
     /// Events that are not counted, by why.
     pub reasons: Reasons,
     /// What was received and has no outcome yet.
+    #[cfg_attr(feature = "openapi", schema(value_type = i64))]
     pub in_flight: i128,
     /// Everything that was received has one outcome or is in flight, and nothing is known to be
     /// missing.
@@ -118,8 +127,10 @@ pub struct Account {
 
 /// Batches of an outbox under whose numbers others had been counted: nothing of them was.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Conflicts {
     /// The edge.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub edge: Id,
     /// Which start of it.
     pub epoch: u64,
@@ -131,12 +142,15 @@ pub struct Conflicts {
 
 /// Two batches that came under one number.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Conflict {
     /// The batch's number.
     pub number: u64,
     /// The digest of the one that was counted.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub counted: BatchDigest,
     /// The digest of the other.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub skipped: BatchDigest,
     /// How many events the other declares.
     pub events: u64,
@@ -146,8 +160,10 @@ pub struct Conflict {
 
 /// What the pages of a publisher have sent beside what was counted of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pages {
     /// The publisher.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub publisher: Id,
     /// Events that its pages say they have sent.
     pub sent: u64,
@@ -155,13 +171,16 @@ pub struct Pages {
     pub counted: u64,
     /// The difference; below zero in a part of the time, when an event came later than one that was
     /// made after it.
+    #[cfg_attr(feature = "openapi", schema(value_type = i64))]
     pub lost: i128,
 }
 
 /// Batches that have not come although later ones have.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Gap {
     /// The edge.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub edge: Id,
     /// Which start of it.
     pub epoch: u64,
@@ -173,6 +192,7 @@ pub struct Gap {
 
 /// Missing numbers, the last one included.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Missing {
     /// The first.
     pub first: u64,
@@ -182,8 +202,10 @@ pub struct Missing {
 
 /// `GET /v1/import/sources/{source}`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Source {
     /// The identity of the log.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub source: SourceId,
     /// All rows before this one have been taken.
     pub rows: u64,
@@ -199,6 +221,7 @@ pub struct Source {
 
 /// `GET /v1/edges`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Edges {
     /// In the order of their names.
     pub edges: Vec<Edge>,
@@ -207,11 +230,14 @@ pub struct Edges {
 /// An edge, and its outboxes that are remembered: a closed one for seven days. One that is registered
 /// and has sent nothing has none.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Edge {
     /// The edge.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub edge: Id,
     /// To whom it belongs; none when it is not registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub issuer: Option<Id>,
     /// Since when it is out of service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,6 +251,7 @@ pub struct Edge {
 
 /// An outbox: one start of its edge.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Outbox {
     /// Which start of it.
     pub epoch: u64,
@@ -240,8 +267,36 @@ pub struct Outbox {
     pub missing: Vec<Missing>,
 }
 
+/// `POST /v1/archive/{partition}`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Archived {
+    /// The archive has the partition's messages up to this one.
+    pub archived: u64,
+}
+
+/// `POST /v1/batches`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Taken {
+    /// How many milliseconds the sender's clock is ahead of the collector's.
+    pub clock_ahead_ms: u64,
+}
+
+/// `POST /v1/import`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Imported {
+    /// The identity of the log.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub source: SourceId,
+    /// All rows before this one have come.
+    pub end_row: u64,
+}
+
 /// What makes an account doubtful.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Doubt {
     /// A number of an outbox came with two contents, and one of them was not counted.

@@ -9,6 +9,7 @@ use crate::answers::Reasons;
 
 /// A line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum Line {
     /// The first.
@@ -16,6 +17,7 @@ pub enum Line {
     /// What became of the events of a minute.
     Account {
         /// The minute, since 1970.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
         minute: Minute,
         /// Events that edges declare to have received.
         declared: u64,
@@ -31,6 +33,7 @@ pub enum Line {
     /// Events of one sort.
     Cell {
         /// The minute, since 1970.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
         minute: Minute,
         /// The sort.
         #[serde(flatten)]
@@ -41,11 +44,13 @@ pub enum Line {
     /// What they cost.
     Spend {
         /// The minute, since 1970.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
         minute: Minute,
         /// The sort.
         #[serde(flatten)]
         cell: Cell,
         /// In which currency.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
         currency: Currency,
         /// How much, in millionths of it.
         micros: i64,
@@ -59,6 +64,7 @@ pub enum Line {
 
 /// The last message that is counted: all empty before the first.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Position {
     /// Which partition.
     pub partition: u16,
@@ -78,8 +84,10 @@ pub struct Position {
 /// An edge, with its shards, that has used up what is kept of one: what comes from this batch of this message on
 /// is `over_quota`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CutOff {
     /// The edge, by its registered name.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub edge: Id,
     /// The message's number.
     pub sequence: u64,
@@ -89,17 +97,23 @@ pub struct CutOff {
 
 /// A sort of events.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cell {
     /// The ad.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub ad: Id,
     /// The publisher; none of links without one.
     #[serde(default, skip_serializing_if = "Id::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub publisher: Id,
     /// The country.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub country: Country,
     /// The class of device.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub device: Device,
     /// What happened.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub kind: Kind,
     /// Whether it counts for money.
     pub valid: bool,

@@ -13,6 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::answers::{Imported, Taken};
+use api::routes;
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -34,7 +36,7 @@ use crate::sender::Refusal;
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
 /// The route for batches: the only one that takes a signature for a key.
-pub const BATCHES_PATH: &str = "/v1/batches";
+pub const BATCHES_PATH: &str = routes::BATCHES.path;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Nobody is told to wait for longer: there may be room before.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -72,7 +74,7 @@ pub(crate) fn with_bodies<L: Log>(collector: Arc<Collector<L>>, bodies: Bodies) 
     let gateway = Arc::new(Gateway { collector, bodies, runs: Runs::default() });
     Router::new()
         .route(BATCHES_PATH, post(batches::<L>).fallback(only_post))
-        .route("/v1/import", post(import::<L>).fallback(only_post))
+        .route(routes::IMPORT.path, post(import::<L>).fallback(only_post))
         .with_state(gateway)
         .merge(letters)
 }
@@ -120,8 +122,7 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
     drop(body);
     match collector.submit_from(sender, &from, batch).await {
         Ok(Receipt { clock_ahead_ms }) => {
-            let answer = serde_json::json!({ "clock_ahead_ms": clock_ahead_ms });
-            (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
+            (StatusCode::ACCEPTED, axum::Json(Taken { clock_ahead_ms })).into_response()
         }
         Err(error) => refused(&error),
     }
@@ -163,9 +164,9 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         gateway.runs.end(source, &run);
     }
     if rows.is_empty() && chunk.events.is_empty() && end.is_some() {
-        return axum::Json(serde_json::json!({ "source": source, "end_row": end })).into_response();
+        return axum::Json(Imported { source, end_row: end.unwrap_or_default() }).into_response();
     }
-    let answer = serde_json::json!({ "source": source, "end_row": chunk.end_row });
+    let answer = Imported { source, end_row: chunk.end_row };
     match gateway.collector.import(chunk).await {
         Ok(()) => axum::Json(answer).into_response(),
         Err(error) => refused(&error),

@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use api::routes;
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, Uri, header};
@@ -55,10 +56,10 @@ type Shared<L> = State<Arc<Collector<L>>>;
 
 pub(super) fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
     Router::new()
-        .route("/v1/deadletters", get(list::<L>))
-        .route("/v1/deadletters/resolve", post(resolve_all::<L>).fallback(only_post))
-        .route("/v1/deadletters/{sequence}", get(show::<L>))
-        .route("/v1/deadletters/{sequence}/resolve", post(resolve::<L>).fallback(only_post))
+        .route(routes::DEAD_LETTERS.path, get(list::<L>))
+        .route(routes::RESOLVE_ALL.path, post(resolve_all::<L>).fallback(only_post))
+        .route(routes::DEAD_LETTER.path, get(show::<L>))
+        .route(routes::RESOLVE.path, post(resolve::<L>).fallback(only_post))
         .with_state(collector)
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Refusal;
+use api::answers::Archived;
+use api::{Refusal, routes};
 use archive::{Archive, Archiver, Flusher, Halt, Parts, Settings as ArchiveSettings};
 use axum::Router;
 use axum::extract::{Path, State};
@@ -85,7 +86,7 @@ pub(crate) async fn at(url: &str) -> Result<Archive, String> {
 
 /// `POST /v1/archive/{partition}`: archives what is in its log now.
 pub(crate) fn router(archiver: &Archiver<AnyLog>) -> Router {
-    Router::new().route("/v1/archive/{partition}", post(flush)).with_state(archiver.flusher())
+    Router::new().route(routes::ARCHIVE.path, post(flush)).with_state(archiver.flusher())
 }
 
 async fn flush(State(flusher): State<Flusher<AnyLog>>, Path(partition): Path<String>) -> Response {
@@ -95,7 +96,7 @@ async fn flush(State(flusher): State<Flusher<AnyLog>>, Path(partition): Path<Str
     };
     let (status, kind, what) = match flushed {
         Some(Ok(sequence)) => {
-            return axum::Json(serde_json::json!({ "archived": sequence })).into_response();
+            return axum::Json(Archived { archived: sequence }).into_response();
         }
         Some(Err(Halt::Later(why))) => (StatusCode::SERVICE_UNAVAILABLE, "not_archived", why),
         Some(Err(Halt::ForGood(why))) => (StatusCode::CONFLICT, "archive_halted", why),

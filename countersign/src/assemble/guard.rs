@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::Refusal;
+use api::routes::{OPENAPI, Role, Route};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -20,6 +21,8 @@ use tokio::sync::watch;
 
 use crate::admin::{self, AdminKey};
 
+/// The routes of all roles, as a document (OpenAPI 3.1).
+const DOCUMENT: &str = include_str!("../../../docs/openapi.json");
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whose operator's side it is.
@@ -35,21 +38,6 @@ pub(crate) enum Side {
     Aggregator,
 }
 
-/// Beginnings of paths, and who answers them.
-const ANSWERED_BY: [(&str, Side); 11] = [
-    ("/v1/ads/", Side::Aggregator),
-    ("/v1/accounting", Side::Aggregator),
-    ("/v1/edges", Side::Aggregator),
-    ("/v1/import/sources", Side::Aggregator),
-    ("/v1/partitions/", Side::Aggregator),
-    ("/v1/archive/", Side::Aggregator),
-    ("/v1/import", Side::Collector),
-    ("/v1/batches", Side::Collector),
-    ("/v1/deadletters", Side::Collector),
-    ("/v1/serve", Side::Edge),
-    ("/v1/events", Side::Edge),
-];
-
 /// A role's routes behind the operator's key, the metrics among them; `/healthz` and `/readyz` are
 /// open.
 pub(crate) fn guarded(
@@ -64,7 +52,10 @@ pub(crate) fn guarded(
         .method_not_allowed_fallback(other_method)
         .layer(axum::middleware::from_fn_with_state(key, admin::guard));
     // Alive: it answers. Whether it is ready to is `/readyz`.
-    let open = Router::new().route("/healthz", get(|| async { "ok\n" }));
+    let open = Router::new().route("/healthz", get(|| async { "ok\n" })).route(
+        OPENAPI.path,
+        get(|| async { ([(header::CONTENT_TYPE, "application/json")], DOCUMENT) }),
+    );
     guarded.merge(open.method_not_allowed_fallback(other_method))
 }
 
@@ -141,26 +132,25 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
 
 fn not_found(side: Side, uri: &Uri) -> Refusal {
     let path = uri.path();
-    let answers = ANSWERED_BY.iter().find(|(begins, _)| path.starts_with(begins));
-    let hint = match (side, answers.map(|(_, of)| *of)) {
+    let hint = match (side, Route::role_of(path)) {
         (Side::Up, _) => "this is the API, and ads are served at the edge's address",
-        (Side::Edge, Some(Side::Edge)) => {
+        (Side::Edge, Some(Role::Edge)) => {
             "this is the operator's side of an edge: ads are served at edge.listen"
         }
-        (Side::Edge, Some(Side::Collector)) => "this is an edge; a collector answers that",
+        (Side::Edge, Some(Role::Collector)) => "this is an edge; a collector answers that",
         (Side::Edge, Some(_)) => "this is an edge; an aggregator answers that",
         (Side::Edge, None) => "this is the operator's side of an edge",
-        (Side::Collector, Some(Side::Edge)) => {
+        (Side::Collector, Some(Role::Edge)) => {
             "this is a collector; ads are served at an edge's address"
         }
-        (Side::Collector, Some(Side::Aggregator)) => {
+        (Side::Collector, Some(Role::Aggregator)) => {
             "this is a collector; an aggregator answers that"
         }
         (Side::Collector, _) => "this is a collector",
-        (Side::Aggregator, Some(Side::Edge)) => {
+        (Side::Aggregator, Some(Role::Edge)) => {
             "this is an aggregator; ads are served at an edge's address"
         }
-        (Side::Aggregator, Some(Side::Collector)) => {
+        (Side::Aggregator, Some(Role::Collector)) => {
             "this is an aggregator; a collector answers that"
         }
         (Side::Aggregator, _) => "this is an aggregator",

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use api::routes;
 use clap::{Args, Subcommand};
 use collector::dead::{self, BatchName, Listing, ResolvedAll, Sent};
 use collector::gateway::letters::SENDER_FIELD;
@@ -82,7 +83,7 @@ pub(crate) enum DeadletterCommand {
 pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         DeadletterCommand::List { api, after, limit, sender, json } => {
-            let mut path = format!("/v1/deadletters?after={after}");
+            let mut path = format!("{}?after={after}", routes::DEAD_LETTERS.path);
             if let Some(limit) = limit {
                 path += &format!("&limit={limit}");
             }
@@ -99,7 +100,7 @@ pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
         }
         DeadletterCommand::Show { api, sequence } => {
             let api = Api::new(api)?;
-            let path = format!("/v1/deadletters/{sequence}");
+            let path = routes::DEAD_LETTER.at(&[sequence]);
             let letter = block_on(api.reply(&path))?.ok_or_else(|| no_letter(*sequence))?;
             let sender = letter.headers.get(SENDER_FIELD).and_then(|who| who.to_str().ok());
             // Standard output is the letter's alone.
@@ -124,7 +125,7 @@ fn resolve(api: &Api, sequence: u64, batch: Option<&str>, no_batch: bool) -> Res
         None if !no_batch => String::new(),
         named => json!(named).to_string(),
     };
-    let path = format!("/v1/deadletters/{sequence}/resolve");
+    let path = routes::RESOLVE.at(&[&sequence]);
     let answer = block_on(api.post(&path, body.into_bytes())).map_err(|failure| {
         if failure.message.contains("is not there") { no_letter(sequence) } else { failure }
     })?;
@@ -145,7 +146,8 @@ fn resolve_all(api: &Api, sender: &str, no_batch: bool) -> Result<(), Failure> {
     let body = if no_batch { "null" } else { "" };
     let (mut after, mut until, mut sum) = (0, u64::MAX, ResolvedAll::default());
     loop {
-        let path = format!("/v1/deadletters/resolve?sender={sender}&after={after}&until={until}");
+        let path =
+            format!("{}?sender={sender}&after={after}&until={until}", routes::RESOLVE_ALL.path);
         let answer = block_on(api.post_long(&path, body.into()))?;
         let done: ResolvedAll = serde_json::from_slice(&answer.body).map_err(Failure::server)?;
         sum.resolved += done.resolved;

@@ -20,7 +20,7 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         EdgesCommand::List { api, json } => {
             let api = Api::new(api)?;
-            let found: Value = block_on(api.must("/v1/edges"))?;
+            let found: Value = block_on(api.must(api::routes::EDGES.path))?;
             if *json {
                 terminal::line(found.to_string());
             } else {

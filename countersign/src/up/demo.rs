@@ -136,7 +136,7 @@ async fn counts(State(pages): State<Arc<Pages>>) -> Response {
     for ad in ADS {
         let mut kinds = serde_json::Map::new();
         for kind in Kind::ALL {
-            let uri = format!("/v1/ads/{ad}/aggregated_count?{range}&event={kind}");
+            let uri = format!("{}?{range}&event={kind}", api::routes::AD_COUNT.at(&[&ad]));
             match count(&pages.answers, &uri).await {
                 Ok(count) => drop(kinds.insert(kind.name().to_owned(), count.into())),
                 Err(response) => return response,

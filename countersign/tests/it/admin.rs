@@ -1,6 +1,7 @@
 use std::io::Read as _;
 use std::net::TcpListener;
 
+use api::routes::{Key, Role};
 use shared::keys::jwks;
 
 use crate::process::{KEY, Server, binary, run};
@@ -57,6 +58,37 @@ async fn every_route_of_the_api_asks_for_the_key() {
     let metrics = get("/metrics", Some(KEY)).await.unwrap().text().await.unwrap();
     for name in ["countersign_edge_requests", "countersign_collector_batches"] {
         assert!(metrics.contains(name), "{name} is not in the metrics");
+    }
+}
+
+/// `docs/openapi.json` is written from these.
+#[tokio::test]
+async fn every_route_that_is_described_is_there_and_asks_for_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(&dir.path().join("data"), None, &[]);
+    for route in api::routes::ALL {
+        let holes: [&dyn std::fmt::Display; 1] = match route.path {
+            path if path.contains("{source}") => [&"0123456789abcdef0123456789abcdef"],
+            path if path.contains("{ad_id}") => [&"a"],
+            _ => [&1],
+        };
+        let address = if route.role == Role::Edge { &server.edge } else { &server.api };
+        let url = format!("{address}{}", route.at(&holes));
+        let ask = |key: Option<&str>| {
+            let request = server.http.request(route.method.parse().unwrap(), &url);
+            let request = key.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+            async { request.send().await.unwrap() }
+        };
+        let without = ask(None).await.status().as_u16();
+        assert_eq!(without == 401, route.key != Key::None, "{url}: {without}");
+        let reply = ask(Some(KEY)).await;
+        let status = reply.status().as_u16();
+        assert_eq!(status == 401, route.key == Key::Signed, "{url}: {status}");
+        let text = reply.text().await.unwrap();
+        assert!(
+            status != 405 && !text.contains("there is no such route"),
+            "{url}: {status} {text}"
+        );
     }
 }
 

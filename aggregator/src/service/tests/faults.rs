@@ -10,7 +10,11 @@ async fn stopped<L: Log, S: Stores>(of: &Aggregator<L, S>, partition: u16, why: 
     let NotReady::Stopped(text) = &error else { panic!("{error}") };
     let begins = format!("partition {partition} has stopped: ");
     assert!(text.starts_with(&begins) && text.contains(why), "{text} does not say {why}");
-    for uri in ["/readyz", "/v1/ads/a/aggregated_count?from=0&to=60", "/v1/ads/popular_ads"] {
+    let (status, body) = ask(of, "/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let reasons = json!([format!("partition_stopped: {text}")]);
+    assert_eq!(body, json!({ "status": "unready", "reasons": reasons }));
+    for uri in ["/v1/ads/a/aggregated_count?from=0&to=60", "/v1/ads/popular_ads"] {
         let (status, body) = ask(of, uri).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(body["detail"], json!(text));
@@ -222,7 +226,9 @@ async fn a_question_waits_for_the_start_and_says_so_when_it_takes_too_long() {
     let running = start(&log, stores.clone());
     let (status, body) = ask(&running, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body["detail"].as_str().unwrap().contains("reads its checkpoint"), "{body}");
+    let reason = body["reasons"][0].as_str().unwrap();
+    assert!(reason.starts_with("not_ready: "), "{body}");
+    assert!(reason.contains("reads its checkpoint"), "{body}");
     // Waits for all that was there.
     let popular = good(&running, &format!("/v1/ads/popular_ads?at={}", START.end())).await;
     assert!(!popular["ad_ids"].as_array().unwrap().is_empty());

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use api::answers::Source;
+use api::routes;
 use shared::SourceId;
 use shared::ambient::Stopwatch;
 
@@ -19,7 +20,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Asks; a log that the server does not know has no rows.
 pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Source, Failure> {
     // Whatever answers 404 is none that counts.
-    api.must(&format!("/v1/import/sources/{source}")).await
+    api.must(&routes::SOURCE.at(&[&source])).await
 }
 
 /// Asks until `rows` are taken. When they are not in time, the account says so.

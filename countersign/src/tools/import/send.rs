@@ -4,6 +4,8 @@
 //! before it would be counted, but how far the log was taken would stay behind. Chunks are read
 //! only as fast as they are taken.
 
+use api::answers::Imported;
+use api::routes;
 use shared::ambient::SystemRandom;
 use shared::import::ImportChunk;
 use shared::{Random as _, SourceId};
@@ -29,10 +31,10 @@ impl Run {
     pub(super) async fn begin(api: &Api, source: SourceId) -> Result<(Self, u64), Failure> {
         let mut name = [0; 8];
         SystemRandom.fill(&mut name);
-        let path = format!("/v1/import?run={}", shared::text::hex(&name));
+        let path = format!("{}?run={}", routes::IMPORT.path, shared::text::hex(&name));
         let reply = api.post(&path, body(&no_rows(source))).await?;
-        let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-        Ok((Self { path, source }, answer["end_row"].as_u64().unwrap_or(0)))
+        let answer = serde_json::from_slice::<Imported>(&reply.body);
+        Ok((Self { path, source }, answer.map_or(0, |answer| answer.end_row)))
     }
 
     /// Ends, so that the next import of the log need not wait until this one was silent for long enough.
@@ -57,7 +59,7 @@ pub(super) async fn send<T: Send + 'static>(
     let reader = tokio::task::spawn_blocking(move || {
         read(&mut |chunk| sink.blocking_send(body(&chunk)).is_ok())
     });
-    let path = run.map_or("/v1/import", |run| &run.path);
+    let path = run.map_or(routes::IMPORT.path, |run| &run.path);
     while let Some(body) = bodies.recv().await {
         api.post(path, body).await?;
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use api::export::{self, CutOff, Line, Position};
+use api::routes;
 use shared::Minute;
 
 use crate::client::Api;
@@ -67,7 +68,7 @@ pub(super) async fn counted(
     range: &Range<Minute>,
 ) -> Result<Counted, Failure> {
     let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
-    let path = format!("/v1/partitions/{partition}/cells?from={from}&to={to}");
+    let path = format!("{}?from={from}&to={to}", routes::CELLS.at(&[&partition]));
     let answer = api.bytes(&path).await?.ok_or_else(|| api.absent(&path))?;
     read(&answer).map_err(|why| Failure::server(format!("{path}: {why}")))
 }

@@ -69,7 +69,7 @@ pub(super) async fn scope(
         }
         if !asked {
             // Where it is not there, another process archives: that one writes when it is due.
-            api.ask(&format!("/v1/archive/{}", counted.partition)).await?;
+            api.ask(&api::routes::ARCHIVE.at(&[&counted.partition])).await?;
             asked = true;
             continue;
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use api::answers::{Account, Counted, Popular};
+use api::routes;
 use shared::ambient::Stopwatch;
 use shared::{Id, Kind, Minute, Reason};
 
@@ -29,7 +30,7 @@ pub(super) struct Counts {
 
 async fn account(api: &Api, range: &Range<Minute>) -> Result<Account, Failure> {
     let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
-    api.must(&format!("/v1/accounting?from={from}&to={to}")).await
+    api.must(&format!("{}?from={from}&to={to}", routes::ACCOUNTING.path)).await
 }
 
 /// When nothing is on its way any more, and so many have come.
@@ -81,8 +82,10 @@ impl Counts {
         let window = (range.end.0 - range.start.0).min(WINDOW_MINUTES_MAX);
         let at = Minute(range.start.0 + window).start().seconds();
         for kind in Kind::ALL {
-            let path =
-                format!("/v1/ads/popular_ads?count={ADS_MAX}&window={window}&event={kind}&at={at}");
+            let path = format!(
+                "{}?count={ADS_MAX}&window={window}&event={kind}&at={at}",
+                routes::POPULAR_ADS.path
+            );
             let found: Popular = api.must(&path).await?;
             ads.extend(found.ad_ids.into_iter().map(|ad| (*kind, ad)).zip(found.counts));
         }
@@ -133,7 +136,7 @@ impl Counts {
         for ad in ledger.ads() {
             for kind in Kind::ALL {
                 let path =
-                    format!("/v1/ads/{ad}/aggregated_count?from={from}&to={to}&event={kind}");
+                    format!("{}?from={from}&to={to}&event={kind}", routes::AD_COUNT.at(&[&ad]));
                 let found: Counted = api.must(&path).await?;
                 ads.insert((*kind, ad), found.count);
             }
