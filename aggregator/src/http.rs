@@ -395,7 +395,7 @@ fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
 }
 
 #[cfg(test)]
-mod lists {
+mod tests_of_lists {
     use super::*;
 
     #[test]

@@ -15,12 +15,12 @@ use shared::{Id, Kind, Minute, SourceId, Timestamp, Validity};
 use crate::count::{Engine, SourceState};
 use crate::service::{Counted, Moving, NotReady, Slot};
 use crate::store::{CheckpointStore, StoreError};
-use older::Older;
+use stored::Stored;
 
 mod accounting;
 mod edges;
 mod export;
-mod older;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -77,7 +77,7 @@ fn all_of(parts: impl IntoIterator<Item = Completeness>) -> Completeness {
 /// What memory says, and where the rest is at the same moment.
 struct Look<R, V> {
     memory: R,
-    older: Option<Older<V>>,
+    stored: Option<Stored<V>>,
 }
 
 async fn look<T: CheckpointStore, R>(
@@ -90,14 +90,14 @@ async fn look<T: CheckpointStore, R>(
         return Err(NotReady::Starting("it is starting or closing".into()).into());
     };
     let to = range.end.min(engine.resident_from());
-    let older = match moving {
+    let stored = match moving {
         _ if range.start >= to => None,
-        None => Some(Older::new(Arc::new(store.view()?), None, range.start..to)),
+        None => Some(Stored::new(Arc::new(store.view()?), None, range.start..to)),
         Some(Moving { changes, before }) => {
-            Some(Older::new(Arc::clone(before), Some(Arc::clone(changes)), range.start..to))
+            Some(Stored::new(Arc::clone(before), Some(Arc::clone(changes)), range.start..to))
         }
     };
-    Ok(Look { memory: memory(engine), older })
+    Ok(Look { memory: memory(engine), stored })
 }
 
 /// The count of an ad.
@@ -133,15 +133,15 @@ async fn ad_count_of<T: CheckpointStore>(
     validity: Validity,
     range: &Range<Minute>,
 ) -> Result<AdCount, Unanswered> {
-    let Look { mut memory, older } = look(slot, range, |engine| AdCount {
+    let Look { mut memory, stored } = look(slot, range, |engine| AdCount {
         count: engine.ad_count(ad, kind, validity, range.start, range.end),
         revision: engine.revision(range.start, range.end),
         completeness: Completeness::of(engine, range),
     })
     .await?;
-    if let Some(older) = older {
-        memory.count += older.ad_count(ad, kind, validity).await?;
-        memory.revision += older.revision().await?;
+    if let Some(stored) = stored {
+        memory.count += stored.ad_count(ad, kind, validity).await?;
+        memory.revision += stored.revision().await?;
     }
     Ok(memory)
 }
@@ -169,15 +169,15 @@ pub(crate) async fn popular<T: CheckpointStore>(
         // Each minute under a lock of its own: no hold is longer than one minute's ads.
         for minute in (range.start.0..range.end.0).map(Minute) {
             let one = minute..Minute(minute.0 + 1);
-            let Look { memory, older } = look(slot, &one, |engine| {
+            let Look { memory, stored } = look(slot, &one, |engine| {
                 let mut add = |ad, n| *totals.entry(ad).or_default() += n;
                 engine.ad_totals(minute, kind, validity, &mut add);
                 Completeness::of(engine, &range)
             })
             .await?;
-            if let Some(older) = older {
+            if let Some(stored) = stored {
                 let add = |ad, n| *totals.entry(ad).or_default() += n;
-                older.totals(kind, validity, add).await?;
+                stored.totals(kind, validity, add).await?;
             }
             if minute.0 + 1 == range.end.0 {
                 completeness.push(memory);

@@ -1,9 +1,10 @@
 //! What is asked and answered over HTTP, once for those that answer and those that ask: the bodies
-//! ([`answers`], [`export`]), where each is asked for ([`routes`]), what refuses ([`Refusal`]), whether a process is ready ([`ready`]), and who asks
+//! ([`answers`], [`export`], [`letters`]), where each is asked for ([`routes`]), what refuses ([`Refusal`]), whether a process is ready ([`ready`]), and who asks
 //! ([`Principal`]). It knows nothing of how an answer comes about.
 
 pub mod answers;
 pub mod export;
+pub mod letters;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 mod principal;

@@ -7,7 +7,7 @@ use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::routes::{ALL, Key, Parameter, Role, Route, Shape};
-use crate::{answers, export};
+use crate::{answers, export, letters};
 
 /// The document.
 #[must_use]
@@ -154,6 +154,9 @@ fn schemas() -> Value {
         answers::Source,
         answers::Taken,
         export::Line,
+        letters::Letters,
+        letters::Resolved,
+        letters::ResolvedAll,
     );
     let components = ComponentsBuilder::new().schemas_from_iter(found).build();
     let mut all = serde_json::to_value(components).unwrap_or_default()["schemas"].take();

@@ -267,7 +267,7 @@ pub const IMPORT: Route = Route {
 pub const DEAD_LETTERS: Route = Route {
     role: Role::Collector,
     refusals: &LETTERS,
-    answer: (200, JSON, None),
+    answer: (200, JSON, Some("Letters")),
     ..question(
         "/v1/deadletters",
         "What a collector could not decode, oldest first",
@@ -298,7 +298,7 @@ pub const RESOLVE: Route = Route {
         (404, &["not_found"]),
         (503, &["log_away"]),
     ],
-    answer: (200, JSON, None),
+    answer: (200, JSON, Some("Resolved")),
     ..question(
         "/v1/deadletters/{sequence}/resolve",
         "A letter was looked at: its batch is waited for no more",
@@ -312,7 +312,7 @@ pub const RESOLVE_ALL: Route = Route {
     role: Role::Collector,
     body: &[JSON],
     refusals: &LETTERS,
-    answer: (200, JSON, None),
+    answer: (200, JSON, Some("ResolvedAll")),
     ..question(
         "/v1/deadletters/resolve",
         "The same of each letter of a sender",

@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::clock::AgreedClock;
 use crate::coalesce::Coalescer;
+use crate::controls;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::{Metrics, OverQuota};
@@ -27,7 +28,6 @@ use crate::queue::{Queue, Share, Weight};
 use crate::quota::{self, Accounts, Letters, Over, Quota, Quotas};
 use crate::sender::{self, Refusal};
 use crate::verify::{Inspected, Verifier, inspect};
-use crate::words;
 
 /// What a collector is made of.
 pub struct Parts<L> {
@@ -158,7 +158,7 @@ pub struct Collector<L> {
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     /// Ends with the collector.
-    _words: JoinSet<()>,
+    _tasks: JoinSet<()>,
     fatal: watch::Sender<Option<String>>,
 }
 
@@ -197,11 +197,14 @@ impl<L: Log> Collector<L> {
             gather: Coalescer::new(map),
         };
         let task = tokio::spawn(watched(flusher.run(), fatal.clone()));
-        let mut words = JoinSet::new();
-        words.spawn(Arc::clone(&clock).watch(Arc::clone(&log), settings.follow_log));
-        let told =
-            words::tell_retired(Arc::clone(&log), Arc::<AgreedClock>::clone(&clock), keys.clone());
-        words.spawn(told);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&clock).watch(Arc::clone(&log), settings.follow_log));
+        let told = controls::tell_retired(
+            Arc::clone(&log),
+            Arc::<AgreedClock>::clone(&clock),
+            keys.clone(),
+        );
+        tasks.spawn(told);
         Ok(Self {
             letters: Letters::new(settings.dead_letter_bytes_per_hour),
             accounts: Accounts::new(settings.quotas),
@@ -214,7 +217,7 @@ impl<L: Log> Collector<L> {
             queue,
             items: Mutex::new(Some(sender)),
             task: tokio::sync::Mutex::new(Some(task)),
-            _words: words,
+            _tasks: tasks,
             fatal,
         })
     }
@@ -523,7 +526,7 @@ impl<L: Log> Collector<L> {
         }
         let word = Word::Resolve { outbox, number };
         self.agreed().await?;
-        let told = words::append(&*self.log, &*self.clock, word).await;
+        let told = controls::append(&*self.log, &*self.clock, word).await;
         told.map_err(|error| SubmitError::Retry(error.to_string()))
     }
 

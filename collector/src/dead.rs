@@ -2,62 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use api::letters::{BatchName, Letter, Letters, Sent};
 use bytes::Bytes;
 use eventlog::{DEAD, Log, LogError, Message, Reader};
-use serde::{Deserialize, Serialize};
 use shared::keys::Sender;
 use shared::wire::{DeadLetter, Resolved, batch};
-use shared::{Id, OutboxId, Timestamp};
+use shared::Timestamp;
 
 /// What is said of who has sent a letter where that is not known.
 pub const UNKNOWN: &str = "not known";
-
-/// What an operator is shown of a letter.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Summary {
-    /// Its place among the dead letters.
-    pub sequence: u64,
-    /// When the collector got it.
-    pub at: Timestamp,
-    /// Who had authenticated himself; none of a letter of an earlier build, and of what nobody of ours
-    /// wrote.
-    pub sender: Option<Sender>,
-    /// Where it came from, as far as is known.
-    pub from: String,
-    /// What is wrong with it, and where.
-    pub reason: String,
-    /// How many bytes are kept.
-    pub bytes: usize,
-    /// Which batch it says that it is, when its first bytes say so: the number is missing until it
-    /// is resolved. Only when it is the sender's is that believed.
-    pub batch: Option<BatchName>,
-}
-
-/// One batch.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BatchName {
-    /// Whose.
-    pub edge: Id,
-    /// The outbox's.
-    pub epoch: u64,
-    /// Its number.
-    pub number: u64,
-}
-
-impl BatchName {
-    /// The outbox.
-    #[must_use]
-    pub fn outbox(&self) -> OutboxId {
-        OutboxId { edge: self.edge, epoch: self.epoch }
-    }
-}
-
-impl std::fmt::Display for BatchName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.edge, self.epoch, self.number)
-    }
-}
 
 /// Which letters are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,51 +55,6 @@ pub fn sender_of(text: &str) -> Result<Option<Sender>, String> {
     }
 }
 
-/// What there is of letters that nobody has looked at yet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Listing {
-    /// Those that were asked for, oldest first.
-    pub letters: Vec<Summary>,
-    /// There are more such behind the last of them.
-    pub more: bool,
-    /// How many there are at all, whatever was asked for.
-    pub all: u64,
-    /// Whose they are, those first that sent the most.
-    pub senders: Vec<Sent>,
-    /// How many are of senders beyond these: at most [`SENDERS_MAX`] are told apart.
-    pub others: u64,
-    /// The last message's number when this was said.
-    pub end: u64,
-}
-
-/// What one sender has sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Sent {
-    /// Who.
-    pub sender: Option<Sender>,
-    /// How many letters.
-    pub letters: u64,
-    /// How many bytes of them are kept.
-    pub bytes: u64,
-}
-
-/// What became of a sender's letters.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ResolvedAll {
-    /// Of so many it is noted.
-    pub resolved: u64,
-    /// So many batches are given up.
-    pub batches: u64,
-    /// So many stay as they are …
-    pub kept: u64,
-    /// … for what the first of them says.
-    pub why: Option<String>,
-    /// There may be more behind this one.
-    pub next: Option<u64>,
-    /// The last message's number.
-    pub end: u64,
-}
-
 /// So many senders are told apart: more than a deployment has, and few enough to be shown. Where NATS
 /// lets anybody publish, each name that is made up is one.
 pub const SENDERS_MAX: usize = 256;
@@ -160,7 +68,7 @@ pub async fn unresolved<L: Log>(
     log: &L,
     wanted: &Wanted,
     most: usize,
-) -> Result<Listing, LogError> {
+) -> Result<Letters, LogError> {
     let mut unresolved = Unresolved::of(log).await?;
     let (mut letters, mut more, mut all, mut others) = (Vec::new(), false, 0, 0);
     let mut senders: BTreeMap<Option<Sender>, Sent> = BTreeMap::new();
@@ -182,7 +90,7 @@ pub async fn unresolved<L: Log>(
             more = true;
             continue;
         }
-        letters.push(Summary {
+        letters.push(Letter {
             sequence,
             at: letter.at,
             sender,
@@ -194,7 +102,7 @@ pub async fn unresolved<L: Log>(
     }
     let mut senders: Vec<_> = senders.into_values().collect();
     senders.sort_by_key(|sent| std::cmp::Reverse((sent.letters, sent.bytes)));
-    Ok(Listing { letters, more, all, senders, others, end: unresolved.end() })
+    Ok(Letters { letters, more, all, senders, others, end: unresolved.end() })
 }
 
 /// One letter, as it came.

@@ -26,6 +26,7 @@
 pub mod clock;
 pub mod coalesce;
 mod collector;
+mod controls;
 pub mod dead;
 mod flush;
 pub mod gateway;
@@ -36,7 +37,6 @@ mod queue;
 mod quota;
 pub mod sender;
 pub mod verify;
-mod words;
 
 #[cfg(test)]
 mod tests;

@@ -193,7 +193,7 @@ async fn part<T: CheckpointStore>(
     range: &Range<Minute>,
 ) -> Result<Part, Unanswered> {
     let (from, to) = (range.start.start(), range.end.start());
-    let Look { mut memory, older } = look(slot, range, |engine| Part {
+    let Look { mut memory, stored } = look(slot, range, |engine| Part {
         accounts: engine.account(range.start, range.end),
         told: engine.told(range.start, range.end),
         sequence: engine.position().map_or(0, |position| position.sequence),
@@ -212,9 +212,9 @@ async fn part<T: CheckpointStore>(
         completeness: Completeness::of(engine, range),
     })
     .await?;
-    if let Some(older) = older {
-        memory.accounts.extend(older.accounts().await?);
-        add(&mut memory.told, older.told().await?);
+    if let Some(stored) = stored {
+        memory.accounts.extend(stored.accounts().await?);
+        add(&mut memory.told, stored.told().await?);
     }
     Ok(memory)
 }

@@ -9,7 +9,7 @@ use shared::{Currency, Id, Minute};
 
 use super::{Look, Unanswered, look};
 use crate::count::{CutOff, Dimensions, MinuteAccount};
-use crate::query::older::Older;
+use crate::query::stored::Stored;
 use crate::service::Slot;
 use crate::store::{CheckpointStore, StoreError, View};
 
@@ -38,7 +38,7 @@ pub(crate) struct Export<V> {
     /// Edges of which nothing counts any more, and from where on.
     pub(crate) cut_off: BTreeMap<Id, CutOff>,
     memory: Vec<Row>,
-    older: Option<Older<V>>,
+    stored: Option<Stored<V>>,
     next: Option<Vec<u8>>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn export<T: CheckpointStore>(
     slot: &Slot<T>,
     range: Range<Minute>,
 ) -> Result<Export<T::View>, Unanswered> {
-    let Look { memory: (position, cut_off, mut memory), older } = look(slot, &range, |engine| {
+    let Look { memory: (position, cut_off, mut memory), stored } = look(slot, &range, |engine| {
         let mut rows = Vec::new();
         for (minute, account) in engine.account(range.start, range.end) {
             rows.push(Row::Account(minute, account));
@@ -61,17 +61,17 @@ pub(crate) async fn export<T: CheckpointStore>(
         (engine.position(), engine.cut_off().clone(), rows)
     })
     .await?;
-    if let Some(older) = &older {
-        let accounts = older.accounts().await?.into_iter();
+    if let Some(stored) = &stored {
+        let accounts = stored.accounts().await?.into_iter();
         memory.extend(accounts.map(|(minute, account)| Row::Account(minute, account)));
-        let cells = older.moving_cells();
+        let cells = stored.moving_cells();
         memory.extend(cells.map(|(minute, cell)| Row::Cell(minute, cell.dimensions, cell.count)));
-        let spend = older.moving_spend();
+        let spend = stored.moving_spend();
         memory.extend(
             spend.map(|(minute, s)| Row::Spend(minute, s.dimensions, s.currency, s.micros)),
         );
     }
-    Ok(Export { position, cut_off, memory, older, next: None })
+    Ok(Export { position, cut_off, memory, stored, next: None })
 }
 
 impl<V: View> Export<V> {
@@ -81,7 +81,7 @@ impl<V: View> Export<V> {
             let rest = self.memory.len().saturating_sub(MEMORY_ROWS_MAX);
             return Ok(Some(self.memory.split_off(rest)));
         }
-        let Some(older) = &self.older else { return Ok(None) };
+        let Some(stored) = &self.stored else { return Ok(None) };
         let mut rows = Vec::new();
         let each = |minute, dimensions, value: crate::store::codec::CellValue| {
             if value.count > 0 {
@@ -90,9 +90,9 @@ impl<V: View> Export<V> {
             let spend = value.spend.into_iter();
             rows.extend(spend.map(|(currency, n)| Row::Spend(minute, dimensions, currency, n)));
         };
-        self.next = older.cells(self.next.take(), STORE_ROWS_MAX, each).await?;
+        self.next = stored.cells(self.next.take(), STORE_ROWS_MAX, each).await?;
         if self.next.is_none() {
-            self.older = None;
+            self.stored = None;
         }
         Ok(Some(rows))
     }

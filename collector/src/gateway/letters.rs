@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use api::letters::{BatchName, Resolved, ResolvedAll};
 use api::routes;
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
@@ -36,7 +37,7 @@ use shared::wire::DeadLetter;
 use super::bodies::{self, Pace};
 use super::{only_post, problem, refused};
 use crate::collector::{Collector, SubmitError};
-use crate::dead::{self, BatchName, ResolvedAll, Unresolved, Wanted};
+use crate::dead::{self, Unresolved, Wanted};
 use crate::sender::Refusal;
 
 /// Who had authenticated himself when a letter came, as text.
@@ -128,7 +129,7 @@ async fn resolve<L: Log>(
     match dead::resolve(collector.log(), &[sequence], collector.now()).await {
         Ok(()) => {
             forget(&collector).await;
-            axum::Json(serde_json::json!({ "sequence": sequence, "batch": named })).into_response()
+            axum::Json(Resolved { sequence, batch: named }).into_response()
         }
         Err(error) => away(&error),
     }

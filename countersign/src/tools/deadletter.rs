@@ -3,11 +3,11 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use api::letters::{BatchName, Letters, Resolved, ResolvedAll, Sent};
 use api::routes;
 use clap::{Args, Subcommand};
-use collector::dead::{self, BatchName, Listing, ResolvedAll, Sent};
+use collector::dead;
 use collector::gateway::letters::SENDER_FIELD;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::keys::Sender;
 
@@ -130,7 +130,7 @@ fn resolve(api: &Api, sequence: u64, batch: Option<&str>, no_batch: bool) -> Res
         if failure.message.contains("is not there") { no_letter(sequence) } else { failure }
     })?;
     terminal::line(format!("dead letter {sequence} is resolved"));
-    let resolved: ResolvedLetter = serde_json::from_slice(&answer.body).map_err(Failure::server)?;
+    let resolved: Resolved = serde_json::from_slice(&answer.body).map_err(Failure::server)?;
     terminal::line(match resolved.batch {
         Some(batch) => format!(
             "batch {batch} is given up if it is missing; `countersign edges list` shows what is"
@@ -187,11 +187,6 @@ fn no_letter(sequence: u64) -> Failure {
     ))
 }
 
-#[derive(Deserialize)]
-struct ResolvedLetter {
-    batch: Option<BatchName>,
-}
-
 fn batch_name(text: &str) -> Result<BatchName, Failure> {
     let name = match text.split('/').collect::<Vec<_>>()[..] {
         [edge, epoch, number] => edge.parse().ok().zip(epoch.parse().ok()).zip(number.parse().ok()),
@@ -203,7 +198,7 @@ fn batch_name(text: &str) -> Result<BatchName, Failure> {
     })
 }
 
-fn list(found: Listing) {
+fn list(found: Letters) {
     let who = |sender: Option<Sender>| {
         sender.map_or_else(|| dead::UNKNOWN.to_owned(), |sender| sender.to_string())
     };

@@ -11,14 +11,14 @@ use crate::store::codec::CellValue;
 use crate::store::{StoreError, View, rows};
 
 /// The minutes of a range that memory does not have whole.
-pub(super) struct Older<V> {
+pub(super) struct Stored<V> {
     view: Arc<V>,
     /// Not in the view.
     moving: Option<Arc<Changes>>,
     range: Range<Minute>,
 }
 
-impl<V: View> Older<V> {
+impl<V: View> Stored<V> {
     pub(super) fn new(view: Arc<V>, moving: Option<Arc<Changes>>, range: Range<Minute>) -> Self {
         Self { view, moving, range }
     }
