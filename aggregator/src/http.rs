@@ -24,8 +24,8 @@ use shared::problem::Problem;
 use shared::{Id, Minute, OutboxId, Ready, Reason, Timestamp};
 
 use crate::count::{self, Told};
-use crate::query::{self, Unanswered};
-use crate::service::{Core, NotReady};
+use crate::query::{self, AllEdges, CountOfAd, CountsOfAds, StateOfSource, Unanswered};
+use crate::service::{Aggregator, Core, NotReady};
 use crate::store::{StoreError, Stores};
 use params::Params;
 
@@ -41,8 +41,15 @@ const RETRY_STARTING: Duration = Duration::from_secs(5);
 /// When to come back to one that an operator must look after.
 const RETRY_STOPPED: Duration = Duration::from_secs(60);
 
+impl<L: Log, S: Stores> Aggregator<L, S> {
+    /// The questions, `/readyz` among them.
+    pub fn router(&self) -> Router {
+        router(Arc::clone(&self.core))
+    }
+}
+
 /// Whoever mounts it says who asks ([`Principal`]); without that nothing is answered but whether it is ready.
-pub(crate) fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
+fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
     Router::new()
         .route(routes::AD_COUNT.path, get(aggregated_count::<L, S>))
         .route(routes::AD_CNT.path, get(aggregated_count::<L, S>))
@@ -116,7 +123,9 @@ async fn aggregated_count<L: Log, S: Stores>(
     let params = Params::read(&uri, &["from", "to", "event", "validity"])?;
     let (range, kind, validity) = (params.range()?, params.event()?, params.validity()?);
     answer(&core, "aggregated_count", async {
-        let found = query::ad_count(&core.slots, ad, kind, validity, range.clone()).await?;
+        let found =
+            query::ask(&core.slots, &CountOfAd { ad, kind, validity, range: range.clone() })
+                .await?;
         let complete = found.completeness;
         Ok(json(&Counted {
             ad_id: ad,
@@ -159,9 +168,10 @@ async fn popular_ads<L: Log, S: Stores>(
     }
     answer(&core, "popular_ads", async {
         let most = usize::try_from(count).unwrap_or(usize::MAX);
-        let found = query::popular(&core.slots, kind, validity, range.clone(), most).await?;
+        let question = CountsOfAds { kind, validity, range: range.clone() };
+        let found = query::ask(&core.slots, &question).await?;
         let complete = found.completeness;
-        let (ad_ids, counts) = found.ads.into_iter().unzip();
+        let (ad_ids, counts) = found.top(most).into_iter().unzip();
         Ok(json(&Popular {
             ad_ids,
             counts,
@@ -222,7 +232,7 @@ async fn source<L: Log, S: Stores>(
     let id = params::source(&part("source", path)?)?;
     Params::read(&uri, &[])?;
     answer(&core, "source", async {
-        let found = query::source(&core.slots, id).await?.unwrap_or_default();
+        let found = query::ask(&core.slots, &StateOfSource(id)).await?;
         Ok(json(&Source {
             source: id,
             rows: found.rows,
@@ -242,7 +252,8 @@ async fn edges<L: Log, S: Stores>(
 ) -> Answer {
     Params::read(&uri, &[])?;
     answer(&core, "edges", async {
-        let query::Edges { outboxes, retired, cut_off } = query::edges(&core.slots).await?;
+        let query::Edges { outboxes, retired, cut_off } =
+            query::ask(&core.slots, &AllEdges).await?;
         let registered = (core.registered)();
         let known = outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied());
         let mut names: BTreeSet<Id> = known.collect();

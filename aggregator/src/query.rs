@@ -25,7 +25,7 @@ mod stored;
 mod tests;
 
 pub(crate) use accounting::{Conflicts, accounting};
-pub(crate) use edges::{Edges, Outbox, edges};
+pub(crate) use edges::{AllEdges, Edges, Outbox};
 pub(crate) use export::{Export, Row, export};
 
 /// Why there is no answer.
@@ -49,6 +49,9 @@ pub(crate) struct Completeness {
 }
 
 impl Completeness {
+    /// Of what nobody has looked at.
+    const NONE: Self = Self { is_final: false, behind: 0, as_of: Timestamp(0) };
+
     fn of(engine: &Engine, range: &Range<Minute>) -> Self {
         let (finality, last) = (engine.finality(), last(range));
         let behind = finality.behind(last);
@@ -69,9 +72,30 @@ fn last(range: &Range<Minute>) -> Minute {
     Minute(range.end.0.saturating_sub(1))
 }
 
-fn all_of(parts: impl IntoIterator<Item = Completeness>) -> Completeness {
-    let none = Completeness { is_final: false, behind: 0, as_of: Timestamp(0) };
-    parts.into_iter().reduce(Completeness::and).unwrap_or(none)
+/// A question, as a value: each partition answers it for itself (the leaf), and what they say merges, two by two,
+/// into what all of them say (the root).
+pub(crate) trait Question: Sync {
+    /// What one partition says, or several together.
+    type Part: Send;
+
+    /// What one says.
+    fn leaf<T: CheckpointStore>(
+        &self,
+        slot: &Slot<T>,
+    ) -> impl Future<Output = Result<Self::Part, Unanswered>> + Send;
+
+    /// What both say; whichever are merged first, all of them say the same in the end.
+    fn merge(&self, one: Self::Part, other: Self::Part) -> Self::Part;
+}
+
+/// The root: asks all partitions side by side.
+pub(crate) async fn ask<Q: Question, T: CheckpointStore>(
+    slots: &[Slot<T>],
+    question: &Q,
+) -> Result<Q::Part, Unanswered> {
+    let parts = try_join_all(slots.iter().map(|slot| question.leaf(slot))).await?;
+    let all = parts.into_iter().reduce(|one, other| question.merge(one, other));
+    all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
 }
 
 /// What memory says, and where the rest is at the same moment.
@@ -109,83 +133,99 @@ pub(crate) struct AdCount {
 }
 
 /// How many events of a kind an ad has in a range.
-pub(crate) async fn ad_count<T: CheckpointStore>(
-    slots: &[Slot<T>],
-    ad: Id,
-    kind: Kind,
-    validity: Validity,
-    range: Range<Minute>,
-) -> Result<AdCount, Unanswered> {
-    let parts = slots.iter().map(|slot| ad_count_of(slot, ad, kind, validity, &range));
-    let parts = try_join_all(parts).await?;
-    let sum = |of: fn(&AdCount) -> u64| parts.iter().map(of).sum();
-    Ok(AdCount {
-        count: sum(|part| part.count),
-        revision: sum(|part| part.revision),
-        completeness: all_of(parts.iter().map(|part| part.completeness)),
-    })
-}
-
-async fn ad_count_of<T: CheckpointStore>(
-    slot: &Slot<T>,
-    ad: Id,
-    kind: Kind,
-    validity: Validity,
-    range: &Range<Minute>,
-) -> Result<AdCount, Unanswered> {
-    let Look { mut memory, stored } = look(slot, range, |engine| AdCount {
-        count: engine.ad_count(ad, kind, validity, range.start, range.end),
-        revision: engine.revision(range.start, range.end),
-        completeness: Completeness::of(engine, range),
-    })
-    .await?;
-    if let Some(stored) = stored {
-        memory.count += stored.ad_count(ad, kind, validity).await?;
-        memory.revision += stored.revision().await?;
-    }
-    Ok(memory)
-}
-
-/// The ads with the most events.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Popular {
-    /// Most first, then by id.
-    pub(crate) ads: Vec<(Id, u64)>,
+pub(crate) struct CountOfAd {
+    pub(crate) ad: Id,
+    pub(crate) kind: Kind,
+    pub(crate) validity: Validity,
+    pub(crate) range: Range<Minute>,
+}
+
+impl Question for CountOfAd {
+    type Part = AdCount;
+
+    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<AdCount, Unanswered> {
+        let Self { ad, kind, validity, range } = self;
+        let Look { mut memory, stored } = look(slot, range, |engine| AdCount {
+            count: engine.ad_count(*ad, *kind, *validity, range.start, range.end),
+            revision: engine.revision(range.start, range.end),
+            completeness: Completeness::of(engine, range),
+        })
+        .await?;
+        if let Some(stored) = stored {
+            memory.count += stored.ad_count(*ad, *kind, *validity).await?;
+            memory.revision += stored.revision().await?;
+        }
+        Ok(memory)
+    }
+
+    fn merge(&self, one: AdCount, other: AdCount) -> AdCount {
+        AdCount {
+            count: one.count + other.count,
+            revision: one.revision + other.revision,
+            completeness: one.completeness.and(other.completeness),
+        }
+    }
+}
+
+/// How many events of a kind every ad has in a range that is not empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CountsOfAds {
+    pub(crate) kind: Kind,
+    pub(crate) validity: Validity,
+    pub(crate) range: Range<Minute>,
+}
+
+/// Every ad's.
+#[derive(Clone, Debug)]
+pub(crate) struct AdCounts {
+    counts: HashMap<Id, u64, FixedState>,
     pub(crate) completeness: Completeness,
 }
 
-/// The `most` ads with the most events of a kind in a range, all partitions summed before they are
-/// ranked.
-pub(crate) async fn popular<T: CheckpointStore>(
-    slots: &[Slot<T>],
-    kind: Kind,
-    validity: Validity,
-    range: Range<Minute>,
-    most: usize,
-) -> Result<Popular, Unanswered> {
-    let mut totals: HashMap<Id, u64, FixedState> = HashMap::default();
-    let mut completeness = Vec::with_capacity(slots.len());
-    for slot in slots {
+impl AdCounts {
+    /// Those with the most, most first, then by id: all partitions are summed before they are ranked.
+    pub(crate) fn top(self, most: usize) -> Vec<(Id, u64)> {
+        top(self.counts.into_iter().collect(), most)
+    }
+}
+
+impl Question for CountsOfAds {
+    type Part = AdCounts;
+
+    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<AdCounts, Unanswered> {
+        let Self { kind, validity, range } = self;
+        let mut counts: HashMap<Id, u64, FixedState> = HashMap::default();
+        let mut completeness = None;
         // Each minute under a lock of its own: no hold is longer than one minute's ads.
         for minute in (range.start.0..range.end.0).map(Minute) {
             let one = minute..Minute(minute.0 + 1);
             let Look { memory, stored } = look(slot, &one, |engine| {
-                let mut add = |ad, n| *totals.entry(ad).or_default() += n;
-                engine.ad_totals(minute, kind, validity, &mut add);
-                Completeness::of(engine, &range)
+                let mut add = |ad, n| *counts.entry(ad).or_default() += n;
+                engine.ad_totals(minute, *kind, *validity, &mut add);
+                Completeness::of(engine, range)
             })
             .await?;
             if let Some(stored) = stored {
-                let add = |ad, n| *totals.entry(ad).or_default() += n;
-                stored.totals(kind, validity, add).await?;
+                let add = |ad, n| *counts.entry(ad).or_default() += n;
+                stored.totals(*kind, *validity, add).await?;
             }
-            if minute.0 + 1 == range.end.0 {
-                completeness.push(memory);
-            }
+            // The last look knows most.
+            completeness = Some(memory);
             tokio::task::yield_now().await;
         }
+        Ok(AdCounts { counts, completeness: completeness.unwrap_or(Completeness::NONE) })
     }
-    Ok(Popular { ads: top(totals.into_iter().collect(), most), completeness: all_of(completeness) })
+
+    fn merge(&self, one: AdCounts, other: AdCounts) -> AdCounts {
+        let completeness = one.completeness.and(other.completeness);
+        let (mut counts, fewer) = match one.counts.len() >= other.counts.len() {
+            true => (one.counts, other.counts),
+            false => (other.counts, one.counts),
+        };
+        fewer.into_iter().for_each(|(ad, n)| *counts.entry(ad).or_default() += n);
+        AdCounts { counts, completeness }
+    }
 }
 
 /// The largest, ties by id.
@@ -199,27 +239,27 @@ fn top(mut ads: Vec<(Id, u64)>, most: usize) -> Vec<(Id, u64)> {
     ads
 }
 
-/// How far an imported log has been taken, and what became of its events in all partitions. `None`
-/// when no partition knows it.
-pub(crate) async fn source<T: CheckpointStore>(
-    slots: &[Slot<T>],
-    id: SourceId,
-) -> Result<Option<SourceState>, Unanswered> {
-    let mut sum: Option<SourceState> = None;
-    let mut least = SourceState { rows: u64::MAX, ..SourceState::default() };
-    let nowhere = Minute(0)..Minute(0);
-    for slot in slots {
-        let Look { memory, .. } = look(slot, &nowhere, |engine| engine.source(id)).await?;
-        let part = memory.unwrap_or_default();
-        if part.rows < least.rows {
-            (least.rows, least.digest) = (part.rows, part.digest);
-        }
-        if memory.is_some() {
-            let sum = sum.get_or_insert_default();
-            sum.counted += part.counted;
-            sum.duplicate += part.duplicate;
-            sum.reasons.iter_mut().zip(part.reasons).for_each(|(to, n)| *to += n);
-        }
+/// How far an imported log has been taken, and what became of its events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StateOfSource(pub(crate) SourceId);
+
+impl Question for StateOfSource {
+    type Part = SourceState;
+
+    /// Of a log that the partition does not know: no rows.
+    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<SourceState, Unanswered> {
+        let nowhere = Minute(0)..Minute(0);
+        let Look { memory, .. } = look(slot, &nowhere, |engine| engine.source(self.0)).await?;
+        Ok(memory.unwrap_or_default())
     }
-    Ok(sum.map(|sum| SourceState { rows: least.rows, digest: least.digest, ..sum }))
+
+    /// It is taken as far as the partition that has taken least of it.
+    fn merge(&self, one: SourceState, other: SourceState) -> SourceState {
+        let least = if other.rows < one.rows { &other } else { &one };
+        let (rows, digest) = (least.rows, least.digest);
+        let mut reasons = one.reasons;
+        reasons.iter_mut().zip(other.reasons).for_each(|(to, n)| *to += n);
+        let (counted, duplicate) = (one.counted + other.counted, one.duplicate + other.duplicate);
+        SourceState { rows, digest, counted, duplicate, reasons }
+    }
 }

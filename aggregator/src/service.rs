@@ -143,7 +143,7 @@ pub(crate) struct Core<L, S: Stores> {
 
 /// The aggregator: it counts from [`Aggregator::start`] to [`Aggregator::close`].
 pub struct Aggregator<L: Log, S: Stores = SlateStores> {
-    core: Arc<Core<L, S>>,
+    pub(crate) core: Arc<Core<L, S>>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
@@ -181,11 +181,6 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         }
         tasks.spawn(trim::run(Arc::clone(&core), stop.subscribe()));
         Self { core, tasks, stop }
-    }
-
-    /// The questions, `/readyz` among them.
-    pub fn router(&self) -> axum::Router {
-        crate::http::router(Arc::clone(&self.core))
     }
 
     /// Waits until all that was in the log at the start is applied, for at most `wait`.

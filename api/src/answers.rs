@@ -287,11 +287,11 @@ pub struct Taken {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Imported {
+    /// All rows before this one have come.
+    pub end_row: u64,
     /// The identity of the log.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub source: SourceId,
-    /// All rows before this one have come.
-    pub end_row: u64,
 }
 
 /// What makes an account doubtful.

@@ -93,10 +93,10 @@ pub struct Sent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Resolved {
-    /// Which.
-    pub sequence: u64,
     /// The batch that is given up for it, if any.
     pub batch: Option<BatchName>,
+    /// Which.
+    pub sequence: u64,
 }
 
 /// What became of a sender's letters.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use api::letters::{BatchName, Letter, Letters, Sent};
 use bytes::Bytes;
 use eventlog::{DEAD, Log, LogError, Message, Reader};
+use shared::Timestamp;
 use shared::keys::Sender;
 use shared::wire::{DeadLetter, Resolved, batch};
-use shared::Timestamp;
 
 /// What is said of who has sent a letter where that is not known.
 pub const UNKNOWN: &str = "not known";

@@ -1,17 +1,17 @@
 //! What became of what was received.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use api::answers::Doubt;
 use eventlog::Log;
-use futures::future::try_join_all;
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::{Id, Minute, OutboxId, Timestamp};
 
-use super::{Completeness, Look, Unanswered, all_of, look};
-use crate::count::{Conflict, Gap, MinuteAccount, Told};
+use super::{Completeness, Look, Question, Unanswered, ask, look};
+use crate::count::{Conflict, MinuteAccount, Told};
 use crate::service::Slot;
 use crate::store::CheckpointStore;
 
@@ -58,13 +58,19 @@ impl Conflicts {
     }
 }
 
-/// One partition's part.
+/// What became of what was received in a range of minutes.
+struct Account<'a>(&'a Range<Minute>);
+
+/// What one partition says of it, or several together.
 struct Part {
-    accounts: Vec<(Minute, MinuteAccount)>,
+    minutes: BTreeMap<Minute, Sum>,
     told: BTreeMap<Id, Told>,
-    sequence: u64,
-    gaps: Vec<Gap>,
-    conflicts: Vec<(OutboxId, Conflicts)>,
+    /// How far each has applied its log.
+    applied: Vec<u64>,
+    /// Missing numbers of each outbox; where partitions differ, of the one that misses most.
+    gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
+    /// Every partition hears of every batch: where they differ, one is behind.
+    conflicts: BTreeMap<OutboxId, Conflicts>,
     /// Whether a gap may hide events of the range.
     misses: bool,
     completeness: Completeness,
@@ -124,14 +130,13 @@ async fn step<T: CheckpointStore, L: Log>(
     log: &L,
     range: Range<Minute>,
 ) -> Result<Accounting, Unanswered> {
-    let parts = try_join_all(slots.iter().map(|slot| part(slot, &range))).await?;
-    let at_end = at_end(log, &parts).await;
-    let minutes = by_minute(&parts);
+    let all = ask(slots, &Account(&range)).await?;
+    let at_end = at_end(log, &all.applied).await;
     let partitions = slots.len() as u64;
     let mut total = MinuteAccount::default();
     let (mut received, mut given_up) = (0, 0_u64);
     let mut because = BTreeSet::new();
-    for sum in minutes.values() {
+    for sum in all.minutes.values() {
         let of_minute = sum.declared + sum.account.imported;
         received += of_minute;
         given_up = given_up.saturating_add(sum.given_up);
@@ -143,13 +148,10 @@ async fn step<T: CheckpointStore, L: Log>(
         }
         total.add(&sum.account);
     }
-    let conflicts = conflicts(&parts);
-    let in_doubt = conflicts.values().any(|of| of.may_touch(&range));
+    let in_doubt = all.conflicts.values().any(|of| of.may_touch(&range));
     because.extend(in_doubt.then_some(Doubt::Conflicts));
     because.extend((given_up > 0).then_some(Doubt::GivenUp));
-    because.extend(parts.iter().any(|part| part.misses).then_some(Doubt::Gaps));
-    let mut told = BTreeMap::new();
-    parts.iter().for_each(|part| add(&mut told, part.told.clone()));
+    because.extend(all.misses.then_some(Doubt::Gaps));
     Ok(Accounting {
         received,
         counted: total.counted,
@@ -158,10 +160,10 @@ async fn step<T: CheckpointStore, L: Log>(
         in_flight: i128::from(received) - i128::from(total.outcomes()),
         because,
         given_up,
-        told,
-        gaps: gaps(&parts),
-        conflicts,
-        completeness: all_of(parts.iter().map(|part| part.completeness)),
+        told: all.told,
+        gaps: all.gaps,
+        conflicts: all.conflicts,
+        completeness: all.completeness,
     })
 }
 
@@ -169,91 +171,99 @@ fn add(to: &mut BTreeMap<Id, Told>, more: BTreeMap<Id, Told>) {
     more.into_iter().for_each(|(publisher, told)| to.entry(publisher).or_default().add(told));
 }
 
-fn by_minute(parts: &[Part]) -> BTreeMap<Minute, Sum> {
-    let mut minutes: BTreeMap<Minute, Sum> = BTreeMap::new();
-    for part in parts {
-        // What a partition knows of a minute may lie in memory and in the store.
-        let mut own: BTreeMap<Minute, MinuteAccount> = BTreeMap::new();
-        for (minute, account) in &part.accounts {
-            own.entry(*minute).or_default().add(account);
-        }
-        for (minute, account) in own {
-            let sum = minutes.entry(minute).or_default();
-            sum.account.add(&account);
-            sum.declared = sum.declared.max(account.declared);
-            sum.declared_sum += account.declared;
-            sum.given_up = sum.given_up.max(account.given_up);
-        }
-    }
-    minutes
-}
+impl Question for Account<'_> {
+    type Part = Part;
 
-async fn part<T: CheckpointStore>(
-    slot: &Slot<T>,
-    range: &Range<Minute>,
-) -> Result<Part, Unanswered> {
-    let (from, to) = (range.start.start(), range.end.start());
-    let Look { mut memory, stored } = look(slot, range, |engine| Part {
-        accounts: engine.account(range.start, range.end),
-        told: engine.told(range.start, range.end),
-        sequence: engine.position().map_or(0, |position| position.sequence),
-        gaps: engine.gaps(),
-        conflicts: engine
-            .conflicts()
-            .map(|(outbox, state)| {
+    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Part, Unanswered> {
+        let range = self.0;
+        let (from, to) = (range.start.start(), range.end.start());
+        let mut accounts: BTreeMap<Minute, MinuteAccount> = BTreeMap::new();
+        let Look { memory: mut part, stored } = look(slot, range, |engine| {
+            add_up(&mut accounts, engine.account(range.start, range.end));
+            let conflicts = engine.conflicts().map(|(outbox, state)| {
                 let contents = &state.contents;
                 let (count, newest) = (contents.conflicts_all, contents.conflicts.clone());
                 (outbox, Conflicts { count, newest, first_at: contents.first_conflict_at })
-            })
-            .collect(),
-        misses: engine
-            .outboxes()
-            .any(|(outbox, state)| state.misses_between(outbox.epoch, engine.clock(), from, to)),
-        completeness: Completeness::of(engine, range),
-    })
-    .await?;
-    if let Some(stored) = stored {
-        memory.accounts.extend(stored.accounts().await?);
-        add(&mut memory.told, stored.told().await?);
+            });
+            Part {
+                minutes: BTreeMap::new(),
+                told: engine.told(range.start, range.end),
+                applied: vec![engine.position().map_or(0, |position| position.sequence)],
+                gaps: engine.gaps().into_iter().map(|gap| (gap.outbox, gap.missing)).collect(),
+                conflicts: conflicts.collect(),
+                misses: engine
+                    .outboxes()
+                    .any(|(outbox, of)| of.misses_between(outbox.epoch, engine.clock(), from, to)),
+                completeness: Completeness::of(engine, range),
+            }
+        })
+        .await?;
+        // What a partition knows of a minute may lie in memory and in the store.
+        if let Some(stored) = stored {
+            add_up(&mut accounts, stored.accounts().await?);
+            add(&mut part.told, stored.told().await?);
+        }
+        part.minutes = accounts.into_iter().map(|(minute, of)| (minute, Sum::of(of))).collect();
+        Ok(part)
     }
-    Ok(memory)
+
+    fn merge(&self, mut one: Part, other: Part) -> Part {
+        for (minute, sum) in other.minutes {
+            one.minutes.entry(minute).or_default().add(&sum);
+        }
+        add(&mut one.told, other.told);
+        one.applied.extend(other.applied);
+        let missing = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
+        for (outbox, runs) in other.gaps {
+            let known = one.gaps.entry(outbox).or_default();
+            if missing(known) < missing(&runs) {
+                *known = runs;
+            }
+        }
+        for (outbox, of) in other.conflicts {
+            match one.conflicts.entry(outbox) {
+                Entry::Occupied(known) if known.get().count >= of.count => {}
+                known => drop(known.insert_entry(of)),
+            }
+        }
+        one.misses |= other.misses;
+        one.completeness = one.completeness.and(other.completeness);
+        one
+    }
+}
+
+fn add_up(
+    to: &mut BTreeMap<Minute, MinuteAccount>,
+    more: impl IntoIterator<Item = (Minute, MinuteAccount)>,
+) {
+    more.into_iter().for_each(|(minute, of)| to.entry(minute).or_default().add(&of));
+}
+
+impl Sum {
+    /// Of one partition.
+    fn of(account: MinuteAccount) -> Self {
+        let (declared, given_up) = (account.declared, account.given_up);
+        Self { declared, declared_sum: declared, given_up, account }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.account.add(&other.account);
+        self.declared = self.declared.max(other.declared);
+        self.declared_sum += other.declared_sum;
+        self.given_up = self.given_up.max(other.given_up);
+    }
 }
 
 /// Whether every partition had applied its whole log when it was looked at. The ends are asked for
 /// after that, so that a message in between makes a partition late, never wrong.
-async fn at_end<L: Log>(log: &L, parts: &[Part]) -> bool {
-    for (partition, part) in (0..).zip(parts) {
+async fn at_end<L: Log>(log: &L, applied: &[u64]) -> bool {
+    for (partition, applied) in (0..).zip(applied) {
         match log.end(partition).await {
-            Ok(end) if end.map_or(0, |end| end.sequence) == part.sequence => {}
+            Ok(end) if end.map_or(0, |end| end.sequence) == *applied => {}
             _ => return false,
         }
     }
     true
-}
-
-/// Missing numbers of each outbox; where partitions differ, of the one that misses most.
-fn gaps(parts: &[Part]) -> BTreeMap<OutboxId, Vec<Range<u64>>> {
-    let missing = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum::<u64>();
-    let mut gaps: BTreeMap<OutboxId, Vec<Range<u64>>> = BTreeMap::new();
-    for gap in parts.iter().flat_map(|part| &part.gaps) {
-        let known = gaps.entry(gap.outbox).or_default();
-        if missing(known) < missing(&gap.missing) {
-            known.clone_from(&gap.missing);
-        }
-    }
-    gaps
-}
-
-/// Every partition hears of every batch: where they differ, one is behind.
-fn conflicts(parts: &[Part]) -> BTreeMap<OutboxId, Conflicts> {
-    let mut conflicts: BTreeMap<OutboxId, Conflicts> = BTreeMap::new();
-    for (outbox, of_part) in parts.iter().flat_map(|part| &part.conflicts) {
-        let known = conflicts.entry(*outbox).or_insert_with(|| of_part.clone());
-        if known.count < of_part.count {
-            known.clone_from(of_part);
-        }
-    }
-    conflicts
 }
 
 #[cfg(test)]

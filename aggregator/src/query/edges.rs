@@ -1,10 +1,11 @@
 //! Whose batches are counted, and how far each is.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{Id, OutboxId, Timestamp};
 
-use super::Unanswered;
+use super::{Question, Unanswered};
 use crate::count::Engine;
 use crate::service::{Counted, NotReady, Slot};
 use crate::store::CheckpointStore;
@@ -30,33 +31,49 @@ pub(crate) struct Edges {
 }
 
 /// All edges.
-pub(crate) async fn edges<T: CheckpointStore>(slots: &[Slot<T>]) -> Result<Edges, Unanswered> {
-    let mut edges = Edges::default();
-    for slot in slots {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AllEdges;
+
+impl Question for AllEdges {
+    type Part = Edges;
+
+    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Edges, Unanswered> {
         let counted = slot.read().await;
         let Some(Counted { engine, .. }) = counted.as_ref() else {
             return Err(NotReady::Starting("it is starting or closing".into()).into());
         };
-        edges.add(engine);
+        Ok(Edges::of(engine))
     }
-    Ok(edges)
+
+    fn merge(&self, mut one: Edges, other: Edges) -> Edges {
+        for (outbox, state) in other.outboxes {
+            match one.outboxes.entry(outbox) {
+                Entry::Vacant(free) => drop(free.insert(state)),
+                Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    known.next = known.next.min(state.next);
+                    known.watermark = known.watermark.min(state.watermark);
+                    known.missing.extend(state.missing);
+                }
+            }
+        }
+        one.retired.extend(other.retired);
+        one.cut_off.extend(other.cut_off);
+        one
+    }
 }
 
 impl Edges {
-    fn add(&mut self, engine: &Engine) {
-        for (outbox, state) in engine.outboxes() {
+    fn of(engine: &Engine) -> Self {
+        let outboxes = engine.outboxes().map(|(outbox, state)| {
             let missing = state.missing().into_iter().map(|gap| (gap.start, gap.end - 1));
-            let first = || Outbox {
-                next: state.next,
-                watermark: state.watermark,
-                missing: BTreeSet::new(),
-            };
-            let known = self.outboxes.entry(outbox).or_insert_with(first);
-            known.next = known.next.min(state.next);
-            known.watermark = known.watermark.min(state.watermark);
-            known.missing.extend(missing);
+            let missing = missing.collect();
+            (outbox, Outbox { next: state.next, watermark: state.watermark, missing })
+        });
+        Self {
+            outboxes: outboxes.collect(),
+            retired: engine.retired().clone(),
+            cut_off: engine.cut_off().keys().copied().collect(),
         }
-        self.retired.extend(engine.retired());
-        self.cut_off.extend(engine.cut_off().keys());
     }
 }
