@@ -14,6 +14,7 @@ const room = join(dirname(fileURLToPath(import.meta.url)), "..");
 // Headless, Chromium calls itself a program, and counts as one. Said to the browser, not to a tab: what
 // outlives its page is sent by the browser.
 const PERSON = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
+const CHROMIUM = process.env.CHROMIUM_BIN || "/usr/bin/chromium";
 const KEY = "a-key-for-the-tests-alone-not-secret";
 /** A count is in the API within a second; a busy machine may take longer. */
 const PATIENCE_MS = 60_000;
@@ -33,7 +34,7 @@ export class Stage {
       await stage.#servePages();
       await stage.#startCountersign(ads);
       stage.browser = await chromium.launch({
-        executablePath: process.env.CHROMIUM_BIN || "/usr/bin/chromium",
+        executablePath: CHROMIUM,
         args: [`--user-agent=${PERSON}`, "--no-sandbox", "--disable-gpu"],
         // Playwright switches it off; we test with it.
         ignoreDefaultArgs: ["--disable-back-forward-cache"],
@@ -48,8 +49,10 @@ export class Stage {
 
   async #servePages() {
     this.pages = new Map();
+    this.asked = [];
     const server = createServer((request, response) => {
       const path = new URL(request.url, "http://any").pathname;
+      this.asked.push(path);
       const page = this.pages.get(path);
       if (page) return void response.writeHead(200, page.headers).end(page.html);
       if (path === "/pixel.png") return void response.writeHead(200, { "content-type": "image/png" }).end(PIXEL);
@@ -140,6 +143,13 @@ export class Stage {
       if (request.url().includes("/v1/serve")) tab.served.push(request.url());
     });
     return tab;
+  }
+
+  /** A browser with a page, which nobody steers: what steers one forbids that it prerenders. */
+  unsteered(url) {
+    const profile = `--user-data-dir=${join(this.folder, "profile")}`;
+    const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", `--user-agent=${PERSON}`, profile];
+    return spawn(CHROMIUM, [...flags, url], { stdio: "ignore" });
   }
 
   async #ask(path) {
