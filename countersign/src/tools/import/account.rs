@@ -95,7 +95,7 @@ pub(super) fn print(
     rows_before: u64,
     after: &Source,
 ) -> bool {
-    if read.rows > 0 && read.rejected == read.rows && after.rows == 0 {
+    if read.rejected > 0 && read.events == 0 && after.rows == 0 {
         return print_unreadable(path, read);
     }
     let complete = is_complete(read, after);
@@ -121,8 +121,9 @@ pub(super) fn print(
         }
         true => format!("  {all} accounted for"),
         false if after.rows >= read.rows => format!(
-            "  {} of {} events are counted: of rows that this run can read others were rejected when they \
-             were taken. Import the file that they were written to then, with the options of now",
+            "  {} of {} events are counted: these rows were taken before with other options, and stay as they \
+             were read then; what was rejected then is imported from the file that it was written to, with \
+             the options of now",
             after.counted + reasoned(after),
             read.events
         ),

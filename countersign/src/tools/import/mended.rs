@@ -15,7 +15,7 @@ use super::open::{self, Seen, cannot_read};
 use super::read::{Chunk, Log, guessed, is_in_its_day};
 use super::records::{RECORD_BYTES_MAX, Record};
 use super::rejects::{self, Rejects, Row};
-use super::rows::{Rows, Said};
+use super::rows::{Rows, Said, is_before_header};
 use crate::cli::Format;
 use crate::failure::Failure;
 
@@ -52,7 +52,13 @@ pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
     let input = open::open(path, Seen::default())?;
     let mut line = Vec::new();
     let mut start = BufReader::new(input.take(2 * RECORD_BYTES_MAX as u64));
-    start.read_until(b'\n', &mut line).map_err(|error| cannot_read(path, &error))?;
+    loop {
+        line.clear();
+        let read = start.read_until(b'\n', &mut line).map_err(|error| cannot_read(path, &error))?;
+        if read == 0 || !is_before_header(&line) {
+            break;
+        }
+    }
     let line = line.strip_prefix(super::records::BOM).unwrap_or(&line).trim_ascii();
     if delimiter_of(line).is_some() {
         return Ok(Some(Format::Csv));
@@ -64,6 +70,8 @@ pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
 /// have written it with another than ours.
 fn delimiter_of(header: &[u8]) -> Option<u8> {
     let header = header.strip_prefix(super::records::BOM).unwrap_or(header).trim_ascii();
+    // A spreadsheet may put quotes around all.
+    let header: Vec<u8> = header.iter().copied().filter(|byte| *byte != b'"').collect();
     let is_it = |delimiter: &u8| {
         header == rejects::COLUMNS.join(&char::from(*delimiter).to_string()).as_bytes()
     };
@@ -95,7 +103,7 @@ pub(super) fn read(
 ) -> Result<Read, Failure> {
     let input = BufReader::new(open::open(&log.path, seen)?);
     let mut read = Read::default();
-    let mut logs = Logs { log, format, headers: BTreeMap::new() };
+    let mut logs = Logs { log, headers: BTreeMap::new() };
     let mut chunk = Chunk::new(SourceId([0; 16]), 0);
     // The row after the chunk's last.
     let mut end = 0;
@@ -175,6 +183,16 @@ fn rows_of(mut input: BufReader<open::Input>, format: Format) -> MendedRows {
         );
     }
     // What cannot be read is told when the rows are.
+    let mut skipped = Vec::new();
+    while input.fill_buf().is_ok_and(|start| {
+        !start.is_empty()
+            && is_before_header(start.split(|byte| *byte == b'\n').next().unwrap_or_default())
+    }) {
+        skipped.clear();
+        if input.read_until(b'\n', &mut skipped).is_err() {
+            break;
+        }
+    }
     let start = input.fill_buf().unwrap_or_default();
     let header = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let delimiter = delimiter_of(header).unwrap_or(b',');
@@ -185,8 +203,6 @@ fn rows_of(mut input: BufReader<open::Input>, format: Format) -> MendedRows {
 /// The logs that rows are of.
 struct Logs<'a> {
     log: &'a Log,
-    /// Of the file.
-    format: Format,
     headers: BTreeMap<SourceId, Rows>,
 }
 
@@ -212,13 +228,13 @@ impl Logs<'_> {
         let rows = match self.headers.entry(row.source) {
             Entry::Occupied(rows) => rows.into_mut(),
             Entry::Vacant(free) => {
-                let format =
-                    if self.format == Format::Ndjson { Format::Ndjson } else { Format::Access };
+                let is_object = row.row.trim_start().starts_with('{');
+                let format = if is_object { Format::Ndjson } else { Format::Access };
                 free.insert(Rows::under(None, format, None, self.log)?)
             }
         };
         let record = Record { bytes: row.row.as_bytes(), line: row.line, fault: None };
-        rows.read(&record, row.line)
+        rows.read_mended(&record, &row.reason)
     }
 }
 

@@ -223,8 +223,8 @@ impl Reader {
             sink(chunk.seal(read.rows, read.digests.text));
         }
         read.held_back = self.records.held_back();
-        if !has_any && read.rejected_all(&rejects) {
-            // It is read another way next time, and its rows are nobody's to mend.
+        if !has_any {
+            // Nothing was sent: it is read another way next time, and its rows are nobody's to mend.
             rejects.undo()?;
         }
         self.finish(read, rejects)
@@ -265,11 +265,6 @@ fn next<'a>(
 }
 
 impl Read {
-    /// Whether nothing of the log was sent.
-    fn rejected_all(&self, rejects: &Rejects) -> bool {
-        self.rows > 0 && rejects.count == self.rows
-    }
-
     fn take(&mut self, said: Option<&Said>, is_new: bool) {
         self.rows += 1;
         match said {

@@ -141,6 +141,8 @@ impl<R: Read> Records<R> {
         };
         let bytes = &self.window[shown];
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let mark = if line == 1 { BOM } else { b"" };
+        let bytes = bytes.strip_prefix(mark).unwrap_or(bytes);
         Ok(Some(Record { bytes, line, fault }))
     }
 

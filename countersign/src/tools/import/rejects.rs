@@ -125,6 +125,11 @@ impl Rejects {
 
     fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
+        if self.out.is_none() && self.is_there {
+            // Rows of logs of another form may stand in it.
+            let there = super::mended::is_one(path).ok().flatten();
+            self.format = there.unwrap_or(self.format);
+        }
         let format = self.format;
         let out = match &mut self.out {
             Some(out) => out,
@@ -150,7 +155,9 @@ fn write_row(out: &mut BufWriter<File>, format: Format, row: &Row<'_>) -> io::Re
     if format == Format::Ndjson {
         let row =
             json!({ "source": source, "file": file, "line": line, "reason": reason, "row": text });
-        return writeln!(out, "{row}");
+        writeln!(out, "{row}")?;
+        // As the rows of CSV are: whatever ends this process leaves no half of a line.
+        return out.flush();
     }
     let values = [&source.to_string(), file, &line.to_string(), reason, &text];
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);

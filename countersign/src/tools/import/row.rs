@@ -255,12 +255,13 @@ fn country(text: &str) -> Option<Country> {
     }
     // As lists have it: `Korea, Republic of`, `Korea (Republic of)`.
     let (name, what) = text.split_once([',', '('])?;
-    let short = Some(plain(name)).filter(|name| !SEVERAL.contains(&name.as_str()));
-    known(&plain(&format!("{what} {name}"))).or_else(|| known(&short?))
+    let is_style = STYLES.contains(&plain(what).as_str());
+    let short = is_style.then(|| known(&plain(name))).flatten();
+    known(&plain(&format!("{what} {name}"))).or(short)
 }
 
 /// Names of countries that the list of names lacks, in letters alone.
-const OTHER_NAMES: [(&str, &str); 11] = [
+const OTHER_NAMES: [(&str, &str); 26] = [
     ("turkiye", "TR"),
     ("uae", "AE"),
     ("northmacedonia", "MK"),
@@ -270,11 +271,42 @@ const OTHER_NAMES: [(&str, &str); 11] = [
     ("congokinshasa", "CD"),
     ("kinshasacongo", "CD"),
     ("congobrazzaville", "CG"),
+    ("republicofthecongo", "CG"),
     ("macaosarchina", "MO"),
+    ("hongkongsar", "HK"),
+    ("cocoskeelingislands", "CC"),
+    ("stkittsandnevis", "KN"),
+    ("stvincentandgrenadines", "VC"),
+    ("stvincentandthegrenadines", "VC"),
+    ("palestinianterritories", "PS"),
+    ("peoplesrepublicofchina", "CN"),
+    ("uk", "GB"),
+    ("theunitedstates", "US"),
+    ("unitedstatesvirginislands", "VI"),
+    ("libyanarabjamahiriya", "LY"),
+    ("republicofsouthafrica", "ZA"),
+    ("kingdomofsaudiarabia", "SA"),
+    ("democraticrepublicofthecongo", "CD"),
     ("hongkongsarchina", "HK"),
 ];
-/// What stands behind these says which of several countries is meant, of which one may be called so.
-const SEVERAL: [&str; 6] = ["congo", "cyprus", "guinea", "ireland", "korea", "sudan"];
+/// What may stand behind a country's name and says nothing more: anything else may be a place in it, or part of
+/// it.
+const STYLES: [&str; 14] = [
+    "the",
+    "republicof",
+    "stateof",
+    "stateofthe",
+    "provinceofchina",
+    "islamicrepublicof",
+    "unitedrepublicof",
+    "federatedstatesof",
+    "plurinationalstateof",
+    "bolivarianrepublicof",
+    "theformeryugoslavrepublicof",
+    "burma",
+    "frenchpart",
+    "dutchpart",
+];
 
 /// A letter as in the English alphabet: `ç` of Curaçao.
 fn without_mark(letter: char) -> char {

@@ -16,6 +16,9 @@ use crate::failure::Failure;
 /// So many names of fields that are not used are told.
 const TOLD_MAX: usize = 64;
 
+/// Why a row of NDJSON is rejected that says nothing of what happened.
+const NO_WORD: &str = "no event and no click, though the log's first row says what happened";
+
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
@@ -201,6 +204,17 @@ impl Rows {
         Ok(())
     }
 
+    /// What a mended row says, or why it says nothing; `reason` is why it was rejected.
+    pub(super) fn read_mended(
+        &mut self,
+        record: &Record<'_>,
+        reason: &str,
+    ) -> Result<Said, String> {
+        // Its log's first row is not here: only what it was rejected for tells.
+        self.says_what = reason == NO_WORD;
+        self.read(record, record.line)
+    }
+
     /// What a record says, or why it says nothing.
     pub(super) fn read(&mut self, record: &Record<'_>, row: u64) -> Result<Said, String> {
         if let Some(fault) = record.fault {
@@ -226,10 +240,7 @@ impl Rows {
                     }
                 }
                 if self.says_what && !json.says_what(&self.names) {
-                    return Err(
-                        "no event and no click, though the log's first row says what happened"
-                            .to_owned(),
-                    );
+                    return Err(NO_WORD.to_owned());
                 }
                 json.fields(&self.names)
             }

@@ -247,6 +247,14 @@ St. Lucia = LC
 Trinidad and Tobago = TT
 Saint Kitts & Nevis = KN
 Korea (Republic of) = KR
+Cocos (Keeling) Islands = CC
+Republic of the Congo = CG
+Hong Kong SAR = HK
+St. Kitts & Nevis = KN
+Palestinian Territories = PS
+U.K. = GB
+The United States = US
+Virgin Islands, United States = VI
 Micronesia = FM
 Réunion = RE
 XX = ZZ
@@ -273,6 +281,28 @@ fn countries_are_read_by_code_and_by_name() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn a_place_in_a_country_is_no_country() {
+    for said in [
+        "Georgia, USA",
+        "Georgia (US)",
+        "Lebanon, Pennsylvania",
+        "Mexico, New",
+        "China (Taiwan)",
+        "China, Hong Kong",
+        "France (Réunion)",
+        "Denmark (Greenland)",
+        "Vietnam, South",
+        "Germany, East",
+    ] {
+        let columns = Columns::read(b"ad_id,timestamp,country", b',', &Names::default()).unwrap();
+        let mut buffer = csv::StringRecord::new();
+        let row = format!("a,1700000001,\"{said}\"");
+        let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
+        assert_eq!(fields.unread_country(), Some(said));
+    }
 }
 
 #[test]

@@ -47,6 +47,20 @@ fn mend(log: &Log) -> (Read, Vec<ImportChunk>) {
 }
 
 #[test]
+fn a_row_that_says_nothing_of_what_happened_is_no_click_unmended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.ndjson")) };
+    let rows = [
+        r#"{"ad_id":"a","timestamp":1700000001,"event":"impression"}"#,
+        r#"{"ad_id":"a","timestamp":1700000002}"#,
+    ];
+    std::fs::write(&file.path, rows.join("\n") + "\n").unwrap();
+    file.path = rejected(file.clone());
+    let (read, chunks) = mend(&file);
+    assert_eq!((read.rows, read.rejected, chunks.len()), (1, 1, 0));
+}
+
+#[test]
 fn a_spreadsheet_may_have_written_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.csv")) };
@@ -58,7 +72,8 @@ fn a_spreadsheet_may_have_written_the_file() {
         let mut out = csv::WriterBuilder::new()
             .delimiter(delimiter.as_bytes()[0])
             .terminator(csv::Terminator::CRLF)
-            .from_writer(b"\xef\xbb\xbf".to_vec());
+            .quote_style(csv::QuoteStyle::Always)
+            .from_writer(format!("\u{feff}sep={delimiter}\r\n").into_bytes());
         rows.records().for_each(|row| out.write_record(&row.unwrap()).unwrap());
         std::fs::write(&file.path, out.into_inner().unwrap()).unwrap();
         let (read, chunks) = mend(&file);

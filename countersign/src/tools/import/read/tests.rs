@@ -79,6 +79,19 @@ fn comments_stand_before_the_header_which_may_come_again() {
     }
 }
 
+#[test]
+fn of_a_log_of_which_nothing_is_an_event_nothing_is_left() {
+    for text in [
+        "ad_id,timestamp\na,oops\nad_id,timestamp\na,oops\n",
+        "ad_id,timestamp,user_agent\na,oops,x\na,1700000001,curl/8.0\n",
+    ] {
+        let (_dir, path) = file(text.as_bytes());
+        let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+        assert!(read.rejected > 0 && read.events == 0 && chunks.is_empty(), "{text}: {read:?}");
+        assert!(!path.with_extension("rejects").exists(), "{text}");
+    }
+}
+
 fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.log");
