@@ -46,6 +46,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A batch that could not be appended is given out again after this.
 const BACK_AFTER: Duration = Duration::from_secs(2);
+/// … and one of an edge that nobody knows so often, before it is a dead letter.
+const UNKNOWN_TIMES: u64 = 4;
 /// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
 const HELD_BACK_MAX: Duration = Duration::from_secs(60);
 /// Who has not seen the keys for so long takes nothing.
@@ -242,6 +244,10 @@ fn weight(taken: &Taken) -> u32 {
 }
 
 async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
+    // It may have been registered a moment ago, and this collector has not seen that yet.
+    if collector.issuer_of(&taken.edge).is_none() && taken.deliveries() <= UNKNOWN_TIMES {
+        return answered(taken, taken.again(BACK_AFTER).await);
+    }
     let submitted = collector.submit_of(&taken.edge, taken.batch.clone());
     let done = match taken.while_it_lasts(submitted).await {
         Ok(receipt) => {

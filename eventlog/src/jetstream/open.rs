@@ -159,8 +159,11 @@ fn stream_config(config: &JetStreamConfig, partition: u16, identity: Identity) -
         // A full stream refuses; what is in it is never thrown away for something new.
         discard: DiscardPolicy::New,
         deny_delete: true,
-        // Nothing is known by a message's id here: batch numbers do that, for ever.
-        duplicate_window: Duration::from_millis(100),
+        // Events are not known by a message's id: batch numbers do that, for ever. Letters have none.
+        duplicate_window: match partition {
+            DEAD => Duration::from_secs(120),
+            _ => Duration::from_millis(100),
+        },
         metadata,
         ..Config::default()
     }

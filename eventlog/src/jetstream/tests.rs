@@ -160,6 +160,21 @@ async fn a_gap_and_a_full_stream_are_told() {
     assert!(matches!(large, LogError::TooLarge { .. }), "{large}");
 }
 
+/// An answer that came too late makes who appends send again; letters have no numbers that tell.
+#[tokio::test]
+async fn a_letter_that_is_sent_again_is_there_once() {
+    let server = Server::start();
+    let log = server.log("", 1).await;
+    let letter = |text: &'static str| {
+        vec![Message { partition: DEAD, payload: Bytes::from_static(text.as_bytes()) }]
+    };
+    let first = log.append(letter("one")).await.unwrap();
+    assert_eq!(log.append(letter("one")).await.unwrap(), first);
+    let second = log.append(letter("two")).await.unwrap();
+    assert_eq!(second[0].sequence, first[0].sequence + 1);
+    assert_eq!(log.end(DEAD).await.unwrap().unwrap().sequence, second[0].sequence);
+}
+
 #[tokio::test]
 async fn what_cannot_be_opened_says_what_to_do() {
     let server = Server::start();

@@ -300,6 +300,15 @@ impl Taken {
         Self { edge, batch: given.payload, queue: queue.clone(), reply: given.reply.into() }
     }
 
+    /// How often it was given out, this time too; 1 when the server does not say so.
+    #[must_use]
+    pub fn deliveries(&self) -> u64 {
+        let words: Vec<&str> = self.reply.split('.').collect();
+        // `$JS.ACK`, in newer servers a domain and an account, then stream, consumer, and this.
+        let at = if words.len() > 9 { 6 } else { 4 };
+        words.get(at).and_then(|word| word.parse().ok()).unwrap_or(1)
+    }
+
     /// Every partition has it, or it lies with the dead letters: it is deleted, and that is
     /// confirmed.
     ///

@@ -83,6 +83,19 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
 }
 
 #[tokio::test]
+async fn a_batch_tells_how_often_it_was_given_out() {
+    let server = Server::start();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    queue.put("edge", vec![1].into()).await.unwrap();
+    let mut taker = queue.taker();
+    for times in 1..4 {
+        let taken = take(&mut taker).await;
+        assert_eq!(taken.deliveries(), times);
+        taken.again(Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_batch_that_is_worked_on_for_long_is_given_to_nobody_else() {
     let server = Server::start();
     let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
