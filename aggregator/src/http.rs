@@ -404,32 +404,3 @@ fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
     };
     some(found).into_iter().map(of_outbox).collect()
 }
-
-#[cfg(test)]
-mod tests_of_lists {
-    use super::*;
-
-    #[test]
-    fn however_much_is_missing_an_answer_is_short_and_tells_of_every_edge() {
-        let outbox = |edge: &str, epoch| OutboxId { edge: edge.parse().unwrap(), epoch };
-        let mut all = BTreeMap::new();
-        for epoch in 0..3_000_u64 {
-            let runs: Vec<_> = (0..50).map(|n| 2 * n..2 * n + 1).collect();
-            all.insert(
-                outbox(["m", "m--1", "m--2"][usize::try_from(epoch % 3).unwrap()], epoch),
-                runs,
-            );
-        }
-        for edge in ["a", "z"] {
-            all.insert(outbox(edge, 1), vec![3..5, 7..8]);
-        }
-        let listed = gaps(all);
-        assert_eq!(listed.len(), OUTBOXES_LISTED_MAX);
-        let first = &listed[0];
-        assert_eq!((first.edge.as_str(), first.count, first.missing.len()), ("a", 3, 2));
-        assert_eq!(listed.last().unwrap().edge.as_str(), "z");
-        let flood = &listed[1..OUTBOXES_LISTED_MAX - 1];
-        assert!(flood.iter().all(|gap| (gap.count, gap.missing.len()) == (50, GAPS_LISTED_MAX)));
-        assert!(flood.iter().all(|gap| gap.epoch >= 3_000 - 254), "the newest");
-    }
-}

@@ -30,7 +30,6 @@ use crate::cli::UpArgs;
 use crate::failure::Failure;
 use crate::process;
 use crate::settings::Settings;
-use open::Opened;
 use sink::CollectorSink;
 
 /// Runs the command until a signal ends it.
@@ -61,32 +60,18 @@ async fn up(
     let stop = process::signals()?;
     let opened = open::open(&settings, demo).await?;
     is_open.store(true, Ordering::Relaxed);
-    let Opened {
-        edge_listener,
-        edge,
-        api_listener,
-        api,
-        api_doors,
-        collector,
-        aggregator,
-        archiver,
-        log,
-        keys,
-        dir,
-        disk,
-        ..
-    } = opened;
-    let sink = Arc::new(CollectorSink::new(Arc::clone(&collector)));
-    let edge = edge::native::run(edge_listener, edge.with(sink), process::stopped(stop.clone()));
+    let (collector, aggregator) = (opened.collector, opened.aggregator);
+    let edge = opened.edge.with(Arc::new(CollectorSink::new(Arc::clone(&collector))));
+    let edge = edge::native::run(opened.edge_listener, edge, process::stopped(stop.clone()));
     let api = listen::serve_api(
-        api_listener,
-        api,
-        api_doors,
+        opened.api_listener,
+        opened.api,
+        opened.api_doors,
         Times::default(),
         process::stopped(stop.clone()),
     );
-    let follower = tokio::spawn(follow::keys(dir, keys));
-    let disk = tokio::spawn(disk.watch());
+    let follower = tokio::spawn(follow::keys(opened.dir, opened.keys));
+    let disk = tokio::spawn(opened.disk.watch());
     let result = tokio::select! {
         biased;
         why = collector.fatal() => Err(Failure::fatal(format!("collector: {why}"))),
@@ -96,7 +81,7 @@ async fn up(
     follower.abort();
     disk.abort();
     // After a failure too: what was taken in goes as far as it can.
-    let closed = close(&collector, aggregator, archiver, log).await;
+    let closed = close(&collector, aggregator, opened.archiver, opened.log).await;
     result.and(closed)?;
     tracing::info!("ended in order");
     Ok(())

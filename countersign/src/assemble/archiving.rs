@@ -11,6 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use eventlog::AnyLog;
 use prometheus_client::registry::Registry;
 
 use crate::assemble::objects;
@@ -18,7 +19,6 @@ use crate::data::DataDir;
 use crate::failure::Failure;
 use crate::process;
 use crate::settings::Settings;
-use eventlog::AnyLog;
 
 /// The folder in the data directory.
 pub(crate) const FOLDER: &str = "archive";

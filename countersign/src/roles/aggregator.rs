@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use edge::native::doors::Doors;
+use eventlog::AnyLog;
 use eventlog::nats::{Document, Documents, JetStreamConfig};
 use prometheus_client::registry::Registry;
 use shared::ambient::{SystemClock, SystemRandom};
@@ -37,7 +38,6 @@ use crate::failure::Failure;
 use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
-use eventlog::AnyLog;
 
 const OWN: [&str; 7] = ["data", "disk", "log", "aggregator", "archive", "eventlog", "api"];
 /// A failure may be that of one who is fenced off, and hears of it so much later.

@@ -13,8 +13,8 @@ use std::time::Duration;
 use ::collector::{Collector, CollectorKeys, SubmitError};
 use axum::routing::get;
 use catalogue::CatalogueFile;
-use eventlog::LogError;
 use eventlog::nats::{Document, Documents, EdgeQueue, Taken};
+use eventlog::{AnyLog, LogError};
 use prometheus_client::registry::Registry;
 use shared::ambient::SteadyClock;
 use shared::keys::{CentreKeys, DeploymentId};
@@ -32,7 +32,6 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::process;
 use crate::settings::{Settings, table};
 use crate::terminal::line;
-use eventlog::AnyLog;
 
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
 /// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.

@@ -3,7 +3,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -52,18 +52,28 @@ pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
     let input = open::open(path, Seen::default())?;
     let mut line = Vec::new();
     let mut start = BufReader::new(input.take(2 * RECORD_BYTES_MAX as u64));
-    loop {
-        line.clear();
-        let read = start.read_until(b'\n', &mut line).map_err(|error| cannot_read(path, &error))?;
-        if read == 0 || !is_before_header(&line) {
-            break;
-        }
-    }
+    let begun = skip_before_header(&mut start).and_then(|()| start.read_until(b'\n', &mut line));
+    begun.map_err(|error| cannot_read(path, &error))?;
     let line = line.strip_prefix(super::records::BOM).unwrap_or(&line).trim_ascii();
     if delimiter_of(line).is_some() {
         return Ok(Some(Format::Csv));
     }
     Ok(serde_json::from_slice::<Mended>(line).is_ok().then_some(Format::Ndjson))
+}
+
+/// Skips what a spreadsheet writes before the header.
+fn skip_before_header(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let start = input.fill_buf()?;
+        if start.is_empty() || !is_before_header(first_line(start)) {
+            return Ok(());
+        }
+        input.read_until(b'\n', &mut Vec::new())?;
+    }
+}
+
+fn first_line(start: &[u8]) -> &[u8] {
+    start.split(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
 /// What separates the columns of a file with this header, if it is one of rejected rows: a spreadsheet may
@@ -183,19 +193,8 @@ fn rows_of(mut input: BufReader<open::Input>, format: Format) -> MendedRows {
         );
     }
     // What cannot be read is told when the rows are.
-    let mut skipped = Vec::new();
-    while input.fill_buf().is_ok_and(|start| {
-        !start.is_empty()
-            && is_before_header(start.split(|byte| *byte == b'\n').next().unwrap_or_default())
-    }) {
-        skipped.clear();
-        if input.read_until(b'\n', &mut skipped).is_err() {
-            break;
-        }
-    }
-    let start = input.fill_buf().unwrap_or_default();
-    let header = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let delimiter = delimiter_of(header).unwrap_or(b',');
+    let _ = skip_before_header(&mut input);
+    let delimiter = delimiter_of(first_line(input.fill_buf().unwrap_or_default())).unwrap_or(b',');
     let rows = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(input);
     Box::new(rows.into_deserialize().map(|row| row.map_err(|error| error.to_string())))
 }
