@@ -14,7 +14,7 @@ use async_nats::jetstream::{self, ErrorCode};
 
 pub use connect::{JetStreamConfig, OpenError};
 pub use documents::{DOCUMENT_BYTES_MAX, Document, Documents};
-pub use queue::{EdgeQueue, Taken, Taker};
+pub use queue::{EDGE_BATCH_BYTES_MAX, EdgeQueue, Taken, Taker};
 
 use crate::log::LogError;
 

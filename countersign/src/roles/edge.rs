@@ -13,13 +13,13 @@ use ::edge::outbox::seal::epoch_of;
 use ::edge::outbox::{BatchSink, SinkError};
 use bytes::Bytes;
 use eventlog::LogError;
-use eventlog::nats::{Document, Documents, EdgeQueue, JetStreamConfig};
+use eventlog::nats::{Document, Documents, EDGE_BATCH_BYTES_MAX, EdgeQueue, JetStreamConfig};
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use shared::Clock;
 use shared::ambient::{SteadyClock, Stopwatch};
 use shared::keys::EdgeKeys;
-use shared::limits::{CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX};
+use shared::limits::{BATCH_BYTES_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX};
 use tokio::sync::{OnceCell, watch};
 
 use super::follow::follow;
@@ -222,6 +222,9 @@ impl QueueSink {
     }
 }
 
+const _: () =
+    assert!(BATCH_BYTES_MAX < EDGE_BATCH_BYTES_MAX, "what an edge seals fits into the queue");
+
 /// An epoch may be so far ahead of the server's clock: a little less than of a collector's, for these
 /// clocks differ.
 const EPOCH_AHEAD_MS: u64 = EPOCH_AHEAD_MS_MAX - CLOCK_AHEAD_MS_MAX;
@@ -266,8 +269,9 @@ impl QueueSink {
         if since.elapsed() >= TOLD_AFTER && !std::mem::replace(told, true) {
             tracing::error!(
                 edge = self.edge,
-                "batches wait in the outbox, none was taken for {} s: {why}. If that lasts: this edge's NATS \
-                 user may put batches in under its own name only (deploy/nats/accounts.conf)",
+                "batches wait in the outbox, none was taken for {} s: {why}. If that lasts, look whether \
+                 NATS answers and its disk keeps up, and whether this edge's NATS user may put batches in: \
+                 under its own name only (deploy/nats/accounts.conf)",
                 since.elapsed().as_secs()
             );
         }

@@ -34,6 +34,10 @@ const TAKEN_MAX: i64 = 1 << 20;
 /// given back to the queue keep their places among [`TAKEN_MAX`], so that some edges could have all of them,
 /// and fill the disk that the log lies on as well.
 const EDGE_MESSAGES_MAX: i64 = 1_024;
+/// The largest batch that the queue takes. An edge seals none that is larger
+/// (`shared::limits::BATCH_BYTES_MAX`); a sender that writes a MiB each time would have the server write,
+/// and wait for its disk, for what a collector then refuses.
+pub const EDGE_BATCH_BYTES_MAX: usize = 400 << 10;
 /// How often it is looked whether anything lies in the queue that nobody is given: nats-server has been seen
 /// to lose track of batches whose neighbours were purged while they were given out.
 const STUCK_EVERY: Duration = Duration::from_secs(60);
@@ -110,12 +114,10 @@ impl EdgeQueue {
                     num_replicas: config.replicas,
                     max_bytes: config.stream_bytes_max.unwrap_or(-1),
                     discard: DiscardPolicy::New,
-                    max_messages_per_subject: EDGE_MESSAGES_MAX,
-                    discard_new_per_subject: true,
                     duplicate_window: Duration::from_millis(100),
                     ..Config::default()
                 };
-                context.create_stream(wanted).await.map_err(|error| {
+                context.create_stream(bounded(wanted)).await.map_err(|error| {
                     connect::cannot_make(config, &format!("the stream {name}"), &error)
                 })?;
             }
@@ -129,8 +131,7 @@ impl EdgeQueue {
     /// # Errors
     /// As [`crate::Log::append`]: it may be there all the same.
     pub async fn put(&self, edge: &str, batch: Bytes) -> Result<(), LogError> {
-        let largest = self.context.client().max_payload();
-        if batch.len() > largest {
+        if batch.len() > self.context.client().max_payload().min(EDGE_BATCH_BYTES_MAX) {
             return Err(LogError::TooLarge { bytes: batch.len() as u64, records: 1 });
         }
         let subject = format!("{}countersign.edge.{edge}", self.config.prefix);
@@ -347,6 +348,22 @@ impl Taken {
     }
 }
 
+/// With bounds for what one edge may put in, where the operator has set none.
+fn bounded(config: Config) -> Config {
+    let largest = i32::try_from(EDGE_BATCH_BYTES_MAX).unwrap_or(i32::MAX);
+    let messages = config.max_messages_per_subject;
+    Config {
+        max_messages_per_subject: if messages > 0 { messages } else { EDGE_MESSAGES_MAX },
+        discard_new_per_subject: true,
+        max_message_size: if config.max_message_size > 0 {
+            config.max_message_size
+        } else {
+            largest
+        },
+        ..config
+    }
+}
+
 /// That no edge can fill a queue which an earlier build has made.
 async fn bound(
     config: &JetStreamConfig,
@@ -354,21 +371,18 @@ async fn bound(
     found: Config,
     make: bool,
 ) -> Result<(), OpenError> {
-    if found.discard_new_per_subject && found.max_messages_per_subject > 0 {
+    let wanted = bounded(found.clone());
+    if found == wanted {
         return Ok(());
     }
     if !make {
         tracing::warn!(
             stream = found.name,
-            "any edge may fill the queue, for an earlier build has made it: `countersign init` bounds it"
+            "an edge may put more into the queue than it needs, for an earlier build has made it: \
+             `countersign init` bounds it"
         );
         return Ok(());
     }
-    let wanted = Config {
-        max_messages_per_subject: EDGE_MESSAGES_MAX,
-        discard_new_per_subject: true,
-        ..found
-    };
     let updated = context.update_stream(&wanted).await;
     updated.map(drop).map_err(|error| {
         let name = &wanted.name;

@@ -139,6 +139,14 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     honest_one_comes(&queue).await;
     let more = queue.put("hostile", vec![8].into()).await;
     assert!(more.is_err(), "what was given back is still there");
+    // Whoever publishes what no edge seals is refused before the server writes it.
+    let large = vec![7; EDGE_BATCH_BYTES_MAX + 1];
+    let error = queue.put("large", large.clone().into()).await.unwrap_err();
+    assert!(matches!(error, LogError::TooLarge { .. }), "{error}");
+    let sent = server.context().await.publish("countersign.edge.large", large.into()).await;
+    let error = sent.unwrap().await.unwrap_err();
+    assert!(format!("{error:?}").contains("message size exceeds maximum"), "{error:?}");
+    queue.put("large", vec![7; EDGE_BATCH_BYTES_MAX].into()).await.unwrap();
 }
 
 /// Though all others are given back for an hour.

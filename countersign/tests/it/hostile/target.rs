@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use eventlog::LogError;
 use eventlog::nats::{Documents, EdgeQueue, JetStreamConfig};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
@@ -143,13 +144,19 @@ impl Target {
         let before = self.metrics(&self.gateway).await;
         let count = batches.len();
         // An edge has so many places in the queue; it tries again, as an outbox does.
+        // What is larger than any is refused by the queue: false.
         let put = async |batch: Vec<u8>| {
-            while let Err(why) = queue.put(EDGE.as_str(), batch.clone().into()).await {
-                assert!(why.is_retryable(), "{why}");
+            loop {
+                match queue.put(EDGE.as_str(), batch.clone().into()).await {
+                    Ok(()) => break true,
+                    Err(LogError::TooLarge { .. }) => break false,
+                    Err(why) => assert!(why.is_retryable(), "{why}"),
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        stream::iter(batches.into_iter().map(put)).buffered(AT_ONCE).collect::<Vec<()>>().await;
+        let puts = stream::iter(batches.into_iter().map(put)).buffered(AT_ONCE);
+        let large = puts.filter(|put| std::future::ready(!put)).count().await;
         let watch = Stopwatch::start();
         while queue.depth().await.unwrap() > 0 {
             assert!(watch.elapsed() < PATIENCE, "the queue does not become empty");
@@ -162,7 +169,8 @@ impl Target {
             answers.extend((0..count).map(|_| (None, name.to_owned())));
         };
         let mut dead = more(DEAD);
-        add("taken", count as u64 - dead);
+        add("batch_too_large", large as u64);
+        add("taken", (count - large) as u64 - dead);
         for name in after.keys().filter_map(|name| name.strip_prefix(REFUSED)) {
             let name = name.trim_end_matches("\"}");
             let refused = more(&format!("{REFUSED}{name}\"}}"));

@@ -334,7 +334,7 @@ pub(super) const TRICKS: &[Trick] = &[
             else {
                 unreachable!("it is one")
             };
-            let body = || Said::Batch([head.clone(), garbage(scene.large / 2)].concat());
+            let body = || Said::Batch([head.clone(), garbage(scene.large / 4)].concat());
             (0..12).map(|_| body()).collect()
         },
         answer: Door::Refused(400, "malformed"),
