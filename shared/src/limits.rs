@@ -48,6 +48,8 @@ pub const BATCH_NUMBERS_MAX: u64 = 1 << 63;
 pub const BATCH_TALLIES_MAX: usize = 4_096;
 /// The largest outbox batch, in bytes. An outbox seals a batch before it would pass this.
 pub const BATCH_BYTES_MAX: usize = 384 << 10;
+/// The most batches that an edge puts into the work queue as one message.
+pub const BUNDLE_BATCHES_MAX: usize = 256;
 /// The most events in one chunk of an imported log.
 pub const CHUNK_EVENTS_MAX: usize = 4_096;
 /// The largest body that the collector's gateway reads.

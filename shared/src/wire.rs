@@ -2,6 +2,7 @@
 //! little endian. Reading refuses what it does not know, and whatever follows the end.
 
 pub mod batch;
+pub mod bundle;
 mod codec;
 pub mod control;
 pub mod dead;

@@ -5,23 +5,22 @@
 //! letters; of a sender with too many of these it is given back for a minute, and beyond some let go of. A collector that has not seen the keys for a while takes nothing: a new one signs ten
 //! seconds after it was made, and by then everybody who judges knows it.
 
-use std::collections::HashMap;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::collector::{Collector, CollectorKeys, SubmitError};
+use ::collector::{Collector, CollectorKeys};
 use axum::routing::get;
 use catalogue::CatalogueFile;
-use eventlog::nats::{Document, Documents, EdgeQueue, Taken};
-use eventlog::{AnyLog, LogError};
+use eventlog::AnyLog;
+use eventlog::nats::{Document, Documents, EdgeQueue};
 use prometheus_client::registry::Registry;
 use shared::ambient::SteadyClock;
 use shared::keys::{CentreKeys, DeploymentId};
-use shared::limits::CLOCK_AHEAD_MS_MAX;
-use shared::{Clock, Id, Ready};
-use tokio::sync::{Semaphore, watch};
+use shared::{Clock, Ready};
+use tokio::sync::watch;
 
+use self::taking::take_batches;
 use super::follow::{Seen, follow};
 use crate::assemble::listen::{self, Times};
 use crate::assemble::published;
@@ -33,22 +32,9 @@ use crate::process;
 use crate::settings::{Settings, table};
 use crate::terminal::line;
 
+mod taking;
+
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
-/// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
-const TAKEN: Held = Held { batches: 4_096, bytes: 256 << 20 };
-/// … and of one issuer, of which the others' would wait for those that take hours: a quarter, as it has of the
-/// collector's queue, and no less than one edge may have in NATS, for what is given back comes seconds later.
-const TAKEN_OF_ONE: Held = Held { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
-/// The queue is asked again after this …
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// … and it is looked again whether anything may be taken.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A batch that could not be appended is given out again after this.
-const BACK_AFTER: Duration = Duration::from_secs(2);
-/// … and one of an edge that nobody knows so often, before it is a dead letter.
-const UNKNOWN_TIMES: u64 = 4;
-/// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
-const HELD_BACK_MAX: Duration = Duration::from_secs(60);
 /// Who has not seen the keys for so long takes nothing.
 const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
 
@@ -176,168 +162,4 @@ fn no_edges(collector: &Collector<AnyLog>) -> Option<String> {
          is taken from the queue"
             .to_owned()
     })
-}
-
-/// Takes until the signal, and then finishes what was taken.
-async fn take_batches(
-    queue: EdgeQueue,
-    collector: Arc<Collector<AnyLog>>,
-    seen: Seen,
-    unready: watch::Sender<Option<String>>,
-    stop: watch::Receiver<bool>,
-) {
-    let (places, bytes) =
-        (Semaphore::new(TAKEN.batches as usize), Semaphore::new(TAKEN.bytes as usize));
-    let (places, bytes, hands) = (Arc::new(places), Arc::new(bytes), Arc::new(Hands::default()));
-    let mut taker = queue.taker();
-    let mut stopped = std::pin::pin!(process::stopped(stop));
-    loop {
-        let next = async {
-            // Never closed, so permits always come in the end.
-            let place = Arc::clone(&places).acquire_owned().await;
-            while keys_unseen(&seen).is_some()
-                || !collector.knows_edges()
-                || collector.trouble().is_some()
-            {
-                if let Some(why) = no_edges(&collector) {
-                    unready.send_if_modified(|told| told.replace(why.clone()).is_none());
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            unready.send_if_modified(|why| why.take().is_some());
-            let next = taker.next().await;
-            let bytes =
-                Arc::clone(&bytes).acquire_many_owned(next.as_ref().map_or(0, weight)).await;
-            (next, (place, bytes))
-        };
-        let (next, room) = tokio::select! {
-            () = &mut stopped => break,
-            next = next => next,
-        };
-        match next {
-            Ok(taken) => {
-                unready.send_if_modified(|why| why.take().is_some());
-                let hand = Hands::take(&hands, collector.issuer_of(&taken.edge), weight(&taken));
-                let (queue, collector) = (queue.clone(), Arc::clone(&collector));
-                tokio::spawn(async move {
-                    match hand {
-                        Some(_hand) => one(&queue, &collector, &taken).await,
-                        None => answered(&taken, taken.again(BACK_AFTER).await),
-                    }
-                    drop(room);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("the work queue: {error}; asked again");
-                unready.send_replace(Some(format!("queue: {error}")));
-                tokio::time::sleep(AGAIN_AFTER).await;
-            }
-        }
-    }
-    // All are back when all that was taken has its answer.
-    let _ = places.acquire_many(TAKEN.batches).await;
-}
-
-fn weight(taken: &Taken) -> u32 {
-    u32::try_from(taken.batch.len()).unwrap_or(u32::MAX).min(TAKEN_OF_ONE.bytes)
-}
-
-async fn one(queue: &EdgeQueue, collector: &Collector<AnyLog>, taken: &Taken) {
-    // It may have been registered a moment ago, and this collector has not seen that yet.
-    if collector.issuer_of(&taken.edge).is_none() && taken.deliveries() <= UNKNOWN_TIMES {
-        return answered(taken, taken.again(BACK_AFTER).await);
-    }
-    let submitted = collector.submit_of(&taken.edge, taken.batch.clone());
-    let done = match taken.while_it_lasts(submitted).await {
-        Ok(receipt) => {
-            if receipt.clock_ahead_ms > CLOCK_AHEAD_MS_MAX
-                && let Err(error) =
-                    queue.tell_clock_ahead(&taken.edge, receipt.clock_ahead_ms).await
-            {
-                tracing::warn!(edge = taken.edge, %error, "the edge could not be told of its clock");
-            }
-            taken.done().await
-        }
-        // It lies with the dead letters, or is let go of.
-        Err(SubmitError::Refused(_) | SubmitError::NotAllowed(..)) => taken.done().await,
-        Err(SubmitError::TooManyLetters(after, _)) => taken.again(after).await,
-        Err(SubmitError::Retry(why)) => {
-            tracing::debug!(edge = taken.edge, %why, "a batch goes back to the queue");
-            taken.again(BACK_AFTER).await
-        }
-        // Nothing is lost: it is given out again when there may be room for it.
-        Err(SubmitError::OverQuota { why, after }) => {
-            tracing::debug!(edge = taken.edge, %why, "a batch is held back");
-            taken.again(after.clamp(BACK_AFTER, HELD_BACK_MAX)).await
-        }
-    };
-    answered(taken, done);
-}
-
-fn answered(taken: &Taken, done: Result<(), LogError>) {
-    if let Err(error) = done {
-        tracing::debug!(edge = taken.edge, %error, "not answered; the batch comes again");
-    }
-}
-
-/// Batches that are taken and have no answer yet.
-#[derive(Clone, Copy, Default)]
-struct Held {
-    batches: u32,
-    bytes: u32,
-}
-
-/// Those of each issuer.
-#[derive(Default)]
-struct Hands(Mutex<HashMap<Option<Id>, Held>>);
-
-/// One of them.
-struct Hand {
-    hands: Arc<Hands>,
-    issuer: Option<Id>,
-    bytes: u32,
-}
-
-impl Hands {
-    /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
-    fn take(hands: &Arc<Self>, issuer: Option<Id>, bytes: u32) -> Option<Hand> {
-        let mut held = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = held.entry(issuer).or_default();
-        if held.batches >= TAKEN_OF_ONE.batches || bytes > TAKEN_OF_ONE.bytes - held.bytes {
-            return None;
-        }
-        *held = Held { batches: held.batches + 1, bytes: held.bytes + bytes };
-        Some(Hand { hands: Arc::clone(hands), issuer, bytes })
-    }
-}
-
-impl Drop for Hand {
-    fn drop(&mut self) {
-        let mut held = self.hands.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = held.get_mut(&self.issuer) {
-            *held = Held { batches: held.batches - 1, bytes: held.bytes - self.bytes };
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_issuer_has_a_part_of_the_hands_and_gives_them_back() {
-        let hands = Arc::new(Hands::default());
-        let [one, other] = ["one", "other"].map(|name| Some(Id::literal(name)));
-        let take = |issuer, bytes| Hands::take(&hands, issuer, bytes);
-        let mut held: Vec<_> = (0..TAKEN_OF_ONE.batches).map(|_| take(one, 1)).collect();
-        assert!(held.iter().all(Option::is_some) && take(one, 1).is_none());
-        assert!(take(other, 1).is_some() && take(None, 1).is_some());
-        drop(held.pop());
-        let again = take(one, 1);
-        assert!(again.is_some() && take(one, 1).is_none());
-        let (large, small) = (take(other, TAKEN_OF_ONE.bytes), take(other, 1));
-        assert!(large.is_some() && small.is_none());
-        drop(large);
-        assert!(take(other, 1).is_some());
-    }
 }

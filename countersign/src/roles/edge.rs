@@ -5,23 +5,17 @@
 
 use std::fs;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::edge::outbox::seal::epoch_of;
-use ::edge::outbox::{BatchSink, SinkError};
-use bytes::Bytes;
-use eventlog::LogError;
-use eventlog::nats::{Document, Documents, EDGE_BATCH_BYTES_MAX, EdgeQueue, JetStreamConfig};
+use eventlog::nats::{Document, Documents, JetStreamConfig};
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use shared::Clock;
-use shared::ambient::{SteadyClock, Stopwatch};
+use shared::ambient::SteadyClock;
 use shared::keys::EdgeKeys;
-use shared::limits::{BATCH_BYTES_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX};
-use tokio::sync::{OnceCell, watch};
 
+use self::sink::QueueSink;
 use super::follow::follow;
 use crate::admin::AdminKey;
 use crate::assemble::disk::Disk;
@@ -35,14 +29,14 @@ use crate::process;
 use crate::settings::Settings;
 use crate::terminal::line;
 
+mod sink;
+
 const OWN: [&str; 7] = ["data", "disk", "log", "edge", "outbox", "eventlog", "api"];
 /// What is kept of NATS in the data directory, for a start while it is away.
 const KEYS_FILE: &str = "keys-edge.json";
 const OPERATOR_FILE: &str = "admin.key";
 /// A collector that has said for so long nothing about the clock has nothing to say.
 const CLOCK_NEWS_LAST: Duration = Duration::from_secs(30);
-/// When nobody has taken a batch for so long, though batches are there, somebody is told why.
-const TOLD_AFTER: Duration = Duration::from_secs(20);
 
 /// Runs the command until a signal ends it.
 ///
@@ -188,119 +182,11 @@ async fn follow_keys(
     follow(documents, deployment::keys_edge(first.issuer), revision, take).1.await;
 }
 
-/// The work queue as a sink. Connects with the first batch, and again as often as it must.
-struct QueueSink {
-    config: JetStreamConfig,
-    edge: String,
-    queue: OnceCell<EdgeQueue>,
-    clock_ahead_ms: watch::Sender<u64>,
-    /// The newest epoch that was held against the server's clock.
-    seen_epoch: AtomicU64,
-    /// By how much an epoch is ahead that no collector would take.
-    far_ahead_ms: AtomicU64,
-    /// Since when nothing is taken, and whether that was told.
-    waiting: Mutex<Option<(Stopwatch, bool)>>,
-}
-
-impl QueueSink {
-    fn new(config: JetStreamConfig, edge: String) -> Self {
-        let clock_ahead_ms = watch::Sender::new(0);
-        let (seen_epoch, far_ahead_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (queue, waiting) = (OnceCell::new(), Mutex::new(None));
-        Self { config, edge, queue, clock_ahead_ms, seen_epoch, far_ahead_ms, waiting }
-    }
-
-    async fn queue(&self) -> Result<&EdgeQueue, SinkError> {
-        let open = || EdgeQueue::open(&self.config, false);
-        let queue = self.queue.get_or_try_init(open).await;
-        queue.map_err(|error| {
-            if !error.is_retryable() {
-                tracing::error!("batches wait in the outbox: {error}");
-            }
-            SinkError::Retry(error.to_string())
-        })
-    }
-}
-
-const _: () =
-    assert!(BATCH_BYTES_MAX < EDGE_BATCH_BYTES_MAX, "what an edge seals fits into the queue");
-
-/// An epoch may be so far ahead of the server's clock: a little less than of a collector's, for these
-/// clocks differ.
-const EPOCH_AHEAD_MS: u64 = EPOCH_AHEAD_MS_MAX - CLOCK_AHEAD_MS_MAX;
-
-impl QueueSink {
-    /// Keeps a batch here that no collector would take: in the queue it would be nobody's but the dead
-    /// letters'. Asks the server what time it is, once for each epoch.
-    async fn look_at_epoch(&self, queue: &EdgeQueue, batch: &[u8]) -> Result<(), LogError> {
-        // What cannot be read is for a collector to say.
-        let Some(epoch) = epoch_of(batch) else { return Ok(()) };
-        if epoch <= self.seen_epoch.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let ahead = epoch.saturating_sub(queue.server_time_ms().await?);
-        if ahead > EPOCH_AHEAD_MS {
-            if self.far_ahead_ms.swap(ahead, Ordering::Relaxed) == 0 {
-                tracing::error!(
-                    epoch,
-                    "the clock is ahead of the NATS server's by {} s: batches wait in the outbox; set it \
-                     right, and start this edge again",
-                    ahead / 1_000
-                );
-            }
-            let why = format!("the epoch {epoch} is ahead of the server's clock by {ahead} ms");
-            return Err(LogError::Unavailable(why));
-        }
-        self.far_ahead_ms.store(0, Ordering::Relaxed);
-        self.seen_epoch.fetch_max(epoch, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// A batch was put into the queue, or could not be. A moment is nobody's business; what lasts is told
-    /// once, for the edge itself goes on and is ready: an edge under a name that its user may not use would
-    /// fill its disk in silence.
-    fn note(&self, put: &Result<(), LogError>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Err(why) = put else {
-            *waiting = None;
-            return;
-        };
-        let (since, told) = waiting.get_or_insert_with(|| (Stopwatch::start(), false));
-        if since.elapsed() >= TOLD_AFTER && !std::mem::replace(told, true) {
-            tracing::error!(
-                edge = self.edge,
-                "batches wait in the outbox, none was taken for {} s: {why}. If that lasts, look whether \
-                 NATS answers and its disk keeps up, and whether this edge's NATS user may put batches in: \
-                 under its own name only (deploy/nats/accounts.conf)",
-                since.elapsed().as_secs()
-            );
-        }
-    }
-}
-
-impl BatchSink for QueueSink {
-    async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
-        let queue = self.queue().await?;
-        let put = async {
-            self.look_at_epoch(queue, &batch).await?;
-            queue.put(&self.edge, batch).await
-        };
-        let put = put.await;
-        self.note(&put);
-        put.map_err(|error| SinkError::Retry(error.to_string()))
-    }
-
-    fn clock_ahead_ms(&self) -> Option<u64> {
-        let ahead = self.far_ahead_ms.load(Ordering::Relaxed).max(*self.clock_ahead_ms.borrow());
-        Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX)
-    }
-}
-
 /// What collectors say about this edge's clock, forgotten when they say it no more.
 async fn hear_of_clock(sink: Arc<QueueSink>) {
     loop {
         let heard = match sink.queue().await {
-            Ok(queue) => queue.clock_ahead_ms(&sink.edge).await,
+            Ok(queue) => queue.clock_ahead_ms(sink.edge()).await,
             Err(_) => {
                 tokio::time::sleep(CLOCK_NEWS_LAST).await;
                 continue;
@@ -312,9 +198,9 @@ async fn hear_of_clock(sink: Arc<QueueSink>) {
         };
         loop {
             match tokio::time::timeout(CLOCK_NEWS_LAST, heard.next()).await {
-                Ok(Some(ms)) => drop(sink.clock_ahead_ms.send_replace(ms)),
+                Ok(Some(ms)) => sink.told_clock_ahead(ms),
                 Ok(None) => break,
-                Err(_) => drop(sink.clock_ahead_ms.send_replace(0)),
+                Err(_) => sink.told_clock_ahead(0),
             }
         }
     }

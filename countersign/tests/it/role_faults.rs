@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aggregator::store::s3_server;
 use eventlog::nats::server::NatsServer;
+use eventlog::nats::{EdgeQueue, JetStreamConfig};
 use serde_json::Value;
 use shared::ambient::Stopwatch;
 
@@ -167,6 +168,36 @@ async fn an_edge_starts_and_serves_while_nats_is_away() {
     let (_collector, aggregator) = (world.collector(), world.aggregator());
     let answer = world.until(&world.live(&aggregator), |answer| answer["counted"] == 6).await;
     assert_eq!(answer["adds_up"], true, "{answer}");
+}
+
+/// Each click is a batch of its own, for one follows the other: the queue would write each by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_at_an_edge_goes_into_the_queue_together() {
+    const CLICKS: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path());
+    let edge = world.edge("a");
+    world.nats.kill();
+    for _ in 0..CLICKS {
+        world.click(&edge).await;
+    }
+    world.nats.start_again();
+    let queue = EdgeQueue::open(&JetStreamConfig::new(world.nats.url(), 1), false).await.unwrap();
+    let watch = Stopwatch::start();
+    loop {
+        let (_, metrics) = world.get(&format!("{}/metrics", edge.url("api"))).await;
+        if metrics.lines().any(|line| line == "countersign_edge_outbox_unacked 0") {
+            break;
+        }
+        assert!(watch.elapsed() < PATIENCE, "{metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let messages = queue.depth().await.unwrap();
+    assert!(messages <= CLICKS / 3, "{messages} messages for {CLICKS} batches and more");
+    let (_collector, aggregator) = (world.collector(), world.aggregator());
+    let all = |answer: &Value| answer["counted"] == 2 * CLICKS && answer["in_flight"] == 0;
+    let answer = world.until(&world.live(&aggregator), all).await;
+    assert_eq!((&answer["adds_up"], &answer["received"]), (&true.into(), &(2 * CLICKS).into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

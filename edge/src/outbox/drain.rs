@@ -107,7 +107,7 @@ struct Sender<S> {
     due: VecDeque<Place>,
     /// … and what reads them.
     again: Option<(Place, SegmentReader)>,
-    /// One was taken: one that pauses tries again.
+    /// One was taken: those that pause try again.
     taken: Arc<Notify>,
     /// How many are kept apart and not taken yet.
     apart: usize,
@@ -458,13 +458,15 @@ async fn deliver<S: BatchSink>(
         match sink.submit(batch.clone()).await {
             Ok(()) => {
                 common.metrics.delivered.inc();
+                // All that pause, for a sink may take them together; and whoever begins to in this moment.
+                taken.notify_waiters();
                 taken.notify_one();
                 return None;
             }
             Err(SinkError::Retry(why)) => {
                 common.metrics.retried.inc();
                 tracing::debug!(%why, "a batch is sent again");
-                // Where one is taken there is room for another, however long this one was to wait.
+                // Where one is taken there is room for others, however long this one was to wait.
                 let _ = tokio::time::timeout(pause, taken.notified()).await;
                 pause = pause.saturating_mul(2).min(settings.retry_most);
             }

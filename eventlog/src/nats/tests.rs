@@ -143,8 +143,9 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     let large = vec![7; EDGE_BATCH_BYTES_MAX + 1];
     let error = queue.put("large", large.clone().into()).await.unwrap_err();
     assert!(matches!(error, LogError::TooLarge { .. }), "{error}");
-    let sent = server.context().await.publish("countersign.edge.large", large.into()).await;
-    let error = sent.unwrap().await.unwrap_err();
+    let context = server.context().await;
+    let sent = context.publish("countersign.edge.large", large.into()).await.unwrap();
+    let error = sent.await.unwrap_err();
     assert!(format!("{error:?}").contains("message size exceeds maximum"), "{error:?}");
     queue.put("large", vec![7; EDGE_BATCH_BYTES_MAX].into()).await.unwrap();
 }

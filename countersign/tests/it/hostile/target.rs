@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use eventlog::LogError;
-use eventlog::nats::{Documents, EdgeQueue, JetStreamConfig};
+use eventlog::nats::{Documents, EDGE_BATCH_BYTES_MAX, EdgeQueue, JetStreamConfig};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use shared::ambient::{Stopwatch, SystemClock};
 use shared::keys::{EdgeKeys, KeyStore, request};
 use shared::token::Signer;
+use shared::wire::bundle;
 use shared::{Clock as _, Id};
 
 use crate::process::{BROWSER, KEY, PATIENCE, Server, binary, run};
@@ -46,6 +47,28 @@ pub(super) struct Target {
 enum Way {
     Local { server: Server, flags: [String; 3] },
     Nats { queue: EdgeQueue, url: String, edge: Role, centre: [Role; 2], _world: World },
+}
+
+/// As an edge puts them in when several wait: some in one message. What says that it is a bundle goes as
+/// it is.
+fn messages(batches: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    const TOGETHER: usize = 20;
+    let mut messages: Vec<Vec<Vec<u8>>> = Vec::new();
+    let fits = |batch: &[u8]| batch.len() <= EDGE_BATCH_BYTES_MAX / (TOGETHER + 1);
+    let goes_along = |batch: &[u8]| fits(batch) && !batch.starts_with(b"CSU");
+    for batch in batches {
+        match messages.last_mut() {
+            Some(last) if last.len() < TOGETHER && goes_along(&batch) && goes_along(&last[0]) => {
+                last.push(batch);
+            }
+            _ => messages.push(vec![batch]),
+        }
+    }
+    let message = |mut batches: Vec<Vec<u8>>| match batches.len() {
+        1 => batches.remove(0),
+        _ => bundle::join(&batches),
+    };
+    messages.into_iter().map(message).collect()
 }
 
 impl Target {
@@ -143,11 +166,12 @@ impl Target {
         const DEAD: &str = "countersign_collector_dead_letters_total";
         let before = self.metrics(&self.gateway).await;
         let count = batches.len();
+        let messages = messages(batches);
         // An edge has so many places in the queue; it tries again, as an outbox does.
         // What is larger than any is refused by the queue: false.
-        let put = async |batch: Vec<u8>| {
+        let put = async |message: Vec<u8>| {
             loop {
-                match queue.put(EDGE.as_str(), batch.clone().into()).await {
+                match queue.put(EDGE.as_str(), message.clone().into()).await {
                     Ok(()) => break true,
                     Err(LogError::TooLarge { .. }) => break false,
                     Err(why) => assert!(why.is_retryable(), "{why}"),
@@ -155,7 +179,7 @@ impl Target {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let puts = stream::iter(batches.into_iter().map(put)).buffered(AT_ONCE);
+        let puts = stream::iter(messages.into_iter().map(put)).buffered(AT_ONCE);
         let large = puts.filter(|put| std::future::ready(!put)).count().await;
         let watch = Stopwatch::start();
         while queue.depth().await.unwrap() > 0 {

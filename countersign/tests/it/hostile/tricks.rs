@@ -6,7 +6,7 @@ use shared::ambient::SystemRandom;
 use shared::keys::EdgeKeys;
 use shared::limits::{BATCH_NUMBERS_MAX, BLOCK_LIFE_MS, PAGE_SEQ_MAX};
 use shared::token::{self, SIGNATURE_BYTES, Signer, TAG_BYTES, Token};
-use shared::wire::{Batch, Event, Tally};
+use shared::wire::{Batch, Event, Tally, bundle};
 use shared::{
     BlockId, Fingerprint, Id, ImpressionId, Kind, Minute, Money, OutboxId, PageSeq, PageView,
     Random as _, Reason, Timestamp,
@@ -69,6 +69,16 @@ pub(super) struct Scene<'a> {
     pub(super) now: Timestamp,
     /// Bytes that are too many for one batch.
     pub(super) large: usize,
+}
+
+/// A good batch in a bundle.
+fn bundle_of(scene: &Scene<'_>, number: u64) -> Vec<u8> {
+    let events = [scene.own_token()];
+    let events = events.iter().map(|token| event(Kind::Click, token)).collect();
+    let Said::Batch(batch) = batch(scene.own, number, scene.now, events, vec![]) else {
+        unreachable!("it is one")
+    };
+    bundle::join(&[batch])
 }
 
 impl Scene<'_> {
@@ -336,6 +346,26 @@ pub(super) const TRICKS: &[Trick] = &[
             };
             let body = || Said::Batch([head.clone(), garbage(scene.large / 4)].concat());
             (0..12).map(|_| body()).collect()
+        },
+        answer: Door::Refused(400, "malformed"),
+        more: &[],
+    },
+    Trick {
+        // What is in it is the sender's own, and good.
+        name: "bundles that are none, are cut, are too many, or are in a bundle",
+        says: |scene| {
+            let mut number = 0;
+            let mut one = || {
+                number += 1;
+                bundle_of(scene, number)
+            };
+            let (mut none, mut cut, mut longer) = (one(), one(), one());
+            none[4..6].fill(0);
+            cut.pop();
+            longer.push(0);
+            let many = [b"CSU1\x01\x01".to_vec(), vec![0; 257 * 4]].concat();
+            let within = bundle::join(&[one()]);
+            [none, cut, longer, many, within].map(Said::Batch).into()
         },
         answer: Door::Refused(400, "malformed"),
         more: &[],

@@ -1,0 +1,298 @@
+//! The taking side of the queue: who is given what, how much at once, and what is given back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::collector::{Collector, SubmitError};
+use bytes::Bytes;
+use eventlog::nats::{EdgeQueue, Taken};
+use eventlog::{AnyLog, LogError};
+use shared::limits::{BUNDLE_BATCHES_MAX, CLOCK_AHEAD_MS_MAX};
+use shared::wire::bundle;
+use shared::{BatchDigest, Id};
+use tokio::sync::{Semaphore, watch};
+
+use super::{keys_unseen, no_edges};
+use crate::process;
+use crate::roles::follow::Seen;
+
+/// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
+const TAKEN: Held = Held { batches: 4_096, bytes: 256 << 20 };
+/// … and of one issuer, of which the others' would wait for those that take hours: a quarter, as it has of the
+/// collector's queue, and no less than one edge may have in NATS, for what is given back comes seconds later.
+const TAKEN_OF_ONE: Held = Held { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
+/// The queue is asked again after this …
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// … and it is looked again whether anything may be taken.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A batch that could not be appended is given out again after this.
+const BACK_AFTER: Duration = Duration::from_secs(2);
+/// … and one of an edge that nobody knows so often, before it is a dead letter.
+const UNKNOWN_TIMES: u64 = 4;
+/// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
+const HELD_BACK_MAX: Duration = Duration::from_secs(60);
+/// Of so many batches it is remembered that they are done though their message is not.
+const FINISHED_MAX: usize = 65_536;
+
+const _: () =
+    assert!(BUNDLE_BATCHES_MAX <= TAKEN_OF_ONE.batches as usize, "any bundle can be held");
+
+/// Takes until the signal, and then finishes what was taken.
+pub(super) async fn take_batches(
+    queue: EdgeQueue,
+    collector: Arc<Collector<AnyLog>>,
+    seen: Seen,
+    unready: watch::Sender<Option<String>>,
+    stop: watch::Receiver<bool>,
+) {
+    let (places, bytes) =
+        (Semaphore::new(TAKEN.batches as usize), Semaphore::new(TAKEN.bytes as usize));
+    let (places, bytes, hands) = (Arc::new(places), Arc::new(bytes), Arc::new(Hands::default()));
+    let finished = Arc::new(Finished::default());
+    let mut taker = queue.taker();
+    let mut stopped = std::pin::pin!(process::stopped(stop));
+    loop {
+        let next = async {
+            // Never closed, so permits always come in the end.
+            let place = Arc::clone(&places).acquire_owned().await;
+            while keys_unseen(&seen).is_some()
+                || !collector.knows_edges()
+                || collector.trouble().is_some()
+            {
+                if let Some(why) = no_edges(&collector) {
+                    unready.send_if_modified(|told| told.replace(why.clone()).is_none());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            unready.send_if_modified(|why| why.take().is_some());
+            let next = taker.next().await.map(Message::of);
+            let held = next.as_ref().map_or(Held::default(), Message::held);
+            let more = Arc::clone(&places).acquire_many_owned(held.batches.saturating_sub(1)).await;
+            let bytes = Arc::clone(&bytes).acquire_many_owned(held.bytes).await;
+            (next, (place, more, bytes))
+        };
+        let (next, room) = tokio::select! {
+            () = &mut stopped => break,
+            next = next => next,
+        };
+        match next {
+            Ok(message) => {
+                unready.send_if_modified(|why| why.take().is_some());
+                let issuer = collector.issuer_of(&message.taken.edge);
+                let hand = Hands::take(&hands, issuer, message.held());
+                let (queue, collector) = (queue.clone(), Arc::clone(&collector));
+                let finished = Arc::clone(&finished);
+                tokio::spawn(async move {
+                    match hand {
+                        Some(_hand) => one(&queue, &collector, &finished, &message).await,
+                        None => message.answered(message.taken.again(BACK_AFTER).await),
+                    }
+                    drop(room);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("the work queue: {error}; asked again");
+                unready.send_replace(Some(format!("queue: {error}")));
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        }
+    }
+    // All are back when all that was taken has its answer.
+    let _ = places.acquire_many(TAKEN.batches).await;
+}
+
+/// A message of the queue, and the batches that are in it.
+struct Message {
+    taken: Taken,
+    batches: Vec<Bytes>,
+}
+
+impl Message {
+    fn of(taken: Taken) -> Self {
+        // What is no bundle though it begins like one is no batch either, and refused as such.
+        let batches = bundle::split(&taken.batch).unwrap_or_else(|_| vec![&taken.batch]);
+        let batches = batches.into_iter().map(|batch| taken.batch.slice_ref(batch)).collect();
+        Self { taken, batches }
+    }
+
+    fn held(&self) -> Held {
+        let bytes = u32::try_from(self.taken.batch.len()).unwrap_or(u32::MAX);
+        let batches = u32::try_from(self.batches.len()).unwrap_or(u32::MAX);
+        Held { batches, bytes: bytes.min(TAKEN_OF_ONE.bytes) }
+    }
+
+    fn answered(&self, done: Result<(), LogError>) {
+        if let Err(error) = done {
+            tracing::debug!(edge = self.taken.edge, %error, "not answered; it comes again");
+        }
+    }
+}
+
+/// Batches of messages that went back to the queue, that are done all the same: when the message comes
+/// again they need not be done again, and cost their issuer nothing. Where that is forgotten they are
+/// done twice, and known.
+#[derive(Default)]
+struct Finished(Mutex<HashSet<BatchDigest>>);
+
+impl Finished {
+    /// Those that are left to do.
+    fn left<'a>(&self, batches: &'a [Bytes]) -> Vec<&'a Bytes> {
+        let finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left =
+            |batch: &&Bytes| finished.is_empty() || !finished.contains(&BatchDigest::of(batch));
+        batches.iter().filter(is_left).collect()
+    }
+
+    /// The message is done, and comes no more.
+    fn forget(&self, batches: &[Bytes]) {
+        let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !finished.is_empty() {
+            for batch in batches {
+                finished.remove(&BatchDigest::of(batch));
+            }
+        }
+    }
+
+    fn keep<'a>(&self, batches: impl Iterator<Item = &'a Bytes>) {
+        let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if finished.len() >= FINISHED_MAX {
+            finished.clear();
+        }
+        finished.extend(batches.map(|batch| BatchDigest::of(batch)));
+    }
+}
+
+/// What is to be done with a batch.
+enum Done {
+    /// Nothing more.
+    Yes,
+    /// It is to be given out again after this.
+    Again(Duration),
+}
+
+async fn one(
+    queue: &EdgeQueue,
+    collector: &Collector<AnyLog>,
+    finished: &Finished,
+    message: &Message,
+) {
+    let Message { taken, batches } = message;
+    // It may have been registered a moment ago, and this collector has not seen that yet.
+    if collector.issuer_of(&taken.edge).is_none() && taken.deliveries() <= UNKNOWN_TIMES {
+        return message.answered(taken.again(BACK_AFTER).await);
+    }
+    let left = finished.left(batches);
+    let each = left.iter().map(|batch| submit(queue, collector, &taken.edge, batch));
+    let done = taken.while_it_lasts(futures::future::join_all(each)).await;
+    let again = done.iter().filter_map(|done| match done {
+        Done::Yes => None,
+        Done::Again(after) => Some(*after),
+    });
+    match again.max() {
+        None => {
+            finished.forget(batches);
+            message.answered(taken.done().await);
+        }
+        Some(after) => {
+            let pairs = left.iter().zip(&done).filter(|(_, done)| matches!(done, Done::Yes));
+            finished.keep(pairs.map(|(batch, _)| *batch));
+            message.answered(taken.again(after).await);
+        }
+    }
+}
+
+async fn submit(
+    queue: &EdgeQueue,
+    collector: &Collector<AnyLog>,
+    edge: &str,
+    batch: &Bytes,
+) -> Done {
+    match collector.submit_of(edge, batch.clone()).await {
+        Ok(receipt) => {
+            if receipt.clock_ahead_ms > CLOCK_AHEAD_MS_MAX
+                && let Err(error) = queue.tell_clock_ahead(edge, receipt.clock_ahead_ms).await
+            {
+                tracing::warn!(edge, %error, "the edge could not be told of its clock");
+            }
+            Done::Yes
+        }
+        // It lies with the dead letters, or is let go of.
+        Err(SubmitError::Refused(_) | SubmitError::NotAllowed(..)) => Done::Yes,
+        Err(SubmitError::TooManyLetters(after, _)) => Done::Again(after),
+        Err(SubmitError::Retry(why)) => {
+            tracing::debug!(edge, %why, "a batch goes back to the queue");
+            Done::Again(BACK_AFTER)
+        }
+        // Nothing is lost: it is given out again when there may be room for it.
+        Err(SubmitError::OverQuota { why, after }) => {
+            tracing::debug!(edge, %why, "a batch is held back");
+            Done::Again(after.clamp(BACK_AFTER, HELD_BACK_MAX))
+        }
+    }
+}
+
+/// Batches that are taken and have no answer yet.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    batches: u32,
+    bytes: u32,
+}
+
+/// Those of each issuer.
+#[derive(Default)]
+struct Hands(Mutex<HashMap<Option<Id>, Held>>);
+
+/// One of them.
+struct Hand {
+    hands: Arc<Hands>,
+    issuer: Option<Id>,
+    held: Held,
+}
+
+impl Hands {
+    /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
+    fn take(hands: &Arc<Self>, issuer: Option<Id>, more: Held) -> Option<Hand> {
+        let mut held = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = held.entry(issuer).or_default();
+        if more.batches > TAKEN_OF_ONE.batches - held.batches
+            || more.bytes > TAKEN_OF_ONE.bytes - held.bytes
+        {
+            return None;
+        }
+        *held = Held { batches: held.batches + more.batches, bytes: held.bytes + more.bytes };
+        Some(Hand { hands: Arc::clone(hands), issuer, held: more })
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        let mut held = self.hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = held.get_mut(&self.issuer) {
+            let Held { batches, bytes } = self.held;
+            *held = Held { batches: held.batches - batches, bytes: held.bytes - bytes };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_has_a_part_of_the_hands_and_gives_them_back() {
+        let hands = Arc::new(Hands::default());
+        let [one, other] = ["one", "other"].map(|name| Some(Id::literal(name)));
+        let take = |issuer, bytes| Hands::take(&hands, issuer, Held { batches: 1, bytes });
+        let mut held: Vec<_> = (0..TAKEN_OF_ONE.batches).map(|_| take(one, 1)).collect();
+        assert!(held.iter().all(Option::is_some) && take(one, 1).is_none());
+        assert!(take(other, 1).is_some() && take(None, 1).is_some());
+        drop(held.pop());
+        let again = take(one, 1);
+        assert!(again.is_some() && take(one, 1).is_none());
+        let (large, small) = (take(other, TAKEN_OF_ONE.bytes), take(other, 1));
+        assert!(large.is_some() && small.is_none());
+        drop(large);
+        assert!(take(other, 1).is_some());
+    }
+}

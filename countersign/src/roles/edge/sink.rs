@@ -1,0 +1,208 @@
+//! The work queue as a sink: batches that wait at the same time are put in as one message.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ::edge::outbox::seal::epoch_of;
+use ::edge::outbox::{BatchSink, SinkError};
+use bytes::Bytes;
+use eventlog::LogError;
+use eventlog::nats::{EDGE_BATCH_BYTES_MAX, EdgeQueue, JetStreamConfig};
+use shared::ambient::Stopwatch;
+use shared::limits::{BATCH_BYTES_MAX, BUNDLE_BATCHES_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX};
+use shared::wire::bundle;
+use tokio::sync::{OnceCell, Semaphore, oneshot, watch};
+
+/// When nobody has taken a batch for so long, though batches are there, somebody is told why.
+const TOLD_AFTER: Duration = Duration::from_secs(20);
+/// Messages on their way at once. What comes meanwhile goes together: the fewer, the larger they are.
+const PUTS: usize = 4;
+
+/// The work queue as a sink. Connects with the first batch, and again as often as it must.
+pub(super) struct QueueSink {
+    config: JetStreamConfig,
+    edge: String,
+    queue: OnceCell<EdgeQueue>,
+    clock_ahead_ms: watch::Sender<u64>,
+    /// The newest epoch that was held against the server's clock.
+    seen_epoch: AtomicU64,
+    /// By how much an epoch is ahead that no collector would take.
+    far_ahead_ms: AtomicU64,
+    /// Since when nothing is taken, and whether that was told.
+    refused: Mutex<Option<(Stopwatch, bool)>>,
+    /// What is to be put in, in the order in which it came …
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// … and who may put it.
+    puts: Semaphore,
+}
+
+struct Waiting {
+    batch: Bytes,
+    answer: oneshot::Sender<Result<(), SinkError>>,
+}
+
+impl QueueSink {
+    pub(super) fn new(config: JetStreamConfig, edge: String) -> Self {
+        let clock_ahead_ms = watch::Sender::new(0);
+        let (seen_epoch, far_ahead_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (queue, refused, waiting) = (OnceCell::new(), Mutex::default(), Mutex::default());
+        let puts = Semaphore::new(PUTS);
+        Self {
+            config,
+            edge,
+            queue,
+            clock_ahead_ms,
+            seen_epoch,
+            far_ahead_ms,
+            refused,
+            waiting,
+            puts,
+        }
+    }
+
+    pub(super) fn edge(&self) -> &str {
+        &self.edge
+    }
+
+    /// What a collector says of the clock; 0: nothing.
+    pub(super) fn told_clock_ahead(&self, ms: u64) {
+        self.clock_ahead_ms.send_replace(ms);
+    }
+
+    pub(super) async fn queue(&self) -> Result<&EdgeQueue, SinkError> {
+        let open = || EdgeQueue::open(&self.config, false);
+        let queue = self.queue.get_or_try_init(open).await;
+        queue.map_err(|error| {
+            if !error.is_retryable() {
+                tracing::error!("batches wait in the outbox: {error}");
+            }
+            SinkError::Retry(error.to_string())
+        })
+    }
+}
+
+const _: () =
+    assert!(BATCH_BYTES_MAX < EDGE_BATCH_BYTES_MAX, "what an edge seals fits into the queue");
+
+/// An epoch may be so far ahead of the server's clock: a little less than of a collector's, for these
+/// clocks differ.
+const EPOCH_AHEAD_MS: u64 = EPOCH_AHEAD_MS_MAX - CLOCK_AHEAD_MS_MAX;
+
+impl QueueSink {
+    /// Keeps a batch here that no collector would take: in the queue it would be nobody's but the dead
+    /// letters'. Asks the server what time it is, once for each epoch.
+    async fn look_at_epoch(&self, queue: &EdgeQueue, batch: &[u8]) -> Result<(), LogError> {
+        // What cannot be read is for a collector to say.
+        let Some(epoch) = epoch_of(batch) else { return Ok(()) };
+        if epoch <= self.seen_epoch.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let ahead = epoch.saturating_sub(queue.server_time_ms().await?);
+        if ahead > EPOCH_AHEAD_MS {
+            if self.far_ahead_ms.swap(ahead, Ordering::Relaxed) == 0 {
+                tracing::error!(
+                    epoch,
+                    "the clock is ahead of the NATS server's by {} s: batches wait in the outbox; set it \
+                     right, and start this edge again",
+                    ahead / 1_000
+                );
+            }
+            let why = format!("the epoch {epoch} is ahead of the server's clock by {ahead} ms");
+            return Err(LogError::Unavailable(why));
+        }
+        self.far_ahead_ms.store(0, Ordering::Relaxed);
+        self.seen_epoch.fetch_max(epoch, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Batches were put into the queue, or could not be. A moment is nobody's business; what lasts is told
+    /// once, for the edge itself goes on and is ready: an edge under a name that its user may not use would
+    /// fill its disk in silence.
+    fn note(&self, put: &Result<(), LogError>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(why) = put else {
+            *refused = None;
+            return;
+        };
+        let (since, told) = refused.get_or_insert_with(|| (Stopwatch::start(), false));
+        if since.elapsed() >= TOLD_AFTER && !std::mem::replace(told, true) {
+            tracing::error!(
+                edge = self.edge,
+                "batches wait in the outbox, none was taken for {} s: {why}. If that lasts, look whether \
+                 NATS answers and its disk keeps up, and whether this edge's NATS user may put batches in: \
+                 under its own name only (deploy/nats/accounts.conf)",
+                since.elapsed().as_secs()
+            );
+        }
+    }
+}
+
+impl QueueSink {
+    /// The first of those that wait: one message.
+    fn take_waiting(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = bundle::HEADER_BYTES;
+        let fit = waiting.iter().take(BUNDLE_BATCHES_MAX).take_while(|next| {
+            bytes += bundle::LENGTH_BYTES + next.batch.len();
+            bytes <= EDGE_BATCH_BYTES_MAX
+        });
+        let fit = fit.count();
+        // One alone is no bundle, and as large as the queue may say that it is not.
+        let count = fit.max(1).min(waiting.len());
+        waiting.drain(..count).collect()
+    }
+
+    async fn put(&self, queue: &EdgeQueue, together: Vec<Waiting>) {
+        let (batches, answers): (Vec<_>, Vec<_>) =
+            together.into_iter().map(|Waiting { batch, answer }| (batch, answer)).unzip();
+        let message = match &batches[..] {
+            [alone] => alone.clone(),
+            several => bundle::join(several).into(),
+        };
+        let put = queue.put(&self.edge, message).await;
+        self.note(&put);
+        let put = put.map_err(|error| SinkError::Retry(error.to_string()));
+        for answer in answers {
+            // Whoever does not wait any more sends it again.
+            let _ = answer.send(put.clone());
+        }
+    }
+}
+
+impl BatchSink for QueueSink {
+    /// Puts it in, together with those that wait at the same time: whoever waits and gets a place takes
+    /// all of them along.
+    async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
+        let queue = self.queue().await?;
+        if let Err(error) = self.look_at_epoch(queue, &batch).await {
+            let retry = SinkError::Retry(error.to_string());
+            self.note(&Err(error));
+            return Err(retry);
+        }
+        let (answer, mut answered) = oneshot::channel();
+        let waiting = Waiting { batch, answer };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiting);
+        let gone = |_| Err(SinkError::Retry("whoever put it has gone".to_owned()));
+        loop {
+            let place = tokio::select! {
+                biased;
+                put = &mut answered => return put.unwrap_or_else(gone),
+                place = self.puts.acquire() => place,
+            };
+            let together = self.take_waiting();
+            if together.is_empty() {
+                // It is on its way, in another's place.
+                drop(place);
+                return answered.await.unwrap_or_else(gone);
+            }
+            self.put(queue, together).await;
+        }
+    }
+
+    fn clock_ahead_ms(&self) -> Option<u64> {
+        let ahead = self.far_ahead_ms.load(Ordering::Relaxed).max(*self.clock_ahead_ms.borrow());
+        Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX)
+    }
+}
