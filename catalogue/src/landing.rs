@@ -127,12 +127,13 @@ pub fn check_web(url: &str) -> Result<(), String> {
 #[must_use]
 pub fn with_query(url: &str, query: &str) -> String {
     let (page, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
-    // As those that read it compare: `%66rom` and `from` are one name.
-    let name = |pair: &str| decoded(pair.split('=').next().unwrap_or_default());
+    let name = |pair: &str| name_of(pair.split('=').next().unwrap_or_default());
+    let is_one = |pair: &&str| !pair.is_empty();
     let own = page.split_once('?').map(|(_, own)| own);
     // Once, for a query may be as long as a request's head.
-    let taken: BTreeSet<_> = own.into_iter().flat_map(|own| own.split('&')).map(name).collect();
-    let more = query.split('&').filter(|pair| !pair.is_empty() && !taken.contains(&name(pair)));
+    let taken = own.into_iter().flat_map(|own| own.split('&')).filter(is_one);
+    let taken: BTreeSet<_> = taken.map(name).collect();
+    let more = query.split('&').filter(is_one).filter(|pair| !taken.contains(&name(pair)));
     let mut out = page.to_owned();
     let mut between = if own.is_some() { '&' } else { '?' };
     for pair in more {
@@ -144,6 +145,24 @@ pub fn with_query(url: &str, query: &str) -> String {
         between = '&';
     }
     out + fragment
+}
+
+/// What those that read a query may take a name for, so that nobody's parameter is read in place of the
+/// page's own: `%66rom` is `from` to all (WHATWG URL), `From` to some, and to PHP (`parse_str`) so are
+/// ` from`, `from%00x` and `from[x]`, as `a.b` and `a b` are `a_b`.
+fn name_of(name: &str) -> Vec<u8> {
+    let mut name = decoded(name);
+    name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+    name.drain(..name.iter().take_while(|byte| **byte == b' ').count());
+    let open = name.iter().skip(1).position(|byte| *byte == b'[').map(|at| at + 1);
+    if let Some(open) = open
+        && name[open..].contains(&b']')
+    {
+        name.truncate(open);
+    }
+    name.make_ascii_lowercase();
+    name.iter_mut().filter(|byte| matches!(byte, b' ' | b'.' | b'[')).for_each(|byte| *byte = b'_');
+    name
 }
 
 /// The bytes that a name of a query stands for (WHATWG URL, `application/x-www-form-urlencoded`).
@@ -194,6 +213,20 @@ mod tests {
                 "%66rom=x&fro%6d&a+b=2&%=3&%6=4&",
                 "https://a?from=ad&a%20b=1&%=3&%6=4",
             ),
+            // What PHP takes for the page's own (`parse_str`), and a server without regard to case.
+            (
+                "https://a?from=ad",
+                "%20from=1&+from=2&from%00=3&from%00x=4&from[]=5&from[x]=6&From=7&from%5B%5D=8&from_=9",
+                "https://a?from=ad&from_=9",
+            ),
+            (
+                "https://a?click_id=ad",
+                "click.id=1&click%20id=2&click[id=3&+click_id=4&click-id=5&click[id]=6",
+                "https://a?click_id=ad&click-id=5&click[id]=6",
+            ),
+            // Nobody's name is taken by nothing.
+            ("https://a?", "=9", "https://a?=9"),
+            ("https://a?b=1&", "=9", "https://a?b=1&=9"),
         ] {
             assert_eq!(with_query(url, query), wanted, "{url} {query}");
         }

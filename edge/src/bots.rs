@@ -5,6 +5,8 @@
 //! This is the list's part of general invalid traffic (MRC, Invalid Traffic Detection and Filtration
 //! Standards, 2.2: known robots and spiders). Who lies is not found here.
 
+use std::ops::Range;
+
 // Generated: `FIRST`, `ANYWHERE`, `WINDOWS`.
 include!(concat!(env!("OUT_DIR"), "/bots.rs"));
 
@@ -56,7 +58,9 @@ pub fn is_bot(user_agent: &[u8]) -> bool {
 /// Whether one of the patterns that may begin everywhere is there: tried only where three bytes
 /// stand that one of them begins with.
 fn is_anywhere(agent: &[u8]) -> bool {
-    let begins = |at: usize| ANYWHERE.begins(&agent[at..], before(agent, at));
+    let model = model_of(agent);
+    let begins =
+        |at: usize| !model.contains(&at) && ANYWHERE.begins(&agent[at..], before(agent, at));
     let mut window = 0;
     for (at, byte) in agent.iter().enumerate() {
         window = window >> 5 | usize::from(byte & 31) << 10;
@@ -66,6 +70,31 @@ fn is_anywhere(agent: &[u8]) -> bool {
     }
     // The last two places have no three bytes.
     (agent.len().saturating_sub(2)..agent.len()).any(begins)
+}
+
+/// Where Android's browsers name the phone's model: behind the version, and behind a language where there is
+/// one, to the next `;` or the end of the comment. Phones are called Spider 8, Discovery II and XBOT Junior.
+fn model_of(agent: &[u8]) -> Range<usize> {
+    const SYSTEM: &[u8] = b"; Android ";
+    let until = |from: usize, ends: &[u8]| {
+        let at = agent[from..].iter().position(|byte| ends.contains(byte));
+        at.map_or(agent.len(), |at| from + at)
+    };
+    let Some(system) = agent.windows(SYSTEM.len()).position(|at| at == SYSTEM) else { return 0..0 };
+    let mut start = until(system + SYSTEM.len(), b";)");
+    loop {
+        let end = until((start + 1).min(agent.len()), b";)");
+        if agent.get(start) != Some(&b';') {
+            return 0..0;
+        }
+        let segment = agent[start + 1..end].trim_ascii();
+        // `de`, `de-de`, `zh_CN`.
+        let is_language = matches!(segment, [_, _] | [_, _, b'-' | b'_', _, _]);
+        if !is_language || !segment[0].is_ascii_lowercase() {
+            return start..end;
+        }
+        start = end;
+    }
 }
 
 /// What stands before a place, by its number in [`Table::starts`].

@@ -93,11 +93,23 @@ pub(crate) fn of_picture(event: Draft, request: &Request<'_>, rules: &Rules) -> 
     Draft { verdict, visitor: Fingerprint::NONE, flags: Flags(Flags::PROXIED), ..event }
 }
 
-/// Gmail's and Yahoo's proxies name themselves, and so does Outlook, on each of its systems.
+/// Gmail's and Yahoo's proxies name themselves, and so does Outlook, on each of its systems: at the beginning,
+/// or where Internet Explorer's engine asks for it. A bot that names one of them besides is a bot.
 #[must_use]
 pub fn is_mail(user_agent: &[u8]) -> bool {
-    let names = ["GoogleImageProxy", "YahooMailProxy", "Outlook", "ms-office"];
-    names.iter().any(|name| user_agent.windows(name.len()).any(|at| at == name.as_bytes()))
+    const FORMS: [(&str, &str); 7] = [
+        ("Mozilla/", "via ggpht.com GoogleImageProxy)"),
+        ("YahooMailProxy;", ""),
+        ("Mozilla/4.0 (", "ms-office"),
+        ("Mozilla/4.0 (", "Outlook"),
+        ("Microsoft Office/", "Outlook"),
+        ("Outlook-", ""),
+        ("MacOutlook/", ""),
+    ];
+    let names = |name: &str| {
+        name.is_empty() || user_agent.windows(name.len()).any(|at| at == name.as_bytes())
+    };
+    FORMS.iter().any(|(begins, name)| user_agent.starts_with(begins.as_bytes()) && names(name))
 }
 
 /// Of a click of a request that is valid as a whole. `is_new`: it takes a place in the visitor's pace,
@@ -139,10 +151,19 @@ mod tests {
             "Outlook-iOS/716.5091.prod.iphone (3.31.0)",
             "Outlook-Android/2.0",
             "Mozilla/4.0 (compatible; ms-office; MSOffice 16)",
+            "Mozilla/4.0 (compatible; MSIE 7.0; Windows NT 10.0; Microsoft Outlook 16.0.5134; ms-office)",
         ] {
             assert!(is_mail(agent.as_bytes()), "{agent}");
         }
-        assert!(!is_mail(b"Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"));
+        for agent in [
+            "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0",
+            "Googlebot/2.1 Outlook",
+            "curl/8 ms-office",
+            "python-requests/2 (Outlook)",
+            "Barracuda Outlook link checker",
+        ] {
+            assert!(!is_mail(agent.as_bytes()), "{agent}");
+        }
     }
 
     #[test]

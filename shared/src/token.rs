@@ -133,6 +133,24 @@ pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Reason> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| Reason::Malformed)
 }
 
+/// Reads the text form of a link, behind which letters, `-` or `_` may stand that are none of its own: a mail
+/// program takes `_https://…_` whole. A token says where it ends, and its seals whether it is whole.
+///
+/// # Errors
+/// As [`from_text`].
+pub fn from_link(text: &[u8]) -> Result<Vec<u8>, Reason> {
+    let length = |bytes: &[u8]| Some(layout::length(bytes)? + SIGNATURE_BYTES + TAG_BYTES);
+    let read = from_text(text);
+    if read.as_ref().is_ok_and(|bytes| length(bytes).is_none_or(|length| length >= bytes.len())) {
+        return read;
+    }
+    // Whole groups, which are read whatever follows them.
+    let groups = text.len().min(TOKEN_CHARS_MAX) / 4 * 4;
+    let head = URL_SAFE_NO_PAD.decode(&text[..groups]).unwrap_or_default();
+    let chars = length(&head).map_or(text.len(), |length| (length * 4).div_ceil(3));
+    text.get(..chars).map_or(read, from_text)
+}
+
 /// The text form: base64url without padding.
 #[must_use]
 pub fn to_text(bytes: &[u8]) -> String {

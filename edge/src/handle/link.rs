@@ -45,7 +45,7 @@ fn follow(
     state: &mut dyn State,
     now: Timestamp,
 ) -> Decision {
-    let bytes = match token::from_text(&token_of(text)) {
+    let bytes = match token::from_link(&token_of(text)) {
         Ok(bytes) => bytes,
         Err(reason) => return refused(kind, reason),
     };

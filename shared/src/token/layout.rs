@@ -7,6 +7,9 @@ use crate::keys::{DeploymentId, KeyId};
 use crate::limits::URL_BYTES_MAX;
 use crate::time::Timestamp;
 
+/// Bytes before the first id: version, deployment, key, impression, time, two lives, price, visitor.
+const FIXED_BYTES: usize = 1 + 4 + 4 + 12 + 6 + 3 + 3 + 11 + 8;
+
 /// Appends the body.
 pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
     out.push(VERSION | mark(token.test, TEST_MARK) | mark(token.pass_query, QUERY_MARK));
@@ -36,6 +39,17 @@ const fn mark(is_set: bool, mark: u8) -> u8 {
 pub(super) fn check_version(version: u8) -> Result<(), Reason> {
     let known = version & !(TEST_MARK | QUERY_MARK) == VERSION;
     if known { Ok(()) } else { Err(Reason::UnknownVersion) }
+}
+
+/// How many bytes the body has that begins here, whatever follows; `None` when its end is not to be seen.
+pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes.get(FIXED_BYTES..)?;
+    for _ in 0..5 {
+        let [length] = take(&mut rest).ok()?;
+        slice(&mut rest, usize::from(length)).ok()?;
+    }
+    let url = usize::from(u16::from_be_bytes(take(&mut rest).ok()?));
+    Some(bytes.len() - rest.len() + url)
 }
 
 /// Reads a body that must end where `bytes` end.

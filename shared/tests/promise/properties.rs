@@ -126,6 +126,21 @@ proptest! {
         }
     }
 
+    /// What a mail program takes along: letters that are a token's, and none of this one.
+    #[test]
+    fn a_link_ends_where_its_token_does((token, url) in any_token(), tail in "[A-Za-z0-9_-]{0,40}") {
+        let bytes = STORE.2.mint(&Token { url: &url, ..token }).unwrap();
+        let text = token::to_text(&bytes) + &tail;
+        prop_assert_eq!(token::from_link(text.as_bytes()), Ok(bytes));
+    }
+
+    #[test]
+    fn any_link_is_read_or_refused_without_a_panic(text in "[A-Za-z0-9_-]{0,600}|.{0,90}") {
+        if let Ok(bytes) = token::from_link(text.as_bytes()) {
+            prop_assert!(text.starts_with(&token::to_text(&bytes)));
+        }
+    }
+
     #[test]
     fn any_text_is_read_or_refused_without_a_panic(text: Vec<u8>) {
         if let Ok(bytes) = token::from_text(&text) {
