@@ -10,6 +10,8 @@ mod file;
 pub mod landing;
 #[cfg(feature = "native")]
 mod part;
+#[cfg(feature = "native")]
+mod places;
 mod published;
 #[cfg(feature = "native")]
 mod stored;
@@ -112,7 +114,8 @@ impl Catalogue {
     /// # Errors
     /// [`CatalogueError`] names every place that is wrong.
     pub fn from_json(text: &str) -> Result<Self, CatalogueError> {
-        serde_json::from_str(text).map_err(|e| CatalogueError(vec![e.to_string()])).and_then(check)
+        let read = serde_json::from_str(text).map_err(|e| CatalogueError(vec![e.to_string()]));
+        read.and_then(|file| check(file, Vec::new()))
     }
 
     /// Reads the TOML form.
@@ -121,7 +124,8 @@ impl Catalogue {
     /// [`CatalogueError`] names every place that is wrong.
     #[cfg(feature = "native")]
     pub fn from_toml(text: &str) -> Result<Self, CatalogueError> {
-        toml::from_str(text).map_err(|e| CatalogueError(vec![e.to_string()])).and_then(check)
+        let read = toml::from_str(text).map_err(|error| places::wrong(text, &error));
+        read.and_then(|file| check(file, Vec::new()))
     }
 
     /// What is kept otherwise than it is written, a line for each place.
@@ -152,8 +156,7 @@ impl Catalogue {
         random: &mut dyn Random,
         may_show: impl Fn(&Ad) -> bool,
     ) -> Option<&Ad> {
-        let ads = placement.ads.iter().filter_map(|(ad, _)| self.ads.get(*ad));
-        let ads: Vec<_> = ads.filter(|ad| may_show(ad)).collect();
+        let ads: Vec<_> = self.ads_of(placement).filter(|ad| may_show(ad)).collect();
         let total = ads.iter().map(|ad| u64::from(ad.weight)).sum();
         if total == 0 {
             return None;
@@ -166,6 +169,11 @@ impl Catalogue {
             }
             None => true,
         })
+    }
+
+    /// The ads that the placement may show.
+    pub fn ads_of(&self, placement: &Placement) -> impl Iterator<Item = &Ad> {
+        placement.ads.iter().filter_map(|(ad, _)| self.ads.get(*ad))
     }
 
     /// All ads, in the order of the file.
@@ -236,6 +244,8 @@ struct Links {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AdEntry {
+    #[serde(skip)]
+    at: Option<usize>,
     id: String,
     campaign: String,
     advertiser: String,
@@ -260,6 +270,8 @@ const fn one() -> u32 {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlacementEntry {
+    #[serde(skip)]
+    at: Option<usize>,
     id: String,
     publisher: String,
     #[serde(default)]
@@ -294,6 +306,10 @@ impl Errors {
         Ok(stored)
     }
 
+    fn once(&mut self, is_first: bool) {
+        self.take(if is_first { Ok(()) } else { Err("this id is there twice") });
+    }
+
     fn id(&mut self, field: &str, text: &str) -> Option<Id> {
         self.take(text.parse::<Id>().map_err(|error| format!("{field}: {error}")))
     }
@@ -311,7 +327,18 @@ impl Errors {
     }
 }
 
-fn check(file: Written) -> Result<Catalogue, CatalogueError> {
+/// So many errors, and how many more there are.
+fn shown(mut found: Vec<String>) -> Vec<String> {
+    let more = found.len().saturating_sub(ERRORS_SHOWN_MAX);
+    if more > 0 {
+        found.truncate(ERRORS_SHOWN_MAX);
+        found.push(format!("and {more} more"));
+    }
+    found
+}
+
+/// `bad`: names of ads that are not even entries.
+fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
     let mut errors = Errors { place: "lifetimes".to_owned(), found: Vec::new(), notes: Vec::new() };
     let most_s = u32::try_from(TOKEN_LIFE_MS_MAX / 1000).unwrap_or(u32::MAX);
     let lives = &file.lifetimes;
@@ -330,19 +357,22 @@ fn check(file: Written) -> Result<Catalogue, CatalogueError> {
     };
     let mut by_id: HashMap<Id, usize> = HashMap::new();
     // Names of ads that are wrong elsewhere: a placement that shows one is not wrong too.
-    let mut bad: HashSet<&str> = HashSet::new();
+    let mut bad: HashSet<&str> = bad.iter().map(String::as_str).collect();
+    let mut seen: HashSet<&str> = bad.clone();
     for (at, entry) in file.ads.iter().enumerate() {
-        errors.place = format!("ads[{at}] ({:?})", entry.id);
+        errors.place = format!("ads[{}] ({:?})", entry.at.unwrap_or(at), entry.id);
+        errors.once(seen.insert(&entry.id));
         let Some(ad) = check_ad(entry, &catalogue.schemes, &mut errors) else {
             bad.insert(&entry.id);
             continue;
         };
-        let twice = by_id.insert(ad.id, catalogue.ads.len()).is_some();
-        errors.take(if twice { Err("this id is there twice") } else { Ok(()) });
+        by_id.insert(ad.id, catalogue.ads.len());
         catalogue.ads.push(ad);
     }
+    seen.clear();
     for (at, entry) in file.placements.iter().enumerate() {
-        errors.place = format!("placements[{at}] ({:?})", entry.id);
+        errors.place = format!("placements[{}] ({:?})", entry.at.unwrap_or(at), entry.id);
+        errors.once(seen.insert(&entry.id));
         let known = |ad: &str| ad.parse::<Id>().ok().and_then(|id| by_id.get(&id).copied());
         let mut ads: Vec<(usize, u64)> = Vec::new();
         for name in &entry.ads {
@@ -361,17 +391,11 @@ fn check(file: Written) -> Result<Catalogue, CatalogueError> {
         }
         let ids = (errors.id("id", &entry.id), errors.id("publisher", &entry.publisher));
         if let (Some(id), Some(publisher)) = ids {
-            let twice = catalogue.placements.insert(id, Placement { id, publisher, ads }).is_some();
-            errors.take(if twice { Err("this id is there twice") } else { Ok(()) });
+            catalogue.placements.insert(id, Placement { id, publisher, ads });
         }
     }
-    let more = errors.found.len().saturating_sub(ERRORS_SHOWN_MAX);
-    errors.found.truncate(ERRORS_SHOWN_MAX);
-    if more > 0 {
-        errors.found.push(format!("and {more} more"));
-    }
     catalogue.notes = errors.notes;
-    if errors.found.is_empty() { Ok(catalogue) } else { Err(CatalogueError(errors.found)) }
+    if errors.found.is_empty() { Ok(catalogue) } else { Err(CatalogueError(shown(errors.found))) }
 }
 
 fn check_ad(entry: &AdEntry, schemes: &Schemes, errors: &mut Errors) -> Option<Ad> {

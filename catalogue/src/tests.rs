@@ -80,8 +80,9 @@ fn what_is_stored_otherwise_is_noted_and_errors_past_the_twentieth_are_counted()
     );
     assert!(Catalogue::from_toml(GOOD).unwrap().notes().is_empty());
     let ad =
-        r#"{"id":"a","campaign":"c","advertiser":"v","html":"","width":1,"height":1,"url":""}"#;
-    let error = Catalogue::from_json(&format!("{{\"ads\":[{}]}}", [ad; 15].join(","))).unwrap_err();
+        r#"{"id":"N","campaign":"c","advertiser":"v","html":"","width":1,"height":1,"url":""}"#;
+    let ads: Vec<_> = (0..15).map(|n: u32| ad.replace('N', &n.to_string())).collect();
+    let error = Catalogue::from_json(&format!("{{\"ads\":[{}]}}", ads.join(","))).unwrap_err();
     assert_eq!((error.0.len(), error.0[20].as_str()), (21, "and 10 more"));
 }
 
@@ -126,7 +127,40 @@ fn errors_name_the_place() {
         let error = Catalogue::from_toml(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();
         assert!(error.contains(expected), "{from} -> {to}: {error}");
     }
-    // All places at once.
+    // All places at once, and those too that are of another type, or twice with another mistake.
+    let mut many = GOOD.to_owned();
+    for (from, to) in [
+        ("weight = 3", "weight = -1"),
+        ("http://acme.example/hats", "javascript:x"),
+        ("[\"shoes\", \"hats\"]", "[\"shoes\", \"cats\"]"),
+        ("click_s = 7200", "click_s = \"7200\""),
+    ] {
+        assert!(many.contains(from), "{from}");
+        many = many.replacen(from, to, 1);
+    }
+    many.push_str(
+        "[[placements]]\nid = \"top\"\n[[placements]]\nid = \"top\"\npublisher = \"\"\n[misc]\n",
+    );
+    many.push_str("[[ads]]\nid = \"hats\"\ncampaign = \"\"\nadvertiser = \"a\"\nwidth = 1\nheight = 1\nurl = \"\"\n");
+    let found = Catalogue::from_toml(&many).unwrap_err().0;
+    for expected in [
+        "lifetimes: invalid type: string \"7200\", expected u32",
+        "ads[0] (\"shoes\"): invalid value: integer `-1`, expected u32",
+        "ads[1] (\"hats\"): url: the landing URL \"javascript:x\"",
+        "ads[2] (\"hats\"): this id is there twice",
+        "ads[2] (\"hats\"): an ad has either an image or html",
+        "placements[0] (\"top\"): there is no ad \"cats\"",
+        "placements[2] (\"top\"): missing field `publisher`",
+        "placements[3] (\"top\"): this id is there twice",
+        "placements[3] (\"top\"): publisher: an id has",
+        "misc: nothing is called so here",
+    ] {
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected}: {found:#?}");
+    }
+    assert!(!found.iter().any(|line| line.contains("no ad \"shoes\"")), "{found:#?}");
+    // No TOML: its line is shown.
+    let error = Catalogue::from_toml(&GOOD.replace("weight = 3", "weight = ")).unwrap_err();
+    assert!(error.to_string().contains("TOML parse error at line"), "{error}");
     let twice = GOOD.replace("weight = 3", "weight = 0").replace("\"hats\"]", "\"cats\"]");
     assert_eq!(Catalogue::from_toml(&twice).unwrap_err().0.len(), 2);
 }

@@ -1,5 +1,6 @@
 //! The collector as its callers see it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,6 +141,9 @@ pub struct Receipt {
     /// How many ms the edge's clock was ahead of the collector's when it sealed the batch; 0 when
     /// it was not. Beyond [`shared::limits::CLOCK_AHEAD_MS_MAX`] its events are rejected.
     pub clock_ahead_ms: u64,
+    /// The edge is out of service: its events are rejected ([`shared::Reason::EdgeRetired`]), whenever
+    /// they were received.
+    pub is_out_of_service: bool,
 }
 
 /// Takes batches and chunks, and acknowledges each when every partition has it durably. All methods
@@ -154,6 +158,8 @@ pub struct Collector<L> {
     queue: Queue,
     letters: Letters,
     accounts: Accounts,
+    /// Edges that are out of service and still send, of which the log has been told.
+    told_retired: Mutex<BTreeSet<Id>>,
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -208,6 +214,7 @@ impl<L: Log> Collector<L> {
         Ok(Self {
             letters: Letters::new(settings.dead_letter_bytes_per_hour),
             accounts: Accounts::new(settings.quotas),
+            told_retired: Mutex::default(),
             log,
             keys,
             clock,
@@ -363,6 +370,7 @@ impl<L: Log> Collector<L> {
         batch: Bytes,
     ) -> Result<Receipt, SubmitError> {
         let Inspected { events, sealed, .. } = inspected;
+        let edge = inspected.outbox.edge;
         let items = self.open()?;
         let weight = Weight::of(batch.len(), events);
         let share = match account {
@@ -373,6 +381,14 @@ impl<L: Log> Collector<L> {
         let keys = Arc::clone(&self.keys.borrow());
         let now = self.agreed().await?;
         let clock_ahead_ms = sealed.map_or(0, |sealed| sealed.0.saturating_sub(now.0));
+        let is_out_of_service = keys.is_retired(edge, now);
+        if is_out_of_service && self.told_retired.lock().insert(edge) {
+            tracing::warn!(
+                %edge,
+                "it is out of service and still sends: all of it is rejected as edge_retired; end it, or give \
+                 it another name (edge.name), registered for its issuer"
+            );
+        }
         let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
@@ -381,7 +397,7 @@ impl<L: Log> Collector<L> {
             paid.map_err(|over| self.over(issuer, over))?;
         }
         self.hand_over(items, place, |ticket| Item::Batch(Arc::new(judged), ticket)).await?;
-        Ok(Receipt { clock_ahead_ms })
+        Ok(Receipt { clock_ahead_ms, is_out_of_service })
     }
 
     /// A part of the issuer's share of the queue. What NATS holds waits for it: to give it back would

@@ -121,7 +121,7 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
     // The text of a batch is many times as long, and has no turn any more.
     drop(body);
     match collector.submit_from(sender, &from, batch).await {
-        Ok(Receipt { clock_ahead_ms }) => {
+        Ok(Receipt { clock_ahead_ms, .. }) => {
             (StatusCode::ACCEPTED, axum::Json(Taken { clock_ahead_ms })).into_response()
         }
         Err(error) => refused(&error),

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use api::routes::{Role, Route};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -121,10 +122,13 @@ impl Api {
 
     /// What is to be said when something that must be there is not.
     pub(crate) fn absent(&self, path: &str) -> Failure {
-        Failure::server(format!(
-            "{}{path} is not there: is --api the API's address, not the edge's or another role's?",
-            self.base()
-        ))
+        let hint = match Route::role_of(path.split('?').next().unwrap_or_default()) {
+            Some(Role::Collector) => {
+                "a collector answers that: is this one's address (--collector, where it is a process of its own)?"
+            }
+            _ => "is --api the API's address, not the edge's or another role's?",
+        };
+        Failure::server(format!("{}{path} is not there: {hint}", self.base()))
     }
 
     /// Asks for something to be done; false when there is no such thing.

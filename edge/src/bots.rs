@@ -88,6 +88,10 @@ fn model_of(agent: &[u8]) -> Range<usize> {
             return 0..0;
         }
         let segment = agent[start + 1..end].trim_ascii();
+        // A monitor's, that passes for one.
+        if segment.eq_ignore_ascii_case(b"catchpoint") {
+            return 0..0;
+        }
         // `de`, `de-de`, `zh_CN`.
         let is_language = matches!(segment, [_, _] | [_, _, b'-' | b'_', _, _]);
         if !is_language || !segment[0].is_ascii_lowercase() {

@@ -34,7 +34,7 @@ mod writer;
 #[cfg(feature = "native")]
 pub use drain::{Drain, DrainSettings};
 #[cfg(feature = "native")]
-pub use sink::{BatchSink, SinkError};
+pub use sink::{BatchSink, News, SinkError};
 #[cfg(feature = "native")]
 pub use writer::{
     AppendError, DISK_BYTES_LEAST, Depth, Opened, Outbox, OutboxError, OutboxSettings, Pending,

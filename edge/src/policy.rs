@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use catalogue::{Ad, Catalogue};
+use catalogue::{Ad, Catalogue, Placement};
 use shared::keys::{EdgeKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
 use shared::token::Signer;
 use shared::{Id, RuleSet, Timestamp};
@@ -39,6 +39,26 @@ pub struct Policy {
     pub keys: Arc<Keys>,
     /// The ads and placements.
     pub catalogue: Arc<Catalogue>,
+}
+
+impl Policy {
+    /// The ads of each placement that it never shows, for none of the keys that sign at `now` may sign for
+    /// them; none when none signs at all.
+    #[must_use]
+    pub fn unsold(&self, now: Timestamp) -> Vec<(Id, Id)> {
+        if !self.keys.can_sign(now) {
+            return Vec::new();
+        }
+        let of_placement = |placement: &Placement| {
+            let (id, publisher) = (placement.id, placement.publisher);
+            let ads = self.catalogue.ads_of(placement);
+            let unsold = ads.filter(move |ad| self.keys.signer(publisher, ad, now).is_none());
+            unsold.map(move |ad| (id, ad.id)).collect::<Vec<_>>()
+        };
+        let mut unsold: Vec<_> = self.catalogue.placements().flat_map(of_placement).collect();
+        unsold.sort_unstable();
+        unsold
+    }
 }
 
 /// An absolute http or https address without query and without a slash at its end.

@@ -297,7 +297,11 @@ async fn a_receipt_says_how_far_the_edge_s_clock_is_ahead() {
         let mut bytes = batch(number, Vec::new(), Vec::new()).to_vec();
         bytes[36..44].copy_from_slice(&watermark.0.to_le_bytes());
         let receipt = rig.collector.submit(bytes.into()).await;
-        assert_eq!(receipt, Ok(Receipt { clock_ahead_ms: ahead }), "{watermark:?}");
+        assert_eq!(
+            receipt,
+            Ok(Receipt { clock_ahead_ms: ahead, is_out_of_service: false }),
+            "{watermark:?}"
+        );
     }
 }
 

@@ -138,6 +138,9 @@ fn not_found(side: Side, uri: &Uri) -> Refusal {
             "this is the operator's side of an edge: ads are served at edge.listen"
         }
         (Side::Edge, Some(Role::Collector)) => "this is an edge; a collector answers that",
+        (Side::Edge, _) if path == Ready::PATH => {
+            "this is the operator's side of an edge: it says at edge.listen whether it is ready"
+        }
         (Side::Edge, Some(_)) => "this is an edge; an aggregator answers that",
         (Side::Edge, None) => "this is the operator's side of an edge",
         (Side::Collector, Some(Role::Edge)) => {

@@ -64,7 +64,8 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
                 Place::of(data)?.change(|keys, _| keys.retire_edge(*edge, now))?;
             terminal::line(format!(
                 "edge {edge} is out of service since {since}; within seconds nobody waits for it, \
-                 and what still comes from it is rejected"
+                 and what still comes from it is rejected. Whatever runs under this name goes on serving \
+                 and is not counted: end it, or give it another name (edge.name)"
             ));
         }
     }

@@ -7,7 +7,16 @@ use crate::settings::{Settings, is_default_data};
 use crate::terminal::line;
 
 /// Prints them. The first two lines are for machines too, and do not change.
-pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin, demo: bool) {
+///
+/// `demo`: its pages are there; and whether its ads are, for a catalogue that was there stays.
+pub(super) fn print(
+    settings: &Settings,
+    edge: &str,
+    api: &str,
+    origin: &Origin,
+    demo: Option<bool>,
+) {
+    let (has_pages, demo) = (demo.is_some(), demo == Some(true));
     line(format!("edge listening on {edge}"));
     line(format!("api listening on {api}"));
     let (data, program) = (settings.data.display(), program());
@@ -34,6 +43,11 @@ pub(super) fn print(settings: &Settings, edge: &str, api: &str, origin: &Origin,
         line(format!("  open {api}/demo in a browser: see the ad, click it, watch the count"));
     } else {
         let catalogue = settings.catalogue();
+        if has_pages {
+            line(
+                "  (--demo leaves the catalogue as it is that was there: it has no placement demo-top to show)",
+            );
+        }
         line(format!(
             "  put ads and placements into {} (read again on change; fields: docs/catalogue.md)",
             catalogue.display()

@@ -1,11 +1,11 @@
 //! The edge's outbox drains into the collector of the same process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use collector::{Collector, SubmitError};
-use edge::outbox::{BatchSink, SinkError};
+use edge::outbox::{BatchSink, News, SinkError};
 use eventlog::AnyLog;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
 
@@ -15,11 +15,16 @@ pub(super) struct CollectorSink {
     /// As the last batch had it. One process has one clock, but what an earlier one sealed may be
     /// ahead of it.
     clock_ahead_ms: AtomicU64,
+    is_out_of_service: AtomicBool,
 }
 
 impl CollectorSink {
     pub(super) fn new(collector: Arc<Collector<AnyLog>>) -> Self {
-        Self { collector, clock_ahead_ms: AtomicU64::new(0) }
+        Self {
+            collector,
+            clock_ahead_ms: AtomicU64::new(0),
+            is_out_of_service: AtomicBool::new(false),
+        }
     }
 }
 
@@ -33,11 +38,15 @@ impl BatchSink for CollectorSink {
             | SubmitError::TooManyLetters(_, why) => SinkError::Refused(why),
         })?;
         self.clock_ahead_ms.store(receipt.clock_ahead_ms, Ordering::Relaxed);
+        self.is_out_of_service.store(receipt.is_out_of_service, Ordering::Relaxed);
         Ok(())
     }
 
-    fn clock_ahead_ms(&self) -> Option<u64> {
+    fn news(&self) -> News {
         let ahead = self.clock_ahead_ms.load(Ordering::Relaxed);
-        (ahead > CLOCK_AHEAD_MS_MAX).then_some(ahead)
+        News {
+            clock_ahead_ms: (ahead > CLOCK_AHEAD_MS_MAX).then_some(ahead),
+            is_out_of_service: self.is_out_of_service.load(Ordering::Relaxed),
+        }
     }
 }

@@ -160,3 +160,24 @@ fn what_makes_no_sense_is_refused() {
     let (_, said, _) = keys(&data, &["list"]);
     assert!(said.contains("other") && said.contains("for news"), "{said}");
 }
+
+/// What serves and is not counted is not ready, and says why.
+#[tokio::test]
+async fn an_edge_that_is_taken_out_of_service_under_its_process_is_unready_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data);
+    server.serve().await;
+    let (code, said, err) = run(binary().args(["edges", "retire", "edge", "--data"]).arg(&data));
+    assert!(code == Some(0) && said.contains("give it another name"), "{code:?} {said}{err}");
+    let watch = Stopwatch::start();
+    let mut said = String::new();
+    while !said.contains("edge_retired: this edge's name is out of service") {
+        assert!(watch.elapsed() < PATIENCE, "{said}");
+        // Nothing is known of it before something is sent.
+        server.serve().await;
+        let reply = server.http.get(format!("{}/readyz", server.edge)).send().await.unwrap();
+        said = reply.text().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

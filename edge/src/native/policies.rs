@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use catalogue::{Catalogue, CatalogueSource};
+use shared::Clock as _;
+use shared::ambient::SystemClock;
 
 use super::Metrics;
 use crate::policy::{Keys, Policy};
@@ -17,7 +19,9 @@ impl Policies {
     /// Begins with this one.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        Self(ArcSwap::from_pointee(policy))
+        let policies = Self(ArcSwap::from_pointee(policy));
+        policies.warn_of_unsold();
+        policies
     }
 
     /// The one in force.
@@ -30,12 +34,27 @@ impl Policies {
     pub fn set_keys(&self, keys: Keys) {
         let keys = Arc::new(keys);
         self.0.rcu(|policy| Policy { keys: Arc::clone(&keys), ..Policy::clone(policy) });
+        self.warn_of_unsold();
     }
 
     /// Replaces the catalogue.
     pub fn set_catalogue(&self, catalogue: Catalogue) {
         let catalogue = Arc::new(catalogue);
         self.0.rcu(|policy| Policy { catalogue: Arc::clone(&catalogue), ..Policy::clone(policy) });
+        self.warn_of_unsold();
+    }
+
+    /// Says which ads are never shown, for no key of this edge's may sign for them.
+    fn warn_of_unsold(&self) {
+        let policy = self.load();
+        // A key that was just made signs in a few seconds.
+        let unsold = policy.unsold(SystemClock.now().plus_ms(60_000));
+        let Some((placement, ad)) = unsold.first() else { return };
+        tracing::warn!(
+            %placement, %ad, count = unsold.len(), issuer = %policy.keys.issuer(),
+            "ads are left out where the issuer's keys may not sign for the publisher, the advertiser or the \
+             price (`countersign keys list`): this one, and as many in all as count says"
+        );
     }
 }
 

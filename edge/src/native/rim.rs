@@ -29,7 +29,7 @@ use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
-use crate::outbox::{AppendError, Outbox, Pending};
+use crate::outbox::{AppendError, News, Outbox, Pending};
 use crate::request::{Body, Method, Request, opts_out};
 
 /// An edge whose outbox was full is not ready for so long.
@@ -50,7 +50,7 @@ pub(super) struct Rim {
     country_header: Option<HeaderName>,
     tables: Tables,
     settings: RimSettings,
-    clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    news: Box<dyn Fn() -> News + Send + Sync>,
     limits: Limits,
     clicks: Clicks,
     bodies: Bodies,
@@ -130,7 +130,7 @@ impl Rim {
         country_header: Option<HeaderName>,
         tables: Tables,
         settings: RimSettings,
-        clock_ahead_ms: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+        news: Box<dyn Fn() -> News + Send + Sync>,
     ) -> Self {
         Self {
             policies,
@@ -147,7 +147,7 @@ impl Rim {
             country_header,
             tables,
             settings,
-            clock_ahead_ms,
+            news,
             last_full: Mutex::new(None),
             runtime: Handle::current(),
             date: Mutex::new((u64::MAX, [0; DATE_BYTES])),
@@ -400,7 +400,15 @@ impl Rim {
                  makes one"
             ));
         }
-        if let Some(ahead_ms) = (self.clock_ahead_ms)() {
+        let news = (self.news)();
+        if news.is_out_of_service {
+            reasons.push(
+                "edge_retired: this edge's name is out of service, and nothing that it sends is counted: give \
+                 it another (edge.name), registered for its issuer"
+                    .to_owned(),
+            );
+        }
+        if let Some(ahead_ms) = news.clock_ahead_ms {
             reasons.push(format!(
                 "clock_ahead: by {ahead_ms} ms of a collector's; set the clock right, and this goes \
                  on by itself"

@@ -199,7 +199,7 @@ pub async fn run<S: BatchSink>(
         country_header,
         tables,
         settings.clone(),
-        Box::new(move || sink.clock_ahead_ms()),
+        Box::new(move || sink.news()),
     ));
     let (closing, told) = watch::channel(false);
     let threads = match settings.threads {

@@ -14,11 +14,20 @@ pub trait BatchSink: Send + Sync + 'static {
     /// Takes one batch ([`shared::wire::Batch`], binary form).
     fn submit(&self, batch: Bytes) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// How many ms this edge's clock is ahead of the collector's, when that is more than
-    /// [`shared::limits::CLOCK_AHEAD_MS_MAX`], as far as the sink knows; makes the edge unready.
-    fn clock_ahead_ms(&self) -> Option<u64> {
-        None
+    /// What the edge should hear of; makes it unready.
+    fn news(&self) -> News {
+        News::default()
     }
+}
+
+/// What a sink knows of the edge.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct News {
+    /// How many ms its clock is ahead of the collector's, when that is more than
+    /// [`shared::limits::CLOCK_AHEAD_MS_MAX`].
+    pub clock_ahead_ms: Option<u64>,
+    /// Its name is out of service: nothing that it sends is counted.
+    pub is_out_of_service: bool,
 }
 
 /// Why a batch was not taken.

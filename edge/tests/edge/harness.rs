@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edge::native::{Metrics, Parts, Policies, RimSettings, RunError, Summary, run};
-use edge::outbox::{BatchSink, DISK_BYTES_LEAST, DrainSettings, Outbox, OutboxSettings, SinkError};
+use edge::outbox::{
+    BatchSink, DISK_BYTES_LEAST, DrainSettings, News, Outbox, OutboxSettings, SinkError,
+};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -49,8 +51,9 @@ impl BatchSink for Store {
         Ok(())
     }
 
-    fn clock_ahead_ms(&self) -> Option<u64> {
-        self.ahead.load(Ordering::SeqCst).then_some(90_000)
+    fn news(&self) -> News {
+        let clock_ahead_ms = self.ahead.load(Ordering::SeqCst).then_some(90_000);
+        News { clock_ahead_ms, ..News::default() }
     }
 }
 

@@ -156,3 +156,22 @@ fn a_token_of_the_issuer_s_next_key_leads_on_at_an_edge_that_has_not_got_it() {
         assert_eq!(click(&told, &bytes).tallies[0].reason, Reason::BadSeal);
     }
 }
+
+#[test]
+fn an_edge_knows_which_ads_its_keys_may_not_sign_for() {
+    let mut policy = World::at(NOW).policy();
+    let placed =
+        policy.catalogue.placements().map(|placement| policy.catalogue.ads_of(placement).count());
+    let placed: usize = placed.sum();
+    assert!(placed > 1 && policy.unsold(NOW).is_empty());
+    policy.keys = Arc::new(Keys::new(&stores()[0].for_edge(MALLORY).unwrap()).unwrap());
+    let unsold = policy.unsold(NOW);
+    assert!(!unsold.is_empty() && unsold.is_sorted(), "{unsold:?}");
+    for (placement, ad) in &unsold {
+        let publisher = policy.catalogue.placement(*placement).unwrap().publisher;
+        let ad = policy.catalogue.ads().iter().find(|known| known.id == *ad).unwrap();
+        assert!(policy.keys.signer(publisher, ad, NOW).is_none(), "{placement} {ad:?}");
+    }
+    // Where no key signs at all, that is what is wrong.
+    assert_eq!(policy.unsold(Timestamp(0)), []);
+}

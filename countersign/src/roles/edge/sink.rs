@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ::edge::outbox::seal::epoch_of;
-use ::edge::outbox::{BatchSink, SinkError};
+use ::edge::outbox::{BatchSink, News, SinkError};
 use bytes::Bytes;
 use eventlog::LogError;
 use eventlog::nats::{EDGE_BATCH_BYTES_MAX, EdgeQueue, JetStreamConfig};
@@ -201,8 +201,12 @@ impl BatchSink for QueueSink {
         }
     }
 
-    fn clock_ahead_ms(&self) -> Option<u64> {
+    fn news(&self) -> News {
         let ahead = self.far_ahead_ms.load(Ordering::Relaxed).max(*self.clock_ahead_ms.borrow());
-        Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX)
+        // That it is out of service the collectors' log says, and their readers': nobody tells it here.
+        News {
+            clock_ahead_ms: Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX),
+            is_out_of_service: false,
+        }
     }
 }

@@ -210,8 +210,9 @@ pub(super) fn print_held_back(line_number: Option<u64>) {
         line(
             "waiting",
             format!(
-                "line {at_line} and what follows: it has no newline yet, or a quote in it is not closed (the \
-                 next import takes it, or --complete)"
+                "line {at_line} and what follows: it has no newline yet, or a quote in it is not closed. The \
+                 next import takes it when it is whole. If it is: the same import with --complete where it has \
+                 a --source, without --follow where it has none"
             ),
         );
     }

@@ -246,7 +246,7 @@ fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
     // What an edge knows to be a repeat is tallied there; the rest is a duplicate.
     let repeated = delta_of(Reason::Repeated, before, after);
     let duplicate = now.duplicate.saturating_sub(then.duplicate) + repeated;
-    push("duplicate", ledger.duplicate, duplicate, unsure(ledger.duplicate));
+    push("duplicate, repeated", ledger.duplicate, duplicate, unsure(ledger.duplicate));
     for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::Repeated) {
         let sent = ledger.reasons.get(reason).copied().unwrap_or_default();
         let counted = delta_of(*reason, before, after);
@@ -271,7 +271,8 @@ fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
         // A batch that a killed collector held comes again after a while: until then there is a gap.
         short: !good,
         why: format!(
-            "received = counted + duplicate + reasons; {} in flight{}",
+            "of all that came in these minutes, others' too: received = counted + duplicate + reasons; {} in \
+             flight{}",
             now.in_flight,
             now.because.iter().map(|why| format!("; {why}")).collect::<String>()
         ),

@@ -88,7 +88,8 @@ impl Edge {
                 Ok(reply) if reply.status() == StatusCode::SERVICE_UNAVAILABLE => "503".to_owned(),
                 Ok(reply) => {
                     return Err(Failure::server(format!(
-                        "{url} answered {}: --placement names one of the catalogue that has ads",
+                        "{url} answered {}: --edge is where the edge listens (not the API), and --placement \
+                         names one of its catalogue that has ads",
                         reply.status()
                     )));
                 }
