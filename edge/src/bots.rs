@@ -52,8 +52,13 @@ pub fn is_bot(user_agent: &[u8]) -> bool {
     if agent.is_empty() {
         return false;
     }
-    FIRST.iter().any(|table| table.begins(agent, 0)) || is_anywhere(agent)
+    FIRST.iter().any(|table| table.begins(agent, 0))
+        || is_anywhere(agent)
+        || GMAIL.iter().any(|end| agent.ends_with(end))
 }
+
+/// How the agents end with which Google asks for a mail's pictures and links before anybody opens it.
+const GMAIL: [&[u8]; 2] = [b" Edge/12.246 Mozilla/5.0", b" Gmail-content-sampling"];
 
 /// Whether one of the patterns that may begin everywhere is there: tried only where three bytes
 /// stand that one of them begins with.

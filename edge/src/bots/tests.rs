@@ -174,6 +174,7 @@ fn plainly(agent: &[u8]) -> bool {
     let model = model_of(agent);
     let mut places = (0..agent.len()).filter(|at| !model.contains(at));
     FIRST.iter().any(|table| table.begins(agent, 0))
+        || GMAIL.iter().any(|end| agent.ends_with(end))
         || places.any(|at| ANYWHERE.begins(&agent[at..], before(agent, at)))
 }
 

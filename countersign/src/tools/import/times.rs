@@ -56,6 +56,11 @@ impl Times {
                 let both = text.parse::<jiff::Zoned>().map_err(|error| error.to_string())?;
                 return in_range(text, both.timestamp());
             }
+            // RFC 3339, 5.6: an hour of the offset is one of a day's.
+            let offset = Pieces::parse(text).ok().and_then(|pieces| pieces.to_numeric_offset());
+            if offset.is_some_and(|offset| offset.seconds().abs() >= 86_400) {
+                return Err(format!("{:?}: no offset is of a day or more", short(text)));
+            }
             let read = Timestamp::parse(text).map_err(|error| error.to_string());
             return read.map_err(|error| format!("{error}; another form is read by --time-format"));
         };
@@ -255,6 +260,7 @@ mod tests {
             (Some("%Y-%m-%d %I:%M"), None, "1", "half a day"),
             (Some("ms"), None, "1.5", "no number"),
             (None, berlin, "1969-12-31 12:00:00", "before 1970"),
+            (None, None, "2021-01-01T00:00:01+25:00", "no offset is of a day or more"),
         ] {
             let error = read(format, zone, text).unwrap_err();
             assert!(error.contains(word), "{format:?} {zone:?} {text}: {error}");
