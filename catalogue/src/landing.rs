@@ -2,7 +2,7 @@
 //! given out, and what of a click's own query goes along.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use shared::limits::URL_BYTES_MAX;
@@ -132,7 +132,7 @@ pub fn with_query(url: &str, query: &str) -> String {
     let own = page.split_once('?').map(|(_, own)| own);
     // Once, for a query may be as long as a request's head.
     let taken = own.into_iter().flat_map(|own| own.split('&')).filter(is_one);
-    let taken: BTreeSet<_> = taken.map(name).collect();
+    let taken: HashSet<_> = taken.map(name).collect();
     let more = query.split('&').filter(is_one).filter(|pair| !taken.contains(&name(pair)));
     let mut out = page.to_owned();
     let mut between = if own.is_some() { '&' } else { '?' };
