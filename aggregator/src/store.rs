@@ -1,5 +1,5 @@
-//! Checkpoints: what an engine must not forget, kept in one atomic write together with the position
-//! (DESIGN, idea 5).
+//! Checkpoints: what an engine must not forget, kept in one atomic write together with the
+//! position.
 //!
 //! Two layers. [`CheckpointStore`] is an ordered map of bytes with atomic batches and rows that add
 //! up; it has two adapters, [`slate`] and (feature `testing`) [`memory`], and one contract test,

@@ -34,7 +34,7 @@ pub struct Counted {
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// Of how many partitions more may come.
+    /// Of how many outboxes more may come, in the partition where they are most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<usize>,
     /// Grows whenever a final minute changes all the same.
@@ -65,7 +65,7 @@ pub struct Popular {
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// Of how many partitions more may come.
+    /// Of how many outboxes more may come, in the partition where they are most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<usize>,
 }
@@ -102,7 +102,7 @@ pub struct Account {
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// Of how many partitions more may come.
+    /// Of how many outboxes more may come, in the partition where they are most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<usize>,
     /// Of some publishers whose pages number what they tell.

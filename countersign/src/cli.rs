@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Edges(EdgesArgs),
     /// List, show and resolve what came to a collector and could not be decoded
     Deadletter(crate::tools::deadletter::DeadletterArgs),
-    /// Copy a data directory, also while `up` runs on it
+    /// Copy a data directory, of `up` or a role, also while it runs
     Backup(BackupArgs),
     /// Make a data directory of a copy that `backup` took
     Restore(RestoreArgs),
@@ -295,7 +295,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) plain: bool,
 }
 
-/// Copies a data directory, also while `up` runs on it.
+/// Copies a data directory, of `up`, an edge or an aggregator, also while it runs.
 ///
 /// The copy is what a crash would have left at one moment: what was accepted before the backup began
 /// is in it. It holds the keys and secrets, with the modes that they have. Not in it: a settings
@@ -303,7 +303,7 @@ pub(crate) struct SimulateArgs {
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct BackupArgs {
-    /// The data directory of `up`
+    /// The data directory
     #[arg(long, value_name = "DIR", env = "COUNTERSIGN_DATA", default_value = "countersign-data")]
     pub(crate) data: PathBuf,
     /// Where the copy goes: a new directory

@@ -393,12 +393,28 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Fa
             }
         }
         let mut file = options.open(&beside)?;
+        #[cfg(unix)]
+        keep_owner(path, &file);
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
         sync_parent(path)
     };
     write().map_err(|error| cannot("write", path, &error))
+}
+
+/// A file that is replaced stays its owner's: `keys rotate` by root takes it from no service. Nobody else may
+/// give a file away.
+#[cfg(unix)]
+fn keep_owner(path: &Path, new: &File) {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    let owner = |meta: fs::Metadata| (meta.uid(), meta.gid());
+    let (Ok(before), Ok(now)) = (fs::metadata(path).map(owner), new.metadata().map(owner)) else {
+        return;
+    };
+    if before != now {
+        let _ = fchown(new, Some(before.0), Some(before.1));
+    }
 }
 
 /// Makes the name of a file or directory durable.

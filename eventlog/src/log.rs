@@ -220,7 +220,7 @@ impl LogError {
         matches!(self, Self::NoSpace | Self::Unavailable(_))
     }
 
-    /// Whether the process must end (DESIGN: a failed fsync ends the process).
+    /// Whether the process must end (a failed fsync ends the process).
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Fatal(_))

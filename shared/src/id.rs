@@ -135,7 +135,7 @@ impl fmt::Debug for Id {
 serde_as_text!(Id);
 
 /// A block of 65 536 impression ids that one edge process hands out one after the other: the
-/// minute of its opening (24 bits, since 2020-01-01 UTC) and 56 random bits (DESIGN, idea 1). The
+/// minute of its opening (24 bits, since 2020-01-01 UTC) and 56 random bits. The
 /// block of an imported log is a digest instead, and its issuer says so
 /// ([`crate::import::ISSUER`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -1,4 +1,4 @@
-//! Logs of other servers: how a row becomes an event that is counted once (DESIGN, idea 1), and
+//! Logs of other servers: how a row becomes an event that is counted once, and
 //! what an importer sends to a collector.
 
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
 //! Which partition counts what. All copies of an event meet in one partition, because a block lies
-//! in one (DESIGN, idea 3).
+//! in one.
 
 use crate::event::PageView;
 use crate::id::{BlockId, Id, OutboxId};

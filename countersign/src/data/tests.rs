@@ -123,3 +123,18 @@ fn keys_are_for_the_owner_only() {
         assert_eq!(there & 0o777, mode, "{name}");
     }
 }
+
+/// Only root may give a file away, so whoever else runs this sees no more than that it is written.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_replaced_stays_its_owner_s() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.json");
+    write_file(&path, b"one", Mode::Secret).unwrap();
+    let is_root = chown(&path, Some(4_242), Some(4_243)).is_ok();
+    write_file(&path, b"two", Mode::Secret).unwrap();
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((fs::read(&path).unwrap(), meta.mode() & 0o777), (b"two".to_vec(), 0o600));
+    assert!(!is_root || (meta.uid(), meta.gid()) == (4_242, 4_243));
+}

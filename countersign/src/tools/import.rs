@@ -1,4 +1,4 @@
-//! `countersign import`: log files of other servers, each row counted once (DESIGN, idea 1).
+//! `countersign import`: log files of other servers, each row counted once.
 //!
 //! A blocking thread reads: [`open`] (decompressed; [`follow`] for a log that is being written) →
 //! [`records`] (rows with exact ends and running digests) → [`rows`] (by [`columns`] or as [`access`] logs

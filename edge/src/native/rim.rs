@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -58,6 +59,7 @@ pub(super) struct Rim {
     started: Stopwatch,
     /// When the outbox was last seen full, by the same clock.
     last_full: Mutex<Option<Duration>>,
+    told_of_proxy: AtomicBool,
     /// For what outlives a connection.
     runtime: Handle,
     /// The second that was last told, and how.
@@ -149,6 +151,7 @@ impl Rim {
             settings,
             news,
             last_full: Mutex::new(None),
+            told_of_proxy: AtomicBool::new(false),
             runtime: Handle::current(),
             date: Mutex::new((u64::MAX, [0; DATE_BYTES])),
         }
@@ -248,7 +251,27 @@ impl Rim {
     }
 
     fn client(&self, head: &impl Head, peer: IpAddr) -> Option<IpAddr> {
+        self.warn_of_proxy(head, peer);
         crate::address::client(peer, head.fields(&FORWARDED_FOR), &self.settings.trusted_proxies)
+    }
+
+    /// Says once that visitors come by a proxy on this machine that nobody has named: they are all taken for
+    /// it, and it has no limits.
+    fn warn_of_proxy(&self, head: &impl Head, peer: IpAddr) {
+        if !peer.is_loopback() || self.told_of_proxy.load(Ordering::Relaxed) {
+            return;
+        }
+        let is_trusted = || self.settings.trusted_proxies.iter().any(|range| range.contains(peer));
+        if head.fields(&FORWARDED_FOR).next().is_some()
+            && !is_trusted()
+            && !self.told_of_proxy.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                %peer,
+                "requests come with X-Forwarded-For by a proxy on this machine that edge.trusted_proxies does \
+                 not name: all visitors are taken for it (country, network, limits)"
+            );
+        }
     }
 
     /// Asks the core. `body` is `None` when it is too large.

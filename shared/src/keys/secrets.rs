@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// The tag keys that go with a signing key: one a UTC day (DESIGN, idea 2). Only who can sign with the
+/// The tag keys that go with a signing key: one a UTC day. Only who can sign with the
 /// key has them, so no issuer makes a tag that another's edges believe.
 #[derive(Clone, Debug)]
 pub struct TagKeys {

@@ -1,4 +1,4 @@
-//! The two seals (DESIGN, idea 2): the signature that is proof, and the tag that our own edges
+//! The two seals: the signature that is proof, and the tag that our own edges
 //! check before they redirect.
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey};

@@ -64,7 +64,9 @@ pub(super) fn require(from: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let from = from.display();
-    Err(Failure::usage(format!("{from} is no data directory: name the one of `up` with --data")))
+    Err(Failure::usage(format!(
+        "{from} is no data directory: name the one of `up`, an edge or an aggregator with --data"
+    )))
 }
 
 /// That segments follow each other without a hole, and every byte is what was written.
