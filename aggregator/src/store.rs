@@ -110,12 +110,27 @@ pub trait CheckpointStore: Send + Sync + 'static {
 }
 
 /// Takes one row of a scan: key and value.
-pub type TakeRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + Send + 'a;
+pub type TakeRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Stop> + Send + 'a;
+
+/// Why a scan goes on no further.
+#[derive(Debug)]
+pub enum Stop {
+    /// Who takes the rows has enough: the scan has done what it should.
+    Enough,
+    /// A row is not what it should be, or the like: the scan fails with it.
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// The rows of one moment.
 pub trait View: Send + Sync + 'static {
     /// Hands the rows from `from` (inclusive) to `to` (exclusive) to `take`, in the order of their
-    /// keys, until it fails.
+    /// keys, until it stops.
     fn scan(
         &self,
         from: &[u8],

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use figment::value::Value;
 use shared::Currency;
 use shared::Id;
@@ -22,11 +22,27 @@ mod values;
 /// Ad tracking that can be proved: countersigns every impression and click at the edge, and counts
 /// them exactly in the centre.
 #[derive(Parser, Debug)]
-#[command(name = "countersign", version, about, after_help = EXIT_CODES)]
+#[command(name = "countersign", version, about)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// As it is written; the help of each command says how it may end.
+    ///
+    /// # Errors
+    /// Help that was asked for, or what is wrong with it.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut command = with_exit_codes(Self::command());
+        let read = Self::from_arg_matches(&command.try_get_matches_from_mut(std::env::args_os())?);
+        read.map_err(|error| error.format(&mut command))
+    }
+}
+
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    command.after_help(EXIT_CODES).mut_subcommands(with_exit_codes)
 }
 
 /// What can be done.
@@ -65,7 +81,6 @@ pub(crate) enum Command {
 /// `up`. Flags win over environment variables (`COUNTERSIGN_EDGE__LISTEN`), which win over the
 /// settings file.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct UpArgs {
     /// Settings file (TOML); see countersign.example.toml for all settings
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
@@ -144,7 +159,6 @@ impl RoleArgs {
 
 /// `edge`.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct EdgeArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
@@ -175,7 +189,6 @@ impl EdgeArgs {
 
 /// `aggregator`.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct AggregatorArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
@@ -220,7 +233,6 @@ impl DeploymentArgs {
 
 /// `init`. Goes on where an earlier one was interrupted; makes nothing anew that was there.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct InitArgs {
     #[command(flatten)]
     pub(crate) deployment: DeploymentArgs,
@@ -270,7 +282,6 @@ pub(crate) struct ApiArgs {
 /// meanwhile. The server may be killed and started again on the same addresses while it runs.
 /// Expired tokens are played when the catalogue's lifetimes are 30 seconds or less.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct SimulateArgs {
     /// Address of the edge, e.g. http://127.0.0.1:8080; several with commas between are asked in
     /// turn
@@ -301,7 +312,6 @@ pub(crate) struct SimulateArgs {
 /// is in it. It holds the keys and secrets, with the modes that they have. Not in it: a settings
 /// file, a catalogue outside of the data directory, and a log or state that settings put elsewhere.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct BackupArgs {
     /// The data directory
     #[arg(long, value_name = "DIR", env = "COUNTERSIGN_DATA", default_value = "countersign-data")]
@@ -316,7 +326,6 @@ pub(crate) struct BackupArgs {
 /// Start `up` on it as on any other. Never run it beside the one that it was copied from on the same
 /// event log: both would count under one name.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct RestoreArgs {
     /// The copy
     #[arg(long, value_name = "DIR")]
@@ -332,7 +341,6 @@ pub(crate) struct RestoreArgs {
 /// Each difference is one line. The archive is waited for until it has what the engine has counted
 /// (the API is asked to write it at once). For many events, compare a day at a time.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct RecountArgs {
     /// The first minute: RFC 3339 or Unix seconds
     #[arg(long, value_name = "TIME", value_parser = minute)]
@@ -352,7 +360,6 @@ pub(crate) struct RecountArgs {
 
 /// `keys`.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct KeysArgs {
     #[command(subcommand)]
     pub(crate) command: KeysCommand,
@@ -447,7 +454,6 @@ pub(crate) enum KeysCommand {
 
 /// `edges`.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct EdgesArgs {
     #[command(subcommand)]
     pub(crate) command: EdgesCommand,
@@ -497,10 +503,16 @@ pub(crate) enum EdgesCommand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+    fn the_command_line_is_consistent_and_each_command_says_how_it_may_end() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_help().to_string();
+            assert!(help.contains(EXIT_CODES.trim()), "{}: {help}", command.get_name());
+            command.get_subcommands_mut().for_each(check);
+        }
+        let mut command = with_exit_codes(Cli::command());
+        command.clone().debug_assert();
+        check(&mut command);
     }
 }

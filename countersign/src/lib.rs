@@ -24,15 +24,13 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use cli::{Cli, Command};
 use failure::Failure;
 
 /// Does what the command line says; the exit code tells how it went (`failure`).
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return misread(&error),
     };

@@ -3,7 +3,7 @@
 
 use shared::{Id, Kind, Minute};
 
-use super::{Change, CheckpointStore, StoreError, Stores, View, codec, keys};
+use super::{Change, CheckpointStore, Stop, StoreError, Stores, View, codec, keys};
 
 /// How a test makes its adapter die and come back.
 pub trait Harness {
@@ -92,9 +92,16 @@ async fn ranges(store: &impl CheckpointStore) {
     view.scan(&[b'e', 5], &[b'e', 5], &mut take).await.unwrap();
     assert_eq!(seen, [2], "from is in, to is out, and a reversed range is empty");
     let stop = StoreError::Damaged("stop".into());
-    let refused = view.scan(&[], &[0xff], &mut |_, _| Err(stop.clone())).await;
+    let refused = view.scan(&[], &[0xff], &mut |_, _| Err(stop.clone().into())).await;
     let Err(StoreError::Damaged(what)) = refused else { panic!("{refused:?}") };
     assert!(what.contains("stop"), "the taker's error comes back");
+    let mut rows = 0;
+    let mut one = |_: &[u8], _: &[u8]| {
+        rows += 1;
+        Err(Stop::Enough)
+    };
+    view.scan(&[], &[0xff], &mut one).await.unwrap();
+    assert_eq!(rows, 1, "one was enough");
 }
 
 async fn sums(harness: &mut impl Harness) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
+use super::{Change, CheckpointStore, Stop, StoreError, Stores, TakeRow, View, codec};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -159,7 +159,11 @@ impl View for MemView {
         if from >= to {
             return Ok(());
         }
-        self.0.range(from.to_vec()..to.to_vec()).try_for_each(|(key, value)| take(key, value))
+        let mut rows = self.0.range(from.to_vec()..to.to_vec());
+        match rows.try_for_each(|(key, value)| take(key, value)) {
+            Ok(()) | Err(Stop::Enough) => Ok(()),
+            Err(Stop::Failed(error)) => Err(error),
+        }
     }
 }
 

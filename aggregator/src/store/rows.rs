@@ -7,7 +7,7 @@ use shared::{Id, Kind, Minute, Timestamp, Validity};
 
 use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
-use super::{Change, StoreError, View};
+use super::{Change, Stop, StoreError, View};
 use crate::count::{Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Told};
 
 /// Of how many partitions a store is which: it is refused for any other.
@@ -166,7 +166,7 @@ async fn meta<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
         let read = codec::read_meta(value).map_err(|what| StoreError::row(key, what))?;
         match key == keys::META && meta.is_none() {
             true => meta = Some(read),
-            false => return Err(StoreError::row(key, "a second meta row")),
+            false => return Err(StoreError::row(key, "a second meta row").into()),
         }
         Ok(())
     })
@@ -177,10 +177,8 @@ async fn meta<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
 /// A store without a meta row has no row at all.
 async fn nothing<V: View>(view: &V) -> Result<Option<Restored>, StoreError> {
     let refuse = &mut |key: &[u8], _: &[u8]| {
-        Err(StoreError::row(
-            keys::META,
-            &format!("missing, while {} is there", keys::describe(key)),
-        ))
+        let what = format!("missing, while {} is there", keys::describe(key));
+        Err(StoreError::row(keys::META, &what).into())
     };
     view.scan(&[], &[0xff], refuse).await.map(|()| None)
 }
@@ -264,7 +262,7 @@ pub async fn cells<V: View>(
     let mut take = |key: &[u8], value: &[u8]| {
         if rows == rows_max {
             next = Some(key.to_vec());
-            return Err(StoreError::Closed("a page is full".to_owned()));
+            return Err(Stop::Enough);
         }
         rows += 1;
         let (ad, minute) = read_key(key, |f| f.id().zip(f.minute()))?;
@@ -276,11 +274,8 @@ pub async fn cells<V: View>(
         }
         Ok(())
     };
-    let scanned = view.scan(&from, &to, &mut take).await;
-    match (scanned, next) {
-        (_, Some(next)) => Ok(Some(next)),
-        (scanned, None) => scanned.map(|()| None),
-    }
+    view.scan(&from, &to, &mut take).await?;
+    Ok(next)
 }
 
 fn dimensions(ad: Id, cell: CellKey) -> Dimensions {

@@ -2,7 +2,7 @@
 //!
 //! The log is the write-ahead log of the counts; SlateDB's own is left on all the same, because a
 //! flush then costs one small file instead of a level-0 table with a new manifest
-//! (`docs/decisions.md` has the figures).
+//! (`docs/decisions/aggregator.md` has the figures).
 
 use std::fs::File;
 use std::path::Path;
@@ -24,7 +24,7 @@ use slatedb::{Db, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorErro
 
 use self::clock::{Found, StoreClock};
 use self::sealed::{Broken, Sealed};
-use super::{Change, CheckpointStore, StoreError, Stores, TakeRow, View, codec};
+use super::{Change, CheckpointStore, Stop, StoreError, Stores, TakeRow, View, codec};
 
 /// What a scan reads at once.
 const READ_AHEAD_BYTES: usize = 16 << 10;
@@ -336,10 +336,14 @@ impl View for SlateView {
         let rows = self.snapshot.scan_with_options(range, &options).await;
         let mut rows = rows.map_err(blame)?;
         while let Some(row) = rows.next().await.map_err(blame)? {
-            take(&row.key, &row.value).map_err(|error| match error {
-                StoreError::Damaged(what) => StoreError::Damaged(format!("{}: {what}", self.name)),
-                other => other,
-            })?;
+            match take(&row.key, &row.value) {
+                Ok(()) => {}
+                Err(Stop::Enough) => break,
+                Err(Stop::Failed(StoreError::Damaged(what))) => {
+                    return Err(StoreError::Damaged(format!("{}: {what}", self.name)));
+                }
+                Err(Stop::Failed(other)) => return Err(other),
+            }
         }
         Ok(())
     }

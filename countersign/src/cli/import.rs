@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::ApiArgs;
-use crate::failure::EXIT_CODES;
 use crate::tools::import::Pattern;
 
 fn unless_dry_run(arg: clap::Arg) -> clap::Arg {
@@ -56,11 +55,7 @@ pub(crate) enum Format {
 /// waits for the next import, unless --complete says that it is whole. Rejected rows are written to a file;
 /// mended there, or in a copy of it, they are imported from it, each counted once.
 #[derive(Args, Debug)]
-#[command(
-    after_help = EXIT_CODES,
-    mut_arg("api", unless_dry_run),
-    mut_arg("key", unless_dry_run)
-)]
+#[command(mut_arg("api", unless_dry_run), mut_arg("key", unless_dry_run))]
 pub(crate) struct ImportArgs {
     /// Log files, or directories of such: CSV, TSV or NDJSON, plain, gzip, zstd, xz or bzip2; `-` is the
     /// standard input

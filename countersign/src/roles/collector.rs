@@ -27,7 +27,7 @@ use crate::assemble::published;
 use crate::assemble::{guard, log, parts};
 use crate::cli::RoleArgs;
 use crate::deployment::{self, KEYS_CENTRE};
-use crate::failure::{EXIT_CODES, Failure};
+use crate::failure::Failure;
 use crate::process;
 use crate::settings::{Settings, table};
 use crate::terminal::line;
@@ -40,7 +40,6 @@ const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
 
 /// `collector`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct CollectorArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,

@@ -13,13 +13,12 @@ use shared::keys::Sender;
 
 use crate::cli::ApiArgs;
 use crate::client::Api;
-use crate::failure::{EXIT_CODES, Failure};
+use crate::failure::Failure;
 use crate::terminal;
 use crate::tools::keys::block_on;
 
 /// `deadletter`.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
 pub(crate) struct DeadletterArgs {
     #[command(subcommand)]
     pub(crate) command: DeadletterCommand,

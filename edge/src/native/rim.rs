@@ -39,6 +39,21 @@ const DATE_BYTES: usize = 29;
 /// The last second of the year 9999, in seconds since 1970: no later one can be written.
 const DATE_MAX: u64 = 253_402_300_799;
 
+/// What a [`Rim`] is made of.
+pub(super) struct RimParts {
+    pub(super) policies: Arc<Policies>,
+    pub(super) outbox: Outbox,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Box<dyn Random>,
+    pub(super) metrics: Metrics,
+    pub(super) registry: Option<Arc<Registry>>,
+    pub(super) country_header: Option<HeaderName>,
+    pub(super) tables: Tables,
+    pub(super) settings: RimSettings,
+    /// What the sink knows of the edge.
+    pub(super) news: Box<dyn Fn() -> News + Send + Sync>,
+}
+
 /// What all connections share.
 pub(super) struct Rim {
     policies: Arc<Policies>,
@@ -118,22 +133,9 @@ fn says_a_country(said: &[u8]) -> bool {
 }
 
 impl Rim {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields, named at the one place that makes it"
-    )]
-    pub(super) fn new(
-        policies: Arc<Policies>,
-        outbox: Outbox,
-        clock: Arc<dyn Clock>,
-        mut random: Box<dyn Random>,
-        metrics: Metrics,
-        registry: Option<Arc<Registry>>,
-        country_header: Option<HeaderName>,
-        tables: Tables,
-        settings: RimSettings,
-        news: Box<dyn Fn() -> News + Send + Sync>,
-    ) -> Self {
+    pub(super) fn new(parts: RimParts) -> Self {
+        let RimParts { policies, outbox, clock, mut random, metrics, .. } = parts;
+        let RimParts { registry, country_header, tables, settings, news, .. } = parts;
         Self {
             policies,
             outbox,

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::doors::{DoorSettings, Doors};
 use super::networks::Tables;
 use super::policies::watch as watch_catalogue;
-use super::rim::Rim;
+use super::rim::{Rim, RimParts};
 use super::threads::Threads;
 use super::{Metrics, Policies};
 use crate::address::Range;
@@ -189,18 +189,18 @@ pub async fn run<S: BatchSink>(
     }
     let tables = Tables::open(&settings).map_err(RunError::Settings)?;
     let drain = Drain::start(&outbox, Arc::clone(&sink), drain);
-    let rim = Arc::new(Rim::new(
-        Arc::clone(&policies),
+    let rim = Arc::new(Rim::new(RimParts {
+        policies: Arc::clone(&policies),
         outbox,
         clock,
         random,
-        metrics.clone(),
+        metrics: metrics.clone(),
         registry,
         country_header,
         tables,
-        settings.clone(),
-        Box::new(move || sink.news()),
-    ));
+        settings: settings.clone(),
+        news: Box::new(move || sink.news()),
+    }));
     let (closing, told) = watch::channel(false);
     let threads = match settings.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -65,6 +65,11 @@ fn links_and_named_files_exist() {
 }
 
 #[test]
+fn decisions_are_listed() {
+    hold("docs/decisions.md lists what its pages decide", &text::decisions(&Tree::read()));
+}
+
+#[test]
 fn data_is_attributed() {
     hold("tests/data/README.md says whence each file comes", &text::attribution(&Tree::read()));
 }

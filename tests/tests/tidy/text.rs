@@ -117,6 +117,23 @@ fn is_file_name(tree: &Tree, name: &str) -> bool {
     plain && ours && [".md", ".rs", ".toml", ".csv"].iter().any(|end| name.ends_with(end))
 }
 
+/// Every decision of a room's page stands in the list of all, word for word.
+pub(crate) fn decisions(tree: &Tree) -> Vec<String> {
+    let page = |name: &str| tree.files.iter().find(|file| file.path == name);
+    let Some(list) = page("docs/decisions.md") else { return vec!["docs/decisions.md".to_owned()] };
+    let pages = tree.files.iter().filter(|file| file.path.starts_with("docs/decisions/"));
+    let mut breaches = Vec::new();
+    for page in pages {
+        let target = page.path.trim_start_matches("docs/");
+        for heading in page.text.lines().filter_map(|line| line.strip_prefix("## ")) {
+            if !list.text.contains(&format!("\n- [{heading}]({target}#")) {
+                breaches.push(format!("{}: {heading}", page.path));
+            }
+        }
+    }
+    breaches
+}
+
 pub(crate) fn attribution(tree: &Tree) -> Vec<String> {
     let said = tree.get("tests/data/README.md").map_or("", |file| &file.text);
     let in_data =
@@ -172,6 +189,15 @@ mod can_fail {
         let found = links(&tree);
         let lines = ["docs/a.md:1: docs/b.md", "docs/a.md:1: outside the project"];
         assert_eq!(found, [&lines[..], &["docs/a.md:2: docs/gone.rs"]].concat());
+    }
+
+    #[test]
+    fn a_decision_that_is_not_listed() {
+        let list = "# Decisions\n- [A `b`](decisions/edge.md#a-b)\n";
+        let page = "# Decisions: edge\n\n## A `b`\nx\n\n## C\ny\n";
+        let tree = Tree::of(&[("docs/decisions.md", list), ("docs/decisions/edge.md", page)]);
+        assert_eq!(decisions(&tree), ["docs/decisions/edge.md: C"]);
+        assert_eq!(decisions(&Tree::of(&[])), ["docs/decisions.md"]);
     }
 
     #[test]

@@ -172,7 +172,9 @@ impl Visitor<'_> {
             Forger::spoiled(&served.token, &mut self.random)
         };
         self.ledger.act(what);
-        if self.chance(60) {
+        // A link ends where its token does: what stands behind it is no part of it.
+        let is_good_in_a_link = text.starts_with(&served.token);
+        if self.chance(60) && !is_good_in_a_link {
             let url = served.click_url.replace(&served.token, &text);
             self.bad_link(&url, what, reason).await;
         } else {
