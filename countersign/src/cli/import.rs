@@ -8,6 +8,9 @@ use super::ApiArgs;
 use crate::tools::import::Pattern;
 
 fn unless_dry_run(arg: clap::Arg) -> clap::Arg {
+    if !["api", "key"].contains(&arg.get_id().as_str()) {
+        return arg;
+    }
     let arg = arg.required(false).required_unless_present("dry_run");
     arg.default_value_if("dry_run", "true", "")
 }
@@ -55,7 +58,7 @@ pub(crate) enum Format {
 /// waits for the next import, unless --complete says that it is whole. Rejected rows are written to a file;
 /// mended there, or in a copy of it, they are imported from it, each counted once.
 #[derive(Args, Debug)]
-#[command(mut_arg("api", unless_dry_run), mut_arg("key", unless_dry_run))]
+#[command(mut_args(unless_dry_run))]
 pub(crate) struct ImportArgs {
     /// Log files, or directories of such: CSV, TSV or NDJSON, plain, gzip, zstd, xz or bzip2; `-` is the
     /// standard input
