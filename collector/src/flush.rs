@@ -19,10 +19,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, warn};
 
 use crate::coalesce::{Coalescer, Flush};
-use crate::collector::{Settings, SubmitError};
+use crate::collector::SubmitError;
 use crate::metrics::Metrics;
 use crate::queue::Place;
 use crate::sender::Refusal;
+use crate::settings::Settings;
 use crate::verify::{JudgedBatch, JudgedChunk};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);

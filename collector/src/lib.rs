@@ -36,14 +36,16 @@ mod metrics;
 mod queue;
 mod quota;
 pub mod sender;
+mod settings;
 pub mod verify;
 
 #[cfg(test)]
 mod tests;
 
-pub use collector::{Collector, Parts, Receipt, Settings, StartError, SubmitError};
+pub use collector::{Collector, Parts, Receipt, StartError, SubmitError};
 pub use keys::CollectorKeys;
 pub use metrics::{Metrics, OverQuota};
 pub use quota::{Quota, Quotas};
 pub use sender::Refusal;
+pub use settings::Settings;
 pub use shared::keys::Sender;

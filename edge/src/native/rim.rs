@@ -269,7 +269,6 @@ impl Rim {
             && !self.told_of_proxy.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
-                %peer,
                 "requests come with X-Forwarded-For by a proxy on this machine that edge.trusted_proxies does \
                  not name: all visitors are taken for it (country, network, limits)"
             );
