@@ -229,9 +229,11 @@ impl<L: Log> Collector<L> {
             let paid = self.accounts.batch(issuer, inspected.outbox, bytes);
             paid.map_err(|over| self.over(issuer, over))?;
             let taken = self.take(sender, account, inspected, batch).await;
-            if matches!(taken, Err(SubmitError::OverQuota { .. })) {
+            match &taken {
                 // Else a batch that waits for another of its quotas would use this one up.
-                self.accounts.give_back(issuer, bytes);
+                Err(SubmitError::OverQuota { .. }) => self.accounts.give_back(issuer, bytes),
+                Ok(_) => self.metrics.took_of(issuer, bytes),
+                Err(_) => {}
             }
             return taken;
         }
@@ -445,7 +447,14 @@ impl<L: Log> Collector<L> {
             return SubmitError::TooManyLetters(wait, reason);
         }
         // The reason may quote what came, and that is nobody's business who reads a log.
-        warn!(from, bytes = came, "no batch: kept with the dead letters, which say why");
+        if self.letters.tells_kept(whose, at) {
+            warn!(
+                from,
+                bytes = came,
+                "no batch: kept with the dead letters, which say why, as what follows of this sender in this \
+                 minute"
+            );
+        }
         let why = match self.keep(&letter).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();

@@ -5,8 +5,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use shared::Outcome;
 use shared::event::{REASON_CODES, Reason};
+use shared::{Id, Outcome};
 
 use crate::verify::JudgedRow;
 
@@ -53,6 +53,9 @@ pub struct Metrics {
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
     /// Times that a batch was held back, for its issuer has sent too much, by [`crate::Quota`].
     pub over_quota: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Bytes that the log gets of an issuer's batches, as its quota counts them. (Operators make issuers, so
+    /// there are few.)
+    pub issuer_bytes: Family<[(&'static str, String); 1], Counter>,
     /// Batches that could not be decoded.
     pub dead_letters: Counter,
     /// Those that were over their sender's quota, by [`OverQuota`].
@@ -83,6 +86,7 @@ impl Default for Metrics {
             verify_cached: Counter::default(),
             refused: Family::default(),
             over_quota: Family::default(),
+            issuer_bytes: Family::default(),
             dead_letters: Counter::default(),
             letters_over_quota: Family::default(),
             append_retries: Counter::default(),
@@ -120,6 +124,8 @@ impl Metrics {
         r.register("refused_batches", help, self.refused.clone());
         let help = "Batches held back, for their issuer has sent too much, by quota";
         r.register("over_quota", help, self.over_quota.clone());
+        let help = "What the log gets of an issuer's batches";
+        r.register_with_unit("issuer", help, Unit::Bytes, self.issuer_bytes.clone());
         r.register("dead_letters", "Batches that are none", self.dead_letters.clone());
         let help = "Batches that are none, and over their sender's quota";
         r.register("dead_letters_over_quota", help, self.letters_over_quota.clone());
@@ -148,6 +154,12 @@ impl Metrics {
             let outcome = Reason::from_code(code).map_or(Ok(None), Err);
             self.events_with(outcome).inc_by(count);
         }
+    }
+
+    /// Counts a batch of an issuer's that was taken.
+    pub(crate) fn took_of(&self, issuer: Id, bytes: usize) {
+        let counter = self.issuer_bytes.get_or_create_owned(&[("issuer", issuer.to_string())]);
+        counter.inc_by(bytes as u64);
     }
 
     /// Counts a batch that is not let in.

@@ -32,8 +32,9 @@ pub(crate) struct Letters {
 struct Used {
     bytes: Bucket,
     held: Bucket,
-    /// When it was told last that something of it was let go of.
+    /// When it was told last that something of it was let go of, and that something was kept.
     told: Option<Duration>,
+    told_kept: Option<Duration>,
 }
 
 impl Letters {
@@ -71,14 +72,12 @@ impl Letters {
 
     /// Whether to tell that something was let go of: once in a while, for who sends this sends much.
     pub(crate) fn tells(&self, whose: Option<Sender>, now: Timestamp) -> bool {
-        self.of(whose, now, |used, now| {
-            let lately = |told: Duration| now.abs_diff(told) < TELL_EVERY;
-            let tells = !used.told.is_some_and(lately);
-            if tells {
-                used.told = Some(now);
-            }
-            tells
-        })
+        self.of(whose, now, |used, now| once_in_a_while(&mut used.told, now))
+    }
+
+    /// The same, that something was kept.
+    pub(crate) fn tells_kept(&self, whose: Option<Sender>, now: Timestamp) -> bool {
+        self.of(whose, now, |used, now| once_in_a_while(&mut used.told_kept, now))
     }
 
     fn of<T>(
@@ -94,6 +93,14 @@ impl Letters {
         }
         ask(senders.entry(whose).or_default(), now)
     }
+}
+
+fn once_in_a_while(told: &mut Option<Duration>, now: Duration) -> bool {
+    let tells = !told.is_some_and(|told| now.abs_diff(told) < TELL_EVERY);
+    if tells {
+        *told = Some(now);
+    }
+    tells
 }
 
 #[cfg(test)]

@@ -82,6 +82,11 @@ impl Giving {
         Ok(Self { given, task })
     }
 
+    /// No further portion is asked for.
+    pub(super) fn close(&mut self) {
+        self.given.close();
+    }
+
     /// The next message. Cancel-safe.
     ///
     /// # Errors

@@ -38,6 +38,13 @@ const EDGE_MESSAGES_MAX: i64 = 1_024;
 /// (`shared::limits::BATCH_BYTES_MAX`); a sender that writes a MiB each time would have the server write,
 /// and wait for its disk, for what a collector then refuses.
 pub const EDGE_BATCH_BYTES_MAX: usize = 400 << 10;
+/// In the metadata of the stream: collectors read several batches in one message. `countersign init` of a
+/// build whose collectors do marks it; until then an edge puts each batch in by itself.
+const BUNDLES: (&str, &str) = ("countersign.bundles", "1");
+/// Who takes no more waits so long for what is on its way to it …
+const CLOSE_SILENT: Duration = Duration::from_millis(100);
+/// … which is given out again after this.
+const CLOSE_BACK_AFTER: Duration = Duration::from_millis(500);
 /// How often it is looked whether anything lies in the queue that nobody is given: nats-server has been seen
 /// to lose track of batches whose neighbours were purged while they were given out.
 const STUCK_EVERY: Duration = Duration::from_secs(60);
@@ -47,6 +54,7 @@ const STUCK_EVERY: Duration = Duration::from_secs(60);
 pub struct EdgeQueue {
     context: Context,
     config: Arc<JetStreamConfig>,
+    takes_bundles: bool,
 }
 
 /// A batch that was taken.
@@ -87,6 +95,10 @@ impl EdgeQueue {
         let name = stream_name(&config.prefix);
         let found = connect::find(&context, &name).await;
         let found = found.map_err(|why| OpenError::Away { url: config.url.clone(), why })?;
+        let is_marked =
+            |found: &Config| found.metadata.get(BUNDLES.0).is_some_and(|on| on == BUNDLES.1);
+        let takes_bundles =
+            make || found.as_ref().is_some_and(|s| is_marked(&s.cached_info().config));
         match found {
             Some(stream) => {
                 connect::warn_of_few_copies(config, stream.cached_info());
@@ -122,7 +134,13 @@ impl EdgeQueue {
                 })?;
             }
         }
-        Ok(Self { context, config: Arc::new(config.clone()) })
+        Ok(Self { context, config: Arc::new(config.clone()), takes_bundles })
+    }
+
+    /// Whether a message may be several batches.
+    #[must_use]
+    pub const fn takes_bundles(&self) -> bool {
+        self.takes_bundles
     }
 
     /// Puts a batch in; the server has it durably when this returns `Ok`. `edge` is one word of
@@ -259,6 +277,20 @@ impl EdgeQueue {
 }
 
 impl Taker {
+    /// Takes no more, and gives back what was given meanwhile and nobody has taken: it would wait for this one
+    /// until its time is over.
+    pub async fn close(mut self) {
+        let Some(mut giving) = self.giving.take() else { return };
+        giving.close();
+        while let Ok(Ok(given)) = tokio::time::timeout(CLOSE_SILENT, giving.next()).await {
+            let taken = Taken::new(&self.queue, given);
+            // Later than this one has gone.
+            if let Err(error) = taken.again(CLOSE_BACK_AFTER).await {
+                tracing::debug!(edge = taken.edge, %error, "not given back; it comes again");
+            }
+        }
+    }
+
     /// The next batch; waits for one. Cancel-safe.
     ///
     /// # Errors
@@ -348,11 +380,14 @@ impl Taken {
     }
 }
 
-/// With bounds for what one edge may put in, where the operator has set none.
+/// With bounds for what one edge may put in, where the operator has set none, and the mark of what may be in it.
 fn bounded(config: Config) -> Config {
     let largest = i32::try_from(EDGE_BATCH_BYTES_MAX).unwrap_or(i32::MAX);
     let messages = config.max_messages_per_subject;
+    let mut metadata = config.metadata.clone();
+    metadata.insert(BUNDLES.0.to_owned(), BUNDLES.1.to_owned());
     Config {
+        metadata,
         max_messages_per_subject: if messages > 0 { messages } else { EDGE_MESSAGES_MAX },
         discard_new_per_subject: true,
         max_message_size: if config.max_message_size > 0 {
@@ -378,8 +413,8 @@ async fn bound(
     if !make {
         tracing::warn!(
             stream = found.name,
-            "an edge may put more into the queue than it needs, for an earlier build has made it: \
-             `countersign init` bounds it"
+            "an earlier build has made the queue: an edge may put more into it than it needs, and each batch by \
+             itself; `countersign init` mends that, when every collector is of this build"
         );
         return Ok(());
     }

@@ -124,8 +124,11 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
         ..Default::default()
     };
     server.context().await.create_stream(old).await.unwrap();
-    EdgeQueue::open(&server.config(""), false).await.unwrap();
+    let early = EdgeQueue::open(&server.config(""), false).await.unwrap();
+    assert!(!early.takes_bundles(), "its collectors may be of that build too");
     let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    let late = EdgeQueue::open(&server.config(""), false).await.unwrap();
+    assert!(queue.takes_bundles() && late.takes_bundles());
     let all = (0..1_100_u32).map(|number| {
         let queue = queue.clone();
         async move { queue.put("hostile", number.to_le_bytes().to_vec().into()).await }
@@ -148,6 +151,27 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     let error = sent.await.unwrap_err();
     assert!(format!("{error:?}").contains("message size exceeds maximum"), "{error:?}");
     queue.put("large", vec![7; EDGE_BATCH_BYTES_MAX].into()).await.unwrap();
+}
+
+/// Nobody waits for the 30 seconds after which the server would believe it gone.
+#[tokio::test]
+async fn whoever_takes_no_more_gives_back_what_lies_in_its_hands() {
+    let server = Server::start();
+    let queue = EdgeQueue::open(&server.config(""), true).await.unwrap();
+    for number in 0..40 {
+        queue.put("edge", vec![number].into()).await.unwrap();
+    }
+    let mut taker = queue.taker();
+    take(&mut taker).await.done().await.unwrap();
+    taker.close().await;
+    let mut other = queue.taker();
+    let rest = async {
+        for _ in 1..40 {
+            take(&mut other).await.done().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), rest).await.unwrap();
+    assert_eq!(queue.depth().await.unwrap(), 0);
 }
 
 /// Though all others are given back for an hour.

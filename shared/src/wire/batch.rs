@@ -148,6 +148,11 @@ impl<'a> Batch<'a> {
         let is_2 = match reader.array()? {
             MAGIC => true,
             MAGIC_1 => false,
+            super::bundle::MAGIC => {
+                let what =
+                    "several batches (CSU1) that are damaged, or stand where one batch should";
+                return Err(WireError { what, at: 0 });
+            }
             _ => return Err(WireError { what: "no outbox batch of version 1 or 2 (CSB2)", at: 0 }),
         };
         let outbox = OutboxId { edge: reader.id()?, epoch: reader.u64()? };

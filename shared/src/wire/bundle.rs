@@ -8,7 +8,7 @@ use super::WireError;
 use super::codec::Reader;
 use crate::limits::BUNDLE_BATCHES_MAX;
 
-const MAGIC: [u8; 4] = *b"CSU1";
+pub(super) const MAGIC: [u8; 4] = *b"CSU1";
 /// Bytes of a bundle without its batches …
 pub const HEADER_BYTES: usize = 6;
 /// … and of each batch without itself.

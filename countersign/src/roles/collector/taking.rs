@@ -18,7 +18,7 @@ use crate::process;
 use crate::roles::follow::Seen;
 
 /// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
-const TAKEN: Held = Held { batches: 4_096, bytes: 256 << 20 };
+const TAKEN: Held = Held { batches: 32_768, bytes: 256 << 20 };
 /// … and of one issuer, of which the others' would wait for those that take hours: a quarter, as it has of the
 /// collector's queue, and no less than one edge may have in NATS, for what is given back comes seconds later.
 const TAKEN_OF_ONE: Held = Held { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
@@ -28,6 +28,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A batch that could not be appended is given out again after this.
 const BACK_AFTER: Duration = Duration::from_secs(2);
+/// … and one that was given out so often already and finds no hand, after as many times that.
+const TURNS_MAX: u32 = 5;
 /// … and one of an edge that nobody knows so often, before it is a dead letter.
 const UNKNOWN_TIMES: u64 = 4;
 /// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
@@ -66,19 +68,27 @@ pub(super) async fn take_batches(
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             unready.send_if_modified(|why| why.take().is_some());
-            let next = taker.next().await.map(Message::of);
-            let held = next.as_ref().map_or(Held::default(), Message::held);
-            let more = Arc::clone(&places).acquire_many_owned(held.batches.saturating_sub(1)).await;
-            let bytes = Arc::clone(&bytes).acquire_many_owned(held.bytes).await;
-            (next, (place, more, bytes))
+            (taker.next().await, place)
         };
-        let (next, room) = tokio::select! {
+        let (next, place) = tokio::select! {
             () = &mut stopped => break,
             next = next => next,
         };
-        match next {
+        match next.map(Message::of) {
             Ok(message) => {
                 unready.send_if_modified(|why| why.take().is_some());
+                let Held { batches, bytes: size } = message.held();
+                let room = async {
+                    let more = Arc::clone(&places).acquire_many_owned(batches - 1).await;
+                    (place, more, Arc::clone(&bytes).acquire_many_owned(size).await)
+                };
+                let room = tokio::select! {
+                    () = &mut stopped => {
+                        message.answered(message.taken.again(BACK_AFTER).await);
+                        break;
+                    }
+                    room = room => room,
+                };
                 let issuer = collector.issuer_of(&message.taken.edge);
                 let hand = Hands::take(&hands, issuer, message.held());
                 let (queue, collector) = (queue.clone(), Arc::clone(&collector));
@@ -86,7 +96,7 @@ pub(super) async fn take_batches(
                 tokio::spawn(async move {
                     match hand {
                         Some(_hand) => one(&queue, &collector, &finished, &message).await,
-                        None => message.answered(message.taken.again(BACK_AFTER).await),
+                        None => message.answered(message.taken.again(message.turn()).await),
                     }
                     drop(room);
                 });
@@ -98,6 +108,7 @@ pub(super) async fn take_batches(
             }
         }
     }
+    taker.close().await;
     // All are back when all that was taken has its answer.
     let _ = places.acquire_many(TAKEN.batches).await;
 }
@@ -120,6 +131,12 @@ impl Message {
         let bytes = u32::try_from(self.taken.batch.len()).unwrap_or(u32::MAX);
         let batches = u32::try_from(self.batches.len()).unwrap_or(u32::MAX);
         Held { batches, bytes: bytes.min(TAKEN_OF_ONE.bytes) }
+    }
+
+    /// When it is given out again for it has no hand: what lies there for long comes less often.
+    fn turn(&self) -> Duration {
+        let times = u32::try_from(self.taken.deliveries()).unwrap_or(u32::MAX);
+        BACK_AFTER.saturating_mul(times.clamp(1, TURNS_MAX))
     }
 
     fn answered(&self, done: Result<(), LogError>) {

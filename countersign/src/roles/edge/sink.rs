@@ -140,11 +140,11 @@ impl QueueSink {
 }
 
 impl QueueSink {
-    /// The first of those that wait: one message.
-    fn take_waiting(&self) -> Vec<Waiting> {
+    /// The first of those that wait: one message of so many batches at most.
+    fn take_waiting(&self, most: usize) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = bundle::HEADER_BYTES;
-        let fit = waiting.iter().take(BUNDLE_BATCHES_MAX).take_while(|next| {
+        let fit = waiting.iter().take(most).take_while(|next| {
             bytes += bundle::LENGTH_BYTES + next.batch.len();
             bytes <= EDGE_BATCH_BYTES_MAX
         });
@@ -184,6 +184,7 @@ impl BatchSink for QueueSink {
         let (answer, mut answered) = oneshot::channel();
         let waiting = Waiting { batch, answer };
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiting);
+        let most = if queue.takes_bundles() { BUNDLE_BATCHES_MAX } else { 1 };
         let gone = |_| Err(SinkError::Retry("whoever put it has gone".to_owned()));
         loop {
             let place = tokio::select! {
@@ -191,7 +192,7 @@ impl BatchSink for QueueSink {
                 put = &mut answered => return put.unwrap_or_else(gone),
                 place = self.puts.acquire() => place,
             };
-            let together = self.take_waiting();
+            let together = self.take_waiting(most);
             if together.is_empty() {
                 // It is on its way, in another's place.
                 drop(place);
