@@ -166,6 +166,10 @@ impl<L: Log> Collector<L> {
             keys.clone(),
         );
         tasks.spawn(told);
+        // Each issuer is there before it has sent anything.
+        let issuers =
+            keys.borrow().edges.iter().map(|(_, edge)| edge.issuer).collect::<BTreeSet<_>>();
+        issuers.into_iter().for_each(|issuer| metrics.took_of(issuer, 0));
         Ok(Self {
             letters: Letters::new(settings.dead_letter_bytes_per_hour),
             accounts: Accounts::new(settings.quotas),

@@ -508,6 +508,9 @@ mod tests {
     fn the_command_line_is_consistent_and_each_command_says_how_it_may_end() {
         fn check(command: &mut clap::Command) {
             let help = command.render_help().to_string();
+            if command.get_name() == "help" {
+                return;
+            }
             // Its lines are wrapped.
             let says = help.contains("Exit codes:") && help.contains("70  up and the roles");
             assert!(says, "{}: {help}", command.get_name());
