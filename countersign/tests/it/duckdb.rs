@@ -1,5 +1,5 @@
 //! `docs/recount.sql` in DuckDB, beside the engine of a server that was killed; and the queries of
-//! `docs/archive.md`.
+//! `docs/archive.md` and `docs/api.md`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -140,21 +140,26 @@ fn duckdb_counts_what_the_engine_counts() {
 }
 
 #[test]
-fn the_queries_of_the_page_on_the_archive_run() {
+fn the_queries_of_the_pages_run() {
     let dir = tempfile::tempdir().unwrap();
     let server = counted(dir.path());
     agrees(&server.api, &server.data);
     std::os::unix::fs::symlink(&server.data, dir.path().join("countersign-data")).unwrap();
-    let page = std::fs::read_to_string(docs("archive.md")).unwrap();
-    let queries: Vec<&str> = page.split("```sql\n").skip(1).collect();
-    assert!(queries.len() >= 2, "{} queries", queries.len());
-    for query in queries {
-        let query = query.split("```").next().unwrap();
-        // A day and an ad that are there.
-        let today = shared::ambient::SystemClock.now().to_string();
-        let query = query.replace("2026-11-22", &today[..10]);
-        let file = dir.path().join("query.sql");
-        std::fs::write(&file, &query).unwrap();
-        assert!(!duckdb(dir.path(), &file, &[]).is_empty(), "no answer: {query}");
+    let now = shared::ambient::SystemClock.now();
+    ask(&server, dir.path(), now.minute().0 - 60, now.minute().0 + 60);
+    // A day and an ad that are there.
+    let today = now.to_string();
+    for (page, least) in [("archive.md", 2), ("api.md", 4)] {
+        let page = std::fs::read_to_string(docs(page)).unwrap();
+        let queries: Vec<&str> = page.split("```sql\n").skip(1).collect();
+        assert!(queries.len() >= least, "{} queries", queries.len());
+        // What one makes the next may use.
+        let mut script = String::new();
+        for query in queries {
+            script += query.split("```").next().unwrap();
+            let file = dir.path().join("query.sql");
+            std::fs::write(&file, script.replace("2026-11-22", &today[..10])).unwrap();
+            assert!(!duckdb(dir.path(), &file, &[]).is_empty(), "no answer: {query}");
+        }
     }
 }
