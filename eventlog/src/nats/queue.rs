@@ -205,6 +205,13 @@ impl EdgeQueue {
         }))
     }
 
+    /// What was said of batches that were taken is at the server: a process that ends says so before.
+    pub async fn flush(&self) {
+        if let Err(error) = self.context.client().flush().await {
+            tracing::debug!(%error, "what was given back may come late");
+        }
+    }
+
     /// How many batches are in it, those that are taken included.
     ///
     /// # Errors

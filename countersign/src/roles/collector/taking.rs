@@ -111,6 +111,7 @@ pub(super) async fn take_batches(
     taker.close().await;
     // All are back when all that was taken has its answer.
     let _ = places.acquire_many(TAKEN.batches).await;
+    queue.flush().await;
 }
 
 /// A message of the queue, and the batches that are in it.
