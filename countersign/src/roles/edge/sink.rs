@@ -140,11 +140,11 @@ impl QueueSink {
 }
 
 impl QueueSink {
-    /// The first of those that wait: one message of so many batches at most.
-    fn take_waiting(&self, most: usize) -> Vec<Waiting> {
+    /// The first of those that wait: one message.
+    fn take_waiting(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = bundle::HEADER_BYTES;
-        let fit = waiting.iter().take(most).take_while(|next| {
+        let fit = waiting.iter().take(BUNDLE_BATCHES_MAX).take_while(|next| {
             bytes += bundle::LENGTH_BYTES + next.batch.len();
             bytes <= EDGE_BATCH_BYTES_MAX
         });
@@ -154,6 +154,12 @@ impl QueueSink {
         waiting.drain(..count).collect()
     }
 
+    async fn put_one(&self, queue: &EdgeQueue, message: Bytes) -> Result<(), SinkError> {
+        let put = queue.put(&self.edge, message).await;
+        self.note(&put);
+        put.map_err(|error| SinkError::Retry(error.to_string()))
+    }
+
     async fn put(&self, queue: &EdgeQueue, together: Vec<Waiting>) {
         let (batches, answers): (Vec<_>, Vec<_>) =
             together.into_iter().map(|Waiting { batch, answer }| (batch, answer)).unzip();
@@ -161,9 +167,7 @@ impl QueueSink {
             [alone] => alone.clone(),
             several => bundle::join(several).into(),
         };
-        let put = queue.put(&self.edge, message).await;
-        self.note(&put);
-        let put = put.map_err(|error| SinkError::Retry(error.to_string()));
+        let put = self.put_one(queue, message).await;
         for answer in answers {
             // Whoever does not wait any more sends it again.
             let _ = answer.send(put.clone());
@@ -181,10 +185,12 @@ impl BatchSink for QueueSink {
             self.note(&Err(error));
             return Err(retry);
         }
+        if !queue.takes_bundles() {
+            return self.put_one(queue, batch).await;
+        }
         let (answer, mut answered) = oneshot::channel();
         let waiting = Waiting { batch, answer };
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiting);
-        let most = if queue.takes_bundles() { BUNDLE_BATCHES_MAX } else { 1 };
         let gone = |_| Err(SinkError::Retry("whoever put it has gone".to_owned()));
         loop {
             let place = tokio::select! {
@@ -192,7 +198,7 @@ impl BatchSink for QueueSink {
                 put = &mut answered => return put.unwrap_or_else(gone),
                 place = self.puts.acquire() => place,
             };
-            let together = self.take_waiting(most);
+            let together = self.take_waiting();
             if together.is_empty() {
                 // It is on its way, in another's place.
                 drop(place);
@@ -204,7 +210,7 @@ impl BatchSink for QueueSink {
 
     fn news(&self) -> News {
         let ahead = self.far_ahead_ms.load(Ordering::Relaxed).max(*self.clock_ahead_ms.borrow());
-        // That it is out of service the collectors' log says, and their readers': nobody tells it here.
+        // Nobody tells an edge here that its name is out of service: the collectors' log says so.
         News {
             clock_ahead_ms: Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX),
             is_out_of_service: false,
