@@ -26,8 +26,8 @@ pub(super) fn wrong(text: &str, first: &toml::de::Error) -> CatalogueError {
     if let Err(CatalogueError(more)) = check(file, bad) {
         found.extend(more);
     }
-    // One alone is said with its line, too.
-    if found.len() == 1 { first() } else { CatalogueError(super::shown(found)) }
+    // One alone is said with its line, too, and what no entry shows by itself.
+    if found.len() <= 1 { first() } else { CatalogueError(super::shown(found)) }
 }
 
 /// An entry of a list.
