@@ -22,7 +22,7 @@ mod window;
 pub use accounts::MinuteAccount;
 pub use bits::{Bits, PAGE_BITS, Page};
 pub use changes::{
-    AdTotal, Cell, Changes, Dimensions, MinuteRows, PageKey, PublisherTold, Snapshot, Spend,
+    AdTotal, Cell, CellAmount, Changes, MinuteRows, PageKey, PublisherTold, Snapshot,
 };
 pub use contents::{Conflict, Contents};
 pub use engine::{Applied, Engine, Settings, Size};

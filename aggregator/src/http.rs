@@ -21,10 +21,10 @@ use shared::ambient::Stopwatch;
 use shared::event::REASON_CODES;
 use shared::keys::registered_name;
 use shared::problem::Problem;
-use shared::{Id, Minute, OutboxId, Ready, Reason, Timestamp};
+use shared::{EdgeId, Minute, OutboxId, PublisherId, PublisherName, Ready, Reason, Timestamp};
 
 use crate::count::{self, Told};
-use crate::query::{self, AllEdges, CountOfAd, CountsOfAds, StateOfSource, Unanswered};
+use crate::query::{self, AllEdges, CountOfAd, CountsOfAds, Names, StateOfSource, Unanswered};
 use crate::service::{Aggregator, Core, NotReady};
 use crate::store::{StoreError, Stores};
 use params::Params;
@@ -123,9 +123,8 @@ async fn aggregated_count<L: Log, S: Stores>(
     let params = Params::read(&uri, &["from", "to", "event", "validity"])?;
     let (range, kind, validity) = (params.range()?, params.event()?, params.validity()?);
     answer(&core, "aggregated_count", async {
-        let found =
-            query::ask(&core.slots, &CountOfAd { ad, kind, validity, range: range.clone() })
-                .await?;
+        let question = CountOfAd { ad: ad.id(), kind, validity, range: range.clone() };
+        let found = query::ask(&core.slots, &question).await?;
         let complete = found.completeness;
         Ok(json(&Counted {
             ad_id: ad,
@@ -171,7 +170,7 @@ async fn popular_ads<L: Log, S: Stores>(
         let question = CountsOfAds { kind, validity, range: range.clone() };
         let found = query::ask(&core.slots, &question).await?;
         let complete = found.completeness;
-        let (ad_ids, counts) = found.top(most).into_iter().unzip();
+        let (ad_ids, counts) = found.top(&core.slots, most).await?.into_iter().unzip();
         Ok(json(&Popular {
             ad_ids,
             counts,
@@ -196,8 +195,11 @@ async fn accounting<L: Log, S: Stores>(
     answer(&core, "accounting", async {
         let mut found = query::accounting(&core.slots, &*core.log, range.clone()).await?;
         if let Some(publisher) = publisher {
-            found.told.retain(|told, _| *told == publisher);
+            found.told.retain(|told, _| *told == publisher.id());
         }
+        let publishers_with_pages = found.told.len();
+        let told = most(found.told);
+        let names = Names::of(&core.slots, told.iter().map(|(publisher, _)| *publisher)).await?;
         let complete = found.completeness;
         Ok(json(&Account {
             from: time(range.start),
@@ -212,8 +214,8 @@ async fn accounting<L: Log, S: Stores>(
             given_up: found.given_up,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
-            publishers_with_pages: found.told.len(),
-            pages: most(found.told).into_iter().map(pages).collect(),
+            publishers_with_pages,
+            pages: pages(told, &names)?,
             outboxes_with_gaps: found.gaps.len(),
             gaps: gaps(found.gaps),
             outboxes_with_conflicts: found.conflicts.len(),
@@ -256,13 +258,13 @@ async fn edges<L: Log, S: Stores>(
             query::ask(&core.slots, &AllEdges).await?;
         let registered = (core.registered)();
         let known = outboxes.keys().map(|outbox| outbox.edge).chain(retired.keys().copied());
-        let mut names: BTreeSet<Id> = known.collect();
+        let mut names: BTreeSet<EdgeId> = known.collect();
         // An edge that sends by its shards has no outbox of its own.
-        let sends: BTreeSet<Id> = names.iter().map(|edge| registered_name(*edge)).collect();
+        let sends: BTreeSet<EdgeId> = names.iter().map(|edge| registered_name(*edge)).collect();
         names.extend(registered.iter().map(|(name, _)| name).filter(|name| !sends.contains(name)));
         let retired_at =
-            |edge: Id| retired.get(&edge).or_else(|| retired.get(&registered_name(edge)));
-        let edge = |edge: Id| Edge {
+            |edge: EdgeId| retired.get(&edge).or_else(|| retired.get(&registered_name(edge)));
+        let edge = |edge: EdgeId| Edge {
             edge,
             issuer: registered.owner(edge),
             retired_at: retired_at(edge).map(ToString::to_string),
@@ -330,21 +332,25 @@ fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
 /// claims what it likes of them. Each can be asked for by name.
 const PUBLISHERS_LISTED_MAX: usize = 256;
 
-/// Those of which most was counted, in the order of their names: what pages say that they have sent is a
-/// claim.
-fn most(told: BTreeMap<Id, Told>) -> Vec<(Id, Told)> {
+/// Those of which most was counted: what pages say that they have sent is a claim.
+fn most(told: BTreeMap<PublisherId, Told>) -> Vec<(PublisherId, Told)> {
     let mut all: Vec<_> = told.into_iter().collect();
     if all.len() > PUBLISHERS_LISTED_MAX {
         all.sort_by_key(|(_, told)| std::cmp::Reverse((told.counted, told.sent)));
         all.truncate(PUBLISHERS_LISTED_MAX);
-        all.sort_unstable_by_key(|(publisher, _)| *publisher);
     }
     all
 }
 
-fn pages((publisher, told): (Id, Told)) -> Pages {
-    let Told { sent, counted } = told;
-    Pages { publisher, sent, counted, lost: i128::from(sent) - i128::from(counted) }
+/// In the order of their names.
+fn pages(told: Vec<(PublisherId, Told)>, names: &Names) -> Result<Vec<Pages>, Unanswered> {
+    let page = |(publisher, Told { sent, counted }): (PublisherId, Told)| {
+        let publisher: PublisherName = names.name(publisher)?;
+        Ok(Pages { publisher, sent, counted, lost: i128::from(sent) - i128::from(counted) })
+    };
+    let mut pages = told.into_iter().map(page).collect::<Result<Vec<_>, StoreError>>()?;
+    pages.sort_unstable_by(|a, b| a.publisher.cmp(&b.publisher));
+    Ok(pages)
 }
 
 /// So many outboxes with gaps, and with conflicts, an answer lists.
@@ -358,7 +364,7 @@ fn some<T>(all: BTreeMap<OutboxId, T>) -> BTreeMap<OutboxId, T> {
     if all.len() <= OUTBOXES_LISTED_MAX {
         return all;
     }
-    let mut by_edge: BTreeMap<Id, Vec<(u64, OutboxId)>> = BTreeMap::new();
+    let mut by_edge: BTreeMap<EdgeId, Vec<(u64, OutboxId)>> = BTreeMap::new();
     for outbox in all.keys() {
         let of_edge = by_edge.entry(registered_name(outbox.edge)).or_default();
         of_edge.push((outbox.epoch, *outbox));

@@ -4,13 +4,14 @@
 //! rest, but for what is moving from one to the other. All are looked at under one lock, so that
 //! nothing moves past us; the rest is then read as it was at that moment, without the lock.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use futures::future::try_join_all;
 use hashbrown::HashMap;
-use shared::{Id, Kind, Minute, SourceId, Timestamp, Validity};
+use shared::{AdId, AdName, Kind, Minute, SourceId, Timestamp, Validity};
 
 use crate::count::{Engine, SourceState};
 use crate::service::{Counted, Moving, NotReady, Slot};
@@ -20,6 +21,7 @@ use stored::Stored;
 mod accounting;
 mod edges;
 mod export;
+mod names;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ mod tests;
 pub(crate) use accounting::{Conflicts, accounting};
 pub(crate) use edges::{AllEdges, Edges, Outbox};
 pub(crate) use export::{Export, Row, export};
+pub(crate) use names::Names;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,7 +138,7 @@ pub(crate) struct AdCount {
 /// How many events of a kind an ad has in a range.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CountOfAd {
-    pub(crate) ad: Id,
+    pub(crate) ad: AdId,
     pub(crate) kind: Kind,
     pub(crate) validity: Validity,
     pub(crate) range: Range<Minute>,
@@ -179,14 +182,33 @@ pub(crate) struct CountsOfAds {
 /// Every ad's.
 #[derive(Clone, Debug)]
 pub(crate) struct AdCounts {
-    counts: HashMap<Id, u64, FixedState>,
+    counts: HashMap<AdId, u64, FixedState>,
     pub(crate) completeness: Completeness,
 }
 
 impl AdCounts {
-    /// Those with the most, most first, then by id: all partitions are summed before they are ranked.
-    pub(crate) fn top(self, most: usize) -> Vec<(Id, u64)> {
-        top(self.counts.into_iter().collect(), most)
+    /// Those with the most, most first, then by name: all partitions are summed before they are ranked.
+    pub(crate) async fn top<T: CheckpointStore>(
+        self,
+        slots: &[Slot<T>],
+        most: usize,
+    ) -> Result<Vec<(AdName, u64)>, Unanswered> {
+        let mut ads: Vec<_> = self.counts.into_iter().collect();
+        // Ids that are their own names are in the order of these.
+        if ads.iter().all(|(ad, _)| !ad.is_digest()) {
+            ads = top(ads, most);
+        } else if let Some(place) = most.checked_sub(1).filter(|_| most < ads.len()) {
+            // Those that share the last place are told apart by their names.
+            let (_, (_, last), _) = ads.select_nth_unstable_by_key(place, |(_, n)| Reverse(*n));
+            let last = *last;
+            ads.retain(|(_, n)| *n >= last);
+        }
+        let names = Names::of(slots, ads.iter().map(|(ad, _)| *ad)).await?;
+        let named = ads.into_iter().map(|(ad, n)| Ok((names.name(ad)?, n)));
+        let mut ranked = named.collect::<Result<Vec<_>, StoreError>>()?;
+        ranked.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        ranked.truncate(most);
+        Ok(ranked)
     }
 }
 
@@ -195,7 +217,7 @@ impl Question for CountsOfAds {
 
     async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<AdCounts, Unanswered> {
         let Self { kind, validity, range } = self;
-        let mut counts: HashMap<Id, u64, FixedState> = HashMap::default();
+        let mut counts: HashMap<AdId, u64, FixedState> = HashMap::default();
         let mut completeness = None;
         // Each minute under a lock of its own: no hold is longer than one minute's ads.
         for minute in (range.start.0..range.end.0).map(Minute) {
@@ -229,8 +251,8 @@ impl Question for CountsOfAds {
 }
 
 /// The largest, ties by id.
-fn top(mut ads: Vec<(Id, u64)>, most: usize) -> Vec<(Id, u64)> {
-    let rank = |a: &(Id, u64), b: &(Id, u64)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
+fn top(mut ads: Vec<(AdId, u64)>, most: usize) -> Vec<(AdId, u64)> {
+    let rank = |a: &(AdId, u64), b: &(AdId, u64)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
     if most < ads.len() {
         ads.select_nth_unstable_by(most, rank);
         ads.truncate(most);

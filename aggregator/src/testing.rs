@@ -11,20 +11,26 @@ use shared::event::{Fingerprint, Flags, Network};
 use shared::random::{Seeded, below};
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Judged, MessageBuilder, Tally};
-use shared::{
-    BatchDigest, BlockId, Country, Currency, Device, Id, ImpressionId, Kind, Minute, Money,
-    OutboxId, Outcome, PartitionMap, Partitions, Reason, RuleSet, SourceId, Timestamp, Validity,
-    import,
-};
+use shared::name::{Any, Named};
+use shared::{AdId, Name, BatchDigest, BlockId, Codes, Country, Currency, Device, Id, ImpressionId, IssuerId, Kind, Minute, Money, OutboxId, Outcome, PartitionMap, Partitions, Reason, Region, RuleSet, SourceId, Timestamp, Validity, import};
 
 pub(crate) const PARTITIONS: u16 = 4;
 pub(crate) const START: Minute = Minute(29_500_000);
-const ADS: [&str; 6] = ["ad-1", "ad-2", "a", "b", "Zz_9", "ad-10"];
+/// Names that are ids of their own, and others: their order is that of their texts.
+pub(crate) const ADS: [&str; 6] =
+    ["ad-1", "550e8400-e29b-41d4-a716-446655440000", "a", "mm_10067028.1", "Zz_9", "広告 10"];
+const PUBLISHERS: [&str; 2] = ["p1", "example.com"];
+
+/// One of these.
+pub(crate) fn named<T: Named>(text: &'static str) -> Name<'static, T> {
+    shared::name::literal(text)
+}
+
 
 /// What the answers must be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Oracle {
-    pub(crate) counts: BTreeMap<(Id, Kind, bool, Minute), u64>,
+    pub(crate) counts: BTreeMap<(AdId, Kind, bool, Minute), u64>,
     pub(crate) received: BTreeMap<Minute, u64>,
     pub(crate) counted: BTreeMap<Minute, u64>,
     pub(crate) duplicate: BTreeMap<Minute, u64>,
@@ -33,7 +39,7 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn count(&self, ad: Id, kind: Kind, of: Validity, range: &Range<Minute>) -> u64 {
+    pub(crate) fn count(&self, ad: AdId, kind: Kind, of: Validity, range: &Range<Minute>) -> u64 {
         let asked = [true, false].into_iter().filter(|valid| of.takes(*valid));
         let range = |valid| (ad, kind, valid, range.start)..(ad, kind, valid, range.end);
         asked.flat_map(|valid| self.counts.range(range(valid))).map(|(_, n)| n).sum()
@@ -44,11 +50,11 @@ impl Oracle {
         kind: Kind,
         of: Validity,
         range: &Range<Minute>,
-    ) -> Vec<(Id, u64)> {
-        let mut ads: Vec<_> = ADS.iter().map(|ad| ad.parse().unwrap()).collect();
+    ) -> Vec<(&'static str, u64)> {
+        let mut ads = ADS;
         ads.sort_unstable();
-        let mut all: Vec<(Id, u64)> =
-            ads.into_iter().map(|ad| (ad, self.count(ad, kind, of, range))).collect();
+        let count = |ad| self.count(named(ad).id(), kind, of, range);
+        let mut all: Vec<_> = ads.into_iter().map(|ad| (ad, count(ad))).collect();
         all.retain(|(_, n)| *n > 0);
         all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         all
@@ -75,7 +81,7 @@ impl Oracle {
     }
 }
 
-type Key = (Id, ImpressionId, Kind, bool);
+type Key = (IssuerId, ImpressionId, Kind, bool);
 
 struct Outbox {
     id: OutboxId,
@@ -145,19 +151,24 @@ impl World {
         let kind = self.pick(Kind::ALL);
         let impression = kind == Kind::Impression;
         let currency = Currency::from_bytes(*b"EUR").unwrap();
+        let (ad, publisher) = (self.pick(&ADS), self.pick(&PUBLISHERS));
+        let names: Vec<_> = [ad, publisher].map(named::<Any>).into_iter().filter(|n| n.is_long()).collect();
+        let names = names.into_iter().map(Name::to_buf).collect::<Vec<_>>().leak();
         Judged {
             issuer: Id::literal("key-1"),
             id: ImpressionId { block, seq },
             kind,
             outcome,
             at,
-            ad: self.pick(&ADS).parse().unwrap(),
+            ad: named(ad).id(),
             campaign: Id::literal("campaign"),
             advertiser: Id::literal("advertiser"),
-            publisher: self.pick(&[Id::literal("p1"), Id::literal("p2")]),
+            publisher: named(publisher).id(),
             placement: Id::NONE,
-            country: self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
-            device: self.pick(Device::ALL),
+            names,
+            issued: None,
+            codes: Codes::of(self.pick(&[Country::UNKNOWN, Country::lenient("DE")]), self.pick(Device::ALL)),
+            region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags::default(),

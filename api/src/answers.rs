@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use shared::{BatchDigest, Id, Kind, SourceId, Validity};
+use shared::{AdName, BatchDigest, EdgeId, IssuerId, Kind, PublisherName, SourceId, Validity};
 
 /// Reasons that occurred, by their names.
 pub type Reasons = BTreeMap<String, u64>;
@@ -15,7 +15,7 @@ pub type Reasons = BTreeMap<String, u64>;
 pub struct Counted {
     /// The ad.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub ad_id: Id,
+    pub ad_id: AdName,
     /// Which events.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub event: Kind,
@@ -49,7 +49,7 @@ pub struct Counted {
 pub struct Popular {
     /// The ads, most first.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
-    pub ad_ids: Vec<Id>,
+    pub ad_ids: Vec<AdName>,
     /// Their counts, in the same order.
     pub counts: Vec<u64>,
     /// Valid ones, invalid ones, or all.
@@ -131,7 +131,7 @@ pub struct Account {
 pub struct Conflicts {
     /// The edge.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub edge: Id,
+    pub edge: EdgeId,
     /// Which start of it.
     pub epoch: u64,
     /// All that there were; one that came again after many others may be counted twice.
@@ -164,7 +164,7 @@ pub struct Conflict {
 pub struct Pages {
     /// The publisher.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub publisher: Id,
+    pub publisher: PublisherName,
     /// Events that its pages say they have sent.
     pub sent: u64,
     /// With a verdict or without.
@@ -181,7 +181,7 @@ pub struct Pages {
 pub struct Gap {
     /// The edge.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub edge: Id,
+    pub edge: EdgeId,
     /// Which start of it.
     pub epoch: u64,
     /// How many are missing.
@@ -234,11 +234,11 @@ pub struct Edges {
 pub struct Edge {
     /// The edge.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub edge: Id,
+    pub edge: EdgeId,
     /// To whom it belongs; none when it is not registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
-    pub issuer: Option<Id>,
+    pub issuer: Option<IssuerId>,
     /// Since when it is out of service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_at: Option<String>,

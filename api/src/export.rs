@@ -3,7 +3,11 @@
 //! name the same.
 
 use serde::{Deserialize, Serialize};
-use shared::{Country, Currency, Device, Id, Kind, Minute};
+use shared::counted::Amount;
+use shared::name::{Ad, Any, Publisher};
+use shared::{
+    AnyId, Country, Currency, Device, Dimensions, EdgeId, Kind, Minute, NameBuf, dimensions,
+};
 
 use crate::answers::Reasons;
 
@@ -41,14 +45,18 @@ pub enum Line {
         /// How many.
         count: u64,
     },
-    /// What they cost.
-    Spend {
+    /// What adds up beside them.
+    Amount {
         /// The minute, since 1970.
         #[cfg_attr(feature = "openapi", schema(value_type = u32))]
         minute: Minute,
         /// The sort.
         #[serde(flatten)]
         cell: Cell,
+        /// Of what; left out: spend.
+        #[serde(default = "spend", skip_serializing_if = "is_spend")]
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        amount: Amount,
         /// In which currency.
         #[cfg_attr(feature = "openapi", schema(value_type = String))]
         currency: Currency,
@@ -88,33 +96,88 @@ pub struct Position {
 pub struct CutOff {
     /// The edge, by its registered name.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub edge: Id,
+    pub edge: EdgeId,
     /// The message's number.
     pub sequence: u64,
     /// Which batch in it.
     pub entry: u16,
 }
 
-/// A sort of events.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Cell {
-    /// The ad.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub ad: Id,
-    /// The publisher; none of links without one.
-    #[serde(default, skip_serializing_if = "Id::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub publisher: Id,
-    /// The country.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub country: Country,
-    /// The class of device.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub device: Device,
-    /// What happened.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub kind: Kind,
-    /// Whether it counts for money.
-    pub valid: bool,
+macro_rules! define {
+    (
+        names {
+            $(#[$first_doc:meta])* $first:ident: $first_noun:ident,
+            $($(#[$name_doc:meta])* $name:ident: $noun:ident,)*
+        }
+        codes { $($(#[$code_doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }
+    ) => {
+        /// A sort of events.
+        #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        pub struct Cell {
+            $(#[$first_doc])*
+            #[cfg_attr(feature = "openapi", schema(value_type = String))]
+            pub $first: NameBuf<$first_noun>,
+            $(
+                $(#[$name_doc])*
+                #[serde(default, skip_serializing_if = "NameBuf::is_none")]
+                #[cfg_attr(feature = "openapi", schema(value_type = String))]
+                pub $name: NameBuf<$noun>,
+            )*
+            $(
+                $(#[$code_doc])*
+                #[cfg_attr(feature = "openapi", schema(value_type = String))]
+                pub $code: $type,
+            )+
+            /// What happened.
+            #[cfg_attr(feature = "openapi", schema(value_type = String))]
+            pub kind: Kind,
+            /// Whether it counts for money: it has no verdict.
+            pub valid: bool,
+        }
+
+        /// What tells cells apart, but for their validity.
+        pub const CELL: &[&str] = &[stringify!($first), $(stringify!($name),)* $(stringify!($code),)+ "kind"];
+
+        impl Cell {
+            /// The texts of [`CELL`]; empty where there is none.
+            #[must_use]
+            pub fn texts(&self) -> [String; CELL.len()] {
+                [
+                    self.$first.to_string(),
+                    $(self.$name.to_string(),)*
+                    $(self.$code.to_string(),)+
+                    self.kind.to_string(),
+                ]
+            }
+
+            /// Of these dimensions; `names` knows those of their ids.
+            ///
+            /// # Errors
+            /// Whatever is wrong with a name.
+            pub fn new<E>(
+                of: &Dimensions,
+                names: impl Fn(AnyId) -> Result<NameBuf<Any>, E>,
+            ) -> Result<Self, E> {
+                Ok(Self {
+                    $first: names(of.$first.any())?.of(),
+                    $($name: names(of.$name.any())?.of(),)*
+                    $($code: of.$code,)+
+                    kind: of.kind,
+                    valid: of.valid,
+                })
+            }
+        }
+    };
+}
+
+dimensions!(define);
+
+const fn spend() -> Amount {
+    Amount::Spend
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_spend(amount: &Amount) -> bool {
+    matches!(amount, Amount::Spend)
 }

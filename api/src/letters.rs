@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use shared::keys::Sender;
-use shared::{Id, OutboxId, Timestamp};
+use shared::{EdgeId, OutboxId, Timestamp};
 
 /// What an operator is shown of a letter.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct Letter {
 pub struct BatchName {
     /// Whose.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub edge: Id,
+    pub edge: EdgeId,
     /// The outbox's.
     pub epoch: u64,
     /// Its number.

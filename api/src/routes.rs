@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use shared::text::escaped;
+
 /// A route.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
@@ -29,12 +31,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// The path with these in its holes, in their order.
+    /// The path with these in its holes, in their order, percent-encoded.
     #[must_use]
     pub fn at(&self, parts: &[&dyn fmt::Display]) -> String {
         let mut parts = parts.iter();
         let fill = |word: &str| match word.starts_with('{') {
-            true => parts.next().map_or_else(String::new, ToString::to_string),
+            true => parts.next().map_or_else(String::new, |part| escaped(&part.to_string())),
             false => word.to_owned(),
         };
         self.path.split('/').map(fill).collect::<Vec<_>>().join("/")

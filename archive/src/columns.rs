@@ -10,7 +10,10 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, Field, Schema};
 use shared::wire::ChunkEntry;
-use shared::{BatchDigest, Country, Id, Kind, Money, Network, RuleSet, Timestamp};
+use shared::{
+    BatchDigest, Codes, EdgeId, IssuerId, Kind, Money, Network, Region, RuleSet, Timestamp,
+    dimensions,
+};
 
 /// What a record is of. The names are the values of the column `record`; records of a file are
 /// sorted by it first.
@@ -63,7 +66,7 @@ pub(super) struct Record<'a> {
     /// The number of the batch or chunk within the message.
     pub(super) entry: Option<u16>,
     /// The edge and epoch of the outbox, and the batch's number, as far as they are said.
-    pub(super) edge: Option<Id>,
+    pub(super) edge: Option<EdgeId>,
     pub(super) epoch: Option<u64>,
     pub(super) number: Option<u64>,
     /// None when the outbox is closed: nothing older than the end of time comes.
@@ -77,17 +80,19 @@ pub(super) struct Record<'a> {
     pub(super) kind: Option<Kind>,
     pub(super) outcome: Option<&'static str>,
     pub(super) verdict: Option<&'static str>,
-    pub(super) issuer: Id,
+    /// When the token was issued: its minute.
+    pub(super) issued: Option<Timestamp>,
+    pub(super) issuer: IssuerId,
     pub(super) block: Option<&'a str>,
     pub(super) opened: Option<Timestamp>,
     pub(super) seq: Option<u16>,
-    pub(super) ad: Id,
-    pub(super) campaign: Id,
-    pub(super) advertiser: Id,
-    pub(super) publisher: Id,
-    pub(super) placement: Id,
-    pub(super) country: Option<Country>,
-    pub(super) device: Option<&'static str>,
+    pub(super) ad: &'a str,
+    pub(super) campaign: &'a str,
+    pub(super) advertiser: &'a str,
+    pub(super) publisher: &'a str,
+    pub(super) placement: &'a str,
+    pub(super) codes: Option<Codes>,
+    pub(super) region: Region,
     pub(super) network: Network,
     pub(super) visitor: u64,
     pub(super) flags: Option<u8>,
@@ -121,7 +126,7 @@ const COLUMNS: &[Column] = &[
     maybe("stamp", |r| times(r, |r| r.stamp)),
     always("clock", |r| times(r, |r| Some(r.clock))),
     maybe("entry", |r| Arc::new(r.iter().map(|r| r.entry).collect::<UInt16Array>())),
-    maybe("edge", |r| texts(r, |r| r.edge.as_ref().map(Id::as_str))),
+    maybe("edge", |r| texts(r, |r| r.edge.as_ref().map(EdgeId::as_str))),
     maybe("epoch", |r| numbers(r, |r| r.epoch)),
     maybe("number", |r| numbers(r, |r| r.number)),
     maybe("watermark", |r| times(r, |r| r.watermark)),
@@ -135,17 +140,17 @@ const COLUMNS: &[Column] = &[
     maybe("kind", |r| texts(r, |r| r.kind.map(Kind::name))),
     maybe("outcome", |r| texts(r, |r| r.outcome)),
     maybe("verdict", |r| texts(r, |r| r.verdict)),
-    maybe("issuer", |r| ids(r, |r| &r.issuer)),
+    maybe("issuer", |r| names(r, |r| r.issuer.as_str())),
     maybe("block", |r| texts(r, |r| r.block)),
     maybe("opened", |r| times(r, |r| r.opened)),
     maybe("seq", |r| Arc::new(r.iter().map(|r| r.seq).collect::<UInt16Array>())),
-    maybe("ad", |r| ids(r, |r| &r.ad)),
-    maybe("campaign", |r| ids(r, |r| &r.campaign)),
-    maybe("advertiser", |r| ids(r, |r| &r.advertiser)),
-    maybe("publisher", |r| ids(r, |r| &r.publisher)),
-    maybe("placement", |r| ids(r, |r| &r.placement)),
-    maybe("country", |r| shown(r, |r| r.country)),
-    maybe("device", |r| texts(r, |r| r.device)),
+    maybe("ad", |r| names(r, |r| r.ad)),
+    maybe("campaign", |r| names(r, |r| r.campaign)),
+    maybe("advertiser", |r| names(r, |r| r.advertiser)),
+    maybe("publisher", |r| names(r, |r| r.publisher)),
+    maybe("placement", |r| names(r, |r| r.placement)),
+    maybe("country", |r| shown(r, |r| r.codes.map(|codes| codes.country))),
+    maybe("device", |r| shown(r, |r| r.codes.map(|codes| codes.device))),
     maybe("network", networks),
     maybe("visitor", |r| numbers(r, |r| Some(r.visitor).filter(|visitor| *visitor != 0))),
     maybe("flags", |r| Arc::new(r.iter().map(|r| r.flags).collect::<UInt8Array>())),
@@ -156,7 +161,26 @@ const COLUMNS: &[Column] = &[
     // Later than the others: the files of before end above.
     maybe("rules", |r| shown(r, |r| Some(r.rules).filter(|rules| *rules != RuleSet::UNKNOWN))),
     maybe("digest", |r| shown(r, |r| r.digest)),
+    maybe("region", |r| shown(r, |r| Some(r.region).filter(|region| *region != Region::UNKNOWN))),
+    maybe("issued", |r| times(r, |r| r.issued)),
 ];
+
+macro_rules! codes {
+    (names $names:tt codes { $($(#[$doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }) => {
+        /// A column for each code of the list.
+        const CODES: &[Column] = &[
+            $(maybe(stringify!($code), |r| shown(r, |r| r.codes.map(|codes| codes.$code))),)+
+        ];
+    };
+}
+
+dimensions!(codes);
+
+/// All columns: those above, then the codes that have come to the list since.
+fn columns() -> impl Iterator<Item = &'static Column> {
+    let is_new = |code: &&Column| COLUMNS.iter().all(|column| column.name != code.name);
+    COLUMNS.iter().chain(CODES.iter().rev().filter(is_new))
+}
 
 /// The schema of every file. One that an earlier build wrote may lack the last columns; they are null
 /// there.
@@ -166,7 +190,7 @@ pub fn schema() -> Schema {
         let kind = (column.array)(&[]).data_type().clone();
         Field::new(column.name, kind, column.nullable)
     };
-    Schema::new(COLUMNS.iter().map(field).collect::<Vec<_>>())
+    Schema::new(columns().map(field).collect::<Vec<_>>())
 }
 
 /// Records as columns.
@@ -174,7 +198,7 @@ pub(super) fn table(
     schema: &Arc<Schema>,
     records: &[Record<'_>],
 ) -> Result<RecordBatch, ArrowError> {
-    let arrays = COLUMNS.iter().map(|column| (column.array)(records)).collect();
+    let arrays = columns().map(|column| (column.array)(records)).collect();
     RecordBatch::try_new(Arc::clone(schema), arrays)
 }
 
@@ -182,9 +206,9 @@ fn texts(records: &[Record<'_>], of: for<'r> fn(&'r Record<'_>) -> Option<&'r st
     Arc::new(records.iter().map(of).collect::<StringArray>())
 }
 
-fn ids(records: &[Record<'_>], of: for<'r> fn(&'r Record<'_>) -> &'r Id) -> ArrayRef {
-    let ids = records.iter().map(|record| Some(of(record).as_str()).filter(|id| !id.is_empty()));
-    Arc::new(ids.collect::<StringArray>())
+fn names(records: &[Record<'_>], of: for<'r> fn(&'r Record<'_>) -> &'r str) -> ArrayRef {
+    let names = records.iter().map(|record| Some(of(record)).filter(|name| !name.is_empty()));
+    Arc::new(names.collect::<StringArray>())
 }
 
 fn numbers(records: &[Record<'_>], of: fn(&Record<'_>) -> Option<u64>) -> ArrayRef {

@@ -7,7 +7,7 @@ use shared::clock::LogClock;
 use shared::wire::{
     BatchEntry, ChunkEntry, Cold, Control, Logged, MessageView, Row, WireError, Word,
 };
-use shared::{Country, Id, Minute, Money, Network, RuleSet, Timestamp, import};
+use shared::{AnyId, Id, Minute, Money, Network, Region, RuleSet, Timestamp, import};
 
 use super::columns::{Record, What};
 
@@ -46,7 +46,7 @@ impl<'a> Content<'a> {
             Logged::Control(Control { stamp, word, .. }) => (stamp, Self::Word(word)),
             Logged::Message(view) => {
                 let cold = view.cold()?;
-                (view.stamp, Self::Message(Box::new(Message::new(view, cold))))
+                (view.stamp, Self::Message(Box::new(Message::new(*view, cold))))
             }
         })
     }
@@ -107,7 +107,7 @@ impl<'a> Source<'a> {
     }
 
     /// What a record is sorted by, before its position: minute and ad.
-    fn key(&self, what: What, row: usize) -> (Minute, Id) {
+    fn key(&self, what: What, row: usize) -> (Minute, AnyId) {
         let Content::Message(message) = &self.content else { return (Minute(0), Id::NONE) };
         match what {
             What::Declared => (message.declared[row].1, Id::NONE),
@@ -192,17 +192,18 @@ impl<'a> Source<'a> {
             kind: None,
             outcome: None,
             verdict: None,
+            issued: None,
             issuer: Id::NONE,
             block: None,
             opened: None,
             seq: None,
-            ad: Id::NONE,
-            campaign: Id::NONE,
-            advertiser: Id::NONE,
-            publisher: Id::NONE,
-            placement: Id::NONE,
-            country: None,
-            device: None,
+            ad: "",
+            campaign: "",
+            advertiser: "",
+            publisher: "",
+            placement: "",
+            codes: None,
+            region: Region::UNKNOWN,
             network: Network::default(),
             visitor: 0,
             flags: None,
@@ -252,7 +253,7 @@ impl<'a> Message<'a> {
 
     fn event<'r>(&'r self, record: &mut Record<'r>, row: usize) {
         let (hot, cold, view) = (&self.hot[row], &self.cold[row], &self.view);
-        let id = |number: u16| view.ids[usize::from(number)];
+        let name = |number: u16| view.name(number).as_str();
         self.name(record, usize::from(hot.entry));
         let (issuer, block) = view.blocks[usize::from(hot.block)];
         if hot.block != 0 {
@@ -266,17 +267,18 @@ impl<'a> Message<'a> {
             }
         }
         let minute = view.minutes[usize::from(hot.minute)];
-        record.at = Some(minute.start().plus_ms(cold.ms.into()));
-        record.kind = Some(hot.kind);
+        record.at = Some(minute.start().plus_ms(hot.ms.into()));
+        record.kind = Some(hot.kind());
+        record.issued = hot.issued(minute).map(Minute::start);
         record.outcome = Some(hot.outcome.err().map_or("accepted", |reason| reason.name()));
         record.verdict = hot.outcome.ok().flatten().map(|reason| reason.name());
-        (record.ad, record.publisher) = (id(hot.ad), id(hot.publisher));
-        (record.campaign, record.advertiser) = (id(cold.campaign), id(cold.advertiser));
-        record.placement = id(cold.placement);
-        record.country = Country::from_index(hot.country);
-        record.device = Some(hot.device.name());
-        record.network = cold.network;
-        record.visitor = cold.visitor.0;
+        (record.ad, record.publisher) = (name(hot.ad), name(hot.publisher));
+        (record.campaign, record.advertiser) = (name(cold.campaign), name(cold.advertiser));
+        record.placement = name(hot.placement);
+        record.codes = Some(hot.codes());
+        record.region = hot.region;
+        record.network = hot.network;
+        record.visitor = hot.visitor.0;
         record.flags = Some(cold.flags.0);
         record.rules = cold.rules;
         record.price = view.prices[usize::from(hot.price)];
@@ -297,7 +299,7 @@ impl<'a> Message<'a> {
 struct Place {
     what: What,
     minute: Minute,
-    ad: Id,
+    ad: AnyId,
     source: u32,
     row: u32,
 }

@@ -13,10 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
-use shared::{
-    BatchDigest, BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason,
-    Timestamp, import,
-};
+use shared::{BatchDigest, BlockId, Codes, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, Region, Timestamp, import};
 
 use super::*;
 
@@ -53,13 +50,15 @@ impl History {
             outcome: [Ok(None), Ok(Some(Reason::Prefetch)), Err(Reason::Expired)]
                 [usize::try_from(self.below(3)).unwrap()],
             at: self.now.minus_ms(self.below(300_000)),
-            ad: format!("ad-{}", self.below(9)).parse().unwrap(),
+            ad: Id::literal(&format!("ad-{}", self.below(9))),
             campaign: Id::literal("campaign"),
             advertiser: Id::literal("advertiser"),
             publisher: Id::literal("pub-1"),
             placement: Id::literal("top"),
-            country: Country::from_bytes(*b"DE").unwrap(),
-            device: Device::Phone,
+            names: &[],
+            issued: None,
+            codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+            region: Region::UNKNOWN,
             network: Network([4, 203, 0, 113, 0, 0, 0]),
             visitor: Fingerprint(7),
             flags: Flags(1),

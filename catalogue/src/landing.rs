@@ -5,9 +5,13 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
+use shared::keys::{DeploymentId, KeyId};
 use shared::limits::URL_BYTES_MAX;
-use shared::text::hex;
+use shared::text::{escaped, hex};
 use shared::token::{Token, check_scheme, check_url, scheme_of};
+use shared::{Fingerprint, ImpressionId, PlacementName, PublisherName, Timestamp};
+
+use crate::Ad;
 
 /// Schemes besides http and https to which links may lead.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -31,15 +35,15 @@ impl Schemes {
 }
 
 /// What may stand in an ad's address for what is known only when the ad is given out: its name, the longest
-/// text that comes in its place, and that text.
+/// text that comes in its place of names that are their own ids, and that text.
 type Macro = (&'static str, usize, fn(&Token<'_>) -> String);
 
 const MACROS: [Macro; 6] = [
     ("{csid}", 24, |token| hex(&token.id.to_bytes())),
-    ("{ad_id}", 16, |token| token.ad.to_string()),
-    ("{campaign_id}", 16, |token| token.campaign.to_string()),
-    ("{publisher_id}", 16, |token| token.publisher.to_string()),
-    ("{placement_id}", 16, |token| token.placement.to_string()),
+    ("{ad_id}", 16, |token| escaped(token.ad.as_str())),
+    ("{campaign_id}", 16, |token| escaped(token.campaign.as_str())),
+    ("{publisher_id}", 16, |token| escaped(token.publisher.as_str())),
+    ("{placement_id}", 16, |token| escaped(token.placement.as_str())),
     // Seconds, until the year 2286.
     ("{timestamp}", 10, |token| (token.issued_at.0 / 1000).to_string()),
 ];
@@ -108,6 +112,42 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
         return Err(format!("the landing URL {url:?} has a macro in an escape (%XX)"));
     }
     Ok(())
+}
+
+/// Whether an ad's address goes into a token when it is shown there: its macros become names that may be
+/// longer than [`check`] thinks.
+pub(crate) fn check_filled(
+    ad: &Ad,
+    placement: &PlacementName,
+    publisher: &PublisherName,
+) -> Result<(), String> {
+    let token = Token {
+        test: false,
+        pass_query: false,
+        deployment: DeploymentId(0),
+        key: KeyId(0),
+        id: ImpressionId::default(),
+        // Ten digits.
+        issued_at: Timestamp(9_999_999_999_000),
+        impression_life_s: 0,
+        click_life_s: 0,
+        price: [0; 11],
+        visitor: Fingerprint::NONE,
+        ad: ad.id.name(),
+        campaign: ad.campaign.name(),
+        advertiser: ad.advertiser.name(),
+        publisher: publisher.name(),
+        placement: placement.name(),
+        url: "",
+    };
+    match filled(&ad.url, &token).len() {
+        0..=URL_BYTES_MAX => Ok(()),
+        length => Err(format!(
+            "a landing URL has at most {URL_BYTES_MAX} bytes, and that of the ad {} has {length} \
+             here with its macros filled in",
+            ad.id
+        )),
+    }
 }
 
 /// Whether it is an http or https address as it stands.

@@ -20,7 +20,11 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use shared::limits::TOKEN_LIFE_MS_MAX;
-use shared::{Currency, Id, Money, Random};
+use shared::name::{NameBuf, Named};
+use shared::{
+    AdName, AdvertiserName, CampaignName, Currency, Money, Name, PlacementId, PlacementName,
+    PublisherName, Random,
+};
 
 #[cfg(feature = "native")]
 pub use file::{CatalogueFile, CatalogueSource};
@@ -51,7 +55,7 @@ const ERRORS_SHOWN_MAX: usize = 20;
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     ads: Vec<Ad>,
-    placements: HashMap<Id, Placement>,
+    placements: HashMap<PlacementId, Placement>,
     impression_life_s: u32,
     click_life_s: u32,
     schemes: Schemes,
@@ -62,11 +66,11 @@ pub struct Catalogue {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ad {
     /// Its name.
-    pub id: Id,
+    pub id: AdName,
     /// Its campaign.
-    pub campaign: Id,
+    pub campaign: CampaignName,
     /// Who pays for it.
-    pub advertiser: Id,
+    pub advertiser: AdvertiserName,
     /// What is shown.
     pub creative: Creative,
     /// In CSS pixels, 1 to [`PIXELS_MAX`].
@@ -96,9 +100,9 @@ pub enum Creative {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placement {
     /// Its name.
-    pub id: Id,
+    pub id: PlacementName,
     /// Whose pages.
-    pub publisher: Id,
+    pub publisher: PublisherName,
     /// Indices of the ads that may be shown, with the sum of the weights up to and including each.
     ads: Vec<(usize, u64)>,
 }
@@ -136,8 +140,8 @@ impl Catalogue {
 
     /// The placement of that name.
     #[must_use]
-    pub fn placement(&self, id: Id) -> Option<&Placement> {
-        self.placements.get(&id)
+    pub fn placement(&self, name: Name<'_, shared::name::Placement>) -> Option<&Placement> {
+        self.placements.get(&name.id())
     }
 
     /// An ad for the placement, each with a chance in proportion to its weight; `None` when it has
@@ -310,8 +314,8 @@ impl Errors {
         self.take(if is_first { Ok(()) } else { Err("this id is there twice") });
     }
 
-    fn id(&mut self, field: &str, text: &str) -> Option<Id> {
-        self.take(text.parse::<Id>().map_err(|error| format!("{field}: {error}")))
+    fn name<T: Named>(&mut self, field: &str, text: &str) -> Option<NameBuf<T>> {
+        self.take(text.parse::<NameBuf<T>>().map_err(|error| format!("{field}: {error}")))
     }
 
     fn within<T: PartialOrd + Copy + std::fmt::Display>(
@@ -355,7 +359,7 @@ fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
         schemes,
         ..Catalogue::default()
     };
-    let mut by_id: HashMap<Id, usize> = HashMap::new();
+    let mut by_name: HashMap<&str, usize> = HashMap::new();
     // Names of ads that are wrong elsewhere: a placement that shows one is not wrong too.
     let mut bad: HashSet<&str> = bad.iter().map(String::as_str).collect();
     let mut seen: HashSet<&str> = bad.clone();
@@ -366,17 +370,16 @@ fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
             bad.insert(&entry.id);
             continue;
         };
-        by_id.insert(ad.id, catalogue.ads.len());
+        by_name.insert(&entry.id, catalogue.ads.len());
         catalogue.ads.push(ad);
     }
     seen.clear();
     for (at, entry) in file.placements.iter().enumerate() {
         errors.place = format!("placements[{}] ({:?})", entry.at.unwrap_or(at), entry.id);
         errors.once(seen.insert(&entry.id));
-        let known = |ad: &str| ad.parse::<Id>().ok().and_then(|id| by_id.get(&id).copied());
         let mut ads: Vec<(usize, u64)> = Vec::new();
         for name in &entry.ads {
-            let Some(ad) = known(name) else {
+            let Some(&ad) = by_name.get(name.as_str()) else {
                 if !bad.contains(name.as_str()) {
                     errors.take(Err::<(), _>(format!("there is no ad {name:?}")));
                 }
@@ -389,9 +392,13 @@ fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
                 ads.last().map_or(0, |(_, upto)| *upto) + u64::from(catalogue.ads[ad].weight);
             ads.push((ad, upto));
         }
-        let ids = (errors.id("id", &entry.id), errors.id("publisher", &entry.publisher));
-        if let (Some(id), Some(publisher)) = ids {
-            catalogue.placements.insert(id, Placement { id, publisher, ads });
+        let names = (errors.name("id", &entry.id), errors.name("publisher", &entry.publisher));
+        if let (Some(id), Some(publisher)) = names {
+            let id: PlacementName = id;
+            for (ad, _) in &ads {
+                errors.take(landing::check_filled(&catalogue.ads[*ad], &id, &publisher));
+            }
+            catalogue.placements.insert(id.id(), Placement { id, publisher, ads });
         }
     }
     catalogue.notes = errors.notes;
@@ -399,9 +406,9 @@ fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
 }
 
 fn check_ad(entry: &AdEntry, schemes: &Schemes, errors: &mut Errors) -> Option<Ad> {
-    let id = errors.id("id", &entry.id);
-    let campaign = errors.id("campaign", &entry.campaign);
-    let advertiser = errors.id("advertiser", &entry.advertiser);
+    let id = errors.name("id", &entry.id);
+    let campaign = errors.name("campaign", &entry.campaign);
+    let advertiser = errors.name("advertiser", &entry.advertiser);
     let creative = check_creative(entry, errors);
     let creative = errors.take(creative);
     let width = errors.within("width", entry.width, 1, PIXELS_MAX);

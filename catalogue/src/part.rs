@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 use shared::keys::{IssuerLimits, PublicKey};
-use shared::{Money, Timestamp};
+use shared::{Money, Name, Timestamp};
 
 use super::landing::Schemes;
 
@@ -45,11 +45,11 @@ pub fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value 
             Some(currency) => Money { micros, currency: currency.ok()? },
             None => Money { micros, ..Money::ZERO },
         };
-        let advertiser = ad["advertiser"].as_str()?.parse().ok()?;
+        let advertiser = Name::new(ad["advertiser"].as_str()?).ok()?;
         Some(keys().any(|key| key.sells(advertiser, price)))
     };
     let shows = |place: &Value| {
-        let publisher = place["publisher"].as_str()?.parse().ok()?;
+        let publisher = Name::new(place["publisher"].as_str()?).ok()?;
         Some(keys().any(|key| key.signs_for(publisher)))
     };
     let mut shown = HashSet::new();

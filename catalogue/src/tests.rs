@@ -40,8 +40,8 @@ id = "empty"
 publisher = "news"
 "#;
 
-fn id(text: &str) -> Id {
-    text.parse().unwrap()
+fn name<T: Named>(text: &str) -> Name<'_, T> {
+    Name::new(text).unwrap()
 }
 
 #[test]
@@ -50,13 +50,13 @@ fn reads_and_chooses_by_weight() {
     assert_eq!((catalogue.impression_life_s(), catalogue.click_life_s()), (600, 7200));
     assert_eq!(catalogue.ads()[0].price.micros, 2500);
     let mut random = Seeded::new(1);
-    let top = catalogue.placement(id("top")).unwrap();
-    let chosen = (0..4_000).map(|_| catalogue.choose(top, &mut random).unwrap().id);
-    let shoes = chosen.filter(|ad| *ad == id("shoes")).count();
+    let top = catalogue.placement(name("top")).unwrap();
+    let chosen = (0..4_000).map(|_| catalogue.choose(top, &mut random).unwrap().id.as_str());
+    let shoes = chosen.filter(|ad| *ad == "shoes").count();
     assert!((2_850..3_150).contains(&shoes), "{shoes} of 4000 with a weight of 3 in 4");
-    let empty = catalogue.placement(id("empty")).unwrap();
+    let empty = catalogue.placement(name("empty")).unwrap();
     assert_eq!(catalogue.choose(empty, &mut random), None);
-    assert!(catalogue.placement(id("none")).is_none());
+    assert!(catalogue.placement(name("none")).is_none());
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl<A> Coalescer<A> {
 
     fn rows(&mut self, entry: Entry, rows: &[JudgedRow]) {
         for row in rows {
-            let judged = Judged { proof: &row.proof, ..row.judged };
+            let judged = Judged { proof: &row.proof, names: &row.names, ..row.judged };
             self.builders[usize::from(row.partition)].event(entry, &judged);
         }
         self.pages(entry, rows);
@@ -127,18 +127,18 @@ impl<A> Coalescer<A> {
     /// a batch the largest number, in the minute in which it came. Only what is believed says
     /// anything.
     fn pages(&mut self, entry: Entry, rows: &[JudgedRow]) {
-        let mut largest: BTreeMap<PageView, &Judged<'_>> = BTreeMap::new();
-        for row in rows.iter().map(|row| &row.judged).filter(|row| row.outcome.is_ok()) {
-            let Some(PageSeq { page, seq }) = row.page else { continue };
+        let mut largest: BTreeMap<PageView, &JudgedRow> = BTreeMap::new();
+        for row in rows.iter().filter(|row| row.judged.outcome.is_ok()) {
+            let Some(PageSeq { page, seq }) = row.judged.page else { continue };
             let last = largest.entry(page).or_insert(row);
-            if last.page.is_none_or(|last| last.seq < seq) {
+            if last.judged.page.is_none_or(|last| last.seq < seq) {
                 *last = row;
             }
         }
         for (page, row) in largest {
-            let Some(told) = row.page else { continue };
+            let Some(told) = row.judged.page else { continue };
             let builder = &mut self.builders[usize::from(self.map.of_page(page))];
-            builder.page(entry, row.at.minute(), row.publisher, told);
+            builder.page(entry, &Judged { names: &row.names, ..row.judged }, told);
         }
     }
 

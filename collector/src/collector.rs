@@ -13,7 +13,7 @@ use shared::keys::request::{self, RequestError};
 use shared::limits::BATCH_NUMBERS_MAX;
 use shared::wire::dead::LETTER_BYTES_MAX;
 use shared::wire::{DeadLetter, Word};
-use shared::{Clock, Id, OutboxId, PartitionMap, Timestamp};
+use shared::{Clock, EdgeId, IssuerId, OutboxId, PartitionMap, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
@@ -114,7 +114,7 @@ pub struct Collector<L> {
     letters: Letters,
     accounts: Accounts,
     /// Edges that are out of service and still send, of which the log has been told.
-    told_retired: Mutex<BTreeSet<Id>>,
+    told_retired: Mutex<BTreeSet<EdgeId>>,
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -290,7 +290,7 @@ impl<L: Log> Collector<L> {
 
     /// Whose an edge is that NATS knows; none when it is nobody's.
     #[must_use]
-    pub fn issuer_of(&self, edge: &str) -> Option<Id> {
+    pub fn issuer_of(&self, edge: &str) -> Option<IssuerId> {
         self.keys.borrow().edges.owner(edge.parse().ok()?)
     }
 
@@ -301,7 +301,7 @@ impl<L: Log> Collector<L> {
         field: &[u8],
         body_hash: Option<&[u8]>,
         path: &str,
-    ) -> Result<Option<Id>, RequestError> {
+    ) -> Result<Option<IssuerId>, RequestError> {
         let field = std::str::from_utf8(field).map_err(|_| RequestError::Malformed)?;
         let hash =
             body_hash.map(std::str::from_utf8).transpose().map_err(|_| RequestError::Body)?;
@@ -326,7 +326,7 @@ impl<L: Log> Collector<L> {
     async fn take(
         &self,
         sender: Sender,
-        account: Option<Id>,
+        account: Option<IssuerId>,
         inspected: Inspected,
         batch: Bytes,
     ) -> Result<Receipt, SubmitError> {
@@ -366,7 +366,7 @@ impl<L: Log> Collector<L> {
     async fn share(
         &self,
         sender: Sender,
-        issuer: Id,
+        issuer: IssuerId,
         weight: Weight,
     ) -> Result<Share, SubmitError> {
         match self.queue.share(issuer, weight) {
@@ -376,7 +376,7 @@ impl<L: Log> Collector<L> {
         }
     }
 
-    fn over(&self, issuer: Id, Over(quota, after): Over) -> SubmitError {
+    fn over(&self, issuer: IssuerId, Over(quota, after): Over) -> SubmitError {
         self.metrics.over_quota_of(quota).inc();
         let why = format!(
             "the issuer {issuer} has sent as many {} as it may for now; send the same again later",
@@ -480,7 +480,7 @@ impl<L: Log> Collector<L> {
     }
 
     /// Whether a dead letter may be believed that it was a batch of this edge.
-    pub(crate) fn speaks_for(&self, sender: Option<Sender>, edge: Id) -> bool {
+    pub(crate) fn speaks_for(&self, sender: Option<Sender>, edge: EdgeId) -> bool {
         sender.is_some_and(|sender| sender.owns(edge, &self.keys.borrow().edges))
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use eventlog::{Log, LogError, Message};
 use shared::wire::{Control, Word};
-use shared::{Clock, Id};
+use shared::{Clock, EdgeId};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -37,9 +37,9 @@ pub(crate) async fn tell_retired<L: Log>(
     clock: Arc<dyn Clock>,
     mut keys: watch::Receiver<Arc<CollectorKeys>>,
 ) {
-    let mut told: BTreeSet<Id> = BTreeSet::new();
+    let mut told: BTreeSet<EdgeId> = BTreeSet::new();
     loop {
-        let all: Vec<Id> = keys.borrow_and_update().retired_edges.keys().copied().collect();
+        let all: Vec<EdgeId> = keys.borrow_and_update().retired_edges.keys().copied().collect();
         for edge in all.into_iter().filter(|edge| !told.contains(edge)).collect::<Vec<_>>() {
             while let Some(why) = clock.trouble() {
                 debug!(%edge, "the log is not told yet that it is out of service: {why}");

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use api::letters::{BatchName, Letter, Letters, Sent};
 use bytes::Bytes;
 use eventlog::{DEAD, Log, LogError, Message, Reader};
-use shared::Timestamp;
 use shared::keys::Sender;
+use shared::name::Short;
 use shared::wire::{DeadLetter, Resolved, batch};
+use shared::{Id, Timestamp};
 
 /// What is said of who has sent a letter where that is not known.
 pub const UNKNOWN: &str = "not known";
@@ -44,7 +45,9 @@ impl Wanted {
 /// # Errors
 /// When it is none of these.
 pub fn sender_of(text: &str) -> Result<Option<Sender>, String> {
-    let name = |name: &str| name.parse().map_err(|error| format!("{name:.40}: {error}"));
+    fn name<T: Short>(name: &str) -> Result<Id<T>, String> {
+        name.parse().map_err(|error| format!("{name:.40}: {error}"))
+    }
     match text.split_once([':', ' ']) {
         None if text == "operator" => Ok(Some(Sender::Operator)),
         None if text == "unknown" => Ok(None),

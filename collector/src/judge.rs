@@ -7,8 +7,8 @@ use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::token::Token;
 use shared::wire::{Event, Judged};
 use shared::{
-    BlockId, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Money, Network, Outcome, Reason,
-    RuleSet, SourceId, Timestamp,
+    BlockId, Codes, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Money, Name, NameBuf,
+    Network, Outcome, Reason, Region, RuleSet, SourceId, Timestamp,
 };
 
 use crate::keys::CollectorKeys;
@@ -31,7 +31,7 @@ pub struct Doubted {
     pub reason: Reason,
     /// The issuer and block that it claims, where its key is known: where it is put, not what it
     /// counts for.
-    pub claim: (Id, BlockId),
+    pub claim: (IssuerId, BlockId),
 }
 
 impl Doubted {
@@ -50,7 +50,7 @@ pub struct Context<'k> {
     /// The batch's edge is out of service.
     pub retired: bool,
     /// Whose edge it is: what the tokens of another issuer tell is not believed of it.
-    pub owner: Id,
+    pub owner: IssuerId,
     /// The collector's time.
     pub now: Timestamp,
 }
@@ -58,15 +58,17 @@ pub struct Context<'k> {
 /// An event with its outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Ruling<'a> {
-    /// The event; its `proof` is apart, in [`Ruling::proof`].
+    /// The event; its `proof` and `names` are apart, in [`Ruling::proof`] and [`Ruling::names`].
     pub judged: Judged<'static>,
+    /// The event's names, as texts.
+    pub names: [&'a str; 5],
     /// What the archive shall keep of the token: all of it when the event is rejected, body and
     /// signature when it is the one that tells that the token was issued, else nothing.
     pub proof: &'a [u8],
     /// What decides the partition: the same for the same bytes, believed or not (as long as the
     /// key is known), so that a batch that is judged again after an append that failed half-way
     /// cannot put an event into a second partition.
-    pub place: (Id, BlockId),
+    pub place: (IssuerId, BlockId),
 }
 
 /// Judges one event. The first of these that holds is its reason: the edge is out of service; the
@@ -85,8 +87,8 @@ pub fn judge<'a>(
     let retired = if context.retired { Err(Reason::EdgeRetired) } else { Ok(()) };
     // Whatever its reason is, it is in a minute that is kept.
     let mut judged = blank(event.kind, within(event.at, context.now).0);
-    judged.country = event.country;
-    judged.device = event.device;
+    judged.codes = event.codes;
+    judged.region = event.region;
     judged.network = event.network;
     judged.visitor = event.visitor;
     judged.flags = event.flags;
@@ -96,7 +98,8 @@ pub fn judge<'a>(
         Ok(believed) => believed,
         Err(doubted) => {
             judged.outcome = Err(retired.err().unwrap_or(doubted.reason));
-            return Ruling { judged, proof: event.token, place: doubted.claim };
+            let names = Default::default();
+            return Ruling { judged, names, proof: event.token, place: doubted.claim };
         }
     };
     let token = &believed.token;
@@ -104,11 +107,12 @@ pub fn judge<'a>(
     let price = cover.and_then(|cover| cover.open(token.id, token.price));
     judged.issuer = believed.key.issuer;
     judged.id = token.id;
-    judged.ad = token.ad;
-    judged.campaign = token.campaign;
-    judged.advertiser = token.advertiser;
-    judged.publisher = token.publisher;
-    judged.placement = token.placement;
+    judged.issued = Some(token.issued_at.minute());
+    judged.ad = token.ad.id();
+    judged.campaign = token.campaign.id();
+    judged.advertiser = token.advertiser.id();
+    judged.publisher = token.publisher.id();
+    judged.placement = token.placement.id();
     judged.price = price.unwrap_or(Money::ZERO);
     let foreign = believed.key.issuer != context.owner;
     judged.outcome = retired
@@ -127,31 +131,33 @@ pub fn judge<'a>(
         (Ok(_), Kind::Served) => believed.proof,
         (Ok(_), _) => &[],
     };
-    Ruling { judged, proof, place: (judged.issuer, token.id.block) }
+    Ruling { judged, names: token.names(), proof, place: (judged.issuer, token.id.block) }
 }
 
 /// Judges one event of an imported log.
 #[must_use]
-pub fn judge_row(
+pub fn judge_row<'a>(
     source: SourceId,
-    event: &ImportEvent,
+    event: &'a ImportEvent,
     visitor: &VisitorKey,
     now: Timestamp,
-) -> Ruling<'static> {
+) -> Ruling<'a> {
     let ahead = now.plus_ms(CLOCK_AHEAD_MS_MAX);
     let mut judged = blank(event.kind, event.at.min(ahead));
     judged.issuer = import::ISSUER;
     judged.id = import::impression(source, event.row);
     judged.outcome = if event.at > ahead { Err(Reason::ClockAhead) } else { Ok(None) };
-    judged.ad = event.ad;
-    judged.publisher = event.publisher.unwrap_or(Id::NONE);
-    judged.placement = event.placement.unwrap_or(Id::NONE);
-    judged.country = event.country;
-    judged.device = event.device.unwrap_or(Device::Unknown);
+    let publisher = event.publisher.as_ref().map_or(Name::NONE, NameBuf::name);
+    let placement = event.placement.as_ref().map_or(Name::NONE, NameBuf::name);
+    judged.ad = event.ad.id();
+    judged.publisher = publisher.id();
+    judged.placement = placement.id();
+    judged.codes = event.codes();
     judged.network = event.ip.map_or_else(Network::default, Network::of);
     let user = event.user.as_deref();
     judged.visitor = user.map_or(Fingerprint::NONE, |user| visitor.of_user(user));
-    Ruling { judged, proof: &[], place: (import::ISSUER, judged.id.block) }
+    let names = [event.ad.as_str(), "", "", publisher.as_str(), placement.as_str()];
+    Ruling { judged, names, proof: &[], place: (import::ISSUER, judged.id.block) }
 }
 
 /// The nearest time that a sender may speak of at `now`, and the reason when it is another: further
@@ -171,6 +177,7 @@ fn blank(kind: Kind, at: Timestamp) -> Judged<'static> {
     let outcome: Outcome = Ok(None);
     Judged {
         issuer: Id::NONE,
+        issued: None,
         id: ImpressionId::default(),
         kind,
         outcome,
@@ -180,8 +187,9 @@ fn blank(kind: Kind, at: Timestamp) -> Judged<'static> {
         advertiser: Id::NONE,
         publisher: Id::NONE,
         placement: Id::NONE,
-        country: shared::Country::UNKNOWN,
-        device: Device::Unknown,
+        names: &[],
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         flags: Flags::default(),

@@ -6,7 +6,7 @@ use shared::keys::{
     CentreKeys, EdgeRegistry, KeyError, KeyId, KeyStore, Keyring, PriceKey, VisitorKey,
     registered_name,
 };
-use shared::{Id, Timestamp};
+use shared::{EdgeId, Timestamp};
 
 /// The keys of a collector: public ones to verify with, and the secrets of the centre. A change is
 /// a new value, handed in through a watch; a batch is judged with one value as a whole.
@@ -20,7 +20,7 @@ pub struct CollectorKeys {
     pub visitor: VisitorKey,
     /// Edges that were taken out of service, and since when: what comes from them later is
     /// `edge_retired`, whenever it was received.
-    pub retired_edges: BTreeMap<Id, Timestamp>,
+    pub retired_edges: BTreeMap<EdgeId, Timestamp>,
     /// Whose edges are: an edge that nobody has registered is not let in.
     pub edges: EdgeRegistry,
 }
@@ -48,7 +48,7 @@ impl CollectorKeys {
 
     /// Whether an edge, or the one whose shard it is, is out of service at `now`.
     #[must_use]
-    pub fn is_retired(&self, edge: Id, now: Timestamp) -> bool {
+    pub fn is_retired(&self, edge: EdgeId, now: Timestamp) -> bool {
         let is = |edge| self.retired_edges.get(&edge).is_some_and(|since| *since <= now);
         is(edge) || is(registered_name(edge))
     }

@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use shared::event::{REASON_CODES, Reason};
-use shared::{Id, Outcome};
+use shared::{IssuerId, Outcome};
 
 use crate::verify::JudgedRow;
 
@@ -157,7 +157,7 @@ impl Metrics {
     }
 
     /// Counts a batch of an issuer's that was taken.
-    pub(crate) fn took_of(&self, issuer: Id, bytes: usize) {
+    pub(crate) fn took_of(&self, issuer: IssuerId, bytes: usize) {
         let counter = self.issuer_bytes.get_or_create_owned(&[("issuer", issuer.to_string())]);
         counter.inc_by(bytes as u64);
     }

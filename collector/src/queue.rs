@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use shared::Id;
+use shared::IssuerId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::Metrics;
@@ -25,7 +25,7 @@ pub(crate) struct Queue {
     /// places.
     item_bytes: u32,
     /// By issuer: as many as the deployment has.
-    shares: Mutex<HashMap<Id, Arc<Semaphore>>>,
+    shares: Mutex<HashMap<IssuerId, Arc<Semaphore>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -82,7 +82,7 @@ impl Queue {
     /// The future that waits for it, when there is none now.
     pub(crate) fn share(
         &self,
-        issuer: Id,
+        issuer: IssuerId,
         weight: Weight,
     ) -> Result<Share, impl Future<Output = Option<Share>> + Send + use<>> {
         let most = (self.bytes_max / SHARES).max(1);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use shared::ambient::Stopwatch;
-use shared::{BlockId, Id, OutboxId};
+use shared::{BlockId, IssuerId, OutboxId};
 use tracing::warn;
 
 pub(crate) use letters::{HELD_FOR, Letters};
@@ -118,7 +118,7 @@ pub(crate) struct Over(pub(crate) Quota, pub(crate) Duration);
 pub(crate) struct Accounts {
     quotas: Quotas,
     since: Stopwatch,
-    issuers: Mutex<HashMap<Id, Account>>,
+    issuers: Mutex<HashMap<IssuerId, Account>>,
 }
 
 impl Accounts {
@@ -130,7 +130,12 @@ impl Accounts {
     ///
     /// # Errors
     /// What is over.
-    pub(crate) fn batch(&self, issuer: Id, outbox: OutboxId, bytes: usize) -> Result<(), Over> {
+    pub(crate) fn batch(
+        &self,
+        issuer: IssuerId,
+        outbox: OutboxId,
+        bytes: usize,
+    ) -> Result<(), Over> {
         self.of(issuer, |account, now| account.batch(&self.quotas, outbox, bytes, now))
     }
 
@@ -138,12 +143,12 @@ impl Accounts {
     ///
     /// # Errors
     /// What is over.
-    pub(crate) fn blocks(&self, issuer: Id, blocks: &BTreeSet<BlockId>) -> Result<(), Over> {
+    pub(crate) fn blocks(&self, issuer: IssuerId, blocks: &BTreeSet<BlockId>) -> Result<(), Over> {
         self.of(issuer, |account, now| account.blocks(&self.quotas, blocks, now))
     }
 
     /// Nothing of a batch for which bytes were taken was written after all.
-    pub(crate) fn give_back(&self, issuer: Id, bytes: usize) {
+    pub(crate) fn give_back(&self, issuer: IssuerId, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         if let Some(account) = self.issuers.lock().get_mut(&issuer) {
             account.bytes.give_back(self.quotas.bytes(), bytes);
@@ -152,7 +157,7 @@ impl Accounts {
 
     fn of(
         &self,
-        issuer: Id,
+        issuer: IssuerId,
         ask: impl FnOnce(&mut Account, Duration) -> Result<(), Over>,
     ) -> Result<(), Over> {
         let now = self.since.elapsed();
@@ -320,7 +325,7 @@ mod tests {
     }
 
     fn outbox(epoch: u64) -> OutboxId {
-        OutboxId { edge: Id::literal("edge"), epoch }
+        OutboxId { edge: shared::Id::literal("edge"), epoch }
     }
 
     const QUOTAS: Quotas = Quotas {

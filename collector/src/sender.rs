@@ -2,7 +2,7 @@
 
 use shared::keys::{Sender, registered_name};
 use shared::limits::{BATCH_BYTES_MAX, EPOCH_AHEAD_MS_MAX};
-use shared::{Id, Timestamp};
+use shared::{EdgeId, IssuerId, Timestamp};
 
 use crate::keys::CollectorKeys;
 use crate::verify::Inspected;
@@ -66,7 +66,7 @@ impl Refusal {
 
 /// Which issuer what a sender sends of this edge is put down to; none: it is the operator's, who owns
 /// the machine and is not held back.
-pub(crate) fn account(sender: Sender, edge: Id, keys: &CollectorKeys) -> Option<Id> {
+pub(crate) fn account(sender: Sender, edge: EdgeId, keys: &CollectorKeys) -> Option<IssuerId> {
     match sender {
         Sender::Operator => None,
         Sender::Issuer(_) | Sender::Edge(_) => keys.edges.owner(edge),

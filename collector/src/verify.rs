@@ -13,9 +13,12 @@ use moka::Entry;
 use moka::sync::Cache;
 use rayon::prelude::*;
 use shared::import::ImportChunk;
+use shared::name::Any;
 use shared::token::Unverified;
 use shared::wire::{Batch, BatchEntry, ChunkEntry, Event, Judged, Tally};
-use shared::{BatchDigest, BlockId, Id, OutboxId, PageView, PartitionMap, Timestamp};
+use shared::{
+    BatchDigest, BlockId, Id, IssuerId, Name, NameBuf, OutboxId, PageView, PartitionMap, Timestamp,
+};
 
 use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row, within};
 use crate::keys::CollectorKeys;
@@ -58,8 +61,10 @@ pub struct JudgedChunk {
 /// An event with its outcome and its partition.
 #[derive(Clone, Debug)]
 pub struct JudgedRow {
-    /// The event; its `proof` is apart.
+    /// The event; its `proof` and `names` are apart.
     pub judged: Judged<'static>,
+    /// Those of its names that are no ids of their own.
+    pub names: Vec<NameBuf<Any>>,
     /// What the archive shall keep of the token.
     pub proof: Bytes,
     /// The partition that counts it.
@@ -189,6 +194,7 @@ impl Shared {
         let (issuer, block) = ruling.place;
         JudgedRow {
             judged: ruling.judged,
+            names: long_names(ruling.names),
             proof: bytes.map_or_else(Bytes::new, |bytes| bytes.slice_ref(ruling.proof)),
             partition: self.map.of_block(issuer, block),
         }
@@ -247,7 +253,7 @@ fn tally_within(tally: Tally, now: Timestamp) -> Tally {
     }
 }
 
-fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (Id, BlockId) {
+fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (IssuerId, BlockId) {
     let (key, id) = token.claim();
     let key = keys.keyring.get(key);
     key.map_or((Id::NONE, BlockId::default()), |(key, _)| (key.issuer, id.block))
@@ -306,4 +312,16 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
         minutes: batch.declared().len(),
         sealed,
     })
+}
+
+/// Those that are no ids of their own, each once.
+fn long_names(names: [&str; 5]) -> Vec<NameBuf<Any>> {
+    let mut long = Vec::new();
+    // They were checked when the token or the chunk was read.
+    for name in names.iter().filter_map(|text| Name::new(text).ok()).filter(|name| name.is_long()) {
+        if long.iter().all(|known: &NameBuf<Any>| known.name() != name) {
+            long.push(name.to_buf());
+        }
+    }
+    long
 }

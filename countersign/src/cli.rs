@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use figment::value::Value;
 use shared::Currency;
-use shared::Id;
 use shared::Minute;
 use shared::keys::KeyId;
+use shared::{AdvertiserName, EdgeId, IssuerId, PlacementName, PublisherName};
 
 use crate::failure::EXIT_CODES;
 use crate::settings::Given;
@@ -168,7 +168,7 @@ pub(crate) struct EdgeArgs {
     pub(crate) data: Option<PathBuf>,
     /// This edge's name in its batches; no two edges have one
     #[arg(long, value_name = "ID")]
-    pub(crate) name: Option<Id>,
+    pub(crate) name: Option<IssuerId>,
     /// Address of the public side; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) edge_listen: Option<SocketAddr>,
@@ -244,10 +244,10 @@ pub(crate) struct InitArgs {
     pub(crate) replicas: Option<usize>,
     /// The first issuer, with whose key edges sign
     #[arg(long, value_name = "ID", default_value = "edge")]
-    pub(crate) issuer: Id,
+    pub(crate) issuer: IssuerId,
     /// An edge of this issuer, to be registered; may be repeated
     #[arg(long = "edge", value_name = "ID")]
-    pub(crate) edges: Vec<Id>,
+    pub(crate) edges: Vec<EdgeId>,
 }
 
 impl InitArgs {
@@ -300,7 +300,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) seed: u64,
     /// Placement to ask ads for; may be repeated
     #[arg(long = "placement", value_name = "ID", default_values = ["demo-top"])]
-    pub(crate) placements: Vec<Id>,
+    pub(crate) placements: Vec<PlacementName>,
     /// Well-behaved visitors only: a load generator
     #[arg(long)]
     pub(crate) plain: bool,
@@ -394,13 +394,13 @@ pub(crate) enum KeysCommand {
         data: DataArgs,
         /// Whose key: 1 to 16 characters of A-Z a-z 0-9 _ -
         #[arg(long, value_name = "ID")]
-        issuer: Id,
+        issuer: IssuerId,
         /// A publisher that it may sign for; may be repeated [default: all]
         #[arg(long = "publisher", value_name = "ID")]
-        publishers: Vec<Id>,
+        publishers: Vec<PublisherName>,
         /// An advertiser that it may sign for; may be repeated [default: all]
         #[arg(long = "advertiser", value_name = "ID")]
-        advertisers: Vec<Id>,
+        advertisers: Vec<AdvertiserName>,
         /// The highest price of an event that it may sign for, in micros [default: any]
         #[arg(long, value_name = "MICROS", requires = "currency", value_parser = clap::value_parser!(i64).range(0..))]
         price_max_micros: Option<i64>,
@@ -422,7 +422,7 @@ pub(crate) enum KeysCommand {
         data: DataArgs,
         /// Whose keys it signs with
         #[arg(long, value_name = "ID")]
-        issuer: Id,
+        issuer: IssuerId,
     },
     /// Give an issuer a new key, and retire the one before after an overlap
     Rotate {
@@ -430,7 +430,7 @@ pub(crate) enum KeysCommand {
         data: DataArgs,
         /// Whose key
         #[arg(long, value_name = "ID")]
-        issuer: Id,
+        issuer: IssuerId,
         /// How long the old key still signs, for edges that have not heard of the new one: 0 to 604800,
         /// seven days
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = overlap)]
@@ -477,10 +477,10 @@ pub(crate) enum EdgesCommand {
         data: DataArgs,
         /// The issuer with whose keys they sign
         #[arg(long, value_name = "ID")]
-        issuer: Id,
+        issuer: IssuerId,
         /// The edges' names
         #[arg(required = true, value_name = "EDGE")]
-        edges: Vec<Id>,
+        edges: Vec<EdgeId>,
     },
     /// Show all registered edges, and whose each is
     Registered {
@@ -496,7 +496,7 @@ pub(crate) enum EdgesCommand {
         #[command(flatten)]
         data: DataArgs,
         /// The edge's name
-        edge: Id,
+        edge: EdgeId,
     },
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use shared::keys::{DeploymentId, KeyStore, registered_name};
-use shared::{Id, Partitions, Random, Timestamp};
+use shared::{EdgeId, IssuerId, Partitions, Random, Timestamp};
 
 use crate::failure::Failure;
 
@@ -245,8 +245,8 @@ impl DataDir {
     /// As [`DataDir::read_keys`]; when they cannot be written; when the edge is another issuer's.
     pub(crate) fn keys_or_new(
         &self,
-        edge: Id,
-        issuer: Id,
+        edge: EdgeId,
+        issuer: IssuerId,
         now: Timestamp,
         random: &mut dyn Random,
     ) -> Result<KeyStore, Failure> {

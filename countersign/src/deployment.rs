@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::ambient::{SystemClock, SystemRandom};
 use shared::keys::{KeyError, KeyStore};
-use shared::{Clock as _, Id};
+use shared::{Clock as _, EdgeId, IssuerId};
 
 use crate::admin::AdminKey;
 use crate::cli::InitArgs;
@@ -45,7 +45,7 @@ const TRIES_MAX: u32 = 30;
 const MONITOR_MAX: Duration = Duration::from_secs(5);
 
 /// The document with the keys of an issuer's edges.
-pub(crate) fn keys_edge(issuer: Id) -> String {
+pub(crate) fn keys_edge(issuer: IssuerId) -> String {
     format!("keys-edge-{issuer}")
 }
 
@@ -208,7 +208,7 @@ pub(crate) fn init(args: &InitArgs) -> Result<std::process::ExitCode, Failure> {
     process::run(&settings.log, make(settings.clone(), args.issuer, args.edges.clone()))
 }
 
-async fn make(settings: Settings, issuer: Id, edges: Vec<Id>) -> Result<(), Failure> {
+async fn make(settings: Settings, issuer: IssuerId, edges: Vec<EdgeId>) -> Result<(), Failure> {
     let wanted = settings.partitions()?;
     warn_if_lax(&settings).await;
     let config = nats(&settings, "operator", 1)?;
@@ -365,7 +365,8 @@ async fn publish(
 ) -> Result<(), Failure> {
     loop {
         replace(documents, KEYS_CENTRE, json(&store.for_centre())?).await?;
-        let issuers: BTreeSet<Id> = store.issuers.iter().map(|key| key.public.issuer).collect();
+        let issuers: BTreeSet<IssuerId> =
+            store.issuers.iter().map(|key| key.public.issuer).collect();
         for issuer in issuers {
             let part = store.for_edge(issuer).map_err(Failure::data)?;
             replace(documents, &keys_edge(issuer), json(&part)?).await?;

@@ -12,7 +12,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
-use shared::{Id, Partitions, Timestamp};
+use shared::{EdgeId, Id, IssuerId, Partitions, Timestamp};
 
 use crate::failure::Failure;
 
@@ -92,9 +92,9 @@ pub(crate) struct Edge {
     /// Where it listens.
     pub(crate) listen: SocketAddr,
     /// Its name in batches.
-    pub(crate) name: Id,
+    pub(crate) name: EdgeId,
     /// Whose key signs.
-    pub(crate) issuer: Id,
+    pub(crate) issuer: IssuerId,
     /// The catalogue; relative to the data directory.
     pub(crate) catalogue: PathBuf,
     /// How it is reached from outside, for links; empty: where it listens.

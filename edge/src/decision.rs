@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use shared::wire::Event;
 use shared::{
-    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, Reason, RuleSet, Timestamp,
-    Verdict,
+    Codes, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Region, RuleSet, Timestamp, Verdict,
 };
 
 /// Everything that follows from one request. The rim performs it in this order: the events, the
@@ -50,10 +49,10 @@ pub struct Draft {
     pub rules: RuleSet,
     /// Remarks.
     pub flags: Flags,
-    /// From which country.
-    pub country: Country,
-    /// On what class of device.
-    pub device: Device,
+    /// From where, and on what.
+    pub codes: Codes,
+    /// From which part of the country.
+    pub region: Region,
     /// From which network.
     pub network: Network,
     /// By whom; none without consent.
@@ -74,8 +73,8 @@ impl Draft {
             verdict: self.verdict,
             rules: self.rules,
             flags: self.flags,
-            country: self.country,
-            device: self.device,
+            codes: self.codes,
+            region: self.region,
             network: self.network,
             visitor: self.visitor,
             page: self.page,

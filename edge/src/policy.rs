@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use catalogue::{Ad, Catalogue, Placement};
 use shared::keys::{EdgeKeys, KeyError, KeyId, KeyStore, Keyring, PriceKey, TagKeys, VisitorKey};
+use shared::name::Publisher;
 use shared::token::Signer;
-use shared::{Id, RuleSet, Timestamp};
+use shared::{AdName, IssuerId, Name, PlacementName, RuleSet, Timestamp};
 
 use crate::decision::Durability;
 use crate::privacy::PrivacyPolicy;
@@ -45,15 +46,15 @@ impl Policy {
     /// The ads of each placement that it never shows, for none of the keys that sign at `now` may sign for
     /// them; none when none signs at all.
     #[must_use]
-    pub fn unsold(&self, now: Timestamp) -> Vec<(Id, Id)> {
+    pub fn unsold(&self, now: Timestamp) -> Vec<(PlacementName, AdName)> {
         if !self.keys.can_sign(now) {
             return Vec::new();
         }
         let of_placement = |placement: &Placement| {
-            let (id, publisher) = (placement.id, placement.publisher);
+            let publisher = placement.publisher.name();
             let ads = self.catalogue.ads_of(placement);
             let unsold = ads.filter(move |ad| self.keys.signer(publisher, ad, now).is_none());
-            unsold.map(move |ad| (id, ad.id)).collect::<Vec<_>>()
+            unsold.map(|ad| (placement.id.clone(), ad.id.clone())).collect::<Vec<_>>()
         };
         let mut unsold: Vec<_> = self.catalogue.placements().flat_map(of_placement).collect();
         unsold.sort_unstable();
@@ -93,7 +94,7 @@ impl FromStr for PublicUrl {
 /// The keys of an edge.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    issuer: Id,
+    issuer: IssuerId,
     /// The issuer's keys, newest first, each with the cover of its prices.
     signers: Vec<(Signer, PriceKey)>,
     keyring: Keyring,
@@ -118,13 +119,13 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeyError`] when a key is wrong, or the issuer has none.
-    pub fn of_store(store: &KeyStore, issuer: Id) -> Result<Self, KeyError> {
+    pub fn of_store(store: &KeyStore, issuer: IssuerId) -> Result<Self, KeyError> {
         Self::new(&store.for_edge(issuer)?)
     }
 
     /// Whose keys they are, and whose tokens the edge takes.
     #[must_use]
-    pub const fn issuer(&self) -> Id {
+    pub const fn issuer(&self) -> IssuerId {
         self.issuer
     }
 
@@ -132,11 +133,16 @@ impl Keys {
     /// prices; `None` when all are retired, revoked, not yet in force or not for this publisher, this
     /// advertiser or this price.
     #[must_use]
-    pub fn signer(&self, publisher: Id, ad: &Ad, now: Timestamp) -> Option<(&Signer, &PriceKey)> {
+    pub fn signer(
+        &self,
+        publisher: Name<'_, Publisher>,
+        ad: &Ad,
+        now: Timestamp,
+    ) -> Option<(&Signer, &PriceKey)> {
         let fits = |Signer { public, .. }: &Signer| {
             public.signs_at(now)
                 && public.signs_for(publisher)
-                && public.sells(ad.advertiser, ad.price)
+                && public.sells(ad.advertiser.name(), ad.price)
         };
         self.signers.iter().find(|(signer, _)| fits(signer)).map(|(signer, price)| (signer, price))
     }

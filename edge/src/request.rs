@@ -1,5 +1,6 @@
 //! What the core sees of an HTTP request.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// The methods that mean something here.
@@ -114,8 +115,23 @@ fn is_name(key: &str, name: &str) -> bool {
     if !key.as_bytes().contains(&b'%') {
         return key == name;
     }
-    let mut left = key.as_bytes();
-    let decoded = std::iter::from_fn(|| {
+    decoded(key).eq(name.bytes())
+}
+
+/// The text of a query's value: percent-decoded, `+` a space (WHATWG URL, application/x-www-form-urlencoded);
+/// `None` when it is no UTF-8.
+#[must_use]
+pub fn text(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains(['%', '+']) {
+        return Some(Cow::Borrowed(value));
+    }
+    let spaced = value.replace('+', " ");
+    String::from_utf8(decoded(&spaced).collect()).ok().map(Cow::Owned)
+}
+
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let mut left = text.as_bytes();
+    std::iter::from_fn(move || {
         let (first, rest) = left.split_first()?;
         if let ([a, b, rest @ ..], b'%') = (rest, *first)
             && let Some((a, b)) = digit(*a).zip(digit(*b))
@@ -125,8 +141,7 @@ fn is_name(key: &str, name: &str) -> bool {
         }
         left = rest;
         Some(*first)
-    });
-    decoded.eq(name.bytes())
+    })
 }
 
 fn digit(byte: u8) -> Option<u8> {

@@ -17,11 +17,12 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Info, Stream};
 use bytes::Bytes;
+use shared::text::hex;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 pub use reader::JetStreamReader;
 
-use crate::log::{DEAD, Log, LogError, Message, MismatchOf, check_partition, hex};
+use crate::log::{DEAD, Log, LogError, Message, MismatchOf, check_partition};
 use crate::nats::connect::{HEADROOM_BYTES, find};
 use crate::nats::{failed, unavailable};
 use crate::position::{Identity, Position, digest};

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shared::text::hex;
 
 use crate::position::{Digest, Identity, Position};
 use crate::segments::SegmentsError;
@@ -320,14 +321,4 @@ impl<L: Log> Log for Arc<L> {
     fn identity(&self) -> Identity {
         (**self).identity()
     }
-}
-
-/// Bytes as lower-case hex, for error texts.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }

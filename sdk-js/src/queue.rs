@@ -65,7 +65,7 @@ pub enum Refused {
     Repeated,
     /// [`WAITING_MAX`] events wait.
     Full,
-    /// Id or token has a character that none has, or is empty or too long.
+    /// IssuerId or token has a character that none has, or is empty or too long.
     Malformed,
 }
 

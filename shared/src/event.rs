@@ -20,6 +20,12 @@ macro_rules! words {
         impl $name {
             /// All of them, in the order of their codes.
             pub const ALL: &'static [Self] = &[$(Self::$word,)+];
+            /// All codes are below this.
+            pub const CODES: u32 = {
+                let mut codes = 0;
+                $(if codes <= $code { codes = $code + 1; })+
+                codes
+            };
 
             /// The code on the wire.
             #[must_use]
@@ -59,6 +65,8 @@ macro_rules! words {
         serde_as_text!($name);
     };
 }
+
+pub(crate) use words;
 
 words! {
     /// What happened to an impression, in the order in which it does.
@@ -191,8 +199,10 @@ impl Validity {
 
 words! {
     /// The class of the visitor's device (AdCOM 1.0, List: Device Types, folded to four).
+    #[derive(Default)]
     Device, "device" {
         /// It cannot be told.
+        #[default]
         Unknown = 0 "unknown",
         /// A desktop or laptop computer.
         Desktop = 1 "desktop",
@@ -285,6 +295,55 @@ impl FromStr for Country {
 }
 
 serde_as_text!(Country);
+
+/// The part of a country (ISO 3166-2), without the country's own letters: up to three letters and digits,
+/// zero-padded; none when it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Region([u8; 3]);
+
+impl Region {
+    /// Not known.
+    pub const UNKNOWN: Self = Self([0; 3]);
+
+    /// Reads the three bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 3]) -> Option<Self> {
+        let length = bytes.iter().position(|b| *b == 0).unwrap_or(3);
+        let (code, padding) = bytes.split_at(length);
+        let is_code = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit();
+        (code.iter().all(is_code) && padding.iter().all(|b| *b == 0)).then_some(Self(bytes))
+    }
+
+    /// The three bytes.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 3] {
+        self.0
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.0.iter().position(|b| *b == 0).unwrap_or(3);
+        f.pad(std::str::from_utf8(&self.0[..length]).unwrap_or_default())
+    }
+}
+
+/// A text that is no region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a region has one to three capital letters or digits (ISO 3166-2, behind the country's)")]
+pub struct RegionError;
+
+impl FromStr for Region {
+    type Err = RegionError;
+    fn from_str(text: &str) -> Result<Self, RegionError> {
+        let mut bytes = [0; 3];
+        let place = bytes.get_mut(..text.len()).filter(|place| !place.is_empty());
+        place.ok_or(RegionError)?.copy_from_slice(text.as_bytes());
+        Self::from_bytes(bytes).filter(|region| *region != Self::UNKNOWN).ok_or(RegionError)
+    }
+}
+
+serde_as_text!(Region);
 
 /// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48.
 /// First byte 4 or 6, then the prefix, zero-padded to six bytes; or [`Network::HASHED`], then six bytes

@@ -1,138 +1,13 @@
-//! Identifiers: names that people choose, and the dense ids of impressions.
+//! The dense ids of impressions, and what tells outboxes, logs and batches apart.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::EdgeId;
 use crate::random::Random;
-use crate::text::{hex, hex_text, serde_as_text};
+use crate::text::{hex, hex_text};
 use crate::time::{Minute, Timestamp};
-
-/// The longest [`Id`], in bytes.
-pub const ID_BYTES_MAX: usize = 16;
-
-/// A name of 1–16 bytes of `[A-Za-z0-9_-]`: an ad, a campaign, an advertiser, a publisher, a
-/// placement, an issuer, an edge. Kept zero-padded, so that it is `Copy`, hashes as one `u128` and
-/// sorts bytewise. [`Id::NONE`] (no bytes) stands for "there is none" on the wire; it cannot be
-/// parsed from text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Id([u8; ID_BYTES_MAX]);
-
-/// Why a text is no [`Id`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an id has 1 to 16 characters of A-Z a-z 0-9 _ -, and {0:?} is not one")]
-pub struct IdError(pub String);
-
-impl Id {
-    /// No id.
-    pub const NONE: Self = Self([0; ID_BYTES_MAX]);
-
-    /// An id that is known when the program is written. Fails to compile when it is used in a
-    /// constant and wrong.
-    #[must_use]
-    pub const fn literal(text: &str) -> Self {
-        let bytes = text.as_bytes();
-        assert!(!bytes.is_empty() && bytes.len() <= ID_BYTES_MAX, "an id has 1 to 16 characters");
-        let mut padded = [0; ID_BYTES_MAX];
-        let mut at = 0;
-        while at < bytes.len() {
-            assert!(allowed(bytes[at]), "an id has only A-Z a-z 0-9 _ -");
-            padded[at] = bytes[at];
-            at += 1;
-        }
-        Self(padded)
-    }
-
-    /// Reads 1–16 allowed bytes.
-    ///
-    /// # Errors
-    /// [`IdError`] when there are none, too many, or others.
-    pub fn new(bytes: &[u8]) -> Result<Self, IdError> {
-        if bytes.is_empty() || bytes.len() > ID_BYTES_MAX || !bytes.iter().all(|b| allowed(*b)) {
-            let shown = &bytes[..bytes.len().min(64)];
-            return Err(IdError(String::from_utf8_lossy(shown).into_owned()));
-        }
-        let mut padded = [0; ID_BYTES_MAX];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        Ok(Self(padded))
-    }
-
-    /// Reads the padded form; all zeros is [`Id::NONE`].
-    ///
-    /// # Errors
-    /// [`IdError`] when a byte is not allowed or follows the padding.
-    pub fn from_padded(padded: [u8; ID_BYTES_MAX]) -> Result<Self, IdError> {
-        // All bytes at once, without a branch for each: readers of messages spend their time here.
-        let padding = u128::from_le_bytes(padded).leading_zeros() as usize / 8;
-        let length = ID_BYTES_MAX - padding;
-        let fits = |(at, byte): (usize, &u8)| ALLOWED[usize::from(*byte)] | (at >= length);
-        if padded.iter().enumerate().map(fits).fold(true, |all, fits| all & fits) {
-            return Ok(Self(padded));
-        }
-        Err(IdError(String::from_utf8_lossy(&padded).into_owned()))
-    }
-
-    /// The zero-padded bytes.
-    #[must_use]
-    pub const fn padded(&self) -> &[u8; ID_BYTES_MAX] {
-        &self.0
-    }
-
-    /// The bytes without padding.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        let length = self.0.iter().position(|b| *b == 0).unwrap_or(ID_BYTES_MAX);
-        &self.0[..length]
-    }
-
-    /// The text; empty for [`Id::NONE`].
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).expect("every constructor allows ASCII only")
-    }
-
-    /// True for [`Id::NONE`].
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        *self == Self::NONE
-    }
-}
-
-const fn allowed(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
-}
-
-const ALLOWED: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        table[byte as usize] = allowed(byte);
-        byte += 1;
-    }
-    table
-};
-
-impl FromStr for Id {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        Self::new(text.as_bytes())
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.as_str())
-    }
-}
-
-serde_as_text!(Id);
 
 /// A block of 65 536 impression ids that one edge process hands out one after the other: the
 /// minute of its opening (24 bits, since 2020-01-01 UTC) and 56 random bits. The
@@ -317,7 +192,7 @@ impl IdAllocator {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct OutboxId {
     /// The edge.
-    pub edge: Id,
+    pub edge: EdgeId,
     /// Its epoch: larger than every earlier one of this edge.
     pub epoch: u64,
 }

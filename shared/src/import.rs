@@ -3,15 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::counted::Codes;
 use crate::event::{Country, Device, Kind};
-use crate::id::{BlockId, Id, ImpressionId, SourceId};
-use crate::limits::CHUNK_EVENTS_MAX;
+use crate::id::{BlockId, ImpressionId, SourceId};
+use crate::limits::{CHUNK_EVENTS_MAX, CHUNK_NAMES_BYTES_MAX};
+use crate::name::{AdName, Id, IssuerId, NameBuf, PlacementName, PublisherName, is_own_id};
 use crate::text::{hex, unhex};
 use crate::time::Timestamp;
 use crate::wire::{Declared, declared};
 
 /// The issuer of every imported row. No key can be made under this name.
-pub const ISSUER: Id = Id::literal("import");
+pub const ISSUER: IssuerId = Id::literal("import");
 
 /// The most rows between the first and the end of one chunk: it touches two blocks at most.
 pub const CHUNK_ROWS_MAX: u64 = 65_536;
@@ -92,13 +94,13 @@ pub struct ImportEvent {
     /// When, ms since 1970.
     pub at: Timestamp,
     /// To which ad.
-    pub ad: Id,
+    pub ad: AdName,
     /// At which publisher, if the log says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub publisher: Option<Id>,
+    pub publisher: Option<PublisherName>,
     /// On which placement, if the log says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub placement: Option<Id>,
+    pub placement: Option<PlacementName>,
     /// From which country.
     #[serde(default)]
     pub country: Country,
@@ -113,6 +115,27 @@ pub struct ImportEvent {
     pub user: Option<String>,
 }
 
+impl ImportEvent {
+    /// What a log says of whom an event is of, in codes.
+    #[must_use]
+    pub fn codes(&self) -> Codes {
+        Codes::of(self.country, self.device.unwrap_or_default())
+    }
+
+    /// Bytes of its names that are no ids of their own, at the most.
+    #[must_use]
+    pub fn names_bytes(&self) -> usize {
+        let names = [
+            Some(self.ad.as_str()),
+            self.publisher.as_ref().map(NameBuf::as_str),
+            self.placement.as_ref().map(NameBuf::as_str),
+        ];
+        // A short name with a dot or a blank has a digest too.
+        let is_long = |name: &&str| !is_own_id(name);
+        names.into_iter().flatten().filter(is_long).map(str::len).sum()
+    }
+}
+
 impl ImportChunk {
     /// Checks what the types do not say.
     ///
@@ -122,6 +145,12 @@ impl ImportChunk {
     pub fn check(&self) -> Result<(), String> {
         if self.events.len() > CHUNK_EVENTS_MAX {
             return Err(format!("a chunk has at most {CHUNK_EVENTS_MAX} events"));
+        }
+        if self.events.iter().map(ImportEvent::names_bytes).sum::<usize>() > CHUNK_NAMES_BYTES_MAX {
+            return Err(format!(
+                "the names of a chunk that are no ids of their own have at most \
+                 {CHUNK_NAMES_BYTES_MAX} bytes together"
+            ));
         }
         let rows = self.end_row.checked_sub(self.first_row);
         if rows.is_none_or(|rows| rows > CHUNK_ROWS_MAX) {

@@ -19,9 +19,9 @@ use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Reason;
-use crate::id::Id;
 use crate::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use crate::money::Money;
+use crate::name::{Advertiser, AdvertiserName, IssuerId, Name, Publisher, PublisherName};
 use crate::text::{hex, hex_text};
 use crate::time::Timestamp;
 
@@ -44,7 +44,7 @@ pub struct PublicKey {
     /// Its name.
     pub id: KeyId,
     /// Whose it is.
-    pub issuer: Id,
+    pub issuer: IssuerId,
     /// RFC 8032 public key.
     #[serde(with = "hex_key")]
     pub public: [u8; 32],
@@ -58,10 +58,10 @@ pub struct PublicKey {
     pub revoked: bool,
     /// The publishers that it may sign for; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub publishers: Vec<Id>,
+    pub publishers: Vec<PublisherName>,
     /// The advertisers that it may sign for; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub advertisers: Vec<Id>,
+    pub advertisers: Vec<AdvertiserName>,
     /// The highest price that it may sign for, and the only currency; none: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_max: Option<Money>,
@@ -71,9 +71,9 @@ pub struct PublicKey {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IssuerLimits {
     /// Publishers; empty: all.
-    pub publishers: Vec<Id>,
+    pub publishers: Vec<PublisherName>,
     /// Advertisers; empty: all.
-    pub advertisers: Vec<Id>,
+    pub advertisers: Vec<AdvertiserName>,
     /// The highest price, and the only currency; none: any. What costs nothing has no currency.
     pub price_max: Option<Money>,
 }
@@ -99,7 +99,7 @@ impl PublicKey {
     /// The key as an edge of this issuer is told of it: what another issuer may sign for is not its
     /// business.
     #[must_use]
-    pub fn told_to(&self, issuer: Id) -> Self {
+    pub fn told_to(&self, issuer: IssuerId) -> Self {
         if self.issuer == issuer {
             return self.clone();
         }
@@ -108,17 +108,17 @@ impl PublicKey {
 
     /// Whether it may sign for this publisher.
     #[must_use]
-    pub fn signs_for(&self, publisher: Id) -> bool {
-        self.publishers.is_empty() || self.publishers.contains(&publisher)
+    pub fn signs_for(&self, publisher: Name<'_, Publisher>) -> bool {
+        self.publishers.is_empty() || self.publishers.iter().any(|of| of.name() == publisher)
     }
 
     /// Whether it may sign for this advertiser, and at this price.
     #[must_use]
-    pub fn sells(&self, advertiser: Id, price: Money) -> bool {
+    pub fn sells(&self, advertiser: Name<'_, Advertiser>, price: Money) -> bool {
         let is_cheap = |most: Money| {
             price.micros == 0 || (price.currency == most.currency && price.micros <= most.micros)
         };
-        (self.advertisers.is_empty() || self.advertisers.contains(&advertiser))
+        (self.advertisers.is_empty() || self.advertisers.iter().any(|of| of.name() == advertiser))
             && self.price_max.is_none_or(is_cheap)
     }
 

@@ -4,13 +4,16 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod ambient;
+pub mod bytes;
 pub mod clock;
+pub mod counted;
 pub mod event;
 pub mod id;
 pub mod import;
 pub mod keys;
 pub mod limits;
 pub mod money;
+pub mod name;
 pub mod partition;
 pub mod problem;
 pub mod random;
@@ -20,12 +23,17 @@ pub mod time;
 pub mod token;
 pub mod wire;
 
+pub use counted::{Codes, Dimensions};
 pub use event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, Reason,
+    Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, Reason, Region,
     RuleSet, Validity, Verdict,
 };
-pub use id::{BatchDigest, BlockId, Id, ImpressionId, OutboxId, SourceId};
+pub use id::{BatchDigest, BlockId, ImpressionId, OutboxId, SourceId};
 pub use money::{Currency, Money};
+pub use name::{
+    AdId, AdName, AdvertiserId, AdvertiserName, AnyId, CampaignId, CampaignName, EdgeId, Id,
+    IssuerId, Name, NameBuf, NameError, PlacementId, PlacementName, PublisherId, PublisherName,
+};
 pub use partition::{PartitionMap, Partitions};
 pub use random::Random;
 pub use ready::Ready;

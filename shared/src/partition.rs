@@ -2,8 +2,9 @@
 //! in one.
 
 use crate::event::PageView;
-use crate::id::{BlockId, Id, OutboxId};
+use crate::id::{BlockId, OutboxId};
 use crate::limits::PARTITIONS_MAX;
+use crate::name::IssuerId;
 
 /// The number of partitions of a deployment: fixed when it is created, and stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,10 +45,10 @@ impl PartitionMap {
         Self { partitions, hasher: blake3::Hasher::new_derive_key("countersign partition v1") }
     }
 
-    /// The partition that counts this block. [`Id::NONE`] and the zero block stand for an event
+    /// The partition that counts this block. [`IssuerId::NONE`](crate::Id::NONE) and the zero block stand for an event
     /// whose token says nothing that can be believed.
     #[must_use]
-    pub fn of_block(&self, issuer: Id, block: BlockId) -> u16 {
+    pub fn of_block(&self, issuer: IssuerId, block: BlockId) -> u16 {
         self.of(&[issuer.padded(), &block.0])
     }
 

@@ -14,7 +14,7 @@
 //! | 3 | click expiry, seconds after issue |
 //! | 11 | clearing price with currency, covered ([`PriceKey`](crate::keys::PriceKey)) |
 //! | 8 | fingerprint of the visitor, 0 without consent |
-//! | 5 × (1 + n) | ad, campaign, advertiser, publisher, placement: length 1–16, bytes |
+//! | 5 × (1 + n) | ad, campaign, advertiser, publisher, placement: length 1–128, name |
 //! | 2 + n | landing URL: length, bytes |
 //! | 64 | Ed25519 signature (RFC 8032) over the domain string and all before it |
 //! | 16 | keyed BLAKE3 tag over the domain string and all before it |
@@ -30,9 +30,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::event::{Fingerprint, Kind, Reason};
-use crate::id::{Id, ImpressionId};
+use crate::id::ImpressionId;
 use crate::keys::{DeploymentId, KeyId};
 use crate::limits::{BLOCK_LIFE_MS, CLOCK_AHEAD_MS_MAX, TOKEN_CHARS_MAX, TOKEN_LIFE_MS_MAX};
+use crate::name::{Ad, Advertiser, Campaign, Name, Placement, Publisher};
 use crate::time::Timestamp;
 
 /// The version that this build writes, and the only one so far.
@@ -72,20 +73,32 @@ pub struct Token<'a> {
     /// The visitor that it was given to; none without consent.
     pub visitor: Fingerprint,
     /// The ad shown.
-    pub ad: Id,
+    pub ad: Name<'a, Ad>,
     /// Its campaign.
-    pub campaign: Id,
+    pub campaign: Name<'a, Campaign>,
     /// Its advertiser.
-    pub advertiser: Id,
+    pub advertiser: Name<'a, Advertiser>,
     /// The publisher that shows it.
-    pub publisher: Id,
+    pub publisher: Name<'a, Publisher>,
     /// Where on the publisher's pages.
-    pub placement: Id,
+    pub placement: Name<'a, Placement>,
     /// Where a click leads, at most 2 048 bytes: see [`check_url`].
     pub url: &'a str,
 }
 
-impl Token<'_> {
+impl<'a> Token<'a> {
+    /// The texts of its names: ad, campaign, advertiser, publisher, placement.
+    #[must_use]
+    pub const fn names(&self) -> [&'a str; 5] {
+        [
+            self.ad.as_str(),
+            self.campaign.as_str(),
+            self.advertiser.as_str(),
+            self.publisher.as_str(),
+            self.placement.as_str(),
+        ]
+    }
+
     /// Whether it is one that an edge of ours could have issued, whoever signed it: it counts for at
     /// most [`TOKEN_LIFE_MS_MAX`], and its block was open when it was issued, which is to say opened
     /// at most [`BLOCK_LIFE_MS`] before. Clocks may differ, and a block names its minute alone.

@@ -10,6 +10,7 @@ pub mod json;
 pub mod message;
 mod message_view;
 
+pub use crate::bytes::WireError;
 pub use batch::{Batch, Event, Tally};
 pub use control::{Control, Logged, Word};
 pub use dead::{DeadLetter, Resolved};
@@ -17,16 +18,6 @@ pub use message::{BatchEntry, ChunkEntry, Judged, MessageBuilder, TallyEntry};
 pub use message_view::{Cold, MessageView, PageRow, Row};
 
 use crate::time::Minute;
-
-/// Bytes that are no message of ours, or a damaged one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("at byte {at}: {what}")]
-pub struct WireError {
-    /// What was expected or wrong.
-    pub what: &'static str,
-    /// Where, in bytes from the start.
-    pub at: usize,
-}
 
 /// How many events of each minute a batch or chunk declares, in order of the minutes.
 pub type Declared = Vec<(Minute, u32)>;

@@ -4,10 +4,11 @@
 
 use std::collections::VecDeque;
 
+use shared::name::Named;
 use shared::wire::{BatchEntry, Judged, MessageBuilder};
 use shared::{
-    BatchDigest, BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute,
-    Money, Network, OutboxId, RuleSet, Timestamp,
+    AdId, BatchDigest, BlockId, Codes, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind,
+    Minute, Money, Name, Network, OutboxId, PublisherId, Region, RuleSet, Timestamp,
 };
 
 /// Of what kind and size.
@@ -75,13 +76,17 @@ pub struct Dataset {
     random: u64,
     made: u64,
     weights: Vec<f64>,
-    ads: Vec<Id>,
-    publishers: Vec<Id>,
+    ads: Vec<AdId>,
+    publishers: Vec<PublisherId>,
     countries: Vec<Country>,
     edges: Vec<(BlockId, u32)>,
     recent: VecDeque<Click>,
     blocks: u64,
     issued: u64,
+}
+
+fn id<T: Named>(name: &str) -> Id<T> {
+    Name::new(name).map_or(Id::literal("none"), Name::id)
 }
 
 impl Dataset {
@@ -94,14 +99,13 @@ impl Dataset {
             sum
         };
         let weights = (0..shape.ads).map(weight).collect();
-        let id = |text: String| text.parse().unwrap_or(Id::literal("none"));
         let mut dataset = Self {
             shape,
             random: seed,
             made: 0,
             weights,
-            ads: (0..shape.ads).map(|ad| id(format!("ad-{ad}"))).collect(),
-            publishers: (0..100).map(|publisher| id(format!("pub-{publisher}"))).collect(),
+            ads: (0..shape.ads).map(|ad| id(&format!("ad-{ad}"))).collect(),
+            publishers: (0..100).map(|publisher| id(&format!("pub-{publisher}"))).collect(),
             countries: (0..50).filter_map(|n| Country::from_index(n * 13)).collect(),
             edges: Vec::new(),
             recent: VecDeque::new(),
@@ -120,7 +124,7 @@ impl Dataset {
 
     /// The ad's id.
     #[must_use]
-    pub fn ad(&self, ad: u32) -> Id {
+    pub fn ad(&self, ad: u32) -> AdId {
         self.ads[ad as usize]
     }
 
@@ -227,13 +231,18 @@ impl Dataset {
             kind: Kind::Click,
             outcome: Ok(None),
             at: click.minute.start(),
+            issued: None,
             ad: self.ads[click.ad as usize],
             campaign: Id::literal("campaign"),
             advertiser: Id::literal("advertiser"),
             publisher: self.publishers[usize::from(click.publisher)],
             placement: Id::literal("placement"),
-            country: self.countries[usize::from(click.country)],
-            device: Device::from_code(click.device).unwrap_or(Device::Unknown),
+            names: &[],
+            codes: Codes::of(
+                self.countries[usize::from(click.country)],
+                Device::from_code(click.device).unwrap_or_default(),
+            ),
+            region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags(0),

@@ -7,7 +7,7 @@ use aggregator::count::{Engine, Settings, Size};
 use eventlog::Position;
 use shared::ambient::Stopwatch;
 use shared::wire::MessageView;
-use shared::{Id, Kind, Minute, Validity};
+use shared::{AdId, Kind, Minute, Validity};
 
 use crate::dataset::{Click, Dataset, Shape};
 
@@ -105,7 +105,7 @@ fn result(engine: &Engine) -> blake3::Hash {
     digest(counts)
 }
 
-fn digest(counts: BTreeMap<(Minute, Id), u64>) -> blake3::Hash {
+fn digest(counts: BTreeMap<(Minute, AdId), u64>) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for ((minute, ad), count) in counts {
         hasher.update(&minute.0.to_le_bytes()).update(ad.padded()).update(&count.to_le_bytes());

@@ -57,14 +57,14 @@ pub const TARGETS: [Target; 7] = [
         judge: batch::judge,
         golden: vectors::batches,
         repair: nothing,
-        words: &["CSB1", "CSM1", "ZZ"],
+        words: &["CSB1", "CSB2", "CSM1", "ZZ"],
     },
     Target {
         name: "message",
         judge: message::judge,
         golden: vectors::messages,
         repair: nothing,
-        words: &["CSM1", "CSB1", "EUR", "import"],
+        words: &["CSM1", "CSM3", "CSB1", "EUR", "import"],
     },
     Target {
         name: "json",

@@ -3,14 +3,16 @@
 //! array without branches that depend on what memory says, so that the processor waits for many
 //! places in memory at once: that is where the time goes.
 
+use shared::counted::{Amount, Packed};
 use shared::event::REASON_CODES;
 use shared::keys::registered_name;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
+use shared::name::Any;
 use shared::wire::{ChunkEntry, MessageView, Row};
-use shared::{Id, Kind, Reason, Timestamp, import};
+use shared::{AnyId, Dimensions, EdgeId, Kind, Name, Reason, Timestamp, import};
 
 use super::accounts::MinuteAccount;
-use super::cells::{AdKey, CellKey, CellRest, Minutes};
+use super::cells::{AdKey, CellKey, Minutes};
 use super::dedup::{BitmapKey, Dedup, is_behind_horizon};
 use super::engine::{Applied, Engine};
 use super::intern::Interner;
@@ -68,9 +70,11 @@ struct Chunk {
 #[derive(Clone, Copy, Debug)]
 struct Added {
     minute: u16,
-    ad: u16,
+    /// Of the names.
+    names: [u16; Dimensions::NAMES.len()],
+    /// What a page tells is by this one, which is among them.
     publisher: u16,
-    rest: CellRest,
+    packed: Packed,
     /// A page view numbers it.
     numbered: bool,
     /// None (0) unless it is spent.
@@ -176,14 +180,16 @@ impl Engine {
             }
             // Of a log nobody tells pages.
             let edge = message.batches.get(usize::from(row.entry));
-            let edge = edge.map_or(Id::NONE, |batch| registered_name(batch.outbox.edge));
+            let edge = edge.map_or(EdgeId::NONE, |batch| registered_name(batch.outbox.edge));
             let sent = self.pages.take(row.told, edge, self.clock);
             if sent > 0 {
                 let minute = message.minutes[usize::from(row.minute)];
                 let imported = matches!(entry, Entry::Chunk(_));
                 let (minute, _) = self.scratch.window.within(minute, imported);
                 let place = self.minutes.place(minute);
-                let publisher = self.minutes.ids.number(message.ids[usize::from(row.publisher)]);
+                let publisher = message.ids[usize::from(row.publisher)];
+                let name = message.names[usize::from(row.publisher)];
+                let publisher = self.minutes.ids.number_named(publisher, name);
                 self.minutes.unsaved(place).told.entry(publisher).or_default().sent += sent;
             }
         }
@@ -326,32 +332,36 @@ impl Scratch {
     fn is_new(&mut self, message: &MessageView<'_>, row: &Row, dedup: &mut Dedup) -> Option<bool> {
         // All of an impression is a test or none is: a test's bit is that of what would be counted.
         let valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
-        let number = usize::from(row.kind.code()) * 2 + usize::from(valid);
+        let kind = row.kind();
+        let number = usize::from(kind.code()) * 2 + usize::from(valid);
         let bitmap = &mut self.bitmaps[usize::from(row.block) * BITMAPS_PER_BLOCK + number];
         if *bitmap == UNRESOLVED {
             let (issuer, block) = message.blocks[usize::from(row.block)];
-            *bitmap = dedup.bitmap(BitmapKey { issuer, block, kind: row.kind, valid })?;
+            *bitmap = dedup.bitmap(BitmapKey { issuer, block, kind, valid })?;
         }
         Some(dedup.insert(*bitmap, row.seq))
     }
 
     #[inline]
     fn add(&mut self, row: &Row) {
-        let Row { minute, ad, publisher, kind, numbered, .. } = *row;
-        let valid = row.outcome == Ok(None);
-        let rest = CellRest::new(row.country, row.device, kind, valid);
-        let price = if valid && kind == Kind::Impression { row.price } else { 0 };
-        self.added.push(Added { minute, ad, publisher, rest, numbered, price });
-        self.named[usize::from(ad)] = true;
-        self.named[usize::from(publisher)] = true;
+        let Row { minute, publisher, packed, numbered, .. } = *row;
+        let names = row.names();
+        let costs = packed.is_valid() && packed.kind() == Kind::Impression;
+        let price = if costs { row.price } else { 0 };
+        self.added.push(Added { minute, names, publisher, packed, numbered, price });
+        names.iter().for_each(|name| self.named[usize::from(*name)] = true);
         self.fates[usize::from(minute)][IN_CELLS] += 1;
     }
 
     /// Resolves the ads and publishers of what is added.
     fn name(&mut self, message: &MessageView<'_>, ids: &mut Interner) {
-        let named = message.ids.iter().zip(&self.named);
+        let named = message.ids.iter().zip(&message.names).zip(&self.named);
+        let number = |((id, name), named): ((&AnyId, &Name<'_, Any>), &bool)| match named {
+            true => ids.number_named(*id, *name),
+            false => 0,
+        };
         self.ids.clear();
-        self.ids.extend(named.map(|(id, named)| if *named { ids.number(*id) } else { 0 }));
+        self.ids.extend(named.map(number));
     }
 
     /// Adds the fates to the accounts, and finds the place of every minute that has any.
@@ -371,7 +381,7 @@ impl Scratch {
         }
     }
 
-    /// Adds to cells, totals, spend, and what was counted of pages.
+    /// Adds to cells, totals, amounts, and what was counted of pages.
     fn count(&mut self, message: &MessageView<'_>, minutes: &mut Minutes) {
         for added in &self.added {
             minutes.unsaved(self.place(added)).cells.add_one(self.key(added));
@@ -380,7 +390,7 @@ impl Scratch {
         for added in self.added.iter().filter(|added| added.price != 0) {
             let price = message.prices[usize::from(added.price)];
             let minute = minutes.unsaved(self.place(added));
-            minute.spend(self.key(added), price.currency, price.micros);
+            minute.add((self.key(added), Amount::Spend, price.currency), price.micros);
         }
         for added in self.added.iter().filter(|added| added.numbered) {
             let publisher = self.ids[usize::from(added.publisher)];
@@ -400,19 +410,19 @@ impl Scratch {
         let most = most.map_or(0, |(minute, _)| minute);
         refill(&mut self.sums, self.ids.len() * KINDS, 0);
         for added in &self.added {
-            let (kind, valid) = (added.rest.kind(), added.rest.is_valid());
-            if valid && usize::from(added.minute) == most {
-                let kind = usize::from(kind.code());
-                self.sums[usize::from(added.ad) * KINDS + kind] += 1;
+            // The ad is the first of the names.
+            let ad = usize::from(added.names[0]);
+            if added.packed.is_valid() && usize::from(added.minute) == most {
+                self.sums[ad * KINDS + usize::from(added.packed.kind().code())] += 1;
             } else {
-                let key = AdKey::new(self.ids[usize::from(added.ad)], kind, valid);
+                let key = AdKey::new(self.ids[ad], added.packed);
                 minutes.unsaved(self.place(added)).totals.add_one(key);
             }
         }
         let totals = &mut minutes.unsaved(self.places[most]).totals;
         for (number, sums) in self.ids.iter().zip(self.sums.chunks_exact(KINDS)) {
             for (kind, sum) in Kind::ALL.iter().zip(sums).filter(|(_, sum)| **sum > 0) {
-                totals.add(AdKey::new(*number, *kind, true), u64::from(*sum));
+                totals.add(AdKey::new(*number, Packed::new(0, *kind, true)), u64::from(*sum));
             }
         }
     }
@@ -424,8 +434,7 @@ impl Scratch {
 
     #[inline]
     fn key(&self, added: &Added) -> CellKey {
-        let number = |at: u16| self.ids[usize::from(at)];
-        CellKey::new(number(added.ad), number(added.publisher), added.rest)
+        CellKey::new(added.names.map(|name| self.ids[usize::from(name)]), added.packed)
     }
 }
 

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use shared::{Country, Currency, Device, Id, Kind, Minute, Validity};
+use shared::counted::{Amount, Packed};
+use shared::name::Any;
+use shared::{AdId, AnyId, Currency, Dimensions, Kind, Minute, NameBuf, PublisherId, Validity};
 
 use super::accounts::MinuteAccount;
-use super::changes::{AdTotal, Cell, Dimensions, MinuteRows, PublisherTold, Spend};
+use super::changes::{AdTotal, Cell, CellAmount, MinuteRows, PublisherTold};
 use super::error::EngineError;
-use super::intern::Interner;
+use super::intern::{Interner, NUMBER_BITS};
 use super::pages::Told;
 use super::table::{Counter, Key, mix};
 
@@ -20,121 +22,113 @@ const SAVED_ROWS_MAX: usize = 1 << 21;
 const TOO_MANY_IDS: EngineError =
     EngineError::Snapshot("more ads and publishers in the resident minutes than can be told apart");
 
-/// A cell's dimensions in 64 bits: ad (24), publisher (24), and the rest (16). As two halves, so
-/// that a counter's entry has 12 bytes and not 16.
+/// How many names a cell has.
+const NAMES: usize = Dimensions::NAMES.len();
+
+/// A cell's dimensions as one number, or their places in the order of [`Dimensions`].
+type Wide = u64;
+
+/// A number of [`NUMBER_BITS`] for each name, then the codes.
+#[expect(clippy::cast_possible_truncation, reason = "there are a handful of names")]
+const KEY_BITS: u32 = NAMES as u32 * NUMBER_BITS + Packed::BITS;
+
+const _: () = {
+    assert!(KEY_BITS <= Wide::BITS, "the dimensions need a `Wide` of 128 bits");
+    assert!(NUMBER_BITS + Packed::OUTCOME_BITS <= u32::BITS, "an ad's key has 32 bits");
+};
+
+/// A cell's dimensions in as few words as they need, so that a counter's entry has 12 bytes and not 16.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct CellKey([u32; 2]);
+pub(super) struct CellKey([u32; KEY_BITS.div_ceil(u32::BITS) as usize]);
 
-/// Country (10 bits), device (3), kind (2), valid (1): as numbers in the order of [`Dimensions`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct CellRest(u16);
-
-/// An ad's number, then the kind (2 bits) and valid (1).
+/// An ad's number, then kind and validity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AdKey(u32);
 
-impl CellRest {
-    #[inline]
-    pub(super) fn new(country: u16, device: Device, kind: Kind, valid: bool) -> Self {
-        let device = u16::from(device.code());
-        Self(country << 6 | device << 3 | u16::from(kind.code()) << 1 | u16::from(valid))
-    }
-
-    #[inline]
-    pub(super) const fn is_valid(self) -> bool {
-        self.0 & 1 == 1
-    }
-
-    #[inline]
-    pub(super) fn kind(self) -> Kind {
-        Kind::ALL[usize::from(self.0 >> 1 & 3)]
-    }
-
-    fn country(self) -> Country {
-        Country::from_index(self.0 >> 6).unwrap_or_default()
-    }
-
-    fn device(self) -> Device {
-        let code = u8::try_from(self.0 >> 3 & 7).unwrap_or(0);
-        Device::from_code(code).unwrap_or(Device::Unknown)
-    }
-}
-
 impl CellKey {
+    /// Of the numbers of the names, in the order of the list.
     #[inline]
-    pub(super) fn new(ad: u32, publisher: u32, rest: CellRest) -> Self {
-        Self([ad << 8 | publisher >> 16, publisher << 16 | u32::from(rest.0)])
+    pub(super) fn new(names: [u32; NAMES], packed: Packed) -> Self {
+        let wide = wide(names, packed);
+        #[expect(clippy::cast_possible_truncation, reason = "cut into words of 32 bits")]
+        Self(std::array::from_fn(|word| (wide >> (32 * word)) as u32))
     }
 
-    fn ad(self) -> u32 {
-        self.0[0] >> 8
+    #[inline]
+    fn wide(self) -> Wide {
+        let words = self.0.iter().rev();
+        words.fold(0, |wide, word| wide << 16 << 16 | Wide::from(*word))
     }
 
-    fn publisher(self) -> u32 {
-        (self.0[0] & 0xff) << 16 | self.0[1] >> 16
+    fn names(self) -> [u32; NAMES] {
+        let wide = self.wide() >> Packed::BITS;
+        std::array::from_fn(|at| {
+            field(wide >> (NUMBER_BITS * (NAMES - 1 - at) as u32), NUMBER_BITS)
+        })
+    }
+
+    fn packed(self) -> u32 {
+        field(self.wide(), Packed::BITS)
     }
 
     /// A number in the order of [`Dimensions`], by the ranks of the ids.
-    fn ranked(self, ranks: &[u32]) -> u64 {
-        let [ad, publisher] = [self.ad(), self.publisher()].map(|id| ranks[id as usize]);
-        let Self([high, low]) = Self::new(ad, publisher, self.rest());
-        u64::from(high) << 32 | u64::from(low)
-    }
-
-    fn rest(self) -> CellRest {
-        CellRest(u16::try_from(self.0[1] & 0xffff).unwrap_or(0))
+    fn ranked(self, ranks: &[u32]) -> Wide {
+        let names = self.names().map(|number| Wide::from(ranks[number as usize]));
+        let names = names.into_iter().fold(0, |wide, rank| wide << NUMBER_BITS | rank);
+        names << Packed::BITS | Wide::from(self.packed())
     }
 
     fn dimensions(self, ids: &Interner) -> Dimensions {
-        let rest = self.rest();
-        Dimensions {
-            ad: ids.id(self.ad()),
-            publisher: ids.id(self.publisher()),
-            country: rest.country(),
-            device: rest.device(),
-            kind: rest.kind(),
-            valid: rest.is_valid(),
-        }
+        let (codes, kind, valid) = Packed::read(self.packed()).expect("made of known codes");
+        Dimensions::new(self.names().map(|number| ids.id(number)), codes, kind, valid)
     }
 
     fn of(dimensions: &Dimensions, ids: &mut Interner) -> Result<Self, EngineError> {
-        if !ids.has_room(2) {
+        if !ids.has_room(NAMES) {
             return Err(TOO_MANY_IDS);
         }
-        let Dimensions { ad, publisher, country, device, kind, valid } = *dimensions;
-        let rest = CellRest::new(country.index(), device, kind, valid);
-        Ok(Self::new(ids.number(ad), ids.number(publisher), rest))
+        Ok(Self::new(dimensions.names().map(|id| ids.number(id)), dimensions.packed()))
     }
 }
 
+#[inline]
+fn wide(names: [u32; NAMES], packed: Packed) -> Wide {
+    let names = names.iter().fold(0, |wide, number| wide << NUMBER_BITS | Wide::from(*number));
+    names << Packed::BITS | Wide::from(packed.number())
+}
+
+/// The lowest bits.
+#[inline]
+fn field(wide: Wide, bits: u32) -> u32 {
+    u32::try_from(wide & ((1 << bits) - 1)).unwrap_or(0)
+}
+
 impl AdKey {
+    /// Of a packed form of this kind and validity.
     #[inline]
-    pub(super) fn new(ad: u32, kind: Kind, valid: bool) -> Self {
-        Self(ad << 3 | u32::from(kind.code()) << 1 | u32::from(valid))
+    pub(super) fn new(ad: u32, packed: Packed) -> Self {
+        Self(ad << Packed::OUTCOME_BITS | packed.outcome())
     }
 
     fn ad(self) -> u32 {
-        self.0 >> 3
+        self.0 >> Packed::OUTCOME_BITS
     }
 
-    fn kind(self) -> Kind {
-        Kind::ALL[self.0 as usize >> 1 & 3]
-    }
-
-    fn is_valid(self) -> bool {
-        self.0 & 1 == 1
+    fn outcome(self) -> Packed {
+        Packed::of_outcome(self.0)
     }
 
     /// A number in the order of [`AdTotal`], by the ranks of the ids.
     fn ranked(self, ranks: &[u32]) -> u64 {
-        u64::from(ranks[self.ad() as usize]) << 3 | u64::from(self.0 & 7)
+        let rank = u64::from(ranks[self.ad() as usize]);
+        rank << Packed::OUTCOME_BITS | u64::from(self.outcome().number())
     }
 }
 
 impl Key for CellKey {
     #[inline]
     fn hash(self) -> u64 {
-        mix(u64::from(self.0[0]) << 32 | u64::from(self.0[1]))
+        mix(self.wide())
     }
 }
 
@@ -150,24 +144,24 @@ impl Key for AdKey {
 pub(super) struct MinuteTable {
     pub(super) cells: Counter<CellKey>,
     pub(super) totals: Counter<AdKey>,
-    pub(super) spend: HashMap<(CellKey, Currency), i64, FixedState>,
+    pub(super) amounts: HashMap<(CellKey, Amount, Currency), i64, FixedState>,
     /// By the publisher's number.
     pub(super) told: HashMap<u32, Told, FixedState>,
     pub(super) account: MinuteAccount,
 }
 
 impl MinuteTable {
-    /// Adds to the spend of a cell; the sum ends at the bounds of `i64` (9 billion units of money
+    /// Adds to an amount of a cell; the sum ends at the bounds of `i64` (9 billion units of money
     /// in one cell of one minute), rather than anywhere wrong.
-    pub(super) fn spend(&mut self, cell: CellKey, currency: Currency, micros: i64) {
-        let sum = self.spend.entry((cell, currency)).or_insert(0);
+    pub(super) fn add(&mut self, of: (CellKey, Amount, Currency), micros: i64) {
+        let sum = self.amounts.entry(of).or_insert(0);
         *sum = sum.saturating_add(micros);
     }
 
     fn merge(&mut self, other: &Self) {
         self.cells.merge(&other.cells);
         self.totals.merge(&other.totals);
-        other.spend.iter().for_each(|((cell, currency), n)| self.spend(*cell, *currency, *n));
+        other.amounts.iter().for_each(|(of, n)| self.add(*of, *n));
         other.told.iter().for_each(|(id, told)| self.told.entry(*id).or_default().add(*told));
         self.account.add(&other.account);
     }
@@ -176,16 +170,18 @@ impl MinuteTable {
         let cells = in_order(&self.cells, |key| key.ranked(ranks));
         let cell = |(key, count): (CellKey, u64)| Cell { dimensions: key.dimensions(ids), count };
         let totals = in_order(&self.totals, |key| key.ranked(ranks));
-        let mut spend: Vec<_> = self.spend.iter().map(|(k, n)| spend_row(k, *n, ids)).collect();
-        spend.sort_unstable();
+        let amounts = self.amounts.iter().map(|(of, n)| amount_row(of, *n, ids));
+        let mut amounts: Vec<_> = amounts.collect();
+        amounts.sort_unstable();
         let told = self.told.iter();
-        let told = told.map(|(id, told)| PublisherTold { publisher: ids.id(*id), told: *told });
+        let told =
+            told.map(|(id, told)| PublisherTold { publisher: ids.id(*id).of(), told: *told });
         let mut told: Vec<_> = told.collect();
         told.sort_unstable();
         MinuteRows {
             minute,
             cells: cells.map(cell).collect(),
-            spend,
+            amounts,
             totals: totals.map(|total| total_row(total, ids)).collect(),
             told,
             account: self.account,
@@ -200,29 +196,30 @@ impl MinuteTable {
             table.cells.add(CellKey::of(&cell.dimensions, ids)?, cell.count);
         }
         for total in &rows.totals {
-            let ad = ids.find(total.ad);
+            let ad = ids.find(total.ad.any());
             let ad = ad.ok_or(EngineError::Snapshot("a total of an ad without a cell"))?;
-            table.totals.add(AdKey::new(ad, total.kind, total.valid), total.count);
+            table.totals.add(AdKey::new(ad, Packed::new(0, total.kind, total.valid)), total.count);
         }
-        for spend in &rows.spend {
-            table.spend(CellKey::of(&spend.dimensions, ids)?, spend.currency, spend.micros);
+        for of in &rows.amounts {
+            let cell = CellKey::of(&of.dimensions, ids)?;
+            table.add((cell, of.amount, of.currency), of.micros);
         }
         for PublisherTold { publisher, told } in &rows.told {
             if !ids.has_room(1) {
                 return Err(TOO_MANY_IDS);
             }
-            table.told.entry(ids.number(*publisher)).or_default().add(*told);
+            table.told.entry(ids.number(publisher.any())).or_default().add(*told);
         }
         Ok(table)
     }
 
     /// How many rows of all kinds are in memory.
     fn rows_kept(&self) -> usize {
-        self.cells.len() + self.totals.len() + self.spend.len() + self.told.len()
+        self.cells.len() + self.totals.len() + self.amounts.len() + self.told.len()
     }
 
     fn bytes(&self) -> usize {
-        let maps = self.spend.allocation_size() + self.told.allocation_size();
+        let maps = self.amounts.allocation_size() + self.told.allocation_size();
         self.cells.bytes() + self.totals.bytes() + maps + size_of::<Self>()
     }
 }
@@ -239,11 +236,13 @@ fn in_order<K: Key>(
 }
 
 fn total_row((key, count): (AdKey, u64), ids: &Interner) -> AdTotal {
-    AdTotal { ad: ids.id(key.ad()), kind: key.kind(), valid: key.is_valid(), count }
+    let of = key.outcome();
+    AdTotal { ad: ids.id(key.ad()).of(), kind: of.kind(), valid: of.is_valid(), count }
 }
 
-fn spend_row(key: &(CellKey, Currency), micros: i64, ids: &Interner) -> Spend {
-    Spend { dimensions: key.0.dimensions(ids), currency: key.1, micros }
+fn amount_row(of: &(CellKey, Amount, Currency), micros: i64, ids: &Interner) -> CellAmount {
+    let (cell, amount, currency) = *of;
+    CellAmount { dimensions: cell.dimensions(ids), amount, currency, micros }
 }
 
 /// All minutes in memory.
@@ -314,7 +313,11 @@ impl Minutes {
     }
 
     /// Gives out what is unsaved, keeps it where it is resident, and lets go of what is not.
-    pub(super) fn checkpoint(&mut self, resident_from: Minute) -> Vec<MinuteRows> {
+    pub(super) fn checkpoint(
+        &mut self,
+        resident_from: Minute,
+    ) -> (Vec<MinuteRows>, Vec<(AnyId, NameBuf<Any>)>) {
+        let names = self.ids.checkpoint();
         self.resident_from = self.resident_from.max(resident_from);
         let ranks = self.ids.ranks(&self.used(self.unsaved.iter()));
         let mut rows = Vec::with_capacity(self.places.len());
@@ -335,7 +338,7 @@ impl Minutes {
         if self.ids.is_sweep_due() {
             self.sweep();
         }
-        rows
+        (rows, names)
     }
 
     /// Lets go of the oldest saved minutes while all have too many rows: whoever signs ads may name as many
@@ -371,13 +374,12 @@ impl Minutes {
         self.ids.sweep(&used);
     }
 
-    /// Which numbers these tables have. Totals and spend have none that cells have not.
+    /// Which numbers these tables have. Totals and amounts have none that cells have not.
     fn used<'a>(&self, tables: impl Iterator<Item = &'a MinuteTable>) -> Vec<bool> {
         let mut used = vec![false; self.ids.slots()];
         for table in tables {
             for (key, _) in table.cells.iter() {
-                used[key.ad() as usize] = true;
-                used[key.publisher() as usize] = true;
+                key.names().iter().for_each(|number| used[*number as usize] = true);
             }
             table.told.keys().for_each(|id| used[*id as usize] = true);
         }
@@ -391,19 +393,19 @@ impl Minutes {
 
     pub(super) fn ad_count(
         &self,
-        ad: Id,
+        ad: AdId,
         kind: Kind,
         validity: Validity,
         from: Minute,
         to: Minute,
     ) -> u64 {
-        let Some(number) = self.ids.find(ad) else { return 0 };
+        let Some(number) = self.ids.find(ad.any()) else { return 0 };
         if from >= to {
             return 0;
         }
         let saved = self.saved.range(from..to).map(|(_, table)| table);
         let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
-        let key = |valid| AdKey::new(number, kind, valid);
+        let key = |valid| AdKey::new(number, Packed::new(0, kind, valid));
         let of = |table: &MinuteTable| -> u64 {
             let taken = [true, false].into_iter().filter(|valid| validity.takes(*valid));
             taken.map(|valid| table.totals.get(key(valid))).sum()
@@ -416,11 +418,11 @@ impl Minutes {
         minute: Minute,
         of: Kind,
         validity: Validity,
-        each: &mut impl FnMut(Id, u64),
+        each: &mut impl FnMut(AdId, u64),
     ) {
         union(self.parts(minute).map(|part| part.map(|table| &table.totals)), |key, count| {
-            if key.kind() == of && validity.takes(key.is_valid()) {
-                each(self.ids.id(key.ad()), count);
+            if key.outcome().kind() == of && validity.takes(key.outcome().is_valid()) {
+                each(self.ids.id(key.ad()).of(), count);
             }
         });
     }
@@ -431,28 +433,33 @@ impl Minutes {
         });
     }
 
-    pub(super) fn spend(&self, minute: Minute, each: &mut impl FnMut(&Spend)) {
-        let [saved, unsaved] = self.parts(minute).map(|part| part.map(|table| &table.spend));
-        for (key, micros) in saved.into_iter().flatten() {
-            let more = unsaved.and_then(|part| part.get(key)).copied().unwrap_or(0);
-            each(&spend_row(key, micros.saturating_add(more), &self.ids));
+    pub(super) fn amounts(&self, minute: Minute, each: &mut impl FnMut(&CellAmount)) {
+        let [saved, unsaved] = self.parts(minute).map(|part| part.map(|table| &table.amounts));
+        for (of, micros) in saved.into_iter().flatten() {
+            let more = unsaved.and_then(|part| part.get(of)).copied().unwrap_or(0);
+            each(&amount_row(of, micros.saturating_add(more), &self.ids));
         }
-        for (key, micros) in unsaved.into_iter().flatten() {
-            if saved.is_none_or(|part| !part.contains_key(key)) {
-                each(&spend_row(key, *micros, &self.ids));
+        for (of, micros) in unsaved.into_iter().flatten() {
+            if saved.is_none_or(|part| !part.contains_key(of)) {
+                each(&amount_row(of, *micros, &self.ids));
             }
         }
     }
 
-    pub(super) fn told(&self, from: Minute, to: Minute) -> BTreeMap<Id, Told> {
-        let mut sums: BTreeMap<Id, Told> = BTreeMap::new();
+    /// The name of an id that is a digest, as far as it is in memory.
+    pub(super) fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
+        self.ids.name(id)
+    }
+
+    pub(super) fn told(&self, from: Minute, to: Minute) -> BTreeMap<PublisherId, Told> {
+        let mut sums: BTreeMap<PublisherId, Told> = BTreeMap::new();
         if from >= to {
             return sums;
         }
         let saved = self.saved.range(from..to).map(|(_, table)| table);
         let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
         for (id, told) in saved.chain(unsaved).flat_map(|table| &table.told) {
-            sums.entry(self.ids.id(*id)).or_default().add(*told);
+            sums.entry(self.ids.id(*id).of()).or_default().add(*told);
         }
         sums
     }

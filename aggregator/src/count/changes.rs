@@ -1,6 +1,6 @@
 //! What an engine hands to its store, and what it needs back to go on.
 //!
-//! One rule holds for everything that is kept by the minute (cells, spend, ad totals, what pages have
+//! One rule holds for everything that is kept by the minute (cells, amounts, ad totals, what pages have
 //! told, accounts and the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the
 //! store has of that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is
 //! the whole of that minute. Everything else (pages, outboxes, epochs, retired edges and those cut off,
@@ -8,8 +8,11 @@
 //! their keys, so that two checkpoints of the same history are equal.
 
 use eventlog::Position;
+use shared::counted::Amount;
+use shared::name::Any;
 use shared::{
-    BlockId, Country, Currency, Device, Id, Kind, Minute, OutboxId, PageView, SourceId, Timestamp,
+    AdId, AnyId, BlockId, Currency, Dimensions, EdgeId, IssuerId, Kind, Minute, NameBuf, OutboxId,
+    PageView, PublisherId, SourceId, Timestamp,
 };
 
 use super::accounts::MinuteAccount;
@@ -23,7 +26,7 @@ use super::sources::SourceState;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PageKey {
     /// Who signed the impressions.
-    pub issuer: Id,
+    pub issuer: IssuerId,
     /// Their block.
     pub block: BlockId,
     /// What happened to them.
@@ -32,23 +35,6 @@ pub struct PageKey {
     pub valid: bool,
     /// Which 4 096 sequence numbers: below 16.
     pub page: u8,
-}
-
-/// What tells one cell of a minute from another.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Dimensions {
-    /// The ad.
-    pub ad: Id,
-    /// The publisher, or [`Id::NONE`].
-    pub publisher: Id,
-    /// The country.
-    pub country: Country,
-    /// The class of device.
-    pub device: Device,
-    /// What happened.
-    pub kind: Kind,
-    /// False for events with a verdict: they are kept, and count in no ad's total.
-    pub valid: bool,
 }
 
 /// A cell: how many events of these dimensions a minute has.
@@ -60,11 +46,13 @@ pub struct Cell {
     pub count: u64,
 }
 
-/// What the valid impressions of a cell cost.
+/// An amount that adds up in a cell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Spend {
-    /// Which cell; always valid impressions.
+pub struct CellAmount {
+    /// Which cell.
     pub dimensions: Dimensions,
+    /// Of what.
+    pub amount: Amount,
     /// Of which currency.
     pub currency: Currency,
     /// Millionths of one unit.
@@ -75,7 +63,7 @@ pub struct Spend {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct AdTotal {
     /// The ad.
-    pub ad: Id,
+    pub ad: AdId,
     /// The kind of event.
     pub kind: Kind,
     /// Without a verdict.
@@ -88,7 +76,7 @@ pub struct AdTotal {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PublisherTold {
     /// Whose pages.
-    pub publisher: Id,
+    pub publisher: PublisherId,
     /// How much.
     pub told: Told,
 }
@@ -100,8 +88,8 @@ pub struct MinuteRows {
     pub minute: Minute,
     /// By dimensions.
     pub cells: Vec<Cell>,
-    /// By dimensions and currency.
-    pub spend: Vec<Spend>,
+    /// By dimensions, amount and currency.
+    pub amounts: Vec<CellAmount>,
     /// By ad, kind and validity.
     pub totals: Vec<AdTotal>,
     /// By publisher.
@@ -129,16 +117,19 @@ pub struct Changes {
     pub pages: Vec<(PageKey, Page)>,
     /// Rows to add.
     pub minutes: Vec<MinuteRows>,
+    /// Names of ids that are digests, to put: among them those of all ids in `minutes` that the store
+    /// does not have yet.
+    pub names: Vec<(AnyId, NameBuf<Any>)>,
     /// Outboxes to delete.
     pub dropped_outboxes: Vec<OutboxId>,
     /// Outboxes to put.
     pub outboxes: Vec<(OutboxId, OutboxState)>,
     /// Edges whose epochs up to this one are over unless they are among the outboxes, to put.
-    pub epochs: Vec<(Id, u64)>,
+    pub epochs: Vec<(EdgeId, u64)>,
     /// Edges that are out of service, and the log's clock when that was said, to put.
-    pub retired: Vec<(Id, Timestamp)>,
+    pub retired: Vec<(EdgeId, Timestamp)>,
     /// Edges that are cut off, and where, to put.
-    pub cut_off: Vec<(Id, CutOff)>,
+    pub cut_off: Vec<(EdgeId, CutOff)>,
     /// Imported logs to put.
     pub sources: Vec<(SourceId, SourceState)>,
     /// Page views to put, and those to delete.
@@ -167,11 +158,11 @@ pub struct Snapshot {
     /// All outboxes.
     pub outboxes: Vec<(OutboxId, OutboxState)>,
     /// All edges that have one.
-    pub epochs: Vec<(Id, u64)>,
+    pub epochs: Vec<(EdgeId, u64)>,
     /// All edges that are out of service.
-    pub retired: Vec<(Id, Timestamp)>,
+    pub retired: Vec<(EdgeId, Timestamp)>,
     /// All edges that are cut off.
-    pub cut_off: Vec<(Id, CutOff)>,
+    pub cut_off: Vec<(EdgeId, CutOff)>,
     /// All imported logs.
     pub sources: Vec<(SourceId, SourceState)>,
     /// All page views.

@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use shared::limits::HORIZON_MS;
-use shared::{BlockId, Id, Kind, Minute, Timestamp, import};
+use shared::{BlockId, IssuerId, Kind, Minute, Timestamp, import};
 
 use super::bits::{ABSENT, Arenas, PAGE_BITS, Page};
 use super::changes::PageKey;
@@ -22,7 +22,7 @@ const BITMAPS_PER_ISSUER_MAX: usize = 1 << 19;
 /// Which bitmap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct BitmapKey {
-    pub(super) issuer: Id,
+    pub(super) issuer: IssuerId,
     pub(super) block: BlockId,
     pub(super) kind: Kind,
     pub(super) valid: bool,
@@ -62,7 +62,7 @@ pub(super) struct Dedup {
     /// [`BITMAPS_PER_ISSUER_MAX`], but in tests.
     pub(super) per_issuer_max: usize,
     /// How many bitmaps of signed blocks an issuer has.
-    held: BTreeMap<Id, usize>,
+    held: BTreeMap<IssuerId, usize>,
     index: HashTable<u32>,
     bitmaps: Vec<Bitmap>,
     free: Vec<u32>,
@@ -265,7 +265,7 @@ mod tests {
         for block in 0..100_u64 {
             let mut id = [0; 10];
             id[2..].copy_from_slice(&block.to_le_bytes());
-            let issuer = Id::literal("demo");
+            let issuer = IssuerId::literal("demo");
             let key = BitmapKey { issuer, block: BlockId(id), kind: Kind::Click, valid: true };
             let bitmap = dedup.bitmap(key).unwrap();
             assert!(issued.iter().all(|seq| dedup.insert(bitmap, *seq)));

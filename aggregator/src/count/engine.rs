@@ -6,13 +6,17 @@ use eventlog::Position;
 use shared::clock::LogClock;
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
+use shared::name::Any;
 use shared::wire::{Control, MessageView, Word};
-use shared::{Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
+use shared::{
+    AdId, AnyId, EdgeId, Kind, Minute, NameBuf, OutboxId, PublisherId, SourceId, Timestamp,
+    Validity,
+};
 
 use super::accounts::MinuteAccount;
 use super::apply::Scratch;
 use super::cells::Minutes;
-use super::changes::{Cell, Changes, Snapshot, Spend};
+use super::changes::{Cell, CellAmount, Changes, Snapshot};
 use super::dedup::Dedup;
 use super::error::EngineError;
 use super::outbox::{GivenUp, OutboxState};
@@ -55,7 +59,7 @@ pub struct Applied {
 pub struct Size {
     /// Bytes of dedup state, all overhead included.
     pub dedup_bytes: usize,
-    /// Bytes of cells, spend and totals, saved and unsaved.
+    /// Bytes of cells, amounts and totals, saved and unsaved.
     pub cell_bytes: usize,
     /// Cells that are saved and resident.
     pub resident_cells: usize,
@@ -231,7 +235,7 @@ impl Engine {
     pub fn checkpoint(&mut self) -> Changes {
         let kept = self.settings.resident_minutes.saturating_sub(1);
         let resident_from = Minute(self.clock.minute().0.saturating_sub(kept));
-        let minutes = self.minutes.checkpoint(resident_from);
+        let (minutes, names) = self.minutes.checkpoint(resident_from);
         let (dropped_pages, pages) = self.dedup.checkpoint();
         let outboxes = self.outboxes.checkpoint();
         Changes {
@@ -243,6 +247,7 @@ impl Engine {
             dropped_pages,
             pages,
             minutes,
+            names,
             dropped_outboxes: outboxes.dropped,
             outboxes: outboxes.states,
             epochs: outboxes.epochs,
@@ -276,7 +281,7 @@ impl Engine {
     #[must_use]
     pub fn ad_count(
         &self,
-        ad: Id,
+        ad: AdId,
         kind: Kind,
         validity: Validity,
         from: Minute,
@@ -292,7 +297,7 @@ impl Engine {
         minute: Minute,
         kind: Kind,
         validity: Validity,
-        each: &mut impl FnMut(Id, u64),
+        each: &mut impl FnMut(AdId, u64),
     ) {
         self.minutes.ad_totals(minute, kind, validity, each);
     }
@@ -302,9 +307,15 @@ impl Engine {
         self.minutes.cells(minute, each);
     }
 
-    /// Every spend of this minute, once, in no order: memory's part.
-    pub fn spend(&self, minute: Minute, each: &mut impl FnMut(&Spend)) {
-        self.minutes.spend(minute, each);
+    /// Every amount of this minute, once, in no order: memory's part.
+    pub fn amounts(&self, minute: Minute, each: &mut impl FnMut(&CellAmount)) {
+        self.minutes.amounts(minute, each);
+    }
+
+    /// The name of an id that is a digest: of every one that is not yet saved, and of some others.
+    #[must_use]
+    pub fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
+        self.minutes.name(id)
     }
 
     /// The accounts from `from` (inclusive) to `to` (exclusive) of those minutes that have one, in
@@ -316,7 +327,7 @@ impl Engine {
 
     /// What pages have told from `from` (inclusive) to `to` (exclusive), by publisher: memory's part.
     #[must_use]
-    pub fn told(&self, from: Minute, to: Minute) -> BTreeMap<Id, Told> {
+    pub fn told(&self, from: Minute, to: Minute) -> BTreeMap<PublisherId, Told> {
         self.minutes.told(from, to)
     }
 
@@ -356,13 +367,13 @@ impl Engine {
 
     /// Edges that have used up what is kept of one, and from where on nothing of them counts.
     #[must_use]
-    pub fn cut_off(&self) -> &BTreeMap<Id, CutOff> {
+    pub fn cut_off(&self) -> &BTreeMap<EdgeId, CutOff> {
         self.outboxes.all_cut_off()
     }
 
     /// Edges that are out of service, and the log's clock when that was said.
     #[must_use]
-    pub fn retired(&self) -> &BTreeMap<Id, Timestamp> {
+    pub fn retired(&self) -> &BTreeMap<EdgeId, Timestamp> {
         self.outboxes.retired()
     }
 

@@ -1,29 +1,39 @@
 //! Ads and publishers by number.
 
-use hashbrown::HashTable;
-use shared::Id;
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashTable};
+use shared::name::Any;
+use shared::{AnyId, Name, NameBuf};
 
 use super::table::mix;
 
-/// Numbers are below this: a cell's key has 24 bits for each.
-const NUMBERS_MAX: usize = 1 << 24;
+/// Bits of a number: a cell's key has so many for each of its names.
+pub(super) const NUMBER_BITS: u32 = 23;
+/// Numbers are below this.
+const NUMBERS_MAX: usize = 1 << NUMBER_BITS;
 
 /// Below this many ids, letting go of some is not worth the look.
 const SWEEP_MIN: usize = 1 << 16;
 
-/// Gives ids numbers. [`Id::NONE`] has 0. A number is given out again after [`Interner::sweep`] has
+/// Gives ids numbers, and keeps the names of those that are digests. [`shared::Id::NONE`] has 0. A number is given out again after [`Interner::sweep`] has
 /// found that nothing uses it.
 #[derive(Clone, Debug)]
 pub(super) struct Interner {
-    numbers: HashTable<(Id, u32)>,
-    ids: Vec<Id>,
+    numbers: HashTable<(AnyId, u32)>,
+    ids: Vec<AnyId>,
+    /// By number.
+    names: HashMap<u32, NameBuf<Any>, FixedState>,
+    /// Names that no checkpoint has brought yet.
+    unsaved: Vec<NameBuf<Any>>,
+    /// Bytes of all these texts.
+    text_bytes: usize,
     free: Vec<u32>,
     sweep_at: usize,
     /// [`NUMBERS_MAX`], but in tests.
     pub(super) most: usize,
 }
 
-fn hash(id: &Id) -> u64 {
+fn hash(id: &AnyId) -> u64 {
     let wide = u128::from_le_bytes(*id.padded());
     #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
     let (low, high) = (wide as u64, (wide >> 64) as u64);
@@ -37,35 +47,65 @@ impl Interner {
         let mut interner = Self {
             numbers: HashTable::new(),
             ids: Vec::new(),
+            names: HashMap::default(),
+            unsaved: Vec::new(),
+            text_bytes: 0,
             free: Vec::new(),
             sweep_at: SWEEP_MIN,
             most: NUMBERS_MAX,
         };
-        interner.number(Id::NONE);
+        interner.number(AnyId::NONE);
         interner
     }
 
     /// The number of an id that has one.
-    pub(super) fn find(&self, id: Id) -> Option<u32> {
+    pub(super) fn find(&self, id: AnyId) -> Option<u32> {
         self.numbers.find(hash(&id), |entry| entry.0 == id).map(|entry| entry.1)
     }
 
     /// The number of an id. The caller has seen to it that there [is room](Self::has_room).
-    pub(super) fn number(&mut self, id: Id) -> u32 {
+    pub(super) fn number(&mut self, id: AnyId) -> u32 {
         if let Some(number) = self.find(id) {
             return number;
         }
         let number = self.free.pop().unwrap_or_else(|| {
-            self.ids.push(Id::NONE);
-            u32::try_from(self.ids.len() - 1).expect("has_room() keeps it below 2^24")
+            self.ids.push(AnyId::NONE);
+            u32::try_from(self.ids.len() - 1).expect("has_room() keeps it below 2^23")
         });
         self.ids[number as usize] = id;
         self.numbers.insert_unique(hash(&id), (id, number), |entry| hash(&entry.0));
         number
     }
 
+    /// The same of an id whose name is known. One that is not a digest is its own name.
+    pub(super) fn number_named(&mut self, id: AnyId, name: Name<'_, Any>) -> u32 {
+        let number = self.number(id);
+        if id.is_digest() && !name.is_none() && !self.names.contains_key(&number) {
+            self.names.insert(number, name.to_buf());
+            self.unsaved.push(name.to_buf());
+            self.text_bytes += 2 * name.as_str().len();
+        }
+        number
+    }
+
+    /// The name of an id that is a digest, as far as it is in memory.
+    pub(super) fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
+        self.names.get(&self.find(id)?)
+    }
+
+    /// The names that came since the last call, by their ids.
+    pub(super) fn checkpoint(&mut self) -> Vec<(AnyId, NameBuf<Any>)> {
+        let unsaved = std::mem::take(&mut self.unsaved).into_iter();
+        let mut names: Vec<_> = unsaved.map(|name| (name.id(), name)).collect();
+        self.text_bytes -= names.iter().map(|(_, name)| name.as_str().len()).sum::<usize>();
+        names.sort_unstable();
+        // One whose number was given up and given out again in between is there twice.
+        names.dedup();
+        names
+    }
+
     /// The id of a number that was given out.
-    pub(super) fn id(&self, number: u32) -> Id {
+    pub(super) fn id(&self, number: u32) -> AnyId {
         self.ids[number as usize]
     }
 
@@ -86,11 +126,12 @@ impl Interner {
 
     /// Forgets the ids whose numbers are not marked; `used` is as long as [`Self::slots`].
     pub(super) fn sweep(&mut self, used: &[bool]) {
-        let free = &mut self.free;
+        let (free, names, bytes) = (&mut self.free, &mut self.names, &mut self.text_bytes);
         self.numbers.retain(|(id, number)| {
             let keep = id.is_none() || used[*number as usize];
             if !keep {
                 free.push(*number);
+                *bytes -= names.remove(number).map_or(0, |name| name.as_str().len());
             }
             keep
         });
@@ -101,7 +142,7 @@ impl Interner {
     /// as long as [`Self::slots`].
     pub(super) fn ranks(&self, used: &[bool]) -> Vec<u32> {
         let ids = (0_u32..).zip(&self.ids).zip(used).filter(|(_, used)| **used);
-        let mut ids: Vec<(Id, u32)> = ids.map(|((number, id), _)| (*id, number)).collect();
+        let mut ids: Vec<(AnyId, u32)> = ids.map(|((number, id), _)| (*id, number)).collect();
         ids.sort_unstable();
         let mut ranks = vec![0; self.slots()];
         for (rank, (_, number)) in (0_u32..).zip(ids) {
@@ -117,7 +158,8 @@ impl Interner {
 
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
-        self.numbers.allocation_size() + self.ids.capacity() * 16 + self.free.capacity() * 4
+        let names = self.names.allocation_size() + self.text_bytes;
+        self.numbers.allocation_size() + self.ids.capacity() * 16 + self.free.capacity() * 4 + names
     }
 }
 
@@ -128,8 +170,8 @@ mod tests {
     #[test]
     fn a_number_is_given_out_again_after_a_sweep() {
         let mut interner = Interner::new();
-        let [a, b, c] = ["a", "b", "c"].map(Id::literal);
-        assert_eq!(interner.number(Id::NONE), 0);
+        let [a, b, c] = ["a", "b", "c"].map(AnyId::literal);
+        assert_eq!(interner.number(AnyId::NONE), 0);
         assert_eq!([a, b, a].map(|id| interner.number(id)), [1, 2, 1]);
         interner.sweep(&[false, false, true]);
         assert_eq!((interner.find(a), interner.find(b), interner.len()), (None, Some(2), 2));

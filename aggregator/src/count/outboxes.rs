@@ -7,7 +7,7 @@ use std::ops::Range;
 use shared::keys::registered_name;
 use shared::limits::{BATCH_NUMBERS_MAX, HORIZON_MS};
 use shared::wire::BatchEntry;
-use shared::{Id, Minute, OutboxId, Timestamp};
+use shared::{EdgeId, Minute, OutboxId, Timestamp};
 
 use super::outbox::{GivenUp, OutboxState};
 
@@ -101,24 +101,24 @@ impl Finality {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outboxes {
     states: BTreeMap<OutboxId, OutboxState>,
-    epochs: BTreeMap<Id, u64>,
+    epochs: BTreeMap<EdgeId, u64>,
     /// How many of them are of an edge, by the registered name.
-    epochs_of: BTreeMap<Id, usize>,
+    epochs_of: BTreeMap<EdgeId, usize>,
     /// Edges that nobody waits for, and the log's clock when that was said.
-    retired: BTreeMap<Id, Timestamp>,
+    retired: BTreeMap<EdgeId, Timestamp>,
     /// By the registered name.
-    cut_off: BTreeMap<Id, CutOff>,
+    cut_off: BTreeMap<EdgeId, CutOff>,
     /// By the time of closing.
     closed: BTreeSet<(Timestamp, OutboxId)>,
     /// Those that are waited for, by their watermarks: each message asks for the least.
     open: BTreeSet<(Timestamp, OutboxId)>,
-    kept: BTreeMap<Id, Kept>,
+    kept: BTreeMap<EdgeId, Kept>,
     /// Since it was last asked for.
     given_up: Vec<GivenUp>,
     changed: BTreeSet<OutboxId>,
-    changed_epochs: BTreeSet<Id>,
-    changed_retired: BTreeSet<Id>,
-    changed_cut_off: BTreeSet<Id>,
+    changed_epochs: BTreeSet<EdgeId>,
+    changed_retired: BTreeSet<EdgeId>,
+    changed_cut_off: BTreeSet<EdgeId>,
     dropped: BTreeSet<OutboxId>,
 }
 
@@ -136,9 +136,9 @@ struct Kept {
 pub(super) struct OutboxChanges {
     pub(super) dropped: Vec<OutboxId>,
     pub(super) states: Vec<(OutboxId, OutboxState)>,
-    pub(super) epochs: Vec<(Id, u64)>,
-    pub(super) retired: Vec<(Id, Timestamp)>,
-    pub(super) cut_off: Vec<(Id, CutOff)>,
+    pub(super) epochs: Vec<(EdgeId, u64)>,
+    pub(super) retired: Vec<(EdgeId, Timestamp)>,
+    pub(super) cut_off: Vec<(EdgeId, CutOff)>,
 }
 
 impl Outboxes {
@@ -222,7 +222,7 @@ impl Outboxes {
     }
 
     /// From here on nothing of an edge and its shards counts; the first place stands.
-    fn cut_off(&mut self, edge: Id, at: CutOff) {
+    fn cut_off(&mut self, edge: EdgeId, at: CutOff) {
         let name = registered_name(edge);
         if let Entry::Vacant(vacant) = self.cut_off.entry(name) {
             vacant.insert(at);
@@ -231,7 +231,7 @@ impl Outboxes {
         }
     }
 
-    fn is_cut_off(&self, edge: Id) -> bool {
+    fn is_cut_off(&self, edge: EdgeId) -> bool {
         !self.cut_off.is_empty() && self.cut_off.contains_key(&registered_name(edge))
     }
 
@@ -246,23 +246,23 @@ impl Outboxes {
     }
 
     /// Whether one more outbox of an edge can be remembered.
-    fn has_room(&self, edge: Id) -> bool {
+    fn has_room(&self, edge: EdgeId) -> bool {
         let epochs = self.epochs_of.get(&registered_name(edge)).copied().unwrap_or(0);
         self.kept(edge).outboxes < OUTBOXES_PER_EDGE_MAX && epochs < EPOCHS_PER_EDGE_MAX
     }
 
     /// Whether an edge may have one more run. One that is out of service always may: its oldest gap
     /// is given up then.
-    fn has_run_left(&self, edge: Id) -> bool {
+    fn has_run_left(&self, edge: EdgeId) -> bool {
         self.is_retired(edge) || self.kept(edge).runs < RUNS_MAX
     }
 
-    fn kept(&self, edge: Id) -> Kept {
+    fn kept(&self, edge: EdgeId) -> Kept {
         self.kept.get(&registered_name(edge)).copied().unwrap_or_default()
     }
 
     /// Whether an edge, or the one whose shard it is, is out of service.
-    fn is_retired(&self, edge: Id) -> bool {
+    fn is_retired(&self, edge: EdgeId) -> bool {
         let is = |edge| self.retired.contains_key(&edge);
         !self.retired.is_empty() && (is(edge) || is(registered_name(edge)))
     }
@@ -282,7 +282,7 @@ impl Outboxes {
 
     /// Waits for an edge and its shards no more, whatever they send; the first word stands. What they
     /// have left behind in gaps is let go of.
-    pub(super) fn retire(&mut self, edge: Id, clock: Timestamp) {
+    pub(super) fn retire(&mut self, edge: EdgeId, clock: Timestamp) {
         let Entry::Vacant(vacant) = self.retired.entry(edge) else { return };
         vacant.insert(clock);
         self.changed_retired.insert(edge);
@@ -350,7 +350,7 @@ impl Outboxes {
         }
     }
 
-    fn is_waited_for(&self, edge: Id) -> bool {
+    fn is_waited_for(&self, edge: EdgeId) -> bool {
         !self.is_retired(edge) && !self.is_cut_off(edge)
     }
 
@@ -386,11 +386,11 @@ impl Outboxes {
         self.states.iter().map(|(outbox, state)| (*outbox, state))
     }
 
-    pub(super) fn all_cut_off(&self) -> &BTreeMap<Id, CutOff> {
+    pub(super) fn all_cut_off(&self) -> &BTreeMap<EdgeId, CutOff> {
         &self.cut_off
     }
 
-    pub(super) fn retired(&self) -> &BTreeMap<Id, Timestamp> {
+    pub(super) fn retired(&self) -> &BTreeMap<EdgeId, Timestamp> {
         &self.retired
     }
 
@@ -415,9 +415,9 @@ impl Outboxes {
     /// Takes the rows of a snapshot back; none when one contradicts itself or is there twice.
     pub(super) fn load(
         states: Vec<(OutboxId, OutboxState)>,
-        epochs: Vec<(Id, u64)>,
-        retired: Vec<(Id, Timestamp)>,
-        cut_off: Vec<(Id, CutOff)>,
+        epochs: Vec<(EdgeId, u64)>,
+        retired: Vec<(EdgeId, Timestamp)>,
+        cut_off: Vec<(EdgeId, CutOff)>,
     ) -> Option<Self> {
         let count = states.len();
         let closed = |(outbox, state): &(OutboxId, OutboxState)| Some((state.closed_at?, *outbox));

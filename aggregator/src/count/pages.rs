@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use shared::{Id, PageSeq, PageView, Timestamp};
+use shared::{EdgeId, PageSeq, PageView, Timestamp};
 
 /// A page view that was not heard of for so many hours is forgotten. One that speaks again begins
 /// anew, and what it has told before is counted as sent once more.
@@ -26,7 +26,7 @@ pub struct PageState {
     pub hour: u32,
     /// The edge that has told of it first, by its registered name; none where an earlier build has not
     /// kept that.
-    pub edge: Id,
+    pub edge: EdgeId,
 }
 
 /// What the pages of a publisher have told in a minute.
@@ -63,14 +63,14 @@ pub(super) struct Pages {
     hours: BTreeMap<(u32, u16), Vec<PageView>>,
     /// Those that have told of any, and of how many that are remembered. Beyond what a number can say
     /// they share the last.
-    edges: Vec<(Id, usize)>,
+    edges: Vec<(EdgeId, usize)>,
     /// Since the checkpoint; `None`: forgotten.
     changed: BTreeMap<PageView, Option<State>>,
 }
 
 impl Pages {
     /// How many events a page view has told, by this edge, that it had not told before.
-    pub(super) fn take(&mut self, told: PageSeq, edge: Id, clock: Timestamp) -> u64 {
+    pub(super) fn take(&mut self, told: PageSeq, edge: EdgeId, clock: Timestamp) -> u64 {
         let hour = hour(clock);
         let before = self.states.get(&told.page).copied();
         let seq = before.map_or(0, |state| state.seq);
@@ -93,7 +93,7 @@ impl Pages {
     }
 
     /// The place of an edge. There are as many as are registered.
-    fn place(&mut self, edge: Id) -> u16 {
+    fn place(&mut self, edge: EdgeId) -> u16 {
         let known = self.edges.iter().position(|(known, _)| *known == edge);
         let at = known.unwrap_or_else(|| {
             if self.edges.len() <= usize::from(u16::MAX) {
@@ -117,7 +117,7 @@ impl Pages {
             self.forget_at(*at);
         }
         while self.states.len() > most {
-            let by_size = |(_, (edge, pages)): &(usize, &(Id, usize))| (*pages, *edge);
+            let by_size = |(_, (edge, pages)): &(usize, &(EdgeId, usize))| (*pages, *edge);
             let largest = self.edges.iter().enumerate().max_by_key(by_size);
             let largest = largest.map_or(0, |(edge, _)| edge);
             let of_edge = |(_, edge): &&(u32, u16)| usize::from(*edge) == largest;
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     const HOUR_MS: u64 = 3_600_000;
-    const EDGE: Id = Id::literal("edge");
+    const EDGE: EdgeId = EdgeId::literal("edge");
 
     fn told(page: u64, seq: u16) -> PageSeq {
         PageSeq { page: PageView(page), seq }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_flood_of_one_edge_s_pages_makes_none_of_another_s_forgotten() {
         let mut pages = Pages::default();
-        let flood = Id::literal("flood");
+        let flood = EdgeId::literal("flood");
         pages.take(told(1, 7), EDGE, Timestamp(0));
         for page in 2..1_000 {
             let now = Timestamp(page * HOUR_MS / 100);

@@ -11,9 +11,9 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::wire::MessageView;
-use shared::{BatchDigest, Currency, Id, Kind, Minute, OutboxId, SourceId, Timestamp, Validity};
+use shared::{AdId, BatchDigest, Currency, Dimensions, Kind, Minute, OutboxId, PublisherId, SourceId, Timestamp, Validity};
 
-use super::{Cell, Dimensions, Engine, Finality, Gap, MinuteAccount, SourceState, Spend, Told};
+use super::{Cell, Engine, Finality, Gap, MinuteAccount, SourceState, CellAmount, Told};
 use store::Store;
 
 /// Everything that can be asked of a partition.
@@ -22,8 +22,8 @@ struct View {
     clock: Timestamp,
     cells: BTreeMap<(Minute, Dimensions), u64>,
     spend: BTreeMap<(Minute, Dimensions, Currency), i64>,
-    totals: BTreeMap<(Minute, Id, Kind, bool), u64>,
-    told: BTreeMap<(Minute, Id), Told>,
+    totals: BTreeMap<(Minute, AdId, Kind, bool), u64>,
+    told: BTreeMap<(Minute, PublisherId), Told>,
     accounts: BTreeMap<Minute, MinuteAccount>,
     finality: Finality,
     gaps: Vec<(OutboxId, Vec<u64>)>,
@@ -37,7 +37,7 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
     let everything = (Minute(0), Minute(u32::MAX));
     for (minute, rows) in store.minutes.range(..engine.resident_from()) {
         rows.cells.iter().for_each(|(d, n)| *view.cells.entry((*minute, *d)).or_default() += n);
-        rows.spend.iter().for_each(|((d, c), n)| {
+        rows.spend.iter().for_each(|((d, _, c), n)| {
             *view.spend.entry((*minute, *d, *c)).or_default() += n;
         });
         rows.totals.iter().for_each(|((ad, kind, valid), n)| {
@@ -53,7 +53,7 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
         engine.cells(minute, &mut |cell: &Cell| {
             *view.cells.entry((minute, cell.dimensions)).or_default() += cell.count;
         });
-        engine.spend(minute, &mut |s: &Spend| {
+        engine.amounts(minute, &mut |s: &CellAmount| {
             *view.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
         });
         let next = Minute(minute.0 + 1);
@@ -61,7 +61,7 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
             view.told.entry((minute, publisher)).or_default().add(told);
         }
         for kind in Kind::ALL {
-            let mut all: BTreeMap<Id, u64> = BTreeMap::new();
+            let mut all: BTreeMap<AdId, u64> = BTreeMap::new();
             for (validity, valid) in [(Validity::Valid, true), (Validity::Invalid, false)] {
                 engine.ad_totals(minute, *kind, validity, &mut |ad, n| {
                     *view.totals.entry((minute, ad, *kind, valid)).or_default() += n;
@@ -69,7 +69,7 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
                     assert_eq!(engine.ad_count(ad, *kind, validity, minute, next), n);
                 });
             }
-            let mut both: BTreeMap<Id, u64> = BTreeMap::new();
+            let mut both: BTreeMap<AdId, u64> = BTreeMap::new();
             let mut add = |ad, n| *both.entry(ad).or_default() += n;
             engine.ad_totals(minute, *kind, Validity::All, &mut add);
             assert_eq!(both, all);

@@ -6,17 +6,12 @@ use bytes::Bytes;
 use futures::stream;
 
 use super::reasons;
-use crate::count::Dimensions;
-use crate::query::{Export, Row};
-use crate::store::View;
+use crate::query::{Export, Names, Row};
+use crate::store::{StoreError, View};
 
-fn cell(of: Dimensions) -> Cell {
-    let Dimensions { ad, publisher, country, device, kind, valid } = of;
-    Cell { ad, publisher, country, device, kind, valid }
-}
-
-fn line(row: Row) -> Line {
-    match row {
+fn line(row: &Row, names: &Names) -> Result<Line, StoreError> {
+    let cell = |of| Cell::new(of, |id| names.name(id));
+    Ok(match *row {
         Row::Account(minute, account) => Line::Account {
             minute,
             declared: account.declared,
@@ -25,11 +20,11 @@ fn line(row: Row) -> Line {
             duplicate: account.duplicate,
             reasons: reasons(&account.reasons),
         },
-        Row::Cell(minute, of, count) => Line::Cell { minute, cell: cell(of), count },
-        Row::Spend(minute, of, currency, micros) => {
-            Line::Spend { minute, cell: cell(of), currency, micros }
+        Row::Cell(minute, ref of, count) => Line::Cell { minute, cell: cell(of)?, count },
+        Row::Amount(minute, ref of, amount, currency, micros) => {
+            Line::Amount { minute, cell: cell(of)?, amount, currency, micros }
         }
-    }
+    })
 }
 
 enum Step {
@@ -52,7 +47,10 @@ pub(super) fn body<V: View>(partition: u16, partitions: u16, export: Export<V>) 
                     tracing::warn!(%error, "the cells of a partition are cut off");
                 })?;
                 match piece {
-                    Some(rows) => (rows.into_iter().map(line).collect(), Step::Rows),
+                    Some((rows, names)) => {
+                        let lines = rows.iter().map(|row| line(row, &names));
+                        (lines.collect::<Result<_, _>>()?, Step::Rows)
+                    }
                     None => (vec![Line::End { end: true }], Step::Done),
                 }
             }

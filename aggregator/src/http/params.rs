@@ -5,7 +5,7 @@ use std::ops::Range;
 use axum::extract::Query;
 use axum::http::Uri;
 use shared::problem::Problem;
-use shared::{Id, Kind, Minute, SourceId, Timestamp, Validity};
+use shared::{AdName, Kind, Minute, PublisherName, SourceId, Timestamp, Validity};
 
 /// The longest range of minutes that a question may ask for: 400 days.
 pub const RANGE_MINUTES_MAX: u32 = 400 * 24 * 60;
@@ -103,7 +103,7 @@ impl Params {
     }
 
     /// The publisher, if one is asked for.
-    pub(super) fn publisher(&self) -> Result<Option<Id>, Problem> {
+    pub(super) fn publisher(&self) -> Result<Option<PublisherName>, Problem> {
         let read = |text: &str| text.parse().map_err(|error| refuse("publisher", error));
         self.get("publisher").map(read).transpose()
     }
@@ -129,7 +129,7 @@ impl Params {
 }
 
 /// The ad of a path.
-pub(super) fn ad(text: &str) -> Result<Id, Problem> {
+pub(super) fn ad(text: &str) -> Result<AdName, Problem> {
     text.parse().map_err(|error| refuse("ad_id", error))
 }
 

@@ -8,7 +8,7 @@ use api::answers::Doubt;
 use eventlog::Log;
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
-use shared::{Id, Minute, OutboxId, Timestamp};
+use shared::{Minute, OutboxId, PublisherId, Timestamp};
 
 use super::{Completeness, Look, Question, Unanswered, ask, look};
 use crate::count::{Conflict, MinuteAccount, Told};
@@ -30,7 +30,7 @@ pub(crate) struct Accounting {
     /// Batches of these minutes that were given up.
     pub(crate) given_up: u64,
     /// What pages have told, by publisher.
-    pub(crate) told: BTreeMap<Id, Told>,
+    pub(crate) told: BTreeMap<PublisherId, Told>,
     pub(crate) gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
     pub(crate) conflicts: BTreeMap<OutboxId, Conflicts>,
     pub(crate) completeness: Completeness,
@@ -64,7 +64,7 @@ struct Account<'a>(&'a Range<Minute>);
 /// What one partition says of it, or several together.
 struct Part {
     minutes: BTreeMap<Minute, Sum>,
-    told: BTreeMap<Id, Told>,
+    told: BTreeMap<PublisherId, Told>,
     /// How far each has applied its log.
     applied: Vec<u64>,
     /// Missing numbers of each outbox; where partitions differ, of the one that misses most.
@@ -167,7 +167,7 @@ async fn step<T: CheckpointStore, L: Log>(
     })
 }
 
-fn add(to: &mut BTreeMap<Id, Told>, more: BTreeMap<Id, Told>) {
+fn add(to: &mut BTreeMap<PublisherId, Told>, more: BTreeMap<PublisherId, Told>) {
     more.into_iter().for_each(|(publisher, told)| to.entry(publisher).or_default().add(told));
 }
 

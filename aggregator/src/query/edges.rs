@@ -3,7 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{Id, OutboxId, Timestamp};
+use shared::{EdgeId, OutboxId, Timestamp};
 
 use super::{Question, Unanswered};
 use crate::count::Engine;
@@ -25,9 +25,9 @@ pub(crate) struct Outbox {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Edges {
     pub(crate) outboxes: BTreeMap<OutboxId, Outbox>,
-    pub(crate) retired: BTreeMap<Id, Timestamp>,
+    pub(crate) retired: BTreeMap<EdgeId, Timestamp>,
     /// By registered name: nothing of them counts any more.
-    pub(crate) cut_off: BTreeSet<Id>,
+    pub(crate) cut_off: BTreeSet<EdgeId>,
 }
 
 /// All edges.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use shared::{Id, Kind, Minute, Validity};
+use shared::name::Any;
+use shared::{AdId, AnyId, Dimensions, Kind, Minute, NameBuf, PublisherId, Validity};
 
-use crate::count::{Cell, Changes, Dimensions, MinuteAccount, MinuteRows, Spend, Told};
+use crate::count::{Cell, CellAmount, Changes, MinuteAccount, MinuteRows, Told};
 use crate::store::codec::CellValue;
 use crate::store::{StoreError, View, rows};
 
@@ -30,7 +31,7 @@ impl<V: View> Stored<V> {
 
     pub(super) async fn ad_count(
         &self,
-        ad: Id,
+        ad: AdId,
         kind: Kind,
         validity: Validity,
     ) -> Result<u64, StoreError> {
@@ -49,7 +50,7 @@ impl<V: View> Stored<V> {
         &self,
         kind: Kind,
         validity: Validity,
-        mut each: impl FnMut(Id, u64) + Send,
+        mut each: impl FnMut(AdId, u64) + Send,
     ) -> Result<(), StoreError> {
         for valid in [true, false].into_iter().filter(|valid| validity.takes(*valid)) {
             rows::totals(&*self.view, self.range.start, kind, valid, &mut each).await?;
@@ -65,7 +66,7 @@ impl<V: View> Stored<V> {
         Ok(saved + self.moving().map(|rows| rows.account.revision).sum::<u64>())
     }
 
-    /// Cells and spend of the store from a key on, as [`rows::cells`] gives them.
+    /// Cells and amounts of the store from a key on, as [`rows::cells`] gives them.
     pub(super) async fn cells(
         &self,
         from: Option<Vec<u8>>,
@@ -80,12 +81,23 @@ impl<V: View> Stored<V> {
         self.moving().flat_map(|rows| rows.cells.iter().map(|cell| (rows.minute, *cell)))
     }
 
-    /// Spend that was moving into the store.
-    pub(super) fn moving_spend(&self) -> impl Iterator<Item = (Minute, Spend)> {
-        self.moving().flat_map(|rows| rows.spend.iter().map(|spend| (rows.minute, *spend)))
+    /// Amounts that were moving into the store.
+    pub(super) fn moving_amounts(&self) -> impl Iterator<Item = (Minute, CellAmount)> {
+        self.moving().flat_map(|rows| rows.amounts.iter().map(|amount| (rows.minute, *amount)))
     }
 
-    pub(super) async fn told(&self) -> Result<BTreeMap<Id, Told>, StoreError> {
+    /// The names of those of these ids, which are in order, that are here.
+    pub(super) async fn names(
+        &self,
+        ids: &[AnyId],
+    ) -> Result<Vec<(AnyId, NameBuf<Any>)>, StoreError> {
+        let mut names = rows::names(&*self.view, ids).await?;
+        let moving = self.moving.iter().flat_map(|changes| &changes.names);
+        names.extend(moving.filter(|(id, _)| ids.binary_search(id).is_ok()).cloned());
+        Ok(names)
+    }
+
+    pub(super) async fn told(&self) -> Result<BTreeMap<PublisherId, Told>, StoreError> {
         let mut sums = rows::told(&*self.view, self.range.clone()).await?;
         for row in self.moving().flat_map(|rows| &rows.told) {
             sums.entry(row.publisher).or_default().add(row.told);

@@ -2,11 +2,11 @@ use super::*;
 
 #[test]
 fn the_largest_come_first_and_ties_by_their_bytes() {
-    let id = |text: &str| text.parse().expect("an id");
+    let id = AdId::literal;
     let all = vec![(id("b"), 5), (id("B"), 5), (id("a"), 5), (id("z"), 9), (id("-"), 1)];
     let names = |most| {
         let ads = top(all.clone(), most);
-        ads.iter().map(|(ad, _)| ad.to_string()).collect::<Vec<_>>()
+        ads.iter().map(|(ad, _)| ad.text().expect("no digest").to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(9), ["z", "B", "a", "b", "-"]);
     assert_eq!(names(5), ["z", "B", "a", "b", "-"]);

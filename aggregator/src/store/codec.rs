@@ -1,16 +1,24 @@
-//! The values. Each begins with a version (1); what follows is fixed here, and anything else is
-//! refused. Cells, totals, accounts and revisions add up ([`add`]); the others are replaced.
+//! The values. Each begins with a version (1, unless it is said otherwise); what follows is fixed here,
+//! and anything else is refused. Cells, totals, accounts and revisions add up ([`add`]); the others are replaced.
 
 use eventlog::Position;
 use shared::event::REASON_CODES;
-use shared::{BatchDigest, Country, Currency, Device, Id, Kind, Minute, Timestamp};
+use shared::name::{Any, Noun};
+use shared::{AdId, BatchDigest, EdgeId, Id, Minute, NameBuf, PublisherId, Timestamp};
 
-use super::lists::{Reader, Unreadable, in_order, put_id, put_number, put_signed, sum};
+use shared::bytes::{Reader, put_id, put_number};
+
+use super::lists::{Unreadable, in_order, sum, versioned};
 use super::{StoreError, keys};
 use crate::count::{
     Bits, Conflict, CutOff, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run,
     SourceState, Told,
 };
+
+mod cells;
+
+use cells::add_cell;
+pub use cells::{CellKey, CellValue, cells_value, read_cells};
 
 const VERSION: u8 = 1;
 /// Of an outbox; version 1 ends with its runs, version 2 does not say when it ended or was first in doubt.
@@ -19,32 +27,6 @@ const PAGE_BYTES: usize = PAGE_BITS / 8;
 /// A page as its bits' places, when that is shorter than the bits.
 const SPARSE: u8 = 1;
 const DENSE: u8 = 0;
-/// Instead of a publisher's length: the same publisher as before.
-const SAME: u8 = 0xff;
-
-/// What tells the cells of one ad and minute apart.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct CellKey {
-    /// The publisher, or none.
-    pub publisher: Id,
-    /// The country.
-    pub country: Country,
-    /// The class of device.
-    pub device: Device,
-    /// What happened.
-    pub kind: Kind,
-    /// Without a verdict.
-    pub valid: bool,
-}
-
-/// Count and spend of a cell.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct CellValue {
-    /// How many events.
-    pub count: u64,
-    /// By currency, in order: millionths of one unit.
-    pub spend: Vec<(Currency, i64)>,
-}
 
 /// What a store says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,81 +109,37 @@ fn add_told(total: &mut Told, told: Told) -> Result<(), Unreadable> {
     add_number(&mut total.counted, told.counted)
 }
 
-fn add_cell(total: &mut CellValue, cell: CellValue) -> Result<(), Unreadable> {
-    add_number(&mut total.count, cell.count)?;
-    total.spend.extend(cell.spend);
-    total.spend = sum(std::mem::take(&mut total.spend), |a: &mut i64, b| {
-        *a = a.saturating_add(b);
-        Ok(())
-    })?;
-    Ok(())
+/// As [`put_id`] writes it.
+fn id<T: Noun>(reader: &mut Reader<'_>) -> Result<Id<T>, Unreadable> {
+    let length = reader.u8()?;
+    Ok(reader.short_id(length)?)
 }
 
 fn begin() -> Vec<u8> {
     vec![VERSION]
 }
 
-/// The cells of an ad in a minute, in order.
+/// A name.
 #[must_use]
-pub fn cells_value(cells: &[(CellKey, CellValue)]) -> Vec<u8> {
+pub fn name_value(name: &NameBuf<Any>) -> Vec<u8> {
     let mut out = begin();
-    let mut last = None;
-    for (key, value) in cells {
-        if last == Some(key.publisher) {
-            out.push(SAME);
-        } else {
-            put_id(&mut out, key.publisher);
-            last = Some(key.publisher);
-        }
-        out.extend(key.country.index().to_le_bytes());
-        out.push(key.device.code() << 4 | key.kind.code() << 1 | u8::from(key.valid));
-        put_number(&mut out, value.count);
-        put_number(&mut out, value.spend.len() as u64);
-        for (currency, micros) in &value.spend {
-            out.extend(currency.bytes());
-            put_signed(&mut out, *micros);
-        }
-    }
+    out.extend(name.as_str().as_bytes());
     out
 }
 
-/// The inverse of [`cells_value`].
+/// The inverse of [`name_value`].
 ///
 /// # Errors
 /// Says what was expected.
-pub fn read_cells(value: &[u8]) -> Result<Vec<(CellKey, CellValue)>, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
-    let mut cells = Vec::new();
-    let mut last = None;
-    while !reader.is_empty() {
-        let publisher = match reader.byte()? {
-            SAME => last.ok_or("a cell without a publisher")?,
-            length => reader.id_of(length)?,
-        };
-        last = Some(publisher);
-        let country = Country::from_index(reader.u16()?).ok_or("an unknown country")?;
-        let code = reader.byte()?;
-        let key = CellKey {
-            publisher,
-            country,
-            device: Device::from_code(code >> 4).ok_or("an unknown class of device")?,
-            kind: Kind::from_code(code >> 1 & 7).ok_or("an unknown kind of event")?,
-            valid: code & 1 == 1,
-        };
-        let count = reader.number()?;
-        let mut spend = Vec::new();
-        for _ in 0..reader.number()? {
-            let currency = Currency::from_bytes(reader.array()?).ok_or("an unknown currency")?;
-            spend.push((currency, reader.signed()?));
-        }
-        cells.push((key, CellValue { count, spend }));
-    }
-    in_order(cells)
+pub fn read_name(value: &[u8]) -> Result<NameBuf<Any>, &'static str> {
+    let mut reader = versioned(value, VERSION)?;
+    let text = std::str::from_utf8(reader.rest()).map_err(|_| "a name that is no text")?;
+    text.parse().map_err(|_| "a name that is none")
 }
 
 /// The totals of a minute and kind, by ad, in order.
 #[must_use]
-pub fn totals_value(totals: &[(Id, u64)]) -> Vec<u8> {
+pub fn totals_value(totals: &[(AdId, u64)]) -> Vec<u8> {
     let mut out = begin();
     for (ad, count) in totals {
         put_id(&mut out, *ad);
@@ -214,18 +152,18 @@ pub fn totals_value(totals: &[(Id, u64)]) -> Vec<u8> {
 ///
 /// # Errors
 /// Says what was expected.
-pub fn read_totals(value: &[u8]) -> Result<Vec<(Id, u64)>, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+pub fn read_totals(value: &[u8]) -> Result<Vec<(AdId, u64)>, &'static str> {
+    let mut reader = versioned(value, VERSION)?;
     let mut totals = Vec::new();
     while !reader.is_empty() {
-        totals.push((reader.id()?, reader.number()?));
+        totals.push((id(&mut reader)?, reader.number()?));
     }
     in_order(totals)
 }
 
 /// What the pages of each publisher have told in a minute, in order.
 #[must_use]
-pub fn told_value(told: &[(Id, Told)]) -> Vec<u8> {
+pub fn told_value(told: &[(PublisherId, Told)]) -> Vec<u8> {
     let mut out = begin();
     for (publisher, told) in told {
         put_id(&mut out, *publisher);
@@ -239,11 +177,11 @@ pub fn told_value(told: &[(Id, Told)]) -> Vec<u8> {
 ///
 /// # Errors
 /// Says what was expected.
-pub fn read_told(value: &[u8]) -> Result<Vec<(Id, Told)>, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+pub fn read_told(value: &[u8]) -> Result<Vec<(PublisherId, Told)>, &'static str> {
+    let mut reader = versioned(value, VERSION)?;
     let mut told = Vec::new();
     while !reader.is_empty() {
-        let publisher = reader.id()?;
+        let publisher = id(&mut reader)?;
         told.push((publisher, Told { sent: reader.number()?, counted: reader.number()? }));
     }
     in_order(told)
@@ -255,7 +193,7 @@ pub fn view_value(state: PageState) -> Vec<u8> {
     let mut out = begin();
     put_number(&mut out, state.seq.into());
     put_number(&mut out, state.hour.into());
-    if state.edge != Id::NONE {
+    if state.edge != EdgeId::NONE {
         put_id(&mut out, state.edge);
     }
     out
@@ -266,12 +204,13 @@ pub fn view_value(state: PageState) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_view(value: &[u8]) -> Result<PageState, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     let seq = u16::try_from(reader.number()?).map_err(|_| "a number beyond 16 bits")?;
     let hour = u32::try_from(reader.number()?).map_err(|_| "an hour beyond 32 bits")?;
     // An earlier build has not kept the edge.
-    let edge = if reader.is_empty() { Id::NONE } else { reader.id()? };
-    reader.end().map(|()| PageState { seq, hour, edge })
+    let edge = if reader.is_empty() { EdgeId::NONE } else { id(&mut reader)? };
+    reader.end()?;
+    Ok(PageState { seq, hour, edge })
 }
 
 /// No reason has this code ([`Reason::code`](shared::Reason::code)).
@@ -312,7 +251,7 @@ pub fn account_value(account: &MinuteAccount) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_account(value: &[u8]) -> Result<MinuteAccount, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     let mut numbers = [0; 4];
     for number in &mut numbers {
         *number = reader.number()?;
@@ -337,9 +276,10 @@ pub fn number_value(number: u64) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_number(value: &[u8]) -> Result<u64, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     let number = reader.number()?;
-    reader.end().map(|()| number)
+    reader.end()?;
+    Ok(number)
 }
 
 /// A dedup page: its bits, or where they are when that is shorter.
@@ -370,9 +310,9 @@ pub fn page_value(page: &Page) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     let mut page: Bits = [0; PAGE_BITS / 64];
-    match reader.byte()? {
+    match reader.u8()? {
         DENSE => {
             for word in &mut page {
                 *word = reader.u64()?;
@@ -434,10 +374,10 @@ pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
 pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
     let version = *value.first().unwrap_or(&OUTBOX_VERSION);
     let is_old = version == VERSION;
-    let mut reader = Reader::new(value, version.clamp(VERSION, OUTBOX_VERSION))?;
+    let mut reader = versioned(value, version.clamp(VERSION, OUTBOX_VERSION))?;
     let next = reader.number()?;
     let watermark = Timestamp(reader.u64()?);
-    let closed_at = match reader.byte()? {
+    let closed_at = match reader.u8()? {
         0 => None,
         1 => Some(Timestamp(reader.u64()?)),
         _ => return Err("neither open nor closed"),
@@ -486,10 +426,11 @@ pub fn cut_off_value(at: CutOff) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_cut_off(value: &[u8]) -> Result<CutOff, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     let sequence = reader.number()?;
     let entry = reader.number()?.try_into().map_err(|_| "a batch beyond 16 bits")?;
-    reader.end().map(|()| CutOff { sequence, entry })
+    reader.end()?;
+    Ok(CutOff { sequence, entry })
 }
 
 /// An imported log.
@@ -509,7 +450,7 @@ pub fn source_value(source: &SourceState) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_source(value: &[u8]) -> Result<SourceState, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     Ok(SourceState {
         rows: reader.number()?,
         digest: reader.array()?,
@@ -541,7 +482,7 @@ pub fn meta_value(meta: &Meta) -> Vec<u8> {
 /// # Errors
 /// Says what was expected.
 pub fn read_meta(value: &[u8]) -> Result<Meta, &'static str> {
-    let mut reader = Reader::new(value, VERSION)?;
+    let mut reader = versioned(value, VERSION)?;
     let (partition, partitions) = (reader.u16()?, reader.u16()?);
     let (clock, settled) = (Timestamp(reader.u64()?), Timestamp(reader.u64()?));
     let resident_from = Minute(reader.u32()?);

@@ -16,9 +16,11 @@
 //! | `k` | edge 16 | from where on it is cut off |
 //! | `s` | source 16 | an imported log |
 //! | `v` | page view 8 | how many events it has told, and when |
+//! | `n` | id 16 | the name of an id that is a digest |
 //! | `h` | hour 4 | the last sequence applied when the hour began: for trimming the log |
 
-use shared::{BlockId, Id, Kind, Minute, OutboxId, PageView, SourceId};
+use shared::name::{Ad, Any, Edge, Noun};
+use shared::{AdId, AnyId, BlockId, EdgeId, Id, Kind, Minute, OutboxId, PageView, SourceId};
 
 use crate::count::PageKey;
 
@@ -48,6 +50,8 @@ pub const RETIRED: u8 = b'x';
 pub const CUT_OFF: u8 = b'k';
 /// Family of imported logs.
 pub const SOURCE: u8 = b's';
+/// Family of names.
+pub const NAME: u8 = b'n';
 /// Family of the hours' sequences.
 pub const HOUR: u8 = b'h';
 
@@ -73,7 +77,7 @@ pub fn page(at: &PageKey) -> Vec<u8> {
 
 /// The cells of an ad in a minute.
 #[must_use]
-pub fn cells(ad: Id, minute: Minute) -> Vec<u8> {
+pub fn cells(ad: AdId, minute: Minute) -> Vec<u8> {
     key(CELLS, &[ad.padded(), &minute.0.to_be_bytes()])
 }
 
@@ -98,19 +102,19 @@ pub fn outbox(id: OutboxId) -> Vec<u8> {
 
 /// An edge's epochs.
 #[must_use]
-pub fn epoch(edge: Id) -> Vec<u8> {
+pub fn epoch(edge: EdgeId) -> Vec<u8> {
     key(EPOCH, &[edge.padded()])
 }
 
 /// An edge out of service.
 #[must_use]
-pub fn retired(edge: Id) -> Vec<u8> {
+pub fn retired(edge: EdgeId) -> Vec<u8> {
     key(RETIRED, &[edge.padded()])
 }
 
 /// An edge that is cut off.
 #[must_use]
-pub fn cut_off(edge: Id) -> Vec<u8> {
+pub fn cut_off(edge: EdgeId) -> Vec<u8> {
     key(CUT_OFF, &[edge.padded()])
 }
 
@@ -124,6 +128,12 @@ pub fn source(id: SourceId) -> Vec<u8> {
 #[must_use]
 pub fn view(page: PageView) -> Vec<u8> {
     key(VIEW, &[&page.0.to_be_bytes()])
+}
+
+/// A name.
+#[must_use]
+pub fn name(id: AnyId) -> Vec<u8> {
+    key(NAME, &[id.padded()])
 }
 
 /// An hour since 1970.
@@ -148,7 +158,7 @@ impl<'a> Fields<'a> {
         Some(*first)
     }
 
-    pub(crate) fn id(&mut self) -> Option<Id> {
+    pub(crate) fn id<T: Noun>(&mut self) -> Option<Id<T>> {
         Id::from_padded(self.take()?).ok()
     }
 
@@ -208,9 +218,9 @@ pub fn describe(key: &[u8]) -> String {
             format!("dedup page {page} of block {block:?}, issuer {issuer}, {kind}, valid {valid}")
         }),
         Some(&CELLS) => fields
-            .id()
+            .id::<Ad>()
             .zip(fields.minute())
-            .map(|(ad, m)| format!("cells of ad {ad} at {}", m.start())),
+            .map(|(ad, m)| format!("cells of ad {ad:?} at {}", m.start())),
         Some(&TOTALS) => fields.minute().zip(fields.kind_and_validity()).map(|(m, (k, valid))| {
             format!("{}{k} totals of {}", if valid { "" } else { "invalid " }, m.start())
         }),
@@ -219,10 +229,11 @@ pub fn describe(key: &[u8]) -> String {
         Some(&ACCOUNT) => fields.minute().map(|m| format!("account of {}", m.start())),
         Some(&REVISION) => fields.minute().map(|m| format!("revision of {}", m.start())),
         Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),
-        Some(&EPOCH) => fields.id().map(|edge| format!("epochs of edge {edge}")),
-        Some(&RETIRED) => fields.id().map(|edge| format!("edge {edge} out of service")),
-        Some(&CUT_OFF) => fields.id().map(|edge| format!("edge {edge} cut off")),
+        Some(&EPOCH) => fields.id::<Edge>().map(|edge| format!("epochs of edge {edge}")),
+        Some(&RETIRED) => fields.id::<Edge>().map(|edge| format!("edge {edge} out of service")),
+        Some(&CUT_OFF) => fields.id::<Edge>().map(|edge| format!("edge {edge} cut off")),
         Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
+        Some(&NAME) => fields.id::<Any>().map(|id| format!("the name of {id:?}")),
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,
     };

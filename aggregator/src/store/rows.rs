@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use shared::{Id, Kind, Minute, Timestamp, Validity};
+use shared::name::Any;
+use shared::{AdId, AnyId, Dimensions, Kind, Minute, NameBuf, PublisherId, Timestamp, Validity};
 
 use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, Stop, StoreError, View};
-use crate::count::{Changes, Dimensions, MinuteAccount, MinuteRows, Snapshot, Told};
+use crate::count::{Changes, MinuteAccount, MinuteRows, Snapshot, Told};
 
 /// Of how many partitions a store is which: it is refused for any other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +31,8 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     let put = |(at, page): &(_, _)| Change::Put(keys::page(at), codec::page_value(page));
     rows.extend(changes.pages.iter().map(put));
     changes.minutes.iter().for_each(|minute| add_minute(&mut rows, minute));
+    let name = |(id, name): &(_, _)| Change::Put(keys::name(*id), codec::name_value(name));
+    rows.extend(changes.names.iter().map(name));
     rows.extend(changes.dropped_outboxes.iter().map(|id| Change::Delete(keys::outbox(*id))));
     for (id, state) in &changes.outboxes {
         rows.push(Change::Put(keys::outbox(*id), codec::outbox_value(state)));
@@ -54,19 +57,19 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
 }
 
 fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
-    let mut cells: Vec<(Id, CellKey, CellValue)> = Vec::with_capacity(of.cells.len());
+    let mut cells: Vec<(AdId, CellKey, CellValue)> = Vec::with_capacity(of.cells.len());
     cells.extend(of.cells.iter().map(|cell| {
-        let value = CellValue { count: cell.count, spend: Vec::new() };
-        (cell.dimensions.ad, cell_key(&cell.dimensions), value)
+        let value = CellValue { count: cell.count, amounts: Vec::new() };
+        (cell.dimensions.ad, CellKey::of(&cell.dimensions), value)
     }));
-    for spend in &of.spend {
-        let key = (spend.dimensions.ad, cell_key(&spend.dimensions));
+    for amount in &of.amounts {
+        let key = (amount.dimensions.ad, CellKey::of(&amount.dimensions));
         let at = cells.binary_search_by(|(ad, cell, _)| (*ad, *cell).cmp(&key));
         let at = at.unwrap_or_else(|at| {
             cells.insert(at, (key.0, key.1, CellValue::default()));
             at
         });
-        cells[at].2.spend.push((spend.currency, spend.micros));
+        cells[at].2.amounts.push(((amount.amount, amount.currency), amount.micros));
     }
     for of_ad in cells.chunk_by(|a, b| a.0 == b.0) {
         let list: Vec<_> = of_ad.iter().map(|(_, key, value)| (*key, value.clone())).collect();
@@ -94,11 +97,6 @@ fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
         let key = keys::minute(keys::ACCOUNT, of.minute);
         rows.push(Change::Add(key, codec::account_value(&account)));
     }
-}
-
-fn cell_key(of: &Dimensions) -> CellKey {
-    let Dimensions { publisher, country, device, kind, valid, .. } = *of;
-    CellKey { publisher, country, device, kind, valid }
 }
 
 /// What an engine and its service go on from.
@@ -226,7 +224,7 @@ fn kinds() -> impl Iterator<Item = (Kind, bool)> {
 /// [`StoreError`].
 pub async fn ad_count<V: View>(
     view: &V,
-    ad: Id,
+    ad: AdId,
     kind: Kind,
     validity: Validity,
     Range { start: from, end: to }: Range<Minute>,
@@ -234,7 +232,7 @@ pub async fn ad_count<V: View>(
     let mut count = 0;
     view.scan(&keys::cells(ad, from), &keys::cells(ad, to), &mut |key, value| {
         let cells = codec::read_cells(value).map_err(|what| StoreError::row(key, what))?;
-        let asked = |cell: &CellKey| validity.takes(cell.valid) && cell.kind == kind;
+        let asked = |cell: &CellKey| validity.takes(cell.is_valid()) && cell.kind() == kind;
         count +=
             cells.iter().filter(|(cell, _)| asked(cell)).map(|(_, value)| value.count).sum::<u64>();
         Ok(())
@@ -270,17 +268,12 @@ pub async fn cells<V: View>(
             return Ok(());
         }
         for (cell, value) in codec::read_cells(value).map_err(|w| StoreError::row(key, w))? {
-            each(minute, dimensions(ad, cell), value);
+            each(minute, cell.dimensions(ad), value);
         }
         Ok(())
     };
     view.scan(&from, &to, &mut take).await?;
     Ok(next)
-}
-
-fn dimensions(ad: Id, cell: CellKey) -> Dimensions {
-    let CellKey { publisher, country, device, kind, valid } = cell;
-    Dimensions { ad, publisher, country, device, kind, valid }
 }
 
 /// Hands each ad's valid or invalid events of a kind in a minute to `each`.
@@ -292,7 +285,7 @@ pub async fn totals<V: View>(
     minute: Minute,
     kind: Kind,
     valid: bool,
-    mut each: impl FnMut(Id, u64) + Send,
+    mut each: impl FnMut(AdId, u64) + Send,
 ) -> Result<(), StoreError> {
     let from = keys::totals(minute, kind, valid);
     let to = [&from[..], &[0]].concat();
@@ -302,6 +295,38 @@ pub async fn totals<V: View>(
         Ok(())
     })
     .await
+}
+
+/// So many names are looked up one by one; for more all are read.
+const NAMES_ONE_BY_ONE: usize = 256;
+
+/// The names of those of these ids, which are in order, that the store has.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn names<V: View>(
+    view: &V,
+    ids: &[AnyId],
+) -> Result<Vec<(AnyId, NameBuf<Any>)>, StoreError> {
+    let mut names = Vec::new();
+    let mut take = |key: &[u8], value: &[u8]| {
+        let id = read_key(key, |f| f.id())?;
+        if ids.binary_search(&id).is_ok() {
+            let name = codec::read_name(value).map_err(|what| StoreError::row(key, what))?;
+            names.push((id, name));
+        }
+        Ok(())
+    };
+    if ids.len() > NAMES_ONE_BY_ONE {
+        let (from, to) = keys::family(keys::NAME);
+        view.scan(&from, &to, &mut take).await?;
+    } else {
+        for id in ids {
+            let from = keys::name(*id);
+            view.scan(&from, &[&from[..], &[0]].concat(), &mut take).await?;
+        }
+    }
+    Ok(names)
 }
 
 /// The accounts, without revisions, in a range of minutes.
@@ -332,10 +357,10 @@ pub async fn accounts<V: View>(
 pub async fn told<V: View>(
     view: &V,
     range: Range<Minute>,
-) -> Result<BTreeMap<Id, Told>, StoreError> {
+) -> Result<BTreeMap<PublisherId, Told>, StoreError> {
     let of = |minute| keys::minute(keys::TOLD, minute);
     let range = (of(range.start), of(range.end));
-    let mut sums: BTreeMap<Id, Told> = BTreeMap::new();
+    let mut sums: BTreeMap<PublisherId, Told> = BTreeMap::new();
     view.scan(&range.0, &range.1, &mut |key, value| {
         let told = codec::read_told(value).map_err(|what| StoreError::row(key, what))?;
         told.into_iter().for_each(|(id, told)| sums.entry(id).or_default().add(told));

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
-use shared::Id;
+use shared::IssuerId;
 use shared::ambient::Stopwatch;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -47,7 +47,7 @@ pub(crate) enum Whose {
     /// Brought the operator's key, which whoever mounts the gateway has looked at.
     Operator,
     /// The head is signed with this issuer's key.
-    Issuer(Id),
+    Issuer(IssuerId),
     /// Claims to be an issuer.
     Unproven,
 }
@@ -85,7 +85,7 @@ pub(crate) struct Bodies {
     unproven: Arc<Semaphore>,
     issuers: Arc<Semaphore>,
     /// By issuer that has proved to be one: as many as the deployment has.
-    each: Mutex<HashMap<Id, Arc<Semaphore>>>,
+    each: Mutex<HashMap<IssuerId, Arc<Semaphore>>>,
     reading: Arc<Mutex<Reading>>,
     wait: Duration,
     pace: Pace,
@@ -100,13 +100,13 @@ struct Reading {
 
 /// One of them: whose, since when, and how it is told that it is cut off.
 struct Slow {
-    issuer: Id,
+    issuer: IssuerId,
     since: Stopwatch,
     cut: Arc<Notify>,
 }
 
 impl Reading {
-    fn count(&self, issuer: Id) -> usize {
+    fn count(&self, issuer: IssuerId) -> usize {
         self.bodies.values().filter(|body| body.issuer == issuer).count()
     }
 
@@ -217,7 +217,11 @@ impl Bodies {
     }
 
     /// A turn, for which another's slow body is cut off when this issuer has none.
-    async fn turn_of(&self, issuer: Id, all: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    async fn turn_of(
+        &self,
+        issuer: IssuerId,
+        all: &Arc<Semaphore>,
+    ) -> Option<OwnedSemaphorePermit> {
         let mut turn = std::pin::pin!(Arc::clone(all).acquire_owned());
         loop {
             match timeout(SLOW_WAIT, &mut turn).await {
@@ -232,7 +236,7 @@ impl Bodies {
         }
     }
 
-    fn share(&self, issuer: Id) -> Arc<Semaphore> {
+    fn share(&self, issuer: IssuerId) -> Arc<Semaphore> {
         let mut each = self.each.lock();
         let share = each.entry(issuer).or_insert_with(|| Arc::new(Semaphore::new(ISSUER_MAX)));
         Arc::clone(share)

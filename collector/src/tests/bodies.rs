@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use shared::ambient::Stopwatch;
 use shared::keys::request::{self, LIFE_MS};
 use shared::token::Signer;
-use shared::{Id, Kind, Timestamp};
+use shared::{IssuerId, Kind, Timestamp};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
@@ -39,7 +39,7 @@ impl Gateway {
         Self { rig, router, world: World::new() }
     }
 
-    fn field(&self, issuer: Id, body: &[u8], at: Timestamp) -> String {
+    fn field(&self, issuer: IssuerId, body: &[u8], at: Timestamp) -> String {
         let signer = Signer::new(self.world.key(issuer));
         request::sign(&signer, self.world.store.deployment, BATCHES_PATH, body, at)
     }
@@ -162,7 +162,7 @@ async fn idle_bodies_of_the_operator_make_no_edge_wait() {
 #[tokio::test]
 async fn slow_bodies_of_many_issuers_make_another_wait_for_a_moment_only() {
     let bodies = Bodies::new(Duration::from_secs(5), Pace::default());
-    let others: Vec<Id> = (0..5).map(|n| format!("hostile-{n}").parse().unwrap()).collect();
+    let others: Vec<IssuerId> = (0..5).map(|n| format!("hostile-{n}").parse().unwrap()).collect();
     let mut slow = JoinSet::new();
     let bodies = Arc::new(bodies);
     for issuer in others.iter().flat_map(|issuer| [*issuer; 4]) {

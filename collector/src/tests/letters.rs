@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shared::keys::Sender;
 use shared::wire::dead::LETTER_BYTES_MAX;
 use shared::wire::{Control, DeadLetter, Logged, Word};
-use shared::{Id, OutboxId};
+use shared::{EdgeId, OutboxId};
 use tower::ServiceExt;
 
 use super::sender::{of, refusal, send, start};
@@ -22,7 +22,7 @@ use crate::quota::letters::BYTES_PER_HOUR_MIN;
 use crate::{OverQuota, Settings, SubmitError};
 
 /// A batch with a byte too many.
-fn broken(edge: Id, number: u64) -> bytes::Bytes {
+fn broken(edge: EdgeId, number: u64) -> bytes::Bytes {
     [&of(edge, 1, number, &[])[..], b"!"].concat().into()
 }
 

@@ -10,7 +10,7 @@ use shared::keys::request;
 use shared::problem::Problem;
 use shared::token::Signer;
 use shared::wire::{Batch, Tally};
-use shared::{Id, Kind, Minute, OutboxId, Reason};
+use shared::{IssuerId, Kind, Minute, OutboxId, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceExt;
@@ -38,14 +38,14 @@ fn start(quotas: Quotas) -> Rig<MemLog> {
 }
 
 /// A click on an impression of the block of this number.
-fn click(world: &World, issuer: Id, outbox: OutboxId, number: u64, block: u16) -> Bytes {
+fn click(world: &World, issuer: IssuerId, outbox: OutboxId, number: u64, block: u16) -> Bytes {
     let token = world.token_of(issuer, block, |_| ());
     let (watermark, events) = (NOW, vec![event(Kind::Click, &token)]);
     Batch { outbox, number, watermark, events, tallies: Vec::new() }.to_bytes().into()
 }
 
 /// The answer's status and kind, and what it says to wait.
-async fn send(rig: &Rig<MemLog>, issuer: Id, body: Bytes) -> (StatusCode, String, Option<u64>) {
+async fn send(rig: &Rig<MemLog>, issuer: IssuerId, body: Bytes) -> (StatusCode, String, Option<u64>) {
     let world = World::new();
     let signer = Signer::new(world.key(issuer));
     let field = request::sign(&signer, world.store.deployment, BATCHES_PATH, &body, NOW);

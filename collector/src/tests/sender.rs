@@ -12,7 +12,7 @@ use shared::problem::Problem;
 use shared::random::Seeded;
 use shared::token::Signer;
 use shared::wire::{Batch, DeadLetter, MessageView};
-use shared::{Id, Kind, Money, OutboxId, Reason, Timestamp};
+use shared::{EdgeId, IssuerId, Kind, Money, OutboxId, Reason, Timestamp};
 use std::sync::Arc;
 use tower::ServiceExt;
 
@@ -29,7 +29,7 @@ pub(super) fn start(world: &World) -> Rig<MemLog> {
 }
 
 /// A batch of this outbox, with a click on each token.
-pub(super) fn of(edge: Id, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
+pub(super) fn of(edge: EdgeId, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
     let events = tokens.iter().map(|token| event(Kind::Click, token)).collect();
     let outbox = OutboxId { edge, epoch };
     let watermark = NOW;
@@ -40,7 +40,7 @@ pub(super) fn of(edge: Id, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
 pub(super) async fn send(
     rig: &Rig<MemLog>,
     world: &World,
-    issuer: Option<Id>,
+    issuer: Option<IssuerId>,
     body: Bytes,
 ) -> Response {
     let mut request = Request::post(BATCHES_PATH).header(header::CONTENT_TYPE, BATCH_CONTENT_TYPE);

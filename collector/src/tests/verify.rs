@@ -112,13 +112,13 @@ async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
         for row in &view.pages {
             assert_eq!(message.partition, map(16).of_page(row.told.page));
             assert_eq!(view.minutes[usize::from(row.minute)], NOW.minute());
-            let publisher = view.ids[usize::from(row.publisher)];
+            let publisher = view.name(row.publisher);
             pages.push((row.told.page.0, row.told.seq, publisher.to_string()));
         }
         numbered.extend(view.rows().map(|row| row.numbered));
     }
     pages.sort_unstable();
-    let publisher = judged.rows[0].judged.publisher.to_string();
+    let publisher = judged.rows[0].judged.publisher.own_name().unwrap().to_string();
     assert_eq!(pages, [(1, 5, publisher.clone()), (2, 4_096, publisher)]);
     assert_eq!(numbered.iter().filter(|numbered| **numbered).count(), 5);
     assert_eq!(numbered.len(), 6);

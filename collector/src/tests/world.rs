@@ -12,10 +12,7 @@ use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::wire::batch::{Batch, Event, Tally};
 use shared::wire::{Declared, Logged, MessageView};
-use shared::{
-    BlockId, Clock, Currency, Id, ImpressionId, Kind, Money, OutboxId, Outcome, PartitionMap,
-    Partitions, Timestamp,
-};
+use shared::{AdId, BlockId, Clock, Codes, Currency, EdgeId, Id, ImpressionId, IssuerId, Kind, Money, OutboxId, Outcome, PartitionMap, Partitions, Region, Timestamp};
 use tokio::sync::watch;
 
 use crate::{Collector, CollectorKeys, Metrics, Parts, Settings};
@@ -23,15 +20,15 @@ use crate::{Collector, CollectorKeys, Metrics, Parts, Settings};
 /// 2026-01-31T12:00:00Z.
 pub(super) const NOW: Timestamp = Timestamp(1_769_860_800_000);
 pub(super) const HOUR_MS: u64 = 3_600_000;
-pub(super) const EDGE: Id = Id::literal("edge-1");
-pub(super) const ISSUER: Id = Id::literal("house");
+pub(super) const EDGE: EdgeId = Id::literal("edge-1");
+pub(super) const ISSUER: IssuerId = Id::literal("house");
 /// An edge of [`LIMITED`].
-pub(super) const MODEST_EDGE: Id = Id::literal("edge-3");
-pub(super) const LIMITED_EDGE: Id = Id::literal("edge-2");
+pub(super) const MODEST_EDGE: EdgeId = Id::literal("edge-3");
+pub(super) const LIMITED_EDGE: EdgeId = Id::literal("edge-2");
 /// May sign for the publisher `pub-1` only.
-pub(super) const LIMITED: Id = Id::literal("limited");
+pub(super) const LIMITED: IssuerId = Id::literal("limited");
 /// Signs for two advertisers, up to [`price`].
-pub(super) const MODEST: Id = Id::literal("modest");
+pub(super) const MODEST: IssuerId = Id::literal("modest");
 
 /// A clock that is set.
 #[derive(Debug)]
@@ -72,7 +69,7 @@ impl World {
         CollectorKeys::of_store(&self.store).unwrap()
     }
 
-    pub(super) fn key(&self, issuer: Id) -> &IssuerKey {
+    pub(super) fn key(&self, issuer: IssuerId) -> &IssuerKey {
         self.store.issuers.iter().find(|key| key.public.issuer == issuer).unwrap()
     }
 
@@ -84,7 +81,7 @@ impl World {
     /// A token of an issuer, changed before it is signed.
     pub(super) fn token_of(
         &self,
-        issuer: Id,
+        issuer: IssuerId,
         seq: u16,
         change: impl FnOnce(&mut Token<'_>),
     ) -> Vec<u8> {
@@ -142,9 +139,7 @@ fn ed25519_public(secret: &Secret) -> [u8; 32] {
     store.issuers.iter().find(|key| key.public.id == id).unwrap().public.public
 }
 
-pub(super) fn id(text: &str) -> Id {
-    text.parse().unwrap()
-}
+pub(super) use shared::name::literal as id;
 
 pub(super) fn price() -> Money {
     Money { micros: 1_250, currency: "EUR".parse::<Currency>().unwrap() }
@@ -159,8 +154,8 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
         page: None,
-        country: Country::from_bytes(*b"DE").unwrap(),
-        device: Device::Phone,
+        codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+        region: Region::UNKNOWN,
         network: Network([4, 10, 0, 1, 0, 0, 0]),
         visitor: Fingerprint(7),
         token,
@@ -206,9 +201,9 @@ pub(super) struct Seen {
     pub(super) partition: u16,
     pub(super) kind: Kind,
     pub(super) outcome: Outcome,
-    pub(super) block: (Id, BlockId),
+    pub(super) block: (IssuerId, BlockId),
     pub(super) seq: u16,
-    pub(super) ad: Id,
+    pub(super) ad: AdId,
     pub(super) price: Money,
     pub(super) proof: Vec<u8>,
 }
@@ -269,11 +264,11 @@ fn news(view: &MessageView<'_>) -> Vec<News> {
     for (row, cold) in view.rows().zip(cold) {
         news[usize::from(row.entry)].rows.push(Seen {
             partition: view.partition,
-            kind: row.kind,
+            kind: row.kind(),
             outcome: row.outcome,
             block: view.blocks[usize::from(row.block)],
             seq: row.seq,
-            ad: view.ids[usize::from(row.ad)],
+            ad: view.ids[usize::from(row.ad)].of(),
             price: view.prices[usize::from(row.price)],
             proof: cold.proof.to_vec(),
         });

@@ -1,10 +1,11 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use shared::Id;
 use shared::random::Seeded;
+use shared::{EdgeId, Id, IssuerId};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
-const EDGE: Id = Id::literal("edge");
+const EDGE: EdgeId = Id::literal("edge");
+const ISSUER: IssuerId = Id::literal("edge");
 
 fn started() -> (tempfile::TempDir, DataDir) {
     let root = tempfile::tempdir().unwrap();
@@ -14,7 +15,7 @@ fn started() -> (tempfile::TempDir, DataDir) {
 }
 
 fn keys(dir: &DataDir) -> KeyStore {
-    dir.keys_or_new(EDGE, EDGE, NOW, &mut Seeded::new(1)).unwrap()
+    dir.keys_or_new(EDGE, ISSUER, NOW, &mut Seeded::new(1)).unwrap()
 }
 
 fn deployment(
@@ -70,7 +71,7 @@ fn a_deployment_without_its_keys_gets_no_new_ones() {
     let there = keys(&dir);
     deployment(&dir, None, &there).unwrap();
     fs::remove_file(dir.path("keys.json")).unwrap();
-    let refused = dir.keys_or_new(EDGE, EDGE, NOW, &mut Seeded::new(2)).unwrap_err();
+    let refused = dir.keys_or_new(EDGE, ISSUER, NOW, &mut Seeded::new(2)).unwrap_err();
     assert!(refused.message.contains("no keys.json: restore that file"), "{}", refused.message);
     assert!(!dir.path("keys.json").exists());
 }
@@ -96,7 +97,7 @@ fn keys_live_through_their_life() {
     assert_eq!(keys(&dir).issuers[0].public.id, first, "made once");
 
     let random = &mut Seeded::new(3);
-    let second = dir.change_keys(|keys| keys.rotate(EDGE, NOW, 1000, random)).unwrap();
+    let second = dir.change_keys(|keys| keys.rotate(ISSUER, NOW, 1000, random)).unwrap();
     dir.change_keys(|keys| keys.retire(second, NOW.plus_ms(5))).unwrap();
     dir.change_keys(|keys| keys.revoke(first)).unwrap();
     let there = dir.require_keys().unwrap();

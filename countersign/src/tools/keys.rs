@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use shared::keys::{IssuerLimits, KeyError, KeyId, KeyStore, PublicKey};
-use shared::{Clock as _, Id, Money, Random, Timestamp, ambient};
+use shared::{Clock as _, IssuerId, Money, Random, Timestamp, ambient};
 
 use crate::cli::{DataArgs, KeysArgs, KeysCommand};
 use crate::data::DataDir;
@@ -72,12 +72,12 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The issuer of a key, when none of its keys signs now.
-fn silent(keys: &KeyStore, key: KeyId, now: Timestamp) -> Option<Id> {
+fn silent(keys: &KeyStore, key: KeyId, now: Timestamp) -> Option<IssuerId> {
     let of = keys.issuers.iter().find(|of| of.public.id == key)?;
     keys.signing(of.public.issuer, now).err().map(|_| of.public.issuer)
 }
 
-fn warn_of(silent: Option<Id>) {
+fn warn_of(silent: Option<IssuerId>) {
     if let Some(issuer) = silent {
         eprintln!(
             "no key of issuer {issuer} signs now, so its edges serve no ads; \
@@ -175,13 +175,10 @@ fn list(keys: &KeyStore, json: bool, now: Timestamp) -> Result<(), Failure> {
 }
 
 fn state(key: &PublicKey, now: Timestamp) -> String {
-    let named = |what: &str, ids: &[Id]| match ids {
-        [] => String::new(),
-        some => {
-            let names: Vec<String> = some.iter().map(ToString::to_string).collect();
-            format!("{what} {}", names.join(" "))
-        }
-    };
+    fn named(what: &str, names: &[impl ToString]) -> String {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        if names.is_empty() { String::new() } else { format!("{what} {}", names.join(" ")) }
+    }
     let most = |most: Money| format!(", up to {} micros {}", most.micros, most.currency);
     let for_whom = named(", for", &key.publishers)
         + &named(", of", &key.advertisers)

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use shared::ambient::{Stopwatch, SystemClock};
 use shared::random::Seeded;
-use shared::{Clock as _, Id};
+use shared::{Clock as _, PlacementName};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<ExitCode, Failure> {
 struct World {
     edge: Edge,
     forger: Forger,
-    placements: Vec<Id>,
+    placements: Vec<PlacementName>,
     plain: bool,
     /// Seconds after which a click has expired, when that is soon.
     brief_s: Option<u32>,
@@ -68,7 +68,7 @@ async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
     let minutes = (args.seconds + u32::try_from(patience.as_secs()).unwrap_or(3_600)) / 60;
     let range = start..shared::Minute(start.0 + minutes + 5);
     let received = Counts::received(&api, &range, patience).await?;
-    let sample = edge.sample(args.placements[0]).await?;
+    let sample = edge.sample(&args.placements[0]).await?;
     let world = Arc::new(World {
         edge,
         forger: Forger::new(&sample, args.seed).map_err(Failure::server)?,

@@ -174,7 +174,7 @@ mod tests {
         let demo = Catalogue::from_toml(&demo_catalogue("http://127.0.0.1:1")).unwrap();
         let ads: Vec<&str> = demo.ads().iter().map(|ad| ad.id.as_str()).collect();
         assert_eq!(ads, ADS);
-        assert!(demo.placement(shared::Id::literal("demo-top")).is_some());
+        assert!(demo.placement(shared::Name::literal("demo-top")).is_some());
         assert_eq!(Catalogue::from_toml(STARTER).unwrap().ads().len(), 0);
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use collector::CollectorKeys;
 use edge::Keys;
 use edge::native::Policies;
-use shared::Id;
+use shared::IssuerId;
 use shared::keys::{DeploymentId, KeyStore};
 use tokio::sync::watch;
 
@@ -21,7 +21,7 @@ pub(super) struct Followers {
     /// Whose keys they must be.
     pub(super) deployment: DeploymentId,
     /// Whose key the edge signs with.
-    pub(super) issuer: Id,
+    pub(super) issuer: IssuerId,
     /// The edge.
     pub(super) policies: Arc<Policies>,
     /// The collector.

@@ -13,7 +13,7 @@ use edge::{Keys, PublicUrl};
 use eventlog::AnyLog;
 use prometheus_client::registry::Registry;
 use shared::ambient::{SteadyClock, SystemRandom};
-use shared::{Clock, Id};
+use shared::{Clock, Name};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -121,7 +121,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         guard::unready_when(api, move || unready.trouble().map(|why| format!("clock: {why}")));
     let told = published::router(keys.collector.subscribe(), Some(catalogue_file), || None);
     let api = api.merge(told);
-    let shows = || keys.policies.load().catalogue.placement(Id::literal("demo-top")).is_some();
+    let shows = || keys.policies.load().catalogue.placement(Name::literal("demo-top")).is_some();
     hints::print(settings, &edge_url, &api_url, &origin, is_demo.then(shows));
     Ok(Opened {
         edge_listener,

@@ -16,6 +16,7 @@ mod keys;
 mod link;
 mod logs;
 mod metrics;
+mod names;
 mod nats;
 #[cfg(target_os = "linux")]
 mod old;

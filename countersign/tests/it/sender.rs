@@ -5,7 +5,7 @@ use shared::keys::{KeyStore, request};
 use shared::token::Signer;
 use shared::wire::{Batch, Event};
 use shared::{
-    Clock as _, Country, Device, Fingerprint, Flags, Id, Kind, Network, OutboxId, RuleSet,
+    Clock as _, Codes, EdgeId, Fingerprint, Flags, Kind, Network, OutboxId, Region, RuleSet,
     Timestamp,
 };
 
@@ -29,8 +29,8 @@ pub(crate) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         verdict: None,
         rules: RuleSet::UNKNOWN,
         flags: Flags::default(),
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         page: None,
@@ -78,7 +78,7 @@ async fn another_issuer_s_key_neither_takes_numbers_nor_burns_clicks() {
     let said = change(&server, &["edges", "registered"]);
     assert!(said.contains("edge") && said.contains("mallory"), "{said}");
     // The file is followed within a second.
-    let edge: Id = "m".parse().unwrap();
+    let edge: EdgeId = "m".parse().unwrap();
     let own = OutboxId { edge, epoch: now().0 };
     while send(&server, "mallory", own, 0, Vec::new()).await.0 != 202 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

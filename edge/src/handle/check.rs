@@ -2,7 +2,9 @@
 
 use shared::limits::TOKEN_LIFE_MS_MAX;
 use shared::token::{Token, Unverified, check_url};
-use shared::{Country, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Timestamp};
+use shared::{
+    Codes, Country, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Region, Timestamp,
+};
 
 use super::State;
 use crate::decision::Draft;
@@ -80,8 +82,11 @@ impl<'a> Asker<'a> {
             verdict: verdict::of(request, &policy.verdicts),
             rules: policy.rule_set,
             flags: Flags::default(),
-            country: country(request.country),
-            device: device::of(request.user_agent),
+            codes: Codes {
+                country: country(request.country),
+                device: device::of(request.user_agent),
+            },
+            region: Region::UNKNOWN,
             network: kept,
             visitor: Fingerprint::NONE,
             page: None,

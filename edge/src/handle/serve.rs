@@ -4,25 +4,25 @@
 use serde::Serialize;
 use shared::text::hex;
 use shared::token::{Token, to_text};
-use shared::{BlockId, Fingerprint, Id, Random, Timestamp};
+use shared::{BlockId, Fingerprint, Name, Random, Timestamp};
 
 use super::check::Asker;
 use super::{State, reply};
 use crate::decision::{Decision, Durability, WhenFull};
 use crate::policy::Policy;
 use crate::privacy::{self, Signals};
-use crate::request::Request;
+use crate::request::{Request, text};
 use catalogue::landing;
 use catalogue::{Ad, Creative, Placement};
 
 /// The reply's body.
 #[derive(Serialize)]
 struct Served<'a> {
-    ad: Id,
-    campaign: Id,
-    advertiser: Id,
-    publisher: Id,
-    placement: Id,
+    ad: &'a str,
+    campaign: &'a str,
+    advertiser: &'a str,
+    publisher: &'a str,
+    placement: &'a str,
     creative: Shown<'a>,
     impression_id: String,
     token: &'a str,
@@ -57,9 +57,13 @@ pub(super) fn serve(
         let detail = "the query needs `placement`, the id of a placement";
         return Decision::reply(reply::problem(400, "placement_missing", detail));
     };
-    let Ok(id) = name.parse::<Id>() else {
-        let detail = "`placement` is no id: 1 to 16 characters of A-Z a-z 0-9 _ -";
-        return Decision::reply(reply::problem(400, "placement_malformed", detail));
+    let name = text(name).unwrap_or_default();
+    let name = match Name::new(&name) {
+        Ok(name) => name,
+        Err(why) => {
+            let detail = format!("`placement` is no name: {why}");
+            return Decision::reply(reply::problem(400, "placement_malformed", detail));
+        }
     };
     let signals = match Signals::of(request) {
         Ok(signals) => signals,
@@ -84,8 +88,8 @@ pub(super) fn serve(
         let detail = "this edge has no key that signs now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     }
-    let Some(placement) = policy.catalogue.placement(id) else {
-        let detail = format!("there is no placement {id}");
+    let Some(placement) = policy.catalogue.placement(name) else {
+        let detail = format!("there is no placement {name}");
         return Decision::reply(reply::problem(404, "unknown_placement", detail));
     };
     // As a bidder says that it does not bid (OpenRTB 2.6, §4.2.1): an empty reply, no error.
@@ -93,7 +97,7 @@ pub(super) fn serve(
         return Decision::reply(reply::no_content());
     };
     // Keys that are limited show what they may sell.
-    let sells = |ad: &Ad| policy.keys.signer(placement.publisher, ad, now).is_some();
+    let sells = |ad: &Ad| policy.keys.signer(placement.publisher.name(), ad, now).is_some();
     let ad = match sells(ad) {
         true => ad,
         false => policy.catalogue.choose_among(placement, random, sells).unwrap_or(ad),
@@ -116,7 +120,7 @@ fn issue(
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Decision {
-    let Some((signer, price_key)) = policy.keys.signer(placement.publisher, ad, now) else {
+    let Some((signer, price_key)) = policy.keys.signer(placement.publisher.name(), ad, now) else {
         let detail = "this edge has no key that signs for this publisher and ad now";
         return Decision::reply(reply::problem(503, "no_signing_key", detail));
     };
@@ -135,11 +139,11 @@ fn issue(
         click_life_s: policy.catalogue.click_life_s(),
         price: price_key.seal(id, ad.price),
         visitor,
-        ad: ad.id,
-        campaign: ad.campaign,
-        advertiser: ad.advertiser,
-        publisher: placement.publisher,
-        placement: placement.id,
+        ad: ad.id.name(),
+        campaign: ad.campaign.name(),
+        advertiser: ad.advertiser.name(),
+        publisher: placement.publisher.name(),
+        placement: placement.id.name(),
         url: &ad.url,
     };
     let url = landing::filled(&ad.url, &token);
@@ -150,23 +154,23 @@ fn issue(
         // The catalogue was checked: only a clock beyond the year 10889 comes here.
         Err(why) => return Decision::reply(reply::problem(503, "not_signable", why)),
     };
-    let text = to_text(&bytes);
+    let token_text = to_text(&bytes);
     let (image, html) = match &ad.creative {
         Creative::Image(url) => (Some(url.as_str()), None),
         Creative::Html(html) => (None, Some(html.as_str())),
     };
     let url = policy.public_url.as_str();
     let served = Served {
-        ad: ad.id,
-        campaign: ad.campaign,
-        advertiser: ad.advertiser,
-        publisher: placement.publisher,
-        placement: placement.id,
+        ad: ad.id.as_str(),
+        campaign: ad.campaign.as_str(),
+        advertiser: ad.advertiser.as_str(),
+        publisher: placement.publisher.as_str(),
+        placement: placement.id.as_str(),
         creative: Shown { image, html, width: ad.width, height: ad.height },
         impression_id: hex(&id.to_bytes()),
-        token: &text,
-        click_url: format!("{url}/v1/c/{text}"),
-        beacon_url: format!("{url}/v1/i/{text}"),
+        token: &token_text,
+        click_url: format!("{url}/v1/c/{token_text}"),
+        beacon_url: format!("{url}/v1/i/{token_text}"),
         events_url: format!("{url}/v1/events"),
     };
     let body = serde_json::to_vec(&served).expect("strings and numbers always serialize");

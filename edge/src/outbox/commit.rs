@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use eventlog::segments::{Record, Segments, SegmentsError};
-use shared::{Clock, Id, OutboxId, Timestamp};
+use shared::{Clock, EdgeId, OutboxId, Timestamp};
 
 use super::seal::{Last, Sealed, Sealer, next_epoch, weight};
 use super::writer::{AppendError, Common, OutboxError, OutboxSettings, STREAM};
@@ -25,7 +25,7 @@ enum Written {
 }
 
 pub(super) struct Committer {
-    edge: Id,
+    edge: EdgeId,
     segments: Segments,
     common: Arc<Common>,
     clock: Arc<dyn Clock>,

@@ -5,7 +5,7 @@
 
 use shared::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
 use shared::wire::{Batch, Event, Tally, WireError};
-use shared::{Id, Minute, OutboxId, Timestamp};
+use shared::{EdgeId, Minute, OutboxId, Timestamp};
 
 use crate::decision::{Draft, Loss};
 
@@ -33,7 +33,7 @@ impl Parcel {
     /// # Panics
     /// When there are more than [`EVENTS_MAX`] events.
     #[must_use]
-    pub fn to_bytes(&self, edge: Id) -> Vec<u8> {
+    pub fn to_bytes(&self, edge: EdgeId) -> Vec<u8> {
         let events = self.events.iter().map(|draft| draft.at(Timestamp(0))).collect();
         let tally = |loss: &Loss| {
             let Loss { kind, reason, count } = *loss;
@@ -67,8 +67,8 @@ fn draft(event: &Event<'_>) -> Draft {
         verdict: event.verdict,
         rules: event.rules,
         flags: event.flags,
-        country: event.country,
-        device: event.device,
+        codes: event.codes,
+        region: event.region,
         network: event.network,
         visitor: event.visitor,
         page: event.page,

@@ -5,7 +5,7 @@ use shared::limits::{
 };
 use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, PAGE_BYTES, TALLY_BYTES};
 use shared::wire::{Batch, Tally};
-use shared::{Id, OutboxId, Timestamp};
+use shared::{EdgeId, OutboxId, Timestamp};
 
 use crate::decision::Draft;
 
@@ -178,7 +178,7 @@ impl Last {
 /// was wrong by days would keep all that follow waiting for days. Whoever took that one believed the
 /// same clock, and forgets it a week later than it says, so that all between are known by then.
 #[must_use]
-pub fn next_epoch(edge: Id, now: Timestamp, last: Option<&Last>) -> OutboxId {
+pub fn next_epoch(edge: EdgeId, now: Timestamp, last: Option<&Last>) -> OutboxId {
     let after = last.map_or(0, |last| last.outbox.epoch.saturating_add(1));
     let epoch = if after > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 { now.0 } else { now.0.max(after) };
     OutboxId { edge, epoch }

@@ -10,7 +10,7 @@
 
 use shared::id::{IdAllocator, IdRange};
 use shared::wire::Tally;
-use shared::{Id, OutboxId, Random, Timestamp};
+use shared::{EdgeId, OutboxId, Random, Timestamp};
 
 use super::parcel::Parcel;
 use super::seal::{Last, Sealed, Sealer, next_epoch};
@@ -35,7 +35,7 @@ pub struct Rows {
 /// The shard.
 #[derive(Clone, Debug)]
 pub struct Shard {
-    edge: Id,
+    edge: EdgeId,
     /// Of the open epoch.
     sealer: Option<Sealer>,
     last: Option<Last>,
@@ -79,7 +79,7 @@ impl Shard {
     /// Goes on with what the database has: the last batch, the slots, and what is left of the block.
     #[must_use]
     pub fn recover(
-        edge: Id,
+        edge: EdgeId,
         last: Option<Last>,
         slots: Vec<Option<Slot>>,
         ids: Option<IdRange>,

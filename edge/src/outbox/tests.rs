@@ -17,14 +17,15 @@ use shared::ambient::Stopwatch;
 use shared::random::Seeded;
 use shared::wire::Batch;
 use shared::{
-    Clock, Country, Device, Fingerprint, Flags, Id, Kind, Network, Reason, RuleSet, Timestamp,
+    Clock, Codes, Country, Device, EdgeId, Fingerprint, Flags, Id, Kind, Network, Reason, Region,
+    RuleSet, Timestamp,
 };
 
 use super::*;
 use crate::decision::Draft;
 use crate::native::Metrics;
 
-const EDGE: Id = Id::literal("edge-1");
+const EDGE: EdgeId = Id::literal("edge-1");
 /// 2026-01-01T00:00:00Z.
 const START: Timestamp = Timestamp(1_767_225_600_000);
 
@@ -92,8 +93,8 @@ fn sized(number: u32, bytes: usize) -> Draft {
         flags: Flags::default(),
         rules: RuleSet(7),
         page: None,
-        country: Country::UNKNOWN,
-        device: Device::Phone,
+        codes: Codes::of(Country::UNKNOWN, Device::Phone),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         token,

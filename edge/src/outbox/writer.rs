@@ -11,7 +11,7 @@ use std::time::Duration;
 use eventlog::group::{self, GroupCommit, GroupConfig, SendError};
 use eventlog::segments::{Segments, SegmentsConfig, SegmentsError, SegmentsView};
 use shared::limits::CLOCK_AHEAD_MS_MAX;
-use shared::{Clock, Id, Kind, OutboxId, Random, Reason, Timestamp};
+use shared::{Clock, EdgeId, Kind, OutboxId, Random, Reason, Timestamp};
 use tokio::sync::watch;
 
 use super::apart::Apart;
@@ -35,7 +35,7 @@ pub struct OutboxSettings {
     /// Its directory; made when it is missing.
     pub dir: PathBuf,
     /// The edge.
-    pub edge: Id,
+    pub edge: EdgeId,
     /// The most bytes on disk, at least [`DISK_BYTES_LEAST`]; beyond it the outbox is full.
     pub disk_bytes_max: u64,
     /// The most requests that wait for the disk.
@@ -54,7 +54,7 @@ pub struct OutboxSettings {
 impl OutboxSettings {
     /// The defaults.
     #[must_use]
-    pub fn new(dir: impl Into<PathBuf>, edge: Id) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, edge: EdgeId) -> Self {
         Self {
             dir: dir.into(),
             edge,

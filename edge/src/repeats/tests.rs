@@ -1,4 +1,4 @@
-use shared::{Country, Device, Fingerprint, Flags, Network, Reason, RuleSet};
+use shared::{Codes, Country, Device, Fingerprint, Flags, Network, Reason, Region, RuleSet};
 
 use super::*;
 
@@ -10,8 +10,8 @@ fn event(kind: Kind, part: u64, name: u64) -> Draft {
         verdict: None,
         rules: RuleSet::UNKNOWN,
         flags: Flags::default(),
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         page: None,
@@ -35,7 +35,8 @@ fn what_was_put_in_is_a_repeat_and_nothing_else_is() {
     assert!(!repeats.has(&click));
     repeats.remember(&click);
     assert!(repeats.has(&click));
-    let elsewhere = Draft { country: Country::from_bytes(*b"SE").unwrap(), ..click };
+    let elsewhere =
+        Draft { codes: Codes::of(Country::from_bytes(*b"SE").unwrap(), Device::Unknown), ..click };
     assert!(repeats.has(&elsewhere), "where it comes from makes it no other");
     assert!(!others.iter().any(|other| repeats.has(other)));
     repeats.remember(&bot);

@@ -94,7 +94,7 @@ impl Database {
     }
 
     /// The shard as it was left.
-    pub(super) fn shard(&self, edge: shared::Id) -> worker::Result<Shard> {
+    pub(super) fn shard(&self, edge: shared::EdgeId) -> worker::Result<Shard> {
         let damaged =
             |what: &str| worker::Error::RustError(format!("the outbox is damaged: {what}"));
         let query = "SELECT bytes FROM batches WHERE sequence = ?";

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shared::{Id, Timestamp};
+use shared::{EdgeId, Timestamp};
 use worker::{
     DurableObject, Env, Method, Request, Response, ResponseBuilder, State, console_error,
     console_warn, durable_object,
@@ -62,7 +62,7 @@ pub struct Outbox {
 }
 
 struct Inner {
-    edge: Id,
+    edge: EdgeId,
     database: Database,
     shard: Shard,
     settings: Settings,
@@ -156,7 +156,7 @@ impl Outbox {
             }
             (None, None) => return Err("the outbox has no name yet".into()),
         };
-        let edge: Id = name.parse().map_err(|error| format!("the outbox's name: {error}"))?;
+        let edge: EdgeId = name.parse().map_err(|error| format!("the outbox's name: {error}"))?;
         let shard = database.shard(edge)?;
         let get = |name: &str| binding(&self.env, name);
         let mut settings = settings::read(&get);

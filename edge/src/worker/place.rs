@@ -1,11 +1,11 @@
 //! Where a shard is.
 
-use shared::Id;
+use shared::EdgeId;
 
 /// The name of a shard: an edge of its own for those who read its batches, which they take from
 /// the edge that it is called after.
 #[must_use]
-pub fn shard_name(name: &str, colo: &str, number: u32) -> Option<Id> {
+pub fn shard_name(name: &str, colo: &str, number: u32) -> Option<EdgeId> {
     let colo: String = colo.chars().filter(char::is_ascii_alphanumeric).take(3).collect();
     let colo = if colo.is_empty() { "any".to_owned() } else { colo };
     format!("{name}--{colo}-{number}").parse().ok()

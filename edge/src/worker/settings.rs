@@ -1,7 +1,7 @@
 //! What a Worker is told by its bindings (`wrangler.toml`, secrets). A value that cannot be used is
 //! reported and left out: a misconfigured edge still redirects whom it can.
 
-use shared::Id;
+use shared::EdgeId;
 use shared::keys::EdgeKeys;
 
 use crate::clicks;
@@ -13,7 +13,7 @@ use crate::privacy::PrivacyPolicy;
 use crate::verdict::{CLICK_TOO_SOON_MS, Rules};
 use catalogue::Catalogue;
 
-/// The longest [`Settings::name`]: with a colo and a number it is an [`Id`].
+/// The longest [`Settings::name`]: with a colo and a number it is an [`EdgeId`].
 pub const NAME_BYTES_MAX: usize = 8;
 /// The most shards of a colo.
 pub const SHARDS_MAX: u32 = 100;
@@ -238,7 +238,7 @@ impl Reader<'_> {
 
     fn name(&mut self) -> String {
         let parse = |text: &str| {
-            let fits = text.len() <= NAME_BYTES_MAX && text.parse::<Id>().is_ok();
+            let fits = text.len() <= NAME_BYTES_MAX && text.parse::<EdgeId>().is_ok();
             let error = || {
                 format!(
                     "{text:.40} is no name: 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 _ -"

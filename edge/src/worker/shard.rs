@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use shared::id::IdRange;
-use shared::{Id, Timestamp};
+use shared::{EdgeId, Timestamp};
 use wasm_bindgen::JsValue;
 use worker::Env;
 
@@ -14,7 +14,7 @@ use crate::outbox::parcel::Parcel;
 /// A shard, as this request may reach it: what the platform gives to one request, no other may use.
 #[derive(Debug)]
 pub(super) struct Shard {
-    edge: Id,
+    edge: EdgeId,
     stub: JsValue,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Told {
 
 impl Shard {
     /// The shard of that name.
-    pub(super) fn find(env: &Env, edge: Id, hint: Option<&str>) -> Result<Self, ShardError> {
+    pub(super) fn find(env: &Env, edge: EdgeId, hint: Option<&str>) -> Result<Self, ShardError> {
         let stub = glue::stub(env, edge.as_str(), hint.unwrap_or_default());
         let stub = stub.map_err(|why| ShardError::Away(format!("the binding OUTBOX: {why:?}")))?;
         Ok(Self { edge, stub })

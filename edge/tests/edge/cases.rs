@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{BROWSER, EDGE, NOW, TokenSpec, World};
+use crate::support::{BROWSER, ISSUER, NOW, TokenSpec, World};
 use edge::clicks::{Clicks, Pace};
 use edge::repeats::Repeats;
 use edge::request::Body;
@@ -19,7 +19,7 @@ use shared::id::IdAllocator;
 use shared::random::Seeded;
 use shared::text::hex;
 use shared::token::{Unverified, from_text, to_text};
-use shared::{Fingerprint, Id, ImpressionId, Random, Timestamp};
+use shared::{Fingerprint, ImpressionId, IssuerId, Random, Timestamp};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,8 +165,8 @@ fn every_case() {
 
 impl PolicySpec {
     /// Which issuer's keys the edge has.
-    pub(crate) fn issuer(&self) -> Id {
-        self.issuer.as_deref().map_or(EDGE, |issuer| issuer.parse().unwrap())
+    pub(crate) fn issuer(&self) -> IssuerId {
+        self.issuer.as_deref().map_or(ISSUER, |issuer| issuer.parse().unwrap())
     }
 
     pub(crate) fn pace(&self) -> Pace {
@@ -290,8 +290,8 @@ fn describe_event(event: &Draft, tokens: &BTreeMap<&str, Vec<u8>>) -> Value {
         "verdict": event.verdict,
         "flags": event.flags,
         "page": event.page,
-        "country": event.country,
-        "device": event.device,
+        "country": event.codes.country,
+        "device": event.codes.device,
         "network": event.network,
         "visitor": if event.visitor == Fingerprint::NONE { "none" } else { "some" },
         "token": token,

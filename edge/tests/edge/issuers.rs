@@ -7,16 +7,17 @@ use edge::{Decision, Keys, Method, Request, handle};
 use serde_json::Value;
 use shared::id::IdAllocator;
 use shared::keys::{EdgeKeys, IssuerKey, KeyStore, PublicKey, TagKeys};
+use shared::name::literal;
 use shared::random::Seeded;
 use shared::token::{SIGNATURE_BYTES, Signer, TAG_BYTES, Token, sign, tag, to_text};
-use shared::{BlockId, Fingerprint, Id, ImpressionId, Reason, Timestamp};
+use shared::{BlockId, Fingerprint, Id, ImpressionId, IssuerId, Reason, Timestamp};
 
 use crate::support::World;
 
 /// When the golden tokens were issued: 2026-01-31T12:00:00Z.
 const NOW: Timestamp = Timestamp(1_769_860_800_000);
-const HOUSE: Id = Id::literal("house");
-const MALLORY: Id = Id::literal("limited");
+const HOUSE: IssuerId = Id::literal("house");
+const MALLORY: IssuerId = Id::literal("limited");
 
 /// The golden deployment, made by a build whose issuers shared a secret; and as a new one would be.
 fn stores() -> [KeyStore; 2] {
@@ -29,7 +30,6 @@ fn stores() -> [KeyStore; 2] {
 
 /// A good token of a key.
 fn sealed(key: &IssuerKey) -> Vec<u8> {
-    let any = Id::literal("any");
     let token = Token {
         test: false,
         pass_query: false,
@@ -41,11 +41,11 @@ fn sealed(key: &IssuerKey) -> Vec<u8> {
         click_life_s: 3_600,
         price: [0; 11],
         visitor: Fingerprint::NONE,
-        ad: any,
-        campaign: any,
-        advertiser: any,
-        publisher: Id::literal("pub-1"),
-        placement: any,
+        ad: literal("any"),
+        campaign: literal("any"),
+        advertiser: literal("any"),
+        publisher: literal("pub-1"),
+        placement: literal("any"),
         url: "https://shop.example/",
     };
     Signer::new(key).mint(&token).unwrap()
@@ -168,7 +168,7 @@ fn an_edge_knows_which_ads_its_keys_may_not_sign_for() {
     let unsold = policy.unsold(NOW);
     assert!(!unsold.is_empty() && unsold.is_sorted(), "{unsold:?}");
     for (placement, ad) in &unsold {
-        let publisher = policy.catalogue.placement(*placement).unwrap().publisher;
+        let publisher = policy.catalogue.placement(placement.name()).unwrap().publisher.name();
         let ad = policy.catalogue.ads().iter().find(|known| known.id == *ad).unwrap();
         assert!(policy.keys.signer(publisher, ad, NOW).is_none(), "{placement} {ad:?}");
     }

@@ -7,7 +7,7 @@ use edge::Draft;
 use edge::native::Metrics;
 use edge::outbox::{Outbox, OutboxSettings};
 use shared::random::Seeded;
-use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet};
+use shared::{Codes, Device, Fingerprint, Flags, Kind, Network, Reason, Region, RuleSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -106,7 +106,10 @@ async fn a_proxy_is_believed_on_a_kept_connection_too() {
     let got = sink.got.lock();
     let batches = got.values().map(|bytes| shared::wire::Batch::read(bytes).unwrap());
     let event = batches.flat_map(|batch| batch.events).next().unwrap();
-    assert_eq!((event.country.to_string().as_str(), event.device), ("SE", Device::Tablet));
+    assert_eq!(
+        (event.codes.country.to_string().as_str(), event.codes.device),
+        ("SE", Device::Tablet)
+    );
     assert_eq!(event.network.0, [4, 203, 0, 113, 0, 0, 0]);
     assert_eq!(event.verdict, Some(Reason::Prefetch));
     assert_eq!(event.visitor, Fingerprint::NONE);
@@ -244,8 +247,8 @@ fn draft() -> Draft {
         rules: RuleSet::UNKNOWN,
         page: None,
         flags: Flags::default(),
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         token: vec![1; 100],

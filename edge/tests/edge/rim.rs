@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{Edge, Reply, Store, eventually};
-use crate::support::{CATALOGUE, EDGE, NOW};
+use crate::support::{CATALOGUE, EDGE, ISSUER, NOW};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_impression_from_serve_to_click() {
@@ -117,9 +117,9 @@ async fn a_trusted_proxy_tells_who_asks_and_from_where() {
     let got = sink.got.lock();
     let batches: Vec<Batch<'_>> = got.values().map(|bytes| Batch::read(bytes).unwrap()).collect();
     let event = batches.iter().flat_map(|batch| &batch.events).next().unwrap();
-    assert_eq!(event.country.to_string(), "SE");
+    assert_eq!(event.codes.country.to_string(), "SE");
     assert_eq!(event.network.0, [4, 203, 0, 113, 0, 0, 0]);
-    assert_eq!(event.device, shared::Device::Tablet);
+    assert_eq!(event.codes.device, shared::Device::Tablet);
     assert_eq!(event.verdict, Some(Reason::Prefetch));
 }
 
@@ -267,12 +267,12 @@ async fn catalogue_and_keys_change_while_it_runs() {
     assert_eq!(edge.get(&format!("/v1/c/{token}")).await.status, 302);
     let mut store = edge.world.store.clone();
     store.revoke(edge.world.live.public.id).unwrap();
-    edge.policies.set_keys(Keys::of_store(&store, EDGE).unwrap());
+    edge.policies.set_keys(Keys::of_store(&store, ISSUER).unwrap());
     assert_eq!(edge.get(&format!("/v1/c/{token}")).await.status, 403);
     assert_eq!(edge.get("/v1/serve?placement=top").await.status, 503);
     assert_eq!(edge.get("/readyz").await.status, 503);
-    store.create(EDGE, vec![], NOW, &mut Seeded::new(99)).unwrap();
-    edge.policies.set_keys(Keys::of_store(&store, EDGE).unwrap());
+    store.create(ISSUER, vec![], NOW, &mut Seeded::new(99)).unwrap();
+    edge.policies.set_keys(Keys::of_store(&store, ISSUER).unwrap());
     assert_eq!(edge.get("/v1/serve?placement=top").await.status, 200);
     edge.policies.set_catalogue(Catalogue::default());
     assert_eq!(edge.get("/v1/serve?placement=top").await.status, 404);
@@ -374,8 +374,8 @@ async fn a_damaged_outbox_ends_the_process() {
             rules: shared::RuleSet::UNKNOWN,
             page: None,
             flags: shared::Flags::default(),
-            country: shared::Country::UNKNOWN,
-            device: shared::Device::Unknown,
+            codes: shared::Codes::default(),
+            region: shared::Region::UNKNOWN,
             network: shared::Network::default(),
             visitor: shared::Fingerprint::NONE,
             token: vec![1; 1_000],

@@ -28,7 +28,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Edge, Reply, Store};
-use crate::support::{CATALOGUE, EDGE, TokenSpec, World};
+use crate::support::{CATALOGUE, ISSUER, TokenSpec, World};
 
 /// What a centre would have got, and what it answers.
 #[derive(Default)]
@@ -197,7 +197,7 @@ impl Shells {
     /// With more bindings for the Worker.
     pub(crate) async fn start(more: &[(&str, &str)]) -> Self {
         let world = World::at(SystemClock.now());
-        let (policy, keys) = (world.policy(), world.store.for_edge(EDGE).unwrap());
+        let (policy, keys) = (world.policy(), world.store.for_edge(ISSUER).unwrap());
         Self::start_with(world, policy, &keys, more, |_| {}).await
     }
 
@@ -219,8 +219,8 @@ impl Shells {
         let (centre, url) = Centre::start().await;
         let keys = serde_json::to_string(keys).unwrap();
         let mut bindings = vec![
-            ("EDGE_NAME", "w"),
-            ("EDGE_KEYS", keys.as_str()),
+            ("ISSUER_NAME", "w"),
+            ("ISSUER_KEYS", keys.as_str()),
             ("CATALOGUE", CATALOGUE),
             ("PUBLIC_URL", "https://edge.example"),
             ("GATEWAY_URL", url.as_str()),

@@ -11,14 +11,17 @@ use edge::{Durability, Keys, Policy};
 use serde::Deserialize;
 use shared::id::IdAllocator;
 use shared::keys::{IssuerKey, KeyStore};
+use shared::name::literal;
 use shared::random::Seeded;
 use shared::token::{Signer, Token};
-use shared::{Fingerprint, Id, ImpressionId, Network, Timestamp};
+use shared::{EdgeId, Fingerprint, Id, ImpressionId, IssuerId, Network, Timestamp};
 
 /// 2026-01-10T12:00:00Z.
 pub(crate) const NOW: Timestamp = Timestamp(1_768_046_400_000);
 pub(crate) const HOUR_MS: u64 = 3_600_000;
-pub(crate) const EDGE: Id = Id::literal("edge-1");
+pub(crate) const EDGE: EdgeId = Id::literal("edge-1");
+/// Who signs its tokens.
+pub(crate) const ISSUER: IssuerId = Id::literal("edge-1");
 
 /// What a visitor says in cases that say nothing of it.
 pub(crate) const BROWSER: &str =
@@ -75,11 +78,11 @@ impl World {
         let mut random = Seeded::new(7);
         let mut store = KeyStore::generate(&mut random);
         let long_ago = now.minus_ms(240 * HOUR_MS);
-        let revoked = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
+        let revoked = store.create(ISSUER, vec![], long_ago, &mut random).unwrap();
         store.revoke(revoked).unwrap();
-        let first = store.create(EDGE, vec![], long_ago, &mut random).unwrap();
-        store.rotate(EDGE, now.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
-        let publishers = vec![Id::literal("other")];
+        let first = store.create(ISSUER, vec![], long_ago, &mut random).unwrap();
+        store.rotate(ISSUER, now.minus_ms(2 * HOUR_MS), HOUR_MS, &mut random).unwrap();
+        let publishers = vec![literal("other")];
         let narrow = Id::literal("narrow");
         let narrow = store.create(narrow, publishers, long_ago, &mut random).unwrap();
         let find = |store: &KeyStore, id| {
@@ -89,14 +92,14 @@ impl World {
         let unknown = other.create(Id::literal("who"), vec![], long_ago, &mut random).unwrap();
         let mut before = KeyStore::generate(&mut Seeded::new(8));
         let years_ago = now.minus_ms(9_700 * HOUR_MS);
-        before.create(EDGE, vec![], years_ago, &mut Seeded::new(9)).unwrap();
+        before.create(ISSUER, vec![], years_ago, &mut Seeded::new(9)).unwrap();
         let mut oldest = before.issuers.remove(0);
         oldest.public.retired_at = Some(long_ago.plus_ms(HOUR_MS));
         store.issuers.insert(0, oldest.clone());
         let mut foreign = KeyStore::generate(&mut random);
-        foreign.create(EDGE, vec![], long_ago, &mut random).unwrap();
+        foreign.create(ISSUER, vec![], long_ago, &mut random).unwrap();
         Self {
-            live: store.signing(EDGE, now).unwrap().clone(),
+            live: store.signing(ISSUER, now).unwrap().clone(),
             retired: find(&store, first),
             oldest,
             revoked: find(&store, revoked),
@@ -109,7 +112,7 @@ impl World {
     }
 
     pub(crate) fn keys(&self) -> Keys {
-        Keys::of_store(&self.store, EDGE).unwrap()
+        Keys::of_store(&self.store, ISSUER).unwrap()
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -156,11 +159,11 @@ impl World {
             click_life_s: 86400,
             price: [3; 11],
             visitor,
-            ad: Id::literal("shoes"),
-            campaign: Id::literal("spring"),
-            advertiser: Id::literal("acme"),
-            publisher: Id::literal("news"),
-            placement: Id::literal("top"),
+            ad: literal("shoes"),
+            campaign: literal("spring"),
+            advertiser: literal("acme"),
+            publisher: literal("news"),
+            placement: literal("top"),
             url: &spec.url,
         };
         let mut bytes = Signer::new(key).mint(&token).unwrap();

@@ -141,7 +141,7 @@ async fn a_table_of_countries_is_asked_where_no_proxy_says_it() {
     let mut found: Vec<String> = Vec::new();
     for bytes in sink.got.lock().values() {
         let batch = Batch::read(bytes).unwrap();
-        found.extend(batch.events.iter().map(|event| event.country.to_string()));
+        found.extend(batch.events.iter().map(|event| event.codes.country.to_string()));
     }
     assert_eq!(found, told.map(|(_, _, country)| country));
 }

@@ -16,7 +16,7 @@ use shared::token::to_text;
 use shared::wire::Batch;
 
 use crate::shells::get;
-use crate::support::{CATALOGUE, EDGE, TokenSpec, World};
+use crate::support::{CATALOGUE, ISSUER, TokenSpec, World};
 
 /// A Worker that publishes to NATS, and the clicks that it was asked for.
 struct Site {
@@ -30,10 +30,10 @@ struct Site {
 impl Site {
     fn start(start: impl FnOnce(&[(&str, &str)]) -> Workerd, more: &[(&str, &str)]) -> Self {
         let world = World::at(SystemClock.now());
-        let keys = serde_json::to_string(&world.store.for_edge(EDGE).unwrap()).unwrap();
+        let keys = serde_json::to_string(&world.store.for_edge(ISSUER).unwrap()).unwrap();
         let mut bindings = vec![
-            ("EDGE_NAME", "w"),
-            ("EDGE_KEYS", keys.as_str()),
+            ("ISSUER_NAME", "w"),
+            ("ISSUER_KEYS", keys.as_str()),
             ("CATALOGUE", CATALOGUE),
             ("PUBLIC_URL", "https://edge.example"),
         ];

@@ -11,7 +11,7 @@ use shared::keys::PublicKey;
 use shared::token::to_text;
 
 use crate::shells::{self, Shells, get};
-use crate::support::{CATALOGUE, EDGE, HOUR_MS, TokenSpec};
+use crate::support::{CATALOGUE, HOUR_MS, ISSUER, TokenSpec};
 
 const SERVE: &str = "/v1/serve?placement=top";
 const SLOW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/edge/slow-shard.capnp");
@@ -23,8 +23,8 @@ const IDLE: Duration = Duration::from_millis(10_500);
 /// Public keys that the Worker does not know from its settings: a newer one of its issuer is among
 /// them.
 fn public(shells: &Shells) -> Vec<PublicKey> {
-    let mut public = shells.world.store.for_edge(EDGE).unwrap().public;
-    public.push(PublicKey { issuer: EDGE, ..shells.world.unknown.public.clone() });
+    let mut public = shells.world.store.for_edge(ISSUER).unwrap().public;
+    public.push(PublicKey { issuer: ISSUER, ..shells.world.unknown.public.clone() });
     public
 }
 
@@ -120,7 +120,7 @@ async fn a_worker_is_ready_when_the_centre_has_told_keys_that_sign() {
     shells.worker.start_again();
     assert_eq!(reasons(&shells).await, "");
     shells.worker.kill();
-    // Rotated, and the overlap is over: EDGE_KEYS has the old key alone.
+    // Rotated, and the overlap is over: ISSUER_KEYS has the old key alone.
     let past = SystemClock.now().minus_ms(HOUR_MS);
     let retired = with_own(&shells, |key| key.retired_at = Some(past));
     shells.centre.publish(retired, CATALOGUE);

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::Reply;
 use crate::shells::{Centre, at_once, get};
-use crate::support::{CATALOGUE, EDGE, World};
+use crate::support::{CATALOGUE, ISSUER, World};
 
 const SERVE: &str = "/v1/serve?placement=top";
 /// How long it may take to start: it bundles the Worker, and starts workerd.
@@ -157,10 +157,10 @@ async fn under_wrangler_dev_what_was_answered_is_counted_through_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::at(shared::Clock::now(&shared::ambient::SystemClock));
     let (centre, url) = Centre::start().await;
-    let keys = world.store.for_edge(EDGE).unwrap();
+    let keys = world.store.for_edge(ISSUER).unwrap();
     centre.publish(keys.public.clone(), CATALOGUE);
     let keys = serde_json::to_string(&keys).unwrap();
-    let settings = format!("EDGE_KEYS='{keys}'\nGATEWAY_URL={url}\n");
+    let settings = format!("ISSUER_KEYS='{keys}'\nGATEWAY_URL={url}\n");
     let mut wrangler = Wrangler::start(dir.path(), &settings).await;
     // Cold, and all at once.
     wrangler.serve_and_click().await;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
+use shared::text::hex;
 
 use super::{Inner, JetStreamLog, stream_name, subject};
-use crate::log::{DEAD, hex};
+use crate::log::DEAD;
 use crate::nats::connect::{cannot_make, context, find, warn_of_few_copies};
 use crate::nats::{JetStreamConfig, OpenError};
 use crate::position::Identity;

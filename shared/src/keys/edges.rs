@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{KeyError, KeyStore};
-use crate::id::Id;
+use crate::name::{EdgeId, IssuerId};
 use crate::time::Timestamp;
 
 /// What stands between an edge's name and what tells its shards apart: `NAME--FRA-3` is a shard of
@@ -17,7 +17,7 @@ const SHARD_MARK: &str = "--";
 /// The name that is registered for the edge of an outbox: its own, or that of the edge whose shard it
 /// is.
 #[must_use]
-pub fn registered_name(edge: Id) -> Id {
+pub fn registered_name(edge: EdgeId) -> EdgeId {
     let text = edge.as_str();
     let name = text.split_once(SHARD_MARK).map_or(text, |(name, _)| name);
     // What begins with the mark is a shard of nothing: it stands for itself.
@@ -31,15 +31,15 @@ pub enum Sender {
     /// The operator, or a process's own outbox: it speaks for every edge that is registered.
     Operator,
     /// Whoever signed the request with a key of this issuer: it speaks for the issuer's edges.
-    Issuer(Id),
+    Issuer(IssuerId),
     /// The edge to which NATS lets nobody else publish: it speaks for itself and its shards.
-    Edge(Id),
+    Edge(EdgeId),
 }
 
 impl Sender {
     /// Whether the sender speaks for this edge.
     #[must_use]
-    pub fn owns(self, edge: Id, edges: &EdgeRegistry) -> bool {
+    pub fn owns(self, edge: EdgeId, edges: &EdgeRegistry) -> bool {
         match self {
             Self::Operator => true,
             Self::Issuer(issuer) => edges.owner(edge) == Some(issuer),
@@ -72,7 +72,7 @@ impl fmt::Display for Sender {
 #[serde(deny_unknown_fields)]
 pub struct RegisteredEdge {
     /// Whose it is.
-    pub issuer: Id,
+    pub issuer: IssuerId,
     /// Since when.
     pub registered_at: Timestamp,
 }
@@ -80,12 +80,12 @@ pub struct RegisteredEdge {
 /// All registered edges.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct EdgeRegistry(BTreeMap<Id, RegisteredEdge>);
+pub struct EdgeRegistry(BTreeMap<EdgeId, RegisteredEdge>);
 
 impl EdgeRegistry {
     /// Whose this edge is, or this shard of an edge; `None`: nobody has registered it.
     #[must_use]
-    pub fn owner(&self, edge: Id) -> Option<Id> {
+    pub fn owner(&self, edge: EdgeId) -> Option<IssuerId> {
         self.0.get(&registered_name(edge)).map(|edge| edge.issuer)
     }
 
@@ -96,7 +96,7 @@ impl EdgeRegistry {
     }
 
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (Id, RegisteredEdge)> {
+    pub fn iter(&self) -> impl Iterator<Item = (EdgeId, RegisteredEdge)> {
         self.0.iter().map(|(name, edge)| (*name, *edge))
     }
 }
@@ -109,8 +109,8 @@ impl KeyStore {
     /// the issuer has no key.
     pub fn register_edge(
         &mut self,
-        edge: Id,
-        issuer: Id,
+        edge: EdgeId,
+        issuer: IssuerId,
         now: Timestamp,
     ) -> Result<RegisteredEdge, KeyError> {
         if registered_name(edge) != edge {
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::random::Seeded;
 
-    fn id(text: &str) -> Id {
+    fn id<T: crate::name::Short>(text: &str) -> crate::Id<T> {
         text.parse().unwrap()
     }
 

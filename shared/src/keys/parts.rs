@@ -9,7 +9,7 @@ use super::{
     DeploymentId, EdgeRegistry, IssuerKey, KeyError, KeyStore, Keyring, PriceKey, PublicKey,
     Secret, TagKeys, VisitorKey,
 };
-use crate::id::Id;
+use crate::name::{EdgeId, IssuerId};
 use crate::time::Timestamp;
 
 /// An edge's part: the signing keys of one issuer, and what its own checks need.
@@ -20,7 +20,7 @@ pub struct EdgeKeys {
     /// The deployment.
     pub deployment: DeploymentId,
     /// Whose signing keys they are.
-    pub issuer: Id,
+    pub issuer: IssuerId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) edge_secret: Option<Secret>,
     pub(super) visitor_secret: Secret,
@@ -43,7 +43,7 @@ pub struct CentreKeys {
     pub public: Vec<PublicKey>,
     /// Edges that were taken out of service, and since when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub retired_edges: BTreeMap<Id, Timestamp>,
+    pub retired_edges: BTreeMap<EdgeId, Timestamp>,
     /// Whose edges are.
     #[serde(default, skip_serializing_if = "EdgeRegistry::is_empty")]
     pub edges: EdgeRegistry,
@@ -115,7 +115,7 @@ impl KeyStore {
     ///
     /// # Errors
     /// [`KeyError::UnknownIssuer`] when the issuer has no key.
-    pub fn for_edge(&self, issuer: Id) -> Result<EdgeKeys, KeyError> {
+    pub fn for_edge(&self, issuer: IssuerId) -> Result<EdgeKeys, KeyError> {
         let own = self.issuers.iter().filter(|key| key.public.issuer == issuer);
         let own: Vec<_> = own.map(|key| (key.clone(), self.price_key(key.public.id))).collect();
         if own.is_empty() {

@@ -11,7 +11,7 @@ use super::{
     DeploymentId, EdgeRegistry, IssuerLimits, KeyId, Keyring, PriceKey, PublicKey, Secret,
     VisitorKey,
 };
-use crate::id::Id;
+use crate::name::{EdgeId, IssuerId, PublisherName};
 use crate::random::Random;
 use crate::time::Timestamp;
 
@@ -32,13 +32,13 @@ pub enum KeyError {
     Unknown(KeyId),
     /// No such issuer.
     #[error("issuer {0} has no key that signs; `countersign keys new --issuer {0}` makes one")]
-    UnknownIssuer(Id),
+    UnknownIssuer(IssuerId),
     /// The issuer has a key already.
     #[error("issuer {0} has a key that signs; `countersign keys rotate` replaces it")]
-    HasKey(Id),
+    HasKey(IssuerId),
     /// The name is taken.
     #[error("no key can be made for the issuer {0}: the name is kept for imported logs")]
-    Reserved(Id),
+    Reserved(IssuerId),
     /// Revoked keys stay revoked.
     #[error("key {0} is revoked already")]
     Revoked(KeyId),
@@ -46,15 +46,15 @@ pub enum KeyError {
     #[error("the edge {edge} belongs to another issuer, for ever: take another name")]
     EdgeTaken {
         /// Its name.
-        edge: Id,
+        edge: EdgeId,
     },
     /// A shard belongs to the edge that it is called after.
     #[error("{edge} is the name of a shard of the edge {name}: register {name}")]
     ShardName {
         /// The name.
-        edge: Id,
+        edge: EdgeId,
         /// What it is called after.
-        name: Id,
+        name: EdgeId,
     },
     /// What a shard of the edge is called could be one of another edge.
     #[error(
@@ -63,14 +63,14 @@ pub enum KeyError {
     )]
     EdgeName {
         /// The name.
-        edge: Id,
+        edge: EdgeId,
     },
     /// Nobody has registered the edge.
     #[error(
         "no edge {0} is registered; `countersign edges registered` shows those that are, and `countersign edges register` \
          makes it one of them"
     )]
-    UnregisteredEdge(Id),
+    UnregisteredEdge(EdgeId),
     /// A file of another version.
     #[error("the key file has version {0}; this build reads version {v}", v = KeyStore::VERSION)]
     Version(u32),
@@ -113,7 +113,7 @@ pub struct KeyStore {
     pub issuers: Vec<IssuerKey>,
     /// Edges that were taken out of service, and since when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub retired_edges: BTreeMap<Id, Timestamp>,
+    pub retired_edges: BTreeMap<EdgeId, Timestamp>,
     /// Whose edges are.
     #[serde(default, skip_serializing_if = "EdgeRegistry::is_empty")]
     pub edges: EdgeRegistry,
@@ -155,8 +155,8 @@ impl KeyStore {
     /// When the issuer has a key that signs, or the name is reserved.
     pub fn create(
         &mut self,
-        issuer: Id,
-        publishers: Vec<Id>,
+        issuer: IssuerId,
+        publishers: Vec<PublisherName>,
         now: Timestamp,
         random: &mut dyn Random,
     ) -> Result<KeyId, KeyError> {
@@ -170,7 +170,7 @@ impl KeyStore {
     /// As [`KeyStore::create`].
     pub fn create_limited(
         &mut self,
-        issuer: Id,
+        issuer: IssuerId,
         limits: IssuerLimits,
         now: Timestamp,
         random: &mut dyn Random,
@@ -197,7 +197,7 @@ impl KeyStore {
     /// When the issuer has no key that signs.
     pub fn rotate(
         &mut self,
-        issuer: Id,
+        issuer: IssuerId,
         now: Timestamp,
         overlap_ms: u64,
         random: &mut dyn Random,
@@ -243,14 +243,14 @@ impl KeyStore {
     ///
     /// # Errors
     /// When neither it nor the edge whose shard it is was registered: that is a slip of the pen.
-    pub fn retire_edge(&mut self, edge: Id, now: Timestamp) -> Result<Timestamp, KeyError> {
+    pub fn retire_edge(&mut self, edge: EdgeId, now: Timestamp) -> Result<Timestamp, KeyError> {
         self.edges.owner(edge).ok_or(KeyError::UnregisteredEdge(edge))?;
         Ok(*self.retired_edges.entry(edge).or_insert(now))
     }
 
     /// Since when an edge, or the one whose shard it is, is out of service.
     #[must_use]
-    pub fn retired_since(&self, edge: Id) -> Option<Timestamp> {
+    pub fn retired_since(&self, edge: EdgeId) -> Option<Timestamp> {
         let of = |edge| self.retired_edges.get(&edge);
         of(edge).or_else(|| of(registered_name(edge))).copied()
     }
@@ -259,7 +259,7 @@ impl KeyStore {
     ///
     /// # Errors
     /// [`KeyError::UnknownIssuer`] when there is none.
-    pub fn signing(&self, issuer: Id, now: Timestamp) -> Result<&IssuerKey, KeyError> {
+    pub fn signing(&self, issuer: IssuerId, now: Timestamp) -> Result<&IssuerKey, KeyError> {
         let mut keys = self.issuers.iter().rev();
         keys.find(|key| key.public.issuer == issuer && key.public.signs_at(now))
             .ok_or(KeyError::UnknownIssuer(issuer))
@@ -292,7 +292,7 @@ impl KeyStore {
 
     fn add(
         &mut self,
-        issuer: Id,
+        issuer: IssuerId,
         limits: IssuerLimits,
         now: Timestamp,
         random: &mut dyn Random,

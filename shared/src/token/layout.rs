@@ -2,12 +2,13 @@
 
 use super::{QUERY_MARK, TEST_MARK, Token, VERSION};
 use crate::event::{Fingerprint, Reason};
-use crate::id::{Id, ImpressionId};
+use crate::id::ImpressionId;
 use crate::keys::{DeploymentId, KeyId};
 use crate::limits::URL_BYTES_MAX;
+use crate::name::{Name, Named};
 use crate::time::Timestamp;
 
-/// Bytes before the first id: version, deployment, key, impression, time, two lives, price, visitor.
+/// Bytes before the first name: version, deployment, key, impression, time, two lives, price, visitor.
 const FIXED_BYTES: usize = 1 + 4 + 4 + 12 + 6 + 3 + 3 + 11 + 8;
 
 /// Appends the body.
@@ -21,10 +22,9 @@ pub(super) fn write(token: &Token<'_>, out: &mut Vec<u8>) {
     out.extend(&token.click_life_s.to_be_bytes()[1..]);
     out.extend(token.price);
     out.extend(token.visitor.0.to_be_bytes());
-    for id in [token.ad, token.campaign, token.advertiser, token.publisher, token.placement] {
-        let bytes = id.as_bytes();
-        out.push(u8::try_from(bytes.len()).expect("an id has at most 16 bytes"));
-        out.extend(bytes);
+    for name in token.names() {
+        out.push(u8::try_from(name.len()).expect("a name has at most 128 bytes"));
+        out.extend(name.as_bytes());
     }
     let length = u16::try_from(token.url.len()).expect("the signer checked the URL's length");
     out.extend(length.to_be_bytes());
@@ -68,12 +68,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Token<'_>, Reason> {
     let click_life_s = u32::from_be_bytes([0, a, b, c]);
     let price = take(&mut rest)?;
     let visitor = Fingerprint(u64::from_be_bytes(take(&mut rest)?));
-    let mut ids = [Id::NONE; 5];
-    for id in &mut ids {
-        let [length] = take(&mut rest)?;
-        *id = Id::new(slice(&mut rest, usize::from(length))?).map_err(|_| Reason::Malformed)?;
-    }
-    let [ad, campaign, advertiser, publisher, placement] = ids;
+    let (ad, campaign, advertiser) = (name(&mut rest)?, name(&mut rest)?, name(&mut rest)?);
+    let (publisher, placement) = (name(&mut rest)?, name(&mut rest)?);
     let length = usize::from(u16::from_be_bytes(take(&mut rest)?));
     if length > URL_BYTES_MAX || length != rest.len() {
         return Err(Reason::Malformed);
@@ -103,6 +99,12 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Reason> {
     let (head, tail) = rest.split_first_chunk().ok_or(Reason::Malformed)?;
     *rest = tail;
     Ok(*head)
+}
+
+fn name<'a, T: Named>(rest: &mut &'a [u8]) -> Result<Name<'a, T>, Reason> {
+    let [length] = take(rest)?;
+    let text = std::str::from_utf8(slice(rest, usize::from(length))?);
+    Name::new(text.map_err(|_| Reason::Malformed)?).map_err(|_| Reason::Malformed)
 }
 
 fn slice<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], Reason> {

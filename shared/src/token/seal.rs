@@ -86,9 +86,8 @@ impl Signer {
         if life_s * 1000 > TOKEN_LIFE_MS_MAX {
             return Err(format!("a token lives at most 24 hours, and not {life_s} s"));
         }
-        let ids = [token.ad, token.campaign, token.advertiser, token.publisher, token.placement];
-        if token.issued_at.0 >> 48 != 0 || ids.iter().any(|id| id.is_none()) {
-            return Err("a token needs a time of 48 bits and all five ids".to_owned());
+        if token.issued_at.0 >> 48 != 0 || token.names().iter().any(|name| name.is_empty()) {
+            return Err("a token needs a time of 48 bits and all five names".to_owned());
         }
         let mut bytes = Vec::with_capacity(256 + token.url.len());
         layout::write(token, &mut bytes);

@@ -1,30 +1,36 @@
 //! The outbox batch: what an edge sends to a collector.
 //!
-//! Version 2: `CSB2`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
+//! Version 3: `CSB3`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
 //! number of tallies (4); then each event: kind (1), verdict (1; 0 valid, else the reason), flags
-//! (1), country (2 letters), device (1), network (7), fingerprint (8), receive time in ms (8), rule
-//! set (4), with 128 in the flags a page view (8) and its number (2), token length (2), token; then
+//! (1), codes (4; [`Codes::pack`]), region (3), network (7), fingerprint (8), receive time in ms (8),
+//! rule set (4), with 128 in the flags a page view (8) and its number (2), token length (2), token; then
 //! each tally: minute (4), kind (1), reason (1), count (4).
 //!
-//! Version 1, `CSB1`, is the same without rule set and page view. It is read, for outboxes may hold such, and
-//! not written any more.
+//! Version 2, `CSB2`, has the country's letters (2) and the device (1) instead of codes and region.
+//! Version 1, `CSB1`, is that without rule set and page view. They are read, for outboxes may hold
+//! such, and not written any more.
 
-use super::codec::{Reader, put_count, put_reason};
+use super::codec::{put_count, put_reason};
 use super::{Declared, WireError, declared};
+use crate::bytes::Reader;
+use crate::counted::Codes;
 use crate::event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, PageView, Reason, RuleSet,
+    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, PageView, Reason, Region, RuleSet,
     VERDICTS, Verdict,
 };
 use crate::id::OutboxId;
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX, TOKEN_BYTES_MAX};
 use crate::time::{Minute, Timestamp};
 
-const MAGIC: [u8; 4] = *b"CSB2";
+const MAGIC: [u8; 4] = *b"CSB3";
+const MAGIC_2: [u8; 4] = *b"CSB2";
 const MAGIC_1: [u8; 4] = *b"CSB1";
 /// Bytes of a batch without events and tallies.
 pub const HEADER_BYTES: usize = 52;
 /// Bytes of an event without its token and page view.
-pub const EVENT_BYTES: usize = 35;
+pub const EVENT_BYTES: usize = 39;
+/// The same of one of version 2.
+const EVENT_BYTES_2: usize = 35;
 /// The same of one of version 1.
 const EVENT_BYTES_1: usize = 31;
 /// Bytes of an event's page view and number.
@@ -44,7 +50,8 @@ pub fn name_of(bytes: &[u8]) -> Option<(OutboxId, u64)> {
     let magic = reader.array::<4>().ok()?;
     let outbox = OutboxId { edge: reader.id().ok()?, epoch: reader.u64().ok()? };
     let number = reader.u64().ok()?;
-    (matches!(magic, MAGIC | MAGIC_1) && number < BATCH_NUMBERS_MAX).then_some((outbox, number))
+    (matches!(magic, MAGIC | MAGIC_2 | MAGIC_1) && number < BATCH_NUMBERS_MAX)
+        .then_some((outbox, number))
 }
 
 /// One event as the edge saw it.
@@ -60,10 +67,10 @@ pub struct Event<'a> {
     pub rules: RuleSet,
     /// Remarks.
     pub flags: Flags,
-    /// From which country.
-    pub country: Country,
-    /// On what class of device.
-    pub device: Device,
+    /// From where, and on what.
+    pub codes: Codes,
+    /// From which part of the country.
+    pub region: Region,
     /// From which network.
     pub network: Network,
     /// By whom; none without consent.
@@ -145,15 +152,16 @@ impl<'a> Batch<'a> {
     /// [`WireError`] says what is wrong and where.
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let is_2 = match reader.array()? {
-            MAGIC => true,
-            MAGIC_1 => false,
+        let version = match reader.array()? {
+            MAGIC => 3,
+            MAGIC_2 => 2,
+            MAGIC_1 => 1,
             super::bundle::MAGIC => {
                 let what =
                     "several batches (CSU1) that are damaged, or stand where one batch should";
                 return Err(WireError { what, at: 0 });
             }
-            _ => return Err(WireError { what: "no outbox batch of version 1 or 2 (CSB2)", at: 0 }),
+            _ => return Err(WireError { what: "no outbox batch of version 1 to 3 (CSB3)", at: 0 }),
         };
         let outbox = OutboxId { edge: reader.id()?, epoch: reader.u64()? };
         let number = reader.u64()?;
@@ -161,10 +169,10 @@ impl<'a> Batch<'a> {
             return Err(reader.error("a batch number of 2^63 or more"));
         }
         let watermark = reader.time()?;
-        let least = if is_2 { EVENT_BYTES } else { EVENT_BYTES_1 };
+        let least = [EVENT_BYTES_1, EVENT_BYTES_2, EVENT_BYTES][version - 1];
         let events = reader.count(least, BATCH_EVENTS_MAX)?;
         let tallies = reader.count(TALLY_BYTES, BATCH_TALLIES_MAX)?;
-        let events = (0..events).map(|_| Event::read(&mut reader, is_2));
+        let events = (0..events).map(|_| Event::read(&mut reader, version));
         let events = events.collect::<Result<_, _>>()?;
         let tallies = (0..tallies).map(|_| Tally::read(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
@@ -191,8 +199,8 @@ impl<'a> Event<'a> {
         out.push(self.kind.code());
         put_reason(out, self.verdict);
         out.push(self.flags.0 | self.page.map_or(0, |_| HAS_PAGE));
-        out.extend(self.country.bytes());
-        out.push(self.device.code());
+        out.extend(self.codes.pack().to_le_bytes());
+        out.extend(self.region.bytes());
         out.extend(self.network.0);
         out.extend(self.visitor.0.to_le_bytes());
         out.extend(self.at.0.to_le_bytes());
@@ -206,50 +214,55 @@ impl<'a> Event<'a> {
         out.extend(self.token);
     }
 
-    fn read(reader: &mut Reader<'a>, is_2: bool) -> Result<Self, WireError> {
+    fn read(reader: &mut Reader<'a>, version: usize) -> Result<Self, WireError> {
         let kind = reader.kind()?;
         let verdict = reader.reason()?;
         if verdict.is_some_and(|reason| !VERDICTS.contains(&reason)) {
             return Err(reader.error("a reason that is no verdict of an edge"));
         }
         let byte = reader.u8()?;
-        let has_page = is_2 && byte & HAS_PAGE != 0;
+        let has_page = version > 1 && byte & HAS_PAGE != 0;
         let flags = Flags(if has_page { byte & !HAS_PAGE } else { byte });
         if flags.0 & !Flags::KNOWN != 0 {
             return Err(reader.error("an unknown flag"));
         }
-        let country = Country::from_bytes(reader.array()?)
-            .ok_or_else(|| reader.error("a country of other than capital letters"))?;
-        let device = Device::from_code(reader.u8()?)
-            .ok_or_else(|| reader.error("an unknown class of device"))?;
+        let (codes, region) = if version > 2 { seen(reader)? } else { seen_before_3(reader)? };
         let network = Network(reader.array()?);
         if !network.is_canonical() {
             return Err(reader.error(NO_NETWORK));
         }
         let visitor = Fingerprint(reader.u64()?);
         let at = reader.time()?;
-        let rules = RuleSet(if is_2 { reader.u32()? } else { 0 });
+        let rules = RuleSet(if version > 1 { reader.u32()? } else { 0 });
         let page = if has_page { Some(page(reader)?) } else { None };
         let length = usize::from(reader.u16()?);
         if length > TOKEN_BYTES_MAX {
             return Err(reader.error("a token longer than any"));
         }
         let token = reader.slice(length)?;
-        let event = Self {
-            kind,
-            at,
-            verdict,
-            rules,
-            flags,
-            country,
-            device,
-            network,
-            visitor,
-            page,
-            token,
-        };
+        let event =
+            Self { kind, at, verdict, rules, flags, codes, region, network, visitor, page, token };
         Ok(event)
     }
+}
+
+fn seen(reader: &mut Reader<'_>) -> Result<(Codes, Region), WireError> {
+    let codes = Codes::unpack(reader.u32()?);
+    let codes =
+        codes.ok_or_else(|| reader.error("a country, device or other code without a meaning"))?;
+    let region = Region::from_bytes(reader.array()?);
+    let region =
+        region.ok_or_else(|| reader.error("a region of other than capitals and digits"))?;
+    Ok((codes, region))
+}
+
+fn seen_before_3(reader: &mut Reader<'_>) -> Result<(Codes, Region), WireError> {
+    let country = Country::from_bytes(reader.array()?)
+        .ok_or_else(|| reader.error("a country of other than capital letters"))?;
+    let device = Device::from_code(reader.u8()?)
+        .ok_or_else(|| reader.error("an unknown class of device"))?;
+    // Versions that have been released say nothing else.
+    Ok((Codes::of(country, device), Region::UNKNOWN))
 }
 
 fn page(reader: &mut Reader<'_>) -> Result<PageSeq, WireError> {

@@ -5,7 +5,7 @@
 //! milliseconds has an event or two, and a disk that takes 4 ms for that would take 250 of them a second.
 
 use super::WireError;
-use super::codec::Reader;
+use crate::bytes::Reader;
 use crate::limits::BUNDLE_BATCHES_MAX;
 
 pub(super) const MAGIC: [u8; 4] = *b"CSU1";

@@ -4,11 +4,12 @@
 //! Version 1: `CSC1`, partition (2), collector's stamp in ms (8), then 1 and edge (16): the edge is
 //! out of service; or 2, edge (16), epoch (8) and number (8): this batch never comes.
 
-use super::codec::Reader;
 use super::message_view::MessageView;
 use super::{WireError, message};
-use crate::id::{Id, OutboxId};
+use crate::bytes::Reader;
+use crate::id::OutboxId;
 use crate::limits::BATCH_NUMBERS_MAX;
+use crate::name::EdgeId;
 use crate::time::Timestamp;
 
 const MAGIC: [u8; 4] = *b"CSC1";
@@ -33,7 +34,7 @@ pub enum Word {
     /// Nobody waits for this edge any more; for ever.
     Retire {
         /// Which.
-        edge: Id,
+        edge: EdgeId,
     },
     /// Nobody waits for this batch any more: it could not be decoded. Should it come all the same,
     /// it is skipped.
@@ -99,7 +100,7 @@ impl Control {
 #[derive(Clone, Debug)]
 pub enum Logged<'a> {
     /// Events.
-    Message(MessageView<'a>),
+    Message(Box<MessageView<'a>>),
     /// An operator's word.
     Control(Control),
 }
@@ -119,11 +120,11 @@ impl<'a> Logged<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         match bytes.first_chunk() {
             Some(magic) if message::MAGICS.contains(magic) => {
-                MessageView::read(bytes).map(Self::Message)
+                MessageView::read(bytes).map(|view| Self::Message(Box::new(view)))
             }
             Some(&MAGIC) => Control::read(bytes).map(Self::Control),
             _ => {
-                let what = "neither a partition message (CSM3) nor an operator's word (CSC1)";
+                let what = "neither a partition message (CSM4) nor an operator's word (CSC1)";
                 Err(WireError { what, at: 0 })
             }
         }
@@ -136,7 +137,7 @@ mod tests {
     use crate::text::hex;
 
     fn words() -> [Control; 2] {
-        let (partition, stamp, edge) = (3, Timestamp(1), Id::literal("e"));
+        let (partition, stamp, edge) = (3, Timestamp(1), EdgeId::literal("e"));
         let outbox = OutboxId { edge, epoch: 2 };
         [
             Control { partition, stamp, word: Word::Retire { edge } },

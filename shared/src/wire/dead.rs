@@ -9,8 +9,8 @@
 //! Version 1, `CSD1`, is the same without who it was. It is read, for a log may hold such, and not
 //! written any more.
 
-use crate::id::Id;
 use crate::keys::Sender;
+use crate::name::{EdgeId, ID_BYTES_MAX, IssuerId};
 use crate::time::Timestamp;
 
 const MAGIC: [u8; 4] = *b"CSD2";
@@ -61,13 +61,13 @@ impl<'a> DeadLetter<'a> {
         out.extend(MAGIC);
         out.extend(self.at.0.to_le_bytes());
         let (code, id) = match self.sender {
-            None => (0, Id::NONE),
-            Some(Sender::Operator) => (1, Id::NONE),
-            Some(Sender::Issuer(issuer)) => (2, issuer),
-            Some(Sender::Edge(edge)) => (3, edge),
+            None => (0, [0; ID_BYTES_MAX]),
+            Some(Sender::Operator) => (1, [0; ID_BYTES_MAX]),
+            Some(Sender::Issuer(issuer)) => (2, *issuer.padded()),
+            Some(Sender::Edge(edge)) => (3, *edge.padded()),
         };
         out.push(code);
-        out.extend(id.padded());
+        out.extend(id);
         for text in [self.from, self.reason] {
             let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
             let length = u16::try_from(text.len()).expect("cut to 1 024 bytes");
@@ -122,12 +122,11 @@ impl Resolved {
 fn sender(bytes: &[u8]) -> Option<(Option<Sender>, &[u8])> {
     let (code, rest) = bytes.split_first()?;
     let (id, rest) = rest.split_first_chunk()?;
-    let id = Id::from_padded(*id).ok()?;
-    let sender = match (code, id.is_none()) {
+    let sender = match (code, *id == [0; ID_BYTES_MAX]) {
         (0, true) => None,
         (1, true) => Some(Sender::Operator),
-        (2, false) => Some(Sender::Issuer(id)),
-        (3, false) => Some(Sender::Edge(id)),
+        (2, false) => Some(Sender::Issuer(IssuerId::from_padded(*id).ok()?)),
+        (3, false) => Some(Sender::Edge(EdgeId::from_padded(*id).ok()?)),
         _ => return None,
     };
     Some((sender, rest))
@@ -148,12 +147,15 @@ mod tests {
 
     #[test]
     fn comes_back_and_is_pinned() {
-        let id = Id::literal("house");
+        let id = IssuerId::literal("house");
         for (sender, said) in [
             (None, "00".to_owned() + &"00".repeat(16)),
             (Some(Sender::Operator), "01".to_owned() + &"00".repeat(16)),
             (Some(Sender::Issuer(id)), "02".to_owned() + "686f757365" + &"00".repeat(11)),
-            (Some(Sender::Edge(id)), "03".to_owned() + "686f757365" + &"00".repeat(11)),
+            (
+                Some(Sender::Edge(EdgeId::literal("house"))),
+                "03".to_owned() + "686f757365" + &"00".repeat(11),
+            ),
         ] {
             let letter = DeadLetter { sender, ..LETTER };
             let bytes = letter.to_bytes();

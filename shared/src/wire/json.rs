@@ -4,11 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Event, NO_NETWORK, Tally};
+use crate::counted::Codes;
 use crate::event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, RuleSet, VERDICTS, Verdict,
+    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, Region, RuleSet, VERDICTS, Verdict,
 };
-use crate::id::{Id, OutboxId};
+use crate::id::OutboxId;
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX};
+use crate::name::EdgeId;
 use crate::time::Timestamp;
 use crate::token;
 
@@ -19,7 +21,7 @@ pub struct JsonBatch {
     /// The version of the form: 1.
     pub version: u32,
     /// The edge.
-    pub edge: Id,
+    pub edge: EdgeId,
     /// Its epoch.
     pub epoch: u64,
     /// The batch's number.
@@ -34,50 +36,67 @@ pub struct JsonBatch {
     pub tallies: Vec<Tally>,
 }
 
-/// An event as JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JsonEvent {
-    /// What happened.
-    pub kind: Kind,
-    /// When, ms since 1970.
-    pub at: Timestamp,
-    /// The token: base64url bytes, decoded here.
-    #[serde(with = "token_text")]
-    pub token: Vec<u8>,
-    /// Why it is no person's act, if it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verdict: Verdict,
-    /// The rules that the verdict follows from, eight hexadecimal digits; left out: not known.
-    #[serde(default, skip_serializing_if = "is_unknown")]
-    pub rules: RuleSet,
-    /// The page view that told of it, where it numbers what it tells.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page: Option<PageSeq>,
-    /// From which country.
-    #[serde(default)]
-    pub country: Country,
-    /// On what class of device.
-    #[serde(default = "unknown_device")]
-    pub device: Device,
-    /// From which network.
-    #[serde(default)]
-    pub network: Network,
-    /// By whom, as hexadecimal digits: it has 64 bits, and JavaScript's numbers 53; none without
-    /// consent.
-    #[serde(default)]
-    pub visitor: Fingerprint,
-    /// Remarks.
-    #[serde(default)]
-    pub flags: Flags,
+macro_rules! json_event {
+    (names $names:tt codes { $($(#[$doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }) => {
+        /// An event as JSON.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct JsonEvent {
+            /// What happened.
+            pub kind: Kind,
+            /// When, ms since 1970.
+            pub at: Timestamp,
+            /// The token: base64url bytes, decoded here.
+            #[serde(with = "token_text")]
+            pub token: Vec<u8>,
+            /// Why it is no person's act, if it is not.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub verdict: Verdict,
+            /// The rules that the verdict follows from, eight hexadecimal digits; left out: not known.
+            #[serde(default, skip_serializing_if = "is_default")]
+            pub rules: RuleSet,
+            /// The page view that told of it, where it numbers what it tells.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub page: Option<PageSeq>,
+            $($(#[$doc])* #[serde(default)] pub $code: $type,)+
+            /// The part of the country (ISO 3166-2, behind the country's own letters); left out: not known.
+            #[serde(default, skip_serializing_if = "is_default")]
+            pub region: Region,
+            /// From which network.
+            #[serde(default)]
+            pub network: Network,
+            /// By whom, as hexadecimal digits: it has 64 bits, and JavaScript's numbers 53; none without
+            /// consent.
+            #[serde(default)]
+            pub visitor: Fingerprint,
+            /// Remarks.
+            #[serde(default)]
+            pub flags: Flags,
+        }
+
+        impl JsonEvent {
+            fn new(event: &Event<'_>) -> Self {
+                let Event { kind, at, verdict, rules, flags, codes, region, network, visitor, page, token } =
+                    *event;
+                let token = token.to_vec();
+                let Codes { $($code,)+ } = codes;
+                Self { kind, at, token, verdict, rules, page, $($code,)+ region, network, visitor, flags }
+            }
+
+            fn event(&self) -> Event<'_> {
+                let Self { kind, at, verdict, rules, flags, region, network, visitor, page, .. } = *self;
+                let codes = Codes { $($code: self.$code,)+ };
+                let token = self.token.as_slice();
+                Event { kind, at, verdict, rules, flags, codes, region, network, visitor, page, token }
+            }
+        }
+    };
 }
 
-fn is_unknown(rules: &RuleSet) -> bool {
-    *rules == RuleSet::UNKNOWN
-}
+crate::dimensions!(json_event);
 
-const fn unknown_device() -> Device {
-    Device::Unknown
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl JsonBatch {
@@ -123,24 +142,6 @@ impl JsonBatch {
 }
 
 impl JsonEvent {
-    fn new(event: &Event<'_>) -> Self {
-        let Event {
-            kind,
-            at,
-            verdict,
-            rules,
-            flags,
-            country,
-            device,
-            network,
-            visitor,
-            page,
-            token,
-        } = *event;
-        let token = token.to_vec();
-        Self { kind, at, token, verdict, rules, page, country, device, network, visitor, flags }
-    }
-
     fn check(&self) -> Result<(), &'static str> {
         if self.verdict.is_some_and(|reason| !VERDICTS.contains(&reason)) {
             return Err("this reason is no verdict of an edge");
@@ -158,14 +159,6 @@ impl JsonEvent {
             return Err("a token longer than any");
         }
         Ok(())
-    }
-
-    fn event(&self) -> Event<'_> {
-        let Self {
-            kind, at, verdict, rules, flags, country, device, network, visitor, page, ..
-        } = *self;
-        let token = self.token.as_slice();
-        Event { kind, at, verdict, rules, flags, country, device, network, visitor, page, token }
     }
 }
 

@@ -3,51 +3,66 @@
 //! what the count engine needs of an event lies in rows of fixed size ("hot"), and what only the
 //! archive needs lies apart ("cold").
 //!
-//! Version 3: `CSM3`, partition (2), collector's stamp in ms (8); then, each with its count (4)
+//! Version 4: `CSM4`, partition (2), collector's stamp in ms (8); then, each with its count (4)
 //! before it: batches [edge 16, epoch 8, number 8, watermark 8, digest 16,
 //! declared], chunks [source 16, first
 //! row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1, reason 1, count 4],
-//! blocks [issuer 16, block 10], minutes [4], ids [16], prices [currency 3, micros 8], page views
-//! [entry 2, minute 2, publisher 2, number 2, page view 8]; hot rows [20];
+//! blocks [issuer 16, block 10], minutes [4], ids [16], names [id 2, length 1, text], prices [currency
+//! 3, micros 8], page views [entry 2, minute 2, publisher 2, number 2, page view 8]; hot rows [44];
 //! length of the cold part (4) and the cold part. `declared` is a count (4) and [minute 4, count 4].
 //!
 //! A hot row: entry (2: the batch, or after the last batch the chunk, that brought it), block (2),
-//! sequence (2), minute (2), ad (2), publisher (2), country (2: a base-26 number), price (2), kind
-//! (1; 128 more when its page view numbers what it tells), device (1), verdict (1; 0 valid), rejected
-//! (1; 0 accepted). Block, ids and prices are
-//! numbered from 1; 0 means none. A cold row: ms within the minute (2), campaign (2), advertiser
-//! (2), placement (2), fingerprint (8), network (7), flags (1), rule set (4), proof length (2), proof.
+//! sequence (2), minute (2), ad (2), publisher (2), placement (2), price (2), codes with kind and
+//! validity (4: [`Packed`]), verdict (1; 0 none; 128 more when its page view numbers what it tells),
+//! rejected (1; 0 accepted), ms within the minute (2), minutes since its token was issued (2, signed;
+//! -32768 not known), region (3), network (7), fingerprint (8). Block, ids and prices are numbered from
+//! 1; 0 means none. A cold row: campaign (2), advertiser (2), flags (1), rule set (4), proof length (2),
+//! proof. An id that is a digest has its name among the names, once for all rows.
 //!
 //! A page view is in the message of its own partition ([`crate::PartitionMap::of_page`]), with the
 //! largest number that a batch has of it.
 //!
-//! Version 2, `CSM2`, is the same without the digests of batches; version 1, `CSM1`, also without rule
-//! sets and page views. They are read, for logs hold such, and not written any more.
+//! Versions 1 to 3 are read, for logs hold such, and not written any more. Version 3, `CSM3`, has no
+//! names; a hot row [20] is entry, block, sequence, minute, ad, publisher, country (2: a base-26
+//! number), price, kind (1; 128 more when numbered), device (1), verdict, rejected; a cold row is ms,
+//! campaign, advertiser, placement (2), fingerprint, network, flags, rule set, proof. Version 2, `CSM2`,
+//! is that without the digests of batches; version 1, `CSM1`, also without rule sets and page views.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 
 use super::Declared;
 use super::batch::Tally;
 use super::codec::{put_count, put_declared, put_reason};
-use crate::event::{Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, RuleSet};
-use crate::id::{BatchDigest, BlockId, Id, ImpressionId, OutboxId, SourceId};
+use crate::counted::{Codes, Packed};
+use crate::event::{Fingerprint, Flags, Kind, Network, Outcome, PageSeq, Region, RuleSet};
+use crate::id::{BatchDigest, BlockId, ImpressionId, OutboxId, SourceId};
 use crate::limits::{FLUSH_BYTES, MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::Money;
+use crate::name::{
+    AdId, AdvertiserId, Any, AnyId, CampaignId, IssuerId, NameBuf, PlacementId, PublisherId,
+};
 use crate::time::{Minute, Timestamp};
 
-pub(super) const MAGIC: [u8; 4] = *b"CSM3";
+pub(super) const MAGIC: [u8; 4] = *b"CSM4";
+pub(super) const MAGIC_3: [u8; 4] = *b"CSM3";
 pub(super) const MAGIC_2: [u8; 4] = *b"CSM2";
 pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
 /// All that are read.
-pub(super) const MAGICS: [[u8; 4]; 3] = [MAGIC, MAGIC_2, MAGIC_1];
-pub(super) const HOT_BYTES: usize = 20;
+pub(super) const MAGICS: [[u8; 4]; 4] = [MAGIC, MAGIC_3, MAGIC_2, MAGIC_1];
+pub(super) const HOT_BYTES: usize = 44;
+pub(super) const HOT_BYTES_3: usize = 20;
 pub(super) const PAGE_BYTES: usize = 16;
 const BATCH_ENTRY_BYTES: usize = 16 + 3 * 8 + 16 + 4;
 const DECLARED_BYTES: usize = 4 + 4;
-/// In the byte of the kind: the page view that told of the event numbers what it tells.
+const NAME_ENTRY_BYTES: usize = 2 + 1;
+/// In the byte of the verdict (before version 4 in that of the kind): the page view that told of the
+/// event numbers what it tells.
 pub(super) const NUMBERED: u8 = 1 << 7;
-pub(super) const COLD_BYTES: usize = 30;
+/// Instead of the minutes since the issue: it is not known when that was.
+pub(super) const NOT_ISSUED: i16 = i16::MIN;
+pub(super) const COLD_BYTES: usize = 11;
+pub(super) const COLD_BYTES_3: usize = 30;
 pub(super) const COLD_BYTES_1: usize = 26;
 
 /// News of a batch: every partition hears of all batches, also of those without an event for it.
@@ -106,7 +121,7 @@ pub struct TallyEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Judged<'a> {
     /// Who signed it; [`crate::import::ISSUER`] for a row of a log.
-    pub issuer: Id,
+    pub issuer: IssuerId,
     /// Which impression.
     pub id: ImpressionId,
     /// What happened.
@@ -115,20 +130,24 @@ pub struct Judged<'a> {
     pub outcome: Outcome,
     /// The edge's receive time, or the time in the log.
     pub at: Timestamp,
+    /// When its token was issued; none of a log.
+    pub issued: Option<Minute>,
     /// The ad.
-    pub ad: Id,
+    pub ad: AdId,
     /// Its campaign.
-    pub campaign: Id,
+    pub campaign: CampaignId,
     /// Its advertiser.
-    pub advertiser: Id,
+    pub advertiser: AdvertiserId,
     /// The publisher.
-    pub publisher: Id,
+    pub publisher: PublisherId,
     /// The placement.
-    pub placement: Id,
-    /// The country.
-    pub country: Country,
-    /// The class of device.
-    pub device: Device,
+    pub placement: PlacementId,
+    /// The names of those of these ids that are digests.
+    pub names: &'a [NameBuf<Any>],
+    /// From where, and on what.
+    pub codes: Codes,
+    /// The part of the country.
+    pub region: Region,
     /// The network.
     pub network: Network,
     /// The visitor.
@@ -157,9 +176,12 @@ pub struct MessageBuilder {
     cold: Vec<u8>,
     pages: Vec<(Entry, [u8; PAGE_BYTES - 2])>,
     declared: usize,
-    blocks: Table<(Id, BlockId)>,
+    blocks: Table<(IssuerId, BlockId)>,
     minutes: Table<Minute>,
-    ids: Table<Id>,
+    ids: Table<AnyId>,
+    /// By the number of its id.
+    names: BTreeMap<u16, NameBuf<Any>>,
+    names_bytes: usize,
     prices: Table<Money>,
 }
 
@@ -204,53 +226,61 @@ impl MessageBuilder {
     pub fn event(&mut self, entry: Entry, event: &Judged<'_>) {
         let minute = event.at.minute();
         let block = match (event.issuer, event.id.block) {
-            (Id::NONE, _) => 0,
+            (IssuerId::NONE, _) => 0,
             key => 1 + intern(&mut self.blocks, key),
         };
         let price = match event.price {
             Money { micros: 0, .. } => 0,
             price => 1 + intern(&mut self.prices, price),
         };
-        let mut hot = Vec::with_capacity(HOT_BYTES - 2);
         let words = [
             block,
             event.id.seq,
             intern(&mut self.minutes, minute),
-            self.id(event.ad),
-            self.id(event.publisher),
-            event.country.index(),
+            self.id(event.ad.any()),
+            self.id(event.publisher.any()),
+            self.id(event.placement.any()),
             price,
         ];
-        words.iter().for_each(|word| hot.extend(word.to_le_bytes()));
-        let numbered = event.page.map_or(0, |_| NUMBERED);
-        hot.extend([event.kind.code() | numbered, event.device.code()]);
-        put_reason(&mut hot, event.outcome.ok().flatten());
-        put_reason(&mut hot, event.outcome.err());
-        let hot = hot.try_into().expect("seven words and four bytes are 18");
-        self.rows.push((entry, hot));
         // A time beyond the last minute (a wild clock) is written as that minute's end.
         let ms = u16::try_from(event.at.0 - minute.start().0).unwrap_or(u16::MAX).min(59_999);
-        let words =
-            [ms, self.id(event.campaign), self.id(event.advertiser), self.id(event.placement)];
+        let hot = Hot {
+            words,
+            packed: Packed::new(event.codes.pack(), event.kind, event.outcome == Ok(None)),
+            numbered: event.page.is_some(),
+            outcome: event.outcome,
+            ms,
+            age: event.issued.map_or(NOT_ISSUED, |issued| age(minute, issued)),
+            region: event.region,
+            network: event.network,
+            visitor: event.visitor,
+        };
+        self.rows.push((entry, hot.bytes()));
+        let words = [self.id(event.campaign.any()), self.id(event.advertiser.any())];
         words.iter().for_each(|word| self.cold.extend(word.to_le_bytes()));
-        self.cold.extend(event.visitor.0.to_le_bytes());
-        self.cold.extend(event.network.0);
         self.cold.push(event.flags.0);
         self.cold.extend(event.rules.0.to_le_bytes());
         self.cold.extend(number(event.proof.len()).to_le_bytes());
         self.cold.extend(event.proof);
+        event.names.iter().for_each(|name| self.name(name));
     }
 
-    /// Adds what a page view says that it has told, in the minute of the event that says so.
+    /// Adds what a page view says that it has told, in the minute of the event that says so and at its
+    /// publisher.
     ///
     /// # Panics
     /// As [`MessageBuilder::event`].
-    pub fn page(&mut self, entry: Entry, minute: Minute, publisher: Id, told: PageSeq) {
+    pub fn page(&mut self, entry: Entry, event: &Judged<'_>, told: PageSeq) {
         let mut row = Vec::with_capacity(PAGE_BYTES - 2);
+        let (minute, publisher) = (event.at.minute(), event.publisher.any());
         for word in [intern(&mut self.minutes, minute), self.id(publisher), told.seq] {
             row.extend(word.to_le_bytes());
         }
         row.extend(told.page.0.to_le_bytes());
+        if publisher.is_digest() {
+            let name = event.names.iter().find(|name| name.id() == publisher);
+            name.into_iter().for_each(|name| self.name(name));
+        }
         self.pages.push((entry, row.try_into().expect("three words and eight bytes are 14")));
     }
 
@@ -267,6 +297,7 @@ impl MessageBuilder {
             + self.cold.len()
             + self.pages.len() * PAGE_BYTES
             + self.ids.len() * 16
+            + self.names_bytes
             + self.blocks.len() * 26
             + (self.batches.len() + self.tallies.len()) * 64
             + self.chunks.len() * 96
@@ -299,6 +330,12 @@ impl MessageBuilder {
         in_order(&self.minutes).iter().for_each(|minute| out.extend(minute.0.to_le_bytes()));
         put_count(&mut out, self.ids.len());
         in_order(&self.ids).iter().for_each(|id| out.extend(id.padded()));
+        put_count(&mut out, self.names.len());
+        for (id, name) in &self.names {
+            out.extend((1 + id).to_le_bytes());
+            out.push(u8::try_from(name.as_str().len()).expect("a name has at most 128 bytes"));
+            out.extend(name.as_str().as_bytes());
+        }
         put_count(&mut out, self.prices.len());
         for price in in_order(&self.prices) {
             out.extend(price.currency.bytes());
@@ -354,9 +391,56 @@ impl MessageBuilder {
         }
     }
 
-    fn id(&mut self, id: Id) -> u16 {
+    fn id(&mut self, id: AnyId) -> u16 {
         if id.is_none() { 0 } else { 1 + intern(&mut self.ids, id) }
     }
+
+    /// Keeps the name of an id that is a digest.
+    fn name(&mut self, name: &NameBuf<Any>) {
+        let id = intern(&mut self.ids, name.id());
+        if self.names.insert(id, name.clone()).is_none() {
+            self.names_bytes += NAME_ENTRY_BYTES + name.as_str().len();
+        }
+    }
+}
+
+/// A hot row, but for what brought it.
+pub(super) struct Hot {
+    /// Block, sequence, minute, ad, publisher, placement, price.
+    pub(super) words: [u16; 7],
+    pub(super) packed: Packed,
+    pub(super) numbered: bool,
+    pub(super) outcome: Outcome,
+    pub(super) ms: u16,
+    pub(super) age: i16,
+    pub(super) region: Region,
+    pub(super) network: Network,
+    pub(super) visitor: Fingerprint,
+}
+
+impl Hot {
+    pub(super) fn bytes(&self) -> [u8; HOT_BYTES - 2] {
+        let mut hot = Vec::with_capacity(HOT_BYTES - 2);
+        self.words.iter().for_each(|word| hot.extend(word.to_le_bytes()));
+        hot.extend(self.packed.number().to_le_bytes());
+        put_reason(&mut hot, self.outcome.ok().flatten());
+        if self.numbered {
+            hot[18] |= NUMBERED;
+        }
+        put_reason(&mut hot, self.outcome.err());
+        hot.extend(self.ms.to_le_bytes());
+        hot.extend(self.age.to_le_bytes());
+        hot.extend(self.region.bytes());
+        hot.extend(self.network.0);
+        hot.extend(self.visitor.0.to_le_bytes());
+        hot.try_into().expect("the fields of a hot row are 42 bytes")
+    }
+}
+
+/// So many minutes lie between; not known when no token lives so long.
+fn age(minute: Minute, issued: Minute) -> i16 {
+    let age = i64::from(minute.0) - i64::from(issued.0);
+    i16::try_from(age).unwrap_or(NOT_ISSUED)
 }
 
 fn intern<T: Hash + Eq>(table: &mut Table<T>, value: T) -> u16 {

@@ -1,19 +1,23 @@
 //! Reading a partition message in place.
 
+use std::borrow::Cow;
+
 use super::batch::Tally;
-use super::codec::Reader;
 use super::message::{
-    BatchEntry, COLD_BYTES, COLD_BYTES_1, ChunkEntry, HOT_BYTES, MAGIC, MAGIC_1, MAGIC_2, NUMBERED,
-    PAGE_BYTES, TallyEntry,
+    BatchEntry, COLD_BYTES, COLD_BYTES_1, COLD_BYTES_3, ChunkEntry, HOT_BYTES, HOT_BYTES_3, Hot,
+    MAGIC, MAGIC_1, MAGIC_2, MAGIC_3, NOT_ISSUED, NUMBERED, PAGE_BYTES, TallyEntry,
 };
 use super::{Declared, WireError};
-use crate::event::Reason;
+use crate::bytes::Reader;
+use crate::counted::{Codes, Packed};
 use crate::event::{
-    Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, RuleSet,
+    Country, Device, Fingerprint, Flags, Kind, Network, Outcome, PageSeq, PageView, Reason, Region,
+    RuleSet,
 };
-use crate::id::{BatchDigest, BlockId, Id, OutboxId, SourceId};
+use crate::id::{BatchDigest, BlockId, OutboxId, SourceId};
 use crate::limits::{MESSAGE_ENTRIES_MAX, MESSAGE_ROWS_MAX};
 use crate::money::{Currency, Money};
+use crate::name::{Any, AnyId, IssuerId, Name};
 use crate::time::{Minute, Timestamp};
 
 /// A partition message, checked as a whole: every number in [`MessageView::rows`] lies within the
@@ -31,18 +35,20 @@ pub struct MessageView<'a> {
     /// What was only counted.
     pub tallies: Vec<TallyEntry>,
     /// Blocks by number; 0 is none.
-    pub blocks: Vec<(Id, BlockId)>,
+    pub blocks: Vec<(IssuerId, BlockId)>,
     /// Minutes by number.
     pub minutes: Vec<Minute>,
     /// Ids by number; 0 is none.
-    pub ids: Vec<Id>,
+    pub ids: Vec<AnyId>,
+    /// By number as ids: the names of those that are digests, else none.
+    pub names: Vec<Name<'a, Any>>,
     /// Prices by number; 0 is none.
     pub prices: Vec<Money>,
     /// What page views say that they have told.
     pub pages: Vec<PageRow>,
-    hot: &'a [u8],
+    /// In the form of the newest version.
+    hot: Cow<'a, [u8]>,
     cold: &'a [u8],
-    /// From version 2 on cold rows have their rule set.
     version: u8,
 }
 
@@ -74,41 +80,83 @@ pub struct Row {
     pub ad: u16,
     /// [`MessageView::ids`].
     pub publisher: u16,
-    /// [`Country::index`].
-    pub country: u16,
+    /// [`MessageView::ids`].
+    pub placement: u16,
     /// [`MessageView::prices`].
     pub price: u16,
-    /// What happened.
-    pub kind: Kind,
+    /// Codes, kind and validity.
+    pub packed: Packed,
     /// The page view that told of it numbers what it tells.
     pub numbered: bool,
-    /// The class of device.
-    pub device: Device,
     /// What the collector found.
     pub outcome: Outcome,
+    /// Milliseconds within its minute.
+    pub ms: u16,
+    age: i16,
+    /// The part of the country.
+    pub region: Region,
+    /// The network.
+    pub network: Network,
+    /// The visitor.
+    pub visitor: Fingerprint,
+}
+
+impl Row {
+    /// What happened.
+    #[inline]
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.packed.kind()
+    }
+
+    /// From where, and on what.
+    #[must_use]
+    pub fn codes(&self) -> Codes {
+        Packed::read(self.packed.number()).map(|(codes, ..)| codes).unwrap_or_default()
+    }
+
+    /// When its token was issued, where that is known; `minute` is the event's.
+    #[must_use]
+    pub fn issued(&self, minute: Minute) -> Option<Minute> {
+        let issued = minute.0.checked_add_signed(-i32::from(self.age));
+        issued.filter(|_| self.age != NOT_ISSUED).map(Minute)
+    }
+
+    /// The numbers of its names among [`MessageView::ids`], in the order of the list.
+    #[inline]
+    #[must_use]
+    pub const fn names(&self) -> [u16; crate::Dimensions::NAMES.len()] {
+        macro_rules! numbers {
+            (names { $($(#[$doc:meta])* $name:ident: $noun:ident,)+ } codes $codes:tt) => {
+                [$(self.$name,)+]
+            };
+        }
+        crate::dimensions!(numbers)
+    }
 }
 
 /// What only the archive needs of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cold<'a> {
-    /// Milliseconds within its minute.
-    pub ms: u16,
     /// [`MessageView::ids`].
     pub campaign: u16,
     /// [`MessageView::ids`].
     pub advertiser: u16,
-    /// [`MessageView::ids`].
-    pub placement: u16,
-    /// The visitor.
-    pub visitor: Fingerprint,
-    /// The network.
-    pub network: Network,
     /// Remarks.
     pub flags: Flags,
     /// The rules that the edge's verdict follows from.
     pub rules: RuleSet,
     /// Body and signature of the token, or nothing.
     pub proof: &'a [u8],
+}
+
+/// A cold row of a version before 4: what stands in the hot row now is here.
+struct Cold3<'a> {
+    ms: u16,
+    placement: u16,
+    visitor: Fingerprint,
+    network: Network,
+    cold: Cold<'a>,
 }
 
 impl<'a> MessageView<'a> {
@@ -119,11 +167,12 @@ impl<'a> MessageView<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         let version = match reader.array()? {
-            MAGIC => 3,
+            MAGIC => 4,
+            MAGIC_3 => 3,
             MAGIC_2 => 2,
             MAGIC_1 => 1,
             _ => {
-                let what = "no partition message of version 1 to 3 (CSM3)";
+                let what = "no partition message of version 1 to 4 (CSM4)";
                 return Err(WireError { what, at: 0 });
             }
         };
@@ -132,25 +181,33 @@ impl<'a> MessageView<'a> {
         let batches = list(&mut reader, 44, MESSAGE_ENTRIES_MAX, |reader| batch(reader, version))?;
         let chunks = list(&mut reader, 68, MESSAGE_ENTRIES_MAX, chunk)?;
         let tallies = list(&mut reader, 12, MESSAGE_ROWS_MAX, tally)?;
-        let mut blocks = vec![(Id::NONE, BlockId::default())];
+        let mut blocks = vec![(IssuerId::NONE, BlockId::default())];
         blocks.extend(list(&mut reader, 26, MESSAGE_ROWS_MAX - 1, |reader| {
             Ok((reader.id()?, BlockId(reader.array()?)))
         })?);
         let minutes = list(&mut reader, 4, MESSAGE_ROWS_MAX, Reader::minute)?;
-        let mut ids = vec![Id::NONE];
+        let mut ids = vec![AnyId::NONE];
         ids.extend(list(&mut reader, 16, MESSAGE_ROWS_MAX - 1, Reader::id)?);
+        let names = match version {
+            4.. => names(&mut reader, &ids)?,
+            _ if ids.iter().any(AnyId::is_digest) => {
+                return Err(reader.error("an id with a byte that none has"));
+            }
+            _ => vec![Name::NONE; ids.len()],
+        };
         let mut prices = vec![Money::ZERO];
         prices.extend(list(&mut reader, 11, MESSAGE_ROWS_MAX - 1, price)?);
         let pages = match version {
             2.. => list(&mut reader, PAGE_BYTES, MESSAGE_ROWS_MAX, page)?,
             _ => Vec::new(),
         };
-        let rows = reader.count(HOT_BYTES, MESSAGE_ROWS_MAX)?;
-        let hot = reader.slice(rows * HOT_BYTES)?;
+        let hot_bytes = if version > 3 { HOT_BYTES } else { HOT_BYTES_3 };
+        let rows = reader.count(hot_bytes, MESSAGE_ROWS_MAX)?;
+        let hot = reader.slice(rows * hot_bytes)?;
         let cold = reader.count(1, bytes.len())?;
         let cold = reader.slice(cold)?;
         reader.end()?;
-        let view = Self {
+        let mut view = Self {
             partition,
             stamp,
             batches,
@@ -159,18 +216,23 @@ impl<'a> MessageView<'a> {
             blocks,
             minutes,
             ids,
+            names,
             prices,
             pages,
-            hot,
+            hot: Cow::Borrowed(hot),
             cold,
             version,
         };
+        if version < 4 {
+            view.check_3(hot)?;
+            view.hot = Cow::Owned(view.renewed(hot));
+        }
         view.check()?;
         Ok(view)
     }
 
     /// The events, in the order of the log.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row> + Clone + use<'a> {
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row> + Clone + use<'_, 'a> {
         self.hot.chunks_exact(HOT_BYTES).map(row)
     }
 
@@ -180,31 +242,62 @@ impl<'a> MessageView<'a> {
     /// [`WireError`] when the cold part does not have a row for each event, or a number of it
     /// points nowhere.
     pub fn cold(&self) -> Result<Vec<Cold<'a>>, WireError> {
+        if self.version < 4 {
+            return Ok(self.cold_3()?.into_iter().map(|row| row.cold).collect());
+        }
         let mut reader = Reader::new(self.cold);
         let mut rows = Vec::with_capacity(self.hot.len() / HOT_BYTES);
         for _ in 0..self.hot.len() / HOT_BYTES {
-            let row = Cold {
-                ms: reader.u16()?,
-                campaign: reader.u16()?,
-                advertiser: reader.u16()?,
-                placement: reader.u16()?,
-                visitor: Fingerprint(reader.u64()?),
-                network: Network(reader.array()?),
+            rows.push(Cold {
+                campaign: self.id(&mut reader)?,
+                advertiser: self.id(&mut reader)?,
                 flags: Flags(reader.u8()?),
-                rules: RuleSet(if self.version > 1 { reader.u32()? } else { 0 }),
-                proof: {
-                    let length = reader.u16()?;
-                    reader.slice(usize::from(length))?
-                },
-            };
-            let last = row.campaign.max(row.advertiser).max(row.placement);
-            if usize::from(last) >= self.ids.len() || row.ms >= 60_000 {
-                return Err(reader.error("a cold row that points nowhere"));
-            }
-            rows.push(row);
+                rules: RuleSet(reader.u32()?),
+                proof: proof(&mut reader)?,
+            });
         }
         reader.end()?;
         Ok(rows)
+    }
+
+    /// The cold rows of a version before 4.
+    fn cold_3(&self) -> Result<Vec<Cold3<'a>>, WireError> {
+        let mut reader = Reader::new(self.cold);
+        let mut rows = Vec::new();
+        while reader.end().is_err() {
+            let ms = reader.u16()?;
+            if ms >= 60_000 {
+                return Err(reader.error("a cold row that points nowhere"));
+            }
+            let (campaign, advertiser) = (self.id(&mut reader)?, self.id(&mut reader)?);
+            rows.push(Cold3 {
+                ms,
+                placement: self.id(&mut reader)?,
+                visitor: Fingerprint(reader.u64()?),
+                network: Network(reader.array()?),
+                cold: Cold {
+                    campaign,
+                    advertiser,
+                    flags: Flags(reader.u8()?),
+                    rules: RuleSet(if self.version > 1 { reader.u32()? } else { 0 }),
+                    proof: proof(&mut reader)?,
+                },
+            });
+        }
+        Ok(rows)
+    }
+
+    fn id(&self, reader: &mut Reader<'_>) -> Result<u16, WireError> {
+        let number = reader.u16()?;
+        let is_there = usize::from(number) < self.ids.len();
+        if is_there { Ok(number) } else { Err(reader.error("a cold row that points nowhere")) }
+    }
+
+    /// The name of this number among [`MessageView::ids`].
+    #[must_use]
+    pub fn name(&self, number: u16) -> Name<'_, Any> {
+        let number = usize::from(number);
+        self.ids[number].text().map_or(self.names[number], Name::of_id)
     }
 
     /// How many minutes its batches and chunks declare, each for itself.
@@ -222,7 +315,11 @@ impl<'a> MessageView<'a> {
 
     fn check(&self) -> Result<(), WireError> {
         let error = |what| Err(WireError { what, at: 0 });
-        let cold_bytes = if self.version > 1 { COLD_BYTES } else { COLD_BYTES_1 };
+        let cold_bytes = match self.version {
+            1 => COLD_BYTES_1,
+            2 | 3 => COLD_BYTES_3,
+            _ => COLD_BYTES,
+        };
         if self.cold.len() < self.hot.len() / HOT_BYTES * cold_bytes {
             return error("fewer cold rows than hot ones");
         }
@@ -238,23 +335,73 @@ impl<'a> MessageView<'a> {
         if self.pages.iter().any(points_nowhere) {
             return error("a page view that points nowhere");
         }
-        let kinds = if self.version > 1 { !NUMBERED } else { u8::MAX };
         let within =
             |number: [u8; 2], length: usize| usize::from(u16::from_le_bytes(number)) < length;
         let good = self.hot.chunks_exact(HOT_BYTES).all(|r| {
+            let packed = u32::from_le_bytes([r[16], r[17], r[18], r[19]]);
+            let valid = r[20] & !NUMBERED == 0 && r[21] == 0;
             within([r[0], r[1]], entries)
                 && within([r[2], r[3]], self.blocks.len())
                 && within([r[6], r[7]], self.minutes.len())
                 && within([r[8], r[9]], self.ids.len())
                 && within([r[10], r[11]], self.ids.len())
-                && within([r[12], r[13]], 676)
+                && within([r[12], r[13]], self.ids.len())
                 && within([r[14], r[15]], self.prices.len())
-                && usize::from(r[16] & kinds) < Kind::ALL.len()
-                && usize::from(r[17]) < Device::ALL.len()
+                && Packed::read(packed).is_some_and(|(.., said)| said == valid)
+                && is_reason_or_none(r[20] & !NUMBERED)
+                && is_reason_or_none(r[21])
+                && within([r[22], r[23]], 60_000)
+                && Region::from_bytes([r[26], r[27], r[28]]).is_some()
+        });
+        if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
+    }
+
+    /// The codes of rows before version 4.
+    fn check_3(&self, hot: &[u8]) -> Result<(), WireError> {
+        let kinds = if self.version > 1 { !NUMBERED } else { u8::MAX };
+        let good = hot.chunks_exact(HOT_BYTES_3).all(|r| {
+            u16::from_le_bytes([r[12], r[13]]) < 676
+                && Kind::from_code(r[16] & kinds).is_some()
+                && Device::from_code(r[17]).is_some()
                 && is_reason_or_none(r[18])
                 && is_reason_or_none(r[19])
         });
-        if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
+        let what = "a row that points nowhere, or with an unknown code";
+        if good { Ok(()) } else { Err(WireError { what, at: 0 }) }
+    }
+
+    /// Rows before version 4 in the form of today. What was in cold rows is left out where they cannot be
+    /// read: a message that counted once counts for ever.
+    fn renewed(&self, hot: &[u8]) -> Vec<u8> {
+        let cold = self.cold_3().unwrap_or_default();
+        let mut renewed = Vec::with_capacity(hot.len() / HOT_BYTES_3 * HOT_BYTES);
+        for (at, r) in hot.chunks_exact(HOT_BYTES_3).enumerate() {
+            let word = |at: usize| u16::from_le_bytes([r[at], r[at + 1]]);
+            let cold = cold.get(at);
+            let outcome = match Reason::from_code(r[19]) {
+                Some(reason) => Err(reason),
+                None => Ok(Reason::from_code(r[18])),
+            };
+            let country = Country::from_index(word(12)).unwrap_or_default();
+            let codes = Codes::of(country, Device::from_code(r[17]).unwrap_or_default());
+            let kind = Kind::from_code(r[16] & !NUMBERED).unwrap_or(Kind::Served);
+            let placement = cold.map_or(0, |cold| cold.placement);
+            let words = [word(2), word(4), word(6), word(8), word(10), placement, word(14)];
+            let row = Hot {
+                words,
+                packed: Packed::new(codes.pack(), kind, outcome == Ok(None)),
+                numbered: r[16] & NUMBERED != 0,
+                outcome,
+                ms: cold.map_or(0, |cold| cold.ms),
+                age: NOT_ISSUED,
+                region: Region::UNKNOWN,
+                network: cold.map_or_else(Network::default, |cold| cold.network),
+                visitor: cold.map_or(Fingerprint::NONE, |cold| cold.visitor),
+            };
+            renewed.extend(&r[..2]);
+            renewed.extend(row.bytes());
+        }
+        renewed
     }
 }
 
@@ -267,9 +414,9 @@ const fn is_reason_or_none(code: u8) -> bool {
 #[inline]
 fn row(r: &[u8]) -> Row {
     let word = |at: usize| u16::from_le_bytes([r[at], r[at + 1]]);
-    let outcome = match Reason::from_code(r[19]) {
+    let outcome = match Reason::from_code(r[21]) {
         Some(reason) => Err(reason),
-        None => Ok(Reason::from_code(r[18])),
+        None => Ok(Reason::from_code(r[20] & !NUMBERED)),
     };
     Row {
         entry: word(0),
@@ -278,13 +425,40 @@ fn row(r: &[u8]) -> Row {
         minute: word(6),
         ad: word(8),
         publisher: word(10),
-        country: word(12),
+        placement: word(12),
         price: word(14),
-        kind: Kind::from_code(r[16] & !NUMBERED).unwrap_or(Kind::Served),
-        numbered: r[16] & NUMBERED != 0,
-        device: Device::from_code(r[17]).unwrap_or(Device::Unknown),
+        packed: Packed::checked(u32::from_le_bytes([r[16], r[17], r[18], r[19]])),
+        numbered: r[20] & NUMBERED != 0,
         outcome,
+        ms: word(22),
+        age: i16::from_le_bytes([r[24], r[25]]),
+        region: Region::from_bytes([r[26], r[27], r[28]]).unwrap_or_default(),
+        network: Network(std::array::from_fn(|i| r[29 + i])),
+        visitor: Fingerprint(u64::from_le_bytes(std::array::from_fn(|i| r[36 + i]))),
     }
+}
+
+fn proof<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
+    let length = reader.u16()?;
+    reader.slice(usize::from(length))
+}
+
+/// The names of ids that are digests, by the numbers of their ids.
+fn names<'a>(reader: &mut Reader<'a>, ids: &[AnyId]) -> Result<Vec<Name<'a, Any>>, WireError> {
+    let mut names = vec![Name::NONE; ids.len()];
+    let digests = ids.iter().filter(|id| id.is_digest()).count();
+    let mut named = 0;
+    for _ in 0..reader.count(3, MESSAGE_ROWS_MAX)? {
+        let number = usize::from(reader.u16()?);
+        let length = usize::from(reader.u8()?);
+        let text = std::str::from_utf8(reader.slice(length)?).ok();
+        let name = text.and_then(|text| Name::new(text).ok());
+        let name = name.filter(|name| ids.get(number) == Some(&name.id()) && name.is_long());
+        let name = name.filter(|_| names[number].is_none());
+        names[number] = name.ok_or_else(|| reader.error("a name that is not that of its id"))?;
+        named += 1;
+    }
+    if named == digests { Ok(names) } else { Err(reader.error("an id without its name")) }
 }
 
 fn list<'a, T>(

@@ -4,7 +4,7 @@ use shared::keys::{IssuerLimits, KeyError, KeyId, KeyStore, Keyring, PublicKey};
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::random::Seeded;
 use shared::token::Signer;
-use shared::{Money, Reason, Timestamp};
+use shared::{Money, PublisherName, Reason, Timestamp};
 
 use super::world::{DAY_MS, HOUR_MS, NOW, id, store};
 
@@ -42,7 +42,7 @@ fn a_rotation_overlaps() {
     let old = store.create(id("a"), vec![id("p")], NOW, &mut random).unwrap();
     let later = NOW.plus_ms(DAY_MS);
     let new = store.rotate(id("a"), later, HOUR_MS, &mut random).unwrap();
-    assert_eq!(public(&store, new).publishers, [id("p")]);
+    assert_eq!(public(&store, new).publishers, [id::<PublisherName>("p")]);
     assert_eq!(store.signing(id("a"), later).unwrap().public.id, new);
     assert_eq!(store.signing(id("a"), later.minus_ms(1)).unwrap().public.id, old);
     let end = later.plus_ms(HOUR_MS);

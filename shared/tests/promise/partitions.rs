@@ -47,14 +47,14 @@ fn pages() -> Vec<Value> {
 
 fn blocks() -> Vec<Value> {
     let mut random = Seeded::new(3);
-    let mut cases = vec![(shared::Id::NONE, BlockId::default())];
+    let mut cases = vec![(shared::IssuerId::NONE, BlockId::default())];
     for issuer in ["house", "a", "Az09_-Az09_-Az09", "import"] {
         let mut block = [0; 10];
         random.fill(&mut block);
         cases.push((id(issuer), BlockId(block)));
     }
     let counts = [1, 2, 16, 1_024];
-    let vector = |((issuer, block), count): ((shared::Id, BlockId), u16)| {
+    let vector = |((issuer, block), count): ((shared::IssuerId, BlockId), u16)| {
         let partition = map(count).of_block(issuer, block);
         assert!(partition < count);
         json!({ "issuer": issuer, "block": hex(&block.0), "count": count, "partition": partition })
@@ -64,7 +64,7 @@ fn blocks() -> Vec<Value> {
 
 fn tallies() -> Vec<Value> {
     let cases = [("edge-1", 0), ("edge-1", 1), ("edge-2", 0), ("e", u64::MAX)];
-    let vector = |(edge, epoch): (&str, u64)| {
+    let vector = |(edge, epoch): (&'static str, u64)| {
         let partition = map(16).of_tallies(OutboxId { edge: id(edge), epoch });
         json!({ "edge": edge, "epoch": epoch.to_string(), "count": 16, "partition": partition })
     };

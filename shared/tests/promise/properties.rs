@@ -1,13 +1,15 @@
 //! What holds for every token.
 
+use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use shared::keys::{KeyStore, Keyring};
+use shared::name::{Any, Name, Short};
 use shared::token::{self, Signer, Token, Unverified};
 use shared::{BlockId, Fingerprint, Id, ImpressionId, Reason, Timestamp};
 
-use super::world::{DAY_MS, NOW, key, store};
+use super::world::{DAY_MS, NOW, id, key, store};
 
 static STORE: LazyLock<(KeyStore, Keyring, Signer)> = LazyLock::new(|| {
     let store = store();
@@ -16,7 +18,7 @@ static STORE: LazyLock<(KeyStore, Keyring, Signer)> = LazyLock::new(|| {
     (store, keyring, signer)
 });
 
-pub(super) fn any_id() -> impl Strategy<Value = Id> {
+pub(super) fn any_id<T: Short>() -> impl Strategy<Value = Id<T>> {
     proptest::collection::vec(
         proptest::sample::select(
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-".to_vec(),
@@ -26,15 +28,26 @@ pub(super) fn any_id() -> impl Strategy<Value = Id> {
     .prop_map(|bytes| Id::new(&bytes).unwrap())
 }
 
+/// A name of so many bytes that is any name.
+pub(super) fn any_name(bytes: RangeInclusive<usize>) -> impl Strategy<Value = String> {
+    let cut = move |mut text: String| {
+        text.truncate(text.floor_char_boundary(*bytes.end()));
+        text.trim().to_owned()
+    };
+    let any = prop_oneof!["[A-Za-z0-9_-]{1,16}", "[ -~]{1,130}", "\\PC{1,40}"].prop_map(cut);
+    any.prop_filter("no name", |text| Name::<Any>::new(text).is_ok())
+}
+
 /// All that a token says but for whose it is, with its URL.
 fn any_token() -> impl Strategy<Value = (Token<'static>, String)> {
     let numbers = (any::<[u8; 10]>(), any::<u16>(), 0..=DAY_MS, 0..=86_400_u32, 0..=86_400_u32);
-    let ids = [any_id(), any_id(), any_id(), any_id(), any_id()];
+    let any_name = || any_name(1..=128);
+    let names = [any_name(), any_name(), any_name(), any_name(), any_name()];
     let url = "https?://[a-z]{1,20}(/[a-zA-Z0-9%&=._-]{0,200})?";
-    (numbers, any::<[u8; 11]>(), any::<u64>(), ids, url).prop_map(
-        |((block, seq, age, impression_life_s, click_life_s), price, visitor, ids, url)| {
+    (numbers, any::<[u8; 11]>(), any::<u64>(), names, url).prop_map(
+        |((block, seq, age, impression_life_s, click_life_s), price, visitor, names, url)| {
             let (store, _, signer) = &*STORE;
-            let [ad, campaign, advertiser, publisher, placement] = ids;
+            let [ad, campaign, advertiser, publisher, placement] = names.map(|name| &*name.leak());
             let token = Token {
                 test: seq % 2 == 1,
                 pass_query: seq % 4 > 1,
@@ -46,11 +59,11 @@ fn any_token() -> impl Strategy<Value = (Token<'static>, String)> {
                 click_life_s,
                 price,
                 visitor: Fingerprint(visitor),
-                ad,
-                campaign,
-                advertiser,
-                publisher,
-                placement,
+                ad: id(ad),
+                campaign: id(campaign),
+                advertiser: id(advertiser),
+                publisher: id(publisher),
+                placement: id(placement),
                 url: "",
             };
             (token, url)

@@ -4,10 +4,24 @@ use serde_json::{Value, json};
 use shared::keys::KeyStore;
 use shared::text::hex;
 use shared::token::{self, Signer, Token, Unverified};
-use shared::{BlockId, Currency, Fingerprint, ImpressionId, Money, Reason, Timestamp};
+use shared::{BlockId, Currency, Fingerprint, ImpressionId, Money, Name, Reason, Timestamp};
 
 use super::vectors::{Parts, compare};
 use super::world::{NOW, URL_60, id, key, price, store, token};
+
+/// 128 bytes.
+const LONGEST: &str = "/19968336/header-bid-tag-0/abcdefghijklmnopqrstuvwxyz/abcdefghijklmnopqrstuvwxyz/abcdefghijklmnopqrstuvwxyz/abcdefghijklmnopq/ÿ";
+
+fn names_of_others(plain: Token<'_>) -> Token<'_> {
+    Token {
+        ad: id("550e8400-e29b-41d4-a716-446655440000"),
+        campaign: id("summer sale.2026"),
+        advertiser: id("广告主"),
+        publisher: id("example.com"),
+        placement: id(LONGEST),
+        ..plain
+    }
+}
 
 #[test]
 fn tokens() {
@@ -20,8 +34,8 @@ fn tokens() {
     let most = ImpressionId { block: BlockId([0xff; 10]), seq: u16::MAX };
     let free = Money::ZERO;
     let dear = Money { micros: i64::MAX, currency: "USD".parse::<Currency>().unwrap() };
-    let one = id("a");
-    let sixteen = id("Az09_-Az09_-Az09");
+    let one = "a";
+    let sixteen = "Az09_-Az09_-Az09";
     let tokens = [
         vector("a URL of 60 characters", &store, &house, plain, price()),
         vector(
@@ -36,11 +50,11 @@ fn tokens() {
                 click_life_s: 0,
                 price: store.price_key(limited.id()).seal(least, free),
                 visitor: Fingerprint::NONE,
-                ad: one,
-                campaign: one,
-                advertiser: one,
-                publisher: one,
-                placement: one,
+                ad: id(one),
+                campaign: id(one),
+                advertiser: id(one),
+                publisher: id(one),
+                placement: id(one),
                 url: "http://a",
                 ..plain
             },
@@ -57,15 +71,22 @@ fn tokens() {
                 click_life_s: 86_400,
                 price: store.price_key(house.id()).seal(most, dear),
                 visitor: Fingerprint(u64::MAX),
-                ad: sixteen,
-                campaign: sixteen,
-                advertiser: sixteen,
-                publisher: sixteen,
-                placement: sixteen,
+                ad: id(sixteen),
+                campaign: id(sixteen),
+                advertiser: id(sixteen),
+                publisher: id(sixteen),
+                placement: id(sixteen),
                 url: &long,
                 ..plain
             },
             dear,
+        ),
+        vector(
+            "names of other systems, one of them as long as any",
+            &store,
+            &house,
+            names_of_others(plain),
+            price(),
         ),
         vector("a test", &store, &house, Token { test: true, ..plain }, price()),
         vector(
@@ -185,7 +206,7 @@ fn what_no_token_can_carry_is_not_signed() {
     let store = store();
     let signer = Signer::new(key(&store, "house"));
     let plain = token(&store, &signer, URL_60);
-    let none = shared::Id::NONE;
+
     let long = format!("https://a/{}", "x".repeat(2_039));
     for (token, why) in [
         (Token { url: &long, ..plain }, "at most 2048 bytes"),
@@ -194,8 +215,8 @@ fn what_no_token_can_carry_is_not_signed() {
         (Token { click_life_s: 86_401, ..plain }, "24 hours"),
         (Token { impression_life_s: u32::MAX, ..plain }, "24 hours"),
         (Token { issued_at: Timestamp(1 << 48), ..plain }, "48 bits"),
-        (Token { ad: none, ..plain }, "all five ids"),
-        (Token { placement: none, ..plain }, "all five ids"),
+        (Token { ad: Name::NONE, ..plain }, "all five names"),
+        (Token { placement: Name::NONE, ..plain }, "all five names"),
     ] {
         let error = signer.mint(&token).unwrap_err();
         assert!(error.contains(why), "{error}");

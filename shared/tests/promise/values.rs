@@ -9,7 +9,8 @@ use shared::limits::BLOCK_LIFE_MS;
 use shared::random::{Seeded, below};
 use shared::text::{hex, unhex};
 use shared::{
-    BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, Reason, SourceId, Timestamp,
+    AdId, AdName, BlockId, Currency, EdgeId, Id, ImpressionId, Kind, Minute, Money, Name,
+    NameError, Reason, SourceId, Timestamp,
 };
 
 use super::world::{HOUR_MS, NOW};
@@ -89,26 +90,90 @@ fn blocks_tell_their_minute_from_2020_to_2051() {
 #[test]
 fn ids() {
     for good in ["a", "Az09_-Az09_-Az09", "-", "_"] {
-        let id: Id = good.parse().unwrap();
-        assert_eq!((id.to_string(), id.as_bytes()), (good.to_owned(), good.as_bytes()));
+        let id: EdgeId = good.parse().unwrap();
+        assert_eq!((id.to_string(), id.as_str().as_bytes()), (good.to_owned(), good.as_bytes()));
         assert_eq!(Id::from_padded(*id.padded()), Ok(id));
         let json = serde_json::to_string(&id).unwrap();
-        assert_eq!(serde_json::from_str::<Id>(&json).unwrap(), id);
+        assert_eq!(serde_json::from_str::<EdgeId>(&json).unwrap(), id);
     }
     for bad in ["", "Az09_-Az09_-Az09x", "a.b", "a b", "é", "a\0", "a/"] {
-        assert!(bad.parse::<Id>().is_err(), "{bad:?}");
-        assert!(serde_json::from_value::<Id>(bad.into()).is_err(), "{bad:?}");
+        assert!(bad.parse::<EdgeId>().is_err(), "{bad:?}");
+        assert!(serde_json::from_value::<EdgeId>(bad.into()).is_err(), "{bad:?}");
     }
     let mut padded = [0; 16];
-    assert_eq!(Id::from_padded(padded), Ok(Id::NONE));
+    assert_eq!(Id::from_padded(padded), Ok(EdgeId::NONE));
     padded[1] = b'a';
-    assert!(Id::from_padded(padded).is_err());
+    assert!(EdgeId::from_padded(padded).is_err());
     // Bytewise, a prefix first.
-    let mut sorted: Vec<Id> = ["b", "ab", "a", "B", "a-", "_"].map(|id| id.parse().unwrap()).into();
+    let mut sorted: Vec<EdgeId> =
+        ["b", "ab", "a", "B", "a-", "_"].map(|id| id.parse().unwrap()).into();
     sorted.sort();
-    assert_eq!(sorted.iter().map(Id::as_str).collect::<Vec<_>>(), ["B", "_", "a", "a-", "ab", "b"]);
-    const LITERAL: Id = Id::literal("ad-1");
+    assert_eq!(
+        sorted.iter().map(EdgeId::as_str).collect::<Vec<_>>(),
+        ["B", "_", "a", "a-", "ab", "b"]
+    );
+    const LITERAL: EdgeId = Id::literal("ad-1");
     assert_eq!(LITERAL.as_str(), "ad-1");
+}
+
+#[test]
+fn names_are_kept_as_they_are_written() {
+    let own = ["a", "Az09_-Az09_-Az09", "spring-shoes-01"];
+    let others = [
+        "550e8400-e29b-41d4-a716-446655440000",
+        "550E8400-E29B-41D4-A716-446655440000",
+        "550e8400e29b41d4a716446655440000",
+        "mm_10067028.1",
+        "example.com",
+        "/1234/home/top",
+        "summer sale",
+        "广告 一",
+        "نام\u{200c}ها",
+        "Az09_-Az09_-Az09x",
+        "é",
+        "e\u{301}",
+    ];
+    let mut ids = std::collections::BTreeSet::new();
+    for text in own.into_iter().chain(others) {
+        let name: AdName = text.parse().unwrap();
+        assert_eq!((name.as_str(), name.to_string().as_str()), (text, text));
+        let json = serde_json::to_string(&name).unwrap();
+        assert_eq!(serde_json::from_str::<AdName>(&json).unwrap(), name);
+        let id = name.id();
+        assert_eq!(id.is_digest(), others.contains(&text), "{text}");
+        assert_eq!(AdId::from_padded(*id.padded()), Ok(id));
+        assert_eq!(id.own_name().is_none(), id.is_digest());
+        assert!(ids.insert(id), "two spellings are two names: {text}");
+    }
+    // What stands in logs and stores may never change.
+    let digest: AdName = "example.com".parse().unwrap();
+    assert_eq!(hex(digest.id().padded()), "d18a8f9f31b71ccb8bab1a2995b2242e");
+    assert!(EdgeId::from_padded(*digest.id().any().padded()).is_err(), "edges have short names");
+    assert!(Name::NONE.id() == AdId::NONE && AdId::NONE.own_name().is_some_and(|n| n.is_none()));
+}
+
+#[test]
+fn what_is_no_name_is_refused_with_its_reason() {
+    let long = "é".repeat(64) + "x";
+    for (text, why) in [
+        ("", "at least one character"),
+        (long.as_str(), "at most 128 bytes of UTF-8"),
+        (" a", "neither begins nor ends with a space"),
+        ("a\u{a0}", "neither begins nor ends with a space"),
+        ("a\nb", "U+000A"),
+        ("a\0", "U+0000"),
+        ("a\u{7f}", "U+007F"),
+        ("a\u{202e}b", "U+202E"),
+        ("a\u{200b}b", "U+200B"),
+        ("a\u{2028}b", "U+2028"),
+        ("\u{feff}a", "U+FEFF"),
+        ("a\u{ad}b", "U+00AD"),
+    ] {
+        let error: NameError = text.parse::<AdName>().unwrap_err();
+        assert!(error.to_string().contains(why), "{text:?}: {error}");
+        assert!(serde_json::from_value::<AdName>(text.into()).is_err(), "{text:?}");
+    }
+    assert!("é".repeat(64).parse::<AdName>().is_ok());
 }
 
 #[test]
@@ -269,10 +334,10 @@ proptest! {
 
     #[test]
     fn any_bytes_are_an_id_or_refused(bytes: Vec<u8>, padded: [u8; 16]) {
-        if let Ok(id) = Id::new(&bytes) {
-            prop_assert_eq!(id.as_bytes(), bytes.as_slice());
+        if let Ok(id) = EdgeId::new(&bytes) {
+            prop_assert_eq!(id.as_str().as_bytes(), bytes.as_slice());
         }
-        if let Ok(id) = Id::from_padded(padded) {
+        if let Ok(id) = EdgeId::from_padded(padded) {
             prop_assert_eq!(id.padded(), &padded);
         }
     }

@@ -1,7 +1,9 @@
 //! `batches.json` and `messages.json`: what is in them, and byte by byte how it is written.
 
 use serde_json::{Value, json};
-use shared::event::{Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, RuleSet};
+use shared::event::{
+    Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, Region, RuleSet,
+};
 use shared::text::hex;
 use shared::wire::json::JsonBatch;
 use shared::wire::message::Entry;
@@ -9,7 +11,7 @@ use shared::wire::{
     Batch, BatchEntry, ChunkEntry, Event, Judged, MessageBuilder, MessageView, Tally,
 };
 use shared::{
-    BatchDigest, BlockId, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, SourceId,
+    BatchDigest, BlockId, Codes, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, SourceId,
     Timestamp,
 };
 
@@ -28,8 +30,8 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         verdict: None,
         rules: RuleSet(0x1a2b_3c4d),
         flags: Flags::default(),
-        country: Country::from_bytes(*b"DE").unwrap(),
-        device: Device::Phone,
+        codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+        region: "BE".parse().unwrap(),
         network: Network::of("192.0.2.77".parse().unwrap()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
         page: Some(PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 }),
@@ -48,8 +50,8 @@ pub(super) fn full_batch(token: &[u8]) -> Batch<'_> {
         verdict: Some(Reason::Prefetch),
         rules: RuleSet::UNKNOWN,
         flags: Flags(Flags::OTHER_VISITOR),
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         page: None,
@@ -74,7 +76,7 @@ fn batches() {
         ("the closing batch of an epoch", closing),
     ];
     let file = json!({
-        "what": "Outbox batches of version 2: the JSON form, and the binary form in parts of hex, in order. Numbers are little endian. `declared` is what counts as received, by minute.",
+        "what": "Outbox batches of version 3: the JSON form, and the binary form in parts of hex, in order. Numbers are little endian. `declared` is what counts as received, by minute.",
         "batches": cases.map(|(name, batch)| batch_vector(name, &batch)),
         "rejected": rejected_batches(&token),
     });
@@ -92,7 +94,7 @@ fn batch_vector(name: &str, batch: &Batch<'_>) -> Value {
 
 fn batch_parts(bytes: &[u8]) -> Value {
     let mut parts = Parts::new(bytes);
-    parts.take("magic CSB2", 4);
+    parts.take("magic CSB3", 4);
     parts.take("edge", 16);
     parts.take("epoch", 8);
     parts.take("number", 8);
@@ -105,8 +107,8 @@ fn batch_parts(bytes: &[u8]) -> Value {
             ("kind", 1),
             ("verdict", 1),
             ("flags", 1),
-            ("country", 2),
-            ("device", 1),
+            ("codes", 4),
+            ("region", 3),
             ("network", 7),
             ("visitor", 8),
             ("received at, ms", 8),
@@ -139,13 +141,15 @@ pub(super) fn judged() -> Judged<'static> {
         kind: Kind::Click,
         outcome: Ok(None),
         at: NOW.plus_ms(30_001),
+        issued: Some(NOW.minute()),
         ad: id("ad-1"),
         campaign: id("spring"),
         advertiser: id("shop"),
         publisher: id("pub-1"),
         placement: id("top"),
-        country: Country::from_bytes(*b"DE").unwrap(),
-        device: Device::Phone,
+        names: &[],
+        codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+        region: "BE".parse().unwrap(),
         network: Network::of("192.0.2.77".parse().unwrap()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
         flags: Flags::default(),
@@ -220,7 +224,7 @@ pub(super) fn full_message() -> Vec<u8> {
     builder.event(chunk, &row);
     builder.tally(first, tally(Minute(1), Reason::OutboxFull, 2));
     let told = PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 };
-    builder.page(first, NOW.minute(), id("pub-1"), told);
+    builder.page(first, &judged(), told);
     builder.finish(3, NOW.plus_ms(31_000))
 }
 
@@ -235,7 +239,7 @@ fn messages() {
         }),
     ];
     let file = json!({
-        "what": "Partition messages of version 3: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
+        "what": "Partition messages of version 4: what is in them, and their parts in hex, in order. Numbers are little endian. Tables count from 1 where 0 is none: blocks, ids, prices.",
         "messages": cases.map(|(name, bytes)| {
             let mut vector = message_vector(name, &bytes);
             vector["parts"] = message_parts(&bytes);
@@ -258,15 +262,21 @@ fn bytes(of: &Value) -> Vec<u8> {
 }
 
 /// A message of an earlier version is read, and what it did not have is unknown.
-fn check_old_message(of: &Value, unknown: &[(&str, Value)]) {
+fn check_old_message(of: &Value, version: u8) {
     let stored = bytes(of);
     let mut found = message_vector("", &stored);
-    for batch in found["batches"].as_array_mut().unwrap() {
+    for batch in found["batches"].as_array_mut().unwrap().iter_mut().filter(|_| version < 3) {
         let digest = batch.as_object_mut().unwrap().remove("digest");
         assert_eq!(digest, Some(json!(BatchDigest::UNKNOWN)));
     }
+    let since = [
+        (2, "rules", json!(RuleSet::UNKNOWN)),
+        (2, "numbered", json!(false)),
+        (4, "issued", json!(null)),
+        (4, "region", json!(Region::UNKNOWN)),
+    ];
     for event in found["events"].as_array_mut().unwrap() {
-        for (name, value) in unknown {
+        for (_, name, value) in since.iter().filter(|(since, ..)| version < *since) {
             assert_eq!(event.as_object_mut().unwrap().remove(*name).as_ref(), Some(value));
         }
     }
@@ -280,22 +290,34 @@ fn check_old_message(of: &Value, unknown: &[(&str, Value)]) {
 #[test]
 fn version_1() {
     let file = old_vectors("version-1.json");
-    let stored = bytes(&file["batch"]);
-    let batch = Batch::read(&stored).unwrap();
-    assert_eq!(json!(JsonBatch::new(&batch)), file["batch"]["json"]);
-    assert_eq!(json!(batch.declared()), file["batch"]["declared"]);
-    assert_eq!(shared::wire::batch::name_of(&stored), Some((outbox(), 7)));
-    assert!(batch.events.iter().all(|event| event.rules == RuleSet::UNKNOWN));
-    assert!(Batch::read(&stored[..stored.len() - 1]).is_err());
-
-    let unknown = [("rules", json!(RuleSet::UNKNOWN)), ("numbered", json!(false))];
-    check_old_message(&file["message"], &unknown);
+    let rules = check_old_batch(&file["batch"]);
+    assert!(rules.iter().all(|rules| *rules == RuleSet::UNKNOWN));
+    check_old_message(&file["message"], 1);
 }
 
 /// The same of version 2, of which the messages were another than today's.
 #[test]
 fn version_2() {
-    check_old_message(&old_vectors("version-2.json")["message"], &[]);
+    check_old_message(&old_vectors("version-2.json")["message"], 2);
+}
+
+/// The same of batches of version 2 and messages of version 3.
+#[test]
+fn version_3() {
+    let file = old_vectors("version-3.json");
+    check_old_batch(&file["batch"]);
+    check_old_message(&file["message"], 3);
+}
+
+fn check_old_batch(of: &Value) -> Vec<RuleSet> {
+    let stored = bytes(of);
+    let batch = Batch::read(&stored).unwrap();
+    assert_eq!(json!(JsonBatch::new(&batch)), of["json"]);
+    assert_eq!(json!(batch.declared()), of["declared"]);
+    assert_eq!(shared::wire::batch::name_of(&stored), Some((outbox(), 7)));
+    assert!(batch.events.iter().all(|event| event.region == Region::UNKNOWN));
+    assert!(Batch::read(&stored[..stored.len() - 1]).is_err());
+    batch.events.iter().map(|event| event.rules).collect()
 }
 
 fn message_vector(name: &str, bytes: &[u8]) -> Value {
@@ -303,16 +325,17 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
     let cold = view.cold().unwrap();
     let events = view.rows().zip(cold).map(|(row, cold)| {
         let (issuer, block) = view.blocks[usize::from(row.block)];
-        let id = |number: u16| view.ids[usize::from(number)];
+        let id = |number: u16| view.name(number).to_string();
+        let (minute, codes) = (view.minutes[usize::from(row.minute)], row.codes());
         let price = view.prices[usize::from(row.price)];
         json!({
             "entry": row.entry, "issuer": issuer, "block": hex(&block.0), "seq": row.seq,
-            "kind": row.kind, "numbered": row.numbered, "verdict": row.outcome.ok().flatten(), "rejected": row.outcome.err(),
-            "at": view.minutes[usize::from(row.minute)].start().plus_ms(u64::from(cold.ms)),
+            "kind": row.kind(), "numbered": row.numbered, "verdict": row.outcome.ok().flatten(), "rejected": row.outcome.err(),
+            "at": minute.start().plus_ms(u64::from(row.ms)), "issued": row.issued(minute),
             "ad": id(row.ad), "campaign": id(cold.campaign), "advertiser": id(cold.advertiser),
-            "publisher": id(row.publisher), "placement": id(cold.placement),
-            "country": Country::from_index(row.country).unwrap(), "device": row.device,
-            "network": cold.network, "visitor": format!("{:016x}", cold.visitor.0),
+            "publisher": id(row.publisher), "placement": id(row.placement),
+            "country": codes.country, "device": codes.device, "region": row.region,
+            "network": row.network, "visitor": format!("{:016x}", row.visitor.0),
             "flags": cold.flags, "rules": cold.rules, "price_micros": price.micros,
             "price_currency": price.currency.to_string(), "proof": hex(cold.proof),
         })
@@ -328,7 +351,7 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
 
 fn message_parts(bytes: &[u8]) -> Value {
     let mut parts = Parts::new(bytes);
-    parts.take("magic CSM3", 4);
+    parts.take("magic CSM4", 4);
     parts.take("partition", 2);
     parts.take("stamp, ms", 8);
     for n in 0..parts.count("number of batches") {
@@ -353,28 +376,39 @@ fn message_parts(bytes: &[u8]) -> Value {
     table(&mut parts, "blocks", &[("issuer", 16), ("block", 10)]);
     table(&mut parts, "minutes", &[("minute", 4)]);
     table(&mut parts, "ids", &[("id", 16)]);
+    for n in 0..parts.count("number of names") {
+        parts.take(&format!("names {n}: id"), 2);
+        let length = parts.take(&format!("names {n}: length"), 1)[0];
+        parts.take(&format!("names {n}: text"), usize::from(length));
+    }
     table(&mut parts, "prices", &[("currency", 3), ("micros", 8)]);
     table(
         &mut parts,
         "page views",
         &[("entry", 2), ("minute", 2), ("publisher", 2), ("number", 2), ("page view", 8)],
     );
-    let words = ["entry", "block", "sequence", "minute", "ad", "publisher", "country", "price"];
-    let bytes = ["kind", "device", "verdict", "rejected"];
-    let hot = words.map(|word| (word, 2)).into_iter().chain(bytes.map(|byte| (byte, 1)));
-    let rows = table(&mut parts, "hot rows", &hot.collect::<Vec<_>>());
+    let hot = [
+        ("entry", 2),
+        ("block", 2),
+        ("sequence", 2),
+        ("minute", 2),
+        ("ad", 2),
+        ("publisher", 2),
+        ("placement", 2),
+        ("price", 2),
+        ("codes, kind, valid", 4),
+        ("verdict", 1),
+        ("rejected", 1),
+        ("ms within the minute", 2),
+        ("minutes since issue", 2),
+        ("region", 3),
+        ("network", 7),
+        ("visitor", 8),
+    ];
+    let rows = table(&mut parts, "hot rows", &hot);
     parts.count("length of the cold part");
     for n in 0..rows {
-        for (what, length) in [
-            ("ms within the minute", 2),
-            ("campaign", 2),
-            ("advertiser", 2),
-            ("placement", 2),
-            ("visitor", 8),
-            ("network", 7),
-            ("flags", 1),
-            ("rule set", 4),
-        ] {
+        for (what, length) in [("campaign", 2), ("advertiser", 2), ("flags", 1), ("rule set", 4)] {
             parts.take(&format!("cold row {n}: {what}"), length);
         }
         let length = parts.take(&format!("cold row {n}: length of proof"), 2);

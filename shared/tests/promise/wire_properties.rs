@@ -9,12 +9,13 @@ use shared::event::{
 };
 use shared::import::{ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX, PAGE_SEQ_MAX};
+use shared::name::Any;
 use shared::wire::json::JsonBatch;
 use shared::wire::message::Entry;
 use shared::wire::{Batch, Event, Judged, MessageBuilder, MessageView, Tally};
 use shared::{
-    BlockId, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Outcome, Reason, SourceId,
-    Timestamp,
+    AnyId, BlockId, Codes, Currency, EdgeId, Id, ImpressionId, IssuerId, Kind, Minute, Money, Name,
+    NameBuf, OutboxId, Outcome, Reason, SourceId, Timestamp,
 };
 
 use super::properties::any_id;
@@ -39,18 +40,24 @@ fn any_network() -> impl Strategy<Value = Network> {
 /// An event, with its token beside it.
 fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
     let words = (select(Kind::ALL), option::of(select(VERDICTS)), select(Device::ALL), 0..=1_u8);
-    let who = (any_country(), any_network(), any::<u64>(), any_time(), any::<u32>());
+    let region = "[A-Z0-9]{0,3}";
+    let who = (any_country(), region, any_network(), any::<u64>(), any_time(), any::<u32>());
     let page = option::of((any::<u64>(), 1..=PAGE_SEQ_MAX));
     (words, who, page, vec(any::<u8>(), 0..60)).prop_map(
-        |((kind, verdict, device, flags), (country, network, visitor, at, rules), page, token)| {
+        |(
+            (kind, verdict, device, flags),
+            (country, region, network, visitor, at, rules),
+            page,
+            token,
+        )| {
             let event = Event {
                 kind,
                 at,
                 verdict,
                 rules: RuleSet(rules),
                 flags: Flags(flags),
-                country,
-                device,
+                codes: Codes::of(country, device),
+                region: region.parse().unwrap_or_default(),
                 network,
                 visitor: Fingerprint(visitor),
                 page: page.map(|(page, seq)| PageSeq { page: PageView(page), seq }),
@@ -85,9 +92,28 @@ fn whole((batch, events): &AnyBatch) -> Batch<'_> {
     Batch { events: events.collect(), ..batch.clone() }
 }
 
-fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
-    let id_or_none = || prop_oneof![Just(Id::NONE), any_id()];
-    let ids = [id_or_none(), id_or_none(), id_or_none(), id_or_none(), id_or_none(), id_or_none()];
+/// A name as an id of its own, a digest, or none.
+fn any_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        any_id().prop_map(|id: EdgeId| id.to_string()),
+        super::properties::any_name(1..=128)
+    ]
+}
+
+fn name(text: &str) -> Name<'_, Any> {
+    Name::new(text.trim()).unwrap_or_default()
+}
+
+fn long(names: &[String; 5]) -> Vec<NameBuf<Any>> {
+    let names = names.iter().map(|text| name(text)).filter(|name| name.is_long());
+    names.map(Name::to_buf).collect()
+}
+
+fn any_judged() -> impl Strategy<Value = (Judged<'static>, [String; 5], Vec<u8>)> {
+    let id_or_none = || prop_oneof![Just(None), any_id().prop_map(Some)];
+    let issuer = id_or_none();
+    let ids = [any_name(), any_name(), any_name(), any_name(), any_name()];
     let outcome = prop_oneof![
         Just(Ok(None)),
         select(VERDICTS).prop_map(|verdict| Ok(Some(verdict))),
@@ -95,33 +121,40 @@ fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
     ];
     let price = (any::<i64>(), select(vec!["EUR", "USD"]));
     let block = (any::<[u8; 10]>(), any::<u16>());
-    (any_event(), ids, outcome, price, block).prop_map(
-        |((event, proof), ids, outcome, (micros, currency), (block, seq)): (
+    let issued = option::of(-32_767..=32_767_i16);
+    (any_event(), issuer, ids, outcome, price, block, issued).prop_map(
+        |((event, proof), issuer, names, outcome, (micros, currency), (block, seq), issued): (
+            _,
             _,
             _,
             Outcome,
             _,
             _,
+            Option<i16>,
         )| {
-            let [issuer, ad, campaign, advertiser, publisher, placement] = ids;
+            let issuer: IssuerId = issuer.unwrap_or(Id::NONE);
+            let [ad, campaign, advertiser, publisher, placement] =
+                std::array::from_fn(|at| name(&names[at]).id());
             let block = if issuer.is_none() { BlockId::default() } else { BlockId(block) };
             let currency: Currency = currency.parse().unwrap();
             let price = if micros == 0 { Money::ZERO } else { Money { micros, currency } };
-            let Event { kind, at, rules, country, device, network, visitor, flags, page, .. } =
-                event;
+            let Event { kind, at, rules, codes, region, network, visitor, flags, page, .. } = event;
+            let issued = issued.and_then(|age| at.minute().0.checked_add_signed(-i32::from(age)));
             let judged = Judged {
                 issuer,
                 id: ImpressionId { block, seq },
                 kind,
                 outcome,
                 at,
-                ad,
-                campaign,
-                advertiser,
-                publisher,
-                placement,
-                country,
-                device,
+                issued: issued.map(Minute),
+                ad: ad.of(),
+                campaign: campaign.of(),
+                advertiser: advertiser.of(),
+                publisher: publisher.of(),
+                placement: placement.of(),
+                names: &[],
+                codes,
+                region,
                 network,
                 visitor,
                 flags,
@@ -130,7 +163,7 @@ fn any_judged() -> impl Strategy<Value = (Judged<'static>, Vec<u8>)> {
                 price,
                 proof: &[],
             };
-            (judged, proof)
+            (judged, names, proof)
         },
     )
 }
@@ -160,8 +193,9 @@ proptest! {
     ) {
         let mut builder = MessageBuilder::default();
         let entries = [builder.batch(batch_entry(7)), builder.batch(batch_entry(8)), builder.chunk(chunk_entry())];
-        for ((event, proof), entry) in &events {
-            builder.event(entries[*entry], &Judged { proof, ..*event });
+        for ((event, names, proof), entry) in &events {
+            let names = long(names);
+            builder.event(entries[*entry], &Judged { proof, names: &names, ..*event });
         }
         for tally in &tallies {
             builder.tally(entries[1], *tally);
@@ -176,31 +210,29 @@ proptest! {
         prop_assert_eq!(view.tallies.iter().map(|tally| tally.tally).collect::<Vec<_>>(), tallies);
         let cold = view.cold().unwrap();
         prop_assert_eq!(cold.len(), events.len());
-        for ((row, cold), ((event, proof), entry)) in view.rows().zip(cold).zip(&events) {
+        for ((row, cold), ((event, names, proof), entry)) in view.rows().zip(cold).zip(&events) {
             prop_assert_eq!(usize::from(row.entry), *entry);
             prop_assert_eq!(view.blocks[usize::from(row.block)], (event.issuer, event.id.block));
-            prop_assert_eq!((row.seq, row.kind, row.device), (event.id.seq, event.kind, event.device));
+            prop_assert_eq!((row.seq, row.kind(), row.codes()), (event.id.seq, event.kind, event.codes));
             let minute = view.minutes[usize::from(row.minute)];
             prop_assert_eq!(minute, event.at.minute());
-            let id = |number: u16| view.ids[usize::from(number)];
-            prop_assert_eq!(
-                [id(row.ad), id(row.publisher), id(cold.campaign), id(cold.advertiser), id(cold.placement)],
-                [event.ad, event.publisher, event.campaign, event.advertiser, event.placement]
-            );
-            prop_assert_eq!(row.country, event.country.index());
+            let numbers = [row.ad, cold.campaign, cold.advertiser, row.publisher, row.placement];
+            prop_assert_eq!(numbers.map(|number| view.name(number)), names.each_ref().map(|text| name(text)));
+            prop_assert_eq!(view.ids[usize::from(row.ad)], event.ad.any());
+            prop_assert_eq!((row.issued(minute), row.region), (event.issued, event.region));
             prop_assert_eq!(view.prices[usize::from(row.price)], event.price);
             prop_assert_eq!(row.outcome, event.outcome);
             if minute < Minute(u32::MAX) {
-                prop_assert_eq!(minute.start().plus_ms(u64::from(cold.ms)), event.at);
+                prop_assert_eq!(minute.start().plus_ms(u64::from(row.ms)), event.at);
             }
-            prop_assert_eq!((cold.visitor, cold.network, cold.flags), (event.visitor, event.network, event.flags));
+            prop_assert_eq!((row.visitor, row.network, cold.flags), (event.visitor, event.network, event.flags));
             prop_assert_eq!(cold.proof, proof);
         }
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(tail: Vec<u8>, form in 0..5) {
-        let magic: &[u8] = [&b""[..], b"CSB1", b"CSM1", b"CSM2", b"CSM3"][form as usize];
+    fn any_bytes_are_read_or_refused_without_a_panic(tail: Vec<u8>, form in 0..8) {
+        let magic: &[u8] = [&b""[..], b"CSB1", b"CSB2", b"CSB3", b"CSM1", b"CSM2", b"CSM3", b"CSM4"][form as usize];
         let bytes = [magic, &tail].concat();
         let _ = Batch::read(&bytes);
         if let Ok(view) = MessageView::read(&bytes) {
@@ -251,16 +283,16 @@ fn a_message_that_is_not_due_has_room_for_the_largest_batch() {
     let mut n = 0_u64;
     // Each event brings five ids, a block, a minute and a price of its own.
     let mut add = |builder: &mut MessageBuilder| {
-        let name = |what: char| format!("{what}{n}").parse::<Id>().unwrap();
+        let name = |what: char| AnyId::literal(&format!("{what}{n}"));
         let mut block = [0; 10];
         block[..8].copy_from_slice(&n.to_be_bytes());
         let event = Judged {
             id: ImpressionId { block: BlockId(block), seq: 0 },
-            ad: name('a'),
-            campaign: name('b'),
-            advertiser: name('c'),
-            publisher: name('d'),
-            placement: name('e'),
+            ad: name('a').of(),
+            campaign: name('b').of(),
+            advertiser: name('c').of(),
+            publisher: name('d').of(),
+            placement: name('e').of(),
             at: Timestamp(n * 60_000),
             price: Money { micros: 1 + n as i64, currency: "EUR".parse().unwrap() },
             ..judged()
@@ -288,7 +320,7 @@ fn a_message_is_due_before_its_tables_are_full() {
         bare.event(entry, &rejected(&[]));
         rows += 1;
     }
-    assert!(rows <= FLUSH_BYTES / 45, "{rows}");
+    assert!(rows <= FLUSH_BYTES / 55, "{rows}");
 
     let mut entries = MessageBuilder::default();
     while !entries.is_due() {

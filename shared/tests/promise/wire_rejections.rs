@@ -19,13 +19,13 @@ const EVENTS: usize = 52;
 
 pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
     let good = full_batch(token).to_bytes();
-    let bare = EVENTS + 45 + token.len();
-    let tallies = bare + 35;
+    let bare = EVENTS + 49 + token.len();
+    let tallies = bare + 39;
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
-        ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1 or 2"),
-        ("version 3", put(&good, 3, b"3"), "no outbox batch of version 1 or 2"),
-        ("version 2 that says 1", put(&good, 3, b"1"), "an unknown flag"),
+        ("another form", put(&good, 0, b"JSON"), "no outbox batch of version 1 to 3"),
+        ("version 4", put(&good, 3, b"4"), "no outbox batch of version 1 to 3"),
+        ("version 3 that says 1", put(&good, 3, b"1"), "an unknown flag"),
         ("an edge without a name", put(&good, 4, &[0; 16]), "an id with a byte that none has"),
         ("an edge's name with a dot", put(&good, 4, b"edge.1"), "an id with a byte that none has"),
         ("an edge's name with a gap", put(&good, 4, b"ed\0e-1"), "an id with a byte that none has"),
@@ -39,16 +39,23 @@ pub(super) fn rejected_batches(token: &[u8]) -> Vec<Value> {
         ("a reason that is no verdict", put(&good, EVENTS + 1, &[7]), "no verdict of an edge"),
         ("an unknown flag", put(&good, EVENTS + 2, &[4]), "an unknown flag"),
         ("an unknown flag and a page", put(&good, EVENTS + 2, &[132]), "an unknown flag"),
-        ("page number 0", put(&good, EVENTS + 41, &[0, 0]), "no page may give"),
-        ("page number 4 097", put(&good, EVENTS + 41, &[1, 16]), "no page may give"),
-        ("a country in lower case", put(&good, EVENTS + 3, b"de"), "other than capital letters"),
-        ("device 5", put(&good, EVENTS + 5, &[5]), "an unknown class of device"),
-        ("an IPv4 network of 32 bits", put(&good, EVENTS + 10, &[1]), "a network that is no"),
-        ("a network of version 5", put(&good, EVENTS + 6, &[5]), "a network that is no"),
-        ("a network of no version", put(&good, EVENTS + 6, &[0]), "a network that is no"),
+        ("page number 0", put(&good, EVENTS + 45, &[0, 0]), "no page may give"),
+        ("page number 4 097", put(&good, EVENTS + 45, &[1, 16]), "no page may give"),
+        (
+            "a country beyond ZZ",
+            put(&good, EVENTS + 3, &(676_u32 << 3).to_le_bytes()),
+            "code without a meaning",
+        ),
+        ("device 5", put(&good, EVENTS + 3, &5_u32.to_le_bytes()), "code without a meaning"),
+        ("a code of a later build", put(&good, EVENTS + 6, &[1]), "code without a meaning"),
+        ("a region in lower case", put(&good, EVENTS + 7, b"be"), "other than capitals"),
+        ("a region behind its padding", put(&good, EVENTS + 7, b"\0BE"), "other than capitals"),
+        ("an IPv4 network of 32 bits", put(&good, EVENTS + 14, &[1]), "a network that is no"),
+        ("a network of version 5", put(&good, EVENTS + 10, &[5]), "a network that is no"),
+        ("a network of no version", put(&good, EVENTS + 10, &[0]), "a network that is no"),
         (
             "a token longer than any",
-            put(&good, EVENTS + 43, &u16::MAX.to_le_bytes()),
+            put(&good, EVENTS + 47, &u16::MAX.to_le_bytes()),
             "a token longer than any",
         ),
         ("a tally without a reason", put(&good, tallies + 5, &[0]), "a tally without a reason"),
@@ -70,8 +77,8 @@ pub(super) fn rejected_messages() -> Vec<Value> {
     let at = offsets(&good);
     let cases = [
         ("empty", Vec::new(), "the bytes end too early"),
-        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1 to 3"),
-        ("version 4", put(&good, 3, b"4"), "no partition message of version 1 to 3"),
+        ("a batch", full_batch(&[]).to_bytes(), "no partition message of version 1 to 4"),
+        ("version 5", put(&good, 3, b"5"), "no partition message of version 1 to 4"),
         ("4 097 batches", put(&good, 14, &4_097_u32.to_le_bytes()), "more of something"),
         ("declared minutes out of order", put(&good, 78, &u32::MAX.to_le_bytes()), "out of order"),
         ("a chunk that ends before it starts", put(&good, at.chunk + 24, &[0; 8]), "ends before"),
@@ -84,11 +91,20 @@ pub(super) fn rejected_messages() -> Vec<Value> {
         ("a row of an ad that is not there", put(&good, at.hot + 8, &[6]), "points nowhere"),
         (
             "a row of a country beyond ZZ",
-            put(&good, at.hot + 12, &676_u16.to_le_bytes()),
+            put(&good, at.hot + 16, &(676_u32 << 7).to_le_bytes()),
             "points nowhere",
         ),
+        ("a row of a placement that is not there", put(&good, at.hot + 12, &[6]), "points nowhere"),
+        ("a row that says it is valid and is not", put(&good, at.hot + 21, &[7]), "unknown code"),
+        ("a row of a code of a later build", put(&good, at.hot + 18, &[0xff]), "unknown code"),
+        (
+            "a row in ms 60 000",
+            put(&good, at.hot + 22, &60_000_u16.to_le_bytes()),
+            "points nowhere",
+        ),
+        ("a row of a region in lower case", put(&good, at.hot + 26, b"be"), "unknown code"),
         ("a row with a price that is not there", put(&good, at.hot + 14, &[2]), "points nowhere"),
-        ("a row of kind 4", put(&good, at.hot + 16, &[4]), "an unknown code"),
+        ("a row of kind 4", put(&good, at.hot + 16, &[4 << 1 | 1]), "an unknown code"),
         ("a page of a batch that is not there", put(&good, at.pages, &[3]), "a page view that"),
         (
             "a page of a minute that is not there",
@@ -101,9 +117,9 @@ pub(super) fn rejected_messages() -> Vec<Value> {
             "a page view that",
         ),
         ("a page that has told nothing", put(&good, at.pages + 6, &[0]), "no page may give"),
-        ("a row with device 5", put(&good, at.hot + 17, &[5]), "an unknown code"),
-        ("a row with verdict 28", put(&good, at.hot + 18, &[28]), "an unknown code"),
-        ("a row rejected with 28", put(&good, at.hot + 19, &[28]), "an unknown code"),
+        ("a row with device 5", put(&good, at.hot + 16, &[5 << 4 | 3 << 1 | 1]), "an unknown code"),
+        ("a row with verdict 28", put(&good, at.hot + 20, &[28]), "an unknown code"),
+        ("a row rejected with 28", put(&good, at.hot + 21, &[28]), "an unknown code"),
         ("cut", good[..good.len() - 1].to_vec(), "the bytes end too early"),
         ("a byte too many", [&good[..], &[0]].concat(), "bytes after the end"),
     ];
@@ -131,7 +147,8 @@ fn offsets(bytes: &[u8]) -> Offsets {
     let blocks = tally + 12 + 4;
     let minutes = blocks + 2 * 26 + 4;
     let ids = minutes + 2 * 4 + 4;
-    let prices = ids + 5 * 16 + 4;
+    let names = ids + 5 * 16 + 4;
+    let prices = names + 4;
     let pages = prices + 11 + 4;
     let hot = pages + 16 + 4;
     assert_eq!(bytes[hot - 4..hot], 3_u32.to_le_bytes());
@@ -142,9 +159,9 @@ fn offsets(bytes: &[u8]) -> Offsets {
 #[test]
 fn cold_rows_that_point_nowhere_are_refused() {
     let good = full_message();
-    let cold = offsets(&good).hot + 3 * 20 + 4;
+    let cold = offsets(&good).hot + 3 * 44 + 4;
     assert!(MessageView::read(&good).unwrap().cold().is_ok());
-    for (at, with) in [(0, 60_000_u16), (2, 6), (4, 6), (6, 6), (28, 1), (28, u16::MAX)] {
+    for (at, with) in [(0, 6), (2, 6), (9, 1), (9, u16::MAX)] {
         let bytes = put(&good, cold + at, &with.to_le_bytes());
         assert!(MessageView::read(&bytes).unwrap().cold().is_err(), "{with} at {at}");
     }
@@ -170,11 +187,13 @@ fn json_batches_that_are_none() {
         ("/events/0/kind", json!("conversion"), "no kind of event"),
         ("/events/0/token", json!("AQID="), "canonical base64url"),
         ("/events/0/token", json!("AQIE+"), "canonical base64url"),
-        ("/events/0/token", json!("A".repeat(3_200)), "canonical base64url"),
+        ("/events/0/token", json!("A".repeat(4_000)), "canonical base64url"),
         ("/events/0/verdict", json!("bad_seal"), "events[0]: this reason is no verdict"),
         ("/events/0/verdict", json!("rain"), "no reason"),
         ("/events/0/country", json!("de"), "two capital letters"),
         ("/events/0/device", json!("toaster"), "no device"),
+        ("/events/0/region", json!("be"), "capital letters or digits"),
+        ("/events/0/region", json!("BAYE"), "capital letters or digits"),
         ("/events/0/network", json!("04"), "14 lower-case hexadecimal digits"),
         ("/events/0/network", json!("04c0000207000000"), "14 lower-case hexadecimal digits"),
         ("/events/0/network", json!("04c00002070000"), "events[0]: a network that is no"),

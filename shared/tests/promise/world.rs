@@ -2,8 +2,9 @@
 //! revoked; and tokens of it.
 
 use shared::keys::{IssuerKey, KeyStore};
+pub(super) use shared::name::literal as id;
 use shared::token::{Signer, Token};
-use shared::{BlockId, Fingerprint, Id, ImpressionId, Money, Timestamp};
+use shared::{BlockId, Fingerprint, ImpressionId, Money, Name, Timestamp};
 
 /// 2026-01-31T12:00:00Z.
 pub(super) const NOW: Timestamp = Timestamp(1_769_860_800_000);
@@ -13,10 +14,6 @@ pub(super) const DAY_MS: u64 = 24 * HOUR_MS;
 /// Exactly 60 characters.
 pub(super) const URL_60: &str = "https://shop.example/spring/shoes?campaign=42&creative=13&x=";
 
-pub(super) fn id(text: &str) -> Id {
-    text.parse().unwrap()
-}
-
 /// The keys were made a month before [`NOW`], by a build whose tags had one secret for all issuers.
 pub(super) fn store() -> KeyStore {
     let file: serde_json::Value =
@@ -25,7 +22,7 @@ pub(super) fn store() -> KeyStore {
 }
 
 pub(super) fn key<'a>(store: &'a KeyStore, issuer: &str) -> &'a IssuerKey {
-    store.issuers.iter().find(|key| key.public.issuer == id(issuer)).unwrap()
+    store.issuers.iter().find(|key| key.public.issuer.as_str() == issuer).unwrap()
 }
 
 pub(super) fn price() -> Money {
@@ -49,11 +46,11 @@ pub(super) fn token<'a>(store: &KeyStore, signer: &Signer, url: &'a str) -> Toke
         click_life_s: 86_400,
         price: store.price_key(signer.id()).seal(impression, price()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
-        ad: id("spring-shoes-01"),
-        campaign: id("spring-2026"),
-        advertiser: id("shop"),
-        publisher: id("pub-1"),
-        placement: id("front-top"),
+        ad: Name::literal("spring-shoes-01"),
+        campaign: Name::literal("spring-2026"),
+        advertiser: Name::literal("shop"),
+        publisher: Name::literal("pub-1"),
+        placement: Name::literal("front-top"),
         url,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shared::ambient::Stopwatch;
 use shared::keys::{KeyStore, Keyring};
+use shared::name::literal;
 use shared::random::Seeded;
 use shared::token::{Signer, Token, Unverified};
 use shared::{Fingerprint, Id, ImpressionId, Minute, Money, Timestamp};
@@ -55,11 +56,11 @@ impl Mint {
                 .price_key(self.signer.id())
                 .seal(ImpressionId::from_bytes(id), Money::ZERO),
             visitor: Fingerprint(u64::from(n)),
-            ad: Id::literal("ad-00042"),
-            campaign: Id::literal("autumn26"),
-            advertiser: Id::literal("bootshop"),
-            publisher: Id::literal("newsroom"),
-            placement: Id::literal("sidebar1"),
+            ad: literal("ad-00042"),
+            campaign: literal("autumn26"),
+            advertiser: literal("bootshop"),
+            publisher: literal("newsroom"),
+            placement: literal("sidebar1"),
             url: URL,
         };
         self.signer.mint(&token)

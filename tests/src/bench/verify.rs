@@ -9,8 +9,8 @@ use futures::executor::block_on;
 use shared::ambient::Stopwatch;
 use shared::wire::{Batch, Event};
 use shared::{
-    Country, Device, Fingerprint, Flags, Id, Kind, Network, OutboxId, PartitionMap, Partitions,
-    RuleSet,
+    Codes, Country, Device, Fingerprint, Flags, Id, Kind, Network, OutboxId, PartitionMap,
+    Partitions, Region, RuleSet,
 };
 
 use super::tokens::{Mint, NOW, per_second};
@@ -73,8 +73,8 @@ fn batch(mint: &Mint, number: u32) -> Result<Bytes, String> {
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
         page: None,
-        country: Country::UNKNOWN,
-        device: Device::Phone,
+        codes: Codes::of(Country::UNKNOWN, Device::Phone),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint(1),
         token,

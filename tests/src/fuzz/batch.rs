@@ -1,4 +1,4 @@
-//! A batch that is read is written as the same bytes (of version 1: as such that say the same), and
+//! A batch that is read is written as the same bytes (of an earlier version: as such that say the same), and
 //! its JSON form says the same.
 
 use shared::Timestamp;
@@ -14,10 +14,10 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
         Err(error) => return refused(&error, input),
     };
     let written = batch.to_bytes();
-    let same = if input.starts_with(b"CSB1") {
-        Batch::read(&written).is_ok_and(|again| again == batch)
-    } else {
+    let same = if input.starts_with(b"CSB3") {
         written == input
+    } else {
+        Batch::read(&written).is_ok_and(|again| again == batch)
     };
     hold(same, || "written otherwise than it was read".to_owned())?;
     hold(batch.number < BATCH_NUMBERS_MAX, || "a number out of range".to_owned())?;

@@ -1,9 +1,14 @@
 //! A message that is read in place says what a plain reader makes of it, and both refuse the same.
 
-use shared::event::Country;
+use std::collections::BTreeSet;
+
+use shared::name::Any;
 use shared::wire::message::Entry;
 use shared::wire::{Cold, Judged, MessageBuilder, MessageView, Row};
-use shared::{ImpressionId, Money, PageSeq, PageView, Reason};
+use shared::{
+    BlockId, Codes, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Money, Name,
+    NameBuf, Network, PageSeq, PageView, Reason, Region, RuleSet, Timestamp,
+};
 
 use super::{Outcome, batch, hold};
 
@@ -41,8 +46,22 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
 
 /// What the bytes say of the fixed parts, read as the table in `wire/message.rs` tells.
 struct Plain<'a> {
-    hot: Vec<&'a [u8]>,
+    hot: Vec<Hot<'a>>,
     cold: &'a [u8],
+}
+
+/// What every version says of an event.
+struct Hot<'a> {
+    /// Entry, block, sequence, minute, ad, publisher, price.
+    words: [u16; 7],
+    country: u16,
+    device: u8,
+    kind: u8,
+    numbered: bool,
+    verdict: u8,
+    rejected: u8,
+    /// Since version 4: the whole row.
+    row: Option<&'a [u8]>,
 }
 
 struct Bytes<'a>(&'a [u8]);
@@ -69,13 +88,34 @@ impl<'a> Bytes<'a> {
         (0..count).map(|_| item(self)).collect()
     }
 
-    fn id(&mut self) -> Option<()> {
+    /// Of an edge or an issuer; before version 4 of anything.
+    fn short_id(&mut self) -> Option<&'a [u8]> {
         let bytes = self.take(16)?;
         let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(16);
         let (id, padding) = bytes.split_at(length);
         let good = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         let canonical = padding.iter().all(|byte| *byte == 0);
-        (!id.is_empty() && id.iter().all(good) && canonical).then_some(())
+        (!id.is_empty() && id.iter().all(good) && canonical).then_some(bytes)
+    }
+
+    /// What has the first bit set is a digest.
+    fn id(&mut self, version: u64) -> Option<&'a [u8]> {
+        match self.0.first()? {
+            0x80.. if version > 3 => self.take(16),
+            _ => self.short_id(),
+        }
+    }
+
+    /// Each digest has a name, and nothing else has.
+    fn names(&mut self, ids: &[&[u8]]) -> Option<()> {
+        let mut named = BTreeSet::new();
+        self.list(65_535, |r| {
+            let (number, length) = (r.number(2)? as usize, r.number(1)? as usize);
+            let name: Name<'_, Any> = Name::new(std::str::from_utf8(r.take(length)?).ok()?).ok()?;
+            let id = ids.get(number.checked_sub(1)?)?;
+            (id[0] > 0x7f && name.id().padded() == id && named.insert(number)).then_some(())
+        })?;
+        (named.len() == ids.iter().filter(|id| id[0] > 0x7f).count()).then_some(())
     }
 
     fn declared(&mut self) -> Option<()> {
@@ -95,11 +135,12 @@ impl<'a> Plain<'a> {
             b"CSM1" => 1,
             b"CSM2" => 2,
             b"CSM3" => 3,
+            b"CSM4" => 4,
             _ => return None,
         };
         r.take(2 + 8)?;
         let batches = r.list(4_096, |r| {
-            r.id()?;
+            r.short_id()?;
             r.take(8 + 8 + 8 + if version > 2 { 16 } else { 0 })?;
             r.declared()
         })?;
@@ -120,11 +161,14 @@ impl<'a> Plain<'a> {
             good.then_some(())
         })?;
         let blocks = r.list(65_534, |r| {
-            r.id()?;
+            r.short_id()?;
             r.take(10)
         })?;
         let minutes = r.list(65_535, |r| r.take(4))?;
-        let ids = r.list(65_534, Bytes::id)?;
+        let ids = r.list(65_534, |r| r.id(version))?;
+        if version > 3 {
+            r.names(&ids)?;
+        }
         let prices = r.list(65_534, |r| {
             let (currency, micros) = (r.take(3)?, r.number(8)?);
             let named = currency.iter().all(u8::is_ascii_uppercase);
@@ -141,29 +185,92 @@ impl<'a> Plain<'a> {
                 (points && (1..=4_096).contains(&seq)).then_some(())
             })?;
         }
-        let numbered = [
-            (0, entries as usize),
-            (2, blocks.len() + 1),
-            (6, minutes.len()),
-            (8, ids.len() + 1),
-            (10, ids.len() + 1),
-            (12, 26 * 26),
-            (14, prices.len() + 1),
-        ];
-        let hot = r.list(65_535, |r| {
-            let row = r.take(20)?;
-            let within = |(at, end)| usize::from(u16::from_le_bytes([row[at], row[at + 1]])) < end;
-            let kind = if version > 1 { row[16] & 0x7f } else { row[16] };
-            let codes = kind < 4
-                && row[17] < 5
-                && reason_code(u64::from(row[18]))
-                && reason_code(u64::from(row[19]));
-            (numbered.into_iter().all(within) && codes).then_some(row)
-        })?;
+        let ends = Ends {
+            entries: entries as usize,
+            blocks: blocks.len() + 1,
+            minutes: minutes.len(),
+            ids: ids.len() + 1,
+            prices: prices.len() + 1,
+        };
+        let hot =
+            r.list(65_535, |r| if version > 3 { ends.hot(r) } else { ends.hot_3(r, version) })?;
         let length = r.number(4)?;
         let cold = r.take(usize::try_from(length).ok()?)?;
-        (r.0.is_empty() && cold.len() >= hot.len() * if version > 1 { 30 } else { 26 })
-            .then_some(Self { hot, cold })
+        let least = match version {
+            1 => 26,
+            2 | 3 => 30,
+            _ => 11,
+        };
+        (r.0.is_empty() && cold.len() >= hot.len() * least).then_some(Self { hot, cold })
+    }
+}
+
+/// Where the tables end that rows point into.
+struct Ends {
+    entries: usize,
+    blocks: usize,
+    minutes: usize,
+    ids: usize,
+    prices: usize,
+}
+
+impl Ends {
+    fn hot<'a>(&self, r: &mut Bytes<'a>) -> Option<Hot<'a>> {
+        let row = r.take(44)?;
+        let word = |at: usize| u16::from_le_bytes([row[at], row[at + 1]]);
+        let packed = u32::from_le_bytes([row[16], row[17], row[18], row[19]]);
+        let hot = Hot {
+            words: [word(0), word(2), word(4), word(6), word(8), word(10), word(14)],
+            country: (packed >> 7 & 0x3ff) as u16,
+            device: (packed >> 4 & 7) as u8,
+            kind: (packed >> 1 & 7) as u8,
+            numbered: row[20] > 0x7f,
+            verdict: row[20] & 0x7f,
+            rejected: row[21],
+            row: Some(row),
+        };
+        let valid = hot.verdict == 0 && hot.rejected == 0;
+        let length = row[26..29].iter().position(|byte| *byte == 0).unwrap_or(3);
+        let (region, padding) = row[26..29].split_at(length);
+        let good = self.hold(&hot)
+            && usize::from(word(12)) < self.ids
+            && packed >> 17 == 0
+            && packed & 1 == u32::from(valid)
+            && word(22) < 60_000
+            && region.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+            && padding.iter().all(|byte| *byte == 0);
+        good.then_some(hot)
+    }
+
+    fn hot_3<'a>(&self, r: &mut Bytes<'a>, version: u64) -> Option<Hot<'a>> {
+        let row = r.take(20)?;
+        let word = |at: usize| u16::from_le_bytes([row[at], row[at + 1]]);
+        let hot = Hot {
+            words: [word(0), word(2), word(4), word(6), word(8), word(10), word(14)],
+            country: word(12),
+            device: row[17],
+            kind: if version > 1 { row[16] & 0x7f } else { row[16] },
+            numbered: row[16] > 0x7f,
+            verdict: row[18],
+            rejected: row[19],
+            row: None,
+        };
+        self.hold(&hot).then_some(hot)
+    }
+
+    fn hold(&self, hot: &Hot<'_>) -> bool {
+        let [entry, block, _, minute, ad, publisher, price] = hot.words.map(usize::from);
+        entry < self.entries
+            && block < self.blocks
+            && minute < self.minutes
+            && ad < self.ids
+            && publisher < self.ids
+            && price < self.prices
+            && hot.country < 26 * 26
+            && hot.device < 5
+            && hot.kind < 4
+            && reason_code(u64::from(hot.verdict))
+            && reason_code(u64::from(hot.rejected))
     }
 }
 
@@ -171,35 +278,54 @@ fn reason_code(code: u64) -> bool {
     code == 0 || Reason::ALL.iter().any(|reason| u64::from(reason.code()) == code)
 }
 
-fn same_row(view: &MessageView<'_>, row: &Row, hot: &[u8]) -> Result<(), String> {
-    let word = |at: usize| u16::from_le_bytes([hot[at], hot[at + 1]]);
-    let words =
-        [row.entry, row.block, row.seq, row.minute, row.ad, row.publisher, row.country, row.price];
-    let mut should = (0..8).map(|at| word(2 * at));
-    hold(words.iter().all(|word| should.next() == Some(*word)), || "another row".to_owned())?;
-    let codes = [row.kind.code() | u8::from(row.numbered) << 7, row.device.code()];
-    hold(codes == hot[16..18], || "another kind or device".to_owned())?;
-    let outcome = match (hot[18], hot[19]) {
+fn same_row(view: &MessageView<'_>, row: &Row, hot: &Hot<'_>) -> Result<(), String> {
+    let words = [row.entry, row.block, row.seq, row.minute, row.ad, row.publisher, row.price];
+    hold(words == hot.words, || "another row".to_owned())?;
+    let Codes { country, device } = row.codes();
+    let codes = (country.index(), device.code(), row.kind().code(), row.numbered);
+    let should = (hot.country, hot.device, hot.kind, hot.numbered);
+    hold(codes == should, || "another country, device or kind".to_owned())?;
+    let outcome = match (hot.verdict, hot.rejected) {
         (verdict, 0) => Ok(Reason::from_code(verdict)),
         (_, rejected) => Err(Reason::from_code(rejected).ok_or("a reason without a name")?),
     };
     hold(row.outcome == outcome, || "another outcome".to_owned())?;
+    if let Some(bytes) = hot.row {
+        let mut said = Vec::new();
+        said.extend(row.ms.to_le_bytes());
+        said.extend(
+            age(view, row).unwrap_or(i16::from_le_bytes([bytes[24], bytes[25]])).to_le_bytes(),
+        );
+        said.extend(row.region.bytes());
+        said.extend(row.network.0);
+        said.extend(row.visitor.0.to_le_bytes());
+        hold(said == bytes[22..], || "another rest of a row".to_owned())?;
+        let placement = u16::from_le_bytes([bytes[12], bytes[13]]);
+        hold(row.placement == placement, || "another placement".to_owned())?;
+    }
     // The tables are read with a first entry that stands for none.
     hold(view.ids[0].is_none() && view.blocks[0].0.is_none(), || "0 is not none".to_owned())
 }
 
+/// Minutes since the issue; none where it is not known, or before 1970.
+fn age(view: &MessageView<'_>, row: &Row) -> Option<i16> {
+    let minute = view.minutes[usize::from(row.minute)];
+    let issued = row.issued(minute)?;
+    i16::try_from(i64::from(minute.0) - i64::from(issued.0)).ok()
+}
+
 /// Built again from what it says, a message says the same, and from then on stays as it is.
 fn rebuilt(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Result<(), String> {
-    let once = build(view, cold)?;
+    let once = build(view, cold);
     let view_again = MessageView::read(&once).map_err(|e| format!("built again: {e}"))?;
     let cold_again = view_again.cold().map_err(|e| format!("built again, cold: {e}"))?;
     hold(said(view, cold) == said(&view_again, &cold_again), || {
         "built again it says something else".to_owned()
     })?;
-    hold(build(&view_again, &cold_again)? == once, || "built twice it differs".to_owned())
+    hold(build(&view_again, &cold_again) == once, || "built twice it differs".to_owned())
 }
 
-fn build(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Result<Vec<u8>, String> {
+fn build(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Vec<u8> {
     let mut builder = MessageBuilder::default();
     let mut entries: Vec<Entry> = view.batches.iter().map(|b| builder.batch(b.clone())).collect();
     entries.extend(view.chunks.iter().map(|chunk| builder.chunk(chunk.clone())));
@@ -207,36 +333,83 @@ fn build(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Result<Vec<u8>, String> {
         builder.tally(entries[usize::from(tally.entry)], tally.tally);
     }
     for page in &view.pages {
-        let (minute, publisher) = (usize::from(page.minute), usize::from(page.publisher));
-        let entry = entries[usize::from(page.entry)];
-        builder.page(entry, view.minutes[minute], view.ids[publisher], page.told);
+        let names = names(view, &[page.publisher]);
+        let event = Judged {
+            at: view.minutes[usize::from(page.minute)].start(),
+            publisher: view.ids[usize::from(page.publisher)].of(),
+            names: &names,
+            ..NOTHING
+        };
+        builder.page(entries[usize::from(page.entry)], &event, page.told);
     }
     for (row, cold) in view.rows().zip(cold) {
-        builder.event(entries[usize::from(row.entry)], &judged(view, &row, cold)?);
+        let names = names_of(view, &row, cold);
+        builder.event(entries[usize::from(row.entry)], &judged(view, &row, cold, &names));
     }
-    Ok(builder.finish(view.partition, view.stamp))
+    builder.finish(view.partition, view.stamp)
 }
 
-fn judged<'a>(view: &MessageView<'_>, row: &Row, cold: &Cold<'a>) -> Result<Judged<'a>, String> {
+/// The names of those of these ids that are digests.
+fn names(view: &MessageView<'_>, ids: &[u16]) -> Vec<NameBuf<Any>> {
+    let digests = ids.iter().filter(|id| view.ids[usize::from(**id)].is_digest());
+    digests.map(|id| view.name(*id).to_buf()).collect()
+}
+
+fn names_of(view: &MessageView<'_>, row: &Row, cold: &Cold<'_>) -> Vec<NameBuf<Any>> {
+    names(view, &[row.ad, cold.campaign, cold.advertiser, row.publisher, row.placement])
+}
+
+const NOTHING: Judged<'static> = Judged {
+    issuer: Id::NONE,
+    id: ImpressionId { block: BlockId([0; 10]), seq: 0 },
+    kind: Kind::Served,
+    outcome: Ok(None),
+    at: Timestamp(0),
+    issued: None,
+    ad: Id::NONE,
+    campaign: Id::NONE,
+    advertiser: Id::NONE,
+    publisher: Id::NONE,
+    placement: Id::NONE,
+    names: &[],
+    codes: Codes { country: Country::UNKNOWN, device: Device::Unknown },
+    region: Region::UNKNOWN,
+    network: Network([0; 7]),
+    visitor: Fingerprint::NONE,
+    flags: Flags(0),
+    rules: RuleSet::UNKNOWN,
+    page: None,
+    price: Money::ZERO,
+    proof: &[],
+};
+
+fn judged<'a>(
+    view: &MessageView<'_>,
+    row: &Row,
+    cold: &Cold<'a>,
+    names: &'a [NameBuf<Any>],
+) -> Judged<'a> {
     let id = |number: u16| view.ids[usize::from(number)];
     let (issuer, block) = view.blocks[usize::from(row.block)];
     let price = view.prices[usize::from(row.price)];
-    let at = view.minutes[usize::from(row.minute)].start().plus_ms(u64::from(cold.ms));
-    Ok(Judged {
+    let minute = view.minutes[usize::from(row.minute)];
+    Judged {
         issuer,
         id: ImpressionId { block, seq: row.seq },
-        kind: row.kind,
+        kind: row.kind(),
         outcome: row.outcome,
-        at,
-        ad: id(row.ad),
-        campaign: id(cold.campaign),
-        advertiser: id(cold.advertiser),
-        publisher: id(row.publisher),
-        placement: id(cold.placement),
-        country: Country::from_index(row.country).ok_or("a country without a name")?,
-        device: row.device,
-        network: cold.network,
-        visitor: cold.visitor,
+        at: minute.start().plus_ms(u64::from(row.ms)),
+        issued: row.issued(minute),
+        ad: id(row.ad).of(),
+        campaign: id(cold.campaign).of(),
+        advertiser: id(cold.advertiser).of(),
+        publisher: id(row.publisher).of(),
+        placement: id(row.placement).of(),
+        names,
+        codes: row.codes(),
+        region: row.region,
+        network: row.network,
+        visitor: row.visitor,
         flags: cold.flags,
         rules: cold.rules,
         // What it says is in the message of another partition; here it is only that it says so.
@@ -244,16 +417,20 @@ fn judged<'a>(view: &MessageView<'_>, row: &Row, cold: &Cold<'a>) -> Result<Judg
         // An amount of nothing has no currency once it is written.
         price: if price.micros == 0 { Money::ZERO } else { price },
         proof: cold.proof,
-    })
+    }
 }
 
 /// Everything but the numbers of the tables.
 fn said(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Vec<String> {
     let rows = view.rows().zip(cold);
-    let rows = rows.map(|(row, cold)| format!("{} {:?}", row.entry, judged(view, &row, cold)));
+    let rows = rows.map(|(row, cold)| {
+        let names = names_of(view, &row, cold);
+        format!("{} {:?}", row.entry, judged(view, &row, cold, &names))
+    });
     let pages = view.pages.iter().map(|page| {
         let (minute, publisher) = (usize::from(page.minute), usize::from(page.publisher));
         let (minute, publisher) = (view.minutes[minute], view.ids[publisher]);
+        let publisher = (publisher, view.name(page.publisher));
         format!("{} {minute:?} {publisher:?} {:?}", page.entry, page.told)
     });
     rows.chain(pages).collect()

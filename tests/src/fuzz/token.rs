@@ -74,11 +74,9 @@ fn opened(token: &Token<'_>, input: &[u8], both: bool) -> Result<(), String> {
         }
         Err(why) => {
             let life_s = u64::from(token.impression_life_s.max(token.click_life_s));
-            let ids =
-                [token.ad, token.campaign, token.advertiser, token.publisher, token.placement];
             let unsignable = check_url(token.url).is_err()
                 || life_s * 1000 > TOKEN_LIFE_MS_MAX
-                || ids.iter().any(|id| id.is_none());
+                || token.names().contains(&"");
             hold(unsignable, || format!("a token that opens cannot be signed: {why}"))?;
         }
     }

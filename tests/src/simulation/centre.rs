@@ -20,7 +20,7 @@ use futures::executor::block_on;
 use shared::clock::{Steady, Step};
 use shared::import::ImportChunk;
 use shared::wire::MessageView;
-use shared::{Id, Minute, OutboxId, PageView, PartitionMap, SourceId, Timestamp};
+use shared::{EdgeId, Minute, OutboxId, PageView, PartitionMap, SourceId, Timestamp};
 
 use super::edge::reading;
 use super::hostile;
@@ -48,9 +48,9 @@ struct Store {
     pages: BTreeMap<PageKey, Page>,
     minutes: BTreeMap<Minute, MinuteRows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
-    epochs: BTreeMap<Id, u64>,
-    retired: BTreeMap<Id, Timestamp>,
-    cut_off: BTreeMap<Id, CutOff>,
+    epochs: BTreeMap<EdgeId, u64>,
+    retired: BTreeMap<EdgeId, Timestamp>,
+    cut_off: BTreeMap<EdgeId, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
     views: BTreeMap<PageView, PageState>,
     /// What the engine must say that is made of it.
@@ -234,7 +234,7 @@ impl<'v> Centre<'v> {
     }
 
     /// An edge is out of service from now on.
-    pub(super) fn retire(&mut self, edge: Id) {
+    pub(super) fn retire(&mut self, edge: EdgeId) {
         self.keys.retired_edges.insert(edge, Timestamp(0));
     }
 
@@ -405,14 +405,15 @@ fn add(to: &mut MinuteRows, rows: MinuteRows) {
         .into_iter()
         .map(|(dimensions, count)| aggregator::count::Cell { dimensions, count })
         .collect();
-    let mut spend: BTreeMap<_, i64> = BTreeMap::new();
-    for row in to.spend.drain(..).chain(rows.spend) {
-        *spend.entry((row.dimensions, row.currency)).or_default() += row.micros;
+    let mut amounts: BTreeMap<_, i64> = BTreeMap::new();
+    for row in to.amounts.drain(..).chain(rows.amounts) {
+        *amounts.entry((row.dimensions, row.amount, row.currency)).or_default() += row.micros;
     }
-    to.spend = spend
+    to.amounts = amounts
         .into_iter()
-        .map(|((dimensions, currency), micros)| aggregator::count::Spend {
+        .map(|((dimensions, amount, currency), micros)| aggregator::count::CellAmount {
             dimensions,
+            amount,
             currency,
             micros,
         })

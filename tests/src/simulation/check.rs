@@ -8,7 +8,7 @@ use shared::keys::registered_name;
 use shared::limits::HORIZON_MS;
 use shared::token::Unverified;
 use shared::wire::Batch;
-use shared::{Id, ImpressionId, Kind, Minute, Reason, Validity};
+use shared::{AdId, EdgeId, Id, ImpressionId, Kind, Minute, Reason, Validity};
 
 use super::centre::Partition;
 use super::edge::Edge;
@@ -132,7 +132,7 @@ impl World<'_> {
         partition: &Partition,
         expected: &Expected,
     ) -> Result<Account, String> {
-        let is_honest = |edge: Id| edge != hostile::EDGE;
+        let is_honest = |edge: EdgeId| edge != hostile::EDGE;
         let gaps = partition.engine.gaps();
         if let Some(gap) = gaps.iter().find(|gap| is_honest(registered_name(gap.outbox.edge))) {
             return Err(format!("everything was delivered, and there is {gap:?}"));
@@ -258,7 +258,7 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
         let is_final = oracle.watermark() >= minute.end();
         same("final", is_final, finality.is_final(*minute))?;
         let stored = stored(partition, *minute);
-        let mut totals: BTreeMap<(Minute, Id, Kind, bool), u64> = BTreeMap::new();
+        let mut totals: BTreeMap<(Minute, AdId, Kind, bool), u64> = BTreeMap::new();
         for total in stored.iter().flat_map(|rows| &rows.totals) {
             *totals.entry((*minute, total.ad, total.kind, total.valid)).or_default() += total.count;
         }
@@ -276,8 +276,8 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
             .map(|(key, n)| (*key, *n))
             .collect();
         same("the totals", &should, &totals)?;
-        spend += stored.iter().flat_map(|rows| &rows.spend).map(|row| row.micros).sum::<i64>();
-        engine.spend(*minute, &mut |row| spend += row.micros);
+        spend += stored.iter().flat_map(|rows| &rows.amounts).map(|row| row.micros).sum::<i64>();
+        engine.amounts(*minute, &mut |row| spend += row.micros);
     }
     same("the spend", oracle.spend, spend)?;
     for (source, rows) in &oracle.rows {

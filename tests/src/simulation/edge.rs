@@ -10,7 +10,7 @@ use shared::id::IdAllocator;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX};
 use shared::random::Seeded;
 use shared::wire::Batch;
-use shared::{Id, Kind, OutboxId, Timestamp};
+use shared::{EdgeId, Kind, OutboxId, Timestamp};
 
 /// What all visitors say; nothing is counted of what says that it is a program.
 const BROWSER: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
@@ -38,7 +38,7 @@ pub(super) struct Declared {
 /// One edge.
 pub(super) struct Edge {
     /// Its name.
-    pub(super) name: Id,
+    pub(super) name: EdgeId,
     /// All batches that were ever durable, in order.
     pub(super) disk: Vec<Vec<u8>>,
     /// Of those that declare anything: whose they are, and of which minutes.
@@ -67,7 +67,7 @@ pub(super) struct Edge {
 
 impl Edge {
     /// A new edge, started.
-    pub(super) fn new(name: Id, now: Timestamp) -> Self {
+    pub(super) fn new(name: EdgeId, now: Timestamp) -> Self {
         let mut edge = Self {
             name,
             disk: Vec::new(),

@@ -4,23 +4,24 @@
 use shared::event::VERDICTS;
 use shared::keys::{KeyStore, PriceKey};
 use shared::limits::BATCH_NUMBERS_MAX;
+use shared::name::literal;
 use shared::random::{Seeded, below};
 use shared::token::{Signer, Token, from_text};
 use shared::wire::{Batch, Event, Tally};
 use shared::{
-    BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network,
-    OutboxId, PageSeq, PageView, Random as _, Reason, RuleSet, Timestamp,
+    BlockId, Codes, EdgeId, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Minute, Money,
+    Network, OutboxId, PageSeq, PageView, Random as _, Reason, Region, RuleSet, Timestamp,
 };
 
 use super::world::START;
 
 /// Whose key it is.
-pub(super) const ISSUER: Id = Id::literal("mallory");
+pub(super) const ISSUER: IssuerId = Id::literal("mallory");
 /// Its edge.
-pub(super) const EDGE: Id = Id::literal("m");
+pub(super) const EDGE: EdgeId = Id::literal("m");
 
-const SHARD: Id = Id::literal("m--X-1");
-const NOBODY: Id = Id::literal("nobody");
+const SHARD: EdgeId = Id::literal("m--X-1");
+const NOBODY: EdgeId = Id::literal("nobody");
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 const YEAR_10_000: Timestamp = Timestamp(253_402_300_800_000);
@@ -125,11 +126,11 @@ impl Hostile {
             click_life_s: 86_400,
             price: self.price.seal(id, price),
             visitor: Fingerprint::NONE,
-            ad: ISSUER,
-            campaign: ISSUER,
-            advertiser: ISSUER,
-            publisher: ISSUER,
-            placement: ISSUER,
+            ad: literal("mallory"),
+            campaign: literal("mallory"),
+            advertiser: literal("mallory"),
+            publisher: literal("mallory"),
+            placement: literal("mallory"),
             url: "https://mallory.example/",
         };
         self.signer.mint(&token).expect("a token that can be")
@@ -156,8 +157,8 @@ fn event<'a>(random: &mut Seeded, token: &'a [u8], now: Timestamp) -> Event<'a> 
         verdict: (below(random, 4) == 0).then(|| *pick(random, VERDICTS)),
         rules: RuleSet::UNKNOWN,
         flags: Flags::default(),
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         page: (below(random, 2) == 0).then_some(page),

@@ -8,7 +8,10 @@ use shared::event::REASON_CODES;
 use shared::keys::registered_name;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::{BatchEntry, MessageView};
-use shared::{BlockId, Id, Kind, Minute, OutboxId, Reason, SourceId, Timestamp, import};
+use shared::{
+    AdId, BlockId, EdgeId, Id, IssuerId, Kind, Minute, OutboxId, Reason, SourceId, Timestamp,
+    import,
+};
 
 /// What became of the events of a minute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -31,9 +34,9 @@ pub(super) struct Oracle {
     /// The log's clock.
     pub(super) clock: Timestamp,
     /// By edge (a log that was imported has none), and by minute.
-    pub(super) accounts: BTreeMap<(Id, Minute), Account>,
+    pub(super) accounts: BTreeMap<(EdgeId, Minute), Account>,
     /// Valid events by minute, ad and kind.
-    pub(super) totals: BTreeMap<(Minute, Id, Kind, bool), u64>,
+    pub(super) totals: BTreeMap<(Minute, AdId, Kind, bool), u64>,
     /// Micros of spend.
     pub(super) spend: i64,
     /// Contiguous rows of imported logs.
@@ -45,8 +48,8 @@ pub(super) struct Oracle {
     /// Outboxes that are closed, and since when.
     closed: BTreeMap<OutboxId, Timestamp>,
     /// Epochs up to these are over.
-    over: BTreeMap<Id, u64>,
-    seen: BTreeSet<(Id, BlockId, u16, Kind, bool)>,
+    over: BTreeMap<EdgeId, u64>,
+    seen: BTreeSet<(IssuerId, BlockId, u16, Kind, bool)>,
 }
 
 /// What a batch told, and what became of it in a partition.
@@ -130,13 +133,13 @@ impl Oracle {
             let (minute, outside) = window.within(minute, batch.is_none());
             // A test is what would have been counted.
             let as_valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
-            let key = (issuer, block, row.seq, row.kind, as_valid);
+            let key = (issuer, block, row.seq, row.kind(), as_valid);
             let late =
                 issuer != import::ISSUER && block.opened().end().plus_ms(HORIZON_MS) < self.clock;
             let refused = outside.or(late.then_some(Reason::TooLate));
             let outcome = refused.map_or(row.outcome, |why| row.outcome.and(Err(why)));
             let is_new = outcome.is_err() || self.seen.insert(key);
-            let ad = message.ids[usize::from(row.ad)];
+            let ad = message.ids[usize::from(row.ad)].of();
             let account = self.account(batch, minute, 1);
             account.imported += u64::from(batch.is_none());
             match outcome {
@@ -145,12 +148,12 @@ impl Oracle {
                 Ok(Some(Reason::Test)) => account.reasons[usize::from(Reason::Test.code())] += 1,
                 Ok(Some(reason)) => {
                     account.reasons[usize::from(reason.code())] += 1;
-                    *self.totals.entry((minute, ad, row.kind, false)).or_default() += 1;
+                    *self.totals.entry((minute, ad, row.kind(), false)).or_default() += 1;
                 }
                 Ok(None) => {
                     account.counted += 1;
-                    *self.totals.entry((minute, ad, row.kind, true)).or_default() += 1;
-                    if row.kind == Kind::Impression {
+                    *self.totals.entry((minute, ad, row.kind(), true)).or_default() += 1;
+                    if row.kind() == Kind::Impression {
                         self.spend += message.prices[usize::from(row.price)].micros;
                     }
                 }

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use shared::Id;
+use shared::EdgeId;
 
 /// The queue.
 #[derive(Default)]
 pub(super) struct Queue {
     /// With the edge that put it in.
-    messages: BTreeMap<usize, (Id, Bytes)>,
+    messages: BTreeMap<usize, (EdgeId, Bytes)>,
     /// To be taken, in the order in which they are given out.
     waiting: Vec<usize>,
     /// Given out, and nothing was heard since.
@@ -20,14 +20,14 @@ pub(super) struct Queue {
 
 impl Queue {
     /// A batch is durable from here on, whether its sender hears of it or not.
-    pub(super) fn put(&mut self, edge: Id, bytes: &[u8]) {
+    pub(super) fn put(&mut self, edge: EdgeId, bytes: &[u8]) {
         self.messages.insert(self.next, (edge, Bytes::copy_from_slice(bytes)));
         self.waiting.push(self.next);
         self.next += 1;
     }
 
     /// Gives out the first that waits, or one after it.
-    pub(super) fn take(&mut self, ahead: usize) -> Option<(usize, Id, Bytes)> {
+    pub(super) fn take(&mut self, ahead: usize) -> Option<(usize, EdgeId, Bytes)> {
         let at = ahead.min(self.waiting.len().checked_sub(1)?);
         let number = self.waiting.remove(at);
         self.taken.push(number);

@@ -14,10 +14,14 @@ use eventlog::fake::Faults;
 use shared::import::{ImportChunk, ImportEvent, named_source};
 use shared::keys::KeyStore;
 use shared::limits::CLOCK_HOLD_MS_MAX;
+use shared::name::literal;
 use shared::random::Seeded;
 use shared::token::from_text;
 use shared::wire::Batch;
-use shared::{Country, Id, Kind, Minute, PartitionMap, Partitions, RuleSet, SourceId, Timestamp};
+use shared::{
+    Country, EdgeId, Id, IssuerId, Kind, Minute, PartitionMap, Partitions, RuleSet, SourceId,
+    Timestamp,
+};
 
 use super::centre::{Ack, COLLECTORS, Centre, Partition};
 use super::edge::{Cut, Edge};
@@ -27,9 +31,9 @@ use super::operation::Operation;
 pub(super) const START: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 4;
 /// Who signs.
-pub(super) const ISSUER: Id = Id::literal("sim");
+pub(super) const ISSUER: IssuerId = Id::literal("sim");
 /// Its edges.
-const EDGES: [Id; 2] = [Id::literal("paris"), Id::literal("tokyo")];
+const EDGES: [EdgeId; 2] = [Id::literal("paris"), Id::literal("tokyo")];
 const SOURCES: [&str; 2] = ["first.csv", "second.csv"];
 /// Two ads of one advertiser.
 pub(crate) const CATALOGUE: &str = r#"{
@@ -471,7 +475,7 @@ pub(super) fn logged(row: u64) -> impl Iterator<Item = ImportEvent> {
         row,
         kind: *kind,
         at,
-        ad: Id::literal(if row.is_multiple_of(2) { "even" } else { "odd" }),
+        ad: literal(if row.is_multiple_of(2) { "even" } else { "odd" }),
         publisher: None,
         placement: None,
         country: Country::UNKNOWN,

@@ -21,22 +21,24 @@ use proptest::strategy::ValueTree as _;
 use shared::event::VERDICTS;
 use shared::keys::KeyStore;
 use shared::limits::{BATCH_BYTES_MAX, PAGE_SEQ_MAX};
+use shared::name::{Named, literal};
 use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::wire::batch::Event;
 use shared::wire::{Batch, Logged, Tally};
 use shared::{
-    BlockId, Clock, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money,
-    Network, OutboxId, PageSeq, PageView, PartitionMap, Partitions, Reason, RuleSet, Timestamp,
+    BlockId, Clock, Codes, Country, Device, EdgeId, Fingerprint, Flags, Id, ImpressionId, IssuerId,
+    Kind, Minute, Money, Name, Network, OutboxId, PageSeq, PageView, PartitionMap, Partitions,
+    Reason, Region, RuleSet, Timestamp,
 };
 use tokio::sync::watch;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 3;
-const HONEST: Id = Id::literal("honest");
-const HOSTILE: Id = Id::literal("hostile");
+const HONEST: IssuerId = Id::literal("honest");
+const HOSTILE: IssuerId = Id::literal("hostile");
 /// The first is the honest one's, the last nobody's.
-const EDGES: [Id; 5] = [
+const EDGES: [EdgeId; 5] = [
     Id::literal("honest-edge"),
     Id::literal("hostile-a"),
     Id::literal("hostile-b"),
@@ -179,6 +181,10 @@ impl Clock for SetClock {
     }
 }
 
+fn named<T: Named>(name: &str) -> Name<'_, T> {
+    Name::new(name).unwrap()
+}
+
 /// A deployment with an issuer that may sell for its own publisher alone, and another one.
 struct Deployment {
     keys: KeyStore,
@@ -190,7 +196,8 @@ impl Deployment {
         let mut keys = KeyStore::generate(&mut random);
         let since = NOW.minus_ms(40 * 24 * 3_600_000);
         for (issuer, edges) in [(HONEST, &EDGES[..1]), (HOSTILE, &EDGES[1..3])] {
-            keys.create(issuer, vec![issuer], since, &mut random).unwrap();
+            let publisher = named(issuer.as_str()).to_buf();
+            keys.create(issuer, vec![publisher], since, &mut random).unwrap();
             for edge in edges {
                 keys.register_edge(*edge, issuer, since).unwrap();
             }
@@ -199,8 +206,9 @@ impl Deployment {
     }
 
     /// What this issuer signs; none when nobody can, whatever it wants.
-    fn mint(&self, issuer: Id, change: impl FnOnce(&mut Token<'_>)) -> Option<Vec<u8>> {
+    fn mint(&self, issuer: IssuerId, change: impl FnOnce(&mut Token<'_>)) -> Option<Vec<u8>> {
         let signer = Signer::new(self.keys.signing(issuer, NOW).unwrap());
+        let name = issuer.to_string();
         let mut token = Token {
             test: false,
             pass_query: false,
@@ -212,11 +220,11 @@ impl Deployment {
             click_life_s: 80_000,
             price: [0; 11],
             visitor: Fingerprint(7),
-            ad: issuer,
-            campaign: issuer,
-            advertiser: issuer,
-            publisher: issuer,
-            placement: issuer,
+            ad: named(&name),
+            campaign: named(&name),
+            advertiser: named(&name),
+            publisher: named(&name),
+            placement: named(&name),
             url: "https://shop.example/",
         };
         change(&mut token);
@@ -239,8 +247,8 @@ impl Deployment {
                     token.id = ImpressionId { block: BlockId(id), seq: *seq };
                     token.issued_at = Timestamp(*issued);
                     (token.impression_life_s, token.click_life_s) = (*life_s, *life_s);
-                    token.ad = if *honest_ad { HONEST } else { HOSTILE };
-                    token.publisher = if *theirs { HONEST } else { HOSTILE };
+                    token.ad = literal(if *honest_ad { "honest" } else { "hostile" });
+                    token.publisher = literal(if *theirs { "honest" } else { "hostile" });
                 });
                 minted.unwrap_or_default()
             }
@@ -296,8 +304,8 @@ fn event_of(kind: Kind, at: Timestamp, token: &[u8]) -> Event<'_> {
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
         page: None,
-        country: Country::UNKNOWN,
-        device: Device::Phone,
+        codes: Codes::of(Country::UNKNOWN, Device::Phone),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint(7),
         token,
@@ -337,7 +345,7 @@ impl Door {
         Self { collector, clock, taken: BTreeMap::new(), refused: BTreeMap::new() }
     }
 
-    async fn send(&self, by_nats: Option<usize>, issuer: Id, batch: Bytes) -> Submitted {
+    async fn send(&self, by_nats: Option<usize>, issuer: IssuerId, batch: Bytes) -> Submitted {
         match by_nats {
             Some(edge) => self.collector.submit_of(EDGES[edge].as_str(), batch).await,
             None => self.collector.submit_from(Sender::Issuer(issuer), "test", batch).await,
@@ -416,9 +424,9 @@ async fn run(deployment: &Deployment, steps: &[Step]) -> (BTreeMap<&'static str,
         outcomes += accounts.iter().map(|(_, account)| account.outcomes()).sum::<u64>();
         declared.push(accounts.iter().map(|(_, account)| account.declared).sum::<u64>());
         for (minute, _) in &accounts {
-            engine.cells(*minute, &mut |cell| match cell.dimensions.publisher {
-                HONEST if cell.dimensions.valid => counted += cell.count,
-                HONEST => panic!("nobody gave a verdict on it: {cell:?}"),
+            engine.cells(*minute, &mut |cell| match cell.dimensions.publisher.text() {
+                Some("honest") if cell.dimensions.valid => counted += cell.count,
+                Some("honest") => panic!("nobody gave a verdict on it: {cell:?}"),
                 _ => hostile += cell.count,
             });
         }

@@ -40,7 +40,7 @@ fn an_edge_has_so_many_conflicts_kept() {
     let mut outboxes = Outboxes::default();
     let late = CLOCK.plus_ms(77);
     let conflicts_of = |outboxes: &Outboxes, edge: &str| {
-        let edge: Id = edge.parse().unwrap();
+        let edge: shared::EdgeId = edge.parse().unwrap();
         let of_edge = outboxes.conflicts().filter(|(o, _)| registered_name(o.edge) == edge);
         of_edge.map(|(_, state)| state.contents.clone()).collect::<Vec<_>>()
     };

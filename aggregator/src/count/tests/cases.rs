@@ -6,17 +6,14 @@ use eventlog::Position;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, MessageBuilder, Word};
-use shared::{
-    BatchDigest, BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute,
-    Money, Network, OutboxId, Reason, RuleSet, SourceId, Timestamp, Validity, import,
-};
+use shared::{BatchDigest, BlockId, Codes, EdgeId, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network, OutboxId, Reason, Region, RuleSet, SourceId, Timestamp, Validity, import};
 
 use super::read;
 use super::store::Store;
 use crate::count::{Applied, Engine, EngineError, PageKey, Settings, Snapshot};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
-const EDGE: Id = Id::literal("edge-1");
+const EDGE: EdgeId = Id::literal("edge-1");
 
 /// An engine and how far its log is.
 struct Bench {
@@ -109,13 +106,15 @@ fn clicked(issuer: &str, id: ImpressionId, at: Timestamp, ad: &str) -> Judged<'s
         kind: Kind::Click,
         outcome: Ok(None),
         at,
-        ad: ad.parse().unwrap(),
+        ad: Id::literal(ad),
         campaign: Id::NONE,
         advertiser: Id::NONE,
         publisher: Id::NONE,
         placement: Id::NONE,
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        names: &[],
+        issued: None,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         flags: Flags(0),
@@ -217,7 +216,7 @@ fn a_test_is_in_the_accounts_alone() {
     let of = |reason: Reason| applied.reasons[usize::from(reason.code())];
     assert_eq!((of(Reason::Test), of(Reason::HeadRequest)), (2, 1));
     assert_eq!(bench.count(), 0);
-    bench.engine.spend(NOW.minute(), &mut |row| panic!("a test was spent: {row:?}"));
+    bench.engine.amounts(NOW.minute(), &mut |row| panic!("a test was spent: {row:?}"));
     let rows = bench.engine.checkpoint().minutes;
     let cells: u64 = rows.iter().flat_map(|rows| &rows.cells).map(|cell| cell.count).sum();
     assert_eq!(cells, 1, "the HEAD request's");
@@ -420,8 +419,8 @@ fn ids_that_no_resident_minute_names_are_forgotten() {
     let mut named = 0;
     bench.engine.ad_totals(bench.now.minute(), Kind::Click, Validity::Valid, &mut |ad, count| {
         let number: u64 =
-            ad.as_str().trim_start_matches("ad").trim_matches('-').parse().unwrap_or(seq);
-        assert!(count == 1 && number > seq - 20_000 && number <= seq, "{ad} {count}");
+            ad.text().unwrap().trim_start_matches("ad").trim_matches('-').parse().unwrap_or(seq);
+        assert!(count == 1 && number > seq - 20_000 && number <= seq, "{ad:?} {count}");
         named += 1;
     });
     assert_eq!(named, 20_001);

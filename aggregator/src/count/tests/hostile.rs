@@ -12,10 +12,7 @@ use shared::wire::message::Entry;
 use shared::wire::{
     BatchEntry, ChunkEntry, Control, Declared, Judged, MessageBuilder, Tally, Word,
 };
-use shared::{
-    BatchDigest, BlockId, Country, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute,
-    Money, Network, OutboxId, PageSeq, PageView, Reason, RuleSet, SourceId, Timestamp, import,
-};
+use shared::{BatchDigest, BlockId, Codes, EdgeId, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Minute, Money, Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId, Timestamp, import};
 
 use super::store::Store;
 use super::{read, view};
@@ -29,7 +26,7 @@ fn source() -> SourceId {
     import::named_source("log")
 }
 
-fn edge(number: usize) -> Id {
+fn edge(number: usize) -> EdgeId {
     [Id::literal("edge-a"), Id::literal("edge-b"), Id::literal("edge-b--1")][number % 3]
 }
 
@@ -44,7 +41,7 @@ fn batch_entry(
 }
 
 /// An event of this block, at this time.
-fn event(issuer: Id, id: ImpressionId, at: Timestamp, outcome: shared::Outcome) -> Judged<'static> {
+fn event(issuer: IssuerId, id: ImpressionId, at: Timestamp, outcome: shared::Outcome) -> Judged<'static> {
     Judged {
         issuer,
         id,
@@ -56,8 +53,10 @@ fn event(issuer: Id, id: ImpressionId, at: Timestamp, outcome: shared::Outcome) 
         advertiser: Id::NONE,
         publisher: Id::literal("pub"),
         placement: Id::NONE,
-        country: Country::UNKNOWN,
-        device: Device::Unknown,
+        names: &[],
+        issued: None,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         flags: Flags(0),
@@ -127,7 +126,7 @@ impl World {
         let entry = builder.batch(batch_entry(outbox, number, at, declared));
         for ad in ads {
             let of = event(Id::literal("demo"), impression(at.minute(), ad), at, Ok(None));
-            builder.event(entry, &Judged { ad: format!("ad-{ad}").parse().unwrap(), ..of });
+            builder.event(entry, &Judged { ad: Id::literal(&format!("ad-{ad}")), ..of });
         }
         let bytes = builder.finish(3, at);
         let applied = tell(&mut self.stopped, &bytes, Self::position(self.log.len()));
@@ -135,7 +134,7 @@ impl World {
         applied
     }
 
-    fn retire(&mut self, edge: Id) {
+    fn retire(&mut self, edge: EdgeId) {
         let word = Control { partition: 3, stamp: NOW, word: Word::Retire { edge } };
         self.apply(word.to_bytes());
     }
@@ -399,7 +398,7 @@ fn what_no_minute_holds_is_named_and_kept_in_the_nearest() {
 #[test]
 fn an_outbox_that_is_silent_holds_no_minute_open_behind_the_horizon() {
     let mut world = World::new();
-    let send = |world: &mut World, at: Timestamp, edge: Id, number: u64| {
+    let send = |world: &mut World, at: Timestamp, edge: EdgeId, number: u64| {
         let outbox = OutboxId { edge, epoch: 1 };
         let entry = batch_entry(outbox, number, at, vec![]);
         world.message(at, |builder| _ = builder.batch(entry));
@@ -507,7 +506,7 @@ impl EventOp {
         let event = event(issuers[self.issuer], id, Timestamp(self.at), self.outcome);
         builder.event(entry, &event);
         if let (Some(told), true) = (event.page, self.outcome.is_ok()) {
-            builder.page(entry, event.at.minute(), event.publisher, told);
+            builder.page(entry, &event, told);
         }
         event.at.minute()
     }

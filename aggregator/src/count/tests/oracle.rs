@@ -5,23 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::{BatchEntry, MessageView, Row};
-use shared::{
-    BatchDigest, BlockId, Country, Id, Kind, Minute, OutboxId, PageView, Reason, SourceId,
-    Timestamp, import,
-};
+use shared::{Dimensions, BatchDigest, BlockId, IssuerId, Kind, Minute, OutboxId, PageView, Reason, SourceId, Timestamp, import};
 
 use super::View;
-use crate::count::{Applied, Dimensions, Finality, MinuteAccount, SourceState};
+use crate::count::{Applied, Finality, MinuteAccount, SourceState};
 
 fn dimensions(message: &MessageView<'_>, row: &Row) -> Dimensions {
-    Dimensions {
-        ad: message.ids[usize::from(row.ad)],
-        publisher: message.ids[usize::from(row.publisher)],
-        country: Country::from_index(row.country).unwrap(),
-        device: row.device,
-        kind: row.kind,
-        valid: row.outcome == Ok(None),
-    }
+    let names = row.names().map(|name| message.ids[usize::from(name)]);
+    Dimensions::new(names, row.codes(), row.kind(), row.outcome == Ok(None))
 }
 
 #[derive(Default)]
@@ -47,7 +38,7 @@ impl Outbox {
 #[derive(Default)]
 pub(super) struct Oracle {
     view: View,
-    seen: HashSet<(Id, BlockId, u16, Kind, bool)>,
+    seen: HashSet<(IssuerId, BlockId, u16, Kind, bool)>,
     outboxes: BTreeMap<OutboxId, Outbox>,
     /// Closed longer than the horizon ago.
     over: BTreeSet<OutboxId>,
@@ -130,7 +121,7 @@ impl Oracle {
             let (last, hour) = self.pages.entry(row.told.page).or_default();
             if row.told.seq > *last {
                 let minute = message.minutes[usize::from(row.minute)];
-                let publisher = message.ids[usize::from(row.publisher)];
+                let publisher = message.ids[usize::from(row.publisher)].of();
                 self.view.told.entry((minute, publisher)).or_default().sent +=
                     u64::from(row.told.seq - *last);
                 (*last, *hour) = (row.told.seq, self.view.clock.0 / 3_600_000);
@@ -171,7 +162,7 @@ impl Oracle {
                 Ok(_) if behind => Fate::Reason(Reason::TooLate),
                 Ok(verdict) => {
                     let test = verdict == Some(Reason::Test);
-                    let key = (issuer, block, row.seq, row.kind, verdict.is_none() || test);
+                    let key = (issuer, block, row.seq, row.kind(), verdict.is_none() || test);
                     let taken = source.is_some_and(|source| {
                         let rows = rows_before.get(&source).copied().unwrap_or(0);
                         (0..rows).step_by(1 << 16).any(|first| {
@@ -190,7 +181,7 @@ impl Oracle {
                             told.or_default().counted += 1;
                         }
                         *self.view.cells.entry((minute, dimensions)).or_default() += 1;
-                        let total = (minute, dimensions.ad, row.kind, verdict.is_none());
+                        let total = (minute, dimensions.ad, row.kind(), verdict.is_none());
                         *self.view.totals.entry(total).or_default() += 1;
                         verdict.map_or(Fate::Counted, Fate::Reason)
                     }
@@ -198,7 +189,7 @@ impl Oracle {
             };
             if fate == Fate::Counted {
                 let price = message.prices[usize::from(row.price)];
-                if row.kind == Kind::Impression && row.price != 0 {
+                if row.kind() == Kind::Impression && row.price != 0 {
                     let key = (minute, dimensions, price.currency);
                     *self.view.spend.entry(key).or_default() += price.micros;
                 }

@@ -7,10 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Declared, Judged, MessageBuilder, Tally};
-use shared::{
-    BlockId, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money,
-    Network, OutboxId, PageSeq, PageView, Reason, RuleSet, SourceId, Timestamp, import,
-};
+use shared::{BlockId, Codes, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Minute, Money, Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId, Timestamp, import};
 
 /// The minute in which histories begin.
 pub(super) const START: Minute = Minute(29_000_000);
@@ -222,7 +219,7 @@ impl EventOp {
         &self,
         builder: &mut MessageBuilder,
         entry: Entry,
-        issuer: Id,
+        issuer: IssuerId,
         id: ImpressionId,
         minute: Minute,
     ) {
@@ -240,8 +237,10 @@ impl EventOp {
             advertiser: Id::literal("a"),
             publisher: publishers[self.publisher],
             placement: Id::NONE,
-            country: Country::lenient(["DE", "ZZ"][usize::from(self.country)]),
-            device: [Device::Unknown, Device::Tv][usize::from(self.country)],
+            names: &[],
+            issued: None,
+            codes: Codes::of(Country::lenient(["DE", "ZZ"][usize::from(self.country)]), [Device::Unknown, Device::Tv][usize::from(self.country)]),
+            region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags(0),
@@ -252,7 +251,7 @@ impl EventOp {
         };
         builder.event(entry, &event);
         if let Some(told) = self.page {
-            builder.page(entry, minute, event.publisher, told);
+            builder.page(entry, &event, told);
         }
     }
 }

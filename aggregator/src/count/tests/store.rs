@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use eventlog::Position;
-use shared::{Currency, Id, Kind, Minute, OutboxId, PageView, SourceId, Timestamp};
+use shared::counted::Amount;
+use shared::{AdId, Currency, Dimensions, EdgeId, Kind, Minute, OutboxId, PageView, PublisherId, SourceId, Timestamp};
 
 use crate::count::{
-    AdTotal, Cell, Changes, CutOff, Dimensions, MinuteAccount, MinuteRows, OutboxState, Page,
-    PageKey, PageState, PublisherTold, Snapshot, SourceState, Spend, Told,
+    AdTotal, Cell, Changes, CutOff, MinuteAccount, MinuteRows, OutboxState, Page,
+    PageKey, PageState, PublisherTold, Snapshot, SourceState, CellAmount, Told,
 };
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Rows {
     pub(super) cells: BTreeMap<Dimensions, u64>,
-    pub(super) spend: BTreeMap<(Dimensions, Currency), i64>,
-    pub(super) totals: BTreeMap<(Id, Kind, bool), u64>,
-    pub(super) told: BTreeMap<Id, Told>,
+    pub(super) spend: BTreeMap<(Dimensions, Amount, Currency), i64>,
+    pub(super) totals: BTreeMap<(AdId, Kind, bool), u64>,
+    pub(super) told: BTreeMap<PublisherId, Told>,
     pub(super) account: MinuteAccount,
 }
 
@@ -29,9 +30,9 @@ pub(super) struct Store {
     pub(super) pages: BTreeMap<PageKey, Page>,
     pub(super) minutes: BTreeMap<Minute, Rows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
-    epochs: BTreeMap<Id, u64>,
-    retired: BTreeMap<Id, Timestamp>,
-    cut_off: BTreeMap<Id, CutOff>,
+    epochs: BTreeMap<EdgeId, u64>,
+    retired: BTreeMap<EdgeId, Timestamp>,
+    cut_off: BTreeMap<EdgeId, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
     views: BTreeMap<PageView, PageState>,
 }
@@ -82,14 +83,14 @@ impl Store {
 
     fn add(&mut self, rows: &MinuteRows) {
         in_order(&rows.cells, |cell| cell.dimensions);
-        in_order(&rows.spend, |spend| (spend.dimensions, spend.currency));
+        in_order(&rows.amounts, |of| (of.dimensions, of.amount, of.currency));
         in_order(&rows.totals, |total| (total.ad, total.kind, total.valid));
         let minute = self.minutes.entry(rows.minute).or_default();
         for cell in &rows.cells {
             *minute.cells.entry(cell.dimensions).or_default() += cell.count;
         }
-        for spend in &rows.spend {
-            let key = (spend.dimensions, spend.currency);
+        for spend in &rows.amounts {
+            let key = (spend.dimensions, spend.amount, spend.currency);
             *minute.spend.entry(key).or_default() += spend.micros;
         }
         for total in &rows.totals {
@@ -124,23 +125,24 @@ impl Store {
 fn whole((minute, rows): (&Minute, &Rows)) -> MinuteRows {
     let cell =
         |(dimensions, count): (&Dimensions, &u64)| Cell { dimensions: *dimensions, count: *count };
-    let spend = |((dimensions, currency), micros): (&(Dimensions, Currency), &i64)| Spend {
+    let spend = |((dimensions, amount, currency), micros): (&(Dimensions, Amount, Currency), &i64)| CellAmount {
         dimensions: *dimensions,
+        amount: *amount,
         currency: *currency,
         micros: *micros,
     };
-    let total = |((ad, kind, valid), count): (&(Id, Kind, bool), &u64)| AdTotal {
+    let total = |((ad, kind, valid), count): (&(AdId, Kind, bool), &u64)| AdTotal {
         ad: *ad,
         kind: *kind,
         valid: *valid,
         count: *count,
     };
     let told =
-        |(publisher, told): (&Id, &Told)| PublisherTold { publisher: *publisher, told: *told };
+        |(publisher, told): (&PublisherId, &Told)| PublisherTold { publisher: *publisher, told: *told };
     MinuteRows {
         minute: *minute,
         cells: rows.cells.iter().map(cell).collect(),
-        spend: rows.spend.iter().map(spend).collect(),
+        amounts: rows.spend.iter().map(spend).collect(),
         totals: rows.totals.iter().map(total).collect(),
         told: rows.told.iter().map(told).collect(),
         account: rows.account,

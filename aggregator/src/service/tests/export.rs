@@ -56,13 +56,13 @@ async fn expected<L: Log>(log: &L, partition: u16) -> (Position, Sums) {
             *sums.entry(key).or_default() += n;
         }
     };
-    let cell = |minute: Minute, d: &count::Dimensions| {
+    let cell = |minute: Minute, d: &shared::Dimensions| {
         let mut cell = json!({
-            "minute": minute, "ad": d.ad, "country": d.country, "device": d.device,
+            "minute": minute, "ad": d.ad.own_name(), "country": d.country, "device": d.device,
             "kind": d.kind, "valid": d.valid,
         });
         if !d.publisher.is_none() {
-            cell["publisher"] = json!(d.publisher);
+            cell["publisher"] = json!(d.publisher.own_name());
         }
         cell
     };
@@ -74,7 +74,7 @@ async fn expected<L: Log>(log: &L, partition: u16) -> (Position, Sums) {
         add(format!("{n} duplicate"), account.duplicate);
         Reason::ALL.iter().for_each(|r| add(format!("{n} {r}"), account.reason(*r)));
         engine.cells(minute, &mut |c| add(cell(minute, &c.dimensions).to_string(), c.count));
-        engine.spend(minute, &mut |spend| {
+        engine.amounts(minute, &mut |spend| {
             let mut line = cell(minute, &spend.dimensions);
             line["currency"] = json!(spend.currency);
             add(line.to_string(), u64::try_from(spend.micros).unwrap());

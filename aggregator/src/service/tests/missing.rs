@@ -3,7 +3,7 @@
 use shared::keys::KeyStore;
 use shared::random::Seeded;
 use shared::wire::{BatchEntry, Control, MessageBuilder, Tally, Word};
-use shared::{BatchDigest, OutboxId, PartitionMap, Partitions};
+use shared::{BatchDigest, Id, OutboxId, PartitionMap, Partitions};
 
 use super::*;
 
@@ -138,7 +138,7 @@ async fn a_batch_that_some_partitions_have_not_heard_of_is_in_flight() {
 async fn edges_are_listed_with_whose_they_are_and_silent_ones_too() {
     let mut random = Seeded::new(1);
     let mut keys = KeyStore::generate(&mut random);
-    let id = |name: &str| name.parse::<Id>().unwrap();
+    use shared::name::literal as id;
     for (issuer, edges) in [("house", ["edge-a", "w"]), ("other", ["silent", "gone"])] {
         keys.create(id(issuer), Vec::new(), Timestamp(1), &mut random).unwrap();
         for edge in edges {

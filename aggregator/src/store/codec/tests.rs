@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use shared::{BatchDigest, BlockId, OutboxId, SourceId};
+use shared::counted::Amount;
+use shared::{
+    BatchDigest, BlockId, Country, Currency, Device, Dimensions, Id, Kind, Name, OutboxId, SourceId,
+};
 
 use super::*;
 use crate::count::{Conflict, PageKey};
@@ -11,28 +14,43 @@ fn currency(code: &[u8; 3]) -> Currency {
 }
 
 fn cell(publisher: &str, kind: Kind, valid: bool) -> CellKey {
-    let publisher = publisher.parse().unwrap_or(Id::NONE);
-    CellKey { publisher, country: Country::UNKNOWN, device: Device::Phone, kind, valid }
+    cell_of(publisher, Country::UNKNOWN, Device::Phone, kind, valid)
+}
+
+fn cell_of(publisher: &str, country: Country, device: Device, kind: Kind, valid: bool) -> CellKey {
+    let publisher = Name::new(publisher).unwrap_or_default().id();
+    CellKey::of(&Dimensions { ad: Id::literal("ad"), publisher, country, device, kind, valid })
 }
 
 fn cells() -> Vec<(CellKey, CellValue)> {
-    let spend = vec![(currency(b"EUR"), 300), (currency(b"USD"), -1)];
+    let spend = |code| (Amount::Spend, currency(code));
+    let amounts = vec![(spend(b"EUR"), 300), (spend(b"USD"), -1)];
     vec![
-        (cell("", Kind::Click, true), CellValue { count: 1, spend: vec![] }),
-        (cell("pub", Kind::Impression, true), CellValue { count: 300, spend }),
-        (cell("pub", Kind::Click, false), CellValue { count: 2, spend: vec![] }),
+        (cell("", Kind::Click, true), CellValue { count: 1, amounts: vec![] }),
+        (cell("pub", Kind::Impression, true), CellValue { count: 300, amounts }),
+        (cell("pub", Kind::Click, false), CellValue { count: 2, amounts: vec![] }),
     ]
 }
 
 #[test]
 fn bytes_are_pinned() {
+    // As every build until 28 November 2026 wrote it.
     #[rustfmt::skip]
-    let expected = [
+    let before = [
         1, // version
         0, 0xa3, 2, 0x27, 1, 0, // no publisher, ZZ = 675, phone + click + valid, 1 event, no spend
         3, b'p', b'u', b'b', 0xa3, 2, 0x23, 0xac, 2, 2, // impression, 300 events, two currencies
         b'E', b'U', b'R', 0xd8, 4, b'U', b'S', b'D', 1,
         0xff, 0xa3, 2, 0x26, 2, 0, // the same publisher, an invalid click
+    ];
+    assert_eq!(read_cells(&before).unwrap(), cells());
+    #[rustfmt::skip]
+    let expected = [
+        2, // version
+        0, 0xa7, 0xa3, 5, 1, 0, // no publisher; ZZ = 675, phone, click, valid in 17 bits; 1 event
+        3, b'p', b'u', b'b', 0xa3, 0xa3, 5, 0xac, 2, 2, // impression, 300 events, two currencies
+        0, b'E', b'U', b'R', 0xd8, 4, 0, b'U', b'S', b'D', 1, // spend of each
+        0xff, 0xa6, 0xa3, 5, 2, 0, // the same publisher, an invalid click
     ];
     assert_eq!(cells_value(&cells()), expected);
     assert_eq!(read_cells(&expected).unwrap(), cells());
@@ -174,16 +192,11 @@ fn any_cells() -> impl Strategy<Value = Vec<(CellKey, CellValue)>> {
     let one = ("[ab]?", 0..3_u16, 0..4_usize, any::<bool>(), 0..1000_u64, 0..3_usize, any::<i32>());
     prop::collection::vec(one, 0..20).prop_map(|rows| {
         let rows = rows.into_iter().map(|(publisher, country, kind, valid, count, of, micros)| {
-            let key = CellKey {
-                publisher: publisher.parse().unwrap_or(Id::NONE),
-                country: Country::from_index(country).unwrap(),
-                device: Device::Tv,
-                kind: Kind::ALL[kind],
-                valid,
-            };
-            let spend = [b"EUR", b"USD"].iter().take(of);
-            let spend = spend.map(|code| (currency(code), i64::from(micros))).collect();
-            (key, CellValue { count, spend })
+            let country = Country::from_index(country).unwrap();
+            let key = cell_of(&publisher, country, Device::Tv, Kind::ALL[kind], valid);
+            let amounts = [b"EUR", b"USD"].iter().take(of);
+            let amounts = amounts.map(|code| ((Amount::Spend, currency(code)), i64::from(micros)));
+            (key, CellValue { count, amounts: amounts.collect() })
         });
         sum(rows.collect(), add_cell).unwrap()
     })
@@ -231,11 +244,11 @@ proptest! {
 fn a_sum_of_money_ends_at_its_bound_and_is_no_damage() {
     let key = keys::cells(Id::literal("x"), Minute(1));
     let of = |micros| {
-        let spend = vec![(currency(b"EUR"), micros)];
-        cells_value(&[(cell("pub", Kind::Impression, true), CellValue { count: 1, spend })])
+        let amounts = vec![((Amount::Spend, currency(b"EUR")), micros)];
+        cells_value(&[(cell("pub", Kind::Impression, true), CellValue { count: 1, amounts })])
     };
     let (most, some) = (of(i64::MAX), of(5));
     let sum = add(&key, [&most[..], &some, &most].into_iter()).unwrap();
     let sum = read_cells(&sum).unwrap();
-    assert_eq!((sum[0].1.count, sum[0].1.spend[0].1), (3, i64::MAX));
+    assert_eq!((sum[0].1.count, sum[0].1.amounts[0].1), (3, i64::MAX));
 }

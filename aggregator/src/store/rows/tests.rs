@@ -1,13 +1,14 @@
 #![allow(clippy::unwrap_used)]
 
 use eventlog::Position;
+use shared::counted::Amount;
 use shared::event::REASON_CODES;
-use shared::{BlockId, Country, Currency, Device, OutboxId, PageView, SourceId, Validity};
+use shared::{BlockId, Country, Currency, Device, Dimensions, Id, OutboxId, PageView, SourceId, Validity};
 
 use super::*;
 use crate::count::{
     AdTotal, Cell, CutOff, OutboxState, PAGE_BITS, Page, PageKey, PageState, PublisherTold,
-    SourceState, Spend,
+    SourceState, CellAmount,
 };
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};
@@ -18,7 +19,7 @@ const VIEW: PageState = PageState { seq: 9, hour: 7, edge: Id::literal("edge") }
 
 fn dimensions(ad: &str, kind: Kind, valid: bool) -> Dimensions {
     Dimensions {
-        ad: ad.parse().unwrap(),
+        ad: Id::literal(ad),
         publisher: Id::literal("pub"),
         country: Country::UNKNOWN,
         device: Device::Tv,
@@ -31,8 +32,9 @@ fn dimensions(ad: &str, kind: Kind, valid: bool) -> Dimensions {
 fn minute(minute: Minute, n: u64) -> MinuteRows {
     let impressions = dimensions("a", Kind::Impression, true);
     let click = dimensions("b", Kind::Click, true);
-    let spend = |code: &[u8; 3]| Spend {
+    let spend = |code: &[u8; 3]| CellAmount {
         dimensions: impressions,
+        amount: Amount::Spend,
         currency: Currency::from_bytes(*code).unwrap(),
         micros: 5,
     };
@@ -43,7 +45,7 @@ fn minute(minute: Minute, n: u64) -> MinuteRows {
             Cell { dimensions: Dimensions { valid: false, ..click }, count: 1 },
             Cell { dimensions: click, count: 1 },
         ],
-        spend: vec![spend(b"EUR"), spend(b"USD")],
+        amounts: vec![spend(b"EUR"), spend(b"USD")],
         totals: vec![
             AdTotal { ad: Id::literal("a"), kind: Kind::Impression, valid: true, count: n },
             AdTotal { ad: Id::literal("b"), kind: Kind::Click, valid: false, count: 1 },
@@ -144,7 +146,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         (b, Kind::Click, Validity::All, &all, 6),
     ] {
         let found = ad_count(&view, ad, kind, validity, range.clone()).await.unwrap();
-        assert_eq!(found, count, "{ad} {kind} {validity} {range:?}");
+        assert_eq!(found, count, "{ad:?} {kind} {validity} {range:?}");
     }
     for (kind, valid, should) in [
         (Kind::Impression, true, vec![(a, 30)]),

@@ -10,7 +10,7 @@ use eventlog::nats::{EdgeQueue, Taken};
 use eventlog::{AnyLog, LogError};
 use shared::limits::{BUNDLE_BATCHES_MAX, CLOCK_AHEAD_MS_MAX};
 use shared::wire::bundle;
-use shared::{BatchDigest, Id};
+use shared::{BatchDigest, IssuerId};
 use tokio::sync::{Semaphore, watch};
 
 use super::{keys_unseen, no_edges};
@@ -259,18 +259,18 @@ struct Held {
 
 /// Those of each issuer.
 #[derive(Default)]
-struct Hands(Mutex<HashMap<Option<Id>, Held>>);
+struct Hands(Mutex<HashMap<Option<IssuerId>, Held>>);
 
 /// One of them.
 struct Hand {
     hands: Arc<Hands>,
-    issuer: Option<Id>,
+    issuer: Option<IssuerId>,
     held: Held,
 }
 
 impl Hands {
     /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
-    fn take(hands: &Arc<Self>, issuer: Option<Id>, more: Held) -> Option<Hand> {
+    fn take(hands: &Arc<Self>, issuer: Option<IssuerId>, more: Held) -> Option<Hand> {
         let mut held = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = held.entry(issuer).or_default();
         if more.batches > TAKEN_OF_ONE.batches - held.batches
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn an_issuer_has_a_part_of_the_hands_and_gives_them_back() {
         let hands = Arc::new(Hands::default());
-        let [one, other] = ["one", "other"].map(|name| Some(Id::literal(name)));
+        let [one, other] = ["one", "other"].map(|name| Some(IssuerId::literal(name)));
         let take = |issuer, bytes| Hands::take(&hands, issuer, Held { batches: 1, bytes });
         let mut held: Vec<_> = (0..TAKEN_OF_ONE.batches).map(|_| take(one, 1)).collect();
         assert!(held.iter().all(Option::is_some) && take(one, 1).is_none());

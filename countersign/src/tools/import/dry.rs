@@ -107,10 +107,8 @@ fn list<'a, T: ToString + 'a>(of: impl Iterator<Item = (&'a T, &'a u64)>, most: 
 
 fn shown(event: &ImportEvent) -> String {
     let mut text = format!("{}: {} of ad {} at {}", event.row + 1, event.kind, event.ad, event.at);
-    let named = [("publisher", event.publisher), ("placement", event.placement)];
-    for (what, id) in named.into_iter().filter_map(|(what, id)| Some((what, id?))) {
-        text += &format!(", {what} {id}");
-    }
+    text += &event.publisher.iter().map(|name| format!(", publisher {name}")).collect::<String>();
+    text += &event.placement.iter().map(|name| format!(", placement {name}")).collect::<String>();
     text += &format!(", {}, {}", event.country, event.device.unwrap_or(Device::Unknown));
     for (what, is_there) in [("a network", event.ip.is_some()), ("a user", event.user.is_some())] {
         text += &if is_there { format!(", {what}") } else { String::new() };

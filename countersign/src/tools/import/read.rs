@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shared::import::{CHUNK_ROWS_MAX, ImportChunk, ImportEvent};
-use shared::limits::{CHUNK_EVENTS_MAX, CLOCK_AHEAD_MS_MAX};
+use shared::limits::{CHUNK_EVENTS_MAX, CHUNK_NAMES_BYTES_MAX, CLOCK_AHEAD_MS_MAX};
+use shared::name::NAME_BYTES_MAX;
 use shared::{Clock, SourceId, Timestamp};
 
 use super::access::Pattern;
@@ -360,16 +361,20 @@ pub(super) struct Chunk {
     pub(super) source: SourceId,
     pub(super) first_row: u64,
     events: Vec<ImportEvent>,
+    names_bytes: usize,
 }
 
 impl Chunk {
     pub(super) fn new(source: SourceId, first_row: u64) -> Self {
-        Self { source, first_row, events: Vec::new() }
+        Self { source, first_row, events: Vec::new(), names_bytes: 0 }
     }
 
     pub(super) fn push(&mut self, said: Option<Said>) {
         if let Some(Said::Events(Events(first, second))) = said {
-            self.events.extend(std::iter::once(first).chain(second));
+            for event in std::iter::once(first).chain(second) {
+                self.names_bytes += event.names_bytes();
+                self.events.push(event);
+            }
         }
     }
 
@@ -379,12 +384,15 @@ impl Chunk {
 
     /// Whether another row might not fit.
     pub(super) fn is_full(&self, end_row: u64) -> bool {
-        self.events.len() + 2 > CHUNK_EVENTS_MAX || end_row - self.first_row == CHUNK_ROWS_MAX
+        self.events.len() + 2 > CHUNK_EVENTS_MAX
+            || self.names_bytes + 2 * 3 * NAME_BYTES_MAX > CHUNK_NAMES_BYTES_MAX
+            || end_row - self.first_row == CHUNK_ROWS_MAX
     }
 
     pub(super) fn seal(&mut self, end_row: u64, digest: [u8; 32]) -> ImportChunk {
         let first_row = std::mem::replace(&mut self.first_row, end_row);
         let events = std::mem::take(&mut self.events);
+        self.names_bytes = 0;
         ImportChunk { source: self.source, first_row, end_row, digest, events }
     }
 }

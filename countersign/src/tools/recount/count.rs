@@ -13,12 +13,13 @@ use std::ops::Range;
 use archive::Archive;
 use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use shared::Minute;
+use shared::counted::Amount;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 
 use super::archive_failure;
-use api::export::CutOff;
+use api::export::{CELL, CutOff};
 
-use super::engine::{Counted, Fact};
+use super::engine::{Cell, Counted, Fact};
 use super::files::Scope;
 use super::names::Names;
 use super::progress::Progress;
@@ -74,8 +75,8 @@ pub(super) async fn compare(
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {
     minute: i64,
-    /// Ad, publisher, country, device, kind.
-    cell: [Name; 5],
+    /// Those of [`CELL`].
+    cell: [Name; CELL.len()],
     what: Name,
 }
 
@@ -265,23 +266,23 @@ impl Count {
             None if valid => words.counted,
             None => record.verdict,
         };
-        let mut add = |cell: [Name; 5], what: Name, n: i64| {
+        let mut add = |cell: [Name; CELL.len()], what: Name, n: i64| {
             // No amount is negative, so a sum that ends at its bound does so in every order.
             let sum = self.facts.entry(Key { minute, cell, what }).or_insert(0);
             *sum = sum.saturating_add(n);
         };
-        add([0; 5], account, record.count);
+        add([0; CELL.len()], account, record.count);
         if of_chunk {
-            add([0; 5], words.imported, record.count);
+            add([0; CELL.len()], words.imported, record.count);
         }
         // A test is in the accounts alone.
         if fate.is_some() || record.verdict == words.test {
             return;
         }
-        let cell = [record.ad, record.publisher, record.country, record.device, record.kind];
+        let cell = record.cell;
         add(cell, if valid { words.valid } else { words.invalid }, record.count);
         if valid && record.kind == words.impression && record.currency != 0 {
-            let what = format!("spend {}", self.names.text(record.currency));
+            let what = format!("{} {}", Amount::Spend, self.names.text(record.currency));
             add(cell, self.names.number(&what), record.price_micros);
         }
     }
@@ -355,19 +356,14 @@ impl Count {
 
     /// Both sides by name, those that differ as lines in order.
     fn compared(mut self, engine: &[Fact]) -> Compared {
-        let mut both: BTreeMap<(i64, [String; 6]), (i64, i64)> = BTreeMap::new();
+        let mut both: BTreeMap<(i64, Cell, String), (i64, i64)> = BTreeMap::new();
         for (key, n) in std::mem::take(&mut self.facts) {
-            let [ad, publisher, country, device, kind] =
-                key.cell.map(|name| self.names.text(name).to_owned());
-            let what = self.names.text(key.what).to_owned();
-            let names = [ad, publisher, country, device, kind, what];
-            both.entry((key.minute, names)).or_default().0 += n;
+            let text = |name| self.names.text(name).to_owned();
+            both.entry((key.minute, key.cell.map(text), text(key.what))).or_default().0 += n;
         }
         for Fact { minute, cell, what, n } in engine {
-            let cell = cell.clone();
-            let names =
-                [cell.ad, cell.publisher, cell.country, cell.device, cell.kind, what.clone()];
-            both.entry((i64::from(minute.0), names)).or_default().1 += n;
+            let names = (i64::from(minute.0), cell.clone(), what.clone());
+            both.entry(names).or_default().1 += n;
         }
         both.retain(|_, sides| *sides != (0, 0));
         let different = both.iter().filter(|(_, (archived, counted))| archived != counted);
@@ -382,13 +378,13 @@ fn number(n: usize) -> u32 {
 }
 
 /// One line.
-fn describe((minute, names): &(i64, [String; 6]), (archived, counted): (i64, i64)) -> String {
+fn describe((minute, cell, what): &(i64, Cell, String), (archived, counted): (i64, i64)) -> String {
     let minute = u32::try_from(*minute).map_or(Minute(u32::MAX), Minute);
     let mut line = minute.start().to_string();
-    for (value, name) in names.iter().zip(["ad", "publisher", "country", "device", "kind"]) {
+    for (value, name) in cell.iter().zip(CELL) {
         if !value.is_empty() {
             line.push_str(&format!(" {name}={value}"));
         }
     }
-    format!("{line} {}: engine {counted}, archive {archived}", names[5])
+    format!("{line} {what}: engine {counted}, archive {archived}")
 }

@@ -2,36 +2,15 @@
 
 use std::ops::Range;
 
-use api::export::{self, CutOff, Line, Position};
+use api::export::{CELL, CutOff, Line, Position};
 use api::routes;
 use shared::Minute;
 
 use crate::client::Api;
 use crate::failure::Failure;
 
-/// The names of a fact. An account's has no dimensions.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(super) struct Cell {
-    pub(super) ad: String,
-    pub(super) publisher: String,
-    pub(super) country: String,
-    pub(super) device: String,
-    pub(super) kind: String,
-    pub(super) valid: bool,
-}
-
-impl From<export::Cell> for Cell {
-    fn from(of: export::Cell) -> Self {
-        Self {
-            ad: of.ad.to_string(),
-            publisher: of.publisher.to_string(),
-            country: of.country.to_string(),
-            device: of.device.to_string(),
-            kind: of.kind.to_string(),
-            valid: of.valid,
-        }
-    }
-}
+/// The names of a fact: those of [`CELL`]. An account's has none.
+pub(super) type Cell = [String; CELL.len()];
 
 /// A number and its names: the minute, the cell, and what is counted of it: `valid` or `invalid`
 /// events, `spend EUR`, or of an account `declared`, `imported`, `counted`, `duplicate`, a reason.
@@ -100,11 +79,11 @@ fn read(answer: &[u8]) -> Result<Counted, String> {
             }
             Line::Cell { minute, cell, count } => {
                 let what = if cell.valid { "valid" } else { "invalid" }.to_owned();
-                counted.facts.push(Fact { minute, cell: cell.into(), what, n: number(count)? });
+                counted.facts.push(Fact { minute, cell: cell.texts(), what, n: number(count)? });
             }
-            Line::Spend { minute, cell, currency, micros } => {
-                let what = format!("spend {currency}");
-                counted.facts.push(Fact { minute, cell: cell.into(), what, n: micros });
+            Line::Amount { minute, cell, amount, currency, micros } => {
+                let what = format!("{amount} {currency}");
+                counted.facts.push(Fact { minute, cell: cell.texts(), what, n: micros });
             }
             Line::End { end } => ended = end,
         }
@@ -132,7 +111,7 @@ mod tests {
         let counted = read(format!("{ANSWER}{{\"end\":true}}\n").as_bytes()).unwrap();
         assert_eq!((counted.partition, counted.partitions, counted.sequence), (3, 16, 9));
         let facts: Vec<_> =
-            counted.facts.iter().map(|fact| (&*fact.what, &*fact.cell.ad, fact.n)).collect();
+            counted.facts.iter().map(|fact| (&*fact.what, &*fact.cell[0], fact.n)).collect();
         let expected = [
             ("declared", "", 2),
             ("counted", "", 1),
@@ -141,7 +120,7 @@ mod tests {
             ("spend EUR", "a", 7),
         ];
         assert_eq!(facts, expected);
-        assert_eq!(counted.facts[4].cell.publisher, "");
+        assert_eq!(counted.facts[4].cell[1], "");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! A file of the archive as plain records, in the order of the log.
 
+use api::export::CELL;
 use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray, types};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use shared::Codes;
 
 use super::names::Names;
 
@@ -47,10 +50,8 @@ pub(super) struct Record {
     pub(super) issuer: Name,
     pub(super) block: Name,
     pub(super) seq: u16,
-    pub(super) ad: Name,
-    pub(super) publisher: Name,
-    pub(super) country: Name,
-    pub(super) device: Name,
+    /// The names of [`CELL`].
+    pub(super) cell: [Name; CELL.len()],
     pub(super) price_micros: i64,
     pub(super) currency: Name,
     pub(super) count: i64,
@@ -68,7 +69,8 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
     if **builder.schema().fields() != *same || !later.iter().all(|field| field.is_nullable()) {
         return Err("its columns are not those of an archive".to_owned());
     }
-    let mask = ProjectionMask::columns(builder.parquet_schema(), COLUMNS);
+    let wanted = COLUMNS.iter().chain(CELL).copied();
+    let mask = ProjectionMask::columns(builder.parquet_schema(), wanted);
     let batches = builder.with_projection(mask).build().map_err(|error| error.to_string())?;
     let mut records = Vec::new();
     for batch in batches {
@@ -87,7 +89,7 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
     Ok(records)
 }
 
-const COLUMNS: [&str; 28] = [
+const COLUMNS: [&str; 24] = [
     "record",
     "sequence",
     "row",
@@ -109,10 +111,6 @@ const COLUMNS: [&str; 28] = [
     "block",
     "opened",
     "seq",
-    "ad",
-    "publisher",
-    "country",
-    "device",
     "price_micros",
     "currency",
     "count",
@@ -181,10 +179,8 @@ struct Columns<'a> {
     block: Texts<'a>,
     opened: Times<'a>,
     seq: Numbers<'a>,
-    ad: Texts<'a>,
-    publisher: Texts<'a>,
-    country: Texts<'a>,
-    device: Texts<'a>,
+    /// Files of before may lack those of the codes that have come since.
+    cell: [Option<Texts<'a>>; CELL.len()],
     price_micros: &'a arrow_array::Int64Array,
     currency: Texts<'a>,
     count: Numbers<'a>,
@@ -220,10 +216,7 @@ impl<'a> Columns<'a> {
             block: texts("block")?,
             opened: times("opened")?,
             seq: numbers("seq")?,
-            ad: texts("ad")?,
-            publisher: texts("publisher")?,
-            country: texts("country")?,
-            device: texts("device")?,
+            cell: std::array::from_fn(|at| texts(CELL[at])),
             price_micros: batch.column_by_name("price_micros")?.as_primitive_opt()?,
             currency: texts("currency")?,
             count: numbers("count")?,
@@ -264,15 +257,21 @@ impl<'a> Columns<'a> {
             issuer: self.issuer.at(at, names),
             block: self.block.at(at, names),
             seq: self.seq.at(at).and_then(|seq| seq.try_into().ok()).unwrap_or(0),
-            ad: self.ad.at(at, names),
-            publisher: self.publisher.at(at, names),
-            country: self.country.at(at, names),
-            device: self.device.at(at, names),
+            cell: std::array::from_fn(|place| match &self.cell[place] {
+                Some(texts) => texts.at(at, names),
+                None => names.number(&unknown(CELL[place])),
+            }),
             price_micros: if price.is_valid(at) { price.value(at) } else { 0 },
             currency: self.currency.at(at, names),
             count: self.count.at(at).and_then(|count| count.try_into().ok()).unwrap_or(0),
         })
     }
+}
+
+/// What is said of a code where it is not known.
+fn unknown(code: &str) -> String {
+    let place = Codes::NAMES.iter().position(|name| *name == code);
+    place.map_or_else(String::new, |place| Codes::default().texts()[place].clone())
 }
 
 fn read_digest(text: &str) -> u128 {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregator::count::{Dimensions, Engine, Settings};
+use aggregator::count::{Engine, Settings};
 use archive::{Archiver, Parts};
 use bytes::Bytes;
 use eventlog::fake::MemLog;
@@ -15,11 +15,12 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prometheus_client::registry::Registry;
 use shared::event::{Fingerprint, Flags, Network, RuleSet};
+use shared::name::literal;
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
 use shared::{
-    BlockId, Country, Currency, Device, Id, ImpressionId, Kind, Minute, Money, OutboxId, Outcome,
-    Reason, SourceId, Timestamp, import,
+    BlockId, Codes, Country, Currency, Device, Dimensions, EdgeId, Id, ImpressionId, Kind, Minute,
+    Money, OutboxId, Outcome, Reason, Region, SourceId, Timestamp, import,
 };
 
 use super::count::Compared;
@@ -32,7 +33,7 @@ use super::*;
 const START: Minute = Minute(29_500_000);
 const DAY_MS: u64 = 86_400_000;
 /// Of three outboxes, whose epochs are 0, 1 and 2.
-const EDGES: [Id; 3] = [Id::literal("e1"), Id::literal("e1"), Id::literal("e2")];
+const EDGES: [EdgeId; 3] = [Id::literal("e1"), Id::literal("e1"), Id::literal("e2")];
 
 /// A batch that may come again.
 #[derive(Clone)]
@@ -100,20 +101,25 @@ impl History {
         // Once in a while as much as there is, so that sums end at their bound.
         let most = if self.below(20) == 0 { i64::MAX } else { 70 };
         let micros = [0, 1_500, most][usize::try_from(self.below(3)).unwrap()];
-        let ids = ["a", "b", "Zz_9", "ad-10"];
+        let ids = ["a", "b", "Zz_9", "ad-10"].map(literal);
         Judged {
             issuer: if unknown { Id::NONE } else { Id::literal("house") },
             id: ImpressionId { block, seq: u16::try_from(self.below(12)).unwrap() },
             kind: self.pick(Kind::ALL),
             outcome,
             at,
-            ad: if unknown { Id::NONE } else { self.pick(&ids).parse().unwrap() },
+            issued: None,
+            ad: if unknown { Id::NONE } else { self.pick(&ids) },
             campaign: Id::NONE,
             advertiser: Id::NONE,
             publisher: self.pick(&[Id::NONE, Id::literal("p1"), Id::literal("p2")]),
             placement: Id::NONE,
-            country: self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
-            device: self.pick(Device::ALL),
+            names: &[],
+            codes: Codes::of(
+                self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
+                self.pick(Device::ALL),
+            ),
+            region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,
             flags: Flags::default(),
@@ -316,23 +322,19 @@ fn facts(engine: &Engine, range: &std::ops::Range<Minute>) -> Vec<Fact> {
             let n = i64::try_from(c.count).unwrap();
             facts.push(Fact { minute, cell: cell(&c.dimensions), what, n });
         });
-        engine.spend(minute, &mut |spend| {
-            let what = format!("spend {}", spend.currency);
-            facts.push(Fact { minute, cell: cell(&spend.dimensions), what, n: spend.micros });
+        engine.amounts(minute, &mut |row| {
+            let what = format!("{} {}", row.amount, row.currency);
+            facts.push(Fact { minute, cell: cell(&row.dimensions), what, n: row.micros });
         });
     }
     facts
 }
 
 fn cell(of: &Dimensions) -> Cell {
-    Cell {
-        ad: of.ad.to_string(),
-        publisher: of.publisher.to_string(),
-        country: of.country.to_string(),
-        device: of.device.to_string(),
-        kind: of.kind.to_string(),
-        ..Cell::default()
-    }
+    let names = of.names().map(|id| id.text().unwrap().to_owned());
+    let texts: Vec<String> =
+        names.into_iter().chain(of.codes().texts()).chain([of.kind.to_string()]).collect();
+    texts.try_into().unwrap()
 }
 
 /// A history in an engine and in an archive.
@@ -515,8 +517,12 @@ async fn each_difference_is_one_line() {
     let compared = count::compare(&both.archive, scope, counted, &ALL, &progress).await.unwrap();
     let line = &compared.differences[..];
     assert_eq!(line.len(), 1, "{line:?}");
-    let ends =
-        format!("kind={} valid: engine {}, archive {}", wrong.cell.kind, wrong.n, wrong.n - 1);
-    let begins = format!("{} ad={}", wrong.minute.start(), wrong.cell.ad);
+    let ends = format!(
+        "kind={} valid: engine {}, archive {}",
+        wrong.cell.last().unwrap(),
+        wrong.n,
+        wrong.n - 1
+    );
+    let begins = format!("{} ad={}", wrong.minute.start(), wrong.cell[0]);
     assert!(line[0].starts_with(&begins) && line[0].ends_with(&ends), "{line:?}");
 }

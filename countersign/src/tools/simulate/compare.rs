@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::answers::{Account, Counted, Popular};
 use api::routes;
 use shared::ambient::Stopwatch;
-use shared::{Id, Kind, Minute, Reason};
+use shared::{AdName, Kind, Minute, Reason};
 
 use super::World;
 use super::ledger::{Bounds, Ledger};
@@ -25,7 +25,7 @@ const WINDOW_MINUTES_MAX: u32 = aggregator::WINDOW_MINUTES_MAX;
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     account: Account,
-    ads: BTreeMap<(Kind, Id), u64>,
+    ads: BTreeMap<(Kind, AdName), u64>,
 }
 
 async fn account(api: &Api, range: &Range<Minute>) -> Result<Account, Failure> {
@@ -130,7 +130,7 @@ impl Counts {
         api: &Api,
         ledger: &Ledger,
         range: &Range<Minute>,
-    ) -> Result<BTreeMap<(Kind, Id), u64>, Failure> {
+    ) -> Result<BTreeMap<(Kind, AdName), u64>, Failure> {
         let mut ads = BTreeMap::new();
         let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
         for ad in ledger.ads() {
@@ -138,7 +138,7 @@ impl Counts {
                 let path =
                     format!("{}?from={from}&to={to}&event={kind}", routes::AD_COUNT.at(&[&ad]));
                 let found: Counted = api.must(&path).await?;
-                ads.insert((*kind, ad), found.count);
+                ads.insert((*kind, ad.clone()), found.count);
             }
         }
         Ok(ads)
@@ -196,7 +196,7 @@ fn of_ads(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
     let full = delta_of(Reason::OutboxFull, before, after);
     let mut lines = Vec::new();
     for ((kind, ad), bounds) in &ledger.counted {
-        let key = (*kind, *ad);
+        let key = (*kind, ad.clone());
         let now = after.ads.get(&key).copied().unwrap_or(0);
         let counted = now.saturating_sub(before.ads.get(&key).copied().unwrap_or(0));
         let mut allowed = *bounds;

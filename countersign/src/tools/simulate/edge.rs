@@ -7,7 +7,8 @@ use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
 use shared::ambient::Stopwatch;
-use shared::{Id, Kind};
+use shared::text::escaped;
+use shared::{AdName, Kind, PlacementName};
 
 use super::ledger::Tries;
 use crate::client::{base_url, http_client, reason};
@@ -29,7 +30,7 @@ pub(super) struct Edge {
 /// The parts of a serve reply that a page uses.
 #[derive(Deserialize, Debug, Clone)]
 pub(super) struct Served {
-    pub(super) ad: Id,
+    pub(super) ad: AdName,
     pub(super) token: String,
     pub(super) click_url: String,
     pub(super) beacon_url: String,
@@ -73,7 +74,8 @@ impl Edge {
 
     /// A first ad: tells that the edge is there, and what its tokens are like. It is served before
     /// the counts are first asked for, and so is in none of the sums.
-    pub(super) async fn sample(&self, placement: Id) -> Result<String, Failure> {
+    pub(super) async fn sample(&self, placement: &PlacementName) -> Result<String, Failure> {
+        let placement = escaped(placement.as_str());
         let url = format!("{}/v1/serve?placement={placement}", self.base());
         let watch = Stopwatch::start();
         let mut told = self.patience.is_zero();
@@ -111,12 +113,12 @@ impl Edge {
     /// Asks for an ad. `None`: there was no answer, or no ad.
     pub(super) async fn serve(
         &self,
-        placement: Id,
+        placement: &PlacementName,
         consent: bool,
         agent: &str,
         tries: &mut Tries,
     ) -> Option<Served> {
-        let consent = u8::from(consent);
+        let (placement, consent) = (escaped(placement.as_str()), u8::from(consent));
         let url = format!("{}/v1/serve?placement={placement}&consent={consent}", self.base());
         let request = self.http.get(url).header(header::USER_AGENT, agent);
         let (reply, _) = self.until_answered(&request, Manner::Plain, tries).await?;

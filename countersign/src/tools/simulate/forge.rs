@@ -4,7 +4,9 @@ use shared::keys::{DeploymentId, KeyStore};
 use shared::limits::TOKEN_CHARS_MAX;
 use shared::random::{Seeded, below};
 use shared::token::{self, SIGNATURE_BYTES, Signer, TAG_BYTES, Token};
-use shared::{BlockId, Fingerprint, Id, ImpressionId, Random, Reason, Timestamp};
+use shared::{
+    AdName, BlockId, Fingerprint, ImpressionId, IssuerId, Name, Random, Reason, Timestamp,
+};
 
 /// The longest lifetime of a click for which a visitor waits until it is over, in seconds.
 pub(super) const BRIEF_S_MAX: u32 = 30;
@@ -43,7 +45,7 @@ impl Forger {
         let mut random = Seeded::new(seed ^ 0xf0f0);
         let mut store = KeyStore::generate(&mut random);
         store.deployment = deployment;
-        let id = Id::literal("edge");
+        let id = IssuerId::literal("edge");
         store
             .create(id, Vec::new(), Timestamp(0), &mut random)
             .map_err(|error| error.to_string())?;
@@ -54,7 +56,7 @@ impl Forger {
     /// A token that looks right and is signed with a key of our own.
     pub(super) fn forged(
         &self,
-        ad: Id,
+        ad: &AdName,
         now: Timestamp,
         random: &mut dyn Random,
     ) -> (String, Reason) {
@@ -70,11 +72,11 @@ impl Forger {
             click_life_s: 3_600,
             price: [0; 11],
             visitor: Fingerprint::NONE,
-            ad,
-            campaign: ad,
-            advertiser: ad,
-            publisher: ad,
-            placement: ad,
+            ad: ad.name(),
+            campaign: Name::literal("forged"),
+            advertiser: Name::literal("forged"),
+            publisher: Name::literal("forged"),
+            placement: Name::literal("forged"),
             url: "https://forged.example/",
         };
         let bytes = self.signer.mint(&token).unwrap_or_default();
@@ -132,6 +134,7 @@ fn below_of(text: &str, bound: u64) -> u64 {
 mod tests {
     use super::*;
     use shared::keys::{Keyring, PublicKey};
+    use shared::name::literal;
     use shared::token::Unverified;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -139,13 +142,13 @@ mod tests {
     fn real(seed: u64) -> (KeyStore, String) {
         let mut random = Seeded::new(seed);
         let mut store = KeyStore::generate(&mut random);
-        let id = Id::literal("edge");
+        let id = IssuerId::literal("edge");
         store.create(id, vec![], Timestamp(0), &mut random).unwrap();
         let maker = Forger {
             deployment: store.deployment,
             signer: Signer::new(store.signing(id, NOW).unwrap()),
         };
-        let (text, _) = maker.forged(Id::literal("ad"), NOW, &mut random);
+        let (text, _) = maker.forged(&literal("ad"), NOW, &mut random);
         (store, text)
     }
 
@@ -156,7 +159,7 @@ mod tests {
         token.check_tag(Signer::new(key.ok_or(Reason::UnknownKey)?).tags(), NOW)?;
         let ring: Keyring = store.keyring().unwrap();
         let (_, key): (_, &PublicKey) = token.verify(&ring, NOW)?;
-        assert_eq!(key.issuer, Id::literal("edge"));
+        assert_eq!(key.issuer, IssuerId::literal("edge"));
         Ok(())
     }
 
@@ -171,7 +174,7 @@ mod tests {
             assert_eq!(check(&store, &spoiled), Err(reason), "{what} {seed}");
             seen.insert((what, reason));
             let forger = Forger::new(&text, seed + 1).unwrap();
-            let (forged, reason) = forger.forged(Id::literal("ad"), NOW, &mut Seeded::new(seed));
+            let (forged, reason) = forger.forged(&literal("ad"), NOW, &mut Seeded::new(seed));
             assert_eq!(check(&store, &forged), Err(reason));
         }
         assert_eq!(seen.len(), 7, "{seen:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{Id, Kind, Reason};
+use shared::{AdName, Kind, Reason};
 
 /// How often one thing was sent, and how often its being taken is sure.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) struct Ledger {
     /// Requests that were told to come again.
     pub(super) refused: u64,
     /// Counted, by kind and ad.
-    pub(super) counted: BTreeMap<(Kind, Id), Bounds>,
+    pub(super) counted: BTreeMap<(Kind, AdName), Bounds>,
     /// Ads that may have been served without anybody's getting them.
     pub(super) served_to_nobody: u64,
     /// Duplicates.
@@ -67,7 +67,7 @@ const UNEXPECTED_SHOWN_MAX: usize = 5;
 
 impl Ledger {
     /// An ad was asked for. Each time makes another impression.
-    pub(super) fn served(&mut self, ad: Option<Id>, tries: Tries) {
+    pub(super) fn served(&mut self, ad: Option<AdName>, tries: Tries) {
         self.tried(tries);
         let unsure = tries.sent - tries.answered;
         self.served_to_nobody += unsure;
@@ -78,11 +78,11 @@ impl Ledger {
 
     /// One event of an impression was sent, once or several times. With a verdict it counts under
     /// that reason, once too.
-    pub(super) fn event(&mut self, kind: Kind, ad: Id, verdict: Option<Reason>, tries: Tries) {
+    pub(super) fn event(&mut self, kind: Kind, ad: &AdName, verdict: Option<Reason>, tries: Tries) {
         self.tried(tries);
         let (least, most) = (tries.answered.min(1), tries.sent.min(1));
         match verdict {
-            None => self.counted.entry((kind, ad)).or_default().add(least, most),
+            None => self.counted.entry((kind, ad.clone())).or_default().add(least, most),
             Some(reason) => self.reasons.entry(reason).or_default().add(least, most),
         }
         self.duplicate.add(tries.answered.saturating_sub(1), tries.sent.saturating_sub(1));
@@ -115,8 +115,8 @@ impl Ledger {
     }
 
     /// All ads that were seen.
-    pub(super) fn ads(&self) -> BTreeSet<Id> {
-        self.counted.keys().map(|(_, ad)| *ad).collect()
+    pub(super) fn ads(&self) -> BTreeSet<AdName> {
+        self.counted.keys().map(|(_, ad)| ad.clone()).collect()
     }
 
     /// Adds another's sums; of a visitor that broke off, that it did.
@@ -151,28 +151,28 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    const AD: Id = Id::literal("a");
-
     fn tries(sent: u64, answered: u64) -> Tries {
         Tries { sent, answered, refused: 0 }
     }
 
     #[test]
     fn what_was_answered_is_exact_and_what_was_lost_is_a_bound() {
+        let ad: AdName = shared::name::literal("a");
+        let clicks = (Kind::Click, ad.clone());
         let mut ledger = Ledger::default();
-        ledger.event(Kind::Click, AD, None, tries(3, 3));
-        assert_eq!(ledger.counted[&(Kind::Click, AD)], Bounds { least: 1, most: 1 });
+        ledger.event(Kind::Click, &ad, None, tries(3, 3));
+        assert_eq!(ledger.counted[&clicks], Bounds { least: 1, most: 1 });
         assert_eq!(ledger.duplicate, Bounds { least: 2, most: 2 });
-        ledger.event(Kind::Click, AD, None, tries(2, 1));
-        assert_eq!(ledger.counted[&(Kind::Click, AD)], Bounds { least: 2, most: 2 });
+        ledger.event(Kind::Click, &ad, None, tries(2, 1));
+        assert_eq!(ledger.counted[&clicks], Bounds { least: 2, most: 2 });
         assert_eq!(ledger.duplicate, Bounds { least: 2, most: 3 });
-        ledger.event(Kind::Click, AD, None, tries(2, 0));
-        assert_eq!(ledger.counted[&(Kind::Click, AD)], Bounds { least: 2, most: 3 });
-        ledger.event(Kind::Click, AD, Some(Reason::Prefetch), tries(2, 2));
+        ledger.event(Kind::Click, &ad, None, tries(2, 0));
+        assert_eq!(ledger.counted[&clicks], Bounds { least: 2, most: 3 });
+        ledger.event(Kind::Click, &ad, Some(Reason::Prefetch), tries(2, 2));
         assert_eq!(ledger.reasons[&Reason::Prefetch], Bounds { least: 1, most: 1 });
         ledger.rejected(Reason::BadSeal, tries(2, 1));
         assert_eq!(ledger.reasons[&Reason::BadSeal], Bounds { least: 1, most: 2 });
-        ledger.served(Some(AD), tries(2, 1));
+        ledger.served(Some(ad), tries(2, 1));
         assert_eq!(ledger.served_to_nobody, 1);
         assert_eq!(ledger.received, Bounds { least: 8, most: 13 });
         assert_eq!((ledger.requests, ledger.lost), (13, 5));

@@ -48,11 +48,12 @@ struct Visitor<'a> {
 
 impl Visitor<'_> {
     async fn play(&mut self) {
-        let placement = self.world.placements[self.below(self.world.placements.len() as u64)];
+        let placement = self.below(self.world.placements.len() as u64);
+        let placement = &self.world.placements[placement];
         let consent = self.chance(50);
         let mut tries = Tries::default();
         let served = self.world.edge.serve(placement, consent, &self.agent, &mut tries).await;
-        self.ledger.served(served.as_ref().map(|served| served.ad), tries);
+        self.ledger.served(served.as_ref().map(|served| served.ad.clone()), tries);
         let Some(served) = served else { return };
         let since = Stopwatch::start();
         self.think().await;
@@ -103,7 +104,7 @@ impl Visitor<'_> {
                 self.expect_taken(&answer, 0, "impression", &mut tries);
             }
         }
-        self.ledger.event(Kind::Impression, served.ad, None, tries);
+        self.ledger.event(Kind::Impression, &served.ad, None, tries);
     }
 
     /// By beacon; some with rubbish in the same body.
@@ -128,7 +129,7 @@ impl Visitor<'_> {
             }
         }
         self.expect_taken(&answer, 0, "viewable", &mut tries);
-        self.ledger.event(Kind::Viewable, served.ad, None, tries);
+        self.ledger.event(Kind::Viewable, &served.ad, None, tries);
     }
 
     /// A link preview or a prefetch follows the link before, or without, the person.
@@ -144,7 +145,7 @@ impl Visitor<'_> {
         let answer =
             self.world.edge.follow(&served.click_url, manner, &self.agent, &mut tries).await;
         self.expect(&answer, status, act, &mut tries);
-        self.ledger.event(Kind::Click, served.ad, Some(reason), tries);
+        self.ledger.event(Kind::Click, &served.ad, Some(reason), tries);
     }
 
     async fn click(&mut self, served: &Served) {
@@ -159,14 +160,14 @@ impl Visitor<'_> {
             let answer = self.world.edge.follow(url, manner, &self.agent, &mut tries).await;
             self.expect(&answer, 302, "click", &mut tries);
         }
-        self.ledger.event(Kind::Click, served.ad, None, tries);
+        self.ledger.event(Kind::Click, &served.ad, None, tries);
     }
 
     /// A token of one's own, or a real one that was changed.
     async fn fraud(&mut self, served: &Served) {
         let (what, text, reason) = if self.chance(25) {
             let now = SystemClock.now();
-            let (text, reason) = self.world.forger.forged(served.ad, now, &mut self.random);
+            let (text, reason) = self.world.forger.forged(&served.ad, now, &mut self.random);
             ("forged", text, reason)
         } else {
             Forger::spoiled(&served.token, &mut self.random)

@@ -12,17 +12,17 @@ use shared::ambient::{Stopwatch, SystemClock};
 use shared::keys::{EdgeKeys, KeyStore, request};
 use shared::token::Signer;
 use shared::wire::bundle;
-use shared::{Clock as _, Id};
+use shared::{Clock as _, EdgeId, Id, IssuerId};
 
 use crate::process::{BROWSER, KEY, PATIENCE, Server, binary, run};
 use crate::world::{Role, World};
 use crate::{duckdb, recount};
 
 /// The hostile issuer, and its own edge.
-pub(super) const ISSUER: Id = Id::literal("mallory");
-pub(super) const EDGE: Id = Id::literal("m");
+pub(super) const ISSUER: IssuerId = Id::literal("mallory");
+pub(super) const EDGE: EdgeId = Id::literal("m");
 /// The edge that is honest.
-pub(super) const VICTIM: Id = Id::literal("edge");
+pub(super) const VICTIM: EdgeId = Id::literal("edge");
 
 /// Requests, or batches on their way to the queue, at once.
 const AT_ONCE: usize = 256;

@@ -5,18 +5,19 @@ use serde_json::{Value, json};
 use shared::ambient::SystemRandom;
 use shared::keys::EdgeKeys;
 use shared::limits::{BATCH_NUMBERS_MAX, BLOCK_LIFE_MS, PAGE_SEQ_MAX};
+use shared::name::literal;
 use shared::token::{self, SIGNATURE_BYTES, Signer, TAG_BYTES, Token};
 use shared::wire::{Batch, Event, Tally, bundle};
 use shared::{
-    BlockId, Fingerprint, Id, ImpressionId, Kind, Minute, Money, OutboxId, PageSeq, PageView,
-    Random as _, Reason, Timestamp,
+    BlockId, EdgeId, Fingerprint, ImpressionId, Kind, Minute, Money, Name, OutboxId, PageSeq,
+    PageView, Random as _, Reason, Timestamp,
 };
 
 use super::target::EDGE;
 use crate::sender::event;
 
 /// The publisher that the sender says it is.
-pub(super) const PRESS: Id = Id::literal("mallory-press");
+pub(super) const PRESS: &str = "mallory-press";
 /// One more run than an engine keeps beyond gaps of an edge, and some.
 pub(super) const TOO_MANY_GAPS: u64 = (1 << 14) + 600;
 /// Ten minutes before the year 10 000: the last that can be asked for.
@@ -95,7 +96,6 @@ impl Scene<'_> {
     fn token_of(&self, block: BlockId, issued_at: Timestamp) -> Vec<u8> {
         let (key, price) = &self.keys.own[0];
         let id = ImpressionId { block, seq: 7 };
-        let own = Id::literal("mallory");
         let token = Token {
             test: false,
             pass_query: false,
@@ -107,11 +107,11 @@ impl Scene<'_> {
             click_life_s: 3_600,
             price: price.seal(id, Money { micros: 1, currency: "EUR".parse().unwrap() }),
             visitor: Fingerprint::NONE,
-            ad: own,
-            campaign: own,
-            advertiser: own,
-            publisher: PRESS,
-            placement: own,
+            ad: literal("mallory"),
+            campaign: literal("mallory"),
+            advertiser: literal("mallory"),
+            publisher: Name::literal(PRESS),
+            placement: literal("mallory"),
             url: "https://mallory.example/",
         };
         self.signer().mint(&token).unwrap()
@@ -499,6 +499,6 @@ pub(super) const TOO_MANY: Trick = Trick {
     more: &[],
 };
 
-fn shard_name(number: u64) -> Id {
+fn shard_name(number: u64) -> EdgeId {
     format!("{EDGE}--X-{number}").parse().unwrap()
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use shared::random::Seeded;
 use shared::wire::Batch;
-use shared::{Country, Device, Fingerprint, Flags, Kind, Network, Reason, RuleSet};
+use shared::{Codes, EdgeId, Fingerprint, Flags, Kind, Network, Reason, Region, RuleSet};
 
 use super::*;
 use crate::decision::{Draft, Loss};
@@ -13,7 +13,7 @@ use crate::decision::{Draft, Loss};
 const PACE: Pace = Pace { heartbeat_ms: 1_000, hand_over_ms: 2_000, idle_ms: 10_000 };
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
-fn edge() -> Id {
+fn edge() -> EdgeId {
     "w-FRA-0".parse().unwrap()
 }
 
@@ -24,8 +24,8 @@ fn click(token: u64) -> Draft {
         flags: Flags::default(),
         rules: RuleSet(7),
         page: None,
-        country: Country::default(),
-        device: Device::Unknown,
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,
         token: token.to_le_bytes().to_vec(),

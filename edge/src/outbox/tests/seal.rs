@@ -40,8 +40,8 @@ fn a_group_that_is_too_large_becomes_several_batches() {
     let tally = Tally { minute: Minute(3), kind: Kind::Click, reason: Reason::Expired, count: 2 };
     let groups = [
         (BATCH_EVENTS_MAX + 1, 100, 2),
-        (BATCH_EVENTS_MAX, 60, 1),
-        (500, TOKEN_BYTES_MAX, 3),
+        (BATCH_EVENTS_MAX, 56, 1),
+        (400, TOKEN_BYTES_MAX, 3),
         (1, TOKEN_BYTES_MAX, 1),
         (0, 100, 1),
     ];

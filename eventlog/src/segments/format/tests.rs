@@ -75,7 +75,7 @@ fn header() -> SegmentHeader {
 
 #[test]
 fn the_bytes_of_a_group_are_pinned() {
-    assert_eq!(crate::log::hex(&sample()), crate::log::hex(&unhex(GROUP)));
+    assert_eq!(shared::text::hex(&sample()), shared::text::hex(&unhex(GROUP)));
     let group = unhex(GROUP);
     let head = GroupHead::decode(&group).unwrap();
     assert_eq!((head.index, head.offset, head.records), (5, 0x40, 2));
@@ -94,7 +94,7 @@ fn the_bytes_of_a_group_are_pinned() {
 
 #[test]
 fn the_bytes_of_a_segment_header_are_pinned() {
-    assert_eq!(crate::log::hex(&header().encode()), crate::log::hex(&unhex(HEADER)));
+    assert_eq!(shared::text::hex(&header().encode()), shared::text::hex(&unhex(HEADER)));
     assert_eq!(SegmentHeader::decode(&unhex(HEADER)).unwrap(), header());
 }
 

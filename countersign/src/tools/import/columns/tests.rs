@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::tools::import::row::Events;
-use shared::{Device, Id, Kind};
+use shared::name::literal;
+use shared::{Device, Kind};
 
 fn csv_row(header: &str, row: &str) -> Result<Events, String> {
     let columns = Columns::read(header.as_bytes(), b',', &Names::default())?;
@@ -24,8 +25,9 @@ fn columns_in_any_order_with_all_that_may_be_said() {
     let Events(event, None) = csv_row(header, row).unwrap() else { panic!() };
     assert_eq!((event.row, event.kind), (7, Kind::Viewable));
     assert_eq!(event.at, shared::Timestamp(1_574_553_617_004));
-    assert_eq!((event.ad, event.publisher), (Id::literal("ad-1"), Some(Id::literal("news"))));
-    assert_eq!(event.placement, Some(Id::literal("2")));
+    assert_eq!(event.ad.as_str(), "ad-1");
+    assert_eq!(event.publisher, Some(literal("news")));
+    assert_eq!(event.placement, Some(literal("2")));
     assert_eq!(
         (event.country.to_string(), event.device),
         ("DE".into(), Some(shared::Device::Phone))
@@ -153,11 +155,12 @@ fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
     ] {
         assert_eq!(kinds(&events), [Kind::Impression, Kind::Click]);
         let event = events.0;
-        assert_eq!((event.ad, event.device), (Id::literal("a"), Some(Device::Tablet)));
-        assert_eq!(event.publisher, Some(Id::literal("news")));
+        assert_eq!(event.ad.as_str(), "a");
+        assert_eq!(event.device, Some(Device::Tablet));
+        assert_eq!(event.publisher, Some(literal("news")));
     }
     let event = read("creative,hour,ad_id,device,publisher", "a,1700000001,0,tv,x").unwrap().0;
-    assert_eq!((event.device, event.publisher), (Some(Device::Tv), Some(Id::literal("x"))));
+    assert_eq!((event.device, event.publisher), (Some(Device::Tv), Some(literal("x"))));
     let missing = read("ad_id,hour", "a,1").unwrap_err();
     assert!(
         missing.contains("a column ad_id, and has: ad_id, hour; `--map ad_id=NAME"),
@@ -179,7 +182,7 @@ fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
     let columns = Columns::read(b"timestamp", b',', &one).unwrap();
     let mut buffer = csv::StringRecord::new();
     let fields = columns.fields(b"1700000001", &mut buffer).unwrap();
-    assert_eq!(fields.events(0).unwrap().0.ad, Id::literal("a"));
+    assert_eq!(fields.events(0).unwrap().0.ad.as_str(), "a");
 }
 
 /// What logs write, and which country it is.

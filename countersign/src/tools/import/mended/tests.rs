@@ -135,7 +135,7 @@ fn what_is_mended_is_known_by_its_line() {
         assert_eq!(read.events, [(source, 1)].into(), "{name}");
         let [chunk] = &chunks[..] else { panic!("{name}: {chunks:?}") };
         assert_eq!((chunk.source, chunk.first_row, chunk.end_row), (source, 2, 3), "{name}");
-        assert_eq!(chunk.events[0].ad, shared::Id::literal("b"));
+        assert_eq!(chunk.events[0].ad.as_str(), "b");
         // What is left can be mended from the file that it was written to.
         let again = rejects.with_extension("left");
         std::fs::rename(rejects.with_extension("again"), &again).unwrap();

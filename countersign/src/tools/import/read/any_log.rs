@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use shared::random::{Seeded, below};
-use shared::{Country, Device, Id, Kind};
+use shared::{AdName, Country, Device, Kind};
 
 use super::super::columns::Names;
 use super::super::open::Seen;
@@ -220,14 +220,14 @@ fn each_row_of_any_log_is_counted_as_it_was_meant_or_rejected() {
             .zip(&meant)
             .flat_map(|(row, events)| events.iter().flatten().map(move |event| (row, *event)))
             .map(|(row, (kind, at, ad, country, device))| {
-                (row, kind, at, ad.parse::<Id>().unwrap(), country, device)
+                (row, kind, at, ad.parse::<AdName>().unwrap(), country, device)
             })
             .collect();
         let found: Vec<_> = events
             .iter()
             .map(|event| {
                 let device = event.device.unwrap_or(Device::Unknown);
-                (event.row, event.kind, event.at.0, event.ad, event.country, device)
+                (event.row, event.kind, event.at.0, event.ad.clone(), event.country, device)
             })
             .collect();
         let bad = meant.iter().filter(|events| events.is_none()).count();

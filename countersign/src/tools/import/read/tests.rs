@@ -53,7 +53,7 @@ fn the_header_tells_what_separates_its_fields() {
         let (_dir, path) = file(format!("{header}\r\n{row}\r\n").as_bytes());
         let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
         assert_eq!((read.rows, read.rejected), (1, 0), "{header}");
-        assert_eq!(chunks[0].events[0].ad, shared::Id::literal("a"));
+        assert_eq!(chunks[0].events[0].ad.as_str(), "a");
     }
     // As asked for, whatever the header looks like.
     let (_dir, path) = file(b"ad_id:timestamp\na:1700000001\n");
@@ -214,7 +214,7 @@ fn a_grown_log_goes_on_where_it_ended() {
     let (read, chunks) = run(log(&path, Format::Csv, taken, true)).unwrap();
     assert_eq!((read.rows, read.held_back, read.rejected), (20, None, 0));
     assert_eq!((chunks[0].first_row, chunks[0].end_row), (10, 20));
-    assert_eq!(chunks[0].events[0].ad, shared::Id::literal("ad-9"));
+    assert_eq!(chunks[0].events[0].ad.as_str(), "ad-9");
 }
 
 #[test]

@@ -1,0 +1,304 @@
+//! What is counted, and by what it is told apart: one list, from which the packed key of a cell, the
+//! row of a message, the rows of the store, exports, the columns of the archive and the recount follow.
+//!
+//! A *measure* is a number that adds up: the events of a [`Kind`], or an amount ([`Amount`]). A
+//! *dimension* tells counts apart: a name, or a code of a few bits. A room that needs something of each
+//! dimension hands a macro of its own to [`dimensions!`](crate::dimensions).
+
+use crate::event::{Country, Device, Kind, words};
+use crate::name::{Ad, AnyId, Id, Publisher};
+use crate::text::serde_as_text;
+use std::fmt;
+use std::str::FromStr;
+
+/// The list. Hands the dimensions to the macro that it is given.
+///
+/// A name is a number in a message and in memory, and an id in the store. A code takes so many bits
+/// of the packed form ([`Dimensions::pack`]), which is in messages and stores: a new code goes
+/// *before* the others, where all that is older has zeros, which must say that nothing is known; one
+/// that is there keeps its place and its bits.
+#[macro_export]
+macro_rules! dimensions {
+    ($then:ident) => {
+        $then! {
+            names {
+                /// The ad.
+                ad: Ad,
+                /// The publisher; none of links without one.
+                publisher: Publisher,
+            }
+            codes {
+                /// The country.
+                country: Country, 10,
+                /// The class of device.
+                device: Device, 3,
+            }
+        }
+    };
+}
+
+words! {
+    /// An amount of money that adds up beside the events of a cell, by currency. The codes are in
+    /// stores, below 0x41 (a currency begins with a letter).
+    Amount, "amount" {
+        /// What the valid impressions cost.
+        Spend = 0 "spend",
+    }
+}
+
+/// A value of a few bits.
+pub trait Code: Copy + Default + Sized {
+    /// All codes are below this.
+    const CODES: u32;
+
+    /// The code.
+    fn code(self) -> u32;
+
+    /// The value of a code.
+    fn from_code(code: u32) -> Option<Self>;
+}
+
+macro_rules! code_of_words {
+    ($($words:ident)+) => {$(
+        impl Code for $words {
+            const CODES: u32 = $words::CODES;
+            #[inline]
+            fn code(self) -> u32 {
+                u32::from($words::code(self))
+            }
+            #[inline]
+            fn from_code(code: u32) -> Option<Self> {
+                u8::try_from(code).ok().and_then($words::from_code)
+            }
+        }
+    )+};
+}
+
+code_of_words!(Device);
+
+impl Code for Country {
+    const CODES: u32 = 26 * 26;
+    #[inline]
+    fn code(self) -> u32 {
+        u32::from(self.index())
+    }
+    #[inline]
+    fn from_code(code: u32) -> Option<Self> {
+        u16::try_from(code).ok().and_then(Self::from_index)
+    }
+}
+
+/// Bits of the kind in the packed form, behind all codes: `conversion` and `billed` have room.
+const KIND_BITS: u32 = 3;
+
+macro_rules! define {
+    (
+        names { $($(#[$name_doc:meta])* $name:ident: $noun:ident,)+ }
+        codes { $($(#[$code_doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }
+    ) => {
+        /// What an edge has seen of whom an event is of, in codes.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        pub struct Codes {
+            $($(#[$code_doc])* pub $code: $type,)+
+        }
+
+        /// What tells one cell of a minute from another.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub struct Dimensions {
+            $($(#[$name_doc])* pub $name: Id<$noun>,)+
+            $($(#[$code_doc])* pub $code: $type,)+
+            /// What happened.
+            pub kind: Kind,
+            /// Whether it counts for money: it has no verdict.
+            pub valid: bool,
+        }
+
+        /// The place of a code in the list.
+        #[expect(non_camel_case_types, reason = "they are named as the list names them")]
+        enum Place { $($code,)+ }
+
+        const WIDTHS: [u32; Codes::NAMES.len()] = [$($bits,)+];
+
+        // The bits of a code hold all its values, and the packed form all codes.
+        const _: () = {
+            $(assert!(<$type as Code>::CODES <= 1 << $bits, "this code needs more bits");)+
+        };
+
+        impl Codes {
+            /// What they are called.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($code),)+];
+
+            /// As numbers behind one another, the first in the highest bits: in their order.
+            #[inline]
+            #[must_use]
+            pub fn pack(self) -> u32 {
+                $(Code::code(self.$code) << bits_behind(Place::$code as usize))|+
+            }
+
+            /// The inverse; `None` when a code has no value, or there are bits that are no code's.
+            #[inline]
+            #[must_use]
+            pub fn unpack(packed: u32) -> Option<Self> {
+                let codes = Self {
+                    $($code: <$type as Code>::from_code(part(packed, Place::$code as usize))?,)+
+                };
+                (packed >> Self::BITS == 0).then_some(codes)
+            }
+
+            /// Their texts, in order.
+            #[must_use]
+            pub fn texts(&self) -> [String; Self::NAMES.len()] {
+                [$(self.$code.to_string(),)+]
+            }
+        }
+
+        impl Dimensions {
+            /// What the names are called.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)+];
+
+            /// The ids of the names, in order.
+            #[inline]
+            #[must_use]
+            pub const fn names(&self) -> [AnyId; Self::NAMES.len()] {
+                [$(self.$name.any(),)+]
+            }
+
+            /// The codes.
+            #[inline]
+            #[must_use]
+            pub const fn codes(&self) -> Codes {
+                Codes { $($code: self.$code,)+ }
+            }
+
+            /// The codes, kind and validity.
+            #[inline]
+            #[must_use]
+            pub fn packed(&self) -> Packed {
+                Packed::new(self.codes().pack(), self.kind, self.valid)
+            }
+
+            /// Of these.
+            #[inline]
+            #[must_use]
+            pub const fn new(
+                names: [AnyId; Self::NAMES.len()],
+                codes: Codes,
+                kind: Kind,
+                valid: bool,
+            ) -> Self {
+                let [$($name,)+] = names;
+                Self { $($name: $name.of(),)+ $($code: codes.$code,)+ kind, valid }
+            }
+        }
+    };
+}
+
+dimensions!(define);
+
+impl Codes {
+    /// Of these, with whatever else there is not known.
+    #[must_use]
+    pub fn of(country: Country, device: Device) -> Self {
+        let mut codes = Self::default();
+        (codes.country, codes.device) = (country, device);
+        codes
+    }
+
+    /// Bits of the packed form.
+    pub const BITS: u32 = bits_behind(0) + WIDTHS[0];
+}
+
+/// All but the names of a cell, as one number in the order of [`Dimensions`]: codes, kind (3 bits), valid
+/// (1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Packed(u32);
+
+const _: () = {
+    assert!(Kind::CODES <= 1 << KIND_BITS, "the kind needs more bits");
+    assert!(Packed::BITS < u32::BITS, "the codes need a larger packed form");
+};
+
+impl Packed {
+    /// Bits that are used.
+    pub const BITS: u32 = Codes::BITS + KIND_BITS + 1;
+
+    /// Of codes that [are known](Codes::pack).
+    #[inline]
+    #[must_use]
+    pub const fn new(codes: u32, kind: Kind, valid: bool) -> Self {
+        Self((codes << KIND_BITS | kind.code() as u32) << 1 | valid as u32)
+    }
+
+    /// Of kind and validity alone: the lowest bits of a number.
+    #[inline]
+    #[must_use]
+    pub const fn of_outcome(number: u32) -> Self {
+        Self(Self(number).outcome())
+    }
+
+    /// A number that [`Packed::read`] has read.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn checked(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[inline]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Reads the number; `None` when one of the codes has no value.
+    #[inline]
+    #[must_use]
+    pub fn read(number: u32) -> Option<(Codes, Kind, bool)> {
+        let codes = Codes::unpack(number >> (KIND_BITS + 1))?;
+        Some((codes, Self(number).kind_of()?, number & 1 == 1))
+    }
+
+    /// What happened.
+    #[inline]
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        self.kind_of().unwrap_or(Kind::Served)
+    }
+
+    #[inline]
+    fn kind_of(self) -> Option<Kind> {
+        u8::try_from(self.0 >> 1 & ((1 << KIND_BITS) - 1)).ok().and_then(Kind::from_code)
+    }
+
+    /// Whether it has no verdict.
+    #[inline]
+    #[must_use]
+    pub const fn is_valid(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// Kind and validity alone, as a number of so many [bits](Packed::OUTCOME_BITS).
+    #[inline]
+    #[must_use]
+    pub const fn outcome(self) -> u32 {
+        self.0 & ((1 << Self::OUTCOME_BITS) - 1)
+    }
+
+    /// Bits of kind and validity.
+    pub const OUTCOME_BITS: u32 = KIND_BITS + 1;
+}
+
+/// Bits of the codes behind this one.
+const fn bits_behind(mut place: usize) -> u32 {
+    let mut bits = 0;
+    while place + 1 < WIDTHS.len() {
+        place += 1;
+        bits += WIDTHS[place];
+    }
+    bits
+}
+
+#[inline]
+const fn part(packed: u32, place: usize) -> u32 {
+    packed >> bits_behind(place) & ((1 << WIDTHS[place]) - 1)
+}

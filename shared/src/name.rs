@@ -1,0 +1,508 @@
+//! Names that people choose, and the sixteen bytes that stand for them where events are counted.
+//!
+//! Ads, campaigns, advertisers, publishers and placements are called as their owners call them: up to
+//! [`NAME_BYTES_MAX`] bytes of printable UTF-8 ([`Name`], [`NameBuf`]). Counting wants something that
+//! is `Copy` and of one size ([`Id`]): a name of up to [`ID_BYTES_MAX`] characters of `[A-Za-z0-9_-]` is
+//! its own id, any other has a digest with the first bit set, which no such character has. An id never
+//! tells a digest's name: the text goes along in the token and once in each message.
+//!
+//! Edges and issuers stand in paths, subjects and headers: they have names of the first kind alone.
+
+use std::fmt;
+use std::hash::Hash;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::text::hex;
+
+/// Bytes of an [`Id`], and the longest name that is its own id.
+pub const ID_BYTES_MAX: usize = 16;
+/// The longest name, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// In the first byte of a digest.
+const DIGEST: u8 = 0x80;
+
+/// What a name is of. A type for each, so that none is taken for another.
+pub trait Noun: Copy + Eq + Ord + Hash + fmt::Debug + Default + Send + Sync + 'static {
+    /// In messages.
+    const NOUN: &'static str;
+    /// Whether its names may have a digest.
+    const MAY_BE_LONG: bool;
+}
+
+/// What is called as its owner likes.
+pub trait Named: Noun {}
+
+/// What has a name of 1–16 characters of `[A-Za-z0-9_-]`, and no other.
+pub trait Short: Noun {}
+
+macro_rules! nouns {
+    (@ Named) => { true };
+    (@ Short) => { false };
+    ($($(#[$doc:meta])* $noun:ident: $of:ident, $text:literal, $id:ident $(, $name:ident)?;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+        pub struct $noun;
+
+        impl Noun for $noun {
+            const NOUN: &'static str = $text;
+            const MAY_BE_LONG: bool = nouns!(@ $of);
+        }
+        impl $of for $noun {}
+
+        #[doc = concat!("The id of ", $text, ".")]
+        pub type $id = Id<$noun>;
+
+        $(
+            #[doc = concat!("The name of ", $text, ".")]
+            pub type $name = NameBuf<$noun>;
+        )?
+    )+};
+}
+
+nouns! {
+    /// A creative in a campaign.
+    Ad: Named, "an ad", AdId, AdName;
+    /// What an advertiser pays for together.
+    Campaign: Named, "a campaign", CampaignId, CampaignName;
+    /// Who pays.
+    Advertiser: Named, "an advertiser", AdvertiserId, AdvertiserName;
+    /// On whose pages ads are shown.
+    Publisher: Named, "a publisher", PublisherId, PublisherName;
+    /// Where on the publisher's pages.
+    Placement: Named, "a placement", PlacementId, PlacementName;
+    /// Any of these.
+    Any: Named, "a name", AnyId;
+    /// A process that serves visitors, or a shard of one.
+    Edge: Short, "an edge", EdgeId;
+    /// Who signs.
+    Issuer: Short, "an issuer", IssuerId;
+}
+
+/// Sixteen bytes that stand for a name: itself, zero-padded, or its digest. It is `Copy`, hashes as one
+/// `u128`, and names that are their own ids sort bytewise. [`Id::NONE`] (no bytes) stands for "there is
+/// none" on the wire; no name has it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Id<T>([u8; ID_BYTES_MAX], PhantomData<T>);
+
+/// Why a text is no [`Id`] of an edge or an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an id has 1 to 16 characters of A-Z a-z 0-9 _ -, and {0:?} is not one")]
+pub struct IdError(pub String);
+
+impl<T> Id<T> {
+    /// No id.
+    pub const NONE: Self = Self([0; ID_BYTES_MAX], PhantomData);
+
+    /// One that is known when the program is written. Fails to compile when it is used in a
+    /// constant and wrong.
+    #[must_use]
+    pub const fn literal(text: &str) -> Self {
+        match padded(text.as_bytes()) {
+            Some(padded) => Self(padded, PhantomData),
+            None => panic!("an id has 1 to 16 characters of A-Z a-z 0-9 _ -"),
+        }
+    }
+
+    /// The sixteen bytes.
+    #[must_use]
+    pub const fn padded(&self) -> &[u8; ID_BYTES_MAX] {
+        &self.0
+    }
+
+    /// True for [`Id::NONE`].
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0 == [0; ID_BYTES_MAX]
+    }
+
+    /// Whether it is a digest: its name has to be known from elsewhere.
+    #[must_use]
+    pub const fn is_digest(&self) -> bool {
+        self.0[0] & DIGEST != 0
+    }
+
+    /// The name that it is itself, empty for [`Id::NONE`]; `None` of a digest.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        let length = self.0.iter().position(|b| *b == 0).unwrap_or(ID_BYTES_MAX);
+        std::str::from_utf8(&self.0[..length]).ok().filter(|_| !self.is_digest())
+    }
+}
+
+impl<T: Noun> Id<T> {
+    /// Reads sixteen bytes; all zeros is [`Id::NONE`].
+    ///
+    /// # Errors
+    /// [`IdError`] when they are no digest, and a byte is not allowed or follows the padding.
+    pub fn from_padded(padded: [u8; ID_BYTES_MAX]) -> Result<Self, IdError> {
+        if T::MAY_BE_LONG && padded[0] & DIGEST != 0 {
+            return Ok(Self(padded, PhantomData));
+        }
+        // All bytes at once, without a branch for each: readers of messages spend their time here.
+        let padding = u128::from_le_bytes(padded).leading_zeros() as usize / 8;
+        let length = ID_BYTES_MAX - padding;
+        let fits = |(at, byte): (usize, &u8)| ALLOWED[usize::from(*byte)] | (at >= length);
+        if padded.iter().enumerate().map(fits).fold(true, |all, fits| all & fits) {
+            return Ok(Self(padded, PhantomData));
+        }
+        Err(IdError(String::from_utf8_lossy(&padded).into_owned()))
+    }
+}
+
+impl<T: Named> Id<T> {
+    /// The same id, whatever it is of.
+    #[must_use]
+    pub const fn any(self) -> AnyId {
+        Id(self.0, PhantomData)
+    }
+}
+
+impl<T: Named> Id<T> {
+    /// Its name, when it is no digest.
+    #[must_use]
+    pub fn own_name(&self) -> Option<NameBuf<T>> {
+        self.text().map(|text| NameBuf(text.into(), PhantomData))
+    }
+}
+
+impl AnyId {
+    /// Of what it is, by who knows.
+    #[must_use]
+    pub const fn of<T: Named>(self) -> Id<T> {
+        Id(self.0, PhantomData)
+    }
+}
+
+impl<T: Short> Id<T> {
+    /// Reads 1–16 allowed bytes.
+    ///
+    /// # Errors
+    /// [`IdError`] when there are none, too many, or others.
+    pub fn new(bytes: &[u8]) -> Result<Self, IdError> {
+        let shown = || String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).into_owned();
+        padded(bytes).map(|padded| Self(padded, PhantomData)).ok_or_else(|| IdError(shown()))
+    }
+
+    /// The text; empty for [`Id::NONE`].
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.text().expect("every constructor of a short id allows ASCII only")
+    }
+}
+
+const fn padded(bytes: &[u8]) -> Option<[u8; ID_BYTES_MAX]> {
+    if bytes.is_empty() || bytes.len() > ID_BYTES_MAX {
+        return None;
+    }
+    let mut padded = [0; ID_BYTES_MAX];
+    let mut at = 0;
+    while at < bytes.len() {
+        if !ALLOWED[bytes[at] as usize] {
+            return None;
+        }
+        padded[at] = bytes[at];
+        at += 1;
+    }
+    Some(padded)
+}
+
+const ALLOWED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        byte += 1;
+    }
+    table
+};
+
+impl<T: Short> FromStr for Id<T> {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::new(text.as_bytes())
+    }
+}
+
+impl<T: Short> fmt::Display for Id<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl<T: Short> Serialize for Id<T> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de, T: Short> Deserialize<'de> for Id<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl<T> fmt::Debug for Id<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text() {
+            Some(text) => write!(f, "{text:?}"),
+            None => write!(f, "digest {}", hex(&self.0)),
+        }
+    }
+}
+
+/// Why a text is no name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// There is nothing.
+    #[error("a name has at least one character")]
+    Empty,
+    /// More than [`NAME_BYTES_MAX`] bytes.
+    #[error("a name has at most {NAME_BYTES_MAX} bytes of UTF-8, and {0:?} has {1}")]
+    TooLong(String, usize),
+    /// A character that nobody sees, or that turns others around.
+    #[error("a name has only characters that can be seen, and {0:?} has U+{code:04X}", code = u32::from(*.1))]
+    Unseen(String, char),
+    /// White space where nobody sees it.
+    #[error("a name neither begins nor ends with a space, and {0:?} does")]
+    Space(String),
+}
+
+/// A checked name, lent; empty for "there is none".
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Name<'a, T>(&'a str, PhantomData<T>);
+
+impl<'a, T: Named> Name<'a, T> {
+    /// No name.
+    pub const NONE: Self = Self("", PhantomData);
+
+    /// Reads a name, as it is written: two spellings are two names.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule is broken.
+    pub fn new(text: &'a str) -> Result<Self, NameError> {
+        if is_own_id(text) {
+            return Ok(Self(text, PhantomData));
+        }
+        let beginning = || text.chars().take(64).collect::<String>();
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.len() > NAME_BYTES_MAX {
+            return Err(NameError::TooLong(beginning(), text.len()));
+        }
+        if let Some(unseen) = text.chars().find(|c| is_unseen(*c)) {
+            return Err(NameError::Unseen(beginning(), unseen));
+        }
+        if text.trim().len() < text.len() {
+            return Err(NameError::Space(beginning()));
+        }
+        Ok(Self(text, PhantomData))
+    }
+
+    /// One that is known when the program is written, and is its own id.
+    #[must_use]
+    pub const fn literal(text: &'a str) -> Self {
+        assert!(padded(text.as_bytes()).is_some(), "1 to 16 characters of A-Z a-z 0-9 _ -");
+        Self(text, PhantomData)
+    }
+
+    /// The text of an id.
+    pub(crate) const fn of_id(text: &'a str) -> Self {
+        Self(text, PhantomData)
+    }
+
+    /// What stands for it where events are counted.
+    #[must_use]
+    pub fn id(self) -> Id<T> {
+        if self.0.is_empty() {
+            return Id::NONE;
+        }
+        let own = padded(self.0.as_bytes());
+        Id(own.unwrap_or_else(|| digest(self.0)), PhantomData)
+    }
+
+    /// Whether its id does not tell it.
+    #[must_use]
+    pub const fn is_long(self) -> bool {
+        !self.is_none() && !is_own_id(self.0)
+    }
+
+    /// The text; empty for [`Name::NONE`].
+    #[must_use]
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// True for [`Name::NONE`].
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name, kept.
+    #[must_use]
+    pub fn to_buf(self) -> NameBuf<T> {
+        NameBuf(self.0.into(), PhantomData)
+    }
+}
+
+impl<T> fmt::Display for Name<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0)
+    }
+}
+
+impl<T> fmt::Debug for Name<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// Whether a name is its own id.
+#[must_use]
+pub const fn is_own_id(text: &str) -> bool {
+    padded(text.as_bytes()).is_some()
+}
+
+fn digest(text: &str) -> [u8; ID_BYTES_MAX] {
+    let mut id = [0; ID_BYTES_MAX];
+    let mut hasher = blake3::Hasher::new_derive_key("countersign name v1");
+    hasher.update(text.as_bytes()).finalize_xof().fill(&mut id);
+    id[0] |= DIGEST;
+    id
+}
+
+/// Control characters, and those of Unicode's general category Cf that no word needs (the joiners stay:
+/// Persian and Hindi write with them): whoever reads a list of names could not tell two apart.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A checked name, kept.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct NameBuf<T>(Box<str>, PhantomData<T>);
+
+impl NameBuf<Any> {
+    /// Of what it is, by who knows.
+    #[must_use]
+    pub fn of<T: Named>(self) -> NameBuf<T> {
+        NameBuf(self.0, PhantomData)
+    }
+}
+
+impl<T: Named> NameBuf<T> {
+    /// The same name, whatever it is of.
+    #[must_use]
+    pub fn any(self) -> NameBuf<Any> {
+        NameBuf(self.0, PhantomData)
+    }
+
+    /// Lends it.
+    #[must_use]
+    pub fn name(&self) -> Name<'_, T> {
+        Name(&self.0, PhantomData)
+    }
+
+    /// [`Name::id`].
+    #[must_use]
+    pub fn id(&self) -> Id<T> {
+        self.name().id()
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True for [`Name::NONE`].
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<T: Named> FromStr for NameBuf<T> {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Name::new(text).map(Name::to_buf)
+    }
+}
+
+impl<T> fmt::Display for NameBuf<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<T> fmt::Debug for NameBuf<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl<T> Serialize for NameBuf<T> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de, T: Named> Deserialize<'de> for NameBuf<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl<T> PartialEq<str> for NameBuf<T> {
+    fn eq(&self, text: &str) -> bool {
+        *self.0 == *text
+    }
+}
+
+impl<T> Serialize for Name<'_, T> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.0)
+    }
+}
+
+/// What a text that is known when the program is written can be.
+pub trait Literal {
+    /// Of this text.
+    fn of_literal(text: &'static str) -> Self;
+}
+
+impl<T> Literal for Id<T> {
+    fn of_literal(text: &'static str) -> Self {
+        Self::literal(text)
+    }
+}
+
+impl<T: Named> Literal for Name<'static, T> {
+    fn of_literal(text: &'static str) -> Self {
+        Self::new(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+}
+
+impl<T: Named> Literal for NameBuf<T> {
+    fn of_literal(text: &'static str) -> Self {
+        Name::of_literal(text).to_buf()
+    }
+}
+
+/// The id or name of a text that is known when the program is written.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn literal<T: Literal>(text: &'static str) -> T {
+    T::of_literal(text)
+}
