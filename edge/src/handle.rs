@@ -1,4 +1,5 @@
-//! The edge's decision: `(request, policy, now, random) -> Decision`.
+//! The edge's decision: `(request, policy, now, random) -> Decision`, or step by step where it needs
+//! something from elsewhere ([`decide`]).
 
 mod beacon;
 mod check;
@@ -8,14 +9,15 @@ mod serve;
 
 use std::net::IpAddr;
 
-use shared::keys::{Jwks, KeyId, jwks};
-use shared::token::SIGNATURE_BYTES;
+use shared::keys::{Jwks, jwks};
 use shared::{ImpressionId, Random, Timestamp};
 
-use crate::decision::{Decision, Draft, Reply};
+use crate::decision::{Decision, Draft, Reply, Step};
 use crate::limit::Class;
 use crate::policy::Policy;
 use crate::request::{Method, Request};
+
+pub use serve::Resume;
 
 /// What an edge remembers from one request to the next: lent by the rim, which may share it between
 /// threads.
@@ -51,13 +53,6 @@ pub trait State {
         let _ = now;
         false
     }
-
-    /// The signature of these bytes by this key (RFC 8032, Ed25519), where the rim has a faster way
-    /// to it. `None`: the core signs.
-    fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
-        let _ = (key, bytes);
-        None
-    }
 }
 
 impl State for shared::id::IdAllocator {
@@ -66,7 +61,8 @@ impl State for shared::id::IdAllocator {
     }
 }
 
-/// Decides a request to a public route. Never panics, whatever comes.
+/// Decides a request to a public route, and needs nothing from elsewhere for it. Never panics,
+/// whatever comes.
 ///
 /// `now` is the edge's time, not before the time of an earlier event of its outbox.
 pub fn handle(
@@ -75,6 +71,32 @@ pub fn handle(
     state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
+) -> Decision {
+    decide(request, policy, state, now, random).alone()
+}
+
+/// The same as steps, for a rim that can do what the core needs: it does the effect, however long that
+/// takes, and goes on with what came of it.
+pub fn decide<'p>(
+    request: &Request<'_>,
+    policy: &'p Policy,
+    state: &mut dyn State,
+    now: Timestamp,
+    random: &mut dyn Random,
+) -> Step<'p> {
+    if request.path == "/v1/serve" && request.method == Method::Get {
+        return serve::serve(request, policy, state, now, random)
+            .unwrap_or_else(|reply| Step::Done(Decision::reply(reply)));
+    }
+    Step::Done(at_once(request, policy, state, now))
+}
+
+/// Decides what needs nothing from elsewhere.
+fn at_once(
+    request: &Request<'_>,
+    policy: &Policy,
+    state: &mut dyn State,
+    now: Timestamp,
 ) -> Decision {
     let method = request.method;
     if let Some(token) = request.path.strip_prefix("/v1/c/") {
@@ -92,7 +114,6 @@ pub fn handle(
     match (request.path, method) {
         ("/v1/events", Method::Post) => beacon::events(request, policy, state, now),
         ("/v1/events", _) => other_method(method, &reply::EVENTS_METHODS),
-        ("/v1/serve", Method::Get) => serve::serve(request, policy, state, now, random),
         ("/v1/serve", _) => other_method(method, &reply::SERVE_METHODS),
         (jwks::PATH, Method::Get | Method::Head) => {
             let set = Jwks::new(policy.keys.keyring(), now);

@@ -27,7 +27,7 @@ pub mod request;
 pub mod verdict;
 pub mod worker;
 
-pub use decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
-pub use handle::{State, handle};
+pub use decision::{Decision, Draft, Durability, Effect, Loss, Outcome, Reply, Step, WhenFull};
+pub use handle::{Resume, State, decide, handle};
 pub use policy::{Keys, Policy, PublicUrl};
 pub use request::{Method, Request};

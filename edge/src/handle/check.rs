@@ -106,9 +106,9 @@ impl<'a> Asker<'a> {
         self.policy.keys.visitor().of_request(at, self.network, self.request.user_agent)
     }
 
-    /// The event of a token that was just issued.
-    pub(super) fn served(self, visitor: Fingerprint, token: Vec<u8>) -> Draft {
-        Draft { kind: Kind::Served, visitor, token, ..self.draft }
+    /// The event of a token that is about to be issued, without it.
+    pub(super) fn served(self, visitor: Fingerprint) -> Draft {
+        Draft { kind: Kind::Served, visitor, ..self.draft }
     }
 
     /// The event of a token that came back. `known`: what this request has brought already.

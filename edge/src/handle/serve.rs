@@ -3,12 +3,12 @@
 
 use serde::Serialize;
 use shared::text::hex;
-use shared::token::{Token, to_text};
-use shared::{BlockId, Fingerprint, Name, Random, Timestamp};
+use shared::token::{SIGNATURE_BYTES, Signer, Token, Unsealed, to_text};
+use shared::{BlockId, Fingerprint, ImpressionId, Name, Random, Timestamp};
 
 use super::check::Asker;
 use super::{State, reply};
-use crate::decision::{Decision, Durability, WhenFull};
+use crate::decision::{Decision, Draft, Durability, Effect, Outcome, Reply, Step, WhenFull};
 use crate::policy::Policy;
 use crate::privacy::{self, Signals};
 use crate::request::{Request, text};
@@ -41,60 +41,55 @@ struct Shown<'a> {
     height: u16,
 }
 
-pub(super) fn serve(
+/// The first step, or at once the reply.
+pub(super) fn serve<'p>(
     request: &Request<'_>,
-    policy: &Policy,
+    policy: &'p Policy,
     state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
-) -> Decision {
+) -> Result<Step<'p>, Reply> {
     let (Ok(placement), Ok(test)) = (request.parameter("placement"), request.parameter("test"))
     else {
         let detail = "`placement` and `test` may stand in the query once each";
-        return Decision::reply(reply::problem(400, "parameter_repeated", detail));
+        return Err(reply::problem(400, "parameter_repeated", detail));
     };
     let Some(name) = placement else {
         let detail = "the query needs `placement`, the id of a placement";
-        return Decision::reply(reply::problem(400, "placement_missing", detail));
+        return Err(reply::problem(400, "placement_missing", detail));
     };
     let name = text(name).unwrap_or_default();
-    let name = match Name::new(&name) {
-        Ok(name) => name,
-        Err(why) => {
-            let detail = format!("`placement` is no name: {why}");
-            return Decision::reply(reply::problem(400, "placement_malformed", detail));
-        }
+    let name = Name::new(&name).map_err(|why| {
+        let detail = format!("`placement` is no name: {why}");
+        reply::problem(400, "placement_malformed", detail)
+    })?;
     };
-    let signals = match Signals::of(request) {
-        Ok(signals) => signals,
-        Err(detail) => {
-            return Decision::reply(reply::problem(400, "consent_malformed", detail));
-        }
-    };
+    let signals =
+        Signals::of(request).map_err(|detail| reply::problem(400, "consent_malformed", detail))?;
     let test = match test {
         None => false,
         Some("1") => true,
         Some(_) => {
             let detail = "`test` is 1 or left out: what comes of a test is never counted";
-            return Decision::reply(reply::problem(400, "test_malformed", detail));
+            return Err(reply::problem(400, "test_malformed", detail));
         }
     };
     if !BlockId::opens_at(now) {
         let detail = "this edge's clock says a time of which no ids can be made";
-        return Decision::reply(reply::problem(503, "clock_wrong", detail));
+        return Err(reply::problem(503, "clock_wrong", detail));
     }
     // Whose keys are revoked is told of no placements: that there is none is not the reason.
     if !policy.keys.can_sign(now) {
         let detail = "this edge has no key that signs now";
-        return Decision::reply(reply::problem(503, "no_signing_key", detail));
+        return Err(reply::problem(503, "no_signing_key", detail));
     }
     let Some(placement) = policy.catalogue.placement(name) else {
         let detail = format!("there is no placement {name}");
-        return Decision::reply(reply::problem(404, "unknown_placement", detail));
+        return Err(reply::problem(404, "unknown_placement", detail));
     };
     // As a bidder says that it does not bid (OpenRTB 2.6, §4.2.1): an empty reply, no error.
     let Some(ad) = policy.catalogue.choose(placement, random) else {
-        return Decision::reply(reply::no_content());
+        return Err(reply::no_content());
     };
     // Keys that are limited show what they may sell.
     let sells = |ad: &Ad| policy.keys.signer(placement.publisher.name(), ad, now).is_some();
@@ -105,28 +100,27 @@ pub(super) fn serve(
     let asker = Asker::new(request, policy, now);
     let kept = privacy::decide(&signals, &policy.privacy);
     let visitor = if kept.visitor { asker.fingerprint(now) } else { Fingerprint::NONE };
-    issue(placement, ad, test, visitor, asker, policy, state, now, random)
+    issue(placement, ad, test, asker.served(visitor), policy, state, now, random)
 }
 
 #[expect(clippy::too_many_arguments, reason = "what `serve` has found, and what it was given")]
-fn issue(
-    placement: &Placement,
-    ad: &Ad,
+fn issue<'p>(
+    placement: &'p Placement,
+    ad: &'p Ad,
     test: bool,
-    visitor: Fingerprint,
-    asker: Asker<'_>,
-    policy: &Policy,
+    draft: Draft,
+    policy: &'p Policy,
     state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
-) -> Decision {
+) -> Result<Step<'p>, Reply> {
     let Some((signer, price_key)) = policy.keys.signer(placement.publisher.name(), ad, now) else {
         let detail = "this edge has no key that signs for this publisher and ad now";
-        return Decision::reply(reply::problem(503, "no_signing_key", detail));
+        return Err(reply::problem(503, "no_signing_key", detail));
     };
     let Some(id) = state.next_id(now, random) else {
         let detail = "this edge has no impression ids left at the moment; ask again later";
-        return Decision::reply(reply::problem(503, "no_ids", detail));
+        return Err(reply::problem(503, "no_ids", detail));
     };
     let token = Token {
         test,
@@ -138,7 +132,7 @@ fn issue(
         impression_life_s: policy.catalogue.impression_life_s(),
         click_life_s: policy.catalogue.click_life_s(),
         price: price_key.seal(id, ad.price),
-        visitor,
+        visitor: draft.visitor,
         ad: ad.id.name(),
         campaign: ad.campaign.name(),
         advertiser: ad.advertiser.name(),
@@ -147,39 +141,75 @@ fn issue(
         url: &ad.url,
     };
     let url = landing::filled(&ad.url, &token);
-    let token = Token { url: &url, ..token };
-    let signature = |bytes: &[u8]| state.signature(signer.id(), bytes);
-    let bytes = match signer.mint_with(&token, signature) {
-        Ok(bytes) => bytes,
-        // The catalogue was checked: only a clock beyond the year 10889 comes here.
-        Err(why) => return Decision::reply(reply::problem(503, "not_signable", why)),
-    };
-    let token_text = to_text(&bytes);
-    let (image, html) = match &ad.creative {
-        Creative::Image(url) => (Some(url.as_str()), None),
-        Creative::Html(html) => (None, Some(html.as_str())),
-    };
-    let url = policy.public_url.as_str();
-    let served = Served {
-        ad: ad.id.as_str(),
-        campaign: ad.campaign.as_str(),
-        advertiser: ad.advertiser.as_str(),
-        publisher: placement.publisher.as_str(),
-        placement: placement.id.as_str(),
-        creative: Shown { image, html, width: ad.width, height: ad.height },
-        impression_id: hex(&id.to_bytes()),
-        token: &token_text,
-        click_url: format!("{url}/v1/c/{token_text}"),
-        beacon_url: format!("{url}/v1/i/{token_text}"),
-        events_url: format!("{url}/v1/events"),
-    };
-    let body = serde_json::to_vec(&served).expect("strings and numbers always serialize");
-    Decision {
-        events: vec![asker.served(visitor, bytes)],
-        tallies: Vec::new(),
-        // A token that is out is always known to the log, whatever the settings say.
-        durability: Durability::Durable,
-        when_full: WhenFull::Refuse,
-        reply: reply::json(200, body),
+    // The catalogue was checked: only a clock beyond the year 10889 is an error.
+    let unsealed = Signer::unsealed(&Token { url: &url, ..token })
+        .map_err(|why| reply::problem(503, "not_signable", why))?;
+    let effect = Effect::Sign { key: signer.id(), bytes: unsealed.signed().to_vec() };
+    let issued = Issued { policy, placement, ad, signer, id, unsealed, draft };
+    Ok(Step::Need(effect, Resume(Box::new(issued))))
+}
+
+/// A decision that waits for what it needs, with all that it has decided already. The policy is lent,
+/// so it goes on by the one that it began with.
+#[derive(Debug)]
+pub struct Resume<'p>(Box<Issued<'p>>);
+
+/// An ad that lacks its token's signature.
+#[derive(Debug)]
+struct Issued<'p> {
+    policy: &'p Policy,
+    placement: &'p Placement,
+    ad: &'p Ad,
+    signer: &'p Signer,
+    id: ImpressionId,
+    unsealed: Unsealed,
+    /// Without its token.
+    draft: Draft,
+}
+
+impl<'p> Resume<'p> {
+    /// The next step, with what came of the effect.
+    #[must_use]
+    pub fn with(self, outcome: Outcome) -> Step<'p> {
+        let signature = match outcome {
+            Outcome::Signature(signature) => Some(signature),
+            Outcome::None => None,
+        };
+        Step::Done(self.0.signed(signature))
+    }
+}
+
+impl Issued<'_> {
+    fn signed(self, signature: Option<[u8; SIGNATURE_BYTES]>) -> Decision {
+        let Self { policy, placement, ad, signer, id, unsealed, draft } = self;
+        let bytes = signer.seal(unsealed, signature);
+        let token_text = to_text(&bytes);
+        let (image, html) = match &ad.creative {
+            Creative::Image(url) => (Some(url.as_str()), None),
+            Creative::Html(html) => (None, Some(html.as_str())),
+        };
+        let url = policy.public_url.as_str();
+        let served = Served {
+            ad: ad.id.as_str(),
+            campaign: ad.campaign.as_str(),
+            advertiser: ad.advertiser.as_str(),
+            publisher: placement.publisher.as_str(),
+            placement: placement.id.as_str(),
+            creative: Shown { image, html, width: ad.width, height: ad.height },
+            impression_id: hex(&id.to_bytes()),
+            token: &token_text,
+            click_url: format!("{url}/v1/c/{token_text}"),
+            beacon_url: format!("{url}/v1/i/{token_text}"),
+            events_url: format!("{url}/v1/events"),
+        };
+        let body = serde_json::to_vec(&served).expect("strings and numbers always serialize");
+        Decision {
+            events: vec![Draft { token: bytes, ..draft }],
+            tallies: Vec::new(),
+            // A token that is out is always known to the log, whatever the settings say.
+            durability: Durability::Durable,
+            when_full: WhenFull::Refuse,
+            reply: reply::json(200, body),
+        }
     }
 }

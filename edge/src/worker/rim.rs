@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::keys::KeyId;
-use shared::random::Seeded;
-use shared::token::SIGNATURE_BYTES;
 use shared::{ImpressionId, Random, Ready, Timestamp};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -28,8 +26,8 @@ use super::platform::{SystemRandom, age_ms, now, within};
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
 use crate::clicks::Clicks;
-use crate::decision::{Decision, Draft, Durability, Reply, WhenFull, lost};
-use crate::handle::{self, State, handle};
+use crate::decision::{Decision, Draft, Durability, Effect, Outcome, Reply, Step, WhenFull, lost};
+use crate::handle::{self, State, decide, handle};
 use crate::limit::{Class, Limits, Passed};
 use crate::outbox::parcel::Parcel;
 use crate::policy::Policy;
@@ -74,27 +72,11 @@ struct Memory<'a> {
     edge: &'a Edge,
     /// As [`Edge::since`].
     since: Duration,
-    /// The id that it was given, and is given again.
-    id: Option<ImpressionId>,
-    signing: Signing,
-}
-
-/// How a token gets its signature.
-enum Signing {
-    /// The core makes it.
-    Core,
-    /// It is found out what is to be signed, by which key.
-    Asks(Option<(KeyId, Vec<u8>)>),
-    /// It is there.
-    Known([u8; SIGNATURE_BYTES]),
 }
 
 impl State for Memory<'_> {
     fn next_id(&mut self, now: Timestamp, _: &mut dyn Random) -> Option<ImpressionId> {
-        if self.id.is_none() {
-            self.id = self.edge.gather.lease.borrow_mut().as_mut()?.next(now);
-        }
-        self.id
+        self.edge.gather.lease.borrow_mut().as_mut()?.next(now)
     }
 
     fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
@@ -103,17 +85,6 @@ impl State for Memory<'_> {
 
     fn is_repeat(&mut self, event: &Draft) -> bool {
         self.edge.gather.repeats.has(event)
-    }
-
-    fn signature(&mut self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
-        match &mut self.signing {
-            Signing::Core => None,
-            Signing::Asks(asked) => {
-                *asked = Some((key, bytes.to_vec()));
-                Some([0; SIGNATURE_BYTES])
-            }
-            Signing::Known(signature) => Some(*signature),
-        }
     }
 
     fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
@@ -325,42 +296,41 @@ impl Edge {
         visit: &Rc<Visit>,
         since: Duration,
     ) -> Answer {
-        let mut memory = Memory { edge: self, since, id: None, signing: Signing::Core };
+        let mut memory = Memory { edge: self, since };
         let request = visit.head.request(body);
         let decision = handle(&request, policy, &mut memory, now(), &mut SystemRandom);
         self.perform(decision, visit)
     }
 
-    /// The platform signs in an eighth of the time that our Wasm takes, but not at once. So the core
-    /// decides twice: what is to be signed, and then with the signature. It decides the same, for it
-    /// is given the same: time, id, random numbers.
     async fn serve(&self, policy: &Policy, visit: &Visit, since: Duration) -> Decision {
-        let (request, now) = (visit.head.request(Body::Whole(&[])), now());
-        let mut seed = [0; 8];
-        SystemRandom.fill(&mut seed);
-        let decide = |memory: &mut Memory<'_>| {
-            handle(&request, policy, memory, now, &mut Seeded::new(u64::from_le_bytes(seed)))
-        };
-        let signing = Signing::Asks(None);
-        let mut memory = Memory { edge: self, since, id: None, signing };
-        let decision = decide(&mut memory);
-        let Signing::Asks(Some((key, bytes))) = memory.signing else { return decision };
-        memory.signing = match self.sign(key, &bytes).await {
-            Some(signature) => Signing::Known(signature),
-            None => Signing::Core,
-        };
-        decide(&mut memory)
+        let request = visit.head.request(Body::Whole(&[]));
+        let mut memory = Memory { edge: self, since };
+        let mut step = decide(&request, policy, &mut memory, now(), &mut SystemRandom);
+        loop {
+            step = match step {
+                Step::Done(decision) => return decision,
+                Step::Need(Effect::Sign { key, bytes }, resume) => {
+                    resume.with(self.sign(key, &bytes).await)
+                }
+            };
+        }
     }
 
-    async fn sign(&self, key: KeyId, bytes: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
+    /// The platform signs in an eighth of the time that our Wasm takes, but not at once.
+    async fn sign(&self, key: KeyId, bytes: &[u8]) -> Outcome {
         let mut own = self.news.keys.iter().flat_map(|keys| &keys.own);
-        let (found, _) = own.find(|(own, _)| own.public.id == key)?;
+        let Some((found, _)) = own.find(|(own, _)| own.public.id == key) else {
+            return Outcome::None;
+        };
         let promised = sign(key.0, found.secret.expose(), bytes);
         match JsFuture::from(promised).await {
-            Ok(signature) => Uint8Array::from(signature).to_vec().try_into().ok(),
+            Ok(signature) => {
+                let signature = Uint8Array::from(signature).to_vec().try_into();
+                signature.map_or(Outcome::None, Outcome::Signature)
+            }
             Err(why) => {
                 console_warn!("the platform does not sign: {why:?}");
-                None
+                Outcome::None
             }
         }
     }

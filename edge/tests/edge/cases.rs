@@ -12,7 +12,7 @@ use crate::support::{BROWSER, ISSUER, NOW, TokenSpec, World};
 use edge::clicks::{Clicks, Pace};
 use edge::repeats::Repeats;
 use edge::request::Body;
-use edge::{Decision, Draft, Durability, Method, Policy, Request, State, WhenFull, handle};
+use edge::{Decision, Draft, Durability, Method, Policy, Request, State, Step, WhenFull, decide};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::id::IdAllocator;
@@ -199,6 +199,16 @@ impl PolicySpec {
 impl Case {
     /// What the core decides under this policy, at the world's time, each time that it is asked.
     pub(crate) fn decide(&self, world: &World, policy: &Policy) -> Vec<Decision> {
+        self.decide_by(world, policy, &|step| step.alone())
+    }
+
+    /// The same, with whoever takes a step to its decision.
+    pub(crate) fn decide_by(
+        &self,
+        world: &World,
+        policy: &Policy,
+        rim: &dyn Fn(Step<'_>) -> Decision,
+    ) -> Vec<Decision> {
         let tokens = self.tokens(world);
         let spec = &self.request;
         let (url, body) = self.filled(&tokens);
@@ -220,8 +230,9 @@ impl Case {
         for _ in 0..spec.clicks_before {
             let _ = memory.clicks_too_often(request.client, request.user_agent);
         }
-        let ask =
-            |memory: &mut Memory| handle(&request, policy, memory, world.now, &mut Seeded::new(5));
+        let ask = |memory: &mut Memory| {
+            rim(decide(&request, policy, memory, world.now, &mut Seeded::new(5)))
+        };
         let before = spec.kept_before.then(|| ask(&mut memory));
         let kept = before.iter().flat_map(|before| &before.events);
         kept.for_each(|event| memory.repeats.remember(event));

@@ -13,6 +13,7 @@ mod plain;
 mod repeats;
 mod rim;
 mod shells;
+mod steps;
 mod support;
 mod verdicts;
 mod worker;

@@ -68,19 +68,14 @@ impl Signer {
     /// Says which field no token can carry: a bad URL, a life beyond
     /// [`TOKEN_LIFE_MS_MAX`], a time beyond 48 bits, a missing id.
     pub fn mint(&self, token: &Token<'_>) -> Result<Vec<u8>, String> {
-        self.mint_with(token, |_| None)
+        Self::unsealed(token).map(|unsealed| self.seal(unsealed, None))
     }
 
-    /// The same with a signature from elsewhere, if there is one: `signature` is given the bytes to be
-    /// signed (RFC 8032, Ed25519), and is believed.
+    /// The same without its seals, for a signature that is made elsewhere.
     ///
     /// # Errors
     /// As [`Signer::mint`].
-    pub fn mint_with(
-        &self,
-        token: &Token<'_>,
-        signature: impl FnOnce(&[u8]) -> Option<[u8; SIGNATURE_BYTES]>,
-    ) -> Result<Vec<u8>, String> {
+    pub fn unsealed(token: &Token<'_>) -> Result<Unsealed, String> {
         super::check_url(token.url)?;
         let life_s = u64::from(token.impression_life_s.max(token.click_life_s));
         if life_s * 1000 > TOKEN_LIFE_MS_MAX {
@@ -89,13 +84,39 @@ impl Signer {
         if token.issued_at.0 >> 48 != 0 || token.names().iter().any(|name| name.is_empty()) {
             return Err("a token needs a time of 48 bits and all five names".to_owned());
         }
-        let mut bytes = Vec::with_capacity(256 + token.url.len());
-        layout::write(token, &mut bytes);
-        let signed = [SIGN_DOMAIN, &bytes].concat();
-        let signature = signature(&signed).unwrap_or_else(|| self.key.sign(&signed).to_bytes());
-        bytes.extend(signature);
-        tag(&mut bytes, &self.tags, token.issued_at.day());
-        Ok(bytes)
+        let mut signed = Vec::with_capacity(256 + token.url.len());
+        signed.extend_from_slice(SIGN_DOMAIN);
+        layout::write(token, &mut signed);
+        Ok(Unsealed { signed, day: token.issued_at.day() })
+    }
+
+    /// The sealed token. A signature that was made elsewhere (RFC 8032, Ed25519) is believed; without
+    /// one it is made here.
+    #[must_use]
+    pub fn seal(&self, unsealed: Unsealed, signature: Option<[u8; SIGNATURE_BYTES]>) -> Vec<u8> {
+        let Unsealed { signed, day } = unsealed;
+        let body = &signed[SIGN_DOMAIN.len()..];
+        let mut bytes = Vec::with_capacity(body.len() + SIGNATURE_BYTES + TAG_BYTES);
+        bytes.extend_from_slice(body);
+        bytes.extend(signature.unwrap_or_else(|| self.sign_bytes(&signed)));
+        tag(&mut bytes, &self.tags, day);
+        bytes
+    }
+}
+
+/// A token that lacks its seals.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unsealed {
+    signed: Vec<u8>,
+    /// Of its issue.
+    day: u32,
+}
+
+impl Unsealed {
+    /// What its signature is over.
+    #[must_use]
+    pub fn signed(&self) -> &[u8] {
+        &self.signed
     }
 }
 
