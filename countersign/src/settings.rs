@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use collector::Quotas;
-use edge::limit::{PER_S_MAX, Rate, Rates};
-use edge::policy::LINK_DAYS;
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -17,6 +15,7 @@ use shared::{EdgeId, Id, IssuerId, Partitions, Timestamp};
 use crate::failure::Failure;
 
 mod ranges;
+mod told;
 mod visitors;
 
 use visitors::check_table;
@@ -100,7 +99,13 @@ pub(crate) struct Edge {
     /// How it is reached from outside, for links; empty: where it listens.
     pub(crate) public_url: String,
     /// So many days after its issue a link leads somewhere.
-    pub(crate) link_days: u32,
+    pub(crate) link_days: u64,
+    /// Whether a beacon's reply waits for the disk: `durable` or `queued`.
+    pub(crate) beacons: String,
+    /// The same for redirects.
+    pub(crate) clicks: String,
+    /// A redirect waits no longer.
+    pub(crate) redirect_wait_ms: u64,
     /// Networks whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Vec<String>,
     /// The header with the visitor's country; empty: none.
@@ -124,13 +129,13 @@ pub(crate) struct Edge {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EdgeLimits {
     /// Requests a second, clicks not counted.
-    pub(crate) requests_per_s: u32,
+    pub(crate) requests_per_s: u64,
     /// So many at once.
-    pub(crate) requests_burst: u32,
+    pub(crate) requests_burst: u64,
     /// Clicks a second.
-    pub(crate) clicks_per_s: u32,
+    pub(crate) clicks_per_s: u64,
     /// So many at once.
-    pub(crate) clicks_burst: u32,
+    pub(crate) clicks_burst: u64,
 }
 
 /// The edge's durable queue.
@@ -139,8 +144,6 @@ pub(crate) struct EdgeLimits {
 pub(crate) struct Outbox {
     /// It is full beyond this many bytes on disk.
     pub(crate) disk_bytes_max: u64,
-    /// Whether a beacon's reply waits for the disk.
-    pub(crate) beacons_durable: bool,
 }
 
 /// Checks and splits what comes.
@@ -287,7 +290,10 @@ impl Default for Edge {
             trusted_proxies: Vec::new(),
             country_header: String::new(),
             countries: PathBuf::new(),
-            link_days: LINK_DAYS,
+            link_days: told::default("LINK_DAYS"),
+            beacons: "durable".to_owned(),
+            clicks: "durable".to_owned(),
+            redirect_wait_ms: told::default("REDIRECT_WAIT_MS"),
             connections_max: 4_096,
             connections_per_network_max: 0,
             limits: EdgeLimits::default(),
@@ -299,39 +305,18 @@ impl Default for Edge {
 
 impl Default for EdgeLimits {
     fn default() -> Self {
-        let Rates { clicks, requests } = Rates::default();
         Self {
-            requests_per_s: requests.per_s,
-            requests_burst: requests.burst,
-            clicks_per_s: clicks.per_s,
-            clicks_burst: clicks.burst,
+            requests_per_s: told::default("REQUESTS_PER_S"),
+            requests_burst: told::default("REQUESTS_BURST"),
+            clicks_per_s: told::default("CLICKS_PER_S"),
+            clicks_burst: told::default("CLICKS_BURST"),
         }
-    }
-}
-
-impl EdgeLimits {
-    /// As the edge takes them.
-    ///
-    /// # Errors
-    /// When a rate is higher than can be held.
-    pub(crate) fn rates(&self) -> Result<Rates, Failure> {
-        let rate = |name: &str, per_s, burst| {
-            if per_s > PER_S_MAX {
-                let what = format!("edge.limits.{name}: at most {PER_S_MAX}; 0 is no limit");
-                return Err(Failure::usage(what));
-            }
-            Ok(Rate { per_s, burst })
-        };
-        Ok(Rates {
-            clicks: rate("clicks_per_s", self.clicks_per_s, self.clicks_burst)?,
-            requests: rate("requests_per_s", self.requests_per_s, self.requests_burst)?,
-        })
     }
 }
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { disk_bytes_max: 1 << 30, beacons_durable: true }
+        Self { disk_bytes_max: 1 << 30 }
     }
 }
 
@@ -420,9 +405,7 @@ impl Settings {
 
     fn check(self) -> Result<Self, Failure> {
         self.partitions()?;
-        self.edge.limits.rates()?;
-        self.edge.verdicts.pace()?;
-        self.edge.privacy.policy()?;
+        self.edge.told()?;
         check_table("edge.verdicts.networks", &self.edge.verdicts.networks)?;
         check_table("edge.countries", &self.edge.countries)?;
         let header = &self.edge.country_header;
@@ -573,8 +556,9 @@ fn explain(errors: &figment::Error) -> Failure {
             None => "the settings".to_owned(),
         };
         let at = if name.is_empty() { String::new() } else { format!("{name}: ") };
-        let range = Settings::range_of(&name).unwrap_or_default();
-        format!("{place}: {at}{}{range}", error.kind.to_string().trim_end())
+        let more = Settings::range_of(&name).or_else(|| told::elsewhere(&error.kind));
+        let more = more.unwrap_or_default();
+        format!("{place}: {at}{}{more}", error.kind.to_string().trim_end())
     };
     let all: Vec<String> = errors.clone().into_iter().map(one).collect();
     Failure::usage(all.join("; "))

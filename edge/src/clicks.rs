@@ -35,12 +35,16 @@ pub struct Pace {
     pub window_s: u32,
 }
 
-impl Default for Pace {
+impl Pace {
     /// 30 in a minute. A person who clicks an ad leaves the page for another: one every two seconds
     /// for a minute is nobody. And a thousand people with the same browser behind one address who
     /// click one of 200 ads, an ad a minute each, are five in a minute.
+    pub const DEFAULT: Self = Self { clicks: 30, window_s: 60 };
+}
+
+impl Default for Pace {
     fn default() -> Self {
-        Self { clicks: 30, window_s: 60 }
+        Self::DEFAULT
     }
 }
 

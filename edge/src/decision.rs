@@ -172,8 +172,8 @@ pub enum Durability {
     /// After the events are on disk.
     #[default]
     Durable,
-    /// As soon as the outbox has taken them into its queue: a setting for beacons. A crash loses
-    /// what waits, and the reply does not say "accepted" but "queued".
+    /// As soon as the outbox has taken them into its queue: a setting for beacons and clicks. A crash
+    /// loses what waits, and the reply to a beacon does not say "accepted" but "queued".
     Queued,
 }
 

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod privacy;
 pub mod repeats;
 pub mod request;
+pub mod settings;
 pub mod verdict;
 pub mod worker;
 

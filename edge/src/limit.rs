@@ -68,13 +68,17 @@ pub struct Rates {
     pub requests: Rate,
 }
 
-impl Default for Rates {
+impl Rates {
     /// Networks of whole towns stand behind one /24: only what no crowd asks for is refused.
+    pub const DEFAULT: Self = Self {
+        clicks: Rate { per_s: 5_000, burst: 20_000 },
+        requests: Rate { per_s: 2_000, burst: 10_000 },
+    };
+}
+
+impl Default for Rates {
     fn default() -> Self {
-        Self {
-            clicks: Rate { per_s: 5_000, burst: 20_000 },
-            requests: Rate { per_s: 2_000, burst: 10_000 },
-        }
+        Self::DEFAULT
     }
 }
 

@@ -28,8 +28,10 @@ pub struct Policy {
     /// So many days after its issue a link takes a visitor where it leads, from 1 to
     /// [`LINK_DAYS_MAX`]; it counts for as long as its token says. Later it is a page that says so.
     pub link_days: u32,
-    /// When a beacon is answered. Serving and clicks always wait for the disk.
+    /// When a beacon is answered. Serving always waits for the disk.
     pub beacons: Durability,
+    /// When a click is sent on. One that waits for the disk does not wait for long.
+    pub clicks: Durability,
     /// What verdicts go by.
     pub verdicts: Rules,
     /// The same as the number that events have of it, from [`Rules::set`].

@@ -12,7 +12,7 @@ use collector::clock::WORD_LASTS_MS;
 use collector::{Collector, CollectorKeys};
 use edge::native::{Policies, RimSettings};
 use edge::outbox::{DrainSettings, Outbox, OutboxSettings};
-use edge::{Durability, Keys, Policy, PublicUrl};
+use edge::{Keys, PublicUrl};
 use eventlog::{AnyLog, Log as _};
 use prometheus_client::registry::Registry;
 use shared::ambient::SystemRandom;
@@ -216,9 +216,11 @@ pub(crate) fn open_edge(
     registry: &mut Registry,
 ) -> Result<EdgeParts, Failure> {
     let wanted = &settings.edge;
-    let public_url = if wanted.public_url.is_empty() { url } else { &wanted.public_url };
-    let public_url: PublicUrl =
-        public_url.parse().map_err(|why| Failure::usage(format!("edge.public_url: {why}")))?;
+    let told = wanted.told()?;
+    let public_url: PublicUrl = match told.public_url.clone() {
+        Some(public_url) => public_url,
+        None => url.parse().map_err(|why| Failure::usage(format!("edge.public_url: {why}")))?,
+    };
     let file = settings.catalogue();
     if read_if_there(&file)?.is_none() {
         write_file(&file, STARTER.as_bytes(), Mode::Plain)?;
@@ -226,21 +228,8 @@ pub(crate) fn open_edge(
     let (catalogue, first) = CatalogueFile::open(file)
         // Line by line: it has one for each place, and TOML shows where in the text.
         .map_err(|error| Failure::usage(format!("edge.catalogue: it is wrong:\n{error}")))?;
-    let beacons =
-        if settings.outbox.beacons_durable { Durability::Durable } else { Durability::Queued };
-    let (verdicts, pace) = (wanted.verdicts.rules()?, wanted.verdicts.pace()?);
-    let rule_set = verdicts.set(pace);
-    tracing::info!(rules = %rule_set, "verdicts have a rule set");
-    let policy = Policy {
-        public_url,
-        link_days: wanted.link_days,
-        beacons,
-        verdicts,
-        rule_set,
-        privacy: wanted.privacy.policy()?,
-        keys: Arc::new(keys),
-        catalogue: Arc::new(first),
-    };
+    let policy = told.policy(public_url, wanted.verdicts.data_centres()?, keys, first);
+    tracing::info!(rules = %policy.rule_set, "verdicts have a rule set");
     let trusted_proxies = wanted
         .trusted_proxies
         .iter()
@@ -265,8 +254,9 @@ pub(crate) fn open_edge(
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
         connections_max: Places::of(settings).edge,
         connections_per_network_max: wanted.connections_per_network_max,
-        rates: wanted.limits.rates()?,
-        pace: wanted.verdicts.pace()?,
+        rates: told.rates,
+        pace: told.pace,
+        redirect_wait: Duration::from_millis(told.redirect_wait_ms),
         networks: table(&wanted.verdicts.networks),
         countries: table(&wanted.countries),
         ..RimSettings::default()

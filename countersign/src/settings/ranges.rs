@@ -3,10 +3,8 @@
 
 use std::ops::RangeInclusive;
 
-use edge::clicks::WINDOW_S_MAX;
-use edge::limit::PER_S_MAX;
 use edge::outbox::DISK_BYTES_LEAST;
-use edge::policy::LINK_DAYS_MAX;
+use edge::settings::NUMBERS;
 use shared::wire::dead::LETTER_BYTES_MAX;
 
 use super::Settings;
@@ -20,13 +18,12 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Settings {
     /// Each number with its name and its range.
-    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 12] {
+    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 11] {
         let Self { edge, outbox, collector, eventlog, aggregator, archive, api, .. } = self;
         let of = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         [
             ("edge.connections_max", of(edge.connections_max), 1..=1_000_000),
             ("api.connections_max", of(api.connections_max), 1..=1_000_000),
-            ("edge.link_days", u64::from(edge.link_days), 1..=u64::from(LINK_DAYS_MAX)),
             ("outbox.disk_bytes_max", outbox.disk_bytes_max, DISK_BYTES_LEAST..=ANY),
             ("collector.verify_threads", of(collector.verify_threads), 0..=256),
             ("collector.verified_tokens_max", collector.verified_tokens_max, 0..=100_000_000),
@@ -80,12 +77,12 @@ impl Settings {
 
     /// What a number of this name may be, in brackets; none when there is none, or any number will do.
     pub(super) fn range_of(name: &str) -> Option<String> {
-        let other = [
-            ("partitions", 1..=u64::from(shared::limits::PARTITIONS_MAX)),
-            ("edge.verdicts.clicks_window_s", 1..=u64::from(WINDOW_S_MAX)),
-            ("edge.limits.requests_per_s", 0..=u64::from(PER_S_MAX)),
-            ("edge.limits.clicks_per_s", 0..=u64::from(PER_S_MAX)),
-        ];
+        let last = name.rsplit('.').next().unwrap_or_default().to_uppercase();
+        let told = NUMBERS.iter().find(|number| name.starts_with("edge.") && number.name == last);
+        if let Some(number) = told {
+            return Some(format!(" ({})", said(&(number.least..=number.most))));
+        }
+        let other = [("partitions", 1..=u64::from(shared::limits::PARTITIONS_MAX))];
         let named = Self::default().numbers().map(|(name, _, range)| (name, range));
         let found = named.into_iter().chain(other).find(|(known, _)| *known == name);
         found.map(|(_, range)| format!(" ({})", said(&range)))

@@ -7,7 +7,7 @@ use shared::{Kind, Reason, Timestamp};
 
 use super::check::{Asker, believe};
 use super::{State, reply};
-use crate::decision::{Decision, Durability, Loss, Reply, WhenFull};
+use crate::decision::{Decision, Loss, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::request::Request;
 use crate::verdict::{self, is_ahead};
@@ -66,7 +66,7 @@ fn follow(
     let (reply, durability, when_full) = match kind {
         Kind::Click => {
             let lost = Loss { kind, reason: Reason::OutboxFull, count: 1 };
-            (onward(&token, request), Durability::Durable, WhenFull::Proceed(lost))
+            (onward(&token, request), policy.clicks, WhenFull::Proceed(lost))
         }
         _ => (reply::pixel(), policy.beacons, WhenFull::Refuse),
     };

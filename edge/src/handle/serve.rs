@@ -63,7 +63,6 @@ pub(super) fn serve<'p>(
         let detail = format!("`placement` is no name: {why}");
         reply::problem(400, "placement_malformed", detail)
     })?;
-    };
     let signals =
         Signals::of(request).map_err(|detail| reply::problem(400, "consent_malformed", detail))?;
     let test = match test {

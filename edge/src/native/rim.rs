@@ -322,11 +322,18 @@ impl Rim {
         let Decision { events, tallies, durability, when_full, reply } = decision;
         if !events.is_empty() {
             let taken = match (durability, when_full) {
-                (Durability::Queued, _) => self.queue(events, now),
+                (Durability::Queued, WhenFull::Refuse) => self.queue(events, now),
                 (Durability::Durable, WhenFull::Refuse) => match self.outbox.append(events) {
                     Ok(pending) => pending.await,
                     Err(error) => Err(error),
                 },
+                (Durability::Queued, WhenFull::Proceed(lost)) => {
+                    match self.outbox.append(events) {
+                        Ok(pending) => self.tally_if_refused(pending, vec![lost], now),
+                        Err(_) => self.tally(now, lost),
+                    }
+                    Ok(())
+                }
                 (Durability::Durable, WhenFull::Proceed(lost)) => {
                     self.wait_a_while(events, lost, now, disk).await;
                     Ok(())

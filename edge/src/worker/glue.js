@@ -49,6 +49,10 @@ export function tell(list, taken) {
   for (let at = 0; at < told.length; at += 3) told[at](told[at + (taken ? 1 : 2)]);
 }
 
+export function names(env) {
+  return Object.keys(env).filter((name) => env[name] && typeof env[name] === "string").join("\n");
+}
+
 // The Durable Object of that name, as this request may reach it.
 export function stub(env, name, hint) {
   return env.OUTBOX.getByName(name, hint ? { locationHint: hint } : undefined);

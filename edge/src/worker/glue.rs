@@ -40,6 +40,8 @@ extern "C" {
         fields: &str,
         body: Option<&Uint8Array>,
     ) -> Promise;
+    /// The names of all texts that the Worker was given, but for empty ones; one a line.
+    pub(super) fn names(env: &JsValue) -> String;
     /// A promise of 64 bytes.
     pub(super) fn sign(key: u32, secret: &[u8], bytes: &[u8]) -> Promise;
 }

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use shared::keys::KeyId;
@@ -17,7 +16,7 @@ use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, cons
 
 use super::bodies::{Bodies, Read};
 use super::gather::{Gather, Put, Waits};
-use super::glue::{Head, sign, to_response, wait};
+use super::glue::{Head, names, sign, to_response, wait};
 use super::news::News;
 use super::once::Once;
 use super::outbox::binding;
@@ -29,6 +28,7 @@ use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Effect, Outcome, Reply, Step, WhenFull, lost};
 use crate::handle::{self, State, decide, handle};
 use crate::limit::{Class, Limits, Passed};
+use crate::networks::DataCentres;
 use crate::outbox::parcel::Parcel;
 use crate::policy::Policy;
 use crate::request::{Body, Method};
@@ -182,23 +182,18 @@ impl Edge {
         let get = |name: &str| binding(env, name);
         let mut settings = settings::read(&get);
         let mut trouble = std::mem::take(&mut settings.trouble);
+        for name in names(env).split('\n').filter(|name| !name.is_empty()) {
+            trouble.extend(settings::refused(name));
+        }
         let catalogue = settings::catalogue(&get).unwrap_or_else(|why| {
             trouble.push(why);
             Catalogue::default()
         });
-        let public_url = settings.public_url.clone().or_else(|| head.origin.parse().ok());
+        let public_url = settings.told.public_url.clone().or_else(|| head.origin.parse().ok());
         let known = match (settings::keys(&get), public_url) {
             (Ok((keys, parts)), Some(public_url)) => {
-                let policy = Policy {
-                    public_url,
-                    link_days: settings.link_days,
-                    beacons: settings.beacons,
-                    verdicts: settings.verdicts.clone(),
-                    rule_set: settings.verdicts.set(settings.clicks_pace),
-                    privacy: settings.privacy,
-                    keys: Arc::new(keys),
-                    catalogue: Arc::new(catalogue),
-                };
+                let networks = DataCentres::default();
+                let policy = settings.told.policy(public_url, networks, keys, catalogue);
                 Some((policy, parts))
             }
             (Err(why), _) => {
@@ -214,13 +209,13 @@ impl Edge {
         SystemRandom.fill(&mut number);
         Self {
             number: u32::from_le_bytes(number) % settings.shards,
-            limits: Limits::new(settings.rates, &mut SystemRandom),
-            clicks: Clicks::new(settings.clicks_pace, &mut SystemRandom),
+            limits: Limits::new(settings.told.rates, &mut SystemRandom),
+            clicks: Clicks::new(settings.told.pace, &mut SystemRandom),
             passed: RefCell::new(Passed::since(now())),
             bodies: Bodies::default(),
             state: RefCell::default(),
             asks: Once::default(),
-            gather: Rc::new(Gather::new(Duration::from_millis(settings.redirect_wait_ms))),
+            gather: Rc::new(Gather::new(Duration::from_millis(settings.told.redirect_wait_ms))),
             flushing: Cell::new(false),
             news: News::new(known, settings.policy_url.is_some()),
             leases: Once::default(),
@@ -400,9 +395,7 @@ impl Edge {
         }
         let durable = durability == Durability::Durable;
         let (waits, refusal) = match when_full {
-            WhenFull::Proceed(lost) if durable && self.settings.clicks == Durability::Durable => {
-                (Waits::Click(lost), None)
-            }
+            WhenFull::Proceed(lost) if durable => (Waits::Click(lost), None),
             WhenFull::Proceed(lost) => (Waits::Nobody(vec![lost]), None),
             WhenFull::Refuse if durable => (Waits::Client, Some(handle::outbox_full())),
             WhenFull::Refuse => (Waits::Nobody(lost(&events)), None),

@@ -4,13 +4,9 @@
 use shared::EdgeId;
 use shared::keys::EdgeKeys;
 
-use crate::clicks;
-use crate::decision::Durability;
-use crate::limit::Rates;
 use crate::outbox::shard::Pace;
-use crate::policy::{Keys, LINK_DAYS, LINK_DAYS_MAX, PublicUrl};
-use crate::privacy::PrivacyPolicy;
-use crate::verdict::{CLICK_TOO_SOON_MS, Rules};
+use crate::policy::{Keys, PublicUrl};
+use crate::settings::{NUMBERS, Number, Reader, TEXTS};
 use catalogue::Catalogue;
 
 /// The longest [`Settings::name`]: with a colo and a number it is an [`EdgeId`].
@@ -25,33 +21,14 @@ pub const OUTBOX_BYTES_LEAST: u64 = 1 << 20;
 pub struct Settings {
     /// `EDGE_NAME`: shards are called after it, `NAME--COLO-NUMBER`.
     pub name: String,
-    /// `PUBLIC_URL`; none: where the request came to.
-    pub public_url: Option<PublicUrl>,
-    /// `LINK_DAYS`: how long a link leads somewhere, up to [`LINK_DAYS_MAX`].
-    pub link_days: u32,
-    /// `BEACONS`: `durable` (the default) or `queued`.
-    pub beacons: Durability,
-    /// `CLICKS`: `durable` (the default): the redirect waits for the shard, as long as
-    /// `REDIRECT_WAIT_MS` says; `queued`: it does not, and an isolate that is killed in the
-    /// milliseconds after it loses the click.
-    pub clicks: Durability,
-    /// `REDIRECT_WAIT_MS`: a redirect goes out after so long even when the shard has not answered.
-    pub redirect_wait_ms: u64,
+    /// What the native edge is told, too.
+    pub told: crate::settings::Settings,
     /// `SHARDS`: how many a colo has, up to [`SHARDS_MAX`].
     pub shards: u32,
     /// `OUTBOX_BYTES_MAX`: a shard that holds more takes no further events.
     pub outbox_bytes_max: u64,
-    /// How often one network may ask an isolate.
-    pub rates: Rates,
     /// How shards pass their time.
     pub pace: Pace,
-    /// `CLICK_TOO_SOON_MS`: a click sooner after its ad was given out is no person's; 0: none.
-    pub verdicts: Rules,
-    /// `CLICKS_MAX` in `CLICKS_WINDOW_S`: how often one visitor may click, by one isolate's count.
-    pub clicks_pace: clicks::Pace,
-    /// `ADDRESS` (`truncated`, the default, `hashed` or `dropped`) and `VENDOR`, the operator's
-    /// number in the Global Vendor List.
-    pub privacy: PrivacyPolicy,
     /// Where batches go; none: they wait.
     pub centre: Option<Centre>,
     /// `POLICY_URL`: who tells which keys and ads are in force; where nothing is set, the gateway.
@@ -104,35 +81,77 @@ pub enum Credentials {
     NKey([u8; 32]),
 }
 
+/// The settings that a Worker alone has.
+pub const OWN: [&str; 13] = [
+    "EDGE_NAME",
+    "EDGE_KEYS",
+    "CATALOGUE",
+    "POLICY_URL",
+    "GATEWAY_URL",
+    "NATS_URL",
+    "NATS_PREFIX",
+    "NATS_USER",
+    "NATS_PASSWORD",
+    "NATS_NKEY_SEED",
+    "SHARDS",
+    "OUTBOX_BYTES_MAX",
+    "IDLE_MS",
+];
+
+/// Those that the native edge alone has, and why.
+const NATIVE: [(&str, &str); 11] = [
+    ("NAME", "here it is EDGE_NAME"),
+    ("ISSUER", "here EDGE_KEYS says it"),
+    ("DISK_BYTES_MAX", "here it is OUTBOX_BYTES_MAX"),
+    ("DATA_CENTRES", "here it is the program's own list"),
+    ("NETWORKS", PLATFORM),
+    ("COUNTRIES", PLATFORM),
+    ("COUNTRY_HEADER", PLATFORM),
+    ("TRUSTED_PROXIES", PLATFORM),
+    ("LISTEN", PLATFORM),
+    ("CONNECTIONS_MAX", PLATFORM),
+    ("CONNECTIONS_PER_NETWORK_MAX", PLATFORM),
+];
+const PLATFORM: &str = "here the platform sees to it";
+
+/// What is said of a setting that a Worker has not; `None` when it has it.
+#[must_use]
+pub fn refused(name: &str) -> Option<String> {
+    if OWN.contains(&name) || TEXTS.contains(&name) || NUMBERS.iter().any(|it| it.name == name) {
+        return None;
+    }
+    let native = NATIVE.iter().find(|(known, _)| *known == name);
+    let why = native.map_or("there is no such setting", |(_, why)| why);
+    let alone = if native.is_some() { "the native edge alone has it; " } else { "" };
+    Some([name, ": ", alone, why].concat())
+}
+
 /// Reads the bindings: `get` gives a text by its name, when it is there.
 pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Settings {
-    let mut reader = Reader { get, trouble: Vec::new() };
-    let name = reader.name();
-    let mut settings = Settings {
-        name,
-        public_url: reader.parsed("PUBLIC_URL", str::parse),
-        beacons: reader.durability("BEACONS"),
-        clicks: reader.durability("CLICKS"),
-        redirect_wait_ms: reader.number("REDIRECT_WAIT_MS", 500, 1, 10_000),
-        shards: reader.small("SHARDS", 1, 1, SHARDS_MAX),
-        outbox_bytes_max: reader.number("OUTBOX_BYTES_MAX", 1 << 30, OUTBOX_BYTES_LEAST, 8 << 30),
-        rates: Rates::default(),
-        pace: Pace::default(),
-        verdicts: reader.verdicts(),
-        clicks_pace: reader.clicks_pace(),
-        link_days: reader.link_days(),
-        privacy: reader.privacy(),
-        centre: None,
-        policy_url: reader.parsed("POLICY_URL", str::parse),
-        trouble: Vec::new(),
+    let get = &|name: &str| given(get, name);
+    let mut reader = Reader::new(get);
+    let name = name(&mut reader);
+    let mut number =
+        |name, default, least, most| reader.number(&Number { name, default, least, most });
+    let pace = Pace::default();
+    let idle_ms = number("IDLE_MS", pace.idle_ms, 1_000, 86_400_000);
+    let outbox_bytes_max = number("OUTBOX_BYTES_MAX", 1 << 30, OUTBOX_BYTES_LEAST, 8 << 30);
+    let shards = number("SHARDS", 1, 1, SHARDS_MAX.into());
+    let centre = centre(&mut reader, &name);
+    let gateway = match &centre {
+        Some(Centre::Gateway(url)) => Some(url.clone()),
+        _ => None,
     };
-    settings.centre = reader.centre(&settings.name);
-    if let (None, Some(Centre::Gateway(url))) = (&settings.policy_url, &settings.centre) {
-        settings.policy_url = Some(url.clone());
+    Settings {
+        name,
+        told: crate::settings::Settings::read(&mut reader),
+        shards: u32::try_from(shards).unwrap_or(1),
+        outbox_bytes_max,
+        pace: Pace { idle_ms, ..pace },
+        policy_url: reader.parsed("POLICY_URL", str::parse).or(gateway),
+        centre,
+        trouble: reader.trouble,
     }
-    settings.pace.idle_ms = reader.number("IDLE_MS", settings.pace.idle_ms, 1_000, 86_400_000);
-    settings.trouble = reader.trouble;
-    settings
 }
 
 /// Reads `EDGE_KEYS`: the edge's part of the key store.
@@ -164,129 +183,53 @@ fn given(get: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     get(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-struct Reader<'a> {
-    get: &'a dyn Fn(&str) -> Option<String>,
-    trouble: Vec<String>,
+fn name(reader: &mut Reader<'_>) -> String {
+    let parse = |text: &str| {
+        let fits = text.len() <= NAME_BYTES_MAX && text.parse::<EdgeId>().is_ok();
+        let error = || {
+            format!("{text:.40} is no name: 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 _ -")
+        };
+        fits.then(|| text.to_owned()).ok_or_else(error)
+    };
+    if reader.text("EDGE_NAME").is_none() {
+        reader.trouble.push("EDGE_NAME is missing: this edge calls itself `edge`".to_owned());
+    }
+    reader.parsed("EDGE_NAME", parse).unwrap_or_else(|| "edge".to_owned())
 }
 
-impl Reader<'_> {
-    fn text(&self, name: &str) -> Option<String> {
-        given(self.get, name)
-    }
-
-    fn parsed<T, E: std::fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        match parse(&self.text(name)?) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.trouble.push(format!("{name}: {error}"));
-                None
-            }
+fn centre(reader: &mut Reader<'_>, edge: &str) -> Option<Centre> {
+    match (reader.text("GATEWAY_URL"), reader.text("NATS_URL")) {
+        (Some(_), None) => reader.parsed("GATEWAY_URL", gateway).map(Centre::Gateway),
+        (None, Some(_)) => {
+            let credentials = credentials(reader)?;
+            let prefix = reader.text("NATS_PREFIX").unwrap_or_default();
+            let (tls, host, port) = reader.parsed("NATS_URL", nats_address)?;
+            let edge = edge.to_owned();
+            Some(Centre::Nats(NatsServer { host, port, tls, prefix, edge, credentials }))
+        }
+        (Some(_), Some(_)) => {
+            let why = "GATEWAY_URL and NATS_URL are both set: batches go one way, so remove one";
+            reader.trouble.push(why.to_owned());
+            None
+        }
+        (None, None) => {
+            let why = "neither GATEWAY_URL nor NATS_URL is set: events wait in the outbox";
+            reader.trouble.push(why.to_owned());
+            None
         }
     }
+}
 
-    fn number(&mut self, name: &str, default: u64, least: u64, most: u64) -> u64 {
-        let parse = |text: &str| {
-            let number = text.parse::<u64>().ok().filter(|n| (least..=most).contains(n));
-            number.ok_or_else(|| format!("{text:.20} is no number from {least} to {most}"))
-        };
-        self.parsed(name, parse).unwrap_or(default)
+fn credentials(reader: &mut Reader<'_>) -> Option<Credentials> {
+    if reader.text("NATS_NKEY_SEED").is_some() {
+        return reader.parsed("NATS_NKEY_SEED", super::nkey::seed).map(Credentials::NKey);
     }
-
-    fn durability(&mut self, name: &str) -> Durability {
-        let parse = |text: &str| match text {
-            "durable" => Ok(Durability::Durable),
-            "queued" => Ok(Durability::Queued),
-            other => Err(format!("{other:.20} is neither `durable` nor `queued`")),
-        };
-        self.parsed(name, parse).unwrap_or_default()
-    }
-
-    fn link_days(&mut self) -> u32 {
-        self.small("LINK_DAYS", LINK_DAYS, 1, LINK_DAYS_MAX)
-    }
-
-    fn verdicts(&mut self) -> Rules {
-        let too_soon = self.number("CLICK_TOO_SOON_MS", CLICK_TOO_SOON_MS, 0, 60_000);
-        Rules { click_too_soon_ms: too_soon, ..Rules::default() }
-    }
-
-    fn clicks_pace(&mut self) -> clicks::Pace {
-        let clicks::Pace { clicks, window_s } = clicks::Pace::default();
-        clicks::Pace {
-            clicks: self.small("CLICKS_MAX", clicks, 0, u32::MAX),
-            window_s: self.small("CLICKS_WINDOW_S", window_s, 1, clicks::WINDOW_S_MAX),
-        }
-    }
-
-    fn privacy(&mut self) -> PrivacyPolicy {
-        let vendor = self.small("VENDOR", 0, 0, u16::MAX.into());
-        PrivacyPolicy {
-            address: self.parsed("ADDRESS", str::parse).unwrap_or_default(),
-            vendor: u16::try_from(vendor).ok().filter(|vendor| *vendor != 0),
-            ..PrivacyPolicy::default()
-        }
-    }
-
-    fn small(&mut self, name: &str, default: u32, least: u32, most: u32) -> u32 {
-        let number = self.number(name, default.into(), least.into(), most.into());
-        u32::try_from(number).unwrap_or(default)
-    }
-
-    fn name(&mut self) -> String {
-        let parse = |text: &str| {
-            let fits = text.len() <= NAME_BYTES_MAX && text.parse::<EdgeId>().is_ok();
-            let error = || {
-                format!(
-                    "{text:.40} is no name: 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 _ -"
-                )
-            };
-            fits.then(|| text.to_owned()).ok_or_else(error)
-        };
-        if self.text("EDGE_NAME").is_none() {
-            self.trouble.push("EDGE_NAME is missing: this edge calls itself `edge`".to_owned());
-        }
-        self.parsed("EDGE_NAME", parse).unwrap_or_else(|| "edge".to_owned())
-    }
-
-    fn centre(&mut self, edge: &str) -> Option<Centre> {
-        match (self.text("GATEWAY_URL"), self.text("NATS_URL")) {
-            (Some(_), None) => self.parsed("GATEWAY_URL", gateway).map(Centre::Gateway),
-            (None, Some(_)) => {
-                let credentials = self.credentials()?;
-                let prefix = self.text("NATS_PREFIX").unwrap_or_default();
-                let (tls, host, port) = self.parsed("NATS_URL", nats_address)?;
-                let edge = edge.to_owned();
-                Some(Centre::Nats(NatsServer { host, port, tls, prefix, edge, credentials }))
-            }
-            (Some(_), Some(_)) => {
-                let why =
-                    "GATEWAY_URL and NATS_URL are both set: batches go one way, so remove one";
-                self.trouble.push(why.to_owned());
-                None
-            }
-            (None, None) => {
-                let why = "neither GATEWAY_URL nor NATS_URL is set: events wait in the outbox";
-                self.trouble.push(why.to_owned());
-                None
-            }
-        }
-    }
-
-    fn credentials(&mut self) -> Option<Credentials> {
-        if self.text("NATS_NKEY_SEED").is_some() {
-            return self.parsed("NATS_NKEY_SEED", super::nkey::seed).map(Credentials::NKey);
-        }
-        match (self.text("NATS_USER"), self.text("NATS_PASSWORD")) {
-            (None, None) => Some(Credentials::None),
-            (Some(user), Some(password)) => Some(Credentials::User(user, password)),
-            _ => {
-                self.trouble.push("NATS_USER and NATS_PASSWORD belong together".to_owned());
-                None
-            }
+    match (reader.text("NATS_USER"), reader.text("NATS_PASSWORD")) {
+        (None, None) => Some(Credentials::None),
+        (Some(user), Some(password)) => Some(Credentials::User(user, password)),
+        _ => {
+            reader.trouble.push("NATS_USER and NATS_PASSWORD belong together".to_owned());
+            None
         }
     }
 }
@@ -337,7 +280,8 @@ mod tests {
         let all = settings(&[("EDGE_NAME", "w"), ("GATEWAY_URL", "https://collector.example/")]);
         assert!(all.trouble.is_empty(), "{:?}", all.trouble);
         assert_eq!(all.centre, Some(Centre::Gateway("https://collector.example".parse().unwrap())));
-        assert_eq!((all.shards, all.beacons), (1, Durability::Durable));
+        assert_eq!(all.shards, 1);
+        assert_eq!(all.told, crate::settings::Settings::default());
 
         let none = settings(&[]);
         assert_eq!(none.trouble.len(), 2, "{:?}", none.trouble);
@@ -356,6 +300,9 @@ mod tests {
             ("CLICKS_WINDOW_S", "0"),
             ("ADDRESS", "whole"),
             ("VENDOR", "70000"),
+            ("PURPOSES", "1,7,25"),
+            ("REQUESTS_PER_S", "1000001"),
+            ("CLICKS_BURST", "many"),
             ("NATS_URL", "nats://b"),
             ("GATEWAY_URL", "collector"),
             ("GATEWAY_URL", "https://collector.example.com"),
@@ -369,6 +316,20 @@ mod tests {
             assert_eq!(trouble.len(), expected, "{name} {value}: {trouble:?}");
             assert!(trouble.iter().all(|why| why.contains(name)), "{trouble:?}");
         }
+    }
+
+    #[test]
+    fn what_a_worker_has_not_is_refused_with_the_reason() {
+        for own in OWN.into_iter().chain(TEXTS).chain(NUMBERS.map(|number| number.name)) {
+            assert_eq!(refused(own), None);
+        }
+        let said = |name| refused(name).unwrap();
+        assert_eq!(said("CLICK_MAX"), "CLICK_MAX: there is no such setting");
+        assert_eq!(
+            said("NETWORKS"),
+            "NETWORKS: the native edge alone has it; here the platform sees to it"
+        );
+        assert!(said("NAME").ends_with("here it is EDGE_NAME"));
     }
 
     #[test]

@@ -48,6 +48,18 @@ impl Workerd {
     /// The same, and it trusts whoever has this certificate (PEM).
     #[must_use]
     pub fn start_trusting(dir: &Path, certificate: &Path, bindings: &[(&str, &str)]) -> Self {
+        let config = Self::changed(dir, |text| {
+            let (all, more) =
+                ("trustBrowserCas = true", "trustedCertificates = [embed \"ca.pem\"]");
+            assert!(text.contains(all), "the config has no {all}");
+            text.replace(all, &format!("{all}, {more}"))
+        });
+        std::fs::copy(certificate, config.with_file_name("ca.pem")).expect("the certificate");
+        Self::start_with(&config, dir, bindings)
+    }
+
+    /// A changed configuration, in a folder of its own with all that it names.
+    pub fn changed(dir: &Path, change: impl FnOnce(&str) -> String) -> PathBuf {
         let own = dir.join("config");
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         for file in ["src/worker/entry.js", "build/index.js", "build/index_bg.wasm"] {
@@ -57,13 +69,10 @@ impl Workerd {
             copied
                 .unwrap_or_else(|error| panic!("{file}: {error}; `cargo xtask worker` builds it"));
         }
-        std::fs::copy(certificate, own.join("ca.pem")).expect("the certificate");
         let text = std::fs::read_to_string(CONFIG).expect("the config");
-        let (all, more) = ("trustBrowserCas = true", "trustedCertificates = [embed \"ca.pem\"]");
-        assert!(text.contains(all), "the config has no {all}");
         let config = own.join("workerd.capnp");
-        std::fs::write(&config, text.replace(all, &format!("{all}, {more}"))).expect("the config");
-        Self::start_with(&config, dir, bindings)
+        std::fs::write(&config, change(&text)).expect("the config");
+        config
     }
 
     /// Where the program is.

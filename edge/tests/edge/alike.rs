@@ -87,6 +87,12 @@ fn bindings(policy: &PolicySpec) -> Result<Vec<(&'static str, String)>, &'static
     if policy.beacons_queued {
         bindings.push(("BEACONS", "queued".to_owned()));
     }
+    if policy.clicks_queued {
+        bindings.push(("CLICKS", "queued".to_owned()));
+    }
+    if let Some(purposes) = &policy.purposes {
+        bindings.push(("PURPOSES", purposes.clone()));
+    }
     if let Some(ms) = policy.click_too_soon_ms {
         bindings.push(("CLICK_TOO_SOON_MS", ms.to_string()));
     }

@@ -40,6 +40,7 @@ pub(crate) struct Case {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PolicySpec {
     pub(crate) beacons_queued: bool,
+    pub(crate) clicks_queued: bool,
     /// The edge's issuer, when it is another.
     pub(crate) issuer: Option<String>,
     pub(crate) click_too_soon_ms: Option<u64>,
@@ -47,6 +48,8 @@ pub(crate) struct PolicySpec {
     pub(crate) data_centres: Option<String>,
     /// Our number in the Global Vendor List.
     pub(crate) vendor: Option<u16>,
+    /// TCF purposes that must be consented to, with commas between, when they are others.
+    pub(crate) purposes: Option<String>,
     /// What is kept of addresses, when it is not the default.
     pub(crate) address: Option<String>,
     /// How often a visitor may click, when it is otherwise: clicks, and in how many seconds.
@@ -179,6 +182,9 @@ impl PolicySpec {
         if self.beacons_queued {
             policy.beacons = Durability::Queued;
         }
+        if self.clicks_queued {
+            policy.clicks = Durability::Queued;
+        }
         if let Some(ms) = self.click_too_soon_ms {
             policy.verdicts.click_too_soon_ms = ms;
         }
@@ -188,6 +194,10 @@ impl PolicySpec {
         policy.link_days = self.link_days.unwrap_or(policy.link_days);
         policy.rule_set = policy.verdicts.set(self.pace());
         policy.privacy.vendor = self.vendor;
+        if let Some(purposes) = &self.purposes {
+            let purposes = purposes.split(',').map(|n| n.parse::<u32>().unwrap());
+            policy.privacy.purposes = purposes.fold(0, |bits, n| bits | 1 << (n - 1));
+        }
         if let Some(address) = &self.address {
             policy.privacy.address = address.parse().unwrap();
         }

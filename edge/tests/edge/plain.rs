@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge::Draft;
-use edge::native::Metrics;
+use edge::native::{Metrics, Policies};
 use edge::outbox::{Outbox, OutboxSettings};
+use edge::{Draft, Durability, Policy};
 use shared::random::Seeded;
 use shared::{Codes, Device, Fingerprint, Flags, Kind, Network, Reason, Region, RuleSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -196,9 +196,18 @@ async fn kept_connections_end_in_time() {
     assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0);
 }
 
-/// The disk takes its time: here the outbox waits for more events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_does_not_wait_for_ever_and_its_event_is_kept() {
+    redirects_with_a_slow_disk(Durability::Durable, Duration::from_millis(50)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_that_is_queued_does_not_wait_at_all_and_its_event_is_kept() {
+    redirects_with_a_slow_disk(Durability::Queued, Duration::from_hours(1)).await;
+}
+
+/// The disk takes its time: here the outbox waits for more events.
+async fn redirects_with_a_slow_disk(clicks: Durability, redirect_wait: Duration) {
     let dir = tempfile::tempdir().unwrap();
     let slow = OutboxSettings {
         linger: Duration::from_secs(3),
@@ -223,7 +232,9 @@ async fn a_redirect_does_not_wait_for_ever_and_its_event_is_kept() {
     let edge = Edge::start_with(dir.path(), Arc::new(Store::default()), |parts| {
         parts.outbox = outbox;
         parts.metrics = metrics;
-        parts.settings.redirect_wait = Duration::from_millis(50);
+        parts.settings.redirect_wait = redirect_wait;
+        let policy = Policy { clicks, ..Policy::clone(&parts.policies.load()) };
+        parts.policies = Arc::new(Policies::new(policy));
     })
     .await;
     let click = format!("GET /v1/c/{} HTTP/1.1", edge.token(1));

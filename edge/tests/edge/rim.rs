@@ -129,22 +129,7 @@ async fn a_full_outbox_refuses_beacons_and_redirects_still_go_out() {
     let sink = Arc::new(Store::default());
     sink.down.store(true, Ordering::SeqCst);
     let edge = Edge::start_with(dir.path(), sink, |_| {}).await;
-    let mut accepted = 0;
-    loop {
-        let reply = edge.post(&impressions(&edge, accepted)).await;
-        if reply.status == 503 {
-            assert!(reply.header("retry-after").is_some());
-            break;
-        }
-        assert_eq!(reply.status, 202);
-        accepted += 500;
-        assert!(accepted < 10_000);
-    }
-    // A group of 500 no longer fits, a single one may: fill up.
-    while edge.get(&format!("/v1/i/{}", edge.token(accepted))).await.status == 200 {
-        accepted += 1;
-        assert!(accepted < 10_000);
-    }
+    let accepted = fill(&edge).await;
     assert_eq!(edge.get("/v1/serve?placement=top").await.status, 503);
     assert_eq!(edge.get("/readyz").await.status, 503);
     let click = edge.get(&format!("/v1/c/{}", edge.token(1))).await;
@@ -167,6 +152,48 @@ async fn a_full_outbox_refuses_beacons_and_redirects_still_go_out() {
     assert_eq!(events.get(&Kind::Click), None);
     assert_eq!(tallies[&(Kind::Click, Reason::OutboxFull)], 1);
     assert_eq!(tallies[&(Kind::Click, Reason::UnknownVersion)], 1);
+}
+
+/// Beacons until no more are taken; how many were.
+async fn fill(edge: &Edge) -> i64 {
+    let mut accepted = 0;
+    loop {
+        let reply = edge.post(&impressions(edge, accepted)).await;
+        if reply.status == 503 {
+            assert!(reply.header("retry-after").is_some());
+            break;
+        }
+        assert_eq!(reply.status, 202);
+        accepted += 500;
+        assert!(accepted < 10_000);
+    }
+    // A group of 500 no longer fits, a single one may: fill up.
+    while edge.get(&format!("/v1/i/{}", edge.token(accepted))).await.status == 200 {
+        accepted += 1;
+        assert!(accepted < 10_000);
+    }
+    accepted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_click_that_does_not_wait_is_kept_or_tallied_and_sent_on_in_any_case() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Arc::new(Store::default());
+    sink.down.store(true, Ordering::SeqCst);
+    let edge = Edge::start_with(dir.path(), sink, |parts| {
+        let policy = Policy { clicks: Durability::Queued, ..Policy::clone(&parts.policies.load()) };
+        parts.policies = Arc::new(edge::native::Policies::new(policy));
+    })
+    .await;
+    let click = async |seq| edge.get(&format!("/v1/c/{}", edge.token(seq))).await.status;
+    assert_eq!(click(90_001).await, 302);
+    let accepted = fill(&edge).await;
+    assert_eq!([click(90_002).await, click(90_003).await], [302; 2]);
+    edge.sink.down.store(false, Ordering::SeqCst);
+    let (_, sink) = edge.stop().await;
+    let (events, tallies) = sink.counts();
+    assert_eq!((events[&Kind::Click], events[&Kind::Impression] as i64), (1, accepted));
+    assert_eq!(tallies[&(Kind::Click, Reason::OutboxFull)], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,6 +120,7 @@ impl World {
             public_url: "https://edge.example".parse().unwrap(),
             link_days: LINK_DAYS,
             beacons: Durability::Durable,
+            clicks: Durability::Durable,
             verdicts: Rules::default(),
             rule_set: Rules::default().set(Pace::default()),
             privacy: PrivacyPolicy::default(),

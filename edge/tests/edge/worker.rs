@@ -110,6 +110,33 @@ async fn a_misconfigured_worker_says_so_and_redirects_whom_it_can() {
     panic!("{:?}", ready().await);
 }
 
+/// Nobody finds out by himself that a setting with a wrong name does nothing.
+#[tokio::test]
+async fn a_worker_names_every_setting_that_it_has_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = edge::worker::workerd::Workerd::changed(dir.path(), |text| {
+        let (first, more) = ("bindings = [", "(name = \"CLICK_MAX\", text = \"9\"),");
+        let native = "(name = \"COUNTRY_HEADER\", text = \"x\"), (name = \"ISSUER\", text = \"\"),";
+        text.replacen(first, &[first, more, native].concat(), 1)
+    });
+    let shells = Shells::start_as(config.to_str().unwrap(), &[("PURPOSES", "1,25")]).await;
+    assert_eq!(shells.click(&shells.token(1)).await.status, 302);
+    let ready = get(shells.worker_address(), "/readyz").await.json();
+    let reasons: Vec<_> = ready["reasons"].as_array().unwrap().iter().collect();
+    for said in [
+        "PURPOSES: one or more from 1 to 24, and not 1,25",
+        "CLICK_MAX: there is no such setting",
+        "COUNTRY_HEADER: the native edge alone has it; here the platform sees to it",
+    ] {
+        assert!(reasons.iter().any(|reason| *reason == said), "{said} is not in {reasons:?}");
+    }
+    // An empty one is not set, and the object of the shard is no text.
+    let ours = |reason: &&&serde_json::Value| {
+        reason.as_str().is_some_and(|why| why.contains("ISSUER") || why.contains("OUTBOX"))
+    };
+    assert_eq!(reasons.iter().find(ours), None);
+}
+
 #[tokio::test]
 async fn a_worker_without_keys_is_alive_and_says_what_is_missing() {
     let shells = Shells::start(&[("EDGE_KEYS", "{}")]).await;

@@ -23,6 +23,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     public_url: "https://edge.example".parse().expect("a good URL"),
     link_days: LINK_DAYS,
     beacons: Durability::Durable,
+    clicks: Durability::Durable,
     verdicts: Rules::default(),
     rule_set: RuleSet::UNKNOWN,
     privacy: PrivacyPolicy::default(),

@@ -165,6 +165,7 @@ impl<'v> World<'v> {
             public_url: "https://edge.example".parse().expect("a good URL"),
             link_days: LINK_DAYS,
             beacons: Durability::Durable,
+            clicks: Durability::Durable,
             // Its visitors click at once.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
             rule_set: RuleSet::UNKNOWN,

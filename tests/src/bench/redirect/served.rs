@@ -46,6 +46,7 @@ pub fn edge(outbox: &Path) -> Result<(), String> {
             public_url: "https://edge.example".parse()?,
             link_days: LINK_DAYS,
             beacons: Durability::Durable,
+            clicks: Durability::Durable,
             // What the tool sends was issued a moment ago.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
             rule_set: RuleSet::UNKNOWN,
