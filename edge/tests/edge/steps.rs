@@ -8,7 +8,7 @@ use edge::{
 use shared::id::IdAllocator;
 use shared::random::Seeded;
 use shared::token::{SIGNATURE_BYTES, TAG_BYTES, Unverified};
-use shared::{Id, ImpressionId, Random, Timestamp};
+use shared::{ImpressionId, PlacementId, Random, Timestamp};
 
 use crate::cases;
 use crate::support::{NOW, World};
@@ -55,13 +55,13 @@ fn done(step: Step<'_>) -> Decision {
 }
 
 /// Of the one event: its token's placement and id, and its signature. Both seals are good.
-fn issued(decision: &Decision, policy: &Policy) -> (Id, ImpressionId) {
+fn issued(decision: &Decision, policy: &Policy) -> (PlacementId, ImpressionId) {
     let [event] = &*decision.events else { panic!("{decision:?}") };
     let keyring = policy.keys.keyring();
     let unverified = Unverified::read(&event.token, keyring.deployment()).unwrap();
     let (token, _) = unverified.verify(keyring, NOW).unwrap();
     unverified.check_tag(policy.keys.own(token.key).unwrap().tags(), NOW).unwrap();
-    (token.placement, token.id)
+    (token.placement.id(), token.id)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn two_placements_wait_at_the_same_time_and_each_id_is_taken_once() {
     let top = done(resume_top.with(Outcome::None));
     assert_eq!(memory.given, 2, "a decision was made again");
     let ((at_top, first), (at_side, second)) = (issued(&top, &policy), issued(&side, &policy));
-    assert_eq!((at_top, at_side), (Id::literal("top"), Id::literal("side")));
+    assert_eq!((at_top, at_side), (PlacementId::literal("top"), PlacementId::literal("side")));
     assert_ne!(first, second);
     assert_eq!((top.reply.status, side.reply.status), (200, 200));
 }
