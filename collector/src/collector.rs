@@ -21,6 +21,7 @@ use tracing::warn;
 use crate::clock::AgreedClock;
 use crate::coalesce::Coalescer;
 use crate::controls;
+use crate::error::SubmitError;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
 use crate::metrics::{Metrics, OverQuota};
@@ -60,34 +61,6 @@ pub enum StartError {
     /// The machine gives no threads.
     #[error("{0}")]
     Threads(String),
-}
-
-/// Why something was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SubmitError {
-    /// The log is away or the collector is closing; whether it was written is not known. Send the
-    /// same again, later.
-    #[error("not now: {0}")]
-    Retry(String),
-    /// It cannot be taken, now or later: what is wrong, and where.
-    #[error("refused: {0}")]
-    Refused(String),
-    /// The sender may not send it, as things are. Nothing of it was written.
-    #[error("not let in: {1}")]
-    NotAllowed(Refusal, String),
-    /// It cannot be taken, and so much of its sender lies with the dead letters that this one has to
-    /// wait for so long. Nothing of it was written.
-    #[error("too many dead letters of this sender for now: {1}")]
-    TooManyLetters(Duration, String),
-    /// The sender's issuer has sent as much as it may for now. Nothing of it was written: send the
-    /// same again, after so long.
-    #[error("over quota: {why}")]
-    OverQuota {
-        /// What there is too much of.
-        why: String,
-        /// When there may be room for it.
-        after: Duration,
-    },
 }
 
 /// A batch is taken: every partition has it durably.
@@ -139,7 +112,7 @@ impl<L: Log> Collector<L> {
             settings.verify_threads,
             settings.verified_tokens_max,
             map.clone(),
-            Arc::clone(&metrics),
+            metrics.checks.clone(),
         )
         .map_err(StartError::Threads)?;
         let queue =

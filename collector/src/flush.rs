@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, warn};
 
 use crate::coalesce::{Coalescer, Flush};
-use crate::collector::SubmitError;
+use crate::error::SubmitError;
 use crate::metrics::Metrics;
 use crate::queue::Place;
 use crate::sender::Refusal;

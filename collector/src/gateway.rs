@@ -30,7 +30,8 @@ use shared::wire::json::JsonBatch;
 
 use self::bodies::{Bodies, Whose};
 use self::runs::{Refused, Runs};
-use crate::collector::{Collector, Receipt, SubmitError};
+use crate::collector::{Collector, Receipt};
+use crate::error::SubmitError;
 use crate::sender::Refusal;
 
 /// The content type of a batch in its binary form; `application/octet-stream` is read so too.

@@ -28,6 +28,7 @@ pub mod coalesce;
 mod collector;
 mod controls;
 pub mod dead;
+mod error;
 mod flush;
 pub mod gateway;
 pub mod judge;
@@ -42,7 +43,8 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use collector::{Collector, Parts, Receipt, StartError, SubmitError};
+pub use collector::{Collector, Parts, Receipt, StartError};
+pub use error::SubmitError;
 pub use keys::CollectorKeys;
 pub use metrics::{Metrics, OverQuota};
 pub use quota::{Quota, Quotas};

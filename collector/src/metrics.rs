@@ -8,7 +8,7 @@ use prometheus_client::registry::{Registry, Unit};
 use shared::event::{REASON_CODES, Reason};
 use shared::{IssuerId, Outcome};
 
-use crate::verify::JudgedRow;
+use crate::verify::{Checks, JudgedRow};
 
 /// One label: `accepted`, or the reason.
 type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
@@ -45,10 +45,8 @@ pub struct Metrics {
     pub chunks: Counter,
     /// Events judged, by outcome: `accepted` (with or without a verdict), or the reason.
     pub events: ByOutcome,
-    /// Tokens whose signature was checked.
-    pub verified: Counter,
-    /// Tokens whose signature was known to be good.
-    pub verify_cached: Counter,
+    /// Of tokens.
+    pub checks: Checks,
     /// Batches that were not let in, by [`crate::Refusal`].
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
     /// Times that a batch was held back, for its issuer has sent too much, by [`crate::Quota`].
@@ -82,8 +80,7 @@ impl Default for Metrics {
             batches: Counter::default(),
             chunks: Counter::default(),
             events: ByOutcome::default(),
-            verified: Counter::default(),
-            verify_cached: Counter::default(),
+            checks: Checks::default(),
             refused: Family::default(),
             over_quota: Family::default(),
             issuer_bytes: Family::default(),
@@ -107,7 +104,7 @@ impl Metrics {
         r.register("batches", "Batches acknowledged", self.batches.clone());
         r.register("import_chunks", "Chunks of logs acknowledged", self.chunks.clone());
         r.register("events", "Events judged, by outcome", self.events.clone());
-        r.register("tokens_verified", "Signatures checked", self.verified.clone());
+        r.register("tokens_verified", "Signatures checked", self.checks.verified.clone());
         // Each reason is there before it has happened, so that an alarm can be set on it.
         for why in crate::Refusal::ALL {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
@@ -119,7 +116,7 @@ impl Metrics {
             self.over_quota.get_or_create_owned(&[("quota", quota.name())]);
         }
         let help = "Signatures known to be good";
-        r.register("tokens_cached", help, self.verify_cached.clone());
+        r.register("tokens_cached", help, self.checks.cached.clone());
         let help = "Batches that their sender may not send, by reason";
         r.register("refused_batches", help, self.refused.clone());
         let help = "Batches held back, for their issuer has sent too much, by quota";

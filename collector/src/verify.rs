@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use moka::Entry;
 use moka::sync::Cache;
+use prometheus_client::metrics::counter::Counter;
 use rayon::prelude::*;
 use shared::import::ImportChunk;
 use shared::name::Any;
@@ -22,7 +23,6 @@ use shared::{
 
 use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row, within};
 use crate::keys::CollectorKeys;
-use crate::metrics::Metrics;
 
 /// A batch with so few events is verified where it is: handing it to another thread and back takes
 /// about as long as a signature.
@@ -71,6 +71,15 @@ pub struct JudgedRow {
     pub partition: u16,
 }
 
+/// How often tokens were looked at. Clones count into the same.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    /// Tokens whose signature was checked.
+    pub verified: Counter,
+    /// Tokens whose signature was known to be good.
+    pub cached: Counter,
+}
+
 /// Verifies, on threads of its own.
 #[derive(Debug)]
 pub struct Verifier {
@@ -83,7 +92,7 @@ struct Shared {
     /// Each with the page view that it was first told by; 0: none yet.
     good: Cache<[u8; 32], u64>,
     map: PartitionMap,
-    metrics: Arc<Metrics>,
+    checks: Checks,
 }
 
 impl Verifier {
@@ -96,7 +105,7 @@ impl Verifier {
         threads: usize,
         tokens_max: u64,
         map: PartitionMap,
-        metrics: Arc<Metrics>,
+        checks: Checks,
     ) -> Result<Self, String> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -104,7 +113,7 @@ impl Verifier {
             .build()
             .map_err(|error| format!("start the threads that verify: {error}"))?;
         let good = Cache::new(tokens_max);
-        Ok(Self { pool, shared: Arc::new(Shared { good, map, metrics }) })
+        Ok(Self { pool, shared: Arc::new(Shared { good, map, checks }) })
     }
 
     /// Verifies and judges a batch's events. `events` is their number, which decides where.
@@ -214,10 +223,10 @@ impl Shared {
         let digest = *blake3::hash(token.proof()).as_bytes();
         let told_by = self.good.get(&digest);
         let verified = if told_by.is_some() {
-            self.metrics.verify_cached.inc();
+            self.checks.cached.inc();
             token.verify_again(ring, at)
         } else {
-            self.metrics.verified.inc();
+            self.checks.verified.inc();
             token.verify(ring, at)
         };
         let (said, key) =

@@ -36,8 +36,9 @@ use shared::wire::DeadLetter;
 
 use super::bodies::{self, Pace};
 use super::{only_post, problem, refused};
-use crate::collector::{Collector, SubmitError};
+use crate::collector::Collector;
 use crate::dead::{self, Unresolved, Wanted};
+use crate::error::SubmitError;
 use crate::sender::Refusal;
 
 /// Who had authenticated himself when a letter came, as text.

@@ -8,9 +8,8 @@ use shared::wire::{Event, MessageView, Tally};
 use shared::{Kind, Minute, Outcome, PageSeq, PageView, Reason, Timestamp};
 
 use super::world::{NOW, World, batch, event, map};
-use crate::Metrics;
 use crate::coalesce::Coalescer;
-use crate::verify::Verifier;
+use crate::verify::{Checks, Verifier};
 
 async fn outcomes(verifier: &Verifier, world: &World, bytes: Bytes) -> Vec<Outcome> {
     let events = crate::verify::inspect(&bytes).unwrap().events;
@@ -21,8 +20,8 @@ async fn outcomes(verifier: &Verifier, world: &World, bytes: Bytes) -> Vec<Outco
 #[tokio::test]
 async fn a_good_signature_is_checked_once_and_a_bad_one_always() {
     let mut world = World::new();
-    let metrics = Arc::new(Metrics::default());
-    let verifier = Verifier::new(2, 1_000, map(4), Arc::clone(&metrics)).unwrap();
+    let checks = Checks::default();
+    let verifier = Verifier::new(2, 1_000, map(4), checks.clone()).unwrap();
     let good = world.token(1);
     // The last byte of the tag, which the signature does not cover and no collector looks at: the same
     // token, or one would be as many as it has tags, and each could name a page view.
@@ -31,7 +30,7 @@ async fn a_good_signature_is_checked_once_and_a_bad_one_always() {
     let mut bad = good.clone();
     bad[40] ^= 1;
     let one = |token| batch(0, vec![event(Kind::Click, token)], Vec::new());
-    let seen = || (metrics.verified.get(), metrics.verify_cached.get());
+    let seen = || (checks.verified.get(), checks.cached.get());
 
     assert_eq!(outcomes(&verifier, &world, one(&good)).await, [Ok(None)]);
     assert_eq!(seen(), (1, 0));
@@ -53,7 +52,7 @@ async fn a_good_signature_is_checked_once_and_a_bad_one_always() {
 #[tokio::test]
 async fn large_batches_keep_their_order_on_all_threads() {
     let world = World::new();
-    let verifier = Verifier::new(3, 0, map(4), Arc::default()).unwrap();
+    let verifier = Verifier::new(3, 0, map(4), Checks::default()).unwrap();
     let tokens: Vec<_> = (0..200)
         .map(|seq| {
             let mut token = world.token(seq);
@@ -70,7 +69,7 @@ async fn large_batches_keep_their_order_on_all_threads() {
 #[tokio::test]
 async fn a_doubted_token_is_put_where_the_believed_one_would_be() {
     let world = World::new();
-    let verifier = Verifier::new(1, 0, map(1_024), Arc::default()).unwrap();
+    let verifier = Verifier::new(1, 0, map(1_024), Checks::default()).unwrap();
     let good = world.token(1);
     let mut bad = good.clone();
     *bad.last_mut().unwrap() ^= 1;
@@ -85,7 +84,7 @@ async fn a_doubted_token_is_put_where_the_believed_one_would_be() {
 #[tokio::test]
 async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
     let world = World::new();
-    let verifier = Verifier::new(1, 0, map(16), Arc::default()).unwrap();
+    let verifier = Verifier::new(1, 0, map(16), Checks::default()).unwrap();
     let good = world.token(1);
     let mut bad = good.clone();
     bad[40] ^= 1;
@@ -127,7 +126,7 @@ async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
 #[tokio::test]
 async fn a_token_speaks_for_one_page_view() {
     let world = World::new();
-    let verifier = Verifier::new(1, 1_000, map(4), Arc::default()).unwrap();
+    let verifier = Verifier::new(1, 1_000, map(4), Checks::default()).unwrap();
     let (one, two) = (world.token(1), world.token(2));
     let tell = |page, token| {
         let page = Some(PageSeq { page: PageView(page), seq: 4_096 });
@@ -156,7 +155,7 @@ async fn a_token_speaks_for_one_page_view() {
 #[tokio::test]
 async fn minutes_of_any_year_are_named_and_declared_where_they_are_counted() {
     let world = World::new();
-    let verifier = Verifier::new(1, 0, map(4), Arc::default()).unwrap();
+    let verifier = Verifier::new(1, 0, map(4), Checks::default()).unwrap();
     let token = world.token(1);
     let mut bad = token.clone();
     bad[40] ^= 1;

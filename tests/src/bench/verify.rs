@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use collector::verify::Verifier;
-use collector::{CollectorKeys, Metrics};
+use collector::CollectorKeys;
+use collector::verify::{Checks, Verifier};
 use futures::executor::block_on;
 use shared::ambient::Stopwatch;
 use shared::wire::{Batch, Event};
@@ -42,7 +42,7 @@ pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
 fn rates(batches: &[Bytes], threads: usize, keys: &Arc<CollectorKeys>) -> Result<[f64; 2], String> {
     let tokens = batches.len() * EVENTS as usize;
     let map = PartitionMap::new(Partitions::new(16).ok_or("16 partitions")?);
-    let verifier = Verifier::new(threads, 2 * tokens as u64, map, Arc::new(Metrics::default()))?;
+    let verifier = Verifier::new(threads, 2 * tokens as u64, map, Checks::default())?;
     let measure = || {
         let watch = Stopwatch::start();
         let mut accepted = 0;

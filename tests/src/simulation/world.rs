@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use catalogue::Catalogue;
-use collector::verify::Verifier;
-use collector::{CollectorKeys, Metrics, Sender};
+use collector::verify::{Checks, Verifier};
+use collector::{CollectorKeys, Sender};
 use edge::policy::LINK_DAYS;
 use edge::privacy::PrivacyPolicy;
 use edge::verdict::Rules;
@@ -127,8 +127,7 @@ impl Simulator {
     pub fn new() -> Result<Self, String> {
         let partitions = Partitions::new(PARTITIONS).ok_or("a number of partitions")?;
         let map = PartitionMap::new(partitions);
-        let metrics = Arc::new(Metrics::default());
-        let verifier = Verifier::new(1, 10_000, map.clone(), metrics)?;
+        let verifier = Verifier::new(1, 10_000, map.clone(), Checks::default())?;
         Ok(Self { verifier, map })
     }
 
