@@ -13,9 +13,11 @@ use shared::{AdvertiserName, EdgeId, IssuerId, PlacementName, PublisherName};
 
 use crate::failure::EXIT_CODES;
 use crate::settings::Given;
+pub(crate) use deadletter::{DeadletterArgs, DeadletterCommand};
 pub(crate) use import::{Format, ImportArgs};
 use values::{minute, overlap, seconds};
 
+mod deadletter;
 mod import;
 mod values;
 
@@ -55,7 +57,7 @@ pub(crate) enum Command {
     /// Run an edge alone: serves, redirects, and sends its batches to the collectors over NATS
     Edge(EdgeArgs),
     /// Run a collector alone: takes the edges' batches from NATS, checks them, appends them to the log
-    Collector(crate::roles::collector::CollectorArgs),
+    Collector(CollectorArgs),
     /// Run an aggregator alone: counts what is in the log, and answers; a second one stands by
     Aggregator(AggregatorArgs),
     /// Count the events of log files, each exactly once, however often they are imported
@@ -67,11 +69,11 @@ pub(crate) enum Command {
     /// Make, list, rotate, retire and revoke signing keys; a running `up` follows within seconds
     Keys(KeysArgs),
     /// Check a catalogue before an edge reads it
-    Catalogue(crate::tools::catalogue::CatalogueArgs),
+    Catalogue(CatalogueArgs),
     /// List edges with how far each is counted; take one out of service
     Edges(EdgesArgs),
     /// List, show and resolve what came to a collector and could not be decoded
-    Deadletter(crate::tools::deadletter::DeadletterArgs),
+    Deadletter(DeadletterArgs),
     /// Copy a data directory, of `up` or a role, also while it runs
     Backup(BackupArgs),
     /// Make a data directory of a copy that `backup` took
@@ -183,6 +185,26 @@ impl EdgeArgs {
             ("edge.name", self.name.map(text)),
             ("edge.listen", self.edge_listen.map(text)),
         ]);
+        given
+    }
+}
+
+/// `collector`.
+#[derive(Args, Debug)]
+pub(crate) struct CollectorArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// The time now (RFC 3339): the machine's clock is right, whatever the log says; good for an hour
+    #[arg(long, value_name = "TIME")]
+    pub(crate) clock_is_right: Option<String>,
+}
+
+impl CollectorArgs {
+    /// With the settings that a collector has.
+    pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
+        let mut given = self.role.given("collector", own);
+        let word = self.clock_is_right.clone().map(Value::from);
+        given.flags.push(("collector.clock_is_right", word));
         given
     }
 }
@@ -449,6 +471,24 @@ pub(crate) enum KeysCommand {
         data: DataArgs,
         /// The key: 8 hexadecimal digits, see `keys list`
         key: KeyId,
+    },
+}
+
+/// Looks at catalogues.
+#[derive(Args, Debug)]
+pub(crate) struct CatalogueArgs {
+    #[command(subcommand)]
+    pub(crate) command: CatalogueCommand,
+}
+
+/// What can be done with catalogues.
+#[derive(Subcommand, Debug)]
+pub(crate) enum CatalogueCommand {
+    /// Read a catalogue as an edge does, and say every place that is wrong or is kept otherwise
+    Check {
+        /// The file: TOML, or JSON when its name ends with .json
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use edge::native::{RunError, Summary};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
-use crate::assemble::descriptors;
 use crate::failure::Failure;
 use crate::settings::{Log, LogFormat};
 
@@ -32,7 +32,7 @@ pub(crate) fn run(
     work: impl Future<Output = Result<(), Failure>>,
 ) -> Result<ExitCode, Failure> {
     log_to_stderr(log)?;
-    descriptors::raise();
+    raise_descriptors();
     // One thread per core; blocking ones come and go.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -44,6 +44,18 @@ pub(crate) fn run(
     // What still blocks on a disk that does not answer is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Lets the process have as many descriptors as it may: the soft limit is often 1 024, for the sake of
+/// programs that use `select`.
+fn raise_descriptors() {
+    let now = getrlimit(Resource::Nofile);
+    if now.current != now.maximum {
+        let wanted = Rlimit { current: now.maximum, ..now };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            tracing::warn!(%error, "the limit of open files stays as it is (ulimit -n)");
+        }
+    }
 }
 
 fn log_to_stderr(wanted: &Log) -> Result<(), Failure> {

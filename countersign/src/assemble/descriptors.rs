@@ -1,25 +1,13 @@
 //! How many descriptors the process may have, and how connections share them.
 
 use edge::native::doors::DoorSettings;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use crate::settings::Settings;
 
 /// Descriptors for files of the log, the outbox, the state and the archive, and for connections that the
 /// process makes; a quarter where there are few.
 const KEPT: u64 = 1_024;
-
-/// Lets the process have as many descriptors as it may: the soft limit is often 1 024, for the sake of
-/// programs that use `select`.
-pub(crate) fn raise() {
-    let now = getrlimit(Resource::Nofile);
-    if now.current != now.maximum {
-        let wanted = Rlimit { current: now.maximum, ..now };
-        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
-            tracing::warn!(%error, "the limit of open files stays as it is (ulimit -n)");
-        }
-    }
-}
 
 /// The most connections at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

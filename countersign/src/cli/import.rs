@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::ApiArgs;
-use crate::tools::import::Pattern;
 
 fn unless_dry_run(arg: clap::Arg) -> clap::Arg {
     if !["api", "key"].contains(&arg.get_id().as_str()) {
@@ -94,7 +93,7 @@ pub(crate) struct ImportArgs {
     /// Of an access log, the requests that are events, with the columns' values in them, as in
     /// '/click/{ad_id}' or 'impression=/pixel?ad={ad_id}&pub={publisher}'; `*` is anything; may be repeated
     #[arg(long, value_name = "[EVENT=]PATH")]
-    pub(crate) request: Vec<Pattern>,
+    pub(crate) request: Vec<String>,
     /// Go on with what is written to the log, and with the next one when it is rotated, until Ctrl-C
     #[arg(long, conflicts_with_all = ["strict", "dry_run", "complete"])]
     pub(crate) follow: bool,

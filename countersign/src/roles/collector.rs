@@ -25,7 +25,7 @@ use super::follow::{Seen, follow};
 use crate::assemble::listen::{self, Times};
 use crate::assemble::published;
 use crate::assemble::{guard, log, parts};
-use crate::cli::RoleArgs;
+use crate::cli::CollectorArgs;
 use crate::deployment::{self, KEYS_CENTRE};
 use crate::failure::Failure;
 use crate::process;
@@ -37,26 +37,6 @@ mod taking;
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
 /// Who has not seen the keys for so long takes nothing.
 const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
-
-/// `collector`.
-#[derive(clap::Args, Debug)]
-pub(crate) struct CollectorArgs {
-    #[command(flatten)]
-    pub(crate) role: RoleArgs,
-    /// The time now (RFC 3339): the machine's clock is right, whatever the log says; good for an hour
-    #[arg(long, value_name = "TIME")]
-    pub(crate) clock_is_right: Option<String>,
-}
-
-impl CollectorArgs {
-    /// With the settings that a collector has.
-    pub(crate) fn given(&self, own: &'static [&'static str]) -> crate::settings::Given {
-        let mut given = self.role.given("collector", own);
-        let word = self.clock_is_right.clone().map(figment::value::Value::from);
-        given.flags.push(("collector.clock_is_right", word));
-        given
-    }
-}
 
 /// Runs the command until a signal ends it.
 ///

@@ -31,8 +31,6 @@ use std::time::Duration;
 use shared::ambient::SystemClock;
 use shared::{SourceId, import};
 
-pub(crate) use access::Pattern;
-
 use crate::cli::{Format, ImportArgs};
 use crate::client::Api;
 use crate::failure::{self, Failure, OTHER_LOG, USAGE};
@@ -76,12 +74,16 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let times = Times::new(args.time_format.as_deref(), args.tz.as_deref());
     let names = names.with(times.map_err(Failure::usage)?);
+    let patterns = args.request.iter().map(|text| {
+        text.parse().map_err(|what| Failure::usage(format!("--request {text}: {what}")))
+    });
+    let requests = patterns.collect::<Result<Vec<_>, _>>()?;
     let log = |path: &PathBuf| Log {
         path: path.clone(),
         format: args.format,
         delimiter: args.delimiter,
         names: names.clone(),
-        requests: args.request.clone(),
+        requests: requests.clone(),
         is_named: args.source.is_some(),
         may_grow: (args.source.is_some() || args.follow) && !args.complete,
         clock: Arc::new(SystemClock),

@@ -17,7 +17,7 @@ const FIELDS: &str = "#Fields:";
 /// Which requests are events, and where they say of which ad: `[EVENT=]PATH[?QUERY]`, with `{ad_id}` and
 /// the like where a column's value stands, `*` where anything may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pattern {
+pub(super) struct Pattern {
     kind: Option<Kind>,
     path: Vec<Part>,
     query: Vec<(String, Part)>,
