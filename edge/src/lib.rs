@@ -17,6 +17,8 @@ pub mod device;
 pub mod handle;
 pub mod limit;
 #[cfg(feature = "native")]
+mod metrics;
+#[cfg(feature = "native")]
 pub mod native;
 pub mod networks;
 pub mod outbox;

@@ -4,7 +4,6 @@ mod bodies;
 mod connection;
 pub mod doors;
 mod head;
-mod metrics;
 mod networks;
 mod patience;
 mod plain;
@@ -13,6 +12,6 @@ mod rim;
 mod run;
 mod threads;
 
-pub use metrics::Metrics;
+pub use crate::metrics::Metrics;
 pub use policies::Policies;
 pub use run::{Parts, RimSettings, RunError, Summary, run};

@@ -5,14 +5,12 @@
 //! Standards, and the IAB click measurement guidelines): what can be told of one request, by lists
 //! and by simple counting. The surest comes first, for an event has one reason.
 
-use shared::token::Token;
-use shared::{Fingerprint, Flags, Reason, RuleSet, Timestamp, Verdict};
+use shared::{Fingerprint, Flags, Reason, RuleSet, Verdict};
 
 use crate::bots;
 use crate::browser;
 use crate::clicks::Pace;
 use crate::decision::Draft;
-use crate::handle::State;
 use crate::networks::DataCentres;
 use crate::request::{Method, Request};
 
@@ -112,22 +110,13 @@ pub fn is_mail(user_agent: &[u8]) -> bool {
     FORMS.iter().any(|(begins, name)| user_agent.starts_with(begins.as_bytes()) && names(name))
 }
 
-/// Of a click of a request that is valid as a whole. `is_new`: it takes a place in the visitor's pace,
-/// as the first of its token does; not what was counted before, and no test.
-pub(crate) fn of_click(
-    token: &Token<'_>,
-    request: &Request<'_>,
-    rules: &Rules,
-    is_new: bool,
-    state: &mut dyn State,
-    now: Timestamp,
-) -> Verdict {
-    if is_new && state.clicks_too_often(request.client, request.user_agent) {
+/// Of a click of a request that is valid as a whole. `age_ms`: of its token; none where nobody knows.
+pub(crate) fn of_click(is_too_often: bool, age_ms: Option<u64>, rules: &Rules) -> Verdict {
+    if is_too_often {
         return Some(Reason::TooManyClicks);
     }
-    let age_ms = now.0.checked_sub(token.issued_at.0);
     let is_too_soon = age_ms.is_some_and(|age_ms| age_ms < rules.click_too_soon_ms);
-    (is_too_soon && !state.stands_still(now)).then_some(Reason::ClickTooSoon)
+    is_too_soon.then_some(Reason::ClickTooSoon)
 }
 
 /// Whether a browser says that it asks before a person did (`Sec-Purpose`, `Purpose`, …).

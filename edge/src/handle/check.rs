@@ -124,9 +124,12 @@ impl<'a> Asker<'a> {
         let (visitor, flags) = self.visitor(token, now);
         let mut event = Draft { kind, flags, visitor, token: bytes.to_vec(), ..self.draft.clone() };
         if kind == Kind::Click && event.verdict.is_none() {
+            // What was counted before takes no place in the visitor's pace, and neither does a test.
             let is_new = !token.test && !known(&event) && !state.is_repeat(&event);
-            let rules = &self.policy.verdicts;
-            event.verdict = verdict::of_click(token, self.request, rules, is_new, state, now);
+            let Request { client, user_agent, .. } = *self.request;
+            let is_too_often = is_new && state.clicks_too_often(client, user_agent);
+            let age_ms = now.0.checked_sub(token.issued_at.0).filter(|_| !state.stands_still(now));
+            event.verdict = verdict::of_click(is_too_often, age_ms, &self.policy.verdicts);
         }
         event
     }

@@ -19,11 +19,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use shared::Network;
 use shared::ambient::Stopwatch;
 use tokio::net::TcpListener;
@@ -31,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::address::Range;
+pub use crate::metrics::{DoorMetrics, Shut};
 
 /// Of so many places one more is closed at a time: a flood of connections costs a look through all of
 /// them once for many, and the next ones find room.
@@ -54,70 +50,6 @@ pub struct DoorSettings {
     pub network_max: usize,
     /// Networks without a share of their own: proxies, behind which all visitors are.
     pub exempt: Vec<Range>,
-}
-
-/// What is counted of a listener's connections. Clones count into the same.
-#[derive(Clone, Debug)]
-pub struct DoorMetrics {
-    open: Gauge,
-    shut: Family<WhyLabel, Counter>,
-    /// The family's counters, by [`Shut`].
-    counters: [Counter; 4],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WhyLabel {
-    why: &'static str,
-}
-
-/// Why a connection was ended by us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub enum Shut {
-    /// Its network had its share of places.
-    Refused,
-    /// Another one needed its place.
-    Displaced,
-    /// Its client was silent, or too slow.
-    TimedOut,
-    /// The system gave no descriptor for it.
-    Failed,
-}
-
-impl Default for DoorMetrics {
-    fn default() -> Self {
-        let shut = Family::default();
-        let counters = ["refused", "displaced", "timed_out", "failed"]
-            .map(|why| shut.get_or_create_owned(&WhyLabel { why }));
-        Self { open: Gauge::default(), shut, counters }
-    }
-}
-
-impl DoorMetrics {
-    /// Registers them, under whatever prefix the registry has.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("connections", "Open connections", self.open.clone());
-        let help =
-            "Connections that were refused or closed before their client ended them, by reason";
-        registry.register("connections_shut", help, self.shut.clone());
-    }
-
-    /// Counts one.
-    pub fn shut(&self, why: Shut) {
-        self.counters[why as usize].inc();
-    }
-
-    /// How many there were so far.
-    #[must_use]
-    pub fn count(&self, why: Shut) -> u64 {
-        self.counters[why as usize].get()
-    }
-
-    /// How many are open.
-    #[must_use]
-    pub fn open(&self) -> i64 {
-        self.open.get()
-    }
 }
 
 /// The places of one listener.

@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use super::connection::{FIELDS_MAX, LAST_REQUEST};
 use super::doors::{Place, Shut};
 use super::head::{Borrowed, Head as _};
-use super::metrics::Route;
 use super::patience::Patience;
 use super::rim::{Rim, is_own};
 use crate::decision::{Decision, Reply};
+use crate::metrics::Route;
 
 /// Longer heads are hyper's.
 const HEAD_BYTES: usize = 4 << 10;

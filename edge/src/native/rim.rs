@@ -22,7 +22,6 @@ use tokio::runtime::Handle;
 use super::bodies::{Bodies, Unread, Whole};
 use super::doors::{Place, Shut};
 use super::head::Head;
-use super::metrics::{Metrics, Route};
 use super::networks::Tables;
 use super::patience::Patience;
 use super::{Policies, RimSettings};
@@ -30,6 +29,7 @@ use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
 use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
+use crate::metrics::{Metrics, Route};
 use crate::outbox::{AppendError, News, Outbox, Pending};
 use crate::request::{Body, Method, Request, opts_out};
 

@@ -23,7 +23,7 @@ use shared::{
 
 use super::*;
 use crate::decision::Draft;
-use crate::native::Metrics;
+use crate::metrics::Metrics;
 
 const EDGE: EdgeId = Id::literal("edge-1");
 /// 2026-01-01T00:00:00Z.

@@ -19,7 +19,7 @@ use super::commit::{Committer, Item};
 use super::seal::{Last, weight};
 use super::tally_file::TallyFile;
 use crate::decision::Draft;
-use crate::native::Metrics;
+use crate::metrics::Metrics;
 use crate::repeats::Repeats;
 
 /// The one stream that an outbox has in its segments.

@@ -13,7 +13,6 @@ use prometheus_client::registry::{Registry, Unit};
 use shared::event::REASON_CODES;
 use shared::{Kind, Reason};
 
-use super::doors::DoorMetrics;
 use crate::decision::Draft;
 use crate::limit::Class;
 
@@ -204,5 +203,69 @@ impl Metrics {
         let at = ROUTES.iter().position(|name| *name == route);
         at.and_then(|at| self.requests[at].get(usize::from(class).checked_sub(1)?))
             .map_or(0, |counter| counter.inner().load(Ordering::Relaxed))
+    }
+}
+
+/// What is counted of a listener's connections. Clones count into the same.
+#[derive(Clone, Debug)]
+pub struct DoorMetrics {
+    pub(crate) open: Gauge,
+    shut: Family<WhyLabel, Counter>,
+    /// The family's counters, by [`Shut`].
+    counters: [Counter; 4],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabel {
+    why: &'static str,
+}
+
+/// Why a connection was ended by us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Shut {
+    /// Its network had its share of places.
+    Refused,
+    /// Another one needed its place.
+    Displaced,
+    /// Its client was silent, or too slow.
+    TimedOut,
+    /// The system gave no descriptor for it.
+    Failed,
+}
+
+impl Default for DoorMetrics {
+    fn default() -> Self {
+        let shut = Family::default();
+        let counters = ["refused", "displaced", "timed_out", "failed"]
+            .map(|why| shut.get_or_create_owned(&WhyLabel { why }));
+        Self { open: Gauge::default(), shut, counters }
+    }
+}
+
+impl DoorMetrics {
+    /// Registers them, under whatever prefix the registry has.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("connections", "Open connections", self.open.clone());
+        let help =
+            "Connections that were refused or closed before their client ended them, by reason";
+        registry.register("connections_shut", help, self.shut.clone());
+    }
+
+    /// Counts one.
+    pub fn shut(&self, why: Shut) {
+        self.counters[why as usize].inc();
+    }
+
+    /// How many there were so far.
+    #[must_use]
+    pub fn count(&self, why: Shut) -> u64 {
+        self.counters[why as usize].get()
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn open(&self) -> i64 {
+        self.open.get()
     }
 }
