@@ -12,8 +12,8 @@ use crate::text::{hex, unhex};
 use crate::time::Timestamp;
 use crate::wire::{Declared, declared};
 
-/// The issuer of every imported row. No key can be made under this name.
-pub const ISSUER: IssuerId = Id::literal("import");
+/// The issuer of every imported row.
+pub use crate::keys::IMPORT_ISSUER as ISSUER;
 
 /// The most rows between the first and the end of one chunk: it touches two blocks at most.
 pub const CHUNK_ROWS_MAX: u64 = 65_536;

@@ -5,12 +5,14 @@ pub mod jwks;
 mod parts;
 pub mod request;
 mod secrets;
+mod signer;
 mod store;
 
 pub use edges::{EdgeRegistry, RegisteredEdge, Sender, registered_name};
 pub use jwks::Jwks;
 pub use parts::{CentreKeys, EdgeKeys};
 pub use secrets::{PriceKey, SealedPrice, Secret, TagKeys, VisitorKey};
+pub use signer::Signer;
 pub use store::{IssuerKey, KeyError, KeyStore};
 
 use std::collections::BTreeMap;
@@ -24,6 +26,9 @@ use crate::money::Money;
 use crate::name::{Advertiser, AdvertiserName, IssuerId, Name, Publisher, PublisherName};
 use crate::text::{hex, hex_text};
 use crate::time::Timestamp;
+
+/// Of every row of an imported log. No key can be made under this name.
+pub const IMPORT_ISSUER: Id = Id::literal("import");
 
 /// One installation of Countersign: tokens of one are worthless in another. Random, made when the
 /// installation is.

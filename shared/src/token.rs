@@ -24,7 +24,8 @@
 mod layout;
 mod seal;
 
-pub use seal::{SIGNATURE_BYTES, Signer, TAG_BYTES, Unsealed, Unverified, sign, tag};
+pub use crate::keys::Signer;
+pub use seal::{SIGNATURE_BYTES, TAG_BYTES, Unsealed, Unverified, sign, tag};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -14,11 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::{DeploymentId, KeyId, Keyring, PublicKey};
+use super::{DeploymentId, KeyId, Keyring, PublicKey, Signer};
 use crate::limits::HORIZON_MS;
 use crate::text::unhex;
 use crate::time::Timestamp;
-use crate::token::Signer;
 
 /// The field of the body's hash; see [`body_field`].
 pub const BODY_FIELD: &str = "countersign-body";

@@ -175,7 +175,7 @@ impl KeyStore {
         now: Timestamp,
         random: &mut dyn Random,
     ) -> Result<KeyId, KeyError> {
-        if issuer == crate::import::ISSUER {
+        if issuer == super::IMPORT_ISSUER {
             return Err(KeyError::Reserved(issuer));
         }
         if self.signing(issuer, now).is_ok() {

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 use super::{Token, layout};
 use crate::event::Reason;
 use crate::id::ImpressionId;
-use crate::keys::{DeploymentId, IssuerKey, KeyId, Keyring, PublicKey, TagKeys};
+use crate::keys::{DeploymentId, KeyId, Keyring, PublicKey, Signer, TagKeys};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_LIFE_MS_MAX};
 use crate::time::Timestamp;
 
@@ -19,49 +19,7 @@ pub const TAG_BYTES: usize = 16;
 const SIGN_DOMAIN: &[u8] = b"countersign token signature v1\0";
 const TAG_DOMAIN: &[u8] = b"countersign token tag v1\0";
 
-/// Signs tokens with one key.
-#[derive(Clone)]
-pub struct Signer {
-    key: SigningKey,
-    tags: TagKeys,
-    /// The public half.
-    pub public: PublicKey,
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Signer({})", self.public.id)
-    }
-}
-
 impl Signer {
-    /// Of an issuer's key.
-    #[must_use]
-    pub fn new(key: &IssuerKey) -> Self {
-        Self {
-            key: SigningKey::from_bytes(key.secret.expose()),
-            tags: TagKeys::of_key(key.secret.clone()),
-            public: key.public.clone(),
-        }
-    }
-
-    /// The key's name, which goes into the token.
-    #[must_use]
-    pub const fn id(&self) -> KeyId {
-        self.public.id
-    }
-
-    /// The key's tags.
-    #[must_use]
-    pub const fn tags(&self) -> &TagKeys {
-        &self.tags
-    }
-
-    /// A signature over anything that begins with a domain of its own.
-    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
-        self.key.sign(bytes).to_bytes()
-    }
-
     /// The sealed token: body, signature, tag of its day of issue.
     ///
     /// # Errors
@@ -99,7 +57,7 @@ impl Signer {
         let mut bytes = Vec::with_capacity(body.len() + SIGNATURE_BYTES + TAG_BYTES);
         bytes.extend_from_slice(body);
         bytes.extend(signature.unwrap_or_else(|| self.sign_bytes(&signed)));
-        tag(&mut bytes, &self.tags, day);
+        tag(&mut bytes, self.tags(), day);
         bytes
     }
 }
