@@ -101,6 +101,7 @@ fn up(args: &UpArgs) -> Result<(), Failure> {
     process::run(process::cargo().args(["build", "--release", "--locked", "-p", "countersign"]))?;
     let binary = process::target_dir()?.join("release").join(process::exe("countersign"));
     if args.edge == Shell::Wasm {
+        sdk::build()?;
         return worker::up(&binary, &args.args);
     }
     let mut command = std::process::Command::new(binary);

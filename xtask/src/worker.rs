@@ -172,7 +172,6 @@ const DATA: &str = "countersign-data";
 pub(crate) fn up(binary: &Path, args: &[String]) -> Result<(), Failure> {
     let worker = build()?;
     let workerd = tools::workerd()?;
-    crate::sdk::build()?;
     let after = |flag: &str| {
         let at = args.iter().position(|arg| arg == flag)?;
         args.get(at + 1).cloned()
