@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a rule that cannot read the tree must fail")]
 #![allow(clippy::print_stdout, reason = "notes for whoever reads a test's output")]
 
+mod circles;
 mod rooms;
 mod text;
 mod tree;
@@ -18,6 +19,11 @@ fn hold(rule: &str, breaches: &[String]) {
 #[test]
 fn dependencies_follow_the_arrows() {
     hold("arrows between rooms run one way", &rooms::arrows(&rooms::packages()));
+}
+
+#[test]
+fn modules_have_no_circles() {
+    hold("what two modules of a room need lies below both", &circles::circles(&Tree::read()));
 }
 
 #[test]
