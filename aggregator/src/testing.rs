@@ -8,16 +8,20 @@ use std::ops::Range;
 use bytes::Bytes;
 use eventlog::Message;
 use shared::event::{Fingerprint, Flags, Network};
+use shared::name::{Any, Named};
 use shared::random::{Seeded, below};
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Judged, MessageBuilder, Tally};
-use shared::name::{Any, Named};
-use shared::{AdId, Name, BatchDigest, BlockId, Codes, Country, Currency, Device, Id, ImpressionId, IssuerId, Kind, Minute, Money, OutboxId, Outcome, PartitionMap, Partitions, Reason, Region, RuleSet, SourceId, Timestamp, Validity, import};
+use shared::{
+    AdId, BatchDigest, BlockId, Codes, Country, Currency, Device, Id, ImpressionId, IssuerId, Kind,
+    Minute, Money, Name, OutboxId, Outcome, PartitionMap, Partitions, Reason, Region, RuleSet,
+    SourceId, Timestamp, Validity, import,
+};
 
 pub(crate) const PARTITIONS: u16 = 4;
 pub(crate) const START: Minute = Minute(29_500_000);
 /// Names that are ids of their own, and others: their order is that of their texts.
-pub(crate) const ADS: [&str; 6] =
+const ADS: [&str; 6] =
     ["ad-1", "550e8400-e29b-41d4-a716-446655440000", "a", "mm_10067028.1", "Zz_9", "広告 10"];
 const PUBLISHERS: [&str; 2] = ["p1", "example.com"];
 
@@ -26,10 +30,10 @@ pub(crate) fn named<T: Named>(text: &'static str) -> Name<'static, T> {
     shared::name::literal(text)
 }
 
-
 /// What the answers must be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Oracle {
+    pub(crate) ads: [&'static str; 6],
     pub(crate) counts: BTreeMap<(AdId, Kind, bool, Minute), u64>,
     pub(crate) received: BTreeMap<Minute, u64>,
     pub(crate) counted: BTreeMap<Minute, u64>,
@@ -51,7 +55,7 @@ impl Oracle {
         of: Validity,
         range: &Range<Minute>,
     ) -> Vec<(&'static str, u64)> {
-        let mut ads = ADS;
+        let mut ads = self.ads;
         ads.sort_unstable();
         let count = |ad| self.count(named(ad).id(), kind, of, range);
         let mut all: Vec<_> = ads.into_iter().map(|ad| (ad, count(ad))).collect();
@@ -99,6 +103,7 @@ pub(crate) struct World {
     seen: HashSet<Key>,
     sent: Vec<Sent>,
     imported: u64,
+    publishers: [&'static str; 2],
     pub(crate) oracle: Oracle,
 }
 
@@ -116,6 +121,11 @@ pub(crate) fn source() -> SourceId {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
+        Self::called(seed, ADS, PUBLISHERS)
+    }
+
+    /// Whose ads and publishers have these names.
+    pub(crate) fn called(seed: u64, ads: [&'static str; 6], publishers: [&'static str; 2]) -> Self {
         let id = |edge| OutboxId { edge: Id::literal(edge), epoch: 1 };
         let start = START.start();
         let outbox = |edge| Outbox { id: id(edge), next: 0, watermark: start };
@@ -128,7 +138,8 @@ impl World {
             seen: HashSet::new(),
             sent: Vec::new(),
             imported: 0,
-            oracle: Oracle::default(),
+            publishers,
+            oracle: Oracle { ads, ..Oracle::default() },
         }
     }
 
@@ -151,8 +162,10 @@ impl World {
         let kind = self.pick(Kind::ALL);
         let impression = kind == Kind::Impression;
         let currency = Currency::from_bytes(*b"EUR").unwrap();
-        let (ad, publisher) = (self.pick(&ADS), self.pick(&PUBLISHERS));
-        let names: Vec<_> = [ad, publisher].map(named::<Any>).into_iter().filter(|n| n.is_long()).collect();
+        let (ads, publishers) = (self.oracle.ads, self.publishers);
+        let (ad, publisher) = (self.pick(&ads), self.pick(&publishers));
+        let names: Vec<_> =
+            [ad, publisher].map(named::<Any>).into_iter().filter(|n| n.is_long()).collect();
         let names = names.into_iter().map(Name::to_buf).collect::<Vec<_>>().leak();
         Judged {
             issuer: Id::literal("key-1"),
@@ -167,7 +180,10 @@ impl World {
             placement: Id::NONE,
             names,
             issued: None,
-            codes: Codes::of(self.pick(&[Country::UNKNOWN, Country::lenient("DE")]), self.pick(Device::ALL)),
+            codes: Codes::of(
+                self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
+                self.pick(Device::ALL),
+            ),
             region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,

@@ -13,7 +13,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use shared::event::{Country, Device, Fingerprint, Flags, Network, RuleSet};
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
-use shared::{BatchDigest, BlockId, Codes, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason, Region, Timestamp, import};
+use shared::{
+    BatchDigest, BlockId, Codes, Currency, Id, ImpressionId, Kind, Minute, Money, OutboxId, Reason,
+    Region, Timestamp, import,
+};
 
 use super::*;
 

@@ -112,7 +112,11 @@ fn errors_name_the_place() {
         ),
         ("id = \"hats\"", "id = \"shoes\"", "ads[1] (\"shoes\"): this id is there twice"),
         ("id = \"empty\"", "id = \"top\"", "placements[1] (\"top\"): this id is there twice"),
-        ("id = \"hats\"", "id = \"ha ts\"", "ads[1] (\"ha ts\"): id: an id has"),
+        (
+            "id = \"hats\"",
+            "id = \"hats \"",
+            "ads[1] (\"hats \"): id: a name neither begins nor ends",
+        ),
         ("weight = 3", "weight = 0", "ads[0] (\"shoes\"): weight is 0"),
         ("width = 300", "width = 0", "ads[0] (\"shoes\"): width is 0"),
         ("currency = \"EUR\"", "", "ads[0] (\"shoes\"): price_micros needs a currency"),

@@ -6,18 +6,20 @@ mod check;
 mod link;
 mod reply;
 mod serve;
+mod step;
 
 use std::net::IpAddr;
 
 use shared::keys::{Jwks, jwks};
 use shared::{ImpressionId, Random, Timestamp};
 
-use crate::decision::{Decision, Draft, Reply, Step};
+use crate::decision::{Decision, Draft, Reply};
 use crate::limit::Class;
 use crate::policy::Policy;
 use crate::request::{Method, Request};
 
 pub use serve::Resume;
+pub use step::{Effect, Outcome, Step};
 
 /// What an edge remembers from one request to the next: lent by the rim, which may share it between
 /// threads.

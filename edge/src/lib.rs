@@ -30,7 +30,7 @@ pub mod settings;
 pub mod verdict;
 pub mod worker;
 
-pub use decision::{Decision, Draft, Durability, Effect, Loss, Outcome, Reply, Step, WhenFull};
-pub use handle::{Resume, State, decide, handle};
+pub use decision::{Decision, Draft, Durability, Loss, Reply, WhenFull};
+pub use handle::{Effect, Outcome, Resume, State, Step, decide, handle};
 pub use policy::{Keys, Policy, PublicUrl};
 pub use request::{Method, Request};

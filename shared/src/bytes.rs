@@ -131,7 +131,8 @@ impl<'a> Reader<'a> {
     pub fn short_id<T: Noun>(&mut self, length: u8) -> Result<Id<T>, WireError> {
         let bytes = self.slice(usize::from(length))?;
         let mut padded = [0; ID_BYTES_MAX];
-        let place = padded.get_mut(..bytes.len()).ok_or_else(|| self.error("an id that is none"))?;
+        let place =
+            padded.get_mut(..bytes.len()).ok_or_else(|| self.error("an id that is none"))?;
         place.copy_from_slice(bytes);
         let id = Id::from_padded(padded).ok();
         // A zero within the length would be padding twice.

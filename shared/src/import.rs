@@ -7,7 +7,7 @@ use crate::counted::Codes;
 use crate::event::{Country, Device, Kind};
 use crate::id::{BlockId, ImpressionId, SourceId};
 use crate::limits::{CHUNK_EVENTS_MAX, CHUNK_NAMES_BYTES_MAX};
-use crate::name::{AdName, Id, IssuerId, NameBuf, PlacementName, PublisherName, is_own_id};
+use crate::name::{AdName, NameBuf, PlacementName, PublisherName, is_own_id};
 use crate::text::{hex, unhex};
 use crate::time::Timestamp;
 use crate::wire::{Declared, declared};

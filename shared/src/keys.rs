@@ -28,7 +28,7 @@ use crate::text::{hex, hex_text};
 use crate::time::Timestamp;
 
 /// Of every row of an imported log. No key can be made under this name.
-pub const IMPORT_ISSUER: Id = Id::literal("import");
+pub const IMPORT_ISSUER: IssuerId = IssuerId::literal("import");
 
 /// One installation of Countersign: tokens of one are worthless in another. Random, made when the
 /// installation is.

@@ -10,10 +10,14 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shared::wire::Judged;
 use shared::wire::MessageView;
-use shared::{AdId, BatchDigest, Currency, Dimensions, Kind, Minute, OutboxId, PublisherId, SourceId, Timestamp, Validity};
+use shared::{
+    AdId, BatchDigest, Codes, Currency, Dimensions, Fingerprint, Flags, Id, ImpressionId, Kind,
+    Minute, Money, Network, OutboxId, PublisherId, Region, RuleSet, SourceId, Timestamp, Validity,
+};
 
-use super::{Cell, Engine, Finality, Gap, MinuteAccount, SourceState, CellAmount, Told};
+use super::{Cell, CellAmount, Engine, Finality, Gap, MinuteAccount, SourceState, Told};
 use store::Store;
 
 /// Everything that can be asked of a partition.
@@ -93,4 +97,31 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
 /// Reads a message for whoever takes views of it.
 fn read(bytes: &[u8]) -> MessageView<'_> {
     MessageView::read(bytes).unwrap()
+}
+
+/// An event of which nothing is known.
+fn blank() -> Judged<'static> {
+    Judged {
+        issuer: Id::NONE,
+        id: ImpressionId::default(),
+        kind: Kind::Served,
+        outcome: Ok(None),
+        at: Timestamp(0),
+        issued: None,
+        ad: Id::NONE,
+        campaign: Id::NONE,
+        advertiser: Id::NONE,
+        publisher: Id::NONE,
+        placement: Id::NONE,
+        names: &[],
+        codes: Codes::default(),
+        region: Region::UNKNOWN,
+        network: Network::default(),
+        visitor: Fingerprint::NONE,
+        flags: Flags(0),
+        rules: RuleSet::UNKNOWN,
+        page: None,
+        price: Money::ZERO,
+        proof: b"",
+    }
 }

@@ -71,7 +71,6 @@ const BAD: &[(&str, &str, &str)] = &[
     ("ads/a/aggregated_count?from=0&to=60&from=0", "from", "twice"),
     ("ads/a/aggregated_count?from=0&to=60&%00=1", "\u{0}", "unknown parameter"),
     ("ads/a%0ab/aggregated_count?from=0&to=60", "ad_id", "U+000A"),
-    
     ("ads/%20/aggregated_count?from=0&to=60", "ad_id", "neither begins nor ends"),
     ("ads/%ff/aggregated_count?from=0&to=60", "ad_id", "UTF-8"),
     ("ads/popular_ads?count=0", "count", "from 1 to 10000"),

@@ -16,7 +16,7 @@ use super::*;
 use crate::store::keys;
 use crate::store::memory::MemStores;
 use crate::store::slate::SlateSettings;
-use crate::testing::{ADS, Oracle, PARTITIONS, START, World, named, source};
+use crate::testing::{Oracle, PARTITIONS, START, World, named, source};
 
 mod counting;
 mod export;
@@ -187,7 +187,7 @@ async fn check_counts<L: Log, S: Stores>(
     first: Minute,
     last: Minute,
 ) {
-    let ads = ADS.iter().copied().chain(["nobody"]);
+    let ads = oracle.ads.into_iter().chain(["nobody"]);
     for (ad, (kind, validity)) in ads.flat_map(|ad| asked().map(move |which| (ad, which))) {
         let middle = Minute(START.0 + (last.0 - START.0) / 2);
         for (from, to) in
@@ -230,7 +230,10 @@ fn mem_log() -> Arc<MemLog> {
 }
 
 fn history(seed: u64, flushes: usize) -> (World, Vec<Vec<Message>>) {
-    let mut world = World::new(seed);
+    history_of(World::new(seed), flushes)
+}
+
+fn history_of(mut world: World, flushes: usize) -> (World, Vec<Vec<Message>>) {
     let all = (0..flushes).map(|_| world.flush()).collect();
     (world, all)
 }

@@ -207,6 +207,11 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A name that is its own id, or the digest.
+fn plain(id: AnyId) -> String {
+    id.text().map_or_else(|| format!("{id:?}"), str::to_owned)
+}
+
 /// The key in words, for errors.
 #[must_use]
 pub fn describe(key: &[u8]) -> String {
@@ -220,7 +225,7 @@ pub fn describe(key: &[u8]) -> String {
         Some(&CELLS) => fields
             .id::<Ad>()
             .zip(fields.minute())
-            .map(|(ad, m)| format!("cells of ad {ad:?} at {}", m.start())),
+            .map(|(ad, m)| format!("cells of ad {} at {}", plain(ad.any()), m.start())),
         Some(&TOTALS) => fields.minute().zip(fields.kind_and_validity()).map(|(m, (k, valid))| {
             format!("{}{k} totals of {}", if valid { "" } else { "invalid " }, m.start())
         }),
@@ -233,7 +238,7 @@ pub fn describe(key: &[u8]) -> String {
         Some(&RETIRED) => fields.id::<Edge>().map(|edge| format!("edge {edge} out of service")),
         Some(&CUT_OFF) => fields.id::<Edge>().map(|edge| format!("edge {edge} cut off")),
         Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
-        Some(&NAME) => fields.id::<Any>().map(|id| format!("the name of {id:?}")),
+        Some(&NAME) => fields.id::<Any>().map(|id| format!("the name of {}", plain(id))),
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,
     };

@@ -188,7 +188,7 @@ async fn two_imports_of_one_log_are_made_one_after_the_other() {
 async fn what_cannot_be_read_is_a_400_that_says_where() {
     let rig = start();
     let cases = [
-        ("/v1/batches", BATCH_CONTENT_TYPE, "CSB3".to_owned(), "at byte 0"),
+        ("/v1/batches", BATCH_CONTENT_TYPE, "CSB9".to_owned(), "at byte 0"),
         ("/v1/batches", "application/json", "{\"version\":1,".to_owned(), "line 1 column 13"),
         (
             "/v1/batches",

@@ -268,7 +268,7 @@ async fn what_is_no_batch_goes_to_the_dead_letters() {
     let mut bytes = batch(0, vec![event(Kind::Click, &token)], Vec::new()).to_vec();
     bytes.pop();
     let refused = rig.collector.submit_from(Sender::Operator, "edge-1", bytes.clone().into()).await;
-    let why = "at byte 87: the bytes end too early";
+    let why = "at byte 91: the bytes end too early";
     assert_eq!(refused, Err(SubmitError::Refused(why.to_owned())));
     let dead = rig.log.messages(DEAD);
     let letter = DeadLetter::read(&dead[0]).unwrap();

@@ -45,7 +45,11 @@ fn click(world: &World, issuer: IssuerId, outbox: OutboxId, number: u64, block: 
 }
 
 /// The answer's status and kind, and what it says to wait.
-async fn send(rig: &Rig<MemLog>, issuer: IssuerId, body: Bytes) -> (StatusCode, String, Option<u64>) {
+async fn send(
+    rig: &Rig<MemLog>,
+    issuer: IssuerId,
+    body: Bytes,
+) -> (StatusCode, String, Option<u64>) {
     let world = World::new();
     let signer = Signer::new(world.key(issuer));
     let field = request::sign(&signer, world.store.deployment, BATCHES_PATH, &body, NOW);

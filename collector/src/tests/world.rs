@@ -12,7 +12,10 @@ use shared::random::Seeded;
 use shared::token::{Signer, Token};
 use shared::wire::batch::{Batch, Event, Tally};
 use shared::wire::{Declared, Logged, MessageView};
-use shared::{AdId, BlockId, Clock, Codes, Currency, EdgeId, Id, ImpressionId, IssuerId, Kind, Money, OutboxId, Outcome, PartitionMap, Partitions, Region, Timestamp};
+use shared::{
+    AdId, BlockId, Clock, Codes, Currency, EdgeId, Id, ImpressionId, IssuerId, Kind, Money,
+    OutboxId, Outcome, PartitionMap, Partitions, Region, Timestamp,
+};
 use tokio::sync::watch;
 
 use crate::{Collector, CollectorKeys, Metrics, Parts, Settings};

@@ -85,7 +85,7 @@ fn what_is_not_known_is_refused_with_name_and_place() {
         (
             Some("[edge]\nclicks = 'fast'\n[edge.privacy]\nvendor = 70000"),
             &[],
-            &["edge.clicks: `durable` or `queued`, and not fast; ", "edge.privacy.vendor: from 0"],
+            &["edge.clicks: `durable` or `queued`, and not fast", "edge.privacy.vendor: from 0"],
         ),
         (Some("[eventlog]\nurl = 'nats://a:b@c'"), &[], &["eventlog.url", "password_file"]),
         (Some("[eventlog]\nuser = 'a'"), &[], &["password_file", "both"]),

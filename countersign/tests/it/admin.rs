@@ -164,9 +164,9 @@ fn a_catalogue_is_checked_before_an_edge_reads_it() {
     assert!(said.contains("is stored as https://e.example/?g=%7Bgclid%7D"), "{said}");
     assert!(said.contains("1 ads on 1 placements, nothing wrong"), "{said}");
     let (code, _, told) =
-        check(&good.replace("width = 300", "width = 0").replace("\"q\"", "\"?\""));
+        check(&good.replace("width = 300", "width = 0").replace("\"q\"", "\"?\\t\""));
     assert_eq!(code, Some(2), "{told}");
     let places =
-        ["ads.toml: ads[0] (\"a\"): width is 0", "placements[0] (\"p\"): publisher: an id"];
+        ["ads.toml: ads[0] (\"a\"): width is 0", "placements[0] (\"p\"): publisher: a name"];
     assert!(places.iter().all(|place| told.contains(place)), "{told}");
 }

@@ -214,7 +214,7 @@ fn a_dry_run_shows_how_a_log_is_read_and_needs_no_server() {
     ] {
         assert!(said.contains(word), "{word}\n{said}{told}");
     }
-    assert!(told.contains("export.csv:5: ad_id: an id"), "{told}");
+    assert!(told.contains("export.csv:5: ad_id: a name"), "{told}");
     let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
     assert_eq!(files.len(), 1, "nothing is written");
     let (code, _, told) = dry(&[]);

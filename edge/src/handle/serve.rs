@@ -7,8 +7,8 @@ use shared::token::{SIGNATURE_BYTES, Signer, Token, Unsealed, to_text};
 use shared::{BlockId, Fingerprint, ImpressionId, Name, Random, Timestamp};
 
 use super::check::Asker;
-use super::{State, reply};
-use crate::decision::{Decision, Draft, Durability, Effect, Outcome, Reply, Step, WhenFull};
+use super::{Effect, Outcome, State, Step, reply};
+use crate::decision::{Decision, Draft, Durability, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::privacy::{self, Signals};
 use crate::request::{Request, text};

@@ -243,7 +243,8 @@ impl<'a> MessageView<'a> {
     /// points nowhere.
     pub fn cold(&self) -> Result<Vec<Cold<'a>>, WireError> {
         if self.version < 4 {
-            return Ok(self.cold_3()?.into_iter().map(|row| row.cold).collect());
+            let rows = self.cold_3(self.hot.len() / HOT_BYTES)?;
+            return Ok(rows.into_iter().map(|row| row.cold).collect());
         }
         let mut reader = Reader::new(self.cold);
         let mut rows = Vec::with_capacity(self.hot.len() / HOT_BYTES);
@@ -260,11 +261,11 @@ impl<'a> MessageView<'a> {
         Ok(rows)
     }
 
-    /// The cold rows of a version before 4.
-    fn cold_3(&self) -> Result<Vec<Cold3<'a>>, WireError> {
+    /// So many cold rows of a version before 4.
+    fn cold_3(&self, count: usize) -> Result<Vec<Cold3<'a>>, WireError> {
         let mut reader = Reader::new(self.cold);
-        let mut rows = Vec::new();
-        while reader.end().is_err() {
+        let mut rows = Vec::with_capacity(count);
+        for _ in 0..count {
             let ms = reader.u16()?;
             if ms >= 60_000 {
                 return Err(reader.error("a cold row that points nowhere"));
@@ -284,6 +285,7 @@ impl<'a> MessageView<'a> {
                 },
             });
         }
+        reader.end()?;
         Ok(rows)
     }
 
@@ -373,7 +375,7 @@ impl<'a> MessageView<'a> {
     /// Rows before version 4 in the form of today. What was in cold rows is left out where they cannot be
     /// read: a message that counted once counts for ever.
     fn renewed(&self, hot: &[u8]) -> Vec<u8> {
-        let cold = self.cold_3().unwrap_or_default();
+        let cold = self.cold_3(hot.len() / HOT_BYTES_3).unwrap_or_default();
         let mut renewed = Vec::with_capacity(hot.len() / HOT_BYTES_3 * HOT_BYTES);
         for (at, r) in hot.chunks_exact(HOT_BYTES_3).enumerate() {
             let word = |at: usize| u16::from_le_bytes([r[at], r[at + 1]]);

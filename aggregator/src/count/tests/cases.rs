@@ -6,7 +6,10 @@ use eventlog::Position;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, MessageBuilder, Word};
-use shared::{BatchDigest, BlockId, Codes, EdgeId, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money, Network, OutboxId, Reason, Region, RuleSet, SourceId, Timestamp, Validity, import};
+use shared::{
+    BatchDigest, BlockId, Codes, EdgeId, Fingerprint, Flags, Id, ImpressionId, Kind, Minute, Money,
+    Network, OutboxId, Reason, Region, RuleSet, SourceId, Timestamp, Validity, import,
+};
 
 use super::read;
 use super::store::Store;

@@ -12,7 +12,10 @@ use shared::wire::message::Entry;
 use shared::wire::{
     BatchEntry, ChunkEntry, Control, Declared, Judged, MessageBuilder, Tally, Word,
 };
-use shared::{BatchDigest, BlockId, Codes, EdgeId, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Minute, Money, Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId, Timestamp, import};
+use shared::{
+    BatchDigest, BlockId, EdgeId, Id, ImpressionId, IssuerId, Kind, Minute, OutboxId, PageSeq,
+    PageView, Reason, SourceId, Timestamp, import,
+};
 
 use super::store::Store;
 use super::{read, view};
@@ -41,7 +44,12 @@ fn batch_entry(
 }
 
 /// An event of this block, at this time.
-fn event(issuer: IssuerId, id: ImpressionId, at: Timestamp, outcome: shared::Outcome) -> Judged<'static> {
+fn event(
+    issuer: IssuerId,
+    id: ImpressionId,
+    at: Timestamp,
+    outcome: shared::Outcome,
+) -> Judged<'static> {
     Judged {
         issuer,
         id,
@@ -49,21 +57,9 @@ fn event(issuer: IssuerId, id: ImpressionId, at: Timestamp, outcome: shared::Out
         outcome,
         at,
         ad: Id::literal("ad"),
-        campaign: Id::NONE,
-        advertiser: Id::NONE,
         publisher: Id::literal("pub"),
-        placement: Id::NONE,
-        names: &[],
-        issued: None,
-        codes: Codes::default(),
-        region: Region::UNKNOWN,
-        network: Network::default(),
-        visitor: Fingerprint::NONE,
-        flags: Flags(0),
-        rules: RuleSet::UNKNOWN,
         page: Some(PageSeq { page: PageView(1), seq: 1 }),
-        price: Money::ZERO,
-        proof: b"",
+        ..super::blank()
     }
 }
 

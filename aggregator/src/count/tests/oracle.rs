@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::{BatchEntry, MessageView, Row};
-use shared::{Dimensions, BatchDigest, BlockId, IssuerId, Kind, Minute, OutboxId, PageView, Reason, SourceId, Timestamp, import};
+use shared::{
+    BatchDigest, BlockId, Dimensions, IssuerId, Kind, Minute, OutboxId, PageView, Reason, SourceId,
+    Timestamp, import,
+};
 
 use super::View;
 use crate::count::{Applied, Finality, MinuteAccount, SourceState};

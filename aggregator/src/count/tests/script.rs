@@ -7,7 +7,11 @@ use proptest::option;
 use proptest::prelude::*;
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Declared, Judged, MessageBuilder, Tally};
-use shared::{BlockId, Codes, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Minute, Money, Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId, Timestamp, import};
+use shared::{
+    BlockId, Codes, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, IssuerId,
+    Kind, Minute, Money, Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId,
+    Timestamp, import,
+};
 
 /// The minute in which histories begin.
 pub(super) const START: Minute = Minute(29_000_000);
@@ -239,7 +243,10 @@ impl EventOp {
             placement: Id::NONE,
             names: &[],
             issued: None,
-            codes: Codes::of(Country::lenient(["DE", "ZZ"][usize::from(self.country)]), [Device::Unknown, Device::Tv][usize::from(self.country)]),
+            codes: Codes::of(
+                Country::lenient(["DE", "ZZ"][usize::from(self.country)]),
+                [Device::Unknown, Device::Tv][usize::from(self.country)],
+            ),
             region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,

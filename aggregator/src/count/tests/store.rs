@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use eventlog::Position;
 use shared::counted::Amount;
-use shared::{AdId, Currency, Dimensions, EdgeId, Kind, Minute, OutboxId, PageView, PublisherId, SourceId, Timestamp};
+use shared::{
+    AdId, Currency, Dimensions, EdgeId, Kind, Minute, OutboxId, PageView, PublisherId, SourceId,
+    Timestamp,
+};
 
 use crate::count::{
-    AdTotal, Cell, Changes, CutOff, MinuteAccount, MinuteRows, OutboxState, Page,
-    PageKey, PageState, PublisherTold, Snapshot, SourceState, CellAmount, Told,
+    AdTotal, Cell, CellAmount, Changes, CutOff, MinuteAccount, MinuteRows, OutboxState, Page,
+    PageKey, PageState, PublisherTold, Snapshot, SourceState, Told,
 };
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -125,20 +128,25 @@ impl Store {
 fn whole((minute, rows): (&Minute, &Rows)) -> MinuteRows {
     let cell =
         |(dimensions, count): (&Dimensions, &u64)| Cell { dimensions: *dimensions, count: *count };
-    let spend = |((dimensions, amount, currency), micros): (&(Dimensions, Amount, Currency), &i64)| CellAmount {
-        dimensions: *dimensions,
-        amount: *amount,
-        currency: *currency,
-        micros: *micros,
-    };
+    let spend =
+        |((dimensions, amount, currency), micros): (&(Dimensions, Amount, Currency), &i64)| {
+            CellAmount {
+                dimensions: *dimensions,
+                amount: *amount,
+                currency: *currency,
+                micros: *micros,
+            }
+        };
     let total = |((ad, kind, valid), count): (&(AdId, Kind, bool), &u64)| AdTotal {
         ad: *ad,
         kind: *kind,
         valid: *valid,
         count: *count,
     };
-    let told =
-        |(publisher, told): (&PublisherId, &Told)| PublisherTold { publisher: *publisher, told: *told };
+    let told = |(publisher, told): (&PublisherId, &Told)| PublisherTold {
+        publisher: *publisher,
+        told: *told,
+    };
     MinuteRows {
         minute: *minute,
         cells: rows.cells.iter().map(cell).collect(),

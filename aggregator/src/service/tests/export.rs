@@ -3,6 +3,8 @@
 use eventlog::{Position, Reader};
 use shared::wire::MessageView;
 
+use shared::AnyId;
+
 use super::*;
 
 /// What has the same names, added up; and the position.
@@ -56,13 +58,14 @@ async fn expected<L: Log>(log: &L, partition: u16) -> (Position, Sums) {
             *sums.entry(key).or_default() += n;
         }
     };
+    let name = |id: AnyId| id.own_name().or_else(|| engine.name(id).cloned()).unwrap();
     let cell = |minute: Minute, d: &shared::Dimensions| {
         let mut cell = json!({
-            "minute": minute, "ad": d.ad.own_name(), "country": d.country, "device": d.device,
+            "minute": minute, "ad": name(d.ad.any()), "country": d.country, "device": d.device,
             "kind": d.kind, "valid": d.valid,
         });
         if !d.publisher.is_none() {
-            cell["publisher"] = json!(d.publisher.own_name());
+            cell["publisher"] = json!(name(d.publisher.any()));
         }
         cell
     };

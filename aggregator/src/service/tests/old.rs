@@ -25,7 +25,9 @@ async fn messages_of_every_version_go_through_the_service() {
     // The newest golden message comes in named parts.
     let newest = read_json("shared/vectors/messages.json")["messages"][0]["parts"].clone();
     let newest = newest.as_array().unwrap().iter().map(|part| part[1].as_str().unwrap()).collect();
-    for (magic, message) in [(b"CSM1", old(1)), (b"CSM2", old(2)), (b"CSM3", newest)] {
+    for (magic, message) in
+        [(b"CSM1", old(1)), (b"CSM2", old(2)), (b"CSM3", old(3)), (b"CSM4", newest)]
+    {
         let payload = bytes(&message);
         assert!(payload.starts_with(magic));
         let log = mem_log();
@@ -52,7 +54,9 @@ const SAVED: &str = "src/service/tests/saved-1.txt";
 /// reason for; then under another name.
 #[tokio::test]
 async fn a_store_of_an_earlier_build_is_gone_on_from() {
-    let (mut world, flushes) = history(4, 6);
+    // What ads could be called then.
+    let ads = ["ad-1", "ad-2", "a", "b", "Zz_9", "ad-10"];
+    let (mut world, flushes) = history_of(World::called(4, ads, ["p1", "p2"]), 6);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(SAVED);
     if std::env::var("COUNTERSIGN_WRITE_VECTORS").is_ok_and(|on| on == "1") {
         write_saved(&path, &flushes).await;

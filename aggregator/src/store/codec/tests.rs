@@ -133,8 +133,13 @@ fn what_is_not_known_is_refused_and_the_key_is_named() {
     let refused = |value: &[u8]| add(&key, [value].into_iter()).unwrap_err().to_string();
     for (value, what) in [
         (&[][..], "empty"),
-        (&[2], "version"),
-        (&[1, 0], "cut short"),
+        (&[3], "version"),
+        (&[1, 0], "end too early"),
+        (&[2, 0], "end too early"),
+        (&[2, 0, 0x80, 0x80, 0x80, 0x80, 0x10, 1, 0], "a country, device or other code"),
+        (&[2, 0, 0x50, 1, 0], "a country, device or other code"),
+        (&[2, 0, 0x0e, 1, 0], "a country, device or other code"),
+        (&[2, 0, 0, 1, 1, 9], "an unknown amount"),
         (&[1, 0xff, 0, 0, 0, 1, 0], "without a publisher"),
         (&[1, 0, 0xa4, 2, 0, 1, 0], "country"),
         (&[1, 0, 0, 20, 0, 1, 0], "country"),
@@ -179,6 +184,7 @@ fn every_key_has_words() {
         ),
         (keys::minute(keys::ACCOUNT, Minute(1)), "account of 1970-01-01T00:01:00Z"),
         (keys::outbox(outbox), "outbox e1 epoch 5"),
+        (keys::name(Name::<Any>::new("a.b").unwrap().id()), "the name of digest "),
         (keys::source(SourceId([1; 16])), "imported log 01010101010101010101010101010101"),
         (vec![b'p', 1], "unknown key 7001"),
         (vec![], "unknown key "),

@@ -3,12 +3,14 @@
 use eventlog::Position;
 use shared::counted::Amount;
 use shared::event::REASON_CODES;
-use shared::{BlockId, Country, Currency, Device, Dimensions, Id, OutboxId, PageView, SourceId, Validity};
+use shared::{
+    BlockId, Country, Currency, Device, Dimensions, Id, OutboxId, PageView, SourceId, Validity,
+};
 
 use super::*;
 use crate::count::{
-    AdTotal, Cell, CutOff, OutboxState, PAGE_BITS, Page, PageKey, PageState, PublisherTold,
-    SourceState, CellAmount,
+    AdTotal, Cell, CellAmount, CutOff, OutboxState, PAGE_BITS, Page, PageKey, PageState,
+    PublisherTold, SourceState,
 };
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};

@@ -476,9 +476,19 @@ pub(super) const TRICKS: &[Trick] = &[
         more: &[("counted", 2)],
     },
     Trick {
-        name: "consent in the name of a place, and two places",
+        name: "consent in the name of a place",
         says: |_| {
-            let asks = ["placement=demo-top%26consent%3D1", "placement=demo-top&placement=x"];
+            let ask = "placement=demo-top%26consent%3D1";
+            vec![Said::Ask(format!("/v1/serve?{ask}"))]
+        },
+        // A place may be called so, and none is.
+        answer: Door::Edge(404),
+        more: &[],
+    },
+    Trick {
+        name: "two places, and one that nobody can see",
+        says: |_| {
+            let asks = ["placement=demo-top&placement=x", "placement=demo-top%00"];
             asks.map(|ask| Said::Ask(format!("/v1/serve?{ask}"))).into()
         },
         answer: Door::Edge(400),

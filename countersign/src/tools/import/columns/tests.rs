@@ -77,8 +77,8 @@ fn what_a_row_says_happened() {
 fn a_bad_row_says_why() {
     let header = "ad_id,timestamp,click,event,ip,device";
     for (row, word) in [
-        ("a b,1700000001,0,,,", "ad_id: an id"),
-        (",1700000001,0,,,", "ad_id: an id"),
+        ("a\u{200b}b,1700000001,0,,,", "ad_id: a name has only characters that can be seen"),
+        (",1700000001,0,,,", "ad_id: a name has at least one"),
         ("a,,0,,,", "timestamp: \"\""),
         ("a,yesterday,0,,,", "timestamp"),
         ("a,1574553617004000,0,,,", "9999"),

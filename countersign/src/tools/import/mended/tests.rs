@@ -64,9 +64,9 @@ fn a_row_that_says_nothing_of_what_happened_is_no_click_unmended() {
 fn a_spreadsheet_may_have_written_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.csv")) };
-    std::fs::write(&file.path, "ad_id,timestamp\nb b,1700000001\nc,1700000002\n").unwrap();
+    std::fs::write(&file.path, "ad_id,timestamp\nb\u{7f}b,1700000001\nc,1700000002\n").unwrap();
     file.path = rejected(file.clone());
-    let text = std::fs::read_to_string(&file.path).unwrap().replace("b b", "b");
+    let text = std::fs::read_to_string(&file.path).unwrap().replace("b\u{7f}b", "b");
     for delimiter in [",", ";", "\t"] {
         let mut rows = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
         let mut out = csv::WriterBuilder::new()
@@ -86,29 +86,29 @@ fn what_is_mended_is_known_by_its_line() {
     let forms: [(&str, &str, &str, &str); 4] = [
         (
             "a.csv",
-            "ad_id;timestamp;country\nb b;1700000001;DE\nc;1700000002;DE\nd;oops;\"D;E\"\n",
-            "b b;",
+            "ad_id;timestamp;country\nb\u{7f}b;1700000001;DE\nc;1700000002;DE\nd;oops;\"D;E\"\n",
+            "b\u{7f}b;",
             "b;",
         ),
         (
             "a.ndjson",
-            "\n{\"ad_id\":\"b b\",\"timestamp\":1700000001}\n{\"ad_id\":\"c\",\"timestamp\":1700000002}\n{\"ad_id\":\"d\"}\n",
-            "b b",
+            "\n{\"ad_id\":\"b\u{7f}b\",\"timestamp\":1700000001}\n{\"ad_id\":\"c\",\"timestamp\":1700000002}\n{\"ad_id\":\"d\"}\n",
+            "b\u{7f}b",
             "b",
         ),
         (
             "access.log",
-            "\n1.2.3.4 - - [10/Oct/2025:13:55:36 +0000] \"GET /c/b%20b HTTP/1.1\" 200 1\n\
+            "\n1.2.3.4 - - [10/Oct/2025:13:55:36 +0000] \"GET /c/b%7Fb HTTP/1.1\" 200 1\n\
              1.2.3.4 - - [10/Oct/2025:13:55:36 +0000] \"GET /c/c HTTP/1.1\" 200 1\noops\n",
-            "b%20b",
+            "b%7Fb",
             "b",
         ),
         (
             "iis.log",
             "#Fields: date time c-ip cs-method cs-uri-stem sc-status\n\
-             2025-10-10 13:55:36 1.2.3.4 GET /c/b%20b 200\n\
+             2025-10-10 13:55:36 1.2.3.4 GET /c/b%7Fb 200\n\
              2025-10-10 13:55:36 1.2.3.4 GET /c/c 200\noops\n",
-            "b%20b",
+            "b%7Fb",
             "b",
         ),
     ];

@@ -102,7 +102,7 @@ fn row(random: &mut Seeded, style: &Style) -> (Vec<(&'static str, String)>, Mean
     // One in eight is spoilt.
     let spoilt = below(random, 24);
     match spoilt {
-        0 => fields[0].1 = pick(random, &["", "no id", "null", "ümläut"]).to_owned(),
+        0 => fields[0].1 = pick(random, &["", "no\u{7f}name", "null", "\u{200b}"]).to_owned(),
         1 if style.says == Says::TwoTimes => {
             (fields[1].1, fields[2].1) = ("soon".to_owned(), String::new());
         }

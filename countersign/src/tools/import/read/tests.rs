@@ -161,7 +161,7 @@ fn gzip_and_plain_say_the_same() {
 #[test]
 fn bad_rows_are_rows_and_land_in_the_rejects() {
     let text = format!(
-        "{HEADER}ad-1,1700000001,0\nbad id,1700000001,0\n\nad-2,\"x\ny\",1\nad-3,1700000002,1\n"
+        "{HEADER}ad-1,1700000001,0\nbad\u{7f}id,1700000001,0\n\nad-2,\"x\ny\",1\nad-3,1700000002,1\n"
     );
     let (dir, path) = file(text.as_bytes());
     let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
@@ -173,7 +173,7 @@ fn bad_rows_are_rows_and_land_in_the_rejects() {
     let rejects: Vec<_> = rejects.records().map(Result::unwrap).collect();
     let short: Vec<_> = rejects.iter().map(|row| (&row[2], &row[4])).collect();
     let header = HEADER.trim();
-    assert_eq!(short, [("1", header), ("3", "bad id,1700000001,0"), ("5", "ad-2,\"x\ny\",1")]);
+    assert_eq!(short, [("1", header), ("3", "bad\u{7f}id,1700000001,0"), ("5", "ad-2,\"x\ny\",1")]);
     assert!(rejects[1][3].contains("ad_id"), "{:?}", rejects[1]);
     assert_eq!(rejects[2][0], SOURCE.to_string());
 
