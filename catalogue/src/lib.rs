@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use shared::limits::TOKEN_LIFE_MS_MAX;
-use shared::name::{NameBuf, Named};
+use shared::name::{Any, NameBuf, Named};
 use shared::{
     AdName, AdvertiserName, CampaignName, Currency, Money, Name, PlacementId, PlacementName,
     PublisherName, Random,
@@ -315,7 +315,11 @@ impl Errors {
     }
 
     fn name<T: Named>(&mut self, field: &str, text: &str) -> Option<NameBuf<T>> {
-        self.take(text.parse::<NameBuf<T>>().map_err(|error| format!("{field}: {error}")))
+        self.any_name(field, text).map(NameBuf::of)
+    }
+
+    fn any_name(&mut self, field: &str, text: &str) -> Option<NameBuf<Any>> {
+        self.take(text.parse::<NameBuf<Any>>().map_err(|error| format!("{field}: {error}")))
     }
 
     fn within<T: PartialOrd + Copy + std::fmt::Display>(

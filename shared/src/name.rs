@@ -285,23 +285,7 @@ impl<'a, T: Named> Name<'a, T> {
     /// # Errors
     /// [`NameError`] says which rule is broken.
     pub fn new(text: &'a str) -> Result<Self, NameError> {
-        if is_own_id(text) {
-            return Ok(Self(text, PhantomData));
-        }
-        let beginning = || text.chars().take(64).collect::<String>();
-        if text.is_empty() {
-            return Err(NameError::Empty);
-        }
-        if text.len() > NAME_BYTES_MAX {
-            return Err(NameError::TooLong(beginning(), text.len()));
-        }
-        if let Some(unseen) = text.chars().find(|c| is_unseen(*c)) {
-            return Err(NameError::Unseen(beginning(), unseen));
-        }
-        if text.trim().len() < text.len() {
-            return Err(NameError::Space(beginning()));
-        }
-        Ok(Self(text, PhantomData))
+        check(text).map(|()| Self(text, PhantomData))
     }
 
     /// One that is known when the program is written, and is its own id.
@@ -311,19 +295,15 @@ impl<'a, T: Named> Name<'a, T> {
         Self(text, PhantomData)
     }
 
-    /// The text of an id.
-    pub(crate) const fn of_id(text: &'a str) -> Self {
+    /// A text that was checked, or is an id's.
+    pub(crate) const fn of_checked(text: &'a str) -> Self {
         Self(text, PhantomData)
     }
 
     /// What stands for it where events are counted.
     #[must_use]
     pub fn id(self) -> Id<T> {
-        if self.0.is_empty() {
-            return Id::NONE;
-        }
-        let own = padded(self.0.as_bytes());
-        Id(own.unwrap_or_else(|| digest(self.0)), PhantomData)
+        Id(bytes_of(self.0), PhantomData)
     }
 
     /// Whether its id does not tell it.
@@ -367,6 +347,36 @@ impl<T> fmt::Debug for Name<'_, T> {
 #[must_use]
 pub const fn is_own_id(text: &str) -> bool {
     padded(text.as_bytes()).is_some()
+}
+
+/// What stands for a name, which is none when it is empty: once for all nouns.
+fn bytes_of(name: &str) -> [u8; ID_BYTES_MAX] {
+    match padded(name.as_bytes()) {
+        Some(padded) => padded,
+        None if name.is_empty() => [0; ID_BYTES_MAX],
+        None => digest(name),
+    }
+}
+
+/// Whether a text is a name: once for all nouns.
+fn check(text: &str) -> Result<(), NameError> {
+    if is_own_id(text) {
+        return Ok(());
+    }
+    let beginning = || text.chars().take(64).collect::<String>();
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return Err(NameError::TooLong(beginning(), text.len()));
+    }
+    if let Some(unseen) = text.chars().find(|c| is_unseen(*c)) {
+        return Err(NameError::Unseen(beginning(), unseen));
+    }
+    if text.trim().len() < text.len() {
+        return Err(NameError::Space(beginning()));
+    }
+    Ok(())
 }
 
 fn digest(text: &str) -> [u8; ID_BYTES_MAX] {

@@ -5,7 +5,7 @@ use crate::event::{Fingerprint, Reason};
 use crate::id::ImpressionId;
 use crate::keys::{DeploymentId, KeyId};
 use crate::limits::URL_BYTES_MAX;
-use crate::name::{Name, Named};
+use crate::name::{Any, Name, Named};
 use crate::time::Timestamp;
 
 /// Bytes before the first name: version, deployment, key, impression, time, two lives, price, visitor.
@@ -102,6 +102,10 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Reason> {
 }
 
 fn name<'a, T: Named>(rest: &mut &'a [u8]) -> Result<Name<'a, T>, Reason> {
+    any_name(rest).map(|name| Name::of_checked(name.as_str()))
+}
+
+fn any_name<'a>(rest: &mut &'a [u8]) -> Result<Name<'a, Any>, Reason> {
     let [length] = take(rest)?;
     let text = std::str::from_utf8(slice(rest, usize::from(length))?);
     Name::new(text.map_err(|_| Reason::Malformed)?).map_err(|_| Reason::Malformed)

@@ -299,7 +299,7 @@ impl<'a> MessageView<'a> {
     #[must_use]
     pub fn name(&self, number: u16) -> Name<'_, Any> {
         let number = usize::from(number);
-        self.ids[number].text().map_or(self.names[number], Name::of_id)
+        self.ids[number].text().map_or(self.names[number], Name::of_checked)
     }
 
     /// How many minutes its batches and chunks declare, each for itself.
