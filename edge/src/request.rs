@@ -115,21 +115,21 @@ fn is_name(key: &str, name: &str) -> bool {
     if !key.as_bytes().contains(&b'%') {
         return key == name;
     }
-    decoded(key).eq(name.bytes())
+    decoded(key, b'+').eq(name.bytes())
 }
 
 /// The text of a query's value: percent-decoded, `+` a space (WHATWG URL, application/x-www-form-urlencoded);
 /// `None` when it is no UTF-8.
 #[must_use]
 pub fn text(value: &str) -> Option<Cow<'_, str>> {
-    if !value.contains(['%', '+']) {
+    if !value.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Some(Cow::Borrowed(value));
     }
-    let spaced = value.replace('+', " ");
-    String::from_utf8(decoded(&spaced).collect()).ok().map(Cow::Owned)
+    String::from_utf8(decoded(value, b' ').collect()).ok().map(Cow::Owned)
 }
 
-fn decoded(text: &str) -> impl Iterator<Item = u8> {
+/// Percent-decoded; `plus` is what a `+` stands for.
+fn decoded(text: &str, plus: u8) -> impl Iterator<Item = u8> {
     let mut left = text.as_bytes();
     std::iter::from_fn(move || {
         let (first, rest) = left.split_first()?;
@@ -140,7 +140,7 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> {
             return Some(a << 4 | b);
         }
         left = rest;
-        Some(*first)
+        Some(if *first == b'+' { plus } else { *first })
     })
 }
 
