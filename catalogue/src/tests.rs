@@ -156,7 +156,7 @@ fn errors_name_the_place() {
         "placements[0] (\"top\"): there is no ad \"cats\"",
         "placements[2] (\"top\"): missing field `publisher`",
         "placements[3] (\"top\"): this id is there twice",
-        "placements[3] (\"top\"): publisher: an id has",
+        "placements[3] (\"top\"): publisher: a name has",
         "misc: nothing is called so here",
     ] {
         assert!(found.iter().any(|line| line.starts_with(expected)), "{expected}: {found:#?}");

@@ -242,7 +242,7 @@ async fn a_collector_tells_a_worker_what_to_show() {
     let all = |answer: &Value| answer["counted"] == 4 && answer["adds_up"] == true;
     world.until(&world.live(&aggregator), all).await;
     // What it cannot tell of it does not begin with.
-    std::fs::write(&file, catalogue.replace("demo-red", "demo red")).unwrap();
+    std::fs::write(&file, catalogue.replace("demo-red", " demo-red")).unwrap();
     let mut wrong = binary();
     wrong
         .args(&args)

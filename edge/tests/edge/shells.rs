@@ -219,8 +219,8 @@ impl Shells {
         let (centre, url) = Centre::start().await;
         let keys = serde_json::to_string(keys).unwrap();
         let mut bindings = vec![
-            ("ISSUER_NAME", "w"),
-            ("ISSUER_KEYS", keys.as_str()),
+            ("EDGE_NAME", "w"),
+            ("EDGE_KEYS", keys.as_str()),
             ("CATALOGUE", CATALOGUE),
             ("PUBLIC_URL", "https://edge.example"),
             ("GATEWAY_URL", url.as_str()),

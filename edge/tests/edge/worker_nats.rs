@@ -32,8 +32,8 @@ impl Site {
         let world = World::at(SystemClock.now());
         let keys = serde_json::to_string(&world.store.for_edge(ISSUER).unwrap()).unwrap();
         let mut bindings = vec![
-            ("ISSUER_NAME", "w"),
-            ("ISSUER_KEYS", keys.as_str()),
+            ("EDGE_NAME", "w"),
+            ("EDGE_KEYS", keys.as_str()),
             ("CATALOGUE", CATALOGUE),
             ("PUBLIC_URL", "https://edge.example"),
         ];

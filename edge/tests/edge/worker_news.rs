@@ -120,7 +120,7 @@ async fn a_worker_is_ready_when_the_centre_has_told_keys_that_sign() {
     shells.worker.start_again();
     assert_eq!(reasons(&shells).await, "");
     shells.worker.kill();
-    // Rotated, and the overlap is over: ISSUER_KEYS has the old key alone.
+    // Rotated, and the overlap is over: EDGE_KEYS has the old key alone.
     let past = SystemClock.now().minus_ms(HOUR_MS);
     let retired = with_own(&shells, |key| key.retired_at = Some(past));
     shells.centre.publish(retired, CATALOGUE);

@@ -160,7 +160,7 @@ async fn under_wrangler_dev_what_was_answered_is_counted_through_kill_9() {
     let keys = world.store.for_edge(ISSUER).unwrap();
     centre.publish(keys.public.clone(), CATALOGUE);
     let keys = serde_json::to_string(&keys).unwrap();
-    let settings = format!("ISSUER_KEYS='{keys}'\nGATEWAY_URL={url}\n");
+    let settings = format!("EDGE_KEYS='{keys}'\nGATEWAY_URL={url}\n");
     let mut wrangler = Wrangler::start(dir.path(), &settings).await;
     // Cold, and all at once.
     wrangler.serve_and_click().await;
