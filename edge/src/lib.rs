@@ -24,6 +24,7 @@ pub mod networks;
 pub mod outbox;
 pub mod policy;
 pub mod privacy;
+pub mod ready;
 pub mod repeats;
 pub mod request;
 pub mod settings;

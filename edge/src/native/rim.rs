@@ -31,6 +31,7 @@ use crate::handle::{self, State, handle};
 use crate::limit::{Class, Limits};
 use crate::metrics::{Metrics, Route};
 use crate::outbox::{AppendError, News, Outbox, Pending};
+use crate::ready;
 use crate::request::{Body, Method, Request, opts_out};
 
 /// An edge whose outbox was full is not ready for so long.
@@ -421,33 +422,18 @@ impl Rim {
     fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.is_full_of_late() {
-            reasons.push("outbox_full: beacons are refused, clicks are only tallied".to_owned());
+            reasons.push(ready::outbox_full());
         }
         let now = self.outbox.time(self.clock.now());
         if !self.policies.load().keys.can_sign(now) {
-            reasons.push(format!(
-                "no_signing_key: every key is retired, revoked or not in force yet by this machine's clock, \
-                 which says {now}; `countersign keys list` says which and from when on, and `keys new` \
-                 makes one"
-            ));
+            reasons.push(ready::no_signing_key(now));
         }
         let news = (self.news)();
         if news.is_out_of_service {
-            reasons.push(
-                "edge_retired: this edge's name is out of service, and nothing that it sends is counted: give \
-                 it another (edge.name), registered for its issuer"
-                    .to_owned(),
-            );
+            reasons.push(ready::edge_retired());
         }
-        if let Some(ahead_ms) = news.clock_ahead_ms {
-            reasons.push(format!(
-                "clock_ahead: by {ahead_ms} ms of a collector's; set the clock right, and this goes \
-                 on by itself"
-            ));
-        }
-        if let Some(why) = self.clock.trouble() {
-            reasons.push(format!("clock_set: {why}"));
-        }
+        reasons.extend(news.clock_ahead_ms.map(ready::clock_ahead));
+        reasons.extend(self.clock.trouble().map(|why| ready::clock_set(&why)));
         reasons
     }
 

@@ -20,6 +20,7 @@ use super::outbox::POLICY_LIFE_MS;
 use super::platform::{age_ms, now, within};
 use super::shard::{Shard, ShardError, Told};
 use crate::policy::{Keys, Policy};
+use crate::ready;
 use catalogue::{Catalogue, Published};
 
 /// News is asked for when the last is older.
@@ -158,20 +159,18 @@ impl News {
     /// Why traffic should not be sent here.
     pub(super) fn reasons(&self, reasons: &mut Vec<String>) {
         if self.policy().is_some_and(|policy| !policy.keys.can_sign(now())) {
-            let why = "no_signing_key: every key is retired, revoked or not in force; after a \
-                       rotation put EDGE_KEYS again";
-            reasons.push(why.to_owned());
+            reasons.push(ready::no_signing_key_put());
         }
         if !self.is_told {
             return;
         }
         let trouble = self.trouble.borrow();
         if self.told_at.get().is_none() {
-            reasons.push(format!("no_policy: the centre has told no keys and ads yet: {trouble}"));
+            reasons.push(ready::no_policy(&trouble));
         } else if self.is_too_old() {
-            reasons.push(format!("policy_too_old: no ad is given out: {trouble}"));
+            reasons.push(ready::policy_too_old(&trouble));
         } else if self.is_unusable.get() {
-            reasons.push(format!("policy: what the centre tells cannot be used: {trouble}"));
+            reasons.push(ready::policy_unusable(&trouble));
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::limit::{Class, Limits, Passed};
 use crate::networks::DataCentres;
 use crate::outbox::parcel::Parcel;
 use crate::policy::Policy;
+use crate::ready;
 use crate::request::{Body, Method};
 use catalogue::Catalogue;
 
@@ -473,18 +474,17 @@ impl Edge {
         match &state {
             Ok(state) => {
                 if let Some(why) = state["trouble"].as_str() {
-                    reasons.push(format!("outbox: {why}"));
+                    reasons.push(ready::outbox(why));
                 }
                 if state["full"].as_bool() == Some(true) {
-                    let why = "outbox_full: beacons are refused, clicks are only tallied";
-                    reasons.push(why.to_owned());
+                    reasons.push(ready::outbox_full());
                 }
                 let ahead_ms = state["clock_ahead_ms"].as_u64().unwrap_or(0);
                 if ahead_ms > shared::limits::CLOCK_AHEAD_MS_MAX {
-                    reasons.push(format!("clock_ahead: by {ahead_ms} ms"));
+                    reasons.push(ready::clock_ahead(ahead_ms));
                 }
             }
-            Err(error) => reasons.push(format!("outbox: {error}")),
+            Err(error) => reasons.push(ready::outbox(error)),
         }
         let ready = Ready::unless(reasons);
         let mut body = serde_json::to_value(&ready)?;
