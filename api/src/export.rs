@@ -4,10 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 use shared::counted::Amount;
-use shared::name::{Ad, Any, Publisher};
-use shared::{
-    AnyId, Country, Currency, Device, Dimensions, EdgeId, Kind, Minute, NameBuf, dimensions,
-};
+use shared::name::Any;
+use shared::{AnyId, Currency, Dimensions, EdgeId, Kind, Minute, NameBuf, dimensions};
 
 use crate::answers::Reasons;
 
@@ -106,8 +104,8 @@ pub struct CutOff {
 macro_rules! define {
     (
         names {
-            $(#[$first_doc:meta])* $first:ident: $first_noun:ident,
-            $($(#[$name_doc:meta])* $name:ident: $noun:ident,)*
+            $(#[$first_doc:meta])* $first:ident: $first_noun:ty,
+            $($(#[$name_doc:meta])* $name:ident: $noun:ty,)*
         }
         codes { $($(#[$code_doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }
     ) => {

@@ -6,7 +6,7 @@
 //! dimension hands a macro of its own to [`dimensions!`](crate::dimensions).
 
 use crate::event::{Country, Device, Kind, words};
-use crate::name::{Ad, AnyId, Id, Publisher};
+use crate::name::{AnyId, Id};
 use crate::text::serde_as_text;
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use std::str::FromStr;
 /// The list. Hands the dimensions to the macro that it is given.
 ///
 /// A name is a number in a message and in memory, and an id in the store. A code takes so many bits
-/// of the packed form ([`Dimensions::pack`]), which is in messages and stores: a new code goes
+/// of the packed form ([`Codes::pack`]), which is in messages and stores: a new code goes
 /// *before* the others, where all that is older has zeros, which must say that nothing is known; one
 /// that is there keeps its place and its bits.
 #[macro_export]
@@ -23,15 +23,15 @@ macro_rules! dimensions {
         $then! {
             names {
                 /// The ad.
-                ad: Ad,
+                ad: $crate::name::Ad,
                 /// The publisher; none of links without one.
-                publisher: Publisher,
+                publisher: $crate::name::Publisher,
             }
             codes {
                 /// The country.
-                country: Country, 10,
+                country: $crate::event::Country, 10,
                 /// The class of device.
-                device: Device, 3,
+                device: $crate::event::Device, 3,
             }
         }
     };
@@ -93,7 +93,7 @@ const KIND_BITS: u32 = 3;
 
 macro_rules! define {
     (
-        names { $($(#[$name_doc:meta])* $name:ident: $noun:ident,)+ }
+        names { $($(#[$name_doc:meta])* $name:ident: $noun:ty,)+ }
         codes { $($(#[$code_doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }
     ) => {
         /// What an edge has seen of whom an event is of, in codes.

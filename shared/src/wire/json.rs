@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, Event, NO_NETWORK, Tally};
 use crate::counted::Codes;
 use crate::event::{
-    Country, Device, Fingerprint, Flags, Kind, Network, PageSeq, Region, RuleSet, VERDICTS, Verdict,
+    Fingerprint, Flags, Kind, Network, PageSeq, Region, RuleSet, VERDICTS, Verdict,
 };
 use crate::id::OutboxId;
 use crate::limits::{BATCH_EVENTS_MAX, BATCH_NUMBERS_MAX, BATCH_TALLIES_MAX};

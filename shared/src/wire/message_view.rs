@@ -127,7 +127,7 @@ impl Row {
     #[must_use]
     pub const fn names(&self) -> [u16; crate::Dimensions::NAMES.len()] {
         macro_rules! numbers {
-            (names { $($(#[$doc:meta])* $name:ident: $noun:ident,)+ } codes $codes:tt) => {
+            (names { $($(#[$doc:meta])* $name:ident: $noun:ty,)+ } codes $codes:tt) => {
                 [$(self.$name,)+]
             };
         }
