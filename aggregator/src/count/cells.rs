@@ -128,7 +128,9 @@ impl AdKey {
 impl Key for CellKey {
     #[inline]
     fn hash(self) -> u64 {
-        mix(self.wide())
+        self.0.chunks(2).fold(0, |hash, words| {
+            mix(hash ^ words.iter().rev().fold(0, |two, word| two << 32 | u64::from(*word)))
+        })
     }
 }
 
@@ -225,13 +227,13 @@ impl MinuteTable {
 }
 
 /// All of a counter, in the order of its keys' ranks.
-fn in_order<K: Key>(
+fn in_order<K: Key, R: Ord>(
     counter: &Counter<K>,
-    rank: impl Fn(K) -> u64,
+    rank: impl Fn(K) -> R,
 ) -> impl Iterator<Item = (K, u64)> {
     let ranked = counter.iter().map(|(key, count)| (rank(key), key, count));
     let mut rows: Vec<_> = ranked.collect();
-    rows.sort_unstable_by_key(|row| row.0);
+    rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     rows.into_iter().map(|(_, key, count)| (key, count))
 }
 

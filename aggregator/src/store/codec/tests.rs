@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use shared::counted::Amount;
+use shared::counted::{Amount, Codes};
 use shared::{
     BatchDigest, BlockId, Country, Currency, Device, Dimensions, Id, Kind, Name, OutboxId, SourceId,
 };
@@ -19,7 +19,8 @@ fn cell(publisher: &str, kind: Kind, valid: bool) -> CellKey {
 
 fn cell_of(publisher: &str, country: Country, device: Device, kind: Kind, valid: bool) -> CellKey {
     let publisher = Name::new(publisher).unwrap_or_default().id();
-    CellKey::of(&Dimensions { ad: Id::literal("ad"), publisher, country, device, kind, valid })
+    let names = [Id::literal("ad"), publisher];
+    CellKey::of(&Dimensions::new(names, Codes::of(country, device), kind, valid))
 }
 
 fn cells() -> Vec<(CellKey, CellValue)> {

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use eventlog::Position;
-use shared::counted::Amount;
+use shared::counted::{Amount, Codes};
 use shared::event::REASON_CODES;
 use shared::{
     BlockId, Country, Currency, Device, Dimensions, Id, OutboxId, PageView, SourceId, Validity,
@@ -20,14 +20,8 @@ const NOW: Minute = Minute(1_000_000);
 const VIEW: PageState = PageState { seq: 9, hour: 7, edge: Id::literal("edge") };
 
 fn dimensions(ad: &str, kind: Kind, valid: bool) -> Dimensions {
-    Dimensions {
-        ad: Id::literal(ad),
-        publisher: Id::literal("pub"),
-        country: Country::UNKNOWN,
-        device: Device::Tv,
-        kind,
-        valid,
-    }
+    let codes = Codes::of(Country::UNKNOWN, Device::Tv);
+    Dimensions::new([Id::literal(ad), Id::literal("pub")], codes, kind, valid)
 }
 
 /// `n` impressions of ad `a` (with a price), one click and one click with a verdict of ad `b`.
