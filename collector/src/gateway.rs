@@ -195,7 +195,8 @@ fn run_of(uri: &axum::http::Uri) -> Result<(Option<String>, bool), &'static str>
 fn from_json(body: &[u8]) -> Result<Bytes, String> {
     let json: JsonBatch =
         serde_json::from_slice(body).map_err(|error| format!("no JSON batch: {error}"))?;
-    Ok(Bytes::from(json.batch()?.to_bytes()))
+    let batch = json.batch()?;
+    Ok(Bytes::from(batch.to_bytes_2().unwrap_or_else(|| batch.to_bytes())))
 }
 
 async fn only_post() -> Response {

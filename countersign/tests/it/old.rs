@@ -25,7 +25,7 @@ use crate::clocks::Shifted;
 use crate::process::{KEY, Server, binary, run};
 use crate::recount::REAL_LOG;
 
-const VERSIONS: [&str; 1] = ["1"];
+const VERSIONS: [&str; 2] = ["1", "2"];
 
 /// Few partitions, so that a directory is small.
 const SETTINGS: &str = "partitions = 2\n[archive]\nevery_ms = 100\n";

@@ -7,8 +7,8 @@
 //! each tally: minute (4), kind (1), reason (1), count (4).
 //!
 //! Version 2, `CSB2`, has the country's letters (2) and the device (1) instead of codes and region.
-//! Version 1, `CSB1`, is that without rule set and page view. They are read, for outboxes may hold
-//! such, and not written any more.
+//! Version 1, `CSB1`, is that without rule set and page view. Outboxes may hold such, so they are read;
+//! version 2 is written of JSON alone ([`Batch::to_bytes_2`]).
 
 use super::codec::{put_count, put_reason};
 use super::{Declared, WireError, declared};
@@ -119,17 +119,19 @@ impl<'a> Batch<'a> {
     /// When there are more events or tallies than [`crate::limits`] allows, or a longer token: an
     /// outbox seals before.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_with(MAGIC, Event::write, out);
+    }
+
+    fn write_with(&self, magic: [u8; 4], put: fn(&Event<'a>, &mut Vec<u8>), out: &mut Vec<u8>) {
         assert!(self.events.len() <= BATCH_EVENTS_MAX && self.tallies.len() <= BATCH_TALLIES_MAX);
-        out.extend(MAGIC);
+        out.extend(magic);
         out.extend(self.outbox.edge.padded());
         out.extend(self.outbox.epoch.to_le_bytes());
         out.extend(self.number.to_le_bytes());
         out.extend(self.watermark.0.to_le_bytes());
         put_count(out, self.events.len());
         put_count(out, self.tallies.len());
-        for event in &self.events {
-            event.write(out);
-        }
+        self.events.iter().for_each(|event| put(event, out));
         for tally in &self.tallies {
             out.extend(tally.minute.0.to_le_bytes());
             out.extend([tally.kind.code(), tally.reason.code()]);
@@ -144,6 +146,20 @@ impl<'a> Batch<'a> {
         let mut out = Vec::with_capacity(HEADER_BYTES + events + self.tallies.len() * TALLY_BYTES);
         self.write(&mut out);
         out
+    }
+
+    /// The binary form of version 2; `None` when that cannot say what an event of it says. A batch that
+    /// comes again as JSON has this form for as long as it can: its digest
+    /// ([`BatchDigest`](crate::BatchDigest)) is then what it was when a build that knew no other form
+    /// took it.
+    ///
+    /// # Panics
+    /// As [`Batch::write`].
+    #[must_use]
+    pub fn to_bytes_2(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let is_said = self.events.iter().all(Event::is_said_before_3);
+        is_said.then(|| self.write_with(MAGIC_2, Event::write_2, &mut out)).map(|()| out)
     }
 
     /// Reads a batch that fills `bytes`.
@@ -195,12 +211,30 @@ impl<'a> Event<'a> {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
+        self.write_with(out, |out| {
+            out.extend(self.codes.pack().to_le_bytes());
+            out.extend(self.region.bytes());
+        });
+    }
+
+    fn write_2(&self, out: &mut Vec<u8>) {
+        self.write_with(out, |out| {
+            out.extend(self.codes.country.bytes());
+            out.push(self.codes.device.code());
+        });
+    }
+
+    fn is_said_before_3(&self) -> bool {
+        let Codes { country, device, .. } = self.codes;
+        self.codes == Codes::of(country, device) && self.region == Region::UNKNOWN
+    }
+
+    fn write_with(&self, out: &mut Vec<u8>, put_seen: impl FnOnce(&mut Vec<u8>)) {
         assert!(self.token.len() <= TOKEN_BYTES_MAX, "no token is longer");
         out.push(self.kind.code());
         put_reason(out, self.verdict);
         out.push(self.flags.0 | self.page.map_or(0, |_| HAS_PAGE));
-        out.extend(self.codes.pack().to_le_bytes());
-        out.extend(self.region.bytes());
+        put_seen(out);
         out.extend(self.network.0);
         out.extend(self.visitor.0.to_le_bytes());
         out.extend(self.at.0.to_le_bytes());

@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use shared::event::{
-    Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, RuleSet, VERDICTS,
+    Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, Region, RuleSet, VERDICTS,
 };
 use shared::import::{ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX, PAGE_SEQ_MAX};
@@ -177,6 +177,10 @@ proptest! {
         let text = serde_json::to_string(&JsonBatch::new(&batch)).unwrap();
         let json: JsonBatch = serde_json::from_str(&text).unwrap();
         prop_assert_eq!(json.batch().unwrap().to_bytes(), bytes);
+        match batch.to_bytes_2() {
+            Some(bytes) => prop_assert_eq!(Batch::read(&bytes).unwrap(), batch.clone()),
+            None => prop_assert!(batch.events.iter().any(|event| event.region != Region::UNKNOWN)),
+        }
         let declared: u64 = batch.declared().iter().map(|(_, count)| u64::from(*count)).sum();
         let tallied: u64 = batch.tallies.iter().map(|tally| u64::from(tally.count)).sum();
         if tallied < u64::from(u32::MAX) {
