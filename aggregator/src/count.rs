@@ -12,7 +12,7 @@ mod error;
 mod intern;
 mod outbox;
 mod outboxes;
-mod pages;
+mod page_views;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -20,14 +20,14 @@ mod tests;
 mod window;
 
 pub use accounts::MinuteAccount;
-pub use bits::{Bits, PAGE_BITS, Page};
+pub use bits::{Bits, CONTAINER_BITS, Container};
 pub use changes::{
-    AdTotal, Cell, CellAmount, Changes, MinuteRows, PageKey, PublisherTold, Snapshot,
+    AdTotal, Cell, CellAmount, Changes, ContainerKey, MinuteRows, PublisherTold, Snapshot,
 };
 pub use contents::{Conflict, Contents};
 pub use engine::{Applied, Engine, Settings, Size};
 pub use error::EngineError;
 pub use outbox::{OutboxState, Run};
 pub use outboxes::{CutOff, Finality, Gap};
-pub use pages::{PageState, Told};
+pub use page_views::{PageViewState, Told};
 pub use sources::SourceState;

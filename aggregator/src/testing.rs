@@ -180,7 +180,7 @@ impl World {
             placement: Id::NONE,
             names,
             issued: None,
-            codes: Codes::of(
+            codes: Codes::new(
                 self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
                 self.pick(Device::ALL),
             ),

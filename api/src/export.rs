@@ -158,8 +158,8 @@ macro_rules! define {
                 names: impl Fn(AnyId) -> Result<NameBuf<Any>, E>,
             ) -> Result<Self, E> {
                 Ok(Self {
-                    $first: names(of.$first.any())?.of(),
-                    $($name: names(of.$name.any())?.of(),)*
+                    $first: names(of.$first.any())?.cast(),
+                    $($name: names(of.$name.any())?.cast(),)*
                     $($code: of.$code,)+
                     kind: of.kind,
                     valid: of.valid,

@@ -60,7 +60,7 @@ impl History {
             placement: Id::literal("top"),
             names: &[],
             issued: None,
-            codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+            codes: Codes::new(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
             region: Region::UNKNOWN,
             network: Network([4, 203, 0, 113, 0, 0, 0]),
             visitor: Fingerprint(7),

@@ -315,7 +315,7 @@ impl Errors {
     }
 
     fn name<T: Named>(&mut self, field: &str, text: &str) -> Option<NameBuf<T>> {
-        self.any_name(field, text).map(NameBuf::of)
+        self.any_name(field, text).map(NameBuf::cast)
     }
 
     fn any_name(&mut self, field: &str, text: &str) -> Option<NameBuf<Any>> {

@@ -137,8 +137,8 @@ impl<A> Coalescer<A> {
         }
         for (page, row) in largest {
             let Some(told) = row.judged.page else { continue };
-            let builder = &mut self.builders[usize::from(self.map.of_page(page))];
-            builder.page(entry, &Judged { names: &row.names, ..row.judged }, told);
+            let builder = &mut self.builders[usize::from(self.map.of_page_view(page))];
+            builder.page_view(entry, &Judged { names: &row.names, ..row.judged }, told);
         }
     }
 

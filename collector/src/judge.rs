@@ -153,7 +153,7 @@ pub fn judge_row<'a>(
     judged.publisher = publisher.id();
     judged.placement = placement.id();
     judged.codes = event.codes();
-    judged.network = event.ip.map_or_else(Network::default, Network::of);
+    judged.network = event.ip.map_or_else(Network::default, Network::from_address);
     let user = event.user.as_deref();
     judged.visitor = user.map_or(Fingerprint::NONE, |user| visitor.of_user(user));
     let names = [event.ad.as_str(), "", "", publisher.as_str(), placement.as_str()];

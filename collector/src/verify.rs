@@ -181,10 +181,10 @@ impl Shared {
             self.row(judge(&Event { page, ..*event }, token, &context), Some(bytes))
         };
         let (rows, digest) = if batch.events.len() <= EVENTS_PER_CORE_MIN {
-            (batch.events.iter().map(judge_one).collect(), BatchDigest::of(bytes))
+            (batch.events.iter().map(judge_one).collect(), BatchDigest::compute(bytes))
         } else {
             let events = batch.events.par_iter().with_min_len(EVENTS_PER_CORE_MIN);
-            rayon::join(|| events.map(judge_one).collect(), || BatchDigest::of(bytes))
+            rayon::join(|| events.map(judge_one).collect(), || BatchDigest::compute(bytes))
         };
         // What it declares is declared of the minutes that its events are then counted in.
         batch.events.iter_mut().for_each(|event| event.at = within(event.at, now).0);

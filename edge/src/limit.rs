@@ -117,7 +117,7 @@ impl Limits {
             Class::Click => &self.clicks,
             Class::Request => &self.requests,
         };
-        let take = |limiter: &Buckets, client| limiter.take(Network::of(client), now);
+        let take = |limiter: &Buckets, client| limiter.take(Network::from_address(client), now);
         bucket(limiter.as_ref(), client).is_none_or(|(limiter, client)| take(limiter, client))
     }
 
@@ -125,7 +125,8 @@ impl Limits {
     /// through for: all of them or none. What costs more than a burst costs a whole one.
     #[must_use]
     pub fn admit_more(&self, client: Option<IpAddr>, more: u32, now: Duration) -> bool {
-        let take = |limiter: &Buckets, client| limiter.take_more(Network::of(client), more, now);
+        let take =
+            |limiter: &Buckets, client| limiter.take_more(Network::from_address(client), more, now);
         let limiter = self.requests.as_ref();
         bucket(limiter, client).is_none_or(|(limiter, client)| take(limiter, client))
     }

@@ -135,7 +135,7 @@ impl Address {
     pub(crate) fn keep(self, client: Option<IpAddr>, key: &VisitorKey, now: Timestamp) -> Network {
         match (self, client) {
             (Self::Dropped, _) | (_, None) => Network::default(),
-            (Self::Truncated, Some(client)) => Network::of(client),
+            (Self::Truncated, Some(client)) => Network::from_address(client),
             (Self::Hashed, Some(client)) => key.of_address(now, client),
         }
     }

@@ -187,7 +187,7 @@ macro_rules! define {
                 valid: bool,
             ) -> Self {
                 let [$($name,)+] = names;
-                Self { $($name: $name.of(),)+ $($code: codes.$code,)+ kind, valid }
+                Self { $($name: $name.cast(),)+ $($code: codes.$code,)+ kind, valid }
             }
         }
     };
@@ -196,9 +196,9 @@ macro_rules! define {
 dimensions!(define);
 
 impl Codes {
-    /// Of these, with whatever else there is not known.
+    /// A country and a class of device. All other codes say that nothing is known.
     #[must_use]
-    pub fn of(country: Country, device: Device) -> Self {
+    pub fn new(country: Country, device: Device) -> Self {
         let mut codes = Self::default();
         (codes.country, codes.device) = (country, device);
         codes
@@ -229,10 +229,10 @@ impl Packed {
         Self((codes << KIND_BITS | kind.code() as u32) << 1 | valid as u32)
     }
 
-    /// Of kind and validity alone: the lowest bits of a number.
+    /// Kind and validity alone, from the lowest bits of a number.
     #[inline]
     #[must_use]
-    pub const fn of_outcome(number: u32) -> Self {
+    pub const fn from_outcome(number: u32) -> Self {
         Self(Self(number).outcome())
     }
 

@@ -357,7 +357,7 @@ impl Network {
 
     /// The network of an address. An IPv4 address inside IPv6 (`::ffff:…`) is IPv4.
     #[must_use]
-    pub fn of(address: IpAddr) -> Self {
+    pub fn from_address(address: IpAddr) -> Self {
         let mut bytes = [0; 7];
         match address.to_canonical() {
             IpAddr::V4(v4) => {

@@ -220,9 +220,9 @@ impl BatchDigest {
     /// Not known.
     pub const UNKNOWN: Self = Self([0; 16]);
 
-    /// Of a batch in its binary form.
+    /// The digest of a batch in its binary form.
     #[must_use]
-    pub fn of(batch: &[u8]) -> Self {
+    pub fn compute(batch: &[u8]) -> Self {
         let mut digest = Self::UNKNOWN;
         blake3::Hasher::new().update(batch).finalize_xof().fill(&mut digest.0);
         digest

@@ -119,7 +119,7 @@ impl ImportEvent {
     /// What a log says of whom an event is of, in codes.
     #[must_use]
     pub fn codes(&self) -> Codes {
-        Codes::of(self.country, self.device.unwrap_or_default())
+        Codes::new(self.country, self.device.unwrap_or_default())
     }
 
     /// Bytes of its names that are no ids of their own, at the most.

@@ -170,9 +170,9 @@ impl<T: Named> Id<T> {
 }
 
 impl AnyId {
-    /// Of what it is, by who knows.
+    /// The id as one of a certain noun. Nothing is checked: the caller knows what it is of.
     #[must_use]
-    pub const fn of<T: Named>(self) -> Id<T> {
+    pub const fn cast<T: Named>(self) -> Id<T> {
         Id(self.0, PhantomData)
     }
 }
@@ -296,7 +296,7 @@ impl<'a, T: Named> Name<'a, T> {
     }
 
     /// A text that was checked, or is an id's.
-    pub(crate) const fn of_checked(text: &'a str) -> Self {
+    pub(crate) const fn from_checked(text: &'a str) -> Self {
         Self(text, PhantomData)
     }
 
@@ -401,9 +401,9 @@ fn is_unseen(c: char) -> bool {
 pub struct NameBuf<T>(Box<str>, PhantomData<T>);
 
 impl NameBuf<Any> {
-    /// Of what it is, by who knows.
+    /// The name as one of a certain noun. Nothing is checked: the caller knows what it is of.
     #[must_use]
-    pub fn of<T: Named>(self) -> NameBuf<T> {
+    pub fn cast<T: Named>(self) -> NameBuf<T> {
         NameBuf(self.0, PhantomData)
     }
 }
@@ -487,24 +487,24 @@ impl<T> Serialize for Name<'_, T> {
 /// What a text that is known when the program is written can be.
 pub trait Literal {
     /// Of this text.
-    fn of_literal(text: &'static str) -> Self;
+    fn from_literal(text: &'static str) -> Self;
 }
 
 impl<T> Literal for Id<T> {
-    fn of_literal(text: &'static str) -> Self {
+    fn from_literal(text: &'static str) -> Self {
         Self::literal(text)
     }
 }
 
 impl<T: Named> Literal for Name<'static, T> {
-    fn of_literal(text: &'static str) -> Self {
+    fn from_literal(text: &'static str) -> Self {
         Self::new(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
     }
 }
 
 impl<T: Named> Literal for NameBuf<T> {
-    fn of_literal(text: &'static str) -> Self {
-        Name::of_literal(text).to_buf()
+    fn from_literal(text: &'static str) -> Self {
+        Name::from_literal(text).to_buf()
     }
 }
 
@@ -514,5 +514,5 @@ impl<T: Named> Literal for NameBuf<T> {
 /// When it is none.
 #[must_use]
 pub fn literal<T: Literal>(text: &'static str) -> T {
-    T::of_literal(text)
+    T::from_literal(text)
 }

@@ -49,19 +49,19 @@ impl PartitionMap {
     /// whose token says nothing that can be believed.
     #[must_use]
     pub fn of_block(&self, issuer: IssuerId, block: BlockId) -> u16 {
-        self.of(&[issuer.padded(), &block.0])
+        self.hash(&[issuer.padded(), &block.0])
     }
 
     /// The partition that remembers how many events a page view has told.
     #[must_use]
-    pub fn of_page(&self, page: PageView) -> u16 {
-        self.of(&[b"page", &page.0.to_le_bytes()])
+    pub fn of_page_view(&self, page: PageView) -> u16 {
+        self.hash(&[b"page", &page.0.to_le_bytes()])
     }
 
     /// The partition that counts the tallies of a batch.
     #[must_use]
     pub fn of_tallies(&self, outbox: OutboxId) -> u16 {
-        self.of(&[outbox.edge.padded(), &outbox.epoch.to_le_bytes()])
+        self.hash(&[outbox.edge.padded(), &outbox.epoch.to_le_bytes()])
     }
 
     /// The deployment's partitions.
@@ -70,7 +70,8 @@ impl PartitionMap {
         self.partitions
     }
 
-    fn of(&self, parts: &[&[u8]]) -> u16 {
+    /// The partition to which these bytes hash.
+    fn hash(&self, parts: &[&[u8]]) -> u16 {
         let mut hasher = self.hasher.clone();
         for part in parts {
             hasher.update(part);

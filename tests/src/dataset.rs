@@ -238,7 +238,7 @@ impl Dataset {
             publisher: self.publishers[usize::from(click.publisher)],
             placement: Id::literal("placement"),
             names: &[],
-            codes: Codes::of(
+            codes: Codes::new(
                 self.countries[usize::from(click.country)],
                 Device::from_code(click.device).unwrap_or_default(),
             ),

@@ -1,7 +1,7 @@
-//! One message, in passes: what is new (entries), what each event becomes (rows), whom it names
-//! (ids), and what it adds to the minutes (cells, then totals). Each pass is a short loop over a flat
-//! array without branches that depend on what memory says, so that the processor waits for many
-//! places in memory at once: that is where the time goes.
+//! Applies one message, in passes: which batches are new (entries), what each event becomes (rows),
+//! which names it has (ids), and what it adds to the minutes (cells, then totals). Most of the time
+//! goes into waiting for memory. So each pass is a short loop over a flat array, without branches
+//! that depend on what was read, and the processor waits for many reads at once.
 
 use shared::counted::{Amount, Packed};
 use shared::event::REASON_CODES;
@@ -20,37 +20,42 @@ use super::outboxes::{CutOff, Taken};
 use super::sources::{ChunkRows, SourceState};
 use super::window::Window;
 
-/// What becomes of an event, as an index: the code of a reason, or one of these. No reason has the
-/// code 0.
+/// The fate of an event is an index into [`Fates`]: the code of its reason, or this when it was
+/// counted (no reason has the code 0) …
 const COUNTED: usize = 0;
+/// … or this when it was seen before.
 const DUPLICATE: usize = REASON_CODES;
-/// Beside its fate: it came in a chunk.
+/// Counted beside the fates: the event came in a chunk.
 const IMPORTED: usize = REASON_CODES + 1;
-/// Beside its fate: it added to a cell.
+/// Counted beside the fates: the event was added to a cell.
 const IN_CELLS: usize = REASON_CODES + 2;
 
-/// How many events of a message became what. 32 bits are enough: a message has 65 535 at most.
+/// How many events have each fate. 32 bits are enough: a message has 65 535 events at most.
 type Fates = [u32; REASON_CODES + 3];
 
+/// Stands for a bitmap that has not been looked up yet.
 const UNRESOLVED: u32 = u32::MAX;
-/// Instead of a reason's code: the block is one of a log, which a chunk alone may bring.
+/// Stands for a reason's code: the block is one of an imported log, whose events only a chunk may
+/// bring.
 const OF_A_LOG: u8 = u8::MAX;
-/// A block that was opened later than this after the collector's stamp was opened by no clock that may
-/// be believed: the receipt may be ahead of the collector's clock by one such difference, the issue
-/// ahead of the receipt, and the opening ahead of the issue.
+/// A block that says it was opened later than this after the collector's stamp is refused: no
+/// clocks that may be believed differ so much. The receipt of an event may be ahead of the
+/// collector's clock by [`CLOCK_AHEAD_MS_MAX`], the issue of its token ahead of the receipt by as
+/// much, and the opening of the block ahead of the issue by as much again.
 const OPENED_AHEAD_MS_MAX: u64 = 3 * CLOCK_AHEAD_MS_MAX;
 const KINDS: usize = Kind::ALL.len();
+/// Two for each kind: of the events with a verdict, and of the valid ones.
 const BITMAPS_PER_BLOCK: usize = KINDS * 2;
 
-/// What brought an event.
+/// A batch or chunk of the message, which brings events.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
-    /// It, or another batch of its number, has been applied before.
+    /// A batch that was applied before, or under whose number another was.
     Skipped,
     Batch,
-    /// The number of the chunk among the chunks.
+    /// A chunk, with its number among the message's chunks.
     Chunk(u16),
-    /// A batch or chunk that is not taken: all that it brings has this reason.
+    /// A batch or chunk that is not taken: all its events have this reason.
     Refused {
         reason: Reason,
         imported: bool,
@@ -62,22 +67,22 @@ enum Entry {
 struct Chunk {
     /// None when it covers more rows than it may.
     rows: Option<ChunkRows>,
+    /// How many rows of its log had been taken before this message.
     taken: u64,
     fates: Fates,
 }
 
-/// An event that adds to a cell, in the numbers of the message.
+/// An event that adds to a cell. Minute, names and price are numbers in the tables of the message.
 #[derive(Clone, Copy, Debug)]
 struct Added {
     minute: u16,
-    /// Of the names.
     names: [u16; Dimensions::NAMES.len()],
-    /// What a page tells is by this one, which is among them.
+    /// One of the names: numbered events are counted by publisher.
     publisher: u16,
     packed: Packed,
     /// A page view numbers it.
     numbered: bool,
-    /// None (0) unless it is spent.
+    /// 0 unless the event costs something.
     price: u16,
 }
 
@@ -87,14 +92,18 @@ struct Added {
 pub(super) struct Scratch {
     entries: Vec<Entry>,
     chunks: Vec<Chunk>,
-    /// The reason's code when nothing of the block can count, or [`OF_A_LOG`], else 0.
+    /// By block: the code of the reason why none of its events can count, or [`OF_A_LOG`], else 0.
     refused: Vec<u8>,
     window: Window,
-    /// [`BITMAPS_PER_BLOCK`] for each block.
+    /// [`BITMAPS_PER_BLOCK`] for each block: numbers of [`Dedup`], or [`UNRESOLVED`].
     bitmaps: Vec<u32>,
+    /// By id: whether an event that adds to a cell has it.
     named: Vec<bool>,
+    /// By id: its number in the [`Interner`], if it is named.
     ids: Vec<u32>,
+    /// By minute of the window.
     fates: Vec<Fates>,
+    /// By minute of the window: its place in [`Minutes`], if it has any fates.
     places: Vec<usize>,
     added: Vec<Added>,
     /// [`KINDS`] for each id: the totals of one minute.
@@ -117,7 +126,7 @@ impl Engine {
         self.take_tallies(message, &mut applied);
         self.scratch.settle(settled, &mut self.minutes, &mut applied);
         self.scratch.count(message, &mut self.minutes);
-        self.take_pages(message);
+        self.take_page_views(message);
         for (entry, chunk) in self.scratch.taken_chunks(message) {
             self.sources.change(entry.source).add(&chunk.fates);
         }
@@ -126,8 +135,8 @@ impl Engine {
         applied
     }
 
-    /// Takes the numbers of the batches and what they declare. Without room for the message's ids
-    /// nothing of it can count.
+    /// Takes the numbers of the batches, and how many events they declare. `has_room`: there is
+    /// room for the message's ids; without it every new batch and chunk is refused.
     fn take_entries(
         &mut self,
         message: &MessageView<'_>,
@@ -160,7 +169,7 @@ impl Engine {
         }
         self.scratch.chunks.clear();
         for (number, chunk) in (0_u16..).zip(&message.chunks) {
-            let rows = ChunkRows::of(chunk);
+            let rows = ChunkRows::from_chunk(chunk);
             self.scratch.entries.push(match rows {
                 Some(_) if has_room => Entry::Chunk(number),
                 Some(_) => refused(Reason::OverQuota, true),
@@ -171,17 +180,17 @@ impl Engine {
         }
     }
 
-    /// Takes what page views say that they have sent.
-    fn take_pages(&mut self, message: &MessageView<'_>) {
-        for row in &message.pages {
+    /// Adds up how many events page views say that they have sent.
+    fn take_page_views(&mut self, message: &MessageView<'_>) {
+        for row in &message.page_views {
             let entry = self.scratch.entries[usize::from(row.entry)];
             if matches!(entry, Entry::Skipped | Entry::Refused { .. }) {
                 continue;
             }
-            // Of a log nobody tells pages.
+            // Chunks of ours bring no page views. One that does all the same has no edge.
             let edge = message.batches.get(usize::from(row.entry));
             let edge = edge.map_or(EdgeId::NONE, |batch| registered_name(batch.outbox.edge));
-            let sent = self.pages.take(row.told, edge, self.clock);
+            let sent = self.page_views.take(row.told, edge, self.clock);
             if sent > 0 {
                 let minute = message.minutes[usize::from(row.minute)];
                 let imported = matches!(entry, Entry::Chunk(_));
@@ -239,7 +248,8 @@ impl Scratch {
         });
         self.refused.clear();
         self.refused.extend(refused);
-        // Block 0 is none: what has none cannot have been accepted by a collector of ours.
+        // Block 0 stands for "no block". A collector accepts no event without one, so an accepted
+        // event that has none is not from a collector of ours.
         self.refused[0] = Reason::Malformed.code();
         refill(&mut self.bitmaps, message.blocks.len() * BITMAPS_PER_BLOCK, UNRESOLVED);
         refill(&mut self.named, message.ids.len(), false);
@@ -300,18 +310,18 @@ impl Scratch {
             (0, None) => {}
             (OF_A_LOG, Some(chunk)) => match self.row_of(message, row, chunk) {
                 None => return usize::from(Reason::Malformed.code()),
-                // It was taken with all before it: no bitmap is kept of them.
+                // All rows before `taken` were taken; their bits may have been dropped since.
                 Some(at) if at < self.chunks[chunk].taken => return DUPLICATE,
                 Some(_) => {}
             },
-            // A batch brings no row of a log, and a chunk nothing else.
+            // A batch may not bring rows of a log, and a chunk may bring nothing else.
             (OF_A_LOG, None) | (_, Some(_)) => return usize::from(Reason::Malformed.code()),
             (refused, None) => return usize::from(refused),
         }
         match (self.is_new(message, row, dedup), verdict) {
             (None, _) => usize::from(Reason::OverQuota.code()),
             (Some(false), _) => DUPLICATE,
-            // A test is in the accounts alone.
+            // A test stands in the accounts, and in no cell.
             (Some(true), Some(Reason::Test)) => usize::from(Reason::Test.code()),
             (Some(true), verdict) => {
                 self.add(row);
@@ -320,17 +330,18 @@ impl Scratch {
         }
     }
 
-    /// Which row of its log this is; none when it lies outside its chunk.
+    /// The number of the row in its log; none when it lies outside the chunk that brought it.
     #[inline]
     fn row_of(&self, message: &MessageView<'_>, row: &Row, chunk: usize) -> Option<u64> {
         let (_, block) = message.blocks[usize::from(row.block)];
         self.chunks[chunk].rows?.row(block, row.seq)
     }
 
-    /// Whether it was never seen before; none when its issuer has too many blocks.
+    /// Whether the event was never seen before; none when its issuer may have no further bitmap.
     #[inline]
     fn is_new(&mut self, message: &MessageView<'_>, row: &Row, dedup: &mut Dedup) -> Option<bool> {
-        // All of an impression is a test or none is: a test's bit is that of what would be counted.
+        // Either all events of an impression are tests or none is, so a test may use the bit that
+        // the event would have if it were counted.
         let valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
         let kind = row.kind();
         let number = usize::from(kind.code()) * 2 + usize::from(valid);
@@ -353,7 +364,7 @@ impl Scratch {
         self.fates[usize::from(minute)][IN_CELLS] += 1;
     }
 
-    /// Resolves the ads and publishers of what is added.
+    /// Looks up the numbers of the ads and publishers of all events that add to a cell.
     fn name(&mut self, message: &MessageView<'_>, ids: &mut Interner) {
         let named = message.ids.iter().zip(&message.names).zip(&self.named);
         let number = |((id, name), named): ((&AnyId, &Name<'_, Any>), &bool)| match named {
@@ -364,7 +375,7 @@ impl Scratch {
         self.ids.extend(named.map(number));
     }
 
-    /// Adds the fates to the accounts, and finds the place of every minute that has any.
+    /// Adds the fates to the accounts of their minutes, and notes the places of these minutes.
     fn settle(&mut self, settled: Timestamp, minutes: &mut Minutes, applied: &mut Applied) {
         self.places.clear();
         for (minute, fates) in self.window.minutes().iter().zip(&self.fates) {
@@ -381,7 +392,8 @@ impl Scratch {
         }
     }
 
-    /// Adds to cells, totals, amounts, and what was counted of pages.
+    /// Adds the events to cells, totals and amounts, and counts by publisher those that page views
+    /// number.
     fn count(&mut self, message: &MessageView<'_>, minutes: &mut Minutes) {
         for added in &self.added {
             minutes.unsaved(self.place(added)).cells.add_one(self.key(added));
@@ -399,9 +411,9 @@ impl Scratch {
         }
     }
 
-    /// Adds to the totals of ads. In the minute that most events are of, those of an ad are summed
-    /// up first: the few ads that most events are of cost one look-up each then. Those with a verdict
-    /// are few.
+    /// Adds the events to the totals of their ads. Most events of a message are valid, of one
+    /// minute and of few ads: these are summed up in an array first, so that the table is asked
+    /// once for each ad. All others are added one by one.
     fn sum(&mut self, minutes: &mut Minutes) {
         if self.added.is_empty() {
             return;

@@ -1,27 +1,33 @@
-//! The bits of a dedup page: where there are few, as a list of their places. So an id costs memory by
-//! its own, and not by the thousands beside it that nobody has issued.
+//! Containers of the dedup bitmap: the sequence numbers of a block that have been seen, 4 096 to a
+//! container, as in a Roaring bitmap. A container with few bits is a list of their places, one with
+//! more is a bitmap. So memory is spent on ids that were issued, and not on the thousands between
+//! them that were not.
 
 use std::fmt;
 
-/// Bits of a dedup page.
-pub const PAGE_BITS: usize = 4_096;
-/// Bit `i` of word `w` is the event with sequence `page × 4096 + w × 64 + i`.
-pub type Bits = [u64; PAGE_BITS / 64];
+/// Bits of a container.
+pub const CONTAINER_BITS: usize = 4_096;
+/// Bit `i` of word `w` is the event with sequence number `index × 4096 + w × 64 + i`, where `index`
+/// is that of the container in its block.
+pub type Bits = [u64; CONTAINER_BITS / 64];
 
-/// The most places of a list, which takes a sixteenth of a bitmap.
+/// The most places of a list. A full list takes 32 bytes, a sixteenth of a bitmap.
 const FEW_MAX: usize = 16;
-/// No place.
+/// Fills the rest of a list: no place is so large.
 const UNUSED: u16 = u16::MAX;
 
-/// A few places of a page, ascending; unused ones at the end.
+/// The places of a container's bits when they are few: ascending, then [`UNUSED`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Few([u16; FEW_MAX]);
 
 /// What became of a place that was to be put into a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Put {
+    /// It was added.
     New,
+    /// It was in the list before.
     Known,
+    /// It was not in the list, which has no room for it.
     Full,
 }
 
@@ -46,7 +52,7 @@ impl Few {
     }
 
     pub(super) fn bits(&self) -> Bits {
-        let mut bits = [0; PAGE_BITS / 64];
+        let mut bits = [0; CONTAINER_BITS / 64];
         self.places().for_each(|place| bits[usize::from(place) / 64] |= 1 << (place % 64));
         bits
     }
@@ -58,16 +64,16 @@ impl fmt::Debug for Few {
     }
 }
 
-/// A page on its way to the store or from it. Of equal bits there is one form.
+/// A container on its way to the store or from it. Containers with equal bits have the same form.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Page {
-    /// With few bits: the list of them.
+pub enum Container {
+    /// At most 16 bits: the list of their places.
     Few(Few),
-    /// With more than a list holds.
+    /// More bits: the bitmap.
     Many(Box<Bits>),
 }
 
-impl Page {
+impl Container {
     /// Its bits.
     #[must_use]
     pub fn bits(&self) -> Bits {
@@ -78,11 +84,12 @@ impl Page {
     }
 }
 
-impl From<&Bits> for Page {
+impl From<&Bits> for Container {
     fn from(bits: &Bits) -> Self {
         let mut few = Few::NONE;
         for (word, at) in bits.iter().zip((0_u16..).step_by(64)) {
             let mut left = *word;
+            // Each round clears the lowest bit that is left, so there are 64 rounds at most.
             while left != 0 {
                 #[expect(clippy::cast_possible_truncation, reason = "below 64")]
                 let bit = left.trailing_zeros() as u16;
@@ -96,12 +103,12 @@ impl From<&Bits> for Page {
     }
 }
 
-/// The number of no page.
+/// Stands for a container that was not allocated.
 pub(super) const ABSENT: u32 = u32::MAX;
-/// Marks the number of a page that is a bitmap; without it, the page is a list.
+/// Set in the number of a container that is a bitmap, and not in that of one that is a list.
 const MANY: u32 = 1 << 31;
 
-/// All pages of a partition, by number.
+/// The memory of all containers of a partition. Each is known by a number.
 #[derive(Clone, Debug)]
 pub(super) struct Arenas {
     few: Arena<Few>,
@@ -110,74 +117,75 @@ pub(super) struct Arenas {
 
 impl Default for Arenas {
     fn default() -> Self {
-        Self { few: Arena::new(Few::NONE), many: Arena::new([0; PAGE_BITS / 64]) }
+        Self { few: Arena::new(Few::NONE), many: Arena::new([0; CONTAINER_BITS / 64]) }
     }
 }
 
 impl Arenas {
-    /// Sets a bit of a page, which gets another number when it is new or becomes a bitmap; true when
-    /// the bit was not set before.
+    /// Sets a bit of a container; true when the bit was not set before. A container that was
+    /// [`ABSENT`], or that becomes a bitmap, gets another number, which is written to `number`.
     #[inline]
-    pub(super) fn set(&mut self, page: &mut u32, place: usize) -> bool {
-        if *page < MANY || *page == ABSENT {
-            return self.set_in_list(page, place);
+    pub(super) fn set(&mut self, number: &mut u32, place: usize) -> bool {
+        if *number < MANY || *number == ABSENT {
+            return self.set_in_list(number, place);
         }
-        set(self.many.page(*page & !MANY), place)
+        set(self.many.value(*number & !MANY), place)
     }
 
-    fn set_in_list(&mut self, page: &mut u32, place: usize) -> bool {
-        if *page == ABSENT {
-            *page = self.few.allocate();
+    fn set_in_list(&mut self, number: &mut u32, place: usize) -> bool {
+        if *number == ABSENT {
+            *number = self.few.allocate();
         }
-        let list = self.few.page(*page);
+        let list = self.few.value(*number);
+        // Places are below CONTAINER_BITS, so that the conversion never fails.
         let put = u16::try_from(place).map_or(Put::Known, |place| list.put(place));
         if put == Put::Full {
             let bits = list.bits();
-            self.few.release(*page);
-            *page = self.many.allocate() | MANY;
-            let many = self.many.page(*page & !MANY);
+            self.few.release(*number);
+            *number = self.many.allocate() | MANY;
+            let many = self.many.value(*number & !MANY);
             *many = bits;
             return set(many, place);
         }
         put == Put::New
     }
 
-    /// The page of this number, as it goes to the store.
-    pub(super) fn get(&mut self, page: u32) -> Page {
-        match page & MANY {
-            0 => Page::Few(*self.few.page(page)),
-            _ => Page::Many(Box::new(*self.many.page(page & !MANY))),
+    /// A copy of the container with this number, for the store.
+    pub(super) fn get(&mut self, number: u32) -> Container {
+        match number & MANY {
+            0 => Container::Few(*self.few.value(number)),
+            _ => Container::Many(Box::new(*self.many.value(number & !MANY))),
         }
     }
 
-    /// The number of a page that comes from the store.
-    pub(super) fn load(&mut self, page: &Page) -> u32 {
-        match page {
-            Page::Few(few) => {
+    /// Takes a container from the store in, and gives it a number.
+    pub(super) fn load(&mut self, container: &Container) -> u32 {
+        match container {
+            Container::Few(few) => {
                 let at = self.few.allocate();
-                *self.few.page(at) = *few;
+                *self.few.value(at) = *few;
                 at
             }
-            Page::Many(bits) => {
+            Container::Many(bits) => {
                 let at = self.many.allocate();
-                *self.many.page(at) = **bits;
+                *self.many.value(at) = **bits;
                 at | MANY
             }
         }
     }
 
-    pub(super) fn release(&mut self, page: u32) {
-        match page & MANY {
-            0 => self.few.release(page),
-            _ => self.many.release(page & !MANY),
+    pub(super) fn release(&mut self, number: u32) {
+        match number & MANY {
+            0 => self.few.release(number),
+            _ => self.many.release(number & !MANY),
         }
     }
 
-    /// True when a page has no bit at or beyond a place.
-    pub(super) fn is_clear_from(&mut self, page: u32, place: usize) -> bool {
-        match page & MANY {
-            0 => is_clear_from(&self.few.page(page).bits(), place),
-            _ => is_clear_from(self.many.page(page & !MANY), place),
+    /// True when the container has no bit at `place` or beyond.
+    pub(super) fn is_clear_from(&mut self, number: u32, place: usize) -> bool {
+        match number & MANY {
+            0 => is_clear_from(&self.few.value(number).bits(), place),
+            _ => is_clear_from(self.many.value(number & !MANY), place),
         }
     }
 
@@ -203,7 +211,8 @@ fn is_clear_from(bits: &Bits, place: usize) -> bool {
     bits.iter().enumerate().all(clear)
 }
 
-/// Values by number, in pieces, so that growing moves nothing and wastes little.
+/// Values by number. Memory is allocated in pieces of [`PIECE`] values, so that growing moves no
+/// value and wastes less than a piece.
 #[derive(Clone, Debug)]
 struct Arena<T> {
     blank: T,
@@ -212,7 +221,7 @@ struct Arena<T> {
     free: Vec<u32>,
 }
 
-/// Values that are allocated at once.
+/// How many values are allocated at once.
 const PIECE: usize = 64;
 
 impl<T: Copy> Arena<T> {
@@ -220,10 +229,10 @@ impl<T: Copy> Arena<T> {
         Self { blank, pieces: Vec::new(), next: 0, free: Vec::new() }
     }
 
-    /// The number of a blank one.
+    /// Makes a blank value, and returns its number.
     fn allocate(&mut self) -> u32 {
         if let Some(at) = self.free.pop() {
-            *self.page(at) = self.blank;
+            *self.value(at) = self.blank;
             return at;
         }
         if self.next as usize == self.pieces.len() * PIECE {
@@ -239,7 +248,7 @@ impl<T: Copy> Arena<T> {
     }
 
     #[inline]
-    fn page(&mut self, at: u32) -> &mut T {
+    fn value(&mut self, at: u32) -> &mut T {
         &mut self.pieces[at as usize / PIECE][at as usize % PIECE]
     }
 
@@ -256,10 +265,10 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// In any order: a list is what a bitmap is, as long as it has room.
+        /// In whatever order places are put, a list with room for them has the bits of a bitmap.
         #[test]
         fn a_list_says_what_a_bitmap_does(places in prop::collection::vec(0_u16..4_096, 0..24)) {
-            let (mut few, mut bits) = (Few::NONE, [0_u64; PAGE_BITS / 64]);
+            let (mut few, mut bits) = (Few::NONE, [0_u64; CONTAINER_BITS / 64]);
             for place in places {
                 let (word, bit) = (&mut bits[usize::from(place) / 64], 1 << (place % 64));
                 let expected = if *word & bit != 0 { Put::Known } else { Put::New };
@@ -267,20 +276,20 @@ mod tests {
                 if put == Put::Full {
                     prop_assert_eq!((expected, few.places().count()), (Put::New, FEW_MAX));
                     *word |= bit;
-                    prop_assert!(matches!(Page::from(&bits), Page::Many(_)));
+                    prop_assert!(matches!(Container::from(&bits), Container::Many(_)));
                     return Ok(());
                 }
                 *word |= bit;
                 prop_assert_eq!(put, expected);
                 prop_assert_eq!(few.bits(), bits);
-                prop_assert_eq!(Page::from(&bits), Page::Few(few));
+                prop_assert_eq!(Container::from(&bits), Container::Few(few));
             }
         }
     }
 
     #[test]
-    fn a_page_is_clear_from_behind_its_last_bit_on() {
-        let mut bits = [0; PAGE_BITS / 64];
+    fn a_container_is_clear_from_behind_its_last_bit_on() {
+        let mut bits = [0; CONTAINER_BITS / 64];
         bits[1] = 1 << 5;
         for (place, clear) in [(0, false), (64, false), (69, false), (70, true), (1 << 16, true)] {
             assert_eq!(is_clear_from(&bits, place), clear, "{place}");

@@ -1,5 +1,6 @@
-//! What is kept by the minute. Every minute is in up to two places: what the store has not yet
-//! (`unsaved`, small, where messages count), and what it has, for the resident minutes (`saved`).
+//! What is kept by the minute: cells, totals, amounts, accounts. A minute has up to two tables.
+//! Messages count into the `unsaved` one, which the store does not have yet. The `saved` one holds
+//! what the store has, and is kept for the resident minutes.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +14,10 @@ use super::accounts::MinuteAccount;
 use super::changes::{AdTotal, Cell, CellAmount, MinuteRows, PublisherTold};
 use super::error::EngineError;
 use super::intern::{Interner, NUMBER_BITS};
-use super::pages::Told;
+use super::page_views::Told;
 use super::table::{Counter, Key, mix};
 
-/// So many rows of saved minutes stay in memory, some 25 bytes each, in each partition.
+/// The most rows of saved minutes that a partition keeps in memory, some 25 bytes each.
 const SAVED_ROWS_MAX: usize = 1 << 21;
 
 const TOO_MANY_IDS: EngineError =
@@ -25,10 +26,11 @@ const TOO_MANY_IDS: EngineError =
 /// How many names a cell has.
 const NAMES: usize = Dimensions::NAMES.len();
 
-/// A cell's dimensions as one number, or their places in the order of [`Dimensions`].
+/// A cell's dimensions as one number: for each name its number (in a [`CellKey`]) or its rank (to
+/// sort by), then the codes.
 type Wide = u64;
 
-/// A number of [`NUMBER_BITS`] for each name, then the codes.
+/// [`NUMBER_BITS`] for each name, then the bits of the codes.
 #[expect(clippy::cast_possible_truncation, reason = "there are a handful of names")]
 const KEY_BITS: u32 = NAMES as u32 * NUMBER_BITS + Packed::BITS;
 
@@ -37,7 +39,8 @@ const _: () = {
     assert!(NUMBER_BITS + Packed::OUTCOME_BITS <= u32::BITS, "an ad's key has 32 bits");
 };
 
-/// A cell's dimensions in as few words as they need, so that a counter's entry has 12 bytes and not 16.
+/// A cell's dimensions in as few words of 32 bits as they need: an entry of a counter then has 12
+/// bytes, and not 16.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct CellKey([u32; KEY_BITS.div_ceil(u32::BITS) as usize]);
 
@@ -46,7 +49,7 @@ pub(super) struct CellKey([u32; KEY_BITS.div_ceil(u32::BITS) as usize]);
 pub(super) struct AdKey(u32);
 
 impl CellKey {
-    /// Of the numbers of the names, in the order of the list.
+    /// Made of the numbers of the names, in the order of [`Dimensions::NAMES`].
     #[inline]
     pub(super) fn new(names: [u32; NAMES], packed: Packed) -> Self {
         let wide = wide(names, packed);
@@ -71,7 +74,7 @@ impl CellKey {
         field(self.wide(), Packed::BITS)
     }
 
-    /// A number in the order of [`Dimensions`], by the ranks of the ids.
+    /// A number that sorts as the [`Dimensions`] do. `ranks`: by number, the ranks of the ids.
     fn ranked(self, ranks: &[u32]) -> Wide {
         let names = self.names().map(|number| Wide::from(ranks[number as usize]));
         let names = names.into_iter().fold(0, |wide, rank| wide << NUMBER_BITS | rank);
@@ -83,7 +86,8 @@ impl CellKey {
         Dimensions::new(self.names().map(|number| ids.id(number)), codes, kind, valid)
     }
 
-    fn of(dimensions: &Dimensions, ids: &mut Interner) -> Result<Self, EngineError> {
+    /// Gives the names numbers where they have none.
+    fn from_dimensions(dimensions: &Dimensions, ids: &mut Interner) -> Result<Self, EngineError> {
         if !ids.has_room(NAMES) {
             return Err(TOO_MANY_IDS);
         }
@@ -104,7 +108,7 @@ fn field(wide: Wide, bits: u32) -> u32 {
 }
 
 impl AdKey {
-    /// Of a packed form of this kind and validity.
+    /// Made of the ad's number, and of kind and validity alone of a packed form.
     #[inline]
     pub(super) fn new(ad: u32, packed: Packed) -> Self {
         Self(ad << Packed::OUTCOME_BITS | packed.outcome())
@@ -115,10 +119,10 @@ impl AdKey {
     }
 
     fn outcome(self) -> Packed {
-        Packed::of_outcome(self.0)
+        Packed::from_outcome(self.0)
     }
 
-    /// A number in the order of [`AdTotal`], by the ranks of the ids.
+    /// A number that sorts as [`AdTotal`] does. `ranks`: by number, the ranks of the ids.
     fn ranked(self, ranks: &[u32]) -> u64 {
         let rank = u64::from(ranks[self.ad() as usize]);
         rank << Packed::OUTCOME_BITS | u64::from(self.outcome().number())
@@ -141,7 +145,7 @@ impl Key for AdKey {
     }
 }
 
-/// One minute.
+/// The rows of one minute, by numbers in place of ids.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MinuteTable {
     pub(super) cells: Counter<CellKey>,
@@ -153,17 +157,17 @@ pub(super) struct MinuteTable {
 }
 
 impl MinuteTable {
-    /// Adds to an amount of a cell; the sum ends at the bounds of `i64` (9 billion units of money
-    /// in one cell of one minute), rather than anywhere wrong.
-    pub(super) fn add(&mut self, of: (CellKey, Amount, Currency), micros: i64) {
-        let sum = self.amounts.entry(of).or_insert(0);
+    /// Adds to an amount of a cell. The sum stays within the bounds of `i64`, which are 9 billion
+    /// units of money in one cell of one minute, rather than wrap around.
+    pub(super) fn add(&mut self, key: (CellKey, Amount, Currency), micros: i64) {
+        let sum = self.amounts.entry(key).or_insert(0);
         *sum = sum.saturating_add(micros);
     }
 
     fn merge(&mut self, other: &Self) {
         self.cells.merge(&other.cells);
         self.totals.merge(&other.totals);
-        other.amounts.iter().for_each(|(of, n)| self.add(*of, *n));
+        other.amounts.iter().for_each(|(key, n)| self.add(*key, *n));
         other.told.iter().for_each(|(id, told)| self.told.entry(*id).or_default().add(*told));
         self.account.add(&other.account);
     }
@@ -172,12 +176,12 @@ impl MinuteTable {
         let cells = in_order(&self.cells, |key| key.ranked(ranks));
         let cell = |(key, count): (CellKey, u64)| Cell { dimensions: key.dimensions(ids), count };
         let totals = in_order(&self.totals, |key| key.ranked(ranks));
-        let amounts = self.amounts.iter().map(|(of, n)| amount_row(of, *n, ids));
+        let amounts = self.amounts.iter().map(|(key, n)| amount_row(key, *n, ids));
         let mut amounts: Vec<_> = amounts.collect();
         amounts.sort_unstable();
         let told = self.told.iter();
         let told =
-            told.map(|(id, told)| PublisherTold { publisher: ids.id(*id).of(), told: *told });
+            told.map(|(id, told)| PublisherTold { publisher: ids.id(*id).cast(), told: *told });
         let mut told: Vec<_> = told.collect();
         told.sort_unstable();
         MinuteRows {
@@ -190,21 +194,21 @@ impl MinuteTable {
         }
     }
 
-    fn of(rows: &MinuteRows, ids: &mut Interner) -> Result<Self, EngineError> {
+    fn from_rows(rows: &MinuteRows, ids: &mut Interner) -> Result<Self, EngineError> {
         let mut table = Self { account: rows.account, ..Self::default() };
         table.cells.reserve(rows.cells.len());
         table.totals.reserve(rows.totals.len());
         for cell in &rows.cells {
-            table.cells.add(CellKey::of(&cell.dimensions, ids)?, cell.count);
+            table.cells.add(CellKey::from_dimensions(&cell.dimensions, ids)?, cell.count);
         }
         for total in &rows.totals {
             let ad = ids.find(total.ad.any());
             let ad = ad.ok_or(EngineError::Snapshot("a total of an ad without a cell"))?;
             table.totals.add(AdKey::new(ad, Packed::new(0, total.kind, total.valid)), total.count);
         }
-        for of in &rows.amounts {
-            let cell = CellKey::of(&of.dimensions, ids)?;
-            table.add((cell, of.amount, of.currency), of.micros);
+        for row in &rows.amounts {
+            let cell = CellKey::from_dimensions(&row.dimensions, ids)?;
+            table.add((cell, row.amount, row.currency), row.micros);
         }
         for PublisherTold { publisher, told } in &rows.told {
             if !ids.has_room(1) {
@@ -215,7 +219,7 @@ impl MinuteTable {
         Ok(table)
     }
 
-    /// How many rows of all kinds are in memory.
+    /// How many rows of all kinds the table has.
     fn rows_kept(&self) -> usize {
         self.cells.len() + self.totals.len() + self.amounts.len() + self.told.len()
     }
@@ -226,7 +230,7 @@ impl MinuteTable {
     }
 }
 
-/// All of a counter, in the order of its keys' ranks.
+/// All entries of a counter, in the order of what `rank` gives for their keys.
 fn in_order<K: Key, R: Ord>(
     counter: &Counter<K>,
     rank: impl Fn(K) -> R,
@@ -238,12 +242,13 @@ fn in_order<K: Key, R: Ord>(
 }
 
 fn total_row((key, count): (AdKey, u64), ids: &Interner) -> AdTotal {
-    let of = key.outcome();
-    AdTotal { ad: ids.id(key.ad()).of(), kind: of.kind(), valid: of.is_valid(), count }
+    let outcome = key.outcome();
+    let ad = ids.id(key.ad()).cast();
+    AdTotal { ad, kind: outcome.kind(), valid: outcome.is_valid(), count }
 }
 
-fn amount_row(of: &(CellKey, Amount, Currency), micros: i64, ids: &Interner) -> CellAmount {
-    let (cell, amount, currency) = *of;
+fn amount_row(key: &(CellKey, Amount, Currency), micros: i64, ids: &Interner) -> CellAmount {
+    let (cell, amount, currency) = *key;
     CellAmount { dimensions: cell.dimensions(ids), amount, currency, micros }
 }
 
@@ -251,9 +256,11 @@ fn amount_row(of: &(CellKey, Amount, Currency), micros: i64, ids: &Interner) -> 
 #[derive(Clone, Debug)]
 pub(super) struct Minutes {
     pub(super) ids: Interner,
+    /// By minute, the index of its table in `unsaved`.
     places: BTreeMap<Minute, usize>,
     unsaved: Vec<MinuteTable>,
     saved: BTreeMap<Minute, MinuteTable>,
+    /// From this minute on, `saved` has all that the store has.
     resident_from: Minute,
     /// [`SAVED_ROWS_MAX`], but in tests.
     pub(super) saved_most: usize,
@@ -279,7 +286,7 @@ impl Minutes {
     ) -> Result<(), EngineError> {
         self.resident_from = resident_from;
         for rows in minutes {
-            let table = MinuteTable::of(rows, &mut self.ids)?;
+            let table = MinuteTable::from_rows(rows, &mut self.ids)?;
             let twice = self.saved.insert(rows.minute, table).is_some();
             if twice || rows.minute < resident_from {
                 return Err(EngineError::Snapshot("a minute is there twice, or is not resident"));
@@ -288,12 +295,13 @@ impl Minutes {
         Ok(())
     }
 
-    /// Where messages count into a minute, for [`Self::unsaved`]; holds until the next checkpoint.
+    /// The index of a minute's unsaved table, for [`Self::unsaved`]. It holds until the next
+    /// checkpoint. The table is made when it is missing.
     pub(super) fn place(&mut self, minute: Minute) -> usize {
         if let Some(place) = self.places.get(&minute) {
             return *place;
         }
-        // The minute before tells how large this one will be: growing step by step costs more.
+        // As large as the minute before: growing step by step would cost more.
         let before = minute.0.checked_sub(1).and_then(|before| self.places.get(&Minute(before)));
         let before = before.map(|place| &self.unsaved[*place]);
         let (cells, totals) = before.map_or((0, 0), |t| (t.cells.len(), t.totals.len()));
@@ -314,7 +322,8 @@ impl Minutes {
         self.resident_from
     }
 
-    /// Gives out what is unsaved, keeps it where it is resident, and lets go of what is not.
+    /// Returns the rows and names that are not saved yet, and takes them as saved. Minutes before
+    /// `resident_from` are dropped from memory.
     pub(super) fn checkpoint(
         &mut self,
         resident_from: Minute,
@@ -336,17 +345,19 @@ impl Minutes {
         }
         self.unsaved.clear();
         self.saved = self.saved.split_off(&self.resident_from);
-        self.let_go();
+        self.drop_oldest();
         if self.ids.is_sweep_due() {
             self.sweep();
         }
         (rows, names)
     }
 
-    /// Lets go of the oldest saved minutes while all have too many rows: whoever signs ads may name as many
-    /// as it likes, and a question that is not answered from memory is answered from the store.
-    fn let_go(&mut self) {
+    /// Drops the oldest saved minutes when there are more rows than [`SAVED_ROWS_MAX`]. An issuer
+    /// may sign for as many ads as it likes, so that minutes can be of any size; questions about a
+    /// minute that was dropped are answered from the store.
+    fn drop_oldest(&mut self) {
         let mut rows: usize = self.saved.values().map(MinuteTable::rows_kept).sum();
+        // Each round drops one minute, until the rest has few enough rows or none is left.
         while rows > self.saved_most
             && let Some((minute, table)) = self.saved.pop_first()
         {
@@ -355,8 +366,9 @@ impl Minutes {
         }
     }
 
-    /// Makes room for so many more ids: when there is none, the saved minutes are let go of, which
-    /// the store has, and the ids that only they have. False when what is not yet saved has too many.
+    /// Makes room for so many more ids. When there is none, all saved minutes are dropped (the
+    /// store has them), and with them the ids that only they have. False when there is still no
+    /// room: then the unsaved minutes have too many ids.
     pub(super) fn make_room(&mut self, ids: usize) -> bool {
         if self.ids.has_room(ids) {
             return true;
@@ -376,7 +388,8 @@ impl Minutes {
         self.ids.sweep(&used);
     }
 
-    /// Which numbers these tables have. Totals and amounts have none that cells have not.
+    /// By number, whether one of these tables has it. Totals and amounts are not looked at: all
+    /// their numbers are in cells, too.
     fn used<'a>(&self, tables: impl Iterator<Item = &'a MinuteTable>) -> Vec<bool> {
         let mut used = vec![false; self.ids.slots()];
         for table in tables {
@@ -408,23 +421,23 @@ impl Minutes {
         let saved = self.saved.range(from..to).map(|(_, table)| table);
         let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
         let key = |valid| AdKey::new(number, Packed::new(0, kind, valid));
-        let of = |table: &MinuteTable| -> u64 {
+        let total = |table: &MinuteTable| -> u64 {
             let taken = [true, false].into_iter().filter(|valid| validity.takes(*valid));
             taken.map(|valid| table.totals.get(key(valid))).sum()
         };
-        saved.chain(unsaved).map(of).sum()
+        saved.chain(unsaved).map(total).sum()
     }
 
     pub(super) fn ad_totals(
         &self,
         minute: Minute,
-        of: Kind,
+        kind: Kind,
         validity: Validity,
         each: &mut impl FnMut(AdId, u64),
     ) {
         union(self.parts(minute).map(|part| part.map(|table| &table.totals)), |key, count| {
-            if key.outcome().kind() == of && validity.takes(key.outcome().is_valid()) {
-                each(self.ids.id(key.ad()).of(), count);
+            if key.outcome().kind() == kind && validity.takes(key.outcome().is_valid()) {
+                each(self.ids.id(key.ad()).cast(), count);
             }
         });
     }
@@ -437,18 +450,18 @@ impl Minutes {
 
     pub(super) fn amounts(&self, minute: Minute, each: &mut impl FnMut(&CellAmount)) {
         let [saved, unsaved] = self.parts(minute).map(|part| part.map(|table| &table.amounts));
-        for (of, micros) in saved.into_iter().flatten() {
-            let more = unsaved.and_then(|part| part.get(of)).copied().unwrap_or(0);
-            each(&amount_row(of, micros.saturating_add(more), &self.ids));
+        for (key, micros) in saved.into_iter().flatten() {
+            let more = unsaved.and_then(|part| part.get(key)).copied().unwrap_or(0);
+            each(&amount_row(key, micros.saturating_add(more), &self.ids));
         }
-        for (of, micros) in unsaved.into_iter().flatten() {
-            if saved.is_none_or(|part| !part.contains_key(of)) {
-                each(&amount_row(of, *micros, &self.ids));
+        for (key, micros) in unsaved.into_iter().flatten() {
+            if saved.is_none_or(|part| !part.contains_key(key)) {
+                each(&amount_row(key, *micros, &self.ids));
             }
         }
     }
 
-    /// The name of an id that is a digest, as far as it is in memory.
+    /// The name of an id that is a digest, if it is in memory.
     pub(super) fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
         self.ids.name(id)
     }
@@ -461,7 +474,7 @@ impl Minutes {
         let saved = self.saved.range(from..to).map(|(_, table)| table);
         let unsaved = self.places.range(from..to).map(|(_, place)| &self.unsaved[*place]);
         for (id, told) in saved.chain(unsaved).flat_map(|table| &table.told) {
-            sums.entry(self.ids.id(*id).of()).or_default().add(*told);
+            sums.entry(self.ids.id(*id).cast()).or_default().add(*told);
         }
         sums
     }
@@ -478,7 +491,7 @@ impl Minutes {
         sums.into_iter().collect()
     }
 
-    /// Bytes, saved cells, unsaved cells.
+    /// Bytes of all tables and ids, the number of saved cells, that of unsaved cells.
     pub(super) fn size(&self) -> (usize, usize, usize) {
         let all = self.saved.values().chain(&self.unsaved);
         let bytes = self.ids.bytes() + all.map(MinuteTable::bytes).sum::<usize>();

@@ -1,11 +1,11 @@
 //! What an engine hands to its store, and what it needs back to go on.
 //!
-//! One rule holds for everything that is kept by the minute (cells, amounts, ad totals, what pages have
-//! told, accounts and the revision within them): a [`MinuteRows`] in [`Changes`] is *added* to what the
-//! store has of that minute, row by row and field by field, and a [`MinuteRows`] in a [`Snapshot`] is
-//! the whole of that minute. Everything else (pages, outboxes, epochs, retired edges and those cut off,
-//! sources, page views) is absolute: it replaces the row with the same key. All lists are sorted by
-//! their keys, so that two checkpoints of the same history are equal.
+//! One rule holds for everything that is kept by the minute (cells, amounts, ad totals, what page
+//! views have told, accounts with their revisions): a [`MinuteRows`] in [`Changes`] is *added* to
+//! what the store has of that minute, row by row and field by field, and a [`MinuteRows`] in a
+//! [`Snapshot`] is the whole of that minute. Everything else (dedup containers, outboxes, epochs,
+//! edges that are retired or cut off, sources, page views) *replaces* the row with the same key.
+//! All lists are sorted by their keys, so that two checkpoints of the same history are equal.
 
 use eventlog::Position;
 use shared::counted::Amount;
@@ -16,25 +16,25 @@ use shared::{
 };
 
 use super::accounts::MinuteAccount;
-use super::bits::Page;
+use super::bits::Container;
 use super::outbox::OutboxState;
 use super::outboxes::CutOff;
-use super::pages::{PageState, Told};
+use super::page_views::{PageViewState, Told};
 use super::sources::SourceState;
 
-/// Where a page belongs.
+/// Where a dedup container belongs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PageKey {
+pub struct ContainerKey {
     /// Who signed the impressions.
     pub issuer: IssuerId,
-    /// Their block.
+    /// The block of the impressions.
     pub block: BlockId,
     /// What happened to them.
     pub kind: Kind,
-    /// Of the valid events, or of those with a verdict.
+    /// True of the valid events, false of those with a verdict.
     pub valid: bool,
-    /// Which 4 096 sequence numbers: below 16.
-    pub page: u8,
+    /// Which container of the block's sixteen, of 4 096 sequence numbers each: below 16.
+    pub index: u8,
 }
 
 /// A cell: how many events of these dimensions a minute has.
@@ -72,10 +72,10 @@ pub struct AdTotal {
     pub count: u64,
 }
 
-/// What the pages of a publisher have told in a minute.
+/// What page views at a publisher have told in a minute.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PublisherTold {
-    /// Whose pages.
+    /// The publisher.
     pub publisher: PublisherId,
     /// How much.
     pub told: Told,
@@ -107,33 +107,35 @@ pub struct Changes {
     pub clock: Timestamp,
     /// [`shared::clock::LogClock::ahead`].
     pub ahead: Option<Timestamp>,
-    /// The largest watermark so far: what is counted before it raises a revision.
+    /// The largest watermark so far: an event of an earlier minute that is still counted raises
+    /// that minute's revision.
     pub settled: Timestamp,
-    /// From this minute on a [`Snapshot`] must bring the whole minutes.
+    /// A [`Snapshot`] must bring the minutes from this one on, each of them whole.
     pub resident_from: Minute,
-    /// Pages to delete. None of them is in `pages`.
-    pub dropped_pages: Vec<PageKey>,
-    /// Pages to put.
-    pub pages: Vec<(PageKey, Page)>,
+    /// Dedup containers to delete. None of them is in `containers`.
+    pub dropped_containers: Vec<ContainerKey>,
+    /// Dedup containers to put.
+    pub containers: Vec<(ContainerKey, Container)>,
     /// Rows to add.
     pub minutes: Vec<MinuteRows>,
-    /// Names of ids that are digests, to put: among them those of all ids in `minutes` that the store
-    /// does not have yet.
+    /// Names of ids that are digests, to put. For every such id in `minutes` the store has the name
+    /// already, or it is here.
     pub names: Vec<(AnyId, NameBuf<Any>)>,
     /// Outboxes to delete.
     pub dropped_outboxes: Vec<OutboxId>,
     /// Outboxes to put.
     pub outboxes: Vec<(OutboxId, OutboxState)>,
-    /// Edges whose epochs up to this one are over unless they are among the outboxes, to put.
+    /// For each edge the last of its epochs that is over, to put: batches of this epoch or an
+    /// earlier one are skipped, unless their outbox is still remembered.
     pub epochs: Vec<(EdgeId, u64)>,
-    /// Edges that are out of service, and the log's clock when that was said, to put.
+    /// Edges that are out of service, and the log's clock when they were retired, to put.
     pub retired: Vec<(EdgeId, Timestamp)>,
-    /// Edges that are cut off, and where, to put.
+    /// Edges that are cut off, and from which batch on, to put.
     pub cut_off: Vec<(EdgeId, CutOff)>,
     /// Imported logs to put.
     pub sources: Vec<(SourceId, SourceState)>,
-    /// Page views to put, and those to delete.
-    pub views: Vec<(PageView, Option<PageState>)>,
+    /// Page views to put, and those to delete (`None`).
+    pub page_views: Vec<(PageView, Option<PageViewState>)>,
 }
 
 /// What [`super::Engine::restore`] needs: everything that the store holds under a position, except
@@ -151,13 +153,13 @@ pub struct Snapshot {
     /// [`Changes::resident_from`] of the last checkpoint, or a later minute: the minutes before it
     /// are left out.
     pub resident_from: Minute,
-    /// All pages.
-    pub pages: Vec<(PageKey, Page)>,
+    /// All dedup containers.
+    pub containers: Vec<(ContainerKey, Container)>,
     /// The whole minutes from `resident_from` on.
     pub minutes: Vec<MinuteRows>,
     /// All outboxes.
     pub outboxes: Vec<(OutboxId, OutboxState)>,
-    /// All edges that have one.
+    /// The last epoch that is over, of every edge that has one.
     pub epochs: Vec<(EdgeId, u64)>,
     /// All edges that are out of service.
     pub retired: Vec<(EdgeId, Timestamp)>,
@@ -166,5 +168,5 @@ pub struct Snapshot {
     /// All imported logs.
     pub sources: Vec<(SourceId, SourceState)>,
     /// All page views.
-    pub views: Vec<(PageView, PageState)>,
+    pub page_views: Vec<(PageView, PageViewState)>,
 }

@@ -1,54 +1,56 @@
-//! What came under the newest numbers of an outbox: a number that comes again with the same content is
-//! a redelivery, with another a conflict.
+//! The contents of an outbox's newest batches, as digests. A number that comes again with the same
+//! content is a redelivery; with other content it is a conflict.
 
 use std::collections::BTreeMap;
 
 use shared::wire::BatchEntry;
 use shared::{BatchDigest, Timestamp};
 
-/// The digests of so many numbers of an outbox are kept, from its largest one down: more than an outbox
-/// has on its way at once. What comes again from before them is not compared; the archive has the digests
-/// of all.
+/// How many digests are kept of an outbox: those of its largest numbers. An outbox has fewer
+/// batches on their way at once. A redelivery of an older number is not compared; the archive has
+/// all digests.
 const DIGESTS_MAX: u64 = 128;
-/// All outboxes of an edge share so many, as evenly as they come.
+/// How many digests are kept of an edge with its shards: the outboxes share them evenly, and each
+/// has at least one.
 const DIGESTS_PER_EDGE: u64 = 8_192;
-/// So many conflicts of an outbox are kept, the newest. All of them are numbered.
+/// How many conflicts of an outbox are kept, the newest ones. The others are only counted.
 const CONFLICTS_MAX: usize = 16;
-/// Beside the newest of each, which tells up to when it is in doubt, all outboxes of an edge, with its
-/// shards, keep so many.
+/// How many conflicts are kept of an edge with its shards, not counting the newest of each outbox:
+/// that one is always kept, because it tells up to when the outbox is in doubt.
 pub(super) const CONFLICTS_PER_EDGE: usize = 64;
 
-/// What came under the numbers of an outbox.
+/// What is known of the contents of an outbox's batches.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
     /// The digests of the newest numbers, as far as they are known.
     pub digests: BTreeMap<u64, BatchDigest>,
-    /// Numbers that came with two contents, the newest last.
+    /// The newest conflicts, the newest last.
     pub conflicts: Vec<Conflict>,
-    /// How many there were.
+    /// How many conflicts there were, those included that are no longer kept.
     pub conflicts_all: u64,
-    /// The log's clock at the first of all. None of what an earlier build has kept.
+    /// The log's clock at the first of them. None when there was none, or when an earlier build saw
+    /// it, which did not keep this.
     pub first_conflict_at: Option<Timestamp>,
 }
 
-/// Two batches of one outbox came under one number. One of them was applied, and nothing of the other.
+/// Two batches of one outbox came under one number. The first was applied, the second was skipped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Conflict {
-    /// Their number.
+    /// The number of both.
     pub number: u64,
-    /// Of the one that was applied.
+    /// The digest of the batch that was applied.
     pub applied: BatchDigest,
-    /// Of the other.
+    /// The digest of the batch that was skipped.
     pub skipped: BatchDigest,
-    /// How many events the other declares.
+    /// How many events the skipped batch declares.
     pub events: u64,
-    /// The log's clock when that came.
+    /// The log's clock when the skipped batch came.
     pub at: Timestamp,
 }
 
 impl Contents {
-    /// Notes what came under a number that was just taken, of an outbox whose numbers end at `end`, and
-    /// whose edge has so many `outboxes`.
+    /// Keeps the digest of a number that was just taken. `end`: one more than the largest number of
+    /// the outbox; `outboxes`: how many outboxes its edge has.
     pub(super) fn remember(&mut self, number: u64, digest: BatchDigest, end: u64, outboxes: usize) {
         let most = DIGESTS_PER_EDGE / u64::try_from(outboxes).unwrap_or(u64::MAX).max(1);
         let most = most.clamp(1, DIGESTS_MAX);
@@ -62,8 +64,10 @@ impl Contents {
         }
     }
 
-    /// Compares a batch whose number was taken before; true when it is another for the first time, as far
-    /// as is known. `kept`: how many conflicts its edge keeps beside the newest of each outbox.
+    /// Compares a batch whose number was taken before. True when its content is other than that of
+    /// the batch that was applied, and this is not among the kept conflicts yet. False when a
+    /// digest is not known. `kept`: how many conflicts its edge keeps beside the newest of each
+    /// outbox.
     pub(super) fn is_conflict(
         &mut self,
         batch: &BatchEntry,
@@ -77,7 +81,8 @@ impl Contents {
             return false;
         }
         let events = batch.declared.iter().map(|(_, count)| u64::from(*count)).sum();
-        // One by one: most outboxes of whoever makes many keep one.
+        // An edge that makes many outboxes in conflict keeps one conflict in most of them: no
+        // memory is allocated for more.
         self.conflicts.reserve_exact(1);
         self.conflicts.push(Conflict { number, applied, skipped, events, at: clock });
         *kept += usize::from(self.conflicts.len() > 1);
@@ -89,7 +94,7 @@ impl Contents {
         true
     }
 
-    /// Lets go of the oldest conflicts beyond what is kept.
+    /// Drops the oldest conflicts when the outbox or its edge has more than are kept.
     pub(super) fn keep_newest(&mut self, kept: &mut usize) {
         let all = self.conflicts.len();
         let too_many =
@@ -99,7 +104,7 @@ impl Contents {
         *kept -= gone;
     }
 
-    /// Whether it can be what a checkpoint wrote.
+    /// Whether a checkpoint can have written this.
     pub(super) fn is_sound(&self) -> bool {
         self.digests.len() as u64 <= DIGESTS_MAX
             && self.conflicts.len() <= CONFLICTS_MAX

@@ -1,5 +1,5 @@
-//! "Seen before?": one bit for each impression and kind, in pages that are allocated when they are
-//! first touched.
+//! Which events were seen before: one bit for each impression, kind and validity, in containers
+//! ([`super::bits`]) that are allocated when their first bit is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
@@ -9,17 +9,18 @@ use hashbrown::HashTable;
 use shared::limits::HORIZON_MS;
 use shared::{BlockId, IssuerId, Kind, Minute, Timestamp, import};
 
-use super::bits::{ABSENT, Arenas, PAGE_BITS, Page};
-use super::changes::PageKey;
+use super::bits::{ABSENT, Arenas, CONTAINER_BITS, Container};
+use super::changes::ContainerKey;
 
-/// Pages of a block.
-const PAGES: usize = (1 << 16) / PAGE_BITS;
-/// The most bitmaps that are kept for one issuer, each of a block, a kind and a validity: of 65 536
-/// blocks if each has all four kinds, valid ones and others. They take some 60 MB, and what is set in
-/// them at most 32 bytes an event. An event that needs one more is refused.
+/// Containers of a block's bitmap.
+const CONTAINERS: usize = (1 << 16) / CONTAINER_BITS;
+/// The most bitmaps that are kept for one issuer. Each is of a block, a kind and a validity, so
+/// they last for 65 536 blocks of which each has valid and invalid events of all four kinds. They
+/// take some 60 MB, and their containers at most 32 bytes an event. An event that needs one more
+/// bitmap is refused.
 const BITMAPS_PER_ISSUER_MAX: usize = 1 << 19;
 
-/// Which bitmap.
+/// What a bitmap is of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct BitmapKey {
     pub(super) issuer: IssuerId,
@@ -33,25 +34,26 @@ impl BitmapKey {
         FixedState::default().hash_one(self)
     }
 
-    const fn page(&self, page: usize) -> PageKey {
+    const fn container(&self, index: usize) -> ContainerKey {
         let Self { issuer, block, kind, valid } = *self;
         #[expect(clippy::cast_possible_truncation, reason = "there are 16")]
-        let page = page as u8;
-        PageKey { issuer, block, kind, valid, page }
+        let index = index as u8;
+        ContainerKey { issuer, block, kind, valid, index }
     }
 }
 
 #[derive(Clone, Debug)]
 struct Bitmap {
     key: BitmapKey,
-    /// Which pages the next checkpoint brings.
+    /// A bit for each container that the next checkpoint writes.
     dirty: u16,
-    /// Which pages the store has.
+    /// A bit for each container that the store has.
     saved: u16,
-    pages: [u32; PAGES],
+    /// Their numbers in [`Dedup::arenas`], or [`ABSENT`].
+    containers: [u32; CONTAINERS],
 }
 
-/// True when everything that an issuer's block can still bring is too late.
+/// True when every event that may still come of a signed block is too late.
 pub(super) fn is_behind_horizon(block: BlockId, clock: Timestamp) -> bool {
     block.opened().end().plus_ms(HORIZON_MS) < clock
 }
@@ -61,17 +63,22 @@ pub(super) fn is_behind_horizon(block: BlockId, clock: Timestamp) -> bool {
 pub(super) struct Dedup {
     /// [`BITMAPS_PER_ISSUER_MAX`], but in tests.
     pub(super) per_issuer_max: usize,
-    /// How many bitmaps of signed blocks an issuer has.
+    /// How many bitmaps of signed blocks each issuer has; those of imported logs are not counted.
     held: BTreeMap<IssuerId, usize>,
+    /// The numbers of the bitmaps in use, found by their keys.
     index: HashTable<u32>,
+    /// By number.
     bitmaps: Vec<Bitmap>,
+    /// Numbers that are free to be used again.
     free: Vec<u32>,
-    /// Signed blocks by the minute of their opening, for the horizon.
+    /// The bitmaps of signed blocks, by the minute in which the block was opened: they are
+    /// forgotten in this order.
     opened: BTreeMap<Minute, Vec<u32>>,
     arenas: Arenas,
-    /// Bitmaps that may have dirty pages.
+    /// Bitmaps that may have dirty containers.
     dirty: Vec<u32>,
-    dropped: BTreeSet<PageKey>,
+    /// Containers that the store has and the next checkpoint deletes.
+    dropped: BTreeSet<ContainerKey>,
 }
 
 impl Default for Dedup {
@@ -95,8 +102,8 @@ impl Dedup {
         self.index.find(key.hash(), |at| self.bitmaps[*at as usize].key == *key).copied()
     }
 
-    /// The number of a bitmap, made when there is none; none when its issuer has too many. Holds
-    /// until the next [`Self::forget_below`] or [`Self::forget_behind`].
+    /// The number of a bitmap, which is made when it is missing; none when its issuer has too many.
+    /// The number holds until the next [`Self::forget_below`] or [`Self::forget_behind`].
     pub(super) fn bitmap(&mut self, key: BitmapKey) -> Option<u32> {
         if let Some(at) = self.find(&key) {
             return Some(at);
@@ -106,7 +113,7 @@ impl Dedup {
     }
 
     fn make(&mut self, key: BitmapKey) -> u32 {
-        let bitmap = Bitmap { key, dirty: 0, saved: 0, pages: [ABSENT; PAGES] };
+        let bitmap = Bitmap { key, dirty: 0, saved: 0, containers: [ABSENT; CONTAINERS] };
         let at = match self.free.pop() {
             Some(at) => {
                 self.bitmaps[at as usize] = bitmap;
@@ -129,9 +136,9 @@ impl Dedup {
     /// Sets a bit; true when it was not set before.
     #[inline]
     pub(super) fn insert(&mut self, bitmap: u32, seq: u16) -> bool {
-        let number = usize::from(seq) / PAGE_BITS;
+        let number = usize::from(seq) / CONTAINER_BITS;
         let entry = &mut self.bitmaps[bitmap as usize];
-        if !self.arenas.set(&mut entry.pages[number], usize::from(seq) % PAGE_BITS) {
+        if !self.arenas.set(&mut entry.containers[number], usize::from(seq) % CONTAINER_BITS) {
             return false;
         }
         if entry.dirty == 0 {
@@ -141,8 +148,9 @@ impl Dedup {
         true
     }
 
-    /// Drops the signed blocks behind the horizon.
+    /// Drops the bitmaps of signed blocks that are behind the horizon.
     pub(super) fn forget_behind(&mut self, clock: Timestamp) {
+        // In the order of time: behind the first minute that stays, all stay.
         while let Some(first) = self.opened.first_entry() {
             if first.key().end().plus_ms(HORIZON_MS) >= clock {
                 return;
@@ -153,28 +161,29 @@ impl Dedup {
         }
     }
 
-    /// Drops the pages of an imported block that say nothing about the rows from `bound` on, a
-    /// sequence number or one more than the largest.
+    /// Drops the containers of an imported block that have no bit at the sequence number `bound` or
+    /// beyond: rows before it need no bits, for a row that comes again is known by its number
+    /// ([`super::sources`]). `bound` may be one more than the largest sequence number.
     pub(super) fn forget_below(&mut self, block: BlockId, bound: usize) {
         for (kind, valid) in Kind::ALL.iter().flat_map(|kind| [(*kind, false), (*kind, true)]) {
             let key = BitmapKey { issuer: import::ISSUER, block, kind, valid };
             let Some(at) = self.find(&key) else { continue };
-            for page in 0..PAGES {
-                let held = self.bitmaps[at as usize].pages[page];
-                let first = page * PAGE_BITS;
+            for index in 0..CONTAINERS {
+                let held = self.bitmaps[at as usize].containers[index];
+                let first = index * CONTAINER_BITS;
                 if held != ABSENT && self.arenas.is_clear_from(held, bound.saturating_sub(first)) {
-                    self.remove_page(at, page);
+                    self.remove_container(at, index);
                 }
             }
-            if self.bitmaps[at as usize].pages == [ABSENT; PAGES] {
+            if self.bitmaps[at as usize].containers == [ABSENT; CONTAINERS] {
                 self.remove(at);
             }
         }
     }
 
     fn remove(&mut self, at: u32) {
-        for page in 0..PAGES {
-            self.remove_page(at, page);
+        for index in 0..CONTAINERS {
+            self.remove_container(at, index);
         }
         let key = self.bitmaps[at as usize].key;
         if let Ok(entry) = self.index.find_entry(key.hash(), |found| *found == at) {
@@ -189,53 +198,56 @@ impl Dedup {
         self.free.push(at);
     }
 
-    fn remove_page(&mut self, at: u32, page: usize) {
+    fn remove_container(&mut self, at: u32, index: usize) {
         let bitmap = &mut self.bitmaps[at as usize];
-        let held = std::mem::replace(&mut bitmap.pages[page], ABSENT);
+        let held = std::mem::replace(&mut bitmap.containers[index], ABSENT);
         if held == ABSENT {
             return;
         }
         self.arenas.release(held);
-        bitmap.dirty &= !(1 << page);
-        if bitmap.saved & 1 << page != 0 {
-            bitmap.saved &= !(1 << page);
-            self.dropped.insert(bitmap.key.page(page));
+        bitmap.dirty &= !(1 << index);
+        if bitmap.saved & 1 << index != 0 {
+            bitmap.saved &= !(1 << index);
+            self.dropped.insert(bitmap.key.container(index));
         }
     }
 
-    /// The pages to delete, and those to put.
-    pub(super) fn checkpoint(&mut self) -> (Vec<PageKey>, Vec<(PageKey, Page)>) {
+    /// What the store must change: the containers to delete, and those to put, each in the order of
+    /// their keys.
+    pub(super) fn checkpoint(&mut self) -> (Vec<ContainerKey>, Vec<(ContainerKey, Container)>) {
         let mut changed = Vec::new();
         for at in std::mem::take(&mut self.dirty) {
             let bitmap = &mut self.bitmaps[at as usize];
             let dirty = std::mem::take(&mut bitmap.dirty);
             bitmap.saved |= dirty;
-            for page in (0..PAGES).filter(|page| dirty & 1 << page != 0) {
-                changed.push((bitmap.key.page(page), bitmap.pages[page]));
+            for index in (0..CONTAINERS).filter(|index| dirty & 1 << index != 0) {
+                changed.push((bitmap.key.container(index), bitmap.containers[index]));
             }
         }
         changed.sort_unstable();
         let mut dropped = std::mem::take(&mut self.dropped);
-        let mut pages = Vec::with_capacity(changed.len());
-        for (key, page) in changed {
+        let mut containers = Vec::with_capacity(changed.len());
+        for (key, number) in changed {
+            // One that was dropped and made again is put, not deleted.
             dropped.remove(&key);
-            pages.push((key, self.arenas.get(page)));
+            containers.push((key, self.arenas.get(number)));
         }
-        (dropped.into_iter().collect(), pages)
+        (dropped.into_iter().collect(), containers)
     }
 
-    /// Takes a page back from the store; false when it is there already or cannot be.
-    pub(super) fn load(&mut self, key: &PageKey, bits: &Page) -> bool {
-        let PageKey { issuer, block, kind, valid, page } = *key;
-        let page = usize::from(page);
+    /// Takes a container back from the store; false when it is there already, or when a block has
+    /// no container of this index.
+    pub(super) fn load(&mut self, key: &ContainerKey, container: &Container) -> bool {
+        let ContainerKey { issuer, block, kind, valid, index } = *key;
+        let index = usize::from(index);
         let key = BitmapKey { issuer, block, kind, valid };
         let at = self.find(&key).unwrap_or_else(|| self.make(key));
         let bitmap = &mut self.bitmaps[at as usize];
-        if page >= PAGES || bitmap.pages[page] != ABSENT {
+        if index >= CONTAINERS || bitmap.containers[index] != ABSENT {
             return false;
         }
-        bitmap.pages[page] = self.arenas.load(bits);
-        bitmap.saved |= 1 << page;
+        bitmap.containers[index] = self.arenas.load(container);
+        bitmap.saved |= 1 << index;
         true
     }
 
@@ -244,11 +256,15 @@ impl Dedup {
         let opened: usize = self.opened.values().map(|list| list.capacity() * 4 + 40).sum();
         let lists = (self.free.capacity() + self.dirty.capacity()) * 4;
         let bitmaps = self.bitmaps.capacity() * size_of::<Bitmap>() + self.index.allocation_size();
-        self.arenas.bytes() + bitmaps + opened + lists + self.dropped.len() * size_of::<PageKey>()
+        self.arenas.bytes()
+            + bitmaps
+            + opened
+            + lists
+            + self.dropped.len() * size_of::<ContainerKey>()
     }
 
-    /// Pages that the next checkpoint brings.
-    pub(super) fn unsaved_pages(&self) -> usize {
+    /// How many containers the next checkpoint writes.
+    pub(super) fn unsaved_containers(&self) -> usize {
         let dirty = self.dirty.iter().map(|at| self.bitmaps[*at as usize].dirty.count_ones());
         dirty.sum::<u32>() as usize
     }
@@ -258,7 +274,8 @@ impl Dedup {
 mod tests {
     use super::*;
 
-    /// Bits of memory for each id of 100 full blocks, of which those are issued that `is_issued` says.
+    /// Bits of memory for each id, when of each of 100 blocks the ids are issued that `is_issued`
+    /// takes.
     fn bits_an_id(is_issued: impl Fn(u16) -> bool) -> f64 {
         let mut dedup = Dedup::default();
         let issued: Vec<u16> = (0..=u16::MAX).filter(|seq| is_issued(*seq)).collect();
@@ -280,8 +297,8 @@ mod tests {
         assert!((1.0..1.1).contains(&bits), "{bits}");
     }
 
-    /// An isolate of a Worker leases 256 ids; one that hands out a few and is gone leaves the rest of
-    /// its lease empty. A bitmap costs what the empty places in it do.
+    /// An isolate of a Worker leases 256 ids. One that ends after handing out a few leaves the rest
+    /// of its lease unused, and a bitmap has a bit for each id, used or not.
     #[test]
     fn ids_of_leases_that_are_hardly_used_cost_what_the_empty_places_beside_them_do() {
         const LEASE: u16 = 256;
@@ -292,13 +309,14 @@ mod tests {
         }
     }
 
-    /// Whoever signs ids here and there in many blocks makes a sender pay for events, not for blocks.
+    /// Whoever signs a few ids in each of many blocks costs memory by their number, not by that of
+    /// the blocks.
     #[test]
     fn an_event_costs_at_most_so_much_however_far_it_is_from_others() {
-        const PAGE: u16 = 4_096;
-        for (in_page, most) in [(1, 56), (16, 4), (17, 34), (18, 32)] {
-            let bits = bits_an_id(|seq| seq % PAGE < in_page);
-            eprintln!("{in_page} ids of each page: {:.1} bytes an id", bits / 8.0);
+        const CONTAINER: u16 = 4_096;
+        for (in_container, most) in [(1, 56), (16, 4), (17, 34), (18, 32)] {
+            let bits = bits_an_id(|seq| seq % CONTAINER < in_container);
+            eprintln!("{in_container} ids of each container: {:.1} bytes an id", bits / 8.0);
             assert!(bits < f64::from(most * 8), "{bits}");
         }
     }

@@ -21,7 +21,7 @@ use super::dedup::Dedup;
 use super::error::EngineError;
 use super::outbox::{GivenUp, OutboxState};
 use super::outboxes::{CutOff, Finality, Gap, Outboxes};
-use super::pages::{Pages, Told};
+use super::page_views::{PageViews, Told};
 use super::sources::{SourceState, Sources};
 
 /// How an engine keeps its state.
@@ -40,7 +40,8 @@ impl Default for Settings {
 /// What a message did: for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
-    /// Events and tallies that got an outcome: the sum of the following three.
+    /// Events and tallied events that got an outcome: the sum of `counted`, `duplicate` and all
+    /// `reasons`.
     pub events: u64,
     /// Valid, and seen for the first time.
     pub counted: u64,
@@ -50,7 +51,7 @@ pub struct Applied {
     pub reasons: [u64; REASON_CODES],
     /// Batches that had been applied before: skipped with all their events.
     pub redelivered: u64,
-    /// Batches under whose number another had been applied: skipped too, and told.
+    /// Batches under whose number another had been applied: skipped too, and kept as conflicts.
     pub conflicts: u64,
 }
 
@@ -65,8 +66,8 @@ pub struct Size {
     pub resident_cells: usize,
     /// Cells that the next checkpoint will bring.
     pub unsaved_cells: usize,
-    /// Dedup pages that the next checkpoint will bring.
-    pub unsaved_pages: usize,
+    /// Dedup containers that the next checkpoint will bring.
+    pub unsaved_containers: usize,
     /// Distinct ads and publishers.
     pub ids: usize,
     /// Outboxes known, open or closed.
@@ -86,14 +87,14 @@ pub struct Engine {
     pub(super) clock: Timestamp,
     /// Where stamps that are too far ahead of it began.
     ahead: Option<Timestamp>,
-    /// The largest watermark so far: a minute before it was final once, even if an outbox that
-    /// nobody had heard of has opened it again since.
+    /// The largest watermark so far. Every minute before it was final once, even if a new outbox
+    /// has moved the watermark back since.
     pub(super) settled: Timestamp,
     pub(super) dedup: Dedup,
     pub(super) minutes: Minutes,
     pub(super) outboxes: Outboxes,
     pub(super) sources: Sources,
-    pub(super) pages: Pages,
+    pub(super) page_views: PageViews,
     pub(super) scratch: Scratch,
 }
 
@@ -112,7 +113,7 @@ impl Engine {
             minutes: Minutes::new(),
             outboxes: Outboxes::default(),
             sources: Sources::default(),
-            pages: Pages::default(),
+            page_views: PageViews::default(),
             scratch: Scratch::default(),
         }
     }
@@ -131,8 +132,8 @@ impl Engine {
         engine.clock = snapshot.clock;
         engine.ahead = snapshot.ahead;
         engine.settled = snapshot.settled;
-        for (key, page) in snapshot.pages {
-            if !engine.dedup.load(&key, &page) {
+        for (key, container) in snapshot.containers {
+            if !engine.dedup.load(&key, &container) {
                 return Err(EngineError::Snapshot("a dedup page is there twice, or cannot be"));
             }
         }
@@ -141,12 +142,12 @@ impl Engine {
             Outboxes::load(snapshot.outboxes, snapshot.epochs, snapshot.retired, snapshot.cut_off)
                 .ok_or(EngineError::Snapshot("an outbox is there twice, or contradicts itself"))?;
         engine.sources = Sources::load(snapshot.sources);
-        engine.pages = Pages::load(snapshot.views);
+        engine.page_views = PageViews::load(snapshot.page_views);
         Ok(engine)
     }
 
-    /// Takes the next message: the one whose sequence follows, of the same log. Whatever is in it,
-    /// all that it brings gets an outcome.
+    /// Applies the next message of the log, whose sequence is one more than that of the last. Every
+    /// event in it gets an outcome, whatever the message says.
     ///
     /// # Errors
     /// [`EngineError`], and then nothing has changed.
@@ -165,7 +166,7 @@ impl Engine {
         Ok(applied)
     }
 
-    /// Takes an operator's word, as [`Engine::apply`] takes a message.
+    /// Applies an operator's word, as [`Engine::apply`] does a message.
     ///
     /// # Errors
     /// [`EngineError`], and then nothing has changed.
@@ -185,7 +186,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes batches that are waited for no more in the minutes that their events may have been of.
+    /// Notes batches that are waited for no more in the account of the minute near which their
+    /// events were received; where nothing tells that, in the minute of the log's clock. Like any
+    /// event they stand no further back than the horizon, and no further ahead than clocks may
+    /// differ.
     pub(super) fn account_for_given_up(&mut self) {
         for GivenUp { after, batches } in self.outboxes.given_up() {
             let after = if after == Timestamp(0) { self.clock } else { after };
@@ -197,8 +201,9 @@ impl Engine {
         }
     }
 
-    /// Passes over bytes that are nothing of ours. What they should have been is missed by the batch
-    /// numbers: a gap is told, and its minutes stay provisional.
+    /// Passes over a message in the log that no program of ours wrote. Should it have replaced one
+    /// of ours, the numbers of its batches are missing: they are told as a gap, and the minutes of
+    /// the gap do not become final.
     ///
     /// # Errors
     /// [`EngineError`], and then nothing has changed.
@@ -208,6 +213,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Checks that this position is the one behind the last, in the same log.
     fn follows(&self, position: Position) -> Result<(), EngineError> {
         let expected = self.position.map_or(1, |last| last.sequence.saturating_add(1));
         if position.sequence != expected {
@@ -219,24 +225,25 @@ impl Engine {
         Ok(())
     }
 
-    /// What every message begins with: the clock goes on, and what is behind the horizon goes.
+    /// Done first for every message: moves the clock on, and forgets what is now behind the
+    /// horizon.
     pub(super) fn begin(&mut self, stamp: Timestamp) {
         self.settled = self.settled.max(self.outboxes.watermark(self.clock));
         self.advance(stamp);
         self.dedup.forget_behind(self.clock);
         self.outboxes.forget_behind(self.clock);
-        self.pages.forget_behind(self.clock);
+        self.page_views.forget_behind(self.clock);
     }
 
-    /// Everything that changed since the last checkpoint. From here on it counts as saved: write it
-    /// in one atomic write, or throw the engine away. Lets go of the minutes that are no longer
-    /// resident.
+    /// Everything that changed since the last checkpoint. The engine takes it as saved from here
+    /// on, so the caller must write it in one atomic write, or drop the engine. Minutes that are no
+    /// longer resident are dropped from memory.
     #[must_use = "what is not written is lost"]
     pub fn checkpoint(&mut self) -> Changes {
         let kept = self.settings.resident_minutes.saturating_sub(1);
         let resident_from = Minute(self.clock.minute().0.saturating_sub(kept));
         let (minutes, names) = self.minutes.checkpoint(resident_from);
-        let (dropped_pages, pages) = self.dedup.checkpoint();
+        let (dropped_containers, containers) = self.dedup.checkpoint();
         let outboxes = self.outboxes.checkpoint();
         Changes {
             position: self.position,
@@ -244,8 +251,8 @@ impl Engine {
             ahead: self.ahead,
             settled: self.settled.max(self.outboxes.watermark(self.clock)),
             resident_from: self.minutes.resident_from(),
-            dropped_pages,
-            pages,
+            dropped_containers,
+            containers,
             minutes,
             names,
             dropped_outboxes: outboxes.dropped,
@@ -254,7 +261,7 @@ impl Engine {
             retired: outboxes.retired,
             cut_off: outboxes.cut_off,
             sources: self.sources.checkpoint(),
-            views: self.pages.checkpoint(),
+            page_views: self.page_views.checkpoint(),
         }
     }
 
@@ -270,14 +277,15 @@ impl Engine {
         self.clock
     }
 
-    /// From this minute on memory holds everything. What memory holds of an older minute is not yet
-    /// saved, and comes on top of what the store holds.
+    /// From this minute on memory holds everything. Of an older minute memory holds only what is
+    /// not saved yet, to be added to what the store holds.
     #[must_use]
     pub fn resident_from(&self) -> Minute {
         self.minutes.resident_from()
     }
 
-    /// How many events an ad has from `from` (inclusive) to `to` (exclusive): memory's part.
+    /// How many events of a kind an ad has from `from` (inclusive) to `to` (exclusive), as far as
+    /// they are in memory.
     #[must_use]
     pub fn ad_count(
         &self,
@@ -290,8 +298,8 @@ impl Engine {
         self.minutes.ad_count(ad, kind, validity, from, to)
     }
 
-    /// Every ad with events of this kind in this minute, the valid and the invalid ones once each,
-    /// in no order: memory's part.
+    /// Hands every ad with events of this kind in this minute to `each`, in no order, as far as
+    /// they are in memory. An ad with valid and invalid events comes once for each.
     pub fn ad_totals(
         &self,
         minute: Minute,
@@ -302,36 +310,38 @@ impl Engine {
         self.minutes.ad_totals(minute, kind, validity, each);
     }
 
-    /// Every cell of this minute, once, in no order: memory's part.
+    /// Hands every cell of this minute that is in memory to `each`, once, in no order.
     pub fn cells(&self, minute: Minute, each: &mut impl FnMut(&Cell)) {
         self.minutes.cells(minute, each);
     }
 
-    /// Every amount of this minute, once, in no order: memory's part.
+    /// Hands every amount of this minute that is in memory to `each`, once, in no order.
     pub fn amounts(&self, minute: Minute, each: &mut impl FnMut(&CellAmount)) {
         self.minutes.amounts(minute, each);
     }
 
-    /// The name of an id that is a digest: of every one that is not yet saved, and of some others.
+    /// The name of an id that is a digest, if it is in memory: every name that is not saved yet is.
     #[must_use]
     pub fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
         self.minutes.name(id)
     }
 
-    /// The accounts from `from` (inclusive) to `to` (exclusive) of those minutes that have one, in
-    /// their order: memory's part.
+    /// The accounts in memory of the minutes from `from` (inclusive) to `to` (exclusive), in the
+    /// order of the minutes.
     #[must_use]
     pub fn account(&self, from: Minute, to: Minute) -> Vec<(Minute, MinuteAccount)> {
         self.minutes.accounts(from, to)
     }
 
-    /// What pages have told from `from` (inclusive) to `to` (exclusive), by publisher: memory's part.
+    /// What page views have told from `from` (inclusive) to `to` (exclusive), by publisher, as far
+    /// as it is in memory.
     #[must_use]
     pub fn told(&self, from: Minute, to: Minute) -> BTreeMap<PublisherId, Told> {
         self.minutes.told(from, to)
     }
 
-    /// The sum of the revisions from `from` (inclusive) to `to` (exclusive): memory's part.
+    /// The sum of the revisions from `from` (inclusive) to `to` (exclusive), as far as they are in
+    /// memory.
     #[must_use]
     pub fn revision(&self, from: Minute, to: Minute) -> u64 {
         self.account(from, to).iter().map(|(_, account)| account.revision).sum()
@@ -349,13 +359,13 @@ impl Engine {
         self.sources.get(source)
     }
 
-    /// Outboxes of which a number is missing while a larger one has come.
+    /// The outboxes of which a number has not come although a larger one has.
     #[must_use]
     pub fn gaps(&self) -> Vec<Gap> {
         self.outboxes.gaps()
     }
 
-    /// Outboxes of which a number came with two contents.
+    /// The outboxes of which a number came with two contents.
     pub fn conflicts(&self) -> impl Iterator<Item = (OutboxId, &OutboxState)> {
         self.outboxes.conflicts()
     }
@@ -365,13 +375,13 @@ impl Engine {
         self.outboxes.all()
     }
 
-    /// Edges that have used up what is kept of one, and from where on nothing of them counts.
+    /// Edges that have used up their quota, each with the batch from which on nothing of it counts.
     #[must_use]
     pub fn cut_off(&self) -> &BTreeMap<EdgeId, CutOff> {
         self.outboxes.all_cut_off()
     }
 
-    /// Edges that are out of service, and the log's clock when that was said.
+    /// Edges that are out of service, and the log's clock when they were retired.
     #[must_use]
     pub fn retired(&self) -> &BTreeMap<EdgeId, Timestamp> {
         self.outboxes.retired()
@@ -386,11 +396,11 @@ impl Engine {
             cell_bytes,
             resident_cells,
             unsaved_cells,
-            unsaved_pages: self.dedup.unsaved_pages(),
+            unsaved_containers: self.dedup.unsaved_containers(),
             ids: self.minutes.ids.len(),
             outboxes: self.outboxes.len(),
             sources: self.sources.len(),
-            page_views: self.pages.len(),
+            page_views: self.page_views.len(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Why a message or a snapshot is refused.
 
-/// Why an engine refused a message or a snapshot. A refused message has changed nothing. It means
-/// that the log or the store is not what it should be: the partition stops, and says so. Whatever a
-/// sender has written has an outcome instead.
+/// Why an engine refused a message or a snapshot. A refused message has changed nothing. The log or
+/// the store is not what it should be, so the partition stops, and says so. Nothing that a sender
+/// can write leads to such an error: all of that gets an outcome.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EngineError {
     /// The message is not the one that follows.
@@ -13,7 +13,7 @@ pub enum EngineError {
         /// What was handed in.
         got: u64,
     },
-    /// The message comes from another log than the ones before.
+    /// The message comes from another log than those before it.
     #[error("the message comes from another log than the ones before it")]
     Identity,
     /// The message is of another partition.
@@ -24,7 +24,7 @@ pub enum EngineError {
         /// The message's.
         got: u16,
     },
-    /// A snapshot that contradicts itself.
+    /// The snapshot contradicts itself: how.
     #[error("the snapshot is damaged: {0}")]
     Snapshot(&'static str),
 }

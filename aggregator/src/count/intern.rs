@@ -1,4 +1,4 @@
-//! Ads and publishers by number.
+//! Numbers for the ids of ads and publishers, so that cells have short keys.
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
@@ -7,27 +7,29 @@ use shared::{AnyId, Name, NameBuf};
 
 use super::table::mix;
 
-/// Bits of a number: a cell's key has so many for each of its names.
+/// Bits of a number. A cell's key has so many for each of its names.
 pub(super) const NUMBER_BITS: u32 = 23;
 /// Numbers are below this.
 const NUMBERS_MAX: usize = 1 << NUMBER_BITS;
 
-/// Below this many ids, letting go of some is not worth the look.
+/// With fewer ids than this, a sweep would free too little to be worth its time.
 const SWEEP_MIN: usize = 1 << 16;
 
-/// Gives ids numbers, and keeps the names of those that are digests. [`shared::Id::NONE`] has 0. A number is given out again after [`Interner::sweep`] has
-/// found that nothing uses it.
+/// Gives ids numbers, and keeps the names of those that are digests. [`shared::Id::NONE`] has 0. A
+/// number is given out again after [`Interner::sweep`] has found that nothing uses it.
 #[derive(Clone, Debug)]
 pub(super) struct Interner {
     numbers: HashTable<(AnyId, u32)>,
     ids: Vec<AnyId>,
-    /// By number.
+    /// The names of ids that are digests, by number.
     names: HashMap<u32, NameBuf<Any>, FixedState>,
-    /// Names that no checkpoint has brought yet.
+    /// Names that no checkpoint has written yet.
     unsaved: Vec<NameBuf<Any>>,
-    /// Bytes of all these texts.
+    /// Bytes of the texts in `names` and `unsaved`.
     text_bytes: usize,
+    /// Numbers that may be given out again.
     free: Vec<u32>,
+    /// A sweep is due when there are so many ids.
     sweep_at: usize,
     /// [`NUMBERS_MAX`], but in tests.
     pub(super) most: usize,
@@ -37,8 +39,9 @@ fn hash(id: &AnyId) -> u64 {
     let wide = u128::from_le_bytes(*id.padded());
     #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
     let (low, high) = (wide as u64, (wide >> 64) as u64);
-    // Both halves go through a multiplication of their own, so that no choice of one undoes the
-    // other: ads are named by advertisers.
+    // Advertisers choose the names of ads, and must not be able to make ids with one hash: each
+    // half goes through a multiplication of its own, so that no choice of one half undoes the
+    // other.
     mix(low) ^ mix(high ^ 0x2545_f491_4f6c_dd1d).rotate_left(29)
 }
 
@@ -63,7 +66,8 @@ impl Interner {
         self.numbers.find(hash(&id), |entry| entry.0 == id).map(|entry| entry.1)
     }
 
-    /// The number of an id. The caller has seen to it that there [is room](Self::has_room).
+    /// The number of an id, which it is given when it has none. The caller has made sure that there
+    /// [is room](Self::has_room).
     pub(super) fn number(&mut self, id: AnyId) -> u32 {
         if let Some(number) = self.find(id) {
             return number;
@@ -77,7 +81,8 @@ impl Interner {
         number
     }
 
-    /// The same of an id whose name is known. One that is not a digest is its own name.
+    /// [`Self::number`] of an id whose name is known. The name is kept when the id is a digest; any
+    /// other id is its own name.
     pub(super) fn number_named(&mut self, id: AnyId, name: Name<'_, Any>) -> u32 {
         let number = self.number(id);
         if id.is_digest() && !name.is_none() && !self.names.contains_key(&number) {
@@ -88,18 +93,18 @@ impl Interner {
         number
     }
 
-    /// The name of an id that is a digest, as far as it is in memory.
+    /// The name of an id that is a digest, if it is in memory.
     pub(super) fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
         self.names.get(&self.find(id)?)
     }
 
-    /// The names that came since the last call, by their ids.
+    /// The names that came since the last call, in the order of their ids.
     pub(super) fn checkpoint(&mut self) -> Vec<(AnyId, NameBuf<Any>)> {
         let unsaved = std::mem::take(&mut self.unsaved).into_iter();
         let mut names: Vec<_> = unsaved.map(|name| (name.id(), name)).collect();
         self.text_bytes -= names.iter().map(|(_, name)| name.as_str().len()).sum::<usize>();
         names.sort_unstable();
-        // One whose number was given up and given out again in between is there twice.
+        // A name is here twice when a sweep took the number away and the id came again.
         names.dedup();
         names
     }
@@ -118,8 +123,8 @@ impl Interner {
         self.len() + more <= self.most
     }
 
-    /// Whether it is time to look for ids that nothing uses any more: when there are twice as many
-    /// as after the last look, so that looking costs little per id.
+    /// Whether it is time for a sweep: there are twice as many ids as after the last one. So a
+    /// sweep, which looks at all ids, costs little for each.
     pub(super) fn is_sweep_due(&self) -> bool {
         self.len() >= self.sweep_at
     }
@@ -138,8 +143,8 @@ impl Interner {
         self.sweep_at = (self.len() * 2).max(SWEEP_MIN);
     }
 
-    /// The places of the used ids among each other in bytewise order, by their numbers; `used` is
-    /// as long as [`Self::slots`].
+    /// By number, the rank of each used id among all used ids in bytewise order; `used` is as long
+    /// as [`Self::slots`].
     pub(super) fn ranks(&self, used: &[bool]) -> Vec<u32> {
         let ids = (0_u32..).zip(&self.ids).zip(used).filter(|(_, used)| **used);
         let mut ids: Vec<(AnyId, u32)> = ids.map(|((number, id), _)| (*id, number)).collect();

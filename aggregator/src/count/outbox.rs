@@ -1,4 +1,4 @@
-//! Which batches of one outbox have been applied, and what it is past.
+//! Which batches of one outbox have been applied, and how far its watermark is.
 
 use std::ops::Range;
 
@@ -10,18 +10,20 @@ use super::contents::Contents;
 /// What a partition knows of an outbox.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OutboxState {
-    /// All numbers before this one have been applied.
+    /// All numbers before this one have been applied, or were given up.
     pub next: u64,
-    /// The watermark of the last of them: nothing older comes any more. [`Timestamp::MAX`] when the
-    /// outbox is closed, and zero while there is none.
+    /// The largest watermark among the batches before `next`: nothing older comes any more.
+    /// [`Timestamp::MAX`] when the outbox is closed, and zero while there is no batch.
     pub watermark: Timestamp,
-    /// Runs of numbers above `next` that have been applied, in order, never touching.
+    /// Runs of numbers above `next` that have been applied, in order, with a gap before each.
     pub above: Vec<Run>,
-    /// The log's clock when the outbox was closed.
+    /// The log's clock when the outbox was closed: its closing batch and all before it had come or
+    /// were given up.
     pub closed_at: Option<Timestamp>,
-    /// The log's clock when its closing batch came, also behind a gap. None of what an earlier build heard.
+    /// The log's clock when its closing batch came, even if that stands behind a gap. None before
+    /// that, and when an earlier build heard it.
     pub ended_at: Option<Timestamp>,
-    /// What came under its numbers.
+    /// What is known of the contents of its batches.
     pub contents: Contents,
 }
 
@@ -32,16 +34,17 @@ pub struct Run {
     pub first: u64,
     /// The one after the last.
     pub end: u64,
-    /// The largest watermark among them; it holds when the gap before them is filled.
+    /// The largest watermark among them. It becomes the outbox's when the gap before them is
+    /// filled.
     pub watermark: Timestamp,
 }
 
 /// Batches that are waited for no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct GivenUp {
-    /// Near this time their events were received; zero when nothing tells.
+    /// Their events were received near this time; zero when nothing tells the time.
     pub(super) after: Timestamp,
-    /// How many.
+    /// How many batches.
     pub(super) batches: u64,
 }
 
@@ -51,13 +54,14 @@ impl OutboxState {
         if number < self.next {
             return false;
         }
-        // The first run that ends behind the number: it holds it, touches it, or lies beyond it.
+        // The first run that ends at the number or later: the number continues it, lies in it, or
+        // comes before it.
         let at = self.above.partition_point(|run| run.end < number);
         let touches = self.above.get(at).is_some_and(|run| run.end == number);
         if self.above.get(at).is_some_and(|run| (run.first..run.end).contains(&number)) {
             return false;
         }
-        // The run to put it at the end of, if any, and the one that begins right behind it.
+        // The run behind the number, which may begin right behind it.
         let behind = at + usize::from(touches);
         let follows = self.above.get(behind).is_some_and(|run| run.first == number + 1);
         let mut run = Run { first: number, end: number + 1, watermark };
@@ -79,13 +83,14 @@ impl OutboxState {
         true
     }
 
-    /// Whether a number has been taken.
+    /// Whether a number has been taken, or was given up.
     pub(super) fn has(&self, number: u64) -> bool {
         let at = self.above.partition_point(|run| run.end <= number);
         number < self.next || self.above.get(at).is_some_and(|run| run.first <= number)
     }
 
-    /// Whether taking a number makes one more run: it is new, and touches none that is there.
+    /// Whether taking a number makes one more run: it is new, and touches no other number that
+    /// came.
     pub(super) fn makes_a_run(&self, number: u64) -> bool {
         let at = self.above.partition_point(|run| run.end < number);
         let near = [self.above.get(at), self.above.get(at + 1)];
@@ -93,7 +98,7 @@ impl OutboxState {
         number > self.next && near.into_iter().flatten().all(alone)
     }
 
-    /// Gives up the oldest gap, of which there is one: what is missing there is waited for no more.
+    /// Waits no more for the batches of the oldest gap. There must be one.
     pub(super) fn give_up(&mut self) -> GivenUp {
         let given_up =
             GivenUp { after: self.before(self.next), batches: self.above[0].first - self.next };
@@ -103,8 +108,9 @@ impl OutboxState {
         given_up
     }
 
-    /// The watermark that stands before a number, or where none does, behind it: near it lie the
-    /// events that the number would have brought. Zero where there is none either, or it tells no time.
+    /// The watermark of the batch before a missing number, or of the one behind it when there is
+    /// none before: the events that are missing were received near that time. Zero when neither
+    /// tells a time.
     pub(super) fn before(&self, number: u64) -> Timestamp {
         let at = self.above.partition_point(|run| run.end <= number);
         let before = at.checked_sub(1).map_or(self.watermark, |run| self.above[run].watermark);
@@ -113,10 +119,10 @@ impl OutboxState {
         if known == Timestamp::MAX { Timestamp(0) } else { known }
     }
 
-    /// Whether what is missing may have had events between these times: they are not older than the
-    /// watermark before the gap, nor younger than the one behind it. Before the first batch there is no
-    /// watermark: see [`Self::first_at`]. Nor does a closing batch tell one: what is missing before it
-    /// happened before it came.
+    /// Whether missing batches may have had events from `from` (inclusive) to `to` (exclusive). The
+    /// events of a gap are not older than the watermark before it, nor younger than the one behind
+    /// it. A gap at the very beginning has no watermark before it: see [`Self::first_at`]. A
+    /// closing batch has none that tells a time: what is missing before it happened before it came.
     #[must_use]
     pub fn misses_between(
         &self,
@@ -136,20 +142,23 @@ impl OutboxState {
         before.zip(&self.above).any(|(before, run)| before < to && last(run) >= from)
     }
 
-    /// Nothing that is missing in the first gap counts before this time. What an outbox brings is older
-    /// by the horizon at most than when it comes, or it is too late: so it is not older than that before
-    /// the outbox began, or before the watermark behind the gap, which was told when more had come. Where
-    /// neither tells a time, the log's clock does, and this moves on with it.
+    /// The time before which no event counts that is missing in a gap at the very beginning. A
+    /// missing batch comes, if it does, after the outbox began (its epoch), and after the batch
+    /// behind the gap was sealed (its watermark); and an event that is older by more than the
+    /// horizon when it comes is too late. So it is the later of the two times, less the horizon.
+    /// Where neither tells a time, the log's clock stands for them, and the result moves on with
+    /// it.
     fn first_at(&self, epoch: u64, clock: Timestamp) -> Timestamp {
         let behind = self.above.first().map_or(Timestamp(0), |run| run.watermark);
-        // The end of an outbox is no time, nor is what lies ahead of all clocks.
+        // `Timestamp::MAX`, which closes an outbox, is no time; nor is what lies ahead of all
+        // clocks.
         let latest = clock.plus_ms(EPOCH_AHEAD_MS_MAX);
         let known = [Timestamp(epoch), behind].into_iter().filter(|at| *at <= latest).max();
         let first = known.unwrap_or_default().minus_ms(HORIZON_MS + CLOCK_AHEAD_MS_MAX);
         if first == Timestamp(0) { clock.minus_ms(HORIZON_MS) } else { first }
     }
 
-    /// One more than the largest number that has come.
+    /// One more than the largest number that has come; 0 when none has.
     pub(super) fn end(&self) -> u64 {
         self.above.last().map_or(self.next, |run| run.end)
     }
@@ -161,7 +170,7 @@ impl OutboxState {
         ends.zip(&self.above).map(|(end, run)| end..run.first).collect()
     }
 
-    /// Whether it can be what a checkpoint wrote.
+    /// Whether a checkpoint can have written this.
     pub(super) fn is_sound(&self) -> bool {
         let mut end = self.next;
         let in_order = self.above.iter().all(|run| {
@@ -210,21 +219,22 @@ mod tests {
             state.ended_at = (watermark == Timestamp::MAX).then_some(day(5));
             state.misses_between(epoch, clock, day(from), day(to))
         };
-        // By the watermark behind the gap, whatever an epoch says that is no time.
+        // The watermark behind the gap decides when the epoch is no time of ours.
         for epoch in [7, u64::MAX] {
             assert!(!misses(day(2), epoch, 300, 10), "a week before, it would be too late");
             assert!(misses(day(2), epoch, 9, 8), "as long as it would not be too late");
             assert!(misses(day(2), epoch, 300, 0));
             assert!(misses(day(2), epoch, 3, 2));
             assert!(!misses(day(2), epoch, 1, 0), "nothing younger comes before it");
-            // Not only as long as the clock stands.
+            // The same when the clock has gone on since.
             assert!(misses(day(30), epoch, 33, 31) && !misses(day(30), epoch, 60, 38));
         }
-        // An outbox that is closed behind the gap has told no time: by when it began, else by the clock.
+        // An outbox that was closed behind the gap has told no time: its epoch decides, else the
+        // clock.
         assert!(misses(Timestamp::MAX, day(30).0, 33, 31));
         assert!(!misses(Timestamp::MAX, day(30).0, 60, 38));
         assert!(!misses(Timestamp::MAX, 7, 60, 8) && misses(Timestamp::MAX, 7, 6, 0));
-        // And nothing that is missing is younger than when that was heard.
+        // And nothing that is missing is younger than its closing batch.
         assert!(misses(Timestamp::MAX, 7, 5, 4) && !misses(Timestamp::MAX, 7, 4, 0));
         let mut heard_by_an_earlier_build = OutboxState::default();
         heard_by_an_earlier_build.take(1, Timestamp::MAX);
@@ -232,7 +242,7 @@ mod tests {
             heard_by_an_earlier_build.misses_between(7, clock, from, from.plus_ms(60_000))
         };
         assert!(misses(clock) && !misses(clock.plus_ms(2 * CLOCK_AHEAD_MS_MAX)));
-        // A watermark before the gap holds alone.
+        // Where there is a watermark before the gap, it decides alone.
         let mut state = OutboxState::default();
         state.take(0, day(20));
         state.take(2, day(10));

@@ -11,20 +11,21 @@ use shared::{EdgeId, Minute, OutboxId, Timestamp};
 
 use super::outbox::{GivenUp, OutboxState};
 
-/// The most runs beyond gaps that are kept of all outboxes of one edge, with its shards. One that sends in order has
-/// none, one that sends 100 batches at once has at most 100. A batch that would make one more
-/// cuts the edge off.
+/// The most runs beyond gaps that are kept of one edge with its shards, over all outboxes. An
+/// outbox that sends in order has none, one that sends 100 batches at once has at most 100. A batch
+/// that would make one more cuts the edge off.
 pub(super) const RUNS_MAX: usize = 1 << 14;
-/// Of an edge that is out of service so many are kept: nobody waits for what is missing, so the
-/// oldest gaps are given up, and it is never refused for them.
+/// The most runs that are kept of an edge that is out of service. Nobody waits for its missing
+/// batches, so beyond this its oldest gaps are given up, and it is not cut off for them.
 const RUNS_RETIRED_MAX: usize = 64;
-/// The most outboxes that are remembered of one edge, with its shards: one that is started every minute
-/// for a week does not reach it, and one that is closed is forgotten after that. One more cuts the edge off:
-/// if another were forgotten for it, its batches could be sent and applied once more.
+/// The most outboxes that are remembered of one edge with its shards. An edge that is started anew
+/// every minute does not reach it: a week has fewer minutes, and a closed outbox is forgotten after
+/// a week. One more cuts the edge off: if an older outbox were forgotten instead, its batches could
+/// be sent and applied once more.
 pub(super) const OUTBOXES_PER_EDGE_MAX: usize = 1 << 14;
 
-/// And of the epochs that are over so many, one for each of its shards: whoever has more of them calls his
-/// shards otherwise each time, and one more outbox cuts him off.
+/// The most epochs that are over, of one edge with its shards: one is kept for each shard. Only an
+/// edge that gives its shards ever new names reaches it, and one more outbox cuts that edge off.
 const EPOCHS_PER_EDGE_MAX: usize = 1 << 14;
 
 /// What became of a batch.
@@ -34,17 +35,17 @@ pub(super) enum Taken {
     New,
     /// It has been applied before.
     Known,
-    /// Another has been applied under its number.
+    /// Another batch has been applied under its number.
     Conflict,
-    /// No outbox reaches its number.
+    /// Its number is larger than any outbox reaches.
     Malformed,
-    /// Its edge has used up what is kept of one, and is cut off. The number stays missing.
+    /// Its edge has used up its quota, and is cut off. The number stays missing.
     OverQuota,
 }
 
-/// From where on an edge, with its shards, is cut off: nothing of the batches that come from here on
-/// counts, and nobody waits for any. One place, and not batch by batch, so that whoever counts again
-/// needs to know no more than this.
+/// The batch from which on an edge, with its shards, is cut off: neither this one nor any later one
+/// counts, and nobody waits for any. A single place in the log, so that a recount has to know
+/// nothing more of the edge to leave out the same batches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct CutOff {
     /// The message, by its sequence.
@@ -56,9 +57,9 @@ pub struct CutOff {
 /// Numbers of an outbox that have not come although larger ones have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gap {
-    /// Whose.
+    /// The outbox.
     pub outbox: OutboxId,
-    /// Which.
+    /// The missing numbers, in order.
     pub missing: Vec<Range<u64>>,
 }
 
@@ -66,9 +67,9 @@ pub struct Gap {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Finality {
     /// Nothing older than this comes any more: the least watermark of the open outboxes, or the
-    /// log's clock when none is open.
+    /// log's clock when none is open. An outbox is open when it is not closed and is waited for.
     pub watermark: Timestamp,
-    /// The watermarks of the open outboxes, in order.
+    /// The watermarks of the open outboxes, ascending.
     pub(super) open: Vec<Timestamp>,
 }
 
@@ -94,26 +95,29 @@ impl Finality {
 
 /// All outboxes of a partition.
 ///
-/// A closed outbox is remembered for the horizon, and then its edge's epochs up to this one are
-/// over: a batch of an epoch that is over, and is not among the outboxes, has been applied long ago
-/// and is skipped. (An edge sends its epochs in order, and what an edge has held for longer than
-/// the horizon is too late anyway.)
+/// A closed outbox is remembered for the horizon. Then it is forgotten, and its edge's epochs up to
+/// this one are over: a batch of such an epoch whose outbox is not remembered has been applied long
+/// ago and is skipped. (An edge sends its epochs in order, and what it has held for longer than the
+/// horizon is too late anyway.)
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outboxes {
     states: BTreeMap<OutboxId, OutboxState>,
+    /// By edge or shard, the last epoch that is over.
     epochs: BTreeMap<EdgeId, u64>,
-    /// How many of them are of an edge, by the registered name.
-    epochs_of: BTreeMap<EdgeId, usize>,
-    /// Edges that nobody waits for, and the log's clock when that was said.
+    /// How many entries `epochs` has of each edge with its shards, by the registered name.
+    epochs_per_edge: BTreeMap<EdgeId, usize>,
+    /// Edges that are out of service and that nobody waits for, and the log's clock when they were
+    /// retired.
     retired: BTreeMap<EdgeId, Timestamp>,
     /// By the registered name.
     cut_off: BTreeMap<EdgeId, CutOff>,
-    /// By the time of closing.
+    /// Closed outboxes by the time of closing, in which order they are forgotten.
     closed: BTreeSet<(Timestamp, OutboxId)>,
-    /// Those that are waited for, by their watermarks: each message asks for the least.
+    /// Open outboxes by their watermarks: each message asks for the least.
     open: BTreeSet<(Timestamp, OutboxId)>,
+    /// How much is kept of each edge with its shards, by the registered name.
     kept: BTreeMap<EdgeId, Kept>,
-    /// Since it was last asked for.
+    /// What was given up since [`Self::given_up`] was last called.
     given_up: Vec<GivenUp>,
     changed: BTreeSet<OutboxId>,
     changed_epochs: BTreeSet<EdgeId>,
@@ -122,13 +126,13 @@ pub(super) struct Outboxes {
     dropped: BTreeSet<OutboxId>,
 }
 
-/// How much is kept of an edge.
+/// How much is kept of an edge with its shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Kept {
     outboxes: usize,
-    /// Of all its outboxes.
+    /// The runs beyond gaps of all its outboxes.
     runs: usize,
-    /// Of all its outboxes, beside the newest of each.
+    /// The conflicts of all its outboxes, without the newest of each.
     conflicts: usize,
 }
 
@@ -142,7 +146,8 @@ pub(super) struct OutboxChanges {
 }
 
 impl Outboxes {
-    /// Takes a batch, which comes at this place.
+    /// Takes a batch. `at`: its place in the log, from which on its edge is cut off if it has used
+    /// up its quota.
     pub(super) fn take(&mut self, batch: &BatchEntry, at: CutOff, clock: Timestamp) -> Taken {
         let taken = self.take_number(batch.outbox, batch.number, batch.watermark, clock);
         if taken == Taken::OverQuota {
@@ -191,7 +196,8 @@ impl Outboxes {
         Taken::New
     }
 
-    /// Takes a number that has not come, of an outbox that there is room for.
+    /// Takes a number that has not come before. The caller has made sure that its outbox may be
+    /// remembered.
     fn put(&mut self, outbox: OutboxId, number: u64, watermark: Timestamp, clock: Timestamp) {
         let was_open = self.open_at(outbox);
         let kept = self.kept.entry(registered_name(outbox.edge)).or_default();
@@ -215,13 +221,14 @@ impl Outboxes {
         }
     }
 
-    /// The watermark of an outbox that is waited for.
+    /// The watermark of an outbox that is open; none of any other.
     fn open_at(&self, outbox: OutboxId) -> Option<Timestamp> {
         let open = self.states.get(&outbox).filter(|state| state.closed_at.is_none());
         open.filter(|_| self.is_waited_for(outbox.edge)).map(|state| state.watermark)
     }
 
-    /// From here on nothing of an edge and its shards counts; the first place stands.
+    /// Cuts an edge off, with its shards, from this place on. One that is cut off already stays so
+    /// from its first place on.
     fn cut_off(&mut self, edge: EdgeId, at: CutOff) {
         let name = registered_name(edge);
         if let Entry::Vacant(vacant) = self.cut_off.entry(name) {
@@ -235,7 +242,7 @@ impl Outboxes {
         !self.cut_off.is_empty() && self.cut_off.contains_key(&registered_name(edge))
     }
 
-    /// Notes a change, and whether it has closed the outbox.
+    /// Notes that an outbox has changed, and when it was closed if it is now.
     fn has_changed(&mut self, outbox: OutboxId, clock: Timestamp) {
         let Some(state) = self.states.get_mut(&outbox) else { return };
         if state.watermark == Timestamp::MAX && state.closed_at.is_none() {
@@ -247,12 +254,12 @@ impl Outboxes {
 
     /// Whether one more outbox of an edge can be remembered.
     fn has_room(&self, edge: EdgeId) -> bool {
-        let epochs = self.epochs_of.get(&registered_name(edge)).copied().unwrap_or(0);
+        let epochs = self.epochs_per_edge.get(&registered_name(edge)).copied().unwrap_or(0);
         self.kept(edge).outboxes < OUTBOXES_PER_EDGE_MAX && epochs < EPOCHS_PER_EDGE_MAX
     }
 
-    /// Whether an edge may have one more run. One that is out of service always may: its oldest gap
-    /// is given up then.
+    /// Whether an edge may have one more run. An edge that is out of service always may: its oldest
+    /// gap is given up instead.
     fn has_run_left(&self, edge: EdgeId) -> bool {
         self.is_retired(edge) || self.kept(edge).runs < RUNS_MAX
     }
@@ -263,8 +270,8 @@ impl Outboxes {
 
     /// Whether an edge, or the one whose shard it is, is out of service.
     fn is_retired(&self, edge: EdgeId) -> bool {
-        let is = |edge| self.retired.contains_key(&edge);
-        !self.retired.is_empty() && (is(edge) || is(registered_name(edge)))
+        let is_retired = |edge| self.retired.contains_key(&edge);
+        !self.retired.is_empty() && (is_retired(edge) || is_retired(registered_name(edge)))
     }
 
     /// Gives up the oldest gaps of an outbox whose edge is out of service and has too many.
@@ -274,22 +281,25 @@ impl Outboxes {
         }
         let Some(state) = self.states.get_mut(&outbox) else { return };
         let Some(kept) = self.kept.get_mut(&registered_name(outbox.edge)) else { return };
+        // Each round gives up one gap of this outbox, and with it a run.
         while kept.runs > RUNS_RETIRED_MAX && !state.above.is_empty() {
             self.given_up.push(state.give_up());
             kept.runs -= 1;
         }
     }
 
-    /// Waits for an edge and its shards no more, whatever they send; the first word stands. What they
-    /// have left behind in gaps is let go of.
+    /// Takes an edge and its shards out of service: nobody waits for them any more, whatever they
+    /// send. For an edge that is out of service already the first time stands. Of their gaps, the
+    /// oldest are given up as far as there are too many.
     pub(super) fn retire(&mut self, edge: EdgeId, clock: Timestamp) {
         let Entry::Vacant(vacant) = self.retired.entry(edge) else { return };
         vacant.insert(clock);
         self.changed_retired.insert(edge);
-        let is_of = |outbox: &OutboxId| [outbox.edge, registered_name(outbox.edge)].contains(&edge);
-        self.open.retain(|(_, outbox)| !is_of(outbox));
+        let is_its =
+            |outbox: &OutboxId| [outbox.edge, registered_name(outbox.edge)].contains(&edge);
+        self.open.retain(|(_, outbox)| !is_its(outbox));
         let with_gaps =
-            self.states.iter().filter(|(outbox, state)| !state.above.is_empty() && is_of(outbox));
+            self.states.iter().filter(|(outbox, state)| !state.above.is_empty() && is_its(outbox));
         let with_gaps: Vec<_> = with_gaps.map(|(outbox, _)| *outbox).collect();
         for outbox in with_gaps {
             self.give_up(outbox);
@@ -297,9 +307,9 @@ impl Outboxes {
         }
     }
 
-    /// Waits for a batch no more, when it is waited for: it is missing though a later one has come. The
-    /// word of an operator who errs in the number gives up nothing that may still come. However many
-    /// runs the edge has, one more is made: whoever counts again does not know of runs.
+    /// Waits no more for a batch that is missing although a later one has come. Any other batch may
+    /// still come, so for it nothing happens: an operator who errs in the number gives up nothing.
+    /// The edge's limit of runs does not hold here, since a recount does not know of runs.
     pub(super) fn resolve(&mut self, outbox: OutboxId, number: u64, clock: Timestamp) {
         let Some(state) = self.states.get(&outbox) else { return };
         if number >= state.end() || state.has(number) || self.is_cut_off(outbox.edge) {
@@ -310,13 +320,14 @@ impl Outboxes {
         self.given_up.push(GivenUp { after, batches: 1 });
     }
 
-    /// What has been given up since this was last asked.
+    /// Returns what was given up since the last call.
     pub(super) fn given_up(&mut self) -> Vec<GivenUp> {
         std::mem::take(&mut self.given_up)
     }
 
-    /// Lets go of outboxes that were closed before the horizon.
+    /// Forgets outboxes that were closed before the horizon.
     pub(super) fn forget_behind(&mut self, clock: Timestamp) {
+        // In the order of closing: behind the first that stays, all stay.
         while let Some((closed_at, outbox)) = self.closed.first().copied() {
             if closed_at.plus_ms(HORIZON_MS) >= clock {
                 return;
@@ -345,7 +356,7 @@ impl Outboxes {
             Entry::Occupied(mut over) => *over.get_mut() = outbox.epoch.max(*over.get()),
             Entry::Vacant(vacant) => {
                 vacant.insert(outbox.epoch);
-                *self.epochs_of.entry(registered_name(outbox.edge)).or_default() += 1;
+                *self.epochs_per_edge.entry(registered_name(outbox.edge)).or_default() += 1;
             }
         }
     }
@@ -354,8 +365,8 @@ impl Outboxes {
         !self.is_retired(edge) && !self.is_cut_off(edge)
     }
 
-    /// What is older than the horizon is too late whoever brings it: no outbox holds a minute open
-    /// for longer.
+    /// How complete minutes are. No outbox keeps a minute from being final for longer than the
+    /// horizon: after that its events are too late, whoever brings them.
     pub(super) fn finality(&self, clock: Timestamp) -> Finality {
         let horizon = clock.minus_ms(HORIZON_MS);
         let open: Vec<_> =
@@ -412,7 +423,7 @@ impl Outboxes {
         }
     }
 
-    /// Takes the rows of a snapshot back; none when one contradicts itself or is there twice.
+    /// Takes the rows of a snapshot back; none when an outbox contradicts itself or is there twice.
     pub(super) fn load(
         states: Vec<(OutboxId, OutboxState)>,
         epochs: Vec<(EdgeId, u64)>,
@@ -430,14 +441,14 @@ impl Outboxes {
             ..Self::default()
         };
         for edge in loaded.epochs.keys() {
-            *loaded.epochs_of.entry(registered_name(*edge)).or_default() += 1;
+            *loaded.epochs_per_edge.entry(registered_name(*edge)).or_default() += 1;
         }
         for (outbox, state) in &mut loaded.states {
             let kept = loaded.kept.entry(registered_name(outbox.edge)).or_default();
             kept.outboxes += 1;
             kept.runs += state.above.len();
             kept.conflicts += state.contents.conflicts.len().saturating_sub(1);
-            // An earlier build kept more of an edge.
+            // An earlier build may have kept more of an edge.
             state.contents.keep_newest(&mut kept.conflicts);
         }
         let open = |outbox: &OutboxId| Some((loaded.open_at(*outbox)?, *outbox));

@@ -1,4 +1,4 @@
-//! Imported logs: how far each has been taken.
+//! Imported logs ("sources"): how far each has been taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,13 +46,15 @@ impl Sources {
         self.states.entry(source).or_default()
     }
 
-    /// Moves the sources on by the chunks of a message, after all of its rows: those of one source
-    /// in the order of their rows. The pages of the rows that are now taken are dropped.
+    /// Moves the sources on by the chunks of a message, after all rows of the message were counted.
+    /// Dedup containers that only have rows before the end of what is taken are dropped.
     pub(super) fn advance<'a>(
         &mut self,
         chunks: impl Iterator<Item = &'a ChunkEntry>,
         dedup: &mut Dedup,
     ) {
+        // In the order of the rows, so that each chunk may go on where the one before it ended. A
+        // chunk that does not reach beyond what is taken, or leaves a gap before it, moves nothing.
         let mut chunks: Vec<_> = chunks.collect();
         chunks.sort_by_key(|chunk| (chunk.source, chunk.first_row, chunk.end_row));
         for chunk in chunks {
@@ -84,7 +86,7 @@ impl Sources {
     }
 }
 
-/// Where the rows of a chunk may lie: the two blocks that it can touch.
+/// The rows of a chunk, and the two blocks in which they may lie.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChunkRows {
     first: u64,
@@ -94,7 +96,7 @@ pub(super) struct ChunkRows {
 
 impl ChunkRows {
     /// None when the chunk covers more rows than it may.
-    pub(super) fn of(chunk: &ChunkEntry) -> Option<Self> {
+    pub(super) fn from_chunk(chunk: &ChunkEntry) -> Option<Self> {
         let rows = chunk.end_row.checked_sub(chunk.first_row)?;
         if rows > import::CHUNK_ROWS_MAX {
             return None;

@@ -1,16 +1,17 @@
-//! Counts by key: the one hash table under cells and totals.
+//! A hash table of counts by key: cells and totals are kept in it.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 /// A small key with a hash of its own.
 pub(super) trait Key: Copy + Eq {
-    /// Bits of which the lowest and the highest are well mixed, as hashbrown uses both.
+    /// The hash. Its lowest and its highest bits must be well mixed: hashbrown uses both.
     fn hash(self) -> u64;
 }
 
-/// Folded multiplication: one multiplication, and every bit of the key reaches every bit that is
-/// used. The keys are numbers that we gave out ourselves, so nobody can aim at one bucket.
+/// Folded multiplication: with one multiplication every bit of the key reaches every bit that
+/// hashbrown uses. A fixed hash is safe here: the keys are made of numbers that we gave out
+/// ourselves, so nobody can choose keys that fall into one bucket.
 pub(super) fn mix(bits: u64) -> u64 {
     let wide = u128::from(bits ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
     #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
@@ -18,12 +19,12 @@ pub(super) fn mix(bits: u64) -> u64 {
     folded
 }
 
-/// Counts by key. An entry counts in 32 bits; what does not fit is carried elsewhere, so that no
-/// count is ever wrong and no entry larger than it must be.
+/// Counts by key. An entry has 32 bits for its count, to be small; the few counts that are larger
+/// have their upper bits in `carries`.
 #[derive(Clone, Debug)]
 pub(super) struct Counter<K> {
     table: HashTable<(K, u32)>,
-    /// Multiples of 2^32. Hardly ever one; never many.
+    /// Multiples of 2^32 to be added. Nearly always empty, never long.
     carries: Vec<(K, u64)>,
 }
 
@@ -77,7 +78,6 @@ impl<K: Key> Counter<K> {
     }
 
     fn carried(&self, key: K) -> u64 {
-        // The usual case is an empty list.
         let carry = self.carries.iter().find(|(carried, _)| *carried == key);
         carry.map_or(0, |(_, times)| times << 32)
     }

@@ -1,4 +1,4 @@
-//! The engine beside a model that is obviously right, straight and stopped-and-resumed.
+//! Tests of the engine: against a model that is obviously right, in one run and with restarts.
 #![allow(clippy::unwrap_used)]
 
 mod cases;
@@ -20,9 +20,9 @@ use shared::{
 use super::{Cell, CellAmount, Engine, Finality, Gap, MinuteAccount, SourceState, Told};
 use store::Store;
 
-/// Everything that can be asked of a partition.
+/// The answers to everything that can be asked of a partition.
 #[derive(Clone, PartialEq, Debug, Default)]
-struct View {
+struct Answers {
     clock: Timestamp,
     cells: BTreeMap<(Minute, Dimensions), u64>,
     spend: BTreeMap<(Minute, Dimensions, Currency), i64>,
@@ -35,40 +35,41 @@ struct View {
     sources: BTreeMap<SourceId, SourceState>,
 }
 
-/// What memory and store say together: memory alone for resident minutes, both for older ones.
-fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
-    let mut view = View { clock: engine.clock(), finality: engine.finality(), ..View::default() };
+/// What memory and store answer together: memory alone for resident minutes, both for older ones.
+fn answers(engine: &Engine, store: &Store, sources: &[SourceId]) -> Answers {
+    let mut answers =
+        Answers { clock: engine.clock(), finality: engine.finality(), ..Answers::default() };
     let everything = (Minute(0), Minute(u32::MAX));
     for (minute, rows) in store.minutes.range(..engine.resident_from()) {
-        rows.cells.iter().for_each(|(d, n)| *view.cells.entry((*minute, *d)).or_default() += n);
+        rows.cells.iter().for_each(|(d, n)| *answers.cells.entry((*minute, *d)).or_default() += n);
         rows.spend.iter().for_each(|((d, _, c), n)| {
-            *view.spend.entry((*minute, *d, *c)).or_default() += n;
+            *answers.spend.entry((*minute, *d, *c)).or_default() += n;
         });
         rows.totals.iter().for_each(|((ad, kind, valid), n)| {
-            *view.totals.entry((*minute, *ad, *kind, *valid)).or_default() += n;
+            *answers.totals.entry((*minute, *ad, *kind, *valid)).or_default() += n;
         });
         for (publisher, told) in &rows.told {
-            view.told.entry((*minute, *publisher)).or_default().add(*told);
+            answers.told.entry((*minute, *publisher)).or_default().add(*told);
         }
-        view.accounts.entry(*minute).or_default().add(&rows.account);
+        answers.accounts.entry(*minute).or_default().add(&rows.account);
     }
     for (minute, account) in engine.account(everything.0, everything.1) {
-        view.accounts.entry(minute).or_default().add(&account);
+        answers.accounts.entry(minute).or_default().add(&account);
         engine.cells(minute, &mut |cell: &Cell| {
-            *view.cells.entry((minute, cell.dimensions)).or_default() += cell.count;
+            *answers.cells.entry((minute, cell.dimensions)).or_default() += cell.count;
         });
         engine.amounts(minute, &mut |s: &CellAmount| {
-            *view.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
+            *answers.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
         });
         let next = Minute(minute.0 + 1);
         for (publisher, told) in engine.told(minute, next) {
-            view.told.entry((minute, publisher)).or_default().add(told);
+            answers.told.entry((minute, publisher)).or_default().add(told);
         }
         for kind in Kind::ALL {
             let mut all: BTreeMap<AdId, u64> = BTreeMap::new();
             for (validity, valid) in [(Validity::Valid, true), (Validity::Invalid, false)] {
                 engine.ad_totals(minute, *kind, validity, &mut |ad, n| {
-                    *view.totals.entry((minute, ad, *kind, valid)).or_default() += n;
+                    *answers.totals.entry((minute, ad, *kind, valid)).or_default() += n;
                     *all.entry(ad).or_default() += n;
                     assert_eq!(engine.ad_count(ad, *kind, validity, minute, next), n);
                 });
@@ -82,24 +83,24 @@ fn view(engine: &Engine, store: &Store, sources: &[SourceId]) -> View {
             }
         }
     }
-    // A hostile number leaves 2^63 missing: the first tell enough.
+    // A hostile number leaves up to 2^63 missing: the first 40 000 are enough to compare.
     let flat = |gap: Gap| (gap.outbox, gap.missing.into_iter().flatten().take(40_000).collect());
-    view.gaps = engine.gaps().into_iter().map(flat).collect();
+    answers.gaps = engine.gaps().into_iter().map(flat).collect();
     for (outbox, state) in engine.conflicts() {
         let all = state.contents.conflicts.iter().map(|one| (outbox, one.number, one.skipped));
-        view.conflicts.extend(all);
+        answers.conflicts.extend(all);
     }
     let state = |source: &SourceId| Some((*source, engine.source(*source)?));
-    view.sources = sources.iter().filter_map(state).collect();
-    view
+    answers.sources = sources.iter().filter_map(state).collect();
+    answers
 }
 
-/// Reads a message for whoever takes views of it.
+/// Reads a message that is known to be good.
 fn read(bytes: &[u8]) -> MessageView<'_> {
     MessageView::read(bytes).unwrap()
 }
 
-/// An event of which nothing is known.
+/// An event of which nothing is known, for tests to fill in.
 fn blank() -> Judged<'static> {
     Judged {
         issuer: Id::NONE,

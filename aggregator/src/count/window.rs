@@ -1,27 +1,28 @@
-//! The minutes that a message may speak of. The collector sees to it when it judges; this is the last
-//! line, and for messages of builds that did not. What lies outside has a reason, and is put into
-//! the nearest minute inside, declared and outcome alike: no sender can make a partition keep minutes
-//! of any year.
+//! The minutes that a message may speak of. Collectors refuse other minutes when they judge; this
+//! check holds for messages of builds that did not, and against any other mistake. Events outside
+//! the window get a reason, and are noted in the nearest minute inside, and so is what batches
+//! declare for such minutes: no sender can make a partition keep minutes of arbitrary years.
 
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 use shared::wire::MessageView;
 use shared::{Minute, Reason, Timestamp};
 
-/// The minutes of one message.
+/// The minutes that one message may speak of.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// The horizon behind the log's clock: what is older is too late for everybody. Rows of a log
-    /// may be older.
+    /// The log's clock less the horizon: events of earlier minutes are too late. Rows of imported
+    /// logs may be older.
     first: Minute,
-    /// As far ahead of the collector's stamp as clocks may differ.
+    /// The collector's stamp and the most by which clocks may differ.
     last: Minute,
-    /// Those of the message, then the first and the last.
+    /// The minutes of the message's table, then `first` and `last`.
     minutes: Vec<Minute>,
+    /// Whether a minute of the message's table lies outside.
     has_outside: bool,
 }
 
 impl Window {
-    /// For this message.
+    /// Begins anew, for this message.
     pub(super) fn begin(&mut self, message: &MessageView<'_>, clock: Timestamp) {
         self.first = clock.minus_ms(HORIZON_MS).minute();
         self.last = message.stamp.plus_ms(CLOCK_AHEAD_MS_MAX).minute().max(self.first);
@@ -31,12 +32,13 @@ impl Window {
         self.minutes.extend([self.first, self.last]);
     }
 
-    /// The minutes by their places.
+    /// The minutes of the message's table, then the first and the last of the window:
+    /// [`Self::place`] is an index into them.
     pub(super) fn minutes(&self) -> &[Minute] {
         &self.minutes
     }
 
-    /// The minute inside, and the reason when this one is not.
+    /// The minute itself when it lies inside; else the nearest minute inside, and the reason.
     pub(super) fn within(&self, minute: Minute, imported: bool) -> (Minute, Option<Reason>) {
         if minute > self.last {
             (self.last, Some(Reason::ClockAhead))
@@ -47,7 +49,8 @@ impl Window {
         }
     }
 
-    /// The place of a minute of the message, or of the nearest one inside with the reason.
+    /// [`Self::within`] of a minute by its number in the message, as an index into
+    /// [`Self::minutes`].
     #[inline]
     pub(super) fn place(&self, number: u16, imported: bool) -> (usize, Option<Reason>) {
         let number = usize::from(number);

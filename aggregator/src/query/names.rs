@@ -34,7 +34,7 @@ impl Names {
 
     /// The name of one of them.
     pub(crate) fn name<N: Named>(&self, id: Id<N>) -> Result<NameBuf<N>, StoreError> {
-        let known = id.own_name().or_else(|| self.0.get(&id.any()).cloned().map(NameBuf::of));
+        let known = id.own_name().or_else(|| self.0.get(&id.any()).cloned().map(NameBuf::cast));
         // A name comes with the first event that counts, and is saved with it.
         known.ok_or_else(|| StoreError::Damaged(format!("the name of {id:?} is missing")))
     }

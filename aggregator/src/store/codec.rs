@@ -11,8 +11,8 @@ use shared::bytes::{Reader, put_id, put_number};
 use super::lists::{Unreadable, in_order, sum, versioned};
 use super::{StoreError, keys};
 use crate::count::{
-    Bits, Conflict, CutOff, MinuteAccount, OutboxState, PAGE_BITS, Page, PageState, Run,
-    SourceState, Told,
+    Bits, CONTAINER_BITS, Conflict, Container, CutOff, MinuteAccount, OutboxState, PageViewState,
+    Run, SourceState, Told,
 };
 
 mod cells;
@@ -23,8 +23,8 @@ pub use cells::{CellKey, CellValue, cells_value, read_cells};
 const VERSION: u8 = 1;
 /// Of an outbox; version 1 ends with its runs, version 2 does not say when it ended or was first in doubt.
 const OUTBOX_VERSION: u8 = 3;
-const PAGE_BYTES: usize = PAGE_BITS / 8;
-/// A page as its bits' places, when that is shorter than the bits.
+const CONTAINER_BYTES: usize = CONTAINER_BITS / 8;
+/// A container as its bits' places, when that is shorter than the bits.
 const SPARSE: u8 = 1;
 const DENSE: u8 = 0;
 
@@ -189,7 +189,7 @@ pub fn read_told(value: &[u8]) -> Result<Vec<(PublisherId, Told)>, &'static str>
 
 /// A page view.
 #[must_use]
-pub fn view_value(state: PageState) -> Vec<u8> {
+pub fn page_view_value(state: PageViewState) -> Vec<u8> {
     let mut out = begin();
     put_number(&mut out, state.seq.into());
     put_number(&mut out, state.hour.into());
@@ -199,18 +199,18 @@ pub fn view_value(state: PageState) -> Vec<u8> {
     out
 }
 
-/// The inverse of [`view_value`].
+/// The inverse of [`page_view_value`].
 ///
 /// # Errors
 /// Says what was expected.
-pub fn read_view(value: &[u8]) -> Result<PageState, &'static str> {
+pub fn read_page_view(value: &[u8]) -> Result<PageViewState, &'static str> {
     let mut reader = versioned(value, VERSION)?;
     let seq = u16::try_from(reader.number()?).map_err(|_| "a number beyond 16 bits")?;
     let hour = u32::try_from(reader.number()?).map_err(|_| "an hour beyond 32 bits")?;
     // An earlier build has not kept the edge.
     let edge = if reader.is_empty() { EdgeId::NONE } else { id(&mut reader)? };
     reader.end()?;
-    Ok(PageState { seq, hour, edge })
+    Ok(PageViewState { seq, hour, edge })
 }
 
 /// No reason has this code ([`Reason::code`](shared::Reason::code)).
@@ -282,22 +282,22 @@ pub fn read_number(value: &[u8]) -> Result<u64, &'static str> {
     Ok(number)
 }
 
-/// A dedup page: its bits, or where they are when that is shorter.
+/// A dedup container: its bits, or where they are when that is shorter.
 #[must_use]
-pub fn page_value(page: &Page) -> Vec<u8> {
-    let bits = page.bits();
+pub fn container_value(container: &Container) -> Vec<u8> {
+    let bits = container.bits();
     let mut sparse = vec![VERSION, SPARSE];
     let mut next = 0;
     for (index, word) in bits.iter().enumerate() {
         let mut left = *word;
-        while left != 0 && sparse.len() < PAGE_BYTES {
+        while left != 0 && sparse.len() < CONTAINER_BYTES {
             let place = index as u64 * 64 + u64::from(left.trailing_zeros());
             put_number(&mut sparse, place - next);
             next = place + 1;
             left &= left - 1;
         }
     }
-    if sparse.len() < PAGE_BYTES {
+    if sparse.len() < CONTAINER_BYTES {
         return sparse;
     }
     let mut dense = vec![VERSION, DENSE];
@@ -305,16 +305,16 @@ pub fn page_value(page: &Page) -> Vec<u8> {
     dense
 }
 
-/// The inverse of [`page_value`].
+/// The inverse of [`container_value`].
 ///
 /// # Errors
 /// Says what was expected.
-pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
+pub fn read_container(value: &[u8]) -> Result<Container, &'static str> {
     let mut reader = versioned(value, VERSION)?;
-    let mut page: Bits = [0; PAGE_BITS / 64];
+    let mut bits: Bits = [0; CONTAINER_BITS / 64];
     match reader.u8()? {
         DENSE => {
-            for word in &mut page {
+            for word in &mut bits {
                 *word = reader.u64()?;
             }
             reader.end()?;
@@ -324,13 +324,13 @@ pub fn read_page(value: &[u8]) -> Result<Page, &'static str> {
             while !reader.is_empty() {
                 let place = next.checked_add(reader.number()?).ok_or("a bit beyond its page")?;
                 let at = usize::try_from(place).map_err(|_| "a bit beyond its page")?;
-                *page.get_mut(at / 64).ok_or("a bit beyond its page")? |= 1 << (place % 64);
+                *bits.get_mut(at / 64).ok_or("a bit beyond its page")? |= 1 << (place % 64);
                 next = place + 1;
             }
         }
         _ => return Err("a page of an unknown form"),
     }
-    Ok(Page::from(&page))
+    Ok(Container::from(&bits))
 }
 
 /// An outbox.

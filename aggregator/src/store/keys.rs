@@ -4,7 +4,7 @@
 //! | family | key | row |
 //! |---|---|---|
 //! | `m` | | position, clock, resident minutes, partition: one row |
-//! | `p` | issuer 16, block 10, kind 1, valid 1, page 1 | 4 096 dedup bits |
+//! | `p` | issuer 16, block 10, kind 1, valid 1, container 1 | 4 096 dedup bits |
 //! | `c` | ad 16, minute 4 | the cells of an ad in a minute: an ad's range is one scan |
 //! | `t` | minute 4, kind 1 (128 more: invalid events) | the totals of all ads: the top N of a minute is one row |
 //! | `l` | minute 4 | what the pages of each publisher have told |
@@ -22,12 +22,12 @@
 use shared::name::{Ad, Any, Edge, Noun};
 use shared::{AdId, AnyId, BlockId, EdgeId, Id, Kind, Minute, OutboxId, PageView, SourceId};
 
-use crate::count::PageKey;
+use crate::count::ContainerKey;
 
 /// The key of the one row of meta data.
 pub const META: &[u8] = b"m";
-/// Family of dedup pages.
-pub const PAGE: u8 = b'p';
+/// Family of dedup containers.
+pub const CONTAINER: u8 = b'p';
 /// Family of cells.
 pub const CELLS: u8 = b'c';
 /// Family of ad totals.
@@ -35,7 +35,7 @@ pub const TOTALS: u8 = b't';
 /// Family of what pages have told.
 pub const TOLD: u8 = b'l';
 /// Family of page views.
-pub const VIEW: u8 = b'v';
+pub const PAGE_VIEW: u8 = b'v';
 /// Family of accounts.
 pub const ACCOUNT: u8 = b'a';
 /// Family of revisions.
@@ -68,11 +68,11 @@ pub fn family(family: u8) -> (Vec<u8>, Vec<u8>) {
     (vec![family], vec![family + 1])
 }
 
-/// A dedup page.
+/// A dedup container.
 #[must_use]
-pub fn page(at: &PageKey) -> Vec<u8> {
-    let rest = [at.kind.code(), u8::from(at.valid), at.page];
-    key(PAGE, &[at.issuer.padded(), &at.block.0, &rest])
+pub fn container(at: &ContainerKey) -> Vec<u8> {
+    let rest = [at.kind.code(), u8::from(at.valid), at.index];
+    key(CONTAINER, &[at.issuer.padded(), &at.block.0, &rest])
 }
 
 /// The cells of an ad in a minute.
@@ -126,8 +126,8 @@ pub fn source(id: SourceId) -> Vec<u8> {
 
 /// A page view.
 #[must_use]
-pub fn view(page: PageView) -> Vec<u8> {
-    key(VIEW, &[&page.0.to_be_bytes()])
+pub fn page_view(page: PageView) -> Vec<u8> {
+    key(PAGE_VIEW, &[&page.0.to_be_bytes()])
 }
 
 /// A name.
@@ -185,7 +185,7 @@ impl<'a> Fields<'a> {
         Some(OutboxId { edge: self.id()?, epoch: self.take().map(u64::from_be_bytes)? })
     }
 
-    pub(crate) fn view(&mut self) -> Option<PageView> {
+    pub(crate) fn page_view(&mut self) -> Option<PageView> {
         self.take().map(|bytes| PageView(u64::from_be_bytes(bytes)))
     }
 
@@ -193,12 +193,12 @@ impl<'a> Fields<'a> {
         self.take().map(SourceId)
     }
 
-    pub(crate) fn page(&mut self) -> Option<PageKey> {
+    pub(crate) fn container(&mut self) -> Option<ContainerKey> {
         let (issuer, block) = (self.id()?, BlockId(self.take()?));
         let kind = self.kind()?;
-        let [valid, page] = self.take()?;
+        let [valid, index] = self.take()?;
         let valid = [false, true].get(usize::from(valid)).copied()?;
-        (page < 16).then_some(PageKey { issuer, block, kind, valid, page })
+        (index < 16).then_some(ContainerKey { issuer, block, kind, valid, index })
     }
 
     /// Nothing may follow.
@@ -218,9 +218,9 @@ pub fn describe(key: &[u8]) -> String {
     let mut fields = Fields::of(key);
     let words = match key.first() {
         Some(b'm') => Some("the meta row".to_owned()),
-        Some(&PAGE) => fields.page().map(|p| {
-            let PageKey { issuer, block, kind, valid, page } = p;
-            format!("dedup page {page} of block {block:?}, issuer {issuer}, {kind}, valid {valid}")
+        Some(&CONTAINER) => fields.container().map(|c| {
+            let ContainerKey { issuer, block, kind, valid, index } = c;
+            format!("dedup page {index} of block {block:?}, issuer {issuer}, {kind}, valid {valid}")
         }),
         Some(&CELLS) => fields
             .id::<Ad>()
@@ -230,7 +230,7 @@ pub fn describe(key: &[u8]) -> String {
             format!("{}{k} totals of {}", if valid { "" } else { "invalid " }, m.start())
         }),
         Some(&TOLD) => fields.minute().map(|m| format!("what pages told at {}", m.start())),
-        Some(&VIEW) => fields.view().map(|page| format!("page view {page}")),
+        Some(&PAGE_VIEW) => fields.page_view().map(|page| format!("page view {page}")),
         Some(&ACCOUNT) => fields.minute().map(|m| format!("account of {}", m.start())),
         Some(&REVISION) => fields.minute().map(|m| format!("revision of {}", m.start())),
         Some(&OUTBOX) => fields.outbox().map(|o| format!("outbox {} epoch {}", o.edge, o.epoch)),

@@ -27,9 +27,11 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     let Changes { position, clock, ahead, settled, resident_from, .. } = *changes;
     let meta = Meta { partition, partitions, clock, ahead, settled, resident_from, position };
     let mut rows = vec![Change::Put(keys::META.to_vec(), codec::meta_value(&meta))];
-    rows.extend(changes.dropped_pages.iter().map(|at| Change::Delete(keys::page(at))));
-    let put = |(at, page): &(_, _)| Change::Put(keys::page(at), codec::page_value(page));
-    rows.extend(changes.pages.iter().map(put));
+    rows.extend(changes.dropped_containers.iter().map(|at| Change::Delete(keys::container(at))));
+    let put = |(at, container): &(_, _)| {
+        Change::Put(keys::container(at), codec::container_value(container))
+    };
+    rows.extend(changes.containers.iter().map(put));
     changes.minutes.iter().for_each(|minute| add_minute(&mut rows, minute));
     let name = |(id, name): &(_, _)| Change::Put(keys::name(*id), codec::name_value(name));
     rows.extend(changes.names.iter().map(name));
@@ -49,9 +51,9 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     for (id, state) in &changes.sources {
         rows.push(Change::Put(keys::source(*id), codec::source_value(state)));
     }
-    rows.extend(changes.views.iter().map(|(page, state)| match state {
-        Some(state) => Change::Put(keys::view(*page), codec::view_value(*state)),
-        None => Change::Delete(keys::view(*page)),
+    rows.extend(changes.page_views.iter().map(|(page, state)| match state {
+        Some(state) => Change::Put(keys::page_view(*page), codec::page_view_value(*state)),
+        None => Change::Delete(keys::page_view(*page)),
     }));
     rows
 }
@@ -130,14 +132,16 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
         ));
     }
     let Meta { clock, ahead, settled, position, .. } = meta;
-    let pages = family(view, keys::PAGE, |f| f.page(), codec::read_page).await?;
+    let containers =
+        family(view, keys::CONTAINER, |f| f.container(), codec::read_container).await?;
     let outboxes = family(view, keys::OUTBOX, |f| f.outbox(), codec::read_outbox).await?;
     let epochs = family(view, keys::EPOCH, |f| f.id(), codec::read_number).await?;
     let retired = family(view, keys::RETIRED, |f| f.id(), codec::read_number).await?;
     let retired = retired.into_iter().map(|(edge, since)| (edge, Timestamp(since))).collect();
     let cut_off = family(view, keys::CUT_OFF, |f| f.id(), codec::read_cut_off).await?;
     let sources = family(view, keys::SOURCE, |f| f.source(), codec::read_source).await?;
-    let views = family(view, keys::VIEW, |f| f.view(), codec::read_view).await?;
+    let page_views =
+        family(view, keys::PAGE_VIEW, |f| f.page_view(), codec::read_page_view).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
     let resident_from = resident_from(view, clock).await?;
     let snapshot = Snapshot {
@@ -146,14 +150,14 @@ pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>
         ahead,
         settled,
         resident_from,
-        pages,
+        containers,
         minutes: Vec::new(),
         outboxes,
         epochs,
         retired,
         cut_off,
         sources,
-        views,
+        page_views,
     };
     Ok(Some(Restored { snapshot, hours }))
 }

@@ -108,8 +108,8 @@ async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
     let (mut pages, mut numbered) = (Vec::new(), Vec::new());
     for message in &flush.messages {
         let view = MessageView::read(&message.payload).unwrap();
-        for row in &view.pages {
-            assert_eq!(message.partition, map(16).of_page(row.told.page));
+        for row in &view.page_views {
+            assert_eq!(message.partition, map(16).of_page_view(row.told.page));
             assert_eq!(view.minutes[usize::from(row.minute)], NOW.minute());
             let publisher = view.name(row.publisher);
             pages.push((row.told.page.0, row.told.seq, publisher.to_string()));

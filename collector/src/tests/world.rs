@@ -157,7 +157,7 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
         page: None,
-        codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+        codes: Codes::new(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
         region: Region::UNKNOWN,
         network: Network([4, 10, 0, 1, 0, 0, 0]),
         visitor: Fingerprint(7),
@@ -271,7 +271,7 @@ fn news(view: &MessageView<'_>) -> Vec<News> {
             outcome: row.outcome,
             block: view.blocks[usize::from(row.block)],
             seq: row.seq,
-            ad: view.ids[usize::from(row.ad)].of(),
+            ad: view.ids[usize::from(row.ad)].cast(),
             price: view.prices[usize::from(row.price)],
             proof: cold.proof.to_vec(),
         });

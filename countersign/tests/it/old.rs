@@ -305,7 +305,7 @@ fn batches(tokens: &[&str], at: u64) -> (Value, u64) {
         verdict: None,
         rules: RuleSet(7),
         flags: Flags::default(),
-        codes: Codes::of(Country::from_bytes(*b"SE").unwrap(), Device::Phone),
+        codes: Codes::new(Country::from_bytes(*b"SE").unwrap(), Device::Phone),
         region: Region::UNKNOWN,
         network: Network([4, 203, 0, 113, 0, 0, 0]),
         visitor: Fingerprint::NONE,

@@ -75,7 +75,7 @@ pub(super) struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     pub(super) fn new(request: &'a Request<'a>, policy: &'a Policy, now: Timestamp) -> Self {
-        let network = request.client.map(Network::of).unwrap_or_default();
+        let network = request.client.map(Network::from_address).unwrap_or_default();
         let kept = policy.privacy.address.keep(request.client, policy.keys.visitor(), now);
         let draft = Draft {
             kind: Kind::Served,

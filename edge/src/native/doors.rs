@@ -151,7 +151,7 @@ impl Doors {
     /// A place; waits while all work. `None` when the network has its share, and works with all of it.
     pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
         let network = (!self.settings.exempt.iter().any(|range| range.contains(peer)))
-            .then(|| Network::of(peer));
+            .then(|| Network::from_address(peer));
         if let Some(network) = network {
             let taken = self.table.lock().networks.get(&network).copied().unwrap_or(0);
             if taken >= self.settings.network_max.max(1)

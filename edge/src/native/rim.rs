@@ -249,7 +249,7 @@ impl Rim {
         if route != Route::Events || head.method != hyper::Method::POST {
             return Ok(None);
         }
-        let network = self.client(head, peer).map(Network::of);
+        let network = self.client(head, peer).map(Network::from_address);
         self.bodies.read(network, body, self.settings.body_timeout).await.map(Some)
     }
 

@@ -3,7 +3,7 @@
 use shared::limits::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX,
 };
-use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, PAGE_BYTES, TALLY_BYTES};
+use shared::wire::batch::{EVENT_BYTES, HEADER_BYTES, PAGE_VIEW_BYTES, TALLY_BYTES};
 use shared::wire::{Batch, Tally};
 use shared::{EdgeId, OutboxId, Timestamp};
 
@@ -186,6 +186,6 @@ pub fn next_epoch(edge: EdgeId, now: Timestamp, last: Option<&Last>) -> OutboxId
 
 const _: () = {
     // A batch of one event and as many tallies as may be is never too large.
-    let event = EVENT_BYTES + PAGE_BYTES + shared::limits::TOKEN_BYTES_MAX;
+    let event = EVENT_BYTES + PAGE_VIEW_BYTES + shared::limits::TOKEN_BYTES_MAX;
     assert!(HEADER_BYTES + event + BATCH_TALLIES_MAX * TALLY_BYTES <= BATCH_BYTES_MAX);
 };

@@ -93,7 +93,7 @@ fn sized(number: u32, bytes: usize) -> Draft {
         flags: Flags::default(),
         rules: RuleSet(7),
         page: None,
-        codes: Codes::of(Country::UNKNOWN, Device::Phone),
+        codes: Codes::new(Country::UNKNOWN, Device::Phone),
         region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint::NONE,

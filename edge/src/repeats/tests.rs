@@ -36,7 +36,7 @@ fn what_was_put_in_is_a_repeat_and_nothing_else_is() {
     repeats.remember(&click);
     assert!(repeats.has(&click));
     let elsewhere =
-        Draft { codes: Codes::of(Country::from_bytes(*b"SE").unwrap(), Device::Unknown), ..click };
+        Draft { codes: Codes::new(Country::from_bytes(*b"SE").unwrap(), Device::Unknown), ..click };
     assert!(repeats.has(&elsewhere), "where it comes from makes it no other");
     assert!(!others.iter().any(|other| repeats.has(other)));
     repeats.remember(&bot);

@@ -142,7 +142,7 @@ impl World {
             other => panic!("no key {other}"),
         };
         let issued_at = Timestamp(self.now.0.checked_add_signed(-spec.ago_s * 1000).unwrap());
-        let network = Network::of(spec.visitor_at.parse().unwrap_or([0, 0, 0, 0].into()));
+        let network = Network::from_address(spec.visitor_at.parse().unwrap_or([0, 0, 0, 0].into()));
         let visitor = if spec.visitor_at.is_empty() {
             Fingerprint::NONE
         } else {

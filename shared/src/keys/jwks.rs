@@ -37,7 +37,7 @@ struct Jwk {
 }
 
 impl Jwk {
-    fn of(key: &PublicKey) -> Self {
+    fn new(key: &PublicKey) -> Self {
         Self {
             kty: "OKP",
             crv: "Ed25519",
@@ -61,7 +61,7 @@ impl Jwks {
         let verifies = |key: &&PublicKey| {
             !key.revoked && key.retired_at.is_none_or(|end| now <= end.plus_ms(HORIZON_MS))
         };
-        let set = Set { keys: keyring.iter().filter(verifies).map(Jwk::of).collect() };
+        let set = Set { keys: keyring.iter().filter(verifies).map(Jwk::new).collect() };
         let body = serde_json::to_string(&set).expect("texts alone always serialize");
         let etag = format!("\"{}\"", hex(&blake3::hash(body.as_bytes()).as_bytes()[..16]));
         Self { body, etag }

@@ -102,7 +102,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Reason> {
 }
 
 fn name<'a, T: Named>(rest: &mut &'a [u8]) -> Result<Name<'a, T>, Reason> {
-    any_name(rest).map(|name| Name::of_checked(name.as_str()))
+    any_name(rest).map(|name| Name::from_checked(name.as_str()))
 }
 
 fn any_name<'a>(rest: &mut &'a [u8]) -> Result<Name<'a, Any>, Reason> {

@@ -34,7 +34,7 @@ const EVENT_BYTES_2: usize = 35;
 /// The same of one of version 1.
 const EVENT_BYTES_1: usize = 31;
 /// Bytes of an event's page view and number.
-pub const PAGE_BYTES: usize = 10;
+pub const PAGE_VIEW_BYTES: usize = 10;
 /// What is said of a network that says nothing, or says it in a way of its own.
 pub(super) const NO_NETWORK: &str =
     "a network that is no IPv4 /24, IPv6 /48 or hash, padded with zeros";
@@ -207,7 +207,7 @@ impl<'a> Event<'a> {
     /// How many bytes it has in a batch.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        EVENT_BYTES + self.page.map_or(0, |_| PAGE_BYTES) + self.token.len()
+        EVENT_BYTES + self.page.map_or(0, |_| PAGE_VIEW_BYTES) + self.token.len()
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -296,7 +296,7 @@ fn seen_before_3(reader: &mut Reader<'_>) -> Result<(Codes, Region), WireError> 
     let device = Device::from_code(reader.u8()?)
         .ok_or_else(|| reader.error("an unknown class of device"))?;
     // Versions that have been released say nothing else.
-    Ok((Codes::of(country, device), Region::UNKNOWN))
+    Ok((Codes::new(country, device), Region::UNKNOWN))
 }
 
 fn page(reader: &mut Reader<'_>) -> Result<PageSeq, WireError> {

@@ -19,7 +19,7 @@
 //! 1; 0 means none. A cold row: campaign (2), advertiser (2), flags (1), rule set (4), proof length (2),
 //! proof. An id that is a digest has its name among the names, once for all rows.
 //!
-//! A page view is in the message of its own partition ([`crate::PartitionMap::of_page`]), with the
+//! A page view is in the message of its own partition ([`crate::PartitionMap::of_page_view`]), with the
 //! largest number that a batch has of it.
 //!
 //! Versions 1 to 3 are read, for logs hold such, and not written any more. Version 3, `CSM3`, has no
@@ -52,7 +52,7 @@ pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
 pub(super) const MAGICS: [[u8; 4]; 4] = [MAGIC, MAGIC_3, MAGIC_2, MAGIC_1];
 pub(super) const HOT_BYTES: usize = 44;
 pub(super) const HOT_BYTES_3: usize = 20;
-pub(super) const PAGE_BYTES: usize = 16;
+pub(super) const PAGE_VIEW_BYTES: usize = 16;
 const BATCH_ENTRY_BYTES: usize = 16 + 3 * 8 + 16 + 4;
 const DECLARED_BYTES: usize = 4 + 4;
 const NAME_ENTRY_BYTES: usize = 2 + 1;
@@ -174,7 +174,7 @@ pub struct MessageBuilder {
     tallies: Vec<(bool, TallyEntry)>,
     rows: Vec<(Entry, [u8; HOT_BYTES - 2])>,
     cold: Vec<u8>,
-    pages: Vec<(Entry, [u8; PAGE_BYTES - 2])>,
+    page_views: Vec<(Entry, [u8; PAGE_VIEW_BYTES - 2])>,
     declared: usize,
     blocks: Table<(IssuerId, BlockId)>,
     minutes: Table<Minute>,
@@ -270,8 +270,8 @@ impl MessageBuilder {
     ///
     /// # Panics
     /// As [`MessageBuilder::event`].
-    pub fn page(&mut self, entry: Entry, event: &Judged<'_>, told: PageSeq) {
-        let mut row = Vec::with_capacity(PAGE_BYTES - 2);
+    pub fn page_view(&mut self, entry: Entry, event: &Judged<'_>, told: PageSeq) {
+        let mut row = Vec::with_capacity(PAGE_VIEW_BYTES - 2);
         let (minute, publisher) = (event.at.minute(), event.publisher.any());
         for word in [intern(&mut self.minutes, minute), self.id(publisher), told.seq] {
             row.extend(word.to_le_bytes());
@@ -281,7 +281,7 @@ impl MessageBuilder {
             let name = event.names.iter().find(|name| name.id() == publisher);
             name.into_iter().for_each(|name| self.name(name));
         }
-        self.pages.push((entry, row.try_into().expect("three words and eight bytes are 14")));
+        self.page_views.push((entry, row.try_into().expect("three words and eight bytes are 14")));
     }
 
     /// True when nothing was added.
@@ -295,7 +295,7 @@ impl MessageBuilder {
     pub fn bytes(&self) -> usize {
         self.rows.len() * HOT_BYTES
             + self.cold.len()
-            + self.pages.len() * PAGE_BYTES
+            + self.page_views.len() * PAGE_VIEW_BYTES
             + self.ids.len() * 16
             + self.names_bytes
             + self.blocks.len() * 26
@@ -341,10 +341,10 @@ impl MessageBuilder {
             out.extend(price.currency.bytes());
             out.extend(price.micros.to_le_bytes());
         }
-        put_count(&mut out, self.pages.len());
-        for (entry, page) in &self.pages {
+        put_count(&mut out, self.page_views.len());
+        for (entry, view) in &self.page_views {
             out.extend(self.entry_number(*entry).to_le_bytes());
-            out.extend(page);
+            out.extend(view);
         }
         put_count(&mut out, self.rows.len());
         for (entry, hot) in &self.rows {

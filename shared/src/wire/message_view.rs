@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::batch::Tally;
 use super::message::{
     BatchEntry, COLD_BYTES, COLD_BYTES_1, COLD_BYTES_3, ChunkEntry, HOT_BYTES, HOT_BYTES_3, Hot,
-    MAGIC, MAGIC_1, MAGIC_2, MAGIC_3, NOT_ISSUED, NUMBERED, PAGE_BYTES, TallyEntry,
+    MAGIC, MAGIC_1, MAGIC_2, MAGIC_3, NOT_ISSUED, NUMBERED, PAGE_VIEW_BYTES, TallyEntry,
 };
 use super::{Declared, WireError};
 use crate::bytes::Reader;
@@ -45,7 +45,7 @@ pub struct MessageView<'a> {
     /// Prices by number; 0 is none.
     pub prices: Vec<Money>,
     /// What page views say that they have told.
-    pub pages: Vec<PageRow>,
+    pub page_views: Vec<PageViewRow>,
     /// In the form of the newest version.
     hot: Cow<'a, [u8]>,
     cold: &'a [u8],
@@ -54,7 +54,7 @@ pub struct MessageView<'a> {
 
 /// What a page view says that it has told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PageRow {
+pub struct PageViewRow {
     /// The batch that brought it.
     pub entry: u16,
     /// [`MessageView::minutes`].
@@ -197,8 +197,8 @@ impl<'a> MessageView<'a> {
         };
         let mut prices = vec![Money::ZERO];
         prices.extend(list(&mut reader, 11, MESSAGE_ROWS_MAX - 1, price)?);
-        let pages = match version {
-            2.. => list(&mut reader, PAGE_BYTES, MESSAGE_ROWS_MAX, page)?,
+        let page_views = match version {
+            2.. => list(&mut reader, PAGE_VIEW_BYTES, MESSAGE_ROWS_MAX, page_view)?,
             _ => Vec::new(),
         };
         let hot_bytes = if version > 3 { HOT_BYTES } else { HOT_BYTES_3 };
@@ -218,7 +218,7 @@ impl<'a> MessageView<'a> {
             ids,
             names,
             prices,
-            pages,
+            page_views,
             hot: Cow::Borrowed(hot),
             cold,
             version,
@@ -299,7 +299,7 @@ impl<'a> MessageView<'a> {
     #[must_use]
     pub fn name(&self, number: u16) -> Name<'_, Any> {
         let number = usize::from(number);
-        self.ids[number].text().map_or(self.names[number], Name::of_checked)
+        self.ids[number].text().map_or(self.names[number], Name::from_checked)
     }
 
     /// How many minutes its batches and chunks declare, each for itself.
@@ -329,12 +329,12 @@ impl<'a> MessageView<'a> {
         if self.tallies.iter().any(|tally| usize::from(tally.entry) >= entries) {
             return error("a tally of a batch that is not listed");
         }
-        let points_nowhere = |row: &PageRow| {
+        let points_nowhere = |row: &PageViewRow| {
             usize::from(row.entry) >= entries
                 || usize::from(row.minute) >= self.minutes.len()
                 || usize::from(row.publisher) >= self.ids.len()
         };
-        if self.pages.iter().any(points_nowhere) {
+        if self.page_views.iter().any(points_nowhere) {
             return error("a page view that points nowhere");
         }
         let within =
@@ -387,7 +387,7 @@ impl<'a> MessageView<'a> {
                 None => Ok(Reason::from_code(r[18])),
             };
             let country = Country::from_index(word(12)).unwrap_or_default();
-            let codes = Codes::of(country, Device::from_code(r[17]).unwrap_or_default());
+            let codes = Codes::new(country, Device::from_code(r[17]).unwrap_or_default());
             let kind = Kind::from_code(r[16] & !NUMBERED).unwrap_or(Kind::Served);
             let placement = cold.map_or(0, |cold| cold.placement);
             let words = [word(2), word(4), word(6), word(8), word(10), placement, word(14)];
@@ -511,12 +511,12 @@ fn tally(reader: &mut Reader<'_>) -> Result<TallyEntry, WireError> {
     Ok(TallyEntry { entry, tally: Tally { minute, kind, reason, count: reader.u32()? } })
 }
 
-fn page(reader: &mut Reader<'_>) -> Result<PageRow, WireError> {
+fn page_view(reader: &mut Reader<'_>) -> Result<PageViewRow, WireError> {
     let [entry, minute, publisher, seq] =
         [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
     let told = PageSeq { page: PageView(reader.u64()?), seq };
     if told.is_good() {
-        return Ok(PageRow { entry, minute, publisher, told });
+        return Ok(PageViewRow { entry, minute, publisher, told });
     }
     Err(reader.error("a number that no page may give"))
 }

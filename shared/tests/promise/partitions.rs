@@ -39,7 +39,8 @@ fn map(count: u16) -> PartitionMap {
 fn pages() -> Vec<Value> {
     let pages = [0, 1, 0x0102_0304_0506_0708, u64::MAX].map(PageView);
     let case = |page: PageView| {
-        let partitions = [1, 16, 1_024].map(|count| (count.to_string(), map(count).of_page(page)));
+        let partitions =
+            [1, 16, 1_024].map(|count| (count.to_string(), map(count).of_page_view(page)));
         json!({ "page": page, "partition": BTreeMap::from(partitions) })
     };
     pages.into_iter().map(case).collect()
@@ -135,7 +136,7 @@ fn prices() -> Vec<Value> {
 fn visitors() -> Vec<Value> {
     let key = VisitorKey::new(Secret::from_bytes([0x22; 32]));
     let request = |(address, agent, at): (&str, &str, Timestamp)| {
-        let network = Network::of(address.parse().unwrap());
+        let network = Network::from_address(address.parse().unwrap());
         let visitor = key.of_request(at, network, agent.as_bytes());
         json!({
             "address": address, "network": network, "user_agent": agent, "day": at.day(),

@@ -310,7 +310,7 @@ fn countries_and_networks() {
         ("2001:db8:1:2::3", "0620010db80001"),
         ("::1", "06000000000000"),
     ] {
-        assert_eq!(hex(&Network::of(address.parse().unwrap()).0), network, "{address}");
+        assert_eq!(hex(&Network::from_address(address.parse().unwrap()).0), network, "{address}");
     }
 }
 

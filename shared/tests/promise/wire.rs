@@ -30,9 +30,9 @@ pub(super) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
         verdict: None,
         rules: RuleSet(0x1a2b_3c4d),
         flags: Flags::default(),
-        codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+        codes: Codes::new(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
         region: "BE".parse().unwrap(),
-        network: Network::of("192.0.2.77".parse().unwrap()),
+        network: Network::from_address("192.0.2.77".parse().unwrap()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
         page: Some(PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 }),
         token,
@@ -148,9 +148,9 @@ pub(super) fn judged() -> Judged<'static> {
         publisher: id("pub-1"),
         placement: id("top"),
         names: &[],
-        codes: Codes::of(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
+        codes: Codes::new(Country::from_bytes(*b"DE").unwrap(), Device::Phone),
         region: "BE".parse().unwrap(),
-        network: Network::of("192.0.2.77".parse().unwrap()),
+        network: Network::from_address("192.0.2.77".parse().unwrap()),
         visitor: Fingerprint(0x1122_3344_5566_7788),
         flags: Flags::default(),
         rules: RuleSet(0x1a2b_3c4d),
@@ -224,7 +224,7 @@ pub(super) fn full_message() -> Vec<u8> {
     builder.event(chunk, &row);
     builder.tally(first, tally(Minute(1), Reason::OutboxFull, 2));
     let told = PageSeq { page: PageView(0x0102_0304_0506_0708), seq: 3 };
-    builder.page(first, &judged(), told);
+    builder.page_view(first, &judged(), told);
     builder.finish(3, NOW.plus_ms(31_000))
 }
 
@@ -348,7 +348,7 @@ fn message_vector(name: &str, bytes: &[u8]) -> Value {
     json!({
         "name": name, "partition": view.partition, "stamp": view.stamp, "batches": view.batches,
         "chunks": view.chunks, "tallies": view.tallies,
-        "pages": view.pages.iter().map(|row| json!({
+        "pages": view.page_views.iter().map(|row| json!({
             "entry": row.entry, "minute": row.minute, "publisher": row.publisher, "told": row.told,
         })).collect::<Vec<_>>(), "events": events.collect::<Vec<_>>(),
     })

@@ -73,7 +73,7 @@ fn batch(mint: &Mint, number: u32) -> Result<Bytes, String> {
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
         page: None,
-        codes: Codes::of(Country::UNKNOWN, Device::Phone),
+        codes: Codes::new(Country::UNKNOWN, Device::Phone),
         region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint(1),

@@ -332,15 +332,15 @@ fn build(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Vec<u8> {
     for tally in &view.tallies {
         builder.tally(entries[usize::from(tally.entry)], tally.tally);
     }
-    for page in &view.pages {
+    for page in &view.page_views {
         let names = names(view, &[page.publisher]);
         let event = Judged {
             at: view.minutes[usize::from(page.minute)].start(),
-            publisher: view.ids[usize::from(page.publisher)].of(),
+            publisher: view.ids[usize::from(page.publisher)].cast(),
             names: &names,
             ..NOTHING
         };
-        builder.page(entries[usize::from(page.entry)], &event, page.told);
+        builder.page_view(entries[usize::from(page.entry)], &event, page.told);
     }
     for (row, cold) in view.rows().zip(cold) {
         let names = names_of(view, &row, cold);
@@ -400,11 +400,11 @@ fn judged<'a>(
         outcome: row.outcome,
         at: minute.start().plus_ms(u64::from(row.ms)),
         issued: row.issued(minute),
-        ad: id(row.ad).of(),
-        campaign: id(cold.campaign).of(),
-        advertiser: id(cold.advertiser).of(),
-        publisher: id(row.publisher).of(),
-        placement: id(row.placement).of(),
+        ad: id(row.ad).cast(),
+        campaign: id(cold.campaign).cast(),
+        advertiser: id(cold.advertiser).cast(),
+        publisher: id(row.publisher).cast(),
+        placement: id(row.placement).cast(),
         names,
         codes: row.codes(),
         region: row.region,
@@ -427,7 +427,7 @@ fn said(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Vec<String> {
         let names = names_of(view, &row, cold);
         format!("{} {:?}", row.entry, judged(view, &row, cold, &names))
     });
-    let pages = view.pages.iter().map(|page| {
+    let pages = view.page_views.iter().map(|page| {
         let (minute, publisher) = (usize::from(page.minute), usize::from(page.publisher));
         let (minute, publisher) = (view.minutes[minute], view.ids[publisher]);
         let publisher = (publisher, view.name(page.publisher));

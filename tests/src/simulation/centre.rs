@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aggregator::count::{
-    Changes, CutOff, Engine, MinuteRows, OutboxState, Page, PageKey, PageState, Settings, Snapshot,
-    SourceState,
+    Changes, Container, ContainerKey, CutOff, Engine, MinuteRows, OutboxState, PageViewState,
+    Settings, Snapshot, SourceState,
 };
 use bytes::Bytes;
 use collector::clock::{Agreement, Newest};
@@ -45,14 +45,14 @@ pub(super) enum Ack {
 #[derive(Default)]
 struct Store {
     meta: Snapshot,
-    pages: BTreeMap<PageKey, Page>,
+    containers: BTreeMap<ContainerKey, Container>,
     minutes: BTreeMap<Minute, MinuteRows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<EdgeId, u64>,
     retired: BTreeMap<EdgeId, Timestamp>,
     cut_off: BTreeMap<EdgeId, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
-    views: BTreeMap<PageView, PageState>,
+    page_views: BTreeMap<PageView, PageViewState>,
     /// What the engine must say that is made of it.
     oracle: Oracle,
 }
@@ -350,10 +350,10 @@ impl Store {
         self.meta.ahead = changes.ahead;
         self.meta.settled = changes.settled;
         self.meta.resident_from = changes.resident_from;
-        for key in &changes.dropped_pages {
-            self.pages.remove(key);
+        for key in &changes.dropped_containers {
+            self.containers.remove(key);
         }
-        self.pages.extend(changes.pages);
+        self.containers.extend(changes.containers);
         for key in &changes.dropped_outboxes {
             self.outboxes.remove(key);
         }
@@ -362,10 +362,10 @@ impl Store {
         self.retired.extend(changes.retired);
         self.cut_off.extend(changes.cut_off);
         self.sources.extend(changes.sources);
-        for (page, state) in changes.views {
+        for (page, state) in changes.page_views {
             match state {
-                Some(state) => drop(self.views.insert(page, state)),
-                None => drop(self.views.remove(&page)),
+                Some(state) => drop(self.page_views.insert(page, state)),
+                None => drop(self.page_views.remove(&page)),
             }
         }
         for rows in changes.minutes {
@@ -383,14 +383,18 @@ impl Store {
             ahead: self.meta.ahead,
             settled: self.meta.settled,
             resident_from: from,
-            pages: self.pages.iter().map(|(key, page)| (*key, page.clone())).collect(),
+            containers: self
+                .containers
+                .iter()
+                .map(|(key, container)| (*key, container.clone()))
+                .collect(),
             minutes: self.minutes.range(from..).map(|(_, rows)| rows.clone()).collect(),
             outboxes: self.outboxes.iter().map(|(id, state)| (*id, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
             retired: self.retired.iter().map(|(id, since)| (*id, *since)).collect(),
             cut_off: self.cut_off.iter().map(|(id, at)| (*id, *at)).collect(),
             sources: self.sources.iter().map(|(id, state)| (*id, *state)).collect(),
-            views: self.views.iter().map(|(page, state)| (*page, *state)).collect(),
+            page_views: self.page_views.iter().map(|(page, state)| (*page, *state)).collect(),
         }
     }
 }

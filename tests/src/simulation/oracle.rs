@@ -139,7 +139,7 @@ impl Oracle {
             let refused = outside.or(late.then_some(Reason::TooLate));
             let outcome = refused.map_or(row.outcome, |why| row.outcome.and(Err(why)));
             let is_new = outcome.is_err() || self.seen.insert(key);
-            let ad = message.ids[usize::from(row.ad)].of();
+            let ad = message.ids[usize::from(row.ad)].cast();
             let account = self.account(batch, minute, 1);
             account.imported += u64::from(batch.is_none());
             match outcome {

@@ -304,7 +304,7 @@ fn event_of(kind: Kind, at: Timestamp, token: &[u8]) -> Event<'_> {
         flags: Flags::default(),
         rules: RuleSet::UNKNOWN,
         page: None,
-        codes: Codes::of(Country::UNKNOWN, Device::Phone),
+        codes: Codes::new(Country::UNKNOWN, Device::Phone),
         region: Region::UNKNOWN,
         network: Network::default(),
         visitor: Fingerprint(7),

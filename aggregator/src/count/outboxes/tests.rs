@@ -18,7 +18,7 @@ fn batch(edge: &str, epoch: u64, number: u64, watermark: Timestamp) -> BatchEntr
     }
 }
 
-/// However many outboxes an edge begins, and whatever it sends of each.
+/// However many outboxes an edge begins, and whatever it sends in each.
 #[test]
 fn an_edge_has_so_many_digests_kept() {
     let mut outboxes = Outboxes::default();
@@ -33,8 +33,8 @@ fn an_edge_has_so_many_digests_kept() {
     assert!(outboxes.all().all(|(_, state)| !state.contents.digests.is_empty()));
 }
 
-/// However many outboxes an edge makes conflicts in, and however often: each still says that it is in
-/// doubt, and up to when.
+/// However many conflicts an edge makes, and in however many outboxes: each outbox still says that
+/// it is in doubt, and up to when.
 #[test]
 fn an_edge_has_so_many_conflicts_kept() {
     let mut outboxes = Outboxes::default();
@@ -68,7 +68,7 @@ fn an_edge_has_so_many_conflicts_kept() {
         outboxes.take(&other("n", 1, digest), PLACE, CLOCK);
     }
     assert_eq!(conflicts_of(&outboxes, "n")[0].conflicts.len(), 10);
-    // A snapshot brings the same back, and of an earlier build's no more than is kept now.
+    // A snapshot brings the same back; one of an earlier build brings no more than is kept now.
     let again = |states: Vec<_>| Outboxes::load(states, vec![], vec![], vec![]).unwrap();
     let states: Vec<_> = outboxes.all().map(|(o, state)| (o, state.clone())).collect();
     let loaded = again(states.clone());
@@ -82,14 +82,14 @@ fn an_edge_has_so_many_conflicts_kept() {
     let loaded = again(full.collect());
     let all: usize = conflicts_of(&loaded, "m").iter().map(|of| of.conflicts.len()).sum();
     assert!(all <= 2_000 + CONFLICTS_PER_EDGE, "{all}");
-    // What is forgotten is kept no more.
+    // Nothing is kept of outboxes that are forgotten.
     let states = outboxes.states.keys().copied().collect::<Vec<_>>();
     states.into_iter().for_each(|outbox| outboxes.forget(outbox));
     assert!(outboxes.kept.is_empty());
 }
 
-/// Each forgotten shard leaves the epoch up to which it is over; whoever has ever new ones is cut off, for
-/// if one were let go of, its batches could be applied once more.
+/// Each shard that is forgotten leaves the last epoch that is over. An edge with ever new shards is
+/// cut off: if an epoch were forgotten, batches of it could be applied once more.
 #[test]
 fn an_edge_has_so_many_shards_whatever_they_are_called() {
     let mut outboxes = Outboxes::default();
@@ -113,10 +113,10 @@ fn an_edge_has_so_many_shards_whatever_they_are_called() {
     // A snapshot knows how many there are.
     let epochs = outboxes.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect();
     let loaded = Outboxes::load(vec![], epochs, vec![], vec![]).unwrap();
-    assert_eq!(loaded.epochs_of, outboxes.epochs_of);
+    assert_eq!(loaded.epochs_per_edge, outboxes.epochs_per_edge);
 }
 
-/// The list of those that are waited for is what a look at all of them says.
+/// The list of open outboxes is what a look at all outboxes gives.
 #[test]
 fn the_least_watermark_is_that_of_a_look_at_all() {
     let random = &mut Seeded::new(5);

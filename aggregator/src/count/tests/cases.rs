@@ -1,4 +1,4 @@
-//! Single cases, each with what it is about.
+//! Single cases.
 
 use std::ops::Range;
 
@@ -13,12 +13,12 @@ use shared::{
 
 use super::read;
 use super::store::Store;
-use crate::count::{Applied, Engine, EngineError, PageKey, Settings, Snapshot};
+use crate::count::{Applied, ContainerKey, Engine, EngineError, Settings, Snapshot};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const EDGE: EdgeId = Id::literal("edge-1");
 
-/// An engine and how far its log is.
+/// An engine, the sequence of its last message, and the stamp of the next.
 struct Bench {
     engine: Engine,
     sequence: u64,
@@ -160,7 +160,7 @@ fn a_wild_clock_moves_the_logs_not_at_all_and_a_checkpoint_remembers_that_it_was
     let day = 24 * 3_600_000;
     let mut bench = Bench::new();
     bench.batch(0, NOW, &[]);
-    // Thirty days ahead for fifteen seconds, stopped and resumed after each message.
+    // Thirty days ahead for fifteen seconds.
     for number in 1..300 {
         bench.now = NOW.plus_ms(30 * day + number * 50);
         bench.batch(number, NOW, &[]);
@@ -169,7 +169,8 @@ fn a_wild_clock_moves_the_logs_not_at_all_and_a_checkpoint_remembers_that_it_was
     bench.now = NOW.plus_ms(15_000);
     bench.batch(300, NOW, &[impression(NOW, 1)]);
     assert_eq!((bench.count(), bench.engine.clock()), (1, NOW.plus_ms(15_000)));
-    // After a day of silence it takes as long as a jump may be.
+    // After a day of silence, stamps are believed when they have gone on by as much as a jump may
+    // be.
     for (number, ms) in [(301, day), (302, day + CLOCK_JUMP_MS_MAX)] {
         assert!(bench.engine.clock() < NOW.plus_ms(day));
         bench.now = NOW.plus_ms(ms);
@@ -179,13 +180,13 @@ fn a_wild_clock_moves_the_logs_not_at_all_and_a_checkpoint_remembers_that_it_was
 }
 
 #[test]
-fn behind_the_horizon_pages_are_dropped_and_events_are_too_late() {
+fn behind_the_horizon_containers_are_dropped_and_events_are_too_late() {
     let mut bench = Bench::new();
     let opened = NOW.minus_ms(HORIZON_MS);
     let late = opened.minus_ms(60_000);
     let applied = bench.batch(0, NOW, &[impression(opened, 1), impression(late, 1)]);
     assert_eq!((applied.counted, applied.reasons[14]), (1, 1));
-    assert_eq!(bench.engine.checkpoint().pages.len(), 1);
+    assert_eq!(bench.engine.checkpoint().containers.len(), 1);
     bench.now = opened.minute().end().plus_ms(HORIZON_MS);
     let applied = bench.batch(1, NOW, &[impression(opened, 1), impression(opened, 2)]);
     assert_eq!((applied.counted, applied.duplicate), (1, 1));
@@ -193,7 +194,7 @@ fn behind_the_horizon_pages_are_dropped_and_events_are_too_late() {
     let applied = bench.batch(2, NOW, &[impression(opened, 1), impression(opened, 3)]);
     assert_eq!((applied.counted, applied.reasons[14]), (0, 2));
     let changes = bench.engine.checkpoint();
-    assert_eq!((changes.pages.len(), changes.dropped_pages.len()), (0, 1));
+    assert_eq!((changes.containers.len(), changes.dropped_containers.len()), (0, 1));
     assert_eq!(bench.count(), 2);
 }
 
@@ -216,8 +217,8 @@ fn a_test_is_in_the_accounts_alone() {
     };
     let applied = bench.apply(fill).unwrap();
     assert_eq!((applied.counted, applied.duplicate), (0, 1));
-    let of = |reason: Reason| applied.reasons[usize::from(reason.code())];
-    assert_eq!((of(Reason::Test), of(Reason::HeadRequest)), (2, 1));
+    let with = |reason: Reason| applied.reasons[usize::from(reason.code())];
+    assert_eq!((with(Reason::Test), with(Reason::HeadRequest)), (2, 1));
     assert_eq!(bench.count(), 0);
     bench.engine.amounts(NOW.minute(), &mut |row| panic!("a test was spent: {row:?}"));
     let rows = bench.engine.checkpoint().minutes;
@@ -226,7 +227,7 @@ fn a_test_is_in_the_accounts_alone() {
 }
 
 #[test]
-fn a_log_taken_in_order_leaves_no_pages() {
+fn a_log_taken_in_order_leaves_no_containers() {
     let source = import::named_source("log");
     let mut bench = Bench::new();
     for (first, end) in [(0, 40_000), (40_000, 65_530), (65_530, 65_540), (65_540, 70_000)] {
@@ -234,7 +235,7 @@ fn a_log_taken_in_order_leaves_no_pages() {
         assert_eq!(bench.engine.source(source).unwrap().rows, end);
     }
     let changes = bench.engine.checkpoint();
-    assert_eq!((changes.pages, changes.dropped_pages), (vec![], vec![]));
+    assert_eq!((changes.containers, changes.dropped_containers), (vec![], vec![]));
     assert_eq!(bench.chunk(source, 0, 60_000).duplicate, 60_000);
     let applied = bench.chunk(source, 69_990, 70_010);
     assert_eq!((applied.duplicate, applied.counted), (10, 10));
@@ -243,19 +244,19 @@ fn a_log_taken_in_order_leaves_no_pages() {
 }
 
 #[test]
-fn chunks_out_of_order_count_once_and_let_go_of_their_pages() {
+fn chunks_out_of_order_count_once_and_let_go_of_their_containers() {
     let source = import::named_source("log");
     let mut bench = Bench::new();
     bench.chunk(source, 65_000, 66_000);
     assert_eq!(bench.engine.source(source).unwrap().rows, 0);
-    assert_eq!(bench.engine.checkpoint().pages.len(), 2);
+    assert_eq!(bench.engine.checkpoint().containers.len(), 2);
     bench.chunk(source, 0, 60_000);
     bench.chunk(source, 60_000, 65_000);
     assert_eq!(bench.engine.source(source).unwrap().rows, 65_000);
-    assert_eq!(bench.engine.checkpoint().dropped_pages, []);
+    assert_eq!(bench.engine.checkpoint().dropped_containers, []);
     assert_eq!(bench.chunk(source, 64_500, 67_000).counted, 1_000);
     assert_eq!(bench.engine.source(source).unwrap().rows, 67_000);
-    assert_eq!(bench.engine.checkpoint().dropped_pages.len(), 2);
+    assert_eq!(bench.engine.checkpoint().dropped_containers.len(), 2);
     assert_eq!(bench.count(), 67_000);
 }
 
@@ -312,18 +313,19 @@ fn a_retired_edge_is_not_waited_for_whatever_it_sends() {
     let since: Vec<_> = bench.engine.retired().iter().map(|(edge, at)| (*edge, *at)).collect();
     let at = NOW.plus_ms(120_000);
     assert_eq!(since, [(EDGE, at), (Id::literal("never-seen"), at)], "the first word stands");
-    // Judging is the collector's; what it lets through counts, and raises the revision.
+    // Whether events of a retired edge are rejected is the collector's to judge: those that it
+    // accepts are counted.
     bench.batch(1, minute.start(), &[impression(NOW, 1)]);
     assert!(bench.engine.finality().is_final(minute));
     assert_eq!(bench.count(), 2);
     assert_eq!(bench.engine.revision(minute, Minute(minute.0 + 1)), 0);
-    // What it leaves behind in gaps is let go of, and that is said.
+    // Gaps beyond the limit are given up, and the accounts say so.
     for run in 1..=100 {
         bench.batch(2 * run + 1, minute.start(), &[]);
     }
     let missing = bench.engine.gaps().iter().map(|gap| gap.missing.len() as u64).sum::<u64>();
     assert_eq!((missing, given_up(&bench)), (64, 36));
-    // However large the numbers are that it makes up.
+    // The same with numbers that are as large as an outbox may have.
     for run in 1..=100 {
         bench.batch((1 << 62) + 2 * run, minute.start(), &[]);
     }
@@ -351,10 +353,10 @@ fn a_resolved_number_is_waited_for_no_more() {
     bench.batch(2, NOW.plus_ms(30), &[]);
     assert_eq!(bench.engine.gaps()[0].missing, [Range { start: 1, end: 2 }]);
     assert_eq!(bench.engine.finality().watermark, NOW.plus_ms(10));
-    // Of nobody, and of one that has come: changes nothing.
+    // A number of an outbox that does not exist, and one that has come: nothing changes.
     resolve(&mut bench, OutboxId { edge: EDGE, epoch: 9 }, 0).unwrap();
     resolve(&mut bench, outbox, 2).unwrap();
-    // An operator erred: what is not missing may still come.
+    // A number that is not missing, since no larger one has come, may still come: nothing changes.
     resolve(&mut bench, outbox, 3).unwrap();
     resolve(&mut bench, outbox, 9).unwrap();
     assert_eq!(given_up(&bench), 0);
@@ -444,8 +446,8 @@ fn damaged_snapshots_are_refused() {
     };
     assert_eq!(restore(&|_| {}), Ok(Some(position(2))));
     let damage: [&dyn Fn(&mut Snapshot); 7] = [
-        &|s| s.pages.push(s.pages[0].clone()),
-        &|s| s.pages[0].0 = PageKey { page: 16, ..s.pages[0].0 },
+        &|s| s.containers.push(s.containers[0].clone()),
+        &|s| s.containers[0].0 = ContainerKey { index: 16, ..s.containers[0].0 },
         &|s| s.minutes.push(s.minutes[0].clone()),
         &|s| s.resident_from = Minute(u32::MAX),
         &|s| s.minutes[0].cells.clear(),
@@ -458,8 +460,8 @@ fn damaged_snapshots_are_refused() {
     }
 }
 
-/// Another content under a number that was taken is told, with both digests, also after a restart; the
-/// same content is what a lost acknowledgement brings.
+/// Other content under a number that was taken is kept as a conflict, with both digests, also after
+/// a restart. The same content is what comes again when an acknowledgement was lost.
 #[test]
 fn a_number_with_two_contents_is_a_conflict() {
     let mut bench = Bench::new();
@@ -481,10 +483,10 @@ fn a_number_with_two_contents_is_a_conflict() {
     let mut store = Store::default();
     store.write(&bench.engine.checkpoint());
     bench.engine = Engine::restore(0, Settings::default(), store.snapshot()).unwrap();
-    // It is told once.
+    // The same conflict is noted once.
     assert_eq!(send(&mut bench, 0, other, 1), (0, 1, 0));
     assert_eq!(send(&mut bench, 0, BatchDigest([3; 16]), 2), (0, 0, 1));
-    // A message of an earlier version does not say.
+    // A message of an earlier version has no digest to compare.
     assert_eq!(send(&mut bench, 0, BatchDigest::UNKNOWN, 3), (0, 1, 0));
     let told: Vec<_> = bench.engine.conflicts().collect();
     assert_eq!((told[0].0, told.len(), told[0].1.contents.conflicts_all), (outbox, 1, 2));
@@ -492,7 +494,7 @@ fn a_number_with_two_contents_is_a_conflict() {
     assert_eq!((conflict.number, conflict.applied, conflict.skipped), (0, first, other));
     assert_eq!((conflict.events, conflict.at), (1, NOW));
     assert_eq!(bench.count(), 1);
-    // What is kept is bounded: a number of long ago is compared no more.
+    // A number whose digest is no longer kept is not compared.
     for number in 1..200 {
         assert_eq!(send(&mut bench, number, first, 0).1, 0);
     }

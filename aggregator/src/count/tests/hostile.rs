@@ -1,5 +1,5 @@
-//! What an authenticated sender may bring about: nothing of it stops a partition, all of it has an
-//! outcome, and that is the same however often the partition is stopped.
+//! Hostile but authenticated senders: nothing that they send stops a partition, every event of
+//! theirs has an outcome, and the outcomes are the same however often the partition is restarted.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use shared::{
 };
 
 use super::store::Store;
-use super::{read, view};
+use super::{answers, read};
 use crate::count::outboxes::{OUTBOXES_PER_EDGE_MAX, RUNS_MAX};
 use crate::count::{Applied, CutOff, Engine, Settings};
 
@@ -78,7 +78,7 @@ fn declare(declared: &mut Declared, minute: Minute, count: u32) {
     }
 }
 
-/// A log, an engine that runs straight and one that is stopped.
+/// A log, an engine that is never stopped, and one that is.
 struct World {
     log: Vec<Vec<u8>>,
     straight: Engine,
@@ -114,7 +114,7 @@ impl World {
         self.apply(builder.finish(3, stamp))
     }
 
-    /// Impressions of so many ads, to the engine that is stopped alone.
+    /// Impressions of so many ads. Only the engine that is stopped gets them.
     fn ads(&mut self, number: u64, at: Timestamp, ads: Range<u16>) -> Applied {
         let outbox = OutboxId { edge: edge(0), epoch: 1 };
         let declared = vec![(at.minute(), u32::try_from(ads.len()).unwrap())];
@@ -148,10 +148,10 @@ impl World {
         }
     }
 
-    /// Straight and stopped are one, and what was declared has its outcome.
+    /// Both engines answer alike, and all that was declared has an outcome.
     fn check(&self) {
-        let expected = view(&self.straight, &Store::default(), &[source()]);
-        assert_eq!(view(&self.stopped, &self.store, &[source()]), expected);
+        let expected = answers(&self.straight, &Store::default(), &[source()]);
+        assert_eq!(answers(&self.stopped, &self.store, &[source()]), expected);
         assert_eq!(self.stopped.cut_off(), self.straight.cut_off());
         for (minute, account) in &expected.accounts {
             assert_eq!(account.outcomes(), account.declared + account.imported, "{minute:?}");
@@ -173,7 +173,7 @@ fn over_quota(applied: &Applied) -> u64 {
     applied.reasons[usize::from(Reason::OverQuota.code())]
 }
 
-/// 860 KB from one sender ended the engine for good, and retiring the edge did not help.
+/// Once 860 KB from one sender stopped the engine for good, and retiring the edge did not help.
 #[test]
 fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     let mut world = World::new();
@@ -197,19 +197,19 @@ fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     assert_eq!(world.straight.gaps()[0].missing.len(), RUNS_MAX);
     world.checkpoint();
     world.crash();
-    // The edge is cut off: nothing counts that is new, and what is known is known.
+    // The edge is cut off: no new batch counts, and one that was applied before is still known.
     assert_eq!(over_quota(&send(&mut world, vec![0, 1, 3, 5])), 4);
     let again = send(&mut world, vec![2]);
     assert_eq!(again, Applied { redelivered: 1, ..Applied::default() });
     let at = CutOff { sequence: 5, entry: 384 };
     assert_eq!(world.straight.cut_off(), &BTreeMap::from([(edge(0), at)]));
-    // Nobody waits for it, and the next of the others is taken.
+    // Nobody waits for it, and batches of other edges are taken.
     assert_eq!(world.straight.finality().open(), 0);
     let other = OutboxId { edge: edge(1), epoch: 1 };
     let entry = batch_entry(other, 1, NOW, vec![]);
     world.message(NOW, |builder| _ = builder.batch(entry));
     assert_eq!(world.straight.gaps().len(), 2);
-    // Out of service, the edge costs little.
+    // When the edge is retired, most of its gaps are given up.
     world.retire(edge(0));
     assert!(world.straight.gaps()[0].missing.len() < 100);
     world.checkpoint();
@@ -218,7 +218,7 @@ fn batches_with_even_numbers_are_refused_by_name_and_the_partition_goes_on() {
     world.check();
 }
 
-/// Of an edge that nobody waits for the oldest gaps are let go of, and it is not cut off.
+/// Nobody waits for a retired edge, so its oldest gaps are given up, and it is not cut off.
 #[test]
 fn an_edge_out_of_service_keeps_few_gaps() {
     let mut world = World::new();
@@ -238,7 +238,8 @@ fn an_edge_out_of_service_keeps_few_gaps() {
     world.check();
 }
 
-/// By names of its own making nobody has more: shards are bounded, and go out of service, with their edge.
+/// Nobody gets a larger quota by naming shards: they share that of their edge, and are retired with
+/// it.
 #[test]
 fn shards_have_no_more_than_their_edge() {
     let mut world = World::new();
@@ -295,7 +296,8 @@ fn one_edge_has_so_many_outboxes_and_no_more() {
     };
     let most = OUTBOXES_PER_EDGE_MAX as u64;
     assert_eq!(send(0..most, false), (0, OUTBOXES_PER_EDGE_MAX));
-    // Those that are closed make no room for new ones: what they brought could be applied once more.
+    // Closed outboxes make no room for new ones: if they were forgotten, their batches could be
+    // applied once more.
     assert_eq!(send(0..3, true), (0, OUTBOXES_PER_EDGE_MAX));
     assert_eq!(send(most..most + 4, false), (4, OUTBOXES_PER_EDGE_MAX));
     assert_eq!(send(3..6, true), (3, OUTBOXES_PER_EDGE_MAX));
@@ -333,11 +335,11 @@ fn more_ids_than_can_be_told_apart_let_go_of_what_is_saved_and_stop_nothing() {
         engine.dedup.per_issuer_max = 1_000;
     }
     assert_eq!(world.ads(0, NOW, 0..30).counted, 30);
-    // What is not saved cannot be let go of.
+    // Minutes that are not saved yet cannot be dropped.
     assert_eq!(over_quota(&world.ads(1, NOW, 30..60)), 30);
     world.checkpoint();
     assert_eq!(world.ads(2, NOW, 60..90).counted, 30);
-    let expected = view(&world.stopped, &world.store, &[]);
+    let expected = answers(&world.stopped, &world.store, &[]);
     let account = expected.accounts[&NOW.minute()];
     assert_eq!((account.counted, account.outcomes(), account.declared), (60, 90, 90));
     assert_eq!(expected.cells.values().sum::<u64>(), 60, "memory and store hold each once");
@@ -354,14 +356,15 @@ fn however_many_ads_are_named_memory_holds_so_many_rows_and_answers_are_the_same
         world.checkpoint();
         held.push(world.stopped.size().resident_cells);
     }
-    // 80 rows a minute, cells and totals: two minutes, with the oldest gone first.
+    // A minute has 80 rows, cells and totals together: there is room for two, and the oldest goes
+    // first.
     assert_eq!(held, [40, 80, 80, 80, 80, 80]);
     assert_eq!(world.stopped.resident_from().0, NOW.minute().0 + 4);
-    let all = view(&world.stopped, &world.store, &[]);
+    let all = answers(&world.stopped, &world.store, &[]);
     assert_eq!((all.cells.len(), all.cells.values().sum::<u64>()), (240, 240));
     world.crash();
     assert_eq!(world.stopped.size().resident_cells, 80);
-    assert!(view(&world.stopped, &world.store, &[]) == all);
+    assert!(answers(&world.stopped, &world.store, &[]) == all);
 }
 
 #[test]
@@ -385,8 +388,8 @@ fn what_no_minute_holds_is_named_and_kept_in_the_nearest() {
     });
     let of = |reason: Reason| applied.reasons[usize::from(reason.code())];
     assert_eq!((applied.counted, of(Reason::ClockAhead), of(Reason::TooLate)), (1, 11, 2));
-    let view = view(&world.straight, &Store::default(), &[]);
-    let minutes: Vec<_> = view.accounts.keys().copied().collect();
+    let answers = answers(&world.straight, &Store::default(), &[]);
+    let minutes: Vec<_> = answers.accounts.keys().copied().collect();
     assert_eq!(minutes, [old, NOW.minute(), last]);
     world.check();
 }
@@ -492,7 +495,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 impl EventOp {
-    /// Puts it in, with whatever block it claims: also one that its batch or chunk cannot have.
+    /// Adds the event with whatever block it claims, also one that its batch or chunk cannot have.
     fn put(&self, builder: &mut MessageBuilder, entry: Entry) -> Minute {
         let issuers = [Id::literal("demo"), Id::literal("other"), Id::NONE, import::ISSUER];
         let id = match issuers[self.issuer] {
@@ -502,7 +505,7 @@ impl EventOp {
         let event = event(issuers[self.issuer], id, Timestamp(self.at), self.outcome);
         builder.event(entry, &event);
         if let (Some(told), true) = (event.page, self.outcome.is_ok()) {
-            builder.page(entry, &event, told);
+            builder.page_view(entry, &event, told);
         }
         event.at.minute()
     }

@@ -10,7 +10,7 @@ use shared::{
     Timestamp, import,
 };
 
-use super::View;
+use super::Answers;
 use crate::count::{Applied, Finality, MinuteAccount, SourceState};
 
 fn dimensions(message: &MessageView<'_>, row: &Row) -> Dimensions {
@@ -19,14 +19,14 @@ fn dimensions(message: &MessageView<'_>, row: &Row) -> Dimensions {
 }
 
 #[derive(Default)]
-struct Outbox {
+struct ModelOutbox {
     numbers: BTreeMap<u64, (Timestamp, BatchDigest)>,
-    /// Other contents that came under a number.
+    /// The other contents that came under a number.
     conflicts: BTreeSet<(u64, BatchDigest)>,
     closed_at: Option<Timestamp>,
 }
 
-impl Outbox {
+impl ModelOutbox {
     fn watermark(&self) -> Timestamp {
         let contiguous = (0..).zip(&self.numbers).take_while(|(n, (number, _))| n == *number);
         contiguous.map(|(_, (_, (watermark, _)))| *watermark).max().unwrap_or_default()
@@ -40,45 +40,45 @@ impl Outbox {
 
 #[derive(Default)]
 pub(super) struct Oracle {
-    view: View,
+    answers: Answers,
     seen: HashSet<(IssuerId, BlockId, u16, Kind, bool)>,
-    outboxes: BTreeMap<OutboxId, Outbox>,
-    /// Closed longer than the horizon ago.
+    outboxes: BTreeMap<OutboxId, ModelOutbox>,
+    /// Outboxes that were closed longer ago than the horizon.
     over: BTreeSet<OutboxId>,
     /// The largest watermark so far.
     settled: Timestamp,
-    /// By page view: the largest number, and the hour in which it was said.
-    pages: BTreeMap<PageView, (u16, u64)>,
-    /// Stamps that were too far ahead, and with which no other agreed yet.
+    /// By page view: the largest number that it told, and the hour in which it did.
+    page_views: BTreeMap<PageView, (u16, u64)>,
+    /// Stamps that were too far ahead, and that no later stamp has confirmed yet.
     wild: Vec<Timestamp>,
     pub(super) applied: Applied,
 }
 
 impl Oracle {
-    pub(super) fn view(&self) -> View {
-        let mut view = self.view.clone();
+    pub(super) fn answers(&self) -> Answers {
+        let mut answers = self.answers.clone();
         let open = self.outboxes.values().filter(|outbox| outbox.closed_at.is_none());
-        let horizon = Timestamp(view.clock.0.saturating_sub(HORIZON_MS));
+        let horizon = Timestamp(answers.clock.0.saturating_sub(HORIZON_MS));
         let mut open: Vec<_> = open.map(|outbox| outbox.watermark().max(horizon)).collect();
         open.sort_unstable();
-        let watermark = open.first().copied().unwrap_or(view.clock);
-        view.finality = Finality { watermark, open };
+        let watermark = open.first().copied().unwrap_or(answers.clock);
+        answers.finality = Finality { watermark, open };
         let missing = self.outboxes.iter().map(|(outbox, state)| (*outbox, state.missing()));
         let conflicts = self.outboxes.iter().flat_map(|(outbox, state)| {
             state.conflicts.iter().map(|(number, digest)| (*outbox, *number, *digest))
         });
-        view.conflicts = conflicts.collect();
-        view.gaps = missing.filter(|(_, missing)| !missing.is_empty()).collect();
-        view
+        answers.conflicts = conflicts.collect();
+        answers.gaps = missing.filter(|(_, missing)| !missing.is_empty()).collect();
+        answers
     }
 
     fn account(&mut self, minute: Minute) -> &mut MinuteAccount {
-        self.view.accounts.entry(minute).or_default()
+        self.answers.accounts.entry(minute).or_default()
     }
 
     fn advance(&mut self, stamp: Timestamp) {
-        let clock = &mut self.view.clock;
-        // Stamps that are too far ahead wait until the span that they cover is as long.
+        let clock = &mut self.answers.clock;
+        // Stamps that are too far ahead are not believed until they cover a span as long as a jump.
         self.wild.push(stamp);
         let least = self.wild.iter().map(|wild| wild.0).min().unwrap_or(0);
         let is_near = clock.0 == 0 || stamp.0 <= clock.0 + CLOCK_JUMP_MS_MAX;
@@ -87,12 +87,13 @@ impl Oracle {
             self.wild.clear();
         }
         let now = clock.0;
-        let behind = |outbox: &Outbox| outbox.closed_at.is_some_and(|at| at.0 + HORIZON_MS < now);
+        let behind =
+            |outbox: &ModelOutbox| outbox.closed_at.is_some_and(|at| at.0 + HORIZON_MS < now);
         let over: Vec<_> =
             self.outboxes.iter().filter(|(_, o)| behind(o)).map(|(id, _)| *id).collect();
         self.over.extend(&over);
         self.outboxes.retain(|id, _| !over.contains(id));
-        self.pages.retain(|_, (_, hour)| *hour + 24 >= now / 3_600_000);
+        self.page_views.retain(|_, (_, hour)| *hour + 24 >= now / 3_600_000);
     }
 
     fn take_batch(&mut self, batch: &BatchEntry) -> bool {
@@ -103,7 +104,7 @@ impl Oracle {
             self.applied.redelivered += 1;
             return false;
         }
-        let clock = self.view.clock;
+        let clock = self.answers.clock;
         let state = self.outboxes.entry(outbox).or_default();
         if let Some((_, first)) = state.numbers.get(&number) {
             let same = [first, &digest].contains(&&BatchDigest::UNKNOWN) || *first == digest;
@@ -119,24 +120,24 @@ impl Oracle {
         true
     }
 
-    fn take_pages(&mut self, message: &MessageView<'_>, is_fresh: impl Fn(usize) -> bool) {
-        for row in message.pages.iter().filter(|row| is_fresh(usize::from(row.entry))) {
-            let (last, hour) = self.pages.entry(row.told.page).or_default();
+    fn take_page_views(&mut self, message: &MessageView<'_>, is_fresh: impl Fn(usize) -> bool) {
+        for row in message.page_views.iter().filter(|row| is_fresh(usize::from(row.entry))) {
+            let (last, hour) = self.page_views.entry(row.told.page).or_default();
             if row.told.seq > *last {
                 let minute = message.minutes[usize::from(row.minute)];
-                let publisher = message.ids[usize::from(row.publisher)].of();
-                self.view.told.entry((minute, publisher)).or_default().sent +=
+                let publisher = message.ids[usize::from(row.publisher)].cast();
+                self.answers.told.entry((minute, publisher)).or_default().sent +=
                     u64::from(row.told.seq - *last);
-                (*last, *hour) = (row.told.seq, self.view.clock.0 / 3_600_000);
+                (*last, *hour) = (row.told.seq, self.answers.clock.0 / 3_600_000);
             }
         }
     }
 
     pub(super) fn apply(&mut self, message: &MessageView<'_>) {
-        self.settled = self.settled.max(self.view().finality.watermark);
+        self.settled = self.settled.max(self.answers().finality.watermark);
         let watermark = self.settled;
         let rows_before: BTreeMap<SourceId, u64> =
-            self.view.sources.iter().map(|(source, state)| (*source, state.rows)).collect();
+            self.answers.sources.iter().map(|(source, state)| (*source, state.rows)).collect();
         self.applied = Applied::default();
         self.advance(message.stamp);
         let mut entries = Vec::new();
@@ -148,7 +149,7 @@ impl Oracle {
             }
         }
         for chunk in &message.chunks {
-            self.view.sources.entry(chunk.source).or_default();
+            self.answers.sources.entry(chunk.source).or_default();
             entries.push(Some(Some(chunk.source)));
         }
         let mut touched = BTreeSet::new();
@@ -156,8 +157,8 @@ impl Oracle {
             let Some(source) = entries[usize::from(row.entry)] else { continue };
             let minute = message.minutes[usize::from(row.minute)];
             let (issuer, block) = message.blocks[usize::from(row.block)];
-            let behind =
-                issuer != import::ISSUER && block.opened().end().0 + HORIZON_MS < self.view.clock.0;
+            let behind = issuer != import::ISSUER
+                && block.opened().end().0 + HORIZON_MS < self.answers.clock.0;
             let dimensions = dimensions(message, &row);
             let fate = match row.outcome {
                 Err(reason) => Fate::Reason(reason),
@@ -180,12 +181,12 @@ impl Oracle {
                     } else {
                         touched.insert(minute);
                         if row.numbered {
-                            let told = self.view.told.entry((minute, dimensions.publisher));
+                            let told = self.answers.told.entry((minute, dimensions.publisher));
                             told.or_default().counted += 1;
                         }
-                        *self.view.cells.entry((minute, dimensions)).or_default() += 1;
+                        *self.answers.cells.entry((minute, dimensions)).or_default() += 1;
                         let total = (minute, dimensions.ad, row.kind(), verdict.is_none());
-                        *self.view.totals.entry(total).or_default() += 1;
+                        *self.answers.totals.entry(total).or_default() += 1;
                         verdict.map_or(Fate::Counted, Fate::Reason)
                     }
                 }
@@ -194,12 +195,12 @@ impl Oracle {
                 let price = message.prices[usize::from(row.price)];
                 if row.kind() == Kind::Impression && row.price != 0 {
                     let key = (minute, dimensions, price.currency);
-                    *self.view.spend.entry(key).or_default() += price.micros;
+                    *self.answers.spend.entry(key).or_default() += price.micros;
                 }
             }
             self.count(minute, source, fate, 1);
         }
-        self.take_pages(message, |entry| entries[entry].is_some());
+        self.take_page_views(message, |entry| entries[entry].is_some());
         for tally in &message.tallies {
             let Some(source) = entries[usize::from(tally.entry)] else { continue };
             let (minute, reason) = (tally.tally.minute, tally.tally.reason);
@@ -215,7 +216,7 @@ impl Oracle {
         let mut chunks = message.chunks.clone();
         chunks.sort_by_key(|chunk| (chunk.source, chunk.first_row, chunk.end_row));
         for chunk in chunks {
-            let state = self.view.sources.entry(chunk.source).or_default();
+            let state = self.answers.sources.entry(chunk.source).or_default();
             if chunk.first_row <= state.rows && state.rows < chunk.end_row {
                 state.rows = chunk.end_row;
                 state.digest = chunk.digest;
@@ -232,7 +233,7 @@ impl Oracle {
         fate.count(n, &mut account.counted, &mut account.duplicate, &mut account.reasons);
         if let Some(source) = source {
             let SourceState { counted, duplicate, reasons, .. } =
-                self.view.sources.get_mut(&source).unwrap();
+                self.answers.sources.get_mut(&source).unwrap();
             fate.count(n, counted, duplicate, reasons);
         }
         let Applied { events, counted, duplicate, reasons, .. } = &mut self.applied;

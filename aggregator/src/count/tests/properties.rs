@@ -7,7 +7,7 @@ use shared::Timestamp;
 use super::oracle::Oracle;
 use super::script::{MessageOp, Op, START, ops, sources};
 use super::store::Store;
-use super::{read, view};
+use super::{answers, read};
 use crate::count::{Engine, Settings};
 
 const SETTINGS: Settings = Settings { resident_minutes: 10 };
@@ -59,7 +59,7 @@ impl World {
         }
     }
 
-    /// Goes on from the store, and reads again what follows.
+    /// Restores the engine from the store, and applies the rest of the log again.
     fn restart(&mut self) {
         self.stopped = Engine::restore(3, SETTINGS, self.store.snapshot()).unwrap();
         let from = self.stopped.position().map_or(0, |position| position.sequence as usize);
@@ -69,17 +69,17 @@ impl World {
     }
 
     fn check(&self) {
-        let expected = self.oracle.view();
-        assert_eq!(view(&self.straight, &Store::default(), &sources()), expected);
-        assert_eq!(view(&self.stopped, &self.store, &sources()), expected);
+        let expected = self.oracle.answers();
+        assert_eq!(answers(&self.straight, &Store::default(), &sources()), expected);
+        assert_eq!(answers(&self.stopped, &self.store, &sources()), expected);
         let account = expected.accounts.values();
         let (outcomes, declared): (u64, u64) =
             account.map(|a| (a.outcomes(), a.declared + a.imported)).fold((0, 0), add);
-        // All batches of a history bring all their events to this partition.
+        // In these histories all events of a batch are of this partition.
         assert_eq!(outcomes, declared);
     }
 
-    /// Whoever never stopped writes the same in the end.
+    /// The engine that never stopped writes the same to its store in the end.
     fn finish(&mut self) {
         self.store.write(&self.stopped.checkpoint());
         let mut store = Store::default();

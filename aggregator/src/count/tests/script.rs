@@ -23,18 +23,18 @@ const HORIZON: u32 = 7 * 24 * 60;
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Message(MessageOp),
-    /// So many hours pass, with a message without news in each.
+    /// So many hours pass, each with an empty message.
     Pass(u64),
     Checkpoint,
     /// Checkpoint, then begin again from the store.
     Restart,
-    /// Begin again from the store, as after a crash: what was not saved is read again.
+    /// Begin again from the store, as after a crash: what was not saved is applied again.
     Crash,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct MessageOp {
-    /// Since the message before.
+    /// Milliseconds since the message before.
     pub(super) ms: u64,
     batches: Vec<BatchOp>,
     chunks: Vec<ChunkOp>,
@@ -52,7 +52,7 @@ struct BatchOp {
 struct ChunkOp {
     source: usize,
     rows: Range<u64>,
-    /// A row by its distance from the first, modulo the length.
+    /// A row as its distance from the first row, modulo the number of rows.
     events: Vec<(u64, EventOp)>,
 }
 
@@ -98,7 +98,7 @@ fn batch() -> impl Strategy<Value = BatchOp> {
 }
 
 fn chunk() -> impl Strategy<Value = ChunkOp> {
-    // Source 0 has short chunks, source 1 long ones that cross blocks and pages.
+    // Source 0 has short chunks, source 1 long ones that cross blocks and containers.
     let rows = (0..2_usize, 0..9_u64, 0..3_u64).prop_map(|(source, first, length)| {
         let scale = [1, 21_000][source];
         (source, first * scale..(first + length) * scale)
@@ -180,7 +180,7 @@ impl BatchOp {
                 declared.push((minute, count));
             }
         }
-        // Of few contents, one of which is not known.
+        // Few different digests, one of which says that it is not known.
         let digest = shared::BatchDigest([u8::try_from(self.events.len() % 3).unwrap(); 16]);
         let entry =
             builder.batch(BatchEntry { outbox, number: self.number, watermark, digest, declared });
@@ -190,7 +190,7 @@ impl BatchOp {
             builder.tally(entry, Tally { minute, kind, reason, count: *count });
         }
         for event in &self.events {
-            // Blocks on both sides of the horizon, which some pass in the course of a history.
+            // Blocks on both sides of the horizon; some fall behind it in the course of a history.
             let ago = [HORIZON + 1, HORIZON - 2, HORIZON - 100, 5][event.block as usize];
             let opened = START.0 - ago - Minute::BLOCK_EPOCH.0;
             let mut block = [7; 10];
@@ -243,7 +243,7 @@ impl EventOp {
             placement: Id::NONE,
             names: &[],
             issued: None,
-            codes: Codes::of(
+            codes: Codes::new(
                 Country::lenient(["DE", "ZZ"][usize::from(self.country)]),
                 [Device::Unknown, Device::Tv][usize::from(self.country)],
             ),
@@ -258,7 +258,7 @@ impl EventOp {
         };
         builder.event(entry, &event);
         if let Some(told) = self.page {
-            builder.page(entry, &event, told);
+            builder.page_view(entry, &event, told);
         }
     }
 }

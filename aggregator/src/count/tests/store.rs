@@ -1,4 +1,4 @@
-//! What a store does with changes, in memory.
+//! A store in memory: applies changes as a real one does.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use shared::{
 };
 
 use crate::count::{
-    AdTotal, Cell, CellAmount, Changes, CutOff, MinuteAccount, MinuteRows, OutboxState, Page,
-    PageKey, PageState, PublisherTold, Snapshot, SourceState, Told,
+    AdTotal, Cell, CellAmount, Changes, Container, ContainerKey, CutOff, MinuteAccount, MinuteRows,
+    OutboxState, PageViewState, PublisherTold, Snapshot, SourceState, Told,
 };
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -30,25 +30,25 @@ pub(super) struct Store {
     ahead: Option<Timestamp>,
     settled: Timestamp,
     resident_from: Minute,
-    pub(super) pages: BTreeMap<PageKey, Page>,
+    pub(super) containers: BTreeMap<ContainerKey, Container>,
     pub(super) minutes: BTreeMap<Minute, Rows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<EdgeId, u64>,
     retired: BTreeMap<EdgeId, Timestamp>,
     cut_off: BTreeMap<EdgeId, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
-    views: BTreeMap<PageView, PageState>,
+    page_views: BTreeMap<PageView, PageViewState>,
 }
 
-/// Every list of changes is in order, and has no key twice.
+/// Asserts that a list of changes is in order, and has no key twice.
 fn in_order<T, K: Ord>(list: &[T], key: impl Fn(&T) -> K) {
     assert!(list.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])));
 }
 
 impl Store {
     pub(super) fn write(&mut self, changes: &Changes) {
-        in_order(&changes.dropped_pages, |key| *key);
-        in_order(&changes.pages, |(key, _)| *key);
+        in_order(&changes.dropped_containers, |key| *key);
+        in_order(&changes.containers, |(key, _)| *key);
         in_order(&changes.minutes, |rows| rows.minute);
         in_order(&changes.dropped_outboxes, |key| *key);
         in_order(&changes.outboxes, |(key, _)| *key);
@@ -56,17 +56,19 @@ impl Store {
         in_order(&changes.retired, |(key, _)| *key);
         in_order(&changes.cut_off, |(key, _)| *key);
         in_order(&changes.sources, |(key, _)| *key);
-        in_order(&changes.views, |(key, _)| *key);
+        in_order(&changes.page_views, |(key, _)| *key);
         self.position = changes.position;
         self.clock = changes.clock;
         self.ahead = changes.ahead;
         self.settled = changes.settled;
         self.resident_from = changes.resident_from;
-        for key in &changes.dropped_pages {
-            assert!(self.pages.remove(key).is_some(), "{key:?} was never saved");
+        for key in &changes.dropped_containers {
+            assert!(self.containers.remove(key).is_some(), "{key:?} was never saved");
         }
-        assert!(changes.pages.iter().all(|(key, _)| !changes.dropped_pages.contains(key)));
-        self.pages.extend(changes.pages.iter().cloned());
+        assert!(
+            changes.containers.iter().all(|(key, _)| !changes.dropped_containers.contains(key))
+        );
+        self.containers.extend(changes.containers.iter().cloned());
         changes.minutes.iter().for_each(|rows| self.add(rows));
         for outbox in &changes.dropped_outboxes {
             self.outboxes.remove(outbox);
@@ -76,17 +78,17 @@ impl Store {
         self.retired.extend(changes.retired.iter().copied());
         self.cut_off.extend(changes.cut_off.iter().copied());
         self.sources.extend(changes.sources.iter().copied());
-        for (page, state) in &changes.views {
+        for (page, state) in &changes.page_views {
             match state {
-                Some(state) => drop(self.views.insert(*page, *state)),
-                None => drop(self.views.remove(page)),
+                Some(state) => drop(self.page_views.insert(*page, *state)),
+                None => drop(self.page_views.remove(page)),
             }
         }
     }
 
     fn add(&mut self, rows: &MinuteRows) {
         in_order(&rows.cells, |cell| cell.dimensions);
-        in_order(&rows.amounts, |of| (of.dimensions, of.amount, of.currency));
+        in_order(&rows.amounts, |row| (row.dimensions, row.amount, row.currency));
         in_order(&rows.totals, |total| (total.ad, total.kind, total.valid));
         let minute = self.minutes.entry(rows.minute).or_default();
         for cell in &rows.cells {
@@ -113,14 +115,18 @@ impl Store {
             ahead: self.ahead,
             settled: self.settled,
             resident_from: self.resident_from,
-            pages: self.pages.iter().map(|(key, page)| (*key, page.clone())).collect(),
+            containers: self
+                .containers
+                .iter()
+                .map(|(key, container)| (*key, container.clone()))
+                .collect(),
             minutes: self.minutes.range(self.resident_from..).map(whole).collect(),
             outboxes: self.outboxes.iter().map(|(key, state)| (*key, state.clone())).collect(),
             epochs: self.epochs.iter().map(|(edge, epoch)| (*edge, *epoch)).collect(),
             retired: self.retired.iter().map(|(edge, since)| (*edge, *since)).collect(),
             cut_off: self.cut_off.iter().map(|(edge, at)| (*edge, *at)).collect(),
             sources: self.sources.iter().map(|(key, state)| (*key, *state)).collect(),
-            views: self.views.iter().map(|(page, state)| (*page, *state)).collect(),
+            page_views: self.page_views.iter().map(|(page, state)| (*page, *state)).collect(),
         }
     }
 }

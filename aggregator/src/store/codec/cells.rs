@@ -147,5 +147,5 @@ fn packed_1(reader: &mut Reader<'_>) -> Result<Packed, Unreadable> {
     let code = reader.u8()?;
     let device = Device::from_code(code >> 4).ok_or("an unknown class of device")?;
     let kind = Kind::from_code(code >> 1 & 7).ok_or("an unknown kind of event")?;
-    Ok(Packed::new(Codes::of(country, device).pack(), kind, code & 1 == 1))
+    Ok(Packed::new(Codes::new(country, device).pack(), kind, code & 1 == 1))
 }

@@ -7,7 +7,7 @@ use shared::{
 };
 
 use super::*;
-use crate::count::{Conflict, PageKey};
+use crate::count::{Conflict, ContainerKey};
 
 fn currency(code: &[u8; 3]) -> Currency {
     Currency::from_bytes(*code).unwrap()
@@ -20,7 +20,7 @@ fn cell(publisher: &str, kind: Kind, valid: bool) -> CellKey {
 fn cell_of(publisher: &str, country: Country, device: Device, kind: Kind, valid: bool) -> CellKey {
     let publisher = Name::new(publisher).unwrap_or_default().id();
     let names = [Id::literal("ad"), publisher];
-    CellKey::of(&Dimensions::new(names, Codes::of(country, device), kind, valid))
+    CellKey::of(&Dimensions::new(names, Codes::new(country, device), kind, valid))
 }
 
 fn cells() -> Vec<(CellKey, CellValue)> {
@@ -56,14 +56,14 @@ fn bytes_are_pinned() {
     assert_eq!(cells_value(&cells()), expected);
     assert_eq!(read_cells(&expected).unwrap(), cells());
     assert_eq!(totals_value(&[(Id::literal("ad"), 128)]), [1, 2, b'a', b'd', 0x80, 1]);
-    let mut page = [0; PAGE_BITS / 64];
-    page[0] = 0b101;
-    page[63] = 1 << 63;
-    assert_eq!(page_value(&Page::from(&page)), [1, 1, 0, 1, 0xfc, 0x1f]);
-    assert_eq!(read_page(&page_value(&Page::from(&page))).unwrap().bits(), page);
-    page.fill(u64::MAX);
-    assert_eq!(page_value(&Page::from(&page))[..3], [1, 0, 0xff]);
-    assert_eq!(read_page(&page_value(&Page::from(&page))).unwrap().bits(), page);
+    let mut bits = [0; CONTAINER_BITS / 64];
+    bits[0] = 0b101;
+    bits[63] = 1 << 63;
+    assert_eq!(container_value(&Container::from(&bits)), [1, 1, 0, 1, 0xfc, 0x1f]);
+    assert_eq!(read_container(&container_value(&Container::from(&bits))).unwrap().bits(), bits);
+    bits.fill(u64::MAX);
+    assert_eq!(container_value(&Container::from(&bits))[..3], [1, 0, 0xff]);
+    assert_eq!(read_container(&container_value(&Container::from(&bits))).unwrap().bits(), bits);
     let account = MinuteAccount { declared: 5, counted: 4, ..MinuteAccount::default() };
     assert_eq!(account_value(&account), [1, 5, 0, 4, 0]);
     // What was given up has the code that no reason has.
@@ -154,8 +154,8 @@ fn what_is_not_known_is_refused_and_the_key_is_named() {
     }
     let meta = add(keys::META, [&[1][..]].into_iter()).unwrap_err().to_string();
     assert!(meta.contains("does not add up"), "{meta}");
-    assert!(read_page(&[1, 0, 1]).is_err() && read_page(&[1, 2]).is_err());
-    assert!(read_page(&[1, 1, 0x80, 0x20]).is_err(), "bit 4096 of 4096");
+    assert!(read_container(&[1, 0, 1]).is_err() && read_container(&[1, 2]).is_err());
+    assert!(read_container(&[1, 1, 0x80, 0x20]).is_err(), "bit 4096 of 4096");
     assert!(read_number(&[1, 5, 0]).is_err(), "bytes behind the end");
     assert!(read_number(&[&[1][..], &[0xff; 9], &[2]].concat()).is_err(), "beyond 64 bits");
     let revision = keys::minute(keys::REVISION, Minute(1));
@@ -166,17 +166,20 @@ fn what_is_not_known_is_refused_and_the_key_is_named() {
 
 #[test]
 fn every_key_has_words() {
-    let page = PageKey {
+    let container = ContainerKey {
         issuer: Id::literal("edge"),
         block: BlockId([7; 10]),
         kind: Kind::Click,
         valid: true,
-        page: 3,
+        index: 3,
     };
     let outbox = OutboxId { edge: Id::literal("e1"), epoch: 5 };
     for (key, words) in [
         (keys::META.to_vec(), "the meta row"),
-        (keys::page(&page), "dedup page 3 of block 07070707070707070707, issuer edge, click"),
+        (
+            keys::container(&container),
+            "dedup page 3 of block 07070707070707070707, issuer edge, click",
+        ),
         (keys::cells(Id::literal("x"), Minute(1)), "cells of ad x at 1970-01-01T00:01:00Z"),
         (keys::totals(Minute(1), Kind::Served, true), "served totals of 1970-01-01T00:01:00Z"),
         (
@@ -232,18 +235,18 @@ proptest! {
     #[test]
     fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
         let value = [&[1], &bytes[..]].concat();
-        let _ = (read_cells(&value), read_totals(&value), read_account(&value), read_page(&value));
+        let _ = (read_cells(&value), read_totals(&value), read_account(&value), read_container(&value));
         let _ = (read_outbox(&value), read_source(&value), read_meta(&value), read_number(&value));
         let _ = keys::describe(&bytes);
     }
 
     #[test]
-    fn pages_come_back(places in prop::collection::vec(0..PAGE_BITS, 0..600)) {
-        let mut page = [0_u64; PAGE_BITS / 64];
-        places.iter().for_each(|at| page[at / 64] |= 1 << (at % 64));
-        let value = page_value(&Page::from(&page));
-        prop_assert!(value.len() <= 2 + PAGE_BITS / 8);
-        prop_assert_eq!(read_page(&value).unwrap(), Page::from(&page));
+    fn containers_come_back(places in prop::collection::vec(0..CONTAINER_BITS, 0..600)) {
+        let mut bits = [0_u64; CONTAINER_BITS / 64];
+        places.iter().for_each(|at| bits[at / 64] |= 1 << (at % 64));
+        let value = container_value(&Container::from(&bits));
+        prop_assert!(value.len() <= 2 + CONTAINER_BITS / 8);
+        prop_assert_eq!(read_container(&value).unwrap(), Container::from(&bits));
     }
 }
 

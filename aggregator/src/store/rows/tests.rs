@@ -9,18 +9,18 @@ use shared::{
 
 use super::*;
 use crate::count::{
-    AdTotal, Cell, CellAmount, CutOff, OutboxState, PAGE_BITS, Page, PageKey, PageState,
-    PublisherTold, SourceState,
+    AdTotal, CONTAINER_BITS, Cell, CellAmount, Container, ContainerKey, CutOff, OutboxState,
+    PageViewState, PublisherTold, SourceState,
 };
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};
 
 const PLACE: Place = Place { partition: 3, partitions: 16 };
 const NOW: Minute = Minute(1_000_000);
-const VIEW: PageState = PageState { seq: 9, hour: 7, edge: Id::literal("edge") };
+const PAGE_VIEW: PageViewState = PageViewState { seq: 9, hour: 7, edge: Id::literal("edge") };
 
 fn dimensions(ad: &str, kind: Kind, valid: bool) -> Dimensions {
-    let codes = Codes::of(Country::UNKNOWN, Device::Tv);
+    let codes = Codes::new(Country::UNKNOWN, Device::Tv);
     Dimensions::new([Id::literal(ad), Id::literal("pub")], codes, kind, valid)
 }
 
@@ -56,12 +56,12 @@ fn minute(minute: Minute, n: u64) -> MinuteRows {
 }
 
 fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
-    let page = PageKey {
+    let container = ContainerKey {
         issuer: Id::literal("edge"),
         block: BlockId([sequence.to_le_bytes()[0]; 10]),
         kind: Kind::Click,
         valid: true,
-        page: 1,
+        index: 1,
     };
     let outbox = OutboxId { edge: Id::literal("edge"), epoch: sequence };
     Changes {
@@ -69,9 +69,9 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
         clock: NOW.start(),
         settled: NOW.start().minus_ms(5),
         resident_from: Minute(NOW.0 - 120),
-        pages: vec![(page, Page::from(&[sequence; PAGE_BITS / 64]))],
+        containers: vec![(container, Container::from(&[sequence; CONTAINER_BITS / 64]))],
         minutes,
-        views: vec![(PageView(sequence), Some(VIEW))],
+        page_views: vec![(PageView(sequence), Some(PAGE_VIEW))],
         outboxes: vec![(outbox, OutboxState { next: 7, ..OutboxState::default() })],
         epochs: vec![(Id::literal("edge"), sequence)],
         retired: vec![(Id::literal("gone"), Timestamp(sequence))],
@@ -105,9 +105,9 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let soon = Minute(NOW.0 + 2);
     let first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
     let mut second = changes(2, vec![minute(Minute(5), 20)]);
-    second.dropped_pages = vec![first.pages[0].0];
+    second.dropped_containers = vec![first.containers[0].0];
     second.dropped_outboxes = vec![first.outboxes[0].0];
-    second.views.insert(0, (PageView(1), None));
+    second.page_views.insert(0, (PageView(1), None));
     let store = stored(&[first, second.clone()]).await;
     let view = store.view().unwrap();
     let restored = restore(&view, PLACE).await.unwrap().unwrap();
@@ -117,14 +117,14 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         ahead: second.ahead,
         settled: second.settled,
         resident_from: Minute(soon.0 + 1),
-        pages: second.pages,
+        containers: second.containers,
         minutes: vec![],
         outboxes: second.outboxes,
         epochs: vec![(Id::literal("edge"), 2)],
         retired: second.retired,
         cut_off: second.cut_off,
         sources: second.sources,
-        views: vec![(PageView(2), VIEW)],
+        page_views: vec![(PageView(2), PAGE_VIEW)],
     };
     assert_eq!(restored.snapshot, expected);
 

@@ -157,8 +157,9 @@ impl Finished {
     /// Those that are left to do.
     fn left<'a>(&self, batches: &'a [Bytes]) -> Vec<&'a Bytes> {
         let finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_left =
-            |batch: &&Bytes| finished.is_empty() || !finished.contains(&BatchDigest::of(batch));
+        let is_left = |batch: &&Bytes| {
+            finished.is_empty() || !finished.contains(&BatchDigest::compute(batch))
+        };
         batches.iter().filter(is_left).collect()
     }
 
@@ -167,7 +168,7 @@ impl Finished {
         let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !finished.is_empty() {
             for batch in batches {
-                finished.remove(&BatchDigest::of(batch));
+                finished.remove(&BatchDigest::compute(batch));
             }
         }
     }
@@ -177,7 +178,7 @@ impl Finished {
         if finished.len() >= FINISHED_MAX {
             finished.clear();
         }
-        finished.extend(batches.map(|batch| BatchDigest::of(batch)));
+        finished.extend(batches.map(|batch| BatchDigest::compute(batch)));
     }
 }
 

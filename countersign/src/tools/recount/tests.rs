@@ -115,7 +115,7 @@ impl History {
             publisher: self.pick(&[Id::NONE, Id::literal("p1"), Id::literal("p2")]),
             placement: Id::NONE,
             names: &[],
-            codes: Codes::of(
+            codes: Codes::new(
                 self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
                 self.pick(Device::ALL),
             ),
