@@ -1,4 +1,5 @@
-//! The questions over HTTP.
+//! The aggregator's routes: reads parameters, asks the questions, and makes the bodies of the
+//! answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -36,19 +37,20 @@ mod tests;
 
 pub use params::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
 
-/// When to come back to an aggregator that is starting.
+/// `Retry-After` of an aggregator that is starting.
 const RETRY_STARTING: Duration = Duration::from_secs(5);
-/// When to come back to one that an operator must look after.
+/// `Retry-After` of an aggregator that an operator must look after.
 const RETRY_STOPPED: Duration = Duration::from_secs(60);
 
 impl<L: Log, S: Stores> Aggregator<L, S> {
-    /// The questions, `/readyz` among them.
+    /// The routes of all questions, and `/readyz`.
     pub fn router(&self) -> Router {
         router(Arc::clone(&self.core))
     }
 }
 
-/// Whoever mounts it says who asks ([`Principal`]); without that nothing is answered but whether it is ready.
+/// Whoever mounts these routes must say who asks ([`Principal`]). Without that only `/readyz`
+/// answers.
 fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
     Router::new()
         .route(routes::AD_COUNT.path, get(aggregated_count::<L, S>))
@@ -92,7 +94,8 @@ impl From<NotReady> for Refusal {
     }
 }
 
-/// One part of a path; a wrong encoding is our problem to name, not the router's.
+/// A part of the path. When its percent-encoding is wrong, the refusal names the parameter, which
+/// that of axum would not.
 fn part(name: &str, path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     let Path(text) = path.map_err(|error| {
         Problem::new(400, "invalid_parameter", format!("{name}: {}", error.body_text()))
@@ -100,7 +103,7 @@ fn part(name: &str, path: Result<Path<String>, PathRejection>) -> Result<String,
     Ok(text)
 }
 
-/// Waits for readiness, answers, and notes how long it took.
+/// Waits until the aggregator is ready, does the work, and notes how long both took.
 async fn answer<L: Log, S: Stores>(
     core: &Core<L, S>,
     query: &'static str,
@@ -198,8 +201,9 @@ async fn accounting<L: Log, S: Stores>(
             found.told.retain(|told, _| *told == publisher.id());
         }
         let publishers_with_pages = found.told.len();
-        let told = most(found.told);
-        let names = Names::of(&core.slots, told.iter().map(|(publisher, _)| *publisher)).await?;
+        let told = with_most_counted(found.told);
+        let names =
+            Names::look_up(&core.slots, told.iter().map(|(publisher, _)| *publisher)).await?;
         let complete = found.completeness;
         Ok(json(&Account {
             from: time(range.start),
@@ -290,14 +294,14 @@ async fn cells<L: Log, S: Stores>(
     answer(&core, "cells", async {
         let found = query::export(&core.slots[usize::from(partition)], range.clone()).await?;
         let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-        // As many as the log has, which are u16.
+        // The log's number of partitions is a u16.
         let partitions = u16::try_from(core.slots.len()).unwrap_or(u16::MAX);
         Ok((kind, export::body(partition, partitions, found)).into_response())
     })
     .await
 }
 
-fn outbox(epoch: u64, outbox: &query::Outbox) -> answers::Outbox {
+fn outbox(epoch: u64, outbox: &query::OutboxProgress) -> answers::Outbox {
     let closed = outbox.watermark == Timestamp::MAX;
     let missing = outbox.missing.iter().map(|(first, last)| Missing { first: *first, last: *last });
     answers::Outbox {
@@ -328,12 +332,13 @@ fn reasons(counts: &[u64; REASON_CODES]) -> Reasons {
     named.filter(|(_, count)| *count > 0).collect()
 }
 
-/// So many publishers' pages an answer lists: whoever signs ads names as many publishers as it likes, and
-/// claims what it likes of them. Each can be asked for by name.
+/// How many publishers an answer lists at most under `pages`: an issuer can sign for as many
+/// publishers as it likes. Any publisher can be asked for by name.
 const PUBLISHERS_LISTED_MAX: usize = 256;
 
-/// Those of which most was counted: what pages say that they have sent is a claim.
-fn most(told: BTreeMap<PublisherId, Told>) -> Vec<(PublisherId, Told)> {
+/// The publishers to list: those with the most counted events. How many events were sent is not
+/// looked at first, since that is only a claim of page views.
+fn with_most_counted(told: BTreeMap<PublisherId, Told>) -> Vec<(PublisherId, Told)> {
     let mut all: Vec<_> = told.into_iter().collect();
     if all.len() > PUBLISHERS_LISTED_MAX {
         all.sort_by_key(|(_, told)| std::cmp::Reverse((told.counted, told.sent)));
@@ -342,7 +347,7 @@ fn most(told: BTreeMap<PublisherId, Told>) -> Vec<(PublisherId, Told)> {
     all
 }
 
-/// In the order of their names.
+/// The rows of `pages`, in the order of the publishers' names.
 fn pages(told: Vec<(PublisherId, Told)>, names: &Names) -> Result<Vec<Pages>, Unanswered> {
     let page = |(publisher, Told { sent, counted }): (PublisherId, Told)| {
         let publisher: PublisherName = names.name(publisher)?;
@@ -353,14 +358,14 @@ fn pages(told: Vec<(PublisherId, Told)>, names: &Names) -> Result<Vec<Pages>, Un
     Ok(pages)
 }
 
-/// So many outboxes with gaps, and with conflicts, an answer lists.
+/// How many outboxes with gaps an answer lists at most, and how many with conflicts.
 const OUTBOXES_LISTED_MAX: usize = 256;
-/// So many gaps of one it lists.
+/// How many gaps of an outbox it lists at most.
 const GAPS_LISTED_MAX: usize = 16;
 
-/// Some of these, in order: of each edge, with its shards, the same number, so that nobody hides others
-/// behind a thousand of its own. Of an edge those first that began last.
-fn some<T>(all: BTreeMap<OutboxId, T>) -> BTreeMap<OutboxId, T> {
+/// The outboxes to list: of each edge with its shards the same number, so that no edge hides those
+/// of others behind a thousand of its own. Of one edge those are listed that began last.
+fn fair_share<T>(all: BTreeMap<OutboxId, T>) -> BTreeMap<OutboxId, T> {
     if all.len() <= OUTBOXES_LISTED_MAX {
         return all;
     }
@@ -391,7 +396,7 @@ fn gaps(gaps: BTreeMap<OutboxId, Vec<Range<u64>>>) -> Vec<Gap> {
             .map(|run| Missing { first: run.start, last: run.end.saturating_sub(1) })
             .collect(),
     };
-    some(gaps).into_iter().map(gap).collect()
+    fair_share(gaps).into_iter().map(gap).collect()
 }
 
 fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
@@ -408,5 +413,5 @@ fn conflicts(found: BTreeMap<OutboxId, query::Conflicts>) -> Vec<Conflicts> {
         count: found.count,
         newest: found.newest.into_iter().map(one).collect(),
     };
-    some(found).into_iter().map(of_outbox).collect()
+    fair_share(found).into_iter().map(of_outbox).collect()
 }

@@ -1,4 +1,4 @@
-//! What the aggregator counts about itself.
+//! The aggregator's metrics.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -41,13 +41,13 @@ pub struct Metrics {
     pub redelivered: Counter,
     /// Batches under whose number another had been applied.
     pub conflicts: Counter,
-    /// Messages in the log that nobody of ours wrote.
+    /// Messages in the log that no program of ours wrote.
     pub foreign: Counter,
-    /// Positions between what a partition has applied and the end of its log.
+    /// How many messages a partition is behind the end of its log.
     pub lag: Family<PartitionLabel, Gauge>,
     /// From the beginning of a checkpoint until it is durable.
     pub checkpoint_seconds: Histogram,
-    /// How long a checkpoint keeps questions and messages waiting.
+    /// How long a checkpoint keeps questions and messages waiting for the lock.
     pub locked_seconds: Histogram,
     /// Bytes of dedup state in memory.
     pub dedup_bytes: Family<PartitionLabel, Gauge>,
@@ -67,7 +67,7 @@ fn seconds() -> Histogram {
 }
 
 impl Metrics {
-    /// Registers them all.
+    /// Registers all of them, under the prefix `aggregator`.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             events: Family::default(),

@@ -1,8 +1,10 @@
-//! The questions: what memory holds and what the store holds of it, of all partitions, added up.
+//! Questions: each is answered from the memory and the store of every partition, and the answers of
+//! all partitions are added up.
 //!
-//! Memory has the resident minutes whole, and of older ones what is not yet saved; the store has the
-//! rest, but for what is moving from one to the other. All are looked at under one lock, so that
-//! nothing moves past us; the rest is then read as it was at that moment, without the lock.
+//! Memory has the resident minutes whole, and of older minutes what is not saved yet. The store has
+//! the rest, except for rows that are just moving from memory into it. A question notes the state
+//! of all three at one moment, under the lock, so that no row is missed or counted twice. Then it
+//! reads the store as it was at that moment, without the lock.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -27,11 +29,11 @@ mod stored;
 mod tests;
 
 pub(crate) use accounting::{Conflicts, accounting};
-pub(crate) use edges::{AllEdges, Edges, Outbox};
+pub(crate) use edges::{AllEdges, Edges, OutboxProgress};
 pub(crate) use export::{Export, Row, export};
 pub(crate) use names::Names;
 
-/// Why there is no answer.
+/// Why a question is not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
     #[error("{0}")]
@@ -43,19 +45,19 @@ pub(crate) enum Unanswered {
 /// How complete a range of minutes is, in all partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Completeness {
-    /// Every open outbox is past it in every partition.
+    /// Whether every open outbox is past the range, in every partition.
     pub(crate) is_final: bool,
-    /// How many are not, in the partition where they are most.
+    /// How many outboxes are not past it, in the partition where they are most.
     pub(crate) behind: usize,
-    /// The log's clock, where it is least.
+    /// The log's clock, in the partition where it is least.
     pub(crate) as_of: Timestamp,
 }
 
 impl Completeness {
-    /// Of what nobody has looked at.
+    /// When no partition was looked at.
     const NONE: Self = Self { is_final: false, behind: 0, as_of: Timestamp(0) };
 
-    fn of(engine: &Engine, range: &Range<Minute>) -> Self {
+    fn from_engine(engine: &Engine, range: &Range<Minute>) -> Self {
         let (finality, last) = (engine.finality(), last(range));
         let behind = finality.behind(last);
         Self { is_final: finality.is_final(last), behind, as_of: engine.clock() }
@@ -75,23 +77,23 @@ fn last(range: &Range<Minute>) -> Minute {
     Minute(range.end.0.saturating_sub(1))
 }
 
-/// A question, as a value: each partition answers it for itself (the leaf), and what they say merges, two by two,
-/// into what all of them say (the root).
+/// A question as a value. Each partition answers it for itself (a leaf); the parts are merged two
+/// by two into the answer of all partitions (the root).
 pub(crate) trait Question: Sync {
-    /// What one partition says, or several together.
+    /// The answer of one partition, or of several together.
     type Part: Send;
 
-    /// What one says.
+    /// The answer of one partition.
     fn leaf<T: CheckpointStore>(
         &self,
         slot: &Slot<T>,
     ) -> impl Future<Output = Result<Self::Part, Unanswered>> + Send;
 
-    /// What both say; whichever are merged first, all of them say the same in the end.
+    /// The answer of both together. In whatever order parts are merged, the result is the same.
     fn merge(&self, one: Self::Part, other: Self::Part) -> Self::Part;
 }
 
-/// The root: asks all partitions side by side.
+/// Asks all partitions at once, and merges their answers.
 pub(crate) async fn ask<Q: Question, T: CheckpointStore>(
     slots: &[Slot<T>],
     question: &Q,
@@ -101,12 +103,14 @@ pub(crate) async fn ask<Q: Question, T: CheckpointStore>(
     all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
 }
 
-/// What memory says, and where the rest is at the same moment.
+/// What a partition's memory says, and the rest at the same moment.
 struct Look<R, V> {
     memory: R,
+    /// None when memory has all minutes that were asked for.
     stored: Option<Stored<V>>,
 }
 
+/// Looks at a partition under its lock. `memory` is asked for what is in memory.
 async fn look<T: CheckpointStore, R>(
     slot: &Slot<T>,
     range: &Range<Minute>,
@@ -127,7 +131,7 @@ async fn look<T: CheckpointStore, R>(
     Ok(Look { memory: memory(engine), stored })
 }
 
-/// The count of an ad.
+/// The answer to [`CountOfAd`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct AdCount {
     pub(crate) count: u64,
@@ -135,7 +139,7 @@ pub(crate) struct AdCount {
     pub(crate) completeness: Completeness,
 }
 
-/// How many events of a kind an ad has in a range.
+/// The question how many events of a kind an ad has in a range.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CountOfAd {
     pub(crate) ad: AdId,
@@ -152,7 +156,7 @@ impl Question for CountOfAd {
         let Look { mut memory, stored } = look(slot, range, |engine| AdCount {
             count: engine.ad_count(*ad, *kind, *validity, range.start, range.end),
             revision: engine.revision(range.start, range.end),
-            completeness: Completeness::of(engine, range),
+            completeness: Completeness::from_engine(engine, range),
         })
         .await?;
         if let Some(stored) = stored {
@@ -171,7 +175,7 @@ impl Question for CountOfAd {
     }
 }
 
-/// How many events of a kind every ad has in a range that is not empty.
+/// The question how many events of a kind every ad has in a range that is not empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CountsOfAds {
     pub(crate) kind: Kind,
@@ -179,7 +183,7 @@ pub(crate) struct CountsOfAds {
     pub(crate) range: Range<Minute>,
 }
 
-/// Every ad's.
+/// The answer to [`CountsOfAds`].
 #[derive(Clone, Debug)]
 pub(crate) struct AdCounts {
     counts: HashMap<AdId, u64, FixedState>,
@@ -187,23 +191,26 @@ pub(crate) struct AdCounts {
 }
 
 impl AdCounts {
-    /// Those with the most, most first, then by name: all partitions are summed before they are ranked.
+    /// The ads with the most events, most first; those with as many in the order of their names. To
+    /// be called when all partitions are merged: the top of each partition would not be the top of
+    /// all.
     pub(crate) async fn top<T: CheckpointStore>(
         self,
         slots: &[Slot<T>],
         most: usize,
     ) -> Result<Vec<(AdName, u64)>, Unanswered> {
         let mut ads: Vec<_> = self.counts.into_iter().collect();
-        // Ids that are their own names are in the order of these.
+        // Where every id is its own name, ids are in the order of names.
         if ads.iter().all(|(ad, _)| !ad.is_digest()) {
             ads = top(ads, most);
         } else if let Some(place) = most.checked_sub(1).filter(|_| most < ads.len()) {
-            // Those that share the last place are told apart by their names.
+            // All ads with as many events as the last place stay: the names, which are looked up
+            // below, tell which of them are in.
             let (_, (_, last), _) = ads.select_nth_unstable_by_key(place, |(_, n)| Reverse(*n));
             let last = *last;
             ads.retain(|(_, n)| *n >= last);
         }
-        let names = Names::of(slots, ads.iter().map(|(ad, _)| *ad)).await?;
+        let names = Names::look_up(slots, ads.iter().map(|(ad, _)| *ad)).await?;
         let named = ads.into_iter().map(|(ad, n)| Ok((names.name(ad)?, n)));
         let mut ranked = named.collect::<Result<Vec<_>, StoreError>>()?;
         ranked.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -219,20 +226,21 @@ impl Question for CountsOfAds {
         let Self { kind, validity, range } = self;
         let mut counts: HashMap<AdId, u64, FixedState> = HashMap::default();
         let mut completeness = None;
-        // Each minute under a lock of its own: no hold is longer than one minute's ads.
+        // The lock is taken for each minute anew, so that it is never held for longer than the ads
+        // of one minute need.
         for minute in (range.start.0..range.end.0).map(Minute) {
             let one = minute..Minute(minute.0 + 1);
             let Look { memory, stored } = look(slot, &one, |engine| {
                 let mut add = |ad, n| *counts.entry(ad).or_default() += n;
                 engine.ad_totals(minute, *kind, *validity, &mut add);
-                Completeness::of(engine, range)
+                Completeness::from_engine(engine, range)
             })
             .await?;
             if let Some(stored) = stored {
                 let add = |ad, n| *counts.entry(ad).or_default() += n;
                 stored.totals(*kind, *validity, add).await?;
             }
-            // The last look knows most.
+            // The last look is the newest.
             completeness = Some(memory);
             tokio::task::yield_now().await;
         }
@@ -250,7 +258,7 @@ impl Question for CountsOfAds {
     }
 }
 
-/// The largest, ties by id.
+/// The ads with the most events, most first; those with as many in the order of their ids.
 fn top(mut ads: Vec<(AdId, u64)>, most: usize) -> Vec<(AdId, u64)> {
     let rank = |a: &(AdId, u64), b: &(AdId, u64)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
     if most < ads.len() {
@@ -261,21 +269,21 @@ fn top(mut ads: Vec<(AdId, u64)>, most: usize) -> Vec<(AdId, u64)> {
     ads
 }
 
-/// How far an imported log has been taken, and what became of its events.
+/// The question how far an imported log has been taken, and what became of its events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct StateOfSource(pub(crate) SourceId);
 
 impl Question for StateOfSource {
     type Part = SourceState;
 
-    /// Of a log that the partition does not know: no rows.
+    /// A partition that does not know the log says: no rows.
     async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<SourceState, Unanswered> {
         let nowhere = Minute(0)..Minute(0);
         let Look { memory, .. } = look(slot, &nowhere, |engine| engine.source(self.0)).await?;
         Ok(memory.unwrap_or_default())
     }
 
-    /// It is taken as far as the partition that has taken least of it.
+    /// The log is taken as far as the partition has taken it that is furthest behind.
     fn merge(&self, one: SourceState, other: SourceState) -> SourceState {
         let least = if other.rows < one.rows { &other } else { &one };
         let (rows, digest) = (least.rows, least.digest);

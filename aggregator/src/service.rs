@@ -1,8 +1,8 @@
-//! The service: one task per partition that reads the log, applies, checkpoints; and the state that
-//! questions read.
+//! The service: one task for each partition, which reads the log, applies messages and saves
+//! checkpoints; and the state that questions read.
 //!
-//! Tasks run on the runtime that [`Aggregator::start`] is called on. They apply in short bursts, so
-//! that the others on it get their turn.
+//! The tasks run on the runtime that [`Aggregator::start`] is called on. They apply messages in
+//! short bursts, so that other tasks on the runtime get their turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,15 +35,16 @@ const WRITING_MAX: usize = 2;
 /// When things happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// The engines'.
+    /// The settings of the engines.
     pub engine: count::Settings,
-    /// A partition that has counted something saves it after this time.
+    /// How long after it has counted something a partition saves a checkpoint.
     pub checkpoint_every: Duration,
-    /// A partition in which only heartbeats came saves its position after so many times that time.
+    /// A partition in which only heartbeats came saves a checkpoint after so many times
+    /// `checkpoint_every`.
     pub idle_checkpoints: u32,
-    /// A partition saves after it has applied so many bytes of messages, if that is earlier. What it
-    /// keeps in memory between two checkpoints, and what it applies again after a crash, is bounded
-    /// by this.
+    /// A partition saves a checkpoint earlier when it has applied so many bytes of messages. This
+    /// bounds what it keeps in memory between two checkpoints, and what it applies again after a
+    /// crash.
     pub checkpoint_bytes: usize,
     /// How long the log keeps what every partition has saved, in hours.
     pub retention_hours: u32,
@@ -79,16 +80,16 @@ pub struct Parts<'a, L, S = SlateStores> {
     pub log: Arc<L>,
     /// Where checkpoints go.
     pub stores: S,
-    /// For the default minute of a question, and nothing that is counted.
+    /// For the default minute of a question, and for nothing that is counted.
     pub clock: Arc<dyn Clock>,
     /// When things happen.
     pub settings: Settings,
-    /// By partition: up to which sequence the log is archived; it is kept beyond that. None where
-    /// nothing is archived.
+    /// By partition, the sequence up to which the log is archived: the log behind it is not
+    /// trimmed. None where nothing is archived.
     pub archived: Option<watch::Receiver<Vec<u64>>>,
-    /// Whose edges are, as it stands: for answers, and nothing that is counted.
+    /// Which edges are registered, for answers, and for nothing that is counted.
     pub registered: Registered,
-    /// Takes the metrics.
+    /// Where the metrics are registered.
     pub registry: &'a mut Registry,
 }
 
@@ -110,15 +111,15 @@ pub(crate) struct Counted<T: CheckpointStore> {
 #[derive(Debug)]
 pub(crate) struct Moving<V> {
     pub(crate) changes: Arc<Changes>,
-    /// The store without them.
+    /// The rows of the store before they are written.
     pub(crate) before: Arc<V>,
 }
 
-/// A partition's state; none until its checkpoint is read. Whoever holds the lock sees every row in
+/// A partition's state; none until its checkpoint is read. Under the lock every row is in exactly
 /// one place: in the engine, moving, or in the store.
 pub(crate) type Slot<T> = RwLock<Option<Counted<T>>>;
 
-/// Waits until the aggregator is closed, or gone.
+/// Waits until the task is asked to stop: the aggregator is closed, or was dropped.
 async fn asked(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -131,13 +132,13 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
     pub(crate) board: Board,
-    /// Few partitions write at once: that bounds the rows that are moving.
+    /// Lets [`WRITING_MAX`] partitions write at once, which bounds the rows that are moving.
     writing: Semaphore,
     pub(crate) slots: Vec<Slot<S::Store>>,
-    /// By partition: up to which sequence the log is no longer needed.
+    /// By partition, the sequence up to which the log is older than the retention and saved.
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
     pub(crate) registered: Registered,
-    /// By partition: up to which sequence it is archived.
+    /// By partition, the sequence up to which the log is archived.
     archived: Option<watch::Receiver<Vec<u64>>>,
 }
 
@@ -155,8 +156,8 @@ impl<L: Log, S: Stores> std::fmt::Debug for Aggregator<L, S> {
 }
 
 impl<L: Log, S: Stores> Aggregator<L, S> {
-    /// Starts the tasks on the current runtime, and returns at once: [`Aggregator::ready`] waits.
-    /// A partition whose checkpoint is damaged or does not fit the log stops, and says so there.
+    /// Starts the tasks on the current runtime, and returns at once. A partition whose checkpoint
+    /// is damaged or does not fit the log stops, which [`Aggregator::ready`] says.
     #[must_use]
     pub fn start(parts: Parts<'_, L, S>) -> Self {
         let Parts { log, stores, clock, settings, archived, registered, registry } = parts;
@@ -183,7 +184,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         Self { core, tasks, stop }
     }
 
-    /// Waits until all that was in the log at the start is applied, for at most `wait`.
+    /// Waits, for at most `wait`, until everything is applied that was in the log at the start.
     ///
     /// # Errors
     /// [`NotReady`] says which partition is behind, or has stopped and why.
@@ -197,7 +198,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         self.core.board.all()
     }
 
-    /// Saves everything and ends. Questions are no longer answered.
+    /// Saves everything and ends. Questions are not answered any more.
     pub async fn close(mut self) {
         self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {

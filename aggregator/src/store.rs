@@ -1,11 +1,11 @@
-//! Checkpoints: what an engine must not forget, kept in one atomic write together with the
-//! position.
+//! Checkpoints: what an engine must not forget, saved together with its position in one atomic
+//! write.
 //!
 //! Two layers. [`CheckpointStore`] is an ordered map of bytes with atomic batches and rows that add
 //! up; it has two adapters, [`slate`] and (feature `testing`) [`memory`], and one contract test,
 //! [`contract`]. On top, [`rows`] knows what the rows mean: it turns an engine's changes into a
-//! batch and reads them back, and [`codec`] knows their bytes. A row that cannot be read is an error
-//! that names its key; nothing is skipped.
+//! batch and reads them back, and [`codec`] knows their bytes. A row that cannot be read is an
+//! error that names its key; nothing is skipped.
 
 use std::future::Future;
 
@@ -13,9 +13,9 @@ pub mod codec;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
 pub mod keys;
-pub(crate) mod lists;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+pub(crate) mod row_values;
 pub mod rows;
 #[cfg(any(test, feature = "testing"))]
 pub mod s3_server;
@@ -26,7 +26,7 @@ pub mod slate;
 pub enum Change {
     /// Replaces the row.
     Put(Vec<u8>, Vec<u8>),
-    /// Is added to the row by [`codec::add`], or begins it.
+    /// Is added to the row by [`codec::add`]; where there is no row yet, becomes it.
     Add(Vec<u8>, Vec<u8>),
     /// Removes the row, if it is there.
     Delete(Vec<u8>),
@@ -43,7 +43,7 @@ impl Change {
     }
 }
 
-/// Why a store did not do it, sorted by blame.
+/// Why a store failed, sorted by what must be done about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the directory.
@@ -52,12 +52,13 @@ pub enum StoreError {
     /// The settings or the directory cannot be used.
     #[error("the store cannot be opened: {0}")]
     Unusable(String),
-    /// A row or a file is not what was written there.
+    /// A row or a file is missing, or is not what was written.
     #[error(
         "damaged checkpoint: {0}; bring back a backup (`countersign restore`), for nothing is guessed"
     )]
     Damaged(String),
-    /// The store cannot be reached, or lost the acknowledgement: the batch may have been written.
+    /// The store cannot be reached, or its acknowledgement was lost. A batch may have been written
+    /// all the same.
     #[error("the store is not available: {0}")]
     Unavailable(String),
     /// Another process has taken the partition over, or the store was closed.
@@ -66,37 +67,37 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// A row that does not say what it should.
+    /// [`StoreError::Damaged`] because of this row.
     #[must_use]
     pub fn row(key: &[u8], what: &str) -> Self {
         Self::Damaged(format!("{}: {what}", keys::describe(key)))
     }
 }
 
-/// What a store does with the rows of one partition.
+/// The store of one partition: rows by key.
 ///
 /// Duties of every adapter and fake (the suite in [`contract`] checks them):
 ///
 /// - **Atomicity.** A batch is written whole or not at all, whatever happens, and batches become
 ///   durable in the order of their writes: after a crash there is a whole number of them.
 /// - **Visibility.** When `write` returns `Ok`, every later `view` has the batch, durable or not. A
-///   view shows one moment: no later batch changes what it gives.
+///   view shows the rows of one moment: no later batch changes them.
 /// - **Durability.** When `flush` returns `Ok`, every batch written before its call survives the
 ///   loss of power.
-/// - **Addition.** `Add` rows are combined with [`codec::add`], in the order of their writes, onto
-///   the row that was put or added before; where and when they are combined is the store's choice.
+/// - **Addition.** The rows of `Add` are added with [`codec::add`], in the order of their writes, to
+///   the row that was put or added before. When that is done is the store's choice.
 /// - **Damage.** Bytes that are not what was written give [`StoreError::Damaged`], never a missing
 ///   row.
 /// - **Concurrency.** `view` and `flush` may run beside a `write`; two writes may not.
 /// - **Errors.** After an error of `write` or `flush` the caller opens the store anew.
 pub trait CheckpointStore: Send + Sync + 'static {
-    /// What it shows of one moment.
+    /// The rows of one moment.
     type View: View;
 
     /// Writes a batch. No key is in it twice.
     fn write(&self, batch: Vec<Change>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Makes durable what was written.
+    /// Makes durable all that was written before.
     fn flush(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The rows as they are now. Does not wait.
@@ -109,15 +110,15 @@ pub trait CheckpointStore: Send + Sync + 'static {
     fn close(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
-/// Takes one row of a scan: key and value.
+/// Takes one row of a scan: its key and its value.
 pub type TakeRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Stop> + Send + 'a;
 
-/// Why a scan goes on no further.
+/// Why a scan is to end before its last row.
 #[derive(Debug)]
 pub enum Stop {
-    /// Who takes the rows has enough: the scan has done what it should.
+    /// No further row is wanted: the scan returns `Ok`.
     Enough,
-    /// A row is not what it should be, or the like: the scan fails with it.
+    /// The row cannot be used: the scan returns this error.
     Failed(StoreError),
 }
 
@@ -147,6 +148,6 @@ pub trait Stores: Send + Sync + 'static {
     /// Opens a partition's store, or begins it.
     fn open(&self, partition: u16) -> impl Future<Output = Result<Self::Store, StoreError>> + Send;
 
-    /// Lets another process open them: the last call, after every store was closed.
+    /// Lets another process open the stores. Called last, after every store was closed.
     fn release(&self) {}
 }

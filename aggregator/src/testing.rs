@@ -25,7 +25,7 @@ const ADS: [&str; 6] =
     ["ad-1", "550e8400-e29b-41d4-a716-446655440000", "a", "mm_10067028.1", "Zz_9", "広告 10"];
 const PUBLISHERS: [&str; 2] = ["p1", "example.com"];
 
-/// One of these.
+/// A name of [`ADS`], [`PUBLISHERS`] or the like.
 pub(crate) fn named<T: Named>(text: &'static str) -> Name<'static, T> {
     shared::name::literal(text)
 }
@@ -43,8 +43,14 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn count(&self, ad: AdId, kind: Kind, of: Validity, range: &Range<Minute>) -> u64 {
-        let asked = [true, false].into_iter().filter(|valid| of.takes(*valid));
+    pub(crate) fn count(
+        &self,
+        ad: AdId,
+        kind: Kind,
+        validity: Validity,
+        range: &Range<Minute>,
+    ) -> u64 {
+        let asked = [true, false].into_iter().filter(|valid| validity.takes(*valid));
         let range = |valid| (ad, kind, valid, range.start)..(ad, kind, valid, range.end);
         asked.flat_map(|valid| self.counts.range(range(valid))).map(|(_, n)| n).sum()
     }
@@ -52,12 +58,12 @@ impl Oracle {
     pub(crate) fn popular(
         &self,
         kind: Kind,
-        of: Validity,
+        validity: Validity,
         range: &Range<Minute>,
     ) -> Vec<(&'static str, u64)> {
         let mut ads = self.ads;
         ads.sort_unstable();
-        let count = |ad| self.count(named(ad).id(), kind, of, range);
+        let count = |ad| self.count(named(ad).id(), kind, validity, range);
         let mut all: Vec<_> = ads.into_iter().map(|ad| (ad, count(ad))).collect();
         all.retain(|(_, n)| *n > 0);
         all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
@@ -87,18 +93,18 @@ impl Oracle {
 
 type Key = (IssuerId, ImpressionId, Kind, bool);
 
-struct Outbox {
+struct SendingOutbox {
     id: OutboxId,
     next: u64,
     watermark: Timestamp,
 }
 
-/// Makes messages, and knows what they must come to.
+/// Makes messages, and knows what the answers must be after them.
 pub(crate) struct World {
     random: Seeded,
     map: PartitionMap,
     pub(crate) now: Timestamp,
-    outboxes: Vec<Outbox>,
+    outboxes: Vec<SendingOutbox>,
     blocks: Vec<BlockId>,
     seen: HashSet<Key>,
     sent: Vec<Sent>,
@@ -124,11 +130,11 @@ impl World {
         Self::called(seed, ADS, PUBLISHERS)
     }
 
-    /// Whose ads and publishers have these names.
+    /// A world whose ads and publishers have these names.
     pub(crate) fn called(seed: u64, ads: [&'static str; 6], publishers: [&'static str; 2]) -> Self {
         let id = |edge| OutboxId { edge: Id::literal(edge), epoch: 1 };
         let start = START.start();
-        let outbox = |edge| Outbox { id: id(edge), next: 0, watermark: start };
+        let outbox = |edge| SendingOutbox { id: id(edge), next: 0, watermark: start };
         Self {
             random: Seeded::new(seed),
             map: PartitionMap::new(Partitions::new(PARTITIONS).unwrap()),

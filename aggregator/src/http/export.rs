@@ -10,7 +10,7 @@ use crate::query::{Export, Names, Row};
 use crate::store::{StoreError, View};
 
 fn line(row: &Row, names: &Names) -> Result<Line, StoreError> {
-    let cell = |of| Cell::new(of, |id| names.name(id));
+    let cell = |dimensions| Cell::new(dimensions, |id| names.name(id));
     Ok(match *row {
         Row::Account(minute, account) => Line::Account {
             minute,
@@ -20,9 +20,11 @@ fn line(row: &Row, names: &Names) -> Result<Line, StoreError> {
             duplicate: account.duplicate,
             reasons: reasons(&account.reasons),
         },
-        Row::Cell(minute, ref of, count) => Line::Cell { minute, cell: cell(of)?, count },
-        Row::Amount(minute, ref of, amount, currency, micros) => {
-            Line::Amount { minute, cell: cell(of)?, amount, currency, micros }
+        Row::Cell(minute, ref dimensions, count) => {
+            Line::Cell { minute, cell: cell(dimensions)?, count }
+        }
+        Row::Amount(minute, ref dimensions, amount, currency, micros) => {
+            Line::Amount { minute, cell: cell(dimensions)?, amount, currency, micros }
         }
     })
 }
@@ -33,8 +35,8 @@ enum Step {
     Done,
 }
 
-/// The lines, as they are asked for. A store that fails in the middle cuts the connection: without
-/// the last line an answer is none.
+/// The lines, made as the client reads them. When the store fails in the middle the connection is
+/// cut: an answer without its last line is not complete.
 pub(super) fn body<V: View>(partition: u16, partitions: u16, export: Export<V>) -> Body {
     let start = (export, Step::Head);
     Body::from_stream(stream::try_unfold(start, move |(mut export, step)| async move {

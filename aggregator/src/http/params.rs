@@ -1,4 +1,5 @@
-//! Parameters: strict, and every refusal says which one and what to do.
+//! Parameters of requests. Reading them is strict; every refusal says which parameter is wrong, and
+//! what to do.
 
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ fn refuse(name: &str, what: impl std::fmt::Display) -> Problem {
     Problem::new(400, "invalid_parameter", format!("{name}: {what}"))
 }
 
-/// The query of a request; each name once, and only those that are known.
+/// The query of a request. Each name is there at most once, and is one that the question knows.
 #[derive(Debug)]
 pub(super) struct Params(Vec<(String, String)>);
 
@@ -84,7 +85,7 @@ impl Params {
         Ok(Some(minute))
     }
 
-    /// The kind of event; a click when it is not given.
+    /// The kind of event; [`Kind::Click`] when it is not given.
     pub(super) fn event(&self) -> Result<Kind, Problem> {
         match self.get("event") {
             None => Ok(Kind::Click),
@@ -96,7 +97,7 @@ impl Params {
         }
     }
 
-    /// Whether events with a verdict are asked for; those without when it is not given.
+    /// Which events are asked for, by their validity; [`Validity::Valid`] when it is not given.
     pub(super) fn validity(&self) -> Result<Validity, Problem> {
         let read = |text: &str| text.parse().map_err(|error| refuse("validity", error));
         self.get("validity").map_or(Ok(Validity::Valid), read)
@@ -108,7 +109,7 @@ impl Params {
         self.get("publisher").map(read).transpose()
     }
 
-    /// Whether something is asked for that is not given otherwise.
+    /// Whether this is `true`; false when it is not given.
     pub(super) fn is_true(&self, name: &str) -> Result<bool, Problem> {
         match self.get(name) {
             None | Some("false") => Ok(false),
@@ -117,7 +118,7 @@ impl Params {
         }
     }
 
-    /// A number from 1 to `most`.
+    /// A number from 1 to `most`; `default` when it is not given.
     pub(super) fn number(&self, name: &str, default: u32, most: u32) -> Result<u32, Problem> {
         let Some(text) = self.get(name) else { return Ok(default) };
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -128,19 +129,19 @@ impl Params {
     }
 }
 
-/// The ad of a path.
+/// Reads the ad in a path.
 pub(super) fn ad(text: &str) -> Result<AdName, Problem> {
     text.parse().map_err(|error| refuse("ad_id", error))
 }
 
-/// The imported log of a path.
+/// Reads the imported log in a path.
 pub(super) fn source(text: &str) -> Result<SourceId, Problem> {
     text.parse().map_err(|_| {
         refuse("source", "an imported log is named by 32 lower-case hexadecimal digits")
     })
 }
 
-/// The partition of a path, of so many.
+/// Reads the partition in a path; it must be below `count`.
 pub(super) fn partition(text: &str, count: usize) -> Result<u16, Problem> {
     let number = text.parse::<u16>().ok().filter(|number| usize::from(*number) < count);
     let last = count.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! What became of what was received.
+//! The question what became of everything that was received.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,34 +22,35 @@ pub(crate) struct Accounting {
     pub(crate) counted: u64,
     pub(crate) duplicate: u64,
     pub(crate) reasons: [u64; REASON_CODES],
-    /// Received, and without an outcome yet. Below zero only when something was counted that was
-    /// never declared.
+    /// How many events were received and have no outcome yet. Below zero only when events have an
+    /// outcome that were never declared.
     pub(crate) in_flight: i128,
-    /// Why it does not add up; it does when there is nothing here.
+    /// Why the account does not add up. It does when this is empty.
     pub(crate) because: BTreeSet<Doubt>,
-    /// Batches of these minutes that were given up.
+    /// How many batches near these minutes were given up.
     pub(crate) given_up: u64,
-    /// What pages have told, by publisher.
+    /// What page views have told, by publisher.
     pub(crate) told: BTreeMap<PublisherId, Told>,
     pub(crate) gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
     pub(crate) conflicts: BTreeMap<OutboxId, Conflicts>,
     pub(crate) completeness: Completeness,
 }
 
-/// Numbers of an outbox that came with two contents.
+/// The conflicts of an outbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Conflicts {
-    /// All that there were.
+    /// How many there were in all.
     pub(crate) count: u64,
     /// The newest of them.
     pub(crate) newest: Vec<Conflict>,
-    /// The log's clock at the first; none when nobody knows.
+    /// The log's clock at the first; none when it is not known.
     first_at: Option<Timestamp>,
 }
 
 impl Conflicts {
-    /// Whether events of these minutes may have been in a batch that was skipped, but for what clocks
-    /// differ: none came later than it, nor was any older by more than the horizon when it came.
+    /// Whether events of these minutes may have been in a batch that was skipped. Such an event
+    /// happened before the batch came, and not earlier than that by more than the horizon; both
+    /// with a margin for the difference of clocks.
     fn may_touch(&self, range: &Range<Minute>) -> bool {
         let last = self.newest.iter().map(|conflict| conflict.at).max();
         let oldest = self.first_at.unwrap_or_default().minus_ms(HORIZON_MS + CLOCK_AHEAD_MS_MAX);
@@ -58,37 +59,41 @@ impl Conflicts {
     }
 }
 
-/// What became of what was received in a range of minutes.
+/// The question what became of everything that was received in a range of minutes.
 struct Account<'a>(&'a Range<Minute>);
 
-/// What one partition says of it, or several together.
+/// The answer of one partition, or of several together.
 struct Part {
     minutes: BTreeMap<Minute, Sum>,
     told: BTreeMap<PublisherId, Told>,
-    /// How far each has applied its log.
+    /// By partition, the sequence up to which it has applied its log.
     applied: Vec<u64>,
-    /// Missing numbers of each outbox; where partitions differ, of the one that misses most.
+    /// The missing numbers of each outbox. Where partitions differ: those of the one that misses
+    /// most.
     gaps: BTreeMap<OutboxId, Vec<Range<u64>>>,
-    /// Every partition hears of every batch: where they differ, one is behind.
+    /// The conflicts of each outbox. Every partition hears of every batch, so where partitions
+    /// differ, some are behind: those of the one that knows most.
     conflicts: BTreeMap<OutboxId, Conflicts>,
-    /// Whether a gap may hide events of the range.
+    /// Whether missing batches may have had events of the range.
     misses: bool,
     completeness: Completeness,
 }
 
-/// One minute over all partitions.
+/// The account of one minute, over several partitions.
 #[derive(Default)]
 struct Sum {
-    /// The largest that a partition has, and the sum of all: they agree when the sum is that many
-    /// times the largest.
+    /// The largest number that a partition has. Partitions that have heard of the same batches have
+    /// the same number, and then `declared_sum` is this times their count.
     declared: u64,
+    /// The sum of all partitions' numbers.
     declared_sum: u64,
-    /// The largest that a partition has.
+    /// The largest number that a partition has.
     given_up: u64,
+    /// The sum of all partitions' accounts. Its `declared` and `given_up` mean nothing.
     account: MinuteAccount,
 }
 
-/// Minutes that are added up at once: what a question holds in memory.
+/// How many minutes are added up at once, which bounds what a question holds in memory.
 const STEP_MINUTES: u32 = 24 * 60;
 
 /// The account of a range of minutes that is not empty.
@@ -148,7 +153,7 @@ async fn step<T: CheckpointStore, L: Log>(
         }
         total.add(&sum.account);
     }
-    let in_doubt = all.conflicts.values().any(|of| of.may_touch(&range));
+    let in_doubt = all.conflicts.values().any(|conflicts| conflicts.may_touch(&range));
     because.extend(in_doubt.then_some(Doubt::Conflicts));
     because.extend((given_up > 0).then_some(Doubt::GivenUp));
     because.extend(all.misses.then_some(Doubt::Gaps));
@@ -191,19 +196,20 @@ impl Question for Account<'_> {
                 applied: vec![engine.position().map_or(0, |position| position.sequence)],
                 gaps: engine.gaps().into_iter().map(|gap| (gap.outbox, gap.missing)).collect(),
                 conflicts: conflicts.collect(),
-                misses: engine
-                    .outboxes()
-                    .any(|(outbox, of)| of.misses_between(outbox.epoch, engine.clock(), from, to)),
-                completeness: Completeness::of(engine, range),
+                misses: engine.outboxes().any(|(outbox, state)| {
+                    state.misses_between(outbox.epoch, engine.clock(), from, to)
+                }),
+                completeness: Completeness::from_engine(engine, range),
             }
         })
         .await?;
-        // What a partition knows of a minute may lie in memory and in the store.
+        // A part of a minute's account may be in memory, and another in the store.
         if let Some(stored) = stored {
             add_up(&mut accounts, stored.accounts().await?);
             add(&mut part.told, stored.told().await?);
         }
-        part.minutes = accounts.into_iter().map(|(minute, of)| (minute, Sum::of(of))).collect();
+        let sums = accounts.into_iter().map(|(minute, of)| (minute, Sum::from_account(of)));
+        part.minutes = sums.collect();
         Ok(part)
     }
 
@@ -220,10 +226,10 @@ impl Question for Account<'_> {
                 *known = runs;
             }
         }
-        for (outbox, of) in other.conflicts {
+        for (outbox, conflicts) in other.conflicts {
             match one.conflicts.entry(outbox) {
-                Entry::Occupied(known) if known.get().count >= of.count => {}
-                known => drop(known.insert_entry(of)),
+                Entry::Occupied(known) if known.get().count >= conflicts.count => {}
+                known => drop(known.insert_entry(conflicts)),
             }
         }
         one.misses |= other.misses;
@@ -236,12 +242,12 @@ fn add_up(
     to: &mut BTreeMap<Minute, MinuteAccount>,
     more: impl IntoIterator<Item = (Minute, MinuteAccount)>,
 ) {
-    more.into_iter().for_each(|(minute, of)| to.entry(minute).or_default().add(&of));
+    more.into_iter().for_each(|(minute, account)| to.entry(minute).or_default().add(&account));
 }
 
 impl Sum {
-    /// Of one partition.
-    fn of(account: MinuteAccount) -> Self {
+    /// The account of one partition.
+    fn from_account(account: MinuteAccount) -> Self {
         let (declared, given_up) = (account.declared, account.given_up);
         Self { declared, declared_sum: declared, given_up, account }
     }
@@ -254,8 +260,9 @@ impl Sum {
     }
 }
 
-/// Whether every partition had applied its whole log when it was looked at. The ends are asked for
-/// after that, so that a message in between makes a partition late, never wrong.
+/// Whether every partition had applied its whole log when it was looked at. The ends of the logs
+/// are asked for only now: a message that came in between makes a partition look late, but never up
+/// to date.
 async fn at_end<L: Log>(log: &L, applied: &[u64]) -> bool {
     for (partition, applied) in (0..).zip(applied) {
         match log.end(partition).await {
@@ -279,15 +286,16 @@ mod tests {
         let (first, last) = (Minute(29_000_000), Minute(29_000_000 + DAY));
         let [applied, skipped] = [1, 2].map(|byte| BatchDigest([byte; 16]));
         let newest = Conflict { number: 7, applied, skipped, events: 3, at: last.start() };
-        let of = |first_at| Conflicts { count: 2, newest: vec![newest], first_at };
-        let touches =
-            |of: &Conflicts, from: u32, to: u32| of.may_touch(&(Minute(from)..Minute(to)));
-        let known = of(Some(first.start()));
+        let since = |first_at| Conflicts { count: 2, newest: vec![newest], first_at };
+        let touches = |conflicts: &Conflicts, from: u32, to: u32| {
+            conflicts.may_touch(&(Minute(from)..Minute(to)))
+        };
+        let known = since(Some(first.start()));
         assert!(touches(&known, first.0, first.0 + 1) && touches(&known, 0, u32::MAX));
         assert!(touches(&known, last.0, last.0 + 1) && !touches(&known, last.0 + 2, last.0 + DAY));
         assert!(touches(&known, first.0 - 7 * DAY, first.0 - 7 * DAY + 1));
         assert!(!touches(&known, first.0 - 365 * DAY, first.0 - 8 * DAY));
-        // What an earlier build has kept does not say when it began.
-        assert!(touches(&of(None), first.0 - 365 * DAY, first.0 - 8 * DAY));
+        // Of conflicts that an earlier build has kept it is not known when they began.
+        assert!(touches(&since(None), first.0 - 365 * DAY, first.0 - 8 * DAY));
     }
 }

@@ -1,4 +1,4 @@
-//! Whose batches are counted, and how far each is.
+//! The question which edges there are, and how far their outboxes are counted.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,27 +10,30 @@ use crate::count::Engine;
 use crate::service::{Counted, NotReady, Slot};
 use crate::store::CheckpointStore;
 
-/// An outbox, over all partitions.
+/// How far an outbox is counted, over all partitions.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct OutboxProgress {
     /// All numbers before this one have been counted, in every partition.
     pub(crate) next: u64,
-    /// The least of the partitions; [`Timestamp::MAX`] when it is closed everywhere.
+    /// The least watermark that a partition has; [`Timestamp::MAX`] when the outbox is closed in
+    /// all of them.
     pub(crate) watermark: Timestamp,
-    /// Numbers that have not come although larger ones have, in some partition: first and last.
+    /// Ranges of numbers that have not come to some partition although larger ones have: first and
+    /// last.
     pub(crate) missing: BTreeSet<(u64, u64)>,
 }
 
-/// All outboxes that are remembered, and the edges that are out of service or cut off.
+/// The answer to [`AllEdges`]: all outboxes that are remembered, and the edges that are out of
+/// service or cut off.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Edges {
-    pub(crate) outboxes: BTreeMap<OutboxId, Outbox>,
+    pub(crate) outboxes: BTreeMap<OutboxId, OutboxProgress>,
     pub(crate) retired: BTreeMap<EdgeId, Timestamp>,
-    /// By registered name: nothing of them counts any more.
+    /// The registered names of edges of which nothing counts any more.
     pub(crate) cut_off: BTreeSet<EdgeId>,
 }
 
-/// All edges.
+/// The question about all edges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct AllEdges;
 
@@ -42,7 +45,7 @@ impl Question for AllEdges {
         let Some(Counted { engine, .. }) = counted.as_ref() else {
             return Err(NotReady::Starting("it is starting or closing".into()).into());
         };
-        Ok(Edges::of(engine))
+        Ok(Edges::from_engine(engine))
     }
 
     fn merge(&self, mut one: Edges, other: Edges) -> Edges {
@@ -64,11 +67,11 @@ impl Question for AllEdges {
 }
 
 impl Edges {
-    fn of(engine: &Engine) -> Self {
+    fn from_engine(engine: &Engine) -> Self {
         let outboxes = engine.outboxes().map(|(outbox, state)| {
             let missing = state.missing().into_iter().map(|gap| (gap.start, gap.end - 1));
             let missing = missing.collect();
-            (outbox, Outbox { next: state.next, watermark: state.watermark, missing })
+            (outbox, OutboxProgress { next: state.next, watermark: state.watermark, missing })
         });
         Self {
             outboxes: outboxes.collect(),

@@ -1,5 +1,5 @@
-//! Everything that a partition has counted in a range, at one position: for comparing it with
-//! another count.
+//! Exports everything that a partition has counted in a range, at one position, so that it can be
+//! compared with another count.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,38 +14,42 @@ use crate::query::stored::Stored;
 use crate::service::Slot;
 use crate::store::{CheckpointStore, StoreError, View};
 
-/// Rows of the store that are read at once.
+/// How many rows of the store are read at once.
 const STORE_ROWS_MAX: usize = 4_096;
-/// Rows of memory that are handed out at once.
+/// How many rows of memory are handed out at once.
 const MEMORY_ROWS_MAX: usize = 1_024;
 
-/// A part of a count. What has the same names adds up: memory and the store may both have some.
+/// A row of the export. Rows that name the same minute, cell and amount are to be added up: memory
+/// and the store may each have a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a few thousand live at a time, and are copied once")]
 pub(crate) enum Row {
-    /// The account of a minute; its revision is left out.
+    /// The account of a minute, of which the revision is left out.
     Account(Minute, MinuteAccount),
     /// How many events a cell has.
     Cell(Minute, Dimensions, u64),
-    /// What adds up beside them, in millionths.
+    /// An amount of a cell, in millionths of a unit of the currency.
     Amount(Minute, Dimensions, Amount, Currency, i64),
 }
 
-/// The counts of one partition. What memory had of them is held here, the rest is read piece by
-/// piece.
+/// The export of one partition. What was in memory is held here; the rest is read from the store
+/// piece by piece.
 pub(crate) struct Export<V> {
     /// The last message that is counted.
     pub(crate) position: Option<Position>,
-    /// Edges of which nothing counts any more, and from where on.
+    /// Edges of which nothing counts any more, and from which batch on.
     pub(crate) cut_off: BTreeMap<EdgeId, CutOff>,
-    /// Of what is held here.
+    /// The names in `memory`.
     names: Names,
+    /// Rows that were in memory, or moving into the store.
     memory: Vec<Row>,
+    /// What is still to be read.
     stored: Option<Stored<V>>,
+    /// The key in the store from which to go on.
     next: Option<Vec<u8>>,
 }
 
-/// Looks at a partition.
+/// Begins the export of a partition.
 pub(crate) async fn export<T: CheckpointStore>(
     slot: &Slot<T>,
     range: Range<Minute>,
@@ -58,7 +62,7 @@ pub(crate) async fn export<T: CheckpointStore>(
                 engine.cells(minute, &mut |cell| {
                     rows.push(Row::Cell(minute, cell.dimensions, cell.count));
                 });
-                engine.amounts(minute, &mut |amount| rows.push(Row::of(minute, amount)));
+                engine.amounts(minute, &mut |amount| rows.push(Row::from_amount(minute, amount)));
             }
             let names = names_of(&rows, engine);
             (engine.position(), engine.cut_off().clone(), names, rows)
@@ -70,13 +74,13 @@ pub(crate) async fn export<T: CheckpointStore>(
         let cells = stored.moving_cells();
         memory.extend(cells.map(|(minute, cell)| Row::Cell(minute, cell.dimensions, cell.count)));
         let amounts = stored.moving_amounts();
-        memory.extend(amounts.map(|(minute, amount)| Row::of(minute, &amount)));
+        memory.extend(amounts.map(|(minute, amount)| Row::from_amount(minute, &amount)));
     }
     Ok(Export { position, cut_off, names, memory, stored, next: None })
 }
 
 impl<V: View> Export<V> {
-    /// The next piece, which may be empty, and the names in it; none after the last.
+    /// The next rows, which may be none, and the names in them; `None` when the export is complete.
     pub(crate) async fn piece(&mut self) -> Result<Option<(Vec<Row>, Names)>, StoreError> {
         if !self.memory.is_empty() {
             let rest = self.memory.len().saturating_sub(MEMORY_ROWS_MAX);
@@ -103,7 +107,7 @@ impl<V: View> Export<V> {
         Ok(Some((rows, names)))
     }
 
-    /// The names in some rows: of what memory held from the moment when it did, else of the store.
+    /// The names in some rows: those that memory had at that moment, and the others from the store.
     async fn names(&self, rows: &[Row]) -> Result<Names, StoreError> {
         let mut names = self.names.clone();
         let mut left: Vec<_> = digests(rows).filter(|id| names.name(*id).is_err()).collect();
@@ -117,8 +121,8 @@ impl<V: View> Export<V> {
 }
 
 impl Row {
-    fn of(minute: Minute, of: &CellAmount) -> Self {
-        Self::Amount(minute, of.dimensions, of.amount, of.currency, of.micros)
+    fn from_amount(minute: Minute, row: &CellAmount) -> Self {
+        Self::Amount(minute, row.dimensions, row.amount, row.currency, row.micros)
     }
 
     fn dimensions(&self) -> Option<&Dimensions> {
@@ -129,7 +133,7 @@ impl Row {
     }
 }
 
-/// The ids in some rows whose names stand elsewhere.
+/// The ids in some rows that are digests: their names must be looked up.
 fn digests(rows: &[Row]) -> impl Iterator<Item = AnyId> {
     let names = rows.iter().filter_map(Row::dimensions).flat_map(Dimensions::names);
     names.filter(AnyId::is_digest)

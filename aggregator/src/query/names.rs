@@ -1,4 +1,4 @@
-//! What ids are called: one that is a digest has its name in the partitions that count it.
+//! The names of ids. An id that is a digest has its name in the partitions that count it.
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -14,8 +14,8 @@ use crate::store::{CheckpointStore, StoreError};
 pub(crate) struct Names(HashMap<AnyId, NameBuf<Any>, FixedState>);
 
 impl Names {
-    /// Of these ids, whatever partition knows them.
-    pub(crate) async fn of<T: CheckpointStore, N: Named>(
+    /// The names of these ids, from whatever partition knows them.
+    pub(crate) async fn look_up<T: CheckpointStore, N: Named>(
         slots: &[Slot<T>],
         ids: impl Iterator<Item = Id<N>>,
     ) -> Result<Self, Unanswered> {
@@ -32,15 +32,16 @@ impl Names {
         self.0.extend(names);
     }
 
-    /// The name of one of them.
+    /// The name of one of the ids.
     pub(crate) fn name<N: Named>(&self, id: Id<N>) -> Result<NameBuf<N>, StoreError> {
         let known = id.own_name().or_else(|| self.0.get(&id.any()).cloned().map(NameBuf::cast));
-        // A name comes with the first event that counts, and is saved with it.
+        // The name of a digest comes with its first event that is counted, and is saved with that
+        // event's cell: it can only be missing when the store is damaged.
         known.ok_or_else(|| StoreError::Damaged(format!("the name of {id:?} is missing")))
     }
 }
 
-/// Of ids that are digests, in order.
+/// The question for the names of ids that are digests. The ids are in order.
 struct NamesOf(Vec<AnyId>);
 
 impl Question for NamesOf {

@@ -1,4 +1,5 @@
-//! What lies behind memory: the store at one moment, and what was moving into it.
+//! What a question reads beside memory: the store at one moment, and the rows that were moving into
+//! it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,10 +12,10 @@ use crate::count::{Cell, CellAmount, Changes, MinuteAccount, MinuteRows, Told};
 use crate::store::codec::CellValue;
 use crate::store::{StoreError, View, rows};
 
-/// The minutes of a range that memory does not have whole.
+/// The store's part of a range of minutes that memory does not have whole.
 pub(super) struct Stored<V> {
     view: Arc<V>,
-    /// Not in the view.
+    /// Rows that had left memory and are not in the view.
     moving: Option<Arc<Changes>>,
     range: Range<Minute>,
 }
@@ -45,7 +46,7 @@ impl<V: View> Stored<V> {
         Ok(saved + self.moving().map(of_minute).sum::<u64>())
     }
 
-    /// Of a range of one minute.
+    /// Hands each ad's events of a kind to `each`. The range must be one minute.
     pub(super) async fn totals(
         &self,
         kind: Kind,
@@ -86,7 +87,7 @@ impl<V: View> Stored<V> {
         self.moving().flat_map(|rows| rows.amounts.iter().map(|amount| (rows.minute, *amount)))
     }
 
-    /// The names of those of these ids, which are in order, that are here.
+    /// The names of these ids, as far as they are here. `ids` must be in order.
     pub(super) async fn names(
         &self,
         ids: &[AnyId],

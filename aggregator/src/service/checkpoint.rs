@@ -1,7 +1,8 @@
-//! Saving a checkpoint: beside the partition's task, which goes on applying.
+//! Saves a checkpoint, in a task of its own: that of the partition goes on applying messages.
 //!
-//! The lock is held for the two moments only at which rows change their place: out of the engine,
-//! and into the store. In between they are [`Moving`], and a question counts them from there.
+//! The lock is held only at the two moments at which rows change their place: when they leave the
+//! engine, and when they are in the store. In between they are [`Moving`], and a question counts
+//! them there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,21 +14,22 @@ use super::partition::End;
 use super::{Core, Counted, Moving};
 use crate::count::Engine;
 use crate::metrics::PartitionLabel;
-use crate::store::rows::{self, Place};
+use crate::store::rows::{self, PartitionAndCount};
 use crate::store::{Change, CheckpointStore, Stores};
 
-/// Saves what changed; done when it is durable. Given up in the middle, or failed, the partition
-/// must be opened anew.
+/// Saves what changed, and returns when it is durable. When this fails or is dropped half-way, the
+/// partition must be opened anew.
 pub(super) async fn save<L: Log, S: Stores>(
     core: Arc<Core<L, S>>,
-    place: Place,
+    own: PartitionAndCount,
     store: Arc<S::Store>,
     mut hours: Hours,
 ) -> Result<Hours, End> {
     let watch = Stopwatch::start();
-    // It is never closed; if it were, writing all at once would be no harm.
+    // The semaphore is never closed. If it were, all partitions would write at once, which does no
+    // harm.
     let writing = core.writing.acquire().await;
-    let slot = &core.slots[usize::from(place.partition)];
+    let slot = &core.slots[usize::from(own.partition)];
     let changes = {
         let mut counted = slot.write().await;
         let Some(Counted { engine, moving, .. }) = counted.as_mut() else {
@@ -37,11 +39,11 @@ pub(super) async fn save<L: Log, S: Stores>(
         let before = Arc::new(store.view()?);
         let changes = Arc::new(engine.checkpoint());
         *moving = Some(Moving { changes: Arc::clone(&changes), before });
-        show_size(&core, place.partition, engine);
+        show_size(&core, own.partition, engine);
         core.metrics.locked_seconds.observe(locked.elapsed().as_secs_f64());
         changes
     };
-    let mut batch = rows::batch(place, &changes);
+    let mut batch = rows::batch(own, &changes);
     let hour = u32::try_from(changes.clock.0 / 3_600_000).unwrap_or(u32::MAX);
     batch.extend(hours.note(hour, changes.position, core.settings.retention_hours));
     let bytes: usize = batch.iter().map(Change::bytes).sum();
@@ -65,7 +67,7 @@ fn show_size<L: Log, S: Stores>(core: &Core<L, S>, partition: u16, engine: &Engi
     core.metrics.cell_bytes.get_or_create(&label).set(gauge(size.cell_bytes));
 }
 
-/// The sequence at the first checkpoint of each hour of the log's clock, oldest first, no further
+/// By hour of the log's clock, the sequence at its first checkpoint: oldest first, and no further
 /// back than the retention needs.
 #[derive(Debug, Default)]
 pub(super) struct Hours(VecDeque<(u32, u64)>);
@@ -75,7 +77,8 @@ impl Hours {
         Self(hours.into())
     }
 
-    /// Notes where a new hour began, and forgets those that no trim will ask for.
+    /// Notes the sequence when `hour` is a new one, and forgets the hours that trimming needs no
+    /// more. Returns the rows to write. `retention`: in hours.
     fn note(&mut self, hour: u32, position: Option<Position>, retention: u32) -> Vec<Change> {
         let Some(position) = position else { return Vec::new() };
         if self.0.back().is_some_and(|(last, _)| *last >= hour) {
@@ -84,14 +87,15 @@ impl Hours {
         self.0.push_back((hour, position.sequence));
         let mut forget = Vec::new();
         let kept = hour.saturating_sub(retention);
-        // The last one at or before the retention's beginning is the one that is trimmed up to.
+        // The log is trimmed up to the last hour that is as old as the retention or older: all
+        // before that hour go.
         while self.0.get(1).is_some_and(|(second, _)| *second <= kept) {
             forget.extend(self.0.pop_front().map(|(hour, _)| hour));
         }
         rows::hours(hour, position.sequence, &forget)
     }
 
-    /// Up to which sequence the log is older than the retention.
+    /// The sequence up to which the log is older than the retention; none while nothing is so old.
     pub(super) fn trimmable(&self, retention: u32) -> Option<u64> {
         let (now, _) = self.0.back()?;
         let (first, sequence) = self.0.front()?;

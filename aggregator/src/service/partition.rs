@@ -1,4 +1,4 @@
-//! One partition's task: read, apply, checkpoint.
+//! The task of one partition: reads the log, applies messages, and saves checkpoints.
 
 use std::sync::Arc;
 
@@ -12,17 +12,18 @@ use super::checkpoint::{self, Hours};
 use super::{Core, Counted, Status, asked};
 use crate::count::{Applied, Engine, EngineError};
 use crate::metrics::PartitionLabel;
-use crate::store::rows::{self, Place, Restored};
+use crate::store::rows::{self, PartitionAndCount, Restored};
 use crate::store::{CheckpointStore, StoreError, Stores};
 
-/// Messages are applied in bursts of about so many bytes, each under one hold of the lock: some
+/// Messages are applied in bursts of about so many bytes. The lock is held for a whole burst: some
 /// milliseconds.
 const BURST_BYTES: usize = 512 << 10;
-/// While a checkpoint is being made durable a partition applies at most so many times
-/// [`super::Settings::checkpoint_bytes`], then it waits.
+/// While a checkpoint is being made durable, a partition applies at most so many times
+/// [`super::Settings::checkpoint_bytes`] of messages, and then waits for it.
 const UNSAVED_FACTOR_MAX: usize = 4;
 
-/// How often a foreign message is brought to the dead letters before the partition stops.
+/// How often a partition tries again to append a foreign message to the dead letters before it
+/// stops.
 const FOREIGN_TRIES_MAX: u32 = 30;
 
 /// Why a task ends.
@@ -44,7 +45,8 @@ pub(super) enum End {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// However the task ends, the board knows.
+/// Puts the task's last status on the board when it is dropped, so that it is there even after a
+/// panic.
 struct Ended<'a, L: Log, S: Stores> {
     core: &'a Core<L, S>,
     partition: u16,
@@ -80,18 +82,18 @@ pub(super) async fn run<L: Log, S: Stores>(
 
 struct Task<L: Log, S: Stores> {
     core: Arc<Core<L, S>>,
-    place: Place,
+    own: PartitionAndCount,
     store: Arc<S::Store>,
-    /// The end of the log at the start.
+    /// The last sequence of the log at the start.
     target: u64,
     position: Option<Position>,
-    /// Away while a checkpoint is being saved.
+    /// Empty while a checkpoint is being saved: the checkpoint's task has them.
     hours: Hours,
-    /// Bytes of messages applied since the last checkpoint.
+    /// Bytes of messages applied since the last checkpoint began.
     unsaved_bytes: usize,
-    /// Whether there were events among them, or rows of a log.
+    /// Whether there was anything but heartbeats among these messages.
     unsaved_events: bool,
-    /// Ticks since the last checkpoint.
+    /// Ticks of `checkpoint_every` since the last checkpoint began.
     ticks: u32,
 }
 
@@ -101,9 +103,9 @@ impl<L: Log, S: Stores> Task<L, S> {
         partition: u16,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(Self, L::Reader), End> {
-        let place = Place { partition, partitions: core.log.partitions() };
+        let own = PartitionAndCount { partition, partitions: core.log.partitions() };
         let store = Arc::new(core.stores.open(partition).await?);
-        let restored = rows::restore(&store.view()?, place).await?;
+        let restored = rows::restore(&store.view()?, own).await?;
         let settings = core.settings.engine;
         let (engine, hours) = match restored {
             None => (Engine::new(partition, settings), Hours::default()),
@@ -115,7 +117,7 @@ impl<L: Log, S: Stores> Task<L, S> {
         let position = engine.position();
         let mut task = Self {
             core: Arc::clone(core),
-            place,
+            own,
             store: Arc::clone(&store),
             target: 0,
             position,
@@ -133,13 +135,14 @@ impl<L: Log, S: Stores> Task<L, S> {
         Ok((task, reader))
     }
 
-    /// A reader of what follows, as soon as there is one.
+    /// A reader of the messages behind the task's position, as soon as the log gives one.
     async fn reader(&self, stop: &mut watch::Receiver<bool>) -> Result<L::Reader, End> {
-        let Place { partition, .. } = self.place;
+        let PartitionAndCount { partition, .. } = self.own;
         self.patiently(stop, || self.core.log.reader(partition, self.position)).await
     }
 
-    /// Asks the log until it answers: one that is away comes back.
+    /// Asks the log until it answers, or with an error that trying again does not mend: a log that
+    /// cannot be reached will be there again. Ends early when the task is asked to stop.
     async fn patiently<T, F: Future<Output = Result<T, LogError>>>(
         &self,
         stop: &mut watch::Receiver<bool>,
@@ -148,7 +151,7 @@ impl<L: Log, S: Stores> Task<L, S> {
         loop {
             match ask().await {
                 Err(error) if error.is_retryable() => {
-                    tracing::warn!(partition = self.place.partition, %error, "trying the log again");
+                    tracing::warn!(partition = self.own.partition, %error, "trying the log again");
                 }
                 done => return Ok(done?),
             }
@@ -167,8 +170,8 @@ impl<L: Log, S: Stores> Task<L, S> {
         let settings = self.core.settings;
         let mut tick = tokio::time::interval(settings.checkpoint_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The partitions save one after the other, not all at once.
-        let share = f64::from(self.place.partition) / f64::from(self.place.partitions);
+        // The first tick is spread over the partitions, so that they do not all save at once.
+        let share = f64::from(self.own.partition) / f64::from(self.own.partitions);
         tick.reset_after(settings.checkpoint_every.mul_f64(share));
         let mut save: Option<Save> = None;
         loop {
@@ -212,11 +215,12 @@ impl<L: Log, S: Stores> Task<L, S> {
         timely || self.unsaved_bytes >= settings.checkpoint_bytes
     }
 
-    /// Applies what can be had without waiting, up to a burst.
+    /// Applies `first` and the messages behind it that can be had without waiting, up to
+    /// [`BURST_BYTES`].
     async fn burst(&mut self, first: Delivered, reader: &mut L::Reader) -> Result<(), End> {
         let mut bytes = first.payload.len();
         let mut messages = vec![first];
-        // An error will be there again at the next call.
+        // Ends at the end of the log, or at an error, which comes again at the next call.
         while bytes < BURST_BYTES
             && let Ok(Some(next)) = reader.try_next()
         {
@@ -227,20 +231,21 @@ impl<L: Log, S: Stores> Task<L, S> {
         for message in &messages {
             let view = match Logged::read(&message.payload) {
                 Ok(view) => Some(view),
-                // Ours, and damaged or of a later version: what it says is needed.
+                // Written by us, but damaged or of a later version: its events would be lost.
                 Err(error) if Logged::is_ours(&message.payload) => {
                     let sequence = message.position.sequence;
                     return Err(End::Unreadable { sequence, error });
                 }
                 Err(error) => {
-                    // Before it is passed over: after a crash it is told twice, never not at all.
+                    // Kept before it is passed over: a crash in between keeps it twice, but it is
+                    // never lost.
                     self.foreign(message, &error).await?;
                     None
                 }
             };
             views.push((view, message.position));
         }
-        let slot = &self.core.slots[usize::from(self.place.partition)];
+        let slot = &self.core.slots[usize::from(self.own.partition)];
         let mut applied = Vec::with_capacity(views.len());
         let result: Result<(), End> = {
             let mut counted = slot.write().await;
@@ -263,7 +268,7 @@ impl<L: Log, S: Stores> Task<L, S> {
         };
         for (applied, (view, _)) in applied.iter().zip(&views) {
             self.unsaved_events |= match view {
-                Some(Logged::Message(of)) => applied.events > 0 || !of.chunks.is_empty(),
+                Some(Logged::Message(message)) => applied.events > 0 || !message.chunks.is_empty(),
                 Some(Logged::Control(_)) | None => true,
             };
             self.core.metrics.applied(applied);
@@ -275,9 +280,10 @@ impl<L: Log, S: Stores> Task<L, S> {
         Ok(())
     }
 
-    /// Keeps bytes that nobody of ours wrote with the dead letters.
+    /// Appends a message that no program of ours wrote to the dead letters. Tries again while the
+    /// log cannot be reached, up to [`FOREIGN_TRIES_MAX`] times.
     async fn foreign(&self, message: &Delivered, error: &WireError) -> Result<(), End> {
-        let Place { partition, .. } = self.place;
+        let PartitionAndCount { partition, .. } = self.own;
         let sequence = message.position.sequence;
         tracing::error!(partition, sequence, %error, "a foreign message, kept with the dead letters");
         self.core.metrics.foreign.inc();
@@ -296,30 +302,31 @@ impl<L: Log, S: Stores> Task<L, S> {
         }
     }
 
-    /// Begins a checkpoint. What comes meanwhile may be in it, and counts as unsaved all the same.
+    /// Begins a checkpoint. Messages that are applied from now on may still get into it, but are
+    /// taken as unsaved.
     fn save(&mut self) -> Save {
         (self.unsaved_bytes, self.unsaved_events, self.ticks) = (0, false, 0);
         let hours = std::mem::take(&mut self.hours);
         let (core, store) = (Arc::clone(&self.core), Arc::clone(&self.store));
-        Save(tokio::spawn(checkpoint::save(core, self.place, store, hours)))
+        Save(tokio::spawn(checkpoint::save(core, self.own, store, hours)))
     }
 
     fn saved(&mut self, hours: Hours) {
         if let Some(upto) = hours.trimmable(self.core.settings.retention_hours) {
-            self.core.trimmable.lock()[usize::from(self.place.partition)] = Some(upto);
+            self.core.trimmable.lock()[usize::from(self.own.partition)] = Some(upto);
         }
         self.hours = hours;
     }
 
-    /// Tells the board how far it is.
+    /// Puts on the board how far the partition is.
     fn show(&self) {
         let (at, to) = (self.position.map_or(0, |position| position.sequence), self.target);
         let status = if at < to { Status::Replaying { at, to } } else { Status::Ready };
-        self.core.board.set(self.place.partition, status);
+        self.core.board.set(self.own.partition, status);
     }
 
     async fn show_lag(&self) {
-        let partition = self.place.partition;
+        let partition = self.own.partition;
         if let Ok(end) = self.core.log.end(partition).await {
             let end = end.map_or(0, |end| end.sequence);
             let lag = end.saturating_sub(self.position.map_or(0, |position| position.sequence));
@@ -329,7 +336,7 @@ impl<L: Log, S: Stores> Task<L, S> {
     }
 }
 
-/// A checkpoint that is being saved; given up when it is dropped.
+/// A checkpoint that is being saved. Dropping it aborts the saving.
 struct Save(JoinHandle<Result<Hours, End>>);
 
 impl Drop for Save {
@@ -338,7 +345,7 @@ impl Drop for Save {
     }
 }
 
-/// Waits for a checkpoint to be durable; for ever when there is none.
+/// Waits until the checkpoint is durable. Without one it waits for ever.
 async fn saved(save: &mut Option<Save>) -> Result<Hours, End> {
     match save {
         Some(save) => (&mut save.0).await?,

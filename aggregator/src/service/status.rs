@@ -9,16 +9,16 @@ use tokio::sync::watch;
 pub enum Status {
     /// Its checkpoint is being read.
     Opening,
-    /// It has not yet applied all that was in the log when it started.
+    /// It has not yet applied everything that was in the log when it started.
     Replaying {
         /// The last sequence applied.
         at: u64,
         /// The last sequence of the log at the start.
         to: u64,
     },
-    /// It has, and applies what comes.
+    /// It has applied that, and applies new messages as they come.
     Ready,
-    /// It met something that it cannot go on from, and counts nothing any more.
+    /// It counts nothing any more: why.
     Stopped(String),
     /// The aggregator was closed.
     Closed,
@@ -27,15 +27,15 @@ pub enum Status {
 /// Why a question cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// It will be, by and by.
+    /// The aggregator is starting or closing: asked again later, it may answer.
     #[error("{0}")]
     Starting(String),
-    /// Not without an operator.
+    /// A partition has stopped: an operator has to look at it.
     #[error("{0}")]
     Stopped(String),
 }
 
-/// All partitions' statuses. Clones share them.
+/// The statuses of all partitions. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Board(watch::Sender<Vec<Status>>);
 
@@ -61,11 +61,11 @@ impl Board {
         check(&self.0.borrow())
     }
 
-    /// Waits until questions can be answered, or certainly cannot, or for at most `wait`.
+    /// Waits, for at most `wait`, until questions can be answered, or a partition has stopped.
     pub(crate) async fn ready(&self, wait: Duration) -> Result<(), NotReady> {
         let mut changes = self.0.subscribe();
         let settled = changes.wait_for(|all| !matches!(check(all), Err(NotReady::Starting(_))));
-        // Too late, or the board is gone: what it says last is the answer.
+        // Whether the wait ended well or not: the statuses now are the answer.
         let _ = tokio::time::timeout(wait, settled).await;
         self.check()
     }

@@ -62,32 +62,37 @@ fn start<L: Log, S: Stores>(log: &Arc<L>, stores: S) -> Aggregator<L, S> {
     start_with(log, stores, settings())
 }
 
-async fn ask<L: Log, S: Stores>(of: &Aggregator<L, S>, uri: &str) -> (StatusCode, Value) {
+async fn ask<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, uri: &str) -> (StatusCode, Value) {
     let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
-    let response = api::Principal::Operator.asks(of.router()).oneshot(request).await.unwrap();
+    let response =
+        api::Principal::Operator.asks(aggregator.router()).oneshot(request).await.unwrap();
     let status = response.status();
     let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
     (status, serde_json::from_slice(&body).unwrap())
 }
 
-async fn good<L: Log, S: Stores>(of: &Aggregator<L, S>, uri: &str) -> Value {
-    let (status, body) = ask(of, uri).await;
+async fn good<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, uri: &str) -> Value {
+    let (status, body) = ask(aggregator, uri).await;
     assert_eq!(status, StatusCode::OK, "{uri}: {body}");
     body
 }
 
 /// Everything in the log is applied.
-async fn caught_up<L: Log, S: Stores>(of: &Aggregator<L, S>) {
-    of.ready(Duration::from_secs(20)).await.unwrap();
+async fn caught_up<L: Log, S: Stores>(aggregator: &Aggregator<L, S>) {
+    aggregator.ready(Duration::from_secs(20)).await.unwrap();
     for partition in 0..PARTITIONS {
-        let end = of.core.log.end(partition).await.unwrap();
+        let end = aggregator.core.log.end(partition).await.unwrap();
         for round in 0.. {
-            let slot = of.core.slots[usize::from(partition)].read().await;
+            let slot = aggregator.core.slots[usize::from(partition)].read().await;
             if slot.as_ref().and_then(|counted| counted.engine.position()) == end {
                 break;
             }
             drop(slot);
-            assert!(round < 4_000, "partition {partition} does not get on: {:?}", of.statuses());
+            assert!(
+                round < 4_000,
+                "partition {partition} does not get on: {:?}",
+                aggregator.statuses()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -98,7 +103,7 @@ fn range(from: Minute, to: Minute) -> String {
 }
 
 /// All answers that depend on nothing but the log: two runs over one log give the same.
-async fn answers<L: Log, S: Stores>(of: &Aggregator<L, S>, oracle: &Oracle) -> Vec<Value> {
+async fn answers<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, oracle: &Oracle) -> Vec<Value> {
     let first = *oracle.minutes.first().unwrap();
     let last = *oracle.minutes.last().unwrap();
     let mut all = Vec::new();
@@ -109,27 +114,27 @@ async fn answers<L: Log, S: Stores>(of: &Aggregator<L, S>, oracle: &Oracle) -> V
             (START, Minute(last.0 + 1)),
         ] {
             let uri = format!("/v1/ads/{ad}/aggregated_count?{}", range(from, to));
-            all.push(good(of, &uri).await);
+            all.push(good(aggregator, &uri).await);
         }
     }
     for minute in [START.0 + 2, last.0, first.0 + 2] {
         let at = Minute(minute).start().seconds();
-        all.push(good(of, &format!("/v1/ads/popular_ads?count=3&window=2&at={at}")).await);
+        all.push(good(aggregator, &format!("/v1/ads/popular_ads?count=3&window=2&at={at}")).await);
     }
     for minute in &oracle.minutes {
         let uri = format!("/v1/accounting?{}", range(*minute, Minute(minute.0 + 1)));
-        all.push(good(of, &uri).await);
+        all.push(good(aggregator, &uri).await);
     }
-    all.push(good(of, &format!("/v1/import/sources/{}", source())).await);
+    all.push(good(aggregator, &format!("/v1/import/sources/{}", source())).await);
     all
 }
 
 /// Every answer equals what was computed another way.
-async fn check<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World) {
+async fn check<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, world: &World) {
     let oracle = &world.oracle;
     let first = *oracle.minutes.first().unwrap();
     let last = Minute(oracle.minutes.last().unwrap().0 + 1);
-    check_counts(of, oracle, first, last).await;
+    check_counts(aggregator, oracle, first, last).await;
     for (kind, validity) in asked() {
         for (from, to) in
             [(START, Minute(START.0 + 1)), (START, last), (first, Minute(first.0 + 8))]
@@ -137,7 +142,7 @@ async fn check<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World) {
             let (window, at) = (to.0 - from.0, to.start().seconds());
             let which = format!("event={kind}&validity={validity}");
             let uri = format!("/v1/ads/popular_ads?count=4&window={window}&{which}&at={at}");
-            let body = good(of, &uri).await;
+            let body = good(aggregator, &uri).await;
             let expected = oracle.popular(kind, validity, &(from..to)).into_iter().take(4);
             let (ids, counts): (Vec<&str>, Vec<u64>) = expected.into_iter().unzip();
             assert_eq!((&body["ad_ids"], &body["counts"]), (&json!(ids), &json!(counts)), "{uri}");
@@ -148,14 +153,14 @@ async fn check<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World) {
     for minute in &oracle.minutes {
         let to = Minute(minute.0 + 1);
         check_account(
-            &good(of, &format!("/v1/accounting?{}", range(*minute, to))).await,
+            &good(aggregator, &format!("/v1/accounting?{}", range(*minute, to))).await,
             oracle,
             *minute,
             to,
         );
     }
     check_account(
-        &good(of, &format!("/v1/accounting?{}", range(START, last))).await,
+        &good(aggregator, &format!("/v1/accounting?{}", range(START, last))).await,
         oracle,
         START,
         last,
@@ -163,12 +168,12 @@ async fn check<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World) {
     // Some days, of which most are empty.
     let days = Minute(first.0 + 5 * 1440 + 7);
     check_account(
-        &good(of, &format!("/v1/accounting?{}", range(first, days))).await,
+        &good(aggregator, &format!("/v1/accounting?{}", range(first, days))).await,
         oracle,
         first,
         days,
     );
-    let body = good(of, &format!("/v1/import/sources/{}", source())).await;
+    let body = good(aggregator, &format!("/v1/import/sources/{}", source())).await;
     assert_eq!(body["rows"], world.imported());
     assert_eq!(body["digest"], "07".repeat(32));
     let reasons = body["reasons"].as_object().unwrap().values().map(|n| n.as_u64().unwrap());
@@ -182,7 +187,7 @@ fn asked() -> impl Iterator<Item = (Kind, Validity)> {
 }
 
 async fn check_counts<L: Log, S: Stores>(
-    of: &Aggregator<L, S>,
+    aggregator: &Aggregator<L, S>,
     oracle: &Oracle,
     first: Minute,
     last: Minute,
@@ -197,7 +202,7 @@ async fn check_counts<L: Log, S: Stores>(
             let range = range(from, to);
             let path = shared::text::escaped(ad);
             let uri = format!("/v1/ads/{path}/{name}?event={kind}&validity={validity}&{range}");
-            let body = good(of, &uri).await;
+            let body = good(aggregator, &uri).await;
             let expected = oracle.count(named(ad).id(), kind, validity, &(from..to));
             assert_eq!(body["count"], expected, "{uri}: {body}");
             assert_eq!((&body["ad_id"], &body["event"]), (&json!(ad), &json!(kind)));

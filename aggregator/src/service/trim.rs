@@ -1,4 +1,4 @@
-//! Lets the log forget what it need not keep: older than the retention, saved by its partition, and
+//! Trims the log: messages go that are older than the retention, saved by their partition, and
 //! archived.
 
 use std::sync::Arc;
@@ -20,7 +20,8 @@ pub(super) async fn run<L: Log, S: Stores>(core: Arc<Core<L, S>>, mut stop: watc
     }
 }
 
-/// Trims each partition as far as it can; one that knows nothing yet keeps everything.
+/// Trims each partition as far as it may be. A partition that has saved nothing since the start, or
+/// of which nothing is archived, is not trimmed.
 async fn trim<L: Log, S: Stores>(core: &Core<L, S>) {
     let archived = |partition: usize| match &core.archived {
         Some(archived) => archived.borrow().get(partition).copied().unwrap_or(0),

@@ -1,5 +1,6 @@
-//! The values. Each begins with a version (1, unless it is said otherwise); what follows is fixed here,
-//! and anything else is refused. Cells, totals, accounts and revisions add up ([`add`]); the others are replaced.
+//! The bytes of the rows' values. Each begins with a version, which is 1 unless stated otherwise.
+//! What follows is fixed here, and anything else is refused. Cells, totals, what page views told,
+//! accounts and revisions add up ([`add`]); all other rows are replaced.
 
 use eventlog::Position;
 use shared::event::REASON_CODES;
@@ -8,7 +9,7 @@ use shared::{AdId, BatchDigest, EdgeId, Id, Minute, NameBuf, PublisherId, Timest
 
 use shared::bytes::{Reader, put_id, put_number};
 
-use super::lists::{Unreadable, in_order, sum, versioned};
+use super::row_values::{Unreadable, in_order, sum, versioned};
 use super::{StoreError, keys};
 use crate::count::{
     Bits, CONTAINER_BITS, Conflict, Container, CutOff, MinuteAccount, OutboxState, PageViewState,
@@ -21,23 +22,25 @@ use cells::add_cell;
 pub use cells::{CellKey, CellValue, cells_value, read_cells};
 
 const VERSION: u8 = 1;
-/// Of an outbox; version 1 ends with its runs, version 2 does not say when it ended or was first in doubt.
+/// The version of an outbox's value. Version 1 ends with the runs. Version 2 has neither the time
+/// at which the outbox ended nor that of its first conflict.
 const OUTBOX_VERSION: u8 = 3;
 const CONTAINER_BYTES: usize = CONTAINER_BITS / 8;
-/// A container as its bits' places, when that is shorter than the bits.
+/// Marks a container that is written as the places of its bits, which is done when it is shorter.
 const SPARSE: u8 = 1;
+/// Marks a container that is written as a bitmap.
 const DENSE: u8 = 0;
 
-/// What a store says of itself.
+/// The meta row: of what partition a store is, and where its engine stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Meta {
-    /// Of which partition it is.
+    /// The partition.
     pub partition: u16,
-    /// Of how many.
+    /// How many partitions the deployment has.
     pub partitions: u16,
     /// The log's clock.
     pub clock: Timestamp,
-    /// Where stamps that are too far ahead of it began; builds before wrote none.
+    /// See [`crate::count::Changes::ahead`]. Earlier builds did not write it.
     pub ahead: Option<Timestamp>,
     /// See [`crate::count::Changes::settled`].
     pub settled: Timestamp,
@@ -47,11 +50,11 @@ pub struct Meta {
     pub position: Option<Position>,
 }
 
-/// The sum of the rows that are added to one key, oldest first.
+/// The sum of the values that were added to one key. `values`: oldest first.
 ///
 /// # Errors
-/// [`StoreError::Damaged`] names the key when a value cannot be read, when the family has nothing
-/// to add, or when a sum passes 64 bits.
+/// [`StoreError::Damaged`] names the key when a value cannot be read, or when rows of the family do
+/// not add up.
 pub fn add<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, StoreError> {
     sum_of(key, values).map_err(|what| StoreError::row(key, what))
 }
@@ -97,8 +100,8 @@ fn sum_of<'a>(key: &[u8], values: impl Iterator<Item = &'a [u8]>) -> Result<Vec<
     }
 }
 
-/// Sums end at the bounds of their numbers, here and in the engine: what senders write may be as large as
-/// they like, and a merge that failed would stop the partition for good.
+/// Sums that are too large become the largest number, here and in the engine. Senders can write
+/// numbers as large as they like, and an error here would stop the partition for good.
 fn add_number(total: &mut u64, number: u64) -> Result<(), Unreadable> {
     *total = total.saturating_add(number);
     Ok(())
@@ -109,7 +112,7 @@ fn add_told(total: &mut Told, told: Told) -> Result<(), Unreadable> {
     add_number(&mut total.counted, told.counted)
 }
 
-/// As [`put_id`] writes it.
+/// Reads an id as [`put_id`] writes it.
 fn id<T: Noun>(reader: &mut Reader<'_>) -> Result<Id<T>, Unreadable> {
     let length = reader.u8()?;
     Ok(reader.short_id(length)?)
@@ -137,7 +140,7 @@ pub fn read_name(value: &[u8]) -> Result<NameBuf<Any>, &'static str> {
     text.parse().map_err(|_| "a name that is none")
 }
 
-/// The totals of a minute and kind, by ad, in order.
+/// The totals of all ads in a minute, of one kind and validity, in the order of the ads.
 #[must_use]
 pub fn totals_value(totals: &[(AdId, u64)]) -> Vec<u8> {
     let mut out = begin();
@@ -161,7 +164,7 @@ pub fn read_totals(value: &[u8]) -> Result<Vec<(AdId, u64)>, &'static str> {
     in_order(totals)
 }
 
-/// What the pages of each publisher have told in a minute, in order.
+/// What page views at each publisher have told in a minute, in the order of the publishers.
 #[must_use]
 pub fn told_value(told: &[(PublisherId, Told)]) -> Vec<u8> {
     let mut out = begin();
@@ -207,13 +210,14 @@ pub fn read_page_view(value: &[u8]) -> Result<PageViewState, &'static str> {
     let mut reader = versioned(value, VERSION)?;
     let seq = u16::try_from(reader.number()?).map_err(|_| "a number beyond 16 bits")?;
     let hour = u32::try_from(reader.number()?).map_err(|_| "an hour beyond 32 bits")?;
-    // An earlier build has not kept the edge.
+    // Earlier builds did not write the edge.
     let edge = if reader.is_empty() { EdgeId::NONE } else { id(&mut reader)? };
     reader.end()?;
     Ok(PageViewState { seq, hour, edge })
 }
 
-/// No reason has this code ([`Reason::code`](shared::Reason::code)).
+/// The code under which batches that were given up stand among the reasons. No reason has it
+/// ([`Reason::code`](shared::Reason::code)).
 const GIVEN_UP: usize = 0;
 
 fn put_reasons(out: &mut Vec<u8>, reasons: &[u64; REASON_CODES]) {
@@ -223,7 +227,7 @@ fn put_reasons(out: &mut Vec<u8>, reasons: &[u64; REASON_CODES]) {
     }
 }
 
-/// Reasons up to the end of the value.
+/// Reads reasons up to the end of the value.
 fn read_reasons(mut reader: Reader<'_>) -> Result<[u64; REASON_CODES], Unreadable> {
     let mut reasons = [0; REASON_CODES];
     while !reader.is_empty() {
@@ -233,8 +237,8 @@ fn read_reasons(mut reader: Reader<'_>) -> Result<[u64; REASON_CODES], Unreadabl
     Ok(reasons)
 }
 
-/// An account without its revision, which has a row of its own. What was given up stands among the
-/// reasons, under the code that none has, and nowhere when nothing was.
+/// An account without its revision, which has a row of its own. Batches that were given up stand
+/// among the reasons, under code 0, if there are any.
 #[must_use]
 pub fn account_value(account: &MinuteAccount) -> Vec<u8> {
     let mut out = begin();
@@ -263,7 +267,7 @@ pub fn read_account(value: &[u8]) -> Result<MinuteAccount, &'static str> {
     Ok(MinuteAccount { declared, imported, counted, duplicate, reasons, given_up, revision })
 }
 
-/// A revision, an epoch, a sequence.
+/// A single number: a revision, an epoch, a sequence, or a time.
 #[must_use]
 pub fn number_value(number: u64) -> Vec<u8> {
     let mut out = begin();
@@ -282,12 +286,14 @@ pub fn read_number(value: &[u8]) -> Result<u64, &'static str> {
     Ok(number)
 }
 
-/// A dedup container: its bits, or where they are when that is shorter.
+/// A dedup container: its bitmap, or the places of its bits when that is shorter.
 #[must_use]
 pub fn container_value(container: &Container) -> Vec<u8> {
     let bits = container.bits();
     let mut sparse = vec![VERSION, SPARSE];
     let mut next = 0;
+    // Places are written as distances from the one before. It ends when the list is as long as the
+    // bitmap, which is then written instead.
     for (index, word) in bits.iter().enumerate() {
         let mut left = *word;
         while left != 0 && sparse.len() < CONTAINER_BYTES {
@@ -352,7 +358,7 @@ pub fn outbox_value(outbox: &OutboxState) -> Vec<u8> {
         put_number(&mut out, *number);
         out.extend(digest.0);
     }
-    // No clock says zero.
+    // Zero stands for none: no clock says zero.
     for at in [outbox.ended_at, outbox.contents.first_conflict_at] {
         out.extend(at.unwrap_or(Timestamp(0)).0.to_le_bytes());
     }
@@ -383,6 +389,7 @@ pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
         _ => return Err("neither open nor closed"),
     };
     let mut outbox = OutboxState { next, watermark, closed_at, ..OutboxState::default() };
+    // Version 1 has no number of runs: they go on to the end of the value.
     let mut runs = if is_old { u64::MAX } else { reader.number()? };
     while runs > 0 && !(is_old && reader.is_empty()) {
         let (first, end) = (reader.number()?, reader.number()?);
@@ -412,7 +419,7 @@ pub fn read_outbox(value: &[u8]) -> Result<OutboxState, &'static str> {
     Ok(outbox)
 }
 
-/// From where on an edge is cut off.
+/// The batch from which on an edge is cut off.
 #[must_use]
 pub fn cut_off_value(at: CutOff) -> Vec<u8> {
     let mut out = begin();
@@ -460,7 +467,7 @@ pub fn read_source(value: &[u8]) -> Result<SourceState, &'static str> {
     })
 }
 
-/// What a store says of itself.
+/// The meta row.
 #[must_use]
 pub fn meta_value(meta: &Meta) -> Vec<u8> {
     let mut out = begin();
@@ -471,7 +478,7 @@ pub fn meta_value(meta: &Meta) -> Vec<u8> {
     out.extend(meta.resident_from.0.to_le_bytes());
     if let Some(position) = meta.position {
         out.extend(position.to_bytes());
-        // No stamp was heard before the first message.
+        // Without a position there is no stamp either: no message came yet.
         meta.ahead.iter().for_each(|ahead| out.extend(ahead.0.to_le_bytes()));
     }
     out

@@ -10,7 +10,7 @@ pub trait Harness {
     /// The adapter.
     type Stores: Stores;
 
-    /// Opens the stores on the same place as before.
+    /// Opens the stores in the same place as before.
     fn stores(&mut self) -> impl Future<Output = Self::Stores>;
 
     /// The process dies: nothing is flushed or closed in order.
@@ -129,13 +129,13 @@ async fn sums(harness: &mut impl Harness) {
 }
 
 async fn crash_leaves_whole_batches(harness: &mut impl Harness) {
-    let of = |n: u8| (0..200).map(|key| put(key, n)).chain([revision(1, 1)]).collect::<Vec<_>>();
+    let batch = |n: u8| (0..200).map(|key| put(key, n)).chain([revision(1, 1)]).collect::<Vec<_>>();
     for flushed in 0..6_u8 {
         let partition = 10 + u16::from(flushed);
         let stores = harness.stores().await;
         let store = stores.open(partition).await.unwrap();
         for n in 1..=6 {
-            store.write(of(n)).await.unwrap();
+            store.write(batch(n)).await.unwrap();
             if n == flushed {
                 store.flush().await.unwrap();
             }

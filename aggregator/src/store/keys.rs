@@ -1,5 +1,5 @@
-//! The keys. One letter for the family, then fields of fixed size, numbers big endian, so that the
-//! order of the bytes is the order of the fields.
+//! The keys of the rows: a letter for the family, then fields of fixed size. Numbers are big
+//! endian, so that keys are in the order of their fields.
 //!
 //! | family | key | row |
 //! |---|---|---|
@@ -7,17 +7,17 @@
 //! | `p` | issuer 16, block 10, kind 1, valid 1, container 1 | 4 096 dedup bits |
 //! | `c` | ad 16, minute 4 | the cells of an ad in a minute: an ad's range is one scan |
 //! | `t` | minute 4, kind 1 (128 more: invalid events) | the totals of all ads: the top N of a minute is one row |
-//! | `l` | minute 4 | what the pages of each publisher have told |
+//! | `l` | minute 4 | what page views at each publisher have told |
 //! | `a` | minute 4 | the account |
 //! | `r` | minute 4 | the revision, where there is one |
 //! | `o` | edge 16, epoch 8 | an outbox |
-//! | `e` | edge 16 | its last epoch that is over |
-//! | `x` | edge 16 | since when it is out of service, in ms |
-//! | `k` | edge 16 | from where on it is cut off |
+//! | `e` | edge 16 | the last of the edge's epochs that is over |
+//! | `x` | edge 16 | since when the edge is out of service, in ms |
+//! | `k` | edge 16 | the batch from which on the edge is cut off |
 //! | `s` | source 16 | an imported log |
-//! | `v` | page view 8 | how many events it has told, and when |
+//! | `v` | page view 8 | how many events the page view has told, and when |
 //! | `n` | id 16 | the name of an id that is a digest |
-//! | `h` | hour 4 | the last sequence applied when the hour began: for trimming the log |
+//! | `h` | hour 4 | the sequence at the hour's first checkpoint: for trimming the log |
 
 use shared::name::{Ad, Any, Edge, Noun};
 use shared::{AdId, AnyId, BlockId, EdgeId, Id, Kind, Minute, OutboxId, PageView, SourceId};
@@ -32,7 +32,7 @@ pub const CONTAINER: u8 = b'p';
 pub const CELLS: u8 = b'c';
 /// Family of ad totals.
 pub const TOTALS: u8 = b't';
-/// Family of what pages have told.
+/// Family of what page views have told.
 pub const TOLD: u8 = b'l';
 /// Family of page views.
 pub const PAGE_VIEW: u8 = b'v';
@@ -62,7 +62,7 @@ fn key(family: u8, parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// Everything of a family: from (inclusive), to (exclusive).
+/// The range of all keys of a family: from (inclusive), to (exclusive).
 #[must_use]
 pub fn family(family: u8) -> (Vec<u8>, Vec<u8>) {
     (vec![family], vec![family + 1])
@@ -88,7 +88,7 @@ pub fn totals(minute: Minute, kind: Kind, valid: bool) -> Vec<u8> {
     key(TOTALS, &[&minute.0.to_be_bytes(), &[kind.code() | invalid]])
 }
 
-/// What a family has of a minute: [`ACCOUNT`], [`REVISION`], [`TOLD`].
+/// The row of a minute, in a family that has one for each: [`ACCOUNT`], [`REVISION`], [`TOLD`].
 #[must_use]
 pub fn minute(family: u8, minute: Minute) -> Vec<u8> {
     key(family, &[&minute.0.to_be_bytes()])
@@ -142,13 +142,14 @@ pub fn hour(hour: u32) -> Vec<u8> {
     key(HOUR, &[&hour.to_be_bytes()])
 }
 
-/// The fields of a key that was made here; `None` for any other.
+/// Reads the fields of a key from the front. A field that does not fit gives `None`: the key was
+/// not made here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// Behind the family.
-    pub(crate) fn of(key: &'a [u8]) -> Self {
+    /// The fields behind the letter of the family.
+    pub(crate) fn from_key(key: &'a [u8]) -> Self {
         Self(key.get(1..).unwrap_or_default())
     }
 
@@ -175,7 +176,7 @@ impl<'a> Fields<'a> {
         Kind::from_code(code)
     }
 
-    /// The other end of [`totals`].
+    /// The last field of [`totals`].
     fn kind_and_validity(&mut self) -> Option<(Kind, bool)> {
         let [code] = self.take()?;
         Some((Kind::from_code(code & 0x7f)?, code & 1 << 7 == 0))
@@ -201,13 +202,13 @@ impl<'a> Fields<'a> {
         (index < 16).then_some(ContainerKey { issuer, block, kind, valid, index })
     }
 
-    /// Nothing may follow.
+    /// `None` when anything follows.
     pub(crate) fn end(self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
 }
 
-/// A name that is its own id, or the digest.
+/// An id as text: the name that it is, or its digest.
 fn plain(id: AnyId) -> String {
     id.text().map_or_else(|| format!("{id:?}"), str::to_owned)
 }
@@ -215,7 +216,7 @@ fn plain(id: AnyId) -> String {
 /// The key in words, for errors.
 #[must_use]
 pub fn describe(key: &[u8]) -> String {
-    let mut fields = Fields::of(key);
+    let mut fields = Fields::from_key(key);
     let words = match key.first() {
         Some(b'm') => Some("the meta row".to_owned()),
         Some(&CONTAINER) => fields.container().map(|c| {

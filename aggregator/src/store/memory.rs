@@ -14,9 +14,11 @@ type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 struct State {
     now: Arc<Rows>,
     durable: Arc<Rows>,
-    /// Stores opened before the last crash, or before another opening, no longer count.
+    /// Grows with each opening and each crash: a store that was opened at another number is closed.
     opened: u64,
+    /// How many of the next writes and flushes are to fail.
     failing: u32,
+    /// How long a write waits, before it is visible and again after.
     pause: Duration,
 }
 
@@ -39,7 +41,7 @@ impl MemStores {
         Self::default()
     }
 
-    /// The process dies: what was not flushed is gone, stores that are open fail from now on.
+    /// The process dies: what was not flushed is lost, and every open store fails from now on.
     pub fn crash(&self) {
         for state in self.0.lock().values_mut() {
             state.now = Arc::clone(&state.durable);
@@ -48,12 +50,12 @@ impl MemStores {
         }
     }
 
-    /// The next so many writes and flushes of a partition fail, with nothing done.
+    /// Makes the next so many writes and flushes of a partition fail without doing anything.
     pub fn fail(&self, partition: u16, times: u32) {
         self.0.lock().entry(partition).or_default().failing = times;
     }
 
-    /// Writes of a partition take twice that time: once before, once after they are visible.
+    /// Makes each write of a partition wait for this time, before it is visible and again after.
     pub fn slow(&self, partition: u16, pause: Duration) {
         self.0.lock().entry(partition).or_default().pause = pause;
     }

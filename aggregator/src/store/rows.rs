@@ -1,4 +1,4 @@
-//! What the rows mean: an engine's changes as a batch, and back.
+//! What the rows mean: turns an engine's changes into a batch of rows, and reads rows back.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,19 +11,20 @@ use super::keys::{self, Fields};
 use super::{Change, Stop, StoreError, View};
 use crate::count::{Changes, MinuteAccount, MinuteRows, Snapshot, Told};
 
-/// Of how many partitions a store is which: it is refused for any other.
+/// A partition by its number, and how many the deployment has. A store holds both, and is refused
+/// to any other partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct PartitionAndCount {
     /// The partition.
     pub partition: u16,
     /// How many the deployment has.
     pub partitions: u16,
 }
 
-/// An engine's changes as one batch, the position with them.
+/// An engine's changes as one batch, its position included.
 #[must_use]
-pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
-    let Place { partition, partitions } = place;
+pub fn batch(own: PartitionAndCount, changes: &Changes) -> Vec<Change> {
+    let PartitionAndCount { partition, partitions } = own;
     let Changes { position, clock, ahead, settled, resident_from, .. } = *changes;
     let meta = Meta { partition, partitions, clock, ahead, settled, resident_from, position };
     let mut rows = vec![Change::Put(keys::META.to_vec(), codec::meta_value(&meta))];
@@ -58,14 +59,14 @@ pub fn batch(place: Place, changes: &Changes) -> Vec<Change> {
     rows
 }
 
-fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
-    let mut cells: Vec<(AdId, CellKey, CellValue)> = Vec::with_capacity(of.cells.len());
-    cells.extend(of.cells.iter().map(|cell| {
+fn add_minute(rows: &mut Vec<Change>, minute: &MinuteRows) {
+    let mut cells: Vec<(AdId, CellKey, CellValue)> = Vec::with_capacity(minute.cells.len());
+    cells.extend(minute.cells.iter().map(|cell| {
         let value = CellValue { count: cell.count, amounts: Vec::new() };
-        (cell.dimensions.ad, CellKey::of(&cell.dimensions), value)
+        (cell.dimensions.ad, CellKey::from_dimensions(&cell.dimensions), value)
     }));
-    for amount in &of.amounts {
-        let key = (amount.dimensions.ad, CellKey::of(&amount.dimensions));
+    for amount in &minute.amounts {
+        let key = (amount.dimensions.ad, CellKey::from_dimensions(&amount.dimensions));
         let at = cells.binary_search_by(|(ad, cell, _)| (*ad, *cell).cmp(&key));
         let at = at.unwrap_or_else(|at| {
             cells.insert(at, (key.0, key.1, CellValue::default()));
@@ -75,59 +76,64 @@ fn add_minute(rows: &mut Vec<Change>, of: &MinuteRows) {
     }
     for of_ad in cells.chunk_by(|a, b| a.0 == b.0) {
         let list: Vec<_> = of_ad.iter().map(|(_, key, value)| (*key, value.clone())).collect();
-        rows.push(Change::Add(keys::cells(of_ad[0].0, of.minute), codec::cells_value(&list)));
+        rows.push(Change::Add(keys::cells(of_ad[0].0, minute.minute), codec::cells_value(&list)));
     }
     for (kind, valid) in kinds() {
-        let of_kind = of.totals.iter().filter(|total| (total.kind, total.valid) == (kind, valid));
+        let of_kind =
+            minute.totals.iter().filter(|total| (total.kind, total.valid) == (kind, valid));
         let totals: Vec<_> = of_kind.map(|total| (total.ad, total.count)).collect();
         if !totals.is_empty() {
-            let key = keys::totals(of.minute, kind, valid);
+            let key = keys::totals(minute.minute, kind, valid);
             rows.push(Change::Add(key, codec::totals_value(&totals)));
         }
     }
-    if !of.told.is_empty() {
-        let told: Vec<_> = of.told.iter().map(|row| (row.publisher, row.told)).collect();
-        let key = keys::minute(keys::TOLD, of.minute);
+    if !minute.told.is_empty() {
+        let told: Vec<_> = minute.told.iter().map(|row| (row.publisher, row.told)).collect();
+        let key = keys::minute(keys::TOLD, minute.minute);
         rows.push(Change::Add(key, codec::told_value(&told)));
     }
-    if of.account.revision > 0 {
-        let key = keys::minute(keys::REVISION, of.minute);
-        rows.push(Change::Add(key, codec::number_value(of.account.revision)));
+    if minute.account.revision > 0 {
+        let key = keys::minute(keys::REVISION, minute.minute);
+        rows.push(Change::Add(key, codec::number_value(minute.account.revision)));
     }
-    let account = MinuteAccount { revision: 0, ..of.account };
+    let account = MinuteAccount { revision: 0, ..minute.account };
     if account != MinuteAccount::default() {
-        let key = keys::minute(keys::ACCOUNT, of.minute);
+        let key = keys::minute(keys::ACCOUNT, minute.minute);
         rows.push(Change::Add(key, codec::account_value(&account)));
     }
 }
 
-/// What an engine and its service go on from.
+/// What a checkpoint holds, for the engine and its service to go on from.
 #[derive(Debug)]
 pub struct Restored {
-    /// For the engine.
+    /// The engine's part.
     pub snapshot: Snapshot,
-    /// The sequence of each hour, oldest first ([`keys::hour`]).
+    /// By hour, the sequence at its first checkpoint ([`keys::hour`]), oldest first.
     pub hours: Vec<(u32, u64)>,
 }
 
 /// Reads a partition's checkpoint; `None` when nothing was ever saved.
 ///
-/// The minutes stay in the store: the snapshot's `resident_from` is the minute after the last one
-/// that has rows. (Cells are in the order of the ads, so that an ad's range is one scan; to read
-/// two hours of all of them would be to read everything.)
+/// The minutes are not read: the snapshot's `resident_from` is the minute after the last one that
+/// has rows. (Cells are in the order of the ads, so that a range of one ad is one scan; to read two
+/// hours of all ads would mean to read all cells.)
 ///
 /// # Errors
-/// [`StoreError::Damaged`] names the row; also when the store is of another partition.
-pub async fn restore<V: View>(view: &V, place: Place) -> Result<Option<Restored>, StoreError> {
+/// [`StoreError::Damaged`] names the row. That error comes, too, when the store is of another
+/// partition.
+pub async fn restore<V: View>(
+    view: &V,
+    own: PartitionAndCount,
+) -> Result<Option<Restored>, StoreError> {
     let Some(meta) = meta(view).await? else {
         return nothing(view).await;
     };
-    if (meta.partition, meta.partitions) != (place.partition, place.partitions) {
+    if (meta.partition, meta.partitions) != (own.partition, own.partitions) {
         return Err(StoreError::row(
             keys::META,
             &format!(
                 "it is partition {} of {}, and was opened as {} of {}",
-                meta.partition, meta.partitions, place.partition, place.partitions
+                meta.partition, meta.partitions, own.partition, own.partitions
             ),
         ));
     }
@@ -176,7 +182,7 @@ async fn meta<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
     Ok(meta)
 }
 
-/// A store without a meta row has no row at all.
+/// Nothing was ever saved, when there is no meta row; then any other row is an error.
 async fn nothing<V: View>(view: &V) -> Result<Option<Restored>, StoreError> {
     let refuse = &mut |key: &[u8], _: &[u8]| {
         let what = format!("missing, while {} is there", keys::describe(key));
@@ -203,13 +209,14 @@ async fn family<V: View, K: Send, T: Send>(
 }
 
 fn read_key<K>(key: &[u8], fields: fn(&mut Fields<'_>) -> Option<K>) -> Result<K, StoreError> {
-    let mut rest = Fields::of(key);
+    let mut rest = Fields::from_key(key);
     let read = fields(&mut rest).filter(|_| rest.end().is_some());
     read.ok_or_else(|| StoreError::row(key, "a key that is none"))
 }
 
-/// The minute after the last one that has rows, as far as that is after the log's clock. However far
-/// ahead it is: only the accounts are read.
+/// The minute after the last one that has rows, or after that of the log's clock if this is later.
+/// Only the accounts of minutes from the clock's on are read, however far ahead the last of them
+/// is.
 async fn resident_from<V: View>(view: &V, clock: Timestamp) -> Result<Minute, StoreError> {
     let now = clock.minute();
     let ahead = accounts(view, now..Minute(u32::MAX)).await?;
@@ -217,7 +224,7 @@ async fn resident_from<V: View>(view: &V, clock: Timestamp) -> Result<Minute, St
     Ok(Minute(last.0.saturating_add(1)))
 }
 
-/// Every row of totals that a minute may have.
+/// Kind and validity of every row of totals that a minute may have.
 fn kinds() -> impl Iterator<Item = (Kind, bool)> {
     Kind::ALL.iter().flat_map(|kind| [(*kind, true), (*kind, false)])
 }
@@ -246,8 +253,8 @@ pub async fn ad_count<V: View>(
 }
 
 /// Hands the cells of a range of minutes to `each`, in the order of the ads, from the key `from` on
-/// (none: the first). Reads all cells, of all minutes. Ends after `rows_max` rows, and then says
-/// with which key to go on.
+/// (`None`: from the first). It has to read the cells of all minutes. It ends after `rows_max`
+/// rows, and returns the key to go on with; `None` when it was through.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -301,10 +308,10 @@ pub async fn totals<V: View>(
     .await
 }
 
-/// So many names are looked up one by one; for more all are read.
+/// Up to so many names are looked up one by one; for more, all names are read.
 const NAMES_ONE_BY_ONE: usize = 256;
 
-/// The names of those of these ids, which are in order, that the store has.
+/// The names of these ids, as far as the store has them. `ids` must be in order.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -341,8 +348,8 @@ pub async fn accounts<V: View>(
     view: &V,
     range: Range<Minute>,
 ) -> Result<Vec<(Minute, MinuteAccount)>, StoreError> {
-    let of = |minute| keys::minute(keys::ACCOUNT, minute);
-    let range = (of(range.start), of(range.end));
+    let key = |minute| keys::minute(keys::ACCOUNT, minute);
+    let range = (key(range.start), key(range.end));
     let mut accounts = Vec::new();
     view.scan(&range.0, &range.1, &mut |key, value| {
         let minute = read_key(key, |f| f.minute())?;
@@ -354,7 +361,7 @@ pub async fn accounts<V: View>(
     Ok(accounts)
 }
 
-/// What pages have told in a range of minutes, by publisher.
+/// What page views have told in a range of minutes, by publisher.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -362,8 +369,8 @@ pub async fn told<V: View>(
     view: &V,
     range: Range<Minute>,
 ) -> Result<BTreeMap<PublisherId, Told>, StoreError> {
-    let of = |minute| keys::minute(keys::TOLD, minute);
-    let range = (of(range.start), of(range.end));
+    let key = |minute| keys::minute(keys::TOLD, minute);
+    let range = (key(range.start), key(range.end));
     let mut sums: BTreeMap<PublisherId, Told> = BTreeMap::new();
     view.scan(&range.0, &range.1, &mut |key, value| {
         let told = codec::read_told(value).map_err(|what| StoreError::row(key, what))?;
@@ -379,8 +386,8 @@ pub async fn told<V: View>(
 /// # Errors
 /// [`StoreError`].
 pub async fn revision<V: View>(view: &V, range: Range<Minute>) -> Result<u64, StoreError> {
-    let of = |minute| keys::minute(keys::REVISION, minute);
-    let range = (of(range.start), of(range.end));
+    let key = |minute| keys::minute(keys::REVISION, minute);
+    let range = (key(range.start), key(range.end));
     let mut sum = 0;
     view.scan(&range.0, &range.1, &mut |key, value| {
         sum += codec::read_number(value).map_err(|what| StoreError::row(key, what))?;
@@ -390,7 +397,7 @@ pub async fn revision<V: View>(view: &V, range: Range<Minute>) -> Result<u64, St
     Ok(sum)
 }
 
-/// Notes with which sequence an hour began, and forgets older hours.
+/// The rows that note the sequence of an hour's first checkpoint, and that forget older hours.
 #[must_use]
 pub fn hours(hour: u32, sequence: u64, forget: &[u32]) -> Vec<Change> {
     let mut rows = vec![Change::Put(keys::hour(hour), codec::number_value(sequence))];

@@ -1,4 +1,5 @@
-//! An S3 server of a test's own, on the loopback: real HTTP, real signatures, files in a directory.
+//! An S3 server for tests, on the loopback address: real HTTP, real signatures, files in a
+//! directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use object_store::prefix::PrefixStore;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
-/// Serves the folders of a directory as buckets, as long as the runtime lives; its address.
+/// Serves the folders of a directory as buckets, as long as the runtime lives. Returns the address.
 ///
 /// # Panics
-/// When it cannot: a test that needs it cannot pass without.
+/// When the server cannot be started: no test that needs it can pass.
 #[must_use]
 pub fn serve(root: &Path) -> String {
     let files = s3s_fs::FileSystem::new(root).expect("the buckets' directory");
@@ -39,7 +40,7 @@ pub fn serve(root: &Path) -> String {
     format!("http://{address}")
 }
 
-/// What a client needs in its environment; the secret is `secret`.
+/// The environment variables that a client needs. The server takes `secret` for the secret.
 #[must_use]
 pub fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
     let variables = [
@@ -52,13 +53,13 @@ pub fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
     variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
 }
 
-/// A folder of a bucket of the server.
+/// A client for a folder of a bucket of the server.
 ///
 /// # Panics
-/// When the address is none.
+/// When the endpoint is no address.
 #[must_use]
 pub fn open(endpoint: &str, bucket: &str, folder: &str) -> Arc<dyn ObjectStore> {
-    // Another test of the process may have said so before.
+    // Fails when another test of this process has installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let environment = environment(endpoint, "secret").into_iter();
     let known = environment

@@ -26,10 +26,10 @@ use self::clock::{Found, StoreClock};
 use self::sealed::{Broken, Sealed};
 use super::{Change, CheckpointStore, Stop, StoreError, Stores, TakeRow, View, codec};
 
-/// What a scan reads at once.
+/// How much a scan reads at once.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
-/// When the disk is slow, so many tables' worth of rows wait in memory, and then a write waits.
+/// When the disk is slow, rows for so many tables wait in memory; beyond that a write waits.
 const UNFLUSHED_FACTOR: usize = 8;
 /// Tables that wait for compaction before no further one is written.
 const TABLES_MAX: usize = 16;
@@ -44,8 +44,8 @@ pub struct SlateSettings {
     pub table_bytes: usize,
     /// How often a partition looks for tables to compact.
     pub compact_every: Duration,
-    /// How often a partition removes files that nothing needs any more, and how old they must be.
-    /// No read may last longer.
+    /// How often a partition removes files that nothing needs any more, and how old a file must be
+    /// to be removed. No read may last longer.
     pub collect_every: Duration,
 }
 
@@ -65,8 +65,8 @@ pub struct SlateStores {
     objects: Arc<dyn ObjectStore>,
     /// The directory or the URL, for errors.
     place: String,
-    /// Whether the object store can overwrite on condition, and so can fence off another process
-    /// without a lock.
+    /// Whether the object store has conditional writes. With them the process that opens a
+    /// partition last fences off the others; without them a lock is needed.
     conditional: bool,
     cache: Arc<dyn DbCache>,
     settings: SlateSettings,
@@ -82,11 +82,12 @@ impl std::fmt::Debug for SlateStores {
 }
 
 impl SlateStores {
-    /// In a local directory, which is made when it is missing, locked against other processes, and
-    /// written with fsync.
+    /// Stores in a local directory. It is made when it is missing, locked against other processes,
+    /// and written with fsync.
     ///
     /// # Errors
-    /// [`StoreError::Locked`]; [`StoreError::Unusable`] when the directory cannot be made or opened.
+    /// [`StoreError::Locked`]; [`StoreError::Unusable`] when the directory cannot be made or
+    /// opened.
     pub fn local(dir: &Path, settings: SlateSettings) -> Result<Self, StoreError> {
         let unusable = |error: &dyn std::fmt::Display| {
             StoreError::Unusable(format!("{}: {error}", dir.display()))
@@ -111,8 +112,8 @@ impl SlateStores {
         })
     }
 
-    /// In an object store that can overwrite on condition: whoever opens a partition last has it, and
-    /// fences the others off. `place` is for error texts.
+    /// Stores in an object store that has conditional writes: the process that opens a partition
+    /// last has it, and the others are fenced off. `place`: where it is, for error texts.
     #[must_use]
     pub fn remote(objects: Arc<dyn ObjectStore>, place: String, settings: SlateSettings) -> Self {
         let cache = MokaCacheOptions {
@@ -143,7 +144,8 @@ impl SlateStores {
             .await
     }
 
-    /// For a database whose clock is so far ahead of that by which the object store dates its files.
+    /// Settings of a database whose clock is by `ahead` ahead of the one that dates the files of
+    /// the object store: files must look older by as much before they are removed.
     fn db_settings(&self, ahead: Duration) -> Settings {
         let SlateSettings { table_bytes, compact_every, collect_every, .. } = self.settings;
         let collect = Some(GarbageCollectorDirectoryOptions {
@@ -183,7 +185,7 @@ impl SlateStores {
             garbage_collector_options: Some(GarbageCollectorOptions {
                 manifest_options: collect,
                 wal_options: collect,
-                // A fence must outlive every writer that it may have to stop.
+                // Never removed: a fence must outlive every writer that it may have to stop.
                 wal_fence_options: None,
                 compacted_options: collect,
                 compactions_options: collect,
@@ -264,8 +266,8 @@ fn blame(name: &str, error: &Error) -> StoreError {
     let text = format!("{name}: {error}");
     match error.kind() {
         _ if Broken::is_cause_of(error) => StoreError::Damaged(text),
-        // A merge that met a row it cannot read fails as `Invalid`: nothing else that this file
-        // asks for can.
+        // A merge that meets a row that it cannot read fails as `Invalid`, and nothing else that is
+        // asked for here does.
         ErrorKind::Data | ErrorKind::Invalid => StoreError::Damaged(text),
         ErrorKind::Closed(_) => StoreError::Closed(text),
         _ => StoreError::Unavailable(text),
@@ -276,8 +278,8 @@ impl CheckpointStore for SlateStore {
     type View = SlateView;
 
     async fn write(&self, batch: Vec<Change>) -> Result<(), StoreError> {
-        // One piece of memory for all that is put, and not one for each key and value that another thread
-        // then frees.
+        // All keys and values that are put are copied into one allocation: SlateDB frees them on
+        // another thread, which is slow for one allocation each.
         let put = |change: &Change| matches!(change, Change::Put(..)).then(|| change.bytes());
         let mut all = Vec::with_capacity(batch.iter().filter_map(put).sum());
         for change in &batch {

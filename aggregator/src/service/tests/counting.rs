@@ -76,9 +76,13 @@ async fn a_local_log_and_slatedb_stopped_and_killed() {
     running.close().await;
 }
 
-async fn check_after<L: Log, S: Stores>(of: &Aggregator<L, S>, world: &World, caught_up: bool) {
+async fn check_after<L: Log, S: Stores>(
+    aggregator: &Aggregator<L, S>,
+    world: &World,
+    caught_up: bool,
+) {
     if caught_up {
-        check(of, world).await;
+        check(aggregator, world).await;
     }
 }
 

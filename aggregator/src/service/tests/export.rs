@@ -11,13 +11,14 @@ use super::*;
 type Sums = BTreeMap<String, u64>;
 
 async fn lines<L: Log, S: Stores>(
-    of: &Aggregator<L, S>,
+    aggregator: &Aggregator<L, S>,
     partition: u16,
     query: &str,
 ) -> (Value, Sums) {
     let uri = format!("/v1/partitions/{partition}/cells?{query}");
     let request = Request::builder().uri(&uri).body(Body::empty()).unwrap();
-    let response = api::Principal::Operator.asks(of.router()).oneshot(request).await.unwrap();
+    let response =
+        api::Principal::Operator.asks(aggregator.router()).oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
     let body = axum::body::to_bytes(response.into_body(), 16 << 20).await.unwrap();
@@ -86,20 +87,20 @@ async fn expected<L: Log>(log: &L, partition: u16) -> (Position, Sums) {
     (engine.position().unwrap(), sums)
 }
 
-async fn check_all<L: Log, S: Stores>(of: &Aggregator<L, S>, log: &L, world: &World) {
+async fn check_all<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, log: &L, world: &World) {
     let first = *world.oracle.minutes.first().unwrap();
     for partition in 0..PARTITIONS {
         let (at, sums) = expected(log, partition).await;
         // The log of long ago, and now.
-        let mut found = lines(of, partition, &range(first, Minute(first.0 + 10))).await.1;
+        let mut found = lines(aggregator, partition, &range(first, Minute(first.0 + 10))).await.1;
         let now = range(START, Minute(START.0 + 100_000));
-        let (position, rest) = lines(of, partition, &now).await;
+        let (position, rest) = lines(aggregator, partition, &now).await;
         found.extend(rest);
         assert_eq!(position["sequence"], at.sequence);
         assert_eq!(position["log"], shared::text::hex(&at.identity));
         assert_eq!(position["digest"], shared::text::hex(&at.digest));
         assert!(found == sums && sums.len() > 20, "partition {partition}");
-        let empty = lines(of, partition, "from=0&to=60").await.1;
+        let empty = lines(aggregator, partition, "from=0&to=60").await.1;
         assert!(empty.is_empty());
     }
 }

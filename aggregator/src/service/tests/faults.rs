@@ -5,17 +5,17 @@ use shared::keys::EdgeRegistry;
 
 use super::*;
 
-async fn stopped<L: Log, S: Stores>(of: &Aggregator<L, S>, partition: u16, why: &str) {
-    let error = of.ready(Duration::from_secs(10)).await.unwrap_err();
+async fn stopped<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, partition: u16, why: &str) {
+    let error = aggregator.ready(Duration::from_secs(10)).await.unwrap_err();
     let NotReady::Stopped(text) = &error else { panic!("{error}") };
     let begins = format!("partition {partition} has stopped: ");
     assert!(text.starts_with(&begins) && text.contains(why), "{text} does not say {why}");
-    let (status, body) = ask(of, "/readyz").await;
+    let (status, body) = ask(aggregator, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     let reasons = json!([format!("partition_stopped: {text}")]);
     assert_eq!(body, json!({ "status": "unready", "reasons": reasons }));
     for uri in ["/v1/ads/a/aggregated_count?from=0&to=60", "/v1/ads/popular_ads"] {
-        let (status, body) = ask(of, uri).await;
+        let (status, body) = ask(aggregator, uri).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(body["detail"], json!(text));
         assert_eq!(body["type"], "urn:countersign:partition_stopped");

@@ -13,8 +13,8 @@ fn at(minutes: u32) -> Minute {
     Minute(START.0 + minutes)
 }
 
-/// A batch with five tallied clicks of a minute, whose watermark is the minute's end, as every partition
-/// hears of it.
+/// A batch with five tallied clicks of a minute, whose watermark is the minute's end, as every
+/// partition hears of it.
 fn batch(number: u64, minutes: u32) -> Vec<Message> {
     let map = PartitionMap::new(Partitions::new(PARTITIONS).unwrap());
     let (minute, stamp) = (at(minutes), at(minutes + 1).start());
@@ -44,10 +44,14 @@ fn word(word: Word, minutes: u32) -> Vec<Message> {
     (0..PARTITIONS).map(|partition| Message { partition, payload: control(partition) }).collect()
 }
 
-/// Asks for the account of a range, and says why it does not add up, what was given up and what is in
-/// flight.
-async fn doubts(of: &Aggregator<MemLog, MemStores>, from: u32, to: u32) -> (Value, u64, i64) {
-    let answer = good(of, &format!("/v1/accounting?{}", range(at(from), at(to)))).await;
+/// Asks for the account of a range, and says why it does not add up, what was given up and what is
+/// in flight.
+async fn doubts(
+    aggregator: &Aggregator<MemLog, MemStores>,
+    from: u32,
+    to: u32,
+) -> (Value, u64, i64) {
+    let answer = good(aggregator, &format!("/v1/accounting?{}", range(at(from), at(to)))).await;
     let because = answer.get("because").cloned().unwrap_or_else(|| json!([]));
     assert_eq!(answer["adds_up"], because == json!([]), "{answer}");
     let given_up = answer.get("given_up").map_or(0, |n| n.as_u64().unwrap());

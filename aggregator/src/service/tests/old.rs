@@ -47,9 +47,9 @@ async fn messages_of_every_version_go_through_the_service() {
 
 const SAVED: &str = "src/service/tests/saved-1.txt";
 
-/// A log and stores in the forms `CSM2` and rows of version 1, as the build wrote them with which this
-/// test came (not an earlier one; `countersign/tests/it/old.rs` has what a whole binary wrote): each
-/// line is `log` or `row`, the partition, and what there is in hex. With
+/// A log and stores in the forms `CSM2` and rows of version 1, as the build wrote them with which
+/// this test came (not an earlier one; `countersign/tests/it/old.rs` has what a whole binary
+/// wrote): each line is `log` or `row`, the partition, and what there is in hex. With
 /// `COUNTERSIGN_WRITE_VECTORS=1` it is written anew, which only a new version of the rows is a
 /// reason for; then under another name.
 #[tokio::test]

@@ -1,16 +1,16 @@
-//! The cells of an ad in a minute.
+//! The value of the row that holds all cells of an ad in a minute.
 
 use shared::bytes::{Reader, put_id, put_number, put_signed};
 use shared::counted::{Amount, Packed};
 use shared::{AdId, AnyId, Codes, Country, Currency, Device, Dimensions, Kind};
 
-use super::super::lists::{Unreadable, in_order, sum, versioned};
+use super::super::row_values::{Unreadable, in_order, sum, versioned};
 use super::{VERSION, add_number};
 
-/// Of cells; version 1 has the country (2), then device, kind and validity in a byte instead of the packed
-/// codes, and spend alone.
+/// The version of this value. Version 1 has, instead of the packed codes, the country (2 bytes) and
+/// one byte for device, kind and validity; and its amounts are spend, without a code.
 const CELLS_VERSION: u8 = 2;
-/// Instead of a name's length: the same as in the cell before.
+/// Stands for a name's length when the name is that of the cell before.
 const SAME: u8 = 0xff;
 
 /// How many names a cell has beside the ad.
@@ -24,14 +24,14 @@ pub struct CellKey {
 }
 
 impl CellKey {
-    /// Of a cell.
+    /// What tells a cell of these dimensions from the other cells of its ad.
     #[must_use]
-    pub fn of(dimensions: &Dimensions) -> Self {
+    pub fn from_dimensions(dimensions: &Dimensions) -> Self {
         let [_, names @ ..] = dimensions.names();
         Self { names, packed: dimensions.packed() }
     }
 
-    /// The cell of this ad.
+    /// The dimensions of the cell, which is one of this ad.
     #[must_use]
     pub fn dimensions(&self, ad: AdId) -> Dimensions {
         let (codes, kind, valid) = Packed::read(self.packed.number()).expect("made of known codes");
@@ -46,7 +46,7 @@ impl CellKey {
         self.packed.kind()
     }
 
-    /// Without a verdict.
+    /// Whether its events have no verdict.
     #[must_use]
     pub const fn is_valid(&self) -> bool {
         self.packed.is_valid()
@@ -58,7 +58,7 @@ impl CellKey {
 pub struct CellValue {
     /// How many events.
     pub count: u64,
-    /// In order: millionths of one unit of the currency.
+    /// Amounts in millionths of one unit of the currency, in the order of their keys.
     pub amounts: Vec<((Amount, Currency), i64)>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn add_cell(total: &mut CellValue, cell: CellValue) -> Result<(), Unr
     Ok(())
 }
 
-/// The cells of an ad in a minute, in order.
+/// The cells of an ad in a minute, in the order of their keys.
 #[must_use]
 pub fn cells_value(cells: &[(CellKey, CellValue)]) -> Vec<u8> {
     let mut out = vec![CELLS_VERSION];
@@ -108,7 +108,7 @@ pub fn read_cells(value: &[u8]) -> Result<Vec<(CellKey, CellValue)>, &'static st
     let mut cells = Vec::new();
     let mut last: [Option<AnyId>; OTHERS] = [None; OTHERS];
     while !reader.is_empty() {
-        // Version 1 was written when there was one name beside the ad.
+        // When version 1 was written there was one name beside the ad.
         let of_version = if version == VERSION { 1 } else { OTHERS };
         for last in last.iter_mut().take(of_version) {
             *last = Some(match reader.u8()? {
@@ -141,7 +141,7 @@ pub fn read_cells(value: &[u8]) -> Result<Vec<(CellKey, CellValue)>, &'static st
     in_order(cells)
 }
 
-/// Codes, kind and validity as version 1 has them.
+/// Reads codes, kind and validity as version 1 has them.
 fn packed_1(reader: &mut Reader<'_>) -> Result<Packed, Unreadable> {
     let country = Country::from_index(reader.u16()?).ok_or("an unknown country")?;
     let code = reader.u8()?;

@@ -15,7 +15,7 @@ use crate::count::{
 use crate::store::memory::{MemStore, MemStores};
 use crate::store::{CheckpointStore, Stores};
 
-const PLACE: Place = Place { partition: 3, partitions: 16 };
+const OWN: PartitionAndCount = PartitionAndCount { partition: 3, partitions: 16 };
 const NOW: Minute = Minute(1_000_000);
 const PAGE_VIEW: PageViewState = PageViewState { seq: 9, hour: 7, edge: Id::literal("edge") };
 
@@ -93,7 +93,7 @@ fn changes(sequence: u64, minutes: Vec<MinuteRows>) -> Changes {
 async fn stored(all: &[Changes]) -> MemStore {
     let store = MemStores::new().open(3).await.unwrap();
     for changes in all {
-        store.write(batch(PLACE, changes)).await.unwrap();
+        store.write(batch(OWN, changes)).await.unwrap();
     }
     store
 }
@@ -101,7 +101,7 @@ async fn stored(all: &[Changes]) -> MemStore {
 #[tokio::test]
 async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     let store = MemStores::new().open(3).await.unwrap();
-    assert!(restore(&store.view().unwrap(), PLACE).await.unwrap().is_none());
+    assert!(restore(&store.view().unwrap(), OWN).await.unwrap().is_none());
     let soon = Minute(NOW.0 + 2);
     let first = changes(1, vec![minute(Minute(5), 10), minute(soon, 1)]);
     let mut second = changes(2, vec![minute(Minute(5), 20)]);
@@ -110,7 +110,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
     second.page_views.insert(0, (PageView(1), None));
     let store = stored(&[first, second.clone()]).await;
     let view = store.view().unwrap();
-    let restored = restore(&view, PLACE).await.unwrap().unwrap();
+    let restored = restore(&view, OWN).await.unwrap().unwrap();
     let expected = Snapshot {
         position: second.position,
         clock: second.clock,
@@ -172,7 +172,7 @@ async fn one_far_minute_makes_a_start_read_no_cells() {
     ])
     .await;
     let view = Watched { view: store.view().unwrap(), read: parking_lot::Mutex::new(Vec::new()) };
-    let restored = restore(&view, PLACE).await.unwrap().unwrap();
+    let restored = restore(&view, OWN).await.unwrap().unwrap();
     assert_eq!(restored.snapshot.resident_from, Minute(far.0 + 1));
     assert_eq!(restored.snapshot.minutes, []);
     let read = view.read.into_inner();
@@ -205,7 +205,7 @@ impl<V: View> View for Watched<V> {
 
 /// Reads everything: what a start reads, and then what questions read.
 async fn read_all<V: View>(view: &V) -> Result<(), StoreError> {
-    restore(view, PLACE).await?;
+    restore(view, OWN).await?;
     let all = Minute(0)..Minute(u32::MAX);
     cells(view, &all, None, usize::MAX, |_, _, _| {}).await?;
     for (kind, valid) in kinds() {
@@ -219,11 +219,13 @@ async fn read_all<V: View>(view: &V) -> Result<(), StoreError> {
 async fn another_partition_or_a_damaged_row_is_refused_by_name() {
     let full = changes(1, vec![minute(Minute(NOW.0 + 600), 1)]);
     let store = stored(std::slice::from_ref(&full)).await;
-    for place in [Place { partition: 4, ..PLACE }, Place { partitions: 8, ..PLACE }] {
-        let error = restore(&store.view().unwrap(), place).await.unwrap_err().to_string();
+    for own in
+        [PartitionAndCount { partition: 4, ..OWN }, PartitionAndCount { partitions: 8, ..OWN }]
+    {
+        let error = restore(&store.view().unwrap(), own).await.unwrap_err().to_string();
         assert!(error.contains("partition 3 of 16"), "{error}");
     }
-    let keys: Vec<_> = batch(PLACE, &full)
+    let keys: Vec<_> = batch(OWN, &full)
         .into_iter()
         .map(|change| match change {
             Change::Put(key, _) | Change::Add(key, _) | Change::Delete(key) => key,
@@ -232,7 +234,7 @@ async fn another_partition_or_a_damaged_row_is_refused_by_name() {
     for key in keys {
         let stores = MemStores::new();
         let store = stores.open(3).await.unwrap();
-        store.write(batch(PLACE, &full)).await.unwrap();
+        store.write(batch(OWN, &full)).await.unwrap();
         store.flush().await.unwrap();
         stores.damage(3, &key, &[9, 9]);
         let error = read_all(&store.view().unwrap()).await.unwrap_err();
@@ -243,7 +245,7 @@ async fn another_partition_or_a_damaged_row_is_refused_by_name() {
         assert!(read_all(&store.view().unwrap()).await.is_err(), "a key that is none");
     }
     let store = MemStores::new().open(3).await.unwrap();
-    store.write(batch(PLACE, &full).split_off(1)).await.unwrap();
-    let error = restore(&store.view().unwrap(), PLACE).await.unwrap_err().to_string();
+    store.write(batch(OWN, &full).split_off(1)).await.unwrap();
+    let error = restore(&store.view().unwrap(), OWN).await.unwrap_err().to_string();
     assert!(error.contains("the meta row: missing"), "{error}");
 }

@@ -1,9 +1,10 @@
-//! The time that a database is told.
+//! The clock that a database is given.
 //!
-//! SlateDB writes times into its rows and into the names of its files, and takes none that is before
-//! those that it has. So what was saved while the machine's clock was ahead would refuse whoever comes
-//! after it has been set right. The clock of a database therefore begins no earlier than the last time
-//! that stands in it, and goes on from there as the process does, whatever happens to the machine's.
+//! SlateDB writes times into its rows and into the names of its files, and refuses times before
+//! those that it has. A database that was written while the machine's clock was ahead could
+//! therefore not be written after the clock was set right. So the clock of a database begins no
+//! earlier than the last time that stands in it, and goes on evenly from there, whatever happens to
+//! the machine's clock.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use slatedb::admin::Admin;
 use slatedb::{Error, WalReader};
 use slatedb_common::clock::{SystemClock, SystemClockTicker};
 
-/// Goes on from a start.
+/// A clock that goes on evenly from a start.
 #[derive(Debug)]
 pub(super) struct StoreClock {
     start: Timestamp,
@@ -49,14 +50,15 @@ impl SystemClock for StoreClock {
 
 /// What stands in a database before it is opened.
 pub(super) struct Found {
-    /// The last time: in the names of its tables and compactions, and in the rows that are in no table
-    /// yet. Zero when there is none.
+    /// The last time that stands in the database: in the names of its tables and compactions, and
+    /// in the rows of its write-ahead log. Zero when there is none.
     pub(super) last: Timestamp,
-    /// The first write that is missing among those that are in no table yet: a file of its log was
-    /// removed or emptied, of which SlateDB says nothing.
+    /// The number of the first write that is missing in the write-ahead log. SlateDB itself does
+    /// not notice when a file of it was removed or emptied.
     pub(super) missing: Option<u64>,
 }
 
+/// Looks into a database before it is opened.
 pub(super) async fn look(folder: &str, objects: &Arc<dyn ObjectStore>) -> Result<Found, Error> {
     let admin = Admin::builder(folder, Arc::clone(objects)).build();
     let Some(manifest) = admin.read_manifest(None).await? else {
@@ -85,7 +87,8 @@ pub(super) async fn look(folder: &str, objects: &Arc<dyn ObjectStore>) -> Result
             last = tables.chain([last, job.id().timestamp_ms()]).max().unwrap_or(last);
         }
     }
-    // Each write has a number, and they have no gaps.
+    // The numbers of writes have no gaps, so the first that is not the next tells that one is
+    // missing.
     writes.sort_unstable();
     writes.dedup();
     let beyond = writes.into_iter().filter(|write| *write > manifest.last_l0_seq());

@@ -1,4 +1,4 @@
-//! The same on a real S3 server over HTTP.
+//! The tests of the store on a real S3 server over HTTP.
 
 use super::tests::fast;
 use super::*;
@@ -25,7 +25,7 @@ impl Harness for Remote {
         stores(&self.0)
     }
 
-    /// Nobody closes anything; the next to open fences these off.
+    /// Nothing is closed: the next process to open the stores fences these off.
     async fn crash(&mut self, stores: SlateStores, open: Vec<SlateStore>) {
         drop((open, stores));
     }

@@ -1,9 +1,10 @@
-//! Seals what SlateDB writes without one.
+//! Checksums for the objects that SlateDB writes without one.
 //!
-//! SlateDB checks the blocks of its tables, but not what says which tables there are: of one flipped bit
-//! in a manifest it panics, waits for ever, or reads another state. So a digest stands behind each of
-//! these objects, and is looked at before SlateDB sees them. What an earlier build wrote has none, and is
-//! read as it is; SlateDB itself does not mind the bytes behind.
+//! SlateDB checks the blocks of its tables, but not the manifests, which say what tables there are:
+//! on one flipped bit in a manifest it panics, waits for ever, or reads another state. So a seal
+//! with a digest is appended to these objects, and checked before SlateDB reads them. Objects of
+//! earlier builds have no seal, and are read as they are. SlateDB itself ignores the bytes of a
+//! seal.
 
 use std::fmt::{Display, Formatter};
 use std::ops::Range;
@@ -19,25 +20,26 @@ use object_store::{
 use slatedb::bytes::Bytes;
 use slatedb_common::retry::NonRetryable;
 
-/// Files that are written and read whole, and hold no checksum of their own.
+/// The extensions of the files that are sealed: they are written and read whole, and have no
+/// checksum of their own.
 const SEALED: [&str; 2] = ["manifest", "compactions"];
-/// Ends a sealed object, behind the BLAKE3 digest of what is before that.
+/// The last bytes of a sealed object. Before them stands the BLAKE3 digest of the content.
 const MARK: &[u8; 8] = b"sealed 1";
 const SEAL_BYTES: usize = 32 + MARK.len();
 
-/// What an object says does not fit its seal.
+/// The content of an object does not fit its seal: the path.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is damaged: its digest is another")]
 pub(super) struct Broken(String);
 
 impl Broken {
-    /// Whether an error comes of one.
+    /// Whether an error has this cause.
     pub(super) fn is_cause_of(error: &(dyn std::error::Error + 'static)) -> bool {
         NonRetryable::find(error).is_some_and(|found| found.0.is::<Self>())
     }
 }
 
-/// An object store whose manifests are sealed.
+/// An object store that seals manifests and compactions.
 #[derive(Debug)]
 pub(super) struct Sealed(pub(super) Arc<dyn ObjectStore>);
 
@@ -60,7 +62,7 @@ fn seal(payload: &PutPayload) -> PutPayload {
     payload.iter().cloned().chain([Bytes::from(seal)]).collect()
 }
 
-/// What was written; of an object that has no seal, what there is.
+/// The content of an object, checked and without its seal; an object without a seal as it is.
 fn open(path: &Path, object: Bytes) -> Result<Bytes> {
     let Some(rest) = object.strip_suffix(MARK) else { return Ok(object) };
     let Some((content, digest)) = rest.split_last_chunk::<32>() else { return Ok(object) };

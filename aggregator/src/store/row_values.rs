@@ -1,11 +1,11 @@
-//! What the values of rows have in common.
+//! What the values of rows have in common: the version in front, and lists of entries by key.
 
 use shared::bytes::Reader;
 
-/// A value could not be read: what was expected.
+/// Why a value could not be read: what was expected.
 pub(crate) type Unreadable = &'static str;
 
-/// Reads a value that begins with this version; refuses another.
+/// A reader behind the version with which a value begins. Any other version is refused.
 pub(crate) fn versioned(value: &[u8], version: u8) -> Result<Reader<'_>, Unreadable> {
     match value.split_first() {
         Some((first, rest)) if *first == version => Ok(Reader::new(rest)),
@@ -14,7 +14,8 @@ pub(crate) fn versioned(value: &[u8], version: u8) -> Result<Reader<'_>, Unreada
     }
 }
 
-/// Adds up what has the same key. `add` says whether the sum fits.
+/// Adds up the entries that have the same key, and returns them in the order of their keys. `add`
+/// adds the second value to the first.
 pub(crate) fn sum<K: Ord + Copy, V>(
     mut entries: Vec<(K, V)>,
     mut add: impl FnMut(&mut V, V) -> Result<(), Unreadable>,
@@ -30,7 +31,7 @@ pub(crate) fn sum<K: Ord + Copy, V>(
     Ok(sums)
 }
 
-/// The keys of a list are in order, each once.
+/// Checks that the keys of a list are in order, each once.
 pub(crate) fn in_order<K: Ord, V>(entries: Vec<(K, V)>) -> Result<Vec<(K, V)>, Unreadable> {
     if entries.windows(2).all(|pair| pair[0].0 < pair[1].0) {
         Ok(entries)
