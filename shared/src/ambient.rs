@@ -33,13 +33,13 @@ impl Random for SystemRandom {
     }
 }
 
-/// The machine's wall clock, held against the time that has passed ([`Steady`]): when it was set, time
-/// goes on evenly without it, and [`Clock::trouble`] tells.
+/// The machine's wall clock, compared with the time that has passed ([`Steady`]). When the wall
+/// clock was set, this clock goes on evenly without it, and [`Clock::trouble`] says so.
 #[derive(Debug)]
 pub struct SteadyClock(Mutex<Steady>);
 
 impl SteadyClock {
-    /// Believes what the wall clock says now.
+    /// Starts with what the wall clock says now.
     #[must_use]
     pub fn start() -> Self {
         Self(Mutex::new(Steady::new(reading())))
@@ -74,19 +74,20 @@ fn reading() -> Reading {
     Reading { wall: SystemClock.now(), elapsed_ms }
 }
 
-/// Time since the machine was started, also that in which it slept.
+/// Time since the machine was started, including that in which it slept.
 fn elapsed() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = rustix::time::ClockId::Boottime;
-    // Elsewhere it goes on during sleep by its definition (macOS) or where it can.
+    // On macOS this clock goes on during sleep by its definition, elsewhere where the system can do
+    // that.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let clock = rustix::time::ClockId::Monotonic;
     Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
 }
 
-/// Measures how long something took, the time in which the machine slept included: for metrics,
-/// benchmarks, progress bars, rate limits, and how long ago something was seen; never for a decision
-/// on an event, which a replay must be able to repeat.
+/// Measures how long something took, including time in which the machine slept: for metrics,
+/// benchmarks, progress bars, rate limits, and how long ago something was seen. Never for a
+/// decision on an event: a replay must be able to repeat that.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Duration);
 

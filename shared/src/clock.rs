@@ -1,15 +1,15 @@
-//! What may be believed of clocks. Pure: readings are arguments.
+//! Which clocks may be believed. Pure: readings of clocks are arguments.
 //!
 //! A wall clock may be set, by hand or by NTP; the time since a machine was started only goes on.
-//! [`Steady`] holds the one against the other, where a machine has both. [`LogClock`] is the clock
-//! that a log has of its own, made of the stamps in it.
+//! [`Steady`] compares the two on a machine that has both. [`LogClock`] is the clock of a log, made
+//! of the stamps in it.
 
 use std::fmt;
 
 use crate::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_BACK_STAYS_MS, CLOCK_JUMP_MS_MAX};
 use crate::time::Timestamp;
 
-/// A wall clock may be slewed by so much: one part in ten, which is more than any daemon does.
+/// A wall clock may be slewed by one part in so many. No daemon slews as fast.
 const SLEW: u64 = 10;
 
 /// What a machine's two clocks say at one moment.
@@ -17,12 +17,12 @@ const SLEW: u64 = 10;
 pub struct Reading {
     /// The wall clock.
     pub wall: Timestamp,
-    /// Time that only goes on, also while the machine sleeps; since when is all the same.
+    /// Time that only goes on, also while the machine sleeps. It may begin at any moment.
     pub elapsed_ms: u64,
 }
 
 impl Reading {
-    /// The time after as much has passed as until `elapsed_ms`.
+    /// What the wall clock would say when the elapsed time is `elapsed_ms`, if it went on evenly.
     fn after(self, elapsed_ms: u64) -> Timestamp {
         self.wall.plus_ms(elapsed_ms.saturating_sub(self.elapsed_ms))
     }
@@ -51,20 +51,21 @@ impl fmt::Display for Step {
     }
 }
 
-/// Follows a wall clock while it goes as evenly as clocks do (60 s off, or slewed), and tells when
+/// Follows a wall clock as long as it goes evenly (slewed, or off by at most 60 s), and tells when
 /// it was set.
 ///
-/// Which of the two is right nobody knows, so a step ahead is never believed: a new process may. A
-/// step back is, when it has stayed: it cannot make anybody forget.
+/// Nobody knows whether the time before a step is right or that after it. A step ahead is never
+/// believed, because it could make others forget what they must remember; a new process starts with
+/// the new time. A step back is believed when it has stayed, since it makes nobody forget anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Steady {
     anchor: Reading,
-    /// Since when the wall clock goes evenly behind.
+    /// The first reading since which the wall clock is behind and goes evenly.
     behind: Option<Reading>,
 }
 
 impl Steady {
-    /// Believes the first reading.
+    /// Starts with a reading that is believed.
     #[must_use]
     pub const fn new(first: Reading) -> Self {
         Self { anchor: first, behind: None }
@@ -95,7 +96,8 @@ impl Steady {
         Err(Step { wall: at.wall, expected })
     }
 
-    /// Slews the anchor after the wall clock, so that drift never adds up to a step.
+    /// Moves the anchor towards the wall clock, as far as a clock may be slewed, so that slow drift
+    /// never adds up to a step.
     fn follow(&mut self, at: Reading, expected: Timestamp, off: u64) {
         self.behind = None;
         let most = at.elapsed_ms.saturating_sub(self.anchor.elapsed_ms) / SLEW;
@@ -108,23 +110,24 @@ impl Steady {
     }
 }
 
-/// A log's clock: the largest stamp in it, as far as stamps can be believed. Everybody who reads the
-/// log from the same place has the same.
+/// A log's clock: the largest stamp in it, as far as stamps can be believed. All readers of the log
+/// come to the same time at the same message.
 ///
-/// A stamp that is ahead by more than [`CLOCK_JUMP_MS_MAX`] is heard, not believed: either nobody
-/// wrote for a while, or a collector's clock is wrong. It is believed when stamps have gone on by as
-/// much from there; one from before it says that it was wrong. So a clock that is ahead moves the
-/// log's only if it stays ahead, with nobody else writing, for ten minutes.
+/// A stamp that is ahead by more than [`CLOCK_JUMP_MS_MAX`] is not believed at once: either nobody
+/// wrote for a while, or a collector's clock is wrong. It is believed when later stamps have gone
+/// on by as much from there. A stamp that is not too far ahead shows that it was wrong. So a
+/// collector whose clock is ahead moves the log's clock only if it stays ahead, and nobody else
+/// writes, for ten minutes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogClock {
     /// The time; zero before the first stamp.
     pub now: Timestamp,
-    /// Where stamps that are too far ahead began.
+    /// The earliest of the stamps that are too far ahead and not believed yet.
     pub ahead: Option<Timestamp>,
 }
 
 impl LogClock {
-    /// Takes the next stamp. The first is taken as it is.
+    /// Takes the next stamp. The first stamp of a log is believed as it is.
     pub fn hear(&mut self, stamp: Timestamp) {
         if self.now == Timestamp(0) || stamp <= self.now.plus_ms(CLOCK_JUMP_MS_MAX) {
             *self = Self { now: self.now.max(stamp), ahead: None };

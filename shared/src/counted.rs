@@ -1,5 +1,6 @@
-//! What is counted, and by what it is told apart: one list, from which the packed key of a cell, the
-//! row of a message, the rows of the store, exports, the columns of the archive and the recount follow.
+//! What is counted, and by which dimensions. All of that stands in one list; the packed key of a
+//! cell, the row of a message, the rows of the store, exports, the columns of the archive and the
+//! recount are made from it.
 //!
 //! A *measure* is a number that adds up: the events of a [`Kind`], or an amount ([`Amount`]). A
 //! *dimension* tells counts apart: a name, or a code of a few bits. A room that needs something of each
@@ -11,12 +12,12 @@ use crate::text::serde_as_text;
 use std::fmt;
 use std::str::FromStr;
 
-/// The list. Hands the dimensions to the macro that it is given.
+/// The list of dimensions. Hands it to the macro that is given.
 ///
-/// A name is a number in a message and in memory, and an id in the store. A code takes so many bits
-/// of the packed form ([`Codes::pack`]), which is in messages and stores: a new code goes
-/// *before* the others, where all that is older has zeros, which must say that nothing is known; one
-/// that is there keeps its place and its bits.
+/// A name is a number in a message and in memory, and an id in the store. A code has the number of
+/// bits that stands behind it in the packed form ([`Codes::pack`]), which is in messages and
+/// stores. So a code that is there keeps its place and its bits, and a new one goes *before* the
+/// others: older packed forms have zeros there, and the code 0 must say that nothing is known.
 #[macro_export]
 macro_rules! dimensions {
     ($then:ident) => {
@@ -38,8 +39,8 @@ macro_rules! dimensions {
 }
 
 words! {
-    /// An amount of money that adds up beside the events of a cell, by currency. The codes are in
-    /// stores, below 0x41 (a currency begins with a letter).
+    /// An amount of money that is added up by currency beside the events of a cell. The codes are
+    /// in stores, and below 0x41, the first byte that a currency can have.
     Amount, "amount" {
         /// What the valid impressions cost.
         Spend = 0 "spend",
@@ -88,7 +89,8 @@ impl Code for Country {
     }
 }
 
-/// Bits of the kind in the packed form, behind all codes: `conversion` and `billed` have room.
+/// Bits of the kind in the packed form, behind all codes. There is room for more kinds, such as
+/// `conversion` and `billed`.
 const KIND_BITS: u32 = 3;
 
 macro_rules! define {
@@ -96,7 +98,7 @@ macro_rules! define {
         names { $($(#[$name_doc:meta])* $name:ident: $noun:ty,)+ }
         codes { $($(#[$code_doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }
     ) => {
-        /// What an edge has seen of whom an event is of, in codes.
+        /// What an edge knows of the visitor whose event it is, in codes.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
         pub struct Codes {
             $($(#[$code_doc])* pub $code: $type,)+
@@ -113,9 +115,9 @@ macro_rules! define {
             pub valid: bool,
         }
 
-        /// The place of a code in the list.
+        /// The index of each code in the list.
         #[expect(non_camel_case_types, reason = "they are named as the list names them")]
-        enum Place { $($code,)+ }
+        enum CodeIndex { $($code,)+ }
 
         const WIDTHS: [u32; Codes::NAMES.len()] = [$($bits,)+];
 
@@ -128,19 +130,21 @@ macro_rules! define {
             /// What they are called.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($code),)+];
 
-            /// As numbers behind one another, the first in the highest bits: in their order.
+            /// The codes behind one another in one number, the first in the highest bits, so that
+            /// the numbers sort as the codes do.
             #[inline]
             #[must_use]
             pub fn pack(self) -> u32 {
-                $(Code::code(self.$code) << bits_behind(Place::$code as usize))|+
+                $(Code::code(self.$code) << bits_behind(CodeIndex::$code as usize))|+
             }
 
-            /// The inverse; `None` when a code has no value, or there are bits that are no code's.
+            /// The inverse of [`Codes::pack`]; `None` when a code has no value, or a bit is set
+            /// that belongs to no code.
             #[inline]
             #[must_use]
             pub fn unpack(packed: u32) -> Option<Self> {
                 let codes = Self {
-                    $($code: <$type as Code>::from_code(part(packed, Place::$code as usize))?,)+
+                    $($code: <$type as Code>::from_code(part(packed, CodeIndex::$code as usize))?,)+
                 };
                 (packed >> Self::BITS == 0).then_some(codes)
             }
@@ -177,7 +181,8 @@ macro_rules! define {
                 Packed::new(self.codes().pack(), self.kind, self.valid)
             }
 
-            /// Of these.
+            /// The dimensions with these names, in the order of [`Self::NAMES`], codes, kind and
+            /// validity.
             #[inline]
             #[must_use]
             pub const fn new(
@@ -208,8 +213,8 @@ impl Codes {
     pub const BITS: u32 = bits_behind(0) + WIDTHS[0];
 }
 
-/// All but the names of a cell, as one number in the order of [`Dimensions`]: codes, kind (3 bits), valid
-/// (1).
+/// All but the names of a cell, as one number in the order of [`Dimensions`]: codes, kind (3 bits),
+/// valid (1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Packed(u32);
 
@@ -222,7 +227,7 @@ impl Packed {
     /// Bits that are used.
     pub const BITS: u32 = Codes::BITS + KIND_BITS + 1;
 
-    /// Of codes that [are known](Codes::pack).
+    /// Codes in their [packed form](Codes::pack), kind and validity.
     #[inline]
     #[must_use]
     pub const fn new(codes: u32, kind: Kind, valid: bool) -> Self {
@@ -288,17 +293,18 @@ impl Packed {
     pub const OUTCOME_BITS: u32 = KIND_BITS + 1;
 }
 
-/// Bits of the codes behind this one.
-const fn bits_behind(mut place: usize) -> u32 {
+/// How many bits the codes behind this one have together.
+const fn bits_behind(mut index: usize) -> u32 {
     let mut bits = 0;
-    while place + 1 < WIDTHS.len() {
-        place += 1;
-        bits += WIDTHS[place];
+    while index + 1 < WIDTHS.len() {
+        index += 1;
+        bits += WIDTHS[index];
     }
     bits
 }
 
+/// One code of the packed form.
 #[inline]
-const fn part(packed: u32, place: usize) -> u32 {
-    packed >> bits_behind(place) & ((1 << WIDTHS[place]) - 1)
+const fn part(packed: u32, index: usize) -> u32 {
+    packed >> bits_behind(index) & ((1 << WIDTHS[index]) - 1)
 }

@@ -1,4 +1,4 @@
-//! What can happen to an ad, and what can become of the news of it.
+//! What can happen to an impression, and what can become of the event that tells of it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::{hex_text, serde_as_text};
 
-/// A closed set of words: each with a code (the wire) and a name (JSON, metrics). Reading refuses
-/// everything else.
+/// Defines an enum of words, each with a code (on the wire) and a name (in JSON and metrics).
+/// Reading refuses everything else.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$word_doc:meta])* $word:ident = $code:literal $text:literal,)+ }) => {
         $(#[$doc])*
@@ -83,8 +83,8 @@ words! {
 }
 
 words! {
-    /// Why an event that was received is not among the counted: each received event is counted, a
-    /// duplicate, or has one of these.
+    /// Why an event that was received is not counted. Each received event is counted, is a
+    /// duplicate, or has one of these reasons.
     Reason, "reason" {
         /// The token or the element could not be read: truncated, oversized, not canonical
         /// base64url, a field out of range.
@@ -140,8 +140,8 @@ words! {
         /// Its sender has used up what it may have kept: gaps, outboxes or blocks beyond what one
         /// sender may cost.
         OverQuota = 25 "over_quota",
-        /// The edge has had the same of the same token before, and knows that it is kept: it is not
-        /// kept again.
+        /// The edge has had the same event of the same token before, and knows that this is kept:
+        /// it is not kept again.
         Repeated = 26 "repeated",
         /// The signing key may not sign for this advertiser, or not at this price.
         IssuerLimit = 27 "issuer_limit",
@@ -186,7 +186,7 @@ words! {
 }
 
 impl Validity {
-    /// Whether an event is among them that is valid, or is not.
+    /// Whether the question is about events of this validity.
     #[must_use]
     pub const fn takes(self, valid: bool) -> bool {
         match self {
@@ -229,8 +229,8 @@ impl Country {
         bytes.iter().all(u8::is_ascii_uppercase).then_some(Self(bytes))
     }
 
-    /// Reads what a header or a log says: upper or lower case, `UK` for `GB`. Anything else is unknown, and
-    /// so is `XX`, which Cloudflare says where it does not know.
+    /// Reads what a header or a log says: upper or lower case, `UK` for `GB`. Anything else is
+    /// unknown, and so is `XX`, which Cloudflare says where it does not know.
     #[must_use]
     pub fn lenient(text: &str) -> Self {
         let bytes = <[u8; 2]>::try_from(text.trim().as_bytes()).ok();
@@ -296,8 +296,8 @@ impl FromStr for Country {
 
 serde_as_text!(Country);
 
-/// The part of a country (ISO 3166-2), without the country's own letters: up to three letters and digits,
-/// zero-padded; none when it is not known.
+/// The part of a country (ISO 3166-2), without the country's own letters: up to three letters and
+/// digits, zero-padded; none when it is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct Region([u8; 3]);
 
@@ -345,14 +345,15 @@ impl FromStr for Region {
 
 serde_as_text!(Region);
 
-/// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48.
-/// First byte 4 or 6, then the prefix, zero-padded to six bytes; or [`Network::HASHED`], then six bytes
-/// of a keyed hash ([`crate::keys::VisitorKey::of_address`]); all zeros when it is not known or kept.
+/// The network that a request came from, never the whole address: an IPv4 /24 or an IPv6 /48. The
+/// first byte is 4 or 6, and the prefix follows, zero-padded to six bytes; or the first byte is
+/// [`Network::HASHED`], and six bytes of a keyed hash follow
+/// ([`crate::keys::VisitorKey::of_address`]). All zeros when the network is not known or not kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Network(pub [u8; 7]);
 
 impl Network {
-    /// The first byte of one that is a hash.
+    /// The first byte of a network that is a hash.
     pub const HASHED: u8 = 1;
 
     /// The network of an address. An IPv4 address inside IPv6 (`::ffff:…`) is IPv4.
@@ -372,8 +373,7 @@ impl Network {
         Self(bytes)
     }
 
-    /// Whether it says one of the things that a network can say, in the one way to say it. Logs of
-    /// earlier builds may hold others.
+    /// Whether the bytes have one of the forms above. Logs of earlier builds may hold others.
     #[must_use]
     pub fn is_canonical(self) -> bool {
         match self.0 {
@@ -397,9 +397,9 @@ impl Fingerprint {
     pub const NONE: Self = Self(0);
 }
 
-/// Which rules an edge gave its verdicts by: four bytes of a hash of everything that they follow
-/// from, so that two edges with the same lists, thresholds and program have the same one; zero when
-/// it is not known (an edge of a third party, an imported log, an older build).
+/// The rules by which an edge gave its verdicts: four bytes of a hash of everything that verdicts
+/// depend on, so that two edges with the same lists, thresholds and program have the same number.
+/// Zero when it is not known (an edge of a third party, an imported log, an older build).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RuleSet(pub u32);
 
@@ -410,21 +410,21 @@ impl RuleSet {
     pub const UNKNOWN: Self = Self(0);
 }
 
-/// A page view, as the page itself names it: a random number that no other page view has, and that
-/// is stored nowhere.
+/// A page view: one visit of a page, named by a random number that the page itself chooses and the
+/// browser does not store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PageView(pub u64);
 
 hex_text!(PageView, 8, u64::to_be_bytes, u64::from_be_bytes);
 
-/// The page view that told of an event, and how many events it had made by then. So what pages have
-/// sent can be compared with what was counted.
+/// The page view that an event came from, and how many events it had made by then. So the number of
+/// events that were sent can be compared with that of the events that were counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PageSeq {
     /// Which page view.
     pub page: PageView,
-    /// From 1 to [`crate::limits::PAGE_SEQ_MAX`].
+    /// How many events it had made: from 1 to [`crate::limits::PAGE_SEQ_MAX`].
     pub seq: u16,
 }
 
@@ -444,9 +444,9 @@ pub struct Flags(pub u8);
 impl Flags {
     /// The token was given to another visitor (another fingerprint, both known).
     pub const OTHER_VISITOR: u8 = 1;
-    /// A mail program, or the image proxy of a mail service, asked for the picture: a person opened the
-    /// mail, and nothing is known of who and where it is.
+    /// A mail program, or the image proxy of a mail service, asked for the picture: a person opened
+    /// the mail, and nothing is known of who and where it is.
     pub const PROXIED: u8 = 2;
-    /// All that have a meaning; a wire form with others is refused.
+    /// All flags that have a meaning. A wire form with others is refused.
     pub const KNOWN: u8 = Self::OTHER_VISITOR | Self::PROXIED;
 }

@@ -1,4 +1,4 @@
-//! The dense ids of impressions, and what tells outboxes, logs and batches apart.
+//! The ids of impressions, which are dense, and those of outboxes, imported logs and batches.
 
 use std::fmt;
 
@@ -74,7 +74,7 @@ impl ImpressionId {
 }
 
 /// Ids of one block that are handed out one after the other: all that are left of a block, or a
-/// part of it that somebody was leased.
+/// part of it that was leased.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IdRange {
     block: BlockId,
@@ -93,8 +93,9 @@ impl IdRange {
         Self { block, opened: now, next: 0, end: u32::from(u16::MAX) + 1 }
     }
 
-    /// Whether an id of it may be handed out: one is left, its block is younger than
-    /// [`crate::limits::BLOCK_LIFE_MS`], and the clock has not gone back behind its opening.
+    /// Whether an id may be handed out: one is left, the block is younger than
+    /// [`crate::limits::BLOCK_LIFE_MS`], and the clock has not gone back behind the block's
+    /// opening.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         let age_ms = now.0.checked_sub(self.opened.0);
@@ -114,7 +115,7 @@ impl IdRange {
         Some(ImpressionId { block: self.block, seq })
     }
 
-    /// Takes up to `count` ids off its front, for somebody else to hand out; `None` when the range
+    /// Takes up to `count` ids from the front, for somebody else to hand out; `None` when the range
     /// is not fresh.
     fn lease(&mut self, now: Timestamp, count: u16) -> Option<Self> {
         let first = self.next;
@@ -134,7 +135,7 @@ impl IdRange {
         bytes
     }
 
-    /// The inverse; `None` when the bytes are no range.
+    /// The inverse of [`IdRange::to_bytes`]; `None` when the bytes are no range.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
@@ -149,9 +150,10 @@ impl IdRange {
     }
 }
 
-/// Hands out impression ids: a block for at most [`crate::limits::BLOCK_LIFE_MS`] and 65 536 ids.
-/// Lives in memory only, so that no block is ever open after a restart; or, where ids are leased
-/// ([`IdAllocator::lease`]), what is left of the block is durable before a lease is given out.
+/// Hands out impression ids, from a block for at most [`crate::limits::BLOCK_LIFE_MS`] and 65 536
+/// ids. No id may be given out twice. Therefore the block is in memory only, and a restart begins
+/// another; or, where ids are leased ([`IdAllocator::lease`]), the rest of the block is made
+/// durable before a lease is given out.
 #[derive(Clone, Debug, Default)]
 pub struct IdAllocator {
     open: Option<IdRange>,
@@ -170,8 +172,8 @@ impl IdAllocator {
         self.open.as_ref()
     }
 
-    /// The next id. Opens a block when there is none, the one there is full or too old, or the
-    /// clock went back behind its opening.
+    /// The next id. Opens a block when there is none, when the open one is used up or too old, or
+    /// when the clock went back behind its opening.
     pub fn next(&mut self, now: Timestamp, random: &mut dyn Random) -> ImpressionId {
         self.fresh(now, random).next(now).expect("a fresh block has ids left")
     }
@@ -209,8 +211,8 @@ impl fmt::Debug for SourceId {
     }
 }
 
-/// What tells a batch from another of the same outbox and number: the first half of BLAKE3 of its
-/// binary form. Messages before version 3 do not say it.
+/// The digest of a batch's content, which tells two batches under one number apart: the first 16
+/// bytes of BLAKE3 of the binary form. Messages before version 3 do not have it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchDigest(pub [u8; 16]);
 

@@ -1,5 +1,5 @@
-//! Logs of other servers: how a row becomes an event that is counted once, and
-//! what an importer sends to a collector.
+//! Imported logs of other servers: how a row becomes an event that is counted once, and what an
+//! importer sends to a collector.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,24 +24,26 @@ pub fn named_source(name: &str) -> SourceId {
     source("countersign named source v1", name.as_bytes())
 }
 
-/// The source of a log without a name: by the digest of its beginning, up to the end of its first row, so
-/// that it is the same log when it has grown.
+/// The source of a log without a name. `digest`: that of its bytes up to the end of the first row,
+/// so that the log has the same source when it has grown.
 #[must_use]
 pub fn begun_source(digest: &[u8; 32]) -> SourceId {
     source("countersign begun source v1", digest)
 }
 
-/// The same as builds before 28 November 2026 had it: by the digest of all of its decompressed bytes.
+/// The source that builds before 28 November 2026 gave a log without a name, by the digest of all
+/// of its decompressed bytes.
 #[must_use]
 pub fn unnamed_source(content_digest: &[u8; 32]) -> SourceId {
     source("countersign unnamed source v1", content_digest)
 }
 
-/// The source of rows of a log that were rejected, and mended since. They are numbered by their lines, which
-/// begin with 1: nobody ever has all rows before one of them.
+/// The source of a log's rows that were rejected, and mended since. They are numbered by their
+/// lines, which begin with 1. So row 0 never comes, the rows are never taken as a whole, and each
+/// is known by a bit of its own.
 #[must_use]
-pub fn mended_source(of: SourceId) -> SourceId {
-    source("countersign mended source v1", &of.0)
+pub fn mended_source(log: SourceId) -> SourceId {
+    source("countersign mended source v1", &log.0)
 }
 
 fn source(context: &'static str, bytes: &[u8]) -> SourceId {
@@ -50,7 +52,7 @@ fn source(context: &'static str, bytes: &[u8]) -> SourceId {
     SourceId(id)
 }
 
-/// The block in which the rows `index × 65 536 …` of a log lie.
+/// The block of the 65 536 rows of a log that begin with row `index × 65 536`.
 #[must_use]
 pub fn block(source: SourceId, index: u64) -> BlockId {
     let mut id = [0; 10];
@@ -116,13 +118,13 @@ pub struct ImportEvent {
 }
 
 impl ImportEvent {
-    /// What a log says of whom an event is of, in codes.
+    /// What the log says of the visitor, in codes.
     #[must_use]
     pub fn codes(&self) -> Codes {
         Codes::new(self.country, self.device.unwrap_or_default())
     }
 
-    /// Bytes of its names that are no ids of their own, at the most.
+    /// How many bytes those of its names have that are not their own ids.
     #[must_use]
     pub fn names_bytes(&self) -> usize {
         let names = [
@@ -137,7 +139,7 @@ impl ImportEvent {
 }
 
 impl ImportChunk {
-    /// Checks what the types do not say.
+    /// Checks the bounds that the types do not have.
     ///
     /// # Errors
     /// Says which bound is broken: more events or rows than a chunk may have, rows out of order or

@@ -27,11 +27,11 @@ use crate::name::{Advertiser, AdvertiserName, IssuerId, Name, Publisher, Publish
 use crate::text::{hex, hex_text};
 use crate::time::Timestamp;
 
-/// Of every row of an imported log. No key can be made under this name.
+/// The issuer of every row of an imported log. No key can be made under this name.
 pub const IMPORT_ISSUER: IssuerId = IssuerId::literal("import");
 
-/// One installation of Countersign: tokens of one are worthless in another. Random, made when the
-/// installation is.
+/// One installation of Countersign: a random number, made with the installation. Tokens of one are
+/// refused in another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DeploymentId(pub u32);
 
@@ -53,12 +53,12 @@ pub struct PublicKey {
     /// RFC 8032 public key.
     #[serde(with = "hex_key")]
     pub public: [u8; 32],
-    /// Signs from then on.
+    /// The key signs from this time on.
     pub not_before: Timestamp,
-    /// Signs until then; what it signed before verifies for the horizon after.
+    /// The key signs until this time. What it signed before is believed for the horizon after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_at: Option<Timestamp>,
-    /// Never believed again, whatever it signed and whenever.
+    /// Nothing that the key signed is believed, whenever that was.
     #[serde(default)]
     pub revoked: bool,
     /// The publishers that it may sign for; empty: all.
@@ -101,8 +101,8 @@ impl PublicKey {
         }
     }
 
-    /// The key as an edge of this issuer is told of it: what another issuer may sign for is not its
-    /// business.
+    /// The key as an edge of this issuer is told of it: of another issuer's key without what that
+    /// may sign for.
     #[must_use]
     pub fn told_to(&self, issuer: IssuerId) -> Self {
         if self.issuer == issuer {
@@ -114,7 +114,7 @@ impl PublicKey {
     /// Whether it may sign for this publisher.
     #[must_use]
     pub fn signs_for(&self, publisher: Name<'_, Publisher>) -> bool {
-        self.publishers.is_empty() || self.publishers.iter().any(|of| of.name() == publisher)
+        self.publishers.is_empty() || self.publishers.iter().any(|own| own.name() == publisher)
     }
 
     /// Whether it may sign for this advertiser, and at this price.
@@ -123,7 +123,7 @@ impl PublicKey {
         let is_cheap = |most: Money| {
             price.micros == 0 || (price.currency == most.currency && price.micros <= most.micros)
         };
-        (self.advertisers.is_empty() || self.advertisers.iter().any(|of| of.name() == advertiser))
+        (self.advertisers.is_empty() || self.advertisers.iter().any(|own| own.name() == advertiser))
             && self.price_max.is_none_or(is_cheap)
     }
 
@@ -137,7 +137,7 @@ impl PublicKey {
     /// received at `received_at`.
     ///
     /// # Errors
-    /// [`Reason::RevokedKey`] or [`Reason::RetiredKey`].
+    /// [`Reason::RevokedKey`]; [`Reason::RetiredKey`] also when the key was not in force yet.
     pub fn check(&self, issued_at: Timestamp, received_at: Timestamp) -> Result<(), Reason> {
         if self.revoked {
             return Err(Reason::RevokedKey);
@@ -184,7 +184,7 @@ impl Keyring {
         Ok(Self { deployment, keys: ring })
     }
 
-    /// Whose keys they are.
+    /// The deployment to which the keys belong.
     #[must_use]
     pub const fn deployment(&self) -> DeploymentId {
         self.deployment

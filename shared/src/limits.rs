@@ -12,20 +12,21 @@ pub const OUTBOX_DELAY_MS_MAX: u64 = 5 * DAY_MS;
 pub const HORIZON_MS: u64 = 7 * DAY_MS;
 /// How far an edge's clock may be ahead of the collector's, and how far two edges' may differ.
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
-/// How far an outbox's epoch, the time of its start, may be ahead of the collector's clock: a machine
-/// whose clock was set back goes on above its last epoch.
+/// How far an outbox's epoch, the time of its start, may be ahead of the collector's clock: a
+/// machine whose clock was set back goes on above its last epoch.
 pub const EPOCH_AHEAD_MS_MAX: u64 = DAY_MS;
-/// The most by which one message may move the log's clock: ten minutes. What is further ahead is
-/// believed when later stamps have gone on by as much and none has come from before it: a collector
-/// with a wild clock cannot make the engine forget ([`crate::clock::LogClock`]).
+/// The most by which one message may move the log's clock: ten minutes. A stamp that is further
+/// ahead is believed only when later stamps have gone on by as much and none has come from before
+/// it, so that a collector with a wrong clock cannot make the engine forget
+/// ([`crate::clock::LogClock`]).
 pub const CLOCK_JUMP_MS_MAX: u64 = 600_000;
-/// A wall clock that was set back is believed after ten minutes in which it went on evenly
+/// How long a wall clock that was set back must go on evenly until it is believed: ten minutes
 /// ([`crate::clock::Steady`]).
 pub const CLOCK_BACK_STAYS_MS: u64 = 600_000;
-/// A collector that starts believes its clock when it is at most so far ahead of the log's. Beyond
-/// it dedup state would be forgotten, and an operator has to say that the time is right.
+/// How far ahead of the log's clock a collector's may be when it starts. If it is further ahead,
+/// dedup state would be forgotten, and an operator has to confirm that the time is right.
 pub const CLOCK_START_AHEAD_MS_MAX: u64 = HORIZON_MS;
-/// An edge holds a batch back that was sealed ahead of its clock, for as long as this at most.
+/// How long an edge holds back a batch that was sealed ahead of its clock, at most.
 pub const CLOCK_HOLD_MS_MAX: u64 = DAY_MS;
 
 /// The longest landing URL, in bytes.
@@ -39,8 +40,8 @@ pub const TOKEN_CHARS_MAX: usize = TOKEN_BYTES_MAX.div_ceil(3) * 4;
 pub const EVENTS_PER_REQUEST_MAX: usize = 500;
 /// The largest request body that an edge reads.
 pub const EDGE_BODY_BYTES_MAX: usize = 2 << 20;
-/// The most events of one page view that are compared with what was counted: a page that says more is
-/// not believed, so that one visitor can falsify so much of the comparison and no more.
+/// The largest number of events that a page view may claim. A larger number is refused, which
+/// bounds how much one visitor can falsify the comparison with what was counted.
 pub const PAGE_SEQ_MAX: u16 = 4_096;
 /// The most events in one outbox batch.
 pub const BATCH_EVENTS_MAX: usize = 4_096;
@@ -54,8 +55,8 @@ pub const BATCH_BYTES_MAX: usize = 384 << 10;
 pub const BUNDLE_BATCHES_MAX: usize = 256;
 /// The most events in one chunk of an imported log.
 pub const CHUNK_EVENTS_MAX: usize = 4_096;
-/// The most bytes that names without an id of their own have in one chunk: an importer ends the chunk
-/// before.
+/// The most bytes that names which are not their own ids have in one chunk. An importer ends the
+/// chunk before there are more.
 pub const CHUNK_NAMES_BYTES_MAX: usize = 256 << 10;
 /// The largest body that the collector's gateway reads.
 pub const GATEWAY_BODY_BYTES_MAX: usize = 8 << 20;
@@ -83,15 +84,16 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const _: () = {
     // An event that an outbox may still deliver never finds its block's dedup state gone.
     assert!(BLOCK_LIFE_MS + TOKEN_LIFE_MS_MAX + OUTBOX_DELAY_MS_MAX <= HORIZON_MS);
-    // An epoch is over (what comes of it or an earlier one is skipped as known) a horizon after it was
-    // closed. By then an epoch as far ahead as it may be lies before any that an outbox still holds.
+    // An epoch is over a horizon after it was closed: batches of it and of earlier epochs are then
+    // skipped as known. Even if it was as far ahead as it may be, no outbox holds a batch of an
+    // earlier epoch by then.
     assert!(EPOCH_AHEAD_MS_MAX + OUTBOX_DELAY_MS_MAX < HORIZON_MS);
-    // A message fits into what a NATS server takes by default, whatever the last batch was: an event
-    // whose token is believed (177 bytes in a batch of the first version at least, with the token)
-    // takes at most 145 bytes more there, with the entries of the tables that it alone names (one of a
-    // page that numbers what it tells: 10 more in the batch, and 4 more than that there). With five of
-    // the longest names it is 820 bytes in a batch of today, and takes 792 more. 100 000 bytes are for
-    // the tallies and minutes of one batch.
+    // A message fits into what a NATS server takes by default, whatever its last batch was. An
+    // event with a token that is believed has at least 177 bytes in a batch of version 1, and takes
+    // at most 145 bytes more in the message, including the entries in tables that no other event
+    // needs. One that a page view numbers has 10 bytes more in the batch, and 4 more than these in
+    // the message. One with five of the longest names has 820 bytes in a batch of today, and takes
+    // 792 more. The 100 000 bytes are for tallies and minutes of one batch.
     assert!(
         FLUSH_BYTES + BATCH_BYTES_MAX + BATCH_BYTES_MAX / 177 * 145 + 100_000 < MESSAGE_BYTES_MAX
     );
@@ -101,17 +103,17 @@ const _: () = {
     assert!(
         FLUSH_BYTES + BATCH_BYTES_MAX + BATCH_BYTES_MAX / 820 * 796 + 100_000 < MESSAGE_BYTES_MAX
     );
-    // Nor is it larger by a chunk: a row has 55 bytes and names three ids of 16, a minute of 4 and a
-    // declared minute of 8 that no other does, and a name has 3 bytes beside its text, which may be one.
+    // The same when the last is a chunk: a row has 55 bytes, and may be alone in naming three ids
+    // (16 bytes each), a minute (4) and a declared minute (8). A name has 3 bytes beside its text.
     assert!(
         FLUSH_BYTES + CHUNK_EVENTS_MAX * (55 + 3 * (16 + 3) + 4 + 8) + CHUNK_NAMES_BYTES_MAX
             < MESSAGE_BYTES_MAX
     );
     // One request always fits into one batch.
     assert!(EVENTS_PER_REQUEST_MAX <= BATCH_EVENTS_MAX);
-    // One more batch or chunk always fits into a message that is not yet due by its size: a row
-    // has at least 55 bytes and at most five distinct ids, and what a page says that it has sent 16
-    // and one.
+    // One more batch or chunk always fits into the tables of a message that is not yet due by its
+    // size. A row has at least 55 bytes and at most five ids; the row of a page view has 16 bytes
+    // and one id.
     assert!(5 * (FLUSH_BYTES / 55 + CHUNK_EVENTS_MAX) < MESSAGE_ROWS_MAX);
     assert!(5 * (FLUSH_BYTES / 55 + BATCH_EVENTS_MAX) < MESSAGE_ROWS_MAX);
 };

@@ -1,12 +1,13 @@
 //! Names that people choose, and the sixteen bytes that stand for them where events are counted.
 //!
-//! Ads, campaigns, advertisers, publishers and placements are called as their owners call them: up to
-//! [`NAME_BYTES_MAX`] bytes of printable UTF-8 ([`Name`], [`NameBuf`]). Counting wants something that
-//! is `Copy` and of one size ([`Id`]): a name of up to [`ID_BYTES_MAX`] characters of `[A-Za-z0-9_-]` is
-//! its own id, any other has a digest with the first bit set, which no such character has. An id never
-//! tells a digest's name: the text goes along in the token and once in each message.
+//! Ads, campaigns, advertisers, publishers and placements have the names that their owners give
+//! them: up to [`NAME_BYTES_MAX`] bytes of printable UTF-8 ([`Name`], [`NameBuf`]). Counting needs
+//! something that is `Copy` and of one size ([`Id`]). A name of up to [`ID_BYTES_MAX`] characters
+//! of `[A-Za-z0-9_-]` is its own id. Any other has a digest for its id, with the first bit set,
+//! which no such character has. Since a digest does not tell the name, the text goes along in the
+//! token, and once in each message.
 //!
-//! Edges and issuers stand in paths, subjects and headers: they have names of the first kind alone.
+//! Edges and issuers stand in paths, subjects and headers, so their names must be their own ids.
 
 use std::fmt;
 use std::hash::Hash;
@@ -22,21 +23,22 @@ pub const ID_BYTES_MAX: usize = 16;
 /// The longest name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// In the first byte of a digest.
+/// Set in the first byte of a digest.
 const DIGEST: u8 = 0x80;
 
-/// What a name is of. A type for each, so that none is taken for another.
+/// What an id or a name is of. There is a type for each, so that the id of an ad is never taken for
+/// that of a publisher.
 pub trait Noun: Copy + Eq + Ord + Hash + fmt::Debug + Default + Send + Sync + 'static {
-    /// In messages.
+    /// The noun with its article, for messages.
     const NOUN: &'static str;
-    /// Whether its names may have a digest.
+    /// Whether its names may have digests for their ids.
     const MAY_BE_LONG: bool;
 }
 
-/// What is called as its owner likes.
+/// A noun whose names may be any printable text.
 pub trait Named: Noun {}
 
-/// What has a name of 1–16 characters of `[A-Za-z0-9_-]`, and no other.
+/// A noun whose names have 1–16 characters of `[A-Za-z0-9_-]`, and so are their own ids.
 pub trait Short: Noun {}
 
 macro_rules! nouns {
@@ -66,25 +68,25 @@ macro_rules! nouns {
 nouns! {
     /// A creative in a campaign.
     Ad: Named, "an ad", AdId, AdName;
-    /// What an advertiser pays for together.
+    /// Ads that an advertiser pays for together.
     Campaign: Named, "a campaign", CampaignId, CampaignName;
-    /// Who pays.
+    /// A party that pays for ads.
     Advertiser: Named, "an advertiser", AdvertiserId, AdvertiserName;
-    /// On whose pages ads are shown.
+    /// A party on whose pages ads are shown.
     Publisher: Named, "a publisher", PublisherId, PublisherName;
-    /// Where on the publisher's pages.
+    /// A place on a publisher's pages where ads are shown.
     Placement: Named, "a placement", PlacementId, PlacementName;
     /// Any of these.
     Any: Named, "a name", AnyId;
     /// A process that serves visitors, or a shard of one.
     Edge: Short, "an edge", EdgeId;
-    /// Who signs.
+    /// A party that signs tokens.
     Issuer: Short, "an issuer", IssuerId;
 }
 
-/// Sixteen bytes that stand for a name: itself, zero-padded, or its digest. It is `Copy`, hashes as one
-/// `u128`, and names that are their own ids sort bytewise. [`Id::NONE`] (no bytes) stands for "there is
-/// none" on the wire; no name has it.
+/// Sixteen bytes that stand for a name: itself, zero-padded, or its digest. It is `Copy`, hashes as
+/// one `u128`, and names that are their own ids sort bytewise. [`Id::NONE`] (no bytes) stands for
+/// "there is none" on the wire; no name has it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Id<T>([u8; ID_BYTES_MAX], PhantomData<T>);
 
@@ -97,8 +99,8 @@ impl<T> Id<T> {
     /// No id.
     pub const NONE: Self = Self([0; ID_BYTES_MAX], PhantomData);
 
-    /// One that is known when the program is written. Fails to compile when it is used in a
-    /// constant and wrong.
+    /// An id that is known when the program is written. In a constant, a wrong one does not
+    /// compile; elsewhere it panics.
     #[must_use]
     pub const fn literal(text: &str) -> Self {
         match padded(text.as_bytes()) {
@@ -119,13 +121,13 @@ impl<T> Id<T> {
         self.0 == [0; ID_BYTES_MAX]
     }
 
-    /// Whether it is a digest: its name has to be known from elsewhere.
+    /// Whether it is a digest: then its name has to be looked up elsewhere.
     #[must_use]
     pub const fn is_digest(&self) -> bool {
         self.0[0] & DIGEST != 0
     }
 
-    /// The name that it is itself, empty for [`Id::NONE`]; `None` of a digest.
+    /// The name that this id is itself, empty for [`Id::NONE`]; `None` when it is a digest.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         let length = self.0.iter().position(|b| *b == 0).unwrap_or(ID_BYTES_MAX);
@@ -142,7 +144,8 @@ impl<T: Noun> Id<T> {
         if T::MAY_BE_LONG && padded[0] & DIGEST != 0 {
             return Ok(Self(padded, PhantomData));
         }
-        // All bytes at once, without a branch for each: readers of messages spend their time here.
+        // All bytes at once, without a branch for each: readers of messages spend much of their
+        // time here.
         let padding = u128::from_le_bytes(padded).leading_zeros() as usize / 8;
         let length = ID_BYTES_MAX - padding;
         let fits = |(at, byte): (usize, &u8)| ALLOWED[usize::from(*byte)] | (at >= length);
@@ -154,7 +157,7 @@ impl<T: Noun> Id<T> {
 }
 
 impl<T: Named> Id<T> {
-    /// The same id, whatever it is of.
+    /// The same id, of any noun.
     #[must_use]
     pub const fn any(self) -> AnyId {
         Id(self.0, PhantomData)
@@ -162,7 +165,7 @@ impl<T: Named> Id<T> {
 }
 
 impl<T: Named> Id<T> {
-    /// Its name, when it is no digest.
+    /// The name that this id is itself; `None` when it is a digest.
     #[must_use]
     pub fn own_name(&self) -> Option<NameBuf<T>> {
         self.text().map(|text| NameBuf(text.into(), PhantomData))
@@ -264,15 +267,15 @@ pub enum NameError {
     /// More than [`NAME_BYTES_MAX`] bytes.
     #[error("a name has at most {NAME_BYTES_MAX} bytes of UTF-8, and {0:?} has {1}")]
     TooLong(String, usize),
-    /// A character that nobody sees, or that turns others around.
+    /// A character that is not visible, or that changes the direction of others.
     #[error("a name has only characters that can be seen, and {0:?} has U+{code:04X}", code = u32::from(*.1))]
     Unseen(String, char),
-    /// White space where nobody sees it.
+    /// White space at the beginning or the end, where nobody sees it.
     #[error("a name neither begins nor ends with a space, and {0:?} does")]
     Space(String),
 }
 
-/// A checked name, lent; empty for "there is none".
+/// A checked name, borrowed; empty for "there is none".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Name<'a, T>(&'a str, PhantomData<T>);
 
@@ -280,7 +283,7 @@ impl<'a, T: Named> Name<'a, T> {
     /// No name.
     pub const NONE: Self = Self("", PhantomData);
 
-    /// Reads a name, as it is written: two spellings are two names.
+    /// Checks a name. Nothing is normalised: two spellings are two names.
     ///
     /// # Errors
     /// [`NameError`] says which rule is broken.
@@ -288,25 +291,26 @@ impl<'a, T: Named> Name<'a, T> {
         check(text).map(|()| Self(text, PhantomData))
     }
 
-    /// One that is known when the program is written, and is its own id.
+    /// A name that is known when the program is written, and is its own id. In a constant, a wrong
+    /// one does not compile; elsewhere it panics.
     #[must_use]
     pub const fn literal(text: &'a str) -> Self {
         assert!(padded(text.as_bytes()).is_some(), "1 to 16 characters of A-Z a-z 0-9 _ -");
         Self(text, PhantomData)
     }
 
-    /// A text that was checked, or is an id's.
+    /// A name from a text that was checked before, or is that of an id.
     pub(crate) const fn from_checked(text: &'a str) -> Self {
         Self(text, PhantomData)
     }
 
-    /// What stands for it where events are counted.
+    /// The id of this name.
     #[must_use]
     pub fn id(self) -> Id<T> {
         Id(bytes_of(self.0), PhantomData)
     }
 
-    /// Whether its id does not tell it.
+    /// Whether its id is a digest.
     #[must_use]
     pub const fn is_long(self) -> bool {
         !self.is_none() && !is_own_id(self.0)
@@ -324,7 +328,7 @@ impl<'a, T: Named> Name<'a, T> {
         self.0.is_empty()
     }
 
-    /// The name, kept.
+    /// An owned copy.
     #[must_use]
     pub fn to_buf(self) -> NameBuf<T> {
         NameBuf(self.0.into(), PhantomData)
@@ -349,7 +353,8 @@ pub const fn is_own_id(text: &str) -> bool {
     padded(text.as_bytes()).is_some()
 }
 
-/// What stands for a name, which is none when it is empty: once for all nouns.
+/// The bytes of a name's id; zeros for the empty name. A function of its own, so that it is
+/// compiled once and not for each noun.
 fn bytes_of(name: &str) -> [u8; ID_BYTES_MAX] {
     match padded(name.as_bytes()) {
         Some(padded) => padded,
@@ -358,7 +363,8 @@ fn bytes_of(name: &str) -> [u8; ID_BYTES_MAX] {
     }
 }
 
-/// Whether a text is a name: once for all nouns.
+/// Checks that a text is a name. A function of its own, so that it is compiled once and not for
+/// each noun.
 fn check(text: &str) -> Result<(), NameError> {
     if is_own_id(text) {
         return Ok(());
@@ -387,8 +393,9 @@ fn digest(text: &str) -> [u8; ID_BYTES_MAX] {
     id
 }
 
-/// Control characters, and those of Unicode's general category Cf that no word needs (the joiners stay:
-/// Persian and Hindi write with them): whoever reads a list of names could not tell two apart.
+/// Control characters, and those of Unicode's general category Cf that no word needs: two names
+/// that differ only in such a character look the same. (The joiners are allowed: Persian and Hindi
+/// are written with them.)
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}')
@@ -396,7 +403,7 @@ fn is_unseen(c: char) -> bool {
         || matches!(c, '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A checked name, kept.
+/// A checked name, owned.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct NameBuf<T>(Box<str>, PhantomData<T>);
 
@@ -409,13 +416,13 @@ impl NameBuf<Any> {
 }
 
 impl<T: Named> NameBuf<T> {
-    /// The same name, whatever it is of.
+    /// The same name, of any noun.
     #[must_use]
     pub fn any(self) -> NameBuf<Any> {
         NameBuf(self.0, PhantomData)
     }
 
-    /// Lends it.
+    /// Borrows the name.
     #[must_use]
     pub fn name(&self) -> Name<'_, T> {
         Name(&self.0, PhantomData)
@@ -484,9 +491,9 @@ impl<T> Serialize for Name<'_, T> {
     }
 }
 
-/// What a text that is known when the program is written can be.
+/// A type that can be made from a text that is known when the program is written.
 pub trait Literal {
-    /// Of this text.
+    /// Makes it, or panics.
     fn from_literal(text: &'static str) -> Self;
 }
 
@@ -508,10 +515,10 @@ impl<T: Named> Literal for NameBuf<T> {
     }
 }
 
-/// The id or name of a text that is known when the program is written.
+/// The id or name from a text that is known when the program is written.
 ///
 /// # Panics
-/// When it is none.
+/// When the text is no such id or name.
 #[must_use]
 pub fn literal<T: Literal>(text: &'static str) -> T {
     T::from_literal(text)

@@ -1,5 +1,5 @@
-//! Which partition counts what. All copies of an event meet in one partition, because a block lies
-//! in one.
+//! Which partition counts what. All copies of an event come to the same partition, because all
+//! events of a block do.
 
 use crate::event::PageView;
 use crate::id::{BlockId, OutboxId};
@@ -45,8 +45,8 @@ impl PartitionMap {
         Self { partitions, hasher: blake3::Hasher::new_derive_key("countersign partition v1") }
     }
 
-    /// The partition that counts this block. [`IssuerId::NONE`](crate::Id::NONE) and the zero block stand for an event
-    /// whose token says nothing that can be believed.
+    /// The partition that counts the events of this block. An event whose token says nothing that
+    /// can be believed has [`IssuerId::NONE`](crate::Id::NONE) and the zero block.
     #[must_use]
     pub fn of_block(&self, issuer: IssuerId, block: BlockId) -> u16 {
         self.hash(&[issuer.padded(), &block.0])

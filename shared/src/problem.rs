@@ -27,7 +27,7 @@ impl Problem {
         Self { r#type, title: kind.replace('_', " "), status, detail: detail.into() }
     }
 
-    /// The body.
+    /// The problem as JSON, for the body of a response.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings and a number always serialize")

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a process is ready. Each reason begins with a word that a program can know, and a colon.
+/// Whether a process is ready. Each reason begins with a fixed word for programs, and a colon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Ready {
     /// It works: 200.
     Ready,
-    /// It works, but not as it should; nobody would be helped if it stopped: 200.
+    /// It works, but not as it should. Stopping it would help nobody: 200.
     Degraded {
         /// What is not as it should be.
         reasons: Vec<String>,
@@ -21,7 +21,7 @@ pub enum Ready {
 }
 
 impl Ready {
-    /// Where it is asked for.
+    /// The path of the route.
     pub const PATH: &'static str = "/readyz";
 
     /// Ready, unless there are reasons against it.

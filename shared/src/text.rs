@@ -1,6 +1,6 @@
-//! Values that are a text in JSON: hexadecimal, and whatever has a `Display` and a `FromStr`.
+//! Types that are texts in JSON: hexadecimal numbers, and whatever has a `Display` and a `FromStr`.
 
-/// In serde's forms a type is the text of its `Display`, and is read by its `FromStr`.
+/// Makes serde write a type as its `Display` does, and read it as its `FromStr` does.
 macro_rules! serde_as_text {
     ($name:ty) => {
         impl serde::Serialize for $name {
@@ -18,7 +18,8 @@ macro_rules! serde_as_text {
     };
 }
 
-/// A type of so many bytes is their hexadecimal digits: `Display`, `FromStr` and serde.
+/// Makes `Display`, `FromStr` and serde write and read a type of so many bytes as hexadecimal
+/// digits.
 macro_rules! hex_text {
     ($name:ident, $bytes:literal, $to:expr, $from:expr) => {
         impl std::fmt::Display for $name {
@@ -56,7 +57,8 @@ pub struct HexError {
     pub digits: usize,
 }
 
-/// A text as it stands in a part of a URL: percent-encoded but for the unreserved (RFC 3986 §2.3).
+/// A text for a part of a URL: percent-encoded, except for the unreserved characters (RFC 3986
+/// §2.3).
 #[must_use]
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -1,4 +1,4 @@
-//! Time as a value. Core code is told what time it is.
+//! Time as a value: core code takes the time as an argument.
 
 use std::fmt;
 
@@ -49,7 +49,8 @@ impl Timestamp {
     /// space for the `T` as well, and no offset means UTC).
     ///
     /// # Errors
-    /// Says what was expected when the text is neither, or that it is before 1970 or after the year 9999.
+    /// Says what was expected when the text is neither, or that it is before 1970 or after the year
+    /// 9999.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
         let shown = || text.chars().take(64).collect();
         let error = || TimeError::NoTime(shown());
@@ -144,14 +145,14 @@ impl Minute {
 
 /// Tells the time. Only rims own one; core code takes a [`Timestamp`].
 ///
-/// It may jump, back as well as forward: whoever needs order makes it (the outbox never stamps
-/// below its own watermark).
+/// It may jump, back as well as forward. Code that needs increasing times has to make them: the
+/// outbox never stamps below its own watermark.
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
 
-    /// Why the time should not be relied on at the moment; none when it may be, or when nothing is
-    /// known of it.
+    /// Why the time should not be relied on at the moment; none when it may be relied on, or when
+    /// nothing is known about it.
     fn trouble(&self) -> Option<String> {
         None
     }

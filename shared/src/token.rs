@@ -5,7 +5,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | version, 1; 128 more ([`TEST_MARK`]) in the token of a test, 64 more ([`QUERY_MARK`]) where a click's own query goes along |
+//! | 1 | version, 1; 128 more ([`TEST_MARK`]) in the token of a test, 64 more ([`QUERY_MARK`]) when a click's own query is passed on |
 //! | 4 | deployment |
 //! | 4 | key id |
 //! | 12 | impression id: block 10, sequence 2 |
@@ -19,7 +19,7 @@
 //! | 64 | Ed25519 signature (RFC 8032) over the domain string and all before it |
 //! | 16 | keyed BLAKE3 tag over the domain string and all before it |
 //!
-//! As text: base64url without padding (RFC 4648 §5), and only the canonical spelling is read.
+//! The text form is base64url without padding (RFC 4648 §5). Only the canonical spelling is read.
 
 mod layout;
 mod seal;
@@ -39,23 +39,23 @@ use crate::time::Timestamp;
 
 /// The version that this build writes, and the only one so far.
 pub const VERSION: u8 = 1;
-/// Added to the version of a token that tries something out: what comes of it is never counted. A
-/// reader that does not know the mark refuses the version, rather than counting.
+/// Added to the version of a token that was asked for as a test: its events are never counted. A
+/// reader that does not know the mark refuses the version, and so does not count either.
 pub const TEST_MARK: u8 = 0x80;
-/// Added to the version of a token whose click's own query goes along to the landing page.
+/// Added to the version of a token when the query of its click is passed on to the landing page.
 pub const QUERY_MARK: u8 = 0x40;
-/// Schemes that nobody's link may have: their addresses are code, or mean something on the visitor's own
+/// Schemes that no link may have: their addresses are code, or mean something on the visitor's own
 /// machine or page.
 const SCHEMES_REFUSED: [&str; 8] =
     ["about", "blob", "data", "file", "filesystem", "javascript", "vbscript", "view-source"];
 
-/// What a token says. Who holds one from [`Unverified`] knows that we said it.
+/// The content of a token. [`Unverified`] gives it out only when a seal has proved that we made it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Token<'a> {
-    /// It was asked for to try something out: its events get [`Reason::Test`] instead of being
+    /// Whether it was asked for as a test: then its events get [`Reason::Test`] instead of being
     /// counted.
     pub test: bool,
-    /// The ad wants the query that a click comes with to go along to its page.
+    /// Whether the query of a click is passed on to the landing page, as the ad asks for.
     pub pass_query: bool,
     /// Of which installation.
     pub deployment: DeploymentId,
@@ -65,11 +65,11 @@ pub struct Token<'a> {
     pub id: ImpressionId,
     /// When it was issued, in ms; at most 48 bits.
     pub issued_at: Timestamp,
-    /// Seconds after issue in which its impression may come; at most 24 bits.
+    /// How many seconds after the issue its impression may come; at most 24 bits.
     pub impression_life_s: u32,
-    /// Seconds after issue in which its click may come; at most 24 bits.
+    /// How many seconds after the issue its click may come; at most 24 bits.
     pub click_life_s: u32,
-    /// The clearing price, covered.
+    /// The clearing price, encrypted ([`PriceKey`](crate::keys::PriceKey)).
     pub price: [u8; 11],
     /// The visitor that it was given to; none without consent.
     pub visitor: Fingerprint,
@@ -100,9 +100,10 @@ impl<'a> Token<'a> {
         ]
     }
 
-    /// Whether it is one that an edge of ours could have issued, whoever signed it: it counts for at
-    /// most [`TOKEN_LIFE_MS_MAX`], and its block was open when it was issued, which is to say opened
-    /// at most [`BLOCK_LIFE_MS`] before. Clocks may differ, and a block names its minute alone.
+    /// Checks that an edge of ours could have issued this token, whoever signed it: its lives are
+    /// at most [`TOKEN_LIFE_MS_MAX`], and its block was open when it was issued, that is opened at
+    /// most [`BLOCK_LIFE_MS`] before. There is a margin for the difference of clocks, and for the
+    /// minute in which a block was opened.
     ///
     /// # Errors
     /// [`Reason::Malformed`].
@@ -114,7 +115,7 @@ impl<'a> Token<'a> {
         if life_s * 1000 <= TOKEN_LIFE_MS_MAX && is_open { Ok(()) } else { Err(Reason::Malformed) }
     }
 
-    /// Whether an event of this kind may come at `at` (the edge's receive time).
+    /// Checks that an event of this kind may come at `at` (the edge's receive time).
     ///
     /// # Errors
     /// [`Reason::Expired`], or [`Reason::NotYetValid`] when it comes before the issue by more than
@@ -147,8 +148,9 @@ pub fn from_text(text: &[u8]) -> Result<Vec<u8>, Reason> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| Reason::Malformed)
 }
 
-/// Reads the text form of a link, behind which letters, `-` or `_` may stand that are none of its own: a mail
-/// program takes `_https://…_` whole. A token says where it ends, and its seals whether it is whole.
+/// Reads the text form at the end of a link, where letters, `-` or `_` may follow that do not
+/// belong to it: a mail program takes `_https://…_` for the link. The token itself says where it
+/// ends, and its seals tell whether it is whole.
 ///
 /// # Errors
 /// As [`from_text`].
@@ -158,7 +160,7 @@ pub fn from_link(text: &[u8]) -> Result<Vec<u8>, Reason> {
     if read.as_ref().is_ok_and(|bytes| length(bytes).is_none_or(|length| length >= bytes.len())) {
         return read;
     }
-    // Whole groups, which are read whatever follows them.
+    // The whole groups of four characters can be decoded, whatever follows them.
     let groups = text.len().min(TOKEN_CHARS_MAX) / 4 * 4;
     let head = URL_SAFE_NO_PAD.decode(&text[..groups]).unwrap_or_default();
     let chars = length(&head).map_or(text.len(), |length| (length * 4).div_ceil(3));
@@ -171,12 +173,12 @@ pub fn to_text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Whether a landing page's address may go into a token. Which schemes besides http and https an edge
-/// sends visitors to is for its operator to say.
+/// Checks that a landing page's URL may stand in a token. Which schemes besides http and https an
+/// edge redirects to is a setting of its operator.
 ///
 /// # Errors
-/// Says what is wrong: too long, of no scheme or of one that nobody may use, http or https without a
-/// host, with characters that have no place in a URL (RFC 3986 §2: they would have to be
+/// Says what is wrong: too long, of no scheme or of one that nobody may use, http or https without
+/// a host, with characters that have no place in a URL (RFC 3986 §2: they would have to be
 /// percent-encoded).
 pub fn check_url(url: &str) -> Result<(), String> {
     if url.len() > crate::limits::URL_BYTES_MAX {
@@ -211,13 +213,13 @@ pub fn check_url(url: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What stands before an address's first colon, when something follows.
+/// The scheme of a URL: what stands before its first colon, when something follows.
 #[must_use]
 pub fn scheme_of(url: &str) -> Option<&str> {
     url.split_once(':').filter(|(_, rest)| !rest.is_empty()).map(|(scheme, _)| scheme)
 }
 
-/// Whether links may have this scheme, if their operator allows it (RFC 3986 §3.1, in lower case).
+/// Checks that an operator may allow links with this scheme (RFC 3986 §3.1, in lower case).
 ///
 /// # Errors
 /// Says why not.

@@ -1,5 +1,6 @@
-//! The versioned binary forms, and one in JSON for people and third parties. All numbers are
-//! little endian. Reading refuses what it does not know, and whatever follows the end.
+//! The wire forms: binary ones with versions, and one in JSON for people and third parties. All
+//! numbers are little endian. Reading refuses whatever it does not know, and any byte behind the
+//! end.
 
 pub mod batch;
 pub mod bundle;
@@ -22,7 +23,7 @@ use crate::time::Minute;
 /// How many events of each minute a batch or chunk declares, in order of the minutes.
 pub type Declared = Vec<(Minute, u32)>;
 
-/// Adds up what is declared of each minute, in whatever order it comes.
+/// Adds up how many events each minute has, in whatever order the minutes come.
 pub(crate) fn declared(counts: impl Iterator<Item = (Minute, u32)>) -> Declared {
     fn add(last: Option<&mut (Minute, u32)>, (minute, count): (Minute, u32)) -> bool {
         let Some(last) = last.filter(|last| last.0 == minute) else { return false };
@@ -30,7 +31,8 @@ pub(crate) fn declared(counts: impl Iterator<Item = (Minute, u32)>) -> Declared 
         true
     }
     let mut declared = Declared::new();
-    // What comes together is mostly of one minute.
+    // Neighbours are mostly of one minute, so most are added to the last entry; what is left is
+    // sorted, and entries of one minute are merged.
     for of_minute in counts {
         if !add(declared.last_mut(), of_minute) {
             declared.push(of_minute);

@@ -1,5 +1,5 @@
-//! Whose edges are. An edge's name belongs to one issuer for ever; whatever key of the issuer is in
-//! force speaks for its edges, so keys rotate freely.
+//! Which issuer an edge belongs to. An edge's name belongs to one issuer for ever. Every key of the
+//! issuer that is in force speaks for its edges, so that keys can be rotated freely.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,29 +10,30 @@ use super::{KeyError, KeyStore};
 use crate::name::{EdgeId, IssuerId};
 use crate::time::Timestamp;
 
-/// What stands between an edge's name and what tells its shards apart: `NAME--FRA-3` is a shard of
-/// `NAME`, and belongs to whom `NAME` belongs to.
+/// Stands between the name of an edge and the part that tells its shards apart: `NAME--FRA-3` is a
+/// shard of `NAME`, and belongs to the issuer of `NAME`.
 const SHARD_MARK: &str = "--";
 
-/// The name that is registered for the edge of an outbox: its own, or that of the edge whose shard it
-/// is.
+/// The name that is registered for the edge of an outbox: its own, or that of the edge whose shard
+/// it is.
 #[must_use]
 pub fn registered_name(edge: EdgeId) -> EdgeId {
     let text = edge.as_str();
     let name = text.split_once(SHARD_MARK).map_or(text, |(name, _)| name);
-    // What begins with the mark is a shard of nothing: it stands for itself.
+    // A name that begins with the mark has nothing before it: it is its own registered name.
     name.parse().unwrap_or(edge)
 }
 
-/// Who has authenticated himself, and how. What a batch says of itself is held against it.
+/// A sender that has proved who it is. What a batch says of its origin is compared with this.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sender {
-    /// The operator, or a process's own outbox: it speaks for every edge that is registered.
+    /// The operator, or the outbox of this very process: speaks for every edge that is registered.
     Operator,
-    /// Whoever signed the request with a key of this issuer: it speaks for the issuer's edges.
+    /// A sender that signed the request with a key of this issuer: speaks for the issuer's edges.
     Issuer(IssuerId),
-    /// The edge to which NATS lets nobody else publish: it speaks for itself and its shards.
+    /// An edge that NATS has authenticated, by a subject on which nobody else may publish: speaks
+    /// for itself and its shards.
     Edge(EdgeId),
 }
 
@@ -47,7 +48,7 @@ impl Sender {
         }
     }
 
-    /// Who has to answer for it: of an edge that is registered, its issuer.
+    /// The sender that has to answer for what this one sends: for a registered edge, its issuer.
     #[must_use]
     pub fn accountable(self, edges: &EdgeRegistry) -> Self {
         match self {
@@ -83,13 +84,14 @@ pub struct RegisteredEdge {
 pub struct EdgeRegistry(BTreeMap<EdgeId, RegisteredEdge>);
 
 impl EdgeRegistry {
-    /// Whose this edge is, or this shard of an edge; `None`: nobody has registered it.
+    /// The issuer of this edge, or of the edge whose shard it is; `None` when nobody has registered
+    /// it.
     #[must_use]
     pub fn owner(&self, edge: EdgeId) -> Option<IssuerId> {
         self.0.get(&registered_name(edge)).map(|edge| edge.issuer)
     }
 
-    /// True when no edge is registered at all: nothing can be taken from anybody.
+    /// True when no edge is registered: then nothing can be accepted from anybody.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -102,11 +104,12 @@ impl EdgeRegistry {
 }
 
 impl KeyStore {
-    /// Gives an edge's name to an issuer, for ever. Said twice, the first word stands.
+    /// Gives an edge's name to an issuer, for ever. When the issuer has it already, nothing
+    /// changes.
     ///
     /// # Errors
-    /// When the name is another issuer's or that of a shard, or its shards would be another edge's, or
-    /// the issuer has no key.
+    /// When the name belongs to another issuer or is that of a shard, when its shards could be
+    /// taken for those of another edge, or when the issuer has no key.
     pub fn register_edge(
         &mut self,
         edge: EdgeId,
@@ -116,8 +119,8 @@ impl KeyStore {
         if registered_name(edge) != edge {
             return Err(KeyError::ShardName { edge, name: registered_name(edge) });
         }
-        // `w-` has shards that are called `w---1`, which belong to `w`. One that an earlier build has
-        // registered keeps its name.
+        // A shard of `w-` would be called `w---1`, which belongs to `w`. A name like that which an
+        // earlier build has registered stays.
         let text = edge.as_str();
         let is_odd = text.contains(SHARD_MARK) || text.ends_with('-');
         if is_odd && !self.edges.0.contains_key(&edge) {
@@ -176,7 +179,7 @@ mod tests {
         assert!(shard.to_string().contains("register w"), "{shard}");
         let nobody = store.register_edge(id("w"), id("nobody"), Timestamp(2)).unwrap_err();
         assert!(nobody.to_string().contains("keys new --issuer nobody"), "{nobody}");
-        // The shards of such would be another's, or nobody's.
+        // Shards of edges with such names would belong to another edge, or to none.
         for odd in ["w-", "-", "--", "--w", "w--", "w---"] {
             let refused = store.register_edge(id(odd), id("other"), Timestamp(2)).unwrap_err();
             let text = refused.to_string();

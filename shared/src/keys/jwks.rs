@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 pub const PATH: &str = "/.well-known/countersign/jwks.json";
 /// Its content type (RFC 7517 §8.5.2).
 pub const CONTENT_TYPE: &str = "application/jwk-set+json";
-/// How long it may be kept: a new key signs at once, and must be found soon.
+/// It may be kept for a minute only: a new key signs at once, and must be found soon.
 pub const CACHE_CONTROL: &str = "public, max-age=60, must-revalidate";
 
 /// A JWK Set, ready to be sent.
@@ -50,8 +50,9 @@ impl Jwk {
 }
 
 impl Jwks {
-    /// The keys that anything may still be believed of at `now`: those that sign or will, and the
-    /// retired ones as long as what they signed verifies; by key id. A revoked key is not there.
+    /// The keys whose signatures may be believed at `now` or later, in the order of their ids:
+    /// those that sign or will sign, and retired ones as long as what they signed is believed.
+    /// Revoked keys are left out.
     #[must_use]
     pub fn new(keyring: &Keyring, now: Timestamp) -> Self {
         #[derive(Serialize)]

@@ -1,5 +1,6 @@
-//! What each part of a deployment holds of the key store, and nothing more: a stolen edge signs as
-//! its own issuer and opens no price of another's; a stolen collector signs nothing.
+//! The parts of the key store that edges and collectors hold, each with no more than it needs. With
+//! what is stolen from an edge one can sign only as its issuer, and decrypt only that issuer's
+//! prices; with what is stolen from a collector one can sign nothing.
 
 use std::collections::BTreeMap;
 
@@ -24,13 +25,13 @@ pub struct EdgeKeys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) edge_secret: Option<Secret>,
     pub(super) visitor_secret: Secret,
-    /// The issuer's signing keys, oldest first, each with the cover of its prices.
+    /// The issuer's signing keys, oldest first, each with the key of its prices.
     pub own: Vec<(IssuerKey, PriceKey)>,
-    /// The public keys of all issuers; of others without what they may sign for.
+    /// The public keys of all issuers; those of others without what they may sign for.
     pub public: Vec<PublicKey>,
 }
 
-/// The centre's part: to verify every token and to open every price.
+/// The centre's part: what verifies every token and decrypts every price.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CentreKeys {
@@ -61,7 +62,8 @@ impl EdgeKeys {
         Keyring::new(self.deployment, self.public.iter().cloned())
     }
 
-    /// The same secrets with newer public keys: who was retired or revoked meanwhile signs no more.
+    /// The same secrets with newer public keys, so that a key that was retired or revoked meanwhile
+    /// signs no more.
     #[must_use]
     pub fn with_public(mut self, public: Vec<PublicKey>) -> Self {
         for (own, _) in &mut self.own {
@@ -97,7 +99,7 @@ impl CentreKeys {
         Keyring::new(self.deployment, self.public.iter().cloned())
     }
 
-    /// The cover of the prices that go with a signing key.
+    /// The key of the prices that go with a signing key.
     #[must_use]
     pub fn price_key(&self, key: super::KeyId) -> PriceKey {
         PriceKey::derive(&self.price_secret, key)

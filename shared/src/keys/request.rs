@@ -1,14 +1,14 @@
-//! Requests that an edge signs with its issuer's key: to the collector's gateway, which lets it in
-//! for that.
+//! Signatures of requests: an edge signs with its issuer's key, and a collector's gateway accepts
+//! the request because of it.
 //!
-//! The field `Countersign-Signature: KEY.MS.SIGNATURE`: the key's id, the time of sending in ms, and
-//! the Ed25519 signature (base64url) over a domain string, the deployment, the time, the path and the
-//! body's BLAKE3 hash. Whoever repeats a request within [`LIFE_MS`] repeats what happened already:
-//! batches have numbers.
+//! The field `Countersign-Signature: KEY.MS.SIGNATURE`: the key's id, the time of sending in ms,
+//! and the Ed25519 signature (base64url) over a domain string, the deployment, the time, the path
+//! and the body's BLAKE3 hash. A request that somebody repeats within [`LIFE_MS`] does no harm: its
+//! batches are known by their numbers.
 //!
-//! The field `Countersign-Body: HASH` says that hash, 64 digits of hexadecimal, so that the signature
-//! can be checked before one byte of the body is read. Without it (senders of older builds) the head
-//! says only who claims to send.
+//! The field `Countersign-Body: HASH` has that hash, as 64 hexadecimal digits, so that the
+//! signature can be checked before one byte of the body is read. Without this field, which senders
+//! of older builds lack, the head only tells who claims to send.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -31,10 +31,11 @@ const DOMAIN: &[u8] = b"countersign request signature v1\0";
 /// Why a request's signature is not believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The field is not of this form.
+    /// The field [`FIELD`] has not the form `KEY.MS.SIGNATURE`.
     #[error("the field {FIELD} is no KEY.MS.SIGNATURE")]
     Malformed,
-    /// No key of this deployment, one that was revoked, or one that was retired a horizon ago.
+    /// The key is none of this deployment, was revoked, is not in force yet, or was retired longer
+    /// than the horizon ago.
     #[error("the key is not, or no more, one of this deployment")]
     Key,
     /// It was sent too long ago, or in the future.
@@ -67,19 +68,19 @@ pub fn body_field(body: &[u8]) -> String {
     blake3::hash(body).to_hex().to_string()
 }
 
-/// Who a request's head says has sent it.
+/// Which key a request's head names as the sender's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim<'a> {
     /// The key, in force.
     pub key: &'a PublicKey,
-    /// Whether the head alone has proved it. Else anybody may have said so who knows the key's id, and
-    /// every key's id is public.
+    /// Whether the head alone proves it. If not, anybody who knows the key's id can have claimed
+    /// it, and key ids are public.
     pub is_proven: bool,
 }
 
-/// What can be known before the body is read, of [`FIELD`] and [`BODY_FIELD`]: that the key is in
-/// force, and the time is near; with the body's hash, that the key has signed a request with such a
-/// body. [`verify`] must still follow, with the body.
+/// Checks what can be checked before the body is read, by [`FIELD`] and [`BODY_FIELD`]: that the
+/// key is in force, and the time is near; with the hash of the body also that the key has signed a
+/// request with such a body. [`verify`] must still follow, with the body.
 ///
 /// # Errors
 /// [`RequestError`].
@@ -98,8 +99,8 @@ pub fn verify_head<'a>(
     Ok(Claim { key, is_proven: true })
 }
 
-/// Whose key signed the request. A retired one is believed for the horizon, as its tokens are: an edge
-/// may not have its next one yet.
+/// The key that signed the request. A retired key is believed for the horizon, as its tokens are,
+/// because an edge may not have the next one yet.
 ///
 /// # Errors
 /// [`RequestError`].
@@ -113,7 +114,8 @@ pub fn verify<'a>(
     in_force(verify_known(field, keyring, path, body, now)?, now)
 }
 
-/// The same of a key that was revoked too: enough to be told of it, and of what everybody may know.
+/// As [`verify`], but for a key that is not in force too. Enough for an edge to be told that its
+/// key was revoked, and what everybody may know.
 ///
 /// # Errors
 /// [`RequestError`].
@@ -137,7 +139,7 @@ fn in_force(public: &PublicKey, now: Timestamp) -> Result<&PublicKey, RequestErr
     Ok(public)
 }
 
-/// The field, of a known key and a time that is near.
+/// The content of the field. The key is known, and the time is near.
 struct Signed<'a> {
     public: &'a PublicKey,
     verifying: &'a VerifyingKey,

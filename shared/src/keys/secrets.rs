@@ -1,5 +1,5 @@
-//! Symmetric secrets: the edge's tag, the price's cover, the visitor's fingerprint. Each use has a
-//! key of its own, derived with BLAKE3 under a context of its own.
+//! Symmetric secrets: for the tags of tokens, the encryption of prices, and the fingerprints of
+//! visitors. Each use has a key of its own, derived with BLAKE3 under a context of its own.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -71,13 +71,14 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// The tag keys that go with a signing key: one a UTC day. Only who can sign with the
-/// key has them, so no issuer makes a tag that another's edges believe.
+/// The tag keys that go with a signing key, one for each UTC day. Only a holder of the signing key
+/// has them, so no issuer can make a tag that another issuer's edges believe.
 #[derive(Clone, Debug)]
 pub struct TagKeys {
     secret: Secret,
-    of: Origin,
-    /// The keys of the last days that were asked for, by day modulo their number.
+    origin: Origin,
+    /// The keys of the last days that were asked for, each at the index of its day modulo
+    /// [`DAYS_KEPT`].
     derived: Arc<[RwLock<Option<DayKey>>; DAYS_KEPT]>,
 }
 
@@ -101,21 +102,22 @@ impl TagKeys {
     /// From the secret seed of a signing key.
     #[must_use]
     pub fn of_key(seed: Secret) -> Self {
-        Self { secret: seed, of: Origin::SigningKey, derived: Arc::default() }
+        Self { secret: seed, origin: Origin::SigningKey, derived: Arc::default() }
     }
 
-    /// From the edge secret that all issuers of a deployment shared in earlier builds. Such a tag says
-    /// that some issuer made it, not which: it is worth something with the signature alone.
+    /// From the edge secret that all issuers of a deployment shared in earlier builds. Such a tag
+    /// proves that an issuer of the deployment made it, but not which: it is worth nothing without
+    /// the signature.
     #[must_use]
     pub fn of_deployment(secret: Secret, deployment: DeploymentId) -> Self {
-        Self { secret, of: Origin::Deployment(deployment), derived: Arc::default() }
+        Self { secret, origin: Origin::Deployment(deployment), derived: Arc::default() }
     }
 
     /// The key of a UTC day, derived and not kept: one BLAKE3 hash of two blocks.
     #[must_use]
     pub fn derive(&self, day: u32) -> [u8; 32] {
         let day = day.to_be_bytes();
-        match self.of {
+        match self.origin {
             Origin::SigningKey => self.secret.derive("countersign tag key v2", &[&day]),
             Origin::Deployment(id) => {
                 self.secret.derive("countersign tag key v1", &[&id.0.to_be_bytes(), &day])
@@ -127,7 +129,7 @@ impl TagKeys {
     #[must_use]
     pub fn of_day(&self, day: u32) -> [u8; 32] {
         let place = &self.derived[day as usize % DAYS_KEPT];
-        // A value is written whole or not at all, whatever became of the writer.
+        // A lock that a panic has poisoned may be used: a value is written whole or not at all.
         let kept = place.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = kept.as_ref().filter(|kept| kept.day == day) {
             return kept.key.0;
@@ -140,13 +142,13 @@ impl TagKeys {
     }
 }
 
-/// Covers clearing prices, so that a link does not tell them: an issuer's key has its own, derived
-/// from the central secret, and an edge holds no other's.
+/// Encrypts clearing prices, so that a link does not tell them. Each signing key has a price key of
+/// its own, derived from the central secret, and an edge holds those of its issuer only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PriceKey(Secret);
 
-/// A covered price: eight bytes of micros and three of currency, under the stream of one
-/// impression. The token's signature keeps it whole.
+/// An encrypted price: eight bytes of micros and three of currency, XORed with a key stream of the
+/// impression. The token's signature protects it against changes.
 pub type SealedPrice = [u8; 11];
 
 impl PriceKey {
@@ -156,7 +158,7 @@ impl PriceKey {
         Self(Secret(central.derive("countersign price key v1", &[&key.0.to_be_bytes()])))
     }
 
-    /// Covers a price. An impression id is used once, so its stream is too.
+    /// Encrypts a price. An impression id is used once, and so is its key stream.
     #[must_use]
     pub fn seal(&self, id: ImpressionId, price: Money) -> SealedPrice {
         let mut bytes = [0; 11];
@@ -165,7 +167,7 @@ impl PriceKey {
         self.cover(id, bytes)
     }
 
-    /// The price; `None` when what is under the cover is no amount with a currency.
+    /// Decrypts a price; `None` when the result is no amount with a currency.
     #[must_use]
     pub fn open(&self, id: ImpressionId, sealed: SealedPrice) -> Option<Money> {
         let [a, b, c, d, e, f, g, h, x, y, z] = self.cover(id, sealed);
@@ -185,8 +187,8 @@ impl PriceKey {
     }
 }
 
-/// Makes fingerprints: a keyed hash, under a key of the day, that nobody can turn back into an
-/// address and that says nothing across days.
+/// Makes fingerprints of visitors: hashes under a key of the day. Without the key nobody can turn
+/// one back into an address, and fingerprints of different days cannot be compared.
 #[derive(Clone, Debug)]
 pub struct VisitorKey(Secret);
 
@@ -204,8 +206,8 @@ impl VisitorKey {
         self.digest("countersign visitor v1", &[&now.day().to_be_bytes(), &network.0, user_agent])
     }
 
-    /// 48 bits of a hash of an address that hold for the day of `now`. An IPv4 address inside IPv6
-    /// (`::ffff:…`) is IPv4.
+    /// 48 bits of a keyed hash of an address, the same for the whole day of `now`. An IPv4 address
+    /// inside IPv6 (`::ffff:…`) is hashed as IPv4.
     #[must_use]
     pub fn of_address(&self, now: Timestamp, address: IpAddr) -> Network {
         let bytes = match address.to_canonical() {
@@ -217,7 +219,8 @@ impl VisitorKey {
         Network([Network::HASHED, a, b, c, d, e, f])
     }
 
-    /// The visitor that an imported log names; the same on every day, as in the log.
+    /// The fingerprint of a visitor that an imported log names: the same on every day, as the name
+    /// in the log is.
     #[must_use]
     pub fn of_user(&self, user_id: &str) -> Fingerprint {
         self.digest("countersign logged user v1", &[user_id.as_bytes()])

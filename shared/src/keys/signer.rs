@@ -1,4 +1,4 @@
-//! Who signs.
+//! Signs with an issuer's key.
 
 use ed25519_dalek::{SIGNATURE_LENGTH, Signer as _, SigningKey};
 
@@ -20,7 +20,7 @@ impl std::fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Of an issuer's key.
+    /// Signs with this key.
     #[must_use]
     pub fn new(key: &IssuerKey) -> Self {
         Self {
@@ -42,7 +42,8 @@ impl Signer {
         &self.tags
     }
 
-    /// A signature over anything that begins with a domain of its own.
+    /// A signature over these bytes. They must begin with a domain string of their use, so that a
+    /// signature for one use is worth nothing for another.
     pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> [u8; SIGNATURE_LENGTH] {
         self.key.sign(bytes).to_bytes()
     }

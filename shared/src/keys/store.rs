@@ -21,7 +21,7 @@ pub enum KeyError {
     /// Not a usable Ed25519 public key.
     #[error("{0} is no Ed25519 public key that may be trusted")]
     Invalid(String),
-    /// The id is not the digest of the key.
+    /// The id is not that of the public key.
     #[error("key {0}: the id does not belong to the public key; was the file edited?")]
     WrongId(KeyId),
     /// Two keys with one id.
@@ -36,10 +36,10 @@ pub enum KeyError {
     /// The issuer has a key already.
     #[error("issuer {0} has a key that signs; `countersign keys rotate` replaces it")]
     HasKey(IssuerId),
-    /// The name is taken.
+    /// The name is reserved.
     #[error("no key can be made for the issuer {0}: the name is kept for imported logs")]
     Reserved(IssuerId),
-    /// Revoked keys stay revoked.
+    /// The key is revoked already, and stays so.
     #[error("key {0} is revoked already")]
     Revoked(KeyId),
     /// The edge's name belongs to somebody else.
@@ -48,7 +48,7 @@ pub enum KeyError {
         /// Its name.
         edge: EdgeId,
     },
-    /// A shard belongs to the edge that it is called after.
+    /// The name is that of a shard, which belongs to the edge that it is called after.
     #[error("{edge} is the name of a shard of the edge {name}: register {name}")]
     ShardName {
         /// The name.
@@ -56,7 +56,7 @@ pub enum KeyError {
         /// What it is called after.
         name: EdgeId,
     },
-    /// What a shard of the edge is called could be one of another edge.
+    /// The name of a shard of this edge could be that of another edge's shard.
     #[error(
         "an edge's name neither contains `--`, which stands before a shard's own part, nor ends in `-`: \
          {edge} does; take another name"
@@ -104,7 +104,8 @@ pub struct KeyStore {
     version: u32,
     /// The deployment.
     pub deployment: DeploymentId,
-    /// Of stores that an earlier build made: what the tags of its tokens came from, for all issuers.
+    /// The secret from which earlier builds derived the tags of all issuers' tokens. Only in stores
+    /// that such a build made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) edge_secret: Option<Secret>,
     pub(super) price_secret: Secret,
@@ -163,8 +164,9 @@ impl KeyStore {
         self.create_limited(issuer, IssuerLimits { publishers, ..Default::default() }, now, random)
     }
 
-    /// Makes the first key of an issuer, which signs for what the limits say; one whose keys are all
-    /// retired or revoked keeps the limits of the last where none are given.
+    /// Makes the first key of an issuer, which signs for what the limits say. When all keys of the
+    /// issuer are retired or revoked and no limits are given, the new key has the limits of the
+    /// last one.
     ///
     /// # Errors
     /// As [`KeyStore::create`].
@@ -181,7 +183,8 @@ impl KeyStore {
         if self.signing(issuer, now).is_ok() {
             return Err(KeyError::HasKey(issuer));
         }
-        // Limits outlive the keys that had them: an issuer whose keys were revoked is no freer.
+        // Limits outlive the keys that had them: revoking an issuer's keys must not lift its
+        // limits.
         let before = self.issuers.iter().rev().find(|key| key.public.issuer == issuer);
         let limits = match before {
             Some(key) if limits == IssuerLimits::default() => key.public.limits(),
@@ -239,10 +242,11 @@ impl KeyStore {
     }
 
     /// Takes an edge out of service, for ever: what collectors get from it after `now` is rejected.
-    /// Returns since when it is; the first word stands.
+    /// Returns since when it is out of service: for an edge that is already, the first time stands.
     ///
     /// # Errors
-    /// When neither it nor the edge whose shard it is was registered: that is a slip of the pen.
+    /// When neither this edge nor the one whose shard it is was registered: the name must be
+    /// mistyped.
     pub fn retire_edge(&mut self, edge: EdgeId, now: Timestamp) -> Result<Timestamp, KeyError> {
         self.edges.owner(edge).ok_or(KeyError::UnregisteredEdge(edge))?;
         Ok(*self.retired_edges.entry(edge).or_insert(now))
@@ -251,8 +255,8 @@ impl KeyStore {
     /// Since when an edge, or the one whose shard it is, is out of service.
     #[must_use]
     pub fn retired_since(&self, edge: EdgeId) -> Option<Timestamp> {
-        let of = |edge| self.retired_edges.get(&edge);
-        of(edge).or_else(|| of(registered_name(edge))).copied()
+        let since = |edge| self.retired_edges.get(&edge);
+        since(edge).or_else(|| since(registered_name(edge))).copied()
     }
 
     /// The newest key with which the issuer signs at `now`.
@@ -273,7 +277,7 @@ impl KeyStore {
         Keyring::new(self.deployment, self.issuers.iter().map(|key| key.public.clone()))
     }
 
-    /// The cover of the prices that go with a signing key.
+    /// The key of the prices that go with a signing key.
     #[must_use]
     pub fn price_key(&self, key: KeyId) -> PriceKey {
         PriceKey::derive(&self.price_secret, key)
@@ -298,11 +302,12 @@ impl KeyStore {
         random: &mut dyn Random,
     ) -> KeyId {
         let IssuerLimits { publishers, advertisers, price_max } = limits;
+        // Ends with the first key whose id no other key has. Ids have four bytes, so two keys may
+        // have one.
         loop {
             let secret = Secret::generate(random);
             let public = SigningKey::from_bytes(secret.expose()).verifying_key().to_bytes();
             let id = PublicKey::id_of(&public);
-            // Four bytes: two keys of one id are rare, not impossible.
             if self.issuers.iter().any(|key| key.public.id == id) {
                 continue;
             }

@@ -8,7 +8,8 @@ use crate::limits::URL_BYTES_MAX;
 use crate::name::{Any, Name, Named};
 use crate::time::Timestamp;
 
-/// Bytes before the first name: version, deployment, key, impression, time, two lives, price, visitor.
+/// Bytes before the first name: version, deployment, key, impression, time, two lives, price,
+/// visitor.
 const FIXED_BYTES: usize = 1 + 4 + 4 + 12 + 6 + 3 + 3 + 11 + 8;
 
 /// Appends the body.
@@ -35,13 +36,14 @@ const fn mark(is_set: bool, mark: u8) -> u8 {
     if is_set { mark } else { 0 }
 }
 
-/// The version stands first and is told apart before anything else is looked at.
+/// Checks the version, which stands first, before anything else is looked at.
 pub(super) fn check_version(version: u8) -> Result<(), Reason> {
     let known = version & !(TEST_MARK | QUERY_MARK) == VERSION;
     if known { Ok(()) } else { Err(Reason::UnknownVersion) }
 }
 
-/// How many bytes the body has that begins here, whatever follows; `None` when its end is not to be seen.
+/// The length in bytes of the body that begins here, whatever follows it; `None` when the bytes end
+/// before its length is known.
 pub(super) fn length(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes.get(FIXED_BYTES..)?;
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! The two seals: the signature that is proof, and the tag that our own edges
+//! The two seals of a token: the signature, which is the proof, and the tag, which our own edges
 //! check before they redirect.
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey};
@@ -20,16 +20,16 @@ const SIGN_DOMAIN: &[u8] = b"countersign token signature v1\0";
 const TAG_DOMAIN: &[u8] = b"countersign token tag v1\0";
 
 impl Signer {
-    /// The sealed token: body, signature, tag of its day of issue.
+    /// Makes the sealed token: body, signature, and the tag with the key of its day of issue.
     ///
     /// # Errors
     /// Says which field no token can carry: a bad URL, a life beyond
-    /// [`TOKEN_LIFE_MS_MAX`], a time beyond 48 bits, a missing id.
+    /// [`TOKEN_LIFE_MS_MAX`], a time beyond 48 bits, a missing name.
     pub fn mint(&self, token: &Token<'_>) -> Result<Vec<u8>, String> {
         Self::unsealed(token).map(|unsealed| self.seal(unsealed, None))
     }
 
-    /// The same without its seals, for a signature that is made elsewhere.
+    /// Makes the token without its seals, for a signature that is made elsewhere.
     ///
     /// # Errors
     /// As [`Signer::mint`].
@@ -48,8 +48,8 @@ impl Signer {
         Ok(Unsealed { signed, day: token.issued_at.day() })
     }
 
-    /// The sealed token. A signature that was made elsewhere (RFC 8032, Ed25519) is believed; without
-    /// one it is made here.
+    /// Seals the token. A signature that was made elsewhere (RFC 8032, Ed25519) is taken without a
+    /// check; without one it is made here.
     #[must_use]
     pub fn seal(&self, unsealed: Unsealed, signature: Option<[u8; SIGNATURE_BYTES]>) -> Vec<u8> {
         let Unsealed { signed, day } = unsealed;
@@ -62,29 +62,29 @@ impl Signer {
     }
 }
 
-/// A token that lacks its seals.
+/// A token without its seals.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unsealed {
     signed: Vec<u8>,
-    /// Of its issue.
+    /// The UTC day of its issue.
     day: u32,
 }
 
 impl Unsealed {
-    /// What its signature is over.
+    /// The bytes that the signature has to cover.
     #[must_use]
     pub fn signed(&self) -> &[u8] {
         &self.signed
     }
 }
 
-/// Appends the signature over all that is there.
+/// Appends the signature over all these bytes.
 pub fn sign(bytes: &mut Vec<u8>, key: &SigningKey) {
     let signature = key.sign(&[SIGN_DOMAIN, bytes].concat());
     bytes.extend(signature.to_bytes());
 }
 
-/// Appends the tag over all that is there, with the key of a day.
+/// Appends the tag over all these bytes, with the key of a UTC day.
 pub fn tag(bytes: &mut Vec<u8>, tags: &TagKeys, day: u32) {
     let tag = tag_of(bytes, &tags.of_day(day));
     bytes.extend(tag);
@@ -97,7 +97,7 @@ fn tag_of(bytes: &[u8], key: &[u8; 32]) -> [u8; TAG_BYTES] {
     tag
 }
 
-/// A token as it came: read, and not believed. Only the ways out of here give its contents.
+/// A token as it came: read, but not verified. Its content can be had only by one of the checks.
 #[derive(Clone, Copy, Debug)]
 pub struct Unverified<'a> {
     bytes: &'a [u8],
@@ -122,15 +122,15 @@ impl<'a> Unverified<'a> {
         Ok(Self { bytes, token })
     }
 
-    /// Checks the tag, in constant time, with the key of the day on which the token says that it was
-    /// issued, whatever day that is. So nothing that a stranger can write makes an edge check a
-    /// signature. `tags` are those of the key that the token names.
+    /// Checks the tag, in constant time, with the key of the day on which the token says that it
+    /// was issued, whatever day that is. So a stranger's token is refused without the much slower
+    /// check of a signature. `tags`: those of the signing key that the token names.
     ///
     /// # Errors
     /// [`Reason::BadSeal`].
     pub fn check_tag(&self, tags: &TagKeys, now: Timestamp) -> Result<Token<'a>, Reason> {
         let day = self.token.issued_at.day();
-        // Any day may be claimed: only those that are asked for all the time are kept.
+        // A token may claim any day. Only keys of days that are asked for all the time are kept.
         let key = if now.day().abs_diff(day) <= 1 { tags.of_day(day) } else { tags.derive(day) };
         let (sealed, tag) = self.bytes.split_at(self.bytes.len() - TAG_BYTES);
         let is_ours = bool::from(tag_of(sealed, &key).ct_eq(tag));
@@ -152,7 +152,7 @@ impl<'a> Unverified<'a> {
         self.verify_again(keyring, received_at)
     }
 
-    /// Checks the signature alone (`verify_strict`), whatever became of its key since.
+    /// Checks the signature alone (`verify_strict`), even if its key was retired or revoked since.
     ///
     /// # Errors
     /// [`Reason::UnknownKey`] or [`Reason::BadSeal`].
@@ -161,8 +161,8 @@ impl<'a> Unverified<'a> {
         if self.signed_by(verifying) { Ok(self.token) } else { Err(Reason::BadSeal) }
     }
 
-    /// What remains to be checked of a token whose signature was found good before: the signature
-    /// stays good, the key's standing may have changed.
+    /// Checks a token again whose signature was found good before: the signature stays good, but
+    /// the key may have been retired or revoked since.
     ///
     /// # Errors
     /// As [`Unverified::verify`], without [`Reason::BadSeal`].
@@ -176,8 +176,8 @@ impl<'a> Unverified<'a> {
         Ok((self.token, key))
     }
 
-    /// The key that it names and the impression that it says it is of: enough to put it somewhere,
-    /// nothing to be believed.
+    /// The key and the impression that it names. Nothing of that is verified: it may be used to
+    /// sort tokens, and not be believed.
     #[must_use]
     pub const fn claim(&self) -> (KeyId, ImpressionId) {
         (self.token.key, self.token.id)

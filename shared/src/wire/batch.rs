@@ -2,13 +2,14 @@
 //!
 //! Version 3: `CSB3`, edge (16), epoch (8), number (8), watermark in ms (8), number of events (4),
 //! number of tallies (4); then each event: kind (1), verdict (1; 0 valid, else the reason), flags
-//! (1), codes (4; [`Codes::pack`]), region (3), network (7), fingerprint (8), receive time in ms (8),
-//! rule set (4), with 128 in the flags a page view (8) and its number (2), token length (2), token; then
-//! each tally: minute (4), kind (1), reason (1), count (4).
+//! (1), codes (4; [`Codes::pack`]), region (3), network (7), fingerprint (8), receive time in ms
+//! (8), rule set (4), with 128 in the flags a page view (8) and its number (2), token length (2),
+//! token; then each tally: minute (4), kind (1), reason (1), count (4).
 //!
 //! Version 2, `CSB2`, has the country's letters (2) and the device (1) instead of codes and region.
-//! Version 1, `CSB1`, is that without rule set and page view. Outboxes may hold such, so they are read;
-//! version 2 is written of JSON alone ([`Batch::to_bytes_2`]).
+//! Version 1, `CSB1`, is version 2 without rule set and page view. Both are still read, because
+//! outboxes may hold such batches. Version 2 is written where a batch comes as JSON
+//! ([`Batch::to_bytes_2`]), version 1 no more.
 
 use super::codec::{put_count, put_reason};
 use super::{Declared, WireError, declared};
@@ -29,21 +30,22 @@ const MAGIC_1: [u8; 4] = *b"CSB1";
 pub const HEADER_BYTES: usize = 52;
 /// Bytes of an event without its token and page view.
 pub const EVENT_BYTES: usize = 39;
-/// The same of one of version 2.
+/// The same of an event of version 2.
 const EVENT_BYTES_2: usize = 35;
-/// The same of one of version 1.
+/// The same of an event of version 1.
 const EVENT_BYTES_1: usize = 31;
 /// Bytes of an event's page view and number.
 pub const PAGE_VIEW_BYTES: usize = 10;
-/// What is said of a network that says nothing, or says it in a way of its own.
+/// The error for a network that has none of the known forms.
 pub(super) const NO_NETWORK: &str =
     "a network that is no IPv4 /24, IPv6 /48 or hash, padded with zeros";
-/// In the byte of the flags: a page view follows.
+/// Set in the byte of the flags when a page view follows.
 const HAS_PAGE: u8 = 1 << 7;
 /// Bytes of a tally.
 pub const TALLY_BYTES: usize = 10;
 
-/// Which batch these bytes begin like, whatever follows.
+/// The outbox and the number of the batch whose first bytes these are, whatever follows; `None`
+/// when they begin like no batch.
 #[must_use]
 pub fn name_of(bytes: &[u8]) -> Option<(OutboxId, u64)> {
     let mut reader = Reader::new(bytes);
@@ -63,26 +65,26 @@ pub struct Event<'a> {
     pub at: Timestamp,
     /// The edge's opinion of the request.
     pub verdict: Verdict,
-    /// The rules that it follows from.
+    /// The rules that the verdict was given by.
     pub rules: RuleSet,
     /// Remarks.
     pub flags: Flags,
-    /// From where, and on what.
+    /// Country and class of device.
     pub codes: Codes,
-    /// From which part of the country.
+    /// The part of the country.
     pub region: Region,
-    /// From which network.
+    /// The visitor's network.
     pub network: Network,
-    /// By whom; none without consent.
+    /// The visitor; [`Fingerprint::NONE`] without consent.
     pub visitor: Fingerprint,
-    /// The page view that told of it, where it numbers what it tells.
+    /// The page view that it came from, if that numbers its events.
     pub page: Option<PageSeq>,
     /// The whole token.
     pub token: &'a [u8],
 }
 
-/// Events that are only counted, not kept one by one: what was never authenticated, and what was
-/// lost while the outbox was full.
+/// Events that are not kept one by one, but only as a number: those that were never authenticated,
+/// and those that were lost while the outbox was full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tally {
@@ -103,8 +105,8 @@ pub struct Batch<'a> {
     pub outbox: OutboxId,
     /// Its number: from 0, without gaps within an epoch, below [`BATCH_NUMBERS_MAX`].
     pub number: u64,
-    /// Everything that this outbox sends later was received at this time or later.
-    /// [`Timestamp::MAX`] closes the epoch.
+    /// Every event that this outbox sends later was received at this time or later.
+    /// [`Timestamp::MAX`] closes the epoch: nothing follows.
     pub watermark: Timestamp,
     /// At most [`BATCH_EVENTS_MAX`].
     pub events: Vec<Event<'a>>,
@@ -116,8 +118,8 @@ impl<'a> Batch<'a> {
     /// Appends the binary form.
     ///
     /// # Panics
-    /// When there are more events or tallies than [`crate::limits`] allows, or a longer token: an
-    /// outbox seals before.
+    /// When there are more events or tallies, or a longer token, than [`crate::limits`] allows. An
+    /// outbox seals a batch before that.
     pub fn write(&self, out: &mut Vec<u8>) {
         self.write_with(MAGIC, Event::write, out);
     }
@@ -226,7 +228,7 @@ impl<'a> Event<'a> {
 
     fn is_said_before_3(&self) -> bool {
         let Codes { country, device, .. } = self.codes;
-        self.codes == Codes::of(country, device) && self.region == Region::UNKNOWN
+        self.codes == Codes::new(country, device) && self.region == Region::UNKNOWN
     }
 
     fn write_with(&self, out: &mut Vec<u8>, put_seen: impl FnOnce(&mut Vec<u8>)) {
@@ -295,7 +297,7 @@ fn seen_before_3(reader: &mut Reader<'_>) -> Result<(Codes, Region), WireError> 
         .ok_or_else(|| reader.error("a country of other than capital letters"))?;
     let device = Device::from_code(reader.u8()?)
         .ok_or_else(|| reader.error("an unknown class of device"))?;
-    // Versions that have been released say nothing else.
+    // Versions before 3 have no other codes, and no region.
     Ok((Codes::new(country, device), Region::UNKNOWN))
 }
 

@@ -1,8 +1,9 @@
 //! Several outbox batches in one message of the work queue.
 //!
-//! `CSU1`, number of batches (2), then each: its length (4) and the batch. One batch alone is not put into a
-//! bundle. A queue writes, and waits for its disk, once for each message: what an edge seals every few
-//! milliseconds has an event or two, and a disk that takes 4 ms for that would take 250 of them a second.
+//! `CSU1`, number of batches (2), then each: its length (4) and the batch. A single batch is sent
+//! without a bundle. The work queue waits for its disk once for each message. An edge may seal a
+//! batch of an event or two every few milliseconds, and a disk that needs 4 ms for a message would
+//! take only 250 of them a second.
 
 use super::WireError;
 use crate::bytes::Reader;
@@ -32,11 +33,11 @@ pub fn join<B: AsRef<[u8]>>(batches: &[B]) -> Vec<u8> {
     out
 }
 
-/// The batches of a message, which nobody has looked at: of a bundle those that are in it, and of anything
-/// else the message itself.
+/// The batches of a message: those in the bundle, or else the message itself. The batches are not
+/// looked at.
 ///
 /// # Errors
-/// [`WireError`]: it begins like a bundle, and is none.
+/// [`WireError`] when the message begins like a bundle, and is none.
 pub fn split(message: &[u8]) -> Result<Vec<&[u8]>, WireError> {
     if !message.starts_with(&MAGIC) {
         return Ok(vec![message]);

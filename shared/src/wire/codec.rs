@@ -1,4 +1,4 @@
-//! What several wire forms have.
+//! Reads and writes the fields that several wire forms have.
 
 use super::{Declared, WireError};
 use crate::bytes::Reader;

@@ -1,5 +1,5 @@
-//! An operator's word: a message in the log of every partition that brings no events, so that a
-//! replay hears it at the same place.
+//! An operator's word: a message without events, in the log of every partition. So a replay hears
+//! the word at the same place.
 //!
 //! Version 1: `CSC1`, partition (2), collector's stamp in ms (8), then 1 and edge (16): the edge is
 //! out of service; or 2, edge (16), epoch (8) and number (8): this batch never comes.
@@ -31,15 +31,15 @@ pub struct Control {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
-    /// Nobody waits for this edge any more; for ever.
+    /// The edge is out of service for ever: nobody waits for its batches any more.
     Retire {
-        /// Which.
+        /// The edge.
         edge: EdgeId,
     },
-    /// Nobody waits for this batch any more: it could not be decoded. Should it come all the same,
+    /// This batch could not be decoded, and nobody waits for it any more. Should it come after all,
     /// it is skipped.
     Resolve {
-        /// Whose.
+        /// The outbox of the batch.
         outbox: OutboxId,
         /// Its number, below 2^63.
         number: u64,
@@ -106,14 +106,14 @@ pub enum Logged<'a> {
 }
 
 impl<'a> Logged<'a> {
-    /// Whether bytes that cannot be read begin like something of ours, of whatever version: then
-    /// they are damaged or of a later one, and not a stranger's.
+    /// Whether bytes that cannot be read begin like a message of ours, of whatever version. Then
+    /// they are damaged or of a later version; else no program of ours wrote them.
     #[must_use]
     pub fn is_ours(bytes: &[u8]) -> bool {
         [message::MAGIC, MAGIC].iter().any(|magic| bytes.starts_with(&magic[..3]))
     }
 
-    /// Reads either.
+    /// Reads a message of either kind.
     ///
     /// # Errors
     /// [`WireError`] says what is wrong and where.

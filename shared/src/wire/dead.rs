@@ -1,13 +1,14 @@
-//! Dead letters: what could not be decoded, kept as it came in the log's stream of dead letters until
-//! an operator has looked at it.
+//! Dead letters: what could not be decoded, kept as it came in the log's stream of dead letters
+//! until an operator has looked at it.
 //!
-//! Version 2, little endian: `CSD2`, time in ms (8), who has authenticated himself (1; 0 nobody, 1 the
-//! operator, 2 an issuer, 3 an edge) and his id (16; zero where he has none), length (2) and text of where
-//! it came from, length (2) and text of what is wrong, the bytes as they came. When an operator has
-//! looked at one, a note follows it: `CSR1`, time in ms (8), the letter's sequence (8).
+//! Version 2, little endian: `CSD2`, time in ms (8), the authenticated sender (1; 0 nobody, 1 the
+//! operator, 2 an issuer, 3 an edge) and its id (16; zeros when it has none), length (2) and text
+//! of where the letter came from, length (2) and text of what is wrong, the bytes as they came.
+//! When an operator has looked at a letter, a note is appended: `CSR1`, time in ms (8), the
+//! letter's sequence (8).
 //!
-//! Version 1, `CSD1`, is the same without who it was. It is read, for a log may hold such, and not
-//! written any more.
+//! Version 1, `CSD1`, is version 2 without the sender. It is still read, because a log may hold
+//! such letters, and not written any more.
 
 use crate::keys::Sender;
 use crate::name::{EdgeId, ID_BYTES_MAX, IssuerId};
@@ -16,9 +17,10 @@ use crate::time::Timestamp;
 const MAGIC: [u8; 4] = *b"CSD2";
 const MAGIC_1: [u8; 4] = *b"CSD1";
 const NOTE: [u8; 4] = *b"CSR1";
-/// Longer texts are cut.
+/// Texts are cut after so many bytes.
 const TEXT_BYTES_MAX: usize = 1_024;
-/// Of what came so much is kept: letters lie in the log until an operator has looked at them.
+/// How many of the bytes that came are kept at most: letters stay in the log until an operator has
+/// looked at them.
 pub const LETTER_BYTES_MAX: usize = 64 << 10;
 
 /// One dead letter.
@@ -26,14 +28,14 @@ pub const LETTER_BYTES_MAX: usize = 64 << 10;
 pub struct DeadLetter<'a> {
     /// When the collector got it.
     pub at: Timestamp,
-    /// Who had authenticated himself when he sent it: what the bytes say of themselves is held against
-    /// it. None in version 1, and of what nobody of ours wrote.
+    /// The authenticated sender, with which what the bytes say of their origin is compared. None in
+    /// version 1, and for a message in a partition's log that no program of ours wrote.
     pub sender: Option<Sender>,
     /// Where it came from, as far as is known.
     pub from: &'a str,
     /// What is wrong with it, and where.
     pub reason: &'a str,
-    /// The bytes as they came, or the first of them.
+    /// The bytes as they came, or only the first of them when there were many.
     pub bytes: &'a [u8],
 }
 
@@ -46,7 +48,8 @@ impl<'a> DeadLetter<'a> {
         self.to_bytes_of(LETTER_BYTES_MAX)
     }
 
-    /// As [`Self::to_bytes`], with the first `most` of the bytes: for a log that takes no more.
+    /// As [`Self::to_bytes`], but with the first `most` of the bytes, for a log that takes no
+    /// larger message.
     #[must_use]
     pub fn to_bytes_of(&self, most: usize) -> Vec<u8> {
         if let Some((bytes, [_, ..])) = self.bytes.split_at_checked(most) {
@@ -94,12 +97,12 @@ impl<'a> DeadLetter<'a> {
     }
 }
 
-/// That an operator has looked at a letter.
+/// The note that an operator has looked at a letter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Resolved {
     /// When.
     pub at: Timestamp,
-    /// The letter's place among the dead letters.
+    /// The letter's sequence among the dead letters.
     pub sequence: u64,
 }
 

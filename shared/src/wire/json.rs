@@ -1,5 +1,6 @@
 //! The JSON form of a batch: for third parties that send events from a server, and for people who
-//! want to see what is in one. Says the same as the binary form; unknown fields are refused.
+//! want to see what is in a batch. It has the same content as the binary form. Unknown fields are
+//! refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,24 +50,27 @@ macro_rules! json_event {
             /// The token: base64url bytes, decoded here.
             #[serde(with = "token_text")]
             pub token: Vec<u8>,
-            /// Why it is no person's act, if it is not.
+            /// The reason why the event is not valid, if it is not.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub verdict: Verdict,
-            /// The rules that the verdict follows from, eight hexadecimal digits; left out: not known.
+            /// The rules that the verdict was given by, eight hexadecimal digits; left out: not
+            /// known.
             #[serde(default, skip_serializing_if = "is_default")]
             pub rules: RuleSet,
-            /// The page view that told of it, where it numbers what it tells.
+            /// The page view that it came from, if that numbers its events.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub page: Option<PageSeq>,
             $($(#[$doc])* #[serde(default)] pub $code: $type,)+
-            /// The part of the country (ISO 3166-2, behind the country's own letters); left out: not known.
+            /// The part of the country (ISO 3166-2, behind the country's own letters); left out:
+            /// not known.
             #[serde(default, skip_serializing_if = "is_default")]
             pub region: Region,
-            /// From which network.
+            /// The visitor's network.
             #[serde(default)]
             pub network: Network,
-            /// By whom, as hexadecimal digits: it has 64 bits, and JavaScript's numbers 53; none without
-            /// consent.
+            /// The visitor, as hexadecimal digits: 64 bits do not fit into JavaScript's numbers,
+            /// which have
+            /// 53. Zeros, or left out, without consent.
             #[serde(default)]
             pub visitor: Fingerprint,
             /// Remarks.
@@ -114,7 +118,7 @@ impl JsonBatch {
         }
     }
 
-    /// The batch that it says.
+    /// Makes the batch.
     ///
     /// # Errors
     /// Says which bound or value is wrong.

@@ -1,32 +1,34 @@
 //! The partition message: what a collector appends to the log of one partition. Ids, blocks,
-//! minutes and prices are written once and named by number, so that a reader resolves each once;
-//! what the count engine needs of an event lies in rows of fixed size ("hot"), and what only the
-//! archive needs lies apart ("cold").
+//! minutes and prices stand once in tables, and events name them by number, so that a reader looks
+//! up each only once. What the count engine needs of an event is in rows of fixed size ("hot").
+//! What only the archive needs is in a part of its own ("cold").
 //!
 //! Version 4: `CSM4`, partition (2), collector's stamp in ms (8); then, each with its count (4)
-//! before it: batches [edge 16, epoch 8, number 8, watermark 8, digest 16,
-//! declared], chunks [source 16, first
-//! row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1, reason 1, count 4],
-//! blocks [issuer 16, block 10], minutes [4], ids [16], names [id 2, length 1, text], prices [currency
-//! 3, micros 8], page views [entry 2, minute 2, publisher 2, number 2, page view 8]; hot rows [44];
-//! length of the cold part (4) and the cold part. `declared` is a count (4) and [minute 4, count 4].
+//! before it: batches [edge 16, epoch 8, number 8, watermark 8, digest 16, declared], chunks
+//! [source 16, first row 8, end row 8, digest 32, declared], tallies [entry 2, minute 4, kind 1,
+//! reason 1, count 4], blocks [issuer 16, block 10], minutes [4], ids [16], names [id 2, length 1,
+//! text], prices [currency 3, micros 8], page views [entry 2, minute 2, publisher 2, number 2, page
+//! view 8]; hot rows [44]; length of the cold part (4) and the cold part. `declared` is a count (4)
+//! and [minute 4, count 4].
 //!
-//! A hot row: entry (2: the batch, or after the last batch the chunk, that brought it), block (2),
-//! sequence (2), minute (2), ad (2), publisher (2), placement (2), price (2), codes with kind and
-//! validity (4: [`Packed`]), verdict (1; 0 none; 128 more when its page view numbers what it tells),
-//! rejected (1; 0 accepted), ms within the minute (2), minutes since its token was issued (2, signed;
-//! -32768 not known), region (3), network (7), fingerprint (8). Block, ids and prices are numbered from
-//! 1; 0 means none. A cold row: campaign (2), advertiser (2), flags (1), rule set (4), proof length (2),
-//! proof. An id that is a digest has its name among the names, once for all rows.
+//! A hot row: entry (2: the number of the batch that brought it; chunks are numbered on from the
+//! last batch), block (2), sequence (2), minute (2), ad (2), publisher (2), placement (2), price
+//! (2), codes with kind and validity (4: [`Packed`]), verdict (1; 0 none; 128 more when its page
+//! view numbers its events), rejected (1; 0 accepted), ms within the minute (2), minutes since its
+//! token was issued (2, signed; -32768 not known), region (3), network (7), fingerprint (8).
+//! Blocks, ids and prices are numbered from 1; 0 means none. A cold row: campaign (2), advertiser
+//! (2), flags (1), rule set (4), proof length (2), proof. For each id that is a digest, its name is
+//! among the names.
 //!
-//! A page view is in the message of its own partition ([`crate::PartitionMap::of_page_view`]), with the
-//! largest number that a batch has of it.
+//! A page view is in the message of its own partition ([`crate::PartitionMap::of_page_view`]), with
+//! the largest number that a batch has of it.
 //!
-//! Versions 1 to 3 are read, for logs hold such, and not written any more. Version 3, `CSM3`, has no
-//! names; a hot row [20] is entry, block, sequence, minute, ad, publisher, country (2: a base-26
-//! number), price, kind (1; 128 more when numbered), device (1), verdict, rejected; a cold row is ms,
-//! campaign, advertiser, placement (2), fingerprint, network, flags, rule set, proof. Version 2, `CSM2`,
-//! is that without the digests of batches; version 1, `CSM1`, also without rule sets and page views.
+//! Versions 1 to 3 are still read, because logs hold such messages, and not written any more.
+//! Version 3, `CSM3`, has no names; a hot row [20] is entry, block, sequence, minute, ad,
+//! publisher, country (2: a base-26 number), price, kind (1; 128 more when numbered), device (1),
+//! verdict, rejected; a cold row is ms, campaign, advertiser, placement (2), fingerprint, network,
+//! flags, rule set, proof. Version 2, `CSM2`, is version 3 without the digests of batches. Version
+//! 1, `CSM1`, is version 2 without rule sets and page views.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
@@ -48,7 +50,7 @@ pub(super) const MAGIC: [u8; 4] = *b"CSM4";
 pub(super) const MAGIC_3: [u8; 4] = *b"CSM3";
 pub(super) const MAGIC_2: [u8; 4] = *b"CSM2";
 pub(super) const MAGIC_1: [u8; 4] = *b"CSM1";
-/// All that are read.
+/// Those of all versions that are read.
 pub(super) const MAGICS: [[u8; 4]; 4] = [MAGIC, MAGIC_3, MAGIC_2, MAGIC_1];
 pub(super) const HOT_BYTES: usize = 44;
 pub(super) const HOT_BYTES_3: usize = 20;
@@ -56,10 +58,10 @@ pub(super) const PAGE_VIEW_BYTES: usize = 16;
 const BATCH_ENTRY_BYTES: usize = 16 + 3 * 8 + 16 + 4;
 const DECLARED_BYTES: usize = 4 + 4;
 const NAME_ENTRY_BYTES: usize = 2 + 1;
-/// In the byte of the verdict (before version 4 in that of the kind): the page view that told of the
-/// event numbers what it tells.
+/// Set in the byte of the verdict (before version 4 in that of the kind) when the page view that
+/// the event came from numbers its events.
 pub(super) const NUMBERED: u8 = 1 << 7;
-/// Instead of the minutes since the issue: it is not known when that was.
+/// Stands for the minutes since the issue when it is not known when that was.
 pub(super) const NOT_ISSUED: i16 = i16::MIN;
 pub(super) const COLD_BYTES: usize = 11;
 pub(super) const COLD_BYTES_3: usize = 30;
@@ -75,9 +77,9 @@ pub struct BatchEntry {
     pub number: u64,
     /// Its watermark.
     pub watermark: Timestamp,
-    /// Which content it has.
+    /// The digest of its content.
     pub digest: BatchDigest,
-    /// What it declared in all, for every partition.
+    /// How many events it brings to all partitions together.
     pub declared: Declared,
 }
 
@@ -93,11 +95,12 @@ pub struct ChunkEntry {
     /// BLAKE3 of the log's bytes up to the end of the last row.
     #[serde(serialize_with = "hex_bytes")]
     pub digest: [u8; 32],
-    /// What it declared in all, for every partition.
+    /// How many events it brings to all partitions together.
     pub declared: Declared,
 }
 
-/// How many bytes the news of a batch has in each partition, when it has events of so many minutes.
+/// How many bytes the news of a batch has in the message of each partition, when the batch has
+/// events of so many minutes.
 #[must_use]
 pub const fn news_bytes(minutes: usize) -> usize {
     BATCH_ENTRY_BYTES + minutes * DECLARED_BYTES
@@ -154,13 +157,13 @@ pub struct Judged<'a> {
     pub visitor: Fingerprint,
     /// Remarks.
     pub flags: Flags,
-    /// The rules that the edge's verdict follows from.
+    /// The rules that the edge's verdict was given by.
     pub rules: RuleSet,
-    /// The page view that told of it, where it numbers what it tells.
+    /// The page view that it came from, if that numbers its events.
     pub page: Option<PageSeq>,
     /// The clearing price.
     pub price: Money,
-    /// Body and signature of the token where the raw archive shall keep them, else empty.
+    /// Body and signature of the token if the archive is to keep them, else empty.
     pub proof: &'a [u8],
 }
 
@@ -185,8 +188,8 @@ pub struct MessageBuilder {
     prices: Table<Money>,
 }
 
-/// What brought an event: chunks are numbered after the last batch, whose number is known only in
-/// the end.
+/// The batch or chunk that brought an event. They are apart until the message is finished: chunks
+/// are numbered on from the last batch, and only then it is known how many batches there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
     /// The batch of this number within the message.
@@ -265,8 +268,8 @@ impl MessageBuilder {
         event.names.iter().for_each(|name| self.name(name));
     }
 
-    /// Adds what a page view says that it has told, in the minute of the event that says so and at its
-    /// publisher.
+    /// Adds the largest number that a page view has told. `event`: the one that told it, which
+    /// gives minute and publisher.
     ///
     /// # Panics
     /// As [`MessageBuilder::event`].
@@ -304,8 +307,8 @@ impl MessageBuilder {
             + self.declared * DECLARED_BYTES
     }
 
-    /// True when it should go now. A builder that is not due takes one more batch or chunk of the
-    /// largest size that [`crate::limits`] allows.
+    /// True when the message should be sent now. A builder that is not due has room for one more
+    /// batch or chunk of the largest size that [`crate::limits`] allows.
     #[must_use]
     pub fn is_due(&self) -> bool {
         self.bytes() >= FLUSH_BYTES
@@ -404,7 +407,7 @@ impl MessageBuilder {
     }
 }
 
-/// A hot row, but for what brought it.
+/// A hot row without its entry.
 pub(super) struct Hot {
     /// Block, sequence, minute, ad, publisher, placement, price.
     pub(super) words: [u16; 7],
@@ -437,7 +440,8 @@ impl Hot {
     }
 }
 
-/// So many minutes lie between; not known when no token lives so long.
+/// The minutes from the issue of a token to its event; [`NOT_ISSUED`] when they do not fit, which
+/// is longer than any token lives.
 fn age(minute: Minute, issued: Minute) -> i16 {
     let age = i64::from(minute.0) - i64::from(issued.0);
     i16::try_from(age).unwrap_or(NOT_ISSUED)
@@ -448,7 +452,7 @@ fn intern<T: Hash + Eq>(table: &mut Table<T>, value: T) -> u16 {
     *table.entry(value).or_insert_with(|| number(next))
 }
 
-/// The values of a table, by their numbers.
+/// The values of a table, in the order of their numbers.
 fn in_order<T>(table: &Table<T>) -> Vec<&T> {
     let mut rows: Vec<_> = table.iter().collect();
     rows.sort_unstable_by_key(|(_, number)| **number);

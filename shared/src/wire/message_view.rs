@@ -20,8 +20,8 @@ use crate::money::{Currency, Money};
 use crate::name::{Any, AnyId, IssuerId, Name};
 use crate::time::{Minute, Timestamp};
 
-/// A partition message, checked as a whole: every number in [`MessageView::rows`] lies within the
-/// table that it points into.
+/// A partition message, read in place. It was checked as a whole: every number in
+/// [`MessageView::rows`] is an index of the table that it points into.
 #[derive(Clone, Debug)]
 pub struct MessageView<'a> {
     /// Of which partition.
@@ -30,9 +30,9 @@ pub struct MessageView<'a> {
     pub stamp: Timestamp,
     /// The batches coalesced.
     pub batches: Vec<BatchEntry>,
-    /// The chunks coalesced; a row's entry counts on from the batches.
+    /// The chunks coalesced; the entries of rows number them on from the last batch.
     pub chunks: Vec<ChunkEntry>,
-    /// What was only counted.
+    /// Events that are known only as a number.
     pub tallies: Vec<TallyEntry>,
     /// Blocks by number; 0 is none.
     pub blocks: Vec<(IssuerId, BlockId)>,
@@ -40,19 +40,20 @@ pub struct MessageView<'a> {
     pub minutes: Vec<Minute>,
     /// Ids by number; 0 is none.
     pub ids: Vec<AnyId>,
-    /// By number as ids: the names of those that are digests, else none.
+    /// The names of ids that are digests, by the number of the id; [`Name::NONE`] for all other
+    /// ids.
     pub names: Vec<Name<'a, Any>>,
     /// Prices by number; 0 is none.
     pub prices: Vec<Money>,
-    /// What page views say that they have told.
+    /// The largest numbers that page views have told.
     pub page_views: Vec<PageViewRow>,
-    /// In the form of the newest version.
+    /// The hot rows, in the form of the newest version.
     hot: Cow<'a, [u8]>,
     cold: &'a [u8],
     version: u8,
 }
 
-/// What a page view says that it has told.
+/// The largest number that a page view has told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageViewRow {
     /// The batch that brought it.
@@ -61,7 +62,7 @@ pub struct PageViewRow {
     pub minute: u16,
     /// [`MessageView::ids`].
     pub publisher: u16,
-    /// Which, and how many.
+    /// The page view, and the number.
     pub told: PageSeq,
 }
 
@@ -86,12 +87,13 @@ pub struct Row {
     pub price: u16,
     /// Codes, kind and validity.
     pub packed: Packed,
-    /// The page view that told of it numbers what it tells.
+    /// Whether the page view that it came from numbers its events.
     pub numbered: bool,
     /// What the collector found.
     pub outcome: Outcome,
     /// Milliseconds within its minute.
     pub ms: u16,
+    /// Minutes since the issue of its token, or [`NOT_ISSUED`].
     age: i16,
     /// The part of the country.
     pub region: Region,
@@ -109,7 +111,7 @@ impl Row {
         self.packed.kind()
     }
 
-    /// From where, and on what.
+    /// Country and class of device.
     #[must_use]
     pub fn codes(&self) -> Codes {
         Packed::read(self.packed.number()).map(|(codes, ..)| codes).unwrap_or_default()
@@ -144,13 +146,13 @@ pub struct Cold<'a> {
     pub advertiser: u16,
     /// Remarks.
     pub flags: Flags,
-    /// The rules that the edge's verdict follows from.
+    /// The rules that the edge's verdict was given by.
     pub rules: RuleSet,
     /// Body and signature of the token, or nothing.
     pub proof: &'a [u8],
 }
 
-/// A cold row of a version before 4: what stands in the hot row now is here.
+/// A cold row of a version before 4, with what is in the hot row today.
 struct Cold3<'a> {
     ms: u16,
     placement: u16,
@@ -231,7 +233,7 @@ impl<'a> MessageView<'a> {
         Ok(view)
     }
 
-    /// The events, in the order of the log.
+    /// The events, in the order of the message.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row> + Clone + use<'_, 'a> {
         self.hot.chunks_exact(HOT_BYTES).map(row)
     }
@@ -261,7 +263,7 @@ impl<'a> MessageView<'a> {
         Ok(rows)
     }
 
-    /// So many cold rows of a version before 4.
+    /// Reads `count` cold rows of a version before 4.
     fn cold_3(&self, count: usize) -> Result<Vec<Cold3<'a>>, WireError> {
         let mut reader = Reader::new(self.cold);
         let mut rows = Vec::with_capacity(count);
@@ -302,7 +304,8 @@ impl<'a> MessageView<'a> {
         self.ids[number].text().map_or(self.names[number], Name::from_checked)
     }
 
-    /// How many minutes its batches and chunks declare, each for itself.
+    /// How many minutes its batches and chunks declare. A minute that two of them declare counts
+    /// twice.
     #[must_use]
     pub fn declared(&self) -> usize {
         let of_batches = self.batches.iter().map(|batch| batch.declared.len());
@@ -360,7 +363,7 @@ impl<'a> MessageView<'a> {
         if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
     }
 
-    /// The codes of rows before version 4.
+    /// Checks the codes of hot rows of a version before 4.
     fn check_3(&self, hot: &[u8]) -> Result<(), WireError> {
         let kinds = if self.version > 1 { !NUMBERED } else { u8::MAX };
         let good = hot.chunks_exact(HOT_BYTES_3).all(|r| {
@@ -374,8 +377,9 @@ impl<'a> MessageView<'a> {
         if good { Ok(()) } else { Err(WireError { what, at: 0 }) }
     }
 
-    /// Rows before version 4 in the form of today. What was in cold rows is left out where they cannot be
-    /// read: a message that counted once counts for ever.
+    /// Hot rows of a version before 4 in the form of today. Where the cold rows cannot be read,
+    /// what was in them is left out rather than the message refused: a message that was counted
+    /// once must always be.
     fn renewed(&self, hot: &[u8]) -> Vec<u8> {
         let cold = self.cold_3(hot.len() / HOT_BYTES_3).unwrap_or_default();
         let mut renewed = Vec::with_capacity(hot.len() / HOT_BYTES_3 * HOT_BYTES);
@@ -409,12 +413,13 @@ impl<'a> MessageView<'a> {
     }
 }
 
-/// A code that no reason has must not look like none: the event would be counted.
+/// Whether this code is that of a reason, or 0 for none. Any other code must be refused: read as
+/// "no reason", the event would be counted.
 const fn is_reason_or_none(code: u8) -> bool {
     code == 0 || Reason::from_code(code).is_some()
 }
 
-/// A row that [`MessageView::check`] has seen: its codes are known.
+/// Reads a hot row that [`MessageView::check`] has checked: all its codes are known.
 #[inline]
 fn row(r: &[u8]) -> Row {
     let word = |at: usize| u16::from_le_bytes([r[at], r[at + 1]]);
@@ -447,7 +452,7 @@ fn proof<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
     reader.slice(usize::from(length))
 }
 
-/// The names of ids that are digests, by the numbers of their ids.
+/// Reads the names of ids that are digests. Returns them by the numbers of all ids.
 fn names<'a>(reader: &mut Reader<'a>, ids: &[AnyId]) -> Result<Vec<Name<'a, Any>>, WireError> {
     let mut names = vec![Name::NONE; ids.len()];
     let digests = ids.iter().filter(|id| id.is_digest()).count();
