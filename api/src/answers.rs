@@ -34,10 +34,10 @@ pub struct Counted {
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// Of how many outboxes more may come, in the partition where they are most.
+    /// How many outboxes may still bring more, in the partition where they are most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<usize>,
-    /// Grows whenever a final minute changes all the same.
+    /// Grows whenever a minute changes that was final already.
     pub revision: u64,
     /// The log's clock up to which everything is counted.
     pub as_of: String,
@@ -65,7 +65,7 @@ pub struct Popular {
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// Of how many outboxes more may come, in the partition where they are most.
+    /// How many outboxes may still bring more, in the partition where they are most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<usize>,
 }
@@ -84,9 +84,9 @@ pub struct Account {
     pub counted: u64,
     /// Events that were counted before.
     pub duplicate: u64,
-    /// Events that are not counted, by why.
+    /// Events that are not counted, by reason.
     pub reasons: Reasons,
-    /// What was received and has no outcome yet.
+    /// How many events were received and have no outcome yet.
     #[cfg_attr(feature = "openapi", schema(value_type = i64))]
     pub in_flight: i128,
     /// Everything that was received has one outcome or is in flight, and nothing is known to be
@@ -97,44 +97,44 @@ pub struct Account {
     pub because: BTreeSet<Doubt>,
     /// Batches near these minutes that never came, and are waited for no more: nobody knows their
     /// events.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub given_up: u64,
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// Of how many outboxes more may come, in the partition where they are most.
+    /// How many outboxes may still bring more, in the partition where they are most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind: Option<usize>,
-    /// Of some publishers whose pages number what they tell.
+    /// Some of the publishers whose pages number their events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<Pages>,
-    /// Of how many publishers pages do.
-    #[serde(default, skip_serializing_if = "is_none")]
+    /// How many publishers have such pages.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub publishers_with_pages: usize,
-    /// Some of the outboxes with gaps, of every edge that has such.
+    /// Some of the outboxes with gaps: as many of each edge that has any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
     /// How many outboxes have gaps.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub outboxes_with_gaps: usize,
-    /// Some of the outboxes with conflicts, of every edge that has such.
+    /// Some of the outboxes with conflicts: as many of each edge that has any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<Conflicts>,
     /// How many outboxes have conflicts.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub outboxes_with_conflicts: usize,
 }
 
-/// Batches of an outbox under whose numbers others had been counted: nothing of them was.
+/// Batches of an outbox that were skipped, because others had been counted under their numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Conflicts {
     /// The edge.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub edge: EdgeId,
-    /// Which start of it.
+    /// The epoch: each start of the edge begins a new one.
     pub epoch: u64,
-    /// All that there were; one that came again after many others may be counted twice.
+    /// How many there were; one that came again after many others may be in this number twice.
     pub count: u64,
     /// The newest of them.
     pub newest: Vec<Conflict>,
@@ -158,7 +158,7 @@ pub struct Conflict {
     pub at: String,
 }
 
-/// What the pages of a publisher have sent beside what was counted of it.
+/// How many events the pages of a publisher have sent, and how many were counted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pages {
@@ -167,10 +167,10 @@ pub struct Pages {
     pub publisher: PublisherName,
     /// Events that its pages say they have sent.
     pub sent: u64,
-    /// With a verdict or without.
+    /// How many of them were counted, with a verdict or without.
     pub counted: u64,
-    /// The difference; below zero in a part of the time, when an event came later than one that was
-    /// made after it.
+    /// What was sent less what was counted. Below zero for a part of the time when an event came
+    /// later than one that was made after it.
     #[cfg_attr(feature = "openapi", schema(value_type = i64))]
     pub lost: i128,
 }
@@ -182,7 +182,7 @@ pub struct Gap {
     /// The edge.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub edge: EdgeId,
-    /// Which start of it.
+    /// The epoch: each start of the edge begins a new one.
     pub epoch: u64,
     /// How many are missing.
     pub count: u64,
@@ -209,13 +209,13 @@ pub struct Source {
     pub source: SourceId,
     /// All rows before this one have been taken.
     pub rows: u64,
-    /// BLAKE3 of the log up to their end, in hexadecimal; none while there are none.
+    /// BLAKE3 of the log up to the end of these rows, in hexadecimal; none while there are no rows.
     pub digest: Option<String>,
     /// Events that are counted.
     pub counted: u64,
     /// Events that were counted before.
     pub duplicate: u64,
-    /// Events that are not counted, by why.
+    /// Events that are not counted, by reason.
     pub reasons: Reasons,
 }
 
@@ -242,10 +242,10 @@ pub struct Edge {
     /// Since when it is out of service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_at: Option<String>,
-    /// It has used up what is kept of one: what it sends is `over_quota`.
-    #[serde(default, skip_serializing_if = "is_false")]
+    /// Whether it has used up its quota: then what it sends is `over_quota`.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cut_off: bool,
-    /// Those that are remembered.
+    /// Its outboxes that are remembered.
     pub outboxes: Vec<Outbox>,
 }
 
@@ -253,13 +253,13 @@ pub struct Edge {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Outbox {
-    /// Which start of it.
+    /// The epoch: each start of the edge begins a new one.
     pub epoch: u64,
     /// How many batches have been counted without a gap.
     pub batches: u64,
     /// Whether it said that nothing follows.
     pub closed: bool,
-    /// It holds nothing older; none when it is closed.
+    /// The outbox holds no event older than this; none when it is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<String>,
     /// Batches that have not come although later ones have.
@@ -323,17 +323,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_false(is: &bool) -> bool {
-    !is
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_none(count: &usize) -> bool {
-    *count == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
+/// Whether serde may leave a field out: it is false or zero.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -1,6 +1,6 @@
 //! `GET /v1/partitions/{partition}/cells`: everything that a partition has counted in a range, as lines of JSON
-//! (NDJSON). The first says at which position, the last that nothing is missing; those between add up where they
-//! name the same.
+//! (NDJSON). The first line is the position at which it was counted, the last says that no line is missing.
+//! Lines in between that name the same minute, cell and amount are to be added up.
 
 use serde::{Deserialize, Serialize};
 use shared::counted::Amount;
@@ -29,29 +29,29 @@ pub enum Line {
         counted: u64,
         /// Events that were counted before.
         duplicate: u64,
-        /// Events that are not counted, by why.
+        /// Events that are not counted, by reason.
         reasons: Reasons,
     },
-    /// Events of one sort.
+    /// How many events a cell has.
     Cell {
         /// The minute, since 1970.
         #[cfg_attr(feature = "openapi", schema(value_type = u32))]
         minute: Minute,
-        /// The sort.
+        /// The cell.
         #[serde(flatten)]
         cell: Cell,
         /// How many.
         count: u64,
     },
-    /// What adds up beside them.
+    /// An amount that is added up beside the events of a cell.
     Amount {
         /// The minute, since 1970.
         #[cfg_attr(feature = "openapi", schema(value_type = u32))]
         minute: Minute,
-        /// The sort.
+        /// The cell.
         #[serde(flatten)]
         cell: Cell,
-        /// Of what; left out: spend.
+        /// What the amount is of; left out: spend.
         #[serde(default = "spend", skip_serializing_if = "is_spend")]
         #[cfg_attr(feature = "openapi", schema(value_type = String))]
         amount: Amount,
@@ -68,7 +68,7 @@ pub enum Line {
     },
 }
 
-/// The last message that is counted: all empty before the first.
+/// The last message that is counted. Zero and empty texts when there is none yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Position {
@@ -87,8 +87,8 @@ pub struct Position {
     pub cut_off: Vec<CutOff>,
 }
 
-/// An edge, with its shards, that has used up what is kept of one: what comes from this batch of this message on
-/// is `over_quota`.
+/// An edge, with its shards, that has used up its quota: what comes from this batch of this message
+/// on is `over_quota`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CutOff {
@@ -109,7 +109,7 @@ macro_rules! define {
         }
         codes { $($(#[$code_doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }
     ) => {
-        /// A sort of events.
+        /// A cell: the events that have all of this in common.
         #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub struct Cell {
@@ -134,11 +134,11 @@ macro_rules! define {
             pub valid: bool,
         }
 
-        /// What tells cells apart, but for their validity.
+        /// The names of the fields that tell cells apart, without `valid`.
         pub const CELL: &[&str] = &[stringify!($first), $(stringify!($name),)* $(stringify!($code),)+ "kind"];
 
         impl Cell {
-            /// The texts of [`CELL`]; empty where there is none.
+            /// The texts of the fields in [`CELL`], in that order; empty for a name that there is not.
             #[must_use]
             pub fn texts(&self) -> [String; CELL.len()] {
                 [
@@ -149,20 +149,20 @@ macro_rules! define {
                 ]
             }
 
-            /// Of these dimensions; `names` knows those of their ids.
+            /// The cell of these dimensions. `name`: looks up the name of an id.
             ///
             /// # Errors
-            /// Whatever is wrong with a name.
+            /// Those of `name`.
             pub fn new<E>(
-                of: &Dimensions,
-                names: impl Fn(AnyId) -> Result<NameBuf<Any>, E>,
+                dimensions: &Dimensions,
+                name: impl Fn(AnyId) -> Result<NameBuf<Any>, E>,
             ) -> Result<Self, E> {
                 Ok(Self {
-                    $first: names(of.$first.any())?.cast(),
-                    $($name: names(of.$name.any())?.cast(),)*
-                    $($code: of.$code,)+
-                    kind: of.kind,
-                    valid: of.valid,
+                    $first: name(dimensions.$first.any())?.cast(),
+                    $($name: name(dimensions.$name.any())?.cast(),)*
+                    $($code: dimensions.$code,)+
+                    kind: dimensions.kind,
+                    valid: dimensions.valid,
                 })
             }
         }

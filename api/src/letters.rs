@@ -1,4 +1,5 @@
-//! What could not be decoded, as an operator is shown it: `GET /v1/deadletters` and what follows.
+//! Dead letters, which are messages that could not be decoded, as an operator is shown them:
+//! `GET /v1/deadletters` and the routes below it.
 
 use std::fmt;
 
@@ -15,8 +16,8 @@ pub struct Letter {
     /// When the collector got it.
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub at: Timestamp,
-    /// Who had authenticated himself; none of a letter of an earlier build, and of what nobody of ours
-    /// wrote.
+    /// The authenticated sender; none for a letter of an earlier build, and for a message that no
+    /// program of ours wrote.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub sender: Option<Sender>,
     /// Where it came from, as far as is known.
@@ -25,8 +26,8 @@ pub struct Letter {
     pub reason: String,
     /// How many bytes are kept.
     pub bytes: usize,
-    /// Which batch it says that it is, when its first bytes say so: the number is missing until it
-    /// is resolved. Only when it is the sender's is that believed.
+    /// The batch that its first bytes name, if they do: the number of that batch is missing until the
+    /// letter is resolved. It is believed only when the batch is one of the sender's.
     pub batch: Option<BatchName>,
 }
 
@@ -58,19 +59,19 @@ impl fmt::Display for BatchName {
     }
 }
 
-/// What there is of letters that nobody has looked at yet.
+/// The letters that nobody has looked at yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Letters {
     /// Those that were asked for, oldest first.
     pub letters: Vec<Letter>,
-    /// There are more such behind the last of them.
+    /// Whether more letters follow behind the last of these.
     pub more: bool,
-    /// How many there are at all, whatever was asked for.
+    /// How many there are in all, whatever was asked for.
     pub all: u64,
-    /// Whose they are, those first that sent the most.
+    /// The senders of the letters, those with the most first.
     pub senders: Vec<Sent>,
-    /// How many are of senders beyond these: at most 256 are told apart.
+    /// How many letters are of other senders: at most 256 senders are told apart.
     pub others: u64,
     /// The last message's number when this was said.
     pub end: u64,
@@ -103,15 +104,15 @@ pub struct Resolved {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ResolvedAll {
-    /// Of so many it is noted.
+    /// How many letters were resolved.
     pub resolved: u64,
-    /// So many batches are given up.
+    /// How many batches are given up for them.
     pub batches: u64,
-    /// So many stay as they are …
+    /// How many letters stay as they are …
     pub kept: u64,
-    /// … for what the first of them says.
+    /// … and the reason of the first of these.
     pub why: Option<String>,
-    /// There may be more behind this one.
+    /// The letter behind which to go on, if there may be more.
     pub next: Option<u64>,
     /// The last message's number.
     pub end: u64,

@@ -1,6 +1,7 @@
-//! What is asked and answered over HTTP, once for those that answer and those that ask: the bodies
-//! ([`answers`], [`export`], [`letters`]), where each is asked for ([`routes`]), what refuses ([`Refusal`]), whether a process is ready ([`ready`]), and who asks
-//! ([`Principal`]). It knows nothing of how an answer comes about.
+//! The HTTP interface, defined once for those that answer and those that ask: the bodies of answers
+//! ([`answers`], [`export`], [`letters`]), the routes ([`routes`]), refusals ([`Refusal`]), whether
+//! a process is ready ([`ready`]), and who asks ([`Principal`]). How an answer is made is no matter
+//! of this room.
 
 pub mod answers;
 pub mod export;
@@ -18,14 +19,14 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use shared::Ready;
 
-/// An answer as JSON. Counts change: whoever keeps it must ask again.
+/// An answer as JSON. It may not be used from a cache without asking again, because counts change.
 #[must_use]
 pub fn json(body: &impl serde::Serialize) -> Response {
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))], axum::Json(body))
         .into_response()
 }
 
-/// The answer of [`Ready::PATH`].
+/// The answer to [`Ready::PATH`].
 #[must_use]
 pub fn ready(ready: &Ready) -> Response {
     let status = StatusCode::from_u16(ready.code()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

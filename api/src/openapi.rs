@@ -1,5 +1,5 @@
-//! The OpenAPI 3.1 document of [`crate::routes`]. It is checked in as `docs/openapi.json`; a test writes and
-//! compares it, so that no binary carries what makes it.
+//! Makes the OpenAPI 3.1 document from [`crate::routes`]. It is checked in as `docs/openapi.json`,
+//! and a test writes it or compares it, so that no binary has to contain this code.
 
 use serde_json::{Map, Value, json};
 use shared::problem::{CONTENT_TYPE, Problem};
@@ -74,7 +74,7 @@ fn operation(route: &Route) -> Value {
     operation
 }
 
-/// Unique, and the same as long as the path is.
+/// The operation's id: unique, and the same as long as the path is.
 fn name_of(route: &Route) -> String {
     let words = route.path.split('/').filter(|word| !word.is_empty() && *word != "v1");
     let words = words.map(|word| word.trim_matches(['{', '}']).replace(['-', '.'], "_"));
@@ -135,7 +135,7 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// The bodies.
+/// The schemas of all bodies.
 fn schemas() -> Value {
     let mut found: Vec<(String, RefOr<Schema>)> = Vec::new();
     macro_rules! add {
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// `COUNTERSIGN_WRITE_OPENAPI=1` writes it.
+    /// With `COUNTERSIGN_WRITE_OPENAPI=1` it writes the file.
     #[test]
     fn the_document_that_is_checked_in_is_that_of_the_routes() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");

@@ -7,17 +7,19 @@ use axum::{Extension, Router};
 
 use crate::Refusal;
 
-/// Who has proved to be whom, by the key of the request. Whoever guards a route puts it into the request, and
-/// a handler takes it as an argument: one that forgets to ask has none.
+/// Who asks, as proved by the key of the request. The guard of a route puts it into the request,
+/// and a handler takes it as an argument. Where no guard has done that, the handler is not called:
+/// the request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Principal {
-    /// Who runs this deployment: may ask everything.
+    /// The operator, who runs this deployment and may ask everything.
     Operator,
 }
 
 impl Principal {
-    /// Routes as this one asks them: for the questions that a process asks itself.
+    /// Makes this principal the one that asks all requests to these routes: for questions that a
+    /// process asks itself.
     pub fn asks(self, routes: Router) -> Router {
         routes.layer(Extension(self))
     }

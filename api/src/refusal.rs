@@ -6,7 +6,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use shared::problem::{CONTENT_TYPE, Problem};
 
-/// What refuses a request: a problem, and the fields that belong to it.
+/// A refusal of a request: a problem, and the header fields that belong to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     problem: Problem,
@@ -20,19 +20,19 @@ impl Refusal {
         Problem::new(status.as_u16(), kind, detail).into()
     }
 
-    /// The same may succeed after so long: `Retry-After`, in whole seconds.
+    /// With `Retry-After`, in whole seconds: the same request may succeed after that.
     #[must_use]
     pub fn retry_after(self, after: Duration) -> Self {
         self.with(header::RETRY_AFTER, HeaderValue::from(after.as_secs()))
     }
 
-    /// The methods that there are: `Allow`.
+    /// With `Allow`: the methods that the route has.
     #[must_use]
     pub fn allow(self, methods: &'static str) -> Self {
         self.with(header::ALLOW, HeaderValue::from_static(methods))
     }
 
-    /// With another field.
+    /// With another header field.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.fields.push((name, value));

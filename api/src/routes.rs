@@ -1,7 +1,9 @@
-//! The routes: where each is, who may ask it, with what, and what it answers. Whoever answers mounts a route by
-//! its path here, whoever asks takes it from here, and `docs/openapi.json` is written from these rows.
+//! The routes: the path of each, who may ask it, with what parameters, and what it answers. The
+//! rooms that answer mount a route by its path here, clients take the path from here, and
+//! `docs/openapi.json` is made from these rows.
 //!
-//! A new route: a row here, in [`ALL`]; its handler in the room that answers; its body in [`crate::answers`].
+//! To add a route: a row here and in [`ALL`], its handler in the room that answers, its body in
+//! [`crate::answers`].
 
 use std::fmt;
 
@@ -12,26 +14,29 @@ use shared::text::escaped;
 pub struct Route {
     /// `GET` or `POST`.
     pub method: &'static str,
-    /// With its parts in braces, as axum and OpenAPI write them.
+    /// The path, with the names of its parameters in braces, as axum and OpenAPI write it.
     pub path: &'static str,
-    /// Which role answers; `up` answers all of them, the edge's at the edge's address.
+    /// The role that answers. `up` answers the routes of all roles, the edge's at the edge's
+    /// address.
     pub role: Role,
     /// Who may ask.
     pub key: Key,
-    /// One line.
+    /// What the route does, in one line.
     pub summary: &'static str,
-    /// What may be said in the path and the query.
+    /// The parameters in the path and the query.
     pub parameters: &'static [Parameter],
-    /// What the body is: media types; empty where there is none.
+    /// The media types that the request's body may have; empty when there is no body.
     pub body: &'static [&'static str],
-    /// The answer when all is well: its status, media type, and the schema of JSON.
+    /// The answer when all is well: its status, its media type, and the name of its schema when it
+    /// is JSON.
     pub answer: (u16, &'static str, Option<&'static str>),
-    /// Problems: status, and the kinds of it.
+    /// The problems with which it may refuse: the status, and the kinds of problem with it.
     pub refusals: &'static [(u16, &'static [&'static str])],
 }
 
 impl Route {
-    /// The path with these in its holes, in their order, percent-encoded.
+    /// The path with these values, in their order and percent-encoded, in place of the names in
+    /// braces.
     #[must_use]
     pub fn at(&self, parts: &[&dyn fmt::Display]) -> String {
         let mut parts = parts.iter();
@@ -42,7 +47,8 @@ impl Route {
         self.path.split('/').map(fill).collect::<Vec<_>>().join("/")
     }
 
-    /// Who answers a path: the route of which most stands at its beginning.
+    /// The role that answers a path: that of the route whose fixed beginning is the longest that
+    /// the path begins with.
     #[must_use]
     pub fn role_of(path: &str) -> Option<Role> {
         let fixed = |route: &Self| route.path.split('{').next().unwrap_or_default();
@@ -63,7 +69,7 @@ pub enum Role {
 /// Who may ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Key {
-    /// Everybody.
+    /// Everybody: no key is needed.
     None,
     /// `Authorization: Bearer KEY`.
     Operator,
@@ -73,7 +79,7 @@ pub enum Key {
     Signed,
 }
 
-/// What a route is asked with.
+/// A parameter of a route, in the path or the query.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameter {
     /// Its name.
@@ -86,16 +92,16 @@ pub struct Parameter {
     pub what: &'static str,
 }
 
-/// What a parameter may be.
+/// The values that a parameter may have.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
     /// A name: 1 to 16 of `A-Z a-z 0-9 _ -`.
     Id,
     /// A whole minute: Unix seconds, or RFC 3339.
     Minute,
-    /// A whole number between two.
+    /// A whole number from the first to the second, both included.
     Number(u64, u64),
-    /// One of these.
+    /// One of these words.
     OneOf(&'static [&'static str]),
     /// So many hexadecimal digits.
     Hex(usize),
@@ -125,14 +131,14 @@ const VALIDITY: Parameter = maybe(
     "events that count for money, those that are flagged, or both; valid when it is not said",
 );
 const SEQUENCE: Parameter = needed("sequence", Shape::Number(1, u64::MAX), "a letter's number");
-/// Of every question to an aggregator.
+/// The refusals of every question to an aggregator.
 const UNANSWERED: [(u16, &[&str]); 4] = [
     (400, &["invalid_parameter"]),
     (401, &["unauthorized"]),
     (500, &["damaged_checkpoint"]),
     (503, &["not_ready", "partition_stopped", "standby", "lease_lost", "store_unavailable"]),
 ];
-/// Of what comes in at a collector.
+/// The refusals of batches at a collector.
 const NOT_TAKEN: [(u16, &[&str]); 8] = [
     (400, &["malformed", "body_unreadable"]),
     (401, &["unauthorized"]),
@@ -174,7 +180,7 @@ pub const AD_COUNT: Route = question(
 );
 /// The same by its short name.
 pub const AD_CNT: Route = Route { path: "/v1/ads/{ad_id}/aggregated_cnt", ..AD_COUNT };
-/// The ads that have most.
+/// The ads that have the most events.
 pub const POPULAR_ADS: Route = question(
     "/v1/ads/popular_ads",
     "The ads with most events in the last minutes",
@@ -265,7 +271,7 @@ pub const IMPORT: Route = Route {
         "Imported",
     )
 };
-/// What could not be decoded.
+/// The dead letters: what could not be decoded.
 pub const DEAD_LETTERS: Route = Route {
     role: Role::Collector,
     refusals: &LETTERS,
@@ -281,14 +287,14 @@ pub const DEAD_LETTERS: Route = Route {
         "",
     )
 };
-/// One of them.
+/// One dead letter.
 pub const DEAD_LETTER: Route = Route {
     role: Role::Collector,
     refusals: &[(401, &["unauthorized"]), (404, &["not_found"]), (503, &["log_away"])],
     answer: (200, "application/octet-stream", None),
     ..question("/v1/deadletters/{sequence}", "One letter, as it came", &[SEQUENCE], "")
 };
-/// It was looked at.
+/// Notes that a dead letter was looked at.
 pub const RESOLVE: Route = Route {
     method: "POST",
     role: Role::Collector,
@@ -308,7 +314,7 @@ pub const RESOLVE: Route = Route {
         "",
     )
 };
-/// All of a sender were.
+/// Notes that all dead letters of a sender were looked at.
 pub const RESOLVE_ALL: Route = Route {
     method: "POST",
     role: Role::Collector,
@@ -330,7 +336,7 @@ pub const RESOLVE_ALL: Route = Route {
         "",
     )
 };
-/// What edges elsewhere are told.
+/// Keys and catalogue, for edges elsewhere.
 pub const EDGE_POLICY: Route = Route {
     role: Role::Collector,
     key: Key::Signed,
@@ -350,7 +356,7 @@ pub const READY: Route = Route {
     )
 };
 
-/// These routes as a document.
+/// The OpenAPI document of these routes.
 pub const OPENAPI: Route = Route {
     key: Key::None,
     refusals: &[],
@@ -403,7 +409,7 @@ pub const SERVE: Route = visit(
         (503, &["outbox_full", "no_signing_key", "no_ids", "clock_wrong", "policy_too_old"]),
     ],
 );
-/// What a page tells.
+/// Events that a page tells.
 pub const EVENTS_OF_PAGES: Route = Route {
     body: &[JSON, "text/plain"],
     ..visit(
@@ -444,7 +450,7 @@ pub const CLICK: Route = visit(
     &[],
 );
 
-/// All of them.
+/// All routes.
 pub const ALL: [Route; 21] = [
     SERVE,
     EVENTS_OF_PAGES,

@@ -69,8 +69,7 @@ macro_rules! json_event {
             #[serde(default)]
             pub network: Network,
             /// The visitor, as hexadecimal digits: 64 bits do not fit into JavaScript's numbers,
-            /// which have
-            /// 53. Zeros, or left out, without consent.
+            /// which have 53. Without consent they are zeros, or left out.
             #[serde(default)]
             pub visitor: Fingerprint,
             /// Remarks.
