@@ -16,7 +16,7 @@ const FEW_MAX: usize = 16;
 /// Fills the rest of a list: no place is so large.
 const UNUSED: u16 = u16::MAX;
 
-/// The places of a container's bits when they are few: ascending, then [`UNUSED`].
+/// The places of a container's bits when they are few: ascending, the rest unused.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Few([u16; FEW_MAX]);
 
