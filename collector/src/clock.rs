@@ -20,7 +20,8 @@ use tracing::{error, info, warn};
 
 /// How often the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// An operator's word that the clock is right is good for so long: no start much later may believe it.
+/// How long an operator's word that the clock is right counts, in ms from the time that it names. A
+/// process that is started again much later with the same setting must not believe it.
 pub const WORD_LASTS_MS: u64 = 3_600_000;
 
 /// What a log says of the time.
@@ -65,18 +66,18 @@ impl fmt::Display for Disagreement {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Agreement {
     /// When the operator has said that the clock is right.
-    word: Option<Timestamp>,
+    confirmed_at: Option<Timestamp>,
     /// It has agreed with the log once: what is ahead from then on is time that has passed.
-    begun: bool,
+    has_agreed: bool,
     /// What the log said when the operator's word was against it.
-    forgiven: Timestamp,
+    forgiven_up_to: Timestamp,
 }
 
 impl Agreement {
     /// Nothing is agreed yet; `word` is when an operator has said that the clock is right.
     #[must_use]
-    pub const fn new(word: Option<Timestamp>) -> Self {
-        Self { word, begun: false, forgiven: Timestamp(0) }
+    pub const fn new(confirmed_at: Option<Timestamp>) -> Self {
+        Self { confirmed_at, has_agreed: false, forgiven_up_to: Timestamp(0) }
     }
 
     /// Whether the collector's time can be believed.
@@ -85,8 +86,8 @@ impl Agreement {
     /// How it disagrees with the log.
     pub fn check(&mut self, now: Timestamp, log: Newest) -> Result<(), Disagreement> {
         let Newest { stamp, live } = log;
-        let is_new = !self.begun && stamp != Timestamp(0);
-        let found = if stamp > now.plus_ms(CLOCK_AHEAD_MS_MAX) && stamp > self.forgiven {
+        let is_new = !self.has_agreed && stamp != Timestamp(0);
+        let found = if stamp > now.plus_ms(CLOCK_AHEAD_MS_MAX) && stamp > self.forgiven_up_to {
             Err(Disagreement::Behind { now, log: stamp })
         } else if is_new && now > stamp.plus_ms(CLOCK_START_AHEAD_MS_MAX) {
             Err(Disagreement::FarAhead { now, log: stamp })
@@ -96,18 +97,18 @@ impl Agreement {
             Ok(())
         };
         if found.is_err() {
-            if self.begun || !self.is_said(now) {
+            if self.has_agreed || !self.is_confirmed(now) {
                 return found;
             }
-            self.forgiven = stamp;
+            self.forgiven_up_to = stamp;
         }
-        self.begun = true;
+        self.has_agreed = true;
         Ok(())
     }
 
-    fn is_said(&self, now: Timestamp) -> bool {
-        self.word.is_some_and(|word| {
-            now >= word.minus_ms(CLOCK_AHEAD_MS_MAX) && now <= word.plus_ms(WORD_LASTS_MS)
+    fn is_confirmed(&self, now: Timestamp) -> bool {
+        self.confirmed_at.is_some_and(|at| {
+            now >= at.minus_ms(CLOCK_AHEAD_MS_MAX) && now <= at.plus_ms(WORD_LASTS_MS)
         })
     }
 }
@@ -140,8 +141,8 @@ impl Clock for AgreedClock {
 }
 
 impl AgreedClock {
-    pub(crate) fn new(clock: Arc<dyn Clock>, word: Option<Timestamp>) -> Self {
-        let agreement = Mutex::new(Agreement::new(word));
+    pub(crate) fn new(clock: Arc<dyn Clock>, confirmed_at: Option<Timestamp>) -> Self {
+        let agreement = Mutex::new(Agreement::new(confirmed_at));
         Self { clock, agreement, newest: watch::Sender::new(None), given: AtomicU64::new(0) }
     }
 
@@ -252,15 +253,15 @@ mod tests {
         let long_ago = log(NOW.minus_ms(30 * DAY));
         let why = agreement.check(NOW, long_ago).unwrap_err().to_string();
         assert!(why.contains("--clock-is-right 2026-09-21T14:13:20Z"), "{why}");
-        let word = |word| Agreement { word: Some(word), ..Agreement::default() };
-        assert_eq!(word(NOW.minus_ms(5_000)).check(NOW, long_ago), Ok(()));
-        // Last month's word is no word.
-        assert!(word(NOW.minus_ms(30 * DAY)).check(NOW, long_ago).is_err());
+        let confirmed = |at| Agreement::new(Some(at));
+        assert_eq!(confirmed(NOW.minus_ms(5_000)).check(NOW, long_ago), Ok(()));
+        // What the operator said last month no longer counts.
+        assert!(confirmed(NOW.minus_ms(30 * DAY)).check(NOW, long_ago).is_err());
     }
 
     #[test]
     fn a_word_against_a_log_that_is_ahead_forgives_what_it_had_then_and_no_more() {
-        let mut agreement = Agreement { word: Some(NOW), ..Agreement::default() };
+        let mut agreement = Agreement { confirmed_at: Some(NOW), ..Agreement::default() };
         let ahead = NOW.plus_ms(DAY);
         assert_eq!(agreement.check(NOW.plus_ms(1_000), log(ahead)), Ok(()));
         assert_eq!(agreement.check(NOW.plus_ms(2_000), log(ahead)), Ok(()));

@@ -24,8 +24,8 @@ use crate::controls;
 use crate::error::SubmitError;
 use crate::flush::{Flusher, GivenUp, Item, Ticket, append};
 use crate::keys::CollectorKeys;
-use crate::metrics::{Metrics, OverQuota};
-use crate::queue::{Queue, Share, Weight};
+use crate::metrics::{LetterFate, Metrics};
+use crate::queue::{Permit, Queue, Share, Weight};
 use crate::quota::{self, Accounts, Letters, Over, Quota};
 use crate::sender::{self, Refusal};
 use crate::settings::Settings;
@@ -142,7 +142,7 @@ impl<L: Log> Collector<L> {
         // Each issuer is there before it has sent anything.
         let issuers =
             keys.borrow().edges.iter().map(|(_, edge)| edge.issuer).collect::<BTreeSet<_>>();
-        issuers.into_iter().for_each(|issuer| metrics.took_of(issuer, 0));
+        issuers.into_iter().for_each(|issuer| metrics.count_issuer_bytes(issuer, 0));
         Ok(Self {
             letters: Letters::new(settings.dead_letter_bytes_per_hour),
             accounts: Accounts::new(settings.quotas),
@@ -197,24 +197,24 @@ impl<L: Log> Collector<L> {
             checked = sender::check(sender, &inspected, &keys, self.agreed().await?);
         }
         if let Err(why) = checked {
-            self.metrics.refused(why);
+            self.metrics.count_refused(why);
             return Err(SubmitError::NotAllowed(why, why.detail(&inspected)));
         }
-        let account = sender::account(sender, inspected.outbox.edge, &keys);
-        if let Some(issuer) = account {
-            let bytes = inspected.written(self.log.partitions());
+        let charged = sender::charged_issuer(sender, inspected.outbox.edge, &keys);
+        if let Some(issuer) = charged {
+            let bytes = inspected.log_bytes(self.log.partitions());
             let paid = self.accounts.batch(issuer, inspected.outbox, bytes);
-            paid.map_err(|over| self.over(issuer, over))?;
-            let taken = self.take(sender, account, inspected, batch).await;
+            paid.map_err(|over| self.over_quota(issuer, over))?;
+            let taken = self.admit(sender, charged, inspected, batch).await;
             match &taken {
                 // Else a batch that waits for another of its quotas would use this one up.
                 Err(SubmitError::OverQuota { .. }) => self.accounts.give_back(issuer, bytes),
-                Ok(_) => self.metrics.took_of(issuer, bytes),
+                Ok(_) => self.metrics.count_issuer_bytes(issuer, bytes),
                 Err(_) => {}
             }
             return taken;
         }
-        self.take(sender, account, inspected, batch).await
+        self.admit(sender, charged, inspected, batch).await
     }
 
     /// As [`Collector::submit_from`], of a sender that NATS knows to be this edge. Over NATS nobody
@@ -224,7 +224,7 @@ impl<L: Log> Collector<L> {
     ///
     /// # Errors
     /// As [`Collector::submit_from`].
-    pub async fn submit_of(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
+    pub async fn submit_from_edge(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let from = format!("edge {edge}");
         let sender = edge.parse().ok().map(Sender::Edge);
         let refused = match sender {
@@ -251,7 +251,7 @@ impl<L: Log> Collector<L> {
                 "no batch, and too many before it: let go of, and what follows in this minute"
             );
         }
-        self.metrics.letters_over_quota_with(OverQuota::LetGo).inc();
+        self.metrics.letters_over_quota_with(LetterFate::LetGo).inc();
         Err(SubmitError::Refused(why))
     }
 
@@ -296,22 +296,22 @@ impl<L: Log> Collector<L> {
         Ok(Sender::Issuer(key.issuer))
     }
 
-    async fn take(
+    async fn admit(
         &self,
         sender: Sender,
-        account: Option<IssuerId>,
+        charged: Option<IssuerId>,
         inspected: Inspected,
         batch: Bytes,
     ) -> Result<Receipt, SubmitError> {
         let Inspected { events, sealed, .. } = inspected;
         let edge = inspected.outbox.edge;
-        let items = self.open()?;
-        let weight = Weight::of(batch.len(), events);
-        let share = match account {
+        let items = self.item_sender()?;
+        let weight = Weight::new(batch.len(), events);
+        let share = match charged {
             None => None,
-            Some(issuer) => Some(self.share(sender, issuer, weight).await?),
+            Some(issuer) => Some(self.queue_share(sender, issuer, weight).await?),
         };
-        let place = self.queue.place(weight, share).await.ok_or_else(closing)?;
+        let permit = self.queue.acquire(weight, share).await.ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let now = self.agreed().await?;
         let clock_ahead_ms = sealed.map_or(0, |sealed| sealed.0.saturating_sub(now.0));
@@ -326,17 +326,17 @@ impl<L: Log> Collector<L> {
         let judged = self.verifier.batch(batch, events, keys, now).await;
         // It was decoded before: what fails here is the thread.
         let judged = judged.map_err(SubmitError::Retry)?;
-        if let Some(issuer) = account {
+        if let Some(issuer) = charged {
             let paid = self.accounts.blocks(issuer, &judged.blocks());
-            paid.map_err(|over| self.over(issuer, over))?;
+            paid.map_err(|over| self.over_quota(issuer, over))?;
         }
-        self.hand_over(items, place, |ticket| Item::Batch(Arc::new(judged), ticket)).await?;
+        self.hand_over(items, permit, |ticket| Item::Batch(Arc::new(judged), ticket)).await?;
         Ok(Receipt { clock_ahead_ms, is_out_of_service })
     }
 
     /// A part of the issuer's share of the queue. What NATS holds waits for it: to give it back would
     /// only make it travel again. A request does not, for its body would lie in memory meanwhile.
-    async fn share(
+    async fn queue_share(
         &self,
         sender: Sender,
         issuer: IssuerId,
@@ -345,15 +345,15 @@ impl<L: Log> Collector<L> {
         match self.queue.share(issuer, weight) {
             Ok(share) => Ok(share),
             Err(wait) if matches!(sender, Sender::Edge(_)) => wait.await.ok_or_else(closing),
-            Err(_) => Err(self.over(issuer, Over(Quota::Queue, Duration::ZERO))),
+            Err(_) => Err(self.over_quota(issuer, Over(Quota::Queue, Duration::ZERO))),
         }
     }
 
-    fn over(&self, issuer: IssuerId, Over(quota, after): Over) -> SubmitError {
+    fn over_quota(&self, issuer: IssuerId, Over(quota, after): Over) -> SubmitError {
         self.metrics.over_quota_of(quota).inc();
         let why = format!(
             "the issuer {issuer} has sent as many {} as it may for now; send the same again later",
-            quota.what()
+            quota.noun()
         );
         SubmitError::OverQuota { why, after }
     }
@@ -366,13 +366,16 @@ impl<L: Log> Collector<L> {
     /// [`SubmitError::NotAllowed`] when it is more than the log takes at once, and
     /// [`SubmitError::Retry`] when the log is away.
     pub async fn import(&self, chunk: ImportChunk) -> Result<(), SubmitError> {
-        let items = self.open()?;
+        let items = self.item_sender()?;
         chunk.check().map_err(SubmitError::Refused)?;
-        let place =
-            self.queue.place(Weight::of(0, chunk.events.len()), None).await.ok_or_else(closing)?;
+        let permit = self
+            .queue
+            .acquire(Weight::new(0, chunk.events.len()), None)
+            .await
+            .ok_or_else(closing)?;
         let keys = Arc::clone(&self.keys.borrow());
         let judged = self.verifier.chunk(&chunk, &keys, self.agreed().await?);
-        self.hand_over(items, place, |ticket| Item::Chunk(Arc::new(judged), ticket)).await
+        self.hand_over(items, permit, |ticket| Item::Chunk(Arc::new(judged), ticket)).await
     }
 
     /// Why nothing is taken at the moment, for it is not known whose clock is right; none when
@@ -420,7 +423,7 @@ impl<L: Log> Collector<L> {
         let letter = DeadLetter { at, ..letter };
         let (whose, length) = (self.accountable(sender), kept.len() as u64);
         if let Err(wait) = self.letters.take(whose, length, at) {
-            self.metrics.letters_over_quota_with(OverQuota::Later).inc();
+            self.metrics.letters_over_quota_with(LetterFate::Later).inc();
             return SubmitError::TooManyLetters(wait, reason);
         }
         // The reason may quote what came, and that is nobody's business who reads a log.
@@ -432,7 +435,7 @@ impl<L: Log> Collector<L> {
                  minute"
             );
         }
-        let why = match self.keep(&letter).await {
+        let why = match self.append_letter(&letter).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();
                 return SubmitError::Refused(reason);
@@ -458,7 +461,7 @@ impl<L: Log> Collector<L> {
     }
 
     /// Appends a letter, with as much of what came as the log takes.
-    async fn keep(&self, letter: &DeadLetter<'_>) -> Result<(), GivenUp> {
+    async fn append_letter(&self, letter: &DeadLetter<'_>) -> Result<(), GivenUp> {
         let retry_for = Duration::from_millis(self.settings.retry_for_ms);
         let mut most = LETTER_BYTES_MAX;
         loop {
@@ -516,19 +519,19 @@ impl<L: Log> Collector<L> {
         &self.metrics
     }
 
-    fn open(&self) -> Result<mpsc::Sender<Item>, SubmitError> {
+    fn item_sender(&self) -> Result<mpsc::Sender<Item>, SubmitError> {
         self.items.lock().clone().ok_or_else(closing)
     }
 
     async fn hand_over(
         &self,
         items: mpsc::Sender<Item>,
-        place: crate::queue::Place,
+        permit: Permit,
         item: impl FnOnce(Ticket) -> Item,
     ) -> Result<(), SubmitError> {
         let (ack, wait) = oneshot::channel();
         let gone = || SubmitError::Retry("the collector has ended".to_owned());
-        items.send(item(Ticket { ack, place })).await.map_err(|_| gone())?;
+        items.send(item(Ticket { ack, permit })).await.map_err(|_| gone())?;
         // The task flushes at once when nobody can send any more: do not keep it waiting.
         drop(items);
         wait.await.unwrap_or_else(|_| Err(gone()))

@@ -44,7 +44,7 @@ impl Wanted {
 ///
 /// # Errors
 /// When it is none of these.
-pub fn sender_of(text: &str) -> Result<Option<Sender>, String> {
+pub fn parse_sender(text: &str) -> Result<Option<Sender>, String> {
     fn name<T: Short>(name: &str) -> Result<Id<T>, String> {
         name.parse().map_err(|error| format!("{name:.40}: {error}"))
     }
@@ -72,7 +72,7 @@ pub async fn unresolved<L: Log>(
     wanted: &Wanted,
     most: usize,
 ) -> Result<Letters, LogError> {
-    let mut unresolved = Unresolved::of(log).await?;
+    let mut unresolved = Unresolved::open(log).await?;
     let (mut letters, mut more, mut all, mut others) = (Vec::new(), false, 0, 0);
     let mut senders: BTreeMap<Option<Sender>, Sent> = BTreeMap::new();
     while let Some((sequence, payload)) = unresolved.next().await? {
@@ -100,7 +100,7 @@ pub async fn unresolved<L: Log>(
             from: letter.from.to_owned(),
             reason: letter.reason.to_owned(),
             bytes,
-            batch: name_of(letter.bytes),
+            batch: batch_name(letter.bytes),
         });
     }
     let mut senders: Vec<_> = senders.into_values().collect();
@@ -114,7 +114,7 @@ pub async fn unresolved<L: Log>(
 /// [`LogError`].
 pub async fn find<L: Log>(log: &L, wanted: u64) -> Result<Option<Bytes>, LogError> {
     let end = end(log).await?.min(wanted);
-    let mut messages = Messages::of(log, end).await?;
+    let mut messages = Messages::open(log, end).await?;
     while let Some((sequence, payload)) = messages.next().await? {
         if sequence == wanted && DeadLetter::read(&payload).is_some() {
             return Ok(Some(payload));
@@ -141,7 +141,7 @@ pub async fn resolve<L: Log>(log: &L, sequences: &[u64], now: Timestamp) -> Resu
 /// # Errors
 /// [`LogError`]: nothing may be gone, and all that was resolved stays so.
 pub async fn forget<L: Log>(log: &L) -> Result<(), LogError> {
-    let mut unresolved = Unresolved::of(log).await?;
+    let mut unresolved = Unresolved::open(log).await?;
     let first = unresolved.next().await?.map_or(unresolved.end(), |(sequence, _)| sequence);
     match first.saturating_sub(1) {
         0 => Ok(()),
@@ -161,9 +161,9 @@ impl<R: Reader> Unresolved<R> {
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn of<L: Log<Reader = R>>(log: &L) -> Result<Self, LogError> {
+    pub async fn open<L: Log<Reader = R>>(log: &L) -> Result<Self, LogError> {
         let end = end(log).await?;
-        let mut messages = Messages::of(log, end).await?;
+        let mut messages = Messages::open(log, end).await?;
         let mut resolved = Numbers::default();
         while let Some((own, payload)) = messages.next().await? {
             // What speaks of a later one is no note of ours.
@@ -171,7 +171,7 @@ impl<R: Reader> Unresolved<R> {
                 resolved.insert(note.sequence);
             }
         }
-        Ok(Self { messages: Messages::of(log, end).await?, resolved })
+        Ok(Self { messages: Messages::open(log, end).await?, resolved })
     }
 
     /// The last message's number.
@@ -212,27 +212,27 @@ impl Numbers {
 struct Messages<R> {
     /// None when there is nothing.
     reader: Option<R>,
-    at: u64,
+    last_read: u64,
     end: u64,
 }
 
 impl<R: Reader> Messages<R> {
-    async fn of<L: Log<Reader = R>>(log: &L, end: u64) -> Result<Self, LogError> {
+    async fn open<L: Log<Reader = R>>(log: &L, end: u64) -> Result<Self, LogError> {
         let reader = if end == 0 { None } else { Some(log.reader(DEAD, None).await?) };
-        Ok(Self { reader, at: 0, end })
+        Ok(Self { reader, last_read: 0, end })
     }
 
     async fn next(&mut self) -> Result<Option<(u64, Bytes)>, LogError> {
-        let Some(reader) = self.reader.as_mut().filter(|_| self.at < self.end) else {
+        let Some(reader) = self.reader.as_mut().filter(|_| self.last_read < self.end) else {
             return Ok(None);
         };
         let next = reader.next().await?;
-        self.at = next.position.sequence;
-        if self.at.is_multiple_of(YIELD_EVERY) {
+        self.last_read = next.position.sequence;
+        if self.last_read.is_multiple_of(YIELD_EVERY) {
             // A local log never waits, and others have something to do.
             tokio::task::yield_now().await;
         }
-        Ok((self.at <= self.end).then_some((self.at, next.payload)))
+        Ok((self.last_read <= self.end).then_some((self.last_read, next.payload)))
     }
 }
 
@@ -245,7 +245,7 @@ async fn end<L: Log>(log: &L) -> Result<u64, LogError> {
 
 /// Which batch these bytes begin like.
 #[must_use]
-pub fn name_of(bytes: &[u8]) -> Option<BatchName> {
+pub fn batch_name(bytes: &[u8]) -> Option<BatchName> {
     let (outbox, number) = batch::name_of(bytes)?;
     Some(BatchName { edge: outbox.edge, epoch: outbox.epoch, number })
 }

@@ -21,7 +21,7 @@ use tracing::{debug, error, warn};
 use crate::coalesce::{Coalescer, Flush};
 use crate::error::SubmitError;
 use crate::metrics::Metrics;
-use crate::queue::Place;
+use crate::queue::Permit;
 use crate::sender::Refusal;
 use crate::settings::Settings;
 use crate::verify::{JudgedBatch, JudgedChunk};
@@ -52,12 +52,12 @@ impl Item {
 /// Who waits for an acknowledgement, and the place that is free afterwards.
 pub(crate) struct Ticket {
     pub(crate) ack: oneshot::Sender<Result<(), SubmitError>>,
-    pub(crate) place: Place,
+    pub(crate) permit: Permit,
 }
 
 impl Ticket {
     fn resolve(self, result: Result<(), SubmitError>) {
-        drop(self.place);
+        drop(self.permit);
         // Nobody waits any more: the sender has hung up, and will send again.
         let _ = self.ack.send(result);
     }
@@ -129,11 +129,11 @@ impl<L: Log> Flusher<L> {
     fn gather(&mut self, item: Item) {
         match &item {
             Item::Batch(batch, _) => {
-                self.metrics.judged(&batch.rows);
+                self.metrics.count_outcomes(&batch.rows);
                 self.metrics.batches.inc();
             }
             Item::Chunk(chunk, _) => {
-                self.metrics.judged(&chunk.rows);
+                self.metrics.count_outcomes(&chunk.rows);
                 self.metrics.chunks.inc();
             }
         }
@@ -210,7 +210,7 @@ impl<L: Log> Group<L> {
 
     /// It is too large by itself.
     fn refuse(&self, item: Item, why: &str) {
-        self.metrics.refused(Refusal::BatchTooLarge);
+        self.metrics.count_refused(Refusal::BatchTooLarge);
         let why = format!("it is larger than what the log takes, by itself: {why}");
         warn!("a batch or chunk is refused: {why}");
         item.resolve(Err(SubmitError::NotAllowed(Refusal::BatchTooLarge, why)));

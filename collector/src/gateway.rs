@@ -28,8 +28,8 @@ use shared::keys::request::{self, RequestError};
 use shared::limits::GATEWAY_BODY_BYTES_MAX;
 use shared::wire::json::JsonBatch;
 
-use self::bodies::{Bodies, Whose};
-use self::runs::{Refused, Runs};
+use self::bodies::{Bodies, Caller};
+use self::runs::{RunError, Runs};
 use crate::collector::{Collector, Receipt};
 use crate::error::SubmitError;
 use crate::sender::Refusal;
@@ -90,12 +90,12 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
     let signature = request.headers().get(request::FIELD).cloned();
     let collector = &gateway.collector;
     let whose = match &signature {
-        None => Whose::Operator,
+        None => Caller::Operator,
         Some(signature) => {
             let hash = request.headers().get(request::BODY_FIELD).map(HeaderValue::as_bytes);
             match collector.check_head(signature.as_bytes(), hash, BATCHES_PATH) {
-                Ok(Some(issuer)) => Whose::Issuer(issuer),
-                Ok(None) => Whose::Unproven,
+                Ok(Some(issuer)) => Caller::Issuer(issuer),
+                Ok(None) => Caller::Unproven,
                 Err(error) => return unauthorized(collector, &error),
             }
         }
@@ -138,7 +138,7 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
         Ok(run) => run,
         Err(what) => return problem(StatusCode::BAD_REQUEST, "invalid_parameter", what),
     };
-    let body = gateway.bodies.read(Whose::Operator, request.into_body(), GATEWAY_BODY_BYTES_MAX);
+    let body = gateway.bodies.read(Caller::Operator, request.into_body(), GATEWAY_BODY_BYTES_MAX);
     let body = match body.await {
         Ok(body) => body,
         Err(response) => return response,
@@ -151,11 +151,11 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
     let take = |run: &String| gateway.runs.take(source, run, rows.clone());
     let (end, _under_way) = match run.as_ref().map(take).transpose() {
         Ok(taken) => taken.unzip(),
-        Err(Refused::Busy) => {
+        Err(RunError::Busy) => {
             let detail = "another import of this log is under way; send the same again later";
             return soon("import_busy", detail);
         }
-        Err(Refused::TakenOver) => {
+        Err(RunError::TakenOver) => {
             let detail = "another import under this name has followed this one, which was silent: run \
                           the same command again";
             return problem(StatusCode::CONFLICT, "import_taken_over", detail);

@@ -68,7 +68,7 @@ pub struct Ruling<'a> {
     /// What decides the partition: the same for the same bytes, believed or not (as long as the
     /// key is known), so that a batch that is judged again after an append that failed half-way
     /// cannot put an event into a second partition.
-    pub place: (IssuerId, BlockId),
+    pub partition_key: (IssuerId, BlockId),
 }
 
 /// Judges one event. The first of these that holds is its reason: the edge is out of service; the
@@ -86,7 +86,7 @@ pub fn judge<'a>(
 ) -> Ruling<'a> {
     let retired = if context.retired { Err(Reason::EdgeRetired) } else { Ok(()) };
     // Whatever its reason is, it is in a minute that is kept.
-    let mut judged = blank(event.kind, within(event.at, context.now).0);
+    let mut judged = blank(event.kind, clamp_time(event.at, context.now).0);
     judged.codes = event.codes;
     judged.region = event.region;
     judged.network = event.network;
@@ -99,7 +99,7 @@ pub fn judge<'a>(
         Err(doubted) => {
             judged.outcome = Err(retired.err().unwrap_or(doubted.reason));
             let names = Default::default();
-            return Ruling { judged, names, proof: event.token, place: doubted.claim };
+            return Ruling { judged, names, proof: event.token, partition_key: doubted.claim };
         }
     };
     let token = &believed.token;
@@ -117,7 +117,7 @@ pub fn judge<'a>(
     let foreign = believed.key.issuer != context.owner;
     judged.outcome = retired
         .and(if foreign { Err(Reason::ForeignIssuer) } else { Ok(()) })
-        .and_then(|()| within(event.at, context.now).1.map_or(Ok(()), Err))
+        .and_then(|()| clamp_time(event.at, context.now).1.map_or(Ok(()), Err))
         .and_then(|()| token.check_life())
         .and_then(|()| token.check_time(event.kind, event.at))
         .and_then(|()| price.ok_or(Reason::Malformed))
@@ -131,7 +131,7 @@ pub fn judge<'a>(
         (Ok(_), Kind::Served) => believed.proof,
         (Ok(_), _) => &[],
     };
-    Ruling { judged, names: token.names(), proof, place: (judged.issuer, token.id.block) }
+    Ruling { judged, names: token.names(), proof, partition_key: (judged.issuer, token.id.block) }
 }
 
 /// Judges one event of an imported log.
@@ -157,13 +157,13 @@ pub fn judge_row<'a>(
     let user = event.user.as_deref();
     judged.visitor = user.map_or(Fingerprint::NONE, |user| visitor.of_user(user));
     let names = [event.ad.as_str(), "", "", publisher.as_str(), placement.as_str()];
-    Ruling { judged, names, proof: &[], place: (import::ISSUER, judged.id.block) }
+    Ruling { judged, names, proof: &[], partition_key: (import::ISSUER, judged.id.block) }
 }
 
 /// The nearest time that a sender may speak of at `now`, and the reason when it is another: further
 /// ahead than clocks may differ, or behind the horizon. So no sender makes anybody keep minutes of any
 /// year; what lies outside is named, and counted in the nearest minute inside.
-pub(crate) fn within(at: Timestamp, now: Timestamp) -> (Timestamp, Option<Reason>) {
+pub(crate) fn clamp_time(at: Timestamp, now: Timestamp) -> (Timestamp, Option<Reason>) {
     let (first, last) = (now.minus_ms(HORIZON_MS), now.plus_ms(CLOCK_AHEAD_MS_MAX));
     match at {
         at if at > last => (last, Some(Reason::ClockAhead)),

@@ -46,7 +46,7 @@ mod tests;
 pub use collector::{Collector, Parts, Receipt, StartError};
 pub use error::SubmitError;
 pub use keys::CollectorKeys;
-pub use metrics::{Metrics, OverQuota};
+pub use metrics::{LetterFate, Metrics};
 pub use quota::{Quota, Quotas};
 pub use sender::Refusal;
 pub use settings::Settings;

@@ -15,14 +15,14 @@ type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
 
 /// What becomes of a dead letter that is over its sender's quota.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OverQuota {
+pub enum LetterFate {
     /// Its sender, or the queue, is told to bring it again.
     Later,
     /// Too many of the sender wait in the queue as it is: its number stays missing.
     LetGo,
 }
 
-impl OverQuota {
+impl LetterFate {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Later, Self::LetGo];
 
@@ -56,7 +56,7 @@ pub struct Metrics {
     pub issuer_bytes: Family<[(&'static str, String); 1], Counter>,
     /// Batches that could not be decoded.
     pub dead_letters: Counter,
-    /// Those that were over their sender's quota, by [`OverQuota`].
+    /// Those that were over their sender's quota, by [`LetterFate`].
     pub letters_over_quota: Family<[(&'static str, &'static str); 1], Counter>,
     /// Appends to the log that failed and were tried again.
     pub append_retries: Counter,
@@ -109,7 +109,7 @@ impl Metrics {
         for why in crate::Refusal::ALL {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
         }
-        for what in OverQuota::ALL {
+        for what in LetterFate::ALL {
             self.letters_over_quota.get_or_create_owned(&[("then", what.name())]);
         }
         for quota in crate::Quota::ALL {
@@ -141,7 +141,7 @@ impl Metrics {
     }
 
     /// Counts the outcomes of a batch or chunk.
-    pub(crate) fn judged(&self, rows: &[JudgedRow]) {
+    pub(crate) fn count_outcomes(&self, rows: &[JudgedRow]) {
         let mut counts = [0; REASON_CODES];
         for row in rows {
             let code = row.judged.outcome.err().map_or(0, Reason::code);
@@ -154,19 +154,19 @@ impl Metrics {
     }
 
     /// Counts a batch of an issuer's that was taken.
-    pub(crate) fn took_of(&self, issuer: IssuerId, bytes: usize) {
+    pub(crate) fn count_issuer_bytes(&self, issuer: IssuerId, bytes: usize) {
         let counter = self.issuer_bytes.get_or_create_owned(&[("issuer", issuer.to_string())]);
         counter.inc_by(bytes as u64);
     }
 
     /// Counts a batch that is not let in.
-    pub(crate) fn refused(&self, why: crate::Refusal) {
+    pub(crate) fn count_refused(&self, why: crate::Refusal) {
         self.refused.get_or_create_owned(&[("reason", why.name())]).inc();
     }
 
     /// The counter of what became of letters over quota.
     #[must_use]
-    pub fn letters_over_quota_with(&self, what: OverQuota) -> Counter {
+    pub fn letters_over_quota_with(&self, what: LetterFate) -> Counter {
         self.letters_over_quota.get_or_create_owned(&[("then", what.name())])
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Queue {
 pub(crate) struct Weight(u32);
 
 impl Weight {
-    pub(crate) fn of(bytes: usize, events: usize) -> Self {
+    pub(crate) fn new(bytes: usize, events: usize) -> Self {
         let weight = bytes.saturating_add(events.saturating_mul(EVENT_BYTES)).max(1);
         Self(u32::try_from(weight).unwrap_or(u32::MAX))
     }
@@ -45,14 +45,14 @@ pub(crate) type Share = OwnedSemaphorePermit;
 
 /// A place in the queue: held until the batch is acknowledged or given up.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     _share: Option<Share>,
     _item: OwnedSemaphorePermit,
     bytes: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.metrics.queue_items.dec();
         self.metrics.queue_bytes.dec_by(self.bytes.num_permits().try_into().unwrap_or(i64::MAX));
@@ -96,13 +96,13 @@ impl Queue {
 
     /// Waits for a place; those who wait are served in their order. One that is larger than the
     /// whole queue waits until it is empty. `None`: the queue is closed.
-    pub(crate) async fn place(&self, weight: Weight, share: Option<Share>) -> Option<Place> {
+    pub(crate) async fn acquire(&self, weight: Weight, share: Option<Share>) -> Option<Permit> {
         let weight = weight.0.min(self.bytes_max);
         let item = Arc::clone(&self.items).acquire_owned().await.ok()?;
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(weight).await.ok()?;
         self.metrics.queue_items.inc();
         self.metrics.queue_bytes.inc_by(i64::from(weight));
-        Some(Place { _share: share, _item: item, bytes, metrics: Arc::clone(&self.metrics) })
+        Some(Permit { _share: share, _item: item, bytes, metrics: Arc::clone(&self.metrics) })
     }
 
     /// Nobody gets a place any more; those who have one keep it.

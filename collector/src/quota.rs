@@ -99,7 +99,7 @@ impl Quota {
     }
 
     /// What there is too much of.
-    pub(crate) const fn what(self) -> &'static str {
+    pub(crate) const fn noun(self) -> &'static str {
         match self {
             Self::Bytes => "bytes",
             Self::Blocks => "new blocks of ids",
@@ -136,7 +136,7 @@ impl Accounts {
         outbox: OutboxId,
         bytes: usize,
     ) -> Result<(), Over> {
-        self.of(issuer, |account, now| account.batch(&self.quotas, outbox, bytes, now))
+        self.with_account(issuer, |account, now| account.batch(&self.quotas, outbox, bytes, now))
     }
 
     /// It has events of these blocks, which the issuer has signed.
@@ -144,7 +144,7 @@ impl Accounts {
     /// # Errors
     /// What is over.
     pub(crate) fn blocks(&self, issuer: IssuerId, blocks: &BTreeSet<BlockId>) -> Result<(), Over> {
-        self.of(issuer, |account, now| account.blocks(&self.quotas, blocks, now))
+        self.with_account(issuer, |account, now| account.blocks(&self.quotas, blocks, now))
     }
 
     /// Nothing of a batch for which bytes were taken was written after all.
@@ -155,7 +155,7 @@ impl Accounts {
         }
     }
 
-    fn of(
+    fn with_account(
         &self,
         issuer: IssuerId,
         ask: impl FnOnce(&mut Account, Duration) -> Result<(), Over>,

@@ -66,7 +66,11 @@ impl Refusal {
 
 /// Which issuer what a sender sends of this edge is put down to; none: it is the operator's, who owns
 /// the machine and is not held back.
-pub(crate) fn account(sender: Sender, edge: EdgeId, keys: &CollectorKeys) -> Option<IssuerId> {
+pub(crate) fn charged_issuer(
+    sender: Sender,
+    edge: EdgeId,
+    keys: &CollectorKeys,
+) -> Option<IssuerId> {
     match sender {
         Sender::Operator => None,
         Sender::Issuer(_) | Sender::Edge(_) => keys.edges.owner(edge),

@@ -21,7 +21,7 @@ use shared::{
     BatchDigest, BlockId, Id, IssuerId, Name, NameBuf, OutboxId, PageView, PartitionMap, Timestamp,
 };
 
-use crate::judge::{Believed, Context, Doubted, Ruling, judge, judge_row, within};
+use crate::judge::{Believed, Context, Doubted, Ruling, clamp_time, judge, judge_row};
 use crate::keys::CollectorKeys;
 
 /// A batch with so few events is verified where it is: handing it to another thread and back takes
@@ -187,7 +187,7 @@ impl Shared {
             rayon::join(|| events.map(judge_one).collect(), || BatchDigest::compute(bytes))
         };
         // What it declares is declared of the minutes that its events are then counted in.
-        batch.events.iter_mut().for_each(|event| event.at = within(event.at, now).0);
+        batch.events.iter_mut().for_each(|event| event.at = clamp_time(event.at, now).0);
         batch.tallies.iter_mut().for_each(|tally| *tally = tally_within(*tally, now));
         let entry = BatchEntry {
             outbox: batch.outbox,
@@ -200,7 +200,7 @@ impl Shared {
     }
 
     fn row(&self, ruling: Ruling<'_>, bytes: Option<&Bytes>) -> JudgedRow {
-        let (issuer, block) = ruling.place;
+        let (issuer, block) = ruling.partition_key;
         JudgedRow {
             judged: ruling.judged,
             names: long_names(ruling.names),
@@ -231,14 +231,19 @@ impl Shared {
         };
         let (said, key) =
             verified.map_err(|reason| Doubted { reason, claim: claim(&token, keys) })?;
-        let speaks = self.speaks_for(digest, told_by, page);
+        let speaks = self.may_tell_of_page(digest, told_by, page);
         Ok((Believed { token: said, key, proof: token.proof() }, speaks))
     }
 
     /// Remembers a good token, and says whether it may tell of this page view: an ad is on one page, so a
     /// token speaks for the first that it names. One token can then claim no more than one page view may
     /// ([`shared::limits::PAGE_SEQ_MAX`]), as long as its signature is remembered.
-    fn speaks_for(&self, digest: [u8; 32], told_by: Option<u64>, page: Option<PageView>) -> bool {
+    fn may_tell_of_page(
+        &self,
+        digest: [u8; 32],
+        told_by: Option<u64>,
+        page: Option<PageView>,
+    ) -> bool {
         // 0 stands for none; a page view of that number is any other.
         let page = page.map_or(0, |page| page.0.max(1));
         match told_by {
@@ -256,7 +261,7 @@ impl Shared {
 
 /// A tally in a minute that a sender may speak of at `now`: one of another has that for its reason.
 fn tally_within(tally: Tally, now: Timestamp) -> Tally {
-    match within(tally.minute.start(), now) {
+    match clamp_time(tally.minute.start(), now) {
         (_, None) => tally,
         (at, Some(reason)) => Tally { minute: at.minute(), reason, ..tally },
     }
@@ -295,7 +300,7 @@ pub struct Inspected {
 
 impl Inspected {
     /// About how many bytes the log gets: its events once, and in each partition the news of it.
-    pub(crate) fn written(&self, partitions: u16) -> usize {
+    pub(crate) fn log_bytes(&self, partitions: u16) -> usize {
         let news = shared::wire::message::news_bytes(self.minutes);
         self.bytes + usize::from(partitions) * news
     }

@@ -35,15 +35,15 @@ const UNPROVEN_MAX: usize = 4;
 /// How long a request waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(5);
 /// An issuer without a turn waits no longer than this before another's body is cut off …
-const SLOW_WAIT: Duration = Duration::from_millis(500);
+const CUT_EVERY: Duration = Duration::from_millis(500);
 /// … that has been read for so long: long enough for any that is not slow.
-const SLOW: Duration = Duration::from_secs(2);
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 const _: () = assert!(ISSUER_MAX < ISSUERS_MAX, "one issuer never has all turns");
 
 /// Who sends, as far as it is known before the body is read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Whose {
+pub(crate) enum Caller {
     /// Brought the operator's key, which whoever mounts the gateway has looked at.
     Operator,
     /// The head is signed with this issuer's key.
@@ -85,7 +85,7 @@ pub(crate) struct Bodies {
     unproven: Arc<Semaphore>,
     issuers: Arc<Semaphore>,
     /// By issuer that has proved to be one: as many as the deployment has.
-    each: Mutex<HashMap<IssuerId, Arc<Semaphore>>>,
+    issuer_shares: Mutex<HashMap<IssuerId, Arc<Semaphore>>>,
     reading: Arc<Mutex<Reading>>,
     wait: Duration,
     pace: Pace,
@@ -95,11 +95,11 @@ pub(crate) struct Bodies {
 #[derive(Default)]
 struct Reading {
     next: u64,
-    bodies: HashMap<u64, Slow>,
+    bodies: HashMap<u64, BodyInProgress>,
 }
 
 /// One of them: whose, since when, and how it is told that it is cut off.
-struct Slow {
+struct BodyInProgress {
     issuer: IssuerId,
     since: Stopwatch,
     cut: Arc<Notify>,
@@ -111,9 +111,9 @@ impl Reading {
     }
 
     /// Cuts off the one that has taken longest, of the issuer that has most; none that has just begun.
-    fn cut_one(&mut self) {
-        let slow = self.bodies.iter().filter(|(_, body)| body.since.elapsed() >= SLOW);
-        let key = |body: &Slow| (self.count(body.issuer), body.since.elapsed());
+    fn cut_slowest(&mut self) {
+        let slow = self.bodies.iter().filter(|(_, body)| body.since.elapsed() >= SLOW_AFTER);
+        let key = |body: &BodyInProgress| (self.count(body.issuer), body.since.elapsed());
         let slowest = slow.max_by_key(|(_, body)| key(body)).map(|(at, _)| *at);
         if let Some(body) = slowest.and_then(|at| self.bodies.remove(&at)) {
             body.cut.notify_one();
@@ -150,7 +150,7 @@ impl Bodies {
             operator: turns(OPERATOR_MAX),
             unproven: turns(UNPROVEN_MAX),
             issuers: turns(ISSUERS_MAX),
-            each: Mutex::default(),
+            issuer_shares: Mutex::default(),
             reading: Arc::default(),
             wait,
             pace,
@@ -164,7 +164,7 @@ impl Bodies {
     /// body comes too slowly, 400 when it breaks off.
     pub(crate) async fn read(
         &self,
-        sender: Whose,
+        sender: Caller,
         body: Body,
         most: usize,
     ) -> Result<Bytes, Response> {
@@ -179,12 +179,12 @@ impl Bodies {
         }
     }
 
-    async fn turn(&self, sender: Whose) -> Result<Turn, Response> {
+    async fn turn(&self, sender: Caller) -> Result<Turn, Response> {
         // The share first: who waits for it is in nobody's way.
         let (share, all) = match sender {
-            Whose::Operator => (None, &self.operator),
-            Whose::Unproven => (None, &self.unproven),
-            Whose::Issuer(issuer) => (Some(self.share(issuer)), &self.issuers),
+            Caller::Operator => (None, &self.operator),
+            Caller::Unproven => (None, &self.unproven),
+            Caller::Issuer(issuer) => (Some(self.share(issuer)), &self.issuers),
         };
         // None of these is ever closed.
         let both = async {
@@ -193,7 +193,7 @@ impl Bodies {
                 None => None,
             };
             let turn = match sender {
-                Whose::Issuer(issuer) => self.turn_of(issuer, all).await,
+                Caller::Issuer(issuer) => self.issuer_turn(issuer, all).await,
                 _ => Arc::clone(all).acquire_owned().await.ok(),
             };
             [share, turn]
@@ -203,12 +203,12 @@ impl Bodies {
             .map_err(|_| busy("too many bodies of this sender, or of all, are being read"))?;
         let cut = Arc::new(Notify::new());
         let reading = match sender {
-            Whose::Issuer(issuer) => {
+            Caller::Issuer(issuer) => {
                 let mut reading = self.reading.lock();
                 let number = reading.next;
                 reading.next += 1;
                 let (since, cut) = (Stopwatch::start(), Arc::clone(&cut));
-                reading.bodies.insert(number, Slow { issuer, since, cut });
+                reading.bodies.insert(number, BodyInProgress { issuer, since, cut });
                 Some((Arc::clone(&self.reading), number))
             }
             _ => None,
@@ -217,19 +217,19 @@ impl Bodies {
     }
 
     /// A turn, for which another's slow body is cut off when this issuer has none.
-    async fn turn_of(
+    async fn issuer_turn(
         &self,
         issuer: IssuerId,
         all: &Arc<Semaphore>,
     ) -> Option<OwnedSemaphorePermit> {
         let mut turn = std::pin::pin!(Arc::clone(all).acquire_owned());
         loop {
-            match timeout(SLOW_WAIT, &mut turn).await {
+            match timeout(CUT_EVERY, &mut turn).await {
                 Ok(turn) => return turn.ok(),
                 Err(_) => {
                     let mut reading = self.reading.lock();
                     if reading.count(issuer) == 0 {
-                        reading.cut_one();
+                        reading.cut_slowest();
                     }
                 }
             }
@@ -237,8 +237,8 @@ impl Bodies {
     }
 
     fn share(&self, issuer: IssuerId) -> Arc<Semaphore> {
-        let mut each = self.each.lock();
-        let share = each.entry(issuer).or_insert_with(|| Arc::new(Semaphore::new(ISSUER_MAX)));
+        let mut shares = self.issuer_shares.lock();
+        let share = shares.entry(issuer).or_insert_with(|| Arc::new(Semaphore::new(ISSUER_MAX)));
         Arc::clone(share)
     }
 }

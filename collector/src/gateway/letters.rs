@@ -1,7 +1,7 @@
 //! What an operator does with dead letters.
 //!
 //! - `GET /v1/deadletters`: those that nobody has looked at, oldest first, at most [`LISTED_MAX`], or
-//!   `limit=` of them; those behind `after=N`; those of `sender=` ([`dead::sender_of`]):
+//!   `limit=` of them; those behind `after=N`; those of `sender=` ([`dead::parse_sender`]):
 //!   `{"letters":[{"sequence","at","sender","from","reason","bytes","batch":{"edge","epoch",
 //!   "number"}}],"more","all","senders":[{"sender","letters","bytes"}],"others","end"}`, where `all`,
 //!   `senders` and `others` are of all letters, so that nobody hides behind a flood of another's. The
@@ -172,7 +172,7 @@ async fn resolve_each<L: Log>(
     believed: bool,
 ) -> Result<ResolvedAll, SubmitError> {
     let retry = |error: LogError| SubmitError::Retry(error.to_string());
-    let mut unresolved = Unresolved::of(collector.log()).await.map_err(retry)?;
+    let mut unresolved = Unresolved::open(collector.log()).await.map_err(retry)?;
     let mut done = ResolvedAll { end: unresolved.end(), ..ResolvedAll::default() };
     let (mut notes, mut given_up) = (Vec::new(), BTreeSet::new());
     while let Some((sequence, payload)) = unresolved.next().await.map_err(retry)? {
@@ -257,7 +257,7 @@ impl Params {
     }
 
     fn wanted(&self) -> Result<Wanted, String> {
-        let sender = self.get("sender").map(dead::sender_of).transpose();
+        let sender = self.get("sender").map(dead::parse_sender).transpose();
         let sender = sender.map_err(|why| format!("sender: {why}"))?;
         let all = Wanted::default();
         let after = self.number("after", 0..=u64::MAX)?.unwrap_or(all.after);
@@ -278,7 +278,7 @@ fn claimed<L: Log>(
 ) -> Result<Option<BatchName>, SubmitError> {
     let letter = DeadLetter::read(payload);
     let sender = letter.and_then(|letter| letter.sender);
-    let Some(named) = letter.and_then(|letter| dead::name_of(letter.bytes)) else {
+    let Some(named) = letter.and_then(|letter| dead::batch_name(letter.bytes)) else {
         return Ok(None);
     };
     if collector.speaks_for(sender, named.edge) {

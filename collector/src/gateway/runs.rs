@@ -31,7 +31,7 @@ struct Run {
 
 /// Why a run may not go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refused {
+pub(super) enum RunError {
     /// Another is under way: later.
     Busy,
     /// Another has followed it.
@@ -53,14 +53,14 @@ impl Runs {
         source: SourceId,
         name: &str,
         rows: std::ops::Range<u64>,
-    ) -> Result<(u64, UnderWay), Refused> {
+    ) -> Result<(u64, UnderWay), RunError> {
         let mut runs = self.0.lock();
         let is_quiet =
             |run: &Run| run.under_way == 0 && (run.is_over || run.heard.elapsed() >= QUIET);
         if runs.len() >= RUNS_MAX && !runs.contains_key(&source) {
             runs.retain(|_, run| !is_quiet(run));
             if runs.len() >= RUNS_MAX {
-                return Err(Refused::Busy);
+                return Err(RunError::Busy);
             }
         }
         let run = runs.entry(source).or_insert_with(|| Run {
@@ -73,8 +73,8 @@ impl Runs {
         if run.name != name {
             match (rows.is_empty(), is_quiet(run)) {
                 (true, true) => name.clone_into(&mut run.name),
-                (true, false) => return Err(Refused::Busy),
-                (false, _) => return Err(Refused::TakenOver),
+                (true, false) => return Err(RunError::Busy),
+                (false, _) => return Err(RunError::TakenOver),
             }
         }
         let before = run.end;
@@ -117,18 +117,18 @@ mod tests {
         assert_eq!(end, 0);
         let (_, chunk) = runs.take(source, "a", 0..100).unwrap();
         let refused = |name: &str, rows| runs.take(source, name, rows).err();
-        assert_eq!(refused("b", 0..0), Some(Refused::Busy));
-        assert_eq!(refused("b", 0..10), Some(Refused::TakenOver));
+        assert_eq!(refused("b", 0..0), Some(RunError::Busy));
+        assert_eq!(refused("b", 0..10), Some(RunError::TakenOver));
         drop((begun, chunk));
-        assert_eq!(refused("b", 0..0), Some(Refused::Busy), "it may go on at once");
+        assert_eq!(refused("b", 0..0), Some(RunError::Busy), "it may go on at once");
         std::thread::sleep(QUIET);
         let (end, begun) = runs.take(source, "b", 0..0).unwrap();
         assert_eq!(end, 100, "so much may still be on its way to the counts");
-        assert_eq!(refused("a", 100..110), Some(Refused::TakenOver));
+        assert_eq!(refused("a", 100..110), Some(RunError::TakenOver));
         runs.end(source, "a");
-        assert_eq!(refused("c", 0..0), Some(Refused::Busy), "nobody ends another's run");
+        assert_eq!(refused("c", 0..0), Some(RunError::Busy), "nobody ends another's run");
         runs.end(source, "b");
-        assert_eq!(refused("c", 0..0), Some(Refused::Busy), "a chunk of it is under way");
+        assert_eq!(refused("c", 0..0), Some(RunError::Busy), "a chunk of it is under way");
         drop(begun);
         assert_eq!(runs.take(source, "c", 0..0).map(|(end, _)| end).ok(), Some(100));
         assert!(runs.take(SourceId([2; 16]), "c", 0..10).is_ok(), "another log");

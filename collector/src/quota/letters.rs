@@ -55,7 +55,7 @@ impl Letters {
         bytes: u64,
         now: Timestamp,
     ) -> Result<(), Duration> {
-        self.of(whose, now, |used, now| used.bytes.take(self.rate, bytes, now))
+        self.with_sender(whose, now, |used, now| used.bytes.take(self.rate, bytes, now))
     }
 
     /// The letter was not kept after all.
@@ -67,20 +67,20 @@ impl Letters {
 
     /// Whether one more batch may be held back.
     pub(crate) fn hold(&self, whose: Option<Sender>, now: Timestamp) -> bool {
-        self.of(whose, now, |used, now| used.held.take(HELD, 1, now).is_ok())
+        self.with_sender(whose, now, |used, now| used.held.take(HELD, 1, now).is_ok())
     }
 
     /// Whether to tell that something was let go of: once in a while, for who sends this sends much.
     pub(crate) fn tells(&self, whose: Option<Sender>, now: Timestamp) -> bool {
-        self.of(whose, now, |used, now| once_in_a_while(&mut used.told, now))
+        self.with_sender(whose, now, |used, now| once_in_a_while(&mut used.told, now))
     }
 
     /// The same, that something was kept.
     pub(crate) fn tells_kept(&self, whose: Option<Sender>, now: Timestamp) -> bool {
-        self.of(whose, now, |used, now| once_in_a_while(&mut used.told_kept, now))
+        self.with_sender(whose, now, |used, now| once_in_a_while(&mut used.told_kept, now))
     }
 
-    fn of<T>(
+    fn with_sender<T>(
         &self,
         whose: Option<Sender>,
         now: Timestamp,

@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 
 use super::world::{ISSUER, LIMITED, NOW, Rig, World, batch, event, rig};
 use crate::Settings;
-use crate::gateway::bodies::{Bodies, Pace, Whose};
+use crate::gateway::bodies::{Bodies, Caller, Pace};
 use crate::gateway::{BATCH_CONTENT_TYPE, BATCHES_PATH, with_bodies};
 
 /// "At once", on a machine with other work.
@@ -167,11 +167,11 @@ async fn slow_bodies_of_many_issuers_make_another_wait_for_a_moment_only() {
     let bodies = Arc::new(bodies);
     for issuer in others.iter().flat_map(|issuer| [*issuer; 4]) {
         let bodies = Arc::clone(&bodies);
-        slow.spawn(async move { bodies.read(Whose::Issuer(issuer), never(), 10).await });
+        slow.spawn(async move { bodies.read(Caller::Issuer(issuer), never(), 10).await });
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
     let watch = Stopwatch::start();
-    let read = bodies.read(Whose::Issuer(ISSUER), Body::from("x"), 10).await;
+    let read = bodies.read(Caller::Issuer(ISSUER), Body::from("x"), 10).await;
     assert_eq!(read.unwrap(), "x");
     assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
     // One that was cut off is told, and which it is: of those with most.

@@ -459,7 +459,7 @@ async fn what_is_too_large_together_goes_apart_and_in_order() {
 #[tokio::test]
 async fn a_dead_letter_is_as_small_as_the_log_wants_it() {
     let (rig, poison) = small_log();
-    let refused = rig.collector.submit_of(EDGE.as_str(), poison.clone()).await;
+    let refused = rig.collector.submit_from_edge(EDGE.as_str(), poison.clone()).await;
     assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
     let letters = rig.log.messages(eventlog::DEAD);
     let letter = DeadLetter::read(&letters[0]).unwrap();

@@ -129,7 +129,7 @@ async fn an_edge_sends_for_its_shards_and_nobody_else() {
         ("v", &shard, false),
         (&edge[..edge.len() - 1], &bytes, false),
     ] {
-        let submitted = rig.collector.submit_of(sender, batch.clone()).await;
+        let submitted = rig.collector.submit_from_edge(sender, batch.clone()).await;
         assert_eq!(submitted.is_ok(), taken, "{sender}");
     }
 }
@@ -285,7 +285,7 @@ async fn a_batch_that_no_outbox_seals_is_413_and_nothing_of_it_is_kept() {
     assert!(detail.contains("393216"), "{detail}");
     assert!(read_all(&*rig.log).await.is_empty() && rig.log.messages(DEAD).is_empty());
     // Over NATS nobody hears an answer: there it is a dead letter, and a small one.
-    assert!(rig.collector.submit_of(super::world::EDGE.as_str(), large).await.is_err());
+    assert!(rig.collector.submit_from_edge(super::world::EDGE.as_str(), large).await.is_err());
     let letters = rig.log.messages(DEAD);
     assert_eq!(letters.len(), 1);
     assert!(letters[0].len() < 100_000, "{}", letters[0].len());

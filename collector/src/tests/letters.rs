@@ -14,16 +14,16 @@ use shared::wire::{Control, DeadLetter, Logged, Word};
 use shared::{EdgeId, OutboxId};
 use tower::ServiceExt;
 
-use super::sender::{of, refusal, send, start};
+use super::sender::{clicks, refusal, send, start};
 use super::world::{EDGE, ISSUER, LIMITED, LIMITED_EDGE, Rig, World, id, rig};
 use crate::gateway::letters::SENDER_FIELD;
 use crate::gateway::router;
 use crate::quota::letters::BYTES_PER_HOUR_MIN;
-use crate::{OverQuota, Settings, SubmitError};
+use crate::{LetterFate, Settings, SubmitError};
 
 /// A batch with a byte too many.
 fn broken(edge: EdgeId, number: u64) -> bytes::Bytes {
-    [&of(edge, 1, number, &[])[..], b"!"].concat().into()
+    [&clicks(edge, 1, number, &[])[..], b"!"].concat().into()
 }
 
 async fn ask(rig: &Rig<MemLog>, request: Request<Body>) -> (StatusCode, header::HeaderMap, Value) {
@@ -61,7 +61,7 @@ async fn a_letter_says_who_had_authenticated_himself() {
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     }
     for edge in ["edge-1", "edge-2", "no name"] {
-        let refused = rig.collector.submit_of(edge, broken(EDGE, 3)).await;
+        let refused = rig.collector.submit_from_edge(edge, broken(EDGE, 3)).await;
         assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
     }
     let wanted = [
@@ -112,7 +112,7 @@ async fn what_a_letter_says_of_itself_gives_up_no_batch_of_another() {
     assert_eq!(send(&rig, &world, Some(ISSUER), broken(id("new"), 2)).await.status(), 400);
     assert_eq!(send(&rig, &world, None, broken(EDGE, 3)).await.status(), 400);
     for (edge, of) in [("edge-2", EDGE), ("edge-1", EDGE), ("new", id("new")), ("no name", EDGE)] {
-        let refused = rig.collector.submit_of(edge, broken(of, 4)).await;
+        let refused = rig.collector.submit_from_edge(edge, broken(of, 4)).await;
         assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
     }
     let outbox = |edge| OutboxId { edge, epoch: 1 };
@@ -195,7 +195,8 @@ async fn no_sender_fills_the_log_with_dead_letters() {
     let settings = Settings { verify_threads: 1, flush_ms: 1, ..Settings::default() };
     let settings = Settings { dead_letter_bytes_per_hour: 1 << 20, ..settings };
     let rig = rig(MemLog::new(4, [1; 16]), &world, settings);
-    let large = bytes::Bytes::from([&of(EDGE, 1, 0, &[])[..], &[7; 2 * LETTER_BYTES_MAX]].concat());
+    let large =
+        bytes::Bytes::from([&clicks(EDGE, 1, 0, &[])[..], &[7; 2 * LETTER_BYTES_MAX]].concat());
     let metrics = rig.collector.metrics();
     let bytes = || rig.log.messages(DEAD).iter().map(bytes::Bytes::len).sum::<usize>();
     let mut kept = 0;
@@ -213,12 +214,12 @@ async fn no_sender_fills_the_log_with_dead_letters() {
     }
     assert_eq!((kept, metrics.dead_letters.get()), (15, 15));
     assert!(bytes() <= 1 << 20, "{} bytes", bytes());
-    assert_eq!(metrics.letters_over_quota_with(OverQuota::Later).get(), 25);
+    assert_eq!(metrics.letters_over_quota_with(LetterFate::Later).get(), 25);
 
     // Its edges have the same quota; over NATS some wait in the queue, and the rest is let go of.
     let mut held = 0;
     for _ in 0..300 {
-        match rig.collector.submit_of("edge-1", large.clone()).await {
+        match rig.collector.submit_from_edge("edge-1", large.clone()).await {
             Err(SubmitError::TooManyLetters(after, _)) => {
                 assert_eq!(after.as_secs(), 60);
                 held += 1;
@@ -226,16 +227,16 @@ async fn no_sender_fills_the_log_with_dead_letters() {
             refused => assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}"),
         }
     }
-    assert_eq!((held, metrics.letters_over_quota_with(OverQuota::LetGo).get()), (256, 44));
+    assert_eq!((held, metrics.letters_over_quota_with(LetterFate::LetGo).get()), (256, 44));
     assert_eq!(rig.log.messages(DEAD).len(), 15);
 
     // Another's are kept, and what can be decoded is taken of everybody.
     let response = send(&rig, &world, Some(LIMITED), large.clone()).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    assert!(rig.collector.submit_of("edge-1", of(EDGE, 1, 0, &[])).await.is_ok());
+    assert!(rig.collector.submit_from_edge("edge-1", clicks(EDGE, 1, 0, &[])).await.is_ok());
     // And after an hour it may send as many again.
     rig.clock.0.fetch_add(3_600_000, Ordering::SeqCst);
-    let refused = rig.collector.submit_of("edge-1", large).await;
+    let refused = rig.collector.submit_from_edge("edge-1", large).await;
     assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
     assert_eq!(metrics.dead_letters.get(), 17);
     assert!(BYTES_PER_HOUR_MIN > LETTER_BYTES_MAX as u64 + 4_096, "one letter always goes");

@@ -68,7 +68,7 @@ async fn send(
 }
 
 fn written(batch: &[u8]) -> u64 {
-    inspect(batch).unwrap().written(4) as u64
+    inspect(batch).unwrap().log_bytes(4) as u64
 }
 
 /// Each partition has the news of each batch, and of each of its minutes: so they are paid for.
@@ -114,7 +114,7 @@ async fn an_issuer_that_is_over_is_held_back_and_nobody_else_is() {
         assert_eq!((status, kind.as_str()), (StatusCode::TOO_MANY_REQUESTS, "over_quota"));
         assert!((1..=60).contains(&wait.unwrap()), "{quota:?}: {wait:?}");
         // Over NATS it is given back, and does not lie with the dead letters.
-        let by_nats = rig.collector.submit_of(EDGE.as_str(), nth(3)).await;
+        let by_nats = rig.collector.submit_from_edge(EDGE.as_str(), nth(3)).await;
         assert!(matches!(by_nats, Err(SubmitError::OverQuota { .. })), "{by_nats:?}");
         assert_eq!(rig.collector.metrics().over_quota_of(quota).get(), 2);
         assert_eq!(read_all(&*rig.log).await.len(), 3, "nothing of it is written");

@@ -29,7 +29,7 @@ pub(super) fn start(world: &World) -> Rig<MemLog> {
 }
 
 /// A batch of this outbox, with a click on each token.
-pub(super) fn of(edge: EdgeId, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
+pub(super) fn clicks(edge: EdgeId, epoch: u64, number: u64, tokens: &[&[u8]]) -> Bytes {
     let events = tokens.iter().map(|token| event(Kind::Click, token)).collect();
     let outbox = OutboxId { edge, epoch };
     let watermark = NOW;
@@ -69,8 +69,11 @@ async fn a_key_speaks_for_the_edges_of_its_issuer_alone() {
     let mut world = World::new();
     let rig = start(&world);
     let token = world.token(1);
-    for stolen in [of(EDGE, 1, 0, &[&token]), of(id("w--FRA-0"), 1, 0, &[]), of(id("w"), 1, 0, &[])]
-    {
+    for stolen in [
+        clicks(EDGE, 1, 0, &[&token]),
+        clicks(id("w--FRA-0"), 1, 0, &[]),
+        clicks(id("w"), 1, 0, &[]),
+    ] {
         let response = send(&rig, &world, Some(LIMITED), stolen).await;
         let (status, kind, detail) = refusal(response).await;
         assert_eq!((status, kind.as_str()), (StatusCode::FORBIDDEN, "foreign_edge"), "{detail}");
@@ -81,12 +84,12 @@ async fn a_key_speaks_for_the_edges_of_its_issuer_alone() {
     assert_eq!(refused.get(), 3);
 
     // The real one's numbers are free, for it and its shards, and for its next key as well.
-    for mine in [of(EDGE, 1, 0, &[&token]), of(id("w--FRA-0"), 1, 0, &[])] {
+    for mine in [clicks(EDGE, 1, 0, &[&token]), clicks(id("w--FRA-0"), 1, 0, &[])] {
         assert_eq!(send(&rig, &world, Some(ISSUER), mine).await.status(), StatusCode::ACCEPTED);
     }
     world.store.rotate(ISSUER, NOW, 0, &mut Seeded::new(7)).unwrap();
     rig.keys.send_replace(Arc::new(world.keys()));
-    let next = send(&rig, &world, Some(ISSUER), of(EDGE, 1, 1, &[])).await;
+    let next = send(&rig, &world, Some(ISSUER), clicks(EDGE, 1, 1, &[])).await;
     assert_eq!(next.status(), StatusCode::ACCEPTED);
 }
 
@@ -94,7 +97,7 @@ async fn a_key_speaks_for_the_edges_of_its_issuer_alone() {
 async fn an_edge_that_nobody_has_registered_is_told_the_command() {
     let world = World::new();
     let rig = start(&world);
-    let batch = of(id("new--FRA-0"), 1, 0, &[]);
+    let batch = clicks(id("new--FRA-0"), 1, 0, &[]);
     // The operator's key too: whose tokens it may report is not known.
     for issuer in [Some(ISSUER), None] {
         let response = send(&rig, &world, issuer, batch.clone()).await;
@@ -108,7 +111,7 @@ async fn an_edge_that_nobody_has_registered_is_told_the_command() {
     ));
     assert_eq!(written(&rig), 0);
     // Nobody answers over NATS: there it is kept, with the same words.
-    let refused = rig.collector.submit_of("new", batch.clone()).await;
+    let refused = rig.collector.submit_from_edge("new", batch.clone()).await;
     assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
     let dead = rig.log.messages(DEAD);
     let letter = DeadLetter::read(&dead[0]).unwrap();
@@ -123,11 +126,11 @@ async fn tokens_of_another_issuer_burn_nothing_of_it() {
     let token = world.token(1);
     // An issuer reports what it has seen of another's public token, by HTTP and over NATS, and so
     // does the operator for it; then the visitor clicks.
-    let by_http = send(&rig, &world, Some(LIMITED), of(LIMITED_EDGE, 1, 0, &[&token])).await;
+    let by_http = send(&rig, &world, Some(LIMITED), clicks(LIMITED_EDGE, 1, 0, &[&token])).await;
     assert_eq!(by_http.status(), StatusCode::ACCEPTED);
-    let by_nats = of(LIMITED_EDGE, 1, 1, &[&token]);
-    rig.collector.submit_of("edge-2", by_nats).await.unwrap();
-    let by_operator = of(LIMITED_EDGE, 1, 2, &[&token]);
+    let by_nats = clicks(LIMITED_EDGE, 1, 1, &[&token]);
+    rig.collector.submit_from_edge("edge-2", by_nats).await.unwrap();
+    let by_operator = clicks(LIMITED_EDGE, 1, 2, &[&token]);
     rig.collector.submit_from(Sender::Operator, "test", by_operator).await.unwrap();
     rig.collector.submit(batch(0, vec![event(Kind::Click, &token)], Vec::new())).await.unwrap();
     let all = read_all(&*rig.log).await;
@@ -138,7 +141,7 @@ async fn tokens_of_another_issuer_burn_nothing_of_it() {
     assert_eq!(all["edge-1/1/0"].rows[0].outcome, Ok(None));
     // Its own are its own.
     let own = world.token_of(LIMITED, 2, |_| ());
-    rig.collector.submit_of("edge-2", of(LIMITED_EDGE, 1, 3, &[&own])).await.unwrap();
+    rig.collector.submit_from_edge("edge-2", clicks(LIMITED_EDGE, 1, 3, &[&own])).await.unwrap();
     assert_eq!(read_all(&*rig.log).await["edge-2/1/3"].rows[0].outcome, Ok(None));
 }
 
@@ -157,7 +160,10 @@ async fn what_an_issuer_may_not_sell_is_not_counted() {
         (priced(4, Money { micros: 1, currency: "USD".parse().unwrap() }), limit),
     ];
     for (number, (token, outcome)) in (0..).zip(&sorts) {
-        rig.collector.submit_of("edge-3", of(MODEST_EDGE, 1, number, &[token])).await.unwrap();
+        rig.collector
+            .submit_from_edge("edge-3", clicks(MODEST_EDGE, 1, number, &[token]))
+            .await
+            .unwrap();
         let all = read_all(&*rig.log).await;
         assert_eq!(all[&format!("edge-3/1/{number}")].rows[0].outcome, *outcome, "{number}");
     }
@@ -169,13 +175,14 @@ async fn an_epoch_far_ahead_is_refused() {
     let rig = start(&world);
     let furthest = NOW.0 + EPOCH_AHEAD_MS_MAX;
     for (epoch, is_taken) in [(furthest, true), (furthest + 1, false), (u64::MAX, false)] {
-        let response = send(&rig, &world, Some(ISSUER), of(EDGE, epoch, 0, &[])).await;
+        let response = send(&rig, &world, Some(ISSUER), clicks(EDGE, epoch, 0, &[])).await;
         if is_taken {
             assert_eq!(response.status(), StatusCode::ACCEPTED);
         } else {
             let (status, kind, detail) = refusal(response).await;
             assert_eq!((status, kind.as_str()), (StatusCode::FORBIDDEN, "epoch_ahead"), "{detail}");
-            let over_nats = rig.collector.submit_of("edge-1", of(EDGE, epoch, 0, &[])).await;
+            let over_nats =
+                rig.collector.submit_from_edge("edge-1", clicks(EDGE, epoch, 0, &[])).await;
             assert!(matches!(over_nats, Err(SubmitError::Refused(_))), "{over_nats:?}");
         }
     }

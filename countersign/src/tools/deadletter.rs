@@ -113,7 +113,7 @@ fn resolve_all(api: &Api, sender: &str, no_batch: bool) -> Result<(), Failure> {
 
 /// A sender as a query says it.
 fn sender_text(text: &str) -> Result<String, Failure> {
-    let sender = dead::sender_of(text).map_err(|why| {
+    let sender = dead::parse_sender(text).map_err(|why| {
         Failure::usage(format!(
             "--sender: {why}; `countersign deadletter list` shows who sent some"
         ))

@@ -347,7 +347,7 @@ impl Door {
 
     async fn send(&self, by_nats: Option<usize>, issuer: IssuerId, batch: Bytes) -> Submitted {
         match by_nats {
-            Some(edge) => self.collector.submit_of(EDGES[edge].as_str(), batch).await,
+            Some(edge) => self.collector.submit_from_edge(EDGES[edge].as_str(), batch).await,
             None => self.collector.submit_from(Sender::Issuer(issuer), "test", batch).await,
         }
     }

@@ -227,7 +227,7 @@ async fn submit(
     edge: &str,
     batch: &Bytes,
 ) -> Done {
-    match collector.submit_of(edge, batch.clone()).await {
+    match collector.submit_from_edge(edge, batch.clone()).await {
         Ok(receipt) => {
             if receipt.clock_ahead_ms > CLOCK_AHEAD_MS_MAX
                 && let Err(error) = queue.tell_clock_ahead(edge, receipt.clock_ahead_ms).await
