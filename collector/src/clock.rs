@@ -1,9 +1,9 @@
-//! Whether a collector's time agrees with the log's. Nobody knows whose is wrong when they do not, so
-//! then nothing is taken, and whoever sends keeps what it has.
+//! Whether a collector's clock agrees with the log. When they disagree it is not known which is wrong, so
+//! the collector takes nothing, and senders keep what they have.
 //!
-//! Its own clock is held against the time that passes by whoever made it ([`Clock::trouble`]). Here it
-//! is held against the newest stamp in the log, which is another collector's or that of the process
-//! before: when it starts, and from then on where others may write too.
+//! The clock itself ([`Clock::trouble`]) notices when it was set while the process runs. This module
+//! compares it with the newest stamp in the log, which another collector or an earlier process has
+//! written: at the start, and from then on again and again where others may write to the log too.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use shared::{Clock, Timestamp};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-/// How often the log is looked at.
+/// Pause between two looks at the log's newest stamp.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an operator's word that the clock is right counts, in ms from the time that it names. A
 /// process that is started again much later with the same setting must not believe it.
@@ -29,19 +29,20 @@ pub const WORD_LASTS_MS: u64 = 3_600_000;
 pub struct Newest {
     /// The newest stamp; zero in an empty log.
     pub stamp: Timestamp,
-    /// Somebody writes at this moment.
+    /// The stamp has grown since the last look: another collector is writing.
     pub live: bool,
 }
 
-/// How a collector's time and the log's differ.
+/// How a collector's clock and the log differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the collector's time, and the newest stamp in the log")]
 pub enum Disagreement {
-    /// Others have written later than now.
+    /// The log's newest stamp is ahead of the clock.
     Behind { now: Timestamp, log: Timestamp },
-    /// At a start: so far ahead that what was counted would be forgotten.
+    /// At the start: the clock is so far ahead of the log that, if it is wrong, engines would forget
+    /// what they have counted.
     FarAhead { now: Timestamp, log: Timestamp },
-    /// At a start: others write, and say that it is earlier.
+    /// At the start: others are writing to the log, with earlier stamps.
     AheadOfOthers { now: Timestamp, log: Timestamp },
 }
 
@@ -62,28 +63,32 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// What a collector believes. Pure.
+/// Whether the clock and the log agree, from one look to the next. Pure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Agreement {
-    /// When the operator has said that the clock is right.
+    /// The time that the operator has named when saying that the clock is right.
     confirmed_at: Option<Timestamp>,
-    /// It has agreed with the log once: what is ahead from then on is time that has passed.
+    /// The clock has agreed with the log once. From then on a clock that is ahead of the log only shows
+    /// that time has passed.
     has_agreed: bool,
-    /// What the log said when the operator's word was against it.
+    /// The log's newest stamp when the operator's word was believed against it. Stamps up to this one are
+    /// no disagreement any more.
     forgiven_up_to: Timestamp,
 }
 
 impl Agreement {
-    /// Nothing is agreed yet; `word` is when an operator has said that the clock is right.
+    /// Before the first look. `confirmed_at` is the time that an operator has named when saying that the
+    /// clock is right.
     #[must_use]
     pub const fn new(confirmed_at: Option<Timestamp>) -> Self {
         Self { confirmed_at, has_agreed: false, forgiven_up_to: Timestamp(0) }
     }
 
-    /// Whether the collector's time can be believed.
+    /// Compares the collector's time with the log's. The operator's word is believed once, before the
+    /// first agreement.
     ///
     /// # Errors
-    /// How it disagrees with the log.
+    /// How they disagree.
     pub fn check(&mut self, now: Timestamp, log: Newest) -> Result<(), Disagreement> {
         let Newest { stamp, live } = log;
         let is_new = !self.has_agreed && stamp != Timestamp(0);
@@ -113,13 +118,14 @@ impl Agreement {
     }
 }
 
-/// A collector's clock, and whether it agrees.
+/// A collector's clock, and whether it agrees with the log.
 pub(crate) struct AgreedClock {
     clock: Arc<dyn Clock>,
     agreement: Mutex<Agreement>,
-    /// None until the log was looked at.
+    /// None until the first look at the log.
     newest: watch::Sender<Option<Newest>>,
-    /// The latest time that was given out: what this process has written is in the log too.
+    /// The latest time in ms that [`AgreedClock::agreed`] has given out. Messages with this stamp may be in
+    /// the log already, before the next look.
     given: AtomicU64,
 }
 
@@ -153,7 +159,7 @@ impl AgreedClock {
     pub(crate) async fn agreed(&self, patience: Duration) -> Result<Timestamp, String> {
         if self.newest.borrow().is_none() {
             let mut newest = self.newest.subscribe();
-            // It is asked for what it knows then, whatever that is.
+            // When the patience is over, `trouble` answers from what is known then.
             let _ = tokio::time::timeout(patience, newest.wait_for(Option::is_some)).await;
         }
         if let Some(why) = self.trouble() {
@@ -164,9 +170,10 @@ impl AgreedClock {
         Ok(now)
     }
 
-    /// Looks at the log, once or as long as it lives, and tells when the clock begins and ceases to
-    /// be in trouble.
+    /// Looks at the log: once, or with `follow` every second from then on. Logs when trouble with the clock
+    /// begins and when it ends. Never returns.
     pub(crate) async fn watch<L: Log>(self: Arc<Self>, log: Arc<L>, follow: bool) {
+        // Until the log can be read nothing is known, and nothing is taken.
         let first = loop {
             match newest(&*log).await {
                 Ok(stamp) => break stamp,
@@ -175,10 +182,11 @@ impl AgreedClock {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         let mut seen = Newest { stamp: first, live: false };
-        // An empty log says nothing of the time, and nobody is waited for.
+        // An empty log says nothing of the time, so there is nobody to wait for.
         let has_any = first != Timestamp(0);
         if follow && has_any && self.now() > first.plus_ms(CLOCK_AHEAD_MS_MAX) {
-            // Was nobody there, or is somebody writing an earlier time?
+            // Either nobody has written for a while, or somebody writes an earlier time: a second look
+            // tells which.
             tokio::time::sleep(LOOK_EVERY * 2).await;
             let stamp = newest(&*log).await.unwrap_or(first);
             seen = Newest { stamp, live: stamp > first };
@@ -202,7 +210,7 @@ impl AgreedClock {
     }
 }
 
-/// The newest stamp: every append is of all partitions, so two of them are enough.
+/// The newest stamp in the log. Every append goes to all partitions, so the first and the last are enough.
 async fn newest<L: Log>(log: &L) -> Result<Timestamp, LogError> {
     let mut newest = Timestamp(0);
     for partition in [0, log.partitions().saturating_sub(1)] {
@@ -210,7 +218,7 @@ async fn newest<L: Log>(log: &L) -> Result<Timestamp, LogError> {
         let stamp = last.and_then(|payload| match Logged::read(&payload) {
             Ok(Logged::Message(view)) => Some(view.stamp),
             Ok(Logged::Control(control)) => Some(control.stamp),
-            // What is no message says no time.
+            // Bytes that are no message have no stamp.
             Err(_) => None,
         });
         newest = newest.max(stamp.unwrap_or_default());
@@ -242,7 +250,7 @@ mod tests {
         let behind = Err(Disagreement::Behind { now: NOW, log: ahead });
         assert_eq!(agreement.check(NOW, log(ahead)), behind);
         assert_eq!(agreement.check(NOW.plus_ms(540_000), log(ahead)), Ok(()));
-        // Another collector is ahead of one that runs.
+        // Another collector's clock is ahead of this one while it runs.
         let later = NOW.plus_ms(DAY);
         assert!(agreement.check(NOW.plus_ms(541_000), log(later)).is_err());
     }
@@ -274,7 +282,7 @@ mod tests {
         let mut agreement = Agreement::default();
         assert!(agreement.check(NOW.plus_ms(7_200_000), live).is_err());
         assert_eq!(agreement.check(NOW.plus_ms(1_000), live), Ok(()));
-        // Once it agreed, it is time that has passed: its own clock tells when it was set.
+        // After one agreement a difference is time that has passed: the clock itself tells when it was set.
         assert_eq!(agreement.check(NOW.plus_ms(7_200_000), live), Ok(()));
     }
 }

@@ -1,8 +1,8 @@
 //! Many batches and chunks become one message per partition. Pure.
 //!
-//! Every partition's message lists *every* batch and chunk, with what it declared in all: so each
-//! partition knows which numbers it has seen and how far the watermarks are, whether or not there
-//! was an event for it.
+//! Every partition's message lists *every* batch and chunk, with how many events it declares in all. So
+//! each partition knows which numbers have come and how far the watermarks are, even when a batch has
+//! no event for it.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,11 +14,11 @@ use shared::{BatchDigest, OutboxId, PageSeq, PageView, PartitionMap, Timestamp};
 
 use crate::verify::{JudgedBatch, JudgedChunk, JudgedRow};
 
-/// What has been coalesced goes when all partitions' parts together have this many bytes, however
-/// little each has: an append carries at most 32 MiB.
+/// A flush is due when the messages of all partitions together have this many bytes, however short each
+/// is: one append carries at most 32 MiB.
 pub const FLUSH_BYTES_ALL: usize = 8 << 20;
 
-/// Gathers until it is due. `A` is what acknowledges a batch or chunk.
+/// Gathers batches and chunks until a flush is due. `A` acknowledges one of them.
 #[derive(Debug)]
 pub struct Coalescer<A> {
     map: PartitionMap,
@@ -28,17 +28,17 @@ pub struct Coalescer<A> {
     due: bool,
 }
 
-/// What goes to the log in one append, and who waits for it.
+/// What goes to the log in one append, and the acknowledgements that depend on it.
 #[derive(Debug)]
 pub struct Flush<A> {
-    /// One message per partition, in their order.
+    /// One message per partition, in the order of partitions.
     pub messages: Vec<Message>,
-    /// To be fired when all messages are durable, and not before.
+    /// To be given when all messages are durable, and not before.
     pub acks: Vec<A>,
 }
 
 impl<A> Coalescer<A> {
-    /// Empty.
+    /// A coalescer that has gathered nothing.
     #[must_use]
     pub fn new(map: PartitionMap) -> Self {
         let mut this = Self {
@@ -52,9 +52,9 @@ impl<A> Coalescer<A> {
         this
     }
 
-    /// Adds a batch. One that is here already, by outbox, number and digest, is the same batch sent
-    /// again: it is acknowledged with the first. Another content under the same number goes to the
-    /// log: the engine tells of it.
+    /// Adds a batch. When one with the same outbox, number and digest was added since the last flush, it
+    /// is the same batch sent again: it is not listed twice, and is acknowledged together with the first.
+    /// A batch with the same number and other content is added, for the engine reports such a conflict.
     pub fn batch(&mut self, batch: &JudgedBatch, ack: A) {
         self.acks.push(ack);
         let key = (batch.entry.outbox, batch.entry.number, batch.entry.digest);
@@ -73,7 +73,7 @@ impl<A> Coalescer<A> {
         self.update_due();
     }
 
-    /// Adds a chunk. One that is sent again is listed again: its rows are then duplicates.
+    /// Adds a chunk. A chunk that is sent again is listed again; the engine counts its rows as duplicates.
     pub fn chunk(&mut self, chunk: &JudgedChunk, ack: A) {
         self.acks.push(ack);
         let mut number = Entry::Chunk(0);
@@ -84,13 +84,14 @@ impl<A> Coalescer<A> {
         self.update_due();
     }
 
-    /// True when nobody waits.
+    /// Whether nothing was added since the last flush.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.acks.is_empty()
     }
 
-    /// True when it should go now, by its size. Whoever gathers on gathers at most one more.
+    /// Whether what was gathered is large enough to be flushed now. It is looked at after each addition,
+    /// so it goes over the bound by at most one batch or chunk.
     #[must_use]
     pub const fn is_due(&self) -> bool {
         self.due
@@ -123,11 +124,12 @@ impl<A> Coalescer<A> {
         self.pages(entry, rows);
     }
 
-    /// What page views say that they have told, each to the partition that remembers it: of those of
-    /// a batch the largest number, in the minute in which it came. Only what is believed says
-    /// anything.
+    /// A page view numbers the events that it reports. The partition that remembers a page view gets the
+    /// largest number of it in this batch or chunk, with the minute of that event. Only accepted events
+    /// count: what a rejected one says is not believed.
     fn pages(&mut self, entry: Entry, rows: &[JudgedRow]) {
         let mut largest: BTreeMap<PageView, &JudgedRow> = BTreeMap::new();
+        // Of each page view the row with the largest number stays; the first one where numbers are equal.
         for row in rows.iter().filter(|row| row.judged.outcome.is_ok()) {
             let Some(PageSeq { page, seq }) = row.judged.page else { continue };
             let last = largest.entry(page).or_insert(row);

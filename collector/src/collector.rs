@@ -37,11 +37,11 @@ pub struct Parts<L> {
     pub log: Arc<L>,
     /// Which partition counts what.
     pub map: PartitionMap,
-    /// The keys; a change holds for the batches that come after it.
+    /// The keys; a change applies to the batches that come after it.
     pub keys: watch::Receiver<Arc<CollectorKeys>>,
-    /// The collector's time: the log's clock, and what edges' clocks are held against.
+    /// The collector's time: it stamps messages, and edges' clocks are compared with it.
     pub clock: Arc<dyn Clock>,
-    /// Counts what happens.
+    /// The counters to count into.
     pub metrics: Arc<Metrics>,
     /// Bounds and times.
     pub settings: Settings,
@@ -50,27 +50,27 @@ pub struct Parts<L> {
 /// Why a collector does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
-    /// The log is of another deployment, or a setting was changed that must not be.
+    /// The log is of another deployment, or the number of partitions was changed, which is fixed.
     #[error("the log has {log} partitions, and the deployment {deployment}")]
     Partitions {
-        /// Those of the log.
+        /// Partitions of the log.
         log: u16,
-        /// Those of the partition map.
+        /// Partitions of the partition map.
         deployment: u16,
     },
-    /// The machine gives no threads.
+    /// The threads that verify cannot be started.
     #[error("{0}")]
     Threads(String),
 }
 
-/// A batch is taken: every partition has it durably.
+/// Says that a batch was taken: every partition has it durably.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Receipt {
     /// How many ms the edge's clock was ahead of the collector's when it sealed the batch; 0 when
     /// it was not. Beyond [`shared::limits::CLOCK_AHEAD_MS_MAX`] its events are rejected.
     pub clock_ahead_ms: u64,
     /// The edge is out of service: its events are rejected ([`shared::Reason::EdgeRetired`]), whenever
-    /// they were received.
+    /// the edge received them.
     pub is_out_of_service: bool,
 }
 
@@ -86,18 +86,18 @@ pub struct Collector<L> {
     queue: Queue,
     letters: Letters,
     accounts: Accounts,
-    /// Edges that are out of service and still send, of which the log has been told.
+    /// Edges that are out of service and still send, and for which this process has logged a warning.
     told_retired: Mutex<BTreeSet<EdgeId>>,
     /// None when closed.
     items: Mutex<Option<mpsc::Sender<Item>>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
-    /// Ends with the collector.
+    /// Tasks that end when the collector is dropped.
     _tasks: JoinSet<()>,
     fatal: watch::Sender<Option<String>>,
 }
 
 impl<L: Log> Collector<L> {
-    /// Starts the task that coalesces; must be called in a Tokio runtime.
+    /// Starts the collector's tasks; must be called in a Tokio runtime.
     ///
     /// # Errors
     /// [`StartError`].
@@ -117,7 +117,7 @@ impl<L: Log> Collector<L> {
         .map_err(StartError::Threads)?;
         let queue =
             Queue::new(settings.queue_items_max, settings.queue_bytes_max, Arc::clone(&metrics));
-        // Whoever sends has a place in the queue, so this channel never makes anyone wait.
+        // An item is sent only with a permit of the queue, so this channel never makes a caller wait.
         let (sender, items) = mpsc::channel(settings.queue_items_max.max(1));
         let fatal = watch::Sender::new(None);
         let flusher = Flusher {
@@ -139,7 +139,7 @@ impl<L: Log> Collector<L> {
             keys.clone(),
         );
         tasks.spawn(told);
-        // Each issuer is there before it has sent anything.
+        // Each issuer has its counter before it has sent anything.
         let issuers =
             keys.borrow().edges.iter().map(|(_, edge)| edge.issuer).collect::<BTreeSet<_>>();
         issuers.into_iter().for_each(|issuer| metrics.count_issuer_bytes(issuer, 0));
@@ -165,21 +165,20 @@ impl<L: Log> Collector<L> {
     /// has it durably. Waits while the queue is full. Dropping the future takes nothing back.
     ///
     /// # Errors
-    /// [`SubmitError::Refused`] when it cannot be decoded: it lies with the dead letters then.
-    /// [`SubmitError::TooManyLetters`] when it would lie there, and too much of the sender does.
-    /// [`SubmitError::NotAllowed`] when its edge is not registered, its epoch in the future, or it is
-    /// too large.
-    /// [`SubmitError::Retry`] when the log is away: submit the same bytes again.
+    /// [`SubmitError::Refused`] when it cannot be decoded; it is then kept with the dead letters.
+    /// [`SubmitError::TooManyLetters`] when it cannot be decoded, and the sender's quota of dead letters is
+    /// used up. [`SubmitError::NotAllowed`] when its edge is not registered, its epoch is in the future, or
+    /// it is too large. [`SubmitError::Retry`] when the log is away: submit the same bytes again.
     pub async fn submit(&self, batch: Bytes) -> Result<Receipt, SubmitError> {
         self.submit_from(Sender::Operator, "outbox", batch).await
     }
 
-    /// As [`Collector::submit`], of whoever has authenticated himself; `from` says where, for the dead
-    /// letters.
+    /// As [`Collector::submit`], for a sender that has been authenticated. `from` says where the batch
+    /// came in, for the dead letters and the process's log.
     ///
     /// # Errors
-    /// As [`Collector::submit`]; [`SubmitError::NotAllowed`] also when the edge is not the sender's, and
-    /// [`SubmitError::OverQuota`] when the sender's issuer has sent too much.
+    /// As [`Collector::submit`]; also [`SubmitError::NotAllowed`] when the edge is not the sender's, and
+    /// [`SubmitError::OverQuota`] when the sender's issuer has used up a quota.
     pub async fn submit_from(
         &self,
         sender: Sender,
@@ -193,7 +192,7 @@ impl<L: Log> Collector<L> {
         let keys = Arc::clone(&self.keys.borrow());
         let mut checked = sender::check(sender, &inspected, &keys, self.clock.now());
         if checked == Err(Refusal::EpochAhead) {
-            // A clock that may be wrong itself blames nobody's.
+            // Before an edge's clock is blamed, this collector's own clock must be known to be right.
             checked = sender::check(sender, &inspected, &keys, self.agreed().await?);
         }
         if let Err(why) = checked {
@@ -207,7 +206,8 @@ impl<L: Log> Collector<L> {
             paid.map_err(|over| self.over_quota(issuer, over))?;
             let taken = self.admit(sender, charged, inspected, batch).await;
             match &taken {
-                // Else a batch that waits for another of its quotas would use this one up.
+                // A batch may come again and again while another quota holds it back: it must not use up the
+                // bytes each time.
                 Err(SubmitError::OverQuota { .. }) => self.accounts.give_back(issuer, bytes),
                 Ok(_) => self.metrics.count_issuer_bytes(issuer, bytes),
                 Err(_) => {}
@@ -217,13 +217,16 @@ impl<L: Log> Collector<L> {
         self.admit(sender, charged, inspected, batch).await
     }
 
-    /// As [`Collector::submit_from`], of a sender that NATS knows to be this edge. Over NATS nobody
-    /// waits for an answer and tries again: what is not let in lies with the dead letters. What is over
-    /// the quota is to be given back to the queue; but that holds one of the places of everybody, so
-    /// of one sender a few are, and the rest is let go of, and counted.
+    /// As [`Collector::submit_from`], for a batch from the work queue on NATS, which has authenticated the
+    /// sender as `edge`. There no sender waits for an answer, so a batch that is not let in is kept with the
+    /// dead letters, too.
+    ///
+    /// When the sender's quota of dead letters is used up, the batch is to be given back to the work queue
+    /// and taken again later. It keeps a place there that all edges share; so only some batches of each
+    /// sender may wait like this, and the others are dropped and counted ([`LetterFate::LetGo`]).
     ///
     /// # Errors
-    /// As [`Collector::submit_from`].
+    /// As [`Collector::submit_from`]; [`SubmitError::Refused`] also for a batch that was dropped.
     pub async fn submit_from_edge(&self, edge: &str, batch: Bytes) -> Result<Receipt, SubmitError> {
         let from = format!("edge {edge}");
         let sender = edge.parse().ok().map(Sender::Edge);
@@ -255,20 +258,23 @@ impl<L: Log> Collector<L> {
         Err(SubmitError::Refused(why))
     }
 
-    /// Whether any edge is registered: when none is, nothing can be taken.
+    /// Whether any edge is registered. While none is, every batch is refused.
     #[must_use]
     pub fn knows_edges(&self) -> bool {
         !self.keys.borrow().edges.is_empty()
     }
 
-    /// Whose an edge is that NATS knows; none when it is nobody's.
+    /// The issuer that owns the edge of this name; none when the edge is not registered.
     #[must_use]
     pub fn issuer_of(&self, edge: &str) -> Option<IssuerId> {
         self.keys.borrow().edges.owner(edge.parse().ok()?)
     }
 
-    /// What a request's head says before its body is read: the issuer, when it has proved that; else
-    /// only that its key could be one.
+    /// Checks the head of a signed request before its body is read. Gives the issuer when the head proves
+    /// it; none when the head only names a key of this deployment, and the body has to show the rest.
+    ///
+    /// # Errors
+    /// [`RequestError`]: the head alone shows that the request cannot be good.
     pub(crate) fn check_head(
         &self,
         field: &[u8],
@@ -283,7 +289,10 @@ impl<L: Log> Collector<L> {
         Ok(claim.is_proven.then_some(claim.key.issuer))
     }
 
-    /// Who has signed a request with a key that signs for this deployment now.
+    /// The sender of a whole request: the issuer whose key has signed it, and signs at present.
+    ///
+    /// # Errors
+    /// [`RequestError`].
     pub(crate) fn check_request(
         &self,
         field: &[u8],
@@ -296,6 +305,7 @@ impl<L: Log> Collector<L> {
         Ok(Sender::Issuer(key.issuer))
     }
 
+    /// Waits for room in the queue, judges the batch, and waits until every partition has it.
     async fn admit(
         &self,
         sender: Sender,
@@ -324,7 +334,7 @@ impl<L: Log> Collector<L> {
             );
         }
         let judged = self.verifier.batch(batch, events, keys, now).await;
-        // It was decoded before: what fails here is the thread.
+        // The batch could be decoded before, so an error here says that the thread has died.
         let judged = judged.map_err(SubmitError::Retry)?;
         if let Some(issuer) = charged {
             let paid = self.accounts.blocks(issuer, &judged.blocks());
@@ -334,8 +344,9 @@ impl<L: Log> Collector<L> {
         Ok(Receipt { clock_ahead_ms, is_out_of_service })
     }
 
-    /// A part of the issuer's share of the queue. What NATS holds waits for it: to give it back would
-    /// only make it travel again. A request does not, for its body would lie in memory meanwhile.
+    /// A part of the issuer's share of the queue. A batch from NATS waits for it: given back, it would only
+    /// be delivered again. A batch from a request is refused instead of waiting, for its body would lie in
+    /// memory meanwhile.
     async fn queue_share(
         &self,
         sender: Sender,
@@ -378,31 +389,31 @@ impl<L: Log> Collector<L> {
         self.hand_over(items, permit, |ticket| Item::Chunk(Arc::new(judged), ticket)).await
     }
 
-    /// Why nothing is taken at the moment, for it is not known whose clock is right; none when
-    /// all is well.
+    /// Why nothing is taken at the moment: this clock and the log disagree. None when all is well.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.clock.trouble()
     }
 
-    /// The time, when it may be relied on.
+    /// The time, when clock and log agree.
     async fn agreed(&self) -> Result<Timestamp, SubmitError> {
         let patience = Duration::from_millis(self.settings.retry_for_ms);
         self.clock.agreed(patience).await.map_err(SubmitError::Retry)
     }
 
-    /// The log, for what nobody submits.
+    /// The log, for reading dead letters and noting that they are resolved.
     pub(crate) fn log(&self) -> &L {
         &self.log
     }
 
-    /// The time.
+    /// The clock's time, whether it agrees with the log or not.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Appends bytes that are no batch to the dead letters, and says why they were refused. When
-    /// the log is away, or too much of the sender lies there, it is told to send them again instead.
+    /// Keeps bytes that are no batch with the dead letters, and gives the error to answer with:
+    /// [`SubmitError::Refused`] when they are kept; [`SubmitError::Retry`] when the log is away, and
+    /// [`SubmitError::TooManyLetters`] when the sender's quota is used up, so that they are sent again.
     pub(crate) async fn refuse(
         &self,
         sender: Option<Sender>,
@@ -410,7 +421,8 @@ impl<L: Log> Collector<L> {
         reason: String,
         bytes: Bytes,
     ) -> SubmitError {
-        // What is kept of it, before anything is waited for: it may be long, and has no turn any more.
+        // The bytes may be many, and the turn for reading a body has been given back: before anything is
+        // waited for, they are cut to what a letter keeps.
         let now = self.clock.now();
         let kept = DeadLetter { at: now, sender, from, reason: &reason, bytes: &bytes }.to_bytes();
         let came = bytes.len();
@@ -426,7 +438,7 @@ impl<L: Log> Collector<L> {
             self.metrics.letters_over_quota_with(LetterFate::Later).inc();
             return SubmitError::TooManyLetters(wait, reason);
         }
-        // The reason may quote what came, and that is nobody's business who reads a log.
+        // The reason is not logged: it may quote what came, which a reader of logs need not see.
         if self.letters.tells_kept(whose, at) {
             warn!(
                 from,
@@ -450,20 +462,21 @@ impl<L: Log> Collector<L> {
         SubmitError::Retry(why)
     }
 
-    /// Who has to answer for what this sender sends.
+    /// The sender that is charged for dead letters: an edge's issuer, where the edge is registered.
     fn accountable(&self, sender: Option<Sender>) -> Option<Sender> {
         sender.map(|sender| sender.accountable(&self.keys.borrow().edges))
     }
 
-    /// Whether a dead letter may be believed that it was a batch of this edge.
+    /// Whether a dead letter of this sender is believed when it says that it is a batch of this edge.
     pub(crate) fn speaks_for(&self, sender: Option<Sender>, edge: EdgeId) -> bool {
         sender.is_some_and(|sender| sender.owns(edge, &self.keys.borrow().edges))
     }
 
-    /// Appends a letter, with as much of what came as the log takes.
+    /// Appends a letter, with as many of the bytes that came as the log takes.
     async fn append_letter(&self, letter: &DeadLetter<'_>) -> Result<(), GivenUp> {
         let retry_for = Duration::from_millis(self.settings.retry_for_ms);
         let mut most = LETTER_BYTES_MAX;
+        // Halves the bytes until the letter fits. It ends at 0, where the letter has its reason alone.
         loop {
             let payload = Bytes::from(letter.to_bytes_of(most));
             let message = Message { partition: DEAD, payload };
@@ -474,12 +487,12 @@ impl<L: Log> Collector<L> {
         }
     }
 
-    /// Waits no more for a batch that could not be decoded: every partition is told. Heard twice, it
-    /// changes nothing.
+    /// Tells every partition that this batch will never come, so that counting does not wait for it. Told
+    /// again, it changes nothing.
     ///
     /// # Errors
-    /// [`SubmitError::Refused`] when no outbox reaches the number, [`SubmitError::Retry`] when the
-    /// log is away.
+    /// [`SubmitError::Refused`] when no outbox can have such a number, [`SubmitError::Retry`] when the log
+    /// is away.
     pub async fn resolve(&self, outbox: OutboxId, number: u64) -> Result<(), SubmitError> {
         if number >= BATCH_NUMBERS_MAX {
             return Err(SubmitError::Refused(format!("no outbox reaches the number {number}")));
@@ -495,13 +508,13 @@ impl<L: Log> Collector<L> {
         drop(self.items.lock().take());
         self.queue.close();
         if let Some(task) = self.task.lock().await.take() {
-            // A panic there has been told by `fatal`.
+            // When the task has panicked, `fatal` has said so.
             let _ = task.await;
         }
     }
 
-    /// Waits until the log has failed for good, and says how: the process must end then. Never
-    /// returns otherwise.
+    /// Waits until the log has failed for good, or the task that coalesces has, and says how. The process
+    /// must end then. Never returns otherwise.
     pub async fn fatal(&self) -> String {
         let mut fatal = self.fatal.subscribe();
         loop {
@@ -513,7 +526,7 @@ impl<L: Log> Collector<L> {
         }
     }
 
-    /// What has happened so far.
+    /// The counters of what has happened so far.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -532,7 +545,7 @@ impl<L: Log> Collector<L> {
         let (ack, wait) = oneshot::channel();
         let gone = || SubmitError::Retry("the collector has ended".to_owned());
         items.send(item(Ticket { ack, permit })).await.map_err(|_| gone())?;
-        // The task flushes at once when nobody can send any more: do not keep it waiting.
+        // The task flushes at once when the last sender is gone: this one must not keep it waiting.
         drop(items);
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -542,7 +555,7 @@ fn closing() -> SubmitError {
     SubmitError::Retry("the collector is closing".to_owned())
 }
 
-/// Runs the task; when it panics, that is fatal too: nothing would ever be acknowledged.
+/// Runs the task. When it panics, that is fatal too, for nothing would ever be acknowledged again.
 async fn watched(task: impl Future<Output = ()>, fatal: watch::Sender<Option<String>>) {
     struct Guard(watch::Sender<Option<String>>, bool);
     impl Drop for Guard {

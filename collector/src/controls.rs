@@ -1,5 +1,6 @@
-//! An operator's words go into the log of every partition, so that a replay hears them at the same
-//! place: edges that are out of service by the keys' word, batches that never come by a request.
+//! An operator's decisions ([`Word`]) are written into every partition of the log, so that a replay meets
+//! them at the same position. Two are written: that an edge is out of service, as soon as the keys say
+//! so; and that a batch will never come, when the operator asks for it ([`crate::Collector::resolve`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,13 +15,13 @@ use tracing::{debug, info, warn};
 
 use crate::keys::CollectorKeys;
 
-/// A log that did not take a word is asked again after this.
+/// Pause before the clock or the log is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Appends a word to every partition. Heard twice, it changes nothing.
+/// Appends a word to every partition. Appending it again changes nothing.
 ///
 /// # Errors
-/// [`LogError`]: some partitions may have it.
+/// [`LogError`]: some partitions may have the word all the same.
 pub(crate) async fn append<L: Log>(log: &L, clock: &dyn Clock, word: Word) -> Result<(), LogError> {
     let stamp = clock.now();
     let message = |partition| {
@@ -30,8 +31,9 @@ pub(crate) async fn append<L: Log>(log: &L, clock: &dyn Clock, word: Word) -> Re
     log.append((0..log.partitions()).map(message).collect()).await.map(drop)
 }
 
-/// Tells every partition of the edges that are out of service, when it starts and whenever one is
-/// added: whoever counts need not wait for them. Every collector does, and need not know of others.
+/// Tells every partition which edges are out of service, at the start and whenever the keys name a new
+/// one, so that counting does not wait for these edges. Every collector does this, without regard to the
+/// others: a word that is repeated changes nothing. Returns when the sender of the keys is gone.
 pub(crate) async fn tell_retired<L: Log>(
     log: Arc<L>,
     clock: Arc<dyn Clock>,
@@ -41,6 +43,7 @@ pub(crate) async fn tell_retired<L: Log>(
     loop {
         let all: Vec<EdgeId> = keys.borrow_and_update().retired_edges.keys().copied().collect();
         for edge in all.into_iter().filter(|edge| !told.contains(edge)).collect::<Vec<_>>() {
+            // Both loops go on until they succeed: an edge that is left out would be waited for for ever.
             while let Some(why) = clock.trouble() {
                 debug!(%edge, "the log is not told yet that it is out of service: {why}");
                 tokio::time::sleep(AGAIN_AFTER).await;

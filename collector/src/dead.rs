@@ -1,4 +1,4 @@
-//! What an operator sees of the dead letters ([`shared::wire::dead`]).
+//! The dead letters ([`shared::wire::dead`]) as an operator lists, reads and resolves them.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use shared::name::Short;
 use shared::wire::{DeadLetter, Resolved, batch};
 use shared::{Id, Timestamp};
 
-/// What is said of who has sent a letter where that is not known.
+/// Stands for a sender that is not known.
 pub const UNKNOWN: &str = "not known";
 
 /// Which letters are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted {
-    /// Those behind this one …
+    /// Letters with sequences above this one …
     pub after: u64,
-    /// … up to and with this one …
+    /// … up to and including this one …
     pub until: u64,
-    /// … of this sender; `Some(None)`: of those of which that is not known.
+    /// … of this sender. `None`: of all senders; `Some(None)`: only those whose sender is not known.
     pub sender: Option<Option<Sender>>,
 }
 
@@ -31,7 +31,7 @@ impl Default for Wanted {
 }
 
 impl Wanted {
-    /// Whether it is one of them.
+    /// Whether a letter with this sequence and sender is asked for.
     #[must_use]
     pub fn takes(&self, sequence: u64, sender: Option<Sender>) -> bool {
         let of_sender = self.sender.is_none_or(|wanted| wanted == sender);
@@ -39,11 +39,11 @@ impl Wanted {
     }
 }
 
-/// Reads who is meant: `operator`, `issuer:NAME`, `edge:NAME` (a space will do for the colon, as in what
-/// is shown), or `unknown`.
+/// Reads a sender: `operator`, `issuer:NAME`, `edge:NAME`, or `unknown` (which gives `None`). A space may
+/// stand for the colon, and [`UNKNOWN`] for `unknown`, as in what is shown.
 ///
 /// # Errors
-/// When it is none of these.
+/// When the text is none of these.
 pub fn parse_sender(text: &str) -> Result<Option<Sender>, String> {
     fn name<T: Short>(name: &str) -> Result<Id<T>, String> {
         name.parse().map_err(|error| format!("{name:.40}: {error}"))
@@ -58,12 +58,12 @@ pub fn parse_sender(text: &str) -> Result<Option<Sender>, String> {
     }
 }
 
-/// So many senders are told apart: more than a deployment has, and few enough to be shown. Where NATS
-/// lets anybody publish, each name that is made up is one.
+/// The most senders whose letters are counted apart; letters of further ones are counted together. There
+/// would be no bound where NATS lets anybody publish, for a sender can then be any name.
 pub const SENDERS_MAX: usize = 256;
 
-/// The letters that nobody has looked at yet, oldest first: at most `most` of those that are wanted, and
-/// how many there are of each sender.
+/// Lists the letters that are not resolved, oldest first: at most `most` of those that are wanted, and of
+/// all letters how many each sender has.
 ///
 /// # Errors
 /// [`LogError`].
@@ -108,7 +108,7 @@ pub async fn unresolved<L: Log>(
     Ok(Letters { letters, more, all, senders, others, end: unresolved.end() })
 }
 
-/// One letter, as it came.
+/// The letter with this sequence, as it lies in the log; none when there is no such letter.
 ///
 /// # Errors
 /// [`LogError`].
@@ -123,10 +123,10 @@ pub async fn find<L: Log>(log: &L, wanted: u64) -> Result<Option<Bytes>, LogErro
     Ok(None)
 }
 
-/// Notes that an operator has looked at these letters.
+/// Writes notes that these letters are resolved.
 ///
 /// # Errors
-/// [`LogError`]: some may be noted.
+/// [`LogError`]: some of the notes may have been written.
 pub async fn resolve<L: Log>(log: &L, sequences: &[u64], now: Timestamp) -> Result<(), LogError> {
     let note = |sequence: &u64| {
         let payload = Resolved { at: now, sequence: *sequence }.to_bytes().into();
@@ -135,11 +135,11 @@ pub async fn resolve<L: Log>(log: &L, sequences: &[u64], now: Timestamp) -> Resu
     log.append(sequences.iter().map(note).collect()).await.map(drop)
 }
 
-/// Lets the log forget what lies before the first letter that nobody has looked at: letters that are
-/// resolved, and notes of such. The last message stays, so that there is one to read up to.
+/// Lets the log remove what lies before the first letter that is not resolved: resolved letters and notes
+/// about them. The last message always stays, so that there is one to read up to.
 ///
 /// # Errors
-/// [`LogError`]: nothing may be gone, and all that was resolved stays so.
+/// [`LogError`]: perhaps nothing was removed. What was resolved stays resolved.
 pub async fn forget<L: Log>(log: &L) -> Result<(), LogError> {
     let mut unresolved = Unresolved::open(log).await?;
     let first = unresolved.next().await?.map_or(unresolved.end(), |(sequence, _)| sequence);
@@ -149,15 +149,16 @@ pub async fn forget<L: Log>(log: &L) -> Result<(), LogError> {
     }
 }
 
-/// The letters that nobody has looked at yet, one after the other: however many there are, memory holds
-/// one, and a bit of each that was looked at.
+/// Reads the letters that are not resolved one after the other. Memory holds one letter, and one bit for
+/// each that is resolved.
 pub struct Unresolved<R> {
     messages: Messages<R>,
     resolved: Numbers,
 }
 
 impl<R: Reader> Unresolved<R> {
-    /// Those that lie there now. Notes lie behind their letters, so everything is read once before.
+    /// Covers the letters that are in the log now. A note that resolves a letter lies behind it in the log,
+    /// so everything is read once here to collect the notes.
     ///
     /// # Errors
     /// [`LogError`].
@@ -166,7 +167,7 @@ impl<R: Reader> Unresolved<R> {
         let mut messages = Messages::open(log, end).await?;
         let mut resolved = Numbers::default();
         while let Some((own, payload)) = messages.next().await? {
-            // What speaks of a later one is no note of ours.
+            // A real note is written after its letter: one that names a later sequence is not ours.
             if let Some(note) = Resolved::read(&payload).filter(|note| note.sequence < own) {
                 resolved.insert(note.sequence);
             }
@@ -174,13 +175,13 @@ impl<R: Reader> Unresolved<R> {
         Ok(Self { messages: Messages::open(log, end).await?, resolved })
     }
 
-    /// The last message's number.
+    /// Sequence of the last message that is read; 0 when there is none.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.messages.end
     }
 
-    /// The next.
+    /// The next letter with its sequence; none behind the last.
     ///
     /// # Errors
     /// [`LogError`].
@@ -194,7 +195,7 @@ impl<R: Reader> Unresolved<R> {
     }
 }
 
-/// A set of numbers that lie near each other.
+/// A set of numbers that lie near each other: 64 of them in one word.
 #[derive(Default)]
 struct Numbers(BTreeMap<u64, u64>);
 
@@ -208,10 +209,11 @@ impl Numbers {
     }
 }
 
-/// What lies in the stream up to a number.
+/// Reads the messages of the dead letters' stream up to a sequence.
 struct Messages<R> {
-    /// None when there is nothing.
+    /// None when there is nothing to read.
     reader: Option<R>,
+    /// Sequence of the message that was read last.
     last_read: u64,
     end: u64,
 }
@@ -229,7 +231,7 @@ impl<R: Reader> Messages<R> {
         let next = reader.next().await?;
         self.last_read = next.position.sequence;
         if self.last_read.is_multiple_of(YIELD_EVERY) {
-            // A local log never waits, and others have something to do.
+            // Reading a local log never waits, and would keep other tasks from running.
             tokio::task::yield_now().await;
         }
         Ok((self.last_read <= self.end).then_some((self.last_read, next.payload)))
@@ -238,12 +240,12 @@ impl<R: Reader> Messages<R> {
 
 const YIELD_EVERY: u64 = 256;
 
-/// The number of the last message; 0 when there is none.
+/// Sequence of the last message; 0 when there is none.
 async fn end<L: Log>(log: &L) -> Result<u64, LogError> {
     Ok(log.end(DEAD).await?.map_or(0, |end| end.sequence))
 }
 
-/// Which batch these bytes begin like.
+/// The batch whose beginning these bytes are; none when they do not begin like a batch.
 #[must_use]
 pub fn batch_name(bytes: &[u8]) -> Option<BatchName> {
     let (outbox, number) = batch::name_of(bytes)?;

@@ -1,4 +1,4 @@
-//! Why nothing came of what was sent.
+//! Why a batch, chunk or request was not taken.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use crate::sender::Refusal;
 /// Why something was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// The log is away or the collector is closing; whether it was written is not known. Send the
-    /// same again, later.
+    /// The log is away, the collector is closing, or its clock is in doubt. Whether it was written is
+    /// not known. Send the same again later.
     #[error("not now: {0}")]
     Retry(String),
-    /// It cannot be taken, now or later: what is wrong, and where.
+    /// It can be taken neither now nor later; the text says what is wrong, and where.
     #[error("refused: {0}")]
     Refused(String),
-    /// The sender may not send it, as things are. Nothing of it was written.
+    /// It can be read, but the sender may not send it ([`Refusal`]). Nothing of it was written.
     #[error("not let in: {1}")]
     NotAllowed(Refusal, String),
-    /// It cannot be taken, and so much of its sender lies with the dead letters that this one has to
-    /// wait for so long. Nothing of it was written.
+    /// It belongs to the dead letters, and its sender has used up its quota of them. After the given time
+    /// there is room for it. Nothing of it was written.
     #[error("too many dead letters of this sender for now: {1}")]
     TooManyLetters(Duration, String),
-    /// The sender's issuer has sent as much as it may for now. Nothing of it was written: send the
-    /// same again, after so long.
+    /// The sender's issuer has used up a quota. Nothing of it was written: send the same again after the
+    /// given time.
     #[error("over quota: {why}")]
     OverQuota {
-        /// What there is too much of.
+        /// Which quota is used up.
         why: String,
-        /// When there may be room for it.
+        /// After how long there may be room for it.
         after: Duration,
     },
 }

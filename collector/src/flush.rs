@@ -1,11 +1,11 @@
 //! The one task that coalesces and appends.
 //!
-//! One append is on its way at a time, so that appends stay in order; meanwhile the next is
-//! gathered, and when that is full too, the queue in front fills up and whoever submits waits.
+//! One append runs at a time, so that appends stay in order. Meanwhile the next one is gathered; when
+//! that is full too, the queue in front fills up and callers wait.
 //!
-//! What goes together may be too large for the log though each part of it is not, and one part may be
-//! too large by itself. Then it goes in halves, until what is too large stands alone and is refused:
-//! one bad item never fails the others.
+//! An append may be too large for the log although each item in it would fit, or because one item alone
+//! does not fit. It is then cut into halves and each half is tried, down to single items; only an item
+//! that is too large alone is refused. So one bad item never fails the others.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,7 +29,8 @@ use crate::verify::{JudgedBatch, JudgedChunk};
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What is handed to the task; kept until the log has it, for it may have to go alone.
+/// What is handed to the task. It is kept until the log has it, for an append that is too large is cut and
+/// coalesced again.
 pub(crate) enum Item {
     Batch(Arc<JudgedBatch>, Ticket),
     Chunk(Arc<JudgedChunk>, Ticket),
@@ -49,7 +50,7 @@ impl Item {
     }
 }
 
-/// Who waits for an acknowledgement, and the place that is free afterwards.
+/// The caller who waits for an acknowledgement, and the permit that is free afterwards.
 pub(crate) struct Ticket {
     pub(crate) ack: oneshot::Sender<Result<(), SubmitError>>,
     pub(crate) permit: Permit,
@@ -58,7 +59,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     fn resolve(self, result: Result<(), SubmitError>) {
         drop(self.permit);
-        // Nobody waits any more: the sender has hung up, and will send again.
+        // This fails when the caller has hung up; its sender sends again.
         let _ = self.ack.send(result);
     }
 }
@@ -78,24 +79,27 @@ pub(crate) struct Flusher<L> {
 /// Why an append was given up.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GivenUp {
-    /// It may have been written; the senders send again.
+    /// The messages may have been written; the senders send again.
     Retry(String),
-    /// More than the log takes at once: nothing was written, and so it never will be.
+    /// More than the log takes in one append: nothing was written, and trying again would not help.
     TooLarge(String),
     /// The log cannot be written any more: the process must end.
     Fatal(String),
 }
 
-/// False when the log has failed for good.
+/// An append under way; it gives `false` when the log has failed for good.
 type InFlight = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl<L: Log> Flusher<L> {
-    /// Runs until all senders of items are gone and what they sent is in the log.
+    /// Runs until all senders of items are gone and their items are in the log or given up, or until the
+    /// log has failed for good.
     pub(crate) async fn run(mut self) {
         let window = Duration::from_millis(self.settings.flush_ms);
         let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
         let mut in_flight: Option<InFlight> = None;
         let (mut open, mut overdue) = (true, false);
+        // No item waits for ever: the first one gathered starts the timer, and when that fires, or the size
+        // is reached, or nobody can send any more, the flush starts as soon as no append is under way.
         loop {
             let now = overdue || self.gather.is_due() || !open;
             if now && in_flight.is_none() && !self.gather.is_empty() {
@@ -155,7 +159,7 @@ impl<L: Log> Flusher<L> {
     }
 }
 
-/// What goes to the log together.
+/// Items that go to the log together, and what is needed to coalesce a part of them again.
 struct Group<L> {
     log: Arc<L>,
     metrics: Arc<Metrics>,
@@ -166,10 +170,11 @@ struct Group<L> {
 }
 
 impl<L: Log> Group<L> {
-    /// Appends it, in as many parts as the log wants, and tells everybody who waits; false when the
-    /// log has failed for good.
+    /// Appends the flush, in as many parts as the log wants, and answers each item. `false` when the log
+    /// has failed for good.
     async fn append(self, whole: Flush<Item>) -> bool {
-        // The first is on top.
+        // A stack whose top is the oldest part, so that items reach the log in their order. The loop ends:
+        // a part is appended, refused, given up, or replaced by two smaller ones.
         let mut parts = vec![whole];
         while let Some(Flush { messages, acks: mut items }) = parts.pop() {
             match append(&*self.log, messages, &self.metrics, self.retry_for).await {
@@ -183,7 +188,7 @@ impl<L: Log> Group<L> {
                 Err(GivenUp::TooLarge(why)) => {
                     items.into_iter().for_each(|item| self.refuse(item, &why));
                 }
-                // What is left would meet the same, and has waited for long enough.
+                // The parts that are left would fail the same way, and have waited long enough.
                 Err(GivenUp::Retry(why)) => {
                     let waiting = items.into_iter().chain(parts.drain(..).flat_map(|p| p.acks));
                     self.metrics.appends_failed.inc();
@@ -208,7 +213,7 @@ impl<L: Log> Group<L> {
         gather.finish(self.stamp)
     }
 
-    /// It is too large by itself.
+    /// Refuses an item that is too large alone.
     fn refuse(&self, item: Item, why: &str) {
         self.metrics.count_refused(Refusal::BatchTooLarge);
         let why = format!("it is larger than what the log takes, by itself: {why}");
@@ -221,8 +226,11 @@ fn retry(why: &str) -> SubmitError {
     SubmitError::Retry(why.to_owned())
 }
 
-/// Appends the same messages until they are durable, or for `retry_for`. An error does not mean
-/// that nothing was written; readers know what they have by the batches' numbers.
+/// Appends the same messages again and again until they are durable, or the pauses add up to `retry_for`.
+/// An error does not mean that nothing was written; readers recognise repeated batches by their numbers.
+///
+/// # Errors
+/// [`GivenUp`].
 pub(crate) async fn append<L: Log>(
     log: &L,
     messages: Vec<Message>,
@@ -232,6 +240,7 @@ pub(crate) async fn append<L: Log>(
     let bytes: usize = messages.iter().map(|message| message.payload.len()).sum();
     let watch = Stopwatch::start();
     let (mut backoff, mut waited) = (BACKOFF_FIRST, Duration::ZERO);
+    // The pauses double up to `BACKOFF_MAX` and are added up, so the number of attempts is bounded.
     loop {
         match log.append(messages.clone()).await {
             Ok(_) => {

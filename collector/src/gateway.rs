@@ -1,9 +1,10 @@
 //! The HTTP gateway: batches and chunks from outside, for edges without NATS, servers and importers.
 //!
-//! Two may come in: the operator's key, which whoever mounts it looks at; and, for batches, an edge
-//! that signs its request with its issuer's key ([`request`]), which is looked at here: before the
-//! body, as far as the head tells, and after it. What a body may cost is in [`bodies`]. A key speaks for
-//! the edges of its issuer and no others; the operator's key for every edge that is registered.
+//! A request is let in by one of two keys. The operator's key is checked by the program that mounts this
+//! router. An issuer's key, with which an edge signs a request for batches ([`request`]), is checked here:
+//! first what the head alone shows, then the whole request. [`bodies`] bounds what reading bodies costs.
+//! An issuer's key speaks for the edges of this issuer and no others; the operator's key for every edge
+//! that is registered.
 
 pub(crate) mod bodies;
 pub mod letters;
@@ -34,12 +35,12 @@ use crate::collector::{Collector, Receipt};
 use crate::error::SubmitError;
 use crate::sender::Refusal;
 
-/// The content type of a batch in its binary form; `application/octet-stream` is read so too.
+/// The content type of a batch in its binary form; `application/octet-stream` means the same.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
-/// The route for batches: the only one that takes a signature for a key.
+/// The route for batches: the only one where a signature can take the place of the operator's key.
 pub const BATCHES_PATH: &str = routes::BATCHES.path;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Nobody is told to wait for longer: there may be room before.
+/// The longest `Retry-After`: there may be room before the quota says so.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 struct Gateway<L> {
@@ -50,20 +51,21 @@ struct Gateway<L> {
 
 type Shared<L> = State<Arc<Gateway<L>>>;
 
-/// `POST /v1/batches` and `POST /v1/import`; and what [`letters`] says of dead letters.
+/// Serves `POST /v1/batches` and `POST /v1/import`, and the routes of [`letters`].
 ///
-/// - Batches, signed or with the operator's key: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or `application/json`
-///   ([`JsonBatch`]); 202 with `{"clock_ahead_ms"}` (the sender's clock against ours, see
-///   [`Receipt`]) when every partition has it durably. A batch that cannot be decoded is 400, and
-///   lies with the dead letters.
-/// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every
-///   partition has it durably. `run=` names the run of an importer, which begins with a chunk without
-///   rows: 503 (`import_busy`) while another imports the log, 409 (`other_log`) when another has followed.
+/// - Batches, signed or with the operator's key: [`BATCH_CONTENT_TYPE`], `application/octet-stream` or
+///   `application/json` ([`JsonBatch`]). The answer is 202 with `{"clock_ahead_ms"}` (how far the sender's
+///   clock is ahead of ours, see [`Receipt`]) when every partition has the batch durably. A batch that
+///   cannot be decoded is answered with 400 and kept with the dead letters.
+/// - Import: `application/json` ([`ImportChunk`]); 200 with `{"source","end_row"}` when every partition has
+///   the chunk durably. `run=` names one run of an importer. A run begins with a chunk without rows. It
+///   gets 503 (`import_busy`) while another run imports the same log, and 409 (`import_taken_over`) when
+///   another run has begun meanwhile.
 ///
 /// Errors are RFC 9457 problems: 400, 401 (a signature that is not believed), 403 (`foreign_edge`,
 /// `unregistered_edge`, `epoch_ahead`: nothing was written), 405, 408 (a body that comes too slowly),
 /// 413 (over [`GATEWAY_BODY_BYTES_MAX`], or more than the log takes), 415, 429 with Retry-After when the
-/// issuer has sent too much (`over_quota`, [`crate::Quotas`]), or too much that cannot be decoded
+/// issuer has used up a quota (`over_quota`, [`crate::Quotas`]) or sent too much that cannot be decoded
 /// (`too_many_dead_letters`; nothing was written), and 503 with Retry-After when the log is away or too
 /// many bodies are being read.
 pub fn router<L: Log>(collector: Arc<Collector<L>>) -> Router {
@@ -105,7 +107,7 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
         Ok(body) => body,
         Err(response) => return response,
     };
-    // Without a signature it is the operator's key that has let the request in.
+    // A request without a signature was let in by the operator's key.
     let signed = signature.map_or(Ok(Sender::Operator), |signature| {
         collector.check_request(signature.as_bytes(), BATCHES_PATH, &body)
     });
@@ -119,7 +121,7 @@ async fn batches<L: Log>(State(gateway): Shared<L>, request: Request) -> Respons
             return refused(&collector.refuse(Some(sender), &from, reason, body).await);
         }
     };
-    // The text of a batch is many times as long, and has no turn any more.
+    // The JSON text of a batch is many times as long as its binary form, and its turn has been given back.
     drop(body);
     match collector.submit_from(sender, &from, batch).await {
         Ok(Receipt { clock_ahead_ms, .. }) => {
@@ -174,7 +176,10 @@ async fn import<L: Log>(State(gateway): Shared<L>, request: Request) -> Response
     }
 }
 
-/// The name of an importer's run, and whether this is the end of it.
+/// The name of the importer's run, if the query has one, and whether the run ends with this request.
+///
+/// # Errors
+/// Says what the query may have.
 fn run_of(uri: &axum::http::Uri) -> Result<(Option<String>, bool), &'static str> {
     let (mut run, mut is_over) = (None, false);
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -183,7 +188,7 @@ fn run_of(uri: &axum::http::Uri) -> Result<(Option<String>, bool), &'static str>
         };
         match pair.split_once('=') {
             Some(("run", name)) if run.is_none() && is_name(&name) => run = Some(name.to_owned()),
-            // An importer of an earlier build says so how its log begins.
+            // Importers of earlier builds send `begin=`; nothing depends on it any more.
             Some(("begin", _)) => {}
             Some(("end", "true")) => is_over = true,
             _ => return Err("there is run=, once, of 1 to 64 letters and digits, and end=true"),
@@ -219,7 +224,7 @@ fn sender(request: &Request) -> String {
     )
 }
 
-/// What of an address may be written down: its network.
+/// The network of an address, /24 or /48: only that may be written down.
 fn network(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -240,7 +245,7 @@ fn unsupported(found: Option<&str>, wanted: &str) -> Response {
 }
 
 fn unauthorized<L: Log>(collector: &Collector<L>, error: &RequestError) -> Response {
-    // A clock that is wrong itself blames nobody's.
+    // While this collector's own clock is in doubt, it does not blame the sender's.
     if let (RequestError::Time, Some(trouble)) = (error, collector.trouble()) {
         return refused(&SubmitError::Retry(trouble));
     }
@@ -265,14 +270,14 @@ fn refused(error: &SubmitError) -> Response {
     }
 }
 
-/// 429: the same may be sent again after so long.
+/// 429: the same request may be sent again after this time.
 fn later(kind: &str, detail: &str, after: Duration) -> Response {
     let after = (after + Duration::from_secs(1)).min(RETRY_AFTER_MAX);
     let refusal = api::Refusal::new(StatusCode::TOO_MANY_REQUESTS, kind, detail);
     refusal.retry_after(after).into_response()
 }
 
-/// 503: the same may be sent again in a moment.
+/// 503: the same request may be sent again in a moment.
 fn soon(kind: &str, detail: impl Into<String>) -> Response {
     let refusal = api::Refusal::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
     refusal.retry_after(RETRY_AFTER).into_response()

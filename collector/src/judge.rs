@@ -1,4 +1,4 @@
-//! Each event's one outcome. Pure: the token was verified before ([`crate::verify`]), the time is
+//! Gives each event its one outcome. Pure: tokens are verified before ([`crate::verify`]), and the time is
 //! an argument.
 
 use shared::import::{self, ImportEvent};
@@ -16,11 +16,11 @@ use crate::keys::CollectorKeys;
 /// A token whose signature is good and whose key may be believed.
 #[derive(Clone, Copy, Debug)]
 pub struct Believed<'a, 'k> {
-    /// What it says.
+    /// What the token says.
     pub token: Token<'a>,
-    /// Who says so.
+    /// The key that signed it.
     pub key: &'k PublicKey,
-    /// Body and signature.
+    /// The token's body and signature.
     pub proof: &'a [u8],
 }
 
@@ -29,27 +29,27 @@ pub struct Believed<'a, 'k> {
 pub struct Doubted {
     /// Why not.
     pub reason: Reason,
-    /// The issuer and block that it claims, where its key is known: where it is put, not what it
-    /// counts for.
+    /// The issuer and block that the token claims, where its key is known. They decide into which
+    /// partition the rejected event goes, and nothing else.
     pub claim: (IssuerId, BlockId),
 }
 
 impl Doubted {
-    /// A token that claims nothing that can be read.
+    /// A token of which not even the claim can be read.
     #[must_use]
     pub fn unreadable(reason: Reason) -> Self {
         Self { reason, claim: (Id::NONE, BlockId::default()) }
     }
 }
 
-/// What there is to know about a batch, besides its events.
+/// What is the same for all events of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'k> {
-    /// What to believe.
+    /// The keys that the whole batch is judged with.
     pub keys: &'k CollectorKeys,
     /// The batch's edge is out of service.
     pub retired: bool,
-    /// Whose edge it is: what the tokens of another issuer tell is not believed of it.
+    /// The issuer that owns the batch's edge: an event with a token of another issuer is rejected.
     pub owner: IssuerId,
     /// The collector's time.
     pub now: Timestamp,
@@ -58,26 +58,32 @@ pub struct Context<'k> {
 /// An event with its outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Ruling<'a> {
-    /// The event; its `proof` and `names` are apart, in [`Ruling::proof`] and [`Ruling::names`].
+    /// The event. Its `proof` and `names` are empty; they are in [`Ruling::proof`] and [`Ruling::names`].
     pub judged: Judged<'static>,
-    /// The event's names, as texts.
+    /// The event's names as texts: ad, campaign, advertiser, publisher, placement.
     pub names: [&'a str; 5],
-    /// What the archive shall keep of the token: all of it when the event is rejected, body and
-    /// signature when it is the one that tells that the token was issued, else nothing.
+    /// What the archive shall keep of the token: the whole token when the event is rejected, its body and
+    /// signature when the event is the one that says that the ad was served, else nothing.
     pub proof: &'a [u8],
-    /// What decides the partition: the same for the same bytes, believed or not (as long as the
-    /// key is known), so that a batch that is judged again after an append that failed half-way
-    /// cannot put an event into a second partition.
+    /// Decides the partition. The same bytes have the same key whether the token is believed or not, as
+    /// long as its signing key is known. So an event stays in one partition when its batch is judged again
+    /// after an append that failed half-way.
     pub partition_key: (IssuerId, BlockId),
 }
 
-/// Judges one event. The first of these that holds is its reason: the edge is out of service; the
-/// token is not believed, or is another issuer's than the edge; the receive time is further ahead of
-/// the collector's than clocks may differ, or behind the horizon; no edge could have issued the token
-/// as it is (`malformed`); it is outside the token's life; the price cannot be read (`malformed`); the
-/// key may not sign for this advertiser or at this price. Otherwise it is accepted: what comes of a test
-/// as [`Reason::Test`], whatever the edge thinks of who tried it out, for a test is in no count; all
-/// else with the edge's verdict.
+/// Judges one event. It is rejected for the first of these that holds:
+///
+/// 1. the edge is out of service;
+/// 2. the token is not believed, or another issuer than the edge's has signed it;
+/// 3. the receive time is further ahead of the collector's than clocks may differ, or behind the horizon;
+/// 4. no edge could have issued such a token: it lives too long, or its block was not open when it was
+///    issued (`malformed`);
+/// 5. the event is outside the token's life;
+/// 6. the price cannot be read (`malformed`);
+/// 7. the key may not sign for this advertiser or at this price.
+///
+/// Otherwise it is accepted: with [`Reason::Test`] as its verdict when the token is a test's, for a test
+/// is in no count whatever the edge's verdict on its sender; else with the edge's verdict.
 #[must_use]
 pub fn judge<'a>(
     event: &Event<'a>,
@@ -85,7 +91,7 @@ pub fn judge<'a>(
     context: &Context<'_>,
 ) -> Ruling<'a> {
     let retired = if context.retired { Err(Reason::EdgeRetired) } else { Ok(()) };
-    // Whatever its reason is, it is in a minute that is kept.
+    // A rejected event, too, is put into a minute that the engine keeps.
     let mut judged = blank(event.kind, clamp_time(event.at, context.now).0);
     judged.codes = event.codes;
     judged.region = event.region;
@@ -160,9 +166,10 @@ pub fn judge_row<'a>(
     Ruling { judged, names, proof: &[], partition_key: (import::ISSUER, judged.id.block) }
 }
 
-/// The nearest time that a sender may speak of at `now`, and the reason when it is another: further
-/// ahead than clocks may differ, or behind the horizon. So no sender makes anybody keep minutes of any
-/// year; what lies outside is named, and counted in the nearest minute inside.
+/// The time that is nearest to `at` within what a sender may report at `now`; and, when that is another
+/// time, the reason: `at` is further ahead than clocks may differ, or behind the horizon. Events outside
+/// are rejected for this reason and counted in the nearest minute inside, so that no sender can make
+/// the engine keep minutes of arbitrary years.
 pub(crate) fn clamp_time(at: Timestamp, now: Timestamp) -> (Timestamp, Option<Reason>) {
     let (first, last) = (now.minus_ms(HORIZON_MS), now.plus_ms(CLOCK_AHEAD_MS_MAX));
     match at {

@@ -1,4 +1,4 @@
-//! What a collector believes, and with which keys.
+//! The keys and registers that a collector judges with.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,25 @@ use shared::keys::{
 };
 use shared::{EdgeId, Timestamp};
 
-/// The keys of a collector: public ones to verify with, and the secrets of the centre. A change is
-/// a new value, handed in through a watch; a batch is judged with one value as a whole.
+/// The keys of a collector: public keys to verify with, and the secrets of the centre. A change is a new
+/// value, handed in through a watch; each batch is judged with one value throughout.
 #[derive(Clone, Debug)]
 pub struct CollectorKeys {
     /// The issuers' public keys.
     pub keyring: Keyring,
-    /// What covers the prices in tokens, by signing key: one for each key of the keyring.
+    /// The key that prices in tokens are encrypted with, by signing key: one for each key of the keyring.
     pub price_keys: BTreeMap<KeyId, PriceKey>,
-    /// What makes fingerprints of the users that an imported log names.
+    /// Makes fingerprints of the users that an imported log names.
     pub visitor: VisitorKey,
-    /// Edges that were taken out of service, and since when: what comes from them later is
-    /// `edge_retired`, whenever it was received.
+    /// Edges that are out of service, and since when. Events in batches that arrive later are rejected as
+    /// `edge_retired`, whenever the edge received them.
     pub retired_edges: BTreeMap<EdgeId, Timestamp>,
-    /// Whose edges are: an edge that nobody has registered is not let in.
+    /// The issuer that owns each edge. Batches of an edge that is not in it are refused.
     pub edges: EdgeRegistry,
 }
 
 impl CollectorKeys {
-    /// Of the centre's part of a key store.
+    /// Takes them from the centre's part of a key store.
     ///
     /// # Errors
     /// [`KeyError`] when a key is wrong.
@@ -38,7 +38,7 @@ impl CollectorKeys {
         Ok(Self { keyring, price_keys, visitor, retired_edges, edges })
     }
 
-    /// Of a key store.
+    /// Takes them from a whole key store.
     ///
     /// # Errors
     /// [`KeyError`] when a key of the store is wrong.
@@ -46,7 +46,7 @@ impl CollectorKeys {
         Self::new(&store.for_centre())
     }
 
-    /// Whether an edge, or the one whose shard it is, is out of service at `now`.
+    /// Whether an edge is out of service at `now`, or, when it is a shard, the edge that it belongs to.
     #[must_use]
     pub fn is_retired(&self, edge: EdgeId, now: Timestamp) -> bool {
         let is = |edge| self.retired_edges.get(&edge).is_some_and(|since| *since <= now);

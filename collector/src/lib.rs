@@ -9,19 +9,22 @@
 //!
 //! [`gateway`] offers the same over HTTP to edges without NATS, to servers and to importers.
 //!
-//! An edge belongs to one issuer ([`Sender`]): whoever sends a batch of another's edge is not let in, and
-//! what the tokens of another issuer tell is `foreign_issuer`.
+//! An edge belongs to one issuer ([`Sender`]). A batch is refused when its edge is not the sender's; an
+//! event is rejected as `foreign_issuer` when its token is signed by another issuer than its edge's.
 //!
-//! What an issuer may cost is bounded by time ([`Quotas`]) and by its share of the queue; what is over
-//! comes again later.
+//! Each issuer is bounded twice: by its quotas over time ([`Quotas`]) and by its share of the queue. A
+//! batch that is over one of them is not written; its sender sends it again later.
 //!
-//! Invariants: an event that comes in is one row of one partition, or one of a tally, whatever is
-//! wrong with it. A batch that cannot be decoded goes to the log's dead letters ([`dead`]), with who
-//! has sent it, and as many bytes an hour of each as the settings say. Nothing waits without a bound:
-//! when the queue is full, whoever submits waits.
+//! Invariants:
 //!
-//! What is deliberately absent: dedup. A batch that is appended twice (a lost acknowledgement) has
-//! the same number twice, and the count engine skips it.
+//! - An event that is taken becomes one row of one partition, or is counted in one tally, whatever is
+//!   wrong with it.
+//! - A batch that cannot be decoded goes to the log's dead letters ([`dead`]), together with the name of
+//!   its sender. The settings say how many bytes an hour each sender may put there.
+//! - Every queue is bounded: a caller that finds it full waits.
+//!
+//! What is deliberately absent: dedup. A batch that is appended twice, because an acknowledgement was
+//! lost, has the same number both times, and the count engine skips the second.
 
 pub mod clock;
 pub mod coalesce;

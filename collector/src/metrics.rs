@@ -1,4 +1,4 @@
-//! What a collector tells about itself.
+//! The collector's counters.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,17 +13,18 @@ use crate::verify::{Checks, JudgedRow};
 /// One label: `accepted`, or the reason.
 type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// What becomes of a dead letter that is over its sender's quota.
+/// What becomes of a batch that belongs to the dead letters while its sender's quota of them is used up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LetterFate {
-    /// Its sender, or the queue, is told to bring it again.
+    /// The sender, or the work queue on NATS, is told to bring it again later.
     Later,
-    /// Too many of the sender wait in the queue as it is: its number stays missing.
+    /// It is dropped, for too many of the sender's batches wait in the work queue already. Its number stays
+    /// missing.
     LetGo,
 }
 
 impl LetterFate {
-    /// All of them.
+    /// All fates.
     pub const ALL: [Self; 2] = [Self::Later, Self::LetGo];
 
     /// The name in metrics.
@@ -36,41 +37,41 @@ impl LetterFate {
     }
 }
 
-/// Counters in the domain's words.
+/// Counters, histograms and gauges of one collector. Clones count into the same.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Batches acknowledged; one that is sent again counts again.
+    /// Batches that were judged and gathered for the log; a batch that is sent again counts again.
     pub batches: Counter,
-    /// Chunks of imported logs acknowledged.
+    /// Chunks of imported logs that were judged and gathered for the log.
     pub chunks: Counter,
     /// Events judged, by outcome: `accepted` (with or without a verdict), or the reason.
     pub events: ByOutcome,
-    /// Of tokens.
+    /// Tokens that were verified.
     pub checks: Checks,
     /// Batches that were not let in, by [`crate::Refusal`].
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
-    /// Times that a batch was held back, for its issuer has sent too much, by [`crate::Quota`].
+    /// Times that a batch was held back because its issuer has used up a quota, by [`crate::Quota`].
     pub over_quota: Family<[(&'static str, &'static str); 1], Counter>,
-    /// Bytes that the log gets of an issuer's batches, as its quota counts them. (Operators make issuers, so
-    /// there are few.)
+    /// Bytes that the log gets of an issuer's batches, as its quota counts them, by issuer. There are few
+    /// issuers, for operators make them.
     pub issuer_bytes: Family<[(&'static str, String); 1], Counter>,
-    /// Batches that could not be decoded.
+    /// Batches that were kept with the dead letters.
     pub dead_letters: Counter,
-    /// Those that were over their sender's quota, by [`LetterFate`].
+    /// Batches that belonged to the dead letters while their sender's quota was used up, by [`LetterFate`].
     pub letters_over_quota: Family<[(&'static str, &'static str); 1], Counter>,
     /// Appends to the log that failed and were tried again.
     pub append_retries: Counter,
     /// Appends to the log that were given up: the senders send again.
     pub appends_failed: Counter,
-    /// Appends that the log found too large and that went in halves.
+    /// Appends that the log found too large and that were cut into halves.
     pub appends_split: Counter,
     /// Bytes of one append, all partitions together.
     pub flush_bytes: Histogram,
-    /// From the start of an append to its durability.
+    /// Seconds from the start of an append until it is durable.
     pub flush_seconds: Histogram,
-    /// Batches and chunks that were taken in and are not acknowledged yet.
+    /// Batches and chunks that are in the queue: taken in and not acknowledged yet.
     pub queue_items: Gauge,
-    /// Their bytes in memory, about.
+    /// Memory of these batches and chunks in bytes, about.
     pub queue_bytes: Gauge,
 }
 
@@ -105,12 +106,12 @@ impl Metrics {
         r.register("import_chunks", "Chunks of logs acknowledged", self.chunks.clone());
         r.register("events", "Events judged, by outcome", self.events.clone());
         r.register("tokens_verified", "Signatures checked", self.checks.verified.clone());
-        // Each reason is there before it has happened, so that an alarm can be set on it.
+        // Each reason has its counter before it has happened, so that an alarm can be set on it.
         for why in crate::Refusal::ALL {
             self.refused.get_or_create_owned(&[("reason", why.name())]);
         }
-        for what in LetterFate::ALL {
-            self.letters_over_quota.get_or_create_owned(&[("then", what.name())]);
+        for fate in LetterFate::ALL {
+            self.letters_over_quota.get_or_create_owned(&[("then", fate.name())]);
         }
         for quota in crate::Quota::ALL {
             self.over_quota.get_or_create_owned(&[("quota", quota.name())]);
@@ -153,7 +154,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a batch of an issuer's that was taken.
+    /// Counts the bytes of an issuer's batch that was taken.
     pub(crate) fn count_issuer_bytes(&self, issuer: IssuerId, bytes: usize) {
         let counter = self.issuer_bytes.get_or_create_owned(&[("issuer", issuer.to_string())]);
         counter.inc_by(bytes as u64);
@@ -164,19 +165,19 @@ impl Metrics {
         self.refused.get_or_create_owned(&[("reason", why.name())]).inc();
     }
 
-    /// The counter of what became of letters over quota.
+    /// The counter of this fate of dead letters.
     #[must_use]
-    pub fn letters_over_quota_with(&self, what: LetterFate) -> Counter {
-        self.letters_over_quota.get_or_create_owned(&[("then", what.name())])
+    pub fn letters_over_quota_with(&self, fate: LetterFate) -> Counter {
+        self.letters_over_quota.get_or_create_owned(&[("then", fate.name())])
     }
 
-    /// The counter of a quota.
+    /// The counter of batches that this quota has held back.
     #[must_use]
     pub fn over_quota_of(&self, quota: crate::Quota) -> Counter {
         self.over_quota.get_or_create_owned(&[("quota", quota.name())])
     }
 
-    /// The counter of an outcome.
+    /// The counter of events with this outcome; all accepted ones have the same.
     #[must_use]
     pub fn events_with(&self, outcome: Outcome) -> Counter {
         let name = outcome.err().map_or("accepted", Reason::name);

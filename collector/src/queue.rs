@@ -1,5 +1,8 @@
-//! The bounded queue in front: places by number and by bytes. Who finds none waits. One issuer has a
-//! share of both, what waits for a place included, so that nobody fills the queue for all.
+//! The bounded queue in front of the log. A batch or chunk needs a [`Permit`] to enter; permits are
+//! limited by their number and by their bytes, and a caller waits while none is left.
+//!
+//! One issuer can hold at most a [`Share`] of the queue. A batch takes its part of the share before it
+//! waits for a permit, so batches that wait count too, and no issuer can fill the queue for all others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,26 +13,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::Metrics;
 
-/// What an event costs in memory besides its bytes in the batch.
+/// Memory of an event besides its bytes in the batch, about.
 const EVENT_BYTES: usize = 256;
-/// One issuer has one of so many parts of the bytes, and of the places.
+/// An issuer's share is the queue's bytes (and so its permits) divided by this.
 const SHARES: u32 = 4;
 
-/// Hands out places.
+/// Hands out permits.
 #[derive(Debug)]
 pub(crate) struct Queue {
     items: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     bytes_max: u32,
-    /// What each item weighs in its issuer's share at least, so that small ones do not take all the
-    /// places.
+    /// The least that an item weighs in its issuer's share: the queue's bytes divided by its items, so
+    /// that an issuer with many small items does not take all permits.
     item_bytes: u32,
-    /// By issuer: as many as the deployment has.
+    /// The share of each issuer that has sent something; at most as many as the deployment has issuers.
     shares: Mutex<HashMap<IssuerId, Arc<Semaphore>>>,
     metrics: Arc<Metrics>,
 }
 
-/// What a batch or chunk weighs, about, in bytes of memory.
+/// Memory of a batch or chunk, about, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weight(u32);
 
@@ -40,10 +43,10 @@ impl Weight {
     }
 }
 
-/// A part of an issuer's share.
+/// A part of an issuer's share; dropping it gives it back.
 pub(crate) type Share = OwnedSemaphorePermit;
 
-/// A place in the queue: held until the batch is acknowledged or given up.
+/// Leave to be in the queue, held until the batch or chunk is acknowledged or given up.
 #[derive(Debug)]
 pub(crate) struct Permit {
     _share: Option<Share>,
@@ -75,11 +78,12 @@ impl Queue {
         }
     }
 
-    /// A part of the issuer's share. One that is larger than a whole share gets all of it. The future
-    /// gives `None` when the queue is closed.
+    /// Takes a part of the issuer's share at once. An item that is heavier than a whole share gets all
+    /// of it.
     ///
     /// # Errors
-    /// The future that waits for it, when there is none now.
+    /// When too little of the share is free now: the future that waits for it, and gives `None` when
+    /// the queue is closed.
     pub(crate) fn share(
         &self,
         issuer: IssuerId,
@@ -94,8 +98,8 @@ impl Queue {
             .map_err(|_| async move { all.acquire_many_owned(weight).await.ok() })
     }
 
-    /// Waits for a place; those who wait are served in their order. One that is larger than the
-    /// whole queue waits until it is empty. `None`: the queue is closed.
+    /// Waits for a permit; callers are served in the order in which they came. An item that is heavier
+    /// than the whole queue waits until the queue is empty. `None`: the queue is closed.
     pub(crate) async fn acquire(&self, weight: Weight, share: Option<Share>) -> Option<Permit> {
         let weight = weight.0.min(self.bytes_max);
         let item = Arc::clone(&self.items).acquire_owned().await.ok()?;
@@ -105,7 +109,7 @@ impl Queue {
         Some(Permit { _share: share, _item: item, bytes, metrics: Arc::clone(&self.metrics) })
     }
 
-    /// Nobody gets a place any more; those who have one keep it.
+    /// Hands out no more permits; those that were handed out stay valid.
     pub(crate) fn close(&self) {
         self.items.close();
         self.bytes.close();

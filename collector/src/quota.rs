@@ -1,9 +1,10 @@
-//! What one issuer may cost, by time. An [`Account`] is pure: the time is an argument.
+//! What one issuer may cost over time. An [`Account`] is pure: the time is an argument.
 //!
-//! Whoever has a key may sign as many ids as it likes, and each block that it opens and each outbox that
-//! it begins is remembered for a week. So an issuer has a bucket (the generic cell rate algorithm, ITU-T
-//! I.371, as the edge has one for each network) of bytes, one of blocks and one of outboxes. What is
-//! known costs nothing again; what is over is held back, and nothing of it is written.
+//! An issuer may sign as many ids as it likes, and the engine remembers each block that an issuer opens and
+//! each outbox that it begins for a week. So an issuer has three buckets (the generic cell rate algorithm,
+//! ITU-T I.371, as the edge has one for each network): of bytes, of new blocks and of new outboxes. A block
+//! or outbox that is known costs nothing again. A batch for which a bucket has too little is held back, and
+//! nothing of it is written.
 //!
 //! Each collector counts for itself, from its start.
 
@@ -23,35 +24,34 @@ pub(crate) use letters::{HELD_FOR, Letters};
 
 const SECOND: u64 = 1_000_000_000;
 const HOUR: u64 = 3_600 * SECOND;
-/// Of an issuer so many blocks and outboxes are known at least, if there were as many.
+/// The newest blocks and outboxes of an issuer that are known at least, even where the burst is smaller.
 const KNOWN_MIN: u64 = 1_024;
-/// The log says no more often of an issuer that it is over.
+/// A warning about one issuer or sender is logged no more often than this.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What one issuer may cost each collector. A rate of 0: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quotas {
-    /// Bytes that the log gets of its batches a second, in the long run: of a batch its events, and for
-    /// each partition 60 bytes and 8 for each minute that it has events of …
+    /// Bytes a second that the log gets of the issuer's batches, in the long run. A batch counts with its
+    /// own bytes, and for each partition with 60 bytes and 8 for each minute that it has events of.
     pub bytes_per_s: u64,
-    /// … and at once, after a silence.
+    /// The most of these bytes at once, after a silence.
     pub bytes_burst: u64,
-    /// Blocks of ids that were not heard of before, an hour; a block is 65 536 impressions.
+    /// New blocks of ids an hour, in the long run; a block is 65 536 impressions.
     pub blocks_per_hour: u64,
-    /// See there.
+    /// The most new blocks at once, after a silence.
     pub blocks_burst: u64,
-    /// Outboxes (an edge or shard, and its start) that were not heard of before, an hour.
+    /// New outboxes (an edge or shard, and its start) an hour, in the long run.
     pub outboxes_per_hour: u64,
-    /// See there.
+    /// The most new outboxes at once, after a silence.
     pub outboxes_burst: u64,
 }
 
 impl Default for Quotas {
-    /// Of bytes ten times what 10 000 clicks a second are. Of blocks what 600 000 impressions a second
-    /// need, and in a week not so many that the engine has to refuse them. Of outboxes
-    /// what an issuer's edges with all their shards begin in days, and in a week no more than a few hundred
-    /// MB of memory.
+    /// Bytes: ten times what 10 000 clicks a second need. Blocks: what 600 000 impressions a second need,
+    /// and in a week not so many that the engine has to refuse them. Outboxes: more than an issuer's edges
+    /// with all their shards begin in days, and in a week no more than a few hundred MB of memory.
     fn default() -> Self {
         Self {
             bytes_per_s: 32 << 20,
@@ -70,21 +70,21 @@ impl Quotas {
     }
 }
 
-/// What is limited.
+/// Which of an issuer's quotas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Quota {
-    /// Bytes of batches.
+    /// Bytes that the log gets.
     Bytes,
     /// New blocks of ids.
     Blocks,
     /// New outboxes.
     Outboxes,
-    /// What is taken in and not acknowledged, in bytes: a share of the queue.
+    /// The issuer's share of the queue: bytes that are taken in and not acknowledged.
     Queue,
 }
 
 impl Quota {
-    /// All of them.
+    /// All quotas.
     pub const ALL: [Self; 4] = [Self::Bytes, Self::Blocks, Self::Outboxes, Self::Queue];
 
     /// The name in metrics.
@@ -98,7 +98,7 @@ impl Quota {
         }
     }
 
-    /// What there is too much of.
+    /// What the quota counts, for error texts.
     pub(crate) const fn noun(self) -> &'static str {
         match self {
             Self::Bytes => "bytes",
@@ -109,11 +109,11 @@ impl Quota {
     }
 }
 
-/// What is over, and after how long there is room for it.
+/// The quota that is used up, and after how long there is room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Over(pub(crate) Quota, pub(crate) Duration);
 
-/// The accounts of all issuers: as many as the deployment has.
+/// The account of each issuer that has sent something; at most as many as the deployment has issuers.
 #[derive(Debug)]
 pub(crate) struct Accounts {
     quotas: Quotas,
@@ -126,10 +126,10 @@ impl Accounts {
         Self { quotas, since: Stopwatch::start(), issuers: Mutex::default() }
     }
 
-    /// A batch of which the log gets so many bytes comes from this outbox.
+    /// Charges the issuer for a batch of this outbox, of which the log gets so many bytes.
     ///
     /// # Errors
-    /// What is over.
+    /// The quota that is used up; the bytes are then not charged.
     pub(crate) fn batch(
         &self,
         issuer: IssuerId,
@@ -139,15 +139,15 @@ impl Accounts {
         self.with_account(issuer, |account, now| account.batch(&self.quotas, outbox, bytes, now))
     }
 
-    /// It has events of these blocks, which the issuer has signed.
+    /// Charges the issuer for those of these blocks that are new.
     ///
     /// # Errors
-    /// What is over.
+    /// The quota that is used up. Blocks for which there was room are known from now on.
     pub(crate) fn blocks(&self, issuer: IssuerId, blocks: &BTreeSet<BlockId>) -> Result<(), Over> {
         self.with_account(issuer, |account, now| account.blocks(&self.quotas, blocks, now))
     }
 
-    /// Nothing of a batch for which bytes were taken was written after all.
+    /// Gives back the bytes of a batch of which nothing was written after all.
     pub(crate) fn give_back(&self, issuer: IssuerId, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         if let Some(account) = self.issuers.lock().get_mut(&issuer) {
@@ -155,6 +155,7 @@ impl Accounts {
         }
     }
 
+    /// Asks the issuer's account, and logs a refusal, though not every one.
     fn with_account(
         &self,
         issuer: IssuerId,
@@ -174,7 +175,7 @@ impl Accounts {
     }
 }
 
-/// One issuer's.
+/// One issuer's buckets, and what is known of it.
 #[derive(Debug, Default)]
 struct Account {
     bytes: Bucket,
@@ -182,6 +183,7 @@ struct Account {
     outboxes: Bucket,
     known_blocks: Known<BlockId>,
     known_outboxes: Known<OutboxId>,
+    /// When a refusal was logged last.
     told: Option<Duration>,
 }
 
@@ -205,8 +207,8 @@ impl Account {
         })
     }
 
-    /// Those that there is room for are known from now on, though the batch has to come again for the
-    /// others: so that it is taken in the end, however many it has.
+    /// Learns as many of the new blocks as there is room for, even when the batch has to come again for the
+    /// others. So each attempt gets further, and a batch is taken in the end however many blocks it has.
     fn blocks(
         &mut self,
         quotas: &Quotas,
@@ -224,7 +226,7 @@ impl Account {
     }
 }
 
-/// So many in so many ns; none: no limit.
+/// A rate of `amount` in `per` ns, and the most at once; an amount of 0 means no limit.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per: u64,
@@ -233,26 +235,27 @@ struct Rate {
 }
 
 impl Rate {
-    /// In which so many come back, ns; none without a limit.
+    /// The time in ns in which so many come back; none without a limit.
     fn time(self, amount: u64) -> Option<u64> {
         let whole = u128::from(self.per) * u128::from(amount);
         let time = whole.checked_div(u128::from(self.amount))?;
-        // An hour of years is as good as never.
+        // Bounded to some 146 years, which is as good as never, so that sums of such times fit.
         Some(u64::try_from(time).unwrap_or(u64::MAX).min(u64::MAX / 4))
     }
 }
 
-/// A bucket, by the time at which it is full again, ns.
+/// A bucket that fills at a steady rate. All its state is the time at which it is full again.
 #[derive(Debug, Default)]
 struct Bucket {
+    /// In ns.
     full_at: u64,
 }
 
 impl Bucket {
-    /// Takes so many, or a whole burst of them where they are more.
+    /// Takes so many out of it; an amount above the burst counts as one whole burst.
     ///
     /// # Errors
-    /// After how long they are there; the bucket stays as it is.
+    /// After how long the bucket has so many; it stays as it is.
     fn take(&mut self, rate: Rate, amount: u64, now: Duration) -> Result<(), Duration> {
         let burst = rate.burst.max(1);
         let cost = rate.time(amount.min(burst));
@@ -266,19 +269,20 @@ impl Bucket {
         Ok(())
     }
 
-    /// Whether nothing of it is used.
+    /// Whether the bucket is full, so that it need not be remembered.
     fn is_full(&self, now: Duration) -> bool {
         u128::from(self.full_at) <= now.as_nanos()
     }
 
-    /// It was not needed after all.
+    /// Puts back what was taken and not needed.
     fn give_back(&mut self, rate: Rate, amount: u64) {
         let back = rate.time(amount.min(rate.burst.max(1))).unwrap_or(0);
         self.full_at = self.full_at.saturating_sub(back);
     }
 }
 
-/// What was heard of: the last so many at least, in two halves, of which the older is forgotten.
+/// A bounded set of what was seen last, in two generations: when the newer one is full, it becomes the
+/// older one, and what was in that is forgotten.
 #[derive(Debug)]
 struct Known<T> {
     newer: HashSet<T>,
@@ -292,7 +296,11 @@ impl<T> Default for Known<T> {
 }
 
 impl<T: Copy + Eq + Hash> Known<T> {
-    /// Knows it from now on, if it did or `pay` succeeds. As many are kept as may come at once.
+    /// Makes `it` known: for nothing when it is known already, else if `pay` succeeds. A generation holds at
+    /// least a burst, so that the newest burst is always known.
+    ///
+    /// # Errors
+    /// That of `pay`; `it` is then not known.
     fn learn<E>(
         &mut self,
         it: &T,
@@ -349,7 +357,7 @@ mod tests {
         assert_eq!(send(3_000, 0), Err(Over(Quota::Bytes, at(2_000))));
         assert_eq!(send(3_000, 1_999), Err(Over(Quota::Bytes, at(1))));
         assert_eq!(send(3_000, 2_000), Ok(()));
-        // More than a burst is a whole one.
+        // An amount above the burst counts as one burst.
         assert_eq!(send(1 << 40, 6_999), Err(Over(Quota::Bytes, at(1))));
         assert_eq!(send(1 << 40, 7_000), Ok(()));
     }
@@ -392,8 +400,8 @@ mod tests {
     fn ten_thousand_clicks_a_second_pass_with_room() {
         let quotas = Quotas::default();
         let mut account = Account::default();
-        // Of a batch each 50 ms, by 20 edges that start again each hour, of 10 000 clicks/s with an
-        // address of 200 bytes; each click of one of a day's blocks, and all of them are new at first.
+        // 10 000 clicks a second, each with an address of 200 bytes: a batch each 50 ms from one of 20
+        // edges, which start again each hour. Each click is of one of a day's blocks, all new at first.
         for tick in 0..20 * 7_200_u64 {
             let now = at(tick * 50);
             let edge = outbox(tick % 20 + tick / 72_000 * 20);

@@ -1,4 +1,4 @@
-//! What a sender may send, once the collector has made sure who it is.
+//! What a sender may send, once it has been authenticated.
 
 use shared::keys::{Sender, registered_name};
 use shared::limits::{BATCH_BYTES_MAX, EPOCH_AHEAD_MS_MAX};
@@ -12,17 +12,18 @@ use crate::verify::Inspected;
 pub enum Refusal {
     /// The batch's edge is not the sender's.
     ForeignEdge,
-    /// The batch's edge is nobody's yet.
+    /// The batch's edge is not registered.
     UnregisteredEdge,
-    /// The batch's epoch lies further in the future than a clock that is wrong explains.
+    /// The batch's epoch lies further in the future than a wrong clock explains.
     EpochAhead,
-    /// The batch is larger than any that an outbox seals: with it a partition's message could become
-    /// larger than the log takes, and nobody's batches would go.
+    /// The batch or chunk is too large: a batch is larger than any that an outbox seals, or the log does
+    /// not take it even alone. A batch that is larger could make a partition's message larger than the log
+    /// takes, and then no batch would get through.
     BatchTooLarge,
 }
 
 impl Refusal {
-    /// All of them.
+    /// All refusals.
     pub const ALL: [Self; 4] =
         [Self::ForeignEdge, Self::UnregisteredEdge, Self::EpochAhead, Self::BatchTooLarge];
 
@@ -64,8 +65,8 @@ impl Refusal {
     }
 }
 
-/// Which issuer what a sender sends of this edge is put down to; none: it is the operator's, who owns
-/// the machine and is not held back.
+/// The issuer whose quotas a batch of this edge is charged to. None when the operator sends it, who has no
+/// quotas, or when the edge is not registered.
 pub(crate) fn charged_issuer(
     sender: Sender,
     edge: EdgeId,

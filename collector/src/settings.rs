@@ -1,4 +1,4 @@
-//! What an operator sets.
+//! The collector's settings.
 
 use serde::Deserialize;
 use shared::Timestamp;
@@ -12,25 +12,26 @@ use crate::quota::Quotas;
 pub struct Settings {
     /// Threads that verify; 0: one per core.
     pub verify_threads: usize,
-    /// The most tokens whose signature is remembered as good, about 150 bytes each; 0: none.
+    /// The most tokens that are remembered as well signed, about 150 bytes each; 0: none.
     pub verified_tokens_max: u64,
-    /// The most batches and chunks that are taken in and not acknowledged; one more waits outside.
+    /// The most batches and chunks that are taken in and not acknowledged; further ones wait outside.
     pub queue_items_max: usize,
-    /// The most memory of them, in bytes; one more waits outside.
+    /// The most bytes of memory of these batches and chunks; further ones wait outside.
     pub queue_bytes_max: usize,
-    /// What was gathered goes to the log after this many milliseconds at the latest.
+    /// The longest time that a batch or chunk is gathered for before it goes to the log, in milliseconds.
     pub flush_ms: u64,
-    /// An append that fails is tried again for this many milliseconds, then its senders are told
-    /// to send again.
+    /// How long an append that fails is tried again, in milliseconds. Then its senders are told to send
+    /// again.
     pub retry_for_ms: u64,
-    /// Others may write to the log too: its newest message is looked at again and again.
+    /// Whether others may write to the log too, so that the clock is compared with it again and again.
     pub follow_log: bool,
-    /// The most bytes of dead letters that are kept of one issuer in an hour; not less than
+    /// The most bytes of dead letters that are kept of one issuer in an hour; less than 128 KiB counts as
     /// 128 KiB.
     pub dead_letter_bytes_per_hour: u64,
-    /// When the operator has said that the clock is right, whatever the log says; good for an hour.
+    /// The time that the operator has named when saying that the clock is right, whatever the log says. It
+    /// counts for an hour.
     pub clock_is_right: Option<Timestamp>,
-    /// What one issuer may cost.
+    /// What one issuer may cost over time.
     pub quotas: Quotas,
 }
 

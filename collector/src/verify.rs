@@ -1,9 +1,9 @@
-//! Every token's signature, over all cores.
+//! Verifies the signature of every token, on all cores.
 //!
-//! An impression, its view and its click bring one token: what was found good once is remembered
-//! by the digest of the token without its tag. Only that a *signature* is good is remembered; whether
-//! its key may be believed is asked each time. What is bad is never remembered, so that garbage
-//! cannot drive the good out.
+//! An impression, its view and its click bring the same token, so a token that was found good is
+//! remembered by its digest, without its tag. What is remembered is only that the *signature* is good;
+//! whether the key may be believed is checked each time. Bad tokens are never remembered, so that garbage
+//! cannot push good ones out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,25 +24,25 @@ use shared::{
 use crate::judge::{Believed, Context, Doubted, Ruling, clamp_time, judge, judge_row};
 use crate::keys::CollectorKeys;
 
-/// A batch with so few events is verified where it is: handing it to another thread and back takes
-/// about as long as a signature.
+/// A batch with at most so many events is verified on the caller's thread: handing it to another thread
+/// and back takes about as long as verifying one signature.
 const INLINE_EVENTS_MAX: usize = 4;
-/// So many events at least go to one core together.
+/// The fewest events that one core takes together.
 const EVENTS_PER_CORE_MIN: usize = 8;
 
 /// A batch whose events have their outcomes.
 #[derive(Clone, Debug)]
 pub struct JudgedBatch {
-    /// What every partition hears of it.
+    /// What every partition is told of the batch.
     pub entry: BatchEntry,
-    /// What was only counted.
+    /// Events that the edge has only counted.
     pub tallies: Vec<Tally>,
     /// The events.
     pub rows: Vec<JudgedRow>,
 }
 
 impl JudgedBatch {
-    /// The blocks that it makes the engine remember: of events that can count.
+    /// The blocks that the batch makes the engine remember: those of accepted events.
     pub(crate) fn blocks(&self) -> BTreeSet<BlockId> {
         let rows = self.rows.iter().map(|row| &row.judged);
         rows.filter(|row| row.outcome.is_ok()).map(|row| row.id.block).collect()
@@ -52,7 +52,7 @@ impl JudgedBatch {
 /// A chunk whose rows have their outcomes.
 #[derive(Clone, Debug)]
 pub struct JudgedChunk {
-    /// What every partition hears of it.
+    /// What every partition is told of the chunk.
     pub entry: ChunkEntry,
     /// The events.
     pub rows: Vec<JudgedRow>,
@@ -61,9 +61,9 @@ pub struct JudgedChunk {
 /// An event with its outcome and its partition.
 #[derive(Clone, Debug)]
 pub struct JudgedRow {
-    /// The event; its `proof` and `names` are apart.
+    /// The event. Its `proof` and `names` are empty; they are in the fields below.
     pub judged: Judged<'static>,
-    /// Those of its names that are no ids of their own.
+    /// Those of its names that are too long to be their own ids.
     pub names: Vec<NameBuf<Any>>,
     /// What the archive shall keep of the token.
     pub proof: Bytes,
@@ -71,7 +71,7 @@ pub struct JudgedRow {
     pub partition: u16,
 }
 
-/// How often tokens were looked at. Clones count into the same.
+/// Counters of verified tokens. Clones count into the same.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
     /// Tokens whose signature was checked.
@@ -80,7 +80,7 @@ pub struct Checks {
     pub cached: Counter,
 }
 
-/// Verifies, on threads of its own.
+/// Verifies and judges batches, on threads of its own.
 #[derive(Debug)]
 pub struct Verifier {
     pool: rayon::ThreadPool,
@@ -89,7 +89,7 @@ pub struct Verifier {
 
 #[derive(Debug)]
 struct Shared {
-    /// Each with the page view that it was first told by; 0: none yet.
+    /// Digests of good tokens, each with the first page view that has reported the token; 0: none yet.
     good: Cache<[u8; 32], u64>,
     map: PartitionMap,
     checks: Checks,
@@ -116,7 +116,8 @@ impl Verifier {
         Ok(Self { pool, shared: Arc::new(Shared { good, map, checks }) })
     }
 
-    /// Verifies and judges a batch's events. `events` is their number, which decides where.
+    /// Verifies and judges a batch's events. `events` is their number: few are judged on the caller's
+    /// thread, many on the pool.
     ///
     /// # Errors
     /// When `bytes` are no batch, or the thread died.
@@ -133,7 +134,7 @@ impl Verifier {
         let (done, wait) = tokio::sync::oneshot::channel();
         let shared = Arc::clone(&self.shared);
         self.pool.spawn(move || {
-            // Nobody waits any more: the sender has hung up, and will send again.
+            // This fails when the caller has hung up; its sender sends again.
             let _ = done.send(shared.batch(&bytes, &keys, now));
         });
         wait.await.unwrap_or_else(|_| Err("a thread that verifies has died".to_owned()))
@@ -164,20 +165,20 @@ impl Shared {
     ) -> Result<JudgedBatch, String> {
         let mut batch = Batch::read(bytes).map_err(|error| error.to_string())?;
         let edge = batch.outbox.edge;
-        // Nobody's edge reports nobody's tokens.
+        // An edge without an owner gets no issuer's id, so that all its tokens are foreign.
         let owner = keys.edges.owner(edge).unwrap_or(Id::NONE);
         let retired = keys.is_retired(edge, now);
         let context = Context { keys, retired, owner, now };
         let judge_one = |event: &Event<'_>| {
-            // A clock that is ahead makes no key look older than it is.
+            // An edge's clock that is far ahead must not make a key look older than it is.
             let at = event.at.min(now.plus_ms(shared::limits::CLOCK_AHEAD_MS_MAX));
             let page = event.page.map(|said| said.page);
-            let (token, speaks) = match self.believe(event.token, at, page, keys) {
-                Ok((believed, speaks)) => (Ok(believed), speaks),
-                // What is not believed says nothing of a page; that its page numbers what it tells stays.
+            let (token, has_page) = match self.believe(event.token, at, page, keys) {
+                Ok((believed, has_page)) => (Ok(believed), has_page),
+                // A rejected event does not count for its page view, so its page number may stay.
                 Err(doubted) => (Err(doubted), true),
             };
-            let page = event.page.filter(|_| speaks);
+            let page = event.page.filter(|_| has_page);
             self.row(judge(&Event { page, ..*event }, token, &context), Some(bytes))
         };
         let (rows, digest) = if batch.events.len() <= EVENTS_PER_CORE_MIN {
@@ -186,7 +187,7 @@ impl Shared {
             let events = batch.events.par_iter().with_min_len(EVENTS_PER_CORE_MIN);
             rayon::join(|| events.map(judge_one).collect(), || BatchDigest::compute(bytes))
         };
-        // What it declares is declared of the minutes that its events are then counted in.
+        // The batch declares its events for the minutes in which they are then counted.
         batch.events.iter_mut().for_each(|event| event.at = clamp_time(event.at, now).0);
         batch.tallies.iter_mut().for_each(|tally| *tally = tally_within(*tally, now));
         let entry = BatchEntry {
@@ -209,7 +210,10 @@ impl Shared {
         }
     }
 
-    /// The token, and whether it may tell of this page view.
+    /// The token, and whether an event with it may count for this page view.
+    ///
+    /// # Errors
+    /// Why the token is not believed.
     fn believe<'a, 'k>(
         &self,
         bytes: &'a [u8],
@@ -219,7 +223,8 @@ impl Shared {
     ) -> Result<(Believed<'a, 'k>, bool), Doubted> {
         let ring = &keys.keyring;
         let token = Unverified::read(bytes, ring.deployment()).map_err(Doubted::unreadable)?;
-        // Without the tag, which only edges check: else one token were as many as it has tags.
+        // Without the tag, which only edges check: else a sender could pass one token off as many by
+        // changing its tag.
         let digest = *blake3::hash(token.proof()).as_bytes();
         let told_by = self.good.get(&digest);
         let verified = if told_by.is_some() {
@@ -231,24 +236,26 @@ impl Shared {
         };
         let (said, key) =
             verified.map_err(|reason| Doubted { reason, claim: claim(&token, keys) })?;
-        let speaks = self.may_tell_of_page(digest, told_by, page);
-        Ok((Believed { token: said, key, proof: token.proof() }, speaks))
+        let has_page = self.may_tell_of_page(digest, told_by, page);
+        Ok((Believed { token: said, key, proof: token.proof() }, has_page))
     }
 
-    /// Remembers a good token, and says whether it may tell of this page view: an ad is on one page, so a
-    /// token speaks for the first that it names. One token can then claim no more than one page view may
-    /// ([`shared::limits::PAGE_SEQ_MAX`]), as long as its signature is remembered.
+    /// Remembers a good token, and says whether an event with it may count for this page view. An ad is
+    /// shown on one page, so a token counts only for the first page view that reports it. So one token can
+    /// claim no more events than one page view may report ([`shared::limits::PAGE_SEQ_MAX`]), as long as
+    /// it is remembered.
     fn may_tell_of_page(
         &self,
         digest: [u8; 32],
         told_by: Option<u64>,
         page: Option<PageView>,
     ) -> bool {
-        // 0 stands for none; a page view of that number is any other.
+        // 0 stands for no page view; a real page view 0 is taken for 1.
         let page = page.map_or(0, |page| page.0.max(1));
         match told_by {
             Some(first) if first != 0 || page == 0 => first == page,
-            // Another thread may be told of another page view meanwhile: both hear which was the first.
+            // Another thread may see the token with another page view at the same time: the cache decides
+            // which was first, and both get the same answer.
             _ => {
                 let first = self.good.entry(digest).and_upsert_with(|told_by| {
                     told_by.map(Entry::into_value).filter(|first| *first != 0).unwrap_or(page)
@@ -259,7 +266,8 @@ impl Shared {
     }
 }
 
-/// A tally in a minute that a sender may speak of at `now`: one of another has that for its reason.
+/// The tally, moved into a minute that a sender may report at `now`. When it has to be moved, its reason
+/// says so instead of its own.
 fn tally_within(tally: Tally, now: Timestamp) -> Tally {
     match clamp_time(tally.minute.start(), now) {
         (_, None) => tally,
@@ -267,15 +275,16 @@ fn tally_within(tally: Tally, now: Timestamp) -> Tally {
     }
 }
 
+/// The issuer and block that a token claims; none where its key is not known.
 fn claim(token: &Unverified<'_>, keys: &CollectorKeys) -> (IssuerId, BlockId) {
     let (key, id) = token.claim();
     let key = keys.keyring.get(key);
     key.map_or((Id::NONE, BlockId::default()), |(key, _)| (key.issuer, id.block))
 }
 
-/// A watermark is a promise, and nobody can keep one about a time that is further ahead than clocks
-/// may differ: then that much of it is believed. A smaller promise is kept too. One that closes the
-/// epoch is of numbers, not of time.
+/// A watermark promises that nothing older comes. No edge can promise that for a time that is further
+/// ahead than clocks may differ, so a later watermark is cut to that time; the smaller promise holds all
+/// the same. The watermark that closes an epoch promises that no further number comes, and is kept.
 fn believed_watermark(watermark: Timestamp, now: Timestamp) -> Timestamp {
     match watermark {
         Timestamp::MAX => watermark,
@@ -286,31 +295,31 @@ fn believed_watermark(watermark: Timestamp, now: Timestamp) -> Timestamp {
 /// What is known of a batch before its events are verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inspected {
-    /// Whose it says that it is.
+    /// The outbox that the batch names.
     pub outbox: OutboxId,
-    /// How many events it has; tallies are none.
+    /// Number of events, tallies not counted.
     pub events: usize,
-    /// How many bytes its binary form has.
+    /// Length of the binary form, bytes.
     pub bytes: usize,
-    /// Of how many minutes it has events.
+    /// Number of minutes for which it declares events.
     pub minutes: usize,
-    /// Its watermark, which is the edge's time when it was sealed; none in a closing batch.
+    /// The watermark, which is the edge's time when it sealed the batch; none in a closing batch.
     pub sealed: Option<Timestamp>,
 }
 
 impl Inspected {
-    /// About how many bytes the log gets: its events once, and in each partition the news of it.
+    /// Bytes that the log gets, about: the batch's own once, and in each partition its entry.
     pub(crate) fn log_bytes(&self, partitions: u16) -> usize {
         let news = shared::wire::message::news_bytes(self.minutes);
         self.bytes + usize::from(partitions) * news
     }
 }
 
-/// Looks at a batch, which is taken if it is good.
+/// Reads a batch without verifying its events.
 ///
 /// # Errors
-/// What is wrong with it, and where: it cannot be read, or it declares more events than a minute's
-/// count can say.
+/// What is wrong with it, and where: it cannot be decoded, or it declares more events than fit into the
+/// count of a minute (`u32`).
 pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
     let batch = Batch::read(bytes).map_err(|error| error.to_string())?;
     let events = u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
@@ -328,10 +337,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, String> {
     })
 }
 
-/// Those that are no ids of their own, each once.
+/// The names that are too long to be their own ids, each once.
 fn long_names(names: [&str; 5]) -> Vec<NameBuf<Any>> {
     let mut long = Vec::new();
-    // They were checked when the token or the chunk was read.
+    // All of them are good: they were checked when the token or the chunk was read.
     for name in names.iter().filter_map(|text| Name::new(text).ok()).filter(|name| name.is_long()) {
         if long.iter().all(|known: &NameBuf<Any>| known.name() != name) {
             long.push(name.to_buf());

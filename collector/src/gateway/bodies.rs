@@ -1,11 +1,13 @@
-//! Bodies: who may have one read, how many at the same time, and how long it may take.
+//! Reading request bodies: how many at the same time, for whom, and how long one may take.
 //!
-//! A turn is what is scarce: so many bodies lie in memory at once. The operator has turns of its own;
-//! an issuer whose head has proved it has at most [`ISSUER_MAX`] of those for issuers; and all who have
-//! proved nothing yet (edges of older builds; or strangers, for the ids of keys are public) share
-//! [`UNPROVEN_MAX`] among them. A body has to come [`Pace`] fast, so that a turn always comes back; and an
-//! issuer that has none gets one soon though some others have all of them: then the one of the issuer with
-//! most that has taken longest is cut off. So nobody's slow bodies make anybody else wait for long.
+//! A body is read only with a [`Turn`], and the number of turns bounds the bodies in memory. The operator
+//! has turns of its own. An issuer that the head has proved has at most [`ISSUER_MAX`] of the turns for
+//! issuers. All callers that have proved nothing yet share [`UNPROVEN_MAX`] turns: they may be edges of
+//! older builds, or strangers, for the ids of keys are public.
+//!
+//! Slow bodies cannot make others wait for long. A body has to come at a certain [`Pace`], so each turn
+//! comes back in the end. And when other issuers have all the turns, an issuer without one gets one soon:
+//! among the slow bodies of the issuer that has most turns, the one that has taken longest is cut off.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,67 +26,67 @@ use tokio::time::timeout;
 
 use super::{problem, soon};
 
-/// Bodies of proven issuers that are read at the same time …
+/// Turns of all proven issuers together …
 const ISSUERS_MAX: usize = 16;
-/// … of them one issuer's …
+/// … and of one of them.
 const ISSUER_MAX: usize = 4;
-/// … and beside them those with the operator's key …
+/// Turns for requests with the operator's key.
 const OPERATOR_MAX: usize = 4;
-/// … and those of all who have not proved who they are.
+/// Turns of all callers that have not proved who they are.
 const UNPROVEN_MAX: usize = 4;
 /// How long a request waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(5);
-/// An issuer without a turn waits no longer than this before another's body is cut off …
+/// After each such wait, an issuer without any turn has another issuer's slow body cut off …
 const CUT_EVERY: Duration = Duration::from_millis(500);
-/// … that has been read for so long: long enough for any that is not slow.
+/// … which is slow when it has been read for this long.
 const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 const _: () = assert!(ISSUER_MAX < ISSUERS_MAX, "one issuer never has all turns");
 
-/// Who sends, as far as it is known before the body is read.
+/// The sender of a request, as far as it is known before the body is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Caller {
-    /// Brought the operator's key, which whoever mounts the gateway has looked at.
+    /// Has the operator's key; the program that mounts the gateway has checked it.
     Operator,
     /// The head is signed with this issuer's key.
     Issuer(IssuerId),
-    /// Claims to be an issuer.
+    /// Names an issuer's key; the head does not prove that it has the key.
     Unproven,
 }
 
-/// How fast a body has to come: after a while it may never fall behind a steady rate, and at some time
-/// it has to be whole.
+/// How fast a body has to come: when the grace is over it may not fall behind a steady rate, and it has
+/// to be whole after some time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// For the first byte, and for pauses.
+    /// How far the body may be behind the steady rate; so also the time for the first byte.
     pub(crate) grace: Duration,
-    /// Bytes a second in the long run.
+    /// The steady rate, bytes a second.
     pub(crate) per_s: u64,
-    /// For the whole.
+    /// The time for the whole body.
     pub(crate) whole: Duration,
 }
 
 impl Default for Pace {
-    /// The largest body comes in time at 1.2 Mbit/s, one of 256 KiB at 150 kbit/s.
+    /// At 1.2 Mbit/s the largest body comes in time, and at 150 kbit/s one of 256 KiB.
     fn default() -> Self {
         Self { grace: Duration::from_secs(10), per_s: 64 << 10, whole: Duration::from_secs(60) }
     }
 }
 
 impl Pace {
-    /// When the next byte must be here, from the start, of a body of which so many are.
+    /// When the next byte must be here, counted from the start, of a body of which `received` bytes are.
     fn due(&self, received: usize) -> Duration {
         let earned = Duration::from_millis(received as u64 * 1_000 / self.per_s.max(1));
         (self.grace + earned).min(self.whole)
     }
 }
 
-/// The turns, and how they are used.
+/// Hands out turns, and reads bodies with them.
 pub(crate) struct Bodies {
     operator: Arc<Semaphore>,
     unproven: Arc<Semaphore>,
     issuers: Arc<Semaphore>,
-    /// By issuer that has proved to be one: as many as the deployment has.
+    /// The turns of each issuer that has been proved; at most as many as the deployment has issuers.
     issuer_shares: Mutex<HashMap<IssuerId, Arc<Semaphore>>>,
     reading: Arc<Mutex<Reading>>,
     wait: Duration,
@@ -98,10 +100,11 @@ struct Reading {
     bodies: HashMap<u64, BodyInProgress>,
 }
 
-/// One of them: whose, since when, and how it is told that it is cut off.
+/// A body of an issuer that is being read.
 struct BodyInProgress {
     issuer: IssuerId,
     since: Stopwatch,
+    /// Tells the task that reads it that it is cut off.
     cut: Arc<Notify>,
 }
 
@@ -110,12 +113,13 @@ impl Reading {
         self.bodies.values().filter(|body| body.issuer == issuer).count()
     }
 
-    /// Cuts off the one that has taken longest, of the issuer that has most; none that has just begun.
+    /// Of the slow bodies, cuts off one of the issuer that has most bodies: the one that has taken longest.
+    /// Bodies that are not slow yet are spared.
     fn cut_slowest(&mut self) {
         let slow = self.bodies.iter().filter(|(_, body)| body.since.elapsed() >= SLOW_AFTER);
         let key = |body: &BodyInProgress| (self.count(body.issuer), body.since.elapsed());
-        let slowest = slow.max_by_key(|(_, body)| key(body)).map(|(at, _)| *at);
-        if let Some(body) = slowest.and_then(|at| self.bodies.remove(&at)) {
+        let slowest = slow.max_by_key(|(_, body)| key(body)).map(|(number, _)| *number);
+        if let Some(body) = slowest.and_then(|number| self.bodies.remove(&number)) {
             body.cut.notify_one();
         }
     }
@@ -143,7 +147,7 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// No turn is taken. Whoever has to wait longer than `wait` for one is told so.
+    /// With all turns free. A request that waits longer than `wait` for its turn is refused.
     pub(crate) fn new(wait: Duration, pace: Pace) -> Self {
         let turns = |count| Arc::new(Semaphore::new(count));
         Self {
@@ -168,7 +172,7 @@ impl Bodies {
         body: Body,
         most: usize,
     ) -> Result<Bytes, Response> {
-        // What the sender says is believed when it says too much.
+        // A length that the sender itself gives as too large is refused without reading.
         if body.size_hint().lower() > most as u64 {
             return Err(too_large(most));
         }
@@ -180,13 +184,14 @@ impl Bodies {
     }
 
     async fn turn(&self, sender: Caller) -> Result<Turn, Response> {
-        // The share first: who waits for it is in nobody's way.
+        // The issuer's own share is taken first: while a request waits for it, it holds no turn that
+        // others could have.
         let (share, all) = match sender {
             Caller::Operator => (None, &self.operator),
             Caller::Unproven => (None, &self.unproven),
             Caller::Issuer(issuer) => (Some(self.share(issuer)), &self.issuers),
         };
-        // None of these is ever closed.
+        // None of these semaphores is ever closed.
         let both = async {
             let share = match share {
                 Some(share) => share.acquire_owned().await.ok(),
@@ -216,13 +221,15 @@ impl Bodies {
         Ok(Turn { _turns: turns, reading, cut })
     }
 
-    /// A turn, for which another's slow body is cut off when this issuer has none.
+    /// One of the turns for issuers; another issuer's slow body is cut off for it when this issuer has no
+    /// turn.
     async fn issuer_turn(
         &self,
         issuer: IssuerId,
         all: &Arc<Semaphore>,
     ) -> Option<OwnedSemaphorePermit> {
         let mut turn = std::pin::pin!(Arc::clone(all).acquire_owned());
+        // Ends when a turn is free; the caller gives up after its own time.
         loop {
             match timeout(CUT_EVERY, &mut turn).await {
                 Ok(turn) => return turn.ok(),
@@ -243,7 +250,7 @@ impl Bodies {
     }
 }
 
-/// Reads a body of at most `most` bytes that comes as fast as it must.
+/// Reads a body of at most `most` bytes at the pace that it must come.
 ///
 /// # Errors
 /// As [`Bodies::read`].
@@ -256,7 +263,7 @@ pub(crate) async fn read(body: Body, most: usize, pace: &Pace) -> Result<Bytes, 
         match timeout(left, parts.next()).await {
             Ok(None) => return Ok(whole.freeze()),
             Ok(Some(Ok(part))) if whole.len() + part.len() > most => return Err(too_large(most)),
-            // A part that comes alone is not copied.
+            // A body that comes in one part is not copied.
             Ok(Some(Ok(part))) if whole.is_empty() => whole = part.into(),
             Ok(Some(Ok(part))) => whole.extend_from_slice(&part),
             Ok(Some(Err(error))) => {

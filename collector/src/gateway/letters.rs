@@ -1,23 +1,25 @@
-//! What an operator does with dead letters.
+//! The routes with which an operator reads and resolves dead letters.
 //!
-//! - `GET /v1/deadletters`: those that nobody has looked at, oldest first, at most [`LISTED_MAX`], or
-//!   `limit=` of them; those behind `after=N`; those of `sender=` ([`dead::parse_sender`]):
-//!   `{"letters":[{"sequence","at","sender","from","reason","bytes","batch":{"edge","epoch",
-//!   "number"}}],"more","all","senders":[{"sender","letters","bytes"}],"others","end"}`, where `all`,
-//!   `senders` and `others` are of all letters, so that nobody hides behind a flood of another's. The
-//!   sender is who had authenticated himself: `"operator"`, `{"issuer":ID}`, `{"edge":ID}`; null
-//!   where that is not known.
-//! - `GET /v1/deadletters/{sequence}`: the bytes as they came; the sender in [`SENDER_FIELD`].
-//! - `POST /v1/deadletters/{sequence}/resolve`: it has been looked at. Its batch is waited for no
-//!   more: without a body the one that its bytes name, when that batch's edge belongs to the letter's
-//!   sender, else 403 `foreign_edge`, and nothing is changed; or the one of the body (`{"edge",
-//!   "epoch","number"}`), which the operator answers for; or none, when the body is `null`.
-//! - `POST /v1/deadletters/resolve?sender=`: the same for each letter of a sender, behind `after=N` and up
-//!   to `until=N`, without a body or with `null`; what would be refused stays as it is:
-//!   `{"resolved","batches","kept","why","next","end"}`. It does [`RESOLVED_MAX`] letters, or
-//!   [`GIVEN_UP_MAX`] batches, at most; where it says a `next`, that is the `after` to go on with.
+//! - `GET /v1/deadletters` lists the letters that are not resolved, oldest first: at most [`LISTED_MAX`] of
+//!   them, or `limit=`; only those above the sequence `after=N`; only those of `sender=`
+//!   ([`dead::parse_sender`]). The answer is `{"letters":[{"sequence","at","sender","from","reason","bytes",
+//!   "batch":{"edge","epoch","number"}}],"more","all","senders":[{"sender","letters","bytes"}],"others",
+//!   "end"}`. `all`, `senders` and `others` count all letters, whatever was asked for, so that one sender's
+//!   letters cannot be hidden by a flood of another's. `sender` is the authenticated sender: `"operator"`,
+//!   `{"issuer":ID}`, `{"edge":ID}`, or null where it is not known.
+//! - `GET /v1/deadletters/{sequence}` gives the bytes that were kept, and the sender in [`SENDER_FIELD`].
+//! - `POST /v1/deadletters/{sequence}/resolve` marks a letter as resolved, and gives up its batch: counting
+//!   does not wait for it any more. Without a body, the batch is the one that the letter's bytes name; its
+//!   edge must belong to the letter's sender, else the answer is 403 `foreign_edge` and nothing is changed.
+//!   With a body `{"edge","epoch","number"}` it is that batch, on the operator's responsibility. With the
+//!   body `null` no batch is given up.
+//! - `POST /v1/deadletters/resolve?sender=` does the same for each letter of a sender, above `after=N` and
+//!   up to `until=N`, without a body or with `null`. Letters that would be refused stay as they are. The
+//!   answer is `{"resolved","batches","kept","why","next","end"}`. One request resolves at most
+//!   [`RESOLVED_MAX`] letters and gives up at most [`GIVEN_UP_MAX`] batches; when it stops there, `next` is
+//!   the `after` of the following request.
 //!
-//! A parameter that is not known is a 400 `invalid_parameter`.
+//! A parameter that is not known is answered with 400 `invalid_parameter`.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -41,17 +43,17 @@ use crate::dead::{self, Unresolved, Wanted};
 use crate::error::SubmitError;
 use crate::sender::Refusal;
 
-/// Who had authenticated himself when a letter came, as text.
+/// The response header with the letter's authenticated sender, as text.
 pub const SENDER_FIELD: &str = "countersign-sender";
 /// The most letters of one answer.
 pub const LISTED_MAX: usize = 1_000;
 /// The most letters that one request resolves …
 pub const RESOLVED_MAX: u64 = 100_000;
-/// … and the most batches that it gives up: each is a word to every partition.
+/// … and the most batches that it gives up: each costs a message to every partition.
 pub const GIVEN_UP_MAX: u64 = 1_000;
-/// So many notes are written at once.
+/// Notes of resolved letters in one append.
 const NOTES_MAX: usize = 1_000;
-/// The name of a batch is shorter.
+/// The longest body of these routes in bytes, more than the name of a batch needs.
 const NAME_BYTES_MAX: usize = 4 << 10;
 
 type Shared<L> = State<Arc<Collector<L>>>;
@@ -149,7 +151,7 @@ async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Req
         Ok(body) => body,
         Err(response) => return response,
     };
-    let believed = match &body[..] {
+    let gives_up = match &body[..] {
         b"" => true,
         b"null" => false,
         _ => {
@@ -157,7 +159,7 @@ async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Req
             return refused(&SubmitError::Refused(what.to_owned()));
         }
     };
-    let done = resolve_each(&collector, &wanted, believed).await;
+    let done = resolve_each(&collector, &wanted, gives_up).await;
     forget(&collector).await;
     match done {
         Ok(done) => axum::Json(done).into_response(),
@@ -165,25 +167,28 @@ async fn resolve_all<L: Log>(State(collector): Shared<L>, uri: Uri, request: Req
     }
 }
 
-/// Resolves each letter that is wanted; where the batches are `believed`, gives up that of each.
+/// Resolves each letter that is wanted. When `gives_up`, the batches that the letters name are given up
+/// too, and letters that name an edge of another sender stay as they are.
 async fn resolve_each<L: Log>(
     collector: &Collector<L>,
     wanted: &Wanted,
-    believed: bool,
+    gives_up: bool,
 ) -> Result<ResolvedAll, SubmitError> {
     let retry = |error: LogError| SubmitError::Retry(error.to_string());
     let mut unresolved = Unresolved::open(collector.log()).await.map_err(retry)?;
     let mut done = ResolvedAll { end: unresolved.end(), ..ResolvedAll::default() };
     let (mut notes, mut given_up) = (Vec::new(), BTreeSet::new());
+    // A letter is noted as resolved only after its batch was given up. When a request stops between the
+    // two, the next one finds the letter again, and giving the batch up twice changes nothing.
     while let Some((sequence, payload)) = unresolved.next().await.map_err(retry)? {
         let sender = DeadLetter::read(&payload).and_then(|letter| letter.sender);
         if !wanted.takes(sequence, sender) {
             continue;
         }
-        let named = if believed { claimed(collector, sequence, &payload) } else { Ok(None) };
+        let named = if gives_up { claimed(collector, sequence, &payload) } else { Ok(None) };
         match named {
             Ok(named) => {
-                // What came many times is given up once.
+                // A batch that came many times is given up once.
                 if let Some(named) = named
                     && given_up.insert(named)
                 {
@@ -217,14 +222,14 @@ async fn note<L: Log>(collector: &Collector<L>, notes: &mut Vec<u64>) -> Result<
     noted.map_err(|error| SubmitError::Retry(error.to_string()))
 }
 
-/// What is resolved need not be kept. Where that fails it is kept until the next letter is resolved.
+/// Removes resolved letters from the log. When that fails they stay until the next letter is resolved.
 async fn forget<L: Log>(collector: &Collector<L>) {
     if let Err(error) = dead::forget(collector.log()).await {
         tracing::warn!(%error, "the dead letters that are resolved stay in the log for now");
     }
 }
 
-/// The parameters of a request; each once, and only those that are known.
+/// The parameters of a request, each at most once and none that is not known.
 struct Params(Vec<(String, String)>);
 
 impl Params {
@@ -270,7 +275,10 @@ fn invalid(why: String) -> Response {
     problem(StatusCode::BAD_REQUEST, "invalid_parameter", why)
 }
 
-/// The batch that a letter says that it was: believed when it is its sender's.
+/// The batch that a letter's bytes name; none when they name none.
+///
+/// # Errors
+/// [`Refusal::ForeignEdge`] when that batch's edge is not the sender's, so that the letter is not believed.
 fn claimed<L: Log>(
     collector: &Collector<L>,
     sequence: u64,

@@ -1,5 +1,6 @@
-//! Imports of one log are made one after the other: what a run begins with is what the run before it has
-//! left. So two logs under one name are told apart, whatever they have in common.
+//! Imports under one source run one after the other. A run begins only when nothing of the run before it is
+//! under way any more, and is told how far that one came. So two different logs under one name are told
+//! apart, however much they have in common.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,36 +10,37 @@ use parking_lot::Mutex;
 use shared::SourceId;
 use shared::ambient::Stopwatch;
 
-/// A run of which nothing was heard for so long may be followed by another. One that was killed is.
+/// A run that has sent nothing for so long, as one that was killed, may be followed by another.
 const QUIET: Duration = Duration::from_secs(3);
-/// So many logs are imported at the same time.
+/// The most sources that are imported at the same time.
 const RUNS_MAX: usize = 4_096;
 
-/// Who imports which log.
+/// The last run of each source.
 #[derive(Default)]
 pub(super) struct Runs(Arc<Mutex<HashMap<SourceId, Run>>>);
 
 struct Run {
     name: String,
+    /// Since its last chunk came, or was answered.
     heard: Stopwatch,
     /// Chunks that have no answer yet.
     under_way: usize,
-    /// The row behind all that was sent.
+    /// The first row behind all rows of the source that were sent, in this run or an earlier one.
     end: u64,
-    /// It has said that nothing more comes.
+    /// The importer has said that nothing more comes.
     is_over: bool,
 }
 
-/// Why a run may not go on.
+/// Why a run may not begin or go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RunError {
-    /// Another is under way: later.
+    /// Another run is under way: try later.
     Busy,
-    /// Another has followed it.
+    /// Another run has begun since.
     TakenOver,
 }
 
-/// A chunk that is under way.
+/// A chunk that has no answer yet; dropping it says that it has one.
 pub(super) struct UnderWay {
     runs: Arc<Mutex<HashMap<SourceId, Run>>>,
     source: SourceId,
@@ -46,8 +48,8 @@ pub(super) struct UnderWay {
 }
 
 impl Runs {
-    /// Begins a run, or goes on with it; the row behind all that was sent of the log until now. Only a
-    /// chunk without rows begins one behind another.
+    /// Begins a run, or goes on with it. Gives the first row behind all rows of the source that were sent
+    /// before this chunk. Where another run was, only a chunk without rows begins a new one.
     pub(super) fn take(
         &self,
         source: SourceId,
@@ -84,7 +86,7 @@ impl Runs {
         Ok((before, under_way))
     }
 
-    /// Nothing more comes of a run: another may follow it at once.
+    /// Says that nothing more comes of this run, so that another may follow at once.
     pub(super) fn end(&self, source: SourceId, name: &str) {
         if let Some(run) = self.0.lock().get_mut(&source)
             && run.name == name

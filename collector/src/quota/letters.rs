@@ -1,5 +1,5 @@
-//! How much of each sender goes to the dead letters in an hour: they lie in the log until an operator
-//! has looked at them, and nobody shall fill it with them.
+//! How many bytes of dead letters each sender may cause in an hour. Letters stay in the log until an
+//! operator resolves them, and no sender shall be able to fill the log with them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,17 +11,18 @@ use shared::wire::dead::LETTER_BYTES_MAX;
 
 use super::{Bucket, HOUR, Rate, SECOND, TELL_EVERY};
 
-/// So much may be kept of anybody: less would not hold one letter.
+/// The least quota in bytes an hour: with less, one letter might not fit.
 pub(crate) const BYTES_PER_HOUR_MIN: u64 = 2 * LETTER_BYTES_MAX as u64;
-/// So long the work queue keeps what is over the quota before it gives it out again …
+/// How long the work queue on NATS holds back a batch that is over the quota of dead letters …
 pub(crate) const HELD_FOR: Duration = Duration::from_secs(60);
-/// … so many of one sender in that time, for each holds one of the places of everybody.
+/// … and how many of one sender in that time. Each takes one of the places in the work queue that all
+/// edges share.
 const HELD_MAX: u64 = 256;
 const HELD: Rate = Rate { per: HELD_FOR.as_secs() * SECOND, amount: HELD_MAX, burst: HELD_MAX };
-/// Whoever has used nothing for an hour need not be remembered; beyond so many that is looked at.
+/// When so many senders are remembered, those whose buckets are full again are forgotten.
 const SENDERS_MAX: usize = 1 << 10;
 
-/// What each sender has used of what it may.
+/// What each sender has used of its quota.
 #[derive(Debug)]
 pub(crate) struct Letters {
     rate: Rate,
@@ -32,23 +33,24 @@ pub(crate) struct Letters {
 struct Used {
     bytes: Bucket,
     held: Bucket,
-    /// When it was told last that something of it was let go of, and that something was kept.
+    /// When it was logged last that a batch of the sender was dropped …
     told: Option<Duration>,
+    /// … and that one was kept.
     told_kept: Option<Duration>,
 }
 
 impl Letters {
-    /// Nobody has used anything.
+    /// With all quotas unused.
     pub(crate) fn new(bytes_per_hour: u64) -> Self {
         let bytes = bytes_per_hour.max(BYTES_PER_HOUR_MIN);
         let rate = Rate { per: HOUR, amount: bytes, burst: bytes };
         Self { rate, senders: Mutex::default() }
     }
 
-    /// Takes so many bytes for a letter.
+    /// Charges the sender for a letter of so many bytes.
     ///
     /// # Errors
-    /// It is too much: when to come again.
+    /// The quota is used up: after how long there is room for the letter.
     pub(crate) fn take(
         &self,
         whose: Option<Sender>,
@@ -58,24 +60,24 @@ impl Letters {
         self.with_sender(whose, now, |used, now| used.bytes.take(self.rate, bytes, now))
     }
 
-    /// The letter was not kept after all.
+    /// Gives back the bytes of a letter that was not kept after all.
     pub(crate) fn give_back(&self, whose: Option<Sender>, bytes: u64) {
         if let Some(used) = self.senders.lock().get_mut(&whose) {
             used.bytes.give_back(self.rate, bytes);
         }
     }
 
-    /// Whether one more batch may be held back.
+    /// Whether one more batch of the sender may be held back in the work queue; if so, it is counted.
     pub(crate) fn hold(&self, whose: Option<Sender>, now: Timestamp) -> bool {
         self.with_sender(whose, now, |used, now| used.held.take(HELD, 1, now).is_ok())
     }
 
-    /// Whether to tell that something was let go of: once in a while, for who sends this sends much.
+    /// Whether to log now that a batch was dropped: once in a while, for such a sender sends many.
     pub(crate) fn tells(&self, whose: Option<Sender>, now: Timestamp) -> bool {
         self.with_sender(whose, now, |used, now| once_in_a_while(&mut used.told, now))
     }
 
-    /// The same, that something was kept.
+    /// Whether to log now that a letter was kept: once in a while.
     pub(crate) fn tells_kept(&self, whose: Option<Sender>, now: Timestamp) -> bool {
         self.with_sender(whose, now, |used, now| once_in_a_while(&mut used.told_kept, now))
     }
@@ -119,7 +121,7 @@ mod tests {
         for _ in 0..36 {
             assert_eq!(letters.take(A, 100_000, now), Ok(()));
         }
-        // A byte a millisecond.
+        // The quota comes back at a byte a millisecond.
         assert_eq!(letters.take(A, 5_000, now), Err(Duration::from_millis(5_000)));
         assert_eq!(letters.take(B, 5_000, now), Ok(()), "what one has used is not another's");
         for _ in 0..4_999 {
