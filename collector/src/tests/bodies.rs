@@ -1,4 +1,4 @@
-//! Bodies that do not come: whom they may make wait, and for how long.
+//! Bodies that do not come, or come slowly: who has to wait for them, and for how long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +96,7 @@ fn slowly(parts: Vec<Bytes>, pause: Duration) -> Body {
 async fn who_is_not_believed_is_refused_before_the_body() {
     let gateway = Gateway::start(Bodies::default());
     let stale = gateway.field(ISSUER, b"x", NOW.minus_ms(LIFE_MS + 1));
-    // Before the collector knows what time it is, it blames nobody's clock.
+    // Until the collector has compared its clock with the log, it does not blame the sender's clock.
     while gateway.rig.collector.trouble().is_some() {
         let fields = [(request::FIELD, stale.clone())];
         let status = gateway.batch_status(&fields, never()).await;
@@ -120,7 +120,8 @@ async fn who_is_not_believed_is_refused_before_the_body() {
 #[tokio::test]
 async fn idle_bodies_make_nobody_else_wait() {
     let gateway = Gateway::start(Bodies::default());
-    // Anybody may claim this: the ids of keys are public. An older build's edge sends so too.
+    // Without a hash of the body anybody can name this key, for ids of keys are public; edges of older
+    // builds send like this.
     let claimed = gateway.idle(16, &[(request::FIELD, gateway.field(ISSUER, b"x", NOW))]);
     // A hostile issuer.
     let hash = request::body_field(b"x");
@@ -174,7 +175,7 @@ async fn slow_bodies_of_many_issuers_make_another_wait_for_a_moment_only() {
     let read = bodies.read(Caller::Issuer(ISSUER), Body::from("x"), 10).await;
     assert_eq!(read.unwrap(), "x");
     assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
-    // One that was cut off is told, and which it is: of those with most.
+    // A request that was cut off gets an answer.
     let cut = slow.join_next().await.unwrap().unwrap().unwrap_err();
     assert_eq!(cut.status(), StatusCode::SERVICE_UNAVAILABLE);
 }

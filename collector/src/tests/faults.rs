@@ -192,7 +192,8 @@ async fn an_append_that_is_given_up_is_sent_again_by_its_sender() {
     assert!(matches!(first.await.unwrap(), Err(SubmitError::Retry(_))));
     assert_eq!(rig.collector.metrics().appends_failed.get(), 1);
     rig.log.set_faults(Faults::default());
-    // Meanwhile the key was revoked: what was written counts, and nothing else is written for it.
+    // The key is revoked before the batch is sent again: the row that was written the first time stays, and
+    // no second row for the same event is written elsewhere.
     let mut world = World::new();
     world.store.revoke(world.store.issuers[0].public.id).unwrap();
     rig.keys.send_replace(Arc::new(world.keys()));
@@ -268,7 +269,7 @@ async fn a_batch_sent_twice_at_once_is_there_once_and_acknowledged_twice() {
 // Verified on other threads: the time is real.
 #[tokio::test]
 async fn a_partition_that_is_full_goes_at_once() {
-    // By time it would go in an hour.
+    // The timer alone would flush after an hour.
     let slow = Settings { flush_ms: 3_600_000, ..settings() };
     let rig = rig(MemLog::new(1, [1; 16]), &World::new(), slow);
     let token = World::new().token(1);
@@ -410,7 +411,7 @@ fn small_log() -> (Rig<MemLog>, Bytes) {
     (rig, batch(1_000, events, Vec::new()))
 }
 
-/// One batch that the log does not take made everybody send again, for as long as it came.
+/// A batch that the log never takes once made the whole append fail, and all senders send again.
 #[tokio::test]
 async fn one_batch_that_is_too_large_for_the_log_fails_no_other() {
     let (rig, poison) = small_log();
@@ -455,7 +456,8 @@ async fn what_is_too_large_together_goes_apart_and_in_order() {
     assert!(messages.iter().flat_map(numbers).is_sorted());
 }
 
-/// Over NATS nobody hears an answer: it lies with the dead letters, as much of it as the log takes.
+/// Over NATS the sender gets no answer, so the batch is kept with the dead letters: as many bytes of it as
+/// the log takes.
 #[tokio::test]
 async fn a_dead_letter_is_as_small_as_the_log_wants_it() {
     let (rig, poison) = small_log();

@@ -252,7 +252,7 @@ async fn a_log_that_is_away_is_a_503_with_retry_after() {
     let click = batch(0, vec![event(Kind::Click, &token)], Vec::new());
     for (path, content_type, body) in [
         ("/v1/batches", BATCH_CONTENT_TYPE, Body::from(click.clone())),
-        // Not even among the dead letters yet: it must come again.
+        // The log has no space for the dead letter either, so this must be sent again, too.
         ("/v1/batches", BATCH_CONTENT_TYPE, Body::from("CSB2")),
         ("/v1/import", "application/json", Body::from(chunk(9))),
     ] {

@@ -104,8 +104,8 @@ async fn a_letter_says_who_had_authenticated_himself() {
 async fn what_a_letter_says_of_itself_gives_up_no_batch_of_another() {
     let world = World::new();
     let rig = start(&world);
-    // Over HTTP and over NATS, an issuer writes what looks like another's next batch; an edge that the
-    // operator has not registered speaks for itself, and nobody for it.
+    // Over HTTP and over NATS, an issuer sends bytes that look like the next batch of another issuer's edge.
+    // An edge that is not registered may be named only by its own letters.
     assert_eq!(send(&rig, &world, Some(LIMITED), broken(EDGE, 7)).await.status(), 400);
     assert_eq!(send(&rig, &world, Some(LIMITED), broken(LIMITED_EDGE, 0)).await.status(), 400);
     assert_eq!(send(&rig, &world, Some(ISSUER), broken(id("w--FRA-0"), 1)).await.status(), 400);
@@ -163,7 +163,7 @@ async fn what_a_letter_says_of_itself_gives_up_no_batch_of_another() {
     assert_eq!(ask(&rig, list()).await.2["letters"], json!([]));
     assert_eq!(kept(), 1, "what is resolved goes, but for the last message");
 
-    // And what comes then is found and resolved as ever.
+    // A letter that comes after the trim is found and resolved as before.
     assert_eq!(send(&rig, &world, None, broken(EDGE, 5)).await.status(), 400);
     let left = ask(&rig, list()).await.2;
     assert_eq!(left["letters"][0]["sequence"], 19);
@@ -216,7 +216,7 @@ async fn no_sender_fills_the_log_with_dead_letters() {
     assert!(bytes() <= 1 << 20, "{} bytes", bytes());
     assert_eq!(metrics.letters_over_quota_with(LetterFate::Later).get(), 25);
 
-    // Its edges have the same quota; over NATS some wait in the queue, and the rest is let go of.
+    // An issuer's edges share its quota; over NATS some batches wait in the queue, the others are dropped.
     let mut held = 0;
     for _ in 0..300 {
         match rig.collector.submit_from_edge("edge-1", large.clone()).await {
@@ -230,11 +230,11 @@ async fn no_sender_fills_the_log_with_dead_letters() {
     assert_eq!((held, metrics.letters_over_quota_with(LetterFate::LetGo).get()), (256, 44));
     assert_eq!(rig.log.messages(DEAD).len(), 15);
 
-    // Another's are kept, and what can be decoded is taken of everybody.
+    // Another sender's letters are kept, and batches that can be decoded are still taken from both.
     let response = send(&rig, &world, Some(LIMITED), large.clone()).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert!(rig.collector.submit_from_edge("edge-1", clicks(EDGE, 1, 0, &[])).await.is_ok());
-    // And after an hour it may send as many again.
+    // After an hour there is room for as many again.
     rig.clock.0.fetch_add(3_600_000, Ordering::SeqCst);
     let refused = rig.collector.submit_from_edge("edge-1", large).await;
     assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
@@ -246,7 +246,7 @@ async fn no_sender_fills_the_log_with_dead_letters() {
 async fn a_flood_of_one_sender_hides_nobody_else_s_and_is_resolved_at_once() {
     let world = World::new();
     let rig = start(&world);
-    // So many that no answer shows them all; the last is no batch of the sender's.
+    // More letters than one answer shows; one of the sender's names an edge of another issuer.
     for number in 0..1_100 {
         let status = send(&rig, &world, Some(ISSUER), broken(EDGE, number)).await.status();
         assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -296,7 +296,8 @@ async fn a_flood_of_one_sender_hides_nobody_else_s_and_is_resolved_at_once() {
     what_is_not_known_is_refused(&rig).await;
     assert_eq!(list("").await.1, all, "nothing is changed");
 
-    // Each as by its number: its batch is given up, and what is not the sender's stays.
+    // Each letter is resolved as it would be alone: its batch is given up, unless its edge is not the
+    // sender's.
     let (_, first) = resolve("?sender=issuer:house&until=1101", "").await;
     assert_eq!(
         first,

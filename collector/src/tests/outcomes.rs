@@ -171,7 +171,8 @@ async fn what_comes_of_a_test_is_told_apart() {
     let cases = [
         (event(Kind::Served, &test), Ok(Some(Reason::Test))),
         (event(Kind::Click, &test), Ok(Some(Reason::Test))),
-        // Tests are tried out with a command line, in a data centre: in no count all the same.
+        // A test token may come from a command line or a data centre: whatever the edge's verdict, it is a
+        // test and in no count.
         (by(Reason::HeadRequest), Ok(Some(Reason::Test))),
         (by(Reason::Bot), Ok(Some(Reason::Test))),
         (by(Reason::DataCentre), Ok(Some(Reason::Test))),
@@ -276,7 +277,7 @@ async fn what_is_no_batch_goes_to_the_dead_letters() {
     assert_eq!(letter, DeadLetter { at: NOW, sender, from: "edge-1", reason: why, bytes: &bytes });
     assert_eq!((dead.len(), rig.collector.metrics().dead_letters.get()), (1, 1));
 
-    // A batch that says more than a minute's count can: it would not add up.
+    // A batch that declares more events than the count of a minute can hold would not add up.
     let tally =
         Tally { minute: Minute(9), kind: Kind::Click, reason: Reason::OutboxFull, count: u32::MAX };
     let refused = rig.collector.submit(batch(1, Vec::new(), vec![tally; 2])).await;

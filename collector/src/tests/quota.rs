@@ -22,7 +22,7 @@ use crate::gateway::{BATCH_CONTENT_TYPE, BATCHES_PATH, router};
 use crate::verify::inspect;
 use crate::{Metrics, Quota, Quotas, Sender, Settings, SubmitError};
 
-/// None but this, of which an hour brings one more: what is over at first is so all the time.
+/// No limits; a test sets one of them, so low that what is over it stays over it throughout the test.
 const NONE: Quotas = Quotas {
     bytes_per_s: 0,
     bytes_burst: 0,
@@ -71,7 +71,7 @@ fn written(batch: &[u8]) -> u64 {
     inspect(batch).unwrap().log_bytes(4) as u64
 }
 
-/// Each partition has the news of each batch, and of each of its minutes: so they are paid for.
+/// Every partition lists every batch with its minutes, so these bytes are charged too.
 #[tokio::test]
 async fn what_the_log_gets_is_paid_for() {
     let sparse = (0..4_096).map(|minute| Tally {
@@ -113,7 +113,7 @@ async fn an_issuer_that_is_over_is_held_back_and_nobody_else_is() {
         let (status, kind, wait) = send(&rig, ISSUER, nth(3)).await;
         assert_eq!((status, kind.as_str()), (StatusCode::TOO_MANY_REQUESTS, "over_quota"));
         assert!((1..=60).contains(&wait.unwrap()), "{quota:?}: {wait:?}");
-        // Over NATS it is given back, and does not lie with the dead letters.
+        // Over NATS the batch is given back to the queue, not kept with the dead letters.
         let by_nats = rig.collector.submit_from_edge(EDGE.as_str(), nth(3)).await;
         assert!(matches!(by_nats, Err(SubmitError::OverQuota { .. })), "{by_nats:?}");
         assert_eq!(rig.collector.metrics().over_quota_of(quota).get(), 2);
@@ -123,7 +123,7 @@ async fn an_issuer_that_is_over_is_held_back_and_nobody_else_is() {
         if quota != Quota::Bytes {
             assert_eq!(send(&rig, ISSUER, nth(2)).await.0, StatusCode::ACCEPTED, "{quota:?}");
         }
-        // Another issuer, and the operator for this one.
+        // Another issuer may still send, and so may the operator for an edge of this one.
         let other = click(&world, LIMITED, outbox(LIMITED_EDGE, 1), 0, 9);
         assert_eq!(send(&rig, LIMITED, other).await.0, StatusCode::ACCEPTED, "{quota:?}");
         rig.collector.submit(nth(3)).await.unwrap();
@@ -172,13 +172,13 @@ async fn what_does_not_count_uses_up_no_blocks() {
 /// What is not acknowledged lies in memory, and a body that waits for a place does too.
 #[tokio::test]
 async fn one_issuer_has_a_share_of_the_queue_and_no_more() {
-    // By its bytes, and by its places.
+    // Once the bytes of the events use up the share, once the number of batches does.
     for events in [9, 0] {
         share_of_the_queue(events).await;
     }
 }
 
-/// Of batches of so many events, of which two are a share.
+/// Sends batches of so many events; two of them use up an issuer's share.
 async fn share_of_the_queue(events: usize) {
     // Nothing is acknowledged before the end.
     let settings = Settings {

@@ -83,7 +83,7 @@ async fn a_key_speaks_for_the_edges_of_its_issuer_alone() {
         rig.collector.metrics().refused.get_or_create_owned(&[("reason", "foreign_edge")]);
     assert_eq!(refused.get(), 3);
 
-    // The real one's numbers are free, for it and its shards, and for its next key as well.
+    // The numbers are still free for the real owner's edge and its shards, with its next key as well.
     for mine in [clicks(EDGE, 1, 0, &[&token]), clicks(id("w--FRA-0"), 1, 0, &[])] {
         assert_eq!(send(&rig, &world, Some(ISSUER), mine).await.status(), StatusCode::ACCEPTED);
     }
@@ -98,7 +98,7 @@ async fn an_edge_that_nobody_has_registered_is_told_the_command() {
     let world = World::new();
     let rig = start(&world);
     let batch = clicks(id("new--FRA-0"), 1, 0, &[]);
-    // The operator's key too: whose tokens it may report is not known.
+    // Refused with the operator's key too: without an owner it is not known whose tokens the edge may report.
     for issuer in [Some(ISSUER), None] {
         let response = send(&rig, &world, issuer, batch.clone()).await;
         let (status, kind, detail) = refusal(response).await;
@@ -110,7 +110,7 @@ async fn an_edge_that_nobody_has_registered_is_told_the_command() {
         Err(SubmitError::NotAllowed(Refusal::UnregisteredEdge, _))
     ));
     assert_eq!(written(&rig), 0);
-    // Nobody answers over NATS: there it is kept, with the same words.
+    // Over NATS there is no answer: the batch is kept with the dead letters, with the same reason.
     let refused = rig.collector.submit_from_edge("new", batch.clone()).await;
     assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
     let dead = rig.log.messages(DEAD);
@@ -124,8 +124,8 @@ async fn tokens_of_another_issuer_burn_nothing_of_it() {
     let world = World::new();
     let rig = start(&world);
     let token = world.token(1);
-    // An issuer reports what it has seen of another's public token, by HTTP and over NATS, and so
-    // does the operator for it; then the visitor clicks.
+    // An issuer reports clicks on another issuer's token, which is public: by HTTP, over NATS, and through
+    // the operator. Then the real visitor clicks.
     let by_http = send(&rig, &world, Some(LIMITED), clicks(LIMITED_EDGE, 1, 0, &[&token])).await;
     assert_eq!(by_http.status(), StatusCode::ACCEPTED);
     let by_nats = clicks(LIMITED_EDGE, 1, 1, &[&token]);
@@ -139,7 +139,7 @@ async fn tokens_of_another_issuer_burn_nothing_of_it() {
         assert_eq!(rows[0].outcome, Err(Reason::ForeignIssuer), "{number}");
     }
     assert_eq!(all["edge-1/1/0"].rows[0].outcome, Ok(None));
-    // Its own are its own.
+    // A token of its own is accepted.
     let own = world.token_of(LIMITED, 2, |_| ());
     rig.collector.submit_from_edge("edge-2", clicks(LIMITED_EDGE, 1, 3, &[&own])).await.unwrap();
     assert_eq!(read_all(&*rig.log).await["edge-2/1/3"].rows[0].outcome, Ok(None));

@@ -24,7 +24,7 @@ async fn a_good_signature_is_checked_once_and_a_bad_one_always() {
     let verifier = Verifier::new(2, 1_000, map(4), checks.clone()).unwrap();
     let good = world.token(1);
     // The last byte of the tag, which the signature does not cover and no collector looks at: the same
-    // token, or one would be as many as it has tags, and each could name a page view.
+    // token. Else one token would count as many, one for each tag, and each could name a page view.
     let mut other_tag = good.clone();
     *other_tag.last_mut().unwrap() ^= 1;
     let mut bad = good.clone();
@@ -95,7 +95,7 @@ async fn what_pages_have_sent_goes_to_the_partition_that_remembers_it() {
         tell(Kind::Viewable, told(1, 5), &good),
         tell(Kind::Impression, told(2, 4_096), &good),
         tell(Kind::Viewable, told(1, 3), &good),
-        // What is not believed says nothing of a page, and who numbers nothing neither.
+        // A rejected event does not count for a page view, nor does an event without a page number.
         tell(Kind::Impression, told(3, 7), &bad),
         tell(Kind::Click, None, &good),
     ];
@@ -145,7 +145,8 @@ async fn a_token_speaks_for_one_page_view() {
     assert_eq!(first, [Some(7), None, Some(7)]);
     let later = pages(1, vec![tell(9, &one), tell(7, &one), tell(8, &two)]).await;
     assert_eq!(later, [None, Some(7), None]);
-    // What tells of no page view, as an edge that gives an ad out, leaves the word to who does.
+    // An event without a page view, such as an edge's own when it serves an ad, does not settle which page
+    // view the token belongs to.
     let three = world.token(3);
     let silent = event(Kind::Impression, &three);
     let first = pages(2, vec![silent, tell(7, &three), silent, tell(8, &three)]).await;
