@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::log::{DEAD, Log, LogError, Message, MismatchOf, Reader};
+use crate::log::{DEAD, Log, LogError, Message, PositionPart, Reader};
 use crate::position::{Position, digest};
 
 /// What the contract is checked on.
@@ -155,11 +155,11 @@ async fn wrong_positions<L: Log>(log: &L, other: &L) {
     append(other, 0, "a").await;
     let foreign = append(other, 0, "b").await;
     let of_digest = Position { digest: digest(b"c"), ..good };
-    for (position, of) in [(foreign, MismatchOf::Identity), (of_digest, MismatchOf::Digest)] {
+    for (position, part) in [(foreign, PositionPart::Identity), (of_digest, PositionPart::Digest)] {
         match log.reader(0, Some(position)).await {
-            Err(LogError::Mismatch { of: found, .. }) => assert_eq!(found, of),
-            Err(error) => panic!("{of:?} differs, but: {error}"),
-            Ok(_) => panic!("{of:?} differs, but a reader was given"),
+            Err(LogError::Mismatch { part: found, .. }) => assert_eq!(found, part),
+            Err(error) => panic!("{part:?} differs, but: {error}"),
+            Ok(_) => panic!("{part:?} differs, but a reader was given"),
         }
     }
     let ahead = Position { sequence: 3, ..good };

@@ -176,14 +176,14 @@ impl MemLog {
             let bytes = sizes.sum::<usize>() as u64;
             return Err(LogError::TooLarge { bytes, records: messages.len() });
         }
-        if take(&mut state.faults.fail_before_write) {
+        if fires(&mut state.faults.fail_before_write) {
             return Err(LogError::Unavailable("fake: failed before write".into()));
         }
-        if take(&mut state.faults.no_space) {
+        if fires(&mut state.faults.no_space) {
             return Err(LogError::NoSpace);
         }
-        let half = take(&mut state.faults.write_half);
-        let lost = take(&mut state.faults.lose_ack);
+        let half = fires(&mut state.faults.write_half);
+        let lost = fires(&mut state.faults.lose_ack);
         let count = if half { messages.len() / 2 } else { messages.len() };
         let mut positions = Vec::with_capacity(count);
         for message in messages.into_iter().take(count) {
@@ -228,7 +228,7 @@ impl MemLog {
     }
 }
 
-fn take(counter: &mut u32) -> bool {
+fn fires(counter: &mut u32) -> bool {
     let armed = *counter > 0;
     *counter = counter.saturating_sub(1);
     armed

@@ -22,8 +22,8 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 pub use reader::JetStreamReader;
 
-use crate::log::{DEAD, Log, LogError, Message, MismatchOf, check_partition};
-use crate::nats::connect::{HEADROOM_BYTES, find};
+use crate::log::{DEAD, Log, LogError, Message, PositionPart, check_partition};
+use crate::nats::connect::{HEADROOM_BYTES, find_stream};
 use crate::nats::{failed, unavailable};
 use crate::position::{Identity, Position, digest};
 
@@ -167,13 +167,13 @@ impl Inner {
     async fn stream(&self, partition: u16) -> Result<Stream<Info>, LogError> {
         let mismatch = |found: String| LogError::Mismatch {
             partition,
-            of: MismatchOf::Identity,
+            part: PositionPart::Identity,
             sequence: 0,
             expected: hex(&self.identity),
             found,
         };
         let name = stream_name(&self.prefix, partition);
-        let stream = find(&self.context, &name).await.map_err(LogError::Unavailable)?;
+        let stream = find_stream(&self.context, &name).await.map_err(LogError::Unavailable)?;
         let stream = stream.ok_or_else(|| mismatch(format!("no stream {name}")))?;
         match open::identity_of(stream.cached_info()) {
             Some(identity) if identity == self.identity => Ok(stream),

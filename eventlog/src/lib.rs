@@ -39,5 +39,5 @@ pub mod segments;
 #[cfg(feature = "nats")]
 pub use any::{AnyLog, AnyReader};
 pub use local::{LocalLog, LocalLogConfig, LocalReader};
-pub use log::{DEAD, Delivered, Log, LogError, Message, MismatchOf, Reader};
+pub use log::{DEAD, Delivered, Log, LogError, Message, PositionPart, Reader};
 pub use position::{Digest, Identity, Position};

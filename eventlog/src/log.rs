@@ -122,7 +122,7 @@ pub trait Reader: Send {
 
 /// Which part of a position does not match the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MismatchOf {
+pub enum PositionPart {
     /// The log is another one (created anew, or a wrong directory).
     Identity,
     /// The message at this sequence is another one.
@@ -154,13 +154,13 @@ pub enum LogError {
     // The position's: the log is not what the reader knew. Never retried.
     /// The position is of another log, or its message is another one now.
     #[error(
-        "partition {partition}: {of:?} of the position at sequence {sequence} is {expected}, but the log has {found}"
+        "partition {partition}: {part:?} of the position at sequence {sequence} is {expected}, but the log has {found}"
     )]
     Mismatch {
         /// Partition asked for.
         partition: u16,
         /// Which part differs.
-        of: MismatchOf,
+        part: PositionPart,
         /// Sequence of the position.
         sequence: u64,
         /// The position's value, in hex.
@@ -239,18 +239,18 @@ pub(crate) fn check_partition(partition: u16, partitions: u16) -> Result<(), Log
 impl Position {
     /// That the log is the one that this position is of.
     pub(crate) fn check_identity(&self, partition: u16, found: &Identity) -> Result<(), LogError> {
-        self.compare(partition, MismatchOf::Identity, &self.identity, found)
+        self.compare(partition, PositionPart::Identity, &self.identity, found)
     }
 
     /// That the message at this position is the one that it was.
     pub(crate) fn check_digest(&self, partition: u16, found: &Digest) -> Result<(), LogError> {
-        self.compare(partition, MismatchOf::Digest, &self.digest, found)
+        self.compare(partition, PositionPart::Digest, &self.digest, found)
     }
 
     fn compare(
         &self,
         partition: u16,
-        of: MismatchOf,
+        part: PositionPart,
         expected: &[u8],
         found: &[u8],
     ) -> Result<(), LogError> {
@@ -258,7 +258,7 @@ impl Position {
             return Ok(());
         }
         let (sequence, expected, found) = (self.sequence, hex(expected), hex(found));
-        Err(LogError::Mismatch { partition, of, sequence, expected, found })
+        Err(LogError::Mismatch { partition, part, sequence, expected, found })
     }
 }
 

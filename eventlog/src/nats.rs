@@ -4,7 +4,7 @@
 
 pub(crate) mod connect;
 mod documents;
-mod headless;
+mod headerless;
 mod queue;
 #[cfg(any(test, feature = "testing"))]
 pub mod server;

@@ -14,7 +14,7 @@ use shared::text::hex;
 
 use super::{Inner, JetStreamLog, stream_name, subject};
 use crate::log::DEAD;
-use crate::nats::connect::{cannot_make, context, find, warn_of_few_copies};
+use crate::nats::connect::{cannot_make, context, find_stream, warn_of_few_copies};
 use crate::nats::{JetStreamConfig, OpenError};
 use crate::position::Identity;
 
@@ -29,7 +29,7 @@ impl JetStreamLog {
     /// [`OpenError`].
     pub async fn is_there(config: &JetStreamConfig) -> Result<bool, OpenError> {
         let (context, _) = context(config).await?;
-        let found = find(&context, &stream_name(&config.prefix, DEAD)).await;
+        let found = find_stream(&context, &stream_name(&config.prefix, DEAD)).await;
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
         Ok(found.map_err(away)?.is_some_and(|anchor| identity_of(anchor.cached_info()).is_some()))
     }
@@ -47,10 +47,10 @@ impl JetStreamLog {
         let (context, connected) = context(config).await?;
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
         let name = stream_name(&config.prefix, DEAD);
-        let anchor = find(&context, &name).await.map_err(away)?;
+        let anchor = find_stream(&context, &name).await.map_err(away)?;
         let new = anchor.is_none();
         let identity = match (&anchor, identity_if_new) {
-            (Some(anchor), _) => known(config, anchor.cached_info())?,
+            (Some(anchor), _) => check_anchor(config, anchor.cached_info())?,
             (None, Some(identity)) => identity,
             (None, None) => {
                 return Err(OpenError::Foreign(format!(
@@ -65,7 +65,7 @@ impl JetStreamLog {
             .is_some_and(|anchor| anchor.cached_info().config.metadata.contains_key(COMPLETE));
         match (complete, identity_if_new) {
             (true, _) => {}
-            (false, Some(_)) => make(config, &context, identity, new).await?,
+            (false, Some(_)) => create_streams(config, &context, identity, new).await?,
             (false, None) => {
                 return Err(OpenError::Foreign(
                     "the log's streams were not all made: `countersign init` makes the rest"
@@ -96,7 +96,7 @@ pub(super) fn identity_of(info: &Info) -> Option<Identity> {
 }
 
 /// Checks the anchor, and gives its identity.
-fn known(config: &JetStreamConfig, anchor: &Info) -> Result<Identity, OpenError> {
+fn check_anchor(config: &JetStreamConfig, anchor: &Info) -> Result<Identity, OpenError> {
     let name = &anchor.config.name;
     let identity = identity_of(anchor).ok_or_else(|| {
         OpenError::Foreign(format!("the stream {name} is there, and Countersign did not make it"))
@@ -112,7 +112,7 @@ fn known(config: &JetStreamConfig, anchor: &Info) -> Result<Identity, OpenError>
 }
 
 /// Makes what is missing, the anchor first, and marks it complete.
-async fn make(
+async fn create_streams(
     config: &JetStreamConfig,
     context: &Context,
     identity: Identity,
@@ -121,7 +121,7 @@ async fn make(
     for partition in std::iter::once(DEAD).chain(0..config.partitions) {
         let name = stream_name(&config.prefix, partition);
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
-        match find(context, &name).await.map_err(away)? {
+        match find_stream(context, &name).await.map_err(away)? {
             Some(stream) if identity_of(stream.cached_info()) == Some(identity) => {}
             Some(_) => {
                 return Err(OpenError::Foreign(format!(

@@ -101,7 +101,7 @@ async fn a_stream_that_is_another_one_is_never_read_on() {
     let mut reader = log.reader(0, Some(after)).await.unwrap();
     log.inner.context.delete_stream("EVENTS-0").await.unwrap();
     let vanished = |error: LogError| {
-        matches!(&error, LogError::Mismatch { of: MismatchOf::Identity, found, .. }
+        matches!(&error, LogError::Mismatch { part: PositionPart::Identity, found, .. }
             if found.contains("no stream"))
     };
     assert!(vanished(log.reader(0, Some(after)).await.unwrap_err()));

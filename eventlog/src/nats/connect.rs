@@ -140,7 +140,7 @@ pub(crate) async fn context(
     config: &JetStreamConfig,
 ) -> Result<(Context, watch::Receiver<u64>), OpenError> {
     let (client, connected) = connect(config).await?;
-    fit(config, &client)?;
+    check_server(config, &client)?;
     let context = ContextBuilder::new().timeout(REQUEST_MAX).ack_timeout(ACK_MAX).build(client);
     if let Err(error) = context.query_account().await {
         let is_early = match error.kind() {
@@ -224,7 +224,7 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
 }
 
 /// Whether this server will do.
-fn fit(config: &JetStreamConfig, client: &Client) -> Result<(), OpenError> {
+fn check_server(config: &JetStreamConfig, client: &Client) -> Result<(), OpenError> {
     let (major, minor) = SERVER_LEAST;
     let server = client.server_info();
     if !client.is_server_compatible(major, minor, 0) {
@@ -257,7 +257,10 @@ pub(crate) fn warn_of_few_copies(config: &JetStreamConfig, info: &Info) {
 }
 
 /// The stream of a name, if there is one.
-pub(crate) async fn find(context: &Context, name: &str) -> Result<Option<Stream<Info>>, String> {
+pub(crate) async fn find_stream(
+    context: &Context,
+    name: &str,
+) -> Result<Option<Stream<Info>>, String> {
     match context.get_stream(name).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) => match error.kind() {

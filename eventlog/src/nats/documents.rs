@@ -39,7 +39,7 @@ impl Documents {
         let (context, _) = connect::context(config).await?;
         let bucket = bucket(&config.prefix);
         let away = |why: String| OpenError::Away { url: config.url.clone(), why };
-        let found = connect::find(&context, &format!("KV_{bucket}")).await.map_err(away)?;
+        let found = connect::find_stream(&context, &format!("KV_{bucket}")).await.map_err(away)?;
         if found.is_some() {
             let store = context.get_key_value(&bucket).await;
             return store.map(|store| Self { store }).map_err(|error| away(error.to_string()));

@@ -19,7 +19,7 @@ use futures::StreamExt as _;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::connect::{self, JetStreamConfig, OpenError};
-use super::headless::{Given, Giving};
+use super::headerless::{Deliveries, Delivery};
 use super::{failed, unavailable};
 use crate::log::LogError;
 
@@ -70,12 +70,12 @@ pub struct Taken {
     reply: Subject,
 }
 
-/// Takes batches, as one of several, over a connection of its own: see [`super::headless`].
+/// Takes batches, as one of several, over a connection of its own: see [`super::headerless`].
 pub struct Taker {
     queue: EdgeQueue,
-    giving: Option<Giving>,
+    deliveries: Option<Deliveries>,
     /// When it is looked whether something is stuck, and from which sequence on something may be.
-    looks: Interval,
+    stuck_checks: Interval,
     stuck_from: Option<u64>,
 }
 
@@ -93,7 +93,7 @@ impl EdgeQueue {
     pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
         let (context, _) = connect::context(config).await?;
         let name = stream_name(&config.prefix);
-        let found = connect::find(&context, &name).await;
+        let found = connect::find_stream(&context, &name).await;
         let found = found.map_err(|why| OpenError::Away { url: config.url.clone(), why })?;
         let is_marked =
             |found: &Config| found.metadata.get(BUNDLES.0).is_some_and(|on| on == BUNDLES.1);
@@ -109,7 +109,7 @@ impl EdgeQueue {
                          make it"
                     )));
                 }
-                bound(config, &context, stream.cached_info().config.clone(), make).await?;
+                update_bounds(config, &context, stream.cached_info().config.clone(), make).await?;
             }
             None if !make => {
                 return Err(OpenError::Foreign(format!(
@@ -129,7 +129,7 @@ impl EdgeQueue {
                     duplicate_window: Duration::from_millis(100),
                     ..Config::default()
                 };
-                context.create_stream(bounded(wanted)).await.map_err(|error| {
+                context.create_stream(with_bounds(wanted)).await.map_err(|error| {
                     connect::cannot_make(config, &format!("the stream {name}"), &error)
                 })?;
             }
@@ -222,7 +222,8 @@ impl EdgeQueue {
 
     async fn state(&self) -> Result<State, LogError> {
         let name = stream_name(&self.config.prefix);
-        let found = connect::find(&self.context, &name).await.map_err(LogError::Unavailable)?;
+        let found =
+            connect::find_stream(&self.context, &name).await.map_err(LogError::Unavailable)?;
         let stream = found.ok_or_else(|| unavailable(format_args!("no stream {name}")))?;
         Ok(stream.cached_info().state.clone())
     }
@@ -230,9 +231,9 @@ impl EdgeQueue {
     /// One more that takes.
     #[must_use]
     pub fn taker(&self) -> Taker {
-        let mut looks = tokio::time::interval(STUCK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Taker { queue: self.clone(), giving: None, looks, stuck_from: None }
+        let mut stuck_checks = tokio::time::interval(STUCK_EVERY);
+        stuck_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Taker { queue: self.clone(), deliveries: None, stuck_checks, stuck_from: None }
     }
 
     async fn consumer_info(&self) -> Result<consumer::Info, LogError> {
@@ -254,7 +255,7 @@ impl EdgeQueue {
     }
 
     /// The consumer is made anew, and gives out what lies in the stream.
-    async fn begin_anew(&self) -> Result<(), LogError> {
+    async fn recreate_consumer(&self) -> Result<(), LogError> {
         let name = stream_name(&self.config.prefix);
         tracing::warn!("batches lie in the queue that nobody is given: its consumer is made anew");
         let subject = format!("CONSUMER.DELETE.{name}.{COLLECTORS}");
@@ -262,7 +263,7 @@ impl EdgeQueue {
         answer.map(drop).map_err(unavailable)
     }
 
-    async fn subscribe(&self) -> Result<Giving, LogError> {
+    async fn subscribe(&self) -> Result<Deliveries, LogError> {
         let name = stream_name(&self.config.prefix);
         let stream = self.context.get_stream_no_info(&name).await.map_err(unavailable)?;
         let wanted = pull::Config {
@@ -279,7 +280,7 @@ impl EdgeQueue {
             _ => drop(stream.create_consumer(wanted).await.map_err(unavailable)?),
         }
         let inbox = self.context.client().new_inbox();
-        Giving::start(&self.config, &inbox, &name, COLLECTORS).await.map_err(unavailable)
+        Deliveries::start(&self.config, &inbox, &name, COLLECTORS).await.map_err(unavailable)
     }
 }
 
@@ -287,9 +288,9 @@ impl Taker {
     /// Takes no more, and gives back what was given meanwhile and nobody has taken: it would wait for this one
     /// until its time is over.
     pub async fn close(mut self) {
-        let Some(mut giving) = self.giving.take() else { return };
-        giving.close();
-        while let Ok(Ok(given)) = tokio::time::timeout(CLOSE_SILENT, giving.next()).await {
+        let Some(mut deliveries) = self.deliveries.take() else { return };
+        deliveries.close();
+        while let Ok(Ok(given)) = tokio::time::timeout(CLOSE_SILENT, deliveries.next()).await {
             let taken = Taken::new(&self.queue, given);
             // Later than this one has gone.
             if let Err(error) = taken.again(CLOSE_BACK_AFTER).await {
@@ -304,30 +305,30 @@ impl Taker {
     /// [`LogError::Unavailable`]: call it again, a little later.
     pub async fn next(&mut self) -> Result<Taken, LogError> {
         loop {
-            let giving = match &mut self.giving {
-                Some(giving) => giving,
+            let deliveries = match &mut self.deliveries {
+                Some(deliveries) => deliveries,
                 none => none.insert(self.queue.subscribe().await?),
             };
             let given = tokio::select! {
-                given = giving.next() => given,
-                _ = self.looks.tick() => {
-                    self.look_for_stuck().await?;
+                given = deliveries.next() => given,
+                _ = self.stuck_checks.tick() => {
+                    self.check_stuck().await?;
                     continue;
                 }
             };
             return given.map(|given| Taken::new(&self.queue, given)).map_err(|why| {
-                self.giving = None;
+                self.deliveries = None;
                 unavailable(why)
             });
         }
     }
 
-    async fn look_for_stuck(&mut self) -> Result<(), LogError> {
+    async fn check_stuck(&mut self) -> Result<(), LogError> {
         let before = self.stuck_from.take();
         let now = self.queue.stuck_from().await?;
         if now.is_some() && now == before {
-            self.giving = None;
-            return self.queue.begin_anew().await;
+            self.deliveries = None;
+            return self.queue.recreate_consumer().await;
         }
         self.stuck_from = now;
         Ok(())
@@ -335,7 +336,7 @@ impl Taker {
 }
 
 impl Taken {
-    fn new(queue: &EdgeQueue, given: Given) -> Self {
+    fn new(queue: &EdgeQueue, given: Delivery) -> Self {
         let edge = given.subject.rsplit('.').next().unwrap_or_default().to_owned();
         Self { edge, batch: given.payload, queue: queue.clone(), reply: given.reply.into() }
     }
@@ -388,7 +389,7 @@ impl Taken {
 }
 
 /// With bounds for what one edge may put in, where the operator has set none, and the mark of what may be in it.
-fn bounded(config: Config) -> Config {
+fn with_bounds(config: Config) -> Config {
     let largest = i32::try_from(EDGE_BATCH_BYTES_MAX).unwrap_or(i32::MAX);
     let messages = config.max_messages_per_subject;
     let mut metadata = config.metadata.clone();
@@ -407,13 +408,13 @@ fn bounded(config: Config) -> Config {
 }
 
 /// That no edge can fill a queue which an earlier build has made.
-async fn bound(
+async fn update_bounds(
     config: &JetStreamConfig,
     context: &Context,
     found: Config,
     make: bool,
 ) -> Result<(), OpenError> {
-    let wanted = bounded(found.clone());
+    let wanted = with_bounds(found.clone());
     if found == wanted {
         return Ok(());
     }

@@ -45,7 +45,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// A message that a consumer has given out.
 #[derive(Debug)]
-pub(super) struct Given {
+pub(super) struct Delivery {
     pub(super) subject: String,
     /// Where its answer goes.
     pub(super) reply: String,
@@ -54,12 +54,12 @@ pub(super) struct Given {
 
 /// What a consumer gives out, portion by portion, until the connection is lost.
 #[derive(Debug)]
-pub(super) struct Giving {
-    given: mpsc::Receiver<Given>,
+pub(super) struct Deliveries {
+    given: mpsc::Receiver<Delivery>,
     task: JoinHandle<String>,
 }
 
-impl Giving {
+impl Deliveries {
     /// Connects, and asks; what the server itself says comes to below `inbox`.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Giving {
     ///
     /// # Errors
     /// Why there is none any more.
-    pub(super) async fn next(&mut self) -> Result<Given, String> {
+    pub(super) async fn next(&mut self) -> Result<Delivery, String> {
         match self.given.recv().await {
             Some(given) => Ok(given),
             None => Err((&mut self.task).await.unwrap_or_else(|error| error.to_string())),
@@ -99,7 +99,7 @@ impl Giving {
     }
 }
 
-impl Drop for Giving {
+impl Drop for Deliveries {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -118,7 +118,7 @@ struct Connection {
 
 /// What a server sends.
 #[derive(PartialEq, Eq, Debug)]
-enum Sent {
+enum ServerOp {
     Info(String),
     Ping,
     Pong,
@@ -153,7 +153,7 @@ impl Connection {
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         let (buffer, inbox) = (BytesMut::new(), inbox.to_owned());
         let mut connection = Self { stream: Box::new(tcp), buffer, inbox };
-        let Sent::Info(info) = connection.read().await? else {
+        let ServerOp::Info(info) = connection.read().await? else {
             return Err("it is no NATS server".to_owned());
         };
         let info: serde_json::Value = serde_json::from_str(&info).map_err(|e| e.to_string())?;
@@ -177,16 +177,16 @@ impl Connection {
         connection.write(&hello).await?;
         loop {
             match connection.read().await? {
-                Sent::Pong => return Ok(connection),
-                Sent::Ping => connection.write("PONG\r\n").await?,
-                Sent::Error(why) => return Err(why),
+                ServerOp::Pong => return Ok(connection),
+                ServerOp::Ping => connection.write("PONG\r\n").await?,
+                ServerOp::Error(why) => return Err(why),
                 _ => {}
             }
         }
     }
 
     /// Hands over what comes, and never more than there is room for.
-    async fn take(mut self, next: &str, to: &mpsc::Sender<Given>) -> Result<(), String> {
+    async fn take(mut self, next: &str, to: &mpsc::Sender<Delivery>) -> Result<(), String> {
         let portion = serde_json::json!({
             "batch": PORTION,
             "expires": u64::try_from(EXPIRES.as_nanos()).unwrap_or(0),
@@ -200,7 +200,7 @@ impl Connection {
                         Ok(room) => break room,
                         Err(_) => return Ok(()),
                     },
-                    sent = self.read() => drop(self.heard(sent?).await?),
+                    sent = self.read() => drop(self.handle(sent?).await?),
                 }
             };
             let (inbox, length) = (&self.inbox, portion.len());
@@ -214,7 +214,7 @@ impl Connection {
                     () = &mut expires => break,
                 };
                 let sent = sent.map_err(|_| "the server says nothing any more".to_owned())??;
-                let Some(given) = self.heard(sent).await? else { continue };
+                let Some(given) = self.handle(sent).await? else { continue };
                 let Some(place) = room.next() else { break };
                 place.send(given);
                 if room.len() == 0 {
@@ -226,19 +226,19 @@ impl Connection {
     }
 
     /// Answers the server; what it says for a consumer is given back.
-    async fn heard(&mut self, sent: Sent) -> Result<Option<Given>, String> {
+    async fn handle(&mut self, sent: ServerOp) -> Result<Option<Delivery>, String> {
         match sent {
-            Sent::Ping => self.write("PONG\r\n").await?,
-            Sent::Error(why) => return Err(why),
+            ServerOp::Ping => self.write("PONG\r\n").await?,
+            ServerOp::Error(why) => return Err(why),
             // The server goes, and says so before.
-            Sent::Info(info) if info.contains("\"ldm\":true") => {
+            ServerOp::Info(info) if info.contains("\"ldm\":true") => {
                 return Err("the server is going down".to_owned());
             }
             // Heartbeats and the ends of portions come to the inbox, with headers that are left out.
-            Sent::Message { subject, reply: Some(reply), payload }
+            ServerOp::Message { subject, reply: Some(reply), payload }
                 if !subject.starts_with(&self.inbox) =>
             {
-                return Ok(Some(Given { subject, reply, payload }));
+                return Ok(Some(Delivery { subject, reply, payload }));
             }
             _ => {}
         }
@@ -252,7 +252,7 @@ impl Connection {
     }
 
     /// What comes next. Cancel-safe: what is not whole stays in the buffer.
-    async fn read(&mut self) -> Result<Sent, String> {
+    async fn read(&mut self) -> Result<ServerOp, String> {
         loop {
             if let Some(sent) = parse(&mut self.buffer)? {
                 return Ok(sent);
@@ -266,7 +266,7 @@ impl Connection {
 }
 
 /// Takes what was sent whole off the buffer's front.
-fn parse(buffer: &mut BytesMut) -> Result<Option<Sent>, String> {
+fn parse(buffer: &mut BytesMut) -> Result<Option<ServerOp>, String> {
     let Some(end) = buffer.windows(2).position(|two| two == b"\r\n") else {
         let is_long = buffer.len() > LINE_BYTES_MAX;
         return if is_long { Err("a line without end".to_owned()) } else { Ok(None) };
@@ -275,11 +275,11 @@ fn parse(buffer: &mut BytesMut) -> Result<Option<Sent>, String> {
     let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
     let words: Vec<&str> = rest.split_ascii_whitespace().collect();
     let sent = match verb.to_ascii_uppercase().as_str() {
-        "INFO" => Sent::Info(rest.to_owned()),
-        "PING" => Sent::Ping,
-        "PONG" => Sent::Pong,
-        "+OK" => Sent::Other,
-        "-ERR" => Sent::Error(rest.to_owned()),
+        "INFO" => ServerOp::Info(rest.to_owned()),
+        "PING" => ServerOp::Ping,
+        "PONG" => ServerOp::Pong,
+        "+OK" => ServerOp::Other,
+        "-ERR" => ServerOp::Error(rest.to_owned()),
         "MSG" => {
             let (subject, reply, length) = match words[..] {
                 [subject, _, length] => (subject, None, length),
@@ -295,7 +295,7 @@ fn parse(buffer: &mut BytesMut) -> Result<Option<Sent>, String> {
             let payload = buffer.split_to(length).freeze();
             buffer.advance(2);
             let (subject, reply) = (subject.to_owned(), reply.map(str::to_owned));
-            return Ok(Some(Sent::Message { subject, reply, payload }));
+            return Ok(Some(ServerOp::Message { subject, reply, payload }));
         }
         other => return Err(format!("not a word of NATS: {other:.40}")),
     };
@@ -385,7 +385,7 @@ fn read(path: &Path) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn all(bytes: &[u8]) -> Result<Vec<Sent>, String> {
+    fn all(bytes: &[u8]) -> Result<Vec<ServerOp>, String> {
         let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
         for byte in bytes {
             buffer.extend_from_slice(&[*byte]);
@@ -397,22 +397,23 @@ mod tests {
 
     #[test]
     fn what_a_server_sends_is_read_in_whatever_pieces_it_comes() {
-        let message = |subject: &str, reply: Option<&str>, payload: &'static [u8]| Sent::Message {
-            subject: subject.to_owned(),
-            reply: reply.map(str::to_owned),
-            payload: Bytes::from_static(payload),
-        };
+        let message =
+            |subject: &str, reply: Option<&str>, payload: &'static [u8]| ServerOp::Message {
+                subject: subject.to_owned(),
+                reply: reply.map(str::to_owned),
+                payload: Bytes::from_static(payload),
+            };
         let sent = b"INFO {\"a\": 1}\r\nPING\r\n+OK\r\npong\r\nMSG a.b 1 r 4\r\n\r\n\r\n\r\nMSG in 1 0\r\n\r\n-ERR 'no'\r\n";
         assert_eq!(
             all(sent).unwrap(),
             [
-                Sent::Info("{\"a\": 1}".to_owned()),
-                Sent::Ping,
-                Sent::Other,
-                Sent::Pong,
+                ServerOp::Info("{\"a\": 1}".to_owned()),
+                ServerOp::Ping,
+                ServerOp::Other,
+                ServerOp::Pong,
                 message("a.b", Some("r"), b"\r\n\r\n"),
                 message("in", None, b""),
-                Sent::Error("'no'".to_owned()),
+                ServerOp::Error("'no'".to_owned()),
             ]
         );
         for wrong in
