@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::jetstream::{JetStreamLog, JetStreamReader};
 use crate::{Delivered, Identity, LocalLog, LocalReader, Log, LogError, Message, Position, Reader};
 
-/// Either log.
+/// One of the two logs.
 #[derive(Debug)]
 pub enum AnyLog {
     /// Segments on a local disk.
@@ -14,7 +14,7 @@ pub enum AnyLog {
     Nats(JetStreamLog),
 }
 
-/// Its reader.
+/// A reader of an [`AnyLog`].
 #[derive(Debug)]
 pub enum AnyReader {
     /// Of segments.
@@ -24,11 +24,11 @@ pub enum AnyReader {
 }
 
 impl AnyLog {
-    /// Takes no more appends, and blocks until those that wait are durable.
+    /// Closes a local log: it takes no more appends, and this blocks until the waiting ones are durable.
+    /// Does nothing on NATS, where each append waits for its own acknowledgement.
     pub fn close(&self) {
         match self {
             Self::Local(log) => log.close(),
-            // An append there ends with its acknowledgement.
             Self::Nats(_) => {}
         }
     }

@@ -6,8 +6,8 @@
 //! eventlog::contract::check(&mut MySubject::new()).await;
 //! ```
 //!
-//! A *lost acknowledgement* cannot be made to happen through the trait; an
-//! adapter that can lose one tests it with [`check_lost_ack`].
+//! A *lost acknowledgement* cannot be caused through the trait. An adapter that
+//! can be made to lose one is tested with [`check_lost_ack`].
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is how it says what is broken")]
 
@@ -27,10 +27,10 @@ pub trait Subject {
 
     /// An empty log with at least 3 partitions, and with segments (or what
     /// corresponds to them) of at most 4 KiB, so that trimming has something
-    /// to remove. Every call gives a new one, with another identity.
+    /// to remove. Every call gives a new log with another identity.
     fn fresh(&mut self) -> impl Future<Output = Self::Log>;
 
-    /// Closes the log and opens it again, as a process that ends and starts.
+    /// Closes the log and opens it again, as a process does that ends and starts.
     fn reopen(&mut self, log: Self::Log) -> impl Future<Output = Self::Log>;
 }
 
@@ -58,7 +58,7 @@ async fn append<L: Log>(log: &L, partition: u16, payload: impl Into<Bytes>) -> P
     positions[0]
 }
 
-/// Everything up to the end, by a reader that has given out what is up to `after`.
+/// Reads everything up to the end, with a reader that has given out the messages up to `after`.
 async fn drain<L: Log>(
     log: &L,
     partition: u16,
@@ -221,7 +221,7 @@ async fn concurrent<L: Log>(log: &L) {
 async fn trimming<S: Subject>(subject: &mut S) {
     let log = subject.fresh().await;
     let mut positions = Vec::new();
-    // A letter that nobody has looked at keeps nothing but letters.
+    // A letter that is not resolved keeps letters from being trimmed, and nothing else.
     append(&log, DEAD, "letter").await;
     for number in 0..60_u8 {
         positions.push(append(&log, 0, vec![number; 500]).await);
@@ -254,7 +254,7 @@ async fn trimming<S: Subject>(subject: &mut S) {
     assert_eq!(drain(&log, 0, &mut reader, 60).await, [(61, Bytes::from("on"))]);
 }
 
-/// Those that are resolved go, and readers begin with the first that is left.
+/// Trimmed letters go, and a reader without a position begins with the first that is left.
 async fn trimming_letters<S: Subject>(subject: &mut S) {
     let log = subject.fresh().await;
     append(&log, 0, "an event").await;
@@ -325,8 +325,8 @@ async fn reopening<S: Subject>(subject: &mut S) {
     abandoned(&log, positions.len() as u64).await;
 }
 
-/// An append whose future is dropped is written whole or not at all, and what
-/// comes later comes later.
+/// An append whose future is dropped is written whole or not at all, and
+/// before whatever is appended later.
 async fn abandoned<L: Log>(log: &L, end: u64) {
     {
         let mut gone = pin!(log.append(vec![message(0, "gone"), message(0, "gone")]));
@@ -343,10 +343,10 @@ async fn abandoned<L: Log>(log: &L, end: u64) {
     }
 }
 
-/// A lost acknowledgement: `lose_next` makes the log write the next append and
-/// answer it with an error. The error is retryable, the message is there, and
-/// appending it again gives it a second place; readers see both, without a
-/// gap.
+/// Checks a lost acknowledgement: `lose_next` makes the log write the next
+/// append and answer it with an error. The error must be retryable, the message
+/// must be there, and appending it again must add it a second time; readers
+/// see both, without a gap.
 pub async fn check_lost_ack<L: Log>(log: &L, lose_next: impl FnOnce()) {
     let first = append(log, 0, "first").await;
     lose_next();

@@ -13,23 +13,24 @@ use tokio::sync::watch;
 use crate::log::{DEAD, Delivered, Log, LogError, Message, Reader, check_partition};
 use crate::position::{Identity, Position, digest};
 
-/// What the next appends meet; each switch counts down by one per append.
+/// Faults of the next appends: each field is the number of appends that have
+/// the fault, and counts down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// So many appends fail before anything is written.
+    /// Appends that fail before anything is written.
     pub fail_before_write: u32,
-    /// So many appends are written but answered with an error.
+    /// Appends that are written but answered with an error.
     pub lose_ack: u32,
-    /// So many appends are written up to a message in the middle (the first
-    /// half of the messages, rounded down), then fail.
+    /// Appends of which only the first half of the messages, rounded down, is
+    /// written, and that then fail.
     pub write_half: u32,
-    /// So many appends find the disk full.
+    /// Appends that find the disk full.
     pub no_space: u32,
 }
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// Messages up to and with this sequence are trimmed.
+    /// Messages up to and including this sequence are trimmed.
     trimmed: u64,
     /// Digest of the message at `trimmed`.
     trimmed_digest: [u8; 16],
@@ -57,7 +58,8 @@ struct State {
     faults: Faults,
     /// The most bytes of a message.
     message_bytes_max: usize,
-    /// Readers of an older generation were cut off by a crash.
+    /// Grows with each crash and each new log; readers of an older generation
+    /// are cut off.
     generation: u64,
 }
 
@@ -86,25 +88,25 @@ impl MemLog {
         }
     }
 
-    /// Sets what the next appends meet.
+    /// Sets the faults of the next appends.
     pub fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
     }
 
-    /// From now on no message may be larger, as with the `max_payload` of a NATS server.
+    /// From now on an append with a larger message fails, as with the `max_payload` of a NATS server.
     pub fn set_message_bytes_max(&self, most: usize) {
         self.state.lock().message_bytes_max = most;
     }
 
-    /// The switches that are still armed.
+    /// The faults that are still to come.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.state.lock().faults
     }
 
-    /// The log's process dies and comes back: readers that were open fail with
-    /// [`LogError::Unavailable`] for ever, armed faults are forgotten, nothing
-    /// durable is lost.
+    /// The log's process dies and comes back. Readers that were open fail with
+    /// [`LogError::Unavailable`] for ever, faults to come are forgotten, and
+    /// nothing durable is lost.
     pub fn crash(&self) {
         let mut state = self.state.lock();
         state.generation += 1;
@@ -113,9 +115,9 @@ impl MemLog {
         self.wake();
     }
 
-    /// Durable messages vanish: the partition ends at `end` again, and the
-    /// sequences after it will be used anew. (A broken promise: positions
-    /// beyond must be met with an error.)
+    /// Breaks the log's promise: durable messages vanish, the partition ends at
+    /// `end` again, and the sequences after it will be used anew. A position
+    /// beyond `end` must then be answered with an error.
     pub fn vanish(&self, partition: u16, end: u64) {
         let mut state = self.state.lock();
         if let Some(partition) = state.partitions.get_mut(&partition) {
@@ -124,9 +126,9 @@ impl MemLog {
         }
     }
 
-    /// Puts another payload at a sequence that exists and is not trimmed; any
-    /// other is left alone. (A broken promise: a position there must no longer
-    /// match.)
+    /// Breaks the log's promise: puts another payload at a sequence. A position
+    /// there must then no longer match. Does nothing when the sequence does not
+    /// exist or is trimmed.
     pub fn replace(&self, partition: u16, sequence: u64, payload: Bytes) {
         let mut state = self.state.lock();
         if let Some(partition) = state.partitions.get_mut(&partition)
@@ -228,13 +230,14 @@ impl MemLog {
     }
 }
 
+/// Whether a fault is due for this append; counts it down.
 fn fires(counter: &mut u32) -> bool {
     let armed = *counter > 0;
     *counter = counter.saturating_sub(1);
     armed
 }
 
-/// Whether what follows `sequence` can be read.
+/// Checks that what follows `sequence` can be read.
 fn check_range(number: u16, partition: &Partition, sequence: u64) -> Result<(), LogError> {
     if sequence > partition.end() {
         return Err(LogError::StepBack { partition: number, sequence, end: partition.end() });
@@ -326,7 +329,8 @@ pub struct MemReader {
 impl Reader for MemReader {
     async fn next(&mut self) -> Result<Delivered, LogError> {
         loop {
-            // Seen before looked at: an append in between is not missed.
+            // The version is marked as seen before the log is looked at, so an append in between is not
+            // missed.
             self.changed.borrow_and_update();
             if let Some(delivered) = self.try_next()? {
                 return Ok(delivered);

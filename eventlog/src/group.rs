@@ -1,5 +1,5 @@
-//! Group commit: what waits is committed together, so that many share an
-//! fsync.
+//! Group commit: items that wait at the same time are committed together, so
+//! that many share an fsync.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
-/// A group of so many says that more are coming: an fsync for each few of them
-/// would cost more than what they bring.
+/// A group of at least so many items is a sign that more are coming. The next
+/// group then waits for them: an fsync for every few items would cost too much.
 pub const LINGER_ITEMS_LEAST: usize = 4;
 
 /// Limits and times of a [`GroupCommit`].
@@ -20,21 +20,22 @@ pub const LINGER_ITEMS_LEAST: usize = 4;
 pub struct GroupConfig {
     /// Name of the committer thread.
     pub name: String,
-    /// Items that may wait; one more is refused as full. At least 1.
+    /// The most items that may wait; a further one is refused as
+    /// [`SendError::Full`]. 0 counts as 1.
     pub queue_items_max: usize,
-    /// Bytes (by the weigher) that may wait; an item that would go over is
-    /// refused as full, unless nothing waits.
+    /// The most bytes (as `weigh` gives them) that may wait. An item that would
+    /// exceed them is refused as [`SendError::Full`], unless nothing waits.
     pub queue_bytes_max: usize,
-    /// Items in one group. At least 1.
+    /// The most items of a group; 0 counts as 1.
     pub group_items_max: usize,
-    /// Bytes in one group; the first item is taken whatever it weighs.
+    /// The most bytes of a group. Its first item is taken whatever it weighs.
     pub group_bytes_max: usize,
-    /// How long a group that is not full waits for more, after a group of at
-    /// least [`LINGER_ITEMS_LEAST`]; an item that comes alone never waits. Zero:
-    /// groups form by themselves while the commit before them runs.
+    /// How long a group that is not full waits for more items when the group
+    /// before it had at least [`LINGER_ITEMS_LEAST`]. With zero no group waits;
+    /// groups still form while the commit before them runs.
     pub linger: Duration,
-    /// Without an item for so long, the closure is called with no items; again
-    /// after each further such time. `None`: never.
+    /// When no item has come for this time, and each time that it has passed
+    /// again, the closure is called with no items. `None`: never.
     pub idle: Option<Duration>,
 }
 
@@ -52,10 +53,10 @@ impl Default for GroupConfig {
     }
 }
 
-/// Why an item was not taken; it comes back.
+/// Why an item was not taken; the error gives the item back.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError<T> {
-    /// The queue is full; say so to whoever sent the item.
+    /// The queue is full.
     #[error("the commit queue is full")]
     Full(T),
     /// The committer was closed, or its thread has ended.
@@ -75,7 +76,7 @@ pub struct Lost;
 pub struct Pending<R>(oneshot::Receiver<R>);
 
 impl<R> Pending<R> {
-    /// Waits for it, blocking the thread; not for async code.
+    /// Waits for the result, blocking the thread; not for async code.
     ///
     /// # Errors
     /// [`Lost`] when there will be no result.
@@ -102,7 +103,7 @@ struct Queue<T, R> {
     items: VecDeque<Waiting<T, R>>,
     bytes: usize,
     closed: bool,
-    /// The committer waits for a full group; before that it need not be woken.
+    /// The committer lingers; it is woken only when the group is full.
     lingering: bool,
 }
 
@@ -135,8 +136,9 @@ impl<T, R> std::fmt::Debug for GroupCommit<T, R> {
 impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
     /// Starts the committer thread. `weigh` gives an item's bytes; `commit`
     /// gets the items of a group in the order in which they were taken, makes
-    /// them durable, and gives one result per item, in the same order. It is
-    /// called with no items on an idle tick (its results are then dropped).
+    /// them durable, and gives one result per item, in the same order. When the
+    /// queue is idle ([`GroupConfig::idle`]) it is called with no items, and its
+    /// results are dropped.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -205,8 +207,10 @@ impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
     /// # Errors
     /// [`SendError::Closed`] only.
     pub async fn send(&self, mut item: T) -> Result<Pending<R>, SendError<T>> {
+        // Ends when the item is queued or the queue is closed. Each round tries again after room was made;
+        // another sender may have been faster.
         loop {
-            // Made before the try, so that room made in between is not missed.
+            // Registered before the try, so that room made in between is not missed.
             let room = self.shared.room.notified();
             match self.try_send(item) {
                 Err(SendError::Full(back)) => item = back,
@@ -216,7 +220,7 @@ impl<T: Send + 'static, R: Send + 'static> GroupCommit<T, R> {
         }
     }
 
-    /// Items and bytes that wait now, for metrics.
+    /// Number of items and of bytes that wait now, for metrics.
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {
         let queue = self.shared.queue.lock();
@@ -247,7 +251,8 @@ impl<T, R> Drop for GroupCommit<T, R> {
 fn join_thread(slot: &Mutex<Option<JoinHandle<()>>>) {
     let thread = slot.lock().take();
     if let Some(thread) = thread
-        // The closure itself may own the last reference.
+        // When the closure owns the last reference, this runs on the committer thread, which cannot wait
+        // for itself.
         && thread.thread().id() != thread::current().id()
         && thread.join().is_err()
     {
@@ -266,8 +271,8 @@ impl<T, R> Shared<T, R> {
         queue.items.len() >= self.group_items_max || queue.bytes >= self.group_bytes_max
     }
 
-    /// The items of the next group; empty on an idle tick; `None` when closed
-    /// and drained.
+    /// The items of the next group; none of them when the queue was idle;
+    /// `None` when it is closed and empty.
     fn take_group(&self, config: &GroupConfig, linger: bool) -> Option<Vec<Waiting<T, R>>> {
         let mut queue = self.queue.lock();
         if linger && !config.linger.is_zero() {
@@ -291,6 +296,7 @@ impl<T, R> Shared<T, R> {
         }
         let mut group = Vec::new();
         let mut bytes = 0_usize;
+        // Takes items from the front until the next one would go over a bound, but at least one.
         while let Some(first) = queue.items.front() {
             bytes = bytes.saturating_add(first.bytes);
             let full = group.len() >= config.group_items_max || bytes > config.group_bytes_max;
@@ -306,7 +312,8 @@ impl<T, R> Shared<T, R> {
     }
 }
 
-/// Closes the queue and lets the waiters go, however the thread ends.
+/// Closes the queue when the thread ends, also by a panic, and drops what is
+/// left in it, so that everybody who waits for a result gets [`Lost`].
 struct EndGuard<'a, T, R>(&'a Shared<T, R>);
 
 impl<T, R> Drop for EndGuard<'_, T, R> {
@@ -334,7 +341,7 @@ fn run<T, R>(
         }
         let results = commit(items);
         for (reply, result) in replies.into_iter().zip(results) {
-            // A waiter that has gone away does not need its result.
+            // This fails when nobody waits for the result any more.
             let _ = reply.send(result);
         }
     }

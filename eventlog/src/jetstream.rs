@@ -1,12 +1,12 @@
 //! The log on NATS JetStream: one stream per partition, and one for dead letters.
 //!
-//! What the server is trusted for: order and durability (with `sync_interval: always`), not dedup,
-//! and not that it stays the server that it was. Each stream carries the log's identity in its
-//! metadata, and readers compare identity and digest whenever they connect anew ([`reader`]).
+//! The server is trusted for order and durability (with `sync_interval: always`). It is not trusted for
+//! dedup, nor to be the same server, with the same data, after a reconnect: each stream carries the log's
+//! identity in its metadata, and readers compare identity and digest whenever they connect anew
+//! ([`reader`]).
 //!
-//! Streams have no age limit: what is applied and old enough is purged by [`Log::trim`], and what
-//! is not stays, however old. A purge keeps the last applied message, so that its digest can be
-//! compared.
+//! Streams have no age limit. Only [`Log::trim`] removes messages; those that are not applied stay,
+//! however old they are. A purge keeps the last applied message, so that its digest can be compared.
 
 mod open;
 mod reader;
@@ -39,10 +39,10 @@ struct Inner {
     prefix: String,
     identity: Identity,
     partitions: u16,
-    /// How often the client has connected.
+    /// Counts the times that the client has connected.
     connected: watch::Receiver<u64>,
-    /// Held while one append's messages are handed to the connection, so that they follow each
-    /// other.
+    /// Held while the messages of one append are handed to the connection, so that no other append comes
+    /// between them.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -67,7 +67,7 @@ impl Log for JetStreamLog {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
-        // A task of its own: a caller that goes away does not tear an append apart.
+        // In a task of its own, so that an append is not cut in two when the caller's future is dropped.
         let inner = Arc::clone(&self.inner);
         let turn = Arc::clone(&inner.turn).lock_owned().await;
         let append = tokio::spawn(async move { inner.publish(&messages, turn).await });
@@ -114,7 +114,7 @@ impl Log for JetStreamLog {
             self.check_partition(*partition)?;
             let stream = self.inner.stream(*partition).await?;
             let state = &stream.cached_info().state;
-            // Everything before it goes; it stays, for its digest.
+            // Everything before this message is purged; it stays itself, for its digest.
             let kept = (*applied).min(state.last_sequence);
             if kept > state.first_sequence.max(1) {
                 stream.purge().sequence(kept).await.map_err(unavailable)?;
@@ -144,8 +144,9 @@ impl Inner {
         for message in messages {
             let publish = PublishMessage::build().payload(message.payload.clone());
             let publish = match message.partition {
-                // Sent again for a lost answer it would be there twice: letters have no numbers. Nobody but
-                // collectors may write there.
+                // A letter that is sent again after a lost answer would be there twice, for letters have no
+                // numbers: so the server drops the second by its id. That is safe, for only collectors may
+                // write to this stream.
                 DEAD => publish.message_id(hex(&digest(&message.payload))),
                 _ => publish,
             };
@@ -163,7 +164,7 @@ impl Inner {
         Ok(positions)
     }
 
-    /// The stream of a partition, its identity compared.
+    /// The stream of a partition, after comparing its identity with the log's.
     async fn stream(&self, partition: u16) -> Result<Stream<Info>, LogError> {
         let mismatch = |found: String| LogError::Mismatch {
             partition,
@@ -182,7 +183,7 @@ impl Inner {
         }
     }
 
-    /// The digest of a message; `None` when it is not there any more.
+    /// The digest of the message at a sequence; `None` when it was removed.
     async fn digest_at(
         &self,
         stream: &Stream<Info>,

@@ -2,16 +2,16 @@
 //!
 //! Three layers, each usable alone:
 //!
-//! - [`segments`]: files on a local disk. One CRC per commit group, the next
-//!   group written only after the fsync of the one before. The edge's outbox
-//!   and the local log are made of them.
-//! - [`group`]: a committer thread that turns what waits into one group, so
-//!   that many writers share one fsync.
+//! - [`segments`]: files on a local disk. Each commit group has a CRC, and a
+//!   group is written only after the fsync of the one before. The edge's outbox
+//!   and the local log are made of segments.
+//! - [`group`]: a committer thread that writes all waiting items as one group,
+//!   so that many writers share one fsync.
 //! - [`log`]: the trait that collectors write to and aggregators read from,
-//!   with positions that can be checked; [`local`] is its adapter over
-//!   segments, [`jetstream`] (feature `nats`) the one over NATS, and [`AnyLog`] either.
+//!   with positions that can be checked. [`local`] implements it over segments,
+//!   [`jetstream`] (feature `nats`) over NATS; [`AnyLog`] is one of the two.
 //!
-//! And [`nats`], what a deployment shares there besides its log: documents, and the queue of batches.
+//! [`nats`] has what a deployment shares on NATS besides its log: documents, and the queue of batches.
 //!
 //! With the feature `testing`: [`fake`], an in-memory log with fault switches
 //! for deterministic simulations, and [`contract`], the test that every

@@ -1,5 +1,5 @@
-//! The log on a local disk: all partitions in one sequence of segments, and the dead letters in one of
-//! their own, so that a letter that waits for an operator keeps nothing but letters.
+//! The log on a local disk: all partitions in one sequence of segments, and the dead letters in another, so
+//! that a letter that waits for an operator keeps no segment with events from being trimmed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -26,8 +26,8 @@ pub struct LocalLogConfig {
     pub partitions: u16,
     /// Size of segments.
     pub segments: SegmentsConfig,
-    /// Bytes of appends that may wait for the disk; further ones wait for room
-    /// outside.
+    /// Bytes of appends that may wait for the disk; a further `append` waits
+    /// until there is room.
     pub queue_bytes_max: usize,
 }
 
@@ -44,8 +44,9 @@ impl LocalLogConfig {
     }
 }
 
-/// Most bytes of one append, payloads only. With [`APPEND_MESSAGES_MAX`] a
-/// group of several appends stays below the limit of a group.
+/// Most bytes of one append, payloads only. Together with
+/// [`APPEND_MESSAGES_MAX`] it keeps a group of several appends below the limits
+/// of a group.
 pub const APPEND_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most messages of one append.
 pub const APPEND_MESSAGES_MAX: usize = 32 * 1024;
@@ -53,7 +54,7 @@ pub const APPEND_MESSAGES_MAX: usize = 32 * 1024;
 const SHARED_GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Appends in one group.
 const SHARED_GROUP_ITEMS_MAX: usize = 4096;
-/// What a message costs besides its payload.
+/// Bytes that a message costs besides its payload.
 const MESSAGE_BYTES: usize = 64;
 
 const _: () = assert!(
@@ -64,17 +65,18 @@ const _: () = assert!(SHARED_GROUP_BYTES_MAX / MESSAGE_BYTES >= GROUP_RECORDS_MA
 
 type Committed = Result<Vec<Position>, LogError>;
 
-/// A [`Log`] on [`Segments`]: one file sequence for all partitions, one thread
-/// that writes, appends that wait at the same time share an fsync, and one
-/// append is atomic over its partitions. [`DEAD`] has a directory in it, and a
-/// thread, of its own.
+/// A [`Log`] on [`Segments`]: one sequence of files for all partitions, written
+/// by one thread. Appends that wait at the same time share an fsync, and one
+/// append is atomic over its partitions. [`DEAD`] has a subdirectory and a
+/// thread of its own, so an append to it and to others is not atomic.
 ///
-/// A full disk is [`LogError::NoSpace`], nothing written; a failed write or
-/// fsync makes every later append [`LogError::Fatal`]. When many bytes wait,
-/// `append` waits for room. Reads go to the page cache or the disk on the
-/// caller's thread. `trim` removes whole segments.
+/// On a full disk an append fails with [`LogError::NoSpace`] and nothing is
+/// written; after a failed write or fsync every later append is
+/// [`LogError::Fatal`]. When many bytes wait, `append` waits for room. Reads go
+/// to the page cache or the disk on the caller's thread. `trim` removes whole
+/// segments.
 ///
-/// Dropping it waits for what is queued.
+/// Dropping it waits until queued appends are written.
 #[derive(Debug)]
 pub struct LocalLog {
     events: Part,
@@ -82,14 +84,14 @@ pub struct LocalLog {
     partitions: u16,
 }
 
-/// Where the letters are, in the log's directory …
+/// The directory of the letters, in the log's directory …
 const LETTERS: &str = "dead";
-/// … and while they are made of those of an earlier build.
+/// … and its name while letters of an earlier build are copied into it.
 const LETTERS_NEW: &str = "dead-new";
-/// A segment of letters goes when all in it are resolved.
+/// Segments of letters are small, for a segment is removed only when all letters in it are resolved.
 const LETTERS_SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// One sequence of segments, and who writes it.
+/// One sequence of segments, and the thread that writes it.
 #[derive(Debug)]
 struct Part {
     view: SegmentsView,
@@ -133,7 +135,7 @@ impl Part {
 impl LocalLog {
     /// Opens or begins the log; `identity_if_new` are 16 random bytes. Blocks
     /// while the last segment is checked. Letters that an earlier build has
-    /// written among the partitions are copied once to where they are now.
+    /// written among the events are copied once to the letters' directory.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::NoSpace`]; [`LogError::Fatal`] when
@@ -161,8 +163,8 @@ impl LocalLog {
         Ok((log, recovered))
     }
 
-    /// Takes no more appends, and blocks until those that wait are durable and
-    /// the directory is free. Readers keep what is there.
+    /// Takes no more appends, and blocks until waiting ones are durable and the
+    /// directory is unlocked. Readers can still read what is there.
     pub fn close(&self) {
         self.events.commit.join();
         self.letters.commit.join();
@@ -198,8 +200,9 @@ impl LocalLog {
     }
 }
 
-/// The segments of the letters. Where there are none yet, those that an earlier build has written into
-/// `events` come first, with the numbers that they have; they are there at once or not at all.
+/// Opens the segments of the letters. When there are none yet, letters that an earlier build has written
+/// into `events` are copied first, with the same sequences. They are copied into a directory that gets its
+/// name at the end, so a crash leaves all of them there or none.
 fn open_letters(config: &LocalLogConfig, events: &SegmentsView) -> Result<Segments, LogError> {
     let segment_bytes = config.segments.segment_bytes.min(LETTERS_SEGMENT_BYTES_MAX);
     let open =
@@ -219,6 +222,7 @@ fn open_letters(config: &LocalLogConfig, events: &SegmentsView) -> Result<Segmen
         }
         let (mut letters, _) = open(&new)?;
         let mut reader = events.reader(DEAD, 0)?;
+        // Copies in order from the first letter, so each gets the sequence that it had.
         while let Some(letter) = reader.try_next()? {
             letters.append(&[Record { stream: DEAD, payload: &letter.payload }])?;
         }
@@ -316,7 +320,7 @@ impl Log for LocalLog {
         // Removing a file of this size takes milliseconds.
         let trimmed = tokio::task::spawn_blocking(move || {
             let freed = letters.trim(&applied)?;
-            // Letters that an earlier build has written there have been copied.
+            // Letters among the events, written by an earlier build, have been copied and hold no segment.
             applied.retain(|(partition, _)| *partition != DEAD);
             applied.push((DEAD, u64::MAX));
             Ok::<_, SegmentsError>(freed + events.trim(&applied)?)
@@ -354,7 +358,7 @@ impl LocalReader {
 impl Reader for LocalReader {
     async fn next(&mut self) -> Result<Delivered, LogError> {
         loop {
-            // Seen before looked at: an append in between is not missed.
+            // Marked as seen before the log is looked at, so that an append in between is not missed.
             self.durable.borrow_and_update();
             if let Some(delivered) = self.try_next()? {
                 return Ok(delivered);

@@ -9,9 +9,9 @@ use shared::text::hex;
 use crate::position::{Digest, Identity, Position};
 use crate::segments::SegmentsError;
 
-/// The partition of dead letters: batches that could not be decoded wait here
-/// for an operator. It is one more stream; [`Log::partitions`] does not count
-/// it.
+/// The partition of dead letters, where batches that could not be decoded wait
+/// for an operator. It is a stream of its own, and [`Log::partitions`] does not
+/// count it.
 pub const DEAD: u16 = u16::MAX;
 
 /// One message to append.
@@ -26,9 +26,9 @@ pub struct Message {
 /// One message as a reader gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// Where it stands; store it to go on from here.
+    /// Position of the message; a reader that is opened after it goes on with the next message.
     pub position: Position,
-    /// What was appended, its digest checked.
+    /// What was appended.
     pub payload: Bytes,
 }
 
@@ -46,9 +46,9 @@ pub struct Delivered {
 ///   the loss of power. A reader never gets a message that is not durable.
 /// - **Errors.** An `Err` from `append` does *not* mean that nothing was
 ///   written: the acknowledgement may have been lost after the write, or only
-///   some partitions written. The caller appends again, and the readers know
-///   repeated content by what is in it (batch numbers). An adapter never
-///   retries by itself.
+///   some partitions written. The caller appends again, and readers recognise
+///   repeated content by the batch numbers in it. An adapter never retries by
+///   itself.
 /// - **Atomicity.** A message is delivered whole or not at all. Several
 ///   messages of one `append` are not atomic in general.
 /// - **Concurrency.** All methods may be called from many tasks at once.
@@ -59,15 +59,16 @@ pub trait Log: Send + Sync + 'static {
     /// The reader of one partition.
     type Reader: Reader + 'static;
 
-    /// Appends messages; they are durable when this returns `Ok`, with one
-    /// position per message, in the order given. No message: no write.
+    /// Appends messages; they are durable when this returns `Ok`, which has one
+    /// position per message, in the order given. Without messages nothing is
+    /// written.
     fn append(
         &self,
         messages: Vec<Message>,
     ) -> impl Future<Output = Result<Vec<Position>, LogError>> + Send;
 
     /// Position of the partition's last durable message; `None` when nothing
-    /// was ever appended to it. It stays known when the message is trimmed.
+    /// was ever appended to it. Also known when that message is trimmed.
     fn end(
         &self,
         partition: u16,
@@ -77,25 +78,25 @@ pub trait Log: Send + Sync + 'static {
     /// appended to it, or the message is trimmed.
     fn last(&self, partition: u16) -> impl Future<Output = Result<Option<Bytes>, LogError>> + Send;
 
-    /// A reader of what follows `after` (`None`: from the first message ever;
-    /// of [`DEAD`], from the first that is left).
+    /// A reader of what follows `after`. `None` begins with the first message
+    /// ever, and for [`DEAD`] with the first that is not trimmed.
     ///
     /// # Errors
-    /// The position is compared with the log: [`LogError::Mismatch`] for
-    /// another identity or digest, [`LogError::StepBack`] when the log ends
-    /// before it, [`LogError::Trimmed`] when what follows it is gone.
+    /// The position is compared with the log: [`LogError::Mismatch`] when its
+    /// identity or digest differs, [`LogError::StepBack`] when the log ends
+    /// before it, [`LogError::Trimmed`] when the message after it is gone.
     fn reader(
         &self,
         partition: u16,
         after: Option<Position>,
     ) -> impl Future<Output = Result<Self::Reader, LogError>> + Send;
 
-    /// Allows the log to remove the messages up to and with the given sequence
-    /// of each partition; a partition that is not listed keeps everything. The
-    /// log may keep more, never less. Returns the bytes freed.
+    /// Allows the log to remove the messages of each partition up to and
+    /// including the given sequence; a partition that is not listed keeps
+    /// everything. The log may keep more, never less. Returns the bytes freed.
     fn trim(&self, applied: &[(u16, u64)]) -> impl Future<Output = Result<u64, LogError>> + Send;
 
-    /// Number of partitions, [`DEAD`] not counted; fixed at creation.
+    /// Number of partitions without [`DEAD`]; fixed at creation.
     fn partitions(&self) -> u16;
 
     /// Identity of the log.
@@ -120,19 +121,19 @@ pub trait Reader: Send {
     fn try_next(&mut self) -> Result<Option<Delivered>, LogError>;
 }
 
-/// Which part of a position does not match the log.
+/// The part of a position that does not match the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PositionPart {
-    /// The log is another one (created anew, or a wrong directory).
+    /// The identity: this is another log (created anew, or a wrong directory).
     Identity,
-    /// The message at this sequence is another one.
+    /// The digest: the message at this sequence is another one.
     Digest,
 }
 
-/// Why the log did not do it, sorted by blame.
+/// Why an operation on the log failed, sorted by who can do something about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
-    // The caller's.
+    // The caller's fault.
     /// The partition is neither below the log's number of partitions nor
     /// [`DEAD`].
     #[error("partition {partition} does not exist: the log has {partitions}")]
@@ -151,8 +152,8 @@ pub enum LogError {
         records: usize,
     },
 
-    // The position's: the log is not what the reader knew. Never retried.
-    /// The position is of another log, or its message is another one now.
+    // The position does not fit: the log is not what the reader knew. Never retried.
+    /// The position is of another log, or the message there is another one now.
     #[error(
         "partition {partition}: {part:?} of the position at sequence {sequence} is {expected}, but the log has {found}"
     )]
@@ -189,23 +190,23 @@ pub enum LogError {
         first: u64,
     },
 
-    // The store's, to be tried again.
+    // The store's fault, for now: worth trying again.
     /// The disk is full. Nothing was written.
     #[error("no space left for the log")]
     NoSpace,
-    /// The log cannot be reached or lost the acknowledgement. It may have been
-    /// written.
+    /// The log cannot be reached, or the acknowledgement was lost. The messages
+    /// may have been written.
     #[error("the log is not available: {0}")]
     Unavailable(String),
 
-    // The store's, for good.
-    /// Stored bytes are damaged; says the file, the offset and what.
+    // The store's fault, for good.
+    /// Stored bytes are damaged; the text has the file, the offset and what is wrong.
     #[error(
         "damaged log: {0}; bring back a backup (`countersign restore`), for nothing is guessed"
     )]
     Damaged(String),
-    /// The log can no longer be written, for example after a failed fsync. It
-    /// may have been written. The process must end.
+    /// The log can no longer be written, for example after a failed fsync. The
+    /// messages may have been written. The process must end.
     #[error("the log has failed: {0}")]
     Fatal(String),
     /// The log was closed by its owner. Nothing was written.
@@ -214,8 +215,8 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// Whether the same call may succeed later without anybody's help but an
-    /// operator's who makes room.
+    /// Whether the same call may succeed later: the log comes back, or an
+    /// operator makes room.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::NoSpace | Self::Unavailable(_))
@@ -228,7 +229,7 @@ impl LogError {
     }
 }
 
-/// That a partition exists: below the log's number of them, or [`DEAD`].
+/// Checks that a partition exists: that it is below `partitions`, or [`DEAD`].
 pub(crate) fn check_partition(partition: u16, partitions: u16) -> Result<(), LogError> {
     if partition < partitions || partition == DEAD {
         return Ok(());
@@ -237,12 +238,12 @@ pub(crate) fn check_partition(partition: u16, partitions: u16) -> Result<(), Log
 }
 
 impl Position {
-    /// That the log is the one that this position is of.
+    /// Checks that a log with the identity `found` is the one of this position.
     pub(crate) fn check_identity(&self, partition: u16, found: &Identity) -> Result<(), LogError> {
         self.compare(partition, PositionPart::Identity, &self.identity, found)
     }
 
-    /// That the message at this position is the one that it was.
+    /// Checks that a message with the digest `found` is the one of this position.
     pub(crate) fn check_digest(&self, partition: u16, found: &Digest) -> Result<(), LogError> {
         self.compare(partition, PositionPart::Digest, &self.digest, found)
     }

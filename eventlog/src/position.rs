@@ -1,4 +1,4 @@
-//! A place in a log that can be checked.
+//! Positions in a log that can be checked against it.
 
 /// The identity of a log: 16 random bytes drawn when it is created.
 pub type Identity = [u8; 16];
@@ -6,8 +6,8 @@ pub type Identity = [u8; 16];
 /// The first 16 bytes of the BLAKE3 hash of a message's payload.
 pub type Digest = [u8; 16];
 
-/// How far into a partition somebody has read: the message at `sequence` is
-/// the last one that was taken.
+/// How far a reader has read in a partition: the message at `sequence` is the
+/// last one that it has taken.
 ///
 /// The identity and the digest make a position *checkable*: a log that was
 /// replaced, or that lost acknowledged messages and used their sequences

@@ -50,7 +50,7 @@ impl Subject for Local {
     async fn reopen(&mut self, log: LocalLog) -> LocalLog {
         log.close();
         let dir = self.dirs.last().unwrap().path().join("log");
-        // Another identity: one that exists must win.
+        // The identity that is passed differs: the log must keep the one that it has.
         Self::open(dir, 0xee)
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 
 type Items = Vec<u32>;
 
-/// A committer that reports its groups and waits for leave to go on.
+/// A committer that reports each group and waits for a signal before it goes on.
 fn gated(config: GroupConfig) -> (GroupCommit<u32, u32>, mpsc::Receiver<Items>, mpsc::Sender<()>) {
     let (seen, groups) = mpsc::channel();
     let (gate, leave) = mpsc::channel();

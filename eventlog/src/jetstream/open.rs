@@ -1,8 +1,8 @@
-//! Opening the log, and making the streams of a new deployment: once, and never again.
+//! Opening the log, and creating the streams of a new deployment once.
 //!
-//! The stream of the dead letters is made first and is the anchor: the identity that it was given
-//! is the log's. When all streams are there it is marked complete; from then on a missing stream is
-//! a loss to be told, not a gap to be filled.
+//! The stream of the dead letters is created first. It is the anchor: its identity is the log's. When
+//! all streams are there, the anchor is marked complete. From then on a missing stream means lost data,
+//! and is reported instead of being created again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const PARTITIONS: &str = "countersign.partitions";
 const COMPLETE: &str = "countersign.complete";
 
 impl JetStreamLog {
-    /// Whether there is a log under this prefix, whoever made it and with however many partitions.
+    /// Whether there is a log under this prefix, with any identity and any number of partitions.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -34,9 +34,9 @@ impl JetStreamLog {
         Ok(found.map_err(away)?.is_some_and(|anchor| identity_of(anchor.cached_info()).is_some()))
     }
 
-    /// Connects, and opens the streams or makes them when there are none; `identity_if_new` are 16
-    /// random bytes, or `None`: then none is made. Returns the log and whether it is new. Reconnects
-    /// by itself from then on.
+    /// Connects and opens the streams. With `identity_if_new`, 16 random bytes, streams that are missing
+    /// because the log is new are created; with `None` nothing is created. Returns the log and whether it
+    /// is new. The connection is renewed by itself from then on.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -95,7 +95,7 @@ pub(super) fn identity_of(info: &Info) -> Option<Identity> {
     bytes?.try_into().ok()
 }
 
-/// Checks the anchor, and gives its identity.
+/// Checks that the anchor is one of ours and has the number of partitions of the config; gives its identity.
 fn check_anchor(config: &JetStreamConfig, anchor: &Info) -> Result<Identity, OpenError> {
     let name = &anchor.config.name;
     let identity = identity_of(anchor).ok_or_else(|| {
@@ -111,7 +111,7 @@ fn check_anchor(config: &JetStreamConfig, anchor: &Info) -> Result<Identity, Ope
     Ok(identity)
 }
 
-/// Makes what is missing, the anchor first, and marks it complete.
+/// Creates the streams that are missing, the anchor first, and then marks the anchor complete.
 async fn create_streams(
     config: &JetStreamConfig,
     context: &Context,
@@ -157,10 +157,11 @@ fn stream_config(config: &JetStreamConfig, partition: u16, identity: Identity) -
         storage: StorageType::File,
         num_replicas: config.replicas,
         max_bytes: config.stream_bytes_max.unwrap_or(-1),
-        // A full stream refuses; what is in it is never thrown away for something new.
+        // A full stream refuses new messages; old ones are never dropped for them.
         discard: DiscardPolicy::New,
         deny_delete: true,
-        // Events are not known by a message's id: batch numbers do that, for ever. Letters have none.
+        // The server recognises repeated letters by their ids. Repeated events are recognised by their
+        // batch numbers, for ever, so their streams need no such window; the shortest is set.
         duplicate_window: match partition {
             DEAD => Duration::from_secs(120),
             _ => Duration::from_millis(100),

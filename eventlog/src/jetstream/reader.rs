@@ -1,10 +1,10 @@
 //! Reading a stream in order.
 //!
-//! A reader uses a consumer of its own that the server forgets when it is not used, and keeps the
-//! count itself: whatever goes wrong (an error, a missed heartbeat, a connection made anew), it
-//! throws the consumer away, compares stream and position as if it came from a checkpoint, and
-//! begins after the last message that it gave out. So it never jumps, and never reads on in a
-//! stream that is another one.
+//! Each reader uses a consumer of its own, which the server forgets when it is not used. The reader itself
+//! knows the last message that it has given out. Whatever goes wrong (an error, a missed heartbeat, a
+//! new connection), it throws the consumer away, compares stream and position as when it was opened, and
+//! begins anew after that message. So it never skips a message, and never reads on in a stream that is
+//! another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use super::{Inner, unavailable};
 use crate::log::{DEAD, Delivered, LogError, Reader};
 use crate::position::{Position, digest};
 
-/// Messages and bytes that are asked for at once. Two such portions may be on their way.
+/// The most messages and bytes of one request to the server. Two such portions may be on their way.
 const PORTION_MESSAGES: usize = 256;
 const PORTION_BYTES: usize = 8 << 20;
-/// The server says at least so often that it is there. After twice that without a word it is asked
-/// anew: so long events wait when a stream's leader is lost.
+/// The longest pause between two signs of life of the server. When twice this time passes in silence, the
+/// reader asks anew; so this is how long events wait when a stream's leader is lost.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Asked for anew so often when nothing comes.
+/// A request that has brought nothing is renewed after this.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server forgets a consumer that was not used for so long.
+/// The server forgets a consumer that was not used for this time.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Reads one partition of a [`super::JetStreamLog`].
@@ -34,11 +34,12 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 pub struct JetStreamReader {
     log: Arc<Inner>,
     partition: u16,
-    /// The last message that was given out …
+    /// Position of the last message that was given out, or that the reader was opened after.
     last: Option<Position>,
-    /// … and the number before the first, while none was.
+    /// While `last` is none: the sequence before the first message to give out.
     before: u64,
     connected: watch::Receiver<u64>,
+    /// None: `subscribe` has to be called first.
     messages: Option<Messages>,
 }
 
@@ -66,9 +67,9 @@ impl JetStreamReader {
         self.last.map_or(self.before, |last| last.sequence)
     }
 
-    /// Compares stream and position, and begins after it.
+    /// Compares the stream with the position, and begins to receive what follows it.
     async fn subscribe(&mut self) -> Result<(), LogError> {
-        // Seen before anything is asked: a connection that is made anew meanwhile is not missed.
+        // Marked as seen before anything is asked, so that a reconnect in the meantime is not missed.
         self.connected.borrow_and_update();
         let partition = self.partition;
         if let Some(last) = self.last {
@@ -89,7 +90,7 @@ impl JetStreamReader {
         }
         if let Some(last) = self.last {
             let found = self.log.digest_at(&stream, sequence).await?;
-            // A trim keeps the last applied message; gone, it cannot be compared.
+            // A trim keeps the last applied message. Where it is gone, the digest cannot be compared.
             let found = found.ok_or(LogError::Trimmed { partition, sequence, first })?;
             last.check_digest(partition, &found)?;
         }
@@ -117,7 +118,7 @@ impl JetStreamReader {
         Ok(())
     }
 
-    /// Gives a message out; `None` when it is not the next one, and must be looked into.
+    /// Gives a message out; `None` when it is not the next one, so that the reader has to subscribe anew.
     fn take(&mut self, message: Message) -> Option<Delivered> {
         let sequence = message.info().ok()?.stream_sequence;
         if sequence != self.sequence() + 1 {
@@ -132,15 +133,17 @@ impl JetStreamReader {
 
 impl Reader for JetStreamReader {
     async fn next(&mut self) -> Result<Delivered, LogError> {
+        // Each round ends with a message or an error, or subscribes anew. Subscribing finds out why a message
+        // was missing: it was trimmed, which is an error, or it is delivered again.
         loop {
             let Some(messages) = &mut self.messages else {
                 self.subscribe().await?;
                 continue;
             };
-            // Both may be dropped between two polls without losing a message.
+            // Either future may be dropped between two polls without losing a message.
             let message = tokio::select! {
                 message = messages.0.next() => message,
-                // The sender lives as long as the client.
+                // The sender lives as long as the client, so this is never an error.
                 Ok(()) = self.connected.changed() => {
                     self.messages = None;
                     continue;
@@ -170,7 +173,8 @@ impl Reader for JetStreamReader {
         let Some(messages) = &mut self.messages else {
             return Ok(None);
         };
-        // What is not the next one, and what has failed, is for `next` to look into.
+        // When the message is not the next one, or an error came, the following call of `next` subscribes
+        // anew and finds out why.
         let delivered = match messages.0.next().now_or_never() {
             None => return Ok(None),
             Some(Some(Ok(message))) => self.take(message),

@@ -36,7 +36,7 @@ impl Subject for Nats {
     }
 
     async fn reopen(&mut self, log: JetStreamLog) -> JetStreamLog {
-        // Another identity: the one that exists must win.
+        // The identity that is passed differs: the log must keep the one that it has.
         self.server.log(&log.inner.prefix, 0xee).await
     }
 }
@@ -65,7 +65,7 @@ async fn a_killed_server_loses_nothing_and_readers_go_on() {
         }
         server.nats.kill();
         server.nats.start_again();
-        // Appends fail until the client has found the server again; that is told, not hidden.
+        // Appends fail until the client has found the server again; these errors are passed on.
         while let Err(error) = log.append(message(sent.to_le_bytes().to_vec())).await {
             assert!(error.is_retryable(), "{error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -105,7 +105,7 @@ async fn a_stream_that_is_another_one_is_never_read_on() {
             if found.contains("no stream"))
     };
     assert!(vanished(log.reader(0, Some(after)).await.unwrap_err()));
-    // The reader that was there hears of it sooner or later, and then always.
+    // A reader that was open finds out sooner or later, and says so from then on.
     let error = loop {
         match reader.next().await {
             Err(error) if error.is_retryable() => {}
@@ -160,7 +160,7 @@ async fn a_gap_and_a_full_stream_are_told() {
     assert!(matches!(large, LogError::TooLarge { .. }), "{large}");
 }
 
-/// An answer that came too late makes who appends send again; letters have no numbers that tell.
+/// A late answer makes the caller append again; letters have no numbers by which a second one is recognised.
 #[tokio::test]
 async fn a_letter_that_is_sent_again_is_there_once() {
     let server = Server::start();

@@ -30,7 +30,7 @@ fn segments(dir: &Path) -> usize {
 async fn letters_of_an_earlier_build_keep_their_numbers_and_hold_no_segment() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path();
-    // As it was written: letters and events in one sequence.
+    // As an earlier build has written them: letters and events in one sequence of segments.
     let small = config(dir).segments;
     let (mut earlier, _) = Segments::open(dir, small, [7; 16]).unwrap();
     for number in 0..60 {
@@ -40,7 +40,7 @@ async fn letters_of_an_earlier_build_keep_their_numbers_and_hold_no_segment() {
         }
     }
     drop(earlier);
-    // One that was not copied whole before a crash counts for nothing.
+    // An incomplete copy, as a crash leaves it, is thrown away.
     let torn = Segments::open(&dir.join(LETTERS_NEW), small, [7; 16]).unwrap();
     drop(torn);
     for more in [None, Some(9), Some(10)] {
@@ -59,7 +59,7 @@ async fn letters_of_an_earlier_build_keep_their_numbers_and_hold_no_segment() {
     assert!(log.trim(&[(0, 60)]).await.unwrap() > 0);
     assert_eq!((before > 5, segments(dir)), (true, 1), "all but the one that is written to");
     assert_eq!(letters(&log).await.len(), 5);
-    // What is gone comes back under no other number.
+    // Letters that are gone do not come back with other sequences.
     log.close();
     fs::remove_dir_all(dir.join(LETTERS)).unwrap();
     assert_eq!(letters(&open(dir)).await, []);
