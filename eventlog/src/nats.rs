@@ -1,4 +1,4 @@
-//! NATS: how it is reached, and what the parts of a deployment share there besides the log: small documents
+//! NATS: connecting to it, and what the parts of a deployment share there besides the log: small documents
 //! ([`Documents`]) and the work queue between edges and collectors ([`EdgeQueue`]). The log on NATS is
 //! [`crate::jetstream`].
 
@@ -22,7 +22,8 @@ pub(crate) fn unavailable(error: impl std::fmt::Display) -> LogError {
     LogError::Unavailable(error.to_string())
 }
 
-/// What an error of a publish means. It may have been written unless it says otherwise.
+/// What an error of a publish means for the log. Unless the result says otherwise, the message may have
+/// been written.
 pub(crate) fn failed(error: &PublishError) -> LogError {
     const FULL: [ErrorCode; 4] = [
         ErrorCode::STREAM_STORE_FAILED,

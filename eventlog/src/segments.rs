@@ -2,9 +2,9 @@
 //!
 //! A directory holds segments named by the index of their first commit group.
 //! Every append is one group with one CRC, and it is fdatasynced before the
-//! next is written, so after a crash at most the last group can be torn: a bad
-//! group with a valid one behind it is damage and refused, a bad last one was
-//! never acknowledged and is cut. Each stream has its own gapless sequence.
+//! next is written, so after a crash at most the last group can be torn. A bad
+//! last group was never acknowledged and is cut; a bad group with a valid one
+//! behind it is damage and refused. Each stream has its own gapless sequence.
 
 mod error;
 mod format;
@@ -21,5 +21,5 @@ pub use verify::Verified;
 pub use view::{SegmentsView, StreamEnd};
 pub use write::{Appended, GROUP_BYTES_MAX, GROUP_RECORDS_MAX, Record, Segments, SegmentsConfig};
 
-/// Result of this module.
+/// The result type of this module.
 pub type Result<T> = std::result::Result<T, SegmentsError>;

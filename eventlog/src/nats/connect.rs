@@ -1,4 +1,4 @@
-//! Connecting to NATS, and what can be wrong with a server.
+//! Connecting to NATS, and checking that the server is fit.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,21 +11,22 @@ use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::watch;
 
-/// What a message costs on the wire besides its payload.
+/// Bytes that a message costs on the wire besides its payload.
 pub(crate) const HEADROOM_BYTES: usize = 1 << 10;
-/// The oldest server that will do.
+/// The oldest version of nats-server that is accepted: major, minor.
 const SERVER_LEAST: (i64, i64) = (2, 14);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-// What was under way when a stream's leader went is never answered: asked again, it finds the next.
+// Requests that are under way when a stream's leader is lost are never answered. The timeouts are short,
+// for the same request sent again reaches the next leader.
 const REQUEST_MAX: Duration = Duration::from_secs(3);
 const ACK_MAX: Duration = Duration::from_secs(4);
-/// A server that went without a word is known after two of these.
+/// A connection on which two of these pings get no answer is given up.
 const PING_EVERY: Duration = Duration::from_secs(3);
 
-/// How NATS is reached, and what the streams there are made like.
+/// How to connect to NATS, and with which settings streams are created there.
 #[derive(Clone, Debug)]
 pub struct JetStreamConfig {
-    /// `nats://HOST:PORT` or `tls://HOST:PORT`, several with commas between.
+    /// `nats://HOST:PORT` or `tls://HOST:PORT`; several are separated by commas.
     pub url: String,
     /// A file with a user's JWT and seed (`.creds`).
     pub credentials: Option<PathBuf>,
@@ -35,22 +36,22 @@ pub struct JetStreamConfig {
     pub nkey: Option<PathBuf>,
     /// The client's certificate and its key (PEM).
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Root certificates (PEM) beside the system's.
+    /// A file with the root certificates (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,
-    /// How this client is called at the server; its replies come to `_INBOX_NAME.>`, so that the
-    /// server can keep others from reading them. Letters, digits, `_` and `-`.
+    /// This client's name at the server. Replies to it come to `_INBOX_NAME.>`, so that the server's
+    /// permissions can keep others from reading them. Letters, digits, `_` and `-`.
     pub client_name: String,
-    /// Stands before every stream's name and every subject: empty, unless deployments share an
-    /// account.
+    /// Stands before the name of every stream and every subject. Empty, unless several deployments share
+    /// an account.
     pub prefix: String,
-    /// Partitions; fixed for the life of the log.
+    /// Number of partitions; fixed for the life of the log.
     pub partitions: u16,
-    /// Copies of each stream that is made now.
+    /// Number of copies of streams that are created from now on.
     pub replicas: usize,
-    /// The most bytes of each stream that is made now; a full stream refuses. `None`: as the server
-    /// has room.
+    /// The most bytes of each stream that is created from now on; a full stream refuses messages.
+    /// `None`: as much as the server has room for.
     pub stream_bytes_max: Option<i64>,
-    /// The largest message that will be appended; the server must take it.
+    /// The largest message that will be appended, in bytes; the server must accept it.
     pub message_bytes_max: usize,
 }
 
@@ -75,32 +76,32 @@ impl JetStreamConfig {
     }
 }
 
-/// Why a log on NATS cannot be opened; each says what to do.
+/// Why something on NATS cannot be opened; each text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Nobody answers there: may succeed later.
+    /// No server answers; the same call may succeed later.
     #[error("no NATS server answers at {url}: {why}")]
     Away {
-        /// Where.
+        /// The servers' addresses.
         url: String,
-        /// What the system said.
+        /// The error of the system or of the server.
         why: String,
     },
-    /// A server answers, and its JetStream does not yet: may succeed within seconds.
+    /// A server answers, but its JetStream does not yet; the same call may succeed within seconds.
     #[error(
         "{url}: JetStream does not answer yet ({why}): nodes that have just met have no leader for some \
          seconds; if it lasts, see that most nodes run, and that this user may use JetStream"
     )]
     NotYet {
-        /// Where.
+        /// The servers' addresses.
         url: String,
-        /// What NATS said.
+        /// The error of NATS.
         why: String,
     },
-    /// A setting or the server is not as it must be, and waiting does not help.
+    /// A setting or the server is not as it must be; waiting does not help.
     #[error("{0}")]
     Unfit(String),
-    /// The streams are not those of this log.
+    /// The streams are missing, incomplete, or not those of this deployment.
     #[error("{0}")]
     Foreign(String),
 }
@@ -113,10 +114,10 @@ impl OpenError {
     }
 }
 
-/// Codes of a cluster that has no leader yet, or does not know all of its nodes.
+/// Error codes of a cluster that has no leader yet or does not know all of its nodes.
 const NOT_YET: [ErrorCode; 2] = [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NO_PEERS];
 
-/// What it means that a stream, or the stream of a bucket, cannot be made.
+/// The error to return when a stream, or the stream of a bucket, cannot be created.
 pub(crate) fn cannot_make(
     config: &JetStreamConfig,
     what: &str,
@@ -135,7 +136,7 @@ pub(crate) fn cannot_make(
     }
 }
 
-/// Connects to a server that will do; how often it has connected comes with it.
+/// Connects and checks the server. The receiver counts how often the client has connected.
 pub(crate) async fn context(
     config: &JetStreamConfig,
 ) -> Result<(Context, watch::Receiver<u64>), OpenError> {
@@ -151,7 +152,7 @@ pub(crate) async fn context(
         if is_early {
             return Err(OpenError::NotYet { url: config.url.clone(), why: error.to_string() });
         }
-        // Without JetStream nobody listens there, or the account may not.
+        // Without JetStream nobody answers the request, or the account has no permission for it.
         return Err(OpenError::Unfit(format!(
             "{}: JetStream does not answer ({error}): enable it in the server's config \
              (`jetstream {{}}`) and for this account",
@@ -172,7 +173,7 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
         .event_callback(move |event| {
             match &event {
                 Event::Connected => sender.send_modify(|times| *times += 1),
-                // One for each request that the lost connection had under way.
+                // `ClientError` comes once for each request that was under way on a lost connection.
                 Event::ClientError(_) | Event::Closed => tracing::debug!(%event, "nats"),
                 other => tracing::warn!(event = %other, "nats"),
             }
@@ -223,7 +224,7 @@ async fn connect(config: &JetStreamConfig) -> Result<(Client, watch::Receiver<u6
     }
 }
 
-/// Whether this server will do.
+/// Checks that the server is new enough and takes messages as large as ours.
 fn check_server(config: &JetStreamConfig, client: &Client) -> Result<(), OpenError> {
     let (major, minor) = SERVER_LEAST;
     let server = client.server_info();
@@ -243,7 +244,8 @@ fn check_server(config: &JetStreamConfig, client: &Client) -> Result<(), OpenErr
     Ok(())
 }
 
-/// Copies are made when a stream is; a setting that is raised later changes nothing by itself.
+/// Warns of a stream with fewer copies than set: their number is fixed when the stream is created, and a
+/// setting that is raised later does not change it.
 pub(crate) fn warn_of_few_copies(config: &JetStreamConfig, info: &Info) {
     let (has, wanted) = (info.config.num_replicas, config.replicas);
     if has < wanted {
@@ -256,7 +258,7 @@ pub(crate) fn warn_of_few_copies(config: &JetStreamConfig, info: &Info) {
     }
 }
 
-/// The stream of a name, if there is one.
+/// The stream of this name, if there is one.
 pub(crate) async fn find_stream(
     context: &Context,
     name: &str,

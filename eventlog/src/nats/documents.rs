@@ -1,5 +1,5 @@
-//! Small documents that the parts of a deployment share: what is fixed, keys, leases. One key-value
-//! bucket, each document with a revision that grows with every change.
+//! Small documents that the parts of a deployment share: fixed settings, keys, leases. They lie in one
+//! key-value bucket, and each has a revision that grows with every change.
 
 use std::error::Error as _;
 
@@ -21,20 +21,20 @@ pub struct Documents {
     store: kv::Store,
 }
 
-/// A document, and its revision: from 1, larger with every change.
+/// A document and its revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// What was put.
+    /// The content.
     pub bytes: Bytes,
-    /// Which change of the bucket put it.
+    /// The number of the bucket's change that put it, from 1.
     pub revision: u64,
 }
 
 impl Documents {
-    /// Connects, and opens the bucket; makes it when it is not there and `make` says so.
+    /// Connects and opens the bucket; with `make`, creates it when it is missing.
     ///
     /// # Errors
-    /// [`OpenError`]; [`OpenError::Foreign`] when it is not there.
+    /// [`OpenError`]; [`OpenError::Foreign`] when the bucket is missing and not to be created.
     pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
         let (context, _) = connect::context(config).await?;
         let bucket = bucket(&config.prefix);
@@ -54,7 +54,7 @@ impl Documents {
             bucket: bucket.clone(),
             description: "Countersign: what is fixed, keys, leases".to_owned(),
             max_value_size: DOCUMENT_BYTES_MAX as i32,
-            // Whatever overwrites one, what was there can be had back (`nats kv history`).
+            // An overwritten document can be got back (`nats kv history`).
             history: 16,
             storage: StorageType::File,
             num_replicas: config.replicas,
@@ -71,7 +71,7 @@ impl Documents {
         })
     }
 
-    /// A document, as one of the servers has it: it may be late by a moment.
+    /// Reads a document from one of the servers, which may be a moment behind the others.
     ///
     /// # Errors
     /// [`LogError::Unavailable`].
@@ -81,11 +81,12 @@ impl Documents {
         Ok(there.map(|entry| Document { bytes: entry.value, revision: entry.revision }))
     }
 
-    /// Puts a document in the place of the one with the revision `expected`; 0: where none is or
-    /// was. Returns the new revision, or `None` when somebody else was faster.
+    /// Replaces the document that has the revision `expected`; with 0, creates one where none is and none
+    /// was. Returns the new revision, or `None` when the document has another revision: somebody else was
+    /// faster.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`]: it may be there all the same.
+    /// [`LogError::Unavailable`]: the document may have been written all the same.
     pub async fn put(
         &self,
         name: &str,

@@ -1,10 +1,10 @@
-//! A connection that is given no headers, to take batches by.
+//! A NATS connection without message headers, over which batches are taken from the queue.
 //!
-//! Edges write into a message's headers what they like, and NATS hands it on; async-nats ends its
-//! connection over headers that are none, or its task. To a client that says `"headers": false` when it
-//! connects the server hands on what follows them alone: so whatever an edge writes, its batch is a batch
-//! like any other, and nothing ends. async-nats cannot say so. What this speaks of the protocol is: connect,
-//! subscribe, ask a consumer for a portion, read messages and heartbeats
+//! Edges can write arbitrary bytes into a message's headers, and the server passes them on. Over malformed
+//! headers async-nats ends its connection, or its task panics. To a client that says `"headers": false`
+//! when it connects, the server sends messages without their headers; so an edge cannot disturb it, and its
+//! batch is a batch like any other. async-nats has no such setting. This client speaks the little of the
+//! protocol that is needed: connect, subscribe, ask a consumer for a portion, read messages and heartbeats
 //! (<https://docs.nats.io/reference/reference-protocols/nats-protocol>, ADR-13).
 
 use std::path::Path;
@@ -29,30 +29,30 @@ use tokio_rustls::TlsConnector;
 
 use super::connect::JetStreamConfig;
 
-/// Batches that are asked for at once; each is at most what the server takes, 1 MiB by default.
+/// Batches in one request to the server; each is at most as large as the server takes, 1 MiB by default.
 const PORTION: usize = 64;
-/// A portion is asked for anew after this.
+/// A request that is not filled is renewed after this.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server says so often that it has nothing …
+/// How often the server sends a sign of life while it has no messages …
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// … and whoever hears nothing for so long has lost it.
+/// … and after how long a silence the connection counts as lost.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const WRITE_MAX: Duration = Duration::from_secs(5);
-/// The longest line of a server that is read, and the largest message.
+/// The longest line from a server, and the largest message, that are accepted.
 const LINE_BYTES_MAX: usize = 64 << 10;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// A message that a consumer has given out.
+/// A message that a consumer has delivered.
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) subject: String,
-    /// Where its answer goes.
+    /// The subject to which its acknowledgement goes.
     pub(super) reply: String,
     pub(super) payload: Bytes,
 }
 
-/// What a consumer gives out, portion by portion, until the connection is lost.
+/// The messages that a consumer delivers, portion by portion, until the connection is lost.
 #[derive(Debug)]
 pub(super) struct Deliveries {
     given: mpsc::Receiver<Delivery>,
@@ -60,10 +60,10 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Connects, and asks; what the server itself says comes to below `inbox`.
+    /// Connects and begins to ask for messages. The server's own replies come to subjects below `inbox`.
     ///
     /// # Errors
-    /// Says why it cannot.
+    /// Says why it cannot connect.
     pub(super) async fn start(
         config: &JetStreamConfig,
         inbox: &str,
@@ -82,15 +82,15 @@ impl Deliveries {
         Ok(Self { given, task })
     }
 
-    /// No further portion is asked for.
+    /// Asks for no further portion; messages that have come can still be taken with `next`.
     pub(super) fn close(&mut self) {
         self.given.close();
     }
 
-    /// The next message. Cancel-safe.
+    /// The next message; waits for one. Cancel-safe.
     ///
     /// # Errors
-    /// Why there is none any more.
+    /// Why no more messages come.
     pub(super) async fn next(&mut self) -> Result<Delivery, String> {
         match self.given.recv().await {
             Some(given) => Ok(given),
@@ -112,17 +112,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 struct Connection {
     stream: Box<dyn Duplex>,
     buffer: BytesMut,
-    /// Stands before the subjects of what the server itself says.
+    /// The prefix of the subjects to which the server's own replies come.
     inbox: String,
 }
 
-/// What a server sends.
+/// One protocol message from the server.
 #[derive(PartialEq, Eq, Debug)]
 enum ServerOp {
     Info(String),
     Ping,
     Pong,
-    /// Nothing that is waited for.
+    /// `+OK`, which is not waited for.
     Other,
     Message {
         subject: String,
@@ -133,7 +133,10 @@ enum ServerOp {
 }
 
 impl Connection {
-    /// To the first of the servers that answers.
+    /// Connects to the first of the config's servers that accepts.
+    ///
+    /// # Errors
+    /// Why the last one did not.
     async fn open(config: &JetStreamConfig, inbox: &str) -> Result<Self, String> {
         let mut why = "no server is named".to_owned();
         for server in config.url.split(',').map(str::trim) {
@@ -175,6 +178,7 @@ impl Connection {
         let inbox = &connection.inbox;
         let hello = format!("CONNECT {connect}\r\nSUB {inbox}.* 1\r\nPING\r\n");
         connection.write(&hello).await?;
+        // The PONG answers the last line of the greeting: when it comes, everything before it was accepted.
         loop {
             match connection.read().await? {
                 ServerOp::Pong => return Ok(connection),
@@ -185,7 +189,11 @@ impl Connection {
         }
     }
 
-    /// Hands over what comes, and never more than there is room for.
+    /// Asks for portions and hands messages to `to`. A portion is asked for only when the channel has room
+    /// for all of it. Returns when the receiver is closed.
+    ///
+    /// # Errors
+    /// Why the connection is lost.
     async fn take(mut self, next: &str, to: &mpsc::Sender<Delivery>) -> Result<(), String> {
         let portion = serde_json::json!({
             "batch": PORTION,
@@ -193,6 +201,7 @@ impl Connection {
             "idle_heartbeat": u64::try_from(HEARTBEAT.as_nanos()).unwrap_or(0),
         });
         let portion = portion.to_string();
+        // Each round asks for one portion. The number names the round's inbox.
         for number in 0_u64.. {
             let mut room = loop {
                 tokio::select! {
@@ -206,8 +215,9 @@ impl Connection {
             let (inbox, length) = (&self.inbox, portion.len());
             let ask = format!("PUB {next} {inbox}.{number} {length}\r\n{portion}\r\n");
             self.write(&ask).await?;
-            // The server ends it by itself a little sooner.
+            // The server ends the request itself a little sooner.
             let mut expires = std::pin::pin!(sleep(EXPIRES + HEARTBEAT / 2));
+            // Ends when the portion is full or its time is over; silence is an error.
             loop {
                 let sent = tokio::select! {
                     sent = timeout(SILENT_MAX, self.read()) => sent,
@@ -225,16 +235,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers the server; what it says for a consumer is given back.
+    /// Handles one protocol message; gives the message of a consumer, if it is one.
+    ///
+    /// # Errors
+    /// The server reports an error or is going down.
     async fn handle(&mut self, sent: ServerOp) -> Result<Option<Delivery>, String> {
         match sent {
             ServerOp::Ping => self.write("PONG\r\n").await?,
             ServerOp::Error(why) => return Err(why),
-            // The server goes, and says so before.
+            // "Lame duck mode": the server announces that it will shut down.
             ServerOp::Info(info) if info.contains("\"ldm\":true") => {
                 return Err("the server is going down".to_owned());
             }
-            // Heartbeats and the ends of portions come to the inbox, with headers that are left out.
+            // Heartbeats and the ends of portions come to the inbox. They are told by their headers alone,
+            // which are left out; so what comes to the inbox is ignored.
             ServerOp::Message { subject, reply: Some(reply), payload }
                 if !subject.starts_with(&self.inbox) =>
             {
@@ -251,7 +265,7 @@ impl Connection {
         self.stream.flush().await.map_err(|error| error.to_string())
     }
 
-    /// What comes next. Cancel-safe: what is not whole stays in the buffer.
+    /// The next protocol message. Cancel-safe: an incomplete one stays in the buffer.
     async fn read(&mut self) -> Result<ServerOp, String> {
         loop {
             if let Some(sent) = parse(&mut self.buffer)? {
@@ -265,7 +279,7 @@ impl Connection {
     }
 }
 
-/// Takes what was sent whole off the buffer's front.
+/// Takes one whole protocol message from the front of the buffer; `None` when more bytes are needed.
 fn parse(buffer: &mut BytesMut) -> Result<Option<ServerOp>, String> {
     let Some(end) = buffer.windows(2).position(|two| two == b"\r\n") else {
         let is_long = buffer.len() > LINE_BYTES_MAX;
@@ -303,14 +317,14 @@ fn parse(buffer: &mut BytesMut) -> Result<Option<ServerOp>, String> {
     Ok(Some(sent))
 }
 
-/// Says who we are.
+/// Adds the configured credentials to the `connect` message.
 fn authenticate(
     config: &JetStreamConfig,
     address: &ServerAddr,
     info: &serde_json::Value,
     connect: &mut serde_json::Value,
 ) -> Result<(), String> {
-    // The signature, and whose it is.
+    // Signs the server's nonce; gives the signature and the public key.
     let sign = |seed: &str| {
         let pair = KeyPair::from_seed(seed.trim()).map_err(|error| error.to_string())?;
         let nonce = info["nonce"].as_str().ok_or("the server gives no nonce to sign")?;
@@ -340,7 +354,7 @@ fn authenticate(
     Ok(())
 }
 
-/// The two texts of a credentials file, each between lines of dashes.
+/// The JWT and the seed of a credentials file, each of which stands between lines of dashes.
 fn decorated(text: &str) -> Option<(&str, &str)> {
     let mut texts = text.split("-----BEGIN ").skip(1).map(|block| block.lines().nth(1));
     Some((texts.next()??.trim(), texts.next()??.trim()))

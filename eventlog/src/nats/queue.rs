@@ -1,9 +1,9 @@
 //! The work queue between edges and collectors: the stream `EDGE`.
 //!
-//! An edge puts a batch in and forgets it when the server has it durably; collectors share what is
-//! there, and a batch is deleted when one of them says that every partition has it. Nothing ages:
-//! a batch waits until a collector comes. Order means nothing here, and a batch may be delivered
-//! more than once; its number tells.
+//! An edge puts a batch in, and forgets it when the server has it durably. Collectors share the batches; one
+//! is deleted when the collector that took it says that every partition has it. Nothing expires: a batch
+//! waits until a collector comes. Order is not kept, and a batch may be delivered more than once; readers
+//! of the log recognise it by its number.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,28 +25,29 @@ use crate::log::LogError;
 
 /// The one consumer that all collectors share.
 const COLLECTORS: &str = "collectors";
-/// A batch that was taken and neither acknowledged nor given back is given out again after this.
+/// A batch that was taken and neither acknowledged nor given back is delivered again after this.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Batches that are taken and not acknowledged, by all collectors together: those that are given back keep
-/// their places, so there are as many as a thousand edges may have in the queue.
+/// The most batches that are delivered and not acknowledged, for all collectors together. A batch that is
+/// given back keeps its place among them, so there are places for all that a thousand edges may have in the
+/// queue.
 const TAKEN_MAX: i64 = 1 << 20;
-/// Batches of one edge that may lie in the queue. What it has beyond waits in its own outbox: those that are
-/// given back to the queue keep their places among [`TAKEN_MAX`], so that some edges could have all of them,
-/// and fill the disk that the log lies on as well.
+/// The most batches of one edge in the queue; further ones wait in the edge's own outbox. Without this bound
+/// the batches of a few edges, given back again and again, could fill all places of [`TAKEN_MAX`], and the
+/// disk that the log lies on as well.
 const EDGE_MESSAGES_MAX: i64 = 1_024;
-/// The largest batch that the queue takes. An edge seals none that is larger
-/// (`shared::limits::BATCH_BYTES_MAX`); a sender that writes a MiB each time would have the server write,
-/// and wait for its disk, for what a collector then refuses.
+/// The largest batch that the queue takes, in bytes. An edge seals none that is larger
+/// (`shared::limits::BATCH_BYTES_MAX`). Without this bound a sender could make the server write a MiB each
+/// time, and wait for its disk, for a batch that a collector then refuses.
 pub const EDGE_BATCH_BYTES_MAX: usize = 400 << 10;
-/// In the metadata of the stream: collectors read several batches in one message. `countersign init` of a
-/// build whose collectors do marks it; until then an edge puts each batch in by itself.
+/// A mark in the stream's metadata: collectors can read several batches in one message. `countersign init`
+/// sets it, of a build whose collectors can; without the mark an edge puts each batch in by itself.
 const BUNDLES: (&str, &str) = ("countersign.bundles", "1");
-/// Who takes no more waits so long for what is on its way to it …
+/// How long a taker that closes waits for messages that are on their way to it …
 const CLOSE_SILENT: Duration = Duration::from_millis(100);
-/// … which is given out again after this.
+/// … and after how long these are delivered again, to other takers.
 const CLOSE_BACK_AFTER: Duration = Duration::from_millis(500);
-/// How often it is looked whether anything lies in the queue that nobody is given: nats-server has been seen
-/// to lose track of batches whose neighbours were purged while they were given out.
+/// How often the queue is checked for batches that are delivered to nobody: nats-server has been seen to
+/// lose track of batches whose neighbours were purged while they were being delivered.
 const STUCK_EVERY: Duration = Duration::from_secs(60);
 
 /// The queue. Cheap to clone.
@@ -57,25 +58,25 @@ pub struct EdgeQueue {
     takes_bundles: bool,
 }
 
-/// A batch that was taken.
+/// A message that was taken from the queue, and has to be answered.
 #[derive(Debug)]
 pub struct Taken {
-    /// Which edge put it in: the last word of its subject, to which the server lets nobody else
-    /// publish.
+    /// The edge that put it in: the last word of its subject. The server lets nobody else publish to it.
     pub edge: String,
-    /// As it was put in.
+    /// The payload as it was put in.
     pub batch: Bytes,
     queue: EdgeQueue,
-    /// Where its answer goes, by the queue's own connection and not by the one that it came by.
+    /// The subject to which the answer goes, over the queue's own connection and not the one over which
+    /// the message came.
     reply: Subject,
 }
 
-/// Takes batches, as one of several, over a connection of its own: see [`super::headerless`].
+/// One of several takers of batches, with a connection of its own ([`super::headerless`]).
 pub struct Taker {
     queue: EdgeQueue,
     deliveries: Option<Deliveries>,
-    /// When it is looked whether something is stuck, and from which sequence on something may be.
     stuck_checks: Interval,
+    /// The first sequence that seemed to be stuck at the last check.
     stuck_from: Option<u64>,
 }
 
@@ -86,10 +87,12 @@ impl std::fmt::Debug for Taker {
 }
 
 impl EdgeQueue {
-    /// Connects, and opens the stream; makes it when it is not there and `make` says so.
+    /// Connects and opens the stream; with `make`, creates it when it is missing, and sets the bounds of this
+    /// build when an earlier one has created it.
     ///
     /// # Errors
-    /// [`OpenError`]; [`OpenError::Foreign`] when it is not there.
+    /// [`OpenError`]; [`OpenError::Foreign`] when the stream is missing and not to be created, or is no work
+    /// queue.
     pub async fn open(config: &JetStreamConfig, make: bool) -> Result<Self, OpenError> {
         let (context, _) = connect::context(config).await?;
         let name = stream_name(&config.prefix);
@@ -137,7 +140,7 @@ impl EdgeQueue {
         Ok(Self { context, config: Arc::new(config.clone()), takes_bundles })
     }
 
-    /// Whether a message may be several batches.
+    /// Whether a message may have several batches.
     #[must_use]
     pub const fn takes_bundles(&self) -> bool {
         self.takes_bundles
@@ -147,7 +150,7 @@ impl EdgeQueue {
     /// letters, digits, `_` and `-`.
     ///
     /// # Errors
-    /// As [`crate::Log::append`]: it may be there all the same.
+    /// As [`crate::Log::append`]: the batch may be in the queue all the same.
     pub async fn put(&self, edge: &str, batch: Bytes) -> Result<(), LogError> {
         if batch.len() > self.context.client().max_payload().min(EDGE_BATCH_BYTES_MAX) {
             return Err(LogError::TooLarge { bytes: batch.len() as u64, records: 1 });
@@ -178,8 +181,8 @@ impl EdgeQueue {
         Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
     }
 
-    /// Tells an edge how many ms its clock is ahead. It hears of it when it listens; nothing is
-    /// kept.
+    /// Tells an edge how many ms its clock is ahead. Only an edge that is listening now gets it; it is not
+    /// stored.
     ///
     /// # Errors
     /// [`LogError::Unavailable`].
@@ -189,7 +192,7 @@ impl EdgeQueue {
         self.context.client().publish(subject, payload).await.map_err(unavailable)
     }
 
-    /// What [`EdgeQueue::tell_clock_ahead`] tells an edge from now on.
+    /// Listens to what [`EdgeQueue::tell_clock_ahead`] tells an edge from now on.
     ///
     /// # Errors
     /// [`LogError::Unavailable`].
@@ -205,14 +208,14 @@ impl EdgeQueue {
         }))
     }
 
-    /// What was said of batches that were taken is at the server: a process that ends says so before.
+    /// Waits until answers to batches have been sent to the server. A process calls this before it ends.
     pub async fn flush(&self) {
         if let Err(error) = self.context.client().flush().await {
             tracing::debug!(%error, "what was given back may come late");
         }
     }
 
-    /// How many batches are in it, those that are taken included.
+    /// Number of messages in the queue, with those that are taken and not acknowledged.
     ///
     /// # Errors
     /// [`LogError::Unavailable`].
@@ -228,7 +231,7 @@ impl EdgeQueue {
         Ok(stream.cached_info().state.clone())
     }
 
-    /// One more that takes.
+    /// A further taker.
     #[must_use]
     pub fn taker(&self) -> Taker {
         let mut stuck_checks = tokio::time::interval(STUCK_EVERY);
@@ -242,8 +245,8 @@ impl EdgeQueue {
         stream.consumer_info(COLLECTORS).await.map_err(unavailable)
     }
 
-    /// The first message that lies in the stream though the consumer has given out all and waits for no
-    /// answer: nobody would ever get it.
+    /// The first message that seems to be stuck: it lies in the stream, though the consumer says that it has
+    /// delivered everything and waits for no answer. Nobody would ever get it.
     async fn stuck_from(&self) -> Result<Option<u64>, LogError> {
         let info = self.consumer_info().await?;
         if info.num_pending > 0 || info.num_ack_pending > 0 {
@@ -254,7 +257,7 @@ impl EdgeQueue {
         Ok(Some(state.first_sequence).filter(|_| state.messages > 0 && is_behind))
     }
 
-    /// The consumer is made anew, and gives out what lies in the stream.
+    /// Deletes the consumer. The next `subscribe` creates it anew, and it delivers all that lies in the stream.
     async fn recreate_consumer(&self) -> Result<(), LogError> {
         let name = stream_name(&self.config.prefix);
         tracing::warn!("batches lie in the queue that nobody is given: its consumer is made anew");
@@ -276,7 +279,7 @@ impl EdgeQueue {
         let found = stream.get_consumer::<pull::Config>(COLLECTORS).await;
         match found {
             Ok(found) if found.cached_info().config.max_ack_pending == TAKEN_MAX => {}
-            // There is none, or an earlier build has made it, with fewer places.
+            // There is no consumer yet, or an earlier build has created it, with fewer places.
             _ => drop(stream.create_consumer(wanted).await.map_err(unavailable)?),
         }
         let inbox = self.context.client().new_inbox();
@@ -285,21 +288,21 @@ impl EdgeQueue {
 }
 
 impl Taker {
-    /// Takes no more, and gives back what was given meanwhile and nobody has taken: it would wait for this one
-    /// until its time is over.
+    /// Takes no more, and gives back messages that were delivered and not taken. Without this, other takers
+    /// would get them only after some 30 seconds.
     pub async fn close(mut self) {
         let Some(mut deliveries) = self.deliveries.take() else { return };
         deliveries.close();
         while let Ok(Ok(given)) = tokio::time::timeout(CLOSE_SILENT, deliveries.next()).await {
             let taken = Taken::new(&self.queue, given);
-            // Later than this one has gone.
+            // The delay is longer than this taker stays.
             if let Err(error) = taken.again(CLOSE_BACK_AFTER).await {
                 tracing::debug!(edge = taken.edge, %error, "not given back; it comes again");
             }
         }
     }
 
-    /// The next batch; waits for one. Cancel-safe.
+    /// The next message; waits for one. Cancel-safe.
     ///
     /// # Errors
     /// [`LogError::Unavailable`]: call it again, a little later.
@@ -323,6 +326,8 @@ impl Taker {
         }
     }
 
+    /// When the same message is stuck at two checks in a row, has the consumer created anew. A single check
+    /// may have seen a delivery that was just under way.
     async fn check_stuck(&mut self) -> Result<(), LogError> {
         let before = self.stuck_from.take();
         let now = self.queue.stuck_from().await?;
@@ -341,43 +346,45 @@ impl Taken {
         Self { edge, batch: given.payload, queue: queue.clone(), reply: given.reply.into() }
     }
 
-    /// How often it was given out, this time too; 1 when the server does not say so.
+    /// How often it was delivered, with this time; 1 when the server does not say.
     #[must_use]
     pub fn deliveries(&self) -> u64 {
         let words: Vec<&str> = self.reply.split('.').collect();
-        // `$JS.ACK`, in newer servers a domain and an account, then stream, consumer, and this.
+        // The subject has the words `$JS`, `ACK`, in newer servers a domain and an account, then stream,
+        // consumer, and the number of deliveries.
         let at = if words.len() > 9 { 6 } else { 4 };
         words.get(at).and_then(|word| word.parse().ok()).unwrap_or(1)
     }
 
-    /// Every partition has it, or it lies with the dead letters: it is deleted, and that is
-    /// confirmed.
+    /// Says that it need not be kept: every partition has it, or it is with the dead letters. Returns when
+    /// the server has confirmed that it is deleted.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`]: it may come again.
+    /// [`LogError::Unavailable`]: it may be delivered again.
     pub async fn done(&self) -> Result<(), LogError> {
         let client = self.queue.context.client();
         let done = client.request(self.reply.clone(), AckKind::Ack.into());
         done.await.map(drop).map_err(unavailable)
     }
 
-    /// Does what is to be done with it, however long that takes: the server hears meanwhile that it is
-    /// worked on, and gives it to nobody else.
+    /// Waits for `work` on it, however long that takes. The server is told again and again that the work goes
+    /// on, and delivers it to nobody else.
     pub async fn while_it_lasts<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
+        // Reports three times within the server's patience, so one lost report does no harm.
         loop {
             match tokio::time::timeout(ACK_WAIT / 3, &mut work).await {
                 Ok(done) => return done,
-                // Where the server does not hear it, the batch comes again, and is known.
+                // If the server never gets it, the batch is delivered again, and its number is known then.
                 Err(_) => drop(self.tell(AckKind::Progress).await),
             }
         }
     }
 
-    /// Not now: it is given out again, to anybody, after so long.
+    /// Gives it back: it is delivered again, to any taker, after this time.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`]: it then comes again after some 30 seconds.
+    /// [`LogError::Unavailable`]: it is then delivered again after some 30 seconds.
     pub async fn again(&self, after: Duration) -> Result<(), LogError> {
         self.tell(AckKind::Nak(Some(after))).await
     }
@@ -388,7 +395,8 @@ impl Taken {
     }
 }
 
-/// With bounds for what one edge may put in, where the operator has set none, and the mark of what may be in it.
+/// The config with this build's bounds on what one edge may put in, unless the operator has set other ones,
+/// and with the mark [`BUNDLES`].
 fn with_bounds(config: Config) -> Config {
     let largest = i32::try_from(EDGE_BATCH_BYTES_MAX).unwrap_or(i32::MAX);
     let messages = config.max_messages_per_subject;
@@ -407,7 +415,8 @@ fn with_bounds(config: Config) -> Config {
     }
 }
 
-/// That no edge can fill a queue which an earlier build has made.
+/// Sets this build's bounds on a queue that an earlier build has created, so that no edge can fill it.
+/// Without `make` it only warns.
 async fn update_bounds(
     config: &JetStreamConfig,
     context: &Context,
@@ -433,7 +442,7 @@ async fn update_bounds(
     })
 }
 
-/// Whether the queue refuses a batch because it has too many of the edge.
+/// Whether the server has refused a batch because too many of its edge are in the queue.
 fn is_too_many(error: &PublishError) -> bool {
     let source = std::error::Error::source(error);
     let error = source.and_then(|source| source.downcast_ref::<jetstream::Error>());

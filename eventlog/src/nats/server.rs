@@ -1,11 +1,11 @@
-//! A nats-server of a test's own.
+//! Starts a nats-server for one test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A nats-server with JetStream and fsync on every write, ended with -9 when it is dropped. Panics
-/// when it cannot be had: a test that needs one cannot pass without.
+/// A nats-server with JetStream and fsync on every write; it is killed with -9 when this is dropped.
+/// Panics when the server cannot be started, for a test that needs one cannot pass without it.
 #[derive(Debug)]
 pub struct NatsServer {
     child: Child,
@@ -27,13 +27,13 @@ fn binary() -> PathBuf {
 }
 
 impl NatsServer {
-    /// On a free port, with its files in a directory.
+    /// Starts it on a free port, with its files in a directory.
     #[must_use]
     pub fn start(dir: &Path) -> Self {
         Self::start_with(dir, "", &[])
     }
 
-    /// The same with more in its config, and an environment for what that names.
+    /// As [`NatsServer::start`], with more lines in its config, and environment variables for them.
     #[must_use]
     pub fn start_with(dir: &Path, more: &str, environment: &[(&str, &str)]) -> Self {
         std::fs::create_dir_all(dir).expect("the server's directory");
@@ -46,7 +46,7 @@ impl NatsServer {
         server
     }
 
-    /// Three nodes that know each other, for streams with copies.
+    /// Starts a cluster of three nodes, for streams with copies.
     #[must_use]
     pub fn start_three(dir: &Path) -> [Self; 3] {
         let ports = free_ports();
@@ -62,32 +62,32 @@ impl NatsServer {
         [node(0), node(1), node(2)]
     }
 
-    /// Where the program is.
+    /// Path of the server's program.
     #[must_use]
     pub fn program() -> PathBuf {
         binary()
     }
 
-    /// Where clients find it.
+    /// The address for clients.
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// kill -9.
+    /// Kills it with -9.
     pub fn kill(&mut self) {
-        // It may have ended already.
+        // Fails when the server has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// On the same port and directory, after [`NatsServer::kill`].
+    /// Starts it again on the same port and directory, after [`NatsServer::kill`].
     pub fn start_again(&mut self) {
         self.child = spawn(&self.dir, i32::from(self.port), &self.more, &self.environment);
         self.await_port();
     }
 
-    /// The port that the server wrote down when it was ready.
+    /// Waits until the server is ready and has written its port into a file; gives the port.
     fn await_port(&self) -> u16 {
         let file = self.dir.join(format!("nats-server_{}.ports", self.child.id()));
         for _ in 0..1_000 {
@@ -110,7 +110,7 @@ impl Drop for NatsServer {
     }
 }
 
-/// Ports that nobody listens on at this moment. Nodes of a cluster must know each other's.
+/// Three ports on which nobody listens at this moment. Nodes of a cluster must know each other's ports.
 fn free_ports() -> [u16; 3] {
     let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let listeners = [listen(), listen(), listen()];

@@ -52,7 +52,7 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
     for number in 0..40_u8 {
         queue.put(&format!("edge-{}", number % 2), vec![number].into()).await.unwrap();
     }
-    // The first to take takes a portion and dies with it; the server dies too.
+    // The first taker is given a portion and dies with it; then the server is killed, too.
     let mut dies = queue.taker();
     let first = take(&mut dies).await;
     assert_eq!((first.edge.as_str(), &first.batch[..]), ("edge-0", &[0][..]));
@@ -68,7 +68,7 @@ async fn collectors_share_a_queue_and_what_is_not_done_comes_again() {
     let mut seen = std::collections::BTreeSet::from([second.batch[0]]);
     while seen.len() < 40 {
         for taker in &mut takers {
-            // What the dead one had been given comes when its time is over.
+            // What the dead taker had been given is delivered again after the time for its answer.
             let Ok(taken) = tokio::time::timeout(Duration::from_secs(5), take(taker)).await else {
                 continue;
             };
@@ -111,11 +111,11 @@ async fn a_batch_that_is_worked_on_for_long_is_given_to_nobody_else() {
     assert_eq!(queue.depth().await.unwrap(), 0);
 }
 
-/// What is given back to the queue keeps its place there; so one edge has some places, and not all.
+/// A batch that is given back keeps its place in the queue; so one edge has a bounded number of places.
 #[tokio::test]
 async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     let server = Server::start();
-    // As an earlier build has made it.
+    // The stream as an earlier build has created it.
     let old = jetstream::stream::Config {
         name: "EDGE".to_owned(),
         subjects: vec!["countersign.edge.*".to_owned()],
@@ -142,7 +142,7 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     honest_one_comes(&queue).await;
     let more = queue.put("hostile", vec![8].into()).await;
     assert!(more.is_err(), "what was given back is still there");
-    // Whoever publishes what no edge seals is refused before the server writes it.
+    // A batch that is larger than any edge seals is refused before the server writes it.
     let large = vec![7; EDGE_BATCH_BYTES_MAX + 1];
     let error = queue.put("large", large.clone().into()).await.unwrap_err();
     assert!(matches!(error, LogError::TooLarge { .. }), "{error}");
@@ -153,7 +153,7 @@ async fn an_edge_fills_its_own_part_of_the_queue_and_no_other_s() {
     queue.put("large", vec![7; EDGE_BATCH_BYTES_MAX].into()).await.unwrap();
 }
 
-/// Nobody waits for the 30 seconds after which the server would believe it gone.
+/// Other takers need not wait for the 30 seconds after which the server would deliver the messages again.
 #[tokio::test]
 async fn whoever_takes_no_more_gives_back_what_lies_in_its_hands() {
     let server = Server::start();
@@ -174,7 +174,7 @@ async fn whoever_takes_no_more_gives_back_what_lies_in_its_hands() {
     assert_eq!(queue.depth().await.unwrap(), 0);
 }
 
-/// Though all others are given back for an hour.
+/// Takes until the honest edge's batch comes; all others are given back for an hour.
 async fn honest_one_comes(queue: &EdgeQueue) {
     let mut taker = queue.taker();
     loop {
@@ -186,7 +186,7 @@ async fn honest_one_comes(queue: &EdgeQueue) {
     }
 }
 
-/// Sixteen edges fill what the consumer of an earlier build gave out at once.
+/// Sixteen edges fill all the places that the consumer of an earlier build has.
 #[tokio::test]
 async fn many_edges_fill_their_own_parts_of_the_queue_and_no_other_s() {
     let server = Server::start();
@@ -209,7 +209,7 @@ async fn many_edges_fill_their_own_parts_of_the_queue_and_no_other_s() {
     honest_one_comes(&queue).await;
 }
 
-/// Publishes to a subject with headers as no client would write them.
+/// Publishes to a subject with arbitrary bytes as headers, which no client library would send.
 async fn publish_raw(server: &Server, subject: &str, headers: &[u8], payload: &[u8]) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let url = server.nats.url();
@@ -233,12 +233,12 @@ async fn headers_that_are_none_are_left_out_and_hold_nobody_up() {
     let poison: [&[u8]; 7] = [
         b"NATS/1.0\r\nfoo\r\n\r\n",
         b"NATS/1.0\r\n\xff: x\r\n\r\n",
-        // A client that reads headers ends its connection over these, or its task.
+        // Over these a client that reads headers ends its connection, or its task panics.
         b"NATS/1.0\r\nx: a\rb\r\n\r\n",
         b"NATS/1.0\r\n: x\r\n\r\n",
         b"NATS/1.0\r\nx y: x\r\n\r\n",
         b"garbage",
-        // As the server says itself that a portion is at its end.
+        // Headers with which the server itself says that a portion is at its end.
         b"NATS/1.0 409 Server Shutdown\r\n\r\n",
     ];
     let subject = "countersign.edge.hostile";
@@ -254,7 +254,7 @@ async fn headers_that_are_none_are_left_out_and_hold_nobody_up() {
             wanted.insert(("hostile".to_owned(), batch.to_vec()));
         }
     }
-    // What has no payload is a batch like any other, and no word of the server's.
+    // A message without a payload is a batch like any other, and not taken for a message of the server.
     publish_raw(&server, subject, poison[0], b"").await;
     wanted.insert(("hostile".to_owned(), Vec::new()));
     let (mut taker, mut found) = (queue.taker(), BTreeSet::new());
@@ -265,7 +265,7 @@ async fn headers_that_are_none_are_left_out_and_hold_nobody_up() {
     }
     assert_eq!(found, wanted);
     assert_eq!(queue.depth().await.unwrap(), 0);
-    // Nothing was lost over it, and what comes later comes at once.
+    // Nothing was lost, and a batch that is put in later is delivered at once.
     let next = tokio::spawn(async move { take(&mut taker).await.batch });
     tokio::time::sleep(Duration::from_millis(50)).await;
     queue.put("honest", vec![7].into()).await.unwrap();
@@ -306,7 +306,7 @@ async fn documents_change_by_revision_and_the_slower_of_two_is_told() {
     let second = documents.put("keys", Bytes::from_static(b"c"), first).await.unwrap().unwrap();
     assert!(second > first);
     assert_eq!(documents.put("keys", Bytes::from_static(b"d"), first).await.unwrap(), None);
-    // What was put is there after a kill -9, for those who were connected and for those who come.
+    // What was put is there after a kill -9, for clients that were connected and for new ones.
     server.nats.kill();
     server.nats.start_again();
     let there = Some(Document { bytes: Bytes::from_static(b"c"), revision: second });

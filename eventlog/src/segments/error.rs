@@ -2,10 +2,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why segments cannot do it, sorted by blame.
+/// Why an operation on segments failed; each says whose fault it is.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SegmentsError {
-    /// The caller's: the group is over [`super::GROUP_BYTES_MAX`] or
+    /// The caller's fault: the group is over [`super::GROUP_BYTES_MAX`] or
     /// [`super::GROUP_RECORDS_MAX`]. Nothing was written.
     #[error("a group of {bytes} bytes and {records} records is over the limit")]
     TooLarge {
@@ -14,7 +14,7 @@ pub enum SegmentsError {
         /// Records of the group.
         records: usize,
     },
-    /// The reader's position: what it would read next has been trimmed.
+    /// The reader's position does not fit: the record after it has been trimmed.
     #[error("stream {stream}: sequence {sequence} is trimmed, the first one left is {first}")]
     Trimmed {
         /// Stream asked for.
@@ -24,8 +24,8 @@ pub enum SegmentsError {
         /// First sequence that can still be read.
         first: u64,
     },
-    /// The reader's position is beyond the end: records that were durable are
-    /// gone.
+    /// The reader's position does not fit: it is beyond the end, so records
+    /// that were durable are gone.
     #[error("stream {stream}: position {sequence} is beyond the end {end}")]
     StepBack {
         /// Stream asked for.
@@ -35,16 +35,16 @@ pub enum SegmentsError {
         /// Last sequence of the stream; 0 when it is empty.
         end: u64,
     },
-    /// The store's: the disk is full. Nothing was written; try again later.
+    /// The store's fault: the disk is full. Nothing was written; try again later.
     #[error("no space left on the device")]
     NoSpace,
-    /// The operator's: another process has the directory.
+    /// The operator's fault: another process has locked the directory.
     #[error("{} is in use by another process (its lock file is held)", dir.display())]
     Locked {
         /// The directory.
         dir: PathBuf,
     },
-    /// The store's: bytes on disk are not what was written. Never skipped.
+    /// The store's fault: bytes on disk are not what was written. They are never skipped.
     #[error("{}, offset {offset}: {what}", file.display())]
     Damaged {
         /// The segment file.
@@ -54,7 +54,7 @@ pub enum SegmentsError {
         /// What is wrong.
         what: String,
     },
-    /// The store's: an operation on a file failed.
+    /// The store's fault: an operation on a file failed.
     #[error("{}: {action}: {source}", path.display())]
     Io {
         /// The file or directory.
@@ -64,9 +64,9 @@ pub enum SegmentsError {
         /// What the system said.
         source: Arc<io::Error>,
     },
-    /// A write or fsync has failed, and what is on disk is not known: nothing
-    /// more is written by this process. What was being appended may or may not
-    /// be found at the next start.
+    /// A write or fsync has failed, so it is not known what is on disk. This
+    /// process writes nothing more. The group that was being appended may or
+    /// may not be found at the next start.
     #[error("the segments can no longer be written: {why}")]
     Fatal {
         /// The first failure.

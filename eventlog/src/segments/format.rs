@@ -24,9 +24,9 @@
 //! ```
 //!
 //! Both CRCs of a group begin with the log's identity, and the group names its
-//! offset, so bytes of a group that somebody sends as a payload are never
-//! taken for one. The second CRC lets a reader trust a directory without
-//! reading the payloads of other streams.
+//! offset. So when somebody sends the bytes of a group as a payload, they are
+//! never taken for a group. The second CRC lets a reader trust a directory
+//! without reading the payloads of other streams.
 
 use std::collections::BTreeMap;
 
@@ -50,13 +50,14 @@ pub const GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most records of a group. Bounds the directory.
 pub const GROUP_RECORDS_MAX: usize = 65_536;
 
-/// Largest sequence and index of a group in a header: counting on from there ends with no file.
+/// The largest sequence and group index that a header may have. Counting on from there never overflows,
+/// however much is written.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
 const _: () = assert!(GROUP_FIXED + ENTRY * GROUP_RECORDS_MAX < GROUP_BYTES_MAX / 16);
 const _: () = assert!(GROUP_BYTES_MAX <= u32::MAX as usize);
 
-/// Last sequence and digest by stream.
+/// Last sequence and its digest, by stream.
 pub(super) type Streams = BTreeMap<u16, StreamEnd>;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -81,7 +82,7 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Start of a segment: all that is needed to read it without those before.
+/// The start of a segment: all that is needed to read it without the segments before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) identity: Identity,
@@ -114,7 +115,7 @@ impl SegmentHeader {
         out
     }
 
-    /// Length of the whole header, told by its fixed part.
+    /// Length of the whole header, computed from its fixed part.
     pub(super) fn length(fixed: &[u8; SEGMENT_FIXED]) -> Result<usize, String> {
         if fixed[..8] != SEGMENT_MAGIC {
             return Err("not a segment file (magic)".into());
@@ -174,7 +175,7 @@ pub(super) struct GroupHead {
 }
 
 impl GroupHead {
-    /// Reads the fixed part and checks what can be checked without the rest.
+    /// Reads the fixed part and checks what can be checked without the rest of the group.
     pub(super) fn decode(fixed: &[u8]) -> Result<Self, String> {
         if fixed.len() < GROUP_FIXED {
             return Err("group: ends within its header".into());
@@ -220,7 +221,7 @@ impl GroupHead {
         Err("group: CRC does not match".into())
     }
 
-    /// The directory of a checked head. Every payload lies within the group.
+    /// The directory of a head whose CRC was checked. Every payload lies within the group.
     pub(super) fn entries(&self, head: &[u8]) -> Result<Vec<Entry>, String> {
         let mut at = self.head_bytes();
         let mut entries = Vec::with_capacity(self.records);
@@ -257,8 +258,8 @@ fn group_crc(identity: &Identity, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(identity), bytes)
 }
 
-/// Encodes a group into `out` (cleared first) and moves `ends` on. The caller
-/// has checked the limits.
+/// Encodes a group into `out`, which is cleared first, and advances `ends` to
+/// its records. The caller has checked the limits.
 pub(super) fn encode_group(
     out: &mut Vec<u8>,
     identity: &Identity,

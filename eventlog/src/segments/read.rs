@@ -30,33 +30,38 @@ struct Due {
     offset: u64,
 }
 
-/// Reads one stream in order. It holds one file open and, besides the payload
-/// it gives, at most one directory and a window of [`WINDOW_MAX`] bytes.
+/// Reads one stream in order. It keeps one file open. In memory it has, besides
+/// the payload that it returns, at most one directory and a window of
+/// [`WINDOW_MAX`] bytes.
 ///
-/// An error leaves it where it was: the same call gives it again.
+/// After an error the reader stays where it was: the next call tries the same
+/// record again.
 #[derive(Debug)]
 pub struct SegmentReader {
     view: SegmentsView,
     stream: u16,
     segment: Arc<Segment>,
     window: Window,
-    /// Where the next group is.
+    /// Offset of the next group.
     offset: u64,
     /// Index of the next group.
     group: u64,
-    /// Last sequence of the stream seen in a directory.
+    /// Last sequence of the stream in the directories that were read.
     seen: u64,
+    /// Records of the stream in the last directory that are not returned yet.
     due: VecDeque<Due>,
+    /// Digest of the record that the reader was opened after.
     after_digest: Digest,
 }
 
 impl SegmentReader {
     pub(super) fn open(view: SegmentsView, stream: u16, after: u64) -> Result<Self> {
+        // Ends with an open file or an error: each time the segment was trimmed before it could be opened,
+        // the next look finds a later one, or that what follows `after` is gone.
         let (segment, file) = loop {
             let segment = view.locate(stream, after)?;
             match open_segment(&view, &segment)? {
                 Some(file) => break (segment, file),
-                // Trimmed in between: look again.
                 None => continue,
             }
         };
@@ -95,13 +100,13 @@ impl SegmentReader {
         }
     }
 
-    /// Sequence of the record given last; at first that of `after`.
+    /// Sequence of the record that was returned last; at first the one that the reader was opened after.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.due.front().map_or(self.seen, |due| due.entry.sequence - 1)
     }
 
-    /// Digest of the record that the reader was opened after; zero for 0.
+    /// Digest of the record that the reader was opened after; zero when that is sequence 0.
     #[must_use]
     pub fn after_digest(&self) -> Digest {
         self.after_digest
@@ -113,8 +118,9 @@ impl SegmentReader {
         &self.view
     }
 
-    /// Reads directories up to the record `after`.
+    /// Reads directories up to the record `after`, so that the next record is the one behind it.
     fn seek(&mut self, after: u64) -> Result<()> {
+        // Each directory advances the reader, and the segment ends: `after` is reached, or it is missing.
         while self.seen < after {
             if self.offset >= self.segment.end() || !self.next_directory()? {
                 let what = format!("stream {}: sequence {after} is missing", self.stream);
@@ -130,12 +136,12 @@ impl SegmentReader {
         Ok(())
     }
 
-    /// Takes up the stream's records of the next group, or goes to the next
-    /// segment. False at the durable end.
+    /// Makes the stream's records of the next group due, or goes to the next
+    /// segment. `false` at the durable end.
     fn next_directory(&mut self) -> Result<bool> {
         if self.offset >= self.segment.end() {
-            // The following one is looked up first: once it exists, the end of
-            // this one no longer moves.
+            // The following segment is looked up before this one's end is read
+            // again: once it exists, this one's end no longer moves.
             let following = self.view.following(&self.segment);
             if self.offset >= self.segment.end() {
                 return match following {
@@ -180,7 +186,7 @@ impl SegmentReader {
         Ok(true)
     }
 
-    /// Goes to the segment that follows; nothing of this one is due.
+    /// Goes to the segment that follows, when nothing of this one is due.
     fn enter(&mut self, segment: Arc<Segment>) -> Result<()> {
         let start = segment.start(self.stream);
         let continues = segment.first_group == self.group;
@@ -203,7 +209,7 @@ impl SegmentReader {
                 first: start.sequence + 1,
             });
         }
-        // When it was trimmed meanwhile, the next call finds a later one.
+        // When the segment was trimmed meanwhile, the next call finds a later one.
         if let Some(file) = open_segment(&self.view, &segment)? {
             self.window = Window::new(file);
             self.offset = segment.header_bytes;
@@ -257,7 +263,7 @@ fn open_segment(view: &SegmentsView, segment: &Segment) -> Result<Option<File>> 
     }
 }
 
-/// Most that is read ahead, bytes.
+/// The most bytes that are read ahead.
 pub(super) const WINDOW_MAX: usize = 256 * 1024;
 const WINDOW_MIN: usize = 4 * 1024;
 
@@ -276,8 +282,8 @@ impl Window {
         Self { file, offset: 0, bytes: Vec::new(), ahead: WINDOW_MIN }
     }
 
-    /// Bytes at an offset; what is at or beyond `end` is not read, for it may
-    /// be written just now.
+    /// Bytes at an offset. It reads ahead, but not beyond `end`: bytes there
+    /// may be being written.
     fn get(&mut self, offset: u64, length: usize, end: u64) -> std::io::Result<&[u8]> {
         let have = self.offset + self.bytes.len() as u64;
         if offset < self.offset || offset + length as u64 > have {

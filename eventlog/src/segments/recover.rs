@@ -13,15 +13,15 @@ use super::write::{Opened, create, is_full, segment_path};
 use super::{Result, SegmentsError, SegmentsView};
 use crate::position::{Identity, digest};
 
-/// A torn last group: the write that a crash interrupted. It was never
-/// acknowledged.
+/// A torn last group, which a crash in the middle of a write leaves. It was
+/// never acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// The segment file.
     pub file: PathBuf,
-    /// Where the file ends now.
+    /// Offset of the torn group, where the file ends after the cut.
     pub offset: u64,
-    /// Bytes cut off.
+    /// Length of the torn group in the file, bytes.
     pub bytes: u64,
     /// What was wrong with them.
     pub why: String,
@@ -32,9 +32,9 @@ pub struct Cut {
 pub struct Recovered {
     /// Identity of the log.
     pub identity: Identity,
-    /// The log was begun just now.
+    /// The log was created by this opening.
     pub created: bool,
-    /// Segment files.
+    /// Number of segment files.
     pub segments: usize,
     /// Ends of all streams.
     pub ends: BTreeMap<u16, StreamEnd>,
@@ -60,7 +60,7 @@ pub(super) fn open(dir: &Path, identity_if_new: Identity) -> Result<(Opened, Rec
             starts: Streams::new(),
         };
         create(dir, &header)?;
-        // The name of a directory just made must be durable too.
+        // The name of the directory, which may be new, must be durable too.
         if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             sync_dir(parent)?;
         }
@@ -106,8 +106,8 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// Segment files with the index of their first group, oldest first. Other
-/// names are left alone.
+/// Lists segment files with the index of their first group, oldest first.
+/// Files without the extension `seg` are left alone.
 pub(super) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let io = |error| SegmentsError::io(dir, "list", error);
     let mut files = Vec::new();
@@ -128,8 +128,8 @@ pub(super) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
-/// Removes a segment that was being created when the process ended; it never
-/// got its name, so nothing was written to it.
+/// Removes a segment that was being created when the process ended. It never
+/// got its name, so no group was written to it.
 fn remove_leftovers(dir: &Path) -> Result<()> {
     let io = |error| SegmentsError::io(dir, "list", error);
     for entry in fs::read_dir(dir).map_err(io)? {
@@ -141,8 +141,8 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads the headers of all segments, checks that they follow each other, and
-/// gives each to `each`. Returns the identity.
+/// Reads the headers of all segments, checks that each continues the one before
+/// it, and calls `each` with them. Returns the log's identity.
 pub(super) fn chain(
     files: &[(u64, PathBuf)],
     mut each: impl FnMut(&SegmentHeader, Segment) -> Result<()>,
@@ -221,10 +221,11 @@ fn open_last(segment: &Segment, identity: &Identity) -> Result<(File, Scan, Opti
     Ok((file, scan, cut))
 }
 
-/// Makes durable what the scan has read. The process before may have ended
+/// Makes durable what the scan has read. The last process may have ended
 /// between the write and the fsync of the last group, or because this fsync
-/// failed; the group is then in the page cache only, in the second case even
-/// marked as clean. So its bytes are written again before the fsync.
+/// failed. The group may then be in the page cache only, and after a failed
+/// fsync even be marked there as written. So its bytes are written again before
+/// the fsync.
 fn settle(file: &File, scan: &Scan) -> std::io::Result<()> {
     if scan.offset > scan.last_group {
         let mut group = vec![0; (scan.offset - scan.last_group) as usize];
@@ -236,11 +237,11 @@ fn settle(file: &File, scan: &Scan) -> std::io::Result<()> {
 
 /// A walk over all groups of one segment with their CRCs.
 pub(super) struct Scan {
-    /// Where it stopped: the end, or the first bad group.
+    /// Offset at which the scan stopped: the end, or the first bad group.
     pub(super) offset: u64,
-    /// Where the last good group begins; the same as `offset` without one.
+    /// Offset of the last good group; the same as `offset` when there is none.
     last_group: u64,
-    /// Index of the group that would be next.
+    /// Index of the group after the last good one.
     pub(super) group: u64,
     pub(super) ends: Streams,
     pub(super) records: u64,
@@ -249,8 +250,13 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Walks; stops at the first group that its CRC does not cover. A group
-    /// whose CRC is right but that does not continue the one before is damage.
+    /// Walks over the groups, and stops at the first one whose header or CRC is
+    /// wrong. With `digests` it checks each payload's digest, too.
+    ///
+    /// # Errors
+    /// [`SegmentsError::Damaged`] when a group's CRC is right but the group does
+    /// not continue the one before, or a digest is wrong: no crash leaves such a
+    /// group. [`SegmentsError::Io`].
     pub(super) fn run(
         file: &File,
         segment: &Segment,
@@ -314,8 +320,12 @@ impl Scan {
         Ok(())
     }
 
-    /// The bad end of the segment as something to cut; an error when a valid
-    /// group is behind it, for then it is no torn write.
+    /// The bad end of the segment as a torn group to be cut; `None` when the end
+    /// is good.
+    ///
+    /// # Errors
+    /// [`SegmentsError::Damaged`] when a valid group is behind it, for then it is
+    /// no torn write.
     pub(super) fn torn(
         &self,
         file: &File,
@@ -337,7 +347,7 @@ impl Scan {
         }))
     }
 
-    /// The bad end as an error, for segments that others follow.
+    /// Refuses a bad end, for a segment that others follow.
     pub(super) fn refuse_bad(&self, segment: &Segment) -> Result<()> {
         match &self.bad {
             Some(why) => Err(SegmentsError::damaged(
@@ -350,8 +360,8 @@ impl Scan {
     }
 }
 
-/// Reads the group at an offset into `buffer` and checks its CRC. The inner
-/// error says what is wrong with the bytes.
+/// Reads the group at an offset into `buffer` and checks its CRCs. The outer
+/// error is of reading; the inner one says what is wrong with the bytes.
 fn read_group(
     file: &File,
     segment: &Segment,
@@ -381,7 +391,7 @@ fn read_group(
     Ok(checked.map(|()| head))
 }
 
-/// The first valid group at or behind an offset.
+/// The offset of the first valid group at or behind `from`.
 fn find_group(
     file: &File,
     segment: &Segment,
@@ -393,6 +403,8 @@ fn find_group(
     let end = segment.end();
     let (mut window, mut group) = (Vec::new(), Vec::new());
     let mut at = from;
+    // Windows of `STEP` bytes overlap by a magic less one byte, so that no magic is missed at a border. It
+    // ends with the first valid group, or when less than a magic is left.
     while at + overlap < end {
         window.resize((end - at).min(STEP + overlap) as usize, 0);
         file.read_exact_at(&mut window, at)

@@ -16,7 +16,7 @@ pub struct Verified {
     pub records: u64,
     /// Bytes of all segments, without a torn tail.
     pub bytes: u64,
-    /// A last group that is not whole: torn by a crash (the next open cuts
+    /// The last group, if it is incomplete: torn by a crash (the next open cuts
     /// it), or being written right now.
     pub torn: Option<Cut>,
 }

@@ -25,11 +25,11 @@ pub struct StreamEnd {
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) first_group: u64,
-    /// Where the first group is.
+    /// Offset of the first group.
     pub(super) header_bytes: u64,
     /// Ends of the streams before this segment.
     pub(super) starts: Streams,
-    /// Durable bytes of the file; what is beyond is never read.
+    /// Durable bytes of the file; bytes beyond are never read.
     end: AtomicU64,
 }
 
@@ -48,7 +48,7 @@ impl Segment {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Called by the writer after the fsync.
+    /// Called by the writer, after the fsync.
     pub(super) fn set_end(&self, end: u64) {
         self.end.store(end, Ordering::Release);
     }
@@ -60,7 +60,7 @@ impl Segment {
 
 #[derive(Debug)]
 pub(super) struct Catalog {
-    /// Oldest first; the last is the one written to. Never empty.
+    /// Oldest first; the last one is written to. Never empty.
     pub(super) segments: VecDeque<Arc<Segment>>,
     pub(super) ends: Streams,
 }
@@ -75,9 +75,9 @@ pub(super) struct Shared {
     pub(super) durable: watch::Sender<u64>,
 }
 
-/// What readers see of segments: everything durable, from any thread, while
-/// one thread writes. Clones are cheap. It stays usable (for what is there)
-/// after the writer has gone.
+/// The segments as readers see them: everything durable, from any thread, while
+/// one thread writes. Clones are cheap. It can still be used to read after the
+/// writer has gone.
 #[derive(Clone, Debug)]
 pub struct SegmentsView {
     pub(super) shared: Arc<Shared>,
@@ -102,15 +102,15 @@ impl SegmentsView {
         self.shared.catalog.read().ends.keys().copied().collect()
     }
 
-    /// The stream's last durable record; `None` when it never had one. Known
-    /// even when the record is trimmed.
+    /// The stream's last durable record; `None` when it never had one. Also
+    /// known when the record is trimmed.
     #[must_use]
     pub fn end(&self, stream: u16) -> Option<StreamEnd> {
         self.shared.catalog.read().ends.get(&stream).copied()
     }
 
-    /// Sequence of the last record of the stream that has been trimmed; 0 when
-    /// none has. A reader `after` this gets everything that is left.
+    /// Sequence of the last trimmed record of the stream; 0 when none is
+    /// trimmed. A reader after this sequence gets everything that is left.
     #[must_use]
     pub fn trimmed(&self, stream: u16) -> u64 {
         let catalog = self.shared.catalog.read();
@@ -151,13 +151,14 @@ impl SegmentsView {
     pub fn trim(&self, applied: &[(u16, u64)]) -> Result<u64> {
         let _one_at_a_time = self.shared.trimming.lock();
         let mut freed = 0;
+        // Ends at the first segment that must stay: only the oldest may go, so that no gap arises.
         while let Some(segment) = self.take_trimmable(applied) {
             if let Err(source) = fs::remove_file(&segment.path) {
                 let error = SegmentsError::io(&segment.path, "remove", source);
                 self.shared.catalog.write().segments.push_front(segment);
                 return Err(error);
             }
-            // One by one, so that a crash never leaves a gap between segments.
+            // After each removal, so that a crash never leaves a gap between segments.
             sync_dir(&self.shared.dir)?;
             freed += segment.end();
             tracing::debug!(file = %segment.path.display(), "segment trimmed");
@@ -173,7 +174,7 @@ impl SegmentsView {
         };
         let is_applied = |(stream, end): (&u16, &StreamEnd)| {
             let upto = applied.iter().find(|(s, _)| s == stream);
-            // A stream without a record in this segment does not hold it.
+            // A stream without a record in this segment does not keep it.
             oldest.start(*stream).sequence == end.sequence
                 || upto.is_some_and(|(_, upto)| *upto >= end.sequence)
         };
@@ -183,7 +184,7 @@ impl SegmentsView {
         catalog.segments.pop_front()
     }
 
-    /// The segment in which a reader after `after` begins.
+    /// The segment in which a reader of what follows `after` begins: the last one that starts at or before it.
     pub(super) fn locate(&self, stream: u16, after: u64) -> Result<Arc<Segment>> {
         let catalog = self.shared.catalog.read();
         let end = catalog.ends.get(&stream).map_or(0, |end| end.sequence);
@@ -205,7 +206,7 @@ impl SegmentsView {
         }
     }
 
-    /// The segment that follows one, trimmed ones left out.
+    /// The next segment after this one that is not trimmed; `None` for the last.
     pub(super) fn following(&self, segment: &Segment) -> Option<Arc<Segment>> {
         let catalog = self.shared.catalog.read();
         let index =
@@ -221,7 +222,7 @@ impl SegmentsView {
     }
 }
 
-/// Makes created and removed names of a directory durable.
+/// Makes it durable which names were created in a directory, and which removed.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|file| file.sync_all())

@@ -53,12 +53,13 @@ pub struct Segments {
     _lock: File,
     file: ActiveFile,
     segment: Arc<Segment>,
-    /// Where the next group goes.
+    /// Offset of the next group.
     offset: u64,
     /// Index of the next group.
     group: u64,
     ends: Streams,
     buffer: Vec<u8>,
+    /// Why nothing more may be written.
     poisoned: Option<String>,
 }
 
@@ -77,7 +78,7 @@ impl Segments {
     /// the identity given, 16 random bytes.
     ///
     /// # Errors
-    /// [`SegmentsError::Locked`] when another process has it,
+    /// [`SegmentsError::Locked`] when another process has the directory,
     /// [`SegmentsError::Damaged`], [`SegmentsError::NoSpace`] and
     /// [`SegmentsError::Io`].
     pub fn open(
@@ -102,13 +103,14 @@ impl Segments {
         Ok((segments, recovered))
     }
 
-    /// Writes the records as one group and makes it durable. One entry per
-    /// record, in order. No records: nothing is done.
+    /// Writes the records as one group and makes it durable. Gives one
+    /// [`Appended`] per record, in order. Without records it does nothing.
     ///
     /// # Errors
     /// [`SegmentsError::TooLarge`] and [`SegmentsError::NoSpace`]: nothing was
-    /// written, the segments stay usable. [`SegmentsError::Fatal`]: it may
-    /// have been written, every later append fails, the process must end.
+    /// written, and the segments stay usable. [`SegmentsError::Fatal`]: the
+    /// group may have been written, every later append fails, and the process
+    /// must end.
     pub fn append(&mut self, records: &[Record<'_>]) -> Result<Vec<Appended>> {
         if let Some(why) = &self.poisoned {
             return Err(SegmentsError::Fatal { why: why.clone() });
@@ -137,13 +139,13 @@ impl Segments {
         Ok(appended)
     }
 
-    /// Whether the segments can no longer be written, and why.
+    /// Why the segments can no longer be written; `None` when they can.
     #[must_use]
     pub fn poisoned(&self) -> Option<&str> {
         self.poisoned.as_deref()
     }
 
-    /// What readers use; it can be cloned and sent to other threads.
+    /// The readers' view; it can be cloned and sent to other threads.
     #[must_use]
     pub fn view(&self) -> &SegmentsView {
         &self.view
@@ -157,9 +159,9 @@ impl Segments {
         self.view.trim(applied)
     }
 
-    /// Checks every byte of a directory's segments: headers, how they follow
-    /// each other, CRCs, sequences and digests. Reads only, and may run while
-    /// a process writes (its unfinished group then counts as a torn tail).
+    /// Checks every byte of a directory's segments: headers, that the segments
+    /// follow each other, CRCs, sequences and digests. It only reads, and may
+    /// run while a process writes, whose unfinished group then counts as torn.
     ///
     /// # Errors
     /// [`SegmentsError::Damaged`] for the first damage, [`SegmentsError::Io`].
@@ -192,7 +194,7 @@ impl Segments {
         self.view.shared.durable.send_replace(self.group);
     }
 
-    /// Begins the next segment. The one before is durable already.
+    /// Begins the next segment. The current one is durable already.
     fn roll(&mut self) -> Result<()> {
         let header = SegmentHeader {
             identity: self.view.identity(),
@@ -226,7 +228,7 @@ impl Segments {
     }
 }
 
-/// Bytes of the group of these records.
+/// Length in bytes of the group of these records.
 fn group_bytes(records: &[Record<'_>]) -> Result<u64> {
     let payloads: u64 = records.iter().map(|r| r.payload.len() as u64).sum();
     let bytes = payloads + (GROUP_FIXED + ENTRY * records.len()) as u64;
@@ -255,7 +257,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Name of the segment that begins with a group.
+/// Path of the segment that begins with this group.
 pub(super) fn segment_path(dir: &Path, first_group: u64) -> PathBuf {
     dir.join(format!("{first_group:020}.seg"))
 }
@@ -277,7 +279,7 @@ pub(super) fn create(dir: &Path, header: &SegmentHeader) -> Result<(File, Arc<Se
     let file = match made {
         Ok(file) => file,
         Err(error) if is_full(&error) => {
-            // A left-over is removed at the next open, or written over.
+            // If this fails, the file is removed at the next open, or written over.
             let _ = fs::remove_file(&new);
             return Err(SegmentsError::NoSpace);
         }
@@ -290,7 +292,7 @@ pub(super) fn create(dir: &Path, header: &SegmentHeader) -> Result<(File, Arc<Se
     Ok((file, Arc::new(segment)))
 }
 
-/// The file that is written to, with a place for tests to make it fail.
+/// The file that is written to; tests can make its operations fail.
 #[derive(Debug)]
 struct ActiveFile {
     file: File,
