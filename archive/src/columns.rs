@@ -1,4 +1,4 @@
-//! The columns: what a record of the archive says (`docs/archive.md` says it to readers). Pure.
+//! The columns of the archive's records, which `docs/archive.md` explains to readers. Pure.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use shared::{
     dimensions,
 };
 
-/// What a record is of. The names are the values of the column `record`; records of a file are
-/// sorted by it first.
+/// The kind of a record. Its names are the values of the column `record`, and the records of a file are
+/// sorted by kind first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum What {
+pub(super) enum RecordKind {
     /// A batch that a message lists.
     Batch,
     /// A chunk of an imported log that a message lists.
     Chunk,
-    /// How many events of a minute a batch or chunk declares.
+    /// The number of events of one minute that a batch or chunk declares.
     Declared,
     /// An event.
     Event,
-    /// An operator's word: this batch never comes.
+    /// An operator's word that a batch never comes.
     Resolved,
-    /// An operator's word: this edge is out of service.
+    /// An operator's word that an edge is out of service.
     Retired,
-    /// Events that were only counted.
+    /// Events that an edge has only counted.
     Tally,
-    /// A message that is none: its bytes.
+    /// Bytes in the log that are no message.
     Unreadable,
 }
 
-impl What {
+impl RecordKind {
     const fn name(self) -> &'static str {
         match self {
             Self::Batch => "batch",
@@ -52,35 +52,35 @@ impl What {
     }
 }
 
-/// One record. What it does not have is none.
+/// One record. Fields that its kind does not have are `None`, empty, or the value for "unknown".
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
-    pub(super) what: What,
+    pub(super) record_kind: RecordKind,
     pub(super) partition: u16,
     pub(super) sequence: u64,
     /// Its number among the records of its kind in its message.
     pub(super) row: u32,
     pub(super) stamp: Option<Timestamp>,
-    /// The log's clock.
+    /// The log's clock after the message.
     pub(super) clock: Timestamp,
-    /// The number of the batch or chunk within the message.
+    /// The index of the batch or chunk within the message.
     pub(super) entry: Option<u16>,
-    /// The edge and epoch of the outbox, and the batch's number, as far as they are said.
+    /// The edge and epoch of the outbox, and the batch's number, as far as the record is about them.
     pub(super) edge: Option<EdgeId>,
     pub(super) epoch: Option<u64>,
     pub(super) number: Option<u64>,
-    /// None when the outbox is closed: nothing older than the end of time comes.
+    /// None also for a batch that closes its outbox, whose watermark is the end of time.
     pub(super) watermark: Option<Timestamp>,
     pub(super) chunk: Option<&'a ChunkEntry>,
-    /// The row of the imported log that an event is of.
+    /// The row of the imported log that an event comes from, or a chunk's first row.
     pub(super) source_row: Option<u64>,
-    /// Of a batch, where its message says it.
+    /// A batch's digest, where its message has it.
     pub(super) digest: Option<BatchDigest>,
     pub(super) at: Option<Timestamp>,
     pub(super) kind: Option<Kind>,
     pub(super) outcome: Option<&'static str>,
     pub(super) verdict: Option<&'static str>,
-    /// When the token was issued: its minute.
+    /// The start of the minute in which the token was issued.
     pub(super) issued: Option<Timestamp>,
     pub(super) issuer: IssuerId,
     pub(super) block: Option<&'a str>,
@@ -98,12 +98,12 @@ pub(super) struct Record<'a> {
     pub(super) flags: Option<u8>,
     pub(super) rules: RuleSet,
     pub(super) price: Money,
-    /// How many events it stands for.
+    /// The number of events that the record stands for.
     pub(super) count: u32,
     pub(super) proof: &'a [u8],
 }
 
-/// A column: its name, and how it is made of records.
+/// A column: its name, whether it can be null, and how it is made of records.
 struct Column {
     name: &'static str,
     nullable: bool,
@@ -119,7 +119,7 @@ const fn maybe(name: &'static str, array: fn(&[Record<'_>]) -> ArrayRef) -> Colu
 }
 
 const COLUMNS: &[Column] = &[
-    always("record", |r| texts(r, |r| Some(r.what.name()))),
+    always("record", |r| texts(r, |r| Some(r.record_kind.name()))),
     always("partition", |r| Arc::new(UInt16Array::from_iter_values(r.iter().map(|r| r.partition)))),
     always("sequence", |r| Arc::new(UInt64Array::from_iter_values(r.iter().map(|r| r.sequence)))),
     always("row", |r| Arc::new(UInt32Array::from_iter_values(r.iter().map(|r| r.row)))),
@@ -132,9 +132,9 @@ const COLUMNS: &[Column] = &[
     maybe("watermark", |r| times(r, |r| r.watermark)),
     maybe("source", |r| shown(r, |r| r.chunk.map(|chunk| chunk.source))),
     maybe("source_row", |r| numbers(r, |r| r.source_row)),
-    maybe("source_end", |r| numbers(r, |r| of_chunk(r).map(|chunk| chunk.end_row))),
+    maybe("source_end", |r| numbers(r, |r| own_chunk(r).map(|chunk| chunk.end_row))),
     maybe("source_digest", |r| {
-        shown(r, |r| of_chunk(r).map(|chunk| shared::text::hex(&chunk.digest)))
+        shown(r, |r| own_chunk(r).map(|chunk| shared::text::hex(&chunk.digest)))
     }),
     maybe("at", |r| times(r, |r| r.at)),
     maybe("kind", |r| texts(r, |r| r.kind.map(Kind::name))),
@@ -158,7 +158,7 @@ const COLUMNS: &[Column] = &[
     maybe("currency", |r| shown(r, |r| price_micros(r).map(|_| r.price.currency))),
     always("count", |r| Arc::new(UInt32Array::from_iter_values(r.iter().map(|r| r.count)))),
     maybe("proof", proofs),
-    // Later than the others: the files of before end above.
+    // Columns that were added later; files of earlier builds end above.
     maybe("rules", |r| shown(r, |r| Some(r.rules).filter(|rules| *rules != RuleSet::UNKNOWN))),
     maybe("digest", |r| shown(r, |r| r.digest)),
     maybe("region", |r| shown(r, |r| Some(r.region).filter(|region| *region != Region::UNKNOWN))),
@@ -167,7 +167,7 @@ const COLUMNS: &[Column] = &[
 
 macro_rules! codes {
     (names $names:tt codes { $($(#[$doc:meta])* $code:ident: $type:ty, $bits:literal,)+ }) => {
-        /// A column for each code of the list.
+        /// A column for each code of the list in `shared::counted`.
         const CODES: &[Column] = &[
             $(maybe(stringify!($code), |r| shown(r, |r| r.codes.map(|codes| codes.$code))),)+
         ];
@@ -176,14 +176,14 @@ macro_rules! codes {
 
 dimensions!(codes);
 
-/// All columns: those above, then the codes that have come to the list since.
+/// All columns: [`COLUMNS`], then the codes that were added to the list later and are not among them.
 fn columns() -> impl Iterator<Item = &'static Column> {
     let is_new = |code: &&Column| COLUMNS.iter().all(|column| column.name != code.name);
     COLUMNS.iter().chain(CODES.iter().rev().filter(is_new))
 }
 
-/// The schema of every file. One that an earlier build wrote may lack the last columns; they are null
-/// there.
+/// The schema of every file. A file that an earlier build wrote may lack the last columns, which are then
+/// to be read as null.
 #[must_use]
 pub fn schema() -> Schema {
     let field = |column: &Column| {
@@ -216,13 +216,13 @@ fn numbers(records: &[Record<'_>], of: fn(&Record<'_>) -> Option<u64>) -> ArrayR
 }
 
 fn times(records: &[Record<'_>], of: fn(&Record<'_>) -> Option<Timestamp>) -> ArrayRef {
-    // A wild clock may say more than a column can: that is its end.
+    // A wrong clock may say a time that does not fit into the column; the largest one stands for it.
     let ms = |time: Timestamp| i64::try_from(time.0).unwrap_or(i64::MAX);
     let times = records.iter().map(|record| of(record).map(ms));
     Arc::new(times.collect::<TimestampMillisecondArray>().with_timezone("UTC"))
 }
 
-/// What has a text of its own.
+/// Values as the texts that they are displayed as.
 fn shown<T: std::fmt::Display>(
     records: &[Record<'_>],
     of: fn(&Record<'_>) -> Option<T>,
@@ -241,15 +241,16 @@ fn shown<T: std::fmt::Display>(
     Arc::new(texts.finish())
 }
 
-fn of_chunk<'a>(record: &Record<'a>) -> Option<&'a ChunkEntry> {
-    record.chunk.filter(|_| record.what == What::Chunk)
+/// The chunk of a record of kind `Chunk`; other records name their chunk's source alone.
+fn own_chunk<'a>(record: &Record<'a>) -> Option<&'a ChunkEntry> {
+    record.chunk.filter(|_| record.record_kind == RecordKind::Chunk)
 }
 
 fn price_micros(record: &Record<'_>) -> Option<i64> {
     Some(record.price.micros).filter(|micros| *micros != 0)
 }
 
-/// In CIDR notation: an address was cut to this before anything was written.
+/// Networks in CIDR notation. Addresses were cut to their networks before anything was written.
 fn networks(records: &[Record<'_>]) -> ArrayRef {
     let mut texts = StringBuilder::with_capacity(records.len(), 0);
     for record in records {

@@ -1,7 +1,7 @@
 //! One file: the messages of a range of positions of one partition. Pure.
 //!
-//! What a file holds stands in its footer, in the fields below (all of them text), so that its
-//! records need not be read to go on behind it:
+//! The footer says what the file holds, so that an archiver can go on behind it without reading its
+//! records. All its fields are text:
 //!
 //! | field | |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | `countersign.first`, `.last` | the sequences of its first and last message |
 //! | `countersign.digest` | digest of its last message, 32 hexadecimal digits |
 //! | `countersign.clock` | the log's clock after its last message, ms since 1970 |
-//! | `countersign.ahead` | where stamps that are too far ahead of it began, ms since 1970; left out when none is, as by builds before |
+//! | `countersign.ahead` | where stamps that are too far ahead of this clock began, ms since 1970; left out when there are none, and by earlier builds |
 //! | `countersign.stamps` | the least and the greatest stamp, ms since 1970 |
 //! | `countersign.minutes` | the least and the greatest minute of a record since 1970, or `none` |
 //! | `countersign.events` | how many events it holds |
@@ -33,49 +33,50 @@ use shared::{Minute, Timestamp};
 use super::columns::{schema, table};
 use super::records::{Sorted, Source};
 
-/// The version of the form.
+/// The version of the footer's fields.
 const VERSION: &str = "1";
-/// Records of a row group: what a reader takes at once, and what its statistics are of.
+/// Records of a row group, the unit that readers load and that statistics are of.
 const ROW_GROUP_RECORDS: usize = 128 << 10;
-/// Records that are made into columns at once.
-const TURN_RECORDS: usize = 16 << 10;
-/// A little slower than the default of 1, a tenth smaller.
+/// Records that are made into columns at once, which bounds the memory for it.
+const TABLE_RECORDS: usize = 16 << 10;
+/// A little slower than the default of 1, with files a tenth smaller.
 const ZSTD_LEVEL: i32 = 3;
 /// The last instant that has a date: 9999-12-30T22:00:00Z.
 const DATE_MAX: Timestamp = Timestamp(253_402_207_200_000);
 
-/// What a file holds.
+/// What a file holds, as its footer says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileInfo {
-    /// Of which partition.
+    /// The partition.
     pub partition: u16,
-    /// The sequence of its first message.
+    /// Sequence of its first message.
     pub first: u64,
-    /// Where its last message stands in the log.
+    /// Position of its last message in the log.
     pub last: Position,
-    /// The log's clock after it.
+    /// The log's clock after its last message.
     pub clock: LogClock,
-    /// The least and the greatest stamp.
+    /// The least and the greatest stamp of its messages.
     pub stamps: (Timestamp, Timestamp),
-    /// The least and the greatest minute of an event, tally or declaration.
+    /// The least and the greatest minute of an event, tally or declaration; none when it has none of these.
     pub minutes: Option<(Minute, Minute)>,
-    /// How many events.
+    /// Number of events, tallies not counted.
     pub events: u64,
-    /// How many chunks of imported logs.
+    /// Number of chunks of imported logs.
     pub chunks: u64,
 }
 
-/// A file that is not yet written.
+/// A file that is made and not yet written.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) path: String,
     pub(super) bytes: Vec<u8>,
     pub(super) info: FileInfo,
-    /// All records, events among them.
+    /// Number of all records, events among them.
     pub(super) records: usize,
 }
 
-/// Whether a message ends the range that another began: the log's clock is in a later hour.
+/// Whether a message must begin a new file: the log's clock is in a later hour than at the file's first
+/// message.
 pub(super) fn is_later_hour(first: Timestamp, clock: Timestamp) -> bool {
     const HOUR_MS: u64 = 3_600_000;
     clock.0 / HOUR_MS > first.0 / HOUR_MS
@@ -86,27 +87,27 @@ pub(super) fn folder(partition: u16) -> String {
     format!("partition={partition:04}")
 }
 
-/// Where a file lies: the hour is that of the log's clock at its first message. So the name follows
-/// from the log up to there alone, two that archive the same log write the same name, and the folders
-/// follow each other as the messages do, whatever the collectors' clocks say.
+/// The path of a file. Its hour is that of the log's clock at the first message, so the name depends only on
+/// the log up to there: two archivers of the same log give the same name, and folders are in the order of
+/// the messages, whatever the collectors' clocks say.
 fn path(partition: u16, clock: Timestamp, first: u64) -> String {
     let time = clock.min(DATE_MAX).to_string();
     let (date, hour) = (&time[..10], &time[11..13]);
     format!("{}/date={date}/hour={hour}/{first:020}.parquet", folder(partition))
 }
 
-/// The sequence that a file's name says; none when it is no name of ours.
-pub(super) fn first_of(name: &str) -> Option<u64> {
+/// The first sequence, as a file's name says; none when the name is not one of ours.
+pub(super) fn first_sequence(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".parquet")?;
     let digits = Some(digits).filter(|digits| digits.len() == 20)?;
     digits.parse().ok()
 }
 
-/// Makes a file of messages of one partition that follow each other; `clock` is the log's before
-/// them. None when there are none.
+/// Makes a file of consecutive messages of one partition; `clock` is the log's clock before them. None
+/// without messages.
 ///
 /// # Errors
-/// When the library that writes Parquet refuses: a fault of ours.
+/// When the Parquet library refuses to write, which is a bug of ours.
 pub(super) fn make(
     partition: u16,
     clock: LogClock,
@@ -150,8 +151,8 @@ fn encode(sorted: &Sorted<'_, '_>, info: &FileInfo) -> Result<Vec<u8>, ParquetEr
         .set_key_value_metadata(Some(info.fields()))
         .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))?;
-    for start in (0..sorted.len()).step_by(TURN_RECORDS) {
-        let end = sorted.len().min(start + TURN_RECORDS);
+    for start in (0..sorted.len()).step_by(TABLE_RECORDS) {
+        let end = sorted.len().min(start + TABLE_RECORDS);
         writer.write(&table(&schema, &sorted.records(start..end))?)?;
     }
     writer.into_inner()
@@ -181,11 +182,11 @@ impl FileInfo {
         named.map(|(name, value)| KeyValue::new(format!("countersign.{name}"), value)).collect()
     }
 
-    /// Reads what a footer says.
+    /// Reads the fields of a footer.
     ///
     /// # Errors
-    /// Names the field that is missing or wrong.
-    pub(super) fn of(footer: &ParquetMetaData) -> Result<Self, String> {
+    /// Text that names the field that is missing or wrong.
+    pub(super) fn from_footer(footer: &ParquetMetaData) -> Result<Self, String> {
         let fields = footer.file_metadata().key_value_metadata();
         let text = |name: &str| {
             let full = format!("countersign.{name}");

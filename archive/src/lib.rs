@@ -1,18 +1,18 @@
 //! The raw archive: a consumer of the log that writes immutable Parquet files.
 //!
-//! Each file has the messages of a range of positions of one partition, whole; its name follows
-//! from the first of them, and it is written only where none of this name is. So an event is in one
-//! file, whoever archives, how many at once, and whenever they are killed: who starts looks for the
-//! last file of each partition, compares the position in its footer with the log, and goes on
-//! behind it. There is no other state.
+//! Each file has whole messages of one partition, of a range of positions. Its name follows from the first
+//! of them, and a file is written only when none of this name exists. So each event is in one file, however
+//! many archivers run at once and whenever they are killed. An archiver that starts looks for the last file
+//! of each partition, compares the position in its footer with the log, and goes on behind it. There is no
+//! other state.
 //!
-//! The buffer is the log: a partition is read when its turn comes, a file is made and written, and
-//! nothing is kept in memory in between. So the log must not be trimmed before it is archived
-//! ([`Archiver::archived`] says up to where it is).
+//! The log is the buffer: when a partition's turn comes, its messages are read and a file is made and
+//! written; between turns nothing is kept in memory. So the log must not be trimmed before it is archived;
+//! [`Archiver::archived`] says how far it is.
 //!
-//! [`columns`] says what a record holds, [`records`] makes them of messages, [`file`](mod@file) a
-//! file of those (all three pure); [`store`] is the directory or object store, [`writer`] one
-//! partition's writer.
+//! [`columns`] says what a record holds, [`records`] makes records of messages, and [`file`](mod@file)
+//! makes a file of records; all three are pure. [`store`] is the directory or object store, and [`writer`]
+//! writes one partition.
 
 mod columns;
 mod file;
@@ -43,10 +43,9 @@ use writer::Writer;
 /// When files are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// How often the partitions have their turn.
+    /// Pause between two rounds in which each partition has its turn.
     pub every: Duration,
-    /// A file has messages of about so many bytes at most: what is held in memory while it is
-    /// made is some times that.
+    /// The most bytes of messages in one file, about. Making a file takes several times as much memory.
     pub file_bytes: usize,
 }
 
@@ -58,13 +57,13 @@ impl Default for Settings {
 
 /// What an archiver is made of.
 pub struct Parts<'a, L> {
-    /// What is archived.
+    /// The log to archive.
     pub log: Arc<L>,
-    /// Where to.
+    /// The archive to write to.
     pub archive: Archive,
-    /// When.
+    /// When files are written.
     pub settings: Settings,
-    /// Takes the metrics.
+    /// Where the metrics are registered.
     pub registry: &'a mut Registry,
 }
 
@@ -91,8 +90,8 @@ impl<L: Log> Archiver<L> {
     /// Looks up how far each partition is archived, compares that with the log, and starts.
     ///
     /// # Errors
-    /// [`Halt::ForGood`] when the archive is of another log, damaged, or lacks what the log no
-    /// longer has. One that is merely away is asked again.
+    /// [`Halt::ForGood`] when the archive is of another log, is damaged, or lacks messages that the log no
+    /// longer has. An archive or log that is merely not available is tried again later.
     pub async fn start(parts: Parts<'_, L>) -> Result<Self, Halt> {
         let Parts { log, archive, settings, registry } = parts;
         let count = log.partitions();
@@ -115,19 +114,19 @@ impl<L: Log> Archiver<L> {
         Ok(Self { core, stop, task })
     }
 
-    /// By partition: up to which sequence it is archived; 0 when nothing is.
+    /// For each partition the sequence up to which it is archived; 0 when nothing is.
     #[must_use]
     pub fn archived(&self) -> watch::Receiver<Vec<u64>> {
         self.core.archived.subscribe()
     }
 
-    /// A handle with which a partition's turn can be brought forward.
+    /// A handle to archive a partition before its turn.
     #[must_use]
     pub fn flusher(&self) -> Flusher<L> {
         Flusher { core: Arc::clone(&self.core) }
     }
 
-    /// Archives the events that are in the log now, and ends.
+    /// Ends the task, and then archives the events that are in the log now.
     pub async fn close(self) {
         self.stop.send_replace(true);
         if let Err(error) = self.task.await {
@@ -137,7 +136,7 @@ impl<L: Log> Archiver<L> {
     }
 }
 
-/// Brings a partition's turn forward.
+/// Archives a partition before its turn.
 pub struct Flusher<L> {
     core: Arc<Core<L>>,
 }
@@ -149,8 +148,8 @@ impl<L> Clone for Flusher<L> {
 }
 
 impl<L: Log> Flusher<L> {
-    /// Archives everything that is in a partition's log now; the sequence up to which it is
-    /// archived then. None when there is no such partition.
+    /// Archives everything that is in a partition's log now. Gives the sequence up to which it is archived
+    /// then; none when there is no such partition.
     ///
     /// # Errors
     /// [`Halt`].
@@ -164,7 +163,7 @@ async fn run<L: Log>(core: Arc<Core<L>>, every: Duration, mut stop: watch::Recei
     loop {
         tokio::select! {
             () = core.turn() => {}
-            // A file that is being written is written whole, or not at all.
+            // This may stop a turn at any point: a file is written whole or not at all.
             _ = stop.wait_for(|stop| *stop) => return,
         }
         tokio::select! {
@@ -175,14 +174,15 @@ async fn run<L: Log>(core: Arc<Core<L>>, every: Duration, mut stop: watch::Recei
 }
 
 impl<L: Log> Core<L> {
-    /// Every partition's turn.
+    /// Gives every partition its turn.
     async fn turn(&self) {
         for partition in (0_u16..).take(self.partitions.len()) {
-            // An error has been told there, and is met again at the next turn or start.
+            // `write` has logged the error; the next turn tries again.
             let _ = self.write(partition, false).await;
         }
     }
 
+    /// Archives one partition (`all`: see [`Writer::write`]), and remembers when it must not go on.
     async fn write(&self, partition: u16, all: bool) -> Result<u64, Halt> {
         let mut guard = self.partitions[usize::from(partition)].lock().await;
         let Partition { writer, halted } = &mut *guard;
@@ -196,8 +196,8 @@ impl<L: Log> Core<L> {
             std::mem::replace(known, upto) != upto
         });
         match result {
-            Ok(wrote) => {
-                self.metrics.wrote(partition, &wrote);
+            Ok(written) => {
+                self.metrics.count_turn(partition, &written);
                 Ok(upto)
             }
             Err(halt @ Halt::Later(_)) => {

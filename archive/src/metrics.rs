@@ -1,15 +1,15 @@
-//! What the archiver counts about itself.
+//! The archiver's metrics.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::writer::Wrote;
+use super::writer::Written;
 
 type ByPartition = Family<[(&'static str, u16); 1], Gauge>;
 
-/// The archiver's metrics.
+/// Counters and gauges of all partitions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Metrics {
     files: Counter,
@@ -39,11 +39,12 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn wrote(&self, partition: u16, wrote: &Wrote) {
-        self.files.inc_by(wrote.files);
-        self.records.inc_by(wrote.records);
-        self.bytes.inc_by(wrote.bytes);
+    /// Counts what a partition's turn has written.
+    pub(super) fn count_turn(&self, partition: u16, written: &Written) {
+        self.files.inc_by(written.files);
+        self.records.inc_by(written.records);
+        self.bytes.inc_by(written.bytes);
         let lag = self.lag.get_or_create_owned(&[("partition", partition)]);
-        lag.set(i64::try_from(wrote.lag).unwrap_or(i64::MAX));
+        lag.set(i64::try_from(written.lag).unwrap_or(i64::MAX));
     }
 }

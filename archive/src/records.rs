@@ -1,4 +1,4 @@
-//! Messages as records, in the order of a file. Pure.
+//! Makes records of messages, in the order that they have in a file. Pure.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use shared::wire::{
 };
 use shared::{AnyId, Id, Minute, Money, Network, Region, RuleSet, Timestamp, import};
 
-use super::columns::{Record, What};
+use super::columns::{Record, RecordKind};
 
-/// A message that was read, an operator's word, or bytes that are neither.
+/// What one message of the log holds: batches and chunks, an operator's word, or bytes that are neither.
 pub(super) struct Source<'a> {
     sequence: u64,
     partition: u16,
-    /// The log's after it.
+    /// The log's clock after the message.
     clock: LogClock,
     stamp: Timestamp,
     content: Content<'a>,
@@ -31,16 +31,16 @@ struct Message<'a> {
     view: MessageView<'a>,
     hot: Vec<Row>,
     cold: Vec<Cold<'a>>,
-    /// In hexadecimal, by number.
+    /// The blocks in hexadecimal, in the order of the message's list.
     blocks: Vec<String>,
-    /// By chunk: the blocks of its log that it touches, and the index of the first.
+    /// For each chunk the two blocks of its log that it can touch, and the index of the first.
     chunks: Vec<(u64, [shared::BlockId; 2])>,
-    /// All declarations: of which entry, how many of which minute.
+    /// All declarations: index of the entry, minute, number of events.
     declared: Vec<(u16, Minute, u32)>,
 }
 
 impl<'a> Content<'a> {
-    /// With the collector's stamp.
+    /// Reads a payload; gives the collector's stamp with it.
     fn read(payload: &'a [u8]) -> Result<(Timestamp, Self), WireError> {
         Ok(match Logged::read(payload)? {
             Logged::Control(Control { stamp, word, .. }) => (stamp, Self::Word(word)),
@@ -53,7 +53,7 @@ impl<'a> Content<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Reads a message of a partition; `clock` is the log's before it.
+    /// Reads a message of a partition; `clock` is the log's clock before it.
     pub(super) fn read(delivered: &'a Delivered, partition: u16, clock: LogClock) -> Self {
         let sequence = delivered.position.sequence;
         let payload = &*delivered.payload;
@@ -62,24 +62,24 @@ impl<'a> Source<'a> {
             Err(_) => (clock.now, Content::Unreadable(payload)),
         };
         let mut clock = clock;
-        // What is no message says no time.
+        // Bytes that are no message have no stamp.
         if !matches!(content, Content::Unreadable(_)) {
             clock.hear(stamp);
         }
         Self { sequence, partition, clock, stamp, content }
     }
 
-    /// The log's clock after it.
+    /// The log's clock after the message.
     pub(super) const fn clock(&self) -> LogClock {
         self.clock
     }
 
-    /// The collector's stamp; of bytes that are no message, the log's clock.
+    /// The collector's stamp; for bytes that are no message, the log's clock.
     pub(super) const fn stamp(&self) -> Timestamp {
         self.stamp
     }
 
-    /// How many chunks it lists.
+    /// Number of chunks that the message lists.
     pub(super) fn chunks(&self) -> usize {
         match &self.content {
             Content::Message(message) => message.view.chunks.len(),
@@ -87,42 +87,47 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn counts(&self) -> [(What, usize); 5] {
-        let none = (What::Unreadable, 0);
+    /// The number of records of each kind.
+    fn counts(&self) -> [(RecordKind, usize); 5] {
+        let none = (RecordKind::Unreadable, 0);
         match &self.content {
             Content::Message(message) => {
                 let view = &message.view;
                 [
-                    (What::Batch, view.batches.len()),
-                    (What::Chunk, view.chunks.len()),
-                    (What::Declared, message.declared.len()),
-                    (What::Event, message.hot.len()),
-                    (What::Tally, view.tallies.len()),
+                    (RecordKind::Batch, view.batches.len()),
+                    (RecordKind::Chunk, view.chunks.len()),
+                    (RecordKind::Declared, message.declared.len()),
+                    (RecordKind::Event, message.hot.len()),
+                    (RecordKind::Tally, view.tallies.len()),
                 ]
             }
-            Content::Word(Word::Retire { .. }) => [(What::Retired, 1), none, none, none, none],
-            Content::Word(Word::Resolve { .. }) => [(What::Resolved, 1), none, none, none, none],
-            Content::Unreadable(_) => [(What::Unreadable, 1), none, none, none, none],
+            Content::Word(Word::Retire { .. }) => {
+                [(RecordKind::Retired, 1), none, none, none, none]
+            }
+            Content::Word(Word::Resolve { .. }) => {
+                [(RecordKind::Resolved, 1), none, none, none, none]
+            }
+            Content::Unreadable(_) => [(RecordKind::Unreadable, 1), none, none, none, none],
         }
     }
 
-    /// What a record is sorted by, before its position: minute and ad.
-    fn key(&self, what: What, row: usize) -> (Minute, AnyId) {
+    /// Minute and ad of a record, by which it is sorted after its kind and before its position.
+    fn key(&self, record_kind: RecordKind, row: usize) -> (Minute, AnyId) {
         let Content::Message(message) = &self.content else { return (Minute(0), Id::NONE) };
-        match what {
-            What::Declared => (message.declared[row].1, Id::NONE),
-            What::Event => {
+        match record_kind {
+            RecordKind::Declared => (message.declared[row].1, Id::NONE),
+            RecordKind::Event => {
                 let hot = &message.hot[row];
                 let view = &message.view;
                 (view.minutes[usize::from(hot.minute)], view.ids[usize::from(hot.ad)])
             }
-            What::Tally => (message.view.tallies[row].tally.minute, Id::NONE),
+            RecordKind::Tally => (message.view.tallies[row].tally.minute, Id::NONE),
             _ => (Minute(0), Id::NONE),
         }
     }
 
-    fn record(&self, what: What, row: usize) -> Record<'_> {
-        let mut record = self.blank(what, row);
+    fn record(&self, record_kind: RecordKind, row: usize) -> Record<'_> {
+        let mut record = self.blank(record_kind, row);
         let message = match &self.content {
             Content::Message(message) => message,
             Content::Word(word) => {
@@ -142,41 +147,41 @@ impl<'a> Source<'a> {
             }
         };
         record.stamp = Some(self.stamp);
-        match what {
-            What::Batch => {
+        match record_kind {
+            RecordKind::Batch => {
                 message.name(&mut record, row);
                 let BatchEntry { watermark, digest, .. } = message.view.batches[row];
                 record.watermark = Some(watermark).filter(|time| *time != Timestamp::MAX);
                 record.digest = Some(digest).filter(|digest| digest.is_known());
             }
-            What::Chunk => {
+            RecordKind::Chunk => {
                 message.name(&mut record, message.view.batches.len() + row);
                 record.source_row = record.chunk.map(|chunk| chunk.first_row);
             }
-            What::Declared => {
+            RecordKind::Declared => {
                 let (entry, minute, count) = message.declared[row];
                 message.name(&mut record, usize::from(entry));
                 (record.at, record.count) = (Some(minute.start()), count);
             }
-            What::Tally => {
+            RecordKind::Tally => {
                 let entry = &message.view.tallies[row];
                 message.name(&mut record, usize::from(entry.entry));
                 let tally = entry.tally;
                 (record.at, record.count) = (Some(tally.minute.start()), tally.count);
                 (record.kind, record.outcome) = (Some(tally.kind), Some(tally.reason.name()));
             }
-            What::Event => message.event(&mut record, row),
-            What::Resolved | What::Retired | What::Unreadable => {}
+            RecordKind::Event => message.event(&mut record, row),
+            RecordKind::Resolved | RecordKind::Retired | RecordKind::Unreadable => {}
         }
         record
     }
 
-    fn blank(&self, what: What, row: usize) -> Record<'_> {
+    fn blank(&self, record_kind: RecordKind, row: usize) -> Record<'_> {
         Record {
-            what,
+            record_kind,
             partition: self.partition,
             sequence: self.sequence,
-            // A message is at most a mebibyte.
+            // A message is at most a mebibyte, so the number fits.
             row: u32::try_from(row).unwrap_or(u32::MAX),
             stamp: None,
             clock: self.clock.now,
@@ -238,7 +243,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Says which batch or chunk brought it.
+    /// Fills in which batch or chunk the record comes from.
     fn name<'r>(&'r self, record: &mut Record<'r>, entry: usize) {
         record.entry = u16::try_from(entry).ok();
         match entry.checked_sub(self.view.batches.len()) {
@@ -294,10 +299,11 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Where a record stands in a file, and where it comes from.
+/// What a record is sorted by in a file. The last two say which record it is: the index of its source, and
+/// its number among the records of its kind there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Place {
-    what: What,
+struct SortKey {
+    record_kind: RecordKind,
     minute: Minute,
     ad: AnyId,
     source: u32,
@@ -307,46 +313,46 @@ struct Place {
 /// All records of some messages, sorted by kind of record, minute, ad and position.
 pub(super) struct Sorted<'s, 'a> {
     sources: &'s [Source<'a>],
-    places: Vec<Place>,
+    keys: Vec<SortKey>,
 }
 
 impl<'s, 'a> Sorted<'s, 'a> {
     pub(super) fn new(sources: &'s [Source<'a>]) -> Self {
-        let mut places = Vec::new();
+        let mut keys = Vec::new();
         for (number, source) in (0_u32..).zip(sources) {
-            for (what, count) in source.counts() {
-                places.extend((0_u32..).zip(0..count).map(|(row, at)| {
-                    let (minute, ad) = source.key(what, at);
-                    Place { what, minute, ad, source: number, row }
+            for (record_kind, count) in source.counts() {
+                keys.extend((0_u32..).zip(0..count).map(|(row, at)| {
+                    let (minute, ad) = source.key(record_kind, at);
+                    SortKey { record_kind, minute, ad, source: number, row }
                 }));
             }
         }
-        places.sort_unstable();
-        Self { sources, places }
+        keys.sort_unstable();
+        Self { sources, keys }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.keys.len()
     }
 
-    /// How many events there are, tallies not counted.
+    /// Number of events, tallies not counted.
     pub(super) fn events(&self) -> usize {
-        self.places.iter().filter(|place| place.what == What::Event).count()
+        self.keys.iter().filter(|key| key.record_kind == RecordKind::Event).count()
     }
 
-    /// The least and the greatest minute that a record has.
+    /// The least and the greatest minute of the records that have one; none when no record has.
     pub(super) fn minutes(&self) -> Option<(Minute, Minute)> {
-        let timed = [What::Declared, What::Event, What::Tally];
-        let minutes = self.places.iter().filter(|place| timed.contains(&place.what));
-        let mut minutes = minutes.map(|place| place.minute);
+        let timed = [RecordKind::Declared, RecordKind::Event, RecordKind::Tally];
+        let minutes = self.keys.iter().filter(|key| timed.contains(&key.record_kind));
+        let mut minutes = minutes.map(|key| key.minute);
         let first = minutes.next()?;
         Some(minutes.fold((first, first), |(low, high), m| (low.min(m), high.max(m))))
     }
 
     pub(super) fn records(&self, range: Range<usize>) -> Vec<Record<'_>> {
-        let place = |place: &Place| {
-            self.sources[place.source as usize].record(place.what, place.row as usize)
+        let record = |key: &SortKey| {
+            self.sources[key.source as usize].record(key.record_kind, key.row as usize)
         };
-        self.places[range].iter().map(place).collect()
+        self.keys[range].iter().map(record).collect()
     }
 }

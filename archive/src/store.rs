@@ -1,4 +1,4 @@
-//! Where the files lie: a local directory, or an object store.
+//! The archive's files, in a local directory or an object store.
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -11,65 +11,65 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOpt
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 
-use super::file::{FileInfo, first_of, folder};
+use super::file::{FileInfo, first_sequence, folder};
 
-/// What is read of the end of a file at first: most footers fit.
+/// Bytes that are read from the end of a file at first; most footers fit.
 const FOOTER_BYTES: u64 = 64 << 10;
-/// Magic, length of the footer, magic.
+/// The shortest Parquet file: magic, length of the footer, magic.
 const FILE_BYTES_MIN: u64 = 12;
 
-/// Why the archive did not do it, sorted by blame.
+/// Why an operation on the archive failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The directory cannot be used.
     #[error("the archive cannot be used: {0}")]
     Unusable(String),
-    /// It cannot be reached, or lost the acknowledgement: a file may have been written.
+    /// The store cannot be reached, or the acknowledgement was lost: a file may have been written.
     #[error("the archive is not available: {0}")]
     Unavailable(String),
     /// A file is not what was written there.
     #[error("{file}: {what}")]
     Damaged {
-        /// Its name.
+        /// The file's name.
         file: String,
         /// What is wrong with it.
         what: String,
     },
-    /// Messages that stand in no file, or in two.
+    /// Messages are in no file, or in two.
     #[error("{0}")]
     Broken(String),
 }
 
-/// A file that is there.
+/// A file of the archive, as a listing shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Its name within the archive.
+    /// Path within the archive.
     pub path: String,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub bytes: u64,
-    /// The first sequence, as its name says.
+    /// Sequence of the first message, as the name says.
     pub first: u64,
 }
 
 impl Entry {
-    /// None when it is no file of an archive.
-    fn of(object: &ObjectMeta) -> Option<Self> {
-        let first = first_of(object.location.filename()?)?;
+    /// None when the object is no file of an archive.
+    fn from_object(object: &ObjectMeta) -> Option<Self> {
+        let first = first_sequence(object.location.filename()?)?;
         Some(Self { path: object.location.to_string(), bytes: object.size, first })
     }
 }
 
-/// The files of all partitions. Clones share it.
+/// The files of all partitions. Clones share one store.
 #[derive(Clone, Debug)]
 pub struct Archive {
     objects: Arc<dyn ObjectStore>,
-    /// For people.
+    /// Directory or URL, for texts that people read.
     place: String,
 }
 
 impl Archive {
-    /// In a local directory, made when it is missing. What is written is fsynced, directories
-    /// included.
+    /// An archive in a local directory, which is created when it is missing. Files and directories are
+    /// fsynced.
     ///
     /// # Errors
     /// [`ArchiveError::Unusable`].
@@ -79,7 +79,7 @@ impl Archive {
         Self::existing(dir)
     }
 
-    /// As [`Archive::local`], in a directory that is there.
+    /// As [`Archive::local`], in a directory that must exist.
     ///
     /// # Errors
     /// [`ArchiveError::Unusable`].
@@ -89,20 +89,20 @@ impl Archive {
         Ok(Self::new(Arc::new(objects.with_fsync(true)), dir.display().to_string()))
     }
 
-    /// In an object store that can write on condition that nothing is there; `place` is for error
-    /// texts.
+    /// An archive in an object store, which must be able to write an object only if none of its name exists.
+    /// `place` says where that is, for error texts.
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, place: String) -> Self {
         Self { objects, place }
     }
 
-    /// Where it is, for people.
+    /// The directory or URL, for texts that people read.
     #[must_use]
     pub fn place(&self) -> &str {
         &self.place
     }
 
-    /// The files of a partition, by their first sequences. Other objects are not looked at.
+    /// The files of a partition, sorted by their first sequences. Other objects are ignored.
     ///
     /// # Errors
     /// [`ArchiveError::Unavailable`].
@@ -110,22 +110,23 @@ impl Archive {
         let folder = Path::from(folder(partition));
         let objects = self.objects.list(Some(&folder)).try_collect::<Vec<_>>();
         let objects = objects.await.map_err(|error| self.unavailable(&error))?;
-        let mut entries: Vec<_> = objects.iter().filter_map(Entry::of).collect();
+        let mut entries: Vec<_> = objects.iter().filter_map(Entry::from_object).collect();
         entries.sort_unstable_by(|a, b| (a.first, &a.path).cmp(&(b.first, &b.path)));
         Ok(entries)
     }
 
-    /// The last file of a partition: the folders follow each other as the files do, so the last of
-    /// each level is looked at, before it an earlier one when that is empty.
+    /// The last file of a partition. Folders are in the order of the files in them, so the last folder of
+    /// each level is looked into, and an earlier one only when that has no files.
     ///
     /// # Errors
     /// [`ArchiveError::Unavailable`].
     pub(super) async fn last(&self, partition: u16) -> Result<Option<Entry>, ArchiveError> {
         let mut folders = vec![Path::from(folder(partition))];
+        // A depth-first search from the last folder back: the first files found are the last ones.
         while let Some(folder) = folders.pop() {
             let found = self.objects.list_with_delimiter(Some(&folder)).await;
             let mut found = found.map_err(|error| self.unavailable(&error))?;
-            let files = found.objects.iter().filter_map(Entry::of);
+            let files = found.objects.iter().filter_map(Entry::from_object);
             if let Some(last) = files.max_by_key(|entry| entry.first) {
                 return Ok(Some(last));
             }
@@ -135,7 +136,7 @@ impl Archive {
         Ok(None)
     }
 
-    /// What a file holds, as its footer says; compared with its name.
+    /// Reads a file's footer, and compares it with the file's name.
     ///
     /// # Errors
     /// [`ArchiveError::Damaged`], [`ArchiveError::Unavailable`].
@@ -145,6 +146,7 @@ impl Archive {
             return Err(damaged(format!("it has {} bytes and is no Parquet file", entry.bytes)));
         }
         let mut wanted = FOOTER_BYTES.min(entry.bytes);
+        // A footer that is longer than what was read says how much is needed, so the next round has all.
         let footer = loop {
             let range = entry.bytes - wanted..entry.bytes;
             let path = Path::from(entry.path.as_str());
@@ -162,7 +164,7 @@ impl Archive {
                 Err(error) => return Err(damaged(error.to_string())),
             }
         };
-        let info = FileInfo::of(&footer).map_err(damaged)?;
+        let info = FileInfo::from_footer(&footer).map_err(damaged)?;
         if (info.partition, info.first) != (partition, entry.first) {
             return Err(damaged(format!(
                 "its footer says partition {}, first message {}: it was renamed or copied",
@@ -172,7 +174,7 @@ impl Archive {
         Ok(info)
     }
 
-    /// The whole of a file.
+    /// Reads a whole file.
     ///
     /// # Errors
     /// [`ArchiveError::Unavailable`].
@@ -185,8 +187,8 @@ impl Archive {
         bytes.map_err(|error| self.unavailable(&error))
     }
 
-    /// Writes a file unless one of this name is there; says whether it did. When it returns, the
-    /// file of this name is whole and durable.
+    /// Writes a file unless one of this name exists; says whether it did. When it returns, the file of this
+    /// name is whole and durable.
     pub(super) async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<bool, ArchiveError> {
         let options = PutOptions::from(PutMode::Create);
         let path = Path::from(path);
@@ -197,14 +199,14 @@ impl Archive {
         }
     }
 
-    /// The file of this name.
+    /// Looks up the file of this path, whose name says the sequence `first`.
     pub(super) async fn find(&self, path: &str, first: u64) -> Result<Entry, ArchiveError> {
         let object = self.objects.head(&Path::from(path)).await;
         let object = object.map_err(|error| self.unavailable(&error))?;
         Ok(Entry { path: path.to_owned(), bytes: object.size, first })
     }
 
-    /// A file's name for people.
+    /// A file's full name, for texts that people read.
     #[must_use]
     pub fn name(&self, path: &str) -> String {
         format!("{}/{path}", self.place.trim_end_matches('/'))

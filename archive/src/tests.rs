@@ -27,7 +27,7 @@ mod faults;
 const START: Timestamp = Timestamp(1_769_863_800_000);
 const HOUR_MS: u64 = 3_600_000;
 
-/// Makes the messages of one partition: batches, chunks, tallies, heartbeats, some that are none.
+/// Makes the messages of one partition: batches, chunks, tallies, heartbeats, and bytes that are no message.
 struct History {
     random: Seeded,
     now: Timestamp,
@@ -157,8 +157,8 @@ fn column<'b>(batch: &'b RecordBatch, name: &str) -> &'b dyn Array {
     batch.column_by_name(name).unwrap()
 }
 
-/// All records of a partition's files. No file overlaps another or leaves a gap, none holds what
-/// its footer does not say, and no record is there twice.
+/// All records of a partition's files. Checks that no file overlaps another or leaves a gap, that each holds
+/// what its footer says, and that no record is there twice.
 async fn archived(archive: &Archive, partition: u16) -> Keys {
     let mut keys = Keys::new();
     let mut next = 1;

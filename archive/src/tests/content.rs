@@ -1,4 +1,4 @@
-//! What stands in the columns.
+//! The contents of the columns.
 
 use arrow_array::types::{Int64Type, TimestampMillisecondType, UInt8Type, UInt16Type};
 
@@ -163,7 +163,7 @@ fn a_wild_stamp_has_a_folder_too() {
     let mut reader = parquet::file::metadata::ParquetMetaDataReader::new();
     reader.try_parse(&Bytes::from(made.bytes)).unwrap();
     let footer = reader.finish().unwrap();
-    assert_eq!(super::super::file::FileInfo::of(&footer), Ok(made.info));
+    assert_eq!(super::super::file::FileInfo::from_footer(&footer), Ok(made.info));
     assert_eq!(made.info.minutes, None);
 }
 

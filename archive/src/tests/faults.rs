@@ -1,4 +1,4 @@
-//! Whatever happens, an event is in one file.
+//! Whatever happens, each event is in exactly one file.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -123,7 +123,7 @@ async fn a_local_log_and_directory_killed_at_random_moments() {
         let archiver = start(&log, &archive, 3_000).await;
         append(&*log, &mut history, 4).await;
         tokio::time::sleep(Duration::from_micros(round * 331)).await;
-        // Its task is cut off wherever it is.
+        // The task is stopped wherever it is.
         archiver.task.abort();
         drop(archiver);
     }
@@ -201,7 +201,7 @@ async fn heartbeats_alone_wait_for_the_end_of_their_hour() {
     holds_the_log(&archive, &*log).await;
 }
 
-/// What is declared is a record of its own for each minute, of 8 bytes in the log.
+/// Each declared minute becomes a record of its own, though it has only 8 bytes in the log.
 #[tokio::test]
 async fn a_file_of_declared_minutes_has_no_more_records_than_one_of_events() {
     const FILE_BYTES: usize = 1 << 20;
@@ -232,7 +232,7 @@ async fn collectors_whose_clocks_disagree_do_not_hide_the_last_file() {
         assert_eq!(archive.last(0).await.unwrap(), None);
         let mut history = History::new(4);
         for round in 0..6 {
-            // Back by half a day, and on again.
+            // The clock jumps forward and back by half days.
             history.now = START.plus_ms((round * 7 % 4) * 12 * HOUR_MS);
             let payload = history.filled(0, 2);
             log.append(vec![Message { partition: 0, payload }]).await.unwrap();
@@ -240,14 +240,14 @@ async fn collectors_whose_clocks_disagree_do_not_hide_the_last_file() {
             let all = archive.list(0).await.unwrap();
             assert_eq!(archive.last(0).await.unwrap().as_ref(), all.last());
         }
-        // As a file's removal leaves it.
+        // An empty folder, as the removal of a file leaves it.
         std::fs::create_dir_all(dir.path().join("partition=0000/date=2030-01-01/hour=00")).unwrap();
         assert!(archive.last(0).await.unwrap().is_some());
         holds_the_log(&archive, &*log).await;
     }
 }
 
-/// An archive of some messages; what a new archiver says to a log that was changed.
+/// Archives some messages, changes the log, and gives the error of an archiver that then starts.
 async fn refused(change: impl AsyncFnOnce(&MemLog)) -> String {
     let (log, archive) = (Arc::new(MemLog::new(1, [2; 16])), in_memory());
     append(&*log, &mut History::new(1), 9).await;
