@@ -1,47 +1,49 @@
-//! Where catalogues come from. In this build a file; campaigns come behind the same trait.
+//! Sources of catalogues. There is one, a file; campaigns will be another behind the same trait.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Catalogue, CatalogueError};
 
-/// So many notes on one catalogue go to the log; `countersign catalogue check` shows all of them.
+/// The most notes on one catalogue that are logged; `countersign catalogue check` shows all of them.
 const NOTES_SHOWN_MAX: usize = 20;
 
-/// A place that has a catalogue.
+/// A source of catalogues.
 ///
-/// Duties: [`CatalogueSource::poll`] gives a catalogue only when it may differ from the one given
-/// last, and an error only once for each change that caused it; it may block for a disk. Whoever
-/// asks keeps the last good one.
+/// Duties: [`CatalogueSource::poll`] gives a catalogue only when it may differ from the last one that it
+/// gave, and an error only once for each change that caused it. It may block for a disk. The caller keeps
+/// the last good catalogue.
 pub trait CatalogueSource: Send + 'static {
-    /// The catalogue, when it has changed since it was last asked for.
+    /// The catalogue, when it has changed since the last call; `None` when it has not.
     ///
     /// # Errors
-    /// [`CatalogueError`]: the new one cannot be used.
+    /// [`CatalogueError`]: the new catalogue cannot be used.
     fn poll(&mut self) -> Result<Option<Catalogue>, CatalogueError>;
 
-    /// What it is, for the log.
+    /// The source's name, for the process's log.
     fn name(&self) -> String;
 }
 
-/// A file, TOML or (named `….json`) JSON. A change is seen by its modification time and length.
+/// A file: JSON when its name ends in `.json`, else TOML. A change is noticed by its modification time and
+/// length.
 #[derive(Debug)]
 pub struct CatalogueFile {
     path: PathBuf,
     seen: Option<Seen>,
 }
 
-/// What tells one state of the file from another; `None`: it cannot be looked at.
+/// Modification time and length, which tell one state of the file from another; `None` when they cannot be
+/// read.
 type Seen = Option<(SystemTime, u64)>;
 
 impl CatalogueFile {
-    /// Reads the file, and gives what reads its changes.
+    /// Reads the file. Gives the source for later changes with the first catalogue.
     ///
     /// # Errors
-    /// [`CatalogueError`]: it cannot be read, or names every place that is wrong.
+    /// [`CatalogueError`]: the file cannot be read, or every place that is wrong in it.
     pub fn open(path: impl Into<PathBuf>) -> Result<(Self, Catalogue), CatalogueError> {
         let path = path.into();
-        // Looked at before it is read: a change in between is then read again.
+        // The state is taken before the file is read, so that a change in between is noticed at the next poll.
         let seen = Some(look(&path));
         let catalogue = read(&path)?;
         Ok((Self { path, seen }, catalogue))

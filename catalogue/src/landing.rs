@@ -1,5 +1,5 @@
-//! Where a click leads: which addresses an operator allows, what of an address is filled in when an ad is
-//! given out, and what of a click's own query goes along.
+//! Where a click leads: which addresses are allowed, the macros that are filled in when an ad is served, and
+//! the parameters that a click's own query adds.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use crate::Ad;
 pub struct Schemes(Vec<String>);
 
 impl Schemes {
-    /// Those of an operator's list that anybody may allow; and what is wrong with the others.
+    /// The schemes of an operator's list that may be allowed at all; and what is wrong with the others.
     #[must_use]
     pub fn allowed(mut list: Vec<String>) -> (Self, Vec<String>) {
         let mut wrong = Vec::new();
@@ -26,7 +26,7 @@ impl Schemes {
         (Self(list), wrong)
     }
 
-    /// Whether an address is http, https or of one of them.
+    /// Whether an address has the scheme http or https, or one of these.
     #[must_use]
     pub fn allow(&self, url: &str) -> bool {
         let scheme = scheme_of(url).unwrap_or_default();
@@ -34,8 +34,9 @@ impl Schemes {
     }
 }
 
-/// What may stand in an ad's address for what is known only when the ad is given out: its name, the longest
-/// text that comes in its place of names that are their own ids, and that text.
+/// A macro, which stands in an ad's address for something that is known only when the ad is served: its name;
+/// the length of the longest text that replaces it (as long as names are short enough to be their own ids);
+/// and the text.
 type Macro = (&'static str, usize, fn(&Token<'_>) -> String);
 
 const MACROS: [Macro; 6] = [
@@ -53,7 +54,7 @@ pub fn macros() -> impl Iterator<Item = &'static str> {
     MACROS.iter().map(|(name, ..)| *name)
 }
 
-/// The address of a token that is about to be sealed, without macros.
+/// The address for a token that is about to be sealed, with its macros replaced.
 #[must_use]
 pub fn filled<'u>(url: &'u str, token: &Token<'_>) -> Cow<'u, str> {
     replaced(url, |(_, _, text)| text(token))
@@ -61,6 +62,8 @@ pub fn filled<'u>(url: &'u str, token: &Token<'_>) -> Cow<'u, str> {
 
 fn replaced(url: &str, text: impl Fn(&Macro) -> String) -> Cow<'_, str> {
     let (mut out, mut rest) = (String::new(), url);
+    // Each round goes past one `{`: past the whole macro where one begins there. So texts that were put in
+    // are not looked at again.
     while let Some(at) = rest.find('{') {
         let found = MACROS.iter().find(|(name, ..)| rest[at..].starts_with(name));
         let (until, from) = found.map_or((at + 1, at + 1), |(name, ..)| (at, at + name.len()));
@@ -75,11 +78,11 @@ fn replaced(url: &str, text: impl Fn(&Macro) -> String) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Said of links alone.
+/// The end of an error text that applies to links only, not to images.
 pub(crate) const OR_SCHEMES: &str = " or what `schemes` in [links] allows";
 
-/// Whether an address may stand in a catalogue whose links may have these schemes: whatever its macros
-/// become, it can go into a token.
+/// Checks an address for a catalogue whose links may have these schemes: it must be good and fit into a
+/// token whatever its macros are replaced with, as long as names are short enough to be their own ids.
 ///
 /// # Errors
 /// Says what is wrong with it.
@@ -102,7 +105,7 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
     if authority.split(['/', '?', '#']).next().is_some_and(|host| host.contains('{')) {
         return Err(format!("the landing URL {url:?} has a macro in its host"));
     }
-    // `%{csid}` would be an escape of the id's first two digits.
+    // In `%{csid}` the first two digits of the id would become an escape.
     let is_escape = |before: &str| {
         let hex = |c: char| c.is_ascii_hexdigit();
         before.ends_with('%')
@@ -114,8 +117,8 @@ pub fn check(url: &str, schemes: &Schemes) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether an ad's address goes into a token when it is shown there: its macros become names that may be
-/// longer than [`check`] thinks.
+/// Checks that an ad's address fits into a token when the ad is shown in this placement. Its macros may be
+/// replaced with names that are longer than [`check`] assumes.
 pub(crate) fn check_filled(
     ad: &Ad,
     placement: &PlacementName,
@@ -127,7 +130,7 @@ pub(crate) fn check_filled(
         deployment: DeploymentId(0),
         key: KeyId(0),
         id: ImpressionId::default(),
-        // Ten digits.
+        // The last second that has ten digits.
         issued_at: Timestamp(9_999_999_999_000),
         impression_life_s: 0,
         click_life_s: 0,
@@ -150,7 +153,7 @@ pub(crate) fn check_filled(
     }
 }
 
-/// Whether it is an http or https address as it stands.
+/// Checks that an address is http or https and has no macros.
 ///
 /// # Errors
 /// Says what is wrong with it.
@@ -162,22 +165,22 @@ pub fn check_web(url: &str) -> Result<(), String> {
     check(url, &Schemes::default())
 }
 
-/// An address with the parameters of a click's query whose names it has not yet, before its fragment.
-/// Nothing of the address itself is changed.
+/// Adds parameters of a click's query to an address, before its fragment: those whose names the address does
+/// not have yet. Nothing of the address itself is changed.
 #[must_use]
 pub fn with_query(url: &str, query: &str) -> String {
     let (page, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
-    let name = |pair: &str| name_of(pair.split('=').next().unwrap_or_default());
+    let name = |pair: &str| canonical_name(pair.split('=').next().unwrap_or_default());
     let is_one = |pair: &&str| !pair.is_empty();
     let own = page.split_once('?').map(|(_, own)| own);
-    // Once, for a query may be as long as a request's head.
+    // The names are collected once, for a query may be as long as a request's head.
     let taken = own.into_iter().flat_map(|own| own.split('&')).filter(is_one);
     let taken: HashSet<_> = taken.map(name).collect();
     let more = query.split('&').filter(is_one).filter(|pair| !taken.contains(&name(pair)));
     let mut out = page.to_owned();
     let mut between = if own.is_some() { '&' } else { '?' };
     for pair in more {
-        // Behind `?` and `&` none is needed.
+        // Behind `?` and `&` no separator is needed.
         if !out.ends_with(['?', '&']) {
             out.push(between);
         }
@@ -187,10 +190,11 @@ pub fn with_query(url: &str, query: &str) -> String {
     out + fragment
 }
 
-/// What those that read a query may take a name for, so that nobody's parameter is read in place of the
-/// page's own: `%66rom` is `from` to all (WHATWG URL), `From` to some, and to PHP (`parse_str`) so are
-/// ` from`, `from%00x` and `from[x]`, as `a.b` and `a b` are `a_b`.
-fn name_of(name: &str) -> Vec<u8> {
+/// The canonical form of a parameter's name: names that some server may take for the same have the same one.
+/// So a click's parameter is never read in place of the address's own. `%66rom` is `from` to all servers
+/// (WHATWG URL), and `From` is to some. To PHP (`parse_str`), ` from`, `from%00x` and `from[x]` are `from`,
+/// and `a.b` and `a b` are `a_b`.
+fn canonical_name(name: &str) -> Vec<u8> {
     let mut name = decoded(name);
     name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
     name.drain(..name.iter().take_while(|byte| **byte == b' ').count());
@@ -222,7 +226,7 @@ fn decoded(name: &str) -> Vec<u8> {
     out
 }
 
-/// Appends a text with what has no place in a URL percent-encoded (RFC 3986, §2).
+/// Appends a text, with characters percent-encoded that have no place in a URL (RFC 3986, §2).
 pub(crate) fn encode(text: &str, out: &mut String) {
     for byte in text.bytes() {
         match byte {
@@ -253,7 +257,7 @@ mod tests {
                 "%66rom=x&fro%6d&a+b=2&%=3&%6=4&",
                 "https://a?from=ad&a%20b=1&%=3&%6=4",
             ),
-            // What PHP takes for the page's own (`parse_str`), and a server without regard to case.
+            // Names that PHP (`parse_str`), or a server that ignores case, takes for the page's own.
             (
                 "https://a?from=ad",
                 "%20from=1&+from=2&from%00=3&from%00x=4&from[]=5&from[x]=6&From=7&from%5B%5D=8&from_=9",
@@ -264,7 +268,7 @@ mod tests {
                 "click.id=1&click%20id=2&click[id=3&+click_id=4&click-id=5&click[id]=6",
                 "https://a?click_id=ad&click-id=5&click[id]=6",
             ),
-            // Nobody's name is taken by nothing.
+            // An empty part of the address's query does not count as a parameter with an empty name.
             ("https://a?", "=9", "https://a?=9"),
             ("https://a?b=1&", "=9", "https://a?b=1&=9"),
         ] {

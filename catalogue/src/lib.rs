@@ -1,20 +1,20 @@
-//! What may be shown where: the ads and their placements, read, checked as a whole, then never changed. A
-//! new catalogue replaces it.
+//! The catalogue says which ads may be shown in which placements. It is read, checked as a whole, and then
+//! never changed; a new catalogue replaces it.
 //!
-//! Pure, and for Wasm as well: the catalogue, where its links lead ([`landing`]), what the centre tells
-//! edges elsewhere ([`Published`]). With the feature `native`: the forms in which an operator writes it
-//! ([`CatalogueFile`], [`stored_as`]), and which part of it an issuer is told of ([`part`]).
+//! Pure, and for Wasm as well: the catalogue, where its links lead ([`landing`]), and what the centre sends
+//! to edges elsewhere ([`Published`]). With the feature `native`: reading what an operator has written
+//! ([`CatalogueFile`], [`stored_as`]), and the part of it that an issuer is sent ([`part`]).
 
 #[cfg(feature = "native")]
 mod file;
 pub mod landing;
 #[cfg(feature = "native")]
 mod part;
-#[cfg(feature = "native")]
-mod places;
 mod published;
 #[cfg(feature = "native")]
 mod stored;
+#[cfg(feature = "native")]
+mod toml_errors;
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,7 +36,7 @@ pub use stored::stored_as;
 
 use landing::{OR_SCHEMES, Schemes, check_web};
 
-/// A Worker has its catalogue of the centre, which has stored what an operator wrote.
+/// A Worker gets its catalogue from the centre, with addresses already in their stored form.
 #[cfg(not(feature = "native"))]
 fn stored_as(text: &str, schemes: &Schemes) -> Result<String, String> {
     landing::check(text, schemes).map(|()| text.to_owned())
@@ -77,13 +77,13 @@ pub struct Ad {
     pub width: u16,
     /// In CSS pixels, 1 to [`PIXELS_MAX`].
     pub height: u16,
-    /// Where a click leads; fits into a token, whatever its macros become.
+    /// The address to which a click leads. It fits into a token whatever its macros are replaced with.
     pub url: String,
-    /// What a click's own query has goes along.
+    /// Whether parameters of the click's own query are added to the address.
     pub pass_query: bool,
-    /// Its share among the ads of a placement, 1 to [`WEIGHT_MAX`].
+    /// Its chance in proportion to the other ads of a placement, 1 to [`WEIGHT_MAX`].
     pub weight: u32,
-    /// What an impression costs.
+    /// The price of an impression.
     pub price: Money,
 }
 
@@ -101,13 +101,13 @@ pub enum Creative {
 pub struct Placement {
     /// Its name.
     pub id: PlacementName,
-    /// Whose pages.
+    /// The publisher whose pages these are.
     pub publisher: PublisherName,
-    /// Indices of the ads that may be shown, with the sum of the weights up to and including each.
+    /// The ads that may be shown: index in the catalogue, and the sum of the weights up to and including it.
     ads: Vec<(usize, u64)>,
 }
 
-/// What is wrong with a catalogue: one line for each place.
+/// What is wrong with a catalogue: a line for each wrong place in it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct CatalogueError(pub Vec<String>);
@@ -128,11 +128,11 @@ impl Catalogue {
     /// [`CatalogueError`] names every place that is wrong.
     #[cfg(feature = "native")]
     pub fn from_toml(text: &str) -> Result<Self, CatalogueError> {
-        let read = toml::from_str(text).map_err(|error| places::wrong(text, &error));
+        let read = toml::from_str(text).map_err(|error| toml_errors::collect(text, &error));
         read.and_then(|file| check(file, Vec::new()))
     }
 
-    /// What is kept otherwise than it is written, a line for each place.
+    /// Notes on addresses that are stored in another form than they were written, one line each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -144,8 +144,8 @@ impl Catalogue {
         self.placements.get(&name.id())
     }
 
-    /// An ad for the placement, each with a chance in proportion to its weight; `None` when it has
-    /// none.
+    /// Draws one of the placement's ads, each with a chance in proportion to its weight; `None` when the
+    /// placement has no ads.
     pub fn choose(&self, placement: &Placement, random: &mut dyn Random) -> Option<&Ad> {
         let (_, total) = placement.ads.last()?;
         let drawn = shared::random::below(random, *total);
@@ -153,7 +153,8 @@ impl Catalogue {
         placement.ads.get(at).and_then(|(ad, _)| self.ads.get(*ad))
     }
 
-    /// The same among those of its ads that may be shown; `None` when none may.
+    /// As [`Catalogue::choose`], among those of the ads for which `may_show` is true; `None` when it is true
+    /// for none.
     pub fn choose_among(
         &self,
         placement: &Placement,
@@ -166,6 +167,7 @@ impl Catalogue {
             return None;
         }
         let mut drawn = shared::random::below(random, total);
+        // Finds the ad in whose part of the total the number lies; there is one, for it is below the total.
         ads.into_iter().find(|ad| match drawn.checked_sub(u64::from(ad.weight)) {
             Some(left) => {
                 drawn = left;
@@ -186,31 +188,31 @@ impl Catalogue {
         &self.ads
     }
 
-    /// All placements, in no order.
+    /// All placements, in no particular order.
     pub fn placements(&self) -> impl Iterator<Item = &Placement> {
         self.placements.values()
     }
 
-    /// Seconds after the issue in which an impression counts.
+    /// How long after its token was issued an impression counts, in seconds.
     #[must_use]
     pub const fn impression_life_s(&self) -> u32 {
         self.impression_life_s
     }
 
-    /// Seconds after the issue in which a click counts.
+    /// How long after its token was issued a click counts, in seconds.
     #[must_use]
     pub const fn click_life_s(&self) -> u32 {
         self.click_life_s
     }
 
-    /// Where links may lead besides http and https.
+    /// The schemes besides http and https that links may have.
     #[must_use]
     pub const fn schemes(&self) -> &Schemes {
         &self.schemes
     }
 }
 
-/// The file as it is written.
+/// A catalogue as an operator writes it, not yet checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -232,8 +234,8 @@ struct Lifetimes {
 }
 
 impl Default for Lifetimes {
-    /// An ad that has not rendered an hour after it was asked for will not; a page may stay open
-    /// for a day.
+    /// An ad that has not been rendered an hour after it was served never will be; but its page may stay
+    /// open for a day.
     fn default() -> Self {
         Self { impression_s: 3_600, click_s: 86_400 }
     }
@@ -249,7 +251,7 @@ struct Links {
 #[serde(deny_unknown_fields)]
 struct AdEntry {
     #[serde(skip)]
-    at: Option<usize>,
+    index: Option<usize>,
     id: String,
     campaign: String,
     advertiser: String,
@@ -260,14 +262,14 @@ struct AdEntry {
     url: String,
     #[serde(default)]
     pass_query: bool,
-    #[serde(default = "one")]
+    #[serde(default = "default_weight")]
     weight: u32,
     #[serde(default)]
     price_micros: i64,
     currency: Option<String>,
 }
 
-const fn one() -> u32 {
+const fn default_weight() -> u32 {
     1
 }
 
@@ -275,18 +277,19 @@ const fn one() -> u32 {
 #[serde(deny_unknown_fields)]
 struct PlacementEntry {
     #[serde(skip)]
-    at: Option<usize>,
+    index: Option<usize>,
     id: String,
     publisher: String,
     #[serde(default)]
     ads: Vec<String>,
 }
 
-/// Collects what is wrong, and where.
+/// Collects what is wrong, with the place in the catalogue.
 struct Errors {
+    /// The place that is being checked.
     place: String,
     found: Vec<String>,
-    /// What is kept otherwise.
+    /// See [`Catalogue::notes`].
     notes: Vec<String>,
 }
 
@@ -301,7 +304,7 @@ impl Errors {
         }
     }
 
-    /// An address, as it is kept.
+    /// The address in the form in which it is stored; a note when that is another one.
     fn address(&mut self, field: &str, text: &str, schemes: &Schemes) -> Result<String, String> {
         let stored = stored_as(text, schemes)?;
         if stored != text {
@@ -335,7 +338,7 @@ impl Errors {
     }
 }
 
-/// So many errors, and how many more there are.
+/// The first [`ERRORS_SHOWN_MAX`] errors, and how many more there are.
 fn shown(mut found: Vec<String>) -> Vec<String> {
     let more = found.len().saturating_sub(ERRORS_SHOWN_MAX);
     if more > 0 {
@@ -345,7 +348,8 @@ fn shown(mut found: Vec<String>) -> Vec<String> {
     found
 }
 
-/// `bad`: names of ads that are not even entries.
+/// Checks a catalogue as a whole. `bad` are the names of ads that could not be read as entries: a placement
+/// that shows one of them is not wrong for that.
 fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
     let mut errors = Errors { place: "lifetimes".to_owned(), found: Vec::new(), notes: Vec::new() };
     let most_s = u32::try_from(TOKEN_LIFE_MS_MAX / 1000).unwrap_or(u32::MAX);
@@ -364,11 +368,11 @@ fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
         ..Catalogue::default()
     };
     let mut by_name: HashMap<&str, usize> = HashMap::new();
-    // Names of ads that are wrong elsewhere: a placement that shows one is not wrong too.
+    // Names of wrong ads. Their errors are reported once, not again for each placement that shows them.
     let mut bad: HashSet<&str> = bad.iter().map(String::as_str).collect();
     let mut seen: HashSet<&str> = bad.clone();
-    for (at, entry) in file.ads.iter().enumerate() {
-        errors.place = format!("ads[{}] ({:?})", entry.at.unwrap_or(at), entry.id);
+    for (index, entry) in file.ads.iter().enumerate() {
+        errors.place = format!("ads[{}] ({:?})", entry.index.unwrap_or(index), entry.id);
         errors.once(seen.insert(&entry.id));
         let Some(ad) = check_ad(entry, &catalogue.schemes, &mut errors) else {
             bad.insert(&entry.id);
@@ -378,8 +382,8 @@ fn check(file: Written, bad: Vec<String>) -> Result<Catalogue, CatalogueError> {
         catalogue.ads.push(ad);
     }
     seen.clear();
-    for (at, entry) in file.placements.iter().enumerate() {
-        errors.place = format!("placements[{}] ({:?})", entry.at.unwrap_or(at), entry.id);
+    for (index, entry) in file.placements.iter().enumerate() {
+        errors.place = format!("placements[{}] ({:?})", entry.index.unwrap_or(index), entry.id);
         errors.once(seen.insert(&entry.id));
         let mut ads: Vec<(usize, u64)> = Vec::new();
         for name in &entry.ads {

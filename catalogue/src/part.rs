@@ -1,5 +1,5 @@
-//! What the centre tells of a catalogue as it is written: with addresses as they are kept, and to each issuer
-//! what it may show of it.
+//! What the centre sends to edges of a catalogue: with addresses in their stored form ([`stored`]), and to
+//! each issuer only what it may show ([`part`]). Both work on the JSON as the operator has written it.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,8 @@ fn list<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
     of.get_mut(name)?.as_array_mut()
 }
 
-/// With addresses as they are kept. One that is wrong stays: the centre's own edge says what is wrong.
+/// The catalogue with all addresses in their stored form. A wrong address stays as it is: the centre's own
+/// edge, which reads the same catalogue, reports it.
 #[must_use]
 pub fn stored(mut catalogue: Value) -> Value {
     let schemes = serde_json::from_value(catalogue["links"]["schemes"].clone());
@@ -31,8 +32,9 @@ pub fn stored(mut catalogue: Value) -> Value {
     catalogue
 }
 
-/// What an issuer may show of a catalogue, whose keys these are. An entry that is wrong is shown to nobody
-/// whose keys are limited; the centre's own edge says what is wrong.
+/// The part of a catalogue that the issuer with these keys may show at `now`. An issuer with a key without
+/// limits gets all of it. Others do not get ads and placements of which it cannot be read whose they are, or
+/// what they cost; the centre's own edge reports what is wrong with these.
 #[must_use]
 pub fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value {
     let keys = || keys.iter().filter(|key| key.signs_at(now));
@@ -48,8 +50,8 @@ pub fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value 
         let advertiser = Name::new(ad["advertiser"].as_str()?).ok()?;
         Some(keys().any(|key| key.sells(advertiser, price)))
     };
-    let shows = |place: &Value| {
-        let publisher = Name::new(place["publisher"].as_str()?).ok()?;
+    let shows = |placement: &Value| {
+        let publisher = Name::new(placement["publisher"].as_str()?).ok()?;
         Some(keys().any(|key| key.signs_for(publisher)))
     };
     let mut shown = HashSet::new();
@@ -57,13 +59,14 @@ pub fn part(mut catalogue: Value, keys: &[&PublicKey], now: Timestamp) -> Value 
         ads.retain(|ad| sells(ad) == Some(true));
         shown.extend(ads.iter().filter_map(|ad| ad["id"].as_str().map(str::to_owned)));
     }
-    if let Some(places) = list(&mut catalogue, "placements") {
-        places.retain(|place| shows(place) == Some(true));
-        for ads in places.iter_mut().filter_map(|place| list(place, "ads")) {
+    if let Some(placements) = list(&mut catalogue, "placements") {
+        placements.retain(|placement| shows(placement) == Some(true));
+        for ads in placements.iter_mut().filter_map(|placement| list(placement, "ads")) {
             ads.retain(|ad| ad.as_str().is_some_and(|ad| shown.contains(ad)));
         }
-        // What stands in none of its places is nothing that it can show.
-        let placed = places.iter().filter_map(|place| place["ads"].as_array()).flatten();
+        // An ad that is in none of the issuer's placements is not sent: the issuer could not show it.
+        let placed =
+            placements.iter().filter_map(|placement| placement["ads"].as_array()).flatten();
         shown = placed.filter_map(|ad| ad.as_str().map(str::to_owned)).collect();
     }
     if let Some(ads) = list(&mut catalogue, "ads") {
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!(told["ads"][0]["url"], "https://xn--bcher-kva.example/a%20b");
         assert_eq!(told["ads"][1]["url"], "no address");
         assert_eq!(stored(catalogue()), catalogue());
-        // What is no catalogue is passed on as it is.
+        // JSON that is no catalogue is passed on unchanged.
         let (_, all) = keys(limits());
         for wrong in [json!({}), json!([1]), json!({"ads": [1], "placements": [[], {"ads": 1}]})] {
             assert_eq!(stored(wrong.clone()), wrong);

@@ -1,17 +1,20 @@
-//! Where clicks lead, as operators write it: what a browser would ask for is taken.
+//! Addresses as operators write them: what a browser would accept is accepted, and stored as the browser
+//! would request it.
 
 use url::Url;
 
 use crate::landing::{Schemes, check, encode, macros};
 
-/// An address as it is kept: as it is written where it is good; else as a browser would ask for it (WHATWG
-/// URL), with what has no place in a URL percent-encoded (RFC 3986, §2). Macros stay.
+/// The form in which an address is stored. A good address is stored as it is written. Any other is stored as a
+/// browser would request it (WHATWG URL), with characters that have no place in a URL percent-encoded
+/// (RFC 3986, §2). Macros stay as they are.
 ///
 /// # Errors
 /// Says what is wrong with it.
 pub fn stored_as(text: &str, schemes: &Schemes) -> Result<String, String> {
     let written = check(text, schemes);
-    // What a browser leaves alone, and the address has not.
+    // Stands for the macros while the address is parsed: letters and digits, which parsing does not change,
+    // and which do not occur in the address. The search ends, for no address contains all candidates.
     let apart = (0_u32..).map(|n| format!("macro{n}x")).find(|name| !text.contains(name));
     let apart = apart.unwrap_or_default();
     let marked = macros().zip(0..).fold(text.to_owned(), |text, (name, n): (_, u32)| {
@@ -28,7 +31,7 @@ pub fn stored_as(text: &str, schemes: &Schemes) -> Result<String, String> {
     if written.is_ok() {
         return Ok(text.to_owned());
     }
-    // What browsers leave as it is though it has no place in a URL.
+    // Browsers leave some characters as they are that have no place in a URL.
     let mut stored = String::new();
     encode(url.as_str(), &mut stored);
     let stored = macros()
