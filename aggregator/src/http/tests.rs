@@ -188,11 +188,11 @@ fn of_many_publishers_those_are_listed_of_which_most_was_counted() {
     let publisher = |n: u64| PublisherId::literal(&format!("p{n}"));
     let told = |n: u64| Told { sent: 1_000_000 - n, counted: n % 1_000 };
     let all: BTreeMap<_, _> = (0..3_000).map(|n| (publisher(n), told(n))).collect();
-    let listed = most(all.clone());
+    let listed = with_most_counted(all.clone());
     assert_eq!(listed.len(), PUBLISHERS_LISTED_MAX);
     assert!(listed.iter().all(|(_, told)| told.counted >= 914), "three each of 1 000 numbers");
     let few: BTreeMap<_, _> = all.into_iter().take(PUBLISHERS_LISTED_MAX).collect();
-    assert!(most(few.clone()).into_iter().eq(few));
+    assert!(with_most_counted(few.clone()).into_iter().eq(few));
 }
 
 #[test]
