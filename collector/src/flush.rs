@@ -132,14 +132,8 @@ impl<L: Log> Flusher<L> {
 
     fn gather(&mut self, item: Item) {
         match &item {
-            Item::Batch(batch, _) => {
-                self.metrics.count_outcomes(&batch.rows);
-                self.metrics.batches.inc();
-            }
-            Item::Chunk(chunk, _) => {
-                self.metrics.count_outcomes(&chunk.rows);
-                self.metrics.chunks.inc();
-            }
+            Item::Batch(batch, _) => self.metrics.count_outcomes(&batch.rows),
+            Item::Chunk(chunk, _) => self.metrics.count_outcomes(&chunk.rows),
         }
         item.gather_in(&mut self.gather);
     }
@@ -178,7 +172,7 @@ impl<L: Log> Group<L> {
         let mut parts = vec![whole];
         while let Some(Flush { messages, acks: mut items }) = parts.pop() {
             match append(&*self.log, messages, &self.metrics, self.retry_for).await {
-                Ok(()) => items.into_iter().for_each(|item| item.resolve(Ok(()))),
+                Ok(()) => items.into_iter().for_each(|item| self.acknowledge(item)),
                 Err(GivenUp::TooLarge(why)) if items.len() > 1 => {
                     self.metrics.appends_split.inc();
                     debug!(items = items.len(), "it goes in halves: {why}");
@@ -211,6 +205,14 @@ impl<L: Log> Group<L> {
         let mut gather = Coalescer::new(self.map.clone());
         items.into_iter().for_each(|item| item.gather_in(&mut gather));
         gather.finish(self.stamp)
+    }
+
+    fn acknowledge(&self, item: Item) {
+        match &item {
+            Item::Batch(..) => self.metrics.batches.inc(),
+            Item::Chunk(..) => self.metrics.chunks.inc(),
+        };
+        item.resolve(Ok(()));
     }
 
     /// Refuses an item that is too large alone.

@@ -40,9 +40,9 @@ impl LetterFate {
 /// Counters, histograms and gauges of one collector. Clones count into the same.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Batches that were judged and gathered for the log; a batch that is sent again counts again.
+    /// Batches that the log has; a batch that is sent again counts again.
     pub batches: Counter,
-    /// Chunks of imported logs that were judged and gathered for the log.
+    /// Chunks of imported logs that the log has.
     pub chunks: Counter,
     /// Events judged, by outcome: `accepted` (with or without a verdict), or the reason.
     pub events: ByOutcome,
