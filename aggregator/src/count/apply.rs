@@ -7,9 +7,8 @@ use shared::counted::{Amount, Packed};
 use shared::event::REASON_CODES;
 use shared::keys::registered_name;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
-use shared::name::Any;
 use shared::wire::{ChunkEntry, MessageView, Row};
-use shared::{AnyId, Dimensions, EdgeId, Kind, Name, Reason, Timestamp, import};
+use shared::{AnyId, Dimensions, EdgeId, Kind, Reason, Timestamp, import};
 
 use super::accounts::MinuteAccount;
 use super::cells::{AdKey, CellKey, Minutes};
@@ -197,7 +196,7 @@ impl Engine {
                 let (minute, _) = self.scratch.window.within(minute, imported);
                 let place = self.minutes.place(minute);
                 let publisher = message.ids[usize::from(row.publisher)];
-                let name = message.names[usize::from(row.publisher)];
+                let name = message.name(row.publisher);
                 let publisher = self.minutes.ids.number_named(publisher, name);
                 self.minutes.unsaved(place).told.entry(publisher).or_default().sent += sent;
             }
@@ -366,9 +365,10 @@ impl Scratch {
 
     /// Looks up the numbers of the ads and publishers of all events that add to a cell.
     fn name(&mut self, message: &MessageView<'_>, ids: &mut Interner) {
-        let named = message.ids.iter().zip(&message.names).zip(&self.named);
-        let number = |((id, name), named): ((&AnyId, &Name<'_, Any>), &bool)| match named {
-            true => ids.number_named(*id, *name),
+        let named = (0..).zip(&message.ids).zip(&self.named);
+        let number = |((number, id), named): ((u16, &AnyId), &bool)| match named {
+            true if id.is_digest() => ids.number_named(*id, message.name(number)),
+            true => ids.number(*id),
             false => 0,
         };
         self.ids.clear();

@@ -40,9 +40,8 @@ pub struct MessageView<'a> {
     pub minutes: Vec<Minute>,
     /// Ids by number; 0 is none.
     pub ids: Vec<AnyId>,
-    /// The names of ids that are digests, by the number of the id; [`Name::NONE`] for all other
-    /// ids.
-    pub names: Vec<Name<'a, Any>>,
+    /// The names of the ids that are digests, in the order of the ids' numbers.
+    names: Vec<(u16, Name<'a, Any>)>,
     /// Prices by number; 0 is none.
     pub prices: Vec<Money>,
     /// The largest numbers that page views have told.
@@ -195,7 +194,7 @@ impl<'a> MessageView<'a> {
             _ if ids.iter().any(AnyId::is_digest) => {
                 return Err(reader.error("an id with a byte that none has"));
             }
-            _ => vec![Name::NONE; ids.len()],
+            _ => Vec::new(),
         };
         let mut prices = vec![Money::ZERO];
         prices.extend(list(&mut reader, 11, MESSAGE_ROWS_MAX - 1, price)?);
@@ -300,8 +299,13 @@ impl<'a> MessageView<'a> {
     /// The name of this number among [`MessageView::ids`].
     #[must_use]
     pub fn name(&self, number: u16) -> Name<'_, Any> {
-        let number = usize::from(number);
-        self.ids[number].text().map_or(self.names[number], Name::from_checked)
+        self.ids[usize::from(number)].text().map_or_else(
+            || {
+                let at = self.names.binary_search_by_key(&number, |(number, _)| *number);
+                at.map_or(Name::NONE, |at| self.names[at].1)
+            },
+            Name::from_checked,
+        )
     }
 
     /// How many minutes its batches and chunks declare. A minute that two of them declare counts
@@ -340,26 +344,35 @@ impl<'a> MessageView<'a> {
         if self.page_views.iter().any(points_nowhere) {
             return error("a page view that points nowhere");
         }
-        let within =
-            |number: [u8; 2], length: usize| usize::from(u16::from_le_bytes(number)) < length;
-        // Without branches: nearly all rows are good, and they are the most of a message.
-        let good = self.hot.as_chunks::<HOT_BYTES>().0.iter().all(|r| {
+        // Nearly all rows are good, and they are most of a message: so each is looked at whole, without
+        // branches. A number at or beyond its bound makes `beyond` negative, and nothing makes it positive
+        // again.
+        let (mut beyond, mut is_known) = (0_i32, true);
+        let last = |length: usize| i32::try_from(length).unwrap_or(i32::MAX) - 1;
+        let bounds = [
+            (0, last(entries)),
+            (2, last(self.blocks.len())),
+            (6, last(self.minutes.len())),
+            (8, last(self.ids.len())),
+            (10, last(self.ids.len())),
+            (12, last(self.ids.len())),
+            (14, last(self.prices.len())),
+            (22, last(60_000)),
+        ];
+        for r in self.hot.as_chunks::<HOT_BYTES>().0 {
+            for (at, last) in bounds {
+                beyond |= last - i32::from(u16::from_le_bytes([r[at], r[at + 1]]));
+            }
             let packed = Packed::read(u32::from_le_bytes([r[16], r[17], r[18], r[19]]));
-            let valid = (r[20] & !NUMBERED == 0) & (r[21] == 0);
+            let (verdict, rejection) = (r[20] & !NUMBERED, r[21]);
+            let valid = verdict | rejection == 0;
             let region = [r[26], r[27], r[28]];
-            within([r[0], r[1]], entries)
-                & within([r[2], r[3]], self.blocks.len())
-                & within([r[6], r[7]], self.minutes.len())
-                & within([r[8], r[9]], self.ids.len())
-                & within([r[10], r[11]], self.ids.len())
-                & within([r[12], r[13]], self.ids.len())
-                & within([r[14], r[15]], self.prices.len())
-                & packed.is_some_and(|(.., said)| said == valid)
-                & is_reason_or_none(r[20] & !NUMBERED)
-                & is_reason_or_none(r[21])
-                & within([r[22], r[23]], 60_000)
-                & (region == Region::UNKNOWN.bytes() || Region::from_bytes(region).is_some())
-        });
+            is_known &= packed.is_some_and(|(.., said)| said == valid)
+                & is_reason_or_none(verdict)
+                & is_reason_or_none(rejection)
+                & (region == Region::UNKNOWN.bytes() || Region::from_bytes(region).is_some());
+        }
+        let good = beyond >= 0 && is_known;
         if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
     }
 
@@ -447,27 +460,32 @@ fn row(r: &[u8]) -> Row {
     }
 }
 
+const NO_NAME: &str = "a name that is not that of its id";
+
 fn proof<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
     let length = reader.u16()?;
     reader.slice(usize::from(length))
 }
 
-/// Reads the names of ids that are digests. Returns them by the numbers of all ids.
-fn names<'a>(reader: &mut Reader<'a>, ids: &[AnyId]) -> Result<Vec<Name<'a, Any>>, WireError> {
-    let mut names = vec![Name::NONE; ids.len()];
-    let digests = ids.iter().filter(|id| id.is_digest()).count();
-    let mut named = 0;
-    for _ in 0..reader.count(3, MESSAGE_ROWS_MAX)? {
-        let number = usize::from(reader.u16()?);
+/// Reads the names of the ids that are digests, each once. Returns them by the ids' numbers, in order.
+fn names<'a>(
+    reader: &mut Reader<'a>,
+    ids: &[AnyId],
+) -> Result<Vec<(u16, Name<'a, Any>)>, WireError> {
+    let mut names = list(reader, 3, MESSAGE_ROWS_MAX, |reader| {
+        let number = reader.u16()?;
         let length = usize::from(reader.u8()?);
         let text = std::str::from_utf8(reader.slice(length)?).ok();
-        let name = text.and_then(|text| Name::new(text).ok());
-        let name = name.filter(|name| ids.get(number) == Some(&name.id()) && name.is_long());
-        let name = name.filter(|_| names[number].is_none());
-        names[number] = name.ok_or_else(|| reader.error("a name that is not that of its id"))?;
-        named += 1;
+        let name = text.and_then(|text| Name::new(text).ok()).filter(|name| name.is_long());
+        let name = name.filter(|name| ids.get(usize::from(number)) == Some(&name.id()));
+        name.map(|name| (number, name)).ok_or_else(|| reader.error(NO_NAME))
+    })?;
+    names.sort_unstable_by_key(|(number, _)| *number);
+    if names.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(reader.error(NO_NAME));
     }
-    if named == digests { Ok(names) } else { Err(reader.error("an id without its name")) }
+    let digests = ids.iter().filter(|id| id.is_digest()).count();
+    if names.len() == digests { Ok(names) } else { Err(reader.error("an id without its name")) }
 }
 
 fn list<'a, T>(
