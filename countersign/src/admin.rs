@@ -53,7 +53,7 @@ impl AdminKey {
         environment: Option<&str>,
         random: &mut dyn Random,
     ) -> Result<(Self, Origin), Failure> {
-        if let Some(key) = Self::of_environment(environment)? {
+        if let Some(key) = Self::from_environment(environment)? {
             return Ok((key, Origin::Environment));
         }
         if let Some(text) = read_if_there(path)? {
@@ -74,7 +74,7 @@ impl AdminKey {
     ///
     /// # Errors
     /// When it is too short to be one.
-    pub(crate) fn of_environment(key: Option<&str>) -> Result<Option<Self>, Failure> {
+    pub(crate) fn from_environment(key: Option<&str>) -> Result<Option<Self>, Failure> {
         let Some(key) = key else { return Ok(None) };
         if key.chars().count() < CHARS_MIN || !key.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Failure::usage(format!(
@@ -82,7 +82,7 @@ impl AdminKey {
                  it, and a key is made"
             )));
         }
-        Ok(Some(Self::of(key)))
+        Ok(Some(Self::from_key(key)))
     }
 
     /// A new key, and the text that a person gets: this is the only time that it can be shown.
@@ -90,7 +90,7 @@ impl AdminKey {
         let mut bytes = [0; 32];
         random.fill(&mut bytes);
         let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
-        (Self::of(&key), key)
+        (Self::from_key(&key), key)
     }
 
     /// What is kept of it.
@@ -104,7 +104,7 @@ impl AdminKey {
         Some(Self(hash.into()))
     }
 
-    fn of(key: &str) -> Self {
+    fn from_key(key: &str) -> Self {
         Self(blake3::hash(key.as_bytes()))
     }
 

@@ -26,7 +26,7 @@ const LONG_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) struct Api {
     bases: Vec<String>,
     /// Which of them is asked: the one that answered last.
-    at: AtomicUsize,
+    current: AtomicUsize,
     key: String,
     patience: Duration,
     /// Whether it was said that it is tried again.
@@ -60,23 +60,27 @@ impl Api {
     /// # Errors
     /// When the address is no `http://` or `https://` URL.
     pub(crate) fn new(args: &ApiArgs) -> Result<Self, Failure> {
-        Self::at("--api", &args.api, args)
+        Self::with_addresses("--api", &args.api, args)
     }
 
     /// The same at the addresses of another flag.
     ///
     /// # Errors
     /// As [`Api::new`].
-    pub(crate) fn at(flag: &str, addresses: &str, args: &ApiArgs) -> Result<Self, Failure> {
+    pub(crate) fn with_addresses(
+        flag: &str,
+        addresses: &str,
+        args: &ApiArgs,
+    ) -> Result<Self, Failure> {
         let bases = addresses.split(',').map(|base| base_url(flag, base.trim()));
-        let (bases, at) = (bases.collect::<Result<_, _>>()?, AtomicUsize::new(0));
+        let (bases, current) = (bases.collect::<Result<_, _>>()?, AtomicUsize::new(0));
         let http = http_client(REQUEST_TIMEOUT)?;
         let (key, told) = (args.key.clone(), AtomicBool::new(false));
-        Ok(Self { bases, at, key, patience: args.patience, told, http })
+        Ok(Self { bases, current, key, patience: args.patience, told, http })
     }
 
     fn base(&self) -> &str {
-        &self.bases[self.at.load(Ordering::Relaxed) % self.bases.len()]
+        &self.bases[self.current.load(Ordering::Relaxed) % self.bases.len()]
     }
 
     /// Asks for JSON; `None` when there is no such thing.
@@ -100,7 +104,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::get`].
-    pub(crate) async fn must<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(crate) async fn require<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.get(path).await?.ok_or_else(|| self.absent(path))
     }
 
@@ -169,7 +173,7 @@ impl Api {
         let watch = Stopwatch::start();
         let (mut backoff_ms, mut tries) = (BACKOFF_MS_MIN, 0);
         loop {
-            let why = match self.once(method.clone(), path, body.clone(), timeout).await {
+            let why = match self.try_once(method.clone(), path, body.clone(), timeout).await {
                 Tried::Done(reply) => return Ok(Some(reply)),
                 Tried::NotFound => return Ok(None),
                 Tried::Never(why) => return Err(Failure::server(why)),
@@ -182,7 +186,7 @@ impl Api {
             if tries == self.bases.len() {
                 self.tell(&why);
             }
-            self.at.fetch_add(1, Ordering::Relaxed);
+            self.current.fetch_add(1, Ordering::Relaxed);
             if watch.elapsed() >= self.patience {
                 return Err(Failure::server(format!(
                     "{}: {why}, for {} s: see that it runs there, then run the same command again; what was taken is not counted twice",
@@ -206,7 +210,7 @@ impl Api {
         }
     }
 
-    async fn once(
+    async fn try_once(
         &self,
         method: Method,
         path: &str,

@@ -184,7 +184,7 @@ pub(crate) async fn deployment(documents: &Documents) -> Result<Deployment, Fail
 /// As [`require`]; when the environment's is too short.
 pub(crate) async fn operator(documents: &Documents) -> Result<AdminKey, Failure> {
     let variable = std::env::var(crate::admin::VARIABLE).ok();
-    if let Some(key) = AdminKey::of_environment(variable.as_deref())? {
+    if let Some(key) = AdminKey::from_environment(variable.as_deref())? {
         return Ok(key);
     }
     read_operator(&require(documents, OPERATOR).await?).ok_or_else(|| {
@@ -212,8 +212,8 @@ async fn make(settings: Settings, issuer: IssuerId, edges: Vec<EdgeId>) -> Resul
     let wanted = settings.partitions()?;
     warn_if_lax(&settings).await;
     let config = nats(&settings, "operator", 1)?;
-    if patiently(|| is_of_an_up(&config)).await? {
-        return Err(of_an_up(&config));
+    if patiently(|| belongs_to_up(&config)).await? {
+        return Err(belongs_to_up_failure(&config));
     }
     let documents = patiently(|| Documents::open(&config, true)).await?;
     let (now, random) = (SystemClock.now(), &mut SystemRandom);
@@ -267,7 +267,7 @@ async fn make(settings: Settings, issuer: IssuerId, edges: Vec<EdgeId>) -> Resul
 }
 
 /// Whether there is a log without documents: `up` makes its streams, and keeps its keys itself.
-async fn is_of_an_up(config: &JetStreamConfig) -> Result<bool, OpenError> {
+async fn belongs_to_up(config: &JetStreamConfig) -> Result<bool, OpenError> {
     match Documents::open(config, false).await {
         Ok(_) => Ok(false),
         Err(OpenError::Foreign(_)) => JetStreamLog::is_there(config).await,
@@ -275,7 +275,7 @@ async fn is_of_an_up(config: &JetStreamConfig) -> Result<bool, OpenError> {
     }
 }
 
-fn of_an_up(config: &JetStreamConfig) -> Failure {
+fn belongs_to_up_failure(config: &JetStreamConfig) -> Failure {
     Failure::usage(format!(
         "{}: this log belongs to a `countersign up`: its keys and edges are in its data directory, so \
          give these commands --data DIR instead of --log; a deployment for `countersign init` beside it \
@@ -342,8 +342,8 @@ async fn open_as_operator(settings: &Settings) -> Result<Documents, Failure> {
     let config = nats(settings, "operator", 1)?;
     match Documents::open(&config, false).await {
         // What it says of `init` would lead astray; a server that goes meanwhile says nothing new.
-        Err(OpenError::Foreign(_)) if is_of_an_up(&config).await.unwrap_or(false) => {
-            Err(of_an_up(&config))
+        Err(OpenError::Foreign(_)) if belongs_to_up(&config).await.unwrap_or(false) => {
+            Err(belongs_to_up_failure(&config))
         }
         opened => opened.map_err(failed),
     }

@@ -24,7 +24,7 @@ use archive::Archiver;
 use collector::Collector;
 use eventlog::AnyLog;
 
-use crate::assemble::listen::{self, Times};
+use crate::assemble::listen::{self, ClientTimeouts};
 use crate::assemble::{archiving, parts};
 use crate::cli::UpArgs;
 use crate::failure::Failure;
@@ -67,7 +67,7 @@ async fn up(
         opened.api_listener,
         opened.api,
         opened.api_doors,
-        Times::default(),
+        ClientTimeouts::default(),
         process::stopped(stop.clone()),
     );
     let follower = tokio::spawn(follow::keys(opened.dir, opened.keys));

@@ -54,7 +54,7 @@ pub(crate) async fn open(
     }
     let archive = match wanted.url.as_str() {
         "" => Archive::local(&dir.path(FOLDER)).map_err(Failure::data)?,
-        url => at(url).await.map_err(|why| Failure::usage(format!("archive.url: {why}")))?,
+        url => open_url(url).await.map_err(|why| Failure::usage(format!("archive.url: {why}")))?,
     };
     let place = archive.place().to_owned();
     let settings = ArchiveSettings {
@@ -79,7 +79,7 @@ pub(crate) async fn close(archiver: Option<Archiver<AnyLog>>) -> Result<(), Fail
 ///
 /// # Errors
 /// Says why it cannot be used.
-pub(crate) async fn at(url: &str) -> Result<Archive, String> {
+pub(crate) async fn open_url(url: &str) -> Result<Archive, String> {
     let objects = objects::open(url, process::environment()).await?;
     Ok(Archive::new(objects, url.to_owned()))
 }

@@ -11,16 +11,16 @@ const KEPT: u64 = 1_024;
 
 /// The most connections at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Places {
+pub(crate) struct ConnectionLimits {
     /// Of the edge.
     pub(crate) edge: usize,
     /// Of the API.
     pub(crate) api: usize,
 }
 
-impl Places {
+impl ConnectionLimits {
     /// As the settings say, or fewer, where the process has not so many descriptors.
-    pub(crate) fn of(settings: &Settings) -> Self {
+    pub(crate) fn from_settings(settings: &Settings) -> Self {
         let wanted =
             Self { edge: settings.edge.connections_max, api: settings.api.connections_max };
         wanted.within(getrlimit(Resource::Nofile).current)
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_edge_has_what_the_api_may_not_take() {
-        let wanted = Places { edge: 4_096, api: 1_024 };
+        let wanted = ConnectionLimits { edge: 4_096, api: 1_024 };
         for (limit, edge, api) in [
             (None, 4_096, 1_024),
             (Some(1 << 20), 4_096, 1_024),
@@ -78,9 +78,9 @@ mod tests {
             (Some(4), 2, 1),
             (Some(0), 1, 1),
         ] {
-            assert_eq!(wanted.within(limit), Places { edge, api }, "{limit:?}");
+            assert_eq!(wanted.within(limit), ConnectionLimits { edge, api }, "{limit:?}");
         }
-        let more = Places { edge: 1_000_000, api: 1_000_000 }.within(Some(100_000));
-        assert_eq!(more, Places { edge: 74_232, api: 24_744 });
+        let more = ConnectionLimits { edge: 1_000_000, api: 1_000_000 }.within(Some(100_000));
+        assert_eq!(more, ConnectionLimits { edge: 74_232, api: 24_744 });
     }
 }

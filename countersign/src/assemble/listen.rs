@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt as _;
 
-use crate::assemble::descriptors::Places;
+use crate::assemble::descriptors::ConnectionLimits;
 use crate::settings::Settings;
 
 /// The longest head, bytes.
@@ -34,7 +34,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a client may make us wait.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct ClientTimeouts {
     /// For a request's head, and between two requests.
     head: Duration,
     /// Until it takes more of a reply.
@@ -45,7 +45,7 @@ pub(crate) struct Times {
     last: Duration,
 }
 
-impl Default for Times {
+impl Default for ClientTimeouts {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(20),
@@ -59,9 +59,9 @@ impl Default for Times {
 
 /// The API's places, of those that the process has descriptors for.
 pub(crate) fn api_doors(settings: &Settings) -> Arc<Doors> {
-    let places = Places::of(settings);
-    places.tell(settings);
-    Doors::new(places.api_doors(), DoorMetrics::default())
+    let limits = ConnectionLimits::from_settings(settings);
+    limits.tell(settings);
+    Doors::new(limits.api_doors(), DoorMetrics::default())
 }
 
 /// Shows what is counted of the API's connections.
@@ -74,7 +74,7 @@ pub(crate) async fn serve_api(
     listener: TcpListener,
     router: Router,
     doors: Arc<Doors>,
-    times: Times,
+    timeouts: ClientTimeouts,
     stop: impl Future<Output = ()>,
 ) {
     let (closing, told) = watch::channel(false);
@@ -98,7 +98,7 @@ pub(crate) async fn serve_api(
         };
         let place = Arc::new(place);
         let serve =
-            connection(stream, peer, Arc::clone(&place), router.clone(), told.clone(), times);
+            connection(stream, peer, Arc::clone(&place), router.clone(), told.clone(), timeouts);
         place.ended_by(tokio::spawn(serve).abort_handle());
     }
     drop(listener);
@@ -114,44 +114,46 @@ async fn connection(
     place: Arc<Place>,
     router: Router,
     closing: watch::Receiver<bool>,
-    times: Times,
+    timeouts: ClientTimeouts,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let waits = Waits(Arc::clone(&place));
-        let mut request = request.map(|body| Body::new(Asked::new(body, Arc::clone(&place))));
+        let waits = WaitsOnDrop(Arc::clone(&place));
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&place))));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
         async move {
             let response = answer.await?;
-            Ok::<Response<Answer>, Infallible>(response.map(|body| Answer { body, _waits: waits }))
+            Ok::<Response<ReplyBody>, Infallible>(
+                response.map(|body| ReplyBody { body, _waits: waits }),
+            )
         }
     });
     let (from, to) = stream.into_split();
     let mut to = TimeoutWriter::new(to);
-    to.set_timeout(Some(times.stall));
+    to.set_timeout(Some(timeouts.stall));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .half_close(true)
-        .header_read_timeout(times.head)
+        .header_read_timeout(timeouts.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);
     let shut_down = http1::Connection::graceful_shutdown;
-    doors::drive(connection, shut_down, &place, closing, times.life, times.last).await;
+    doors::drive(connection, shut_down, &place, closing, timeouts.life, timeouts.last).await;
 }
 
 /// A request's body. Until all of it is here the client is waited for, and whoever takes longest may be
 /// closed for others: a place is not held by a head alone.
-struct Asked {
+struct RequestBody {
     body: Incoming,
     place: Arc<Place>,
 }
 
-impl Asked {
+impl RequestBody {
     fn new(body: Incoming, place: Arc<Place>) -> Self {
         place.waits();
-        let asked = Self { body, place };
-        asked.note();
-        asked
+        let body = Self { body, place };
+        body.note();
+        body
     }
 
     fn note(&self) {
@@ -161,7 +163,7 @@ impl Asked {
     }
 }
 
-impl hyper::body::Body for Asked {
+impl hyper::body::Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -188,21 +190,21 @@ impl hyper::body::Body for Asked {
 }
 
 /// Says, when it is dropped, that the client is waited for again.
-struct Waits(Arc<Place>);
+struct WaitsOnDrop(Arc<Place>);
 
-impl Drop for Waits {
+impl Drop for WaitsOnDrop {
     fn drop(&mut self) {
         self.0.waits();
     }
 }
 
 /// A reply's body. When it has been written as far as the system takes it, the client is waited for.
-struct Answer {
+struct ReplyBody {
     body: Body,
-    _waits: Waits,
+    _waits: WaitsOnDrop,
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for ReplyBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -51,7 +51,7 @@ pub(crate) async fn open(
 ///
 /// # Errors
 /// As [`open`].
-pub(crate) async fn of_deployment(
+pub(crate) async fn open_existing(
     config: &JetStreamConfig,
     fixed: &Deployment,
 ) -> Result<AnyLog, Failure> {

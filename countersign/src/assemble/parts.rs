@@ -20,7 +20,7 @@ use shared::{Clock, PartitionMap, Partitions, Timestamp};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
-use crate::assemble::descriptors::Places;
+use crate::assemble::descriptors::ConnectionLimits;
 use crate::assemble::objects;
 use crate::data::{DataDir, Mode, read_if_there, write_file};
 use crate::failure::Failure;
@@ -252,7 +252,7 @@ pub(crate) fn open_edge(
     let rim = RimSettings {
         trusted_proxies,
         country_header: (!wanted.country_header.is_empty()).then(|| wanted.country_header.clone()),
-        connections_max: Places::of(settings).edge,
+        connections_max: ConnectionLimits::from_settings(settings).edge,
         connections_per_network_max: wanted.connections_per_network_max,
         rates: told.rates,
         pace: told.pace,

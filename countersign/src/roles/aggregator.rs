@@ -29,7 +29,7 @@ use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
 use crate::assemble::archiving;
 use crate::assemble::disk::Disk;
-use crate::assemble::listen::{self, Times};
+use crate::assemble::listen::{self, ClientTimeouts};
 use crate::assemble::{guard, log, parts};
 use crate::cli::AggregatorArgs;
 use crate::data::{DataDir, Deployment};
@@ -82,7 +82,8 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
     let (answering, answered) = watch::channel(());
     let doors = listen::api_doors(&settings);
     let stopped = process::stopped(stop.clone());
-    let api = listen::serve_api(listener, router, Arc::clone(&doors), Times::default(), stopped);
+    let api =
+        listen::serve_api(listener, router, Arc::clone(&doors), ClientTimeouts::default(), stopped);
     let api = tokio::spawn(async move {
         api.await;
         drop(answering);
@@ -208,7 +209,7 @@ impl Term {
 
     async fn begin(&self, held: Held) -> Result<Leading, Failure> {
         let settings = &self.settings;
-        let log = Arc::new(log::of_deployment(&self.config, &self.fixed).await?);
+        let log = Arc::new(log::open_existing(&self.config, &self.fixed).await?);
         let dir = DataDir::new(&settings.data);
         let stores = loop {
             match parts::open_stores(settings, &dir).await {

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use self::taking::take_batches;
 use super::follow::{Seen, follow};
-use crate::assemble::listen::{self, Times};
+use crate::assemble::listen::{self, ClientTimeouts};
 use crate::assemble::published;
 use crate::assemble::{guard, log, parts};
 use crate::cli::CollectorArgs;
@@ -62,7 +62,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let documents = deployment::patiently(|| Documents::open(&config, false)).await?;
     let fixed = deployment::deployment(&documents).await?;
     let operator = deployment::operator(&documents).await?;
-    let log = Arc::new(log::of_deployment(&config, &fixed).await?);
+    let log = Arc::new(log::open_existing(&config, &fixed).await?);
     let queue = deployment::patiently(|| EdgeQueue::open(&config, false)).await?;
 
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
@@ -100,7 +100,7 @@ async fn collect(settings: Settings) -> Result<(), Failure> {
     let routes = routes.merge(public).merge(told);
     line(format!("api listening on {url}"));
     let stopped = process::stopped(stop.clone());
-    let api = listen::serve_api(listener, routes, doors, Times::default(), stopped);
+    let api = listen::serve_api(listener, routes, doors, ClientTimeouts::default(), stopped);
     let taking = take_batches(queue, Arc::clone(&collector), seen, unready, stop);
     let result = tokio::select! {
         biased;

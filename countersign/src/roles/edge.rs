@@ -19,7 +19,7 @@ use self::sink::QueueSink;
 use super::follow::follow;
 use crate::admin::AdminKey;
 use crate::assemble::disk::Disk;
-use crate::assemble::listen::{self, Times};
+use crate::assemble::listen::{self, ClientTimeouts};
 use crate::assemble::{guard, parts};
 use crate::cli::EdgeArgs;
 use crate::data::{DataDir, Mode, write_file};
@@ -84,7 +84,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     line(format!("api listening on {api_url}"));
     let edge = ::edge::native::run(listener, edge.with(sink), process::stopped(stop.clone()));
     let stopped = process::stopped(stop);
-    let api = listen::serve_api(api_listener, routes, doors, Times::default(), stopped);
+    let api = listen::serve_api(api_listener, routes, doors, ClientTimeouts::default(), stopped);
     let result = process::edge_and_api(edge, api).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     drop(lock);
@@ -141,7 +141,7 @@ impl Known {
         let kept = |name| fs::read(dir.path(name)).unwrap_or_default();
         let keys = serde_json::from_slice(&kept(KEYS_FILE)).ok();
         let variable = std::env::var(crate::admin::VARIABLE).ok();
-        let operator = match AdminKey::of_environment(variable.as_deref())? {
+        let operator = match AdminKey::from_environment(variable.as_deref())? {
             Some(key) => Some(key),
             None => AdminKey::read(&String::from_utf8_lossy(&kept(OPERATOR_FILE))),
         };

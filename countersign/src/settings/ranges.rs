@@ -20,23 +20,23 @@ impl Settings {
     /// Each number with its name and its range.
     fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 11] {
         let Self { edge, outbox, collector, eventlog, aggregator, archive, api, .. } = self;
-        let of = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         [
-            ("edge.connections_max", of(edge.connections_max), 1..=1_000_000),
-            ("api.connections_max", of(api.connections_max), 1..=1_000_000),
+            ("edge.connections_max", wide(edge.connections_max), 1..=1_000_000),
+            ("api.connections_max", wide(api.connections_max), 1..=1_000_000),
             ("outbox.disk_bytes_max", outbox.disk_bytes_max, DISK_BYTES_LEAST..=ANY),
-            ("collector.verify_threads", of(collector.verify_threads), 0..=256),
+            ("collector.verify_threads", wide(collector.verify_threads), 0..=256),
             ("collector.verified_tokens_max", collector.verified_tokens_max, 0..=100_000_000),
             ("collector.flush_ms", collector.flush_ms, 0..=60_000),
             (
                 "collector.dead_letter_bytes_per_hour",
                 collector.dead_letter_bytes_per_hour,
-                2 * of(LETTER_BYTES_MAX)..=ANY,
+                2 * wide(LETTER_BYTES_MAX)..=ANY,
             ),
-            ("eventlog.replicas", of(eventlog.replicas), 1..=5),
+            ("eventlog.replicas", wide(eventlog.replicas), 1..=5),
             ("aggregator.checkpoint_ms", aggregator.checkpoint_ms, 10..=HOUR_MS),
             ("archive.every_ms", archive.every_ms, 10..=24 * HOUR_MS),
-            ("archive.file_bytes", of(archive.file_bytes), 1_024..=1 << 30),
+            ("archive.file_bytes", wide(archive.file_bytes), 1_024..=1 << 30),
         ]
     }
 

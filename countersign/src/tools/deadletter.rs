@@ -31,7 +31,7 @@ pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
                 path += &format!("&sender={}", sender_text(sender)?);
             }
             let api = Api::new(api)?;
-            let found: Value = block_on(api.must(&path))?;
+            let found: Value = block_on(api.require(&path))?;
             if *json {
                 terminal::line(found.to_string());
             } else {

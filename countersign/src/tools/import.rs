@@ -35,7 +35,7 @@ use crate::cli::{Format, ImportArgs};
 use crate::client::Api;
 use crate::failure::{self, Failure, OTHER_LOG, USAGE};
 use crate::{process, terminal};
-use columns::Names;
+use columns::ColumnNames;
 use follow::Watch;
 use progress::Progress;
 use read::{Log, Reader};
@@ -70,10 +70,10 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage("--source: a log's name is not empty"));
     }
     check_rejects(args, &files)?;
-    let names = Names::new(&args.map, &args.default);
+    let names = ColumnNames::new(&args.map, &args.default);
     let names = names.map_err(|what| Failure::usage(format!("--map, --default: {what}")))?;
     let times = Times::new(args.time_format.as_deref(), args.tz.as_deref());
-    let names = names.with(times.map_err(Failure::usage)?);
+    let names = names.with_times(times.map_err(Failure::usage)?);
     let patterns = args.request.iter().map(|text| {
         text.parse().map_err(|what| Failure::usage(format!("--request {text}: {what}")))
     });
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let logs: Vec<_> = files.iter().map(log).collect();
     let complete = runtime.block_on(async {
         let import = Import::new(args)?;
-        if args.follow { import.follow(&logs[0]).await } else { import.all(logs).await }
+        if args.follow { import.follow(&logs[0]).await } else { import.import_all(logs).await }
     });
     Ok(if complete? { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
@@ -125,7 +125,8 @@ impl<'a> Import<'a> {
     fn new(args: &'a ImportArgs) -> Result<Self, Failure> {
         let api = Api::new(&args.api)?;
         let collector = args.collector.as_ref();
-        let collector = collector.map(|url| Api::at("--collector", url, &args.api)).transpose()?;
+        let collector =
+            collector.map(|url| Api::with_addresses("--collector", url, &args.api)).transpose()?;
         Ok(Self { args, api, collector })
     }
 
@@ -134,12 +135,12 @@ impl<'a> Import<'a> {
     }
 
     /// True: every row is accounted for.
-    async fn all(&self, logs: Vec<Log>) -> Result<bool, Failure> {
+    async fn import_all(&self, logs: Vec<Log>) -> Result<bool, Failure> {
         let (mut complete, mut refused) = (true, None);
         for log in logs {
-            let done = match mended::is_one(&log.path) {
+            let done = match mended::detect(&log.path) {
                 Ok(Some(format)) => self.mended(log, format).await,
-                Ok(None) => self.one(log).await,
+                Ok(None) => self.import_log(log).await,
                 Err(failure) => Err(failure),
             };
             match done {
@@ -156,7 +157,7 @@ impl<'a> Import<'a> {
     }
 
     /// Imports one log and prints its account.
-    async fn one(&self, log: Log) -> Result<bool, Failure> {
+    async fn import_log(&self, log: Log) -> Result<bool, Failure> {
         let path = log.path.clone();
         if self.args.strict && !self.is_good(&log).await? {
             return Ok(false);
@@ -182,7 +183,7 @@ impl<'a> Import<'a> {
         });
         let (path, mut is_told) = (log.path.display(), false);
         while !watch.is_over() {
-            let (own, begun) = (log.clone(), watch.of_next());
+            let (own, begun) = (log.clone(), watch.for_next_file());
             let tail = begun.clone();
             let reader = blocking(move || {
                 let input = follow::open(&own.path, tail.clone())?;

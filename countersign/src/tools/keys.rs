@@ -26,25 +26,28 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
                 advertisers: advertisers.clone(),
                 price_max: price_max.map(|(micros, currency)| Money { micros, currency }),
             };
-            let place = Place::of(data)?;
-            let from = place.signs_from(now);
+            let location = KeyLocation::from_args(data)?;
+            let from = location.signs_from(now);
             let make = |keys: &mut KeyStore, random: &mut dyn Random| {
                 keys.create_limited(*issuer, limits.clone(), from, random)
             };
-            let id = place.change(make)?;
+            let id = location.change(make)?;
             terminal::line(format!("made key {id} of issuer {issuer}; it signs from {from} on"));
         }
-        KeysCommand::List { data, json } => list(&Place::of(data)?.keys()?, *json, now)?,
+        KeysCommand::List { data, json } => {
+            list(&KeyLocation::from_args(data)?.keys()?, *json, now)?
+        }
         KeysCommand::Edge { data, issuer } => {
-            let keys = Place::of(data)?.keys()?.for_edge(*issuer).map_err(Failure::usage)?;
+            let keys =
+                KeyLocation::from_args(data)?.keys()?.for_edge(*issuer).map_err(Failure::usage)?;
             let text = serde_json::to_string(&keys).map_err(Failure::fatal)?;
             terminal::line(text);
         }
         KeysCommand::Rotate { data, issuer, overlap } => {
             let ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
-            let place = Place::of(data)?;
-            let from = place.signs_from(now);
-            let id = place.change(|keys, random| keys.rotate(*issuer, from, ms, random))?;
+            let location = KeyLocation::from_args(data)?;
+            let from = location.signs_from(now);
+            let id = location.change(|keys, random| keys.rotate(*issuer, from, ms, random))?;
             terminal::line(format!(
                 "made key {id} of issuer {issuer}; it signs from {from} on, the one before until {} \
                  and verifies for 7 days after",
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
             ));
         }
         KeysCommand::Retire { data, key } => {
-            let silent = Place::of(data)?.change(|keys, _| {
+            let silent = KeyLocation::from_args(data)?.change(|keys, _| {
                 keys.retire(*key, now)?;
                 Ok(silent(keys, *key, now))
             })?;
@@ -60,7 +63,7 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
             warn_of(silent);
         }
         KeysCommand::Revoke { data, key } => {
-            let silent = Place::of(data)?.change(|keys, _| {
+            let silent = KeyLocation::from_args(data)?.change(|keys, _| {
                 keys.revoke(*key)?;
                 Ok(silent(keys, *key, now))
             })?;
@@ -91,17 +94,17 @@ fn warn_of(silent: Option<IssuerId>) {
 const LEAD_MS: u64 = 10_000;
 
 /// Where the keys are.
-pub(crate) enum Place {
+pub(crate) enum KeyLocation {
     Dir(DataDir),
     Nats(Box<Settings>),
 }
 
-impl Place {
+impl KeyLocation {
     /// Where the arguments say.
     ///
     /// # Errors
     /// When a setting is wrong.
-    pub(crate) fn of(args: &DataArgs) -> Result<Self, Failure> {
+    pub(crate) fn from_args(args: &DataArgs) -> Result<Self, Failure> {
         let deployment = &args.deployment;
         if deployment.config.is_none() && deployment.log.is_none() {
             return Ok(Self::Dir(DataDir::new(args.dir())));

@@ -10,7 +10,7 @@ use crate::cli::{EdgesArgs, EdgesCommand};
 use crate::client::Api;
 use crate::failure::Failure;
 use crate::terminal;
-use crate::tools::keys::{Place, block_on};
+use crate::tools::keys::{KeyLocation, block_on};
 
 /// `countersign edges`.
 ///
@@ -20,7 +20,7 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         EdgesCommand::List { api, json } => {
             let api = Api::new(api)?;
-            let found: Value = block_on(api.must(api::routes::EDGES.path))?;
+            let found: Value = block_on(api.require(api::routes::EDGES.path))?;
             if *json {
                 terminal::line(found.to_string());
             } else {
@@ -29,11 +29,11 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
         }
         EdgesCommand::Register { data, issuer, edges } => {
             let now = ambient::SystemClock.now();
-            let place = Place::of(data)?;
-            place.change(|keys, _| {
+            let location = KeyLocation::from_args(data)?;
+            location.change(|keys, _| {
                 edges.iter().try_for_each(|edge| keys.register_edge(*edge, *issuer, now).map(drop))
             })?;
-            let keys = place.keys()?;
+            let keys = location.keys()?;
             for edge in edges {
                 let retired = keys.retired_since(*edge).map_or_else(String::new, |since| {
                     format!(", and is out of service since {since}: what comes of it is rejected")
@@ -42,7 +42,7 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
             }
         }
         EdgesCommand::Registered { data, json } => {
-            let keys = Place::of(data)?.keys()?;
+            let keys = KeyLocation::from_args(data)?.keys()?;
             let edges = &keys.edges;
             if *json {
                 terminal::line(serde_json::to_string(edges).map_err(Failure::fatal)?);
@@ -61,7 +61,7 @@ pub(crate) fn edges(args: &EdgesArgs) -> Result<ExitCode, Failure> {
         EdgesCommand::Retire { data, edge } => {
             let now = ambient::SystemClock.now();
             let since: Timestamp =
-                Place::of(data)?.change(|keys, _| keys.retire_edge(*edge, now))?;
+                KeyLocation::from_args(data)?.change(|keys, _| keys.retire_edge(*edge, now))?;
             terminal::line(format!(
                 "edge {edge} is out of service since {since}; within seconds nobody waits for it, \
                  and what still comes from it is rejected. Whatever runs under this name goes on serving \

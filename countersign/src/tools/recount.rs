@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use archive::{Archive, ArchiveError};
 use shared::ambient::Stopwatch;
 
-use crate::assemble::archiving::{FOLDER, at};
+use crate::assemble::archiving::{FOLDER, open_url};
 use crate::cli::RecountArgs;
 use crate::client::Api;
 use crate::failure::{self, Failure};
@@ -111,7 +111,7 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
 
 async fn open(args: &RecountArgs) -> Result<Archive, Failure> {
     let opened = match &args.archive {
-        Some(url) if url.contains("://") => at(url).await,
+        Some(url) if url.contains("://") => open_url(url).await,
         Some(dir) => existing(dir.as_ref()),
         None => existing(&args.data.join(FOLDER)),
     };

@@ -72,7 +72,7 @@ pub(crate) struct Demo {
     sdk: Option<HashMap<&'static str, Bytes>>,
 }
 
-struct Pages {
+struct DemoState {
     page: String,
     answers: Router,
     sdk: HashMap<&'static str, Bytes>,
@@ -99,25 +99,28 @@ impl Demo {
     pub(super) fn router(self, edge: &str, answers: Router) -> Router {
         let page = if self.sdk.is_some() { SDK_PAGE } else { PAGE };
         let page = page.replace("{edge}", edge).replace("{sdk}", "/sdk");
-        let pages = Pages { page, answers, sdk: self.sdk.unwrap_or_default() };
+        let state = DemoState { page, answers, sdk: self.sdk.unwrap_or_default() };
         Router::new()
             .route("/", get(|| async { axum::response::Redirect::temporary("/demo") }))
-            .route("/demo", get(page_of))
+            .route("/demo", get(demo_page))
             .route("/demo/landing", get(|| async { Html(LANDING) }))
             .route("/demo/counts", get(counts))
             .route("/sdk/{file}", get(sdk_file))
-            .with_state(Arc::new(pages))
+            .with_state(Arc::new(state))
     }
 }
 
-async fn page_of(State(pages): State<Arc<Pages>>) -> Html<String> {
-    Html(pages.page.clone())
+async fn demo_page(State(state): State<Arc<DemoState>>) -> Html<String> {
+    Html(state.page.clone())
 }
 
 /// A file of the SDK; any page may take it.
-async fn sdk_file(State(pages): State<Arc<Pages>>, name: axum::extract::Path<String>) -> Response {
+async fn sdk_file(
+    State(state): State<Arc<DemoState>>,
+    name: axum::extract::Path<String>,
+) -> Response {
     let known = SDK_FILES.iter().find(|(known, _)| *known == name.0);
-    let file = known.and_then(|(name, kind)| Some((*kind, pages.sdk.get(name)?.clone())));
+    let file = known.and_then(|(name, kind)| Some((*kind, state.sdk.get(name)?.clone())));
     let Some((kind, bytes)) = file else { return StatusCode::NOT_FOUND.into_response() };
     let fields = [
         (header::CONTENT_TYPE, kind),
@@ -128,7 +131,7 @@ async fn sdk_file(State(pages): State<Arc<Pages>>, name: axum::extract::Path<Str
 }
 
 /// The counts of the demo's ads, as `aggregated_count` answers them: by ad, then by kind.
-async fn counts(State(pages): State<Arc<Pages>>) -> Response {
+async fn counts(State(state): State<Arc<DemoState>>) -> Response {
     let now = ambient::SystemClock.now().minute();
     let (from, to) = (Minute(now.0.saturating_sub(MINUTES - 1)), Minute(now.0 + 1));
     let range = format!("from={}&to={}", from.start().seconds(), to.start().seconds());
@@ -137,7 +140,7 @@ async fn counts(State(pages): State<Arc<Pages>>) -> Response {
         let mut kinds = serde_json::Map::new();
         for kind in Kind::ALL {
             let uri = format!("{}?{range}&event={kind}", api::routes::AD_COUNT.at(&[&ad]));
-            match count(&pages.answers, &uri).await {
+            match count(&state.answers, &uri).await {
                 Ok(count) => drop(kinds.insert(kind.name().to_owned(), count.into())),
                 Err(response) => return response,
             }

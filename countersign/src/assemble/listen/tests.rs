@@ -19,7 +19,7 @@ struct Api {
 }
 
 impl Api {
-    async fn start(times: Times) -> Self {
+    async fn start(timeouts: ClientTimeouts) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings =
@@ -31,7 +31,7 @@ impl Api {
             .route("/slow", get(|| async { tokio::time::sleep(SOON / 10).await }));
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
-        let task = tokio::spawn(serve_api(listener, router, Arc::clone(&doors), times, stopped));
+        let task = tokio::spawn(serve_api(listener, router, Arc::clone(&doors), timeouts, stopped));
         Self { address, doors, stop, task }
     }
 
@@ -61,14 +61,14 @@ impl Api {
     }
 }
 
-fn short() -> Times {
+fn short() -> ClientTimeouts {
     let head = Duration::from_millis(200);
-    Times { head, stall: head, life: SOON, last: SOON }
+    ClientTimeouts { head, stall: head, life: SOON, last: SOON }
 }
 
 #[tokio::test]
 async fn an_answer_is_whole_and_says_its_length() {
-    let api = Api::start(Times::default()).await;
+    let api = Api::start(ClientTimeouts::default()).await;
     let said = api.ask("/").await;
     assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\nyes"), "{said}");
     assert!(said.contains("content-length: 3\r\n"), "{said}");
@@ -77,7 +77,7 @@ async fn an_answer_is_whole_and_says_its_length() {
 
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
-    let api = Api::start(Times::default()).await;
+    let api = Api::start(ClientTimeouts::default()).await;
     let mut silent = Vec::new();
     for _ in 0..4 * PLACES {
         silent.push(api.open("").await);
@@ -110,7 +110,7 @@ async fn who_takes_a_large_answer_has_all_of_it() {
 
 #[tokio::test]
 async fn the_end_waits_for_requests_and_for_nothing_else() {
-    let api = Api::start(Times::default()).await;
+    let api = Api::start(ClientTimeouts::default()).await;
     let _silent = api.open("").await;
     let mut asked = api.open("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
     tokio::time::sleep(Duration::from_millis(50)).await;

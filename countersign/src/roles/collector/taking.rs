@@ -18,17 +18,17 @@ use crate::process;
 use crate::roles::follow::Seen;
 
 /// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
-const TAKEN: Held = Held { batches: 32_768, bytes: 256 << 20 };
+const TAKEN: Load = Load { batches: 32_768, bytes: 256 << 20 };
 /// … and of one issuer, of which the others' would wait for those that take hours: a quarter, as it has of the
 /// collector's queue, and no less than one edge may have in NATS, for what is given back comes seconds later.
-const TAKEN_OF_ONE: Held = Held { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
+const TAKEN_PER_ISSUER: Load = Load { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
 /// The queue is asked again after this …
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// … and it is looked again whether anything may be taken.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A batch that could not be appended is given out again after this.
 const BACK_AFTER: Duration = Duration::from_secs(2);
-/// … and one that was given out so often already and finds no hand, after as many times that.
+/// … and one that was given out so often already and finds no share, after as many times that.
 const TURNS_MAX: u32 = 5;
 /// … and one of an edge that nobody knows so often, before it is a dead letter.
 const UNKNOWN_TIMES: u64 = 4;
@@ -38,7 +38,7 @@ const HELD_BACK_MAX: Duration = Duration::from_secs(60);
 const FINISHED_MAX: usize = 65_536;
 
 const _: () =
-    assert!(BUNDLE_BATCHES_MAX <= TAKEN_OF_ONE.batches as usize, "any bundle can be held");
+    assert!(BUNDLE_BATCHES_MAX <= TAKEN_PER_ISSUER.batches as usize, "any bundle can be held");
 
 /// Takes until the signal, and then finishes what was taken.
 pub(super) async fn take_batches(
@@ -50,7 +50,8 @@ pub(super) async fn take_batches(
 ) {
     let (places, bytes) =
         (Semaphore::new(TAKEN.batches as usize), Semaphore::new(TAKEN.bytes as usize));
-    let (places, bytes, hands) = (Arc::new(places), Arc::new(bytes), Arc::new(Hands::default()));
+    let (places, bytes, shares) =
+        (Arc::new(places), Arc::new(bytes), Arc::new(IssuerShares::default()));
     let finished = Arc::new(Finished::default());
     let mut taker = queue.taker();
     let mut stopped = std::pin::pin!(process::stopped(stop));
@@ -74,10 +75,10 @@ pub(super) async fn take_batches(
             () = &mut stopped => break,
             next = next => next,
         };
-        match next.map(Message::of) {
+        match next.map(Message::new) {
             Ok(message) => {
                 unready.send_if_modified(|why| why.take().is_some());
-                let Held { batches, bytes: size } = message.held();
+                let Load { batches, bytes: size } = message.load();
                 let room = async {
                     let more = Arc::clone(&places).acquire_many_owned(batches - 1).await;
                     (place, more, Arc::clone(&bytes).acquire_many_owned(size).await)
@@ -90,12 +91,14 @@ pub(super) async fn take_batches(
                     room = room => room,
                 };
                 let issuer = collector.issuer_of(&message.taken.edge);
-                let hand = Hands::take(&hands, issuer, message.held());
+                let share = IssuerShares::take(&shares, issuer, message.load());
                 let (queue, collector) = (queue.clone(), Arc::clone(&collector));
                 let finished = Arc::clone(&finished);
                 tokio::spawn(async move {
-                    match hand {
-                        Some(_hand) => one(&queue, &collector, &finished, &message).await,
+                    match share {
+                        Some(_share) => {
+                            handle_message(&queue, &collector, &finished, &message).await
+                        }
                         None => message.answered(message.taken.again(message.turn()).await),
                     }
                     drop(room);
@@ -121,20 +124,20 @@ struct Message {
 }
 
 impl Message {
-    fn of(taken: Taken) -> Self {
+    fn new(taken: Taken) -> Self {
         // What is no bundle though it begins like one is no batch either, and refused as such.
         let batches = bundle::split(&taken.batch).unwrap_or_else(|_| vec![&taken.batch]);
         let batches = batches.into_iter().map(|batch| taken.batch.slice_ref(batch)).collect();
         Self { taken, batches }
     }
 
-    fn held(&self) -> Held {
+    fn load(&self) -> Load {
         let bytes = u32::try_from(self.taken.batch.len()).unwrap_or(u32::MAX);
         let batches = u32::try_from(self.batches.len()).unwrap_or(u32::MAX);
-        Held { batches, bytes: bytes.min(TAKEN_OF_ONE.bytes) }
+        Load { batches, bytes: bytes.min(TAKEN_PER_ISSUER.bytes) }
     }
 
-    /// When it is given out again for it has no hand: what lies there for long comes less often.
+    /// When it is given out again for it has no share: what lies there for long comes less often.
     fn turn(&self) -> Duration {
         let times = u32::try_from(self.taken.deliveries()).unwrap_or(u32::MAX);
         BACK_AFTER.saturating_mul(times.clamp(1, TURNS_MAX))
@@ -190,7 +193,7 @@ enum Done {
     Again(Duration),
 }
 
-async fn one(
+async fn handle_message(
     queue: &EdgeQueue,
     collector: &Collector<AnyLog>,
     finished: &Finished,
@@ -253,43 +256,43 @@ async fn submit(
 
 /// Batches that are taken and have no answer yet.
 #[derive(Clone, Copy, Default)]
-struct Held {
+struct Load {
     batches: u32,
     bytes: u32,
 }
 
 /// Those of each issuer.
 #[derive(Default)]
-struct Hands(Mutex<HashMap<Option<IssuerId>, Held>>);
+struct IssuerShares(Mutex<HashMap<Option<IssuerId>, Load>>);
 
 /// One of them.
-struct Hand {
-    hands: Arc<Hands>,
+struct Share {
+    shares: Arc<IssuerShares>,
     issuer: Option<IssuerId>,
-    held: Held,
+    held: Load,
 }
 
-impl Hands {
+impl IssuerShares {
     /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
-    fn take(hands: &Arc<Self>, issuer: Option<IssuerId>, more: Held) -> Option<Hand> {
-        let mut held = hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(shares: &Arc<Self>, issuer: Option<IssuerId>, more: Load) -> Option<Share> {
+        let mut held = shares.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = held.entry(issuer).or_default();
-        if more.batches > TAKEN_OF_ONE.batches - held.batches
-            || more.bytes > TAKEN_OF_ONE.bytes - held.bytes
+        if more.batches > TAKEN_PER_ISSUER.batches - held.batches
+            || more.bytes > TAKEN_PER_ISSUER.bytes - held.bytes
         {
             return None;
         }
-        *held = Held { batches: held.batches + more.batches, bytes: held.bytes + more.bytes };
-        Some(Hand { hands: Arc::clone(hands), issuer, held: more })
+        *held = Load { batches: held.batches + more.batches, bytes: held.bytes + more.bytes };
+        Some(Share { shares: Arc::clone(shares), issuer, held: more })
     }
 }
 
-impl Drop for Hand {
+impl Drop for Share {
     fn drop(&mut self) {
-        let mut held = self.hands.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = held.get_mut(&self.issuer) {
-            let Held { batches, bytes } = self.held;
-            *held = Held { batches: held.batches - batches, bytes: held.bytes - bytes };
+            let Load { batches, bytes } = self.held;
+            *held = Load { batches: held.batches - batches, bytes: held.bytes - bytes };
         }
     }
 }
@@ -300,16 +303,16 @@ mod tests {
 
     #[test]
     fn an_issuer_has_a_part_of_the_hands_and_gives_them_back() {
-        let hands = Arc::new(Hands::default());
+        let shares = Arc::new(IssuerShares::default());
         let [one, other] = ["one", "other"].map(|name| Some(IssuerId::literal(name)));
-        let take = |issuer, bytes| Hands::take(&hands, issuer, Held { batches: 1, bytes });
-        let mut held: Vec<_> = (0..TAKEN_OF_ONE.batches).map(|_| take(one, 1)).collect();
+        let take = |issuer, bytes| IssuerShares::take(&shares, issuer, Load { batches: 1, bytes });
+        let mut held: Vec<_> = (0..TAKEN_PER_ISSUER.batches).map(|_| take(one, 1)).collect();
         assert!(held.iter().all(Option::is_some) && take(one, 1).is_none());
         assert!(take(other, 1).is_some() && take(None, 1).is_some());
         drop(held.pop());
         let again = take(one, 1);
         assert!(again.is_some() && take(one, 1).is_none());
-        let (large, small) = (take(other, TAKEN_OF_ONE.bytes), take(other, 1));
+        let (large, small) = (take(other, TAKEN_PER_ISSUER.bytes), take(other, 1));
         assert!(large.is_some() && small.is_none());
         drop(large);
         assert!(take(other, 1).is_some());

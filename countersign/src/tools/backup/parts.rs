@@ -38,7 +38,7 @@ const TRIES_MAX: u32 = 100;
 
 /// Copies everything. True: the event log is there.
 pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
-    let mut outbox = Held::new(copier.from.join(OUTBOX));
+    let mut outbox = HeldOutbox::new(copier.from.join(OUTBOX));
     let has_log = outbox.during(|| {
         others(copier, Path::new(""))?;
         for name in names(&copier.from.join(STATE))? {
@@ -170,12 +170,12 @@ fn length(path: &Path, file: &File) -> Result<u64, Failure> {
 
 /// The outbox's segments, held open so that they can be read when they are deleted: what is
 /// acknowledged goes, and may not be in the copy of the log.
-struct Held {
+struct HeldOutbox {
     dir: PathBuf,
     files: BTreeMap<String, File>,
 }
 
-impl Held {
+impl HeldOutbox {
     fn new(dir: PathBuf) -> Self {
         Self { dir, files: BTreeMap::new() }
     }

@@ -340,7 +340,7 @@ fn end_of_quotes(text: &str) -> Option<usize> {
 }
 
 /// Whether a line may be one of an access log, and whether of W3C's form.
-pub(super) fn is_one(line: &[u8]) -> Option<bool> {
+pub(super) fn detect(line: &[u8]) -> Option<bool> {
     let line = std::str::from_utf8(line).ok()?;
     let is_directive = ["#Version:", "#Fields:", "#Software:", "#Date:"].iter();
     if is_directive.clone().any(|name| line.starts_with(name)) {

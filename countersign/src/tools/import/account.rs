@@ -10,7 +10,7 @@ use shared::SourceId;
 use shared::ambient::Stopwatch;
 
 use super::mended;
-use super::read::{Read, Taken};
+use super::read::{LogSummary, Taken};
 use crate::client::Api;
 use crate::failure::Failure;
 use crate::terminal;
@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Asks; a log that the server does not know has no rows.
 pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Source, Failure> {
     // Whatever answers 404 is none that counts.
-    api.must(&routes::SOURCE.at(&[&source])).await
+    api.require(&routes::SOURCE.at(&[&source])).await
 }
 
 /// Asks until `rows` are taken. When they are not in time, the account says so.
@@ -56,7 +56,7 @@ async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Source, Fa
 ///
 /// # Errors
 /// They are another's.
-pub(super) fn check(of: &Source, path: &Path, read: &Read) -> Result<(), Failure> {
+pub(super) fn check(of: &Source, path: &Path, read: &LogSummary) -> Result<(), Failure> {
     let is_other = |taken: Taken| {
         taken.rows > read.rows || (taken.rows == read.rows && !read.digests.has(&taken.digest))
     };
@@ -91,7 +91,7 @@ fn events_of(of: &Source) -> u64 {
 pub(super) fn print(
     path: &Path,
     source: SourceId,
-    read: &Read,
+    read: &LogSummary,
     rows_before: u64,
     after: &Source,
 ) -> bool {
@@ -144,7 +144,7 @@ fn line(name: &str, text: impl std::fmt::Display) {
 }
 
 /// Nothing of it was sent. False.
-fn print_unreadable(path: &Path, read: &Read) -> bool {
+fn print_unreadable(path: &Path, read: &LogSummary) -> bool {
     terminal::line(format!("{}: none of its {} rows can be read", path.display(), read.rows));
     line("rejected", "nothing was sent");
     terminal::line(
@@ -163,7 +163,7 @@ fn print_rejected(count: u64, file: &Path) {
 
 /// What is not counted of rows that can be read, what was not understood of those that count, and what
 /// waits.
-pub(super) fn print_unread(read: &Read) {
+pub(super) fn print_unread(read: &LogSummary) {
     if read.other > 0 {
         line(
             "other",
@@ -223,7 +223,7 @@ pub(super) fn print_held_back(line_number: Option<u64>) {
 pub(super) async fn print_mended(
     api: &Api,
     path: &Path,
-    read: &mended::Read,
+    read: &mended::MendedSummary,
     before: &BTreeMap<SourceId, Source>,
 ) -> Result<bool, Failure> {
     let (mut all, mut complete) = (Totals::default(), true);
@@ -267,6 +267,6 @@ struct Totals {
 
 /// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was
 /// sent again after an answer was lost.
-fn is_complete(read: &Read, after: &Source) -> bool {
+fn is_complete(read: &LogSummary, after: &Source) -> bool {
     read.events == 0 || after.rows >= read.rows && after.counted + reasoned(after) >= read.events
 }

@@ -46,24 +46,24 @@ const ALIASES: [(&str, usize); 4] =
 /// Under which names a log has what we look for, how it writes its times, and what holds where it says
 /// nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Names {
-    of: Vec<(String, usize)>,
+pub(super) struct ColumnNames {
+    known: Vec<(String, usize)>,
     /// The log's own names, of `--map`.
     mapped: Vec<(String, usize)>,
     defaults: Texts,
     times: Times,
 }
 
-impl Default for Names {
+impl Default for ColumnNames {
     fn default() -> Self {
         let ours = NAMES.into_iter().zip(0..);
-        let of = ours.chain(ALIASES).map(|(name, at)| (name.to_owned(), at)).collect();
+        let known = ours.chain(ALIASES).map(|(name, at)| (name.to_owned(), at)).collect();
         let (mapped, defaults) = (Vec::new(), Texts::default());
-        Self { of, mapped, defaults, times: Times::default() }
+        Self { known, mapped, defaults, times: Times::default() }
     }
 }
 
-impl Names {
+impl ColumnNames {
     /// As `--map` (ours, the log's) and `--default` (ours, a value) say.
     ///
     /// # Errors
@@ -85,8 +85,8 @@ impl Names {
             if !ours.insert(at) || !theirs.insert(their.to_ascii_lowercase()) {
                 return Err(format!("{our}={their}: each column is mapped once"));
             }
-            names.of.retain(|(name, place)| *place != at && !name.eq_ignore_ascii_case(their));
-            names.of.push((their.clone(), at));
+            names.known.retain(|(name, place)| *place != at && !name.eq_ignore_ascii_case(their));
+            names.known.push((their.clone(), at));
             names.mapped.push((their.clone(), at));
         }
         for (our, value) in defaults {
@@ -109,15 +109,15 @@ impl Names {
     }
 
     /// With times as the log writes them.
-    pub(super) fn with(self, times: Times) -> Self {
+    pub(super) fn with_times(self, times: Times) -> Self {
         Self { times, ..self }
     }
 
     /// With these where the log's form has usual ones, and nobody has asked for others.
-    pub(super) fn with_usual(self, usual: Times) -> Self {
+    pub(super) fn with_usual_times(self, usual: Times) -> Self {
         match self.times.has_format() {
             true => self,
-            false => self.with(usual),
+            false => self.with_times(usual),
         }
     }
 
@@ -135,7 +135,7 @@ impl Names {
 
     fn place(&self, name: &str) -> Option<usize> {
         let name = name.trim();
-        self.of.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, at)| *at)
+        self.known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, at)| *at)
     }
 
     /// What a row says, by its texts; `None`: there is no such column.
@@ -210,7 +210,7 @@ impl Names {
 /// Which column of a CSV or TSV log holds what.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
-    names: Names,
+    names: ColumnNames,
     delimiter: u8,
     places: [Option<usize>; NAMES.len()],
     count: usize,
@@ -234,7 +234,7 @@ impl Columns {
     ///
     /// # Errors
     /// Says which column is missing or there twice, and which were found.
-    pub(super) fn read(header: &[u8], delimiter: u8, names: &Names) -> Result<Self, String> {
+    pub(super) fn read(header: &[u8], delimiter: u8, names: &ColumnNames) -> Result<Self, String> {
         let header = header.strip_prefix(super::records::BOM).unwrap_or(header);
         if header.contains(&b'\r') {
             return Err(
@@ -347,7 +347,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &Names {
+impl<'de> DeserializeSeed<'de> for &ColumnNames {
     type Value = JsonRow;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<JsonRow, D::Error> {
@@ -355,7 +355,7 @@ impl<'de> DeserializeSeed<'de> for &Names {
     }
 }
 
-impl<'de> Visitor<'de> for &Names {
+impl<'de> Visitor<'de> for &ColumnNames {
     type Value = JsonRow;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -388,7 +388,7 @@ impl JsonRow {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(super) fn read(line: &[u8], names: &Names) -> Result<Self, String> {
+    pub(super) fn read(line: &[u8], names: &ColumnNames) -> Result<Self, String> {
         let line = line.strip_prefix(super::records::BOM).unwrap_or(line);
         // A list would be read as the fields in their order.
         if !line.trim_ascii_start().starts_with(b"{") {
@@ -402,18 +402,18 @@ impl JsonRow {
     }
 
     /// The fields of the row.
-    pub(super) fn fields<'a>(&'a self, names: &'a Names) -> Fields<'a> {
+    pub(super) fn fields<'a>(&'a self, names: &'a ColumnNames) -> Fields<'a> {
         names.fields(|at| self.texts[at].as_deref())
     }
 
     /// Those of its names that say nothing to us.
-    pub(super) fn unknown<'a>(&'a self, names: &'a Names) -> impl Iterator<Item = &'a str> {
+    pub(super) fn unknown<'a>(&'a self, names: &'a ColumnNames) -> impl Iterator<Item = &'a str> {
         let unknown = self.found.iter().filter(|name| names.place(name).is_none());
         unknown.map(String::as_str)
     }
 
     /// Whether the row says what happened: in its own words, or by two times.
-    pub(super) fn says_what(&self, names: &Names) -> bool {
+    pub(super) fn says_what(&self, names: &ColumnNames) -> bool {
         let has = |at: usize| self.texts[at].is_some() || names.defaults[at].is_some();
         has(EVENT) || has(CLICK) || (has(TIME) && has(CLICK_TIME))
     }
@@ -423,7 +423,7 @@ impl JsonRow {
     ///
     /// # Errors
     /// Says which is missing and which were found.
-    pub(super) fn check_names(line: &[u8], names: &Names) -> Result<Found, String> {
+    pub(super) fn check_names(line: &[u8], names: &ColumnNames) -> Result<Found, String> {
         match Self::read(line, names) {
             Ok(row) => names.look(&row.found),
             Err(_) => Ok(Found { says_what: true, ..Found::default() }),

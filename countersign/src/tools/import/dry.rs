@@ -9,7 +9,7 @@ use shared::{Country, Device, Kind, SourceId, Timestamp};
 
 use super::account;
 use super::open::{self, Seen};
-use super::read::{Log, Read, Reader};
+use super::read::{Log, LogSummary, Reader};
 use super::rejects::Rejects;
 use crate::failure::{self, Failure};
 use crate::terminal::line;
@@ -39,7 +39,7 @@ pub(super) fn run(
 fn look(log: Log, strict: bool) -> Result<bool, Failure> {
     let path = log.path.clone();
     let reader = Reader::new(log, open::open(&path, Seen::default())?, None)?;
-    let (format, mut seen) = (reader.format, Said::default());
+    let (format, mut seen) = (reader.format, EventSummary::default());
     let rejects = Rejects::new(None, format);
     let read = reader.run(SourceId([0; 16]), None, rejects, &mut |chunk| {
         chunk.events.into_iter().for_each(|event| seen.take(event));
@@ -53,7 +53,7 @@ fn look(log: Log, strict: bool) -> Result<bool, Failure> {
 
 /// What the events of a log say.
 #[derive(Default)]
-struct Said {
+struct EventSummary {
     first: Vec<ImportEvent>,
     kinds: BTreeMap<Kind, u64>,
     countries: BTreeMap<Country, u64>,
@@ -61,7 +61,7 @@ struct Said {
     times: Option<(Timestamp, Timestamp)>,
 }
 
-impl Said {
+impl EventSummary {
     fn take(&mut self, event: ImportEvent) {
         *self.kinds.entry(event.kind).or_default() += 1;
         *self.countries.entry(event.country).or_default() += 1;
@@ -73,7 +73,7 @@ impl Said {
         }
     }
 
-    fn print(&self, read: &Read) {
+    fn print(&self, read: &LogSummary) {
         let part = |name: &str, text: String| line(format!("  {name:<12}{text}"));
         for (ours, theirs) in &read.used {
             part("column", format!("{ours} is {theirs:?}"));

@@ -27,7 +27,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// For the next file of the same log: it has an end before it is begun.
-    pub(super) fn of_next(&self) -> Self {
+    pub(super) fn for_next_file(&self) -> Self {
         Self { is_on: Arc::default(), is_over: Arc::clone(&self.is_over) }
     }
 
@@ -98,9 +98,9 @@ impl Tail {
             tracing::debug!("{} was truncated", self.path.display());
             return Ok(true);
         }
-        let of = |data: &Metadata| (data.dev(), data.ino());
+        let identity = |data: &Metadata| (data.dev(), data.ino());
         match std::fs::metadata(&self.path) {
-            Ok(there) if of(&there) != of(&own) => {
+            Ok(there) if identity(&there) != identity(&own) => {
                 let since = self.replaced.get_or_insert_with(Stopwatch::start);
                 Ok(since.elapsed() >= AFTER_ROTATION)
             }

@@ -14,7 +14,7 @@ use shared::{SourceId, Timestamp};
 use super::open::{self, Seen, cannot_read};
 use super::read::{Chunk, Log, guessed, is_in_its_day};
 use super::records::{RECORD_BYTES_MAX, Record};
-use super::rejects::{self, Rejects, Row};
+use super::rejects::{self, RejectedRow, Rejects};
 use super::rows::{Rows, Said, is_before_header};
 use crate::cli::Format;
 use crate::failure::Failure;
@@ -31,7 +31,7 @@ struct Mended {
 
 /// What there was.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Read {
+pub(super) struct MendedSummary {
     /// Rows, bad ones too; headers are none.
     pub(super) rows: u64,
     /// Events, by the source under which they are counted.
@@ -45,7 +45,7 @@ pub(super) struct Read {
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) fn is_one(path: &Path) -> Result<Option<Format>, Failure> {
+pub(super) fn detect(path: &Path) -> Result<Option<Format>, Failure> {
     if !open::is_plain(path) {
         return Ok(None);
     }
@@ -110,9 +110,9 @@ pub(super) fn read(
     seen: Seen,
     mut rejects: Rejects,
     sink: &mut dyn FnMut(ImportChunk) -> bool,
-) -> Result<Read, Failure> {
+) -> Result<MendedSummary, Failure> {
     let input = BufReader::new(open::open(&log.path, seen)?);
-    let mut read = Read::default();
+    let mut read = MendedSummary::default();
     let mut logs = Logs { log, headers: BTreeMap::new() };
     let mut chunk = Chunk::new(SourceId([0; 16]), 0);
     // The row after the chunk's last.
@@ -134,7 +134,8 @@ pub(super) fn read(
             Err(reason) => {
                 let header = logs.header(row.source);
                 let (file, line, bytes) = (row.file.as_str(), row.line, row.row.as_bytes());
-                let row = Row { source: row.source, file, line, reason: &reason, bytes, header };
+                let row =
+                    RejectedRow { source: row.source, file, line, reason: &reason, bytes, header };
                 rejects.take(&row, true)?;
                 continue;
             }

@@ -209,7 +209,7 @@ fn by_content(start: &[u8]) -> Option<Format> {
     if line.starts_with(b"{") {
         return Some(Format::Ndjson);
     }
-    if let Some(is_w3c) = access::is_one(line) {
+    if let Some(is_w3c) = access::detect(line) {
         return Some(if is_w3c { Format::W3c } else { Format::Access });
     }
     let has_any = |of: &[u8]| line.iter().any(|byte| of.contains(byte));

@@ -10,11 +10,11 @@ use shared::name::NAME_BYTES_MAX;
 use shared::{Clock, SourceId, Timestamp};
 
 use super::access::Pattern;
-use super::columns::{Columns, Names};
+use super::columns::{ColumnNames, Columns};
 use super::follow::Watch;
 use super::open::{self, Input, cannot_read};
 use super::records::{Digests, Record, Records};
-use super::rejects::{Rejects, Row};
+use super::rejects::{RejectedRow, Rejects};
 use super::row::Events;
 use super::rows::{Rows, Said, Unread, is_before_header};
 use crate::cli::Format;
@@ -43,7 +43,7 @@ pub(super) struct Log {
     /// What separates its fields; none: as its header tells.
     pub(super) delimiter: Option<u8>,
     /// What its columns are called.
-    pub(super) names: Names,
+    pub(super) names: ColumnNames,
     /// Of an access log, the requests that are events.
     pub(super) requests: Vec<Pattern>,
     /// Whether it goes by a name of its own, and not by how it begins.
@@ -56,7 +56,7 @@ pub(super) struct Log {
 
 /// What there was.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Read {
+pub(super) struct LogSummary {
     /// Rows, bad ones too.
     pub(super) rows: u64,
     /// Events of all rows.
@@ -128,7 +128,7 @@ impl Reader {
         // Between tabs a quote is a character like any other.
         let quoted = delimiter.filter(|delimiter| *delimiter != b'\t');
         let mut records = Records::new(input, quoted, log.may_grow);
-        let mut rows = Rows::of(&mut records, format, delimiter, &log)?;
+        let mut rows = Rows::read_header(&mut records, format, delimiter, &log)?;
         let keep = |record: Record<'_>| Kept {
             bytes: record.bytes.to_vec(),
             line: record.line,
@@ -152,7 +152,7 @@ impl Reader {
         taken: Option<Taken>,
         mut rejects: Rejects,
         sink: Sink<'_>,
-    ) -> Result<Read, Failure> {
+    ) -> Result<LogSummary, Failure> {
         let mut chunk = Chunk::new(source, taken.map_or(0, |taken| taken.rows));
         // Of a log of which nothing can be read nothing is sent: it may be read another way next time.
         let (mut held, mut has_any) = (Vec::new(), taken.is_some());
@@ -161,7 +161,7 @@ impl Reader {
             held.push(chunk);
             !has_any || held.drain(..).all(&mut *sink)
         };
-        let mut read = Read::default();
+        let mut read = LogSummary::default();
         let (mut first, file) = (self.first.take(), self.log.path.to_string_lossy().into_owned());
         loop {
             let next = next(&mut self.records, first.as_ref(), self.watch.is_some());
@@ -191,7 +191,10 @@ impl Reader {
                 Ok(said) => Some(said),
                 Err(reason) => {
                     let header = self.rows.header.as_deref();
-                    let row = Row { header, ..Row::of(source, &file, &record, &reason) };
+                    let row = RejectedRow {
+                        header,
+                        ..RejectedRow::from_record(source, &file, &record, &reason)
+                    };
                     rejects.take(&row, is_new)?;
                     None
                 }
@@ -231,7 +234,7 @@ impl Reader {
         self.finish(read, rejects)
     }
 
-    fn finish(self, mut read: Read, mut rejects: Rejects) -> Result<Read, Failure> {
+    fn finish(self, mut read: LogSummary, mut rejects: Rejects) -> Result<LogSummary, Failure> {
         rejects.flush()?;
         read.rejected = rejects.count;
         read.rejects = rejects.path().to_owned();
@@ -265,7 +268,7 @@ fn next<'a>(
     }
 }
 
-impl Read {
+impl LogSummary {
     fn take(&mut self, said: Option<&Said>, is_new: bool) {
         self.rows += 1;
         match said {
@@ -293,7 +296,7 @@ fn delimiter_of(log: &Log, format: Format, start: &[u8]) -> Option<u8> {
 }
 
 /// What makes columns that we know of a header; the usual when nothing does.
-pub(super) fn guessed(header: &[u8], usual: u8, names: &Names) -> u8 {
+pub(super) fn guessed(header: &[u8], usual: u8, names: &ColumnNames) -> u8 {
     let header = header.trim_ascii_end();
     let is_one = |delimiter: &u8| Columns::read(header, *delimiter, names).is_ok();
     [usual, b';', b'\t', b'|', b','].into_iter().find(is_one).unwrap_or(usual)

@@ -21,7 +21,7 @@ pub(super) const HEADER: &str = "header";
 
 /// A row that cannot be read.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(super) struct RejectedRow<'a> {
     /// Of which log, by its identity.
     pub(super) source: SourceId,
     /// And by its name.
@@ -36,9 +36,9 @@ pub(super) struct Row<'a> {
     pub(super) header: Option<&'a str>,
 }
 
-impl<'a> Row<'a> {
+impl<'a> RejectedRow<'a> {
     /// Of a log without a header.
-    pub(super) const fn of(
+    pub(super) const fn from_record(
         source: SourceId,
         file: &'a str,
         record: &Record<'a>,
@@ -77,7 +77,7 @@ impl Rejects {
     ///
     /// # Errors
     /// When the file cannot be written: rows would be lost.
-    pub(super) fn take(&mut self, row: &Row<'_>, is_new: bool) -> Result<(), Failure> {
+    pub(super) fn take(&mut self, row: &RejectedRow<'_>, is_new: bool) -> Result<(), Failure> {
         self.count += 1;
         if self.count <= SHOWN_MAX {
             eprintln!("{}:{}: {}", row.file, row.line, row.reason);
@@ -123,11 +123,11 @@ impl Rejects {
         ))
     }
 
-    fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
+    fn write(&mut self, row: &RejectedRow<'_>) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         if self.out.is_none() && self.is_there {
             // Rows of logs of another form may stand in it.
-            let there = super::mended::is_one(path).ok().flatten();
+            let there = super::mended::detect(path).ok().flatten();
             self.format = there.unwrap_or(self.format);
         }
         let format = self.format;
@@ -142,15 +142,15 @@ impl Rejects {
         if self.headed.replace(row.source) != Some(row.source)
             && let Some(header) = row.header
         {
-            let header = Row { line: 1, reason: HEADER, bytes: header.as_bytes(), ..*row };
+            let header = RejectedRow { line: 1, reason: HEADER, bytes: header.as_bytes(), ..*row };
             write_row(out, format, &header)?;
         }
         write_row(out, format, row)
     }
 }
 
-fn write_row(out: &mut BufWriter<File>, format: Format, row: &Row<'_>) -> io::Result<()> {
-    let Row { source, file, line, reason, bytes, .. } = *row;
+fn write_row(out: &mut BufWriter<File>, format: Format, row: &RejectedRow<'_>) -> io::Result<()> {
+    let RejectedRow { source, file, line, reason, bytes, .. } = *row;
     let text = String::from_utf8_lossy(bytes);
     if format == Format::Ndjson {
         let row =
@@ -183,7 +183,7 @@ fn open(path: &Path, format: Format) -> io::Result<(BufWriter<File>, u64)> {
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let is_empty = std::fs::metadata(path).map_or(true, |data| data.is_file() && data.len() == 0);
     // What is no plain file has nothing that could be spoiled.
-    if is_empty || !super::open::is_plain(path) || super::mended::is_one(path)?.is_some() {
+    if is_empty || !super::open::is_plain(path) || super::mended::detect(path)?.is_some() {
         return Ok(());
     }
     Err(Failure::usage(format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use super::access::{self, Access};
-use super::columns::{Columns, Found, JsonRow, Names, Texts};
+use super::columns::{ColumnNames, Columns, Found, JsonRow, Texts};
 use super::open::cannot_read;
 use super::read::Log;
 use super::records::{BOM, Record, Records};
@@ -59,7 +59,7 @@ enum Form {
 
 /// Turns records into events.
 pub(super) struct Rows {
-    names: Names,
+    names: ColumnNames,
     form: Form,
     /// Of NDJSON: whether its first row says what happened, so that all have to.
     says_what: bool,
@@ -110,7 +110,8 @@ impl Rows {
         rows.form = match (format, header) {
             (Format::Ndjson, _) => Form::Json,
             (Format::Access, _) => {
-                rows.names = rows.names.with_usual(Times::new(Some(access::TIME_FORMAT), None)?);
+                rows.names =
+                    rows.names.with_usual_times(Times::new(Some(access::TIME_FORMAT), None)?);
                 Form::Access(Access::new(patterns()?, None))
             }
             (_, None) => Form::None,
@@ -137,7 +138,7 @@ impl Rows {
     ///
     /// # Errors
     /// It cannot be read, or has not the columns that it must have.
-    pub(super) fn of<R: Read>(
+    pub(super) fn read_header<R: Read>(
         records: &mut Records<R>,
         format: Format,
         delimiter: Option<u8>,

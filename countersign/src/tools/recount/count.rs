@@ -23,7 +23,7 @@ use super::engine::{Cell, Counted, Fact};
 use super::files::Scope;
 use super::names::Names;
 use super::progress::Progress;
-use super::records::{Name, Record, What, read};
+use super::records::{Name, Record, RecordKind, read};
 use crate::failure::Failure;
 
 const MINUTE_MS: i64 = 60_000;
@@ -174,15 +174,15 @@ impl Count {
                 self.skipped = (record.sequence, HashMap::new());
             }
             match record.what {
-                What::Resolved => self.resolve(record),
-                What::Batch => {
+                RecordKind::Resolved => self.resolve(record),
+                RecordKind::Batch => {
                     if let Err(why) = self.take_batch(record) {
                         self.skipped.1.insert(record.entry, why);
                     }
                 }
-                What::Chunk => self.take_chunk(record),
+                RecordKind::Chunk => self.take_chunk(record),
                 // Chunks are numbered behind the batches, and are never skipped whole.
-                What::Event | What::Tally | What::Declared => {
+                RecordKind::Event | RecordKind::Tally | RecordKind::Declared => {
                     let skipped = self.skipped.1.get(&record.entry).copied();
                     if skipped != Some(Skipped::Repeated) {
                         self.judge(record, skipped.is_some());
@@ -256,7 +256,7 @@ impl Count {
         let fate = self.fate(record, over_quota, outside);
         let range = i64::from(self.range.start.0)..i64::from(self.range.end.0);
         let of_chunk = record.source != 0;
-        if !range.contains(&minute) || (record.what == What::Declared && of_chunk) {
+        if !range.contains(&minute) || (record.what == RecordKind::Declared && of_chunk) {
             return;
         }
         let words = &self.words;
@@ -310,13 +310,13 @@ impl Count {
         outside: Option<Name>,
     ) -> Option<Name> {
         let words = &self.words;
-        if record.what == What::Declared {
+        if record.what == RecordKind::Declared {
             return Some(words.declared);
         }
         if over_quota.is_some() {
             return over_quota;
         }
-        if record.what == What::Tally {
+        if record.what == RecordKind::Tally {
             return outside.or(Some(record.outcome));
         }
         if record.outcome != words.accepted {

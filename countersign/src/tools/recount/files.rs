@@ -61,7 +61,8 @@ pub(super) async fn scope(
         let mut has = 0;
         if let Some(last) = entries.last() {
             let info = info(archive, last, counted.partition).await?;
-            of_this_log(archive, counted, last, &info).map_err(|error| archive_failure(&error))?;
+            check_same_log(archive, counted, last, &info)
+                .map_err(|error| archive_failure(&error))?;
             has = info.last.sequence;
         }
         if has >= counted.sequence {
@@ -100,7 +101,7 @@ async fn info(archive: &Archive, entry: &Entry, partition: u16) -> Result<FileIn
 }
 
 /// The log is the one that the engine counts.
-fn of_this_log(
+fn check_same_log(
     archive: &Archive,
     counted: &Counted,
     entry: &Entry,
@@ -130,7 +131,7 @@ fn check(
     let mut before: Option<&(Entry, FileInfo)> = None;
     for file in files {
         let (entry, info) = file;
-        of_this_log(archive, counted, entry, info)?;
+        check_same_log(archive, counted, entry, info)?;
         let next = before.map_or(1, |(_, info)| info.last.sequence + 1);
         let behind = before.map_or_else(String::new, |(entry, _)| format!(" after {}", entry.path));
         // What is older than anything that could matter may have been moved away.

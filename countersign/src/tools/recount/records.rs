@@ -13,7 +13,7 @@ use super::names::Names;
 /// What a record is of. In a message they come in this order: whether a batch is repeated decides
 /// on its events.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum What {
+pub(super) enum RecordKind {
     Resolved,
     Batch,
     Chunk,
@@ -29,7 +29,7 @@ pub(super) type Name = u32;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub(super) sequence: u64,
-    pub(super) what: What,
+    pub(super) what: RecordKind,
     pub(super) row: u64,
     pub(super) entry: u64,
     pub(super) edge: Name,
@@ -75,7 +75,7 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
     let mut records = Vec::new();
     for batch in batches {
         let batch = batch.map_err(|error| error.to_string())?;
-        let columns = Columns::of(&batch).ok_or("a column is of another type")?;
+        let columns = Columns::from_batch(&batch).ok_or("a column is of another type")?;
         records.extend((0..batch.num_rows()).filter_map(|at| {
             let sequence = columns.sequence.at(at).filter(|of| *of <= sequence)?;
             columns.record(at, sequence, names)
@@ -83,7 +83,7 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
     }
     records.sort_unstable_by_key(|record| match record.what {
         // Of one log, the earlier rows first.
-        What::Chunk => (record.sequence, record.what, record.source_row, record.source_end),
+        RecordKind::Chunk => (record.sequence, record.what, record.source_row, record.source_end),
         _ => (record.sequence, record.what, Some(record.entry), record.row),
     });
     Ok(records)
@@ -117,14 +117,14 @@ const COLUMNS: [&str; 24] = [
 ];
 
 /// A column of whole numbers, whatever their width.
-enum Numbers<'a> {
+enum NumberColumn<'a> {
     U16(&'a arrow_array::UInt16Array),
     U32(&'a arrow_array::UInt32Array),
     U64(&'a arrow_array::UInt64Array),
 }
 
-impl<'a> Numbers<'a> {
-    fn of(array: &'a ArrayRef) -> Option<Self> {
+impl<'a> NumberColumn<'a> {
+    fn from_array(array: &'a ArrayRef) -> Option<Self> {
         let u16s = array.as_primitive_opt::<types::UInt16Type>().map(Self::U16);
         let u32s = || array.as_primitive_opt::<types::UInt32Type>().map(Self::U32);
         u16s.or_else(u32s).or_else(|| array.as_primitive_opt::<types::UInt64Type>().map(Self::U64))
@@ -139,17 +139,17 @@ impl<'a> Numbers<'a> {
     }
 }
 
-struct Texts<'a>(&'a arrow_array::StringArray);
+struct TextColumn<'a>(&'a arrow_array::StringArray);
 
-impl Texts<'_> {
+impl TextColumn<'_> {
     fn at(&self, at: usize, names: &mut Names) -> Name {
         if self.0.is_valid(at) { names.number(self.0.value(at)) } else { 0 }
     }
 }
 
-struct Times<'a>(&'a arrow_array::TimestampMillisecondArray);
+struct TimeColumn<'a>(&'a arrow_array::TimestampMillisecondArray);
 
-impl Times<'_> {
+impl TimeColumn<'_> {
     fn at(&self, at: usize) -> Option<i64> {
         self.0.is_valid(at).then(|| self.0.value(at))
     }
@@ -158,41 +158,41 @@ impl Times<'_> {
 /// The columns of a batch.
 struct Columns<'a> {
     record: &'a arrow_array::StringArray,
-    sequence: Numbers<'a>,
-    row: Numbers<'a>,
-    stamp: Times<'a>,
-    clock: Times<'a>,
-    entry: Numbers<'a>,
-    edge: Texts<'a>,
-    epoch: Numbers<'a>,
-    number: Numbers<'a>,
+    sequence: NumberColumn<'a>,
+    row: NumberColumn<'a>,
+    stamp: TimeColumn<'a>,
+    clock: TimeColumn<'a>,
+    entry: NumberColumn<'a>,
+    edge: TextColumn<'a>,
+    epoch: NumberColumn<'a>,
+    number: NumberColumn<'a>,
     /// Files of before do not have it.
     digest: Option<&'a arrow_array::StringArray>,
-    source: Texts<'a>,
-    source_row: Numbers<'a>,
-    source_end: Numbers<'a>,
-    at: Times<'a>,
-    kind: Texts<'a>,
-    outcome: Texts<'a>,
-    verdict: Texts<'a>,
-    issuer: Texts<'a>,
-    block: Texts<'a>,
-    opened: Times<'a>,
-    seq: Numbers<'a>,
+    source: TextColumn<'a>,
+    source_row: NumberColumn<'a>,
+    source_end: NumberColumn<'a>,
+    at: TimeColumn<'a>,
+    kind: TextColumn<'a>,
+    outcome: TextColumn<'a>,
+    verdict: TextColumn<'a>,
+    issuer: TextColumn<'a>,
+    block: TextColumn<'a>,
+    opened: TimeColumn<'a>,
+    seq: NumberColumn<'a>,
     /// Files of before may lack those of the codes that have come since.
-    cell: [Option<Texts<'a>>; CELL.len()],
+    cell: [Option<TextColumn<'a>>; CELL.len()],
     price_micros: &'a arrow_array::Int64Array,
-    currency: Texts<'a>,
-    count: Numbers<'a>,
+    currency: TextColumn<'a>,
+    count: NumberColumn<'a>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &'a RecordBatch) -> Option<Self> {
-        let numbers = |name| Numbers::of(batch.column_by_name(name)?);
-        let texts = |name| batch.column_by_name(name)?.as_string_opt::<i32>().map(Texts);
+    fn from_batch(batch: &'a RecordBatch) -> Option<Self> {
+        let numbers = |name| NumberColumn::from_array(batch.column_by_name(name)?);
+        let texts = |name| batch.column_by_name(name)?.as_string_opt::<i32>().map(TextColumn);
         let times = |name| {
             let column = batch.column_by_name(name)?;
-            column.as_primitive_opt::<types::TimestampMillisecondType>().map(Times)
+            column.as_primitive_opt::<types::TimestampMillisecondType>().map(TimeColumn)
         };
         Some(Self {
             record: texts("record")?.0,
@@ -226,12 +226,12 @@ impl<'a> Columns<'a> {
     /// None of what the count does not look at: retired edges, bytes that nobody could read.
     fn record(&self, at: usize, sequence: u64, names: &mut Names) -> Option<Record> {
         let what = match self.record.value(at) {
-            "resolved" => What::Resolved,
-            "batch" => What::Batch,
-            "chunk" => What::Chunk,
-            "event" => What::Event,
-            "tally" => What::Tally,
-            "declared" => What::Declared,
+            "resolved" => RecordKind::Resolved,
+            "batch" => RecordKind::Batch,
+            "chunk" => RecordKind::Chunk,
+            "event" => RecordKind::Event,
+            "tally" => RecordKind::Tally,
+            "declared" => RecordKind::Declared,
             _ => return None,
         };
         let price = self.price_micros;

@@ -30,7 +30,7 @@ pub(super) struct Counts {
 
 async fn account(api: &Api, range: &Range<Minute>) -> Result<Account, Failure> {
     let (from, to) = (range.start.start().seconds(), range.end.start().seconds());
-    api.must(&format!("{}?from={from}&to={to}", routes::ACCOUNTING.path)).await
+    api.require(&format!("{}?from={from}&to={to}", routes::ACCOUNTING.path)).await
 }
 
 /// When nothing is on its way any more, and so many have come.
@@ -86,7 +86,7 @@ impl Counts {
                 "{}?count={ADS_MAX}&window={window}&event={kind}&at={at}",
                 routes::POPULAR_ADS.path
             );
-            let found: Popular = api.must(&path).await?;
+            let found: Popular = api.require(&path).await?;
             ads.extend(found.ad_ids.into_iter().map(|ad| (*kind, ad)).zip(found.counts));
         }
         Ok(Self { account, ads })
@@ -109,7 +109,7 @@ impl Counts {
             let all = came >= ledger.received.least && account.in_flight == 0;
             let late = watch.elapsed() > patience;
             if (all && last.received == account.received) || late {
-                let ads = Self::of_ledger(api, ledger, range).await?;
+                let ads = Self::counts_of_ads(api, ledger, range).await?;
                 let found = Self { account: account.clone(), ads };
                 // Requests without a sure answer may make up the sum while something that must
                 // come is still held up, behind an election of NATS for one.
@@ -126,7 +126,7 @@ impl Counts {
         }
     }
 
-    async fn of_ledger(
+    async fn counts_of_ads(
         api: &Api,
         ledger: &Ledger,
         range: &Range<Minute>,
@@ -137,7 +137,7 @@ impl Counts {
             for kind in Kind::ALL {
                 let path =
                     format!("{}?from={from}&to={to}&event={kind}", routes::AD_COUNT.at(&[&ad]));
-                let found: Counted = api.must(&path).await?;
+                let found: Counted = api.require(&path).await?;
                 ads.insert((*kind, ad.clone()), found.count);
             }
         }
@@ -157,8 +157,8 @@ struct Line {
 }
 
 fn lines(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
-    let mut lines = of_ads(ledger, before, after);
-    lines.extend(of_outcomes(ledger, before, after));
+    let mut lines = ad_lines(ledger, before, after);
+    lines.extend(outcome_lines(ledger, before, after));
     lines
 }
 
@@ -192,7 +192,7 @@ pub(super) fn print(ledger: &Ledger, before: &Counts, after: &Counts, world: &Wo
     bad == 0
 }
 
-fn of_ads(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
+fn ad_lines(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
     let full = delta_of(Reason::OutboxFull, before, after);
     let mut lines = Vec::new();
     for ((kind, ad), bounds) in &ledger.counted {
@@ -232,7 +232,7 @@ fn delta_of(reason: Reason, before: &Counts, after: &Counts) -> u64 {
     of(after).saturating_sub(of(before))
 }
 
-fn of_outcomes(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
+fn outcome_lines(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut push = |what: &str, bounds: Bounds, counted: u64, why: String| {
         let (good, short) = (bounds.hold(counted), counted < bounds.least);

@@ -42,7 +42,7 @@ fn what_the_outbox_deletes_meanwhile_is_in_the_copy() {
     append(&mut outbox, 20);
     fs::write(from.join("tallies"), "tallies").unwrap();
     fs::write(from.join("acked"), "acked").unwrap();
-    let mut held = Held::new(from.clone());
+    let mut held = HeldOutbox::new(from.clone());
     held.look().unwrap();
     let before = outbox.view().trimmed(0);
     // Acknowledged and deleted, while the log is copied; and more comes.
@@ -71,7 +71,7 @@ fn a_hole_between_segments_is_no_copy() {
     let from = dir.path().join("data/outbox");
     let mut outbox = segments(&from);
     append(&mut outbox, 4);
-    let mut held = Held::new(from);
+    let mut held = HeldOutbox::new(from);
     held.look().unwrap();
     // So much comes and goes between two looks that a segment was never seen.
     append(&mut outbox, 20);
@@ -90,7 +90,7 @@ fn segments_that_come_and_go_meanwhile_are_held() {
     let from = dir.path().join("data/outbox");
     let mut outbox = segments(&from);
     append(&mut outbox, 4);
-    let mut held = Held::new(from);
+    let mut held = HeldOutbox::new(from);
     let before = outbox.view().trimmed(0);
     held.during(|| {
         append(&mut outbox, 20);

@@ -5,12 +5,12 @@ use shared::name::literal;
 use shared::{Device, Kind};
 
 fn csv_row(header: &str, row: &str) -> Result<Events, String> {
-    let columns = Columns::read(header.as_bytes(), b',', &Names::default())?;
+    let columns = Columns::read(header.as_bytes(), b',', &ColumnNames::default())?;
     columns.fields(row.as_bytes(), &mut csv::StringRecord::new())?.events(7)
 }
 
 fn json_row(row: &str) -> Result<Events, String> {
-    let names = Names::default();
+    let names = ColumnNames::default();
     JsonRow::read(row.as_bytes(), &names)?.fields(&names).events(7)
 }
 
@@ -100,7 +100,7 @@ fn a_bad_row_says_why() {
     }
     let long = format!("a,1700000001,{}", "u".repeat(257));
     assert!(csv_row("ad_id,timestamp,user_id", &long).unwrap_err().contains("user_id"));
-    let columns = Columns::read(b"ad_id,timestamp", b',', &Names::default()).unwrap();
+    let columns = Columns::read(b"ad_id,timestamp", b',', &ColumnNames::default()).unwrap();
     let fields = columns.fields(b"a\xff,1700000001", &mut csv::StringRecord::new()).map(drop);
     assert!(fields.unwrap_err().starts_with("not UTF-8 at byte 1 (of a log in Latin-1: `iconv"));
     for (row, word) in [
@@ -123,13 +123,15 @@ fn a_header_without_what_is_needed_lists_what_was_found() {
         ("a", "columns ad_id and timestamp (or click_timestamp), and has: a"),
         ("ad_id,timestamp,AD_ID", "ad_id twice"),
     ] {
-        let what = Columns::read(header.as_bytes(), b',', &Names::default()).unwrap_err();
+        let what = Columns::read(header.as_bytes(), b',', &ColumnNames::default()).unwrap_err();
         assert!(what.contains(word), "{what}");
     }
-    let what = JsonRow::check_names(br#"{"id":1,"timestamp":2}"#, &Names::default()).unwrap_err();
+    let what =
+        JsonRow::check_names(br#"{"id":1,"timestamp":2}"#, &ColumnNames::default()).unwrap_err();
     assert!(what.contains("ad_id, and has: id, timestamp"), "{what}");
-    let found = JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &Names::default())
-        .unwrap();
+    let found =
+        JsonRow::check_names(br#"{"ad_id":1,"timestamp":2,"colour":3}"#, &ColumnNames::default())
+            .unwrap();
     assert_eq!(found.unknown, ["colour"]);
     assert!(!found.says_what);
 }
@@ -139,7 +141,7 @@ fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
     let pair = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
     let names = |mapped: &[(&str, &str)], defaults: &[(&str, &str)]| {
         let pairs = |of: &[(&str, &str)]| of.iter().copied().map(pair).collect::<Vec<_>>();
-        Names::new(&pairs(mapped), &pairs(defaults))
+        ColumnNames::new(&pairs(mapped), &pairs(defaults))
     };
     let ours = [("ad_id", "Creative"), ("timestamp", "hour"), ("click", "ad_id")];
     let names_of = names(&ours, &[("publisher", "news"), ("device", "tablet")]).unwrap();
@@ -274,7 +276,8 @@ fn countries_are_read_by_code_and_by_name() {
     let mut wrong = Vec::new();
     for (said, wanted) in cases.chain(of_nothing) {
         let row = format!("a,1700000001,\"{said}\"");
-        let columns = Columns::read(b"ad_id,timestamp,country", b',', &Names::default()).unwrap();
+        let columns =
+            Columns::read(b"ad_id,timestamp,country", b',', &ColumnNames::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
@@ -300,7 +303,8 @@ fn a_place_in_a_country_is_no_country() {
         "Vietnam, South",
         "Germany, East",
     ] {
-        let columns = Columns::read(b"ad_id,timestamp,country", b',', &Names::default()).unwrap();
+        let columns =
+            Columns::read(b"ad_id,timestamp,country", b',', &ColumnNames::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let row = format!("a,1700000001,\"{said}\"");
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
@@ -322,7 +326,8 @@ fn devices_are_read_by_the_words_of_logs() {
     ];
     for (said, wanted) in cases {
         let row = format!("a,1700000001,{said}");
-        let columns = Columns::read(b"ad_id,timestamp,device", b',', &Names::default()).unwrap();
+        let columns =
+            Columns::read(b"ad_id,timestamp,device", b',', &ColumnNames::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };
@@ -347,7 +352,7 @@ fn an_address_or_a_country_that_says_nothing_costs_no_event() {
     ];
     for (ip, address, country, unread) in cases {
         let row = format!("a,1700000001,{ip},{country}");
-        let columns = Columns::read(header.as_bytes(), b',', &Names::default()).unwrap();
+        let columns = Columns::read(header.as_bytes(), b',', &ColumnNames::default()).unwrap();
         let mut buffer = csv::StringRecord::new();
         let fields = columns.fields(row.as_bytes(), &mut buffer).unwrap();
         let Events(event, None) = fields.events(0).unwrap() else { panic!("{row}") };

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use shared::ambient::SystemClock;
 
-use super::super::columns::Names;
+use super::super::columns::ColumnNames;
 use super::super::read::Reader;
 use super::*;
 
@@ -14,7 +14,7 @@ fn log(path: &Path) -> Log {
         path: path.to_owned(),
         format: None,
         delimiter: None,
-        names: Names::default(),
+        names: ColumnNames::default(),
         requests: vec!["/c/{ad_id}".parse().unwrap()],
         is_named: false,
         may_grow: false,
@@ -33,8 +33,8 @@ fn rejected(log: Log) -> PathBuf {
     rejects
 }
 
-fn mend(log: &Log) -> (Read, Vec<ImportChunk>) {
-    let format = is_one(&log.path).unwrap().unwrap();
+fn mend(log: &Log) -> (MendedSummary, Vec<ImportChunk>) {
+    let format = detect(&log.path).unwrap().unwrap();
     let (mut chunks, again) = (Vec::new(), log.path.with_extension("again"));
     let _ = std::fs::remove_file(&again);
     let rejects = Rejects::new(Some(again), format);
@@ -131,7 +131,7 @@ fn what_is_mended_is_known_by_its_line() {
         let (read, chunks) = mend(&own(&rejects));
         assert_eq!((read.rows, read.rejected), (2, 1), "{name}");
         let source = import::mended_source(SOURCE);
-        assert_eq!(sources(&rejects, is_one(&rejects).unwrap().unwrap()).unwrap(), [source].into());
+        assert_eq!(sources(&rejects, detect(&rejects).unwrap().unwrap()).unwrap(), [source].into());
         assert_eq!(read.events, [(source, 1)].into(), "{name}");
         let [chunk] = &chunks[..] else { panic!("{name}: {chunks:?}") };
         assert_eq!((chunk.source, chunk.first_row, chunk.end_row), (source, 2, 3), "{name}");
@@ -178,5 +178,5 @@ fn rows_of_several_logs_far_apart_and_out_of_order() {
         assert!(told.message.contains("row 3 is none of a file of rejected rows"), "{told:?}");
     }
     std::fs::write(&path, "ad_id,timestamp\n").unwrap();
-    assert_eq!(is_one(&path).unwrap(), None);
+    assert_eq!(detect(&path).unwrap(), None);
 }

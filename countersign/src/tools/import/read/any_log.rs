@@ -5,7 +5,7 @@ use std::io::Write as _;
 use shared::random::{Seeded, below};
 use shared::{AdName, Country, Device, Kind};
 
-use super::super::columns::Names;
+use super::super::columns::ColumnNames;
 use super::super::open::Seen;
 use super::super::times::Times;
 use super::tests::{At, NOW};
@@ -199,7 +199,7 @@ fn each_row_of_any_log_is_counted_as_it_was_meant_or_rejected() {
             path: path.clone(),
             format: Some(if style.ndjson { Format::Ndjson } else { Format::Csv }),
             delimiter: None,
-            names: Names::default().with(Times::new(None, Some(&zone)).unwrap()),
+            names: ColumnNames::default().with_times(Times::new(None, Some(&zone)).unwrap()),
             requests: Vec::new(),
             is_named: false,
             may_grow: false,

@@ -23,13 +23,13 @@ struct Case {
 }
 
 fn log(path: &Path, format: Format, taken: Option<Taken>, may_grow: bool) -> Case {
-    let (path, names, format) = (path.to_owned(), Names::default(), Some(format));
+    let (path, names, format) = (path.to_owned(), ColumnNames::default(), Some(format));
     let (delimiter, requests, clock) = (None, Vec::new(), Arc::new(At(NOW)));
     let log = Log { path, format, delimiter, names, requests, is_named: may_grow, may_grow, clock };
     Case { log, taken }
 }
 
-fn run(case: Case) -> Result<(Read, Vec<ImportChunk>), Failure> {
+fn run(case: Case) -> Result<(LogSummary, Vec<ImportChunk>), Failure> {
     let (path, mut chunks) = (case.log.path.clone(), Vec::new());
     let reader = Reader::new(case.log, open::open(&path, Seen::default())?, None)?;
     let rejects = Rejects::new(Some(path.with_extension("rejects")), reader.format);
