@@ -1,8 +1,9 @@
 //! The operator's key: the one key of this deployment's API.
 //!
-//! Every route of the API asks for it (`Authorization: Bearer …`) but `/healthz` and `/readyz`,
-//! which say nothing but yes or no, and the public keys. `/metrics` asks for it too: it tells traffic and ads' sums;
-//! Prometheus sends it with `authorization: { credentials: … }`.
+//! Every route of the API requires it (`Authorization: Bearer …`), except those that tell nothing
+//! about visitors or ads: `/healthz`, `/readyz`, the API's description and the public keys.
+//! `/metrics` requires it too, because it shows traffic and the sums of ads; Prometheus sends it
+//! with `authorization: { credentials: … }`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,11 +25,11 @@ use crate::failure::Failure;
 /// The shortest key that the environment may give, in characters.
 const CHARS_MIN: usize = 16;
 const PREFIX: &str = "cs_admin_";
-/// Where the environment gives the key.
+/// The environment variable that may give the key.
 pub(crate) const VARIABLE: &str = "COUNTERSIGN_ADMIN_KEY";
 
-/// The hash of the key: all that is kept. A plain hash will do for 256 random bits; a key that a
-/// person chose is never written anywhere.
+/// The hash of the key, which is all that is kept. A plain hash is enough for 256 random bits; a
+/// key that a person chose comes from the environment, and [`AdminKey::find`] writes nothing of it.
 #[derive(Clone)]
 pub(crate) struct AdminKey(blake3::Hash);
 
@@ -47,7 +48,7 @@ impl AdminKey {
     /// The key of the environment; else the one that was made before; else a new one.
     ///
     /// # Errors
-    /// When the environment's is too short to be one, or the file cannot be read or written.
+    /// When the environment's key is too short, or the file cannot be read or written.
     pub(crate) fn find(
         path: &Path,
         environment: Option<&str>,
@@ -70,10 +71,10 @@ impl AdminKey {
         Ok((made, Origin::Made(key)))
     }
 
-    /// The key that the environment gives, if it does.
+    /// The key of the environment, if there is one.
     ///
     /// # Errors
-    /// When it is too short to be one.
+    /// When it is too short, or has characters other than printable ASCII.
     pub(crate) fn from_environment(key: Option<&str>) -> Result<Option<Self>, Failure> {
         let Some(key) = key else { return Ok(None) };
         if key.chars().count() < CHARS_MIN || !key.bytes().all(|b| b.is_ascii_graphic()) {
@@ -93,12 +94,12 @@ impl AdminKey {
         (Self::from_key(&key), key)
     }
 
-    /// What is kept of it.
+    /// The line that the file keeps: the hash.
     pub(crate) fn kept(&self) -> String {
         format!("blake3:{}\n", self.0.to_hex())
     }
 
-    /// From what was kept; none when it is damaged.
+    /// Reads what [`AdminKey::kept`] wrote; `None` when it is damaged.
     pub(crate) fn read(kept: &str) -> Option<Self> {
         let hash = kept.trim().strip_prefix("blake3:").and_then(shared::text::unhex::<32>)?;
         Some(Self(hash.into()))
@@ -108,7 +109,7 @@ impl AdminKey {
         Self(blake3::hash(key.as_bytes()))
     }
 
-    /// Whether a request brings the key. Hashes are compared, in constant time.
+    /// Whether a request brings the key.
     fn admits(&self, headers: &HeaderMap) -> bool {
         let value = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
         let bearer = value.and_then(|value| {
@@ -120,16 +121,19 @@ impl AdminKey {
     }
 }
 
-/// The layer in front of the API's routes.
+/// The layer in front of the API's routes: lets a request through when it brings the key, and needs
+/// none or is signed by an edge.
 pub(crate) async fn guard(
     State(key): State<Arc<AdminKey>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let path = request.uri().path();
-    // What an edge has signed is looked at where its body is read.
+    // An edge signs its batches instead: the gateway checks the signature when it has read the
+    // body.
     let is_signed = path == BATCHES_PATH && request.headers().contains_key(FIELD);
-    // Whoever keeps the process running may ask whether it is ready.
+    // A supervisor or load balancer has no key, and must be able to ask whether the process is
+    // ready.
     if path == Ready::PATH || is_signed {
         return next.run(request).await;
     }

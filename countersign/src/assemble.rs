@@ -1,7 +1,9 @@
-//! What `up` and the roles are put together of. [`parts`] opens an edge, a collector, an aggregator from the
-//! settings, [`log`] the log between them, [`archiving`] the log as files, [`objects`] object stores by URL.
-//! [`listen`] serves the API, [`descriptors`] is what it shares with the edge, [`guard`] guards and completes its
-//! routes, [`published`] is what edges elsewhere are told; [`disk`] watches the data directory's room.
+//! The parts that `up` and the roles are made of. [`parts`] opens an edge, a collector, an
+//! aggregator from the settings, [`log`] the log between them, [`archiving`] the log as files,
+//! [`objects`] object stores by URL. [`listen`] serves the API, [`descriptors`] divides the
+//! connections between the API and the edge, [`guard`] guards and completes the API's routes,
+//! [`published`] tells edges elsewhere their keys and catalogue; [`disk`] watches the room on the
+//! data directory's disk.
 
 pub(crate) mod archiving;
 pub(crate) mod descriptors;

@@ -32,10 +32,10 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// As it is written; the help of each command says how it may end.
+    /// Reads the command line. The help of each command lists the exit codes.
     ///
     /// # Errors
-    /// Help that was asked for, or what is wrong with it.
+    /// The help that was asked for, or what is wrong with the command line.
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut command = with_exit_codes(Self::command());
         let read = Self::from_arg_matches(&command.try_get_matches_from_mut(std::env::args_os())?);
@@ -112,7 +112,7 @@ pub(crate) struct UpArgs {
 }
 
 impl UpArgs {
-    /// Every setting is its own.
+    /// The flags as settings; `up` has every setting.
     pub(crate) fn given(&self) -> Given {
         let flags = vec![
             ("data", path(self.data.as_deref())),
@@ -149,7 +149,7 @@ pub(crate) struct RoleArgs {
 }
 
 impl RoleArgs {
-    /// For a role with these settings.
+    /// The flags as settings, for a role that has the groups `own`.
     pub(crate) fn given(&self, command: &'static str, own: &'static [&'static str]) -> Given {
         let flags = vec![
             ("eventlog.url", self.log.clone().map(Value::from)),
@@ -177,7 +177,7 @@ pub(crate) struct EdgeArgs {
 }
 
 impl EdgeArgs {
-    /// With the settings that an edge has.
+    /// The flags as settings, for an edge that has the groups `own`.
     pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
         let mut given = self.role.given("edge", own);
         given.flags.extend([
@@ -200,7 +200,7 @@ pub(crate) struct CollectorArgs {
 }
 
 impl CollectorArgs {
-    /// With the settings that a collector has.
+    /// The flags as settings, for a collector that has the groups `own`.
     pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
         let mut given = self.role.given("collector", own);
         let word = self.clock_is_right.clone().map(Value::from);
@@ -221,7 +221,7 @@ pub(crate) struct AggregatorArgs {
 }
 
 impl AggregatorArgs {
-    /// With the settings that an aggregator has.
+    /// The flags as settings, for an aggregator that has the groups `own`.
     pub(crate) fn given(&self, own: &'static [&'static str]) -> Given {
         let mut given = self.role.given("aggregator", own);
         given.flags.push(("data", path(self.data.as_deref())));
@@ -241,7 +241,7 @@ pub(crate) struct DeploymentArgs {
 }
 
 impl DeploymentArgs {
-    /// For a command.
+    /// The flags as settings, for this command.
     pub(crate) fn given(&self, command: &'static str) -> Given {
         let flags = vec![("eventlog.url", self.log.clone().map(Value::from))];
         Given {
@@ -273,7 +273,7 @@ pub(crate) struct InitArgs {
 }
 
 impl InitArgs {
-    /// With the flags as settings.
+    /// The flags as settings.
     pub(crate) fn given(&self) -> Given {
         let mut given = self.deployment.given("init");
         given.flags.push(("partitions", self.partitions.map(Value::from)));
@@ -398,7 +398,8 @@ pub(crate) struct DataArgs {
 }
 
 impl DataArgs {
-    /// The data directory: the variable says it too, and is not held against --config.
+    /// The data directory: the flag, else the variable, else the default. The variable is read here
+    /// and not by clap, for which it would conflict with `--config`.
     pub(crate) fn dir(&self) -> PathBuf {
         let named = || std::env::var_os("COUNTERSIGN_DATA").filter(|dir| !dir.is_empty());
         let dir = self.data.clone().or_else(|| named().map(PathBuf::from));

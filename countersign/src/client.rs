@@ -1,5 +1,5 @@
-//! Speaks with an API, patiently: what can be tried again is, until the patience ends; where several
-//! addresses are given, at the next one.
+//! A patient client of the API. A failure that may pass is tried again until the patience ends;
+//! where several addresses are given, at the next one.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,31 +16,32 @@ use crate::failure::Failure;
 
 const BACKOFF_MS_MIN: u64 = 100;
 const BACKOFF_MS_MAX: u64 = 3_000;
-/// The longest that one request may take.
+/// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest that one long answer may take.
+/// How long a request may take whose answer or work is long.
 const LONG_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The API, and the key to it.
 pub(crate) struct Api {
     bases: Vec<String>,
-    /// Which of them is asked: the one that answered last.
+    /// Counts the addresses that failed; modulo their number it is the one to ask, which is the one
+    /// that answered last.
     current: AtomicUsize,
     key: String,
     patience: Duration,
-    /// Whether it was said that it is tried again.
+    /// Whether the user was told that requests are tried again.
     told: AtomicBool,
     http: reqwest::Client,
 }
 
-/// What was answered.
+/// An answer.
 pub(crate) struct Reply {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
-/// What came of one try.
+/// The outcome of one try.
 enum Tried {
     Done(Reply),
     NotFound,
@@ -63,7 +64,7 @@ impl Api {
         Self::with_addresses("--api", &args.api, args)
     }
 
-    /// The same at the addresses of another flag.
+    /// The same for the addresses that another flag gives.
     ///
     /// # Errors
     /// As [`Api::new`].
@@ -116,7 +117,7 @@ impl Api {
         Ok(self.reply(path).await?.map(|reply| reply.body))
     }
 
-    /// As [`Api::bytes`], with what came before them.
+    /// As [`Api::bytes`], with the answer's headers.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -124,7 +125,7 @@ impl Api {
         self.request(Method::GET, path, None, LONG_ANSWER_TIMEOUT).await
     }
 
-    /// What is to be said when something that must be there is not.
+    /// The failure when something is not there that must be.
     pub(crate) fn absent(&self, path: &str) -> Failure {
         let hint = match Route::role_of(path.split('?').next().unwrap_or_default()) {
             Some(Role::Collector) => {
@@ -135,7 +136,7 @@ impl Api {
         Failure::server(format!("{}{path} is not there: {hint}", self.base()))
     }
 
-    /// Asks for something to be done; false when there is no such thing.
+    /// Asks for something to be done, with an empty POST; false when there is no such thing.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -153,7 +154,7 @@ impl Api {
         reply.ok_or_else(|| self.absent(path))
     }
 
-    /// The same where a lot is to be done.
+    /// The same for work that takes long.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -172,6 +173,8 @@ impl Api {
     ) -> Result<Option<Reply>, Failure> {
         let watch = Stopwatch::start();
         let (mut backoff_ms, mut tries) = (BACKOFF_MS_MIN, 0);
+        // Ends with an answer that another try would not change, or with the patience; the pause
+        // doubles up to its bound.
         loop {
             let why = match self.try_once(method.clone(), path, body.clone(), timeout).await {
                 Tried::Done(reply) => return Ok(Some(reply)),
@@ -182,7 +185,8 @@ impl Api {
                 Tried::Later(why) => why,
             };
             tries += 1;
-            // Of two aggregators one stands by: that is nothing to be told.
+            // The user is told only when each address has failed once: of two aggregators one
+            // always stands by, and refuses.
             if tries == self.bases.len() {
                 self.tell(&why);
             }
@@ -199,7 +203,7 @@ impl Api {
         }
     }
 
-    /// Says, once, why nothing seems to happen.
+    /// Tells the user, once, why nothing seems to happen.
     fn tell(&self, why: &str) {
         if !self.patience.is_zero() && !self.told.swap(true, Ordering::Relaxed) {
             eprintln!(
@@ -254,7 +258,7 @@ impl Api {
     }
 }
 
-/// The innermost reason of an error: that is the one that helps.
+/// The innermost cause of an error, which helps most.
 pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
@@ -273,15 +277,15 @@ pub(crate) fn base_url(flag: &str, text: &str) -> Result<String, Failure> {
     Err(Failure::usage(format!("{flag}: {text:?} is no address: http://HOST:PORT or https://… is")))
 }
 
-/// Says whose cryptography TLS goes by in this process, which `reqwest` wants to know before it makes a
-/// client, and so do object stores.
+/// Chooses the cryptography for TLS in this process; `reqwest` and object stores need that before
+/// they make a client.
 pub(crate) fn provide_tls() {
-    // It may have been said before.
+    // An error says that it was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A client that follows no redirect and takes no proxy from the environment: what it measures and
-/// counts is what was asked.
+/// A client that follows no redirect and takes no proxy from the environment: the answers that
+/// `simulate` and `import` count must be those of the address that was asked.
 pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, Failure> {
     provide_tls();
     let builder = reqwest::Client::builder()

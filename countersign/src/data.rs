@@ -19,7 +19,7 @@ use shared::{EdgeId, IssuerId, Partitions, Random, Timestamp};
 
 use crate::failure::Failure;
 
-/// Names of a data directory's parts.
+/// A data directory, by its path.
 #[derive(Debug, Clone)]
 pub(crate) struct DataDir {
     root: PathBuf,
@@ -31,7 +31,7 @@ pub(crate) struct DataDir {
 pub(crate) struct Deployment {
     /// The version of the file's form.
     version: u32,
-    /// The deployment that the keys are of.
+    /// The deployment that the keys belong to.
     pub(crate) deployment: DeploymentId,
     /// How many partitions count.
     pub(crate) partitions: u16,
@@ -39,12 +39,13 @@ pub(crate) struct Deployment {
     pub(crate) log: String,
     /// When it was made, ms since 1970.
     created_at: Timestamp,
-    /// Of a data directory, where its log is, once it was opened; files of before do not say.
+    /// Where the log of a data directory is: noted when the log is first opened. Files of earlier
+    /// builds do not have it, nor does a deployment on NATS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log_place: Option<LogPlace>,
 }
 
-/// Where the log of a data directory is. Not its address, which may change.
+/// The kind of place of a data directory's log. Not its address, which may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(crate) enum LogPlace {
@@ -52,15 +53,15 @@ pub(crate) enum LogPlace {
     Local,
     /// Streams on NATS.
     Nats {
-        /// What their names begin with: `eventlog.prefix`.
+        /// The prefix of their names: `eventlog.prefix`.
         prefix: String,
     },
 }
 
 const VERSION: u32 = 1;
-/// The list of a copy's files, which only a copy has.
+/// The list of files in a backup; only a backup has it.
 pub(crate) const BACKUP_LIST: &str = "backup.json";
-/// A segment of a local log that nothing was written to is smaller.
+/// A segment of a local log to which nothing was written is smaller than this.
 const EMPTY_SEGMENT_BYTES_MAX: u64 = 4_096;
 
 impl DataDir {
@@ -69,7 +70,7 @@ impl DataDir {
         Self { root: root.into() }
     }
 
-    /// A part of it.
+    /// The path of a part.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -78,7 +79,7 @@ impl DataDir {
     /// guard is dropped.
     ///
     /// # Errors
-    /// When another process has it, it cannot be made, or it is a copy that `backup` took.
+    /// When another process has taken it, it cannot be made, or it is a backup.
     pub(crate) fn take(&self) -> Result<File, Failure> {
         self.refuse_copy()?;
         make_private_dir(&self.root).map_err(|error| cannot("make", &self.root, &error))?;
@@ -93,7 +94,7 @@ impl DataDir {
         }
     }
 
-    /// A copy that is used is none any more: its files are not those that its list names.
+    /// Refuses a backup: if a process ran on it, its files would no longer be those in its list.
     fn refuse_copy(&self) -> Result<(), Failure> {
         let list = self.path(BACKUP_LIST);
         if !list.exists() {
@@ -115,11 +116,12 @@ impl DataDir {
         file.map(|file| (file, path.clone())).map_err(|error| cannot("open", &path, &error))
     }
 
-    /// What was fixed when the deployment was made; makes it when there is none. Only for who has
-    /// taken the directory.
+    /// What was fixed when the deployment was made; makes it when there is none. Only for a caller
+    /// that has taken the directory ([`DataDir::take`]).
     ///
     /// # Errors
-    /// When `partitions` is set and another number was fixed, or the file cannot be read.
+    /// When `partitions` is set and another number was fixed, the keys are of another deployment,
+    /// or the file cannot be read.
     pub(crate) fn deployment(
         &self,
         partitions: Option<Partitions>,
@@ -147,8 +149,8 @@ impl DataDir {
         Ok(there)
     }
 
-    /// Refuses a log that is not where this directory's is: on another one the counts would begin anew
-    /// or be refused later, and what was accepted would lie in two logs. Changes nothing.
+    /// Refuses a log at another place than this directory's: on another log the counts would begin
+    /// anew or be refused later, and what was accepted would lie in two logs. Changes nothing.
     ///
     /// # Errors
     /// Says where the log is, and what to set.
@@ -168,7 +170,7 @@ impl DataDir {
             (LogPlace::Nats { .. }, LogPlace::Local) => {
                 "is on NATS: start with --log nats://HOST:4222, or set eventlog.url".to_owned()
             }
-            // Where only files tell, they do not tell the prefix.
+            // A place that was guessed from files has no prefix to compare.
             (LogPlace::Nats { prefix }, LogPlace::Nats { prefix: other })
                 if is_noted && prefix != other =>
             {
@@ -185,8 +187,8 @@ impl DataDir {
         )))
     }
 
-    /// What the files of a directory tell whose description does not say it yet; none where they could
-    /// be of either.
+    /// Guesses from the files where the log is, for a directory whose `deployment.json` does not
+    /// say it yet; `None` when the files fit both places.
     fn evident_log_place(&self) -> Option<LogPlace> {
         let files = |name: &str| fs::read_dir(self.path(name)).into_iter().flatten().flatten();
         let segments =
@@ -198,7 +200,8 @@ impl DataDir {
         }
     }
 
-    /// Notes where the log is that has just been opened. Only for who has taken the directory.
+    /// Notes the place of the log that has just been opened. Only for a caller that has taken the
+    /// directory.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -214,7 +217,8 @@ impl DataDir {
         write_json(&self.path("deployment.json"), &noted, Mode::Plain)
     }
 
-    /// Data without the file that says how it is laid out: something was lost or mixed up.
+    /// Refuses data without `deployment.json`, which says how it is laid out: something was lost or
+    /// mixed up.
     fn refuse_leftovers(&self) -> Result<(), Failure> {
         let leftover = ["log", "state", "outbox"].into_iter().find(|name| self.path(name).exists());
         leftover.map_or(Ok(()), |name| {
@@ -238,11 +242,12 @@ impl DataDir {
         Ok(Some(keys))
     }
 
-    /// The keys; at the first start makes them, with a signing key for `issuer`. Registers the edge of
-    /// this process where it is not, also in keys that an earlier build has made.
+    /// The keys; the first start makes them, with a signing key for `issuer`. Registers the edge of
+    /// this process if it is not registered, as in keys that an earlier build has made.
     ///
     /// # Errors
-    /// As [`DataDir::read_keys`]; when they cannot be written; when the edge is another issuer's.
+    /// As [`DataDir::read_keys`]; when the keys are missing beside a deployment, or cannot be
+    /// written; when the edge is another issuer's; when the clock is far off.
     pub(crate) fn keys_or_new(
         &self,
         edge: EdgeId,
@@ -284,7 +289,8 @@ impl DataDir {
         }
     }
 
-    /// Reads, changes and writes the keys; commands do so one after the other.
+    /// Reads, changes and writes the keys, under a lock, so that commands do so one after the
+    /// other.
     ///
     /// # Errors
     /// When there are none yet, `change` refuses, or the file cannot be read or written.
@@ -317,7 +323,7 @@ impl DataDir {
 }
 
 impl Deployment {
-    /// A new one.
+    /// Makes a new one, with a random identity of the log.
     pub(crate) fn make(
         partitions: Option<Partitions>,
         keys: &KeyStore,
@@ -336,7 +342,7 @@ impl Deployment {
         }
     }
 
-    /// Checks what was read at a place.
+    /// Checks a deployment that was read at `place`.
     ///
     /// # Errors
     /// When it is of another version or damaged, or `partitions` is set and another number was
@@ -375,7 +381,8 @@ pub(crate) enum Mode {
     Secret,
 }
 
-/// Writes a file whole or not at all, durably: beside it, fsync, rename, fsync of the directory.
+/// Writes a file whole or not at all, and durably: a new file beside it, fsync, rename, fsync of
+/// the directory.
 pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Failure> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
@@ -387,7 +394,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Fa
         if mode == Mode::Secret {
             use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
             options.mode(0o600);
-            // One that a crash left behind keeps the mode it had.
+            // The mode above does not change a file that a crash left behind.
             if beside.exists() {
                 fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
             }
@@ -403,8 +410,9 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: Mode) -> Result<(), Fa
     write().map_err(|error| cannot("write", path, &error))
 }
 
-/// A file that is replaced stays its owner's: `keys rotate` by root takes it from no service. Nobody else may
-/// give a file away.
+/// Gives the new file the owner of the one that it replaces: otherwise `keys rotate`, run by root,
+/// would take the file from its service. Failures are ignored, since only root may give a file
+/// away.
 #[cfg(unix)]
 fn keep_owner(path: &Path, new: &File) {
     use std::os::unix::fs::{MetadataExt as _, fchown};

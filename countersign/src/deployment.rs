@@ -1,4 +1,4 @@
-//! A deployment on NATS: what its parts share when each is a process of its own.
+//! A deployment on NATS: the documents that its parts share when each is a process of its own.
 //!
 //! | document | what | who reads it |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | `operator` | the hash of the operator's key | every role, unless its environment has the key |
 //! | `aggregator` | which aggregator counts, see [`crate::roles`] | aggregators |
 //!
-//! `countersign init` makes them, `countersign keys` changes them, the roles look every second.
+//! `countersign init` makes them, `countersign keys` changes them, the roles look at them every
+//! second.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,11 +38,11 @@ pub(crate) const KEYS: &str = "keys";
 pub(crate) const KEYS_CENTRE: &str = "keys-centre";
 pub(crate) const OPERATOR: &str = "operator";
 
-/// A server that does not answer at the start is asked again so often …
+/// A server that does not answer at the start is asked again after this …
 const AGAIN_EVERY: Duration = Duration::from_secs(1);
-/// … and so many times.
+/// … and at most so many times.
 const TRIES_MAX: u32 = 30;
-/// How long a server's monitoring may take to answer.
+/// How long a server's monitoring address may take to answer.
 const MONITOR_MAX: Duration = Duration::from_secs(5);
 
 /// The document with the keys of an issuer's edges.
@@ -49,7 +50,7 @@ pub(crate) fn keys_edge(issuer: IssuerId) -> String {
     format!("keys-edge-{issuer}")
 }
 
-/// How NATS is reached, as a client of this name.
+/// The settings for reaching NATS, for a client of this name.
 ///
 /// # Errors
 /// When the settings name no server.
@@ -83,7 +84,7 @@ pub(crate) fn nats(
 /// Opens something on NATS, patiently: a server that is away is asked again for half a minute.
 ///
 /// # Errors
-/// In one line, with the remedy.
+/// When the server stays away, refuses, or a signal ends the wait.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, OpenError>>>(
     open: impl Fn() -> F,
 ) -> Result<T, Failure> {
@@ -100,7 +101,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, OpenError>>>(
             }
         }
     };
-    // Nothing was begun that would have to be ended in order.
+    // A signal may end the wait at once: nothing has begun yet that must be ended in order.
     tokio::select! {
         opened = opened => opened,
         () = process::signalled() => {
@@ -110,7 +111,8 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, OpenError>>>(
 }
 
 /// Asks each server whether it fsyncs before it acknowledges, and warns where it does not: what it
-/// has acknowledged can be lost with the machine's power. A client cannot see it otherwise.
+/// has acknowledged can be lost with the machine's power. Only the monitoring address tells a
+/// client.
 pub(crate) async fn warn_if_lax(settings: &Settings) {
     let urls = settings.eventlog.monitor_url.split(',').map(str::trim);
     for url in urls.filter(|url| !url.is_empty()) {
@@ -135,7 +137,7 @@ async fn syncs_always(url: &str) -> Result<bool, String> {
     Ok(varz["jetstream"]["config"]["sync_always"] == true)
 }
 
-/// What an error at the start means for the process.
+/// The failure, with its exit code, that an error at the start becomes.
 pub(crate) fn failed(error: OpenError) -> Failure {
     match error {
         OpenError::Foreign(_) => Failure::data(error.to_string()),
@@ -144,10 +146,10 @@ pub(crate) fn failed(error: OpenError) -> Failure {
     }
 }
 
-/// Reads a document that must be there.
+/// Reads a document that must exist.
 ///
 /// # Errors
-/// When it is not, cannot be read, or NATS is away.
+/// When it does not exist or cannot be read, or NATS is away.
 pub(crate) async fn require(documents: &Documents, name: &str) -> Result<Document, Failure> {
     let found = documents.get(name).await;
     let found = found.map_err(|error| Failure::server(format!("document {name}: {error}")))?;
@@ -159,16 +161,16 @@ pub(crate) async fn require(documents: &Documents, name: &str) -> Result<Documen
     })
 }
 
-/// What a document says.
+/// Decodes a document.
 ///
 /// # Errors
-/// When it is not of this form.
+/// When it is not JSON of this type.
 pub(crate) fn parse<T: DeserializeOwned>(name: &str, document: &Document) -> Result<T, Failure> {
     serde_json::from_slice(&document.bytes)
         .map_err(|error| Failure::data(format!("document {name} on NATS: {error}")))
 }
 
-/// What is fixed.
+/// Reads what is fixed for the deployment.
 ///
 /// # Errors
 /// As [`require`].
@@ -202,7 +204,7 @@ fn read_operator(document: &Document) -> Option<AdminKey> {
 /// `countersign init`.
 ///
 /// # Errors
-/// When NATS cannot be used, or holds something else.
+/// When NATS cannot be used, or holds something of another deployment or of an `up`.
 pub(crate) fn init(args: &InitArgs) -> Result<std::process::ExitCode, Failure> {
     let settings = Settings::load(&args.given(), process::environment())?;
     process::run(&settings.log, make(settings.clone(), args.issuer, args.edges.clone()))
@@ -219,7 +221,8 @@ async fn make(settings: Settings, issuer: IssuerId, edges: Vec<EdgeId>) -> Resul
     let (now, random) = (SystemClock.now(), &mut SystemRandom);
     let mut fresh = KeyStore::generate(random);
     fresh.create(issuer, Vec::new(), now, random).map_err(Failure::usage)?;
-    // The first document decides: of two that run at once, one makes the deployment.
+    // Whoever puts this first document makes the deployment: a second `init` at the same time goes
+    // on with the keys of the first.
     let keys = put_first(&documents, KEYS, &fresh).await?;
     let store = parse_keys(&keys)?;
     publish(&documents, store.clone(), keys.revision).await?;
@@ -266,7 +269,8 @@ async fn make(settings: Settings, issuer: IssuerId, edges: Vec<EdgeId>) -> Resul
     Ok(())
 }
 
-/// Whether there is a log without documents: `up` makes its streams, and keeps its keys itself.
+/// Whether the log belongs to an `up`: it makes the streams too, but keeps its keys itself and so
+/// makes no documents.
 async fn belongs_to_up(config: &JetStreamConfig) -> Result<bool, OpenError> {
     match Documents::open(config, false).await {
         Ok(_) => Ok(false),
@@ -284,7 +288,7 @@ fn belongs_to_up_failure(config: &JetStreamConfig) -> Failure {
     ))
 }
 
-/// Puts a document where none is; returns the one that is there then.
+/// Puts a document unless there is one; returns the one that is there afterwards.
 async fn put_first(
     documents: &Documents,
     name: &str,
@@ -305,8 +309,9 @@ async fn put_first_bytes(
     }
 }
 
-/// Reads, changes and writes the keys, and hands the parts their part; commands that do so at once
-/// do it one after the other.
+/// Reads, changes and writes the keys, and then the documents that the roles read. Commands that do
+/// so at the same time do it one after the other: NATS takes a change only of the revision that was
+/// read, so whoever comes second reads again.
 ///
 /// # Errors
 /// When `change` refuses, or NATS is away.
@@ -341,7 +346,8 @@ pub(crate) async fn keys(settings: &Settings) -> Result<KeyStore, Failure> {
 async fn open_as_operator(settings: &Settings) -> Result<Documents, Failure> {
     let config = nats(settings, "operator", 1)?;
     match Documents::open(&config, false).await {
-        // What it says of `init` would lead astray; a server that goes meanwhile says nothing new.
+        // The error advises `countersign init`, which is wrong for the log of an `up`. Should the
+        // server go away during this question, the error stands.
         Err(OpenError::Foreign(_)) if belongs_to_up(&config).await.unwrap_or(false) => {
             Err(belongs_to_up_failure(&config))
         }
@@ -355,9 +361,9 @@ fn parse_keys(document: &Document) -> Result<KeyStore, Failure> {
     Ok(store)
 }
 
-/// Writes the parts' documents. The centre's first: it must know a key before a token comes that is
-/// signed with it. When somebody else has changed the keys meanwhile, again, so that the last word
-/// is that of the last change.
+/// Writes the documents that the roles read. The centre's comes first: collectors must know a key
+/// before an edge signs with it. Writes them again while somebody has changed the keys meanwhile,
+/// so that whoever ends last has written the newest keys.
 async fn publish(
     documents: &Documents,
     mut store: KeyStore,
@@ -371,7 +377,7 @@ async fn publish(
             let part = store.for_edge(issuer).map_err(Failure::data)?;
             replace(documents, &keys_edge(issuer), json(&part)?).await?;
         }
-        // A server that is late by a moment shows an older one, which changes nothing.
+        // A server that lags behind may show an older revision, which changes nothing.
         let there = require(documents, KEYS).await?;
         if there.revision <= revision {
             return Ok(());
@@ -380,6 +386,8 @@ async fn publish(
     }
 }
 
+/// Writes a document unless it says the same already. Tries again when somebody else has written it
+/// meanwhile, so it ends when a write or a read of these bytes went through.
 async fn replace(documents: &Documents, name: &str, bytes: Bytes) -> Result<(), Failure> {
     loop {
         let away = |error| Failure::server(format!("document {name}: {error}"));

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-/// Not everything is accounted for, or there is a difference, or one that is not explained.
+/// Not every row is accounted for, or the counts differ and nothing explains it.
 pub(crate) const DIFFERENT: u8 = 1;
 /// The command line, a setting or an input file cannot be used as it is.
 pub(crate) const USAGE: u8 = 2;
@@ -13,14 +13,14 @@ pub(crate) const OTHER_LOG: u8 = 3;
 pub(crate) const SERVER: u8 = 4;
 /// The data directory or what is on NATS is damaged, or of another deployment.
 pub(crate) const DATA: u8 = 5;
-/// Another process has the data; it may let go.
+/// Another process uses the data, and may end.
 pub(crate) const LOCKED: u8 = 6;
 /// A file or directory cannot be read or written: permissions, a full disk.
 pub(crate) const FILES: u8 = 7;
 /// A part of the running process failed for good.
 pub(crate) const FATAL: u8 = 70;
 
-/// What the exit codes mean, for `--help`.
+/// The exit codes, for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
    0  done; for import and simulate: everything is accounted for; recount: no difference
@@ -39,9 +39,9 @@ Exit codes:
 pub(crate) struct Failure {
     /// The exit code.
     pub(crate) code: u8,
-    /// What, where, and what to do: one line.
+    /// What is wrong, where, and what to do about it, in one line.
     pub(crate) message: String,
-    /// Another import of the same log has followed this one.
+    /// Whether another import of the same log has taken over from this one.
     pub(crate) is_taken_over: bool,
 }
 
@@ -50,7 +50,7 @@ impl Failure {
         Self { code, message: message.to_string(), is_taken_over: false }
     }
 
-    /// The server refuses: another import of the same log has followed this one.
+    /// The server refuses because another import of the same log has taken over.
     pub(crate) fn taken_over(message: impl Display) -> Self {
         Self { is_taken_over: true, ..Self::server(message) }
     }

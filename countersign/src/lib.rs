@@ -1,11 +1,13 @@
-//! Countersign: ad tracking that can be proved. The one binary, whole: `main.rs` only calls it, for what
-//! depends on a library is compiled beside it, and what depends on a binary's parts waits for all of them.
+//! Countersign: ad tracking that can be proved. All of the one binary; `main.rs` only calls it.
+//! Cargo compiles what depends on a library while it compiles the library, but makes what depends
+//! on a binary wait for it.
 //!
-//! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data directory;
-//! [`deployment`] what the parts share on NATS; [`admin`] the operator's key; [`process`] what runs until a
-//! signal. [`up`] is all roles in one process, [`roles`] each in its own, and [`assemble`] what both are put
-//! together of; [`tools`] are the commands that do something and end. The rooms below know nothing of each
-//! other: what connects them is here.
+//! Layout: [`cli`] is what can be asked for; [`settings`] what can be set; [`data`] the data
+//! directory; [`deployment`] what the parts share on NATS; [`admin`] the operator's key;
+//! [`process`] what every command needs that runs until a signal. [`up`] is all roles in one
+//! process, [`roles`] each in its own, and [`assemble`] what both are put together of; [`tools`]
+//! are the commands that do something and end. The rooms below know nothing of each other: what
+//! connects them is here.
 
 mod admin;
 mod arenas;
@@ -49,10 +51,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Help that was asked for, or what is wrong with the command line.
+/// Prints the help that was asked for, or what is wrong with the command line.
 fn misread(error: &clap::Error) -> ExitCode {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    // Whoever reads it could do nothing about a terminal that is gone.
+    // If the terminal is gone, nobody can read the message and nothing can be done about it.
     let _ = error.print();
     let lacks_key = error.kind() == ErrorKind::MissingRequiredArgument
         && matches!(

@@ -17,13 +17,14 @@ const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// The exit code when a second signal ends the process at once.
 const INTERRUPTED: i32 = 130;
 
-/// The variables of this process that are text.
+/// The environment variables whose names and values are valid UTF-8.
 pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// Runs to the end, and exits with 0 when that is no failure.
+/// Runs `work` to its end, with log lines, descriptors and a runtime; the exit code is 0 on
+/// success.
 ///
 /// # Errors
 /// That of `work`; when the log's filter is wrong, or the machine gives no threads.
@@ -41,12 +42,12 @@ pub(crate) fn run(
         .build()
         .map_err(|error| Failure::fatal(format!("cannot start the runtime: {error}")))?;
     let result = runtime.block_on(work);
-    // What still blocks on a disk that does not answer is not waited for.
+    // A thread that is still blocked, on a disk that does not answer, is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result.map(|()| ExitCode::SUCCESS)
 }
 
-/// Lets the process have as many descriptors as it may: the soft limit is often 1 024, for the sake of
+/// Raises the limit of descriptors as far as it may: the soft limit is often 1 024, for the sake of
 /// programs that use `select`.
 fn raise_descriptors() {
     let now = getrlimit(Resource::Nofile);
@@ -75,10 +76,10 @@ fn log_to_stderr(wanted: &Log) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for a part to close, for a while.
+/// Waits for a part to close, at most [`CLOSE_MAX`]. `what` begins the failure's message.
 ///
 /// # Errors
-/// When it has not.
+/// When it has not closed by then.
 pub(crate) async fn within<T>(what: &str, closing: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::time::timeout(CLOSE_MAX, closing).await.map_err(|_| {
         Failure::fatal(format!(
@@ -88,8 +89,8 @@ pub(crate) async fn within<T>(what: &str, closing: impl Future<Output = T>) -> R
     })
 }
 
-/// An edge and the API beside it, until both have ended. Its failure ends both: where the
-/// outbox has failed the process must end, and not go on behind an API that answers.
+/// Runs an edge and the API beside it until both have ended. A failure of the edge ends both: when
+/// its outbox has failed the process must end, although the API would go on answering.
 ///
 /// # Errors
 /// That of the edge.
@@ -142,7 +143,8 @@ pub(crate) fn signals() -> Result<watch::Receiver<bool>, Failure> {
     Ok(receiver)
 }
 
-/// Becomes ready with a SIGTERM or SIGINT, for what begins nothing that has to be ended in order.
+/// Returns at the first SIGTERM or SIGINT; for work that has begun nothing which must be ended in
+/// order.
 pub(crate) async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
@@ -155,7 +157,7 @@ pub(crate) async fn signalled() {
     }
 }
 
-/// Becomes ready with the first signal.
+/// Returns at the first signal.
 pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     // The sender lives in a task that never ends.
     let _ = stop.wait_for(|stop| *stop).await;

@@ -1,7 +1,7 @@
-//! The roles, each a process of its own: [`edge`], [`collector`], [`aggregator`]. What connects them
-//! is NATS: edges put their batches into the work queue, collectors take them from there and append
-//! to the log, one aggregator counts, others stand by ([`lease`]). What they share otherwise is in
-//! [`crate::deployment`], looked at every second ([`follow`]).
+//! The roles, each a process of its own: [`edge`], [`collector`], [`aggregator`]. NATS connects
+//! them: edges put their batches into the work queue, collectors take them from there and append
+//! them to the log, one aggregator counts, others stand by ([`lease`]). Everything else that they
+//! share is in documents ([`crate::deployment`]), which they read every second ([`follow`]).
 //!
 //! Every role serves an operator's side: `/healthz` (alive), `/readyz` (takes work), `/metrics`.
 

@@ -1,5 +1,6 @@
-//! Settings: a TOML file, then environment variables, then flags; the later wins. Each group
-//! belongs to one part of the process. What is not known is refused, with its name and place.
+//! Settings come from a TOML file, then environment variables, then flags; the later wins. Each
+//! group belongs to one part of the process. An unknown setting is refused, with its name and
+//! place.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,11 +22,11 @@ mod visitors;
 use visitors::check_table;
 pub(crate) use visitors::{EdgePrivacy, EdgeVerdicts, table};
 
-/// Every setting begins so in the environment; groups are set off with two underscores:
-/// `COUNTERSIGN_EDGE__LISTEN`.
+/// The prefix of every setting's environment variable; two underscores separate a group from the
+/// setting: `COUNTERSIGN_EDGE__LISTEN`.
 const PREFIX: &str = "COUNTERSIGN_";
-/// Variables of ours that are no settings: the settings file, the operator's key (never in a file),
-/// and where the project's tests find the binary and a nats-server.
+/// Variables with this prefix that are not settings: the settings file, the operator's key (never
+/// in a file), and where the project's tests find the binary and a nats-server.
 const NO_SETTINGS: [&str; 4] = ["CONFIG", "ADMIN_KEY", "BIN", "NATS_SERVER"];
 
 /// All settings of `up`.
@@ -44,7 +45,7 @@ pub(crate) struct Settings {
     pub(crate) edge: Edge,
     /// The edge's durable queue.
     pub(crate) outbox: Outbox,
-    /// Checks and splits what comes.
+    /// Checks what comes and splits it by partition.
     pub(crate) collector: Collector,
     /// What lies between those that check and those that count.
     pub(crate) eventlog: EventLog,
@@ -146,7 +147,7 @@ pub(crate) struct Outbox {
     pub(crate) disk_bytes_max: u64,
 }
 
-/// Checks and splits what comes.
+/// Checks what comes and splits it by partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Collector {
@@ -479,7 +480,7 @@ impl Given {
                 continue;
             }
             if figment.contains(name) {
-                let place = figment.find_metadata(name).map(|of| of.name.to_string());
+                let place = figment.find_metadata(name).map(|metadata| metadata.name.to_string());
                 let place = place.unwrap_or_else(|| "the settings".to_owned());
                 return Err(Failure::usage(format!(
                     "{place}: {name}: `countersign {}` has no such setting, it has {}; take it out, \
@@ -542,7 +543,7 @@ fn merge(into: &mut Dict, from: Dict) {
 
 /// One line for all that is wrong: which setting, where it was set, what was expected.
 fn explain(errors: &figment::Error) -> Failure {
-    let one = |error: figment::Error| {
+    let describe = |error: figment::Error| {
         let place = error.metadata.as_ref().map(|metadata| metadata.name.to_string());
         let name = error.path.join(".");
         let place = match place.as_deref() {
@@ -560,7 +561,7 @@ fn explain(errors: &figment::Error) -> Failure {
         let more = more.unwrap_or_default();
         format!("{place}: {at}{}{more}", error.kind.to_string().trim_end())
     };
-    let all: Vec<String> = errors.clone().into_iter().map(one).collect();
+    let all: Vec<String> = errors.clone().into_iter().map(describe).collect();
     Failure::usage(all.join("; "))
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-/// Prints a line. A reader that went away is no failure of ours: what was asked for was done.
+/// Prints a line. When its reader has gone that is no failure: what was asked for was done.
 pub(crate) fn line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
@@ -22,7 +22,7 @@ pub(crate) fn table(rows: &[Vec<String>]) {
             let (width, last) = (widths[column], column + 1 == columns);
             match column {
                 0 => text.push_str(&format!("{cell:<width$}")),
-                // Explanations stand last, and have no end to line up.
+                // The last column holds explanations, which need no aligned end.
                 _ if last => text.push_str(&format!("  {cell}")),
                 _ => text.push_str(&format!("  {cell:>width$}")),
             }

@@ -1,6 +1,6 @@
-//! The commands that do something and end: [`import`], [`simulate`] and [`recount`] work through an API or
-//! files, [`backup`] copies a data directory, [`keys`], [`catalogue`], [`operate`] and [`deadletter`] are the
-//! operator's.
+//! The commands that do something and end: [`import`], [`simulate`] and [`recount`] work through an
+//! API or files, [`backup`] copies a data directory; [`keys`], [`catalogue`], [`operate`] and
+//! [`deadletter`] are for the operator's daily work.
 
 pub(crate) mod backup;
 pub(crate) mod catalogue;

@@ -1,13 +1,13 @@
 //! `countersign up`: every role in one process, and what connects them.
 //!
-//! edge → outbox → [`sink`] → collector → log → aggregator → API. [`open`]
-//! opens them from the data directory, [`follow`] hands changed keys to those that use them, [`demo`] is what a
-//! newcomer looks at first.
+//! edge → outbox → [`sink`] → collector → log → aggregator → API. [`open`] opens them from the data
+//! directory, [`follow`] hands changed keys to those that use them, [`demo`] is for a newcomer's
+//! first look.
 //!
-//! Shutdown goes the way of an event: the edge stops accepting, seals its outbox with a closing
+//! Shutdown follows the way of an event: the edge stops accepting, seals its outbox with a closing
 //! batch and drains it; the API finishes the requests that it has; the collector flushes; the
 //! aggregator saves; the archive takes what it lacks. So nothing that was accepted waits for the
-//! next start, and if a deadline passes, what is left is on disk and does.
+//! next start, unless a deadline passes: what is left is then on disk, and does wait.
 
 pub(crate) mod demo;
 mod follow;
@@ -39,13 +39,15 @@ use sink::CollectorSink;
 pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::load(&args.given(), process::environment())?;
     let demo = args.demo.then(|| demo::Demo::read(args.sdk.as_deref())).transpose()?;
-    // What is on NATS is begun too, and goes with the directory.
+    // A failed start is undone only when the log is local: streams on NATS were made too, and would
+    // be left without the directory that they belong to.
     let is_new = !settings.data.exists() && settings.eventlog.url.is_empty();
     let is_open = AtomicBool::new(false);
     let ended = process::run(&settings.log, up(settings.clone(), demo, &is_open));
     if ended.is_err() && is_new && !is_open.into_inner() {
-        // Nobody could reach this process: there is nothing in it that was accepted. Nothing of it runs any
-        // more that could write there.
+        // The process was never open, so nothing in the directory was accepted from anybody; and
+        // nothing of it runs any more that could write there. A failed first start leaves nothing
+        // behind.
         let _ = std::fs::remove_dir_all(&settings.data);
     }
     ended
@@ -56,7 +58,7 @@ async fn up(
     demo: Option<demo::Demo>,
     is_open: &AtomicBool,
 ) -> Result<(), Failure> {
-    // Before anything is opened: a signal that comes early ends what was begun in order.
+    // Listens before anything is opened: then an early signal ends in order what was begun.
     let stop = process::signals()?;
     let opened = open::open(&settings, demo).await?;
     is_open.store(true, Ordering::Relaxed);
@@ -80,7 +82,7 @@ async fn up(
     };
     follower.abort();
     disk.abort();
-    // After a failure too: what was taken in goes as far as it can.
+    // After a failure too, so that what was accepted goes as far as it can.
     let closed = close(&collector, aggregator, opened.archiver, opened.log).await;
     result.and(closed)?;
     tracing::info!("ended in order");

@@ -23,7 +23,8 @@ use crate::settings::Settings;
 /// The folder in the data directory.
 pub(crate) const FOLDER: &str = "archive";
 
-/// Several aggregators that share their state share the archive too.
+/// Refuses a local archive beside a shared state: several aggregators that share their state must
+/// share the archive too.
 ///
 /// # Errors
 /// Says what to set.
@@ -38,7 +39,7 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts to archive; none when that is turned off.
+/// Starts to archive; `None` when the archive is turned off.
 ///
 /// # Errors
 /// Says what cannot be used, is damaged, or does not belong to this log.
@@ -66,7 +67,7 @@ pub(crate) async fn open(
     archiver.await.map(Some).map_err(|why| Failure::data(format!("{place}: {why}")))
 }
 
-/// Archives what is in the log now, and ends.
+/// Archives what is in the log now, and stops archiving.
 ///
 /// # Errors
 /// When it takes too long.
@@ -75,7 +76,7 @@ pub(crate) async fn close(archiver: Option<Archiver<AnyLog>>) -> Result<(), Fail
     process::within("the archive: it could not be brought up to date", archiver.close()).await
 }
 
-/// The archive of a URL, with the environment's credentials.
+/// Opens the archive at a URL, with the credentials of the environment.
 ///
 /// # Errors
 /// Says why it cannot be used.

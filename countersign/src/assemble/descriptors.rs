@@ -1,15 +1,16 @@
-//! How many descriptors the process may have, and how connections share them.
+//! How many file descriptors the process may have, and how the edge's and the API's connections
+//! share them.
 
 use edge::native::doors::DoorSettings;
 use rustix::process::{Resource, getrlimit};
 
 use crate::settings::Settings;
 
-/// Descriptors for files of the log, the outbox, the state and the archive, and for connections that the
-/// process makes; a quarter where there are few.
+/// Descriptors that are kept back for the files of the log, the outbox, the state and the archive,
+/// and for connections that the process opens itself; at most a quarter of all.
 const KEPT: u64 = 1_024;
 
-/// The most connections at once.
+/// The most connections that may be open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionLimits {
     /// Of the edge.
@@ -19,26 +20,26 @@ pub(crate) struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// As the settings say, or fewer, where the process has not so many descriptors.
+    /// What the settings ask for, or less when the process may not open so many descriptors.
     pub(crate) fn from_settings(settings: &Settings) -> Self {
         let wanted =
             Self { edge: settings.edge.connections_max, api: settings.api.connections_max };
         wanted.within(getrlimit(Resource::Nofile).current)
     }
 
-    /// The API has at most a quarter of what is free for connections: what it is asked for can wait, and
-    /// a visitor cannot.
+    /// Fits the limits to so many descriptors. The API gets at most a quarter of those that are
+    /// free for connections: an operator's request can wait, a visitor's cannot.
     fn within(self, limit: Option<u64>) -> Self {
         let Some(limit) = limit else { return self };
         let free = limit - KEPT.min(limit / 4);
         let free = usize::try_from(free).unwrap_or(usize::MAX);
         let api = self.api.min(free / 4).max(1);
-        // An edge without any place is refused elsewhere: that is a setting.
+        // At least one: a setting of 0 is refused when the settings are read.
         let edge = self.edge.min((free - api.min(free)).max(1));
         Self { edge, api }
     }
 
-    /// Tells what was chosen.
+    /// Logs the limits, and warns when they are lower than the settings.
     pub(crate) fn tell(self, settings: &Settings) {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let Self { edge, api } = self;
@@ -51,7 +52,7 @@ impl ConnectionLimits {
         }
     }
 
-    /// The API's doors: one network has at most a quarter.
+    /// How the API admits connections: one network gets at most a quarter of them.
     pub(crate) fn api_doors(self) -> DoorSettings {
         DoorSettings {
             connections_max: self.api,

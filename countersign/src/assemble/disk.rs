@@ -1,8 +1,8 @@
-//! Room on the data directory's disk: told before there is none.
+//! Warns of little room on the data directory's disk before there is none.
 //!
-//! When there is none, nothing is lost and nothing stops: the outbox refuses beacons and new ads
-//! (503), redirects go on and are tallied, the log's appends are tried again, a checkpoint waits.
-//! All of it goes on by itself when there is room again.
+//! On a full disk nothing is lost and the process does not stop: the outbox refuses beacons and new
+//! ads (503), redirects go on and are tallied, the log's appends are tried again, a checkpoint
+//! waits. Everything resumes by itself when there is room again.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Looks at a file system, and says when there is little room on it.
+/// Measures a file system, and warns when there is little room on it.
 pub(crate) struct Disk {
     dir: PathBuf,
     alarm: Alarm,
@@ -26,13 +26,13 @@ pub(crate) struct Disk {
 
 /// Bytes of a file system.
 struct Room {
-    /// That this process may still write.
+    /// Bytes that this process may still write.
     free: u64,
     total: u64,
 }
 
 impl Disk {
-    /// Of the file system that has `dir`; the alarm is on below `warn_free_bytes`, 0: never.
+    /// Watches the file system of `dir`. The alarm is on below `warn_free_bytes`; 0 turns it off.
     pub(crate) fn new(dir: PathBuf, warn_free_bytes: u64, registry: &mut Registry) -> Self {
         let disk = Self {
             dir,
@@ -57,7 +57,7 @@ impl Disk {
         self.degraded.subscribe()
     }
 
-    /// Looks, for ever.
+    /// Measures every [`LOOK_EVERY`], until the task is ended.
     pub(crate) async fn watch(mut self) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,14 +106,14 @@ fn room(dir: &std::path::Path) -> std::io::Result<Room> {
     Ok(Room { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
 }
 
-/// On below `least` bytes, and off again only an eighth above, so that it does not flutter.
+/// On below `least` bytes, and off again only an eighth above them, so that it does not flutter.
 struct Alarm {
     least: u64,
     on: bool,
 }
 
 impl Alarm {
-    /// What it is now, when that has changed.
+    /// Takes a measurement; `Some` is the new state when it has changed.
     fn look(&mut self, free: u64) -> Option<bool> {
         let on = match self.on {
             false => free < self.least,

@@ -25,21 +25,21 @@ use crate::admin::{self, AdminKey};
 const DOCUMENT: &str = include_str!("../../../docs/openapi.json");
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whose operator's side it is.
+/// Which process this operator's side belongs to; decides what a 404 advises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Of all roles in one process.
+    /// All roles in one process.
     Up,
-    /// Of an edge alone.
+    /// An edge alone.
     Edge,
-    /// Of a collector alone.
+    /// A collector alone.
     Collector,
-    /// Of an aggregator alone.
+    /// An aggregator alone.
     Aggregator,
 }
 
-/// A role's routes behind the operator's key, the metrics among them; `/healthz` and `/readyz` are
-/// open.
+/// A role's routes and `/metrics`, behind the operator's key; `/healthz`, `/readyz` and the API's
+/// description are open.
 pub(crate) fn guarded(
     side: Side,
     routes: Router,
@@ -51,7 +51,7 @@ pub(crate) fn guarded(
         .fallback(move |uri: Uri| async move { not_found(side, &uri) })
         .method_not_allowed_fallback(other_method)
         .layer(axum::middleware::from_fn_with_state(key, admin::guard));
-    // Alive: it answers. Whether it is ready to is `/readyz`.
+    // `/healthz` says only that the process answers; whether it takes work is `/readyz`.
     let open = Router::new().route("/healthz", get(|| async { "ok\n" })).route(
         OPENAPI.path,
         get(|| async { ([(header::CONTENT_TYPE, "application/json")], DOCUMENT) }),
@@ -59,18 +59,19 @@ pub(crate) fn guarded(
     guarded.merge(open.method_not_allowed_fallback(other_method))
 }
 
-/// The public keys as they are in force, for everybody.
+/// The route of the public keys, open to everybody.
 pub(crate) fn open_keys(keys: watch::Receiver<Arc<CollectorKeys>>) -> Router {
     let route = Router::new().route(jwks::PATH, get(public_keys).with_state(keys));
     route.method_not_allowed_fallback(other_method)
 }
 
-/// Routes whose `/readyz` tells what is not as it should be.
+/// Adds to the routes' `/readyz` what is not as it should be, while it still says yes
+/// ([`degrade`]).
 pub(crate) fn degradable(routes: Router, degraded: watch::Receiver<Option<String>>) -> Router {
     routes.layer(axum::middleware::from_fn_with_state(degraded, degrade))
 }
 
-/// Routes whose `/readyz` says no, and why, while there is a reason.
+/// Lets the routes' `/readyz` say no, with the reason, while `why` gives one.
 pub(crate) fn unready_when(
     routes: Router,
     why: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
@@ -86,8 +87,8 @@ pub(crate) fn unready_when(
     }))
 }
 
-/// `/readyz` still says yes when the process works, but not as it should: nobody is helped when its
-/// redirects stop too.
+/// While a reason is there, `/readyz` names it and still says yes: the process works, and a load
+/// balancer that took it out would stop its redirects too.
 async fn degrade(
     State(degraded): State<watch::Receiver<Option<String>>>,
     request: Request,
@@ -100,7 +101,7 @@ async fn degrade(
     api::ready(&Ready::Degraded { reasons: vec![why] })
 }
 
-/// The public keys, for everybody: as they are in force now.
+/// Answers with the public keys that are in force now.
 async fn public_keys(
     State(keys): State<watch::Receiver<Arc<CollectorKeys>>>,
     headers: HeaderMap,
@@ -165,7 +166,7 @@ fn not_found(side: Side, uri: &Uri) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "not_found", what)
 }
 
-/// Which methods there are the router says itself, in `Allow`.
+/// The router itself lists the allowed methods, in the header `Allow`.
 async fn other_method() -> Refusal {
     let what = "this path has other methods: see `Allow`";
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what)

@@ -1,5 +1,5 @@
-//! The API's server. Every wait for a client has an end: for a head and between two requests, for a
-//! reply to be taken; and a body's ([`collector::gateway`]).
+//! The API's server. Every wait for a client is bounded: for a request's head, between two
+//! requests, and until a reply is taken; how long a body may take, [`collector::gateway`] decides.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,19 +29,19 @@ use crate::settings::Settings;
 
 /// The longest head, bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// How long the last requests may take.
+/// How long the last requests may take after `stop`.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
-/// How long a client may make us wait.
+/// How long the server waits for a client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientTimeouts {
     /// For a request's head, and between two requests.
     head: Duration,
-    /// Until it takes more of a reply.
+    /// Until the client takes more of a reply.
     stall: Duration,
-    /// After so long a connection takes no further request …
+    /// A connection that is older than this takes no further request.
     life: Duration,
-    /// … and ends after so long again, whatever it does.
+    /// After this time more it is closed, whatever it does.
     last: Duration,
 }
 
@@ -51,25 +51,25 @@ impl Default for ClientTimeouts {
             head: Duration::from_secs(20),
             stall: Duration::from_secs(30),
             life: Duration::from_secs(600),
-            // A partition's export is long.
+            // The export of a whole partition takes long.
             last: Duration::from_secs(600),
         }
     }
 }
 
-/// The API's places, of those that the process has descriptors for.
+/// Admits the API's connections, as many as the process has descriptors for.
 pub(crate) fn api_doors(settings: &Settings) -> Arc<Doors> {
     let limits = ConnectionLimits::from_settings(settings);
     limits.tell(settings);
     Doors::new(limits.api_doors(), DoorMetrics::default())
 }
 
-/// Shows what is counted of the API's connections.
+/// Registers the metrics of the API's connections.
 pub(crate) fn register(doors: &Doors, registry: &mut Registry) {
     doors.metrics().register(registry.sub_registry_with_prefix("countersign_api"));
 }
 
-/// Serves the API until `stop`, and then its last requests for a while.
+/// Serves the API until `stop`, and then finishes its last requests for at most [`CLOSE_MAX`].
 pub(crate) async fn serve_api(
     listener: TcpListener,
     router: Router,
@@ -85,7 +85,7 @@ pub(crate) async fn serve_api(
             () = stop.as_mut() => break,
             (stream, _, place) = doors.next(&listener) => match stream.peer_addr() {
                 Ok(peer) => (TcpStream::from_std(stream), peer, place),
-                // It has gone already.
+                // The client has gone already.
                 Err(_) => continue,
             },
         };
@@ -141,8 +141,8 @@ async fn connection(
     doors::drive(connection, shut_down, &place, closing, timeouts.life, timeouts.last).await;
 }
 
-/// A request's body. Until all of it is here the client is waited for, and whoever takes longest may be
-/// closed for others: a place is not held by a head alone.
+/// A request's body. Until all of it has arrived the connection counts as waiting for its client,
+/// so that it may be closed when others need its place: sending a head alone does not hold a place.
 struct RequestBody {
     body: Incoming,
     place: Arc<Place>,
@@ -189,7 +189,7 @@ impl hyper::body::Body for RequestBody {
     }
 }
 
-/// Says, when it is dropped, that the client is waited for again.
+/// Marks the connection, when dropped, as waiting for its client again.
 struct WaitsOnDrop(Arc<Place>);
 
 impl Drop for WaitsOnDrop {
@@ -198,7 +198,8 @@ impl Drop for WaitsOnDrop {
     }
 }
 
-/// A reply's body. When it has been written as far as the system takes it, the client is waited for.
+/// A reply's body. It is dropped when the system has taken all of it, and then the connection waits
+/// for its client again.
 struct ReplyBody {
     body: Body,
     _waits: WaitsOnDrop,

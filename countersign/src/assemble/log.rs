@@ -12,7 +12,7 @@ use crate::settings::Settings;
 /// Opens what the settings name.
 ///
 /// # Errors
-/// Says what is damaged, away or of another deployment, and where.
+/// When the log is damaged, cannot be reached or belongs to another deployment; says where it is.
 pub(crate) async fn open(
     settings: &Settings,
     dir: &DataDir,
@@ -47,7 +47,7 @@ pub(crate) async fn open(
     Ok(log)
 }
 
-/// The log of a deployment on NATS: it must be there, and the one that belongs to it.
+/// Opens the log of a deployment on NATS, which must exist and belong to `fixed`.
 ///
 /// # Errors
 /// As [`open`].

@@ -1,4 +1,4 @@
-//! Object stores that settings and flags name by URL: opened here, for the checkpoints and for the
+//! Opens the object stores that settings and flags name by URL, for checkpoints and for the
 //! archive.
 
 use std::fmt::Display;
@@ -15,7 +15,7 @@ use crate::client::provide_tls;
 /// How long an object store may take for its first answer.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// Variables that say where credentials are.
+/// Environment variables that give credentials, or say where they are.
 const CREDENTIALS: [&str; 5] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -24,13 +24,13 @@ const CREDENTIALS: [&str; 5] = [
     "AWS_SKIP_SIGNATURE",
 ];
 
-/// Opens `s3://bucket/folder`: S3 or one of its like, which must be able to write on condition.
-/// `environment` has its credentials, region and endpoint in the variables that other programs read
-/// too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
+/// Opens `s3://bucket/folder`, on S3 or a compatible store, which must support conditional writes.
+/// `environment` gives its credentials, region and endpoint, in the variables that other programs
+/// use too (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
 ///
 /// # Errors
-/// Says which URL and why: it is none, or the store cannot be read with what is in the environment.
-/// (Asked here, once: `SlateDB` asks for ever.)
+/// Names the URL and the reason: it is not such a URL, or the store cannot be read with what the
+/// environment gives. (The store is asked once here, because `SlateDB` would ask for ever.)
 pub(crate) async fn open(
     url: &str,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -56,7 +56,8 @@ pub(crate) async fn open(
         Err(_) if has_credentials => {
             Err(unusable(&format_args!("no answer in {FIRST_ANSWER_MAX:?}")))
         }
-        // Without any, the machine itself was asked for some, and that is what the error tells of.
+        // Without credentials in the environment the client asks the machine for those of its own
+        // role. The error is about that attempt, so the advice comes first.
         failed => {
             let why = match failed {
                 Ok(Err(error)) => error.to_string(),

@@ -1,4 +1,5 @@
-//! The parts of a process, each opened from the settings: an edge, a collector, an aggregator and its stores.
+//! Opens the parts of a process from the settings: an edge, a collector, an aggregator and its
+//! stores.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::failure::Failure;
 use crate::process;
 use crate::settings::{Settings, table};
 
-/// The parts of an edge that lacks its sink.
+/// The parts of an edge without its sink, which is where its batches go.
 pub(crate) struct EdgeParts {
     pub(crate) policies: Arc<Policies>,
     catalogue: CatalogueFile,
@@ -38,12 +39,12 @@ pub(crate) struct EdgeParts {
 }
 
 impl EdgeParts {
-    /// Where visitors find it.
+    /// The URL at which visitors reach the edge.
     pub(crate) fn public_url(&self) -> PublicUrl {
         self.policies.load().public_url.clone()
     }
 
-    /// The whole.
+    /// The complete edge.
     pub(crate) fn with<S>(self, sink: Arc<S>) -> edge::native::Parts<S> {
         let Self { policies, catalogue, clock, outbox, metrics, settings } = self;
         edge::native::Parts {
@@ -62,10 +63,10 @@ impl EdgeParts {
     }
 }
 
-/// The catalogue of an edge that has none: it only explains itself.
+/// Written where an edge finds no catalogue: comments that explain how to write one.
 pub(crate) const STARTER: &str = include_str!("starter.toml");
 
-/// Connections that the system has taken and that wait to be accepted.
+/// How many connections the system may hold that wait to be accepted.
 const BACKLOG: u32 = 4_096;
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -86,7 +87,7 @@ pub(crate) async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListen
     })
 }
 
-/// How the listener is reached from this machine.
+/// The URL at which this machine reaches the listener.
 pub(crate) fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Failure> {
     let mut address =
         listener.local_addr().map_err(|error| Failure::usage(format!("{setting}: {error}")))?;
@@ -98,8 +99,9 @@ pub(crate) fn url_of(setting: &str, listener: &TcpListener) -> Result<String, Fa
 
 pub(crate) type CollectorParts = (Arc<Collector<AnyLog>>, watch::Sender<Arc<CollectorKeys>>);
 
-/// The operator's word on the clock. It is good for an hour from the time that it names; one that names
-/// a time that has not come says itself that the clock is wrong, or was mistyped.
+/// The time that the operator vouches for as the time now. It counts for an hour from that time. A
+/// time more than an hour ahead is refused: either this machine's clock is wrong, or it was
+/// mistyped.
 fn clock_is_right(settings: &Settings, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
     let Some(word) = settings.collector.clock_is_right()? else { return Ok(None) };
     if word > now.plus_ms(WORD_LASTS_MS) {
@@ -117,10 +119,10 @@ fn clock_is_right(settings: &Settings, now: Timestamp) -> Result<Option<Timestam
     Ok(Some(word))
 }
 
-/// A collector that appends to a log, and who hands it new keys.
+/// Opens a collector that appends to `log`; through the sender it is given new keys.
 ///
 /// # Errors
-/// When it cannot start.
+/// When the operator's word on the clock is refused, or the collector cannot start.
 pub(crate) fn open_collector(
     settings: &Settings,
     keys: CollectorKeys,
@@ -154,7 +156,7 @@ pub(crate) fn open_collector(
     Ok((Arc::new(collector), sender))
 }
 
-/// Where the checkpoints are.
+/// Opens the stores of the checkpoints, in the data directory or an object store.
 ///
 /// # Errors
 /// When they cannot be used.
@@ -178,7 +180,9 @@ pub(crate) async fn open_stores(
     }
 }
 
-/// Starts counting. What is not `archived` is not trimmed; none where nothing is archived.
+/// Starts counting. `archived` tells for each partition up to where the archive has its messages,
+/// and the log is trimmed no further; `None`: nothing is archived, and trimming waits for no
+/// archive.
 pub(crate) fn start_aggregator(
     settings: &Settings,
     stores: SlateStores,
@@ -203,7 +207,7 @@ pub(crate) fn start_aggregator(
     })
 }
 
-/// An edge that lacks its sink.
+/// Opens an edge that still needs its sink. `url` is its public URL when no setting names one.
 ///
 /// # Errors
 /// When a setting is wrong, or the catalogue or the outbox cannot be used.
@@ -226,7 +230,8 @@ pub(crate) fn open_edge(
         write_file(&file, STARTER.as_bytes(), Mode::Plain)?;
     }
     let (catalogue, first) = CatalogueFile::open(file)
-        // Line by line: it has one for each place, and TOML shows where in the text.
+        // The error begins on a line of its own: it has a line for each mistake, and TOML's shows
+        // the place in the text.
         .map_err(|error| Failure::usage(format!("edge.catalogue: it is wrong:\n{error}")))?;
     let policy = told.policy(public_url, wanted.verdicts.data_centres()?, keys, first);
     tracing::info!(rules = %policy.rule_set, "verdicts have a rule set");
@@ -271,11 +276,11 @@ pub(crate) fn open_edge(
     })
 }
 
-/// How often the partitions are asked whether one has stopped.
+/// How often each partition is asked whether it has stopped.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
-/// Becomes ready when a partition cannot go on: what it would count is no longer known, and only an
-/// operator can help. The log has everything.
+/// Returns when a partition has stopped for good: its counts cannot be trusted to go on, and only
+/// an operator can help. The log still has everything.
 pub(crate) async fn partition_stopped(aggregator: &Aggregator<AnyLog>) -> Failure {
     loop {
         let stopped =

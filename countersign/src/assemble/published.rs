@@ -1,6 +1,7 @@
-//! What the centre tells edges elsewhere ([`Published`]): `GET /v1/edge/policy`, of whoever signs the
-//! request with a key of this deployment; one that was revoked too, for its edge must hear of that. Each
-//! issuer is told of the ads and places that its keys may sign for, and no more.
+//! `GET /v1/edge/policy`: what the centre tells edges elsewhere ([`Published`]). The request must
+//! be signed with a key of this deployment. A revoked key may ask too, because its edge must learn
+//! that it was revoked. Each issuer is told only of the ads and placements that its keys may sign
+//! for.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,11 +26,12 @@ use tokio::sync::watch;
 struct Centre {
     keys: watch::Receiver<Arc<CollectorKeys>>,
     catalogue: Option<Arc<PathBuf>>,
-    /// Why these keys may not be those in force any more.
+    /// Why these keys may be out of date, if they may.
     stale: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
-/// The route. The catalogue, if there is one, is read when it is asked for: an edge asks every few seconds.
+/// The route. The catalogue, if there is one, is read at each request: an edge asks only every few
+/// seconds.
 pub(crate) fn router(
     keys: watch::Receiver<Arc<CollectorKeys>>,
     catalogue: Option<PathBuf>,
@@ -50,7 +52,8 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
             return problem(StatusCode::UNAUTHORIZED, "unauthorized", &error.to_string());
         }
     };
-    // An edge takes the answer for the newest: a key may have been revoked meanwhile.
+    // The edge will take this answer for the current state, so keys that may be out of date are not
+    // given out: one of them may have been revoked meanwhile.
     if let Some(why) = (centre.stale)() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "keys_unseen", &why);
     }
@@ -81,7 +84,7 @@ async fn published(State(centre): State<Centre>, headers: HeaderMap) -> Response
     (fields, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The catalogue as JSON.
+/// Reads the catalogue as a JSON value.
 async fn catalogue(path: Option<&PathBuf>) -> Result<Option<Value>, String> {
     let Some(path) = path else { return Ok(None) };
     let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());

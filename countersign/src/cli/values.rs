@@ -1,4 +1,4 @@
-//! What is written on the command line, as values.
+//! Parsers of values on the command line.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds.into()))
 }
 
-/// Nobody means to sign with two keys for longer than what a key signed is good for.
+/// At most seven days: what a key has signed is good for no longer, so a longer overlap is a
+/// mistake.
 pub(super) fn overlap(text: &str) -> Result<Duration, String> {
     let most = Duration::from_millis(shared::limits::HORIZON_MS);
     let within = seconds(text).ok().filter(|overlap| *overlap <= most);
@@ -24,7 +25,7 @@ pub(super) fn minute(text: &str) -> Result<Minute, String> {
     if minute.start() == time {
         return Ok(minute);
     }
-    // As the API says it.
+    // The API's words for the same mistake.
     let below = minute.start();
     Err(format!("{time} is not a whole minute; {below} is one, {} seconds", below.seconds()))
 }

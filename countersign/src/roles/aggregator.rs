@@ -40,9 +40,10 @@ use crate::settings::Settings;
 use crate::terminal::line;
 
 const OWN: [&str; 7] = ["data", "disk", "log", "aggregator", "archive", "eventlog", "api"];
-/// A failure may be that of one who is fenced off, and hears of it so much later.
+/// An aggregator that another one has fenced off fails first, and hears at most this much later
+/// that it has lost the lease.
 const LOSS_HEARD_AFTER: Duration = Duration::from_secs(2);
-/// How often a state directory is tried that another process has not let go of yet.
+/// How long to wait before a state directory is tried again that another process still uses.
 const LOCKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs the command until a signal ends it.
@@ -75,7 +76,7 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
         sender.send_replace(keys.edges);
         Ok(())
     };
-    // Only answers need it: whoever counts waits for nothing.
+    // Only answers need to know the registered edges, so counting does not wait for them.
     let known = Arc::new(documents.clone());
     let (_, follower) = follow(known, KEYS_CENTRE.to_owned(), 0, take);
     let follower = tokio::spawn(follower);
@@ -124,15 +125,15 @@ async fn aggregate(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a term with the lease ended.
+/// How a term, the time with the lease, ended.
 enum Ended {
-    /// By the signal.
+    /// A signal asked for it.
     Asked,
-    /// Another one has the lease.
+    /// Another aggregator has the lease; its address.
     Lost(String),
 }
 
-/// What one needs to count.
+/// What an aggregator needs to count for a term.
 struct Term {
     settings: Settings,
     config: JetStreamConfig,
@@ -140,10 +141,10 @@ struct Term {
     operator: Arc<AdminKey>,
     front: Arc<Front>,
     doors: Arc<Doors>,
-    /// Whose edges are, as last seen.
+    /// Which issuer each edge belongs to, as last seen.
     registered: watch::Receiver<EdgeRegistry>,
     stop: watch::Receiver<bool>,
-    /// Its sender is gone when the last request is answered.
+    /// Closed when the last request has been answered.
     answered: watch::Receiver<()>,
 }
 
@@ -151,7 +152,7 @@ struct Term {
 struct Leading {
     aggregator: Aggregator<AnyLog>,
     archiver: Option<Archiver<AnyLog>>,
-    /// The disk's watch; ends with it.
+    /// The task that watches the disk; dropping the set ends it.
     _watch: JoinSet<()>,
 }
 
@@ -169,7 +170,8 @@ impl Term {
             failure = self.lead(held, &mut leading) => Err(failure),
         };
         let result = match result {
-            // One that is fenced off fails before it hears that the lease is lost.
+            // Being fenced off is a failure that the lease explains, but the loss is heard a moment
+            // later.
             Err(failure) => match tokio::time::timeout(LOSS_HEARD_AFTER, &mut keeper).await {
                 Ok(lost) => Ok(Ended::Lost(lost_to(lost))),
                 Err(_) => Err(failure),
@@ -177,19 +179,20 @@ impl Term {
             result => result,
         };
         if matches!(result, Ok(Ended::Asked)) {
-            // In order: the last requests are answered. An error says that they are.
+            // Wait until the last requests are answered: then the sender is dropped, and `changed`
+            // fails.
             while self.answered.clone().changed().await.is_ok() {}
         }
         self.front.leading.send_replace(None);
         if let Some(Leading { aggregator, archiver, .. }) = leading {
             let what = "the aggregator: it could not save its state";
             process::within(what, aggregator.close()).await?;
-            // Who counts next archives as well, and goes on where the files end.
+            // After a loss the next holder archives too, and goes on where the files end.
             if matches!(result, Ok(Ended::Asked)) {
                 archiving::close(archiver).await?;
             }
         }
-        // Only now: while this one saves, nobody else may begin.
+        // The lease is let go of only now: nobody else may begin while this one saves its state.
         drop(enough);
         if !keeper.is_finished()
             && let Ok((lease, None)) = keeper.await
@@ -258,12 +261,12 @@ fn lost_to(kept: Result<(Lease, Option<String>), tokio::task::JoinError>) -> Str
     kept.map_or_else(|error| error.to_string(), |(_, who)| who.unwrap_or_default())
 }
 
-/// Who answers at this address.
+/// Answers at this address: as the aggregator while it holds the lease, else with a refusal.
 #[derive(Default)]
 struct Front {
-    /// The routes while this aggregator counts, and whether it may answer.
+    /// The routes while this aggregator counts, and whether it still holds the lease.
     leading: watch::Sender<Option<(Router, Held)>>,
-    /// Who else counts, as far as is known.
+    /// The address of the aggregator that counts instead, as far as is known.
     holder: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -295,7 +298,7 @@ impl Front {
             return lost();
         }
         let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
-        // It may have been stopped in between, for longer than the lease.
+        // The process may have been suspended meanwhile, for longer than the lease lasts.
         if held.now() { response } else { lost() }
     }
 }

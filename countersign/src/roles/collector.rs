@@ -1,9 +1,9 @@
 //! `countersign collector`: takes batches from the work queue, checks them and appends them to the
 //! log; several share the work. Its gateway takes batches and chunks of imported logs over HTTP.
 //!
-//! A batch is acknowledged at the queue when every partition has it, or when it lies with the dead
-//! letters; of a sender with too many of these it is given back for a minute, and beyond some let go of. A collector that has not seen the keys for a while takes nothing: a new one signs ten
-//! seconds after it was made, and by then everybody who judges knows it.
+//! A batch is acknowledged at the queue when every partition has it, or when it is among the dead
+//! letters. When a sender has too many dead letters already, its next one is given back for a
+//! minute; of more than a bounded number of those some are dropped.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,7 +35,8 @@ use crate::terminal::line;
 mod taking;
 
 const OWN: [&str; 4] = ["log", "collector", "eventlog", "api"];
-/// Who has not seen the keys for so long takes nothing.
+/// A collector that has not seen the keys for this long takes nothing. A new key signs ten seconds
+/// after it was made; by then every collector that still takes batches knows it.
 const KEYS_SEEN_MAX: Duration = Duration::from_secs(8);
 
 /// Runs the command until a signal ends it.
@@ -133,8 +134,9 @@ fn keys_unseen(seen: &Seen) -> Option<String> {
     })
 }
 
-/// Keys of a build before edges were registered, or of a deployment that was just made: what comes
-/// waits in the queue until the first one is.
+/// Why nothing is taken while no edge is registered: in a deployment that was just made, or with
+/// keys from a build that did not register edges. Until the first edge is, batches wait in the
+/// queue.
 fn no_edges(collector: &Collector<AnyLog>) -> Option<String> {
     (!collector.knows_edges()).then(|| {
         "no_edges: none is registered: `countersign edges register NAME… --issuer ISSUER`; until then nothing \

@@ -32,11 +32,14 @@ use crate::terminal::line;
 mod sink;
 
 const OWN: [&str; 7] = ["data", "disk", "log", "edge", "outbox", "eventlog", "api"];
-/// What is kept of NATS in the data directory, for a start while it is away.
+/// Copies of the documents on NATS, kept in the data directory for a start while NATS is away.
 const KEYS_FILE: &str = "keys-edge.json";
 const OPERATOR_FILE: &str = "admin.key";
-/// A collector that has said for so long nothing about the clock has nothing to say.
+/// What collectors said about this edge's clock is forgotten when they have not repeated it for
+/// this long.
 const CLOCK_NEWS_LAST: Duration = Duration::from_secs(30);
+/// How long to wait before NATS is asked again for the keys or for news of the clock.
+const NATS_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Runs the command until a signal ends it.
 ///
@@ -101,7 +104,8 @@ struct Known {
 }
 
 impl Known {
-    /// From NATS; from the data directory when NATS is away and an earlier start has left it there.
+    /// Reads it from NATS; or from the data directory, when NATS is away and an earlier start left
+    /// it there.
     async fn find(
         settings: &Settings,
         dir: &DataDir,
@@ -137,7 +141,7 @@ impl Known {
     }
 
     fn kept(dir: &DataDir) -> Result<Option<Self>, Failure> {
-        // Damaged, they are as good as not there.
+        // A copy that is damaged or missing is no copy: NATS has the original.
         let kept = |name| fs::read(dir.path(name)).unwrap_or_default();
         let keys = serde_json::from_slice(&kept(KEYS_FILE)).ok();
         let variable = std::env::var(crate::admin::VARIABLE).ok();
@@ -165,7 +169,7 @@ async fn follow_keys(
             Ok(documents) => break Arc::new(documents),
             Err(error) => tracing::warn!("{error}; the keys stay as they are"),
         }
-        tokio::time::sleep(CLOCK_NEWS_LAST).await;
+        tokio::time::sleep(NATS_AGAIN_AFTER).await;
     };
     let take = move |document: &Document| {
         let keys: EdgeKeys =
@@ -182,18 +186,18 @@ async fn follow_keys(
     follow(documents, deployment::keys_edge(first.issuer), revision, take).1.await;
 }
 
-/// What collectors say about this edge's clock, forgotten when they say it no more.
+/// Listens to what collectors say about this edge's clock, for ever; connects again when it must.
 async fn hear_of_clock(sink: Arc<QueueSink>) {
     loop {
         let heard = match sink.queue().await {
             Ok(queue) => queue.clock_ahead_ms(sink.edge()).await,
             Err(_) => {
-                tokio::time::sleep(CLOCK_NEWS_LAST).await;
+                tokio::time::sleep(NATS_AGAIN_AFTER).await;
                 continue;
             }
         };
         let Ok(mut heard) = heard else {
-            tokio::time::sleep(CLOCK_NEWS_LAST).await;
+            tokio::time::sleep(NATS_AGAIN_AFTER).await;
             continue;
         };
         loop {

@@ -1,4 +1,4 @@
-//! Follows a document: what an operator's command changes is in force within seconds.
+//! Follows a document, so that what an operator's command changes is in force within seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use super::LOOK_EVERY;
 pub(super) struct Seen(watch::Receiver<Stopwatch>);
 
 impl Seen {
-    /// For how long nobody has seen it.
+    /// How long ago that was.
     pub(super) fn ago(&self) -> Duration {
         self.0.borrow().elapsed()
     }
 }
 
-/// Looks at a document until the task is ended, and hands each change to `take`. What cannot be
-/// used changes nothing, and is told in the log once.
+/// Looks at a document until the task is ended, and hands each change to `take`. A revision that
+/// cannot be used changes nothing, and the log says so once.
 pub(super) fn follow(
     documents: Arc<Documents>,
     name: String,
@@ -39,7 +39,7 @@ pub(super) fn follow(
             match documents.get(&name).await {
                 Ok(Some(document)) => {
                     sender.send_replace(began);
-                    // A server that is late by a moment may show an older one.
+                    // A server that lags behind may show an older revision.
                     if document.revision <= revision {
                         continue;
                     }

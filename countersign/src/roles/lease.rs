@@ -1,10 +1,11 @@
 //! Which aggregator counts: the document `aggregator` names it, and it changes the document again and
 //! again to show that it lives. Another one takes the lease over when it has not changed for a while.
 //!
-//! No clock is compared with another machine's: who waits measures how long a revision stays, who
-//! holds measures since when its last change began. A holder stops answering before anybody else
-//! may begin. Safety of the counts does not rest on this: whoever opens the stores last fences the
-//! others off, and a fenced one cannot save. The lease decides who tries, and who answers.
+//! No clock is compared with another machine's: an aggregator that waits measures how long a
+//! revision stays, the holder measures the time since its last change began. So a holder stops
+//! answering before anybody else may begin. The safety of the counts does not depend on the lease:
+//! whoever opens the stores last fences the others off, and an aggregator that is fenced off cannot
+//! save. The lease decides who tries, and who answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,9 @@ use tokio::task::JoinHandle;
 const DOCUMENT: &str = "aggregator";
 /// How often the holder changes the document, and others look at it.
 const RENEW_EVERY: Duration = Duration::from_millis(500);
-/// A holder that could not change it for so long does not answer …
+/// A holder that could not change it for this long stops answering …
 const HELD_FOR: Duration = Duration::from_millis(2_000);
-/// … and after so long another one takes over.
+/// … and another aggregator takes over when it has not changed for this long.
 const TAKEN_AFTER: Duration = Duration::from_millis(3_000);
 
 const _: () = assert!(HELD_FOR.as_millis() < TAKEN_AFTER.as_millis());
@@ -29,17 +30,17 @@ const _: () = assert!(HELD_FOR.as_millis() < TAKEN_AFTER.as_millis());
 /// What the document says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
-    /// Random: one for each start.
+    /// Random, a new one at each start.
     id: String,
-    /// Where it answers, for those who look for it.
+    /// The address at which the holder answers, for others to name.
     api: String,
-    /// It has ended in order.
+    /// Whether the holder has ended in order, and so given the lease back.
     #[serde(default)]
     over: bool,
 }
 
 impl Holder {
-    /// One that lives. `id` is random.
+    /// A holder that is alive. `id` is random.
     pub(super) fn new(id: String, api: String) -> Self {
         Self { id, api, over: false }
     }
@@ -65,13 +66,16 @@ impl Held {
 }
 
 impl Lease {
-    /// Waits until nobody else has it. `standing_by` hears who does, while somebody does.
+    /// Waits until nobody else has the lease, and takes it. Meanwhile `standing_by` gets the
+    /// address of the holder, if there is one.
     pub(super) async fn acquire(
         documents: &Documents,
         me: &Holder,
         standing_by: &watch::Sender<Option<Arc<str>>>,
     ) -> Self {
         let mut unchanged: Option<(u64, Stopwatch)> = None;
+        // Ends only when our own change went through: NATS takes one change of each revision, so of
+        // several that try at once one gets the lease.
         loop {
             match documents.get(DOCUMENT).await {
                 Ok(there) => {
@@ -91,7 +95,8 @@ impl Lease {
                             let renewed = watch::Sender::new(began);
                             return Self { documents, me, revision, renewed };
                         }
-                        // Nobody could change it, and so it was silent: the holder comes first.
+                        // If NATS took no changes, the holder was silent only for that reason. It
+                        // gets the full time again, so that it can renew first.
                         unchanged = None;
                     }
                     let holder: Option<Arc<str>> = holder.map(|holder| holder.api.into());
@@ -107,13 +112,13 @@ impl Lease {
         }
     }
 
-    /// Tells at any moment whether it is held.
+    /// A handle that tells at any moment whether the lease is held.
     pub(super) fn held(&self) -> Held {
         Held(self.renewed.subscribe())
     }
 
-    /// Keeps it in a task of its own until the sender is dropped; the task ends with who has it,
-    /// when that is another one.
+    /// Renews the lease in a task of its own until the sender is dropped or the lease is lost. The
+    /// task returns the lease and, when it was lost, the address of the new holder.
     pub(super) fn keep_until(
         mut self,
     ) -> (JoinHandle<(Self, Option<String>)>, oneshot::Sender<()>) {
@@ -128,6 +133,8 @@ impl Lease {
         (task, enough)
     }
 
+    /// Renews the lease until the document names another holder, and returns that one's address.
+    /// While NATS does not answer it tries on: by then [`Held`] says no.
     async fn keep(&mut self) -> String {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
@@ -137,7 +144,8 @@ impl Lease {
                 self.renewed.send_replace(began);
                 continue;
             }
-            // Either a change of ours went through and its answer was lost, or it is another's.
+            // The revision moved on: either a change of ours went through and its answer was lost,
+            // or another aggregator has the lease. The document says which.
             match self.documents.get(DOCUMENT).await {
                 Ok(Some(there)) if there.revision > self.revision => {
                     match serde_json::from_slice::<Holder>(&there.bytes) {
@@ -152,7 +160,7 @@ impl Lease {
         }
     }
 
-    /// Lets others have it at once.
+    /// Gives the lease back, so that another aggregator can take it at once.
     pub(super) async fn release(self) {
         let over = Holder { over: true, ..self.me };
         if put(&self.documents, &over, self.revision).await.is_none() {
@@ -161,9 +169,10 @@ impl Lease {
     }
 }
 
-/// The new revision; none when somebody was faster, or NATS does not answer.
+/// Writes the document; the new revision, or `None` when somebody was faster or NATS did not
+/// answer.
 async fn put(documents: &Documents, holder: &Holder, revision: u64) -> Option<u64> {
-    // Strings and a flag can always be written.
+    // Strings and a flag always serialize.
     let bytes = serde_json::to_vec(holder).map(Bytes::from).ok()?;
     match tokio::time::timeout(HELD_FOR, documents.put(DOCUMENT, bytes, revision)).await {
         Ok(Ok(revision)) => revision,

@@ -1,5 +1,5 @@
-//! What a number may be, and what stands before names. One that a part of the process could only end
-//! with is refused before anything is begun, with its name.
+//! The ranges of numbers, and checks of the prefix and the log's filter. A value with which a part
+//! of the process could only fail later is refused, by name, before anything starts.
 
 use std::ops::RangeInclusive;
 
@@ -10,10 +10,11 @@ use shared::wire::dead::LETTER_BYTES_MAX;
 use super::Settings;
 use crate::failure::Failure;
 
-/// An hour, ms: what is saved less often than that is lost for longer than anybody expects.
+/// An hour, ms. A longer time between checkpoints would surprise: what is not saved must be counted
+/// again after a crash.
 const HOUR_MS: u64 = 3_600_000;
 const ANY: u64 = u64::MAX;
-/// How much a process may log.
+/// Levels of log lines.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Settings {
@@ -40,7 +41,7 @@ impl Settings {
         ]
     }
 
-    /// What stands before names must fit into names.
+    /// Checks that `eventlog.prefix` can be the beginning of the names of streams and subjects.
     ///
     /// # Errors
     /// When it does not.
@@ -56,11 +57,11 @@ impl Settings {
         )))
     }
 
-    /// A word that is no level would be taken for the name of a part of the program, and silence all
-    /// others: nobody means that. (`RUST_LOG` is taken as it is.)
+    /// Checks `log.filter`. A misspelt level would be taken for the name of a part of the program
+    /// and would silence all other parts, which nobody means. (`RUST_LOG` is taken as it is.)
     ///
     /// # Errors
-    /// Names it.
+    /// When a word without `=` is no level; names it.
     pub(super) fn check_filter(&self) -> Result<(), Failure> {
         let filter = &self.log.filter;
         let words = filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
@@ -75,7 +76,8 @@ impl Settings {
         }
     }
 
-    /// What a number of this name may be, in brackets; none when there is none, or any number will do.
+    /// The range of the number with this name, in brackets; `None` when there is no such number, or
+    /// any will do.
     pub(super) fn range_of(name: &str) -> Option<String> {
         let last = name.rsplit('.').next().unwrap_or_default().to_uppercase();
         let told = NUMBERS.iter().find(|number| name.starts_with("edge.") && number.name == last);
@@ -88,7 +90,7 @@ impl Settings {
         found.map(|(_, range)| format!(" ({})", said(&range)))
     }
 
-    /// Checks them all.
+    /// Checks all numbers.
     ///
     /// # Errors
     /// The first that is out of its range.

@@ -1,5 +1,5 @@
-//! What an edge is told, of the settings that a Worker has too: what they may be, and what is said of one
-//! that cannot be used, is the edge's to say ([`edge::settings`]). Here is how it gets their texts.
+//! Hands the settings that a Worker has too to [`edge::settings`]: the edge decides which values
+//! are good and what is said of others, so that both kinds of edge agree.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,12 @@ use figment::value::{Dict, Value};
 use super::Edge;
 use crate::failure::Failure;
 
-/// The text of each setting of a group, and where it stands, by its name in capitals.
+/// Each setting's name in capitals, with its path (`edge.limits.clicks_per_s`) and its value as
+/// text.
 type Said = BTreeMap<String, (String, String)>;
 
 impl Edge {
-    /// As the edge takes them.
+    /// The settings as the edge reads them.
     ///
     /// # Errors
     /// Names each that cannot be used, and says why.
@@ -23,7 +24,7 @@ impl Edge {
         let mut said = Said::new();
         let all = Value::serialize(self).map_err(|error| Failure::usage(error.to_string()))?;
         say("edge", &all.into_dict().unwrap_or_default(), &mut said);
-        // Empty, it is where the edge listens.
+        // An empty public URL is as good as none: the edge's own address is taken.
         said.retain(|name, (_, text)| name != "PUBLIC_URL" || !text.is_empty());
         let get = |name: &str| said.get(name).map(|(_, text)| text.clone());
         let mut reader = Reader::new(&get);
@@ -58,13 +59,13 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// What a number is where nothing is said.
+/// A number's default.
 pub(super) fn default(name: &str) -> u64 {
     let found = NUMBERS.iter().find(|number| number.name == name);
     found.expect("the edge has a number of this name").default
 }
 
-/// Where a setting stands that is not known here, in brackets.
+/// A hint in brackets for a setting that only a Worker knows.
 pub(super) fn elsewhere(kind: &Kind) -> Option<String> {
     let Kind::UnknownField(name, _) = kind else { return None };
     let name = name.to_uppercase();

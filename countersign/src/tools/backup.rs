@@ -1,7 +1,7 @@
 //! `countersign backup` and `countersign restore`: a copy of a data directory, taken while `up` runs.
 //!
-//! What is copied when decides whether the parts of the copy belong together ([`parts`]): what a
-//! part knows must be in the parts that are copied after it.
+//! The order of copying decides whether the parts of the copy belong together ([`parts`]): whatever
+//! a part refers to must be in a part that is copied after it.
 //!
 //! | order | part | because |
 //! |---|---|---|
@@ -64,7 +64,7 @@ pub(crate) fn restore(args: &RestoreArgs) -> Result<ExitCode, Failure> {
     let manifest = Manifest::read(&args.from)?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
     copy::require_new(&args.data)?;
-    // It gets its name when it is whole.
+    // The directory gets its name only when it is whole.
     let mut beside = args.data.as_os_str().to_owned();
     beside.push(".restoring");
     let beside = PathBuf::from(beside);

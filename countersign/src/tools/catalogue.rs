@@ -1,4 +1,4 @@
-//! `countersign catalogue check`: what an edge would make of a file, before one reads it.
+//! `countersign catalogue check`: reads a catalogue as an edge would, before one does.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `countersign deadletter`: what an operator does with what could not be decoded.
+//! `countersign deadletter`: lists, shows and resolves what could not be decoded.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -43,9 +43,9 @@ pub(crate) fn deadletter(args: &DeadletterArgs) -> Result<ExitCode, Failure> {
             let path = routes::DEAD_LETTER.at(&[sequence]);
             let letter = block_on(api.reply(&path))?.ok_or_else(|| no_letter(*sequence))?;
             let sender = letter.headers.get(SENDER_FIELD).and_then(|who| who.to_str().ok());
-            // Standard output is the letter's alone.
+            // The sender goes to standard error: standard output gets the letter alone.
             eprintln!("sender: {}", sender.unwrap_or(dead::UNKNOWN));
-            // A reader that went away is no failure of ours.
+            // When the reader has gone that is no failure.
             let _ = std::io::stdout().lock().write_all(&letter.body);
         }
         DeadletterCommand::Resolve { api, sender: Some(sender), no_batch, .. } => {
@@ -80,7 +80,8 @@ fn resolve(api: &Api, sequence: u64, batch: Option<&str>, no_batch: bool) -> Res
     Ok(())
 }
 
-/// Resolves what lies there now, in as many requests as it takes: what comes meanwhile nobody has seen.
+/// Resolves the letters that are there now, in as many requests as it takes. The first answer fixes
+/// the end: letters that come later were seen by nobody.
 fn resolve_all(api: &Api, sender: &str, no_batch: bool) -> Result<(), Failure> {
     let sender = sender_text(sender)?;
     let body = if no_batch { "null" } else { "" };
@@ -111,7 +112,7 @@ fn resolve_all(api: &Api, sender: &str, no_batch: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A sender as a query says it.
+/// A sender in the form that the query takes.
 fn sender_text(text: &str) -> Result<String, Failure> {
     let sender = dead::parse_sender(text).map_err(|why| {
         Failure::usage(format!(
@@ -158,7 +159,7 @@ fn list(found: Letters) {
         ]);
     }
     terminal::table(&rows);
-    // Below the letters, where a flood leaves it to be seen.
+    // The sums come last, so that a flood of letters does not push them out of sight.
     terminal::line(format!("letters that nobody has resolved: {}", found.all));
     for sent in found.senders {
         let Sent { sender, letters, bytes } = sent;

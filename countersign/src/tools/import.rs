@@ -1,10 +1,11 @@
 //! `countersign import`: log files of other servers, each row counted once.
 //!
 //! A blocking thread reads: [`open`] (decompressed; [`follow`] for a log that is being written) →
-//! [`records`] (rows with exact ends and running digests) → [`rows`] (by [`columns`] or as [`access`] logs
-//! are) → [`row`] (fields to events) → [`read`] (chunks). A task sends the chunks ([`send`]) and asks for
-//! the [`account`]. What cannot be read is written down ([`rejects`]), to be [`mended`]. Memory is bounded
-//! by a few chunks, however long the file is.
+//! [`records`] (rows with exact ends and running digests) → [`rows`] (by [`columns`] or as
+//! [`access`] logs are) → [`row`] (fields to events) → [`read`] (chunks). A task sends the chunks
+//! ([`send`]) and asks for the [`account`]. Rows that cannot be read are written to a file
+//! ([`rejects`]), from which they are imported when somebody has mended them ([`mended`]). Memory
+//! is bounded by a few chunks, however long the file is.
 
 mod access;
 mod account;
@@ -43,11 +44,11 @@ use rejects::Rejects;
 use send::Run;
 use times::Times;
 
-/// How long rows that the server has durably may stay uncounted.
+/// How long to wait until the rows that the server has durably are counted.
 const APPLY_MAX: Duration = Duration::from_secs(60);
-/// And those that an earlier run has sent, of which nobody knows whether the server has them.
+/// The same for rows that an earlier run sent: nobody knows whether the server has them.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
-/// How often it is looked whether a log that is followed has begun.
+/// How often to look whether a log that is followed has its first row.
 const BEGUN_POLL: Duration = Duration::from_millis(500);
 
 /// Runs the command.
@@ -101,7 +102,8 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     Ok(if complete? { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
-/// Rejected rows are written to no log, from which they would be read and rejected again.
+/// Refuses a file for rejected rows that is one of the logs: its rows would be read and rejected
+/// again.
 fn check_rejects(args: &ImportArgs, files: &[PathBuf]) -> Result<(), Failure> {
     let Some(rejects) = &args.rejects else { return Ok(()) };
     let real = |path: &Path| std::fs::canonicalize(path).ok();
@@ -114,7 +116,7 @@ fn check_rejects(args: &ImportArgs, files: &[PathBuf]) -> Result<(), Failure> {
     rejects::check(rejects)
 }
 
-/// Where logs go.
+/// An import of one or several logs.
 struct Import<'a> {
     args: &'a ImportArgs,
     api: Api,
@@ -134,7 +136,7 @@ impl<'a> Import<'a> {
         self.collector.as_ref().unwrap_or(&self.api)
     }
 
-    /// True: every row is accounted for.
+    /// Imports all logs; true when every row is accounted for.
     async fn import_all(&self, logs: Vec<Log>) -> Result<bool, Failure> {
         let (mut complete, mut refused) = (true, None);
         for log in logs {
@@ -145,7 +147,8 @@ impl<'a> Import<'a> {
             };
             match done {
                 Ok(done) => complete &= done,
-                // What is wrong with one log is wrong with none of the others.
+                // A log that is refused does not stop the others. The first refusal becomes the
+                // command's own at the end; further ones are told at once.
                 Err(failure) if [USAGE, OTHER_LOG].contains(&failure.code) => match &refused {
                     None => refused = Some(failure),
                     Some(_) => eprintln!("{}", failure.message),
@@ -156,7 +159,7 @@ impl<'a> Import<'a> {
         refused.map_or(Ok(complete), Err)
     }
 
-    /// Imports one log and prints its account.
+    /// Imports one log and prints its account; true when every row is accounted for.
     async fn import_log(&self, log: Log) -> Result<bool, Failure> {
         let path = log.path.clone();
         if self.args.strict && !self.is_good(&log).await? {
@@ -198,7 +201,7 @@ impl<'a> Import<'a> {
                     tokio::time::sleep(BEGUN_POLL).await;
                     continue;
                 }
-                // It was moved, and the next one is not there yet.
+                // The log was moved away, and the next file is not there yet.
                 Err(_) if is_told && !log.path.exists() => {
                     tokio::time::sleep(BEGUN_POLL).await;
                     continue;
@@ -209,7 +212,8 @@ impl<'a> Import<'a> {
             is_told = true;
             begun.begin();
             complete &= match self.send(reader).await {
-                // Somebody has imported the log meanwhile: what he has taken is known, and the rest comes.
+                // Somebody else has imported the log meanwhile: the server knows what they sent,
+                // and this import goes on behind it.
                 Err(failure) if failure.is_taken_over => {
                     terminal::line(format!("{path}: another import has followed; going on"));
                     continue;
@@ -220,11 +224,11 @@ impl<'a> Import<'a> {
         Ok(complete)
     }
 
-    /// Sends what was not taken before and prints the account.
+    /// Sends the rows that were not taken before and prints the account.
     async fn send(&self, reader: Reader) -> Result<bool, Failure> {
         let path = reader.log.path.clone();
         let Some(begin) = reader.begin else {
-            // Whoever runs it wants to know that it would be taken.
+            // A log without rows still asks, so that an API that cannot be used is told.
             account::ask(&self.api, SourceId([0; 16])).await?;
             let waits = reader.waits();
             let all = if waits.is_some() { "all rows before it are" } else { "all rows are" };
@@ -235,7 +239,7 @@ impl<'a> Import<'a> {
         };
         let source = self.source_of(&path, &begin.text).await?;
         let (run, end) = Run::begin(self.collector(), source).await?;
-        // What the run before this one has sent may be on its way to the counts.
+        // Rows that the run before this one sent may still be on their way to the counts.
         let before = account::wait(&self.api, source, end, SETTLE_MAX).await?;
         let rejects = Rejects::new(Some(self.rejects_of(&path)), reader.format);
         let (taken, watch) = (account::taken(&before), reader.watch.clone());
@@ -243,17 +247,17 @@ impl<'a> Import<'a> {
             reader.run(source, taken, rejects, sink)
         });
         let read = read.await.inspect_err(|_| {
-            // Who follows a log reads for ever: nothing of it is wanted any more.
+            // A reader that follows a log would go on for ever.
             watch.iter().for_each(Watch::leave);
         })?;
-        // Of what has nothing for us nothing was sent.
+        // Nothing is sent of a log without events, so there is nothing to wait for.
         let rows = if read.events == 0 { before.rows } else { read.rows };
         let after = account::wait(&self.api, source, rows, APPLY_MAX).await?;
         account::check(&after, &path, &read)?;
         Ok(account::print(&path, source, &read, before.rows, &after))
     }
 
-    /// Imports rejected rows that were mended, and prints the account.
+    /// Imports mended rows from a file of rejected ones, and prints the account.
     async fn mended(&self, log: Log, format: Format) -> Result<bool, Failure> {
         let path = log.path.clone();
         let mut before = BTreeMap::new();
@@ -271,7 +275,7 @@ impl<'a> Import<'a> {
         account::print_mended(&self.api, &path, &read?, &before).await
     }
 
-    /// `--strict`: whether every row can be read as it stands; nothing is sent.
+    /// `--strict`: whether every row can be read completely; sends nothing.
     async fn is_good(&self, log: &Log) -> Result<bool, Failure> {
         let (log, path) = (log.clone(), log.path.clone());
         if !open::is_plain(&path) {
@@ -317,7 +321,8 @@ impl<'a> Import<'a> {
         if self.args.follow || !open::is_plain(path) || is_known(source).await? {
             return Ok(source);
         }
-        // A build before 28 November 2026 may have taken it, and knew it by all of its content.
+        // A build before 28 November 2026 may have imported it, and identified it by a digest of
+        // its whole content.
         let progress = Progress::start(path, "reading")?;
         let (path, seen) = (path.to_owned(), progress.seen());
         let digest = blocking(move || open::digest(&path, seen)).await;
@@ -326,7 +331,8 @@ impl<'a> Import<'a> {
         Ok(if is_known(former).await? { former } else { source })
     }
 
-    /// With an ending that no `*.csv` takes for a log. Of a pipe: where we are.
+    /// The file for rejected rows: beside the log, with an ending that no pattern such as `*.csv`
+    /// finds. For a pipe it is in the working directory.
     fn rejects_of(&self, path: &Path) -> PathBuf {
         if let Some(path) = &self.args.rejects {
             return path.clone();

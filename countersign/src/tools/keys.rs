@@ -1,5 +1,5 @@
-//! `countersign keys`: works on the data directory, while `up` runs or not; or on a deployment on
-//! NATS.
+//! `countersign keys`: works on the keys of a data directory, whether `up` runs or not, or on those
+//! of a deployment on NATS.
 
 use std::process::ExitCode;
 
@@ -76,8 +76,8 @@ pub(crate) fn run(args: &KeysArgs) -> Result<ExitCode, Failure> {
 
 /// The issuer of a key, when none of its keys signs now.
 fn silent(keys: &KeyStore, key: KeyId, now: Timestamp) -> Option<IssuerId> {
-    let of = keys.issuers.iter().find(|of| of.public.id == key)?;
-    keys.signing(of.public.issuer, now).err().map(|_| of.public.issuer)
+    let found = keys.issuers.iter().find(|found| found.public.id == key)?;
+    keys.signing(found.public.issuer, now).err().map(|_| found.public.issuer)
 }
 
 fn warn_of(silent: Option<IssuerId>) {
@@ -89,18 +89,19 @@ fn warn_of(silent: Option<IssuerId>) {
     }
 }
 
-/// A new key of a deployment on NATS signs only after so long: until then every collector has heard
-/// of it, or takes nothing (see [`crate::roles`]).
+/// How long after it is made a new key of a deployment on NATS begins to sign: by then every
+/// collector knows it, or takes nothing (see [`crate::roles`]).
 const LEAD_MS: u64 = 10_000;
 
-/// Where the keys are.
+/// Where the keys are kept.
 pub(crate) enum KeyLocation {
     Dir(DataDir),
     Nats(Box<Settings>),
 }
 
 impl KeyLocation {
-    /// Where the arguments say.
+    /// The place that the arguments name: NATS when they give `--config` or `--log`, else a data
+    /// directory.
     ///
     /// # Errors
     /// When a setting is wrong.
@@ -120,7 +121,7 @@ impl KeyLocation {
         }
     }
 
-    /// The keys as they are.
+    /// Reads the keys.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -147,10 +148,10 @@ impl KeyLocation {
     }
 }
 
-/// Runs one thing to its end.
+/// Runs a future to its end, on a runtime of its own.
 ///
 /// # Errors
-/// Its own.
+/// That of `work`, or when there can be no runtime.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::fatal(format!("cannot start: {error}")))?.block_on(work)
@@ -189,7 +190,7 @@ fn state(key: &PublicKey, now: Timestamp) -> String {
     let state = match key.retired_at {
         _ if key.revoked => "revoked".to_owned(),
         Some(end) if end <= now => format!("retired at {end}"),
-        // Made under a clock that was ahead.
+        // The key is not in force yet: it is new, or was made while the clock was ahead.
         _ if key.not_before > now => format!("does not sign before {}", key.not_before),
         Some(end) => format!("signs until {end}"),
         None => "signs".to_owned(),

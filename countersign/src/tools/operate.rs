@@ -1,4 +1,4 @@
-//! `countersign edges`: what an operator does now and then.
+//! `countersign edges`: lists edges, registers them and takes them out of service.
 
 use std::process::ExitCode;
 

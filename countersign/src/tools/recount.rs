@@ -1,4 +1,4 @@
-//! `countersign recount`: the archive counted again, beside what the aggregator says.
+//! `countersign recount`: counts the archive again and compares it with the aggregator's counts.
 //!
 //! Partition by partition: [`engine`] asks the API for all that the partition has counted in the
 //! range, at one position; [`files`] waits until the archive has everything up to there, and says
@@ -61,11 +61,11 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
     while partition < partitions {
         let counted = engine::counted(&api, partition, &range).await?;
         partitions = counted.partitions;
-        for of in &counted.cut_off {
+        for cut_off in &counted.cut_off {
             line(format!(
                 "partition {partition}: edge {} had too many gaps or outboxes: from message {} on \
                  what it brings is over_quota",
-                of.edge, of.sequence
+                cut_off.edge, cut_off.sequence
             ));
         }
         let scope = files::scope(&archive, &api, &counted, &range, args.api.patience).await?;
@@ -90,21 +90,21 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
     }
     let Total { facts, differences, conflicts, records, bytes } = total;
     let seconds = watch.elapsed().as_secs_f64();
-    let of = format!(
+    let compared = format!(
         "{facts} counts of {partitions} partitions compared, from {} events in {} MiB, {seconds:.1} s",
         records,
         bytes >> 20
     );
     if differences == 0 && conflicts.is_empty() {
-        line(format!("the archive and the engine agree: {of}"));
+        line(format!("the archive and the engine agree: {compared}"));
         return Ok(ExitCode::SUCCESS);
     }
     if !conflicts.is_empty() {
         let conflicts = conflicts.len();
-        line(format!("{conflicts} batches CONFLICT with others of their numbers: {of}"));
+        line(format!("{conflicts} batches CONFLICT with others of their numbers: {compared}"));
     }
     if differences > 0 {
-        line(format!("{differences} DIFFERENCES: {of}"));
+        line(format!("{differences} DIFFERENCES: {compared}"));
     }
     Ok(ExitCode::from(failure::DIFFERENT))
 }
@@ -126,7 +126,8 @@ fn existing(dir: &Path) -> Result<Archive, String> {
     Archive::existing(dir).map_err(|error| error.to_string())
 }
 
-/// What is broken is a difference; what is damaged is the data directory's.
+/// The exit code by the kind of error: a gap or an overlap in the archive is a difference, damage
+/// belongs to the data.
 fn archive_failure(error: &ArchiveError) -> Failure {
     match error {
         ArchiveError::Broken(why) => Failure::different(why),

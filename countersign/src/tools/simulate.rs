@@ -1,13 +1,13 @@
-//! `countersign simulate`: visitors through the real edge, then what was sent beside what was
-//! counted.
+//! `countersign simulate`: sends visitors through the real edge, then compares what was sent with
+//! what was counted.
 //!
 //! [`visitor`] decides from the seed who does what, [`forge`] makes tokens that must not count,
 //! [`edge`] sends and tries again, [`ledger`] adds up what must and what may be counted, [`compare`]
 //! asks the API and explains.
 //!
-//! A request without an answer may have been taken or not. So the ledger holds bounds, exact where
-//! everything was answered; and every event is sent again until it is answered, which its identity
-//! makes safe.
+//! A request without an answer may have been taken or not. So the ledger holds bounds, which are
+//! exact when every request was answered. An event is sent again until it is answered, which is
+//! safe because its identity makes it count once.
 
 mod compare;
 mod edge;
@@ -33,7 +33,7 @@ use edge::Edge;
 use forge::Forger;
 use ledger::Ledger;
 
-/// Visitors at the same time; when so many are still busy, new ones come late.
+/// How many visitors may be busy at the same time; beyond that new ones come late.
 const VISITORS_MAX: usize = 4_096;
 const PACE: Duration = Duration::from_millis(2);
 /// How many visitors ahead of the pace one step may start, so that a stall is not made up at once.
@@ -55,7 +55,7 @@ struct World {
     forger: Forger,
     placements: Vec<PlacementName>,
     plain: bool,
-    /// Seconds after which a click has expired, when that is soon.
+    /// After how many seconds a click expires, if that is soon enough to wait for.
     brief_s: Option<u32>,
     seed: u64,
 }
@@ -77,7 +77,7 @@ async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
         brief_s: forge::click_life_s(&sample).filter(|seconds| *seconds <= forge::BRIEF_S_MAX),
         seed: args.seed,
     });
-    // The sample was served, and is counted too.
+    // The sample is a served ad too, so one more must come.
     let before = Counts::before(&api, &range, patience, received + 1).await?;
     eprintln!("playing {} visitors", u64::from(args.rate) * u64::from(args.seconds));
     let watch = Stopwatch::start();
@@ -100,7 +100,7 @@ async fn simulate(args: &SimulateArgs) -> Result<ExitCode, Failure> {
     Ok(if explained { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
-/// Starts visitors at their pace, whatever becomes of those before (an open loop).
+/// Starts visitors at their pace, whether or not earlier ones have ended (an open loop).
 async fn play(args: &SimulateArgs, world: &Arc<World>) -> (Ledger, u64) {
     let all = u64::from(args.rate) * u64::from(args.seconds);
     let room = Arc::new(Semaphore::new(VISITORS_MAX));
@@ -114,7 +114,7 @@ async fn play(args: &SimulateArgs, world: &Arc<World>) -> (Ledger, u64) {
             if room.available_permits() == 0 {
                 late += 1;
             }
-            // Never closed.
+            // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
             let (world, number) = (Arc::clone(world), started);
             visitors.spawn(async move {
@@ -135,7 +135,7 @@ async fn play(args: &SimulateArgs, world: &Arc<World>) -> (Ledger, u64) {
     (ledger, late)
 }
 
-/// The randomness of one visitor.
+/// The random source of one visitor.
 fn seeded(seed: u64, visitor: u64) -> Seeded {
     Seeded::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(visitor))
 }

@@ -1,6 +1,6 @@
 //! The demo: a catalogue with one advertiser, and a publisher's page that shows its ads. Only with
-//! `--demo`; the page and its count need no key, and show the demo's ads only. With `--sdk` the page
-//! is made as a publisher would make it; without, by the edge's HTTP alone.
+//! `--demo`; the page and its counts need no key, and show the demo's ads only. With `--sdk` the
+//! page uses the SDK, as a publisher's would; without it, plain HTTP requests to the edge.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,17 +21,17 @@ use crate::failure::Failure;
 
 /// The demo's catalogue; `{site}` is where the landing page is.
 const CATALOGUE: &str = include_str!("demo/catalogue.toml");
-/// What a new deployment without the demo begins with: no ads, and how to write some.
+/// The demo's page when there is no SDK.
 const PAGE: &str = include_str!("demo/page.html");
 const SDK_PAGE: &str = include_str!("../../../sdk-js/demo/index.html");
 const LANDING: &str = include_str!("demo/landing.html");
 /// The demo's ads, as in its catalogue.
 const ADS: [&str; 3] = ["demo-red", "demo-green", "demo-blue"];
-/// The page's count covers so many minutes, this one included.
+/// How many minutes the page's counts cover, the current one included.
 const MINUTES: u32 = 60;
 
-/// Writes the demo's catalogue where there is none, or one that nobody has changed: it follows the address of
-/// the demo's site.
+/// Writes the demo's catalogue if there is none, or one that nobody has changed: the address of the
+/// demo's site in it may be another now.
 ///
 /// # Errors
 /// When the file cannot be read or written.
@@ -47,7 +47,8 @@ fn demo_catalogue(site: &str) -> String {
     CATALOGUE.replace("{site}", site)
 }
 
-/// Whether a text is the demo's catalogue, or the starter, for whatever address.
+/// Whether a catalogue is the demo's, for whatever address, or the starter, and nobody has changed
+/// it.
 fn is_untouched(text: &str) -> bool {
     let site = text.lines().find_map(|line| {
         let (_, rest) = line.split_once("url = \"")?;
@@ -56,7 +57,7 @@ fn is_untouched(text: &str) -> bool {
     text == STARTER || site.is_some_and(|site| text == demo_catalogue(site))
 }
 
-/// The SDK's files, and what they are.
+/// The SDK's files with their types.
 const SDK_FILES: [(&str, &str); 5] = [
     ("countersign.js", "text/javascript; charset=utf-8"),
     ("index.js", "text/javascript; charset=utf-8"),
@@ -68,7 +69,7 @@ const SDK_FILES: [(&str, &str); 5] = [
 /// What the demo shows.
 #[derive(Debug)]
 pub(crate) struct Demo {
-    /// By name, as [`SDK_FILES`] has them; without them the page does without the SDK.
+    /// The SDK's files by name ([`SDK_FILES`]); without them the page uses HTTP alone.
     sdk: Option<HashMap<&'static str, Bytes>>,
 }
 
@@ -79,7 +80,7 @@ struct DemoState {
 }
 
 impl Demo {
-    /// With the SDK's files of a folder, if one is named.
+    /// Reads the SDK's files from a folder, if one is named.
     ///
     /// # Errors
     /// When a file of it cannot be read.
@@ -95,7 +96,7 @@ impl Demo {
         Ok(Self { sdk: sdk.map(files).transpose()? })
     }
 
-    /// The demo's pages. `answers` are the aggregator's routes.
+    /// The demo's routes. `answers` are the aggregator's, which are asked for the counts.
     pub(super) fn router(self, edge: &str, answers: Router) -> Router {
         let page = if self.sdk.is_some() { SDK_PAGE } else { PAGE };
         let page = page.replace("{edge}", edge).replace("{sdk}", "/sdk");

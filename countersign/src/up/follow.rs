@@ -1,5 +1,5 @@
-//! Follows `keys.json`: what `countersign keys` changes is in force within seconds, without a
-//! restart.
+//! Follows `keys.json`, so that what `countersign keys` changes is in force within seconds, without
+//! a restart.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use crate::data::DataDir;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Who uses the keys.
+/// The parts that use the keys.
 pub(super) struct Followers {
-    /// Whose keys they must be.
+    /// The deployment that the keys must belong to.
     pub(super) deployment: DeploymentId,
-    /// Whose key the edge signs with.
+    /// The issuer whose key the edge signs with.
     pub(super) issuer: IssuerId,
-    /// The edge.
+    /// The edge's policies.
     pub(super) policies: Arc<Policies>,
-    /// The collector.
+    /// The collector's keys.
     pub(super) collector: watch::Sender<Arc<CollectorKeys>>,
 }
 
-/// Looks at the file until the task is ended. A file that cannot be used changes nothing, and is
-/// told in the log once.
+/// Looks at the file until the task is ended. A file that cannot be used changes nothing, and the
+/// log says so once.
 pub(super) async fn keys(dir: DataDir, followers: Followers) {
     let path = dir.path("keys.json");
     let mut seen = look(&path);
@@ -63,8 +63,8 @@ impl Followers {
     }
 }
 
-/// What tells one state of the file from another. It is replaced as a whole, so its number differs
-/// even when time and length do not.
+/// A fingerprint that differs between two states of the file: time, length and inode. The file is
+/// replaced as a whole, so its inode differs even when the others do not.
 fn look(path: &Path) -> Option<(SystemTime, u64, u64)> {
     let meta = std::fs::metadata(path).ok()?;
     #[cfg(unix)]

@@ -1,4 +1,5 @@
-//! What a person at the terminal sees first: where it listens, with which key, and what to do next.
+//! Prints what a person at the terminal sees first: where the process listens, with which key, and
+//! what to do next.
 
 use std::path::PathBuf;
 
@@ -6,9 +7,10 @@ use crate::admin::{Origin, VARIABLE};
 use crate::settings::{Settings, is_default_data};
 use crate::terminal::line;
 
-/// Prints them. The first two lines are for machines too, and do not change.
+/// Prints the hints. Machines read the first two lines too, so these do not change.
 ///
-/// `demo`: its pages are there; and whether its ads are, for a catalogue that was there stays.
+/// `demo` is `Some` when the demo's page is served, and true when the catalogue has its ads: a
+/// catalogue that was there before stays, and may not.
 pub(super) fn print(
     settings: &Settings,
     edge: &str,
@@ -77,14 +79,14 @@ pub(super) fn print(
     line("");
 }
 
-/// How this program was called, so that what is printed works where it is printed.
+/// The program as it was called, so that the printed commands work where they are printed.
 fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from);
     let called = called.filter(|path| !path.as_os_str().is_empty());
     called.map_or_else(|| "countersign".to_owned(), |path| quoted(&path.display().to_string()))
 }
 
-/// A word as a shell reads it.
+/// A word, quoted for a shell when it must be.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@%".contains(c);
     match word.chars().all(is_plain) && !word.is_empty() {

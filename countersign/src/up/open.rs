@@ -48,7 +48,7 @@ pub(super) struct Opened {
     pub(super) keys: Followers,
     pub(super) dir: DataDir,
     pub(super) disk: Disk,
-    /// Held until the process ends: two never share the directory.
+    /// Held until the process ends, so that two never share the directory.
     _lock: File,
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     })
 }
 
-/// What is set for roles alone.
+/// Refuses a setting that is for roles alone.
 fn check(settings: &Settings) -> Result<(), Failure> {
     if settings.collector.catalogue.as_os_str().is_empty() {
         return Ok(());
@@ -150,7 +150,7 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     ))
 }
 
-/// Where the settings say that the log is.
+/// Where the log is, by the settings.
 fn log_place(settings: &Settings) -> LogPlace {
     let wanted = &settings.eventlog;
     if wanted.url.is_empty() {
@@ -160,8 +160,8 @@ fn log_place(settings: &Settings) -> LogPlace {
     }
 }
 
-/// The routes of `up`: the aggregator's, and `more` of other parts. With a demo, its pages too, which
-/// ask the edge at the URL: they need no key.
+/// The routes of `up`: the aggregator's, and `more` of other parts. With a demo also its pages,
+/// which need no key and send to the edge at this URL.
 fn router(
     aggregator: &Aggregator<AnyLog>,
     more: Router,

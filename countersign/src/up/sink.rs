@@ -1,4 +1,4 @@
-//! The edge's outbox drains into the collector of the same process.
+//! The sink into which the edge's outbox drains: the collector of the same process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,11 +9,11 @@ use edge::outbox::{BatchSink, News, SinkError};
 use eventlog::AnyLog;
 use shared::limits::CLOCK_AHEAD_MS_MAX;
 
-/// A collector as a sink.
+/// A collector as an edge's sink.
 pub(super) struct CollectorSink {
     collector: Arc<Collector<AnyLog>>,
-    /// As the last batch had it. One process has one clock, but what an earlier one sealed may be
-    /// ahead of it.
+    /// From the last batch's receipt. One process has one clock, but a batch that an earlier one
+    /// sealed may be ahead of it.
     clock_ahead_ms: AtomicU64,
     is_out_of_service: AtomicBool,
 }
@@ -32,7 +32,7 @@ impl BatchSink for CollectorSink {
     async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
         let receipt = self.collector.submit(batch).await.map_err(|error| match error {
             SubmitError::Retry(why) | SubmitError::OverQuota { why, .. } => SinkError::Retry(why),
-            // It stays in the outbox: what an operator mends lets it through.
+            // The batch stays in the outbox, until an operator has mended what keeps it out.
             SubmitError::Refused(why)
             | SubmitError::NotAllowed(_, why)
             | SubmitError::TooManyLetters(_, why) => SinkError::Refused(why),

@@ -1,4 +1,5 @@
-//! The taking side of the queue: who is given what, how much at once, and what is given back.
+//! Takes batches from the work queue: how many at once, each issuer's share of them, and what goes
+//! back.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,30 +18,32 @@ use super::{keys_unseen, no_edges};
 use crate::process;
 use crate::roles::follow::Seen;
 
-/// Batches that are taken and not acknowledged, and their bytes; the queue gives the rest to others.
+/// How much this collector holds that is taken and not acknowledged; other collectors get the rest.
 const TAKEN: Load = Load { batches: 32_768, bytes: 256 << 20 };
-/// … and of one issuer, of which the others' would wait for those that take hours: a quarter, as it has of the
-/// collector's queue, and no less than one edge may have in NATS, for what is given back comes seconds later.
+/// The part of it that one issuer may have, so that the batches of others do not wait for an issuer
+/// whose batches take hours. A quarter, as in the collector's own queue; and no less than one edge
+/// may have unacknowledged in NATS, since what is given back comes again only seconds later.
 const TAKEN_PER_ISSUER: Load = Load { batches: TAKEN.batches / 4, bytes: TAKEN.bytes / 4 };
-/// The queue is asked again after this …
+/// After an error the queue is asked again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// … and it is looked again whether anything may be taken.
+/// While nothing may be taken, the reason is looked at again after this.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A batch that could not be appended is given out again after this.
+/// A message that goes back to the queue is given out again after this.
 const BACK_AFTER: Duration = Duration::from_secs(2);
-/// … and one that was given out so often already and finds no share, after as many times that.
+/// A message of an issuer whose share is full goes back for [`BACK_AFTER`] times the number of its
+/// deliveries, at most this many times.
 const TURNS_MAX: u32 = 5;
-/// … and one of an edge that nobody knows so often, before it is a dead letter.
+/// A message of an unknown edge goes back so many times before it becomes a dead letter.
 const UNKNOWN_TIMES: u64 = 4;
-/// One that is held back, for its issuer has sent too much, is given out again after this at the latest.
+/// A message whose issuer is over its quota is given out again after this at the latest.
 const HELD_BACK_MAX: Duration = Duration::from_secs(60);
-/// Of so many batches it is remembered that they are done though their message is not.
+/// How many batches are remembered as done whose message is not.
 const FINISHED_MAX: usize = 65_536;
 
 const _: () =
     assert!(BUNDLE_BATCHES_MAX <= TAKEN_PER_ISSUER.batches as usize, "any bundle can be held");
 
-/// Takes until the signal, and then finishes what was taken.
+/// Takes messages until `stop`, and then finishes those that were taken.
 pub(super) async fn take_batches(
     queue: EdgeQueue,
     collector: Arc<Collector<AnyLog>>,
@@ -57,7 +60,7 @@ pub(super) async fn take_batches(
     let mut stopped = std::pin::pin!(process::stopped(stop));
     loop {
         let next = async {
-            // Never closed, so permits always come in the end.
+            // The semaphores are never closed, so an error cannot come: only a wait.
             let place = Arc::clone(&places).acquire_owned().await;
             while keys_unseen(&seen).is_some()
                 || !collector.knows_edges()
@@ -112,7 +115,7 @@ pub(super) async fn take_batches(
         }
     }
     taker.close().await;
-    // All are back when all that was taken has its answer.
+    // Every message returns its permits when it is answered, so all permits mean that all are.
     let _ = places.acquire_many(TAKEN.batches).await;
     queue.flush().await;
 }
@@ -125,7 +128,7 @@ struct Message {
 
 impl Message {
     fn new(taken: Taken) -> Self {
-        // What is no bundle though it begins like one is no batch either, and refused as such.
+        // A message that begins like a bundle and is none is no batch either: it is refused as one.
         let batches = bundle::split(&taken.batch).unwrap_or_else(|_| vec![&taken.batch]);
         let batches = batches.into_iter().map(|batch| taken.batch.slice_ref(batch)).collect();
         Self { taken, batches }
@@ -137,7 +140,7 @@ impl Message {
         Load { batches, bytes: bytes.min(TAKEN_PER_ISSUER.bytes) }
     }
 
-    /// When it is given out again for it has no share: what lies there for long comes less often.
+    /// How long the message goes back when its issuer's share is full: longer each time.
     fn turn(&self) -> Duration {
         let times = u32::try_from(self.taken.deliveries()).unwrap_or(u32::MAX);
         BACK_AFTER.saturating_mul(times.clamp(1, TURNS_MAX))
@@ -150,14 +153,14 @@ impl Message {
     }
 }
 
-/// Batches of messages that went back to the queue, that are done all the same: when the message comes
-/// again they need not be done again, and cost their issuer nothing. Where that is forgotten they are
-/// done twice, and known.
+/// Batches that are done although their message went back to the queue for the sake of others in
+/// it. When the message comes again they are left out and cost their issuer nothing. A batch that
+/// was forgotten is submitted again, which is known by its number.
 #[derive(Default)]
 struct Finished(Mutex<HashSet<BatchDigest>>);
 
 impl Finished {
-    /// Those that are left to do.
+    /// The batches that are not done yet.
     fn left<'a>(&self, batches: &'a [Bytes]) -> Vec<&'a Bytes> {
         let finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_left = |batch: &&Bytes| {
@@ -166,7 +169,7 @@ impl Finished {
         batches.iter().filter(is_left).collect()
     }
 
-    /// The message is done, and comes no more.
+    /// Forgets a message's batches: it is done, and does not come again.
     fn forget(&self, batches: &[Bytes]) {
         let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !finished.is_empty() {
@@ -185,14 +188,16 @@ impl Finished {
     }
 }
 
-/// What is to be done with a batch.
+/// What becomes of a message for the sake of one of its batches.
 enum Done {
-    /// Nothing more.
+    /// The batch needs nothing more.
     Yes,
-    /// It is to be given out again after this.
+    /// The message must come again after this.
     Again(Duration),
 }
 
+/// Submits the batches of a message, and answers the message: it is done when all of them are, else
+/// it comes again after the longest of their waits.
 async fn handle_message(
     queue: &EdgeQueue,
     collector: &Collector<AnyLog>,
@@ -200,7 +205,7 @@ async fn handle_message(
     message: &Message,
 ) {
     let Message { taken, batches } = message;
-    // It may have been registered a moment ago, and this collector has not seen that yet.
+    // The edge may have been registered a moment ago, and this collector has not seen it yet.
     if collector.issuer_of(&taken.edge).is_none() && taken.deliveries() <= UNKNOWN_TIMES {
         return message.answered(taken.again(BACK_AFTER).await);
     }
@@ -239,14 +244,14 @@ async fn submit(
             }
             Done::Yes
         }
-        // It lies with the dead letters, or is let go of.
+        // The batch is among the dead letters, or was dropped.
         Err(SubmitError::Refused(_) | SubmitError::NotAllowed(..)) => Done::Yes,
         Err(SubmitError::TooManyLetters(after, _)) => Done::Again(after),
         Err(SubmitError::Retry(why)) => {
             tracing::debug!(edge, %why, "a batch goes back to the queue");
             Done::Again(BACK_AFTER)
         }
-        // Nothing is lost: it is given out again when there may be room for it.
+        // Nothing is lost: the batch comes again when there may be room for it.
         Err(SubmitError::OverQuota { why, after }) => {
             tracing::debug!(edge, %why, "a batch is held back");
             Done::Again(after.clamp(BACK_AFTER, HELD_BACK_MAX))
@@ -254,18 +259,19 @@ async fn submit(
     }
 }
 
-/// Batches that are taken and have no answer yet.
+/// An amount of batches that are taken and not answered yet.
 #[derive(Clone, Copy, Default)]
 struct Load {
     batches: u32,
     bytes: u32,
 }
 
-/// Those of each issuer.
+/// What each issuer has taken of [`TAKEN_PER_ISSUER`]. Unknown edges together are one issuer,
+/// `None`.
 #[derive(Default)]
 struct IssuerShares(Mutex<HashMap<Option<IssuerId>, Load>>);
 
-/// One of them.
+/// A message's part of its issuer's share; dropping it gives it back.
 struct Share {
     shares: Arc<IssuerShares>,
     issuer: Option<IssuerId>,
@@ -273,7 +279,7 @@ struct Share {
 }
 
 impl IssuerShares {
-    /// `None`: there are too many of this issuer. Edges that nobody knows are as one.
+    /// Takes a part of the issuer's share; `None` when it is full.
     fn take(shares: &Arc<Self>, issuer: Option<IssuerId>, more: Load) -> Option<Share> {
         let mut held = shares.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = held.entry(issuer).or_default();

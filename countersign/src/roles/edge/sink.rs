@@ -1,4 +1,4 @@
-//! The work queue as a sink: batches that wait at the same time are put in as one message.
+//! The work queue as the edge's sink: batches that wait at the same time go in as one message.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +15,11 @@ use shared::limits::{BATCH_BYTES_MAX, BUNDLE_BATCHES_MAX, CLOCK_AHEAD_MS_MAX, EP
 use shared::wire::bundle;
 use tokio::sync::{OnceCell, Semaphore, oneshot, watch};
 
-/// When nobody has taken a batch for so long, though batches are there, somebody is told why.
+/// When the queue has taken no batch for this long, although there are some, an error in the log
+/// says why.
 const TOLD_AFTER: Duration = Duration::from_secs(20);
-/// Messages on their way at once. What comes meanwhile goes together: the fewer, the larger they are.
+/// How many messages may be on their way at once. Batches that come meanwhile wait and go together:
+/// the lower the number, the larger the messages.
 const PUTS: usize = 4;
 
 /// The work queue as a sink. Connects with the first batch, and again as often as it must.
@@ -26,15 +28,16 @@ pub(super) struct QueueSink {
     edge: String,
     queue: OnceCell<EdgeQueue>,
     clock_ahead_ms: watch::Sender<u64>,
-    /// The newest epoch that was held against the server's clock.
+    /// The newest epoch that was compared with the server's clock and found right.
     seen_epoch: AtomicU64,
-    /// By how much an epoch is ahead that no collector would take.
+    /// By how much an epoch is ahead of the server's clock, when no collector would take it; else
+    /// 0.
     far_ahead_ms: AtomicU64,
-    /// Since when nothing is taken, and whether that was told.
+    /// Since when the queue takes nothing, and whether the log was told.
     refused: Mutex<Option<(Stopwatch, bool)>>,
-    /// What is to be put in, in the order in which it came …
+    /// Batches that wait to be put in, in the order in which they came …
     waiting: Mutex<VecDeque<Waiting>>,
-    /// … and who may put it.
+    /// … and permits for the messages on their way.
     puts: Semaphore,
 }
 
@@ -66,7 +69,7 @@ impl QueueSink {
         &self.edge
     }
 
-    /// What a collector says of the clock; 0: nothing.
+    /// Notes what a collector says about this edge's clock; 0: nothing.
     pub(super) fn told_clock_ahead(&self, ms: u64) {
         self.clock_ahead_ms.send_replace(ms);
     }
@@ -86,15 +89,15 @@ impl QueueSink {
 const _: () =
     assert!(BATCH_BYTES_MAX < EDGE_BATCH_BYTES_MAX, "what an edge seals fits into the queue");
 
-/// An epoch may be so far ahead of the server's clock: a little less than of a collector's, for these
-/// clocks differ.
+/// How far an epoch may be ahead of the server's clock: a little less than of a collector's,
+/// because these two clocks differ as well.
 const EPOCH_AHEAD_MS: u64 = EPOCH_AHEAD_MS_MAX - CLOCK_AHEAD_MS_MAX;
 
 impl QueueSink {
-    /// Keeps a batch here that no collector would take: in the queue it would be nobody's but the dead
-    /// letters'. Asks the server what time it is, once for each epoch.
+    /// Refuses a batch of an epoch that no collector would take: it stays in the outbox, while in
+    /// the queue it would end as a dead letter. Asks the server for its time once for each epoch.
     async fn look_at_epoch(&self, queue: &EdgeQueue, batch: &[u8]) -> Result<(), LogError> {
-        // What cannot be read is for a collector to say.
+        // A batch that cannot be read is refused by a collector, with the reason.
         let Some(epoch) = epoch_of(batch) else { return Ok(()) };
         if epoch <= self.seen_epoch.load(Ordering::Relaxed) {
             return Ok(());
@@ -117,9 +120,9 @@ impl QueueSink {
         Ok(())
     }
 
-    /// Batches were put into the queue, or could not be. A moment is nobody's business; what lasts is told
-    /// once, for the edge itself goes on and is ready: an edge under a name that its user may not use would
-    /// fill its disk in silence.
+    /// Notes whether batches could be put into the queue. A short failure is not reported. One that
+    /// lasts is, once: the edge itself goes on and is ready, so an edge under a name that its NATS
+    /// user may not use would fill its disk in silence.
     fn note(&self, put: &Result<(), LogError>) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let Err(why) = put else {
@@ -140,7 +143,7 @@ impl QueueSink {
 }
 
 impl QueueSink {
-    /// The first of those that wait: one message.
+    /// Takes the first of those that wait, as many as fit into one message.
     fn take_waiting(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = bundle::HEADER_BYTES;
@@ -149,7 +152,8 @@ impl QueueSink {
             bytes <= EDGE_BATCH_BYTES_MAX
         });
         let fit = fit.count();
-        // One alone is no bundle, and as large as the queue may say that it is not.
+        // A batch alone is no bundle. It is taken even when a bundle with it would be too large:
+        // whether the queue takes it, the queue says.
         let count = fit.max(1).min(waiting.len());
         waiting.drain(..count).collect()
     }
@@ -169,15 +173,15 @@ impl QueueSink {
         };
         let put = self.put_one(queue, message).await;
         for answer in answers {
-            // Whoever does not wait any more sends it again.
+            // A caller that no longer waits sends the batch again.
             let _ = answer.send(put.clone());
         }
     }
 }
 
 impl BatchSink for QueueSink {
-    /// Puts it in, together with those that wait at the same time: whoever waits and gets a place takes
-    /// all of them along.
+    /// Puts a batch in, together with others that wait at the same time: whoever gets a permit
+    /// takes along all that wait.
     async fn submit(&self, batch: Bytes) -> Result<(), SinkError> {
         let queue = self.queue().await?;
         if let Err(error) = self.look_at_epoch(queue, &batch).await {
@@ -200,7 +204,7 @@ impl BatchSink for QueueSink {
             };
             let together = self.take_waiting();
             if together.is_empty() {
-                // It is on its way, in another's place.
+                // Another caller has taken this batch along; its answer comes from there.
                 drop(place);
                 return answered.await.unwrap_or_else(gone);
             }
@@ -210,7 +214,8 @@ impl BatchSink for QueueSink {
 
     fn news(&self) -> News {
         let ahead = self.far_ahead_ms.load(Ordering::Relaxed).max(*self.clock_ahead_ms.borrow());
-        // Nobody tells an edge here that its name is out of service: the collectors' log says so.
+        // Collectors cannot tell an edge through the queue that its name is out of service; their
+        // own logs say so.
         News {
             clock_ahead_ms: Some(ahead).filter(|ahead| *ahead > CLOCK_AHEAD_MS_MAX),
             is_out_of_service: false,

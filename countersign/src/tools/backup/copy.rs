@@ -26,10 +26,10 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    /// Makes the target. `bytes` are what will be copied, more or less.
+    /// Makes the target. `bytes` is about how much will be copied, for the progress bar.
     ///
     /// # Errors
-    /// When it is there and not empty, lies in what is copied, or cannot be made.
+    /// When the target is not empty, lies in what is copied, or cannot be made.
     pub(super) fn new(verb: &str, from: &Path, to: &Path, bytes: u64) -> Result<Self, Failure> {
         require_new(to)?;
         make_private_dir(to).map_err(|error| cannot("make", to, &error))?;
@@ -52,7 +52,7 @@ impl Copier {
         })
     }
 
-    /// Copies a file by its path below the directory, whole. False: it is gone.
+    /// Copies a whole file by its path below the directory; false when it is gone.
     pub(super) fn file(&mut self, path: &Path) -> Result<bool, Failure> {
         match open(&self.from.join(path))? {
             Some(file) => self.opened(path, &file, u64::MAX).map(|()| true),
@@ -99,7 +99,7 @@ impl Copier {
         Ok(())
     }
 
-    /// Copies a file that must be what a manifest says.
+    /// Copies a file and checks it against its entry in a manifest.
     pub(super) fn expected(&mut self, entry: &Entry) -> Result<(), Failure> {
         let source = self.from.join(&entry.path);
         let fail = |what: &str| Err(Failure::data(format!("{}: {what}", source.display())));
@@ -108,7 +108,7 @@ impl Copier {
         }
         match self.files.last_mut() {
             Some(copied) if copied.digest == entry.digest && copied.bytes == entry.bytes => {
-                // The copy may have come through something that keeps no permissions.
+                // The backup may have been moved by something that does not keep permissions.
                 let target = self.to.join(&entry.path);
                 fs::set_permissions(&target, fs::Permissions::from_mode(entry.mode))
                     .map_err(|error| cannot("set the mode of", &target, &error))
@@ -117,12 +117,12 @@ impl Copier {
         }
     }
 
-    /// Whether it was copied.
+    /// Whether this file was copied.
     pub(super) fn has(&self, path: &Path) -> bool {
         self.files.iter().any(|file| file.path == path)
     }
 
-    /// Takes copied files back that `keep` does not want.
+    /// Removes the copied files that `keep` does not want.
     pub(super) fn retain(&mut self, keep: impl Fn(&Path) -> bool) -> Result<(), Failure> {
         let (kept, dropped) =
             std::mem::take(&mut self.files).into_iter().partition(|file: &Entry| keep(&file.path));
@@ -134,7 +134,7 @@ impl Copier {
         Ok(())
     }
 
-    /// Makes names durable, and tells what was copied, with the sum of its bytes.
+    /// Makes the names durable; returns the files and the sum of their bytes.
     pub(super) fn finish(self) -> Result<(Vec<Entry>, u64), Failure> {
         self.bar.finish_and_clear();
         for dir in self.dirs {
@@ -159,7 +159,7 @@ impl Copier {
     }
 }
 
-/// That a directory is not there, or empty.
+/// Fails unless the directory is missing or empty.
 pub(super) fn require_new(dir: &Path) -> Result<(), Failure> {
     let is_empty = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
@@ -169,7 +169,7 @@ pub(super) fn require_new(dir: &Path) -> Result<(), Failure> {
     if is_empty { Ok(()) } else { Err(Failure::usage(what())) }
 }
 
-/// A file, unless it is gone.
+/// Opens a file; `None` when it is gone.
 pub(super) fn open(path: &Path) -> Result<Option<File>, Failure> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -178,7 +178,7 @@ pub(super) fn open(path: &Path) -> Result<Option<File>, Failure> {
     }
 }
 
-/// Names in a directory, sorted; none when it is not there.
+/// The names in a directory, sorted; none when there is no such directory.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>, Failure> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -1,4 +1,5 @@
-//! What a copy has: written last, so that a copy without it is none.
+//! The list of a backup's files. It is written last, so a directory without it is no finished
+//! backup.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -25,7 +26,7 @@ pub(super) struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// Below the directory.
+    /// The path below the directory.
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
     /// BLAKE3, in hexadecimal.

@@ -14,29 +14,32 @@ use super::copy::{Copier, names, open};
 use crate::data::cannot;
 use crate::failure::Failure;
 
-/// Parts that have a place of their own in the order.
+/// The parts that are copied at a fixed place in the order.
 const STATE: &str = "state";
 const LOG: &str = "log";
 /// The dead letters: segments in the log's directory.
 const LETTERS: &str = "dead";
 const OUTBOX: &str = "outbox";
 const KEYS: [&str; 2] = ["keys.json", "keys-edge.json"];
-/// Never copied: locks, and what was being written.
+/// Locks are never copied.
 const LOCKS: [&str; 2] = ["lock", "keys.lock"];
-/// How far the outbox was acknowledged: newer than the log in the copy, it would hold batches back.
-/// Without it all that the outbox has is sent again, and known by its numbers.
+/// How far the outbox was acknowledged. It is not copied: when it is newer than the copy of the
+/// log, the outbox would keep back batches that this log lacks. Without it the next start sends
+/// everything again that the outbox has, and the engine knows the batches by their numbers.
 const ACKED: &str = "acked";
-/// How often the outbox is looked at while other parts are copied: a segment of it lives for tens of
-/// milliseconds at least.
+/// How often the outbox is listed while other parts are copied. Each of its segments exists for
+/// tens of milliseconds at least.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 const TALLIES: &str = "tallies";
-/// Where the outbox keeps what waits for its time: segments as well, which go when that has come.
+/// The outbox's folder of batches that were sealed ahead of the clock and wait for their time:
+/// segments too, which are removed when it has come.
 const APART: &str = "held";
 const APART_GONE: &str = "held.gone";
-/// How often a partition's files are listed anew, and a file is read anew, that change meanwhile.
+/// How often the listing of a partition's files, or the reading of a file, is tried again because
+/// they changed meanwhile.
 const TRIES_MAX: u32 = 100;
 
-/// Copies everything. True: the event log is there.
+/// Copies everything; true when the event log is in the directory.
 pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
     let mut outbox = HeldOutbox::new(copier.from.join(OUTBOX));
     let has_log = outbox.during(|| {
@@ -58,7 +61,7 @@ pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
     Ok(has_log)
 }
 
-/// That there is something to copy.
+/// Fails unless the directory has something to copy.
 pub(super) fn require(from: &Path) -> Result<(), Failure> {
     if [STATE, LOG, OUTBOX].iter().any(|part| from.join(part).is_dir()) {
         return Ok(());
@@ -69,7 +72,8 @@ pub(super) fn require(from: &Path) -> Result<(), Failure> {
     )))
 }
 
-/// That segments follow each other without a hole, and every byte is what was written.
+/// Checks the copied segments: they follow each other without a gap, and every byte is what was
+/// written.
 pub(super) fn verify(to: &Path) -> Result<(), Failure> {
     let letters = Path::new(LOG).join(LETTERS);
     let dirs = [PathBuf::from(LOG), letters, PathBuf::from(OUTBOX), Path::new(OUTBOX).join(APART)];
@@ -89,8 +93,8 @@ fn is_temporary(name: &str) -> bool {
     name.contains('#') || name.ends_with(".new") || LOCKS.contains(&name)
 }
 
-/// Everything below a directory that has no place of its own in the order. Files that go meanwhile
-/// were replaced, or are of no use any more.
+/// Copies everything below a directory that has no fixed place in the order. A file that vanishes
+/// meanwhile was replaced or is not needed any more.
 fn others(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
     let is_top = dir.as_os_str().is_empty();
     for name in names(&copier.from.join(dir))? {
@@ -108,9 +112,10 @@ fn others(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A partition's database. Its files never change and are named by what is in them; a manifest names
-/// those that are needed. The copy is whole when, after everything that was listed is copied, the
-/// same files are still there: then no manifest came and nothing that the last one names has gone.
+/// Copies a partition's database. Its files never change and are named by their content; a manifest
+/// names those that are needed. The copy is consistent when, after everything that was listed is
+/// copied, the same files are still there: then no new manifest came, and nothing that the newest
+/// one names has gone.
 fn partition(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
     for _ in 0..TRIES_MAX {
         let listed = files_of(&copier.from, dir)?;
@@ -141,8 +146,9 @@ fn files_of(from: &Path, dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// The segments of a log, oldest first: those that were there at the beginning, the last as long as it
-/// was then. One that goes was trimmed, and with it all before it.
+/// Copies the segments of a log, oldest first: those that there were at the beginning, the last one
+/// up to its length then. When a segment has gone it was trimmed, and with it all before it: their
+/// copies are removed.
 fn log(copier: &mut Copier, log: &Path) -> Result<bool, Failure> {
     let dir = copier.from.join(log);
     let names = names(&dir)?;
@@ -168,8 +174,9 @@ fn length(path: &Path, file: &File) -> Result<u64, Failure> {
     file.metadata().map(|meta| meta.len()).map_err(|error| cannot("read", path, &error))
 }
 
-/// The outbox's segments, held open so that they can be read when they are deleted: what is
-/// acknowledged goes, and may not be in the copy of the log.
+/// The outbox's segments, held open so that they can still be read after they are deleted: a
+/// segment is deleted when it is acknowledged, and the log may have been copied before its batches
+/// came there.
 struct HeldOutbox {
     dir: PathBuf,
     files: BTreeMap<String, File>,
@@ -180,8 +187,8 @@ impl HeldOutbox {
         Self { dir, files: BTreeMap::new() }
     }
 
-    /// Copies other parts, and takes hold of new segments meanwhile. A segment that comes and goes
-    /// between two looks is missed, and found missing when the copy is verified.
+    /// Runs `work`, which copies other parts, and opens new segments meanwhile. A segment that
+    /// comes and goes between two looks is missed; the check of the copy finds the gap.
     fn during<T>(&mut self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         self.look()?;
         std::thread::scope(|scope| {
@@ -201,7 +208,7 @@ impl HeldOutbox {
         })
     }
 
-    /// Takes hold of segments that are new.
+    /// Opens the segments that are new.
     fn look(&mut self) -> Result<(), Failure> {
         let apart = names(&self.dir.join(APART))?.into_iter().map(|name| format!("{APART}/{name}"));
         let all = names(&self.dir)?.into_iter().chain(apart);
@@ -215,9 +222,9 @@ impl HeldOutbox {
         Ok(())
     }
 
-    /// The tallies come after the segments: marked for a batch that is not in the copy they are
-    /// reported again, as after a crash, and those that a batch of the copy has are known by their
-    /// marks.
+    /// Copies the outbox. The tallies come after the segments: a tally that is marked for a batch
+    /// that the copy lacks is reported again, as after a crash; one that is in a batch of the copy
+    /// is known by its mark.
     fn copy(mut self, copier: &mut Copier) -> Result<(), Failure> {
         self.look()?;
         let mut held = Vec::new();
@@ -242,8 +249,8 @@ impl HeldOutbox {
     }
 }
 
-/// A file of slots that are written in place: read until it was the same twice, so that no slot is
-/// half old and half new.
+/// Copies the file of tallies, whose slots are written in place: it is read until two readings are
+/// the same, so that no slot is half old and half new.
 fn tallies(copier: &mut Copier, mut file: File) -> Result<(), Failure> {
     let path = Path::new(OUTBOX).join(TALLIES);
     let source = copier.from.join(&path);

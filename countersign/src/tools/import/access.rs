@@ -1,4 +1,4 @@
-//! Access logs of web servers, of which some requests are events: in the common and combined form
+//! Access logs of web servers, in which some requests are events: in the common and combined form
 //! (Apache, nginx), and in W3C's extended form (IIS, CloudFront).
 
 use std::borrow::Cow;
@@ -11,11 +11,11 @@ use super::columns::{AGENT, EVENT, IP, NAMES, TIME, Texts, utf8};
 
 /// How the combined form writes its times.
 pub(super) const TIME_FORMAT: &str = "%d/%b/%Y:%H:%M:%S %z";
-/// `#Fields:` and what follows names what stands in a line of W3C's form.
+/// Begins the line that names the fields of W3C's form.
 const FIELDS: &str = "#Fields:";
 
-/// Which requests are events, and where they say of which ad: `[EVENT=]PATH[?QUERY]`, with `{ad_id}` and
-/// the like where a column's value stands, `*` where anything may.
+/// Which requests are events, and where they name the ad: `[EVENT=]PATH[?QUERY]`, with `{ad_id}`
+/// and the like where a column's value stands, and `*` where anything may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     kind: Option<Kind>,
@@ -27,7 +27,8 @@ pub(super) struct Pattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Is(String),
-    /// What stands between these is this column's value; nobody's when there is none.
+    /// The text between `before` and `after` is the column's value; `None` for `*`, whose text is
+    /// ignored.
     Holds {
         before: String,
         column: Option<usize>,
@@ -64,7 +65,7 @@ impl Part {
         Ok(Self::Holds { before, column: column.transpose()?, after })
     }
 
-    /// Whether a text is so; what it holds goes to its column.
+    /// Whether a text matches; the value in it goes to its column.
     fn matches(&self, text: &str, into: &mut Texts) -> bool {
         match self {
             Self::Is(literal) => text == literal,
@@ -108,7 +109,7 @@ impl FromStr for Pattern {
 }
 
 impl Pattern {
-    /// Those whose values it says.
+    /// The columns whose values the pattern holds.
     fn columns(&self) -> impl Iterator<Item = usize> {
         let parts = self.path.iter().chain(self.query.iter().map(|(_, part)| part));
         parts.filter_map(|part| match part {
@@ -117,7 +118,7 @@ impl Pattern {
         })
     }
 
-    /// What a request says, if it is one of these.
+    /// The values in a request, if it matches.
     fn read(&self, path: &str, query: &str) -> Option<Texts> {
         let mut said = Texts::default();
         let mut segments = path.strip_prefix('/')?.split('/');
@@ -132,7 +133,7 @@ impl Pattern {
         }
         let mut has = |(name, part): &(String, Part)| {
             let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-            // The first of several, as most servers take it.
+            // Of a parameter that is given twice the first counts, as on most servers.
             let value = pairs.find(|(key, _)| key == name);
             value.is_some_and(|(_, value)| part.matches(&value, &mut said))
         };
@@ -144,7 +145,7 @@ impl Pattern {
     }
 }
 
-/// What was asked for, by whom, when, and how it was answered.
+/// A request in a log: by whom, when, what for, and how it was answered.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Request<'a> {
     ip: &'a str,
@@ -157,7 +158,8 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Whether it was carried out, for somebody who wanted what it says.
+    /// Whether it was a GET or POST that was answered with success or a redirect: then somebody got
+    /// what it asks for.
     fn is_answered(&self) -> bool {
         let status = self.status.parse::<u16>();
         ["GET", "POST"].contains(&self.method) && status.is_ok_and(|s| (200..400).contains(&s))
@@ -168,17 +170,17 @@ impl Request<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Access {
     patterns: Vec<Pattern>,
-    /// Of W3C's form: what its lines hold.
+    /// In W3C's form, the names of the fields of a line.
     fields: Option<Vec<String>>,
 }
 
 impl Access {
-    /// `None`: the combined form.
+    /// Without `fields` the lines are in the common or combined form.
     pub(super) const fn new(patterns: Vec<Pattern>, fields: Option<Vec<String>>) -> Self {
         Self { patterns, fields }
     }
 
-    /// What a line says; `None`: it is about another request, or about the log.
+    /// The values in a line; `None` when it is another request, or a comment of the log.
     ///
     /// # Errors
     /// Says what is wrong with it.
@@ -198,7 +200,8 @@ impl Access {
             return Ok(None);
         }
         let path = of_origin(request.path);
-        let mut found = self.patterns.iter().filter_map(|one| one.read(path, request.query));
+        let mut found =
+            self.patterns.iter().filter_map(|pattern| pattern.read(path, request.query));
         let said = found.next().map(|mut said| {
             let mut put = |at: usize, text: &str| {
                 let is_something = !matches!(text, "" | "-") && said[at].is_none();
@@ -213,7 +216,7 @@ impl Access {
     }
 }
 
-/// A path, also of a request that names the server.
+/// The path of a target, without the server that some requests name.
 fn of_origin(path: &str) -> &str {
     let Some((scheme, rest)) = path.split_once("://") else { return path };
     if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -222,10 +225,10 @@ fn of_origin(path: &str) -> &str {
     rest.find('/').map_or("/", |at| &rest[at..])
 }
 
-/// The names of W3C's fields, when the line says them.
+/// The fields that a line names, if it begins with [`FIELDS`].
 ///
 /// # Errors
-/// One is missing that must be there.
+/// When a field is missing that must be there.
 pub(super) fn fields(line: &str) -> Result<Option<Vec<String>>, String> {
     let Some(names) = line.strip_prefix(FIELDS) else { return Ok(None) };
     let names: Vec<String> = names.split_whitespace().map(str::to_ascii_lowercase).collect();
@@ -250,7 +253,8 @@ fn combined(line: &str) -> Option<Request<'_>> {
         token.map(|token| token.text)
     };
     let request = text(time + 1, b'"')?;
-    // What is no request (a hello of TLS on a port of HTTP) asks for nothing.
+    // Text that is no request (a TLS hello on an HTTP port) has no second word, and so asks for
+    // nothing.
     let mut words = request.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -271,24 +275,24 @@ fn w3c<'a>(fields: &[String], line: &'a str) -> Result<Request<'a>, String> {
     if tokens.len() != fields.len() {
         return Err(format!("{} fields where {FIELDS} has {}", tokens.len(), fields.len()));
     }
-    let of = |name: &str| {
+    let field = |name: &str| {
         let at = fields.iter().position(|known| known == name);
         at.map(|at| tokens[at]).filter(|text| *text != "-").unwrap_or_default()
     };
-    let (path, query) = match of("cs-uri").split_once('?') {
+    let (path, query) = match field("cs-uri").split_once('?') {
         Some(both) => both,
-        None if of("cs-uri-stem").is_empty() => (of("cs-uri"), ""),
-        None => (of("cs-uri-stem"), of("cs-uri-query")),
+        None if field("cs-uri-stem").is_empty() => (field("cs-uri"), ""),
+        None => (field("cs-uri-stem"), field("cs-uri-query")),
     };
-    // IIS writes + for a blank, CloudFront %20.
-    let agent = of("cs(user-agent)").replace('+', " ");
+    // IIS writes `+` for a blank, CloudFront `%20`.
+    let agent = field("cs(user-agent)").replace('+', " ");
     Ok(Request {
-        ip: of("c-ip"),
-        time: format!("{} {}", of("date"), of("time")).into(),
-        method: of("cs-method"),
+        ip: field("c-ip"),
+        time: format!("{} {}", field("date"), field("time")).into(),
+        method: field("cs-method"),
         path,
         query,
-        status: of("sc-status"),
+        status: field("sc-status"),
         agent: percent_decode_str(&agent).decode_utf8_lossy().into_owned().into(),
     })
 }
@@ -303,7 +307,7 @@ fn unescaped(text: &str) -> Cow<'_, str> {
 
 /// A word, something in brackets, or something in quotes.
 struct Token<'a> {
-    /// How it begins: a blank, `[` or `"`.
+    /// What it begins with: `[` or `"`; a blank stands for a word.
     kind: u8,
     text: &'a str,
 }
@@ -339,7 +343,8 @@ fn end_of_quotes(text: &str) -> Option<usize> {
     })
 }
 
-/// Whether a line may be one of an access log, and whether of W3C's form.
+/// Whether a line may be from an access log: `Some(true)` in W3C's form, `Some(false)` in the
+/// common or combined form.
 pub(super) fn detect(line: &[u8]) -> Option<bool> {
     let line = std::str::from_utf8(line).ok()?;
     let is_directive = ["#Version:", "#Fields:", "#Software:", "#Date:"].iter();

@@ -1,4 +1,4 @@
-//! What the server has made of a log.
+//! What the server has counted of a log, and how that is printed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,13 +17,13 @@ use crate::terminal;
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Asks; a log that the server does not know has no rows.
+/// The server's account of a log; without rows when the server does not know the log.
 pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Source, Failure> {
-    // Whatever answers 404 is none that counts.
+    // So a 404 comes from something that is no aggregator.
     api.require(&routes::SOURCE.at(&[&source])).await
 }
 
-/// Asks until `rows` are taken. When they are not in time, the account says so.
+/// Waits until `rows` are taken, for at most `most`. The account shows when they were not.
 pub(super) async fn wait(
     api: &Api,
     source: SourceId,
@@ -40,7 +40,8 @@ pub(super) async fn wait(
     }
 }
 
-/// Asks until all that was sent has an outcome. When it has not in time, the account says so.
+/// Waits until so many events have an outcome, for at most [`super::APPLY_MAX`]. The account shows
+/// when they have not.
 async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Source, Failure> {
     let watch = Stopwatch::start();
     loop {
@@ -52,42 +53,43 @@ async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Source, Fa
     }
 }
 
-/// That the rows which are taken are those of this log: another may have come under its name meanwhile.
+/// Checks that the rows which were taken are those of this log: another log may have been imported
+/// under its name meanwhile.
 ///
 /// # Errors
-/// They are another's.
-pub(super) fn check(of: &Source, path: &Path, read: &LogSummary) -> Result<(), Failure> {
+/// When they are another log's.
+pub(super) fn check(account: &Source, path: &Path, read: &LogSummary) -> Result<(), Failure> {
     let is_other = |taken: Taken| {
         taken.rows > read.rows || (taken.rows == read.rows && !read.digests.has(&taken.digest))
     };
-    if !taken(of).is_some_and(is_other) {
+    if !taken(account).is_some_and(is_other) {
         return Ok(());
     }
     Err(Failure::other_log(format!(
         "{}: another log was imported under this name at the same time: of {} rows that are taken some \
          are its own. Import each log under a name of its own, one at a time",
         path.display(),
-        of.rows
+        account.rows
     )))
 }
 
-/// How far the log was taken.
-pub(super) fn taken(of: &Source) -> Option<Taken> {
-    let digest = of.digest.as_deref().and_then(shared::text::unhex)?;
-    (of.rows > 0).then_some(Taken { rows: of.rows, digest })
+/// How far the log was taken, by the server's account.
+pub(super) fn taken(account: &Source) -> Option<Taken> {
+    let digest = account.digest.as_deref().and_then(shared::text::unhex)?;
+    (account.rows > 0).then_some(Taken { rows: account.rows, digest })
 }
 
-fn reasoned(of: &Source) -> u64 {
-    of.reasons.values().sum()
+fn reasoned(account: &Source) -> u64 {
+    account.reasons.values().sum()
 }
 
-/// All that have an outcome, those that came again too.
-fn events_of(of: &Source) -> u64 {
-    of.counted + reasoned(of) + of.duplicate
+/// The number of events that have an outcome, repeated ones included.
+fn events_of(account: &Source) -> u64 {
+    account.counted + reasoned(account) + account.duplicate
 }
 
-/// Prints the account of one log. True: every row is accounted for, none of them rejected or waiting for
-/// its time.
+/// Prints the account of one log. True when every row is accounted for, and none is rejected or
+/// waits for its time.
 pub(super) fn print(
     path: &Path,
     source: SourceId,
@@ -143,7 +145,7 @@ fn line(name: &str, text: impl std::fmt::Display) {
     terminal::line(format!("  {name:<12}{text}"));
 }
 
-/// Nothing of it was sent. False.
+/// Says that no row of a log can be read, and nothing was sent. Always false.
 fn print_unreadable(path: &Path, read: &LogSummary) -> bool {
     terminal::line(format!("{}: none of its {} rows can be read", path.display(), read.rows));
     line("rejected", "nothing was sent");
@@ -161,8 +163,8 @@ fn print_rejected(count: u64, file: &Path) {
     );
 }
 
-/// What is not counted of rows that can be read, what was not understood of those that count, and what
-/// waits.
+/// Prints which readable rows are not counted, which texts were not understood in rows that count,
+/// and which rows wait.
 pub(super) fn print_unread(read: &LogSummary) {
     if read.other > 0 {
         line(
@@ -218,8 +220,8 @@ pub(super) fn print_held_back(line_number: Option<u64>) {
     }
 }
 
-/// Waits for what was sent of mended rows, and prints the account. True: every row is accounted for, none of
-/// them rejected again.
+/// Waits until the mended rows have an outcome, and prints the account. True when every row is
+/// accounted for and none was rejected again.
 pub(super) async fn print_mended(
     api: &Api,
     path: &Path,
@@ -257,7 +259,7 @@ pub(super) async fn print_mended(
     Ok(complete && read.rejected == 0)
 }
 
-/// What became of the rows of several logs.
+/// Sums of the outcomes of several logs.
 #[derive(Default)]
 struct Totals {
     counted: u64,
@@ -265,8 +267,8 @@ struct Totals {
     reasons: BTreeMap<String, u64>,
 }
 
-/// Every row is taken, and every event of them is counted or has a reason. Duplicates are what was
-/// sent again after an answer was lost.
+/// Whether every row is taken and every event in them is counted or has a reason. Duplicates do not
+/// matter: they were sent again after an answer was lost.
 fn is_complete(read: &LogSummary, after: &Source) -> bool {
     read.events == 0 || after.rows >= read.rows && after.counted + reasoned(after) >= read.events
 }

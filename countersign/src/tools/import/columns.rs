@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use super::row::{Fields, is_none};
 use super::times::Times;
 
-/// What a row may say, in the order of [`Fields`].
+/// The columns that are read, in the order of [`Fields`].
 pub(super) const NAMES: [&str; 12] = [
     "ad_id",
     "timestamp",
@@ -36,19 +36,19 @@ const PLACEMENT: usize = 9;
 const DEVICE: usize = 10;
 pub(super) const AGENT: usize = 11;
 
-/// What a row says, in the order of [`NAMES`]. `None`: nothing.
+/// The texts of a row, in the order of [`NAMES`]; `None` where there is no text.
 pub(super) type Texts = [Option<String>; NAMES.len()];
 
-/// Other servers' exports say the same otherwise.
+/// Other names that exports of other servers use.
 const ALIASES: [(&str, usize); 4] =
     [("clicked", CLICK), ("is_click", CLICK), ("event_type", EVENT), ("event_name", EVENT)];
 
-/// Under which names a log has what we look for, how it writes its times, and what holds where it says
-/// nothing.
+/// What a log calls the columns that are read, how it writes its times, and which values hold where
+/// it says nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ColumnNames {
     known: Vec<(String, usize)>,
-    /// The log's own names, of `--map`.
+    /// The log's own names, from `--map`.
     mapped: Vec<(String, usize)>,
     defaults: Texts,
     times: Times,
@@ -64,10 +64,10 @@ impl Default for ColumnNames {
 }
 
 impl ColumnNames {
-    /// As `--map` (ours, the log's) and `--default` (ours, a value) say.
+    /// From `--map` (our name, the log's) and `--default` (our name, a value).
     ///
     /// # Errors
-    /// Says which name is none of ours, or is there twice.
+    /// When a name is none of ours or given twice, or a default makes no event.
     pub(super) fn new(
         mapped: &[(String, String)],
         defaults: &[(String, String)],
@@ -98,7 +98,7 @@ impl ColumnNames {
                 return Err(format!("{our}: it is there twice"));
             }
         }
-        // What holds for every row is looked at once, before any.
+        // Defaults hold for every row, so they are checked once, before any row is read.
         let row = |at: usize| match at {
             AD => Some("ad"),
             TIME => Some("1700000000"),
@@ -108,12 +108,12 @@ impl ColumnNames {
         Ok(names)
     }
 
-    /// With times as the log writes them.
+    /// The same, with times as the log writes them.
     pub(super) fn with_times(self, times: Times) -> Self {
         Self { times, ..self }
     }
 
-    /// With these where the log's form has usual ones, and nobody has asked for others.
+    /// The same, with the usual times of the log's form unless `--time-format` gives others.
     pub(super) fn with_usual_times(self, usual: Times) -> Self {
         match self.times.has_format() {
             true => self,
@@ -126,7 +126,7 @@ impl ColumnNames {
         self.mapped.first().map(|(theirs, _)| theirs.as_str())
     }
 
-    /// A column that was mapped and is not there.
+    /// A column that `--map` names and the log lacks.
     fn mapped_to_nothing(&self, found: &Found) -> Option<String> {
         let is_there = |at: usize| found.used.iter().any(|(ours, _)| *ours == NAMES[at]);
         let missing = self.mapped.iter().find(|(_, at)| !is_there(*at));
@@ -138,12 +138,13 @@ impl ColumnNames {
         self.known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, at)| *at)
     }
 
-    /// What a row says, by its texts; `None`: there is no such column.
+    /// The fields of a row. `text` gives the text of a column, `None` where there is no such
+    /// column.
     pub(super) fn fields<'a>(&'a self, text: impl Fn(usize) -> Option<&'a str>) -> Fields<'a> {
         let field = |at: usize| {
             let text = text(at).map(str::trim);
             match &self.defaults[at] {
-                // Nothing, however a log writes it.
+                // The default holds where the text is empty or a word for nothing.
                 Some(default) => {
                     text.filter(|text| !text.is_empty() && !is_none(text)).or(Some(default))
                 }
@@ -151,7 +152,8 @@ impl ColumnNames {
             }
         };
         let or_none = |at: usize| field(at).filter(|text| !text.is_empty());
-        // A log with both columns has impressions, and of some of them when they were clicked.
+        // A log with both columns has impressions, and the click's time for those that were
+        // clicked.
         let (time, click_time) = match (field(TIME), field(CLICK_TIME)) {
             (Some(""), Some(click_time)) if !click_time.is_empty() => (click_time, None),
             (Some(time), Some(click_time)) => (time, Some(click_time)),
@@ -162,7 +164,8 @@ impl ColumnNames {
             time,
             click_time,
             times: Some(&self.times),
-            // An empty cell of these is a mistake, and no click.
+            // An empty cell in these columns is a mistake and is rejected; it does not make the row
+            // a click.
             event: field(EVENT),
             click: field(CLICK),
             user: or_none(USER),
@@ -175,7 +178,8 @@ impl ColumnNames {
         }
     }
 
-    /// What a log that has these columns says to us.
+    /// Checks a log's columns: which are used, which are unknown, and whether one says what
+    /// happened.
     fn look(&self, found: &[String]) -> Result<Found, String> {
         let has = |at: usize| {
             self.defaults[at].is_some() || found.iter().any(|name| self.place(name) == Some(at))
@@ -207,25 +211,25 @@ impl ColumnNames {
     }
 }
 
-/// Which column of a CSV or TSV log holds what.
+/// The columns of a CSV or TSV log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     names: ColumnNames,
     delimiter: u8,
     places: [Option<usize>; NAMES.len()],
     count: usize,
-    /// What they are called.
+    /// Their names.
     pub(super) found: Found,
 }
 
 /// The names of a log's columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Those that are used: ours, the log's.
+    /// Those that are used: our name, the log's.
     pub(super) used: Vec<(&'static str, String)>,
-    /// Those that say nothing to us.
+    /// Those that are not known.
     pub(super) unknown: Vec<String>,
-    /// Whether there is one that says what happened; else each row is a click.
+    /// Whether one of them says what happened; if none does, each row is a click.
     pub(super) says_what: bool,
 }
 
@@ -233,7 +237,7 @@ impl Columns {
     /// Reads the header line.
     ///
     /// # Errors
-    /// Says which column is missing or there twice, and which were found.
+    /// When a column is missing or there twice; says which were found.
     pub(super) fn read(header: &[u8], delimiter: u8, names: &ColumnNames) -> Result<Self, String> {
         let header = header.strip_prefix(super::records::BOM).unwrap_or(header);
         if header.contains(&b'\r') {
@@ -288,7 +292,7 @@ impl Columns {
     }
 }
 
-/// Tabs stand between fields that most programs write without quotes; some put them around all the same.
+/// Takes away quotes around a field between tabs: most programs write none there, some do.
 fn unquoted(text: &str, delimiter: u8) -> &str {
     let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     inner.filter(|inner| delimiter == b'\t' && !inner.contains('"')).unwrap_or(text)
@@ -297,7 +301,7 @@ fn unquoted(text: &str, delimiter: u8) -> &str {
 /// The text of a line.
 ///
 /// # Errors
-/// Says where it is none.
+/// When it is not UTF-8; says at which byte.
 pub(super) fn utf8(line: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(line).map_err(|error| {
         let at = error.valid_up_to();
@@ -313,7 +317,7 @@ fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(
         return Ok(());
     }
     let mut builder = csv::ReaderBuilder::new();
-    // The record's end is known; a CR in it is none.
+    // The record's end is known already: a CR does not end it.
     builder.terminator(csv::Terminator::Any(b'\n')).quoting(delimiter != b'\t');
     builder.has_headers(false).flexible(true).delimiter(delimiter).buffer_capacity(record.len());
     match builder.from_reader(record).read_record(into) {
@@ -323,11 +327,11 @@ fn split(record: &[u8], delimiter: u8, into: &mut csv::StringRecord) -> Result<(
     }
 }
 
-/// A row of an NDJSON log: strings or numbers, `null` is none.
+/// A row of an NDJSON log. Values are strings, numbers or booleans; `null` is no value.
 #[derive(Default)]
 pub(super) struct JsonRow {
     texts: Texts,
-    /// The names of all that is in it.
+    /// The names of all its fields.
     found: Vec<String>,
 }
 
@@ -370,7 +374,7 @@ impl<'de> Visitor<'de> for &ColumnNames {
                 Some(at) if std::mem::replace(&mut seen[at], true) => {
                     return Err(A::Error::custom(format!("{} twice", NAMES[at])));
                 }
-                // Nothing, where something must stand: as an empty cell.
+                // `null` in a column that must have a value is like an empty cell.
                 Some(at @ (EVENT | CLICK | TIME | CLICK_TIME)) => {
                     row.texts[at] = Some(map.next_value::<Text>()?.0.unwrap_or_default());
                 }
@@ -390,7 +394,7 @@ impl JsonRow {
     /// Says what is wrong with it.
     pub(super) fn read(line: &[u8], names: &ColumnNames) -> Result<Self, String> {
         let line = line.strip_prefix(super::records::BOM).unwrap_or(line);
-        // A list would be read as the fields in their order.
+        // serde would read a list as the fields in their order.
         if !line.trim_ascii_start().starts_with(b"{") {
             return Err("not a JSON object".to_owned());
         }
@@ -406,23 +410,23 @@ impl JsonRow {
         names.fields(|at| self.texts[at].as_deref())
     }
 
-    /// Those of its names that say nothing to us.
+    /// The names of its fields that are not known.
     pub(super) fn unknown<'a>(&'a self, names: &'a ColumnNames) -> impl Iterator<Item = &'a str> {
         let unknown = self.found.iter().filter(|name| names.place(name).is_none());
         unknown.map(String::as_str)
     }
 
-    /// Whether the row says what happened: in its own words, or by two times.
+    /// Whether the row says what happened: by an event, by a click, or by two times.
     pub(super) fn says_what(&self, names: &ColumnNames) -> bool {
         let has = |at: usize| self.texts[at].is_some() || names.defaults[at].is_some();
         has(EVENT) || has(CLICK) || (has(TIME) && has(CLICK_TIME))
     }
 
-    /// The names of a line's fields, when it has those that it must have. A line that is no object has
-    /// none.
+    /// The names of a line's fields, if none is missing that must be there. A line that is no
+    /// object has none, and is rejected later.
     ///
     /// # Errors
-    /// Says which is missing and which were found.
+    /// When one is missing; says which were found.
     pub(super) fn check_names(line: &[u8], names: &ColumnNames) -> Result<Found, String> {
         match Self::read(line, names) {
             Ok(row) => names.look(&row.found),

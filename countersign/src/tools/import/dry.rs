@@ -1,4 +1,4 @@
-//! `import --dry-run`: a log as it would be read, and nothing of it sent.
+//! `import --dry-run`: shows how a log would be read, and sends nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use super::rejects::Rejects;
 use crate::failure::{self, Failure};
 use crate::terminal::line;
 
-/// So many events are shown as they are read.
+/// How many events are shown.
 const SHOWN_MAX: usize = 5;
-/// So many countries are named, those first that have most.
+/// How many countries are named, the most frequent first.
 const COUNTRIES_MAX: usize = 10;
 
-/// Reads the files.
+/// Reads and describes the logs.
 ///
 /// # Errors
 /// When one cannot be read.
@@ -35,7 +35,7 @@ pub(super) fn run(
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(failure::DIFFERENT) })
 }
 
-/// True: every row can be read.
+/// Reads and describes one log; true when every row can be read.
 fn look(log: Log, strict: bool) -> Result<bool, Failure> {
     let path = log.path.clone();
     let reader = Reader::new(log, open::open(&path, Seen::default())?, None)?;
@@ -51,7 +51,7 @@ fn look(log: Log, strict: bool) -> Result<bool, Failure> {
     Ok(read.rejected == 0 && read.early.is_none() && (!strict || unread == 0))
 }
 
-/// What the events of a log say.
+/// What the events of a log have in common.
 #[derive(Default)]
 struct EventSummary {
     first: Vec<ImportEvent>,
@@ -92,9 +92,12 @@ impl EventSummary {
     }
 }
 
-/// Those first that are most.
-fn list<'a, T: ToString + 'a>(of: impl Iterator<Item = (&'a T, &'a u64)>, most: usize) -> String {
-    let mut all: Vec<_> = of.map(|(what, count)| (*count, what.to_string())).collect();
+/// Names with their counts, the most frequent first.
+fn list<'a, T: ToString + 'a>(
+    counts: impl Iterator<Item = (&'a T, &'a u64)>,
+    most: usize,
+) -> String {
+    let mut all: Vec<_> = counts.map(|(what, count)| (*count, what.to_string())).collect();
     all.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
     let more = all.len().saturating_sub(most);
     let named = all.iter().take(most).map(|(count, what)| format!("{what} {count}"));

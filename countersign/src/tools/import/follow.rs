@@ -13,12 +13,12 @@ use shared::ambient::Stopwatch;
 use super::open::{Input, cannot_read};
 use crate::failure::Failure;
 
-/// How often it is looked for more.
+/// How often to look for more.
 const POLL: Duration = Duration::from_millis(300);
-/// A server that was told that its log was moved may write to it for so long.
+/// How long a server may go on writing to a log that was moved away.
 const AFTER_ROTATION: Duration = Duration::from_secs(3);
 
-/// Whether a log is still followed. Blocking: for the thread that reads.
+/// Whether a log is still followed. Its waits block: it is for the thread that reads.
 #[derive(Clone, Default)]
 pub(super) struct Watch {
     is_on: Arc<AtomicBool>,
@@ -26,22 +26,23 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// For the next file of the same log: it has an end before it is begun.
+    /// A watch for the next file of the same log. Until [`Watch::begin`] the file is read to its
+    /// end and no further.
     pub(super) fn for_next_file(&self) -> Self {
         Self { is_on: Arc::default(), is_over: Arc::clone(&self.is_over) }
     }
 
-    /// From now on the log has no end.
+    /// From now on the end of the file is not the end of the log.
     pub(super) fn begin(&self) {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// This file of the log ends where it ends now; it may be followed anew.
+    /// Stops following this file: it ends where it ends now. The log may be followed anew.
     pub(super) fn leave(&self) {
         self.is_on.store(false, Ordering::Relaxed);
     }
 
-    /// The log ends where it ends now.
+    /// Stops following the log: it ends where it ends now.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -50,7 +51,7 @@ impl Watch {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Waits; true when it is over and it is still so.
+    /// Waits while `is_so`; true when following stopped and it is still so.
     pub(super) fn wait_while(&self, is_so: impl Fn() -> bool) -> bool {
         while is_so() {
             if self.is_over() || !self.is_on.load(Ordering::Relaxed) {
@@ -62,7 +63,7 @@ impl Watch {
     }
 }
 
-/// Opens a log that may be written to. Until [`Watch::begin`] it ends where it ends.
+/// Opens a log that may still be written to; see [`Watch::begin`] for when it has an end.
 ///
 /// # Errors
 /// When it cannot be read, or is no plain file.
@@ -79,19 +80,19 @@ pub(super) fn open(path: &Path, watch: Watch) -> Result<Input, Failure> {
     Ok(Box::new(Tail { path, file, read: 0, watch, replaced: None }))
 }
 
-/// A file that has no end before another is in its place.
+/// A file that has no end until it was replaced by another.
 struct Tail {
     path: PathBuf,
     file: File,
-    /// Bytes.
+    /// Bytes read so far.
     read: u64,
     watch: Watch,
-    /// Since when another is in its place.
+    /// Since when another file has its name.
     replaced: Option<Stopwatch>,
 }
 
 impl Tail {
-    /// Whether nothing more will come to it.
+    /// Whether nothing more will be written to it.
     fn is_done(&mut self) -> io::Result<bool> {
         let own = self.file.metadata()?;
         if own.len() < self.read {
@@ -105,7 +106,7 @@ impl Tail {
                 Ok(since.elapsed() >= AFTER_ROTATION)
             }
             Ok(_) => Ok(false),
-            // It was moved, and the next one is not there yet.
+            // The log was moved away, and the next file is not there yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -113,7 +114,7 @@ impl Tail {
 }
 
 impl Read for Tail {
-    /// [`io::ErrorKind::WouldBlock`] after a moment in which nothing came.
+    /// Fails with [`io::ErrorKind::WouldBlock`] after a pause in which nothing came.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.read += read as u64;

@@ -1,5 +1,6 @@
-//! Rejected rows that somebody has mended in the file that they were written to: each is known by its log
-//! and its line, so that it is counted once, however often and in whatever pieces the file is imported.
+//! Imports rejected rows that somebody has mended in the file that they were written to. Each is
+//! identified by its log and its line, so it is counted once, however often and in whatever pieces
+//! the file is imported.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +30,10 @@ struct Mended {
     row: String,
 }
 
-/// What there was.
+/// What was in the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MendedSummary {
-    /// Rows, bad ones too; headers are none.
+    /// Rows, bad ones too; headers are no rows.
     pub(super) rows: u64,
     /// Events, by the source under which they are counted.
     pub(super) events: BTreeMap<SourceId, u64>,
@@ -41,7 +42,7 @@ pub(super) struct MendedSummary {
     pub(super) rejects: PathBuf,
 }
 
-/// Whether a file is one of mended rows, and its form.
+/// The form of a file of rejected rows; `None` when it is no such file.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -61,7 +62,8 @@ pub(super) fn detect(path: &Path) -> Result<Option<Format>, Failure> {
     Ok(serde_json::from_slice::<Mended>(line).is_ok().then_some(Format::Ndjson))
 }
 
-/// Skips what a spreadsheet writes before the header.
+/// Skips the lines that a spreadsheet writes before the header. Ends at the first other line, or
+/// the end of the file.
 fn skip_before_header(input: &mut impl BufRead) -> io::Result<()> {
     loop {
         let start = input.fill_buf()?;
@@ -76,11 +78,11 @@ fn first_line(start: &[u8]) -> &[u8] {
     start.split(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
-/// What separates the columns of a file with this header, if it is one of rejected rows: a spreadsheet may
-/// have written it with another than ours.
+/// The separator between the columns, if this is the header of a file of rejected rows: a
+/// spreadsheet may have written the file with another one than ours.
 fn delimiter_of(header: &[u8]) -> Option<u8> {
     let header = header.strip_prefix(super::records::BOM).unwrap_or(header).trim_ascii();
-    // A spreadsheet may put quotes around all.
+    // A spreadsheet may put quotes around all names.
     let header: Vec<u8> = header.iter().copied().filter(|byte| *byte != b'"').collect();
     let is_it = |delimiter: &u8| {
         header == rejects::COLUMNS.join(&char::from(*delimiter).to_string()).as_bytes()
@@ -88,10 +90,10 @@ fn delimiter_of(header: &[u8]) -> Option<u8> {
     [b',', b';', b'\t'].into_iter().find(is_it)
 }
 
-/// Under which sources the rows of a file are counted.
+/// The sources under which the rows of a file are counted.
 ///
 /// # Errors
-/// When it cannot be read, or a line is none of such a file.
+/// When the file cannot be read, or a line is not from a file of rejected rows.
 pub(super) fn sources(path: &Path, format: Format) -> Result<BTreeSet<SourceId>, Failure> {
     let input = BufReader::new(open::open(path, Seen::default())?);
     let sources = rows_of(input, format).zip(1_u64..).map(|(row, at)| {
@@ -100,10 +102,10 @@ pub(super) fn sources(path: &Path, format: Format) -> Result<BTreeSet<SourceId>,
     sources.collect()
 }
 
-/// Reads the file and hands on what can be read now.
+/// Reads the file, hands on the rows that can be read now, and writes the others to `rejects`.
 ///
 /// # Errors
-/// When it cannot be read, or a line is none of such a file.
+/// When the file cannot be read, or a line is not from a file of rejected rows.
 pub(super) fn read(
     log: &Log,
     format: Format,
@@ -115,7 +117,7 @@ pub(super) fn read(
     let mut read = MendedSummary::default();
     let mut logs = Logs { log, headers: BTreeMap::new() };
     let mut chunk = Chunk::new(SourceId([0; 16]), 0);
-    // The row after the chunk's last.
+    // One past the chunk's last row.
     let mut end = 0;
     for (row, at) in rows_of(input, format).zip(1_u64..) {
         let row: Mended = row.map_err(|what| wrong(&log.path, at, &what))?;
@@ -193,14 +195,14 @@ fn rows_of(mut input: BufReader<open::Input>, format: Format) -> MendedRows {
                 }),
         );
     }
-    // What cannot be read is told when the rows are.
+    // An error of reading comes up again when the rows are read.
     let _ = skip_before_header(&mut input);
     let delimiter = delimiter_of(first_line(input.fill_buf().unwrap_or_default())).unwrap_or(b',');
     let rows = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(input);
     Box::new(rows.into_deserialize().map(|row| row.map_err(|error| error.to_string())))
 }
 
-/// The logs that rows are of.
+/// The logs that the rows come from, with how their rows are read.
 struct Logs<'a> {
     log: &'a Log,
     headers: BTreeMap<SourceId, Rows>,
@@ -223,7 +225,8 @@ impl Logs<'_> {
         self.headers.get(&source)?.header.as_deref()
     }
 
-    /// What a row says under its log's header. Where there is none, its form has none.
+    /// Reads a row under its log's header. A log without a header in this file has a form that has
+    /// none.
     fn read(&mut self, row: &Mended) -> Result<Said, String> {
         let rows = match self.headers.entry(row.source) {
             Entry::Occupied(rows) => rows.into_mut(),

@@ -1,4 +1,4 @@
-//! Opens a log: what it is compressed with by its first bytes, the form by its name or its first line.
+//! Opens a log. Its first bytes tell how it is compressed, its name or first line its form.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -18,21 +18,21 @@ use crate::failure::Failure;
 /// How compressed files begin.
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
-/// What a frame of zstd begins with that is none of content, behind a byte of 0x50 to 0x5f.
+/// How a skippable frame of zstd begins, behind a byte of 0x50 to 0x5f.
 const ZSTD_SKIPPED: [u8; 3] = *b"\x2a\x4d\x18";
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const BZIP2: &[u8] = b"BZh";
 const ZIP: &[u8] = b"PK\x03\x04";
 /// What stands at byte 257 of a tar archive.
 const TAR: &[u8] = b"ustar";
-/// And how their names end.
+/// How the names of compressed files end.
 const PACKED: [&str; 4] = [".gz", ".zst", ".xz", ".bz2"];
 const BUFFER_BYTES: usize = 256 << 10;
 const STDIN: &str = "/dev/stdin";
-/// What the file of a log's rejected rows is called: its name, and this.
+/// The ending of the file of a log's rejected rows, behind the log's name.
 pub(super) const REJECTS: &str = ".rejects";
 
-/// Counts the bytes that were read of the file as it lies on the disk, for progress.
+/// How many bytes of the file, as it lies on the disk, were read; for progress.
 pub(super) type Seen = Arc<AtomicU64>;
 
 struct Counting {
@@ -51,8 +51,8 @@ impl Read for Counting {
 /// The decompressed bytes of a log.
 pub(super) type Input = Box<dyn Read + Send>;
 
-/// The logs that were named: of a directory those in it whose names say what they are, in their order;
-/// `-` is what comes by the standard input.
+/// The logs that the arguments name: a directory stands for the files in it whose names have a
+/// log's ending, sorted; `-` for standard input.
 pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut logs = Vec::new();
     for path in named {
@@ -95,13 +95,13 @@ pub(super) fn logs(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(logs)
 }
 
-/// Whether a file that a pattern has found (`logs/*`) holds the rejected rows of another.
+/// Whether a file that a pattern found (`logs/*`) holds the rejected rows of another that it found.
 fn is_beside_its_log(path: &Path, named: &[PathBuf]) -> bool {
     let log = path.to_str().and_then(|path| path.strip_suffix(REJECTS));
     log.is_some_and(|log| named.iter().any(|other| other == Path::new(log)))
 }
 
-/// Whether a log can be read as often as one likes.
+/// Whether a log can be read more than once.
 pub(super) fn is_plain(path: &Path) -> bool {
     path.is_file() && !["/dev", "/proc"].iter().any(|from| path.starts_with(from))
 }
@@ -109,7 +109,8 @@ pub(super) fn is_plain(path: &Path) -> bool {
 /// Opens a log.
 pub(super) fn open(path: &Path, seen: Seen) -> Result<Input, Failure> {
     let file = match path == Path::new(STDIN) {
-        // From where it stands, and not from the beginning of what it may be.
+        // A copy of the descriptor reads from the current position. Opening the path would begin at
+        // the start of a file.
         true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
         false => File::open(path),
     };
@@ -117,7 +118,7 @@ pub(super) fn open(path: &Path, seen: Seen) -> Result<Input, Failure> {
     let mut input = BufReader::with_capacity(BUFFER_BYTES, Counting { file, seen });
     let start = input.fill_buf().map_err(|error| cannot_read(path, &error))?;
     let begins = |magic: &[u8]| start.starts_with(magic);
-    // What was rotated into one file has several members.
+    // A file may have several members, one behind the other, as when logs were joined.
     if begins(GZIP) {
         Ok(Box::new(MultiGzDecoder::new(input)))
     } else if begins(ZSTD)
@@ -159,7 +160,7 @@ pub(super) fn digest(path: &Path, seen: Seen) -> Result<[u8; 32], Failure> {
     }
 }
 
-/// A failure to read a log: nothing of it is lost by trying again.
+/// The failure of reading a log; trying again loses nothing.
 pub(super) fn cannot_read(path: &Path, error: &io::Error) -> Failure {
     Failure::usage(format!("cannot read {}: {error}", path.display()))
 }
@@ -181,7 +182,7 @@ pub(super) fn format_of(
     // No header begins with a brace.
     let told = asked.or(looks.filter(|format| *format == Format::Ndjson));
     let told = told.or_else(|| by_name(&name)).or(looks);
-    // There is nothing in it yet.
+    // An empty log passes for CSV.
     let told = told.or(start.trim_ascii().is_empty().then_some(Format::Csv));
     told.ok_or_else(|| {
         Failure::usage(format!(

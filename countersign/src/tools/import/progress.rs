@@ -1,4 +1,4 @@
-//! A progress bar on a terminal, a line now and then elsewhere.
+//! Progress: a bar on a terminal, elsewhere a line now and then.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Starts to tell; by bytes of the file as it lies on the disk.
+    /// Starts to show progress, in bytes of the file as it lies on the disk.
     pub(super) fn start(path: &Path, verb: &'static str) -> Result<Self, Failure> {
         let bytes = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -49,7 +49,7 @@ impl Progress {
         Ok(Self { seen, bar, task })
     }
 
-    /// Where whoever reads counts the bytes.
+    /// The counter for whoever reads the file.
     pub(super) fn seen(&self) -> Seen {
         self.seen.clone()
     }

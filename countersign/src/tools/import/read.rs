@@ -1,4 +1,4 @@
-//! Reads a log and makes chunks of it: blocking, on a thread of its own.
+//! Reads a log and makes chunks of it. It blocks, on a thread of its own.
 
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::PathBuf;
@@ -21,13 +21,13 @@ use crate::cli::Format;
 use crate::failure::Failure;
 
 const DAY_MS: u64 = 24 * 3_600_000;
-/// The form and what separates the fields are looked for in so many bytes.
+/// How many bytes are looked at to find the form and the separator.
 const START_BYTES: usize = 64 << 10;
 
 /// How far a log was taken before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// The rows before this one.
+    /// How many rows were taken.
     pub(super) rows: u64,
     /// BLAKE3 of the log up to their end.
     pub(super) digest: [u8; 32],
@@ -38,23 +38,23 @@ pub(super) struct Taken {
 pub(super) struct Log {
     /// The file.
     pub(super) path: PathBuf,
-    /// Its form; none: as it looks.
+    /// Its form; `None`: found by its name and content.
     pub(super) format: Option<Format>,
-    /// What separates its fields; none: as its header tells.
+    /// What separates its fields; `None`: found by its header.
     pub(super) delimiter: Option<u8>,
     /// What its columns are called.
     pub(super) names: ColumnNames,
     /// Of an access log, the requests that are events.
     pub(super) requests: Vec<Pattern>,
-    /// Whether it goes by a name of its own, and not by how it begins.
+    /// Whether its identity comes from `--source`, and not from how it begins.
     pub(super) is_named: bool,
     /// Whether a last line without a newline may be half written.
     pub(super) may_grow: bool,
-    /// What time it is.
+    /// The clock that rows are compared with.
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What there was.
+/// What was in a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LogSummary {
     /// Rows, bad ones too.
@@ -67,7 +67,7 @@ pub(super) struct LogSummary {
     pub(super) rejected: u64,
     /// Rows that are no events: other requests of an access log, or the header again.
     pub(super) other: u64,
-    /// Rows of programs that say what they are, which are not counted.
+    /// Rows of programs that say that they are programs; they are not counted.
     pub(super) bots: u64,
     /// The file that bad rows were written to.
     pub(super) rejects: PathBuf,
@@ -75,11 +75,12 @@ pub(super) struct LogSummary {
     pub(super) held_back: Option<u64>,
     /// Rows of several lines, and the first of them.
     pub(super) long: Option<(u64, u64)>,
-    /// The first row that is of a time that has not come, and its time: it and what follows wait.
+    /// The first row whose time has not come, by line, and its time. It waits, and so do those that
+    /// follow.
     pub(super) early: Option<(u64, Timestamp)>,
-    /// Rows that are counted without their network, their country, or their device.
+    /// Texts that were not understood in rows that count, for network, country and device.
     pub(super) unread: [Unread; 3],
-    /// Of the log up to the end of its rows.
+    /// Digests of the log up to the end of its last row.
     pub(super) digests: Digests,
     /// Columns, or the fields of the first row, that are used: ours, the log's.
     pub(super) used: Vec<(&'static str, String)>,
@@ -100,8 +101,8 @@ pub(super) struct Reader {
     pub(super) log: Log,
     /// Its form.
     pub(super) format: Format,
-    /// Of the log up to the end of its first row: by what it is known when it has no name. None while
-    /// there is none.
+    /// Digests of the log up to the end of its first row: its identity when it has no name. `None`
+    /// while it has no row.
     pub(super) begin: Option<Digests>,
     first: Option<Kept>,
     records: Records<BufReader<Input>>,
@@ -125,7 +126,7 @@ impl Reader {
         let start = input.fill_buf().map_err(cannot)?;
         let format = open::format_of(&log.path, log.format, start)?;
         let delimiter = delimiter_of(&log, format, start);
-        // Between tabs a quote is a character like any other.
+        // In fields between tabs a quote is a character like any other.
         let quoted = delimiter.filter(|delimiter| *delimiter != b'\t');
         let mut records = Records::new(input, quoted, log.may_grow);
         let mut rows = Rows::read_header(&mut records, format, delimiter, &log)?;
@@ -154,7 +155,8 @@ impl Reader {
         sink: Sink<'_>,
     ) -> Result<LogSummary, Failure> {
         let mut chunk = Chunk::new(source, taken.map_or(0, |taken| taken.rows));
-        // Of a log of which nothing can be read nothing is sent: it may be read another way next time.
+        // Chunks are kept back until one has an event: nothing is sent of a log in which no row can
+        // be read, so that it may be read with other options next time.
         let (mut held, mut has_any) = (Vec::new(), taken.is_some());
         let mut sink = |chunk: ImportChunk| {
             has_any |= !chunk.events.is_empty();
@@ -168,7 +170,7 @@ impl Reader {
             let record = match next.map_err(|error| cannot_read(&self.log.path, &error))? {
                 Next::Record(record) => record,
                 Next::End => break,
-                // Nothing has come for a moment: what came is sent.
+                // Nothing has come for a moment: send what did.
                 Next::Idle => {
                     rejects.flush()?;
                     let digest = self.records.digests_before().text;
@@ -181,7 +183,7 @@ impl Reader {
             let said = self.rows.read(&record, read.rows);
             let is_new = read.rows >= chunk.first_row;
             let said = match said.and_then(|said| is_in_its_day(said, self.log.clock.now())) {
-                // What was taken before was in its time then.
+                // A row that was taken before had come in its time.
                 Ok(Said::Events(events))
                     if is_new && is_early(&events, &*self.log.clock, self.watch.as_ref()) =>
                 {
@@ -228,7 +230,8 @@ impl Reader {
         }
         read.held_back = self.records.held_back();
         if !has_any {
-            // Nothing was sent: it is read another way next time, and its rows are nobody's to mend.
+            // Nothing was sent, and the next import may read the log with other options: its
+            // rejected rows need no mending.
             rejects.undo()?;
         }
         self.finish(read, rejects)
@@ -243,15 +246,15 @@ impl Reader {
     }
 }
 
-/// What comes next of a log.
+/// The next step in a log.
 enum Next<'a> {
     Record(Record<'a>),
-    /// Nothing, of one that is followed.
+    /// Nothing new, in a log that is followed.
     Idle,
     End,
 }
 
-/// The first record, when it was not taken yet, or the next.
+/// The first record, which was read already, if it is still to be taken; else the next one.
 fn next<'a>(
     records: &'a mut Records<BufReader<Input>>,
     first: Option<&'a Kept>,
@@ -283,8 +286,8 @@ impl LogSummary {
     }
 }
 
-/// What separates a log's fields: as asked for, or what makes columns that we know of its header; none
-/// where quotes mean nothing.
+/// The separator between a log's fields: the one that was asked for, or the one with which the
+/// header has columns that we know. `None` for forms in which quotes mean nothing.
 fn delimiter_of(log: &Log, format: Format, start: &[u8]) -> Option<u8> {
     let usual = match format {
         Format::Csv => b',',
@@ -295,15 +298,17 @@ fn delimiter_of(log: &Log, format: Format, start: &[u8]) -> Option<u8> {
     Some(log.delimiter.unwrap_or_else(|| guessed(header.unwrap_or_default(), usual, &log.names)))
 }
 
-/// What makes columns that we know of a header; the usual when nothing does.
+/// The separator with which a header has the columns that it must have; the usual one when none
+/// does. Tried in this order, the first that fits wins.
 pub(super) fn guessed(header: &[u8], usual: u8, names: &ColumnNames) -> u8 {
     let header = header.trim_ascii_end();
     let is_one = |delimiter: &u8| Columns::read(header, *delimiter, names).is_ok();
     [usual, b';', b'\t', b'|', b','].into_iter().find(is_one).unwrap_or(usual)
 }
 
-/// A row of the next hours is of a clock that is ahead, or of a zone east of here in a log that does not say
-/// so: it waits, and what follows it. Whoever follows the log waits with it.
+/// Whether a row is of the next hours: it comes from a clock that is ahead, or from a zone east of
+/// here in a log that does not name it. Such a row waits, and so does what follows it. Where the
+/// log is followed, this waits with it.
 fn is_early(events: &Events, clock: &dyn Clock, watch: Option<&Watch>) -> bool {
     let is_early = || events.0.at > clock.now().plus_ms(CLOCK_AHEAD_MS_MAX);
     match watch {
@@ -312,7 +317,8 @@ fn is_early(events: &Events, clock: &dyn Clock, watch: Option<&Watch>) -> bool {
     }
 }
 
-/// A row of a later day is a mistake, which may not hold back what follows it.
+/// Rejects a row that is more than a day ahead: that is a mistake, which must not hold back the
+/// rows that follow.
 pub(super) fn is_in_its_day(said: Said, now: Timestamp) -> Result<Said, String> {
     match said {
         Said::Events(Events(event, _)) if event.at > now.plus_ms(DAY_MS) => {

@@ -26,18 +26,18 @@ pub(super) struct Record<'a> {
     pub(super) fault: Option<&'static str>,
 }
 
-/// BLAKE3 of a log from its start to the end of a record, its newline excluded.
+/// BLAKE3 digests of a log from its start to the end of a record, its newline excluded.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Digests {
-    /// Of its records with one newline between two: the same whatever its lines end with, with a byte
-    /// order mark or without, with empty lines or without.
+    /// Of its records, with one newline between each two: it does not depend on line endings, a
+    /// byte order mark or empty lines.
     pub(super) text: [u8; 32],
-    /// Of its bytes as they are: what builds before 28 November 2026 said.
+    /// Of its bytes as they are, as builds before 28 November 2026 computed it.
     pub(super) bytes: [u8; 32],
 }
 
 impl Digests {
-    /// Whether one of them is what a log was taken up to before.
+    /// Whether one of them is this digest, up to which a log was taken before.
     pub(super) fn has(&self, digest: &[u8; 32]) -> bool {
         [self.text, self.bytes].contains(digest)
     }
@@ -53,7 +53,7 @@ struct Hashers {
 }
 
 impl Hashers {
-    /// Takes a record, or a part of one, and what was skipped before it.
+    /// Hashes a record, or a part of one, and the newlines that were skipped before it.
     fn update(&mut self, skipped: &[u8], record: &[u8]) -> &mut Self {
         self.bytes.update(skipped).update(record);
         if self.begun && !skipped.is_empty() {
@@ -70,7 +70,7 @@ impl Hashers {
     }
 }
 
-/// Splits what it reads.
+/// Splits its input into records.
 pub(super) struct Records<R> {
     input: R,
     /// The separator between fields, when quotes count.
@@ -81,24 +81,24 @@ pub(super) struct Records<R> {
     /// The window's bytes before this are hashed and done with.
     start: usize,
     at_end: bool,
-    /// The line from which on what follows waits.
+    /// The line from which on the rest is held back.
     held_back: Option<u64>,
     line: u64,
     hashers: Hashers,
-    /// Newlines that are skipped and not hashed yet.
+    /// Newlines that were skipped and are not hashed yet.
     pending: Vec<u8>,
-    /// Where the last record lies in the window, which is hashed when the next one is asked for: until then
-    /// it may be given back.
+    /// Where the last record lies in the window. It is hashed only when the next one is asked for:
+    /// until then it can be left out of the digest ([`Records::digests_before`]).
     last: Option<std::ops::Range<usize>>,
 }
 
 /// Where a record ends in the window.
 enum End {
-    /// Its length, and why it cannot be read, if it cannot.
+    /// At this length; with the reason when the record cannot be read.
     At(usize, Option<&'static str>),
-    /// Longer than may be.
+    /// The record is too long.
     TooLong,
-    /// It may be half written.
+    /// The record may be half written.
     HeldBack,
 }
 
@@ -146,18 +146,18 @@ impl<R: Read> Records<R> {
         Ok(Some(Record { bytes, line, fault }))
     }
 
-    /// Up to the end of the last record that was taken.
+    /// The digests up to the end of the last record.
     pub(super) fn digests(&self) -> Digests {
         let Some(last) = self.last.clone() else { return self.digests_before() };
         self.hashers.clone().update(&self.pending, &self.window[last]).digests()
     }
 
-    /// The same without the last record.
+    /// The digests without the last record.
     pub(super) fn digests_before(&self) -> Digests {
         self.hashers.digests()
     }
 
-    /// From which line on something waits, for its newline or for the end of a quote.
+    /// The line from which on the rest is held back: it has no newline yet, or an open quote.
     pub(super) const fn held_back(&self) -> Option<u64> {
         self.held_back
     }
@@ -174,7 +174,7 @@ impl<R: Read> Records<R> {
         }
         let before = self.window.len();
         let mut piece = (&mut self.input).take(READ_BYTES as u64);
-        // On an error, what was read stays read.
+        // On an error the bytes that were read stay in the window.
         piece.read_to_end(&mut self.window)?;
         self.at_end = self.window.len() == before;
         Ok(!self.at_end)
@@ -198,7 +198,7 @@ impl<R: Read> Records<R> {
         }
     }
 
-    /// Skips empty lines; false when nothing but they is left.
+    /// Skips empty lines; false when nothing else is left.
     fn skip_newlines(&mut self) -> io::Result<bool> {
         loop {
             let rest = &self.window[self.start..];
@@ -225,8 +225,8 @@ impl<R: Read> Records<R> {
             let rest = &self.window[self.start..];
             match scan.end(&rest[scanned..]) {
                 Some(Ok(end)) => return Ok(End::At(scanned + end, None)),
-                // No program writes one quote inside quotes: it opened a field, and what was read as text of
-                // the one before is rows.
+                // No program writes a single quote inside quotes. So this quote opened a field, and
+                // the text that seemed to belong to the field before it is rows.
                 Some(Err(_)) => return Ok(self.unclosed().unwrap_or(End::TooLong)),
                 None => {}
             }
@@ -253,7 +253,8 @@ impl<R: Read> Records<R> {
         first.map(|length| End::At(length, Some("a quote that is opened here is never closed")))
     }
 
-    /// Skips up to the next newline; the range of what to show of it.
+    /// Skips a long line up to its newline; returns where in the window the part lies that is shown
+    /// of it.
     fn skip_long_line(&mut self) -> io::Result<std::ops::Range<usize>> {
         let shown = self.window[self.start..self.start + SHOWN_BYTES].to_vec();
         loop {
@@ -266,7 +267,7 @@ impl<R: Read> Records<R> {
             }
         }
         self.hash_last();
-        // What was skipped is hashed; its place in the window holds what is shown of it.
+        // The line is hashed by now, so its place in the window can hold the part that is shown.
         self.window.splice(..self.start, shown);
         self.start = SHOWN_BYTES;
         Ok(0..SHOWN_BYTES)
@@ -303,8 +304,9 @@ impl Scan {
         matches!(self.state, State::Quoted)
     }
 
-    /// Where the newline is in `bytes`, which follow those of the call before; or where something stands
-    /// behind a quote that closed a field of several lines, and belongs to no field.
+    /// Finds the newline in `bytes`, which follow those of the call before: `Ok` is its place.
+    /// `Err` is the place of text behind the quote that closed a field of several lines: such text
+    /// belongs to no field.
     fn end(&mut self, bytes: &[u8]) -> Option<Result<usize, usize>> {
         let Some(delimiter) = self.delimiter else {
             return bytes.iter().position(|b| *b == b'\n').map(Ok);

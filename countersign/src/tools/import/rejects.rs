@@ -1,5 +1,5 @@
-//! Rows that cannot be read: the first ones to stderr, all of them to a file, from which they are imported
-//! when somebody has mended them ([`super::mended`]).
+//! Rows that cannot be read. The first ones are shown on stderr, all are written to a file, from
+//! which they are imported when somebody has mended them ([`super::mended`]).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -12,32 +12,32 @@ use super::records::Record;
 use crate::cli::Format;
 use crate::failure::Failure;
 
-/// How many are shown in full.
+/// How many are shown.
 const SHOWN_MAX: u64 = 10;
-/// The file's columns. Of which log, and where in it, is what a mended row is known by.
+/// The file's columns. A mended row is identified by its log (`source`) and its line.
 pub(super) const COLUMNS: [&str; 5] = ["source", "file", "line", "reason", "row"];
-/// The reason of the row that has the log's header.
+/// The `reason` of the line that holds a log's header.
 pub(super) const HEADER: &str = "header";
 
 /// A row that cannot be read.
 #[derive(Clone, Copy)]
 pub(super) struct RejectedRow<'a> {
-    /// Of which log, by its identity.
+    /// The log's identity.
     pub(super) source: SourceId,
-    /// And by its name.
+    /// The log's file name.
     pub(super) file: &'a str,
-    /// Its first line there.
+    /// The number of its first line in the log.
     pub(super) line: u64,
     /// What is wrong with it.
     pub(super) reason: &'a str,
-    /// It.
+    /// The row as it is in the log.
     pub(super) bytes: &'a [u8],
     /// The log's header, if it has one.
     pub(super) header: Option<&'a str>,
 }
 
 impl<'a> RejectedRow<'a> {
-    /// Of a log without a header.
+    /// A row of a log without a header.
     pub(super) const fn from_record(
         source: SourceId,
         file: &'a str,
@@ -49,31 +49,32 @@ impl<'a> RejectedRow<'a> {
     }
 }
 
-/// Takes them.
+/// Collects rejected rows.
 pub(super) struct Rejects {
-    /// None: they are not written.
+    /// The file; `None`: they are only counted and shown.
     path: Option<PathBuf>,
     format: Format,
-    /// Whether it is there already: somebody may have mended rows in it, and those of earlier imports stand
-    /// in it.
+    /// Whether the file was there before: it has rows of earlier imports, some of which may have
+    /// been mended in it.
     is_there: bool,
     out: Option<BufWriter<File>>,
     /// How long the file was before.
     before: u64,
-    /// Of which log the header was written last.
+    /// The log whose header was written last.
     headed: Option<SourceId>,
     /// How many there were.
     pub(super) count: u64,
 }
 
 impl Rejects {
-    /// Nothing is written before there is something to write, and then behind what is there.
+    /// The file is made when there is a row to write; rows are added to one that is there.
     pub(super) fn new(path: Option<PathBuf>, format: Format) -> Self {
         let is_there = path.as_ref().is_some_and(|path| path.exists());
         Self { path, format, is_there, out: None, before: 0, headed: None, count: 0 }
     }
 
-    /// Takes a row. One that is not new was taken by an earlier import, and stands in the file that it left.
+    /// Takes a row. A row that is not new was rejected by an earlier import too, and is in the file
+    /// already if that is still there.
     ///
     /// # Errors
     /// When the file cannot be written: rows would be lost.
@@ -93,13 +94,13 @@ impl Rejects {
         self.write(row).map_err(|error| self.cannot(&error))
     }
 
-    /// Everything is in the file.
+    /// Writes everything to the file.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let flushed = self.out.as_mut().map_or(Ok(()), |out| out.flush());
         flushed.map_err(|error| self.cannot(&error))
     }
 
-    /// The file is as it was before.
+    /// Makes the file as it was before.
     pub(super) fn undo(&mut self) -> Result<(), Failure> {
         let Some(out) = self.out.take() else { return Ok(()) };
         let undone = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| {
@@ -126,7 +127,7 @@ impl Rejects {
     fn write(&mut self, row: &RejectedRow<'_>) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         if self.out.is_none() && self.is_there {
-            // Rows of logs of another form may stand in it.
+            // The file keeps its form, although this log may have another.
             let there = super::mended::detect(path).ok().flatten();
             self.format = there.unwrap_or(self.format);
         }
@@ -156,7 +157,7 @@ fn write_row(out: &mut BufWriter<File>, format: Format, row: &RejectedRow<'_>) -
         let row =
             json!({ "source": source, "file": file, "line": line, "reason": reason, "row": text });
         writeln!(out, "{row}")?;
-        // As the rows of CSV are: whatever ends this process leaves no half of a line.
+        // Flushed row by row, as for CSV, so that no half line is left if the process ends.
         return out.flush();
     }
     let values = [&source.to_string(), file, &line.to_string(), reason, &text];
@@ -165,7 +166,7 @@ fn write_row(out: &mut BufWriter<File>, format: Format, row: &RejectedRow<'_>) -
     writer.flush()
 }
 
-/// The file, and how long it was.
+/// Opens the file; also returns its length so far.
 fn open(path: &Path, format: Format) -> io::Result<(BufWriter<File>, u64)> {
     let file = File::options().create(true).append(true).open(path)?;
     let before = file.metadata()?.len();
@@ -176,13 +177,14 @@ fn open(path: &Path, format: Format) -> io::Result<(BufWriter<File>, u64)> {
     Ok((out, before))
 }
 
-/// Whether rejected rows may be written to a file: there is none, or it has such rows already.
+/// Checks that rejected rows may be written to a file: it does not exist, is empty, or has such
+/// rows already.
 ///
 /// # Errors
-/// When it has anything else.
+/// When it has something else in it.
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let is_empty = std::fs::metadata(path).map_or(true, |data| data.is_file() && data.len() == 0);
-    // What is no plain file has nothing that could be spoiled.
+    // A pipe or device has nothing that could be spoiled.
     if is_empty || !super::open::is_plain(path) || super::mended::detect(path)?.is_some() {
         return Ok(());
     }

@@ -20,9 +20,10 @@ const EARLIEST: Timestamp = Timestamp(757_382_400_000);
 pub(super) struct Fields<'a> {
     pub(super) ad: &'a str,
     pub(super) time: &'a str,
-    /// When an impression was clicked, where the log says that beside its time: nothing, if it was not.
+    /// When an impression was clicked, if the log has a second time for that; empty when it was
+    /// not.
     pub(super) click_time: Option<&'a str>,
-    /// How it is written; `None`: as usual.
+    /// How times are written; `None`: in the usual forms.
     pub(super) times: Option<&'a Times>,
     pub(super) event: Option<&'a str>,
     pub(super) click: Option<&'a str>,
@@ -76,9 +77,9 @@ impl Fields<'_> {
         self.device.and_then(device)
     }
 
-    /// Whether it is of a program that says so: a crawler, a link preview, a monitor. A word for nothing, or
-    /// a browser's name alone (`Chrome 118`), as exports have it, says nothing of the kind; nor does the
-    /// opening of a mail through its service's proxy.
+    /// Whether the row comes from a program that says so: a crawler, a link preview, a monitor. A
+    /// word for nothing does not say so, nor does a browser's name alone (`Chrome 118`), as exports
+    /// have it, nor the opening of a mail through its service's proxy.
     pub(super) fn is_of_bot(&self, kind: Kind) -> bool {
         self.agent.is_some_and(|agent| {
             let is_whole = agent.contains('/') && agent != "Mozilla/5.0";
@@ -87,17 +88,17 @@ impl Fields<'_> {
         })
     }
 
-    /// What is said of an address and names none: hidden in parts (`207.xxx.xx.22`), a list.
+    /// A text for the address that is none: hidden in parts (`207.xxx.xx.22`), or a list.
     pub(super) fn unread_ip(&self) -> Option<&str> {
         self.ip.filter(|ip| !matches!(*ip, "" | "-") && address(ip).is_none())
     }
 
-    /// What is said of a country and names none.
+    /// A text for the country that names none.
     pub(super) fn unread_country(&self) -> Option<&str> {
         self.country.filter(|text| country(text).is_none())
     }
 
-    /// What is said of a device and names no class.
+    /// A text for the device that names no class.
     pub(super) fn unread_device(&self) -> Option<&str> {
         self.device.filter(|_| self.device().is_none())
     }
@@ -153,7 +154,7 @@ impl Fields<'_> {
 pub(super) struct Events(pub(super) ImportEvent, pub(super) Option<ImportEvent>);
 
 impl Events {
-    /// How many they are.
+    /// How many events there are.
     pub(super) fn count(&self) -> u64 {
         1 + u64::from(self.1.is_some())
     }
@@ -224,7 +225,7 @@ fn country(text: &str) -> Option<Country> {
     if is_any(text, &UNKNOWN) {
         return Some(Country::UNKNOWN);
     }
-    // A number that a spreadsheet has shortened.
+    // A spreadsheet may have removed leading zeros from a number.
     let padded;
     let text = match text.parse::<u16>() {
         Ok(number) if text.len() < 3 => {
@@ -235,7 +236,7 @@ fn country(text: &str) -> Option<Country> {
     };
     if text.len() == 2 {
         let code = Country::lenient(text);
-        // Kosovo has a code of the EU's.
+        // Kosovo's code is the EU's, not ISO's.
         let is_known = celes::Country::from_alpha2(code.to_string()).is_ok();
         return (is_known || code.bytes() == *b"XK").then_some(code);
     }
@@ -253,14 +254,14 @@ fn country(text: &str) -> Option<Country> {
     if let Some(found) = known(&plain(text)) {
         return Some(found);
     }
-    // As lists have it: `Korea, Republic of`, `Korea (Republic of)`.
+    // Lists put the style behind the name: `Korea, Republic of`, `Korea (Republic of)`.
     let (name, what) = text.split_once([',', '('])?;
     let is_style = STYLES.contains(&plain(what).as_str());
     let short = is_style.then(|| known(&plain(name))).flatten();
     known(&plain(&format!("{what} {name}"))).or(short)
 }
 
-/// Names of countries that the list of names lacks, in letters alone.
+/// Names of countries that `celes` lacks, in lower-case letters alone.
 const OTHER_NAMES: [(&str, &str); 26] = [
     ("turkiye", "TR"),
     ("uae", "AE"),
@@ -289,8 +290,8 @@ const OTHER_NAMES: [(&str, &str); 26] = [
     ("democraticrepublicofthecongo", "CD"),
     ("hongkongsarchina", "HK"),
 ];
-/// What may stand behind a country's name and says nothing more: anything else may be a place in it, or part of
-/// it.
+/// What may follow a country's name and adds nothing. Anything else may be a place in it, or a part
+/// of it.
 const STYLES: [&str; 14] = [
     "the",
     "republicof",
@@ -308,7 +309,7 @@ const STYLES: [&str; 14] = [
     "dutchpart",
 ];
 
-/// A letter as in the English alphabet: `ç` of Curaçao.
+/// The letter without its mark: `c` for the `ç` of Curaçao.
 fn without_mark(letter: char) -> char {
     const MARKED: [(&str, char); 7] = [
         ("àáâãäå", 'a'),

@@ -1,4 +1,4 @@
-//! What the records of a log say, by its form and its header.
+//! Reads the records of a log, by its form and its header.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -13,25 +13,25 @@ use super::times::Times;
 use crate::cli::Format;
 use crate::failure::Failure;
 
-/// So many names of fields that are not used are told.
+/// How many names of unused fields are reported.
 const TOLD_MAX: usize = 64;
 
-/// Why a row of NDJSON is rejected that says nothing of what happened.
+/// The reason for rejecting an NDJSON row that does not say what happened.
 const NO_WORD: &str = "no event and no click, though the log's first row says what happened";
 
-/// What a record says.
+/// The content of a record.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 pub(super) enum Said {
-    /// What happened.
+    /// What happened, as events.
     Events(Events),
-    /// Nothing of ours: another request of an access log, or the header again.
+    /// No event: another request of an access log, or the header again.
     Nothing,
-    /// What a program did that says what it is.
+    /// An event of a program that says that it is one.
     Bot,
 }
 
-/// A column whose text names nothing that we know in some rows.
+/// A column whose text is not understood in some rows.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Unread {
     pub(super) rows: u64,
@@ -50,7 +50,7 @@ impl Unread {
 
 /// How the rows of a log are read.
 enum Form {
-    /// There is no header yet.
+    /// The log has no header yet.
     None,
     Columns(Box<Columns>),
     Json,
@@ -61,24 +61,25 @@ enum Form {
 pub(super) struct Rows {
     names: ColumnNames,
     form: Form,
-    /// Of NDJSON: whether its first row says what happened, so that all have to.
+    /// Of NDJSON: whether the first row says what happened, so that every row must.
     says_what: bool,
-    /// Names of fields that are not used, as far as they were told.
+    /// The names of unused fields that were reported.
     told: BTreeSet<String>,
-    /// What its columns are called, for a row by itself.
+    /// The log's header, without which a single row means nothing.
     pub(super) header: Option<String>,
     fields: csv::StringRecord,
-    /// Rows that are counted without their network, their country, or their device.
+    /// Texts that were not understood in rows that count, for network, country and device.
     pub(super) unread: [Unread; 3],
     /// Columns, or the fields of the first row, that are used: ours, the log's.
     pub(super) used: Vec<(&'static str, String)>,
 }
 
 impl Rows {
-    /// For rows under a header; what separates its fields, if anything does.
+    /// For rows under a header whose fields the `delimiter` separates, if it has fields.
     ///
     /// # Errors
-    /// It has not the columns that it must have.
+    /// When a column is missing that must be there, or `--map` or `--request` does not fit the
+    /// form.
     pub(super) fn under(
         header: Option<&[u8]>,
         format: Format,
@@ -137,7 +138,7 @@ impl Rows {
     /// Reads the header of a log, where it has one.
     ///
     /// # Errors
-    /// It cannot be read, or has not the columns that it must have.
+    /// When it cannot be read, or as [`Rows::under`].
     pub(super) fn read_header<R: Read>(
         records: &mut Records<R>,
         format: Format,
@@ -148,7 +149,7 @@ impl Rows {
         let unread = |error: std::io::Error| cannot_read(&log.path, &error);
         let header = match format {
             Format::Ndjson | Format::Access => None,
-            // A named log may be there before anything was written to it.
+            // A log may have no header yet: its file may be made before anything is written to it.
             Format::Csv | Format::Tsv => loop {
                 match records.next().map_err(unread)? {
                     Some(record) if is_before_header(record.bytes) => {}
@@ -176,7 +177,7 @@ impl Rows {
         Self::under(header.as_deref(), format, delimiter, log).map_err(wrong)
     }
 
-    /// Names what is not used.
+    /// Reports the columns that are not used, and keeps the others.
     fn note(&mut self, log: &Log, found: Found) {
         self.says_what = found.says_what;
         self.told = found.unknown.iter().cloned().collect();
@@ -191,10 +192,10 @@ impl Rows {
         self.used = found.used;
     }
 
-    /// Looks at the first row of a log whose rows name their fields.
+    /// Checks the first row of a log whose rows name their own fields.
     ///
     /// # Errors
-    /// It has not those that it must have.
+    /// When a field is missing that must be there.
     pub(super) fn look(&mut self, first: &[u8], log: &Log) -> Result<(), Failure> {
         if matches!(self.form, Form::Json) {
             let found = JsonRow::check_names(first, &log.names);
@@ -205,18 +206,19 @@ impl Rows {
         Ok(())
     }
 
-    /// What a mended row says, or why it says nothing; `reason` is why it was rejected.
+    /// Reads a mended row, or says why it cannot be read; `reason` is why it was rejected before.
     pub(super) fn read_mended(
         &mut self,
         record: &Record<'_>,
         reason: &str,
     ) -> Result<Said, String> {
-        // Its log's first row is not here: only what it was rejected for tells.
+        // Whether every row of its log must say what happened depends on the log's first row, which
+        // is not at hand. Only the reason of the rejection tells.
         self.says_what = reason == NO_WORD;
         self.read(record, record.line)
     }
 
-    /// What a record says, or why it says nothing.
+    /// Reads a record, or says why it cannot be read.
     pub(super) fn read(&mut self, record: &Record<'_>, row: u64) -> Result<Said, String> {
         if let Some(fault) = record.fault {
             return Err(fault.to_owned());
@@ -225,7 +227,7 @@ impl Rows {
         let json: JsonRow;
         let fields = match &mut self.form {
             Form::None => return Err("a row without a header".to_owned()),
-            // Logs that were put one behind the other have it again.
+            // Logs that were joined have the header again.
             Form::Columns(_)
                 if self.header.as_deref().is_some_and(|header| is_again(header, record.bytes)) =>
             {
@@ -262,8 +264,8 @@ fn is_again(header: &str, line: &[u8]) -> bool {
     plain(header.as_bytes()) == plain(line)
 }
 
-/// Whether a line of CSV stands before the header: a comment, or what spreadsheets tell each other of what
-/// separates the fields (`sep=;`).
+/// Whether a line of CSV comes before the header: a blank line, a comment, or the line by which
+/// spreadsheets name the separator (`sep=;`).
 pub(super) fn is_before_header(line: &[u8]) -> bool {
     let line = line.strip_prefix(BOM).unwrap_or(line).trim_ascii();
     line.is_empty() || line.starts_with(b"#") || (line.starts_with(b"sep=") && line.len() <= 5)

@@ -1,8 +1,8 @@
 //! Sends the chunks of a log, one after the other, while the next ones are read.
 //!
-//! One at a time, for the server takes a log on by chunks that join: a chunk that overtook the one
-//! before it would be counted, but how far the log was taken would stay behind. Chunks are read
-//! only as fast as they are taken.
+//! One at a time, because the server notes how far a log was taken by chunks that follow each
+//! other. A chunk that overtook the one before it would be counted, but the note would stay behind.
+//! Chunks are read only as fast as they are sent.
 
 use api::answers::Imported;
 use api::routes;
@@ -17,17 +17,18 @@ use crate::failure::Failure;
 /// Chunks that are read ahead.
 const AHEAD: usize = 2;
 
-/// One import of a log. There is no other of it at the same time.
+/// One import of a log. The server allows no other of the same log at the same time.
 pub(super) struct Run {
     path: String,
     source: SourceId,
 }
 
 impl Run {
-    /// Begins, when no other is under way; the row behind all that was sent of the log before.
+    /// Begins, when no other import of the log is under way. Also returns the row after the last
+    /// that was ever sent of it.
     ///
     /// # Errors
-    /// When the server does not take it.
+    /// When the server refuses.
     pub(super) async fn begin(api: &Api, source: SourceId) -> Result<(Self, u64), Failure> {
         let mut name = [0; 8];
         SystemRandom.fill(&mut name);
@@ -37,16 +38,16 @@ impl Run {
         Ok((Self { path, source }, answer.map_or(0, |answer| answer.end_row)))
     }
 
-    /// Ends, so that the next import of the log need not wait until this one was silent for long enough.
-    /// It is a courtesy: all rows are there, whatever comes of it.
+    /// Ends the run, so that the next import of the log need not wait until this one has been
+    /// silent for a while. Its failure does not matter: all rows are there.
     async fn end(&self, api: &Api) {
         let path = format!("{}&end=true", self.path);
         let _ = api.post(&path, body(&no_rows(self.source))).await;
     }
 }
 
-/// Reads, and sends what comes; ends when the server has all chunks durably. Rows that stand for themselves
-/// need no run.
+/// Reads chunks and sends them; returns when the server has all of them durably. Mended rows need
+/// no `run`, since each is identified by itself.
 ///
 /// # Errors
 /// When the log cannot be read or the server does not take it.

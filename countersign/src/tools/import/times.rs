@@ -1,4 +1,5 @@
-//! What a log's times mean: as [`Timestamp::parse`] reads them, in a form of the log's own, in a zone.
+//! Reads the times of a log: in the forms of [`Timestamp::parse`], in a form of the log's own, in a
+//! zone.
 
 use jiff::civil::DateTime;
 use jiff::fmt::strtime::BrokenDownTime;
@@ -14,10 +15,10 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// As `--time-format` (strptime) and `--tz` (IANA's name, or an offset) say.
+    /// From `--time-format` (strptime) and `--tz` (a name of IANA's, or an offset).
     ///
     /// # Errors
-    /// When no zone is called so.
+    /// When there is no such zone, or no time can be read by the format.
     pub(super) fn new(format: Option<&str>, zone: Option<&str>) -> Result<Self, String> {
         let zone = zone.map(|name| {
             zone_of(name).ok_or_else(|| {
@@ -33,7 +34,7 @@ impl Times {
         Ok(Self { format: format.map(str::to_owned), zone: zone.transpose()? })
     }
 
-    /// Whether they are in a form of the log's own.
+    /// Whether the log has a time format of its own.
     pub(super) const fn has_format(&self) -> bool {
         self.format.is_some()
     }
@@ -41,22 +42,22 @@ impl Times {
     /// Reads a time.
     ///
     /// # Errors
-    /// Says what is wrong: an hour that a clock that was set forward has left out, or one that came twice
-    /// when it was set back, is no time either.
+    /// When it is no time. A local time is none when the clock was set forward over it, or was set
+    /// back so that it came twice.
     pub(super) fn read(&self, text: &str) -> Result<Timestamp, String> {
         if let Some(format) = &self.format {
             return self.formatted(format, text);
         }
-        // As BigQuery writes them.
+        // BigQuery writes ` UTC` behind times.
         let in_utc = text.strip_suffix(" UTC").map(|time| format!("{time}Z"));
         let text = in_utc.as_deref().unwrap_or(text);
         let Some((local, zone)) = self.local(text) else {
             if text.ends_with(']') {
-                // An offset and a zone: they have to agree.
+                // With both an offset and a zone, the two must agree.
                 let both = text.parse::<jiff::Zoned>().map_err(|error| error.to_string())?;
                 return in_range(text, both.timestamp());
             }
-            // RFC 3339, 5.6: an hour of the offset is one of a day's.
+            // RFC 3339, 5.6: the hours of an offset are hours of a day, so at most 23.
             let offset = Pieces::parse(text).ok().and_then(|pieces| pieces.to_numeric_offset());
             if offset.is_some_and(|offset| offset.seconds().abs() >= 86_400) {
                 return Err(format!("{:?}: no offset is of a day or more", short(text)));
@@ -82,7 +83,7 @@ impl Times {
         if let Ok(instant) = said.to_timestamp() {
             return in_range(text, instant);
         }
-        // A date alone is its midnight; a minute without its hour is no time.
+        // A date alone means its midnight; a minute without its hour is no time.
         let is_date = said.hour().is_none() && said.minute().is_none() && said.second().is_none();
         let local = match said.to_datetime() {
             Err(_) if is_date && said.meridiem().is_none() => said.to_date().map(DateTime::from),
@@ -95,9 +96,9 @@ impl Times {
         instant(text, local.map_err(wrong)?, &zone)
     }
 
-    /// A time without an offset, and the zone that it is of: its own (`…[America/New_York]`), or the log's.
+    /// A time without an offset, and its zone: its own (`…[America/New_York]`), or the log's.
     fn local(&self, text: &str) -> Option<(DateTime, TimeZone)> {
-        // A number is no date, though `20210101` may be one elsewhere.
+        // A number such as `20210101` is Unix seconds, not a date.
         let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
         let pieces = Pieces::parse(text).ok().filter(|_| !is_number)?;
         if pieces.offset().is_some() {
@@ -112,7 +113,7 @@ impl Times {
     }
 }
 
-/// Units of numbers since 1970, as `--time-format` calls them, and how many are a second.
+/// The units of `--time-format` for numbers since 1970, and how many make a second.
 const UNITS: [(&str, i128); 3] = [("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
 
 /// A zone by IANA's name, or an offset as people write it: `+09:00`, `UTC+2`. (To POSIX `UTC+2` is two hours
@@ -135,13 +136,13 @@ fn zone_of(name: &str) -> Option<TimeZone> {
         let fits = hours <= 14 && minutes < 60;
         return jiff::tz::Offset::from_seconds(seconds).ok().filter(|_| fits).map(TimeZone::fixed);
     }
-    // Not what POSIX would read (`EST5EDT` is IANA's name too).
+    // Not a rule that only POSIX would read (`EST5EDT` alone is a name of IANA's too).
     let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b));
     TimeZone::get(name).ok().filter(|_| is_name)
 }
 
-/// Whether times can be read by a form at all: one that was written by it is read, and half a day is not
-/// left open.
+/// Checks that a format can be read at all: a time that was written by it is read again, and an
+/// hour of half a day says which half.
 fn check_format(format: &str) -> Result<(), String> {
     if UNITS.iter().any(|(unit, _)| *unit == format) {
         return Ok(());

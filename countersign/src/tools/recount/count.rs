@@ -1,8 +1,9 @@
-//! The plain count: each record once, in the order of the log, with sets of what was seen.
+//! The plain count: takes each record once, in the order of the log, and keeps sets of what it has
+//! seen.
 //!
-//! What is decided here is decided in the engine by other code: which batches are repeated, which
-//! events too late, which seen before, what a cell adds up to. `docs/recount.sql` says the same in
-//! SQL, for any engine that reads Parquet; a test holds the three together.
+//! The engine makes the same decisions by other code: which batches are repeated, which events come
+//! too late, which were seen before, what a cell adds up to. `docs/recount.sql` makes them in SQL,
+//! for any engine that reads Parquet; a test holds the three together.
 //!
 //! Memory: about 18 bytes for each event of the files that are read, one file's records (120 bytes
 //! each), and the facts.
@@ -30,14 +31,15 @@ const MINUTE_MS: i64 = 60_000;
 const HORIZON: i64 = HORIZON_MS.cast_signed();
 const AHEAD: i64 = CLOCK_AHEAD_MS_MAX.cast_signed();
 
-/// What came of a partition.
+/// The result for a partition.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// Names under which either side has a number.
+    /// How many facts were compared: names for which either side has a number.
     pub(super) facts: u64,
     /// One line each.
     pub(super) differences: Vec<String>,
-    /// Numbers of outboxes that came with two contents, one line each: every partition hears of them.
+    /// Batches whose number came with two contents, one line each. It is a set because every
+    /// partition hears of them.
     pub(super) conflicts: BTreeSet<String>,
 }
 
@@ -71,7 +73,7 @@ pub(super) async fn compare(
     Ok(count.compared(&counted.facts))
 }
 
-/// The names of a fact: those of a cell, or none of them for the account of a minute.
+/// The names of a fact: those of a cell; an account of a minute has none of these.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {
     minute: i64,
@@ -80,7 +82,7 @@ struct Key {
     what: Name,
 }
 
-/// Names that the rules speak of.
+/// The words that the rules use, as numbers.
 struct Words {
     accepted: Name,
     test: Name,
@@ -100,9 +102,9 @@ struct Words {
 /// Why nothing of a batch counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Skipped {
-    /// It came before.
+    /// The batch came before.
     Repeated,
-    /// Its edge is cut off.
+    /// The batch's edge is cut off.
     OverQuota,
 }
 
@@ -110,21 +112,24 @@ struct Count {
     range: Range<Minute>,
     names: Names,
     words: Words,
-    /// Outboxes (edge and epoch) as numbers, with one more than the largest number of their batches.
+    /// Outboxes (edge and epoch) as numbers, each with one more than the highest number of its
+    /// batches.
     outboxes: HashMap<(Name, u64), (u32, u64)>,
     /// Blocks (issuer and block) as numbers.
     blocks: HashMap<(Name, Name), u32>,
-    /// Outbox and number of batches that came, or of which an operator has said that they never do.
+    /// The digest of each batch that came, by outbox and number; 0 for one that an operator has
+    /// given up.
     batches: HashMap<(u32, u64), u128>,
     conflicts: BTreeSet<String>,
-    /// Edges of which nothing counts any more, and from which batch of which message on.
+    /// Edges of which nothing counts any more, from this message (sequence) and batch (entry) on.
     cut_off: HashMap<String, (u64, u64)>,
-    /// Of the message at hand: its sequence, and the entries of which nothing counts.
+    /// The current message's sequence, and its entries of which nothing counts.
     skipped: (u64, HashMap<u64, Skipped>),
-    /// How far each imported log has been taken, before the message at hand, and with it.
+    /// For each imported log: the sequence of the last message with a chunk of it, and up to which
+    /// row it was taken before that message and with it.
     taken: HashMap<Name, (u64, u64, u64)>,
     kinds: Vec<Name>,
-    /// Block and seq, kind and validity of events that came.
+    /// Events that came: block, then seq, kind and validity in one number.
     seen: HashSet<(u32, u32)>,
     facts: HashMap<Key, i64>,
 }
@@ -157,7 +162,7 @@ impl Count {
             conflicts: BTreeSet::new(),
             cut_off: cut_off
                 .into_iter()
-                .map(|of| (of.edge.to_string(), (of.sequence, u64::from(of.entry))))
+                .map(|edge| (edge.edge.to_string(), (edge.sequence, u64::from(edge.entry))))
                 .collect(),
             skipped: (0, HashMap::new()),
             taken: HashMap::new(),
@@ -167,7 +172,7 @@ impl Count {
         }
     }
 
-    /// Takes records in the order of the log.
+    /// Takes records, which must come in the order of the log.
     fn take(&mut self, records: &[Record]) {
         for record in records {
             if self.skipped.0 != record.sequence {
@@ -181,7 +186,7 @@ impl Count {
                     }
                 }
                 RecordKind::Chunk => self.take_chunk(record),
-                // Chunks are numbered behind the batches, and are never skipped whole.
+                // Entries of chunks have numbers above those of the batches, and are never skipped.
                 RecordKind::Event | RecordKind::Tally | RecordKind::Declared => {
                     let skipped = self.skipped.1.get(&record.entry).copied();
                     if skipped != Some(Skipped::Repeated) {
@@ -192,8 +197,8 @@ impl Count {
         }
     }
 
-    /// A batch that came before, or that an operator has given up, is skipped
-    /// with all that it brings; what a cut-off edge brings is over its quota, as often as it comes.
+    /// Whether a batch counts. One that came before, or that an operator has given up, is skipped
+    /// with all that it brings. What a cut-off edge brings is over its quota, as often as it comes.
     fn take_batch(&mut self, record: &Record) -> Result<(), Skipped> {
         let is_cut_off = self.is_cut_off(record);
         let next = number(self.outboxes.len());
@@ -220,8 +225,8 @@ impl Count {
         Err(Skipped::Repeated)
     }
 
-    /// An operator has said that a batch never comes: that counts when it is missing, though a later one
-    /// has come.
+    /// An operator has given a batch up. That has an effect only when it is missing, though a later
+    /// batch of its outbox has come.
     fn resolve(&mut self, record: &Record) {
         let outbox = self.outboxes.get(&(record.edge, record.epoch));
         let Some((outbox, end)) = outbox.copied() else { return };
@@ -237,8 +242,8 @@ impl Count {
         at.is_some_and(|at| *at <= (record.sequence, record.entry))
     }
 
-    /// A log is taken as far as its chunks follow each other from its first row on. The rows of a
-    /// message are judged by what was taken before it.
+    /// A log counts as taken as far as its chunks follow each other from its first row on. The rows
+    /// of a message are judged by what was taken before that message.
     fn take_chunk(&mut self, record: &Record) {
         let (sequence, before, upto) = self.taken.entry(record.source).or_default();
         if *sequence != record.sequence {
@@ -267,7 +272,8 @@ impl Count {
             None => record.verdict,
         };
         let mut add = |cell: [Name; CELL.len()], what: Name, n: i64| {
-            // No amount is negative, so a sum that ends at its bound does so in every order.
+            // No amount is negative, so a sum that reaches its bound does so in whatever order it
+            // is added up.
             let sum = self.facts.entry(Key { minute, cell, what }).or_insert(0);
             *sum = sum.saturating_add(n);
         };
@@ -275,7 +281,7 @@ impl Count {
         if of_chunk {
             add([0; CELL.len()], words.imported, record.count);
         }
-        // A test is in the accounts alone.
+        // A test is counted in the accounts alone, in no cell.
         if fate.is_some() || record.verdict == words.test {
             return;
         }
@@ -287,8 +293,9 @@ impl Count {
         }
     }
 
-    /// The minute it is counted in, and the reason when that is not its own: nothing lies further ahead
-    /// of the collector than clocks may differ, and but for an imported log nothing behind the horizon.
+    /// The minute in which a record is counted, and the reason when that is not its own minute. No
+    /// minute is further ahead of the collector's clock than clocks may differ; and none is behind
+    /// the horizon, except in an imported log.
     fn within(&self, record: &Record) -> (i64, Option<Name>) {
         let minute = record.at_ms / MINUTE_MS;
         let first = record.clock_ms.saturating_sub(HORIZON).max(0) / MINUTE_MS;
@@ -302,7 +309,7 @@ impl Count {
         }
     }
 
-    /// What becomes of it; none of what is counted, or flagged, as the first of its kind.
+    /// Why a record does not count; `None` when it counts, or is flagged, as the first of its kind.
     fn fate(
         &mut self,
         record: &Record,
@@ -332,7 +339,7 @@ impl Count {
         if record.opened_ms.is_some_and(|opened| last(opened) < record.clock_ms) {
             return Some(words.too_late);
         }
-        // What a test's would have been is the valid one.
+        // A test is compared with valid events, since without the mark it would be one.
         let valid = record.verdict == 0 || record.verdict == words.test;
         let taken = self.taken.get(&record.source).map(|(_, before, _)| *before);
         let is_taken = record.source_row.zip(taken).is_some_and(|(row, taken)| row < taken);
@@ -340,7 +347,8 @@ impl Count {
         (is_taken || !is_first).then_some(self.words.duplicate)
     }
 
-    /// The first of an impression and kind counts, valid ones apart from others.
+    /// Whether an event is the first of its impression and kind. Valid events and others are told
+    /// apart.
     fn is_first(&mut self, record: &Record, valid: bool) -> bool {
         let next = number(self.blocks.len());
         let block = *self.blocks.entry((record.issuer, record.block)).or_insert(next);
@@ -349,12 +357,12 @@ impl Count {
             kinds.push(record.kind);
             kinds.len() - 1
         });
-        // There are a handful of kinds: they fit into what `seq` leaves.
+        // The few kinds fit into the 16 bits beside `seq`.
         let kind = number(kind) * 2 + u32::from(valid);
         self.seen.insert((block, u32::from(record.seq) | kind << 16))
     }
 
-    /// Both sides by name, those that differ as lines in order.
+    /// Compares both sides name by name; each difference is a line, in the order of the names.
     fn compared(mut self, engine: &[Fact]) -> Compared {
         let mut both: BTreeMap<(i64, Cell, String), (i64, i64)> = BTreeMap::new();
         for (key, n) in std::mem::take(&mut self.facts) {
@@ -372,12 +380,12 @@ impl Count {
     }
 }
 
-/// More of them than this would not fit into memory long before.
+/// As a 32-bit number: so many of anything would not fit into memory.
 fn number(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// One line.
+/// A difference as a line.
 fn describe((minute, cell, what): &(i64, Cell, String), (archived, counted): (i64, i64)) -> String {
     let minute = u32::try_from(*minute).map_or(Minute(u32::MAX), Minute);
     let mut line = minute.start().to_string();

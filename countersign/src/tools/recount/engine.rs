@@ -1,4 +1,4 @@
-//! What a partition of the engine has counted, as facts: a number under names.
+//! Asks the engine for what a partition has counted, as facts: numbers under names.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use shared::Minute;
 use crate::client::Api;
 use crate::failure::Failure;
 
-/// The names of a fact: those of [`CELL`]. An account's has none.
+/// The names of a fact, those of [`CELL`]; all empty for an account.
 pub(super) type Cell = [String; CELL.len()];
 
 /// A number and its names: the minute, the cell, and what is counted of it: `valid` or `invalid`
@@ -29,7 +29,7 @@ pub(super) struct Counted {
     pub(super) partitions: u16,
     /// The last message that is counted; 0 before the first.
     pub(super) sequence: u64,
-    /// In hexadecimal.
+    /// The log's identity, in hexadecimal.
     pub(super) log: String,
     pub(super) digest: String,
     /// Edges of which nothing counts any more.
@@ -37,7 +37,7 @@ pub(super) struct Counted {
     pub(super) facts: Vec<Fact>,
 }
 
-/// Asks for them.
+/// Asks for the facts of a partition.
 ///
 /// # Errors
 /// When the API refuses, is of another version, or cuts its answer off.

@@ -1,4 +1,5 @@
-//! Which files of a partition must be read, and whether all of its messages are in one.
+//! Finds out which files of a partition must be read, and checks that each message is in exactly
+//! one.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,15 +16,15 @@ use super::engine::Counted;
 use crate::client::Api;
 use crate::failure::Failure;
 
-/// How often an archive that is behind is looked at again.
+/// How long to wait before an archive that is behind is looked at again.
 const AGAIN_EVERY: Duration = Duration::from_millis(500);
-/// Footers that are asked for at a time.
+/// How many footers are read at a time.
 const FOOTERS_AT_ONCE: usize = 32;
-/// An event of a minute may have an earlier copy that was stamped this much before it: its block
-/// was opened at most a block's life before, and dedup goes back to the horizon.
+/// How much earlier than a minute the copy of one of its events may have been stamped: dedup goes
+/// back to the horizon, and a block was opened at most a block's life before.
 const LOOK_BACK_MS: u64 = HORIZON_MS + BLOCK_LIFE_MS;
 
-/// What is read of a partition.
+/// The files of a partition that are read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
     pub(super) files: Vec<(Entry, FileInfo)>,
@@ -34,13 +35,14 @@ impl Scope {
         self.files.iter().map(|(entry, _)| entry.bytes).sum()
     }
 
-    /// Events in the files.
+    /// How many events are in the files.
     pub(super) fn records(&self) -> u64 {
         self.files.iter().map(|(_, info)| info.events).sum()
     }
 }
 
-/// Waits until the archive has what the engine has counted, and says what must be read.
+/// Waits until the archive has what the engine has counted, for as long as `patience` lasts;
+/// returns the files that must be read.
 ///
 /// # Errors
 /// When it is not there in time, is of another log, damaged, has a gap or a message twice.
@@ -69,7 +71,8 @@ pub(super) async fn scope(
             break entries;
         }
         if !asked {
-            // Where it is not there, another process archives: that one writes when it is due.
+            // The answer may be that there is no such route: then another process archives, and
+            // writes when it is due.
             api.ask(&api::routes::ARCHIVE.at(&[&counted.partition])).await?;
             asked = true;
             continue;
@@ -100,7 +103,7 @@ async fn info(archive: &Archive, entry: &Entry, partition: u16) -> Result<FileIn
     archive.info(entry, partition).await.map_err(|error| archive_failure(&error))
 }
 
-/// The log is the one that the engine counts.
+/// Checks that the archive's file is of the log that the engine counts.
 fn check_same_log(
     archive: &Archive,
     counted: &Counted,
@@ -120,7 +123,7 @@ fn check_same_log(
     Ok(())
 }
 
-/// Every message is in one file, and the log is the engine's.
+/// Checks that every message is in one file, and that all files are of the engine's log.
 fn check(
     archive: &Archive,
     counted: &Counted,
@@ -134,7 +137,7 @@ fn check(
         check_same_log(archive, counted, entry, info)?;
         let next = before.map_or(1, |(_, info)| info.last.sequence + 1);
         let behind = before.map_or_else(String::new, |(entry, _)| format!(" after {}", entry.path));
-        // What is older than anything that could matter may have been moved away.
+        // Files may be missing at the beginning, if they are older than anything that matters here.
         let beginning = before.is_none() && info.stamps.0.0 < from.start().minus_ms(LOOK_BACK_MS).0;
         if info.first > next && !beginning {
             return Err(ArchiveError::Broken(format!(
@@ -157,13 +160,14 @@ fn check(
     Ok(())
 }
 
-/// The files that have something of these minutes; before the last of them, those in which an
-/// earlier copy can be; and all that tell how far logs were imported.
+/// The files with events of these minutes; those before the last of them in which an earlier copy
+/// can be; and all before it that tell how far logs were imported.
 pub(super) fn needed(
     files: Vec<(Entry, FileInfo)>,
     range: &Range<Minute>,
 ) -> Vec<(Entry, FileInfo)> {
-    // What lies too far behind or ahead of its time is counted in another minute than its own.
+    // An event too far behind or ahead of its stamp is counted in another minute than its own, so
+    // its file may matter whatever minutes it names.
     let moved = |info: &FileInfo, low: Minute, high: Minute| {
         low.start() < info.stamps.0.minus_ms(OUTBOX_DELAY_MS_MAX)
             || high.start() > info.stamps.1.plus_ms(CLOCK_AHEAD_MS_MAX)

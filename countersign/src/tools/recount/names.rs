@@ -1,4 +1,4 @@
-//! Texts as numbers: a record names a dozen, of which most files have few different ones.
+//! Texts as numbers. A record has a dozen texts, but few of those in a file differ.
 
 use hashbrown::HashMap;
 
@@ -23,7 +23,7 @@ impl Names {
         if let Some(number) = self.numbers.get(text) {
             return *number;
         }
-        // As many texts as this would not fit into memory long before.
+        // So many texts would not fit into memory.
         let number = Name::try_from(self.texts.len()).unwrap_or(Name::MAX);
         self.numbers.insert(text.into(), number);
         self.texts.push(text.into());

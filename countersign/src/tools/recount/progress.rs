@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar; clones move the same.
+/// A bar; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Progress(ProgressBar);
 

@@ -1,4 +1,4 @@
-//! A file of the archive as plain records, in the order of the log.
+//! Reads a file of the archive as plain records, in the order of the log.
 
 use api::export::CELL;
 use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray, types};
@@ -10,8 +10,8 @@ use shared::Codes;
 
 use super::names::Names;
 
-/// What a record is of. In a message they come in this order: whether a batch is repeated decides
-/// on its events.
+/// The kind of a record. The records of a message are taken in this order, because whether a batch
+/// is repeated decides about its events.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum RecordKind {
     Resolved,
@@ -22,10 +22,10 @@ pub(super) enum RecordKind {
     Declared,
 }
 
-/// A text, as its number among the [`Names`]; 0 is none.
+/// A text, as its number in [`Names`]; 0 is the empty text.
 pub(super) type Name = u32;
 
-/// A record, with the columns that the count looks at. What it does not have is 0 or none.
+/// A record, with the columns that the count needs. A column that is empty is 0 or `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub(super) sequence: u64,
@@ -35,7 +35,7 @@ pub(super) struct Record {
     pub(super) edge: Name,
     pub(super) epoch: u64,
     pub(super) number: u64,
-    /// Of a batch; 0 where it is not known.
+    /// A batch's digest; 0 when it is not known.
     pub(super) digest: u128,
     pub(super) source: Name,
     pub(super) source_row: Option<u64>,
@@ -60,7 +60,7 @@ pub(super) struct Record {
 /// Reads the records of messages up to `sequence`, in the order of the log.
 ///
 /// # Errors
-/// When it is damaged, or no file of an archive.
+/// When it is damaged, or not a file of an archive.
 pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec<Record>, String> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| e.to_string())?;
     let known = archive::schema();
@@ -82,7 +82,7 @@ pub(super) fn read(bytes: Bytes, sequence: u64, names: &mut Names) -> Result<Vec
         }));
     }
     records.sort_unstable_by_key(|record| match record.what {
-        // Of one log, the earlier rows first.
+        // Chunks of one log in the order of their rows.
         RecordKind::Chunk => (record.sequence, record.what, record.source_row, record.source_end),
         _ => (record.sequence, record.what, Some(record.entry), record.row),
     });
@@ -166,7 +166,7 @@ struct Columns<'a> {
     edge: TextColumn<'a>,
     epoch: NumberColumn<'a>,
     number: NumberColumn<'a>,
-    /// Files of before do not have it.
+    /// Older files do not have this column.
     digest: Option<&'a arrow_array::StringArray>,
     source: TextColumn<'a>,
     source_row: NumberColumn<'a>,
@@ -179,7 +179,7 @@ struct Columns<'a> {
     block: TextColumn<'a>,
     opened: TimeColumn<'a>,
     seq: NumberColumn<'a>,
-    /// Files of before may lack those of the codes that have come since.
+    /// Older files lack the columns of codes that came later.
     cell: [Option<TextColumn<'a>>; CELL.len()],
     price_micros: &'a arrow_array::Int64Array,
     currency: TextColumn<'a>,
@@ -223,7 +223,8 @@ impl<'a> Columns<'a> {
         })
     }
 
-    /// None of what the count does not look at: retired edges, bytes that nobody could read.
+    /// The record at a row; `None` for kinds that the count does not need: retired edges, bytes
+    /// that nobody could read.
     fn record(&self, at: usize, sequence: u64, names: &mut Names) -> Option<Record> {
         let what = match self.record.value(at) {
             "resolved" => RecordKind::Resolved,
@@ -268,7 +269,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// What is said of a code where it is not known.
+/// The text that stands for an unknown value of a code.
 fn unknown(code: &str) -> String {
     let place = Codes::NAMES.iter().position(|name| *name == code);
     place.map_or_else(String::new, |place| Codes::default().texts()[place].clone())

@@ -1,4 +1,4 @@
-//! Asks what was counted, and sets it beside what was sent.
+//! Asks what was counted, and compares it with what was sent.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,7 +21,7 @@ const ADS_MAX: u32 = 1_000;
 /// The longest window that the API answers for.
 const WINDOW_MINUTES_MAX: u32 = aggregator::WINDOW_MINUTES_MAX;
 
-/// What the API says at one time.
+/// What the API answers at one time.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     account: Account,
@@ -33,7 +33,8 @@ async fn account(api: &Api, range: &Range<Minute>) -> Result<Account, Failure> {
     api.require(&format!("{}?from={from}&to={to}", routes::ACCOUNTING.path)).await
 }
 
-/// When nothing is on its way any more, and so many have come.
+/// Waits until nothing is on its way any more and at least `least` events have come. Two answers in
+/// a row must have the same number, so that nothing came in between them.
 async fn settled(
     api: &Api,
     range: &Range<Minute>,
@@ -60,7 +61,7 @@ async fn settled(
 }
 
 impl Counts {
-    /// How many events have come, when nothing is on its way any more.
+    /// Waits until nothing is on its way any more; returns how many events have come.
     pub(super) async fn received(
         api: &Api,
         range: &Range<Minute>,
@@ -69,7 +70,7 @@ impl Counts {
         Ok(settled(api, range, patience, 0).await?.received)
     }
 
-    /// Before the run: when so many events have come, and nothing is on its way any more.
+    /// The counts before the run, once `least` events have come and nothing is on its way any more.
     pub(super) async fn before(
         api: &Api,
         range: &Range<Minute>,
@@ -78,7 +79,7 @@ impl Counts {
     ) -> Result<Self, Failure> {
         let account = settled(api, range, patience, least).await?;
         let mut ads = BTreeMap::new();
-        // What is not asked for here is of minutes in which nothing has happened yet.
+        // Minutes beyond this window are not asked for: nothing has happened in them yet.
         let window = (range.end.0 - range.start.0).min(WINDOW_MINUTES_MAX);
         let at = Minute(range.start.0 + window).start().seconds();
         for kind in Kind::ALL {
@@ -92,7 +93,8 @@ impl Counts {
         Ok(Self { account, ads })
     }
 
-    /// After the run: when as much as must have been counted is, or the patience ends.
+    /// The counts after the run, once everything that must be counted is, or the patience has
+    /// ended.
     pub(super) async fn after(
         api: &Api,
         before: &Self,
@@ -111,8 +113,8 @@ impl Counts {
             if (all && last.received == account.received) || late {
                 let ads = Self::counts_of_ads(api, ledger, range).await?;
                 let found = Self { account: account.clone(), ads };
-                // Requests without a sure answer may make up the sum while something that must
-                // come is still held up, behind an election of NATS for one.
+                // The sum alone is not enough: requests without a sure answer may fill it up while
+                // something that must come is still held up, for example by an election of NATS.
                 let short = lines(ledger, before, &found).iter().any(|line| line.short);
                 if !short || late {
                     return Ok(found);
@@ -121,7 +123,7 @@ impl Counts {
                     eprintln!("not all of it is counted yet: waiting up to {patience:?}");
                 }
             }
-            // Longer than a heartbeat: what was only tallied comes with one.
+            // Longer than a heartbeat, with which an edge sends what it has only tallied.
             tokio::time::sleep(POLL * 8).await;
         }
     }
@@ -151,7 +153,7 @@ struct Line {
     sent: String,
     counted: u64,
     good: bool,
-    /// Less than must come: it may only not be there yet.
+    /// Less is counted than must be; the rest may still come.
     short: bool,
     why: String,
 }
@@ -243,7 +245,7 @@ fn outcome_lines(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> 
         unsure => format!("{unsure} without a sure answer"),
     };
     let (now, then) = (&after.account, &before.account);
-    // What an edge knows to be a repeat is tallied there; the rest is a duplicate.
+    // An edge tallies the repeats that it recognises; the others become duplicates.
     let repeated = delta_of(Reason::Repeated, before, after);
     let duplicate = now.duplicate.saturating_sub(then.duplicate) + repeated;
     push("duplicate, repeated", ledger.duplicate, duplicate, unsure(ledger.duplicate));
@@ -253,7 +255,7 @@ fn outcome_lines(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> 
         if sent == Bounds::default() && counted == 0 {
             continue;
         }
-        // Redirects go out all the same; their number cannot be seen from here.
+        // Redirects go out although the outbox is full; how many did cannot be known here.
         let full = *reason == Reason::OutboxFull;
         let sent = if full { Bounds { least: 0, most: ledger.requests } } else { sent };
         push(reason.name(), sent, counted, unsure(sent));
@@ -268,7 +270,8 @@ fn outcome_lines(ledger: &Ledger, before: &Counts, after: &Counts) -> Vec<Line> 
         sent: now.received.to_string(),
         counted: outcomes,
         good,
-        // A batch that a killed collector held comes again after a while: until then there is a gap.
+        // A batch that a killed collector held comes again after a while; until then there is a
+        // gap.
         short: !good,
         why: format!(
             "of all that came in these minutes, others' too: received = counted + duplicate + reasons; {} in \

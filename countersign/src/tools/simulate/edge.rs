@@ -1,4 +1,4 @@
-//! Sends to the edge, and sends again until it answers.
+//! Sends requests to the edge, again and again until it answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,12 +14,13 @@ use super::ledger::Tries;
 use crate::client::{base_url, http_client, reason};
 use crate::failure::Failure;
 
-/// A redirect that took longer may have gone out before its event was on disk.
+/// A redirect that took longer than this may have gone out before its event was on disk.
 const SURE_REPLY: Duration = Duration::from_millis(450);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The edge, or several, asked in turn: what one has served another may be told of.
+/// One edge, or several that are asked in turn: an ad that one served may send its events to
+/// another.
 pub(super) struct Edge {
     bases: Vec<String>,
     turn: AtomicUsize,
@@ -36,27 +37,27 @@ pub(super) struct Served {
     pub(super) beacon_url: String,
 }
 
-/// How a request is dressed.
+/// How a request is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Manner {
-    /// As a person's browser does.
+    /// As by a person's browser.
     Plain,
     /// With the method HEAD.
     Head,
-    /// Ahead of a person's act.
+    /// As a prefetch, ahead of a person's act.
     Prefetch,
-    /// The connection is given up at once, then it is sent again.
+    /// The connection is given up at once, and then the request is sent again.
     Impatient,
 }
 
-/// What came back in the end.
+/// The answer in the end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The status, and whether the redirect went anywhere.
+    /// The status of an answer without words for elements.
     Status(u16),
     /// The words for each element of a batch.
     Results(Vec<String>),
-    /// Nothing, however often it was sent.
+    /// There was none, however often the request was sent.
     None,
 }
 
@@ -72,8 +73,8 @@ impl Edge {
         &self.bases[self.turn.fetch_add(1, Ordering::Relaxed) % self.bases.len()]
     }
 
-    /// A first ad: tells that the edge is there, and what its tokens are like. It is served before
-    /// the counts are first asked for, and so is in none of the sums.
+    /// Asks for a first ad, which shows that the edge is there and what its tokens are like. It is
+    /// served before the counts are asked for, and so is part of none of the sums.
     pub(super) async fn sample(&self, placement: &PlacementName) -> Result<String, Failure> {
         let placement = escaped(placement.as_str());
         let url = format!("{}/v1/serve?placement={placement}", self.base());
@@ -110,7 +111,7 @@ impl Edge {
         }
     }
 
-    /// Asks for an ad. `None`: there was no answer, or no ad.
+    /// Asks for an ad; `None` when there was no answer, or no ad in it.
     pub(super) async fn serve(
         &self,
         placement: &PlacementName,
@@ -126,7 +127,8 @@ impl Edge {
             tries.answered -= 1;
             return None;
         }
-        // An answer that is cut off was taken all the same, but nobody knows for which ad.
+        // When the answer is cut off the ad was served and is counted, but nobody knows which ad it
+        // was.
         match reply.json().await {
             Ok(served) => Some(served),
             Err(_) => {
@@ -188,14 +190,14 @@ impl Edge {
         }
         match reply.json::<Results>().await {
             Ok(body) => Answer::Results(body.results),
-            // Taken, but cut off: which of them, it does not say.
+            // The events were taken, but the answer is cut off and does not say which.
             Err(_) => Answer::Results(Vec::new()),
         }
     }
 
-    /// Sends until there is an answer; `None` when the patience ends first. An answer 503 says that
-    /// nothing was taken; but to who asks ahead of a person it is the answer, when it names no time to
-    /// come back.
+    /// Sends until there is an answer; `None` when the patience ends first. A 503 says that nothing
+    /// was taken, so the request is sent again. Only for a prefetch a 503 without Retry-After is
+    /// the answer.
     async fn until_answered(
         &self,
         request: &reqwest::RequestBuilder,
@@ -207,7 +209,7 @@ impl Edge {
         let mut give_up = impatient;
         loop {
             let once = Stopwatch::start();
-            // Without a stream for a body, a request can always be copied.
+            // A request can always be copied when its body is no stream.
             let sending = request.try_clone()?.send();
             let tried = if std::mem::take(&mut give_up) {
                 match tokio::time::timeout(Duration::from_millis(1), sending).await {
@@ -230,7 +232,7 @@ impl Edge {
                     tries.answered += 1;
                     return Some((reply, once.elapsed()));
                 }
-                // Nobody was there: nothing can have been taken.
+                // There was no connection, so nothing was taken.
                 Err(true) => {}
                 Err(false) => tries.sent += 1,
             }

@@ -1,4 +1,4 @@
-//! Tokens that must not count, and the reason under which each must appear.
+//! Makes tokens that must not count, with the reason under which each must appear.
 
 use shared::keys::{DeploymentId, KeyStore};
 use shared::limits::TOKEN_CHARS_MAX;
@@ -8,20 +8,20 @@ use shared::{
     AdName, BlockId, Fingerprint, ImpressionId, IssuerId, Name, Random, Reason, Timestamp,
 };
 
-/// The longest lifetime of a click for which a visitor waits until it is over, in seconds.
+/// The longest lifetime of a click, in seconds, whose end a visitor waits for.
 pub(super) const BRIEF_S_MAX: u32 = 30;
 
-/// Where fields are in a token, see [`shared::token`].
+/// Where fields begin in a token, see [`shared::token`].
 const DEPLOYMENT: usize = 1;
 const IMPRESSION: usize = 9;
 const CLICK_LIFE: usize = 30;
 const PRICE: usize = 33;
 const VISITOR: usize = 44;
-/// What may stand beside a version.
+/// Marks that share a byte with the version.
 const MARKS: u8 = token::TEST_MARK | token::QUERY_MARK;
 const SEALS: usize = SIGNATURE_BYTES + TAG_BYTES;
 
-/// Seconds after issue in which a click of this token counts.
+/// For how many seconds after its issue a click of this token counts.
 pub(super) fn click_life_s(text: &str) -> Option<u32> {
     let bytes = token::from_text(text.as_bytes()).ok()?;
     let [a, b, c] = bytes.get(CLICK_LIFE..CLICK_LIFE + 3)?.try_into().ok()?;
@@ -31,7 +31,7 @@ pub(super) fn click_life_s(text: &str) -> Option<u32> {
 /// Makes bad tokens.
 pub(super) struct Forger {
     deployment: DeploymentId,
-    /// Of a key that nobody gave us.
+    /// Signs with a key that the edge does not know.
     signer: Signer,
 }
 
@@ -83,7 +83,8 @@ impl Forger {
         (token::to_text(&bytes), Reason::UnknownKey)
     }
 
-    /// A real token, spoiled in one of many ways; what was done, and the reason that must follow.
+    /// Spoils a real token in one of many ways. Returns what was done, the token, and the reason
+    /// that must follow.
     pub(super) fn spoiled(text: &str, random: &mut dyn Random) -> (&'static str, String, Reason) {
         let bytes = token::from_text(text.as_bytes()).unwrap_or_default();
         let seals = bytes.len().saturating_sub(SEALS);
@@ -94,7 +95,8 @@ impl Forger {
             if let Some(byte) = bytes.get_mut(place) {
                 *byte ^= 1 << bit;
             }
-            // The version's highest bits are marks: they are read, and the seals do not cover them so.
+            // The version's highest bits are marks: with one of them changed the version is still
+            // known, but the seals do not match.
             let reason = match reason {
                 Reason::UnknownVersion if MARKS & (1 << bit) != 0 => Reason::BadSeal,
                 reason => reason,
@@ -113,7 +115,7 @@ impl Forger {
             7 => flip("altered", seals + SIGNATURE_BYTES, 16, Reason::BadSeal),
             8 => {
                 let keep = usize::try_from(below(random, text.len() as u64)).unwrap_or(0).max(1);
-                // Without its first byte there is no version to know.
+                // The first bytes stay, or the token would have no version that is known.
                 let keep = keep.clamp(4, text.len().saturating_sub(1));
                 ("truncated", text[..keep].to_owned(), Reason::Malformed)
             }
@@ -124,7 +126,7 @@ impl Forger {
     }
 }
 
-/// A number below `bound` from the token's end, which differs from token to token.
+/// A number below `bound` from the token's digest, which differs from token to token.
 fn below_of(text: &str, bound: u64) -> u64 {
     let digest = blake3::hash(text.as_bytes());
     u64::from(digest.as_bytes()[0]) % bound

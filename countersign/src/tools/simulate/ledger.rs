@@ -1,21 +1,21 @@
-//! What was sent, and so what must and what may be counted.
+//! Notes what was sent, and from that what must and what may be counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{AdName, Kind, Reason};
 
-/// How often one thing was sent, and how often its being taken is sure.
+/// How often one thing was sent, and how often it was certainly taken.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tries {
-    /// Times that it may have been taken.
+    /// How often it may have been taken.
     pub(super) sent: u64,
-    /// Of them, times that it certainly was.
+    /// How often of those it certainly was.
     pub(super) answered: u64,
-    /// Times that it was told to come again later: nothing was taken.
+    /// How often the edge asked to come again later: nothing was taken.
     pub(super) refused: u64,
 }
 
-/// From … to.
+/// The least and the most of a number.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) least: u64,
@@ -34,7 +34,7 @@ impl Bounds {
     }
 }
 
-/// The sums of many visitors, or of one.
+/// The sums of one visitor, or of many.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// Visitors that came.
@@ -47,26 +47,26 @@ pub(super) struct Ledger {
     pub(super) refused: u64,
     /// Counted, by kind and ad.
     pub(super) counted: BTreeMap<(Kind, AdName), Bounds>,
-    /// Ads that may have been served without anybody's getting them.
+    /// Ads that may have been served although nobody got them.
     pub(super) served_to_nobody: u64,
     /// Duplicates.
     pub(super) duplicate: Bounds,
-    /// Each reason.
+    /// Events under each reason.
     pub(super) reasons: BTreeMap<Reason, Bounds>,
-    /// Everything.
+    /// All events.
     pub(super) received: Bounds,
     /// What was done, in words, and how often.
     pub(super) acts: BTreeMap<&'static str, u64>,
-    /// Answers that nothing explains; the first few.
+    /// The first few answers that nothing explains.
     pub(super) unexpected: Vec<String>,
-    /// How many of them.
+    /// How many of those there were.
     pub(super) unexpected_count: u64,
 }
 
 const UNEXPECTED_SHOWN_MAX: usize = 5;
 
 impl Ledger {
-    /// An ad was asked for. Each time makes another impression.
+    /// An ad was asked for. Each try makes another impression.
     pub(super) fn served(&mut self, ad: Option<AdName>, tries: Tries) {
         self.tried(tries);
         let unsure = tries.sent - tries.answered;
@@ -76,8 +76,8 @@ impl Ledger {
         }
     }
 
-    /// One event of an impression was sent, once or several times. With a verdict it counts under
-    /// that reason, once too.
+    /// An event of an impression was sent, once or several times. With a verdict it counts under
+    /// that reason instead, also once.
     pub(super) fn event(&mut self, kind: Kind, ad: &AdName, verdict: Option<Reason>, tries: Tries) {
         self.tried(tries);
         let (least, most) = (tries.answered.min(1), tries.sent.min(1));
@@ -88,7 +88,7 @@ impl Ledger {
         self.duplicate.add(tries.answered.saturating_sub(1), tries.sent.saturating_sub(1));
     }
 
-    /// Something was sent that is no event: it counts under its reason, each time.
+    /// Something was sent that is no good event: it counts under its reason, each time.
     pub(super) fn rejected(&mut self, reason: Reason, tries: Tries) {
         self.tried(tries);
         self.reasons.entry(reason).or_default().add(tries.answered, tries.sent);
@@ -114,12 +114,12 @@ impl Ledger {
         self.received.add(tries.answered, tries.sent);
     }
 
-    /// All ads that were seen.
+    /// All ads of which something may have been counted.
     pub(super) fn ads(&self) -> BTreeSet<AdName> {
         self.counted.keys().map(|(_, ad)| ad.clone()).collect()
     }
 
-    /// Adds another's sums; of a visitor that broke off, that it did.
+    /// Adds a visitor's sums; of a visitor whose task failed, notes that it did.
     pub(super) fn add(&mut self, other: Result<Self, tokio::task::JoinError>) {
         let other = match other {
             Ok(other) => other,

@@ -1,4 +1,4 @@
-//! One visitor: what the seed makes it do, and what must come of it.
+//! One visitor: what the seed makes it do, and how that must be counted.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ const AGENTS: [&str; 4] = [
     "Mozilla/5.0 (Linux; Android 16; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/138.0 Mobile Safari/537.36",
     "Mozilla/5.0 (iPad; CPU OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Safari/604.1",
 ];
-/// A click that is sooner after the ad came is taken for a program's (`edge.verdicts`).
+/// How long after its ad a click comes: a sooner one is taken for a program's (`edge.verdicts`).
 const SEEN: Duration = Duration::from_millis(250);
 /// The longest pause between two acts, in ms.
 const THINK_MS_MAX: u64 = 40;
-/// How long after its end a brief token is surely over.
+/// How long after its end a brief token has certainly expired.
 const OVER: Duration = Duration::from_millis(1_500);
 
 /// Plays visitor `number` and tells what it did.
@@ -32,7 +32,8 @@ pub(super) async fn visit(world: &World, number: u64) -> Ledger {
         agent: String::new(),
         ledger: Ledger { visitors: 1, ..Ledger::default() },
     };
-    // Each has a browser of its own: one visitor that clicks for all would click too often.
+    // Each visitor has a browser of its own: clicks that all came from one visitor would be too
+    // many.
     let agent = AGENTS[visitor.below(AGENTS.len() as u64)];
     visitor.agent = format!("{agent} Visitor/{number}");
     visitor.play().await;
@@ -85,7 +86,7 @@ impl Visitor<'_> {
         }
     }
 
-    /// By pixel or beacon; some send it again and again.
+    /// Sends the impression, by pixel or beacon; some visitors send it several times.
     async fn impression(&mut self, served: &Served) {
         let again = if self.misbehaves(6) { 1 + self.below(3) } else { 0 };
         if again > 0 {
@@ -107,7 +108,7 @@ impl Visitor<'_> {
         self.ledger.event(Kind::Impression, &served.ad, None, tries);
     }
 
-    /// By beacon; some with rubbish in the same body.
+    /// Sends that the ad was in view, by beacon; some visitors send rubbish in the same body.
     async fn viewable(&mut self, served: &Served) {
         let mut events = vec![(served.token.clone(), Kind::Viewable)];
         let mut rubbish = None;
@@ -132,12 +133,13 @@ impl Visitor<'_> {
         self.ledger.event(Kind::Viewable, &served.ad, None, tries);
     }
 
-    /// A link preview or a prefetch follows the link before, or without, the person.
+    /// Follows the link as a link preview or a prefetch does, before the person or without them.
     async fn machine_click(&mut self, served: &Served) {
         let (manner, reason, status, act) = if self.chance(50) {
             (Manner::Head, Reason::HeadRequest, 302, "clicks with HEAD")
         } else {
-            // It gets no redirect, or it would have it for the person.
+            // The edge gives a prefetch no redirect: the browser would use it when the person
+            // clicks.
             (Manner::Prefetch, Reason::Prefetch, 503, "prefetched clicks")
         };
         self.ledger.act(act);
@@ -163,7 +165,7 @@ impl Visitor<'_> {
         self.ledger.event(Kind::Click, &served.ad, None, tries);
     }
 
-    /// A token of one's own, or a real one that was changed.
+    /// Sends a token that the visitor made, or a real one that was changed.
     async fn fraud(&mut self, served: &Served) {
         let (what, text, reason) = if self.chance(25) {
             let now = SystemClock.now();
@@ -173,7 +175,7 @@ impl Visitor<'_> {
             Forger::spoiled(&served.token, &mut self.random)
         };
         self.ledger.act(what);
-        // A link ends where its token does: what stands behind it is no part of it.
+        // In a link, what follows the token is no part of it, so the link would be good.
         let is_good_in_a_link = text.starts_with(&served.token);
         if self.chance(60) && !is_good_in_a_link {
             let url = served.click_url.replace(&served.token, &text);
@@ -197,7 +199,7 @@ impl Visitor<'_> {
         let answer = self.world.edge.follow(url, Manner::Plain, &self.agent, &mut tries).await;
         let status = match reason {
             Reason::Malformed | Reason::UnknownVersion => 400,
-            // It counts no more, and leads on for `edge.link_days`.
+            // An expired click does not count, but its link leads on for `edge.link_days`.
             Reason::Expired => 302,
             _ => 403,
         };
@@ -220,21 +222,21 @@ impl Visitor<'_> {
         };
         match words.get(at).map(String::as_str) {
             Some("accepted") => {}
-            // It is in memory only, or the answer was cut off: it may be lost.
+            // The event is in memory only, or the answer was cut off: it may be lost.
             Some("queued") | None => tries.answered -= 1,
             Some("expired") if self.world.brief_s.is_some() => self.too_late(tries),
             Some(other) => self.ledger.unexpected(format!("{what}: {other}, not accepted")),
         }
     }
 
-    /// A brief token is about to be over: its link would lead on, and nobody could tell whether its
-    /// click was counted.
+    /// Whether a brief token is about to expire: its link would lead on, and nobody could tell
+    /// whether its click was counted.
     fn is_over_soon(&self, age: Duration) -> bool {
         let brief_s = self.world.brief_s;
         brief_s.is_some_and(|brief_s| age + OVER / 2 > Duration::from_secs(brief_s.into()))
     }
 
-    /// A brief token was over before its event came: that request counts as expired.
+    /// A brief token had expired before its event came: this request counts as expired.
     fn too_late(&mut self, tries: &mut Tries) {
         tries.sent -= 1;
         tries.answered -= 1;
