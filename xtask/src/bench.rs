@@ -35,14 +35,14 @@ use crate::process::{build_as_tests, build_release, exe, output, root};
 use crate::{tools, worker};
 use table::{Line, Results};
 
-/// What a figure is held to (issue "Count a real log …", 9).
+/// A bound that a figure must keep (issue "Count a real log …", 9).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     /// The `name` of the result.
     name: &'static str,
     bound: Bound,
     unit: &'static str,
-    /// What others reach, for orientation; may be empty.
+    /// What other systems reach, for orientation; may be empty.
     beside: &'static str,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Mark {
 enum Bound {
     AtLeast(f64),
     AtMost(f64),
-    /// At least so many times the figure of a peer in the same run; nothing can be said where that
+    /// At least so many times the figure of a peer in the same run. Without a verdict where that
     /// peer is not installed.
     PartOf(f64, &'static str),
 }
@@ -102,7 +102,7 @@ const MARKS: [Mark; 13] = [
     Mark { name: "up/memory-later", bound: Bound::AtMost(150.0), unit: "MB", beside: "" },
 ];
 
-/// What stands below this line of docs/benchmarks.md is kept when the file is written again.
+/// What is below this line of docs/benchmarks.md is kept when the file is written again.
 const KEPT_BELOW: &str = "<!-- Written by hand below this line; `cargo xtask bench` keeps it. -->";
 
 #[derive(Args)]
@@ -141,7 +141,7 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
     };
     let table = results.table(&marks)?;
     if args.smoke {
-        // The figures of so little work, unoptimised, would only mislead.
+        // Figures of so little work by an unoptimised build would only mislead.
         println!("smoke run: {} figures, every mark has its one", table.figures());
         return Ok(());
     }

@@ -114,7 +114,7 @@ fn up(args: &UpArgs) -> Result<(), Failure> {
     }
     // The caller's folder, not the workspace's: relative paths in `args` mean what they look like.
     command.args(&args.args);
-    process::become_it(command)
+    process::replace_process(command)
 }
 
 fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
@@ -125,7 +125,7 @@ fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
         command.arg("--seed").arg(seed.to_string());
     }
     command.args(&args.args);
-    process::become_it(command)
+    process::replace_process(command)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Starting other programs, and where things lie.
+//! Starts other programs, and finds the workspace's folders.
 
 use std::env;
 use std::ffi::OsString;
@@ -28,14 +28,15 @@ fn cargo_program() -> OsString {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(cargo_program());
     command.current_dir(root());
-    by_hand(&mut command);
+    without_cargo_variables(&mut command);
     command
 }
 
-/// As if a person had called it: without what cargo has told us of ourselves. Build scripts look at that (of
-/// `ring`, whose package's name it is then), and all that needs them would be compiled anew whenever xtask's
-/// cargo and a person's come in turn.
-pub(crate) fn by_hand(command: &mut Command) {
+/// Removes the variables by which cargo describes xtask itself, as if a person had called the
+/// command. Build scripts depend on some of them (that of `ring` on the package's name), so
+/// everything that needs those crates would be compiled anew whenever a call through xtask follows
+/// one by a person.
+pub(crate) fn without_cargo_variables(command: &mut Command) {
     let of_cargo = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in names.filter(|name| of_cargo.iter().any(|start| name.starts_with(start))) {
@@ -91,8 +92,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// As [`run`], but not longer than `limit`: for what plays with servers and browsers, and may wait for
-/// one that never comes.
+/// As [`run`], but not longer than `limit`: for tests that use servers and browsers, and may wait
+/// for one that never comes.
 ///
 /// # Errors
 /// As [`run`], and when it takes too long: it is ended then.
@@ -150,9 +151,10 @@ fn wait_within(limit: Duration, child: &mut Child, line: &str) -> Result<ExitSta
     }
 }
 
-/// Replaces this process, so that signals (Ctrl-C, SIGTERM) and the exit code are the other's own.
+/// Replaces this process with the command, so that signals (Ctrl-C, SIGTERM) and the exit code are
+/// the command's own.
 #[cfg(unix)]
-pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
+pub(crate) fn replace_process(mut command: Command) -> Result<(), Failure> {
     use std::os::unix::process::CommandExt as _;
     let line = shown(&command);
     println!("$ {line}");
@@ -160,16 +162,16 @@ pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
     Err(format!("cannot start `{line}`: {error}"))
 }
 
-/// Runs it and ends with its exit code; Ctrl-C reaches both through the console.
+/// Runs the command and ends with its exit code; Ctrl-C reaches both through the console.
 #[cfg(not(unix))]
-pub(crate) fn become_it(mut command: Command) -> Result<(), Failure> {
+pub(crate) fn replace_process(mut command: Command) -> Result<(), Failure> {
     let line = shown(&command);
     println!("$ {line}");
     let status = command.status().map_err(|error| format!("cannot start `{line}`: {error}"))?;
     std::process::exit(status.code().unwrap_or(1));
 }
 
-/// What `cargo metadata --no-deps` tells of the workspace.
+/// The workspace as `cargo metadata --no-deps` describes it.
 pub(crate) fn metadata() -> Result<serde_json::Value, Failure> {
     let text =
         output(cargo().args(["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
@@ -186,8 +188,8 @@ pub(crate) fn target_dir() -> Result<PathBuf, Failure> {
 /// Builds `bins` of the rooms `tests` and `countersign`, optimised, and gives their folder.
 pub(crate) fn build_release(bins: &[&str]) -> Result<PathBuf, Failure> {
     let mut command = cargo();
-    // Both rooms, whatever is wanted: so the libraries are those of `cargo xtask up`, not built anew
-    // with fewer features.
+    // Always both rooms, so that the libraries are built with the same features as for `cargo xtask
+    // up`, and not once more with fewer.
     command.args(["build", "--locked", "--release", "-p", "countersign", "-p", "tests"]);
     for bin in bins {
         command.args(["--bin", bin]);

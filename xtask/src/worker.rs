@@ -10,11 +10,11 @@ use std::time::SystemTime;
 use crate::process::{output, root, run, shown, target_dir};
 use crate::{Failure, tools};
 
-/// The mark for all that is uploaded, gzipped, bytes.
+/// The most bytes that may be uploaded, gzipped.
 const UPLOAD_BYTES_MAX: u64 = 304_000;
-/// Where `wrangler.toml` has an address that must be replaced.
+/// The address in `wrangler.toml` that must be replaced.
 const EXAMPLE: &str = "https://collector.example.com";
-/// What its bytes come from.
+/// The sources of the Worker.
 const SOURCES: [&str; 11] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -28,8 +28,8 @@ const SOURCES: [&str; 11] = [
     "shared/Cargo.toml",
     "shared/src",
 ];
-/// What compilers and bindings generate; named, so that a newer optimizer adds nothing that workerd
-/// does not know yet.
+/// The Wasm features that compilers and bindings use. They are named so that a newer optimizer adds
+/// nothing that workerd does not know yet.
 const WASM_FEATURES: [&str; 7] = [
     "--enable-bulk-memory",
     "--enable-exception-handling",
@@ -40,14 +40,15 @@ const WASM_FEATURES: [&str; 7] = [
     "--enable-sign-ext",
 ];
 
-/// What was built.
+/// A built Worker.
 pub(crate) struct Worker {
-    /// With `index.js` and `index_bg.wasm`, which `edge/src/worker/entry.js` takes from there.
+    /// The folder with `index.js` and `index_bg.wasm`, which `edge/src/worker/entry.js` imports
+    /// from there.
     pub(crate) folder: PathBuf,
 }
 
-/// Builds the Worker and measures what would be uploaded. Wrangler calls it too, as its build command:
-/// then wrangler measures, and what it is about to do is checked.
+/// Builds the Worker and measures what would be uploaded. Wrangler calls this too, as its build
+/// command: then wrangler measures, and this checks what wrangler is about to do.
 ///
 /// # Errors
 /// As [`build`]; when the upload is larger than it may be; when `wrangler.toml` is still the example.
@@ -65,7 +66,7 @@ fn config() -> Result<String, Failure> {
     fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Whether it names a centre of somebody's own.
+/// Fails while the config still names the example's centre.
 fn is_set_up(config: &str) -> Result<(), Failure> {
     let is_example = |line: &str| !line.trim_start().starts_with('#') && line.contains(EXAMPLE);
     if config.lines().any(is_example) {
@@ -77,7 +78,8 @@ fn is_set_up(config: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same without its build command, for a folder elsewhere: what was built is only looked at.
+/// The config without its build command, for another folder: there the built Worker is only
+/// measured.
 fn without_build(config: &str, root: &Path) -> String {
     let mut is_build = false;
     let mut text = String::new();
@@ -153,16 +155,17 @@ fn build_anew(folder: &Path) -> Result<(), Failure> {
     let wasm = folder.join("index_bg.wasm");
     let optimized = folder.join("optimized.wasm");
     let mut optimize = Command::new(programs.join("wasm-opt"));
-    // Nothing lies in the first KiB: the stack grows towards it, and ends the program before.
+    // Nothing is in the first KiB: the stack grows towards it, and an overflow ends the program
+    // before.
     optimize.args(["--low-memory-unused", "-Oz", "--strip-debug", "--strip-producers"]);
     optimize.args(WASM_FEATURES);
     run(optimize.arg(&wasm).arg("-o").arg(&optimized))?;
     fs::rename(&optimized, &wasm).map_err(|error| format!("{}: {error}", wasm.display()))
 }
 
-/// Where visitors find the Wasm edge.
+/// The address of the Wasm edge.
 const ADDRESS: &str = "127.0.0.1:8787";
-/// As `countersign` calls it where nothing else is said.
+/// The default data directory of `countersign`.
 const DATA: &str = "countersign-data";
 
 /// Runs everything in one process, with the demo, and the Wasm edge on workerd in front of it.
@@ -208,9 +211,10 @@ pub(crate) fn up(binary: &Path, args: &[String]) -> Result<(), Failure> {
     ]);
     let mut edge = edge.spawn().map_err(|error| format!("workerd: {error}"))?;
     println!("Wasm edge listening on {public_url} (workerd); the demo asks it");
-    // The rest of what the centre says; it ends when the centre does, by Ctrl-C for one.
+    // Passes on the rest of the centre's output. It ends when the centre does, for example by
+    // Ctrl-C.
     lines.map_while(Result::ok).for_each(|line| println!("{line}"));
-    // It may have ended by the same Ctrl-C. Its outbox is on disk.
+    // workerd may have ended by the same Ctrl-C. Its outbox is on disk.
     let _ = edge.kill();
     let _ = edge.wait();
     let status = centre.wait().map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! Describes the machine that the figures were measured on.
 
 use std::fs;
 use std::process::Command;
@@ -37,7 +37,7 @@ fn revision() -> String {
     let mut status = Command::new("git");
     status.current_dir(root()).args(["status", "--porcelain", "--untracked-files=no"]);
     match output(&mut status) {
-        // The page that is being written does not make the code another one.
+        // A change of the page that is being written does not count.
         Ok(text) if text.lines().all(|line| line.ends_with(" docs/benchmarks.md")) => revision,
         Ok(_) => format!("{revision} with changes"),
         Err(_) => revision,
@@ -52,7 +52,8 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .map(|(_, value)| value.trim())
 }
 
-/// The first line of what a program says, or "unknown": a missing program spoils no benchmark.
+/// The first line that a program prints, or "unknown": a missing program does not spoil the
+/// benchmark.
 fn said(program: &str, args: &[&str]) -> String {
     output(Command::new(program).current_dir(root()).args(args))
         .ok()

@@ -1,4 +1,4 @@
-//! From the lines of several runs to one table.
+//! Makes one table of the lines of several runs.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) struct Line {
     note: Option<String>,
 }
 
-/// Reads what `bench GROUP` printed.
+/// Reads the output of `bench GROUP`.
 pub(super) fn parse(text: &str) -> Result<Vec<Line>, Failure> {
     let mut lines = Vec::new();
     for (nth, json) in text.lines().enumerate() {
@@ -69,10 +69,10 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// Takes up one run of one group.
+    /// Adds one run of one group.
     ///
     /// # Errors
-    /// When a result differs from the one of an earlier run where it must not: unit or hash.
+    /// When a result's unit or hash differs from an earlier run's.
     pub(super) fn add(&mut self, group: &str, lines: Vec<Line>) -> Result<(), Failure> {
         for line in lines {
             if let Some(note) = line.note.filter(|note| !self.notes.contains(note)) {
@@ -111,7 +111,7 @@ impl Results {
         Ok(())
     }
 
-    /// Every figure has one value of each run.
+    /// Checks that every figure has one value from each run.
     pub(super) fn check_complete(&self, runs: u32) -> Result<(), Failure> {
         for series in &self.series {
             if series.values.len() != runs as usize {
@@ -208,7 +208,7 @@ fn held(sign: char, limit: &str, met: bool, ratio: f64) -> String {
     format!("{sign} {limit}: {word}, {ratio:.2} ×")
 }
 
-/// Three digits that count, and spaces between thousands.
+/// Three significant digits, and spaces between thousands.
 fn figure_text(value: f64) -> String {
     let decimals = match value {
         v if v >= 100.0 || v == 0.0 => 0,
