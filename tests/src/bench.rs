@@ -1,5 +1,5 @@
-//! What `cargo xtask bench` measures. Each group prints JSON lines (the form is described in
-//! `xtask/src/bench.rs`) and a digest of what it computed, so that a fast wrong answer is seen.
+//! The benchmarks of `cargo xtask bench`. Each group prints JSON lines (`xtask/src/bench.rs`
+//! describes them) and a digest of what it computed, so that a fast wrong answer is noticed.
 
 mod archive;
 mod engine;
@@ -52,14 +52,14 @@ impl Measured {
 /// How much work a group does: all of it, or so little that the tests can afford it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// For figures.
+    /// All of it, for figures.
     Full,
-    /// For seeing that it still runs.
+    /// Little, to see that it still runs.
     Smoke,
 }
 
 impl Size {
-    const fn of(self, full: usize, smoke: usize) -> usize {
+    const fn choose(self, full: usize, smoke: usize) -> usize {
         match self {
             Self::Full => full,
             Self::Smoke => smoke,
@@ -90,7 +90,7 @@ pub const GROUPS: &[(&str, Group)] = &[
     ("worker", redirect::worker::measure),
 ];
 
-/// Sorts, and gives the value below which so many percent are.
+/// Sorts the values; returns the one below which so many percent of them are.
 fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let at = (values.len() * percent / 100).min(values.len().saturating_sub(1));

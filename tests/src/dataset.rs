@@ -11,14 +11,14 @@ use shared::{
     Minute, Money, Name, Network, OutboxId, PublisherId, Region, RuleSet, Timestamp,
 };
 
-/// Of what kind and size.
+/// The kind and size of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Clicks, repeats included.
     pub events: u64,
-    /// From which minute on.
+    /// The first minute.
     pub start: Minute,
-    /// Over how many minutes.
+    /// How many minutes it spans.
     pub minutes: u64,
     /// Distinct ads; the k-th has a weight of `1 / k^1.1`.
     pub ads: usize,
@@ -41,28 +41,28 @@ impl Shape {
     };
 }
 
-/// Of a thousand clicks, so many repeat one of the last two minutes.
+/// How many of a thousand clicks repeat one of the last two minutes.
 const REPEATS: u64 = 20;
-/// Of a thousand clicks, so many are late by up to ten minutes.
+/// How many of a thousand clicks are late by up to ten minutes.
 const LATE: u64 = 10;
-/// Of a thousand impressions, so many are clicked.
+/// How many of a thousand impressions are clicked.
 const CLICKED: u64 = 600;
 /// Edges that issue at the same time.
 const EDGES: usize = 16;
-/// Repeats look back so many minutes, and late clicks come so many minutes late.
+/// How many minutes repeats look back, and how many minutes late clicks come late.
 const REPEAT_MINUTES: u64 = 2;
 const LATE_MINUTES: u64 = 10;
 /// The first minute of the hour: 2026-10-01T04:00Z.
 const START: Minute = Minute(29_847_120);
 
-/// A click as the generator means it.
+/// A click as it was generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Click {
-    /// Of which impression.
+    /// Its impression.
     pub id: ImpressionId,
-    /// Of which ad, from 0 for the most popular.
+    /// Its ad, from 0 for the most popular.
     pub ad: u32,
-    /// In which minute.
+    /// Its minute.
     pub minute: Minute,
     publisher: u8,
     country: u8,
@@ -128,8 +128,8 @@ impl Dataset {
         self.ads[ad as usize]
     }
 
-    /// The next message of partition 0, with its clicks appended to `clicks` when they are asked
-    /// for; none after the last.
+    /// The next message of partition 0; `None` after the last. Its clicks are appended to `clicks`,
+    /// if that is given.
     pub fn message(&mut self, mut clicks: Option<&mut Vec<Click>>) -> Option<Vec<u8>> {
         let left = self.shape.events - self.made;
         let count = left.min(self.shape.message as u64);
@@ -257,7 +257,7 @@ impl Dataset {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// SplitMix64: nothing here needs better.
+    /// SplitMix64, which is good enough here.
     fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.random;

@@ -11,8 +11,9 @@ use shared::{AdId, Kind, Minute, Validity};
 
 use crate::dataset::{Click, Dataset, Shape};
 
-/// Messages that are made, and then applied, at once: so many that the clock costs nothing, and so
-/// few that they are still in a cache, as those that a log reader has just checked are.
+/// How many messages are made, and then applied, in one turn: enough that reading the clock costs
+/// nothing, few enough that they are still in a cache, like messages that a log reader has just
+/// checked.
 const TURN: usize = 16;
 
 /// What was measured.

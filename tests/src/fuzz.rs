@@ -2,10 +2,10 @@
 //! place, and nothing panics. A target is an ordinary function of bytes, so that it runs on the
 //! pinned toolchain, in `cargo test` and under any fuzzer.
 //!
-//! A target says in words what became of its input; inputs that bring new words are kept, and
-//! mutated further. `tests/corpus/TARGET/` holds the shortest input known for each of them, under
-//! the words as its name, and a test replays it: a check that is taken out of a decoder changes
-//! what becomes of the input that was kept for it.
+//! A target describes in words what became of its input. Inputs that bring new words are kept, and
+//! mutated further. `tests/corpus/TARGET/` holds the shortest known input for each outcome, in a
+//! file named after its words, and a test replays it: when a check is taken out of a decoder, the
+//! input that was kept for it has another outcome.
 
 mod batch;
 mod beacon;
@@ -33,13 +33,13 @@ const INPUT_BYTES_MAX: usize = 8 << 10;
 pub struct Target {
     /// Its name, and its folder's.
     pub name: &'static str,
-    /// Takes an input. Panics are caught around it.
+    /// Judges an input. The caller catches panics.
     judge: fn(&[u8]) -> Outcome,
     /// Good inputs to start from: the golden vectors.
     golden: fn() -> Vec<Vec<u8>>,
     /// Mends what a mutation has broken (checksums, seals), so that what lies behind is reached.
     repair: fn(Vec<u8>, &mut dyn Random) -> Vec<u8>,
-    /// What is worth putting in.
+    /// Words that a mutation may put in.
     words: &'static [&'static str],
 }
 
@@ -163,7 +163,7 @@ impl Target {
         Ok(())
     }
 
-    /// Leaves out and zeroes what can be, while the same becomes of it.
+    /// Leaves out and zeroes bytes as long as the outcome stays the same.
     #[must_use]
     pub fn shorten(&self, input: &[u8]) -> Vec<u8> {
         let word = |input: &[u8]| self.run(input).map_err(|broken| broken.what);
@@ -217,7 +217,7 @@ fn words_of(error: &str) -> String {
     plain.join(" ")
 }
 
-/// Fails with what did not hold.
+/// Fails with `what` unless the property holds.
 fn hold(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }

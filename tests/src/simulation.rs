@@ -1,5 +1,5 @@
-//! The whole way of an event, from a request to an answer, as a list of operations from a seed:
-//! the real edge, collector, coalescer and engine, with clocks, disks and a log that fail as told.
+//! The whole way of an event, from a request to an answer, as a list of operations from a seed: the
+//! real edge, collector, coalescer and engine, with clocks, disks and a log that fail on demand.
 //! After every step the invariants are checked ([`check`]); in the end everything is delivered, and
 //! what the edges accepted must be what was counted, whatever a hostile sender sent beside it.
 //!

@@ -1,4 +1,4 @@
-//! Every input of the corpus again, and a bounded number of mutations.
+//! Judges every input of the corpus again, and a bounded number of mutations.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,8 @@ fn kept(target: &Target) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A file is kept for what becomes of it, and its name says it; a remark may follow after `--`.
+/// A file of the corpus is kept for its outcome, which its name tells; a remark may follow after
+/// `--`.
 #[test]
 fn the_corpus_has_the_outcomes_that_it_is_kept_for() {
     for target in &TARGETS {
@@ -48,7 +49,7 @@ fn mutations_find_nothing_wrong() {
     for target in &TARGETS {
         println!("{}: {runs} mutations from seed {seed}", target.name);
         let inputs = kept(target).into_iter().map(|(_, input)| input).collect();
-        // Files and their fsyncs take their time.
+        // This target writes files with fsync, which takes time.
         let runs = if target.name == "segment" { runs / 10 } else { runs };
         let mut outcomes = 0;
         if let Err(broken) = target.explore(seed, runs, inputs, |_, _| outcomes += 1) {

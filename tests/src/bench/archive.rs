@@ -26,10 +26,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
     runtime.map_err(|error| error.to_string())
 }
 
-/// From the log on disk to files on disk, fsynced.
+/// From the log on disk to fsynced files on disk.
 pub(super) fn write(size: Size) -> Result<Vec<Measured>, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    runtime()?.block_on(archived(dir.path(), size.of(2_000_000, 20_000)))
+    runtime()?.block_on(archived(dir.path(), size.choose(2_000_000, 20_000)))
 }
 
 async fn archived(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
@@ -79,10 +79,10 @@ async fn archived(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
     ])
 }
 
-/// What the binary needs to compare an archive with its engine, cell by cell.
+/// How long the binary takes to compare an archive with its engine, cell by cell.
 pub(super) fn recount(size: Size) -> Result<Vec<Measured>, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    runtime()?.block_on(recounted(dir.path(), size.of(1_000_000, 10_000)))
+    runtime()?.block_on(recounted(dir.path(), size.choose(1_000_000, 10_000)))
 }
 
 async fn recounted(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
@@ -90,9 +90,9 @@ async fn recounted(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
     std::fs::write(&settings, "partitions = 1\n").map_err(|error| error.to_string())?;
     let flags = [OsStr::new("--config"), settings.as_os_str()];
     let data = dir.join("data");
-    // It makes the deployment; its log is then filled as a collector does.
+    // This start makes the deployment; its log is then filled as a collector would.
     Server::start_with(&data, &flags)?.end()?;
-    // Of the last hours: what lies behind the horizon would have no cells.
+    // Events of the last hours: those behind the horizon would have no cells.
     let start = Minute(SystemClock.now().minute().0 - 120);
     fill(&data.join("log"), events, start).await?;
     let server = Server::start_with(&data, &flags)?;
@@ -107,7 +107,7 @@ async fn recounted(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() { Ok(said) } else { Err(format!("recount: {output:?}")) }
     };
-    // Writes the archive, and finds everything in the page cache afterwards.
+    // This run writes the archive; the next one finds everything in the page cache.
     recount()?;
     let watch = Stopwatch::start();
     let said = recount()?;
@@ -128,7 +128,7 @@ async fn recounted(dir: &Path, events: usize) -> Result<Vec<Measured>, String> {
     ])
 }
 
-/// Appends the data set to partition 0 of a log; how many bytes.
+/// Appends the data set to partition 0 of a log; returns its bytes.
 async fn fill(dir: &Path, events: usize, start: Minute) -> Result<u64, String> {
     let config = LocalLogConfig::new(dir, 1);
     let (log, _) = LocalLog::open(&config, [7; 16]).map_err(|error| error.to_string())?;

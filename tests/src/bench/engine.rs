@@ -10,11 +10,11 @@ use super::{Measured, Size, peak_memory_mb};
 use crate::dataset::{Dataset, Shape};
 use crate::engine_speed::{self, Speed};
 
-/// Messages between two checkpoints: about what the service applies between two.
+/// Messages between two checkpoints: about as many as the service applies between two.
 const CHECKPOINT_MESSAGES: usize = 256;
 
 fn shape(size: Size, full_cells: bool) -> Shape {
-    Shape { events: size.of(20_000_000, 50_000) as u64, full_cells, ..Shape::FULL }
+    Shape { events: size.choose(20_000_000, 50_000) as u64, full_cells, ..Shape::FULL }
 }
 
 /// Ad × minute, as the peers of the table count; in a process of its own, for its memory.

@@ -1,6 +1,6 @@
-//! From the partition log to an answer: messages in the log, on a local disk or on a real
-//! nats-server that fsyncs, an aggregator that starts on nothing, the real store with fsync on, and a
-//! question in the end.
+//! From a partition's log to an answer: messages in the log, on a local disk or on a real
+//! nats-server that fsyncs; an aggregator that starts with nothing; the real store with fsync on;
+//! and a question in the end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ async fn log_to_answer<L: Log>(
     place: &str,
     names: [&'static str; 3],
 ) -> Result<Vec<Measured>, String> {
-    let events = size.of(3_000_000, 30_000);
+    let events = size.choose(3_000_000, 30_000);
     let shape = Shape { events: events as u64, full_cells: true, ..Shape::FULL };
     let mut dataset = Dataset::new(shape, 1);
     while let Some(message) = dataset.message(None) {

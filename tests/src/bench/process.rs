@@ -1,4 +1,4 @@
-//! The real binary: what it takes when nobody asks anything, and how soon a click can be asked for.
+//! The real binary: what it uses when idle, and how soon a click is counted.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -24,7 +24,7 @@ pub(super) fn idle(size: Size) -> Result<Vec<Measured>, String> {
     let watch = Stopwatch::start();
     let server = Server::start(dir.path())?;
     let ready = watch.elapsed();
-    std::thread::sleep(Duration::from_secs(size.of(20, 1) as u64));
+    std::thread::sleep(Duration::from_secs(size.choose(20, 1) as u64));
     let memory = memory_mb(&format!("/proc/{}/status", server.child.id()), "VmRSS:")?;
     Ok(vec![
         Measured::new("up/idle-memory", "`up`, idle: resident memory", memory, "MB"),
@@ -39,7 +39,7 @@ pub(super) fn click(size: Size) -> Result<Vec<Measured>, String> {
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    runtime.block_on(clicks(size.of(10, 1)))
+    runtime.block_on(clicks(size.choose(10, 1)))
 }
 
 async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
@@ -51,7 +51,7 @@ async fn clicks(seconds: usize) -> Result<Vec<Measured>, String> {
     clicks_at(&server, seconds, "click", names).await
 }
 
-/// What is measured of clicks.
+/// The names of the figures about clicks.
 const CLICK_NAMES: [&str; 4] =
     ["click/queryable-p50", "click/queryable-p99", "click/redirect-p50", "click/redirect-p99"];
 
@@ -159,7 +159,7 @@ pub(super) fn catalogue(probes: usize) -> String {
     text
 }
 
-/// What visitors say.
+/// The visitors' user agent.
 const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 /// The product's binary.
@@ -187,7 +187,7 @@ impl Server {
         Self::start_with(data, &[])
     }
 
-    /// With more flags.
+    /// Starts with more flags.
     pub(super) fn start_with(data: &Path, flags: &[&OsStr]) -> Result<Self, String> {
         let mut command = binary()?;
         command.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]);
@@ -195,7 +195,7 @@ impl Server {
         Self::spawn(command)
     }
 
-    /// What says where its edge and its API listen.
+    /// Starts a command that prints where its edge and its API listen.
     pub(super) fn spawn(mut command: Command) -> Result<Self, String> {
         // The clicks come as soon as the ads are there.
         command.env("COUNTERSIGN_EDGE__VERDICTS__CLICK_TOO_SOON_MS", "0");
@@ -213,7 +213,7 @@ impl Server {
         };
         let (edge, api) = (address("edge")?, address("api")?);
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
-        // An earlier server's client may have said so before.
+        // The client of an earlier server may have chosen it before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -262,7 +262,7 @@ impl Server {
         }
     }
 
-    /// Clicks, and asks until the click is counted.
+    /// Clicks, and asks until that click is counted; returns how long it took.
     async fn probe(&self, link: &str, probe: usize) -> Result<Duration, String> {
         let watch = Stopwatch::start();
         self.click(link).await?;

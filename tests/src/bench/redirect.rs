@@ -23,7 +23,7 @@ use super::{Measured, Size, percentile};
 use load::Answered;
 use server::Server;
 
-/// As many on every server.
+/// Connections, the same number to every server.
 const CONNECTIONS: usize = 1_024;
 const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
@@ -33,14 +33,14 @@ struct Run {
     rate: f64,
     p50_ms: f64,
     p99_ms: f64,
-    /// Of its core, how much the server used, %.
+    /// How much of its core the server used, in percent.
     busy: f64,
 }
 
 pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let dir = dir.path();
-    let links = links(size.of(400_000, 500))?;
+    let links = links(size.choose(400_000, 500))?;
     let mut results = Vec::new();
     let nginx = Server::nginx(dir)?;
     let peer = if nginx.is_some() { "redirect/nginx" } else { "redirect/axum" };
@@ -64,7 +64,7 @@ pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let fsync = fsync_p50_ms(dir)?;
     let edge = Server::edge(&outbox)?;
     let run_edge = run(&edge, &links)?;
-    // Kills it.
+    // Dropping the edge kills it.
     drop(edge);
     all_kept(&outbox, links.len())?;
     let what = "edge: checked, durable, then 302; one core";
@@ -121,8 +121,8 @@ fn run_with(server: &Server, links: &[String], connections: usize) -> Result<Run
     })
 }
 
-/// Does it in a thread that is bound to a core, and so are the processes that it starts. Where
-/// there is no such core, it is not bound.
+/// Runs `work` in a thread that is bound to a core; processes that it starts are bound too. Where
+/// there is no such core, nothing is bound.
 fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> T {
     let bound = || {
         bind(core);
@@ -148,7 +148,7 @@ fn bind(core: usize) {
     eprintln!("redirect: not bound to core {core}: only Linux does it");
 }
 
-/// Opens what the killed edge has left, and counts the clicks.
+/// Checks that the outbox of the killed edge has every click that was answered.
 fn all_kept(outbox: &Path, answered: usize) -> Result<(), String> {
     let opened = Segments::open(outbox, SegmentsConfig::default(), [0; 16]);
     let (segments, _) = opened.map_err(|error| error.to_string())?;
@@ -170,7 +170,7 @@ fn all_kept(outbox: &Path, answered: usize) -> Result<(), String> {
     Err(format!("{answered} clicks were answered, {clicks} ({distinct} distinct) were kept"))
 }
 
-/// What a commit waits for at the least.
+/// The median time of an fsync, the least that a commit waits for.
 fn fsync_p50_ms(dir: &Path) -> Result<f64, String> {
     use std::io::Write as _;
     let work = || {

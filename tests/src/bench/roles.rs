@@ -1,5 +1,5 @@
 //! The roles as processes around a real nats-server: a click through all of them, and how long a
-//! question or a click waits when what it needs is killed.
+//! question or a click waits when a process that it needs is killed.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) fn click(size: Size) -> Result<Vec<Measured>, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let nats = NatsServer::start(&dir.path().join("nats"));
-    let seconds = size.of(10, 1);
+    let seconds = size.choose(10, 1);
     let url = nats.url();
     init(&url, 1)?;
     let _collector = Role::start(&["collector", "--log", &url])?;
@@ -39,7 +39,7 @@ pub(super) fn failover(_: Size) -> Result<Vec<Measured>, String> {
     let mut nodes = NatsServer::start_three(dir.path());
     let url = nodes.each_ref().map(NatsServer::url).join(",");
     let watch = Stopwatch::start();
-    // Three that have just met have no leader yet.
+    // Three nodes that have just met have no leader yet.
     while let Err(why) = init(&url, 3) {
         if watch.elapsed() > PATIENCE {
             return Err(why);
@@ -83,14 +83,14 @@ pub(super) fn failover(_: Size) -> Result<Vec<Measured>, String> {
     })
 }
 
-/// From now until one more click is counted.
+/// Clicks; returns how long it takes until that click is counted.
 async fn counted(edge: &Server, clicks: &mut u64) -> Result<Duration, String> {
     let watch = Stopwatch::start();
     let link = edge.serve("load".to_owned()).await?;
     edge.click(&link).await?;
     *clicks += 1;
     loop {
-        // Away or standing by is no answer.
+        // An aggregator that is away or stands by gives no answer.
         match edge.count("load").await {
             Ok(counted) if counted == *clicks => return Ok(watch.elapsed()),
             Ok(counted) if counted > *clicks => {

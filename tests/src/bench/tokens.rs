@@ -1,4 +1,4 @@
-//! Minting, checking and verifying tokens, one thread: per second, and beside each other.
+//! Minting, checking and verifying tokens on one thread, per second.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Mint {
 
 pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let mint = Mint::new()?;
-    let count = size.of(20_000, 50);
+    let count = size.choose(20_000, 50);
     let watch = Stopwatch::start();
     let tokens: Vec<_> = (0..count)
         .map(|n| mint.token(u32::try_from(n).unwrap_or(u32::MAX)))

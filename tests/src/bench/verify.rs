@@ -1,4 +1,4 @@
-//! What a collector does with tokens: every signature, over all cores, and again from its cache.
+//! Verifying tokens as a collector does: every signature, on all cores, and again from its cache.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use super::tokens::{Mint, NOW, per_second};
 use super::{Measured, Size};
 
 const EVENTS: u32 = 500;
-/// Passes over what was seen before, of which the median counts.
+/// Passes over tokens that were seen before; the median counts.
 const AGAIN: usize = 21;
 
 pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let mint = Mint::new()?;
     let keys = Arc::new(CollectorKeys::of_store(&mint.store).map_err(|error| error.to_string())?);
-    let batches = u32::try_from(size.of(100, 1)).map_err(|error| error.to_string())?;
+    let batches = u32::try_from(size.choose(100, 1)).map_err(|error| error.to_string())?;
     let batches: Vec<_> =
         (0..batches).map(|number| batch(&mint, number)).collect::<Result<_, _>>()?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -38,7 +38,8 @@ pub(super) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     ])
 }
 
-/// Tokens/s of a verifier of so many threads (0: one a core): not seen before, and seen before.
+/// Tokens per second of a verifier with so many threads (0: one for each core): for tokens not seen
+/// before, and seen before.
 fn rates(batches: &[Bytes], threads: usize, keys: &Arc<CollectorKeys>) -> Result<[f64; 2], String> {
     let tokens = batches.len() * EVENTS as usize;
     let map = PartitionMap::new(Partitions::new(16).ok_or("16 partitions")?);
@@ -57,7 +58,7 @@ fn rates(batches: &[Bytes], threads: usize, keys: &Arc<CollectorKeys>) -> Result
         Ok(per_second(tokens, watch.elapsed()))
     };
     let once = measure()?;
-    // One pass takes some fifty milliseconds: too few for one figure.
+    // One pass takes some fifty milliseconds, too little for a reliable figure.
     let mut again: Vec<f64> = (0..AGAIN).map(|_| measure()).collect::<Result<_, _>>()?;
     again.sort_by(f64::total_cmp);
     Ok([once, again[AGAIN / 2]])

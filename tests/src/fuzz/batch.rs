@@ -1,5 +1,5 @@
-//! A batch that is read is written as the same bytes (of an earlier version: as such that say the same), and
-//! its JSON form says the same.
+//! A batch that is read is written as the same bytes (one of an earlier version: as bytes that say
+//! the same), and its JSON form says the same.
 
 use shared::Timestamp;
 use shared::limits::{BATCH_NUMBERS_MAX, TOKEN_BYTES_MAX};

@@ -1,4 +1,5 @@
-//! The JSON forms: what is read is written in one way, and says the same in binary.
+//! The JSON forms: a value that is read is always written in the same way, and its binary form says
+//! the same.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,7 +56,7 @@ pub(super) const BEACON_WORDS: &[&str] = &[
     "\u{0}",
 ];
 
-/// Reads, and what was read is written and read again as the same.
+/// Reads a value, writes it and reads it again: it must be the same.
 fn round<T: DeserializeOwned + Serialize + PartialEq>(input: &[u8]) -> Result<T, Outcome> {
     let value: T = serde_json::from_slice(input).map_err(|error| {
         let text = error.to_string();

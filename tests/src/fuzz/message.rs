@@ -1,4 +1,5 @@
-//! A message that is read in place says what a plain reader makes of it, and both refuse the same.
+//! A message that is read in place says the same as a plain reader finds in it, and both refuse the
+//! same messages.
 
 use std::collections::BTreeSet;
 
@@ -44,13 +45,13 @@ pub(super) fn judge(input: &[u8]) -> Outcome {
     ))
 }
 
-/// What the bytes say of the fixed parts, read as the table in `wire/message.rs` tells.
+/// The fixed parts of a message, read as the table in `wire/message.rs` describes them.
 struct Plain<'a> {
     hot: Vec<Hot<'a>>,
     cold: &'a [u8],
 }
 
-/// What every version says of an event.
+/// The parts of an event that every version has.
 struct Hot<'a> {
     /// Entry, block, sequence, minute, ad, publisher, price.
     words: [u16; 7],
@@ -88,7 +89,7 @@ impl<'a> Bytes<'a> {
         (0..count).map(|_| item(self)).collect()
     }
 
-    /// Of an edge or an issuer; before version 4 of anything.
+    /// The id of an edge or an issuer; before version 4, of anything.
     fn short_id(&mut self) -> Option<&'a [u8]> {
         let bytes = self.take(16)?;
         let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(16);
@@ -98,7 +99,7 @@ impl<'a> Bytes<'a> {
         (!id.is_empty() && id.iter().all(good) && canonical).then_some(bytes)
     }
 
-    /// What has the first bit set is a digest.
+    /// An id of any kind. With the first bit set it is a digest.
     fn id(&mut self, version: u64) -> Option<&'a [u8]> {
         match self.0.first()? {
             0x80.. if version > 3 => self.take(16),
@@ -106,7 +107,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Each digest has a name, and nothing else has.
+    /// Reads the names: each digest must have one, and no other id.
     fn names(&mut self, ids: &[&[u8]]) -> Option<()> {
         let mut named = BTreeSet::new();
         self.list(65_535, |r| {
@@ -205,7 +206,7 @@ impl<'a> Plain<'a> {
     }
 }
 
-/// Where the tables end that rows point into.
+/// The lengths of the tables that rows point into.
 struct Ends {
     entries: usize,
     blocks: usize,
@@ -307,14 +308,15 @@ fn same_row(view: &MessageView<'_>, row: &Row, hot: &Hot<'_>) -> Result<(), Stri
     hold(view.ids[0].is_none() && view.blocks[0].0.is_none(), || "0 is not none".to_owned())
 }
 
-/// Minutes since the issue; none where it is not known, or before 1970.
+/// Minutes since the issue; `None` when that is not known, or before 1970.
 fn age(view: &MessageView<'_>, row: &Row) -> Option<i16> {
     let minute = view.minutes[usize::from(row.minute)];
     let issued = row.issued(minute)?;
     i16::try_from(i64::from(minute.0) - i64::from(issued.0)).ok()
 }
 
-/// Built again from what it says, a message says the same, and from then on stays as it is.
+/// A message that is built again from its content says the same, and building it once more gives
+/// the same bytes.
 fn rebuilt(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Result<(), String> {
     let once = build(view, cold);
     let view_again = MessageView::read(&once).map_err(|e| format!("built again: {e}"))?;
@@ -412,7 +414,8 @@ fn judged<'a>(
         visitor: row.visitor,
         flags: cold.flags,
         rules: cold.rules,
-        // What it says is in the message of another partition; here it is only that it says so.
+        // The page view itself is in the message of another partition; here it matters only that
+        // there is one.
         page: row.numbered.then_some(PageSeq { page: PageView(0), seq: 1 }),
         // An amount of nothing has no currency once it is written.
         price: if price.micros == 0 { Money::ZERO } else { price },
@@ -420,7 +423,7 @@ fn judged<'a>(
     }
 }
 
-/// Everything but the numbers of the tables.
+/// Everything that a message says, except positions in its tables.
 fn said(view: &MessageView<'_>, cold: &[Cold<'_>]) -> Vec<String> {
     let rows = view.rows().zip(cold);
     let rows = rows.map(|(row, cold)| {

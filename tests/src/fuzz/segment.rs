@@ -1,6 +1,6 @@
-//! A segment file of any bytes is opened, cut or refused with its place; what it gives are the
-//! records of its whole groups, each with the right digest, the same after the next start, and it
-//! can be written on.
+//! A segment file of any bytes is opened, cut or refused with the place of the damage. It yields
+//! the records of its whole groups, each with the right digest; the next start yields the same; and
+//! it can be appended to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -103,7 +103,7 @@ fn same_records(view: &SegmentsView, plain: &Plain) -> Result<Option<SegmentsErr
     Ok(damaged)
 }
 
-/// The next start finds the same, cuts nothing, and what is appended then is read.
+/// The next start finds the same and cuts nothing, and what is appended then can be read.
 fn started_again(
     dir: &Path,
     before: &Recovered,
@@ -128,8 +128,8 @@ fn started_again(
     })
 }
 
-/// A file of three groups, one that ends within a group, one without any, and one that goes on
-/// after others.
+/// Good files: of three groups, one that ends within a group, one without groups, and one that goes
+/// on after others.
 pub(super) fn golden() -> Vec<Vec<u8>> {
     let three: [&[(u16, &[u8])]; 3] =
         [&[(0, b"first"), (3, b"")], &[(0, b"second")], &[(3, &[7; 300]), (0, b"third")]];

@@ -1,4 +1,5 @@
-//! A segment file read as its format says, in the plainest way: what the recovery must find.
+//! Reads a segment file in the plainest way that its format allows: the recovery must find the
+//! same.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +66,7 @@ pub(super) fn read(file: &[u8]) -> Option<Plain> {
         }
         (at, index) = (at + group.len(), index + 1);
     }
-    // Whole behind what is torn: no torn write.
+    // A whole group behind a torn one: that is no torn write.
     let behind = (at + 1..file.len()).any(|at| whole_group(file, at).is_some());
     (!behind).then_some(Plain { records, torn: file.len() - at })
 }

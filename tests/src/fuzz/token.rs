@@ -90,8 +90,8 @@ fn opened(token: &Token<'_>, input: &[u8], both: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// One bit altered, and no seal holds that held before and covers it. One that did not may: it was
-/// perhaps that bit.
+/// With one bit altered, no seal holds any more that held before and covers the bit. A seal that
+/// did not hold may hold now: perhaps that bit was what was wrong.
 fn altered(input: &[u8], world: &Deployment, held: [bool; 2]) -> Result<(), String> {
     let digest = blake3::hash(input);
     let [a, b, c, d, ..] = *digest.as_bytes();

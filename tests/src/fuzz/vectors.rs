@@ -31,7 +31,7 @@ impl Deployment {
         token.check_tag(Signer::new(key.ok_or(Reason::UnknownKey)?).tags(), NOW)
     }
 
-    /// That its issuer sealed it, by the tag or, of an earlier build, by the signature.
+    /// Whether its issuer sealed it, by the tag or, in an earlier build, by the signature.
     pub(super) fn is_sealed(&self, token: &Unverified<'_>) -> bool {
         self.check_tag(token).is_ok() || token.check_signature(&self.keyring).is_ok()
     }
@@ -48,7 +48,7 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("the golden vectors are JSON")
 }
 
-/// Texts that came as tokens, as bytes where they can be read: good ones and rejected ones.
+/// Texts that may come as tokens, as bytes where they can be read: good ones and rejected ones.
 pub(super) fn tokens() -> Vec<Vec<u8>> {
     let vectors = vectors!("rejections.json");
     let texts = list(&vectors["rejections"]).filter_map(|case| case["text"].as_str());

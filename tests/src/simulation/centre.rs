@@ -1,5 +1,6 @@
-//! Collector, log and engines: the real ones but for the disks. A checkpoint is a whole or nothing;
-//! what was not checkpointed is gone when an engine is killed, and read from the log again.
+//! Collector, log and engines: the real ones, except for the disks. A checkpoint is written whole
+//! or not at all; what was not in a checkpoint is gone when an engine is killed, and is read from
+//! the log again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub(super) enum Ack {
     Nobody,
 }
 
-/// What a store holds of a partition.
+/// The store of a partition.
 #[derive(Default)]
 struct Store {
     meta: Snapshot,
@@ -53,7 +54,7 @@ struct Store {
     cut_off: BTreeMap<EdgeId, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
     page_views: BTreeMap<PageView, PageViewState>,
-    /// What the engine must say that is made of it.
+    /// The oracle that belongs to the snapshot.
     oracle: Oracle,
 }
 
@@ -61,7 +62,7 @@ struct Store {
 pub(super) struct Partition {
     /// Its engine.
     pub(super) engine: Engine,
-    /// What the engine must say.
+    /// The oracle: the counts that the engine must have.
     pub(super) oracle: Oracle,
     store: Store,
     number: u16,
@@ -75,9 +76,9 @@ pub(super) struct Centre<'v> {
     pub(super) partitions: Vec<Partition>,
     /// Between edges and collectors.
     pub(super) queue: Queue,
-    /// What a hostile sender sent and was let in with, each once.
+    /// The batches of a hostile sender that were let in, each once.
     pub(super) lies: Vec<Vec<u8>>,
-    /// How often it was not let in.
+    /// How often the hostile sender was not let in.
     pub(super) turned_away: u64,
     collectors: Vec<Collector>,
     map: PartitionMap,
@@ -85,7 +86,7 @@ pub(super) struct Centre<'v> {
     verifier: &'v Verifier,
 }
 
-/// What a collector has coalesced, and how far its clock is off, in ms.
+/// A collector: what it has coalesced, and how far its clock is off, in ms.
 struct Collector {
     gather: Coalescer<Ack>,
     skew_ms: i64,
@@ -132,8 +133,8 @@ impl<'v> Centre<'v> {
             matches!(sender, Sender::Edge(hostile::EDGE) | Sender::Issuer(hostile::ISSUER));
         match collector::sender::check(sender, &inspected, &self.keys, now) {
             Ok(()) => {}
-            // One that was started while its clock was wrong waits until the time has come. What
-            // comes of it is seen at once here.
+            // An edge that was started while its clock was wrong waits until its time has come.
+            // Here the refusal comes at once.
             Err(Refusal::EpochAhead) if !is_hostile => {}
             Err(refusal) => {
                 assert!(is_hostile, "an honest edge is not let in: {refusal:?}");
@@ -158,7 +159,7 @@ impl<'v> Centre<'v> {
             && let Some((number, edge, bytes)) = self.queue.take(ahead)
             && !self.batch(collector, Sender::Edge(edge), &bytes, Ack::Queue(number), now)
         {
-            // It lies with the dead letters.
+            // The batch becomes a dead letter.
             self.queue.done(number);
         }
     }
@@ -172,7 +173,7 @@ impl<'v> Centre<'v> {
         collector.gather.chunk(&judged, Ack::Chunk);
     }
 
-    /// What a collector has coalesced goes to the log; returns whom to tell.
+    /// Appends what a collector has coalesced to the log; returns who gets an acknowledgement.
     pub(super) fn flush(&mut self, collector: usize, now: Timestamp, faults: Faults) -> Vec<Ack> {
         let collector = &mut self.collectors[collector];
         if collector.gather.is_empty() {
@@ -186,8 +187,8 @@ impl<'v> Centre<'v> {
         if written.is_ok() { flush.acks } else { Vec::new() }
     }
 
-    /// kill -9 of a collector: what was not flushed is gone, and nobody is told.
-    /// The one that starts hears an operator's word, if there is one.
+    /// kill -9 of a collector: what was not flushed is gone, and nobody is told. The new process
+    /// hears an operator's word on the clock, if there is one.
     pub(super) fn crash_collector(
         &mut self,
         collector: usize,
@@ -212,7 +213,7 @@ impl<'v> Centre<'v> {
         self.collectors[collector].step_ms = ms;
     }
 
-    /// Whether one ever started while its clock was wrong.
+    /// Whether a collector ever started while its clock was wrong.
     pub(super) fn started_wrong(&self) -> bool {
         self.collectors.iter().any(|collector| collector.started_wrong)
     }
@@ -258,7 +259,8 @@ impl Collector {
 
     fn clock(&mut self, now: Timestamp) -> Result<Timestamp, Step> {
         let read = self.steady.read(reading(now, self.skew_ms + self.step_ms));
-        // A wrong clock that stays is believed in the end, as at a start.
+        // A wrong clock that stays so is believed in the end, as if the process had started with
+        // it.
         self.started_wrong |= self.step_ms != 0 && read.is_ok();
         read
     }
@@ -270,7 +272,7 @@ impl Partition {
         Self { engine, oracle: Oracle::default(), store: Store::default(), number }
     }
 
-    /// Applies up to `most` messages. From a log that has lost what it had, none.
+    /// Applies up to `most` messages; none from a log that has lost messages which were applied.
     pub(super) fn apply(&mut self, log: &MemLog, most: usize) -> Result<(), String> {
         let after = self.engine.position();
         let opened = block_on(log.reader(self.number, after));
@@ -292,7 +294,7 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether the log no longer has the message that the engine's position is of.
+    /// Whether the log no longer has the message at the engine's position.
     pub(super) fn is_cut_off(&self, log: &MemLog) -> bool {
         let Some(position) = self.engine.position() else { return false };
         let index = usize::try_from(position.sequence - 1).unwrap_or(usize::MAX);

@@ -17,7 +17,7 @@ use super::oracle::Account;
 use super::world::{ISSUER, Summary, World, logged};
 
 impl World<'_> {
-    /// What must hold after every step.
+    /// Checks what must hold after every step.
     pub(super) fn check(&mut self) -> Result<(), String> {
         for (at, partition) in self.centre.partitions.iter().enumerate() {
             check_partition(partition).map_err(|what| format!("partition {at}: {what}"))?;
@@ -41,9 +41,9 @@ impl World<'_> {
         Ok(())
     }
 
-    /// While a batch of an outbox that a partition knows has not come, the minutes of its events
-    /// are provisional there, however long the edge is silent; until they are behind the horizon, and
-    /// nothing is counted in them any more.
+    /// While a batch is missing of an outbox that a partition knows, the minutes of its events are
+    /// provisional in that partition, however long the edge is silent. That ends when the minutes
+    /// are behind the horizon, where nothing is counted any more.
     fn check_waiting(&self, partition: &Partition) -> Result<(), String> {
         let finality = partition.engine.finality();
         let batches = self.edges.iter().flat_map(|edge| &edge.declared);
@@ -60,9 +60,9 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What the edges hold and the logs have is what is counted: as often, in the same minutes, in
-    /// the same partitions. Of a partition whose log has lost what it had, nothing is asked but
-    /// that it stands still.
+    /// Checks in the end that what is on the edges' disks and in the imported logs is what was
+    /// counted: as often, in the same minutes, in the same partitions. A partition whose log has
+    /// lost messages must only stand still.
     pub(super) fn check_conservation(&self) -> Result<Summary, String> {
         let mut sum = Account::default();
         let expected = self.expected();
@@ -99,8 +99,9 @@ impl World<'_> {
         })
     }
 
-    /// What every batch declared ended somewhere, once, whoever sent it. Not of those that a hostile
-    /// sender gave the number of another of its own: of these partitions may have taken either.
+    /// Checks that every event which a batch declared has one outcome, whoever sent the batch. Left
+    /// out are batches of a hostile sender that had the number of another: some partitions may have
+    /// taken the one, some the other.
     fn check_batches(&self) -> Result<(), String> {
         let honest = self.edges.iter().flat_map(|edge| &edge.disk);
         let mut contents: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -147,7 +148,7 @@ impl World<'_> {
             }
         }
         if self.is_moved() {
-            // Which the nearest minute was that may be spoken of, only who judged it knows.
+            // Which minute was the nearest that was allowed, only the collector knew.
             let [should, is] = [&expected.received, &declared].map(|by| by.values().sum::<u64>());
             same("declared, in all", should, is)?;
         } else {
@@ -166,7 +167,7 @@ impl World<'_> {
         unique += expected.valid.iter().filter(here).count() as u64;
         let tests = expected.tests.iter().filter(here).count() as u64;
         let tested = own.reason(Reason::Test);
-        // What came behind the horizon, or of an edge out of service, may have been the only copy.
+        // An event that was rejected for one of these reasons may have been the only copy.
         let lost = own.reason(Reason::TooLate)
             + own.reason(Reason::EdgeRetired)
             + own.reason(Reason::ClockAhead);
@@ -183,9 +184,9 @@ impl World<'_> {
         Ok(own)
     }
 
-    /// Whether anything of an edge may have come from further ahead than clocks may differ, or from
-    /// behind the horizon: it is declared of the nearest minute that may be spoken of. A partition
-    /// that stands still does not tell.
+    /// Whether any event of an edge may have been moved to another minute: it came from further
+    /// ahead than clocks may differ, or from behind the horizon, and was declared in the nearest
+    /// minute that is allowed. A partition that stands still does not tell.
     fn is_moved(&self) -> bool {
         const MOVED: [Reason; 3] = [Reason::ClockAhead, Reason::TooLate, Reason::EdgeRetired];
         self.centre.partitions.iter().any(|partition| {
@@ -196,7 +197,8 @@ impl World<'_> {
         })
     }
 
-    /// What the edges' disks say, looked at without any of the centre's code but the judge's rules.
+    /// What should be counted by the edges' disks, worked out without the centre's code, except the
+    /// rules of its judge.
     fn expected(&self) -> Expected {
         let mut expected = Expected::default();
         let keyring = self.keys.keyring().expect("good keys");
@@ -212,11 +214,11 @@ impl World<'_> {
                 let token = Unverified::read(event.token, self.keys.deployment)
                     .and_then(|token| token.verify(&keyring, event.at));
                 let (token, _) = token.expect("an edge takes good tokens only");
-                // A test is one whatever the edge thinks of who tries it out.
+                // A test stays a test, whatever verdict the edge has on the visitor.
                 let is_counted = event.verdict.is_none() || token.test;
                 if is_counted && token.check_time(event.kind, event.at).is_ok() {
-                    let of = if token.test { &mut expected.tests } else { &mut expected.valid };
-                    of.insert((token.id, event.kind));
+                    let set = if token.test { &mut expected.tests } else { &mut expected.valid };
+                    set.insert((token.id, event.kind));
                 }
             }
         }
@@ -233,7 +235,7 @@ struct Expected {
     tests: BTreeSet<(ImpressionId, Kind)>,
 }
 
-/// The engine says what the oracle says, in memory and store together.
+/// Checks that the engine, with memory and store together, agrees with the oracle.
 fn check_partition(partition: &Partition) -> Result<(), String> {
     let Partition { engine, oracle, .. } = partition;
     same("the log's clock", oracle.clock, engine.clock())?;
@@ -286,7 +288,7 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
     Ok(())
 }
 
-/// What the store adds to what memory has of a minute.
+/// A minute's rows in the store, if they are not in memory.
 fn stored(partition: &Partition, minute: Minute) -> Option<&MinuteRows> {
     let resident = minute >= partition.engine.resident_from();
     if resident { None } else { partition.stored(minute) }

@@ -1,5 +1,5 @@
-//! An edge: the real decisions, numbers and tallies, on a disk that is a list. What is on the list
-//! survives a crash; what waits in the queue does not.
+//! An edge: the real decisions, numbers and tallies, on a disk that is a list. The list survives a
+//! crash; the queue in memory does not.
 
 use edge::outbox::seal::{Last, Sealer, next_epoch};
 use edge::outbox::tallies::{Slot, TallyTable};
@@ -12,7 +12,7 @@ use shared::random::Seeded;
 use shared::wire::Batch;
 use shared::{EdgeId, Kind, OutboxId, Timestamp};
 
-/// What all visitors say; nothing is counted of what says that it is a program.
+/// The visitors' user agent: events of one that names a program would not be counted.
 const BROWSER: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 /// Where a group commit is cut off.
@@ -27,7 +27,7 @@ pub(super) enum Cut {
 /// A batch that declares something.
 #[derive(Debug)]
 pub(super) struct Declared {
-    /// Whose.
+    /// Its outbox.
     pub(super) outbox: OutboxId,
     /// Its number.
     pub(super) number: u64,
@@ -41,22 +41,22 @@ pub(super) struct Edge {
     pub(super) name: EdgeId,
     /// All batches that were ever durable, in order.
     pub(super) disk: Vec<Vec<u8>>,
-    /// Of those that declare anything: whose they are, and of which minutes.
+    /// Those of the batches that declare anything.
     pub(super) declared: Vec<Declared>,
-    /// Those before this were acknowledged.
+    /// The batches before this one were acknowledged.
     pub(super) acked: usize,
     /// Events whose sender was told that they are accepted.
     pub(super) accepted: u64,
-    /// What was tallied, in memory and in slots and in batches.
+    /// How many events were tallied: in memory, in slots and in batches.
     pub(super) tallied: u64,
     /// How far its clock is off, in ms.
     pub(super) skew_ms: i64,
     /// How far its wall clock was set off, in ms.
     pub(super) step_ms: i64,
-    /// It was started while its clock was wrong, or has believed that it is right.
+    /// Whether it was started while its clock was wrong, or believed a wrong clock later.
     pub(super) started_wrong: bool,
     steady: Steady,
-    /// It reaches nobody.
+    /// Whether it reaches nobody.
     pub(super) cut: bool,
     slots: Vec<Option<Slot>>,
     table: TallyTable,
@@ -94,7 +94,8 @@ impl Edge {
     pub(super) fn clock(&mut self, now: Timestamp) -> Timestamp {
         let reading = reading(now, self.skew_ms + self.step_ms);
         let read = self.steady.read(reading);
-        // A wrong clock that stays is believed in the end, as at a start.
+        // A wrong clock that stays so is believed in the end, as if the process had started with
+        // it.
         self.started_wrong |= self.step_ms != 0 && read.is_ok();
         read.unwrap_or_else(|step| step.expected)
     }
@@ -230,8 +231,8 @@ impl Edge {
         self.seal(truth, None);
     }
 
-    /// The batch at this place on the disk was acknowledged. Only what is contiguous is forgotten;
-    /// the rest is sent again.
+    /// Notes that the batch at this place on the disk was acknowledged. Batches are forgotten only
+    /// in order; those behind a gap are sent again.
     pub(super) fn acknowledged(&mut self, batch: usize) {
         if batch == self.acked {
             self.acked += 1;
@@ -250,7 +251,7 @@ impl Edge {
         }
     }
 
-    /// What is tallied and in no batch yet.
+    /// How many tallied events are in no batch yet.
     pub(super) fn untold(&self) -> u64 {
         self.table.total()
     }
@@ -261,7 +262,7 @@ impl Edge {
     }
 }
 
-/// What the clocks of a machine say whose wall clock is off.
+/// A reading of the clocks of a machine whose wall clock is off.
 pub(super) fn reading(now: Timestamp, off_ms: i64) -> Reading {
     Reading { wall: Timestamp(now.0.saturating_add_signed(off_ms)), elapsed_ms: now.0 }
 }

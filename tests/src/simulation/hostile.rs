@@ -1,5 +1,5 @@
-//! A sender with a good key, an edge of its own and bad intentions: what it sends can be read, and is
-//! as wrong as it may be.
+//! A sender with a good key, an edge of its own and bad intentions: its batches can be read, and
+//! are otherwise as wrong as they may be.
 
 use shared::event::VERDICTS;
 use shared::keys::{KeyStore, PriceKey};
@@ -15,7 +15,7 @@ use shared::{
 
 use super::world::START;
 
-/// Whose key it is.
+/// The issuer of its key.
 pub(super) const ISSUER: IssuerId = Id::literal("mallory");
 /// Its edge.
 pub(super) const EDGE: EdgeId = Id::literal("m");
@@ -26,14 +26,14 @@ const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 const YEAR_10_000: Timestamp = Timestamp(253_402_300_800_000);
 
-/// What it has to make batches of.
+/// What it makes batches with.
 pub(super) struct Hostile {
     keys: KeyStore,
     signer: Signer,
     price: PriceKey,
 }
 
-/// What it knows when it makes one.
+/// What it knows when it makes a batch.
 pub(super) struct Knows<'a> {
     /// The time.
     pub(super) now: Timestamp,
@@ -53,7 +53,7 @@ impl Hostile {
         Self { signer, price, keys: keys.clone() }
     }
 
-    /// One batch; the same for the same `what` where the same is known.
+    /// Makes a batch: the same for the same `what`, as long as `knows` is the same.
     pub(super) fn batch(&self, what: u64, knows: &Knows<'_>) -> Vec<u8> {
         let random = &mut Seeded::new(what);
         if below(random, 6) == 0 && !knows.sent.is_empty() {
@@ -62,7 +62,7 @@ impl Hostile {
         let now = knows.now;
         let (victim, next) = knows.victim;
         let edge = *pick(random, &[EDGE, EDGE, EDGE, EDGE, EDGE, SHARD, victim.edge, NOBODY]);
-        // Few, so that numbers come again, and with other contents.
+        // Only a few epochs, so that numbers come again, and with other contents.
         let epochs = [START.0, START.0, START.0 + 1, now.0, 0, now.0 + 2 * DAY_MS, u64::MAX];
         let epoch = if edge == victim.edge { victim.epoch } else { *pick(random, &epochs) };
         let number = match below(random, 12) {
@@ -103,7 +103,7 @@ impl Hostile {
                 let block = BlockId::open(far, random);
                 self.mint(random, block, far)
             }
-            // Few, so that they come again.
+            // Only a few blocks, so that they come again.
             n => {
                 let mut block = BlockId::open(now, random);
                 block.0[3..].fill(n as u8);

@@ -1,9 +1,9 @@
-//! What can happen, and how a seed becomes a list of it.
+//! What can happen, and how a seed becomes a list of operations.
 
 use shared::random::{Seeded, below};
 
-/// One step. Numbers beyond what there is are taken modulo what there is, so that every list can be
-/// run, and a shortened one too.
+/// One step. A number of an edge, token or the like is taken modulo how many there are, so that
+/// every list can be run, and a shortened one too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the variants say what their numbers are")]
 pub enum Operation {
@@ -67,8 +67,8 @@ pub enum Operation {
     CheckpointDies { partition: usize },
     /// kill -9 of a partition's engine.
     CrashEngine { partition: usize },
-    /// A partition writes a checkpoint, and then the log has lost what it was of: as many messages
-    /// as told before its position. The sequences are used anew.
+    /// A partition writes a checkpoint, and then the log loses as many messages as told before the
+    /// checkpoint's position. The sequences are used anew.
     Vanish { partition: usize, back: u64 },
     /// The partitions write checkpoints, and then the log is made anew, empty.
     Recreate,
@@ -78,7 +78,8 @@ pub enum Operation {
     Skew { edge: usize, ms: i64 },
     /// A collector's clock jumps, by less than clocks may differ.
     SkewCollector { collector: usize, ms: i64 },
-    /// An edge's wall clock is set: so far off from now on, 0 is right. The time that passes is not.
+    /// An edge's wall clock is set, and is so far off from now on (0 is right). Its monotonic clock
+    /// is not affected.
     StepEdge { edge: usize, ms: i64 },
     /// A collector's wall clock is set.
     StepCollector { collector: usize, ms: i64 },
@@ -90,7 +91,7 @@ pub enum Operation {
 
 const DAY_AND_AN_HOUR_MS: u64 = 90_000_000;
 
-/// The list of a seed.
+/// The operations of a seed.
 #[must_use]
 pub fn generate(seed: u64) -> Vec<Operation> {
     use Operation as Op;
@@ -98,9 +99,10 @@ pub fn generate(seed: u64) -> Vec<Operation> {
     let length = 60 + below(&mut random, 240);
     // Some worlds are calm, some mostly break.
     let trouble = 1 + below(&mut random, 12);
-    let mut list: Vec<_> = (0..length).map(|_| one(&mut random, trouble)).collect();
+    let mut list: Vec<_> = (0..length).map(|_| random_operation(&mut random, trouble)).collect();
     let mut n = |bound: usize| below(&mut random, bound as u64) as usize;
-    // In some an edge is away for a day, and in a few what nothing can mend happens.
+    // In some worlds an edge is away for a day, and in a few something happens that nothing can
+    // mend.
     if n(6) == 0 {
         let edge = n(2);
         let mut at = [n(list.len()), n(list.len()), n(list.len())];
@@ -109,7 +111,7 @@ pub fn generate(seed: u64) -> Vec<Operation> {
         list.insert(at[1], Op::Tick { ms: DAY_AND_AN_HOUR_MS });
         list.insert(at[0], Op::Cut { edge });
     }
-    // In some, clocks are set: for a moment or for long, by a little or by a month.
+    // In some worlds clocks are set: for a moment or for long, by a little or by a month.
     for _ in 0..[0, 0, 1, 2, 6][n(5)] {
         let ms = [61_000, 600_000, 7_200_000, 30 * 86_400_000][n(4)] * [1, -1][n(2)];
         let (machine, at) = (n(2), n(list.len()));
@@ -118,7 +120,7 @@ pub fn generate(seed: u64) -> Vec<Operation> {
         let step = |ms| match which {
             0 => vec![Op::StepEdge { edge: machine, ms }],
             1 => vec![Op::StepCollector { collector: machine, ms }],
-            // One machine that is both.
+            // An edge and a collector on one machine.
             _ => vec![
                 Op::StepEdge { edge: machine, ms },
                 Op::StepCollector { collector: machine, ms },
@@ -133,7 +135,7 @@ pub fn generate(seed: u64) -> Vec<Operation> {
         2 => list.insert(n(list.len()), Op::Recreate),
         _ => {}
     }
-    // In half of them somebody is hostile.
+    // In half of the worlds there is a hostile sender.
     for _ in 0..[0, 0, 8, 40][n(4)] {
         let (what, collector, queue) = (n(1 << 32) as u64, n(2), n(2) == 0);
         list.insert(n(list.len()), Op::Lie { what, collector, queue });
@@ -141,7 +143,7 @@ pub fn generate(seed: u64) -> Vec<Operation> {
     list
 }
 
-fn one(random: &mut Seeded, trouble: u64) -> Operation {
+fn random_operation(random: &mut Seeded, trouble: u64) -> Operation {
     use Operation as Op;
     let mut n = |bound: u64| below(random, bound);
     let edge = n(2) as usize;

@@ -1,6 +1,6 @@
-//! The counts of one partition, computed again in the plainest way there is: sets and maps, nothing
-//! packed, nothing forgotten but epochs that were closed a horizon ago. What the engine says must be
-//! the same.
+//! The counts of one partition, computed again in the plainest way: with sets and maps, nothing
+//! packed, nothing forgotten except epochs that were closed a horizon ago. The engine must have the
+//! same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub(super) struct Account {
 pub(super) struct Oracle {
     /// The log's clock.
     pub(super) clock: Timestamp,
-    /// By edge (a log that was imported has none), and by minute.
+    /// By edge (an imported log has none) and by minute.
     pub(super) accounts: BTreeMap<(EdgeId, Minute), Account>,
     /// Valid events by minute, ad and kind.
     pub(super) totals: BTreeMap<(Minute, AdId, Kind, bool), u64>,
@@ -41,21 +41,21 @@ pub(super) struct Oracle {
     pub(super) spend: i64,
     /// Contiguous rows of imported logs.
     pub(super) rows: BTreeMap<SourceId, u64>,
-    /// By batch: how many events it declared, and how many of these ended here.
+    /// By batch: how many events it declared, and how many of them have an outcome here.
     pub(super) told: BTreeMap<(OutboxId, u64), Told>,
     wild: Vec<Timestamp>,
     batches: BTreeMap<OutboxId, BTreeMap<u64, Timestamp>>,
     /// Outboxes that are closed, and since when.
     closed: BTreeMap<OutboxId, Timestamp>,
-    /// Epochs up to these are over.
+    /// Epochs up to these are over and forgotten, by edge.
     over: BTreeMap<EdgeId, u64>,
     seen: BTreeSet<(IssuerId, BlockId, u16, Kind, bool)>,
 }
 
-/// What a batch told, and what became of it in a partition.
+/// How many events a batch declared, and how many of them have an outcome in a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Told {
-    /// Events, in all.
+    /// Events in all partitions.
     pub(super) declared: u64,
     /// Events that have an outcome in this partition.
     pub(super) outcomes: u64,
@@ -69,7 +69,7 @@ struct Window {
 }
 
 impl Window {
-    /// The nearest one inside, and why it is another.
+    /// The nearest minute inside, and the reason when that is another one.
     fn within(self, minute: Minute, imported: bool) -> (Minute, Option<Reason>) {
         match minute {
             minute if minute > self.last => (self.last, Some(Reason::ClockAhead)),
@@ -103,7 +103,8 @@ impl Account {
 impl Oracle {
     /// Takes a message.
     pub(super) fn apply(&mut self, message: &MessageView<'_>) {
-        // Stamps that are too far ahead wait until the span that they cover is as long.
+        // Stamps that are too far ahead of the log's clock are set aside. They are believed when
+        // they span as much time as the largest step that is believed at once.
         self.wild.push(message.stamp);
         let least = self.wild.iter().min().copied().unwrap_or_default();
         let is_near =
@@ -131,7 +132,7 @@ impl Oracle {
             let (issuer, block) = message.blocks[usize::from(row.block)];
             let minute = message.minutes[usize::from(row.minute)];
             let (minute, outside) = window.within(minute, batch.is_none());
-            // A test is what would have been counted.
+            // A test is told apart as the valid event that it would have been.
             let as_valid = matches!(row.outcome, Ok(None | Some(Reason::Test)));
             let key = (issuer, block, row.seq, row.kind(), as_valid);
             let late =
@@ -167,7 +168,7 @@ impl Oracle {
         }
     }
 
-    /// The account of what a batch, or a log, brings of a minute.
+    /// The account of a minute, for events of a batch or of an imported log.
     fn account(&mut self, batch: Option<&BatchEntry>, minute: Minute, count: u64) -> &mut Account {
         if let Some(batch) = batch {
             self.told.entry((batch.outbox, batch.number)).or_default().outcomes += count;
@@ -183,7 +184,8 @@ impl Oracle {
             return false;
         }
         let numbers = self.batches.entry(batch.outbox).or_default();
-        // What comes again says nothing, also when another collector believed less of its watermark.
+        // A batch that comes again says nothing, even when another collector believed less of its
+        // watermark.
         if numbers.contains_key(&batch.number) {
             return false;
         }
@@ -200,7 +202,7 @@ impl Oracle {
         true
     }
 
-    /// Lets go of outboxes that were closed a horizon ago.
+    /// Forgets outboxes that were closed a horizon ago.
     fn forget(&mut self) {
         let is_past = |since: &Timestamp| since.plus_ms(HORIZON_MS) < self.clock;
         let past: Vec<_> = self.closed.iter().filter(|(_, since)| is_past(since)).collect();
@@ -213,7 +215,7 @@ impl Oracle {
         }
     }
 
-    /// Whether an outbox is forgotten, or would be if it were heard of.
+    /// Whether an outbox is forgotten, or would be if it sent something now.
     pub(super) fn is_over(&self, outbox: OutboxId) -> bool {
         self.over.get(&outbox.edge).is_some_and(|over| outbox.epoch <= *over)
     }
@@ -230,14 +232,14 @@ impl Oracle {
         self.open().filter(|mark| *mark < minute.end()).count()
     }
 
-    /// Whether anything of an outbox has come, but not this number.
+    /// Whether something of an outbox has come, but not this number.
     #[must_use]
     pub(super) fn waits_for(&self, outbox: OutboxId, number: u64) -> bool {
         self.batches.get(&outbox).is_some_and(|numbers| !numbers.contains_key(&number))
     }
 
-    /// The watermarks of the outboxes that are not closed. What is behind the horizon is too late
-    /// whoever brings it, so nobody holds it open.
+    /// The watermarks of the outboxes that are not closed, at least the horizon's: events behind
+    /// the horizon are too late whoever brings them, so no outbox keeps those minutes open.
     fn open(&self) -> impl Iterator<Item = Timestamp> {
         let marks = self.batches.values().map(reached).filter(|mark| *mark != Timestamp::MAX);
         marks.map(|mark| mark.max(self.clock.minus_ms(HORIZON_MS)))

@@ -1,5 +1,5 @@
-//! The work queue between edges and collectors: what was put in stays until somebody says that it
-//! is done with it; who takes something and says nothing is not waited for for ever.
+//! The work queue between edges and collectors: a message stays until somebody says that it is
+//! done. When whoever took it says nothing, it is given out again in the end.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use shared::EdgeId;
 /// The queue.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// With the edge that put it in.
+    /// The messages, with the edge that put each in.
     messages: BTreeMap<usize, (EdgeId, Bytes)>,
     /// To be taken, in the order in which they are given out.
     waiting: Vec<usize>,
@@ -35,7 +35,7 @@ impl Queue {
         Some((number, edge, bytes))
     }
 
-    /// One that was given out is given out again, although who has it may still be at it.
+    /// Puts a message that was given out back, although whoever has it may still be working on it.
     pub(super) fn redeliver(&mut self, nth: usize) {
         if !self.taken.is_empty() {
             let number = self.taken.remove(nth % self.taken.len());
@@ -50,7 +50,7 @@ impl Queue {
         self.waiting.retain(|waiting| *waiting != number);
     }
 
-    /// Nothing is left, given out or waiting.
+    /// Whether nothing is left, neither given out nor waiting.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Runs a list of operations and holds the system to its invariants.
+//! Runs a list of operations and checks the system's invariants.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use super::operation::Operation;
 
 pub(super) const START: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 4;
-/// Who signs.
+/// The issuer whose key signs.
 pub(super) const ISSUER: IssuerId = Id::literal("sim");
 /// Its edges.
 const EDGES: [EdgeId; 2] = [Id::literal("paris"), Id::literal("tokyo")];
@@ -52,9 +52,9 @@ pub(crate) const CATALOGUE: &str = r#"{
 /// An invariant that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// After which operation; one past the last: in the end.
+    /// The operation after which it did not hold; one past the last stands for the end.
     pub step: usize,
-    /// Which, and how.
+    /// The invariant, and how it failed.
     pub what: String,
 }
 
@@ -71,11 +71,11 @@ pub struct Summary {
     pub tests: u64,
     /// Events whose edge was ahead of the collector.
     pub clock_ahead: u64,
-    /// Partitions that were stopped by a log that had lost what it had.
+    /// Partitions that were stopped because their log had lost messages.
     pub stopped: u64,
-    /// Batches of a hostile sender that were let in, and all were accounted for.
+    /// Batches of a hostile sender that were let in; all are accounted for.
     pub lies: u64,
-    /// Batches of it that were not let in.
+    /// Batches of a hostile sender that were not let in.
     pub turned_away: u64,
 }
 
@@ -92,30 +92,30 @@ impl std::ops::AddAssign for Summary {
     }
 }
 
-/// Makes worlds; keeps what is costly to start.
+/// Makes worlds, and keeps what they share and is costly to start.
 pub struct Simulator {
     verifier: Verifier,
     map: PartitionMap,
 }
 
-/// Everything there is, and what is remembered to hold it to.
+/// All parts, and what is remembered to check them against.
 pub(super) struct World<'v> {
     now: Timestamp,
     random: Seeded,
     policy: Policy,
     tokens: Vec<String>,
     hostile: Hostile,
-    /// Where every block belongs.
+    /// The partition of every block.
     pub(super) map: &'v PartitionMap,
     /// Who may sign.
     pub(super) keys: KeyStore,
     /// All edges.
     pub(super) edges: Vec<Edge>,
-    /// What is behind them.
+    /// Everything behind the edges.
     pub(super) centre: Centre<'v>,
     /// The rows that each log has, as far as any importer has sent them.
     pub(super) sent_rows: BTreeMap<SourceId, u64>,
-    /// What a final minute had at a revision, by partition.
+    /// The counts of final minutes, by partition, minute and revision.
     pub(super) finals: BTreeMap<(usize, Minute, u64), u64>,
 }
 
@@ -276,7 +276,7 @@ impl<'v> World<'v> {
         };
     }
 
-    /// Whatever bit is altered: no redirect, no event, one more of some reason.
+    /// Sends a token with one bit altered: no redirect, no event, one more of some reason.
     fn forge(&mut self, edge: usize, token: usize, bit: usize) -> Result<(), String> {
         let Some(token) = nth(&self.tokens, token) else { return Ok(()) };
         let mut bytes = from_text(token.as_bytes()).expect("we served it");
@@ -302,8 +302,8 @@ impl<'v> World<'v> {
         self.tokens.push(token);
     }
 
-    /// A log that is made anew: what is applied is of the old one. A partition that has applied
-    /// nothing yet has nothing to miss, and then nothing happens.
+    /// Makes the log anew, while what was applied is from the old one. A partition that has applied
+    /// nothing would not notice: if there is one, nothing happens.
     fn recreate(&mut self) -> Result<(), String> {
         if self.centre.partitions.iter().all(|p| p.engine.position().is_some()) {
             for partition in &mut self.centre.partitions {
@@ -364,7 +364,7 @@ impl<'v> World<'v> {
         }
     }
 
-    /// All clocks are right again, and nothing is held back any more.
+    /// Sets all clocks right, and time so far that nothing is held back any more.
     fn set_clocks_right(&mut self) {
         let sealed = self.edges.iter().flat_map(|edge| &edge.disk);
         let sealed = sealed.map(|bytes| Batch::read(bytes).expect("an edge sealed it").watermark);
@@ -400,7 +400,7 @@ impl<'v> World<'v> {
         self.centre.chunk(collector, &chunk, self.now);
     }
 
-    /// Everything is delivered, from all disks; then what the edges hold must be what is counted.
+    /// Delivers everything from all disks; then what the edges hold must be what is counted.
     fn finish(mut self) -> Result<Summary, String> {
         let wrong = self.started_wrong();
         for edge in &mut self.edges {
@@ -432,7 +432,7 @@ impl<'v> World<'v> {
         Ok(summary)
     }
 
-    /// Whether anybody ever started while its clock was wrong: nothing told it then.
+    /// Whether any process ever started while its clock was wrong, when nothing could tell it so.
     fn started_wrong(&self) -> bool {
         self.centre.started_wrong() || self.edges.iter().any(|edge| edge.started_wrong)
     }
@@ -456,7 +456,7 @@ impl<'v> World<'v> {
                 self.flush(1, Faults::default(), true);
             }
         }
-        // What a hostile sender has not got in everywhere is in doubt until it does.
+        // A batch of a hostile sender that only some partitions have is in doubt until all do.
         let sender = Sender::Issuer(hostile::ISSUER);
         for lie in self.centre.lies.clone() {
             self.centre.batch(1, sender, &lie, Ack::Nobody, self.now);
@@ -466,7 +466,7 @@ impl<'v> World<'v> {
     }
 }
 
-/// What a row of a log says: every third is an impression with a click.
+/// The events of a row of a log: every third row is an impression with a click.
 pub(super) fn logged(row: u64) -> impl Iterator<Item = ImportEvent> {
     let kinds: &[Kind] =
         if row.is_multiple_of(3) { &[Kind::Impression, Kind::Click] } else { &[Kind::Click] };
@@ -486,7 +486,7 @@ pub(super) fn logged(row: u64) -> impl Iterator<Item = ImportEvent> {
 }
 
 fn nth(tokens: &[String], at: usize) -> Option<&str> {
-    // The latest are the most interesting: they are not expired.
+    // Counts from the latest token, since later ones have not expired.
     let at = tokens.len().checked_sub(1 + at % tokens.len().max(1))?;
     tokens.get(at).map(String::as_str)
 }

@@ -37,7 +37,7 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const PARTITIONS: u16 = 3;
 const HONEST: IssuerId = Id::literal("honest");
 const HOSTILE: IssuerId = Id::literal("hostile");
-/// The first is the honest one's, the last nobody's.
+/// The first belongs to the honest issuer, the last to nobody.
 const EDGES: [EdgeId; 5] = [
     Id::literal("honest-edge"),
     Id::literal("hostile-a"),
@@ -45,7 +45,7 @@ const EDGES: [EdgeId; 5] = [
     Id::literal("hostile-b--1"),
     Id::literal("nobody"),
 ];
-/// So few that they are met, of which the honest one needs one each.
+/// So small that the hostile issuer reaches them; the honest one needs one of each.
 const QUOTAS: Quotas = Quotas {
     bytes_per_s: 0,
     bytes_burst: 0,
@@ -54,15 +54,15 @@ const QUOTAS: Quotas = Quotas {
     outboxes_per_hour: 1,
     outboxes_burst: 3,
 };
-/// What a message of the log may have: a hostile batch alone may be more.
+/// The largest message of the log, in bytes: a hostile batch alone may be larger.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Clone, Debug)]
 struct Step {
-    /// Before it, time goes on.
+    /// How much time passes before it.
     ms: u64,
     hostile: Vec<BatchOp>,
-    /// The honest one's next batch: which of its impressions are clicked, or were.
+    /// The honest issuer's next batch: which of its impressions are clicked in it, some again.
     honest: Vec<u16>,
 }
 
@@ -74,7 +74,7 @@ struct BatchOp {
     epoch: u64,
     number: u64,
     watermark: u64,
-    /// Each so many times.
+    /// Each event, and how many times it is in the batch.
     events: Vec<(EventOp, usize)>,
     tallies: Vec<(u32, usize, u32)>,
 }
@@ -100,7 +100,7 @@ enum TokenOp {
         honest_ad: bool,
         theirs: bool,
     },
-    /// The honest one's, which is public.
+    /// A token of the honest issuer, which is public.
     Public(u16),
     /// One of these, with a byte changed.
     Changed(u16, usize),
@@ -151,7 +151,7 @@ fn batch() -> impl Strategy<Value = BatchOp> {
     let edge = prop_oneof![6 => 1..4_usize, 1 => Just(0), 1 => Just(4)];
     (0..11_usize, edge, epoch, number, time(), vec((event(), times), 0..5), tallies).prop_map(
         |(way, edge, epoch, number, watermark, events, tallies)| BatchOp {
-            // Mostly as the edge that it says it is, unless that is another's.
+            // Over NATS mostly as the edge that the batch names, unless that is another's.
             by_nats: match way {
                 0..4 => None,
                 4..8 => Some(edge.clamp(1, 3)),
@@ -205,7 +205,7 @@ impl Deployment {
         Self { keys }
     }
 
-    /// What this issuer signs; none when nobody can, whatever it wants.
+    /// A token that this issuer signs, with a change; `None` when it cannot be signed.
     fn mint(&self, issuer: IssuerId, change: impl FnOnce(&mut Token<'_>)) -> Option<Vec<u8>> {
         let signer = Signer::new(self.keys.signing(issuer, NOW).unwrap());
         let name = issuer.to_string();
@@ -314,13 +314,14 @@ fn event_of(kind: Kind, at: Timestamp, token: &[u8]) -> Event<'_> {
 
 type Submitted = Result<Receipt, SubmitError>;
 
-/// The collector, and what it has said yes to.
+/// The collector, and the batches that it has taken.
 struct Door {
     collector: Collector<MemLog>,
     clock: Arc<SetClock>,
-    /// What is declared at most, by batch: the most of those with its number.
+    /// The most events that may be declared, by batch: of several with one number, those of the
+    /// largest.
     taken: BTreeMap<(OutboxId, u64), u64>,
-    /// How often it said no, by how.
+    /// How often it refused, by the kind of refusal.
     refused: BTreeMap<&'static str, u64>,
 }
 
@@ -357,8 +358,8 @@ impl Door {
             Ok(_) => {
                 let batch = Batch::read(batch).unwrap();
                 let tallied: u64 = batch.tallies.iter().map(|tally| u64::from(tally.count)).sum();
-                let of = self.taken.entry((batch.outbox, batch.number)).or_default();
-                *of = (*of).max(batch.events.len() as u64 + tallied);
+                let declared = self.taken.entry((batch.outbox, batch.number)).or_default();
+                *declared = (*declared).max(batch.events.len() as u64 + tallied);
             }
             Err(error) => {
                 let how = match error {
@@ -377,7 +378,7 @@ impl Door {
         let now = self.clock.0.fetch_add(step.ms, Ordering::SeqCst) + step.ms;
         let mut batches: Vec<_> =
             step.hostile.iter().map(|op| (op.by_nats, HOSTILE, deployment.batch(op))).collect();
-        // In their midst.
+        // The honest batch comes in the middle of the hostile ones.
         let honest = batches.len() / 2;
         let batch = deployment.honest(number, Timestamp(now), &step.honest);
         batches.insert(honest, (None, HONEST, batch));
@@ -404,7 +405,8 @@ async fn count(log: &MemLog, partition: u16) -> Engine {
     engine
 }
 
-/// Runs the steps; returns how often the collector said no, by how, and how many hostile events count.
+/// Runs the steps; returns how often the collector refused, by the kind of refusal, and how many
+/// hostile events were counted.
 async fn run(deployment: &Deployment, steps: &[Step]) -> (BTreeMap<&'static str, u64>, u64) {
     let log = MemLog::new(PARTITIONS, [1; 16]);
     log.set_message_bytes_max(MESSAGE_BYTES_MAX);
@@ -451,7 +453,8 @@ proptest! {
     }
 }
 
-/// A property of nothing holds: the hostile batches are taken and count, and are refused in every way.
+/// The property above would hold for nothing: here the hostile batches are taken and counted, and
+/// refused in every way.
 #[test]
 fn the_hostile_sender_is_heard() {
     let mut random = proptest::test_runner::TestRunner::deterministic();

@@ -1,5 +1,6 @@
 //! No circle inside a room: where one of its top-level modules uses another, no way leads back. A
-//! module and the files of its folder are one; the root, which may name them all, is none.
+//! module and the files of its folder count as one; the root, which may name all modules, does not
+//! count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +62,7 @@ fn arrows<'a>(tree: &'a Tree, folder: &'a str) -> Arrows<'a> {
     arrows
 }
 
-/// What a root imports of its modules, and so has beside them: `crate::Id` is `crate::id::Id`.
+/// What a root imports from its modules and so passes on: `crate::Id` is `crate::id::Id`.
 fn passed_on<'a>(root: &'a File, modules: &BTreeMap<&str, &'a str>) -> Vec<(&'a str, &'a str)> {
     let words = words(root);
     let uses = words.split(|word| *word == ";").filter_map(|statement| {
@@ -73,8 +74,8 @@ fn passed_on<'a>(root: &'a File, modules: &BTreeMap<&str, &'a str>) -> Vec<(&'a 
     uses.flatten().collect()
 }
 
-/// The first names of all paths that begin at the root: behind `crate::`, or behind as many `super::`
-/// as the file is deep.
+/// The first names of all paths that begin at the root: those behind `crate::`, or behind as many
+/// `super::` as the file is deep.
 fn from_root<'a>(words: &[&'a str], depth: usize) -> Vec<&'a str> {
     let mut names = Vec::new();
     for at in 0..words.len() {
@@ -136,7 +137,7 @@ mod can_fail {
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Vec<String> {
-        circles(&Tree::of(files))
+        circles(&Tree::from_files(files))
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! House rules that an ordinary test can hold: each rule is a function over the tree that lists
+//! House rules that an ordinary test can check. Each rule is a function over the tree that lists
 //! what breaks it, and each is tried on a small tree that does break it.
 
 #![allow(clippy::unwrap_used, reason = "a rule that cannot read the tree must fail")]

@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("xtask", &[]),
 ];
 
-/// Not to be depended on directly, and what to use.
+/// Crates that no room may depend on directly, and what to use instead.
 const UNWANTED: [(&str, &str); 5] = [
     ("chrono", "jiff"),
     ("time", "jiff"),
@@ -35,7 +35,7 @@ const UNWANTED: [(&str, &str); 5] = [
     ("lazy_static", "std::sync::LazyLock"),
 ];
 
-/// Depended on all the same: the clock of SlateDB's databases has to name its type.
+/// Exceptions: the clock of SlateDB's databases has to name a type of `chrono`.
 const WANTED: [(&str, &str); 1] = [("aggregator", "chrono")];
 
 /// A room with all that its manifest depends on, dev-dependencies included.
@@ -117,7 +117,7 @@ const PLATFORM_STD: [&str; 4] = ["fs", "env", "process", "thread"];
 const PLATFORM_TYPES: [&str; 5] =
     ["TcpListener", "TcpStream", "UdpSocket", "ToSocketAddrs", "ambient"];
 
-/// The files that must be values in, values out.
+/// The files that must be pure: values in, values out.
 fn pure_files(tree: &Tree) -> Vec<&File> {
     let rims: Vec<_> = ["edge", "catalogue"].iter().flat_map(|room| rims(tree, room)).collect();
     let mut files: Vec<&File> = Vec::new();
@@ -228,7 +228,7 @@ pub(crate) fn manifests(tree: &Tree) -> Vec<String> {
     breaches
 }
 
-/// Setting the ban on clocks and randomness aside is for one file, for tests and for xtask.
+/// The ban on clocks and randomness may be set aside only in one file, in tests and in xtask.
 pub(crate) fn ambient(tree: &Tree) -> Vec<String> {
     let mut breaches = Vec::new();
     for file in tree.files.iter().filter(|file| file.has_extension(&["rs"]) && !file.is_test()) {
@@ -288,7 +288,7 @@ mod can_fail {
     fn a_platform_crate_in_the_core() {
         let lib = "pub mod handle;\n#[cfg(feature = \"native\")]\npub mod native;\n";
         let platform = "use tokio::time;\n";
-        let tree = Tree::of(&[
+        let tree = Tree::from_files(&[
             ("edge/src/lib.rs", lib),
             ("edge/src/handle.rs", "use std::net::IpAddr;\n// tokio::spawn\nuse std::{env, io};"),
             ("edge/src/handle/tests.rs", platform),
@@ -321,7 +321,8 @@ mod can_fail {
         let good = "[lints]\nworkspace = true\n[dependencies]\nserde.workspace = true\n";
         let bad =
             "[dependencies]\nserde = \"1\"\n[target.x.dev-dependencies]\nedge = { path = \"e\" }";
-        let tree = Tree::of(&[("a/Cargo.toml", good), ("b/Cargo.toml", bad), ("Cargo.toml", "")]);
+        let tree =
+            Tree::from_files(&[("a/Cargo.toml", good), ("b/Cargo.toml", bad), ("Cargo.toml", "")]);
         assert_eq!(
             manifests(&tree),
             [
@@ -335,7 +336,7 @@ mod can_fail {
     #[test]
     fn a_second_file_with_a_clock() {
         let exception = "#![allow(clippy::disallowed_methods)]";
-        let tree = Tree::of(&[
+        let tree = Tree::from_files(&[
             ("shared/src/ambient.rs", exception),
             ("eventlog/src/lib.rs", exception),
             ("eventlog/src/fake/tests.rs", exception),
@@ -346,7 +347,7 @@ mod can_fail {
 
     #[test]
     fn a_room_that_is_not_on_the_map() {
-        let tree = Tree::of(&[
+        let tree = Tree::from_files(&[
             ("README.md", "`cargo xtask up`\nedge/  the edge"),
             ("edge/Cargo.toml", ""),
             ("attic/Cargo.toml", ""),

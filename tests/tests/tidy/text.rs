@@ -2,9 +2,9 @@
 
 use crate::tree::{File, Tree};
 
-/// Past this a file is worth a note.
+/// A file with more lines than this is worth a note.
 pub(crate) const LINES_NEAR: usize = 450;
-/// Past this it must be split.
+/// A file with more lines than this must be split.
 pub(crate) const LINES_MAX: usize = 600;
 
 const SOURCE: [&str; 3] = ["rs", "ts", "js"];
@@ -97,7 +97,7 @@ fn link_targets(line: &str) -> Vec<&str> {
         .collect()
 }
 
-/// From the root; `None` when it leads out of the project.
+/// A link's target as a path from the root; `None` when it leads out of the project.
 fn resolve(folder: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in target.split('/') {
@@ -110,7 +110,8 @@ fn resolve(folder: &str, target: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Whether it reads as the path of one of our files: a folder that we have, and a known ending.
+/// Whether a name looks like the path of one of our files: it begins with a folder that we have,
+/// and has a known ending.
 fn is_file_name(tree: &Tree, name: &str) -> bool {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
     let ours = name.split_once('/').is_some_and(|(first, _)| tree.has(first));
@@ -158,14 +159,17 @@ mod can_fail {
 
     #[test]
     fn a_long_file() {
-        let tree = Tree::of(&[("a.rs", &"\n".repeat(601)), ("b.js", &"\n".repeat(600))]);
+        let tree = Tree::from_files(&[("a.rs", &"\n".repeat(601)), ("b.js", &"\n".repeat(600))]);
         assert_eq!(longer_than(&tree, LINES_MAX), ["a.rs: 601 lines"]);
     }
 
     #[test]
     fn every_leftover() {
         for word in LEFTOVERS {
-            let tree = Tree::of(&[("a/b.rs", &format!("fn a() {{}}\n    {word}")), ("c.md", word)]);
+            let tree = Tree::from_files(&[
+                ("a/b.rs", &format!("fn a() {{}}\n    {word}")),
+                ("c.md", word),
+            ]);
             assert_eq!(leftovers(&tree), [format!("a/b.rs:2: {word}")]);
         }
     }
@@ -173,7 +177,7 @@ mod can_fail {
     #[test]
     fn every_machine_path() {
         for path in MACHINE_PATHS {
-            let tree = Tree::of(&[("docs/a.md", &format!("see {path}x"))]);
+            let tree = Tree::from_files(&[("docs/a.md", &format!("see {path}x"))]);
             assert_eq!(machine_paths(&tree), [format!("docs/a.md:1: see {path}x")]);
         }
     }
@@ -182,10 +186,11 @@ mod can_fail {
     fn a_dead_link_or_name() {
         let good = "[a](docs/b.md#c) [d](#e) [f](https://g.h/i.md) `docs/b.md` `x/y.md` `docs/*.md`\n\
                     ```\n[a](gone.md)\n```\n`[a](gone.md)`";
-        let tree = Tree::of(&[("README.md", good), ("docs/b.md", "[up](../README.md) [b](b.md)")]);
+        let tree =
+            Tree::from_files(&[("README.md", good), ("docs/b.md", "[up](../README.md) [b](b.md)")]);
         assert_eq!(links(&tree), [""; 0]);
         let bad = "[a](b.md) [c](../../README.md)\n`docs/gone.rs`";
-        let tree = Tree::of(&[("README.md", ""), ("docs/a.md", bad)]);
+        let tree = Tree::from_files(&[("README.md", ""), ("docs/a.md", bad)]);
         let found = links(&tree);
         let lines = ["docs/a.md:1: docs/b.md", "docs/a.md:1: outside the project"];
         assert_eq!(found, [&lines[..], &["docs/a.md:2: docs/gone.rs"]].concat());
@@ -195,14 +200,16 @@ mod can_fail {
     fn a_decision_that_is_not_listed() {
         let list = "# Decisions\n- [A `b`](decisions/edge.md#a-b)\n";
         let page = "# Decisions: edge\n\n## A `b`\nx\n\n## C\ny\n";
-        let tree = Tree::of(&[("docs/decisions.md", list), ("docs/decisions/edge.md", page)]);
+        let tree =
+            Tree::from_files(&[("docs/decisions.md", list), ("docs/decisions/edge.md", page)]);
         assert_eq!(decisions(&tree), ["docs/decisions/edge.md: C"]);
-        assert_eq!(decisions(&Tree::of(&[])), ["docs/decisions.md"]);
+        assert_eq!(decisions(&Tree::from_files(&[])), ["docs/decisions.md"]);
     }
 
     #[test]
     fn data_from_nowhere() {
-        let tree = Tree::of(&[("tests/data/a.csv", ""), ("tests/data/README.md", "`b.csv`")]);
+        let tree =
+            Tree::from_files(&[("tests/data/a.csv", ""), ("tests/data/README.md", "`b.csv`")]);
         assert_eq!(attribution(&tree).len(), 5);
     }
 }

@@ -15,7 +15,7 @@ impl File {
         self.path.rsplit_once('.').is_some_and(|(_, extension)| extensions.contains(&extension))
     }
 
-    /// A file of tests alone: never compiled into the product.
+    /// Whether the file has only tests, and is never compiled into the product.
     pub(crate) fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         name == "tests.rs"
@@ -47,7 +47,7 @@ impl File {
     }
 }
 
-/// All of them.
+/// All files of the project.
 pub(crate) struct Tree {
     pub(crate) files: Vec<File>,
 }
@@ -68,7 +68,7 @@ impl Tree {
     }
 
     /// A small tree to try a rule on.
-    pub(crate) fn of(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn from_files(files: &[(&str, &str)]) -> Self {
         let file = |&(path, text): &(&str, &str)| File { path: path.into(), text: text.into() };
         Self { files: files.iter().map(file).collect() }
     }
@@ -122,7 +122,7 @@ fn walk(root: &Path, below: &str, skipped: &[String], files: &mut Vec<File>) {
 fn code_is_neither_comment_nor_test() {
     let text = "//! doc\nuse a;\n#[cfg(test)]\nmod elsewhere;\n#[cfg(test)]\nfn only_here() {}\nlet b; // why\n#[cfg(test)]\n\
                 #[allow(x)]\nmod tests {\nuse c;\n}\n";
-    let tree = Tree::of(&[("a/src/lib.rs", text)]);
+    let tree = Tree::from_files(&[("a/src/lib.rs", text)]);
     let code = tree.files[0].code();
     let code: Vec<_> = code.into_iter().filter(|(_, line)| *line != "#[cfg(test)]").collect();
     let expected = [(2, "use a;"), (4, "mod elsewhere;"), (6, "fn only_here() {}"), (7, "let b;")];

@@ -1,5 +1,5 @@
-//! The load tool: one thread, many connections that are kept, one request under way on each, every
-//! token once. It ends when all tokens are used, so that what was answered can be counted exactly.
+//! The load tool: one thread, many kept connections with one request under way on each, every token
+//! once. It ends when all tokens are used, so that what was answered can be counted exactly.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What every answer begins with.
 const REDIRECT: &[u8] = b"HTTP/1.1 302 ";
 
-/// What came of it.
+/// The result of a run.
 pub(in crate::bench) struct Answered {
     pub(in crate::bench) redirects: usize,
     /// From the first request to the last answer.
@@ -25,9 +25,9 @@ pub(in crate::bench) struct Answered {
 
 struct Connection {
     stream: TcpStream,
-    /// Of the answer under way.
+    /// Bytes read of the current answer.
     read: usize,
-    /// Of a whole answer; told by the first one, and all others are as long.
+    /// Bytes of a whole answer: the length of the first one, which all others share.
     whole: Option<usize>,
     sent_at: Duration,
 }
@@ -120,7 +120,7 @@ impl Connection {
     }
 }
 
-/// Bytes of the answer that begins here, head and body.
+/// The length of the answer that begins here, head and body.
 fn length(start: &[u8]) -> Result<usize, String> {
     let end = start.windows(4).position(|four| four == b"\r\n\r\n").ok_or("a head in pieces")?;
     let head = String::from_utf8_lossy(&start[..end]).to_ascii_lowercase();
@@ -133,7 +133,7 @@ fn length(start: &[u8]) -> Result<usize, String> {
     Ok(end + 4 + body)
 }
 
-/// As a browser asks.
+/// The rest of a browser's request head.
 const HEAD_END: &[u8] = b" HTTP/1.1\r\nHost: edge.example\r\nConnection: keep-alive\r\n\
     User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) \
     Chrome/126.0.0.0 Safari/537.36\r\n\

@@ -1,5 +1,5 @@
-//! The servers under test that are ours: each in a process of its own (`served edge DIR`,
-//! `served axum`), so that it can be ended with -9.
+//! Our own servers under test, each in a process of its own (`served edge DIR`, `served axum`), so
+//! that it can be ended with -9.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -22,8 +22,8 @@ use tokio::runtime::Runtime;
 
 use super::super::tokens::{Mint, URL};
 
-/// Takes every batch at once: the edge reads back and hands over all that it writes, and no
-/// collector takes its core.
+/// A sink that takes every batch at once: the edge reads back and hands over all that it writes,
+/// but no collector uses its core.
 struct Taken;
 
 impl BatchSink for Taken {
@@ -47,7 +47,7 @@ pub fn edge(outbox: &Path) -> Result<(), String> {
             link_days: LINK_DAYS,
             beacons: Durability::Durable,
             clicks: Durability::Durable,
-            // What the tool sends was issued a moment ago.
+            // The load tool sends tokens that were issued a moment ago.
             verdicts: Rules { click_too_soon_ms: 0, ..Rules::default() },
             rule_set: RuleSet::UNKNOWN,
             privacy: PrivacyPolicy::default(),
@@ -95,7 +95,7 @@ pub fn axum() -> Result<(), String> {
     })
 }
 
-/// As the edge's connections are.
+/// Sets TCP_NODELAY, as the edge does on its connections.
 fn nodelay(stream: &mut TcpStream) {
     let _ = stream.set_nodelay(true);
 }

@@ -101,7 +101,7 @@ impl Server {
         self.child.id()
     }
 
-    /// What it has used of its core, in user and system mode, as Linux tells it: in hundredths of a
+    /// How long it has used its core, in user and system mode; Linux counts it in hundredths of a
     /// second.
     pub(super) fn cpu_seconds(&self) -> Result<f64, String> {
         let path = format!("/proc/{}/stat", self.pid());
@@ -127,7 +127,7 @@ fn start(mut command: Command) -> std::io::Result<Child> {
     on_core(SERVER_CORE, || command.stdin(Stdio::null()).spawn())
 }
 
-/// The program beside this one that serves.
+/// The program `served`, which is beside this one.
 fn served(what: &str) -> Result<Command, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(own.with_file_name("served"));

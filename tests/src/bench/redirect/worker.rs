@@ -1,6 +1,6 @@
-//! Durable redirects of the Wasm edge on workerd, beside a Worker of one line of JavaScript that only
-//! answers 302, on the same workerd and with the same load. Nobody takes the edge's batches meanwhile:
-//! its shard keeps them, and then sends them to a gateway that answers at once.
+//! Durable redirects of the Wasm edge on workerd, compared with a one-line JavaScript Worker that
+//! only answers 302, on the same workerd and with the same load. Nobody takes the edge's batches
+//! meanwhile: its shard keeps them, and afterwards sends them to a gateway that answers at once.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,14 +18,14 @@ use super::super::{Measured, Size};
 use super::server::Server;
 use super::{Run, links, run_with};
 
-/// Fewer than on the servers that a core of their own is enough for.
+/// Fewer than on the other servers, for which one core is enough.
 const CONNECTIONS: usize = 256;
 const EDGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../edge/workerd.capnp");
 
 pub(in crate::bench) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let dir = dir.path();
-    let links = links(size.of(60_000, 300))?;
+    let links = links(size.choose(60_000, 300))?;
     let bare = run_with(&Server::workerd(&bare(dir)?, &[], None)?, &links, CONNECTIONS)?;
     let outbox = dir.join("outbox");
     std::fs::create_dir(&outbox).map_err(|error| error.to_string())?;
@@ -79,7 +79,7 @@ pub(in crate::bench) fn measure(size: Size) -> Result<Vec<Measured>, String> {
     ])
 }
 
-/// Where nobody listens.
+/// An address at which nobody listens.
 const NOBODY: &str = "http://127.0.0.1:1";
 /// A shard that has sent nothing for so long has sent everything …
 const SILENCE: Duration = Duration::from_secs(2);
@@ -141,7 +141,7 @@ impl Taken {
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).ok().filter(|()| !line.is_empty())?;
-            // The other question is that for keys and ads, of which there are none here.
+            // Anything else is a question for keys and ads, of which there are none here.
             let status = match Batch::read(&body) {
                 Ok(batch) => {
                     if !batch.events.is_empty() {
@@ -160,7 +160,7 @@ impl Taken {
     }
 }
 
-/// What the edge is told.
+/// The Worker's bindings.
 fn bindings(clicks: &str, gateway: &str) -> Result<Vec<(&'static str, String)>, String> {
     let keys = Mint::new()?.store.for_edge(Id::literal("bench"));
     let keys = serde_json::to_string(&keys.map_err(|error| error.to_string())?);
