@@ -125,7 +125,7 @@ fn keys_are_for_the_owner_only() {
     }
 }
 
-/// Only root may give a file away, so whoever else runs this sees no more than that it is written.
+/// Only root may give a file away: run by anybody else, this only sees that the file is written.
 #[cfg(unix)]
 #[test]
 fn a_file_that_is_replaced_stays_its_owner_s() {

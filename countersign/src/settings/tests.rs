@@ -31,7 +31,7 @@ fn none() -> UpArgs {
     }
 }
 
-/// The example with every setting taken in: each line `#name = value` without its mark.
+/// The example with every setting switched on: each line `#name = value` without its mark.
 fn uncommented() -> String {
     let setting = |line: &&str| line.strip_prefix('#').is_some_and(|l| !l.starts_with([' ', '#']));
     let lines = EXAMPLE.lines();
@@ -157,7 +157,7 @@ fn a_setting_of_another_role_is_refused_wherever_it_is_set() {
     assert!(message.contains("the environment") && message.contains("outbox"), "{message}");
 }
 
-/// The edge's settings, as a file has them: its group, its name, and a value that cannot be used.
+/// Settings of the edge as a file has them: group, name, and a value that cannot be used.
 const WRONG: [(&str, &str, &str); 15] = [
     ("", "public_url", "'ftp://ads.example'"),
     ("", "link_days", "732"),
@@ -176,7 +176,7 @@ const WRONG: [(&str, &str, &str); 15] = [
     (".privacy", "vendor", "65536"),
 ];
 
-/// What a Worker makes of its bindings.
+/// The settings that a Worker reads from its bindings.
 fn bound(bindings: &[(String, String)]) -> edge::worker::settings::Settings {
     let base = [("EDGE_NAME", "w"), ("GATEWAY_URL", "https://c.example")];
     edge::worker::settings::read(&|name| {
@@ -223,7 +223,7 @@ fn a_worker_takes_the_same_values_for_the_same_and_has_the_same_defaults() {
     assert_eq!(bindings.len(), WRONG.len());
 }
 
-/// What one of them has and the other has not, each says of itself.
+/// The native edge and the Worker each refuse a setting that only the other one has, and say so.
 #[test]
 fn a_setting_of_the_other_shell_is_refused_and_says_so() {
     let known = toml::Table::try_from(Edge::default()).unwrap();
@@ -231,7 +231,7 @@ fn a_setting_of_the_other_shell_is_refused_and_says_so() {
     let single = known.iter().filter(|(_, value)| !value.is_table()).map(|(name, _)| name);
     let own = toml::Table::try_from(Outbox::default()).unwrap();
     for name in groups.chain(single).chain(own.keys()).map(|name| name.to_uppercase()) {
-        // Of both, under one name: the file and its text.
+        // Both kinds of edge have it under this name: one names a file, the other has its text.
         let is_shared = WRONG.iter().any(|(_, shared, _)| shared.to_uppercase() == name);
         match edge::worker::settings::refused(&name) {
             None => assert!(is_shared || name == "CATALOGUE", "{name}"),

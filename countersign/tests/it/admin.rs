@@ -42,7 +42,7 @@ async fn every_route_of_the_api_asks_for_the_key() {
         let reply = server.http.post(format!("{}{path}", server.api)).send().await.unwrap();
         assert_eq!(reply.status(), 401, "{path}");
     }
-    // Another method has a body too, on every kind of route.
+    // A refusal of another method has a body too, on every kind of route.
     for path in ["/v1/accounting", "/v1/batches", "/metrics", "/healthz", jwks::PATH] {
         let reply = server.http.delete(format!("{}{path}", server.api)).bearer_auth(KEY).send();
         let reply = reply.await.unwrap();
@@ -61,7 +61,7 @@ async fn every_route_of_the_api_asks_for_the_key() {
     }
 }
 
-/// `docs/openapi.json` is written from these.
+/// These are the routes from which `docs/openapi.json` is written.
 #[tokio::test]
 async fn every_route_that_is_described_is_there_and_asks_for_its_key() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,8 +92,8 @@ async fn every_route_that_is_described_is_there_and_asks_for_its_key() {
     }
 }
 
-/// Nothing asks for https in the other tests; without a word about whose cryptography it is, the
-/// first such client would end the process.
+/// No other test uses https. Without a choice of cryptography the first https client would end the
+/// process.
 #[test]
 fn an_api_whose_address_says_https_is_asked_by_tls() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -58,7 +58,7 @@ impl Visitors {
         self.answered.load(Ordering::SeqCst)
     }
 
-    /// Ends them, and tells how many clicks were answered.
+    /// Ends them; returns how many clicks were answered.
     async fn end(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         self.tasks.join_all().await;
@@ -66,7 +66,7 @@ impl Visitors {
     }
 }
 
-/// Clicks of the demo's ads, when everything that was accepted is counted: after an end in order,
+/// The clicks of the demo's ads when everything that was accepted is counted: after an orderly end
 /// nothing is left in the outbox.
 async fn clicks(server: &mut Server, flags: &[&str]) -> u64 {
     assert_eq!(server.terminate().code(), Some(0));
@@ -131,7 +131,8 @@ async fn a_copy_taken_in_the_middle_is_a_moment_and_goes_on_exactly() {
         let mut server = Server::start_with(&data, None, &flags);
         let there = clicks(&mut server, &flags).await;
         assert!(expected.contains(&there), "{there} of {expected:?}");
-        // It goes on: new clicks count on top, and what was imported in part is completed.
+        // The restored directory works on: new clicks are added, and a half-finished import is
+        // completed.
         for _ in 0..20 {
             visit(&server.http, &server.edge).await;
         }
@@ -162,14 +163,14 @@ fn what_is_no_whole_copy_is_refused() {
     assert!(code == Some(2) && said.contains("no empty directory"), "{code:?} {said}");
     let target = |name: &str| dir.path().join(name);
 
-    // Used as a data directory it would be no copy any more.
+    // A backup refuses to be a data directory: used as one it would be no backup any more.
     let mut up = binary();
     up.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
     let (code, _, said) = run(up.arg(&copy));
     assert!(code == Some(2) && said.contains("countersign restore --from"), "{code:?} {said}");
     assert!(!copy.join("lock").exists(), "nothing was begun");
 
-    // One byte of the log is another.
+    // One byte of the log is changed.
     let mut paths = std::fs::read_dir(copy.join("log")).unwrap().map(|entry| entry.unwrap().path());
     let segment = paths.find(|path| path.is_file()).unwrap();
     let good = std::fs::read(&segment).unwrap();

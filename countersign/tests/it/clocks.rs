@@ -1,5 +1,5 @@
-//! `up` on a machine whose clock is set: the real binary under a wall clock that is shifted while it
-//! runs (libfaketime; the time that passes is left alone).
+//! `up` on a machine whose clock is set: the real binary under a wall clock that is shifted while
+//! it runs (by libfaketime, which leaves the monotonic clock alone).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Shifted {
         Self::start_at(dir, 0, &["--demo"])
     }
 
-    /// In `dir/data`, with a clock that is so many seconds off.
+    /// Starts in `dir/data`, with a clock that is so many seconds off.
     pub(crate) fn start_at(dir: &Path, seconds: i64, flags: &[&str]) -> Self {
         let offset = dir.join("offset");
         set(&offset, seconds);
@@ -36,7 +36,7 @@ impl Shifted {
         let mut command = binary();
         command.args(["up", "--edge-listen", "127.0.0.1:0"]).args(flags);
         command.args(["--api-listen", "127.0.0.1:0", "--data"]).arg(&data);
-        command.env("RUST_LOG", "warn").envs(by(&offset));
+        command.env("RUST_LOG", "warn").envs(shifted_environment(&offset));
         Self { server: Server::run(&data, command), offset }
     }
 
@@ -53,7 +53,7 @@ impl Shifted {
         assert_eq!(click.status(), 302);
     }
 
-    /// Whether edge and API say that they are ready, and what they say.
+    /// Whether the edge and the API are ready, and what they say.
     async fn ready(&self) -> [(bool, String); 2] {
         let Server { http, edge, api, .. } = &self.server;
         let ask = async |url: &str| {
@@ -77,7 +77,7 @@ impl Shifted {
 }
 
 /// The environment of a process whose clock is off by what a file says.
-fn by(offset: &Path) -> Vec<(String, String)> {
+fn shifted_environment(offset: &Path) -> Vec<(String, String)> {
     let library = LIBRARIES.iter().find(|path| Path::new(path).exists());
     let library = library.expect("libfaketime is installed (Debian: apt-get install faketime)");
     let offset = offset.display().to_string();
@@ -125,12 +125,12 @@ async fn nothing_is_lost_while_the_clock_is_off(seconds: i64, lasts: Duration) {
     visits += 1;
     let to = SystemClock.now().minute().0 + 1;
     let account = format!("/v1/accounting?from={}&to={}", from * 60, to * 60);
-    // A batch that nothing is in may still be missing for a moment, and is a gap so long.
+    // An empty batch may still be on its way, and is a gap until it comes.
     let all = |answer: &Value| answer["counted"] == 3 * visits && answer["adds_up"] == true;
     let answer = shifted.server.until(&account, all).await;
     assert_eq!((&answer["received"], &answer["in_flight"]), (&json!(3 * visits), &json!(0)));
     assert_eq!(answer["reasons"], json!({}), "{answer}");
-    // Nothing lies in another minute.
+    // No event is counted in any other minute.
     let wide = format!("/v1/accounting?from={}&to={}", (from - 1_440) * 60, (to + 50_000) * 60);
     assert_eq!(shifted.server.ask(&wide).await["received"], 3 * visits);
     assert_eq!(shifted.server.terminate().code(), Some(0));
@@ -151,7 +151,7 @@ async fn thirty_days_ahead_for_fifteen_seconds_lose_nothing() {
     nothing_is_lost_while_the_clock_is_off(30 * 86_400, Duration::from_secs(15)).await;
 }
 
-/// One start with a clock that is ahead, after and before those with the right one.
+/// One start with a clock that is ahead, between starts with the right one.
 async fn what_follows_a_wrong_start_is_counted(seconds: i64) {
     let dir = tempfile::tempdir().unwrap();
     let from = SystemClock.now().minute().0;
@@ -175,7 +175,7 @@ async fn what_follows_a_wrong_start_is_counted(seconds: i64) {
         } else {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        // What is saved at the end was refused by a store that knew a later time.
+        // The save at the end used to be refused by a store that knew a later time.
         assert_eq!(shifted.server.terminate().code(), Some(0), "{seconds} s, visit {visits}");
     }
     assert!(visits >= 2);
@@ -191,14 +191,15 @@ async fn a_start_thirty_days_ahead_stops_nothing_that_follows() {
     what_follows_a_wrong_start_is_counted(30 * 86_400).await;
 }
 
-/// A step that is small enough to be believed: the edge's time stands still until it is reached again, and
-/// nobody knows how long ago an ad was. (It was: every click of half a minute `click_too_soon`.)
+/// A step back that is small enough to be believed: the edge's time stands still until it is
+/// reached again, so nobody knows how long ago an ad was served. (Once every click of half a minute
+/// was `click_too_soon`.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_click_is_too_soon_while_the_time_stands_still() {
     let dir = tempfile::tempdir().unwrap();
     let shifted = Shifted::start(dir.path());
     let Server { http, .. } = &shifted.server;
-    // Something lies in the outbox, which the time does not go behind.
+    // With something in the outbox, the edge's time does not go back behind it.
     shifted.visit().await;
     set(&shifted.offset, -30);
     for _ in 0..5 {
@@ -209,7 +210,7 @@ async fn no_click_is_too_soon_while_the_time_stands_still() {
     }
     let now = SystemClock.now().minute().0;
     let live = format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60);
-    // Two of the first visit's three may be judged otherwise: its click came at once.
+    // The first visit's click came at once, so it may be judged otherwise.
     let all = |answer: &Value| answer["received"] == 3 + 10;
     let answer = shifted.server.until(&live, all).await;
     let too_soon = answer["reasons"]["click_too_soon"].as_u64().unwrap_or(0);
@@ -217,17 +218,17 @@ async fn no_click_is_too_soon_while_the_time_stands_still() {
     assert_eq!(answer["counted"], 13 - too_soon, "{answer}");
 }
 
-/// No reason to give out ads whose ids nobody can read.
+/// With such a clock no ads are served: their ids could not be read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_of_1970_is_no_clock() {
     let dir = tempfile::tempdir().unwrap();
     let now = i64::try_from(SystemClock.now().0 / 1_000).unwrap();
-    // No key is made at such a time: it would sign from then on.
+    // No key is made at such a time, since it would be valid from then on.
     let offset = dir.path().join("offset");
     set(&offset, 86_400 - now);
     let mut first = binary();
     first.args(["up", "--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--data"]);
-    first.envs(by(&offset));
+    first.envs(shifted_environment(&offset));
     let (code, _, said) = run(first.arg(dir.path().join("new")));
     assert!(code == Some(70) && said.contains("clock says 1970-01-0"), "{code:?} {said}");
     assert!(!dir.path().join("new/keys.json").exists());
@@ -244,7 +245,7 @@ async fn a_clock_of_1970_is_no_clock() {
     assert_eq!(shifted.server.terminate().code(), Some(0));
 }
 
-/// Over NATS: what no collector would take waits at the edge, and what comes afterwards goes through.
+/// Over NATS: batches that no collector would take wait at the edge, and later ones go through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_that_starts_days_ahead_over_nats_keeps_its_batches() {
     let dir = tempfile::tempdir().unwrap();
@@ -252,7 +253,7 @@ async fn an_edge_that_starts_days_ahead_over_nats_keeps_its_batches() {
     let (collector, aggregator) = (world.collector(), world.aggregator());
     let offset = dir.path().join("offset");
     set(&offset, 2 * 86_400);
-    let mut edge = world.edge_in(by(&offset), "a", &world.nats.url());
+    let mut edge = world.edge_in(shifted_environment(&offset), "a", &world.nats.url());
     world.click(&edge).await;
     let ready = format!("{}/readyz", edge.url("edge"));
     let watch = shared::ambient::Stopwatch::start();
@@ -278,7 +279,7 @@ async fn an_edge_that_starts_days_ahead_over_nats_keeps_its_batches() {
     let letters = ["deadletter", "list", "--json", "--key", KEY, "--api", collector.url("api")];
     let (code, said, err) = run(binary().args(letters));
     assert_eq!((code, said.contains("sequence")), (Some(0), false), "{said}{err}");
-    // The four of before are with the edge.
+    // The four events from before are still at the edge.
     let (_, metrics) = world.get(&format!("{}/metrics", edge.url("api"))).await;
     let held = metrics.lines().find(|line| line.contains("outbox_held ")).unwrap();
     assert!(!held.ends_with(" 0"), "{held}");

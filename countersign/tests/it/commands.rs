@@ -1,4 +1,5 @@
-//! The commands that `up` prints, and those of the README and of `docs/maintenance.md`, as they stand there.
+//! Runs the commands that `up` prints, and those of the README and of `docs/maintenance.md`, as
+//! they are written there.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -20,7 +21,7 @@ impl Drop for Ended {
     }
 }
 
-/// What a shell says of a line, in this folder; the line must go well.
+/// Runs a line in a shell, in this folder; returns what it prints. It must succeed.
 fn shell(folder: &Path, line: &str) -> String {
     let mut shell = Command::new("sh");
     for (name, _) in std::env::vars_os() {
@@ -37,7 +38,7 @@ fn shell(folder: &Path, line: &str) -> String {
 #[tokio::test]
 async fn what_up_prints_next_works_as_it_is_printed() {
     let dir = tempfile::tempdir().unwrap();
-    // What a shell would read otherwise than it stands there.
+    // A path that a shell would misread without quotes.
     let data = dir.path().join("it's data");
     let mut up = binary();
     up.args(["up", "--demo", "--data"]).arg(&data).env("RUST_LOG", "warn");
@@ -77,7 +78,7 @@ async fn what_up_prints_next_works_as_it_is_printed() {
     std::fs::write(dir.path().join("LOG.csv"), "ad_id,timestamp\nx,1700000051\n").unwrap();
     let said = shell(dir.path(), &with_key(" import "));
     assert!(said.contains("all rows are accounted for"), "{said}");
-    // The rate is of a build that is optimised.
+    // The printed rate is for an optimised build.
     let simulate =
         with_key(" simulate ").replace("--rate 50 --seconds 10", "--rate 20 --seconds 2");
     let said = shell(dir.path(), &simulate);
@@ -86,7 +87,7 @@ async fn what_up_prints_next_works_as_it_is_printed() {
     assert_eq!(commands.len(), 6, "one that was not run: {commands:#?}");
 }
 
-/// The commands of a page with this word, with what a reader puts in.
+/// The block of commands on a page that has this word, with a reader's own values put in.
 fn commands(page: &str, word: &str, put: &[(&str, &str)]) -> String {
     let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let found: Vec<_> = blocks.filter(|block| block.contains(word)).collect();

@@ -37,7 +37,7 @@ impl Mounted {
         }
     }
 
-    /// Takes all the room that is left, as far as `left` bytes.
+    /// Takes all the room that is left.
     fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.filler()).unwrap();
         for length in [1 << 20, 4 << 10, 1] {
@@ -61,7 +61,7 @@ impl Drop for Mounted {
     }
 }
 
-/// What visitors were told.
+/// What visitors were answered.
 #[derive(Default, Debug)]
 struct Told {
     /// Beacons that were accepted.

@@ -1,4 +1,4 @@
-//! Connections and bodies that take places and do nothing, against the real process.
+//! Connections and bodies that hold places and do nothing, against the real process.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// So many descriptors for this process, and for nobody that it starts later.
+/// Raises the limit of descriptors for this process, but for none that it started before.
 fn raise() {
     let now = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now }).unwrap();
@@ -40,7 +40,7 @@ async fn clicks_are_answered(server: &Server) {
     }
 }
 
-/// One that is made for the question.
+/// Asks over a new connection; returns the answer.
 async fn answers(server: &Server, path: &str) -> String {
     let mut stream = TcpStream::connect(address(&server.api)).await.unwrap();
     let head = format!(
@@ -57,7 +57,7 @@ async fn answers(server: &Server, path: &str) -> String {
 #[tokio::test]
 async fn thousands_of_silent_connections_stop_neither_clicks_nor_the_api() {
     let dir = tempfile::tempdir().unwrap();
-    // It inherits the limit that many systems begin with, and may raise it.
+    // The server inherits the usual soft limit, and may raise it itself.
     let mut server = Server::start(&dir.path().join("data"));
     raise();
     let of_api = hold(address(&server.api), SILENT).await;
@@ -110,7 +110,7 @@ async fn idle_bodies_of_strangers_make_no_batch_wait() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
-/// The ids of keys are public: a head that names one, and a body that never ends, hold no place against
+/// Key ids are public: a head that names one, with a body that never ends, keeps no place from
 /// others.
 #[tokio::test]
 async fn heads_that_claim_to_be_signed_hold_no_place_without_their_body() {
@@ -132,7 +132,7 @@ async fn heads_that_claim_to_be_signed_hold_no_place_without_their_body() {
         stream.write_all(head.as_bytes()).await.unwrap();
         claims.push(stream);
     }
-    // They wait for the turns of those who have proved nothing; whoever comes has a place.
+    // Such requests wait among those who have proved nothing, so others still find a place.
     for _ in 0..10 {
         answers(&server, "/healthz").await;
     }
@@ -140,8 +140,8 @@ async fn heads_that_claim_to_be_signed_hold_no_place_without_their_body() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
-/// A client that says all and closes its half (as `nc -N` does) reads its answer all the same, whichever
-/// way the request is read.
+/// A client that sends everything and closes its half of the connection (as `nc -N` does) still
+/// reads its answer, on either way in which requests are read.
 #[tokio::test]
 async fn who_has_said_all_and_closed_its_half_is_answered() {
     let dir = tempfile::tempdir().unwrap();

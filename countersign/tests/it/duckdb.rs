@@ -1,5 +1,5 @@
-//! `docs/recount.sql` in DuckDB, beside the engine of a server that was killed; and the queries of
-//! `docs/archive.md` and `docs/api.md`.
+//! Runs `docs/recount.sql` in DuckDB and compares it with the engine of a server that was killed;
+//! and runs the queries of `docs/archive.md` and `docs/api.md`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use shared::Clock as _;
 use crate::process::{KEY, Server, binary, run};
 use crate::recount::{REAL_LOG, agrees, files, flags, without_an_event};
 
-/// What the SQL answers last, a row a line.
+/// Prints the rows of the last answer, one a line.
 const PROGRAM: &str = "
 import duckdb, sys
 connection = duckdb.connect()
@@ -65,7 +65,7 @@ fn counted(dir: &Path) -> Server {
     server
 }
 
-/// What the SQL answers of a server whose archive is complete.
+/// The SQL's differences for a server whose archive is complete.
 pub(crate) async fn differences(
     server: &Server,
     folder: &Path,
@@ -97,7 +97,7 @@ async fn ask_all(server: &Server, folder: &Path, from: u32, to: u32) {
 fn duckdb_counts_what_the_engine_counts() {
     let dir = tempfile::tempdir().unwrap();
     let server = counted(dir.path());
-    // Has everything archived.
+    // This also waits until everything is archived.
     agrees(&server.api, &server.data);
     std::os::unix::fs::symlink(server.data.join("archive"), dir.path().join("archive")).unwrap();
     let until = shared::ambient::SystemClock.now().minute().0 + 60;
@@ -114,11 +114,11 @@ fn duckdb_counts_what_the_engine_counts() {
         let compared: u64 = duckdb(dir.path(), &compared, &range)[0].parse().unwrap();
         assert!(compared > least, "{compared} facts");
     }
-    // An answer that says one more of something.
+    // Some count in the API's answer is changed to a higher one.
     let range = [(until - 120).to_string(), until.to_string()];
     let answers = (0..3).map(|partition| dir.path().join(format!("cells/{partition}.json")));
     let answers = answers.map(|path| (std::fs::read_to_string(&path).unwrap(), path));
-    // A block's events are in one partition: not every one has some.
+    // A block's events are all in one partition, so another may have none.
     let counts = |(said, _): &(String, PathBuf)| said.contains("\"count\":");
     let (said, cells) = answers.into_iter().find(counts).expect("something was counted");
     let wrong = said.replacen("\"count\":", "\"count\":1", 1);
@@ -132,7 +132,7 @@ fn duckdb_counts_what_the_engine_counts() {
     std::fs::remove_file(&cells).unwrap();
     let (code, _, err) = try_duckdb(dir.path(), &sql, &range);
     assert!(code != Some(0) && err.contains(".json is missing"), "{err}");
-    // An archive that lacks something: its cell, and what the account of the minute counts.
+    // An archive that lacks an event: its cell differs, and so does the account of its minute.
     ask(&server, dir.path(), 26_000_000, 26_300_000);
     without_an_event(&files(&server)[0]);
     let differences = duckdb(dir.path(), &sql, &["26000000".to_owned(), "26300000".to_owned()]);
@@ -153,7 +153,7 @@ fn the_queries_of_the_pages_run() {
         let page = std::fs::read_to_string(docs(page)).unwrap();
         let queries: Vec<&str> = page.split("```sql\n").skip(1).collect();
         assert!(queries.len() >= least, "{} queries", queries.len());
-        // What one makes the next may use.
+        // A query may use what the one before made.
         let mut script = String::new();
         for query in queries {
             script += query.split("```").next().unwrap();

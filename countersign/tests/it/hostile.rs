@@ -1,6 +1,7 @@
-//! A hostile sender: an issuer with a good key and an edge of its own, which tries every trick there
-//! is, against the process that does everything and against the roles around NATS. Meanwhile visitors
-//! come to an honest edge, and what they do is counted, exactly; nothing stops, nothing grows.
+//! A hostile sender: an issuer with a good key and an edge of its own, which tries every trick
+//! there is, against the process that does everything and against the roles around NATS. Meanwhile
+//! visitors come to an honest edge, and what they do is counted exactly. Nothing stops, and no
+//! memory grows.
 
 mod target;
 mod tricks;
@@ -18,18 +19,18 @@ use shared::{Clock as _, Fingerprint, OutboxId};
 use self::target::{EDGE, ISSUER, Target, VICTIM};
 use self::tricks::{Door, PRESS, Said, Scene, TOO_MANY, TOO_MANY_GAPS, TRICKS, Trick};
 
-/// A process that is told whatever a stranger likes has this much memory at most, in MiB.
+/// The most memory, in MiB, of a process to which strangers may send anything.
 const RESIDENT_MIB_MAX: u64 = 300;
 const RESTART_MAX: Duration = Duration::from_secs(10);
 
-/// A deployment with an honest edge, a hostile one, and the account as it must be.
+/// A deployment with an honest edge and a hostile one, and the account that it must have.
 struct Play {
     target: Target,
     keys: EdgeKeys,
     /// Events by outcome, from the beginning.
     account: BTreeMap<String, u64>,
     visits: u64,
-    /// Each trick has an epoch of its own.
+    /// The current trick's epoch; each has its own.
     epoch: u64,
 }
 
@@ -38,7 +39,7 @@ impl Play {
         target.operate(&["keys", "new", "--issuer", ISSUER.as_str()]);
         target.operate(&["edges", "register", EDGE.as_str(), "--issuer", ISSUER.as_str()]);
         let keys = target.keys().await;
-        // Everybody hears of it within a second.
+        // Every process learns of the new edge within a second.
         let outbox = OutboxId { edge: EDGE, epoch: SystemClock.now().0 };
         let watermark = SystemClock.now();
         let hello = Batch { outbox, number: 0, watermark, events: vec![], tallies: vec![] };
@@ -87,7 +88,7 @@ impl Play {
         }
     }
 
-    /// Says it all, and what was answered: one of each, for what is alike.
+    /// Sends everything; returns the answers, without repeats.
     async fn say(&self, all: Vec<Said>) -> Vec<Door> {
         let (mut batches, mut doors) = (Vec::new(), Vec::new());
         for said in all {
@@ -112,7 +113,7 @@ impl Play {
         doors
     }
 
-    /// Whoever is given an ad in this play: the token knows no visitor.
+    /// No visitor has consented in this play: no token knows a visitor.
     fn nobody_has_consented(&self, ad: &Value) {
         let token = from_text(ad["token"].as_str().unwrap().as_bytes()).unwrap();
         let keyring = self.keys.keyring().unwrap();
@@ -121,7 +122,7 @@ impl Play {
         assert_eq!(token.visitor, Fingerprint::NONE, "consent was smuggled in");
     }
 
-    /// The honest edge's outbox, and how far it is.
+    /// The honest edge's outbox, and the number of its next batch.
     async fn victim(&self) -> (OutboxId, u64) {
         let is_open =
             |edge: &Value| edge["edge"] == VICTIM.as_str() && edge["outboxes"][0].is_object();
@@ -132,8 +133,8 @@ impl Play {
         (OutboxId { edge: VICTIM, epoch }, outbox["batches"].as_u64().unwrap())
     }
 
-    /// Everything that was ever received has its outcome, and it is the right one; all partitions are
-    /// at the end of their logs; no process has grown.
+    /// Checks that everything that was ever received has its outcome, and the right one; that all
+    /// partitions are at the end of their logs; and that no process has grown.
     async fn check(&self, after: &str) {
         let exact = |answer: &Value| outcomes(answer) == self.account && answer["in_flight"] == 0;
         let answer = self.target.until(&account_path(), exact).await;
@@ -147,7 +148,7 @@ impl Play {
         assert!(resident <= RESIDENT_MIB_MAX, "{resident} MiB after {after}");
     }
 
-    /// More gaps than are kept: each event has one of two outcomes.
+    /// Plays the trick with more gaps than are kept: each of its events has one of two outcomes.
     async fn play_too_many(&mut self) {
         self.play(&TOO_MANY).await;
         let of = |answer: &Value, name: &str| answer["reasons"][name].as_u64().unwrap_or(0);
@@ -163,7 +164,7 @@ impl Play {
         self.target.recount();
     }
 
-    /// kill -9 of whatever takes and counts: it is back soon, and goes on.
+    /// kill -9 of the processes that take and count: they are back soon, and go on.
     async fn restart(&mut self) {
         let took = self.target.kill_and_restart().await;
         assert!(took < RESTART_MAX, "a restart took {took:?}");
@@ -185,18 +186,18 @@ impl Play {
             clicks += self.target.until(&path, Value::is_object).await["count"].as_u64().unwrap();
         }
         assert_eq!(clicks, self.visits);
-        // One token claimed one page, of one publisher.
+        // One token claimed a page view, of one publisher.
         let pages = self.target.until(&account_path(), Value::is_object).await["pages"].clone();
         assert_eq!(pages.as_array().unwrap().len(), 1, "{pages}");
         assert_eq!((&pages[0]["publisher"], &pages[0]["sent"]), (&json!(PRESS), &json!(4_096)));
-        // Nothing lies in the years that were named.
+        // Nothing is counted in the years that the tricks named.
         for (from, to) in [(0, 600), (253_402_300_200_u64, 253_402_300_740_u64)] {
             let path = format!("/v1/accounting?from={from}&to={to}");
             assert_eq!(self.target.until(&path, Value::is_object).await["received"], 0);
         }
     }
 
-    /// An operator who has had enough of it is not kept waiting by what it has left.
+    /// An operator takes the hostile edge out of service: nothing waits for what it has left.
     async fn retire(&self) {
         self.target.operate(&["edges", "retire", EDGE.as_str()]);
         self.target.until(&account_path(), |answer| answer["behind"] == 1).await;
@@ -215,13 +216,14 @@ fn door(status: Option<u16>, name: &str) -> Door {
     }
 }
 
-/// The account of everything that the horizon holds.
+/// The account of everything since the horizon.
 fn account_path() -> String {
     let now = SystemClock.now().minute().0;
     format!("/v1/accounting?from={}&to={}", (now - 8 * 1_440) * 60, (now + 10) * 60)
 }
 
-/// Whether all that does not add up is missing batches, or numbers with two contents, of its edge.
+/// Whether only the hostile edge keeps the account from adding up: by missing batches, or by
+/// numbers with two contents.
 fn doubts_the_hostile_alone(answer: &Value) -> bool {
     let all = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
     let its_own = |of: &Value| {
@@ -231,7 +233,7 @@ fn doubts_the_hostile_alone(answer: &Value) -> bool {
         && all("gaps").iter().chain(&all("conflicts")).all(its_own)
 }
 
-/// What became of what was received.
+/// The outcomes of everything that was received.
 fn outcomes(answer: &Value) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     let mut add = |name: &str, count: &Value| {
@@ -250,7 +252,7 @@ async fn no_trick_stops_burns_or_forges_anything_in_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut play = Play::new(Target::local(dir.path())).await;
     play.play_all().await;
-    // Last, for it cuts the edge off.
+    // This is last because it cuts the edge off.
     play.play_too_many().await;
     play.target.recount_in_sql(dir.path()).await;
     play.retire().await;

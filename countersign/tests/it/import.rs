@@ -13,7 +13,7 @@ pub(crate) fn logs() -> Vec<PathBuf> {
     ["obd_bts_all.csv", "obd_bts_men.csv", "obd_bts_women.csv"].map(|name| data.join(name)).to_vec()
 }
 
-/// Counted here, by other code: for each kind and minute, how often each ad.
+/// A count by other code: for each kind and minute, how often each ad.
 fn oracle(paths: &[PathBuf]) -> BTreeMap<(&'static str, u32), Counts> {
     let mut all: BTreeMap<(&str, u32), Counts> = BTreeMap::new();
     for path in paths {
@@ -47,7 +47,7 @@ async fn popular(server: &Server, kind: &str, end: u32, window: u32) -> Counts {
     ads.zip(list("counts").into_iter().map(|count| count.as_u64().unwrap())).collect()
 }
 
-/// Every ad in every `step`th minute that has something, and in all hours, those without anything
+/// Compares every ad, in every `step`th minute that has something, and in all hours, empty ones
 /// included.
 pub(crate) async fn equals_the_oracle(server: &Arc<Server>, paths: &[PathBuf], step: usize) {
     let oracle = oracle(paths);
@@ -268,7 +268,7 @@ fn what_is_written_in_another_way_is_told_with_what_to_do() {
         let (code, _, said) = run(server.import().arg(&path));
         assert!(code == Some(2) && said.contains(word), "{name}: {code:?} {said}");
     }
-    // A frame that a reader of zstd skips (RFC 8878, section 3.1.2), as some writers put first.
+    // A skippable frame of zstd (RFC 8878, section 3.1.2), which some writers put first.
     let path = dir.path().join("skipped.csv.zst");
     let frame = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
     let log = zstd::encode_all(&b"ad_id,timestamp\na,1700000051\n"[..], 0).unwrap();

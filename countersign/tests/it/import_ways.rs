@@ -1,4 +1,4 @@
-//! Logs as they come in real life: grown, mended, rotated, of web servers, read wrongly at first.
+//! Logs as they are in real life: grown, mended, rotated, of web servers, read wrongly at first.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn import(server: &Server, path: &Path, flags: &[&str]) -> (Option<i32>, String,
     run(server.import().arg(path).args(flags))
 }
 
-/// Of one kind, in the minute in which these logs are.
+/// The count of one kind in the minute of these logs.
 async fn counted_as(server: &Server, ad: &str, kind: &str) -> u64 {
     let path = format!("/v1/ads/{ad}/aggregated_count?from=1700000040&to=1700000100&event={kind}");
     server.ask(&path).await["count"].as_u64().unwrap()
@@ -49,12 +49,12 @@ async fn a_log_without_a_name_counts_each_row_once_when_it_has_grown_or_ends_its
         assert_eq!((code, counted(&server, "a").await), (Some(0), clicks), "{text:?} {said}{err}");
         assert!(!err.contains("under way"), "the run before has ended: {err}");
     }
-    // A pipe is read once, and is the same log.
+    // The same log through a pipe, which can be read only once.
     let mut command = server.import();
     let input = fs::File::open(&path).unwrap();
     let (code, said, err) = run(command.arg("-").current_dir(dir.path()).stdin(input));
     assert!(code == Some(0) && said.contains("4, of them 4 taken before"), "{said}{err}");
-    // Another that begins alike is told, and has a way.
+    // Another log that begins alike is refused, with what to do about it.
     fs::write(&path, format!("{rows}b,1700000053\n")).unwrap();
     let (code, _, told) = import(&server, &path, &[]);
     assert!(code == Some(3) && told.contains("begins as this one does"), "{code:?} {told}");
@@ -112,7 +112,7 @@ async fn rejected_rows_are_mended_in_their_file_and_count_once() {
         assert!(said.contains(&again), "{said}");
         assert_eq!(counted(&server, "a").await, 4);
     }
-    // The log itself is as it was, and so is the file: nothing of it is written over.
+    // Importing the unchanged log again leaves the mended file as it is.
     let mended = fs::read_to_string(&rejects).unwrap();
     assert_eq!(import(&server, &path, &[]).0, Some(1));
     assert_eq!(fs::read_to_string(&rejects).unwrap(), mended);
@@ -132,7 +132,7 @@ async fn of_a_log_that_is_read_wrongly_nothing_is_taken() {
     let format = ["--time-format", "%d/%m/%Y %H:%M:%S"];
     let (code, said, err) = import(&server, &path, &format);
     assert_eq!((code, counted(&server, "a").await), (Some(0), 2), "{said}{err}");
-    // Nothing of a log with one bad row, when that is asked for.
+    // With --strict nothing is sent of a log with one bad row.
     let path = dir.path().join("b.csv");
     fs::write(&path, "ad_id,timestamp,country\nb,1700000051,DE\nb,1700000052,Mars\n").unwrap();
     let (code, said, _) = import(&server, &path, &["--strict"]);
@@ -153,7 +153,7 @@ async fn of_a_log_that_is_read_wrongly_nothing_is_taken() {
     }
 }
 
-/// Whatever they have in common: the second finds what the first has left.
+/// Whatever the two logs have in common: the second import finds what the first has left.
 #[tokio::test]
 async fn of_two_logs_at_once_under_one_name_none_is_mixed_into_the_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,7 +207,7 @@ async fn web_servers_logs() {
     assert_eq!(counted(&server, "b").await, 1);
 }
 
-/// Written to, moved away, begun anew, and the importer killed in between.
+/// The log is written to, moved away and begun anew, and the importer is killed in between.
 #[tokio::test]
 async fn a_log_is_followed_through_rotation_and_kill_9() {
     use std::io::Write as _;
@@ -243,7 +243,7 @@ async fn a_log_is_followed_through_rotation_and_kill_9() {
     until(3).await;
     fs::rename(&path, dir.path().join("live.csv.1")).unwrap();
     append("ad_id,timestamp\na,1700000055\n");
-    // The server writes on to the one that was moved until it is told.
+    // The server goes on writing to the moved file until it is told.
     let mut moved = fs::File::options().append(true).open(dir.path().join("live.csv.1")).unwrap();
     moved.write_all(b"a,1700000054\n").unwrap();
     until(5).await;
@@ -285,7 +285,7 @@ async fn who_follows_a_log_goes_on_when_somebody_else_imports_it() {
         }
     };
     until(1).await;
-    // The follower is silent for long enough to be followed.
+    // The follower is silent for so long that another import may take over.
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     append("a,1700000052\n");
     let (code, said, err) = import(&server, &path, &[]);
@@ -317,21 +317,21 @@ async fn nothing_is_left_of_a_log_of_which_nothing_was_taken_and_no_file_is_spoi
         assert!(code == Some(1) && said.contains("nothing was sent"), "{code:?} {said}");
         assert!(!rejects.exists(), "its rows would count twice by it");
     }
-    // What is a file of somebody's own stays as it is.
+    // A file of somebody's own is not written to.
     let own = dir.path().join("own.csv");
     fs::write(&own, "my notes").unwrap();
     fs::write(&path, "ad_id,timestamp\na,1700000051\na,oops\n").unwrap();
     let (code, _, told) = import(&server, &path, &["--rejects", own.to_str().unwrap()]);
     assert!(code == Some(2) && told.contains("something else in it"), "{code:?} {told}");
     assert_eq!(fs::read_to_string(&own).unwrap(), "my notes");
-    // One log that is none holds up no other.
+    // A file that is no log does not stop the others.
     let (bad, good) = (dir.path().join("b.csv"), dir.path().join("c.csv"));
     fs::write(&bad, "id,when\n1,2\n").unwrap();
     fs::write(&good, "ad_id,timestamp\nc,1700000051\n").unwrap();
     let (code, said, told) = run(server.import().arg(&bad).arg(&good));
     assert!(code == Some(2) && told.contains("b.csv"), "{code:?} {said}{told}");
     assert_eq!(counted(&server, "c").await, 1);
-    // A first row that waits is told.
+    // A first row that waits is reported.
     fs::write(&path, "ad_id,timestamp\nw,1700000051").unwrap();
     let (code, said, _) = import(&server, &path, &["--source", "w"]);
     assert!(code == Some(0) && said.contains("waiting     line 2"), "{code:?} {said}");

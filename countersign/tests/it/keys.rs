@@ -69,7 +69,7 @@ async fn everybody_may_read_the_public_keys_that_are_in_force() {
     let server = Server::start(&dir.path().join("data"));
     let sides =
         [&server.edge, &server.api].map(|side| format!("{side}{}", shared::keys::jwks::PATH));
-    // Key ids and entity tag, asked for without any key.
+    // Reads key ids and the entity tag, without the operator's key.
     let read = async |url: &str| {
         let reply = server.http.get(url).send().await.unwrap();
         assert_eq!(reply.status(), 200);
@@ -132,7 +132,7 @@ fn what_makes_no_sense_is_refused() {
         let (code, _, said) = keys(&data, args);
         assert!(code == Some(2) && said.contains(word), "{args:?}: {code:?} {said}");
     }
-    // What a revoked key signed verifies no more, and no command may say that it does.
+    // What a revoked key signed no longer verifies, and no command may say that it does.
     let (_, said, _) = keys(&data, &["new", "--issuer", "brief"]);
     let brief = said.split(' ').nth(2).unwrap();
     assert_eq!(keys(&data, &["revoke", brief]).0, Some(0));
@@ -143,7 +143,7 @@ fn what_makes_no_sense_is_refused() {
     let edges = |args: &[&str]| run(binary().arg("edges").args(args).arg("--data").arg(&data));
     let (code, _, said) = edges(&["retire", "nosuch"]);
     assert!(code == Some(2) && said.contains("no edge nosuch is registered"), "{code:?} {said}");
-    // For ever, and said wherever the name is.
+    // Taking an edge out of service is for ever, and is said wherever its name is.
     let retired = [
         (&["register", "gone", "--issuer", "edge"][..], "belongs to the issuer edge\n"),
         (&["retire", "gone--FRA"], "gone--FRA is out of service"),
@@ -161,7 +161,7 @@ fn what_makes_no_sense_is_refused() {
     assert!(said.contains("other") && said.contains("for news"), "{said}");
 }
 
-/// What serves and is not counted is not ready, and says why.
+/// An edge that serves and is not counted is not ready, and says why.
 #[tokio::test]
 async fn an_edge_that_is_taken_out_of_service_under_its_process_is_unready_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ async fn an_edge_that_is_taken_out_of_service_under_its_process_is_unready_and_s
     let mut said = String::new();
     while !said.contains("edge_retired: this edge's name is out of service") {
         assert!(watch.elapsed() < PATIENCE, "{said}");
-        // Nothing is known of it before something is sent.
+        // The edge learns of it only from the answer to a batch.
         server.serve().await;
         let reply = server.http.get(format!("{}/readyz", server.edge)).send().await.unwrap();
         said = reply.text().await.unwrap();

@@ -6,12 +6,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of the bytes.
+/// What becomes of the link's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     /// They get through.
     Whole,
-    /// They wait, in both directions, as on a cable that is out: nobody is told.
+    /// They wait, in both directions, as on a broken cable: nobody is told.
     Cut,
     /// Connections are closed, and new ones at once.
     Torn,
@@ -24,7 +24,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// To a server, `nats://127.0.0.1:PORT`.
+    /// Makes a link to a server, `nats://127.0.0.1:PORT`.
     pub(crate) async fn to(server: &str) -> Self {
         let server: SocketAddr = server.trim_start_matches("nats://").parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -22,7 +22,8 @@ fn client(address: &str) -> reqwest::Client {
     browser().user_agent(AGENT).local_address(address).build().unwrap()
 }
 
-/// Good and bad requests of visitors, from where `forwarded` says. Returns a token.
+/// Sends good and bad requests of visitors, from the address that `forwarded` names. Returns a
+/// token.
 async fn visit(server: &Server, http: &reqwest::Client, forwarded: &str) -> String {
     let get = |url: &str| {
         let request = http.get(url).header("x-forwarded-for", forwarded);
@@ -52,7 +53,7 @@ async fn visit(server: &Server, http: &reqwest::Client, forwarded: &str) -> Stri
     token
 }
 
-/// Good and bad requests to the operator's side.
+/// Sends good and bad requests to the operator's side.
 async fn operate(server: &Server, http: &reqwest::Client, token: &str) {
     let bodies = [
         (
@@ -104,7 +105,7 @@ async fn nothing_that_is_nobodys_business_is_logged() {
     std::fs::write(&rows, format!("{row}a,{USER},{LOGGED_IP},x\n")).unwrap();
     let (code, said, err) = run(server.import().arg(&rows));
     assert_eq!(code, Some(1), "{said}{err}");
-    // Changes that it follows, a wrong one too.
+    // Changes of the keys that the process follows, a wrong one too.
     let (code, ..) =
         run(binary().args(["keys", "rotate", "--issuer", "edge", "--data"]).arg(&data));
     assert_eq!(code, Some(0));
@@ -144,7 +145,7 @@ async fn nothing_that_is_nobodys_business_is_logged() {
     }
 }
 
-/// Everything that is 32 bytes in hexadecimal, but public keys.
+/// Everything that is 32 bytes in hexadecimal, except public keys.
 fn secrets_of(value: &Value) -> Vec<String> {
     match value {
         Value::Object(map) => {

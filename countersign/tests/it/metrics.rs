@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::process::{KEY, Server, run};
 
-/// What is known of a metric.
+/// A metric's kind, unit and labels.
 #[derive(Debug, PartialEq, Eq, Clone, Default)]
 struct Metric {
     kind: String,
@@ -41,7 +41,8 @@ fn documented() -> BTreeMap<String, Metric> {
     all
 }
 
-/// What an OpenMetrics text has, by the name of the samples; `_total` belongs to a counter's.
+/// The metrics in an OpenMetrics text, by the name of their samples; a counter's `_total` is part
+/// of the name.
 fn registered(text: &str) -> BTreeMap<String, Metric> {
     let mut all: BTreeMap<String, Metric> = BTreeMap::new();
     let mut units = BTreeMap::new();
@@ -80,7 +81,7 @@ fn registered(text: &str) -> BTreeMap<String, Metric> {
 async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
-    // Something of everything that has labels.
+    // Requests that make a sample of every metric with labels.
     let ad = server.serve().await;
     for url in [ad["click_url"].as_str().unwrap(), &format!("{}/v1/c/bad", server.edge)] {
         server.http.get(url).send().await.unwrap();
@@ -96,7 +97,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
         let request = server.http.get(format!("{}/metrics", server.api)).bearer_auth(KEY);
         registered(&request.send().await.unwrap().text().await.unwrap())
     };
-    // Gauges of partitions come with their first checkpoint, or turn of the archive.
+    // Gauges of partitions appear with their first checkpoint, or the archive's first turn.
     let mut registered = found().await;
     for _ in 0..600 {
         if registered.values().filter(|metric| metric.labels.contains("partition")).count() >= 4 {

@@ -8,7 +8,7 @@ use shared::text::escaped;
 use crate::process::{Server, run};
 use crate::recount;
 
-/// As customers call their ads; in the order of their texts.
+/// Names as customers give them to ads, sorted by their bytes.
 const ADS: [&str; 9] = [
     "/1234/home/top",
     "550E8400-E29B-41D4-A716-446655440000",
@@ -65,7 +65,8 @@ async fn what_an_edge_serves_comes_back_as_it_is_called() {
     let flags = ["--config", settings.to_str().unwrap()];
     let mut server = Server::start_with(&dir.path().join("data"), None, &flags);
     for (at, ad) in ADS.iter().enumerate() {
-        // Each has one click more than the one before, but for the last three, who share a place.
+        // Each ad has one click more than the one before, except the last three, which share a
+        // rank.
         for _ in 0..=at.min(6) {
             let placement = escaped(&format!("/{ad}"));
             let url = format!("{}/v1/serve?placement={placement}", server.edge);
@@ -112,7 +113,7 @@ async fn rows_of_a_log_are_counted_whatever_their_ads_are_called() {
         .iter()
         .map(|ad| format!("\"{ad}\",1700000051,\"pub.example, Ltd.\",/1/top\n"))
         .collect();
-    // As long as any, and so many that a chunk has to end before its events are full.
+    // The longest names, and so many that a chunk is full of names before it is full of events.
     let long = |n: usize| format!("{n:05}/{}", "x".repeat(122));
     let many: String = (0..3_000).map(|n| format!("{0},1700000051,{0},{0}\n", long(n))).collect();
     let bad = format!("{}x,1700000051,,\na\u{200b}b,1700000051,,\n", long(0));
@@ -125,7 +126,7 @@ async fn rows_of_a_log_are_counted_whatever_their_ads_are_called() {
         for ad in ADS.map(str::to_owned).into_iter().chain([long(0), long(2_999)]) {
             assert_eq!(count(&server, &ad, MINUTE).await, json!(1), "{ad} {again}");
         }
-        // All share one place: they are in the order of their names.
+        // All share one rank, so they are sorted by their names.
         let popular = server.ask("/v1/ads/popular_ads?count=3005&at=1700000100").await;
         let mut all: Vec<String> = ADS.map(str::to_owned).into_iter().collect();
         all.extend((0..3_000).map(long));

@@ -94,7 +94,7 @@ async fn a_data_directory_goes_with_the_log_that_it_began_with() {
         run(command.args(more).arg("--data").arg(data))
     };
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    // Killed before anything is counted: both know all the same.
+    // Both are killed before anything is counted, and still know where their log is.
     drop(Server::start(&here));
     drop(start(&there, &nats));
     let cases: [(&Path, &[&str], &str); 4] = [

@@ -1,5 +1,5 @@
-//! What every released version has written goes through the real binary, at the time at which it was
-//! written (`tests/data/`, whose README says what lies there).
+//! Lets the real binary read what every released version has written, at the time at which it was
+//! written (`tests/data/`, whose README says what is there).
 //!
 //! When what is written changes (a wire form, the rows of the store, the columns of the archive, what
 //! the SDK sends), the last build before the change writes a directory of its own: name it last in
@@ -29,7 +29,7 @@ const VERSIONS: [&str; 2] = ["1", "2"];
 
 /// Few partitions, so that a directory is small.
 const SETTINGS: &str = "partitions = 2\n[archive]\nevery_ms = 100\n";
-/// An edge elsewhere, of the issuer that the first start makes.
+/// An edge elsewhere, which belongs to the issuer that the first start makes.
 const EDGE: &str = "old";
 
 fn now() -> Timestamp {
@@ -65,10 +65,10 @@ async fn what_every_version_wrote_is_read_and_gone_on_from() {
     }
 }
 
-/// What is answered otherwise than when it was written, on purpose.
+/// Applies changes that were made on purpose to the answers that were written.
 fn changed(mut seen: Value) -> Value {
     for answer in seen["answers"].as_array_mut().unwrap() {
-        // Since 28 November 2026 a placement may be called so.
+        // Since 28 November 2026 a placement may have such a name.
         if answer[0] == "an encoded name of no place" {
             *answer = json!([answer[0], 404, "*", {
                 "detail": "there is no placement a b", "status": 404, "title": "unknown placement",
@@ -79,8 +79,8 @@ fn changed(mut seen: Value) -> Value {
     seen
 }
 
-/// Starts from the directory at the time at which it was written, asks and tells what is written
-/// beside it, and says what came of it.
+/// Starts from the directory at the time at which it was written, makes the requests that were
+/// written beside it, and returns what came of them.
 async fn replay(folder: &Path, written: &Value) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let (copy, data) = (dir.path().join("copy"), dir.path().join("data"));
@@ -93,7 +93,7 @@ async fn replay(folder: &Path, written: &Value) -> Value {
     let settings = dir.path().join("c.toml");
     std::fs::write(&settings, SETTINGS).unwrap();
     let flags = ["--demo", "--config", settings.to_str().unwrap()];
-    // A moment later, as far as a machine can start again in it.
+    // A moment later, in which a machine could have started again.
     let off = i64::try_from(at + 5).unwrap() - i64::try_from(now().seconds()).unwrap();
     let mut shifted = Shifted::start_at(dir.path(), off, &flags);
     let server = &shifted.server;
@@ -125,7 +125,7 @@ async fn replay(folder: &Path, written: &Value) -> Value {
     json!({ "before": before, "answers": answers, "after": after })
 }
 
-/// What is counted when so many were received.
+/// The counts once so many events were received.
 async fn counts(server: &Server, at: u64, received: u64) -> Value {
     let minute = at / 60;
     // The requests come within minutes, on a slow machine too.
@@ -150,7 +150,7 @@ async fn counts(server: &Server, at: u64, received: u64) -> Value {
     json!({ "account": of(&account), "imported": of(&imported), "ads": ads })
 }
 
-/// The archive says the same, that of the imported days too.
+/// Checks that the archive agrees, also for the days of the imported log.
 fn recount(server: &Server, at: u64) {
     let minute = at / 60;
     for (from, to) in [((minute - 30) * 60, (minute + 30) * 60), (1_574_208_000, 1_575_504_000)] {
@@ -162,14 +162,14 @@ fn recount(server: &Server, at: u64) {
     }
 }
 
-/// What the edge answers to a request of the SDK; of what it draws anew, that it is there.
+/// The edge's answer to a request of the SDK. Of what is random in it, only that it is there.
 async fn ask(server: &Server, request: &Value) -> Value {
     let word = |name: &str| request[name].as_str().unwrap_or_default().to_owned();
     let url = format!("{}{}", server.edge, word("url"));
     let method = word("method").parse().unwrap();
     let mut asked = server.http.request(method, url).header("origin", "https://news.example");
     if request["body"].is_string() {
-        // What a browser says of a body that is a string.
+        // The content type that a browser gives to a string.
         asked = asked.header("content-type", "text/plain;charset=UTF-8").body(word("body"));
     }
     let reply = asked.send().await.unwrap();
@@ -210,7 +210,8 @@ async fn write(folder: &Path) {
         ads.push(server.serve().await);
     }
     received += ads.len() as u64;
-    // What it ends in order is in the store; what comes then is in the log or the outbox alone.
+    // An orderly end puts everything into the store; what comes afterwards is in the log or the
+    // outbox alone.
     assert_eq!(server.terminate().code(), Some(0));
     server = Server::start_with(&server.data.clone(), None, &flags);
     received += visit(&server).await;
@@ -234,7 +235,7 @@ async fn write(folder: &Path) {
     std::fs::write(folder.join("written.json"), text).unwrap();
 }
 
-/// A visitor with every sort of event, and how many that are.
+/// A visitor with every kind of event; returns how many events.
 async fn visit(server: &Server) -> u64 {
     let ad = server.serve().await;
     let element = |kind| json!({ "token": ad["token"], "kind": kind });
@@ -250,7 +251,7 @@ async fn visit(server: &Server) -> u64 {
     }
     let damaged = server.http.get(format!("{}/v1/c/AAAA", server.edge));
     assert_eq!(damaged.send().await.unwrap().status(), 400);
-    // A test's, of which nothing is counted.
+    // A test's click, which is not counted.
     let test = format!("{}/v1/serve?placement=demo-top&test=1", server.edge);
     let test: Value = server.http.get(test).send().await.unwrap().json().await.unwrap();
     let click = server.http.get(test["click_url"].as_str().unwrap());
@@ -258,8 +259,8 @@ async fn visit(server: &Server) -> u64 {
     1 + 3 + 3 + 1 + 2
 }
 
-/// What the SDK sends (`sdk-js/loader/slots.ts`, `delivery.ts`, `sdk-js/src/queue.rs`) and what a page
-/// without it does, and how many events that are.
+/// The requests that the SDK sends (`sdk-js/loader/slots.ts`, `delivery.ts`, `sdk-js/src/queue.rs`)
+/// and those of a page without it, and how many events they have.
 fn requests(tokens: &[&str]) -> (Value, u64) {
     let [a, b, c, d] = tokens[..4] else { panic!("too few tokens") };
     let get = |about: &str, url: String| json!({ "about": about, "method": "GET", "url": url });

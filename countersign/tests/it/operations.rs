@@ -44,7 +44,7 @@ fn the_page_is_followed_word_for_word_and_nothing_is_lost() {
     let output = shell.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    // Whatever happened, nothing goes on running.
+    // Whatever happened, no process is left running.
     for file in std::fs::read_dir(work.join("pids")).into_iter().flatten().flatten() {
         let id = std::fs::read_to_string(file.path()).unwrap();
         let _ = Command::new("kill").args(["-KILL", id.trim()]).output();
@@ -70,7 +70,7 @@ fn the_shipped_settings_are_those_of_their_roles() {
             "operator" => "init",
             role => role,
         };
-        // It reads the settings, and then finds that the password is not there.
+        // The role reads the settings, and then finds that the password's file is missing.
         let output = binary().arg(role).arg("--config").arg(&path).output().unwrap();
         let err = String::from_utf8_lossy(&output.stderr);
         assert!(err.contains("password file secrets/"), "{name}: {err}");

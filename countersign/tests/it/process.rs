@@ -1,4 +1,4 @@
-//! Runs the binary.
+//! Runs the real binary for the tests.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -13,9 +13,9 @@ pub(crate) const KEY: &str = "a-key-for-tests-0123456789";
 /// Long enough for a slow machine; nothing waits so long when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A visitor's browser: it says that it is one, and goes nowhere by itself.
+/// A visitor's browser: its user agent says so, and it follows no redirect by itself.
 pub(crate) fn browser() -> reqwest::ClientBuilder {
-    // Another test of the process may have said so before.
+    // Another test in this process may have chosen it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().no_proxy().user_agent(BROWSER);
     builder.redirect(reqwest::redirect::Policy::none())
@@ -32,7 +32,7 @@ pub(crate) fn binary() -> Command {
     command
 }
 
-/// What visitors say.
+/// The visitors' user agent.
 pub(crate) const BROWSER: &str =
     "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
@@ -46,12 +46,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With the demo, on free ports.
+    /// Starts with the demo, on free ports.
     pub(crate) fn start(data: &Path) -> Self {
         Self::start_with(data, None, &["--demo"])
     }
 
-    /// On the ports of one before, or on free ones.
+    /// Starts on the ports of an earlier server, or on free ones.
     pub(crate) fn start_with(data: &Path, before: Option<&Self>, flags: &[&str]) -> Self {
         let listen = |url: Option<&String>| {
             url.map_or("127.0.0.1:0", |url| url.trim_start_matches("http://")).to_owned()
@@ -64,7 +64,7 @@ impl Server {
         Self::run(data, command)
     }
 
-    /// With the demo, on free ports, and everything that it logs in a file.
+    /// Starts with the demo, on free ports, and logs everything to a file.
     pub(crate) fn start_logging(data: &Path, config: &Path, log: &Path) -> Self {
         let mut command = binary();
         command.args(["up", "--demo", "--data"]).arg(data).arg("--config").arg(config);
@@ -73,7 +73,7 @@ impl Server {
         Self::run(data, command)
     }
 
-    /// With a command that was made elsewhere.
+    /// Starts a command that was made elsewhere.
     pub(crate) fn run(data: &Path, mut command: Command) -> Self {
         command.env("COUNTERSIGN_ADMIN_KEY", KEY);
         // Nobody here looks at an ad before clicking it.
@@ -92,14 +92,14 @@ impl Server {
             url.to_owned()
         };
         let (edge, api) = (address("edge"), address("api"));
-        // The rest is for people; somebody must read it.
+        // The rest is for people, but must be read, or the process would block.
         while lines.read_line(&mut said).unwrap() > 0 && !said.contains("Ctrl-C") {}
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
         let http = browser().build().unwrap();
         Self { child, data: data.to_owned(), edge, api, http }
     }
 
-    /// kill -9, and another on the same ports and directory.
+    /// kill -9, and a new start on the same ports and directory.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill_and_restart_with(&["--demo"]);
     }
@@ -113,7 +113,7 @@ impl Server {
         *self = next;
     }
 
-    /// SIGTERM, and how it ended.
+    /// SIGTERM; returns how the process ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
@@ -127,7 +127,7 @@ impl Server {
         }
     }
 
-    /// The process.
+    /// The process's id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -137,12 +137,12 @@ impl Server {
         resident_kib(self.id())
     }
 
-    /// A question to the API, with the key.
+    /// Asks the API, with the key; returns the JSON.
     pub(crate) async fn ask(&self, path: &str) -> Value {
         serde_json::from_str(&self.text(path).await).unwrap()
     }
 
-    /// The same, whatever the answer's form.
+    /// Asks the API, with the key; returns the text.
     pub(crate) async fn text(&self, path: &str) -> String {
         let request = self.http.get(format!("{}{path}", self.api)).bearer_auth(KEY);
         let reply = request.send().await.unwrap();
@@ -195,7 +195,7 @@ pub(crate) fn resident_kib(process: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// A moment at random before `most`; what failed says which.
+/// A random moment before `most`, which a failed test prints.
 pub(crate) fn random_moment(most: Duration) -> Duration {
     let most = u64::try_from(most.as_millis()).unwrap();
     let random = &mut shared::ambient::SystemRandom;
@@ -204,12 +204,12 @@ pub(crate) fn random_moment(most: Duration) -> Duration {
     moment
 }
 
-/// Runs to the end, which comes soon, and says what it said.
+/// Runs a command to its end, which must come soon; returns its exit code and output.
 pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let id = child.id().to_string();
     let (ended, waits) = std::sync::mpsc::channel::<()>();
-    // What goes on for ever fails, and not the machine that it runs on.
+    // A command that never ends is killed, so that its test fails instead of hanging.
     let guard = std::thread::spawn(move || {
         if waits.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             let _ = Command::new("kill").args(["-KILL", &id]).status();

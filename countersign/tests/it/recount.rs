@@ -19,8 +19,8 @@ pub(crate) const REAL_LOG: &str =
 /// The days of the log.
 const DAYS: [&str; 4] = ["--from", "2019-11-20T00:00:00Z", "--to", "1575504000"];
 
-/// Many small files, and checkpoints in between; few partitions, for each takes a while to count in a
-/// build for tests.
+/// Many small files, with checkpoints in between. Few partitions, since each takes a while to count
+/// in an unoptimised build.
 const SETTINGS: &str = "partitions = 3\n[aggregator]\ncheckpoint_ms = 300\n\
     [archive]\nevery_ms = 40\nfile_bytes = 20000";
 
@@ -43,7 +43,7 @@ pub(crate) fn recount_of(api: &str, data: &Path) -> Command {
     command
 }
 
-/// The archive in a data directory says what the API says of the last half hour.
+/// Checks that the archive in a data directory agrees with the API about the last half hour.
 pub(crate) fn agrees(api: &str, data: &Path) {
     agree(&mut recount_of(api, data));
 }
@@ -61,7 +61,7 @@ fn agree(recount: &mut Command) {
     assert!(said.contains("agree: ") && !said.contains(" 0 counts"), "{said}");
 }
 
-/// Minutes until now, and half an hour more.
+/// A range from so many minutes ago until half an hour from now.
 pub(crate) fn since(minutes: u32) -> [String; 4] {
     let now = shared::ambient::SystemClock.now().minute().0;
     let time = |minute: u32| (u64::from(minute) * 60).to_string();
@@ -113,7 +113,7 @@ fn kill_9_at_random_moments_and_both_counts_agree() {
     assert!(said.contains("agree: ") && !said.contains(" 0 counts"), "{said}");
     agrees(&server.api, &server.data);
     assert!(files(&server).len() > 30, "many files");
-    // All is archived when it has ended in order.
+    // After an orderly end everything is archived.
     assert_eq!(server.terminate().code(), Some(0));
 }
 
@@ -136,7 +136,7 @@ fn says(server: &Server, expected: i32, words: &[&str]) {
     words.iter().for_each(|word| assert!(all.contains(word), "{word}: {all}"));
 }
 
-/// The file without one of its events.
+/// Removes one event from a file.
 pub(crate) fn without_an_event(path: &Path) {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let fields = reader.metadata().file_metadata().key_value_metadata().cloned();

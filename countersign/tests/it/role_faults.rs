@@ -1,4 +1,5 @@
-//! What the roles must survive: kill -9 of each, of NATS and of its nodes, links that are cut.
+//! What the roles must survive: kill -9 of each of them, of NATS and of its nodes; links that are
+//! cut.
 
 use std::time::Duration;
 
@@ -93,13 +94,14 @@ async fn a_standby_takes_over_from_one_that_is_killed_and_one_that_sleeps() {
     world.until(&world.live(&second), |answer| answer["counted"] == 4).await;
     eprintln!("taken over after {:?}", watch.elapsed());
     first.start_again();
-    // One that does not run for a while does not know that it is too late: it must not answer.
+    // An aggregator that was suspended does not know that its lease has run out: it must not
+    // answer.
     second.signal("-STOP");
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     second.signal("-CONT");
     let (status, text) = world.get(&world.live(&second)).await;
     assert!(status != 200 || text.contains("\"counted\":4"), "{status} {text}");
-    // It is killed before it can give anything back: the other one has the counts.
+    // It is killed before it can give its lease back: the other one takes over the counts.
     second.signal("-STOP");
     tokio::time::sleep(Duration::from_millis(200)).await;
     second.kill();
@@ -132,7 +134,7 @@ async fn aggregators_without_a_common_directory_take_over_through_an_object_stor
     first.kill();
     world.click(&edge).await;
     world.until(&world.live(&second), |answer| answer["counted"] == 4).await;
-    // One that sleeps is fenced off by the other, and answers nothing when it wakes.
+    // A suspended aggregator is fenced off by the other, and answers nothing when it wakes.
     first.start_again();
     second.signal("-STOP");
     world.until(&world.live(&first), |answer| answer["counted"] == 4).await;
@@ -156,7 +158,7 @@ async fn an_edge_starts_and_serves_while_nats_is_away() {
     let mut edge = world.edge("a");
     world.click(&edge).await;
     edge.kill();
-    // What it keeps of its keys is damaged: it asks for them again, and keeps them again.
+    // The edge's copy of its keys is damaged: it asks for them again, and keeps them again.
     std::fs::write(dir.path().join("a/keys-edge.json"), "{\"issuer\": \"ed").unwrap();
     edge.start_again();
     world.click(&edge).await;
@@ -170,7 +172,8 @@ async fn an_edge_starts_and_serves_while_nats_is_away() {
     assert_eq!(answer["adds_up"], true, "{answer}");
 }
 
-/// Each click is a batch of its own, for one follows the other: the queue would write each by itself.
+/// Each click is a batch of its own, because one follows the other. The queue would write each of
+/// them by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_at_an_edge_goes_into_the_queue_together() {
     const CLICKS: u64 = 60;
@@ -219,7 +222,7 @@ async fn of_three_nats_nodes_each_may_be_killed() {
             &url,
         ]))
     };
-    // Three that have just met have no leader yet.
+    // Three nodes that have just met have no leader yet.
     let mut done = init();
     while done.0 != Some(0) {
         assert!(watch.elapsed() < PATIENCE, "{done:?}");
@@ -243,7 +246,7 @@ async fn of_three_nats_nodes_each_may_be_killed() {
     simulate.args(["simulate", "--edge", edge.url("edge"), "--api", aggregator.url("api")]);
     simulate.args(["--key", KEY, "--rate", "20", "--seconds", "20", "--seed", "6"]);
     let simulate = std::thread::spawn(move || run(&mut simulate));
-    // Each once: whoever leads a stream is among them.
+    // Each node is killed once, so the leader of each stream is among them.
     for node in &mut nodes {
         std::thread::sleep(random_moment(Duration::from_secs(2)));
         node.kill();

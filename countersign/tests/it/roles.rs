@@ -31,7 +31,7 @@ async fn a_click_goes_through_all_roles_and_each_ends_in_order() {
     ] {
         assert_eq!(world.get(&format!("{}{path}", role.url("api"))).await.0, status, "{path}");
     }
-    // Whoever asks the wrong role is told which one answers.
+    // A wrong role tells which one answers.
     for (role, path, hint) in [
         (&collector, "/v1/accounting?from=0&to=60", "this is a collector; an aggregator answers"),
         (&aggregator, "/v1/deadletters", "this is an aggregator; a collector answers"),
@@ -40,13 +40,13 @@ async fn a_click_goes_through_all_roles_and_each_ends_in_order() {
         let (status, text) = world.get(&format!("{}{path}", role.url("api"))).await;
         assert!(status == 404 && text.contains(hint), "{path}: {status} {text}");
     }
-    // Edges first, and nothing is left behind: what they hold goes to the others.
+    // Edges end first and leave nothing behind: what they hold goes to the collectors.
     world.click(&a).await;
     for role in [&mut a, &mut b] {
         role.signal("-TERM");
         assert_eq!(role.wait(), Some(0));
     }
-    // Both are closed: nobody is waited for.
+    // Both edges are closed: no minute waits for them.
     let closed = |answer: &Value| answer["counted"] == 6 && answer["behind"] == 0;
     world.until(&live, closed).await;
     for role in [&mut collector, &mut aggregator] {
@@ -80,7 +80,7 @@ async fn keys_rotate_without_a_restart_or_a_loss() {
     }
     let answer = world.until(&world.live(&aggregator), |a| a["counted"] == 2 * clicks).await;
     assert_eq!((&answer["adds_up"], &answer["received"]), (&true.into(), &(2 * clicks).into()));
-    // Revoked, it is believed no more, by edges and collectors that go on running.
+    // A revoked key is no longer believed, by edges and collectors that keep running.
     let new = list[1]["id"].as_str().unwrap();
     keys(&["revoke", new]);
     let url = format!("{}/v1/serve?placement=demo-top", edge.url("edge"));
@@ -103,7 +103,7 @@ fn what_cannot_run_says_what_to_do() {
     assert!(code == Some(5) && said.contains("countersign init"), "{code:?} {said}");
     let init = |args: &[&str]| run(binary().args(["init", "--log", &nats.url()]).args(args));
     assert_eq!(init(&["--partitions", "4"]).0, Some(0));
-    // Again changes nothing, and shows no key.
+    // A second `init` changes nothing, and shows no key.
     let (code, said, _) = init(&[]);
     assert!(
         code == Some(0) && said.contains("made before") && !said.contains("cs_admin"),
@@ -126,7 +126,7 @@ async fn a_lost_edge_is_retired_and_what_still_comes_of_it_is_rejected() {
     world.click(&a).await;
     world.click(&b).await;
     let live = world.live(&aggregator);
-    // Both are waited for: this range ends in the future.
+    // Both edges are waited for, since this range ends in the future.
     world.until(&live, |answer| answer["counted"] == 4 && answer["behind"] == 2).await;
     a.kill();
     let url = world.nats.url();
@@ -137,7 +137,7 @@ async fn a_lost_edge_is_retired_and_what_still_comes_of_it_is_rejected() {
         run(binary().args(["edges", "list", "--key", KEY, "--api", aggregator.url("api")]));
     assert_eq!(code, Some(0), "{said}{err}");
     assert!(said.contains("out of service since") && said.contains("counted up to"), "{said}");
-    // It comes back: its redirects go on, and nothing of it counts.
+    // A retired edge comes back: its redirects go on, but nothing of it counts.
     a.start_again();
     world.click(&a).await;
     let answer = world.until(&live, |answer| answer["reasons"]["edge_retired"] == 2).await;
@@ -217,7 +217,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     let variable = |user: &str| format!("NATS_{}_PASSWORD", user.to_uppercase().replace('-', "_"));
     let environment = USERS.map(|user| (variable(user), format!("password-of-{user}")));
     let environment = environment.each_ref().map(|(name, value)| (name.as_str(), value.as_str()));
-    // A path is read from where the server's own config is.
+    // NATS reads a relative path from the folder of its own config.
     std::fs::create_dir(dir.path().join("nats")).unwrap();
     std::fs::copy(ACCOUNTS, dir.path().join("nats/accounts.conf")).unwrap();
     let include = "include ./accounts.conf\n";
@@ -254,7 +254,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
         Role::start(vec![role.to_owned(), "--config".to_owned(), config], &[])
     };
     let edge = start("edge", config("edge-a", "edge.toml", &own));
-    // Under another one's name nobody takes its batches: it says so while it goes on.
+    // Under another edge's name the queue takes none of its batches: the edge says so, and goes on.
     let own = format!("data = '{}'\n[edge]\nname = 'edge-b'", dir.path().join("b").display());
     let misnamed = Misnamed::start(&config("edge-a", "misnamed.toml", &own), dir.path());
     let collector = start("collector", config("collector", "collector.toml", ""));
@@ -270,7 +270,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     assert_eq!(code, Some(0), "{said}{err}");
     aggregator.signal("-TERM");
     assert_eq!(aggregator.wait(), Some(0));
-    // With another one's keys.
+    // An edge cannot have another issuer's keys.
     let own = format!(
         "data = '{}'\n[edge]\nname = 'edge-a'\nissuer = 'other'",
         dir.path().join("thief").display()
@@ -282,7 +282,7 @@ async fn the_recommended_accounts_let_each_role_do_its_work_and_no_more() {
     misnamed.until_told();
     drop((edge, collector));
     an_answer_goes_nowhere_else(&url);
-    // Wrong passwords are told at once, and not tried for ever.
+    // A wrong password is reported at once, and not tried for ever.
     std::fs::write(dir.path().join("collector.password"), "wrong").unwrap();
     let path = dir.path().join("collector.toml").display().to_string();
     let (code, _, said) =
@@ -322,7 +322,8 @@ impl Misnamed {
     }
 }
 
-/// NATS looks at what a user publishes to, and not at where the answer is to go.
+/// NATS checks the subject that a user publishes to, but not where the answer is to go. An answer
+/// must still go nowhere else.
 fn an_answer_goes_nowhere_else(url: &str) {
     let mut operator = RawNats::connect(url, "operator");
     let mut edge = RawNats::connect(url, "edge-a");
@@ -358,7 +359,7 @@ fn an_answer_goes_nowhere_else(url: &str) {
     }
     edge.publish("countersign.edge.edge-a", "$KV.countersign.keys", "no batch");
     assert!(edge.ask(keys).contains("edge"));
-    // It may send what it likes under its own subject, and answers that it has sent there as well.
+    // The edge may send what it likes under its own subject, also answers.
     let but_edge = |streams: &[(Value, Value)]| {
         streams.iter().filter(|(name, _)| name != "EDGE").cloned().collect::<Vec<_>>()
     };
@@ -369,7 +370,7 @@ fn an_answer_goes_nowhere_else(url: &str) {
     assert_eq!(subjects, ["countersign.edge.edge-a"]);
 }
 
-/// A client that says what it wants, as a hostile one does.
+/// A client that sends raw lines, as a hostile one may.
 struct RawNats {
     lines: std::io::BufReader<std::net::TcpStream>,
 }
@@ -417,7 +418,7 @@ impl RawNats {
         self.ask_with(subject, "")
     }
 
-    /// The answer to a request, with the fields of its head.
+    /// Sends a request; returns the answer, with the fields of its head.
     fn ask_with(&mut self, subject: &str, payload: &str) -> String {
         self.say(&format!("PUB {subject} INBOX.raw {}\r\n{payload}\r\n", payload.len()));
         let head = loop {

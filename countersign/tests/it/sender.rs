@@ -1,4 +1,4 @@
-//! A sender is bound to what it says: an issuer with a key of its own tries to speak for another.
+//! A sender can speak only for itself: an issuer with a key of its own tries to speak for another.
 
 use serde_json::Value;
 use shared::keys::{KeyStore, request};
@@ -21,7 +21,7 @@ fn live() -> String {
     format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60)
 }
 
-/// What an edge would tell of a token now.
+/// The event that an edge would make of a token now.
 pub(crate) fn event(kind: Kind, token: &[u8]) -> Event<'_> {
     Event {
         kind,
@@ -84,7 +84,7 @@ async fn another_issuer_s_key_neither_takes_numbers_nor_burns_clicks() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 
-    // As the edge of another, with its next numbers and with an epoch far ahead.
+    // It sends as another's edge, with that edge's next numbers, and with an epoch far ahead.
     let ad = server.serve().await;
     let edges = server.until("/v1/edges", |all| all["edges"][0]["outboxes"][0].is_object()).await;
     let epoch = edges["edges"][0]["outboxes"][0]["epoch"].as_u64().unwrap();
@@ -99,7 +99,7 @@ async fn another_issuer_s_key_neither_takes_numbers_nor_burns_clicks() {
     let (status, problem) = send(&server, "mallory", ahead, 0, Vec::new()).await;
     assert_eq!((status, &problem["type"]), (403, &"urn:countersign:epoch_ahead".into()));
 
-    // What it tells of another's token is not believed, and the visitor's own click is counted.
+    // Its event with another's token is not believed, and the visitor's own click is counted.
     let token = {
         use base64::Engine as _;
         let text = ad["token"].as_str().unwrap();
@@ -125,7 +125,7 @@ async fn a_letter_that_speaks_for_another_s_edge_gives_up_nothing_of_it() {
     let outbox = &edges["edges"][0]["outboxes"][0];
     let (epoch, next) = (outbox["epoch"].as_u64().unwrap(), outbox["batches"].as_u64().unwrap());
 
-    // What looks like the next batches of another's edge, with a byte too many.
+    // Batches that look like the next ones of another's edge, with a byte too many.
     let outbox = OutboxId { edge: "edge".parse().unwrap(), epoch };
     let forged = |number| {
         let (events, tallies) = (Vec::new(), Vec::new());
@@ -164,7 +164,7 @@ async fn a_letter_that_speaks_for_another_s_edge_gives_up_nothing_of_it() {
         command(&["deadletter", "list", "--sender", "issuer:mallory", "--after", "1"]);
     assert!(said.contains("that nobody has resolved: 0"), "{said}");
 
-    // Its own next batches are counted, every one.
+    // The honest edge's own next batches are all counted.
     for _ in 0..4 {
         let ad = server.serve().await;
         let reply = server.http.get(ad["click_url"].as_str().unwrap()).send().await.unwrap();
@@ -189,7 +189,7 @@ async fn keys_of_an_earlier_build_have_their_edge_registered_at_the_first_start(
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(&dir.path().join("data"));
     assert_eq!(server.terminate().code(), Some(0));
-    // As an earlier build wrote it.
+    // Keys as an earlier build wrote them, without registered edges.
     let path = server.data.join("keys.json");
     let mut keys: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert!(keys.as_object_mut().unwrap().remove("edges").is_some());
@@ -272,7 +272,7 @@ async fn an_operator_who_errs_in_the_number_gives_up_no_batch_that_is_not_missin
         assert!(code == Some(0) && said.contains(&format!("{batch} is given up if it is missing")));
         assert!(err.is_empty(), "{err}");
     };
-    // The one that is missing; one that has come; one that has not come yet.
+    // Batch 1 is missing, another has come, a third has not come yet.
     [1, 2, 3].into_iter().for_each(resolve);
     for number in [1, 3] {
         assert_eq!(send(&server, "house", outbox, number, garbage()).await.0, 202);

@@ -71,7 +71,7 @@ async fn a_test_redirects_and_is_told_apart() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
-/// What came again: the edge knew it, or the engine did.
+/// How many events were repeats, known by the edge or by the engine.
 fn again(answer: &serde_json::Value) -> u64 {
     let repeated = answer["reasons"]["repeated"].as_u64().unwrap_or(0);
     answer["duplicate"].as_u64().unwrap() + repeated
@@ -103,7 +103,7 @@ async fn one_token_in_thousands_of_requests_makes_few_rows_and_the_tally_says_th
             client.await.unwrap();
         }
         sent += 3 * 150 * CLIENTS as u64;
-        // What it knows is lost, and nothing else.
+        // What the edge remembers of repeats is lost, and nothing else.
         server.kill_and_restart();
     }
     let account = format!("/v1/accounting?{}", minutes());
@@ -111,7 +111,7 @@ async fn one_token_in_thousands_of_requests_makes_few_rows_and_the_tally_says_th
     let answer = server.until(&account, all).await;
     assert_eq!((&answer["counted"], &answer["adds_up"]), (&3.into(), &true.into()), "{answer}");
     assert_eq!(again(&answer), sent - 3, "{answer}");
-    // Those that were under way when the first was not durable yet, in each of the two processes.
+    // Repeats that were under way before the first was durable, in each of the two processes.
     let duplicate = answer["duplicate"].as_u64().unwrap();
     assert!((2..=6 * CLIENTS as u64).contains(&duplicate), "{answer}");
     assert_eq!(server.terminate().code(), Some(0));
@@ -176,7 +176,7 @@ fn a_wrong_setting_or_another_number_of_partitions_is_refused() {
     };
     let (code, _, said) = up("COUNTERSIGN_PARTITIONS", "8");
     assert!(code == Some(2) && said.contains("16 partitions"), "{code:?} {said}");
-    // More than an hour from now is no slip of a clock.
+    // A time more than an hour ahead is refused.
     let (code, _, said) = up("COUNTERSIGN_COLLECTOR__CLOCK_IS_RIGHT", "2099-01-01T00:00:00Z");
     assert!(code == Some(2) && said.contains("set the clock"), "{code:?} {said}");
     let (code, _, said) = run(binary().args(["edges", "list", "--api", "http://127.0.0.1:9"]));
@@ -186,7 +186,7 @@ fn a_wrong_setting_or_another_number_of_partitions_is_refused() {
     std::fs::write(data.join("catalogue.toml"), catalogue).unwrap();
     let (code, _, said) = up("COUNTERSIGN_ARCHIVE__ENABLED", "true");
     assert!(code == Some(2) && said.contains("there is no ad \"none\"\n"), "{code:?} {said}");
-    // A first start that fails has begun nothing.
+    // A first start that fails leaves nothing behind.
     let (bad, new) = (dir.path().join("bad.toml"), dir.path().join("new"));
     std::fs::write(&bad, catalogue).unwrap();
     let mut command = binary();
@@ -204,7 +204,7 @@ async fn damage_is_refused_with_what_and_where() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let mut server = Server::start(&data);
-    // Each in a group of its own: only the last one of all could be a torn write.
+    // Each is in a group of its own, since only the last group could pass for a torn write.
     for _ in 0..5 {
         server.serve().await;
         tokio::time::sleep(Duration::from_millis(120)).await;

@@ -10,7 +10,7 @@ use shared::Clock as _;
 use crate::process::{Server, binary, run};
 use crate::world::{CATALOGUE, Role, World};
 
-/// The account of what was just done.
+/// The path of the account of the last and next minutes.
 fn live() -> String {
     let now = shared::ambient::SystemClock.now().minute().0;
     format!("/v1/accounting?from={}&to={}", (now - 10) * 60, (now + 10) * 60)
@@ -59,7 +59,7 @@ async fn an_ad_of_the_wasm_edge_is_counted_within_moments() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(&dir.path().join("data"));
     let worker = worker_of(&server, dir.path(), &[]);
-    // The ads are those of the centre: the Worker was told of none.
+    // The ads come from the centre: the Worker's bindings have none.
     let ad = serve(&server.http, &worker).await;
     let (id, token) = (ad["ad"].as_str().unwrap(), ad["token"].as_str().unwrap());
     let events = json!({ "events": [
@@ -121,7 +121,7 @@ async fn keys_and_ads_change_without_a_restart() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // A revoked key signs no more, and what it signed is believed no more.
+    // A revoked key signs no longer, and what it signed is no longer believed.
     let (_, listed, _) = run(binary().args(["keys", "list", "--json", "--data"]).arg(&server.data));
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let key = listed[0]["id"].as_str().unwrap();
@@ -129,7 +129,7 @@ async fn keys_and_ads_change_without_a_restart() {
     assert_eq!(code, Some(0), "{said}{err}");
     until(&|reply| reply.status() == 503, &url).await;
     until(&|reply| reply.status() == 403, before["click_url"].as_str().unwrap()).await;
-    // Kept by the shard: an isolate that starts while the centre is away knows of it too.
+    // The shard has kept that: an isolate that starts while the centre is away knows it too.
     assert_eq!(server.terminate().code(), Some(0));
     worker.kill();
     worker.start_again();
@@ -180,7 +180,7 @@ async fn what_the_wasm_edge_took_is_counted_once_over_nats() {
     let mut world = World::new(dir.path());
     let _collector = world.collector();
     let aggregator = world.aggregator();
-    // A native edge makes the issuer's first key.
+    // A native edge of the same issuer works beside the Worker.
     let native = world.edge("edge");
     world.click(&native).await;
     let keys = keys(&["--log", &world.nats.url()]);
@@ -214,7 +214,7 @@ async fn what_the_wasm_edge_took_is_counted_once_over_nats() {
     assert_eq!(answer["adds_up"], true, "{answer}");
 }
 
-/// A collector tells a Worker of the keys and the ads, as `up` does.
+/// A collector tells a Worker its keys and ads, as `up` does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_tells_a_worker_what_to_show() {
     let dir = tempfile::tempdir().unwrap();
@@ -241,7 +241,7 @@ async fn a_collector_tells_a_worker_what_to_show() {
     click(&world.http, &serve(&world.http, &worker).await).await;
     let all = |answer: &Value| answer["counted"] == 4 && answer["adds_up"] == true;
     world.until(&world.live(&aggregator), all).await;
-    // What it cannot tell of it does not begin with.
+    // A collector does not start with a catalogue that it could not hand out.
     std::fs::write(&file, catalogue.replace("demo-red", " demo-red")).unwrap();
     let mut wrong = binary();
     wrong

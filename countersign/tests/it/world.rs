@@ -22,17 +22,17 @@ pub(crate) struct Role {
     pub(crate) child: Child,
     args: Vec<String>,
     environment: Vec<(String, String)>,
-    /// What it said where it listens: `edge`, `api`.
+    /// The addresses that it printed, by name: `edge`, `api`.
     urls: Vec<(String, String)>,
 }
 
 impl Role {
-    /// `ports` are those of one before, or free ones.
+    /// Starts on the addresses of an earlier process, or on free ports.
     pub(crate) fn start(args: Vec<String>, before: &[(String, String)]) -> Self {
         Self::start_in(Vec::new(), args, before)
     }
 
-    /// With an environment of its own.
+    /// The same with an environment of its own.
     pub(crate) fn start_in(
         environment: Vec<(String, String)>,
         args: Vec<String>,
@@ -82,7 +82,7 @@ impl Role {
         let _ = self.child.wait();
     }
 
-    /// On the same addresses, after it has ended.
+    /// Starts again on the same addresses, after it has ended.
     pub(crate) fn start_again(&mut self) {
         let (args, urls) = (std::mem::take(&mut self.args), std::mem::take(&mut self.urls));
         *self = Self::start_in(std::mem::take(&mut self.environment), args, &urls);
@@ -93,7 +93,7 @@ impl Role {
         assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// How it ends, which is soon.
+    /// Waits for its end, which must come soon; returns the exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let watch = Stopwatch::start();
         loop {
@@ -138,7 +138,7 @@ impl World {
         self.edge_in(Vec::new(), name, url)
     }
 
-    /// With an environment of its own.
+    /// The same with an environment of its own.
     pub(crate) fn edge_in(
         &self,
         environment: Vec<(String, String)>,
@@ -159,7 +159,7 @@ impl World {
         Role::start(args.map(str::to_owned).to_vec(), &[])
     }
 
-    /// Both of two count into the same directory; one at a time has it.
+    /// Starts an aggregator. Two of them count into the same directory, which one at a time has.
     pub(crate) fn aggregator(&self) -> Role {
         let data = self.dir.join("counts").display().to_string();
         let args = ["aggregator", "--log", &self.nats.url(), "--data", &data];
@@ -195,7 +195,7 @@ impl World {
         assert_eq!(self.get(ad["click_url"].as_str().unwrap()).await.0, 302);
     }
 
-    /// The account of what was just done.
+    /// The URL of the account of the last and next minutes.
     pub(crate) fn live(&self, aggregator: &Role) -> String {
         use shared::Clock as _;
         let now = shared::ambient::SystemClock.now().minute().0;

@@ -41,7 +41,7 @@ impl Api {
         stream
     }
 
-    /// Asks, and everything that comes.
+    /// Sends a request; returns everything that comes back.
     async fn ask(&self, path: &str) -> String {
         let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let mut stream = self.open(&head).await;
@@ -51,7 +51,7 @@ impl Api {
         said
     }
 
-    /// Returns when so many were shut.
+    /// Waits until so many connections were shut for this reason.
     async fn shut(&self, why: Shut, times: u64) {
         let watch = Stopwatch::start();
         while self.doors.metrics().count(why) < times {

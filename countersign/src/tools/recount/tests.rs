@@ -1,5 +1,6 @@
-//! The plain count beside the engine itself, over histories that have everything: batches and chunks that
-//! come again, events twice, too late, rejected, flagged, priced; clocks that jump.
+//! Compares the plain count with the engine itself, over histories that have everything: batches
+//! and chunks that come again, events that come twice, too late, rejected, flagged or priced;
+//! clocks that jump.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,7 @@ use super::*;
 
 const START: Minute = Minute(29_500_000);
 const DAY_MS: u64 = 86_400_000;
-/// Of three outboxes, whose epochs are 0, 1 and 2.
+/// The edges of three outboxes, whose epochs are 0, 1 and 2.
 const EDGES: [EdgeId; 3] = [Id::literal("e1"), Id::literal("e1"), Id::literal("e2")];
 
 /// A batch that may come again.
@@ -98,7 +99,7 @@ impl History {
             _ => self.pick(&self.blocks.clone()),
         };
         let currency = self.pick(&["EUR", "USD"]).parse::<Currency>().unwrap();
-        // Once in a while as much as there is, so that sums end at their bound.
+        // Once in a while the highest amount, so that sums reach their bound.
         let most = if self.below(20) == 0 { i64::MAX } else { 70 };
         let micros = [0, 1_500, most][usize::try_from(self.below(3)).unwrap()];
         let ids = ["a", "b", "Zz_9", "ad-10"].map(literal);
@@ -135,7 +136,7 @@ impl History {
         self.now.minus_ms(back)
     }
 
-    /// Of a clock that is wrong.
+    /// A time from a clock that is wrong.
     fn wild(&mut self) -> Timestamp {
         let by = self.below(400_000);
         match self.below(3) {
@@ -188,7 +189,7 @@ impl History {
         self.next[index] - 1
     }
 
-    /// More gaps than are kept of an edge.
+    /// More gaps than the engine keeps of one edge.
     fn gaps(&mut self) -> Vec<Bytes> {
         let of = |first: u64| {
             let mut builder = MessageBuilder::default();
@@ -231,7 +232,7 @@ impl History {
             if self.below(4) == 0 {
                 continue;
             }
-            // A log of long ago, whose rows have their minutes.
+            // A log of long ago: its rows are counted in their own minutes.
             let at = Minute(START.0 - 9_000 + u32::try_from(row % 90).unwrap()).start();
             let id = import::impression(source, row);
             let event = self.event(at);
@@ -243,8 +244,9 @@ impl History {
         }
     }
 
-    /// An operator's word: an edge is out of service, or a batch of an outbox never comes (and comes). It
-    /// is missing; or he errs, and it has come, or is one of the next.
+    /// An operator's word: an edge is out of service, or a batch of an outbox never comes (although
+    /// it may). The batch may be missing; or the operator errs, and it has come already, or is one
+    /// of the next.
     fn word(&mut self) -> Control {
         let index = usize::try_from(self.below(3)).unwrap();
         let edge = EDGES[index];
@@ -293,7 +295,8 @@ impl History {
             }
             Self::put(&mut builder, &sent);
         }
-        // Not in every file: their minutes are all over the place.
+        // Only in some files: the minutes of chunks are all over the place, and every file would
+        // have to be read.
         if self.below(12) == 0 {
             for _ in 0..1 + self.below(3) {
                 self.chunk(&mut builder);
@@ -412,14 +415,14 @@ async fn the_plain_count_says_what_the_engine_says() {
             &differences[..differences.len().min(9)]
         );
         assert!(compared.facts > 1_000, "{}", compared.facts);
-        // What the engine keeps of conflicts is bounded; the archive has all.
+        // The engine keeps a bounded number of conflicts; the archive has all.
         let told: u64 =
             both.engine.conflicts().map(|(_, state)| state.contents.conflicts_all).sum();
         assert!(told > 0 && compared.conflicts.len() as u64 >= told, "{told}");
         let all = facts(&both.engine, &ALL);
         whats.extend(all.into_iter().filter(|fact| fact.n != 0).map(|fact| fact.what));
     }
-    // Nothing was left out because it never happened.
+    // Each of these happened, so none was left untested.
     let all = [
         "bad_seal",
         "clock_ahead",
@@ -496,7 +499,7 @@ async fn a_file_of_before_lacks_the_last_columns() {
     let whole = read(file.clone()).unwrap().len();
     assert!(whole > 20, "{whole} records");
     assert_eq!(read(with_columns(&file, all - 1)).unwrap().len(), whole);
-    // Nothing before them may be missing.
+    // A file may lack the last columns, but none in between.
     let refused = read(with_columns(&file, 10)).unwrap_err();
     assert!(refused.contains("not those of an archive"), "{refused}");
     assert!(read(file.slice(..file.len() - 9)).is_err());

@@ -1,5 +1,5 @@
-//! What a hostile sender is up against: one process that does everything, or the roles around a real
-//! nats-server. It is asked and looked at alike.
+//! The target of a hostile sender: one process that does everything, or the roles around a real
+//! nats-server. Tests ask and observe both in the same way.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,18 +21,18 @@ use crate::{duckdb, recount};
 /// The hostile issuer, and its own edge.
 pub(super) const ISSUER: IssuerId = Id::literal("mallory");
 pub(super) const EDGE: EdgeId = Id::literal("m");
-/// The edge that is honest.
+/// The honest edge.
 pub(super) const VICTIM: EdgeId = Id::literal("edge");
 
-/// Requests, or batches on their way to the queue, at once.
+/// How many requests, or batches on their way to the queue, there are at once.
 const AT_ONCE: usize = 256;
 
-/// What the door says to a batch: its status over HTTP, and the name of the refusal.
+/// The answer to a batch: its status over HTTP, and the name of the refusal.
 pub(super) type Answer = (Option<u16>, String);
 
 pub(super) struct Target {
     pub(super) http: reqwest::Client,
-    /// The operator's side of what counts.
+    /// The operator's side of the process that counts.
     pub(super) api: String,
     /// The honest edge.
     pub(super) edge: String,
@@ -49,8 +49,8 @@ enum Way {
     Nats { queue: EdgeQueue, url: String, edge: Role, centre: [Role; 2], _world: World },
 }
 
-/// As an edge puts them in when several wait: some in one message. What says that it is a bundle goes as
-/// it is.
+/// Packs batches as an edge does when several wait: some go together in one message. What looks
+/// like a bundle itself goes as it is.
 fn messages(batches: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     const TOGETHER: usize = 20;
     let mut messages: Vec<Vec<Vec<u8>>> = Vec::new();
@@ -95,7 +95,7 @@ impl Target {
         }
     }
 
-    /// What it does not take as one message.
+    /// A size, in bytes, that it does not take as one message.
     pub(super) fn large(&self) -> usize {
         match self.way {
             Way::Local { .. } => 1_500_000,
@@ -104,7 +104,7 @@ impl Target {
         }
     }
 
-    /// A command of the operator's.
+    /// Runs a command of the operator's; returns what it printed.
     pub(super) fn operate(&self, args: &[&str]) -> String {
         let mut command = binary();
         command.args(args);
@@ -117,7 +117,7 @@ impl Target {
         said
     }
 
-    /// What an edge of the hostile issuer is given.
+    /// The keys that an edge of the hostile issuer is given.
     pub(super) async fn keys(&self) -> EdgeKeys {
         match &self.way {
             Way::Local { server, .. } => {
@@ -156,19 +156,20 @@ impl Target {
             let name = body["type"].as_str().unwrap_or("taken");
             (Some(status), name.trim_start_matches("urn:countersign:").to_owned())
         };
-        // In order as far as they are not at once: the first is taken before the last is sent.
+        // They overlap, but in order: the first is taken before the last is sent.
         stream::iter(batches.into_iter().map(send)).buffered(AT_ONCE).collect().await
     }
 
-    /// Over NATS, where nobody answers: the collector's metrics say what became of them.
+    /// Sends over NATS, where no batch is answered: the collector's metrics tell what became of
+    /// each.
     async fn put(&self, queue: &EdgeQueue, batches: Vec<Vec<u8>>) -> Vec<Answer> {
         const REFUSED: &str = "countersign_collector_refused_batches_total{reason=\"";
         const DEAD: &str = "countersign_collector_dead_letters_total";
         let before = self.metrics(&self.gateway).await;
         let count = batches.len();
         let messages = messages(batches);
-        // An edge has so many places in the queue; it tries again, as an outbox does.
-        // What is larger than any is refused by the queue: false.
+        // An edge has a bounded number of places in the queue, so it tries again, as an outbox
+        // does. A message larger than any is refused by the queue: false.
         let put = async |message: Vec<u8>| {
             loop {
                 match queue.put(EDGE.as_str(), message.clone().into()).await {
@@ -205,9 +206,9 @@ impl Target {
         answers
     }
 
-    /// All samples that are whole numbers.
-    pub(super) async fn metrics(&self, of: &str) -> std::collections::BTreeMap<String, u64> {
-        let text = self.get(&format!("{of}/metrics")).await.1;
+    /// A process's metrics: all samples that are whole numbers.
+    pub(super) async fn metrics(&self, side: &str) -> std::collections::BTreeMap<String, u64> {
+        let text = self.get(&format!("{side}/metrics")).await.1;
         let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
         samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
     }
@@ -217,7 +218,7 @@ impl Target {
         (reply.status().as_u16(), reply.text().await.unwrap())
     }
 
-    /// What an edge is told by a page.
+    /// Sends events to the honest edge as a page does.
     pub(super) async fn tell(&self, events: &Value) -> (u16, String) {
         let post = self.http.post(format!("{}/v1/events", self.edge));
         let post = post.header("content-type", "text/plain");
@@ -225,14 +226,14 @@ impl Target {
         (reply.status().as_u16(), reply.text().await.unwrap())
     }
 
-    /// A visitor, who is not the one before, follows a link.
+    /// Another visitor than before follows a link.
     pub(super) async fn click(&self, link: &str, visitor: u64) -> u16 {
         let agent = format!("{BROWSER} {visitor}");
         let click = self.http.get(link).header("user-agent", agent).send().await.unwrap();
         click.status().as_u16()
     }
 
-    /// An ad for a visitor.
+    /// Serves an ad.
     pub(super) async fn serve(&self) -> Value {
         let (status, ad) = self.get(&format!("{}/v1/serve?placement=demo-top", self.edge)).await;
         assert_eq!(status, 200, "{ad}");
@@ -253,7 +254,7 @@ impl Target {
         }
     }
 
-    /// The most memory that one of its processes has, in MiB.
+    /// The memory of its largest process, in MiB.
     pub(super) fn resident_mib(&self) -> u64 {
         let ids = match &self.way {
             Way::Local { server, .. } => vec![server.id()],
@@ -264,7 +265,8 @@ impl Target {
         ids.into_iter().map(crate::process::resident_kib).max().unwrap() / 1024
     }
 
-    /// kill -9 of whatever takes and counts, and how long it takes until questions are answered.
+    /// kill -9 of the processes that take and count; returns how long it takes until questions are
+    /// answered again.
     pub(super) async fn kill_and_restart(&mut self) -> Duration {
         let watch = Stopwatch::start();
         match &mut self.way {
@@ -280,8 +282,8 @@ impl Target {
         watch.elapsed()
     }
 
-    /// Both counts say the same of everything that the horizon holds, but that its edge has sent a
-    /// number twice.
+    /// Checks that both counts agree on everything since the horizon, except that the hostile edge
+    /// has sent a number twice.
     pub(super) fn recount(&self) {
         let mut recount = recount::recount_of(&self.api, &self.data);
         let (code, said, err) = run(recount.args(recount::since(8 * 24 * 60)));
@@ -291,12 +293,12 @@ impl Target {
         assert!(conflicts.len() == 1 && conflicts[0].contains(&its_own), "{said}");
     }
 
-    /// The SQL says the same as the recount.
+    /// Checks that the SQL agrees with the recount.
     pub(super) async fn recount_in_sql(&self, folder: &Path) {
         let Way::Local { server, .. } = &self.way else { return };
         let now = SystemClock.now().minute().0;
         let differences = duckdb::differences(server, folder, now - 8 * 1_440..now + 10).await;
-        // A row for each partition that the number's two contents have come to.
+        // There is a row for each partition to which the number's two contents came.
         assert_eq!(differences.len(), 3, "{differences:#?}");
         assert!(differences.iter().all(|row| row.contains("two contents")), "{differences:#?}");
     }

@@ -1,4 +1,4 @@
-//! What a sender with a good key and an edge of its own may try, and what must come of it.
+//! The tricks that a sender with a good key and an edge of its own may try, and their outcomes.
 
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
@@ -16,11 +16,11 @@ use shared::{
 use super::target::EDGE;
 use crate::sender::event;
 
-/// The publisher that the sender says it is.
+/// The publisher that the sender claims to be.
 pub(super) const PRESS: &str = "mallory-press";
 /// One more run than an engine keeps beyond gaps of an edge, and some.
 pub(super) const TOO_MANY_GAPS: u64 = (1 << 14) + 600;
-/// Ten minutes before the year 10 000: the last that can be asked for.
+/// Ten minutes before the year 10 000, the last time that can be asked for.
 const YEAR_10_000: Timestamp = Timestamp(253_402_300_200_000);
 const DAY_MS: u64 = 86_400_000;
 
@@ -29,46 +29,46 @@ pub(super) struct Trick {
     pub(super) name: &'static str,
     /// What is sent, and in which order.
     pub(super) says: fn(&Scene<'_>) -> Vec<Said>,
-    /// What each of it is answered.
+    /// The answer to each part of it.
     pub(super) answer: Door,
-    /// What the account has more of afterwards: by outcome.
+    /// How many more events the account has afterwards, by outcome.
     pub(super) more: &'static [(&'static str, u64)],
 }
 
-/// What may be said.
+/// Something that the sender sends.
 #[derive(Clone)]
 pub(super) enum Said {
     /// A batch, to the collector.
     Batch(Vec<u8>),
     /// A request, to the honest edge: what follows its address.
     Ask(String),
-    /// What a page tells the honest edge.
+    /// Events, to the honest edge, as a page sends them.
     Tell(Value),
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Door {
     /// 202.
     Taken,
-    /// A status, and the name of the refusal. Over NATS it lies with the dead letters.
+    /// This status, and the name of the refusal. Over NATS the batch becomes a dead letter.
     Refused(u16, &'static str),
-    /// By the edge, with this status.
+    /// The edge answers with this status.
     Edge(u16),
 }
 
-/// What there is to play a trick with.
+/// What a trick can be made of.
 pub(super) struct Scene<'a> {
     pub(super) keys: &'a EdgeKeys,
-    /// An outbox of the sender's own, in which nothing was sent yet.
+    /// A new outbox of the sender's own.
     pub(super) own: OutboxId,
-    /// The outbox of the honest edge, and its next number or so.
+    /// The outbox of the honest edge, and about its next number.
     pub(super) victim: OutboxId,
     pub(super) next: u64,
     /// The token of a visitor who will click in a moment.
     pub(super) token: &'a [u8],
     pub(super) now: Timestamp,
-    /// Bytes that are too many for one batch.
+    /// A number of bytes that is too large for one batch.
     pub(super) large: usize,
 }
 
@@ -92,7 +92,7 @@ impl Scene<'_> {
         self.token_of(BlockId::open(self.now, &mut SystemRandom), self.now)
     }
 
-    /// The same of any block, issued at any time.
+    /// The same for any block and any time of issue.
     fn token_of(&self, block: BlockId, issued_at: Timestamp) -> Vec<u8> {
         let (key, price) = &self.keys.own[0];
         let id = ImpressionId { block, seq: 7 };
@@ -136,7 +136,7 @@ impl Scene<'_> {
         token::to_text(&bytes)
     }
 
-    /// The same with a tag of the sender's own key, which is good.
+    /// The same with a good tag, made with the sender's own key.
     fn with_own_tag(&self) -> String {
         let mut bytes = self.as_the_victim(self.now);
         bytes.truncate(bytes.len() - TAG_BYTES);
@@ -156,7 +156,7 @@ impl Scene<'_> {
         Tally { minute, kind: Kind::Click, reason: Reason::Bot, count: 1 }
     }
 
-    /// Batches of one tally each, so that it is seen if one is taken.
+    /// Batches with one tally each, so that it shows if one is taken.
     fn of_outbox(&self, edge: &str, epoch: u64) -> Vec<Said> {
         let outbox = OutboxId { edge: edge.parse().unwrap(), epoch };
         let numbers = self.next..self.next + 10;
@@ -174,7 +174,7 @@ fn batch(
     Said::Batch(Batch { outbox, number, watermark, events, tallies }.to_bytes())
 }
 
-/// A block of this minute, which need not be now.
+/// A block opened at this time, which need not be now.
 fn opened(at: Timestamp) -> BlockId {
     BlockId::open(at, &mut SystemRandom)
 }
@@ -185,7 +185,7 @@ fn garbage(bytes: usize) -> Vec<u8> {
     garbage
 }
 
-/// Every one of them.
+/// All tricks but [`TOO_MANY`].
 pub(super) const TRICKS: &[Trick] = &[
     Trick {
         name: "the next batches of another's edge",
@@ -302,7 +302,7 @@ pub(super) const TRICKS: &[Trick] = &[
                 (Timestamp(2_577_836_800_000), now),
                 (Minute::BLOCK_EPOCH.start(), now),
                 (now.minus_ms(2 * BLOCK_LIFE_MS), now),
-                // The key was not there then, or the time has not come.
+                // The key did not exist then, or the time has not come yet.
                 (now.minus_ms(60 * DAY_MS), now.minus_ms(60 * DAY_MS)),
                 (now.plus_ms(60 * DAY_MS), now.plus_ms(60 * DAY_MS)),
             ];
@@ -351,7 +351,7 @@ pub(super) const TRICKS: &[Trick] = &[
         more: &[],
     },
     Trick {
-        // What is in it is the sender's own, and good.
+        // The events in it are the sender's own, and good.
         name: "bundles that are none, are cut, are too many, or are in a bundle",
         says: |scene| {
             let mut number = 0;
@@ -391,7 +391,7 @@ pub(super) const TRICKS: &[Trick] = &[
         more: &[("counted", 1), ("bot", 1)],
     },
     Trick {
-        // One of the two is counted, and the other is nowhere.
+        // One of the two contents is counted, the other nowhere.
         name: "a number again, with other content",
         says: |scene| {
             let tokens = [scene.own_token(), scene.own_token()];
@@ -466,7 +466,7 @@ pub(super) const TRICKS: &[Trick] = &[
         more: &[("counted", 1), ("repeated", 499)],
     },
     Trick {
-        // Whoever is served here has consented to nothing: the sender of a request looks.
+        // No request here gives consent in the end; the test checks that in the token.
         name: "consent that is taken back and given",
         says: |_| {
             let ask = |rest: &str| Said::Ask(format!("/v1/serve?placement=demo-top{rest}"));
@@ -481,7 +481,7 @@ pub(super) const TRICKS: &[Trick] = &[
             let ask = "placement=demo-top%26consent%3D1";
             vec![Said::Ask(format!("/v1/serve?{ask}"))]
         },
-        // A place may be called so, and none is.
+        // A placement may have this name, but none has.
         answer: Door::Edge(404),
         more: &[],
     },
@@ -496,7 +496,7 @@ pub(super) const TRICKS: &[Trick] = &[
     },
 ];
 
-/// One that takes a while, so that it is played once, where it goes fastest.
+/// This takes a while, so it is played only once, where it goes fastest.
 pub(super) const TOO_MANY: Trick = Trick {
     name: "more gaps than are kept of one edge",
     says: |scene| {
@@ -505,7 +505,7 @@ pub(super) const TOO_MANY: Trick = Trick {
         numbers.map(one).collect()
     },
     answer: Door::Taken,
-    // Of the runs that are kept, others have left some.
+    // How many of its events count depends on how many gaps other tricks have left.
     more: &[],
 };
 

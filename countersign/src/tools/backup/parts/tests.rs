@@ -22,7 +22,7 @@ fn copier(dir: &Path) -> Copier {
     Copier::new("copying", &dir.join("data"), &dir.join("copy"), 0).unwrap()
 }
 
-/// Sequence of the last record of a copy, every one before it read.
+/// The sequence of a copy's last record; every record before it is read too.
 fn records(dir: &Path) -> u64 {
     let copy = segments(dir);
     let mut reader = copy.view().reader(0, copy.view().trimmed(0)).unwrap();
@@ -45,7 +45,7 @@ fn what_the_outbox_deletes_meanwhile_is_in_the_copy() {
     let mut held = HeldOutbox::new(from.clone());
     held.look().unwrap();
     let before = outbox.view().trimmed(0);
-    // Acknowledged and deleted, while the log is copied; and more comes.
+    // Batches are acknowledged and deleted while the log is copied, and more come.
     outbox.trim(&[(0, 15)]).unwrap();
     assert!(outbox.view().trimmed(0) > before);
     append(&mut outbox, 20);
@@ -73,7 +73,7 @@ fn a_hole_between_segments_is_no_copy() {
     append(&mut outbox, 4);
     let mut held = HeldOutbox::new(from);
     held.look().unwrap();
-    // So much comes and goes between two looks that a segment was never seen.
+    // So many batches come and go between two looks that a whole segment was never seen.
     append(&mut outbox, 20);
     outbox.trim(&[(0, 20)]).unwrap();
     let mut copier = copier(dir.path());
@@ -83,7 +83,7 @@ fn a_hole_between_segments_is_no_copy() {
     assert!(failure.message.contains("run the backup again"), "{}", failure.message);
 }
 
-/// While other parts are copied nobody has to remember to look.
+/// While other parts are copied, new segments are opened without anybody's asking.
 #[test]
 fn segments_that_come_and_go_meanwhile_are_held() {
     let dir = tempfile::tempdir().unwrap();

@@ -112,7 +112,7 @@ fn w3c_of_iis_and_of_cloudfront() {
     assert_eq!(said[TIME].as_deref(), Some("2026-01-31 12:00:01"));
     assert_eq!(said[AGENT].as_deref(), Some("Mozilla/5.0 (iPhone)"));
     assert_eq!((said[AD].as_deref(), said[PUBLISHER].as_deref()), (Some("a1"), Some("news")));
-    // The server was set anew in the middle of the log.
+    // The server's configuration changed in the middle of the log.
     assert_eq!(access.read(b"#Date: 2026-01-31 13:00:00"), Ok(None));
     let cloudfront = "#Fields: date time c-ip cs-method cs(Host) cs-uri-stem sc-status cs(User-Agent) cs-uri-query";
     assert_eq!(access.read(cloudfront.as_bytes()), Ok(None));

@@ -187,7 +187,7 @@ fn a_log_s_own_names_are_mapped_and_what_it_does_not_say_has_a_default() {
     assert_eq!(fields.events(0).unwrap().0.ad.as_str(), "a");
 }
 
-/// What logs write, and which country it is.
+/// What logs write, and the country that it names.
 const COUNTRIES: &str = "
 USA = US
 United States = US

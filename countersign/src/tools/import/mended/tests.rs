@@ -22,7 +22,7 @@ fn log(path: &Path) -> Log {
     }
 }
 
-/// What a log has that cannot be read.
+/// The file of a log's rejected rows.
 fn rejected(log: Log) -> PathBuf {
     let path = log.path.clone();
     let reader = Reader::new(log, open::open(&path, Seen::default()).unwrap(), None).unwrap();
@@ -136,7 +136,7 @@ fn what_is_mended_is_known_by_its_line() {
         let [chunk] = &chunks[..] else { panic!("{name}: {chunks:?}") };
         assert_eq!((chunk.source, chunk.first_row, chunk.end_row), (source, 2, 3), "{name}");
         assert_eq!(chunk.events[0].ad.as_str(), "b");
-        // What is left can be mended from the file that it was written to.
+        // The rows that are still wrong can be mended in the new file of rejected rows.
         let again = rejects.with_extension("left");
         std::fs::rename(rejects.with_extension("again"), &again).unwrap();
         let (read, _) = mend(&own(&again));

@@ -1,4 +1,4 @@
-//! Logs as anybody may write them, from seeds: each row is counted as it was meant, or rejected.
+//! Logs in any style, made from seeds: each row is counted as it was meant, or rejected.
 
 use std::io::Write as _;
 
@@ -11,7 +11,7 @@ use super::super::times::Times;
 use super::tests::{At, NOW};
 use super::*;
 
-/// What a row was meant to say; none: it cannot be read.
+/// The events that a row was meant to have; `None`: the row is spoilt.
 type Meant = Option<Vec<(Kind, u64, &'static str, Country, Device)>>;
 
 fn pick<T: Copy>(random: &mut Seeded, of: &[T]) -> T {

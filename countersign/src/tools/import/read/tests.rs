@@ -55,7 +55,7 @@ fn the_header_tells_what_separates_its_fields() {
         assert_eq!((read.rows, read.rejected), (1, 0), "{header}");
         assert_eq!(chunks[0].events[0].ad.as_str(), "a");
     }
-    // As asked for, whatever the header looks like.
+    // The delimiter that was asked for is taken, whatever the header looks like.
     let (_dir, path) = file(b"ad_id:timestamp\na:1700000001\n");
     let mut asked = log(&path, Format::Csv, None, false);
     asked.log.delimiter = Some(b':');
@@ -249,7 +249,7 @@ fn a_log_without_known_columns_is_refused() {
 
 #[test]
 fn rows_of_the_next_hours_wait_and_rows_of_later_days_are_rejected() {
-    // 00:00:30 passes for now, 09:00 is of a clock east of here, 2099 is a mistake.
+    // 00:00:30 is near enough to now; 09:00 is from a zone east of here; 2099 is a mistake.
     let (good, soon, never) = (1_700_006_430, 1_700_038_800, 4_070_908_800_u64);
     let text = format!("{HEADER}a,{good},0\nb,{never},0\nc,{good},0\nd,{soon},0\ne,{good},0\n");
     let (_dir, path) = file(text.as_bytes());
