@@ -163,11 +163,13 @@ impl Target {
         Ok(())
     }
 
-    /// Leaves out and zeroes bytes as long as the outcome stays the same.
+    /// Leaves out bytes as long as the outcome stays the same.
     #[must_use]
     pub fn shorten(&self, input: &[u8]) -> Vec<u8> {
         let word = |input: &[u8]| self.run(input).map_err(|broken| broken.what);
         let (goal, mut best) = (word(input), input.to_vec());
+        // Each step drops a stretch or moves on by one, and stretches get shorter down to one byte,
+        // so it ends. What it keeps always had the same outcome.
         let mut stretch = best.len().next_power_of_two() / 2;
         while stretch > 0 {
             let mut at = 0;

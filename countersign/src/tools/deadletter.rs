@@ -85,6 +85,8 @@ fn resolve(api: &Api, sequence: u64, batch: Option<&str>, no_batch: bool) -> Res
 fn resolve_all(api: &Api, sender: &str, no_batch: bool) -> Result<(), Failure> {
     let sender = sender_text(sender)?;
     let body = if no_batch { "null" } else { "" };
+    // Each answer's `next` is behind the letters that it resolved, and `until` never grows: so it
+    // ends.
     let (mut after, mut until, mut sum) = (0, u64::MAX, ResolvedAll::default());
     loop {
         let path =

@@ -107,6 +107,7 @@ async fn play(args: &SimulateArgs, world: &Arc<World>) -> (Ledger, u64) {
     let watch = Stopwatch::start();
     let mut visitors = JoinSet::new();
     let (mut ledger, mut started, mut late) = (Ledger::default(), 0, 0);
+    // Each turn starts the visitors that are due by now, but not many at once after a stall.
     while started < all {
         let due = (watch.elapsed().as_secs_f64() * f64::from(args.rate)) as u64;
         let upto = due.min(all).min(started + BURST_MAX);

@@ -438,6 +438,7 @@ impl<'v> World<'v> {
     }
 
     fn send_everything(&mut self) -> Result<(), String> {
+        // Far more turns than any list needs: beyond them something is never taken.
         let mut left = 100_000_u32;
         let mut one_more = |what: &str| {
             left = left.checked_sub(1).ok_or_else(|| format!("{what} is never taken"))?;

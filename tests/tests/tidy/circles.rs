@@ -27,6 +27,7 @@ pub(crate) fn circles(tree: &Tree) -> Vec<String> {
 
 fn leads(arrows: &Arrows<'_>, from: &str, to: &str) -> bool {
     let (mut reached, mut open) = (BTreeSet::new(), vec![from]);
+    // Each module is opened once at most, when it is first reached, so circles end too.
     while let Some(at) = open.pop() {
         let next = arrows.keys().filter(|arrow| arrow.0 == at).map(|arrow| arrow.1);
         open.extend(next.filter(|next| reached.insert(*next)));

@@ -195,6 +195,9 @@ impl BatchSink for QueueSink {
         let (answer, mut answered) = oneshot::channel();
         let waiting = Waiting { batch, answer };
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiting);
+        // Ends when this batch has its answer. With a permit this caller puts in what waits, which
+        // may not yet include its own batch when more wait than fit into one message; then it asks
+        // for another.
         let gone = |_| Err(SinkError::Retry("whoever put it has gone".to_owned()));
         loop {
             let place = tokio::select! {

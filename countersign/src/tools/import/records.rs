@@ -220,6 +220,8 @@ impl<R: Read> Records<R> {
 
     fn find_end(&mut self) -> io::Result<End> {
         let mut scan = Scan::new(self.delimiter);
+        // Scans each byte once. Ends with a newline outside quotes, with a record that is too long
+        // or cannot be right, or with the end of the log.
         let mut scanned = 0;
         loop {
             let rest = &self.window[self.start..];

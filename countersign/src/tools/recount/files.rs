@@ -58,6 +58,8 @@ pub(super) async fn scope(
     }
     let watch = Stopwatch::start();
     let mut asked = false;
+    // Ends when the archive has the last counted message, or with the patience. The archive is
+    // asked once to write what it lacks, and then only looked at.
     let entries = loop {
         let entries = archive.list(counted.partition).await.map_err(|e| archive_failure(&e))?;
         let mut has = 0;
