@@ -121,8 +121,8 @@ impl AdminKey {
     }
 }
 
-/// The layer in front of the API's routes: lets a request through when it brings the key, and needs
-/// none or is signed by an edge.
+/// The layer in front of the API's routes. Lets a request through that brings the key, asks whether
+/// the process is ready, or is a batch that an edge has signed.
 pub(crate) async fn guard(
     State(key): State<Arc<AdminKey>>,
     mut request: Request,
