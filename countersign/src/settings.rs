@@ -200,7 +200,7 @@ pub(crate) struct EventLog {
     pub(crate) certificate: String,
     /// See there.
     pub(crate) certificate_key: String,
-    /// Root certificates beside the system's; empty: none.
+    /// Root certificates, instead of the system's; empty: the system's.
     pub(crate) ca: String,
     /// The servers' monitoring addresses; empty: none.
     pub(crate) monitor_url: String,
