@@ -1,4 +1,4 @@
-//! What an edge counts about itself, in the words of its domain.
+//! The metrics of an edge.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use shared::{Kind, Reason};
 use crate::decision::Draft;
 use crate::limit::Class;
 
-/// The routes that requests are counted by.
+/// The routes by which requests are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Route {
@@ -32,7 +32,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Route {
     /// The route of a path.
-    pub(crate) fn of(path: &str) -> Self {
+    pub(crate) fn from_path(path: &str) -> Self {
         match path {
             "/v1/serve" => Self::Serve,
             "/v1/events" => Self::Events,
@@ -64,21 +64,21 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// An edge's metrics. Clones count into the same.
+/// An edge's metrics. Clones share the same counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     families: Families,
-    /// The families' counters by index, so that counting looks nothing up.
+    /// The families' counters by index, so that counting needs no lookup.
     requests: Arc<[[Counter; 5]; 5]>,
     appended: Arc<[Counter; 4]>,
     tallied: Arc<[Option<Counter>; REASON_CODES]>,
-    /// Of clicks, and of all other requests.
+    /// Clicks, then all other requests.
     limited: [Counter; 2],
     group_events: Histogram,
     request_seconds: Histogram,
     /// Batches that the sink has acknowledged.
     pub(crate) delivered: Counter,
-    /// Batches that the sink could not take at the time.
+    /// Batches that the sink could not take when they were sent.
     pub(crate) retried: Counter,
     /// Batches that the sink refused.
     pub(crate) refused: Counter,
@@ -142,7 +142,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers them all, with names that begin with `countersign_edge`.
+    /// Registers all metrics, under names that begin with `countersign_edge`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("countersign_edge");
         let families = &self.families;
@@ -197,7 +197,7 @@ impl Metrics {
         }
     }
 
-    /// How many replies had this route and status class (2: 2xx); for tests and summaries.
+    /// The number of replies with this route and status class (2: 2xx); for tests and summaries.
     #[must_use]
     pub fn requests(&self, route: &str, class: u8) -> u64 {
         let at = ROUTES.iter().position(|name| *name == route);
@@ -206,12 +206,12 @@ impl Metrics {
     }
 }
 
-/// What is counted of a listener's connections. Clones count into the same.
+/// The metrics of a listener's connections. Clones share the same counters.
 #[derive(Clone, Debug)]
 pub struct DoorMetrics {
     pub(crate) open: Gauge,
     shut: Family<WhyLabel, Counter>,
-    /// The family's counters, by [`Shut`].
+    /// The family's counters, indexed by [`Shut`].
     counters: [Counter; 4],
 }
 
@@ -220,17 +220,17 @@ struct WhyLabel {
     why: &'static str,
 }
 
-/// Why a connection was ended by us.
+/// Why we ended a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Shut {
-    /// Its network had its share of places.
+    /// Its network had used up its share of permits.
     Refused,
-    /// Another one needed its place.
+    /// Another connection needed its permit.
     Displaced,
-    /// Its client was silent, or too slow.
+    /// Its client sent nothing, or was too slow.
     TimedOut,
-    /// The system gave no descriptor for it.
+    /// The system had no descriptor for it.
     Failed,
 }
 
@@ -244,7 +244,7 @@ impl Default for DoorMetrics {
 }
 
 impl DoorMetrics {
-    /// Registers them, under whatever prefix the registry has.
+    /// Registers the metrics under the prefix that the registry has.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Open connections", self.open.clone());
         let help =
@@ -252,18 +252,18 @@ impl DoorMetrics {
         registry.register("connections_shut", help, self.shut.clone());
     }
 
-    /// Counts one.
+    /// Counts a connection that we ended.
     pub fn shut(&self, why: Shut) {
         self.counters[why as usize].inc();
     }
 
-    /// How many there were so far.
+    /// The number of connections that we ended for this reason so far.
     #[must_use]
     pub fn count(&self, why: Shut) -> u64 {
         self.counters[why as usize].get()
     }
 
-    /// How many are open.
+    /// The number of open connections.
     #[must_use]
     pub fn open(&self) -> i64 {
         self.open.get()

@@ -1,4 +1,4 @@
-//! The native rim: reads HTTP, asks [`crate::handle()`] what to do, and does it.
+//! The native rim: reads HTTP, asks [`crate::handle()`] for a decision, and carries it out.
 
 mod bodies;
 mod connection;

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
-use edge::native::doors::{self, DoorMetrics, Doors, Place};
+use edge::native::doors::{self, DoorMetrics, Doors, Permit};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -80,11 +80,11 @@ pub(crate) async fn serve_api(
     let (closing, told) = watch::channel(false);
     let mut stop = std::pin::pin!(stop);
     loop {
-        let (stream, peer, place) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             biased;
             () = stop.as_mut() => break,
-            (stream, _, place) = doors.next(&listener) => match stream.peer_addr() {
-                Ok(peer) => (TcpStream::from_std(stream), peer, place),
+            (stream, _, permit) = doors.next(&listener) => match stream.peer_addr() {
+                Ok(peer) => (TcpStream::from_std(stream), peer, permit),
                 // The client has gone already.
                 Err(_) => continue,
             },
@@ -96,10 +96,10 @@ pub(crate) async fn serve_api(
                 continue;
             }
         };
-        let place = Arc::new(place);
+        let permit = Arc::new(permit);
         let serve =
-            connection(stream, peer, Arc::clone(&place), router.clone(), told.clone(), timeouts);
-        place.ended_by(tokio::spawn(serve).abort_handle());
+            connection(stream, peer, Arc::clone(&permit), router.clone(), told.clone(), timeouts);
+        permit.ended_by(tokio::spawn(serve).abort_handle());
     }
     drop(listener);
     closing.send_replace(true);
@@ -111,14 +111,14 @@ pub(crate) async fn serve_api(
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    place: Arc<Place>,
+    permit: Arc<Permit>,
     router: Router,
     closing: watch::Receiver<bool>,
     timeouts: ClientTimeouts,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let waits = WaitsOnDrop(Arc::clone(&place));
-        let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&place))));
+        let waits = WaitsOnDrop(Arc::clone(&permit));
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&permit))));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
         async move {
@@ -138,27 +138,27 @@ async fn connection(
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);
     let shut_down = http1::Connection::graceful_shutdown;
-    doors::drive(connection, shut_down, &place, closing, timeouts.life, timeouts.last).await;
+    doors::drive(connection, shut_down, &permit, closing, timeouts.life, timeouts.last).await;
 }
 
 /// A request's body. Until all of it has arrived the connection counts as waiting for its client,
-/// so that it may be closed when others need its place: sending a head alone does not hold a place.
+/// so that it may be closed when others need its permit: sending a head alone does not hold a permit.
 struct RequestBody {
     body: Incoming,
-    place: Arc<Place>,
+    permit: Arc<Permit>,
 }
 
 impl RequestBody {
-    fn new(body: Incoming, place: Arc<Place>) -> Self {
-        place.waits();
-        let body = Self { body, place };
+    fn new(body: Incoming, permit: Arc<Permit>) -> Self {
+        permit.waits();
+        let body = Self { body, permit };
         body.note();
         body
     }
 
     fn note(&self) {
         if self.body.is_end_stream() {
-            self.place.works();
+            self.permit.works();
         }
     }
 }
@@ -173,7 +173,7 @@ impl hyper::body::Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
-            Poll::Ready(None | Some(Err(_))) => self.place.works(),
+            Poll::Ready(None | Some(Err(_))) => self.permit.works(),
             Poll::Ready(Some(Ok(_))) => self.note(),
             Poll::Pending => {}
         }
@@ -190,7 +190,7 @@ impl hyper::body::Body for RequestBody {
 }
 
 /// Marks the connection, when dropped, as waiting for its client again.
-struct WaitsOnDrop(Arc<Place>);
+struct WaitsOnDrop(Arc<Permit>);
 
 impl Drop for WaitsOnDrop {
     fn drop(&mut self) {

@@ -1,8 +1,9 @@
-//! Bodies of requests while they come: how much of them lies in memory at the same time.
+//! Request bodies while they arrive, and a bound on the memory that they take together.
 //!
-//! What a page sends fits into what every connection may have. What is beyond is taken from an amount for
-//! all, of which one network has at most a share. So many connections that send all but the end of large
-//! bodies use up no more than that, and keep nobody's small body out.
+//! Every connection may use a small amount freely, which is enough for what pages send. More than
+//! that is taken from an amount that all share, of which one network gets at most a part. So
+//! connections that each hold back the end of a large body use up no more than the shared amount,
+//! and never keep a small body out.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,17 +15,17 @@ use parking_lot::Mutex;
 use shared::Network;
 use shared::limits::EDGE_BODY_BYTES_MAX;
 
-/// Every connection may have so much of a body.
+/// Every connection may hold this much of a body.
 const FREE_BYTES: usize = 16 << 10;
-/// All bodies together have at most so much beyond that …
+/// All bodies together may hold this much beyond that …
 const ALL_BYTES: usize = 64 << 20;
-/// … and those of one network.
+/// … of which the bodies of one network may hold this much.
 const NETWORK_BYTES: usize = 8 << 20;
 
 const _: () = assert!(2 * EDGE_BODY_BYTES_MAX <= NETWORK_BYTES, "a large one always has room");
 const _: () = assert!(NETWORK_BYTES < ALL_BYTES, "one network never has all");
 
-/// Why there is no body.
+/// Why a body was not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Unread {
     /// It has more than [`EDGE_BODY_BYTES_MAX`] bytes.
@@ -33,11 +34,11 @@ pub(super) enum Unread {
     TimedOut,
     /// It broke off, or is framed wrongly.
     Broken,
-    /// Too much of others, or of its network, lies in memory.
+    /// The bodies under way, in all or of this network, have taken the whole shared amount.
     Busy,
 }
 
-/// What the bodies that are read have taken, beyond what is free.
+/// What the bodies under way have taken of the shared amount, in bytes.
 #[derive(Default)]
 pub(super) struct Bodies(Mutex<Taken>);
 
@@ -47,14 +48,14 @@ struct Taken {
     networks: HashMap<Network, usize>,
 }
 
-/// Room that a body has; given back when it is dropped.
+/// What one body has taken of the shared amount; given back on drop.
 struct Room<'a> {
     bodies: &'a Bodies,
     network: Option<Network>,
     bytes: usize,
 }
 
-/// A whole body, which has its room.
+/// A whole body, which still occupies its room.
 pub(super) struct Whole<'a> {
     bytes: BytesMut,
     _room: Room<'a>,
@@ -69,14 +70,14 @@ impl std::ops::Deref for Whole<'_> {
 }
 
 impl Bodies {
-    /// Reads a body of that network (none: it is not known whose).
+    /// Reads a body. `network` is that of the client, `None` when it is not known.
     pub(super) async fn read(
         &self,
         network: Option<Network>,
         body: impl Body<Data = Bytes>,
         patience: Duration,
     ) -> Result<Whole<'_>, Unread> {
-        // What the client says is believed when it says too much.
+        // A declared length is believed only when it is too large.
         if body.size_hint().lower() > EDGE_BODY_BYTES_MAX as u64 {
             return Err(Unread::TooLarge);
         }
@@ -90,13 +91,13 @@ impl<'a> Room<'a> {
         let mut body = std::pin::pin!(body);
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            // Trailers say nothing to us.
+            // Trailers carry nothing that we use.
             let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
             let length = bytes.len() + data.len();
             if length > EDGE_BODY_BYTES_MAX {
                 return Err(Unread::TooLarge);
             }
-            // As the buffer grows: to twice its size.
+            // The buffer grows to powers of two, so that is what it takes.
             if length > FREE_BYTES && !self.take(length.next_power_of_two()) {
                 return Err(Unread::Busy);
             }
@@ -105,7 +106,7 @@ impl<'a> Room<'a> {
         Ok(Whole { bytes, _room: self })
     }
 
-    /// Has so many bytes from now on; false when there are not so many.
+    /// Makes the room this large; false when the shared amount does not suffice.
     fn take(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let mut taken = self.bodies.0.lock();

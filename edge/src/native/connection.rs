@@ -1,4 +1,4 @@
-//! One connection, with all the patience that it gets.
+//! Serves one connection, within all its time limits.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -15,48 +15,48 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_io_timeout::TimeoutWriter;
 
-use super::doors::{self, Place};
+use super::doors::{self, Permit};
 use super::plain;
 use super::rim::Rim;
 
 /// The most header fields of a request.
 pub(super) const FIELDS_MAX: usize = 64;
-/// How long a request may go on after its connection's life has ended, and how long a client may
-/// take to take a reply.
+/// How long the last request may take after the life of its connection has ended; also how long a
+/// client may take to receive a reply.
 pub(super) const LAST_REQUEST: Duration = Duration::from_secs(30);
 
-/// Serves a connection to its end. `closing` becomes true when it is to end after the request under
+/// Serves a connection to its end. Once `closing` becomes true, it ends after the request under
 /// way.
 pub(super) async fn connection(
     mut stream: TcpStream,
     peer: IpAddr,
-    place: &Place,
+    permit: &Permit,
     rim: &Arc<Rim>,
     closing: watch::Receiver<bool>,
 ) {
     let age = Stopwatch::start();
-    if let Some(read) = plain::serve(&mut stream, peer, place, rim, closing.clone(), age).await {
+    if let Some(read) = plain::serve(&mut stream, peer, permit, rim, closing.clone(), age).await {
         let life = rim.settings().connection_life.saturating_sub(age.elapsed());
-        serve_any(stream, read, peer, place, rim, closing, life).await;
+        serve_any(stream, read, peer, permit, rim, closing, life).await;
     }
 }
 
-/// Serves whatever HTTP/1 allows, within our limits; `read` is what was read already.
+/// Serves any HTTP/1 that our limits allow. `read` is what was read of the stream before.
 async fn serve_any(
     stream: TcpStream,
     read: Vec<u8>,
     peer: IpAddr,
-    place: &Place,
+    permit: &Permit,
     rim: &Arc<Rim>,
     closing: watch::Receiver<bool>,
     life: Duration,
 ) {
     let settings = rim.settings();
     let service = service_fn(|request| async {
-        place.works();
-        let reply = rim.reply(request, peer, place).await;
-        // Until it is taken, and the next request is here.
-        place.waits();
+        permit.works();
+        let reply = rim.reply(request, peer, permit).await;
+        // Until the client has taken the reply and sent its next request.
+        permit.waits();
         Ok::<_, Infallible>(reply)
     });
     let (rest, to) = stream.into_split();
@@ -65,12 +65,12 @@ async fn serve_any(
     let stream = tokio::io::join(Cursor::new(read).chain(rest), Box::pin(to));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Who has sent its last request may say so, and still wants the answer.
+        // A client that closes its sending side still wants the answer to what it has sent.
         .half_close(true)
         .header_read_timeout(settings.head_timeout)
         .max_buf_size(settings.head_bytes_max)
         .max_headers(FIELDS_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let shut_down = http1::Connection::graceful_shutdown;
-    doors::drive(connection, shut_down, place, closing, life, LAST_REQUEST).await;
+    doors::drive(connection, shut_down, permit, closing, life, LAST_REQUEST).await;
 }

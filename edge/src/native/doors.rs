@@ -1,13 +1,15 @@
-//! Who may hold a connection. Used by the edge, and by whatever else of a process listens.
+//! Decides which clients may hold a connection. Used by the edge, and by every other listener of a
+//! process.
 //!
-//! - There are so many places, and one network (an IPv4 /24, an IPv6 /48) has at most a share of them.
-//! - A new connection is worth more than one whose client has let us wait: when the places, or those of
-//!   its network, are taken, one is closed that waits for its client (for a head, a body, or until a reply
-//!   is taken): of the network that has most places, the one that has waited longest. So silent
-//!   connections, however many, keep nobody out, nor do busy ones of a few networks. One with a request
-//!   that we work on is never closed for another.
-//! - Where nobody can be closed, a network that has its share is refused with 503, and what comes when
-//!   all places work waits to be accepted.
+//! - Each connection holds a permit. The number of permits is fixed, and one network (an IPv4 /24,
+//!   an IPv6 /48) has at most a share of them.
+//! - A new connection is worth more than one whose client keeps us waiting (for a head, for a body,
+//!   or until it takes a reply). So when all permits, or all of a network's share, are taken, a
+//!   waiting connection is closed: of the network with most permits, the one that has waited
+//!   longest. Silent connections therefore keep nobody out, however many they are, nor do the busy
+//!   ones of a few networks. A connection whose request we work on is never closed for another.
+//! - When no connection can be closed, a network that has used up its share is refused with 503;
+//!   when all permits are at work, new connections wait to be accepted.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -28,31 +30,32 @@ use tokio::task::AbortHandle;
 use crate::address::Range;
 pub use crate::metrics::{DoorMetrics, Shut};
 
-/// Of so many places one more is closed at a time: a flood of connections costs a look through all of
-/// them once for many, and the next ones find room.
+/// One connection is closed for every so many that wait. A flood of connections then pays for one
+/// look through the whole table and frees permits for many of its successors.
 const PER_CLOSED: usize = 64;
-/// How long those that were closed may take to give their places back, before others are closed.
+/// How long closed connections may take to give their permits back before others are closed.
 const FREED_WITHIN: Duration = Duration::from_millis(50);
-/// After a failed accept (no descriptor left), before the next.
+/// The pause after a failed accept (no descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// [`State::since`] of a connection that works, and of one that was told to go.
+/// Values of [`Activity::since`] that are no times: a request is worked on; the connection was told
+/// to end.
 const WORKING: u64 = u64::MAX;
 const TOLD: u64 = u64::MAX - 1;
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// How many places there are, and for whom.
+/// How many permits there are, and for whom.
 #[derive(Clone, Debug)]
 pub struct DoorSettings {
-    /// All places.
+    /// All permits.
     pub connections_max: usize,
-    /// Those of one network.
+    /// The most permits of one network.
     pub network_max: usize,
-    /// Networks without a share of their own: proxies, behind which all visitors are.
+    /// Addresses to which no share applies: proxies, for all visitors come through them.
     pub exempt: Vec<Range>,
 }
 
-/// The places of one listener.
+/// The permits of one listener.
 pub struct Doors {
     settings: DoorSettings,
     metrics: DoorMetrics,
@@ -68,32 +71,32 @@ impl std::fmt::Debug for Doors {
     }
 }
 
-/// A connection's place, given back when it is dropped. Its client is waited for until it says
-/// otherwise.
-pub struct Place {
+/// The right to hold one connection, given back on drop. At first the connection counts as waiting
+/// for its client; [`Permit::works`] and [`Permit::waits`] change that.
+pub struct Permit {
     doors: Arc<Doors>,
     number: u64,
-    state: Arc<State>,
-    _permit: OwnedSemaphorePermit,
+    activity: Arc<Activity>,
+    _slot: OwnedSemaphorePermit,
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Permit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Place").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Permit").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
-/// What others may know of a connection.
+/// What the table must know of a connection to choose which one to close.
 #[derive(Debug)]
-struct State {
-    /// Since when its client is waited for, ms.
+struct Activity {
+    /// Since when we wait for the client, in ms of [`Doors::now`]; or [`WORKING`], or [`TOLD`].
     since: AtomicU64,
-    /// Ends it.
+    /// Ends the connection. Unset until somebody serves it.
     end: OnceLock<AbortHandle>,
 }
 
 impl Doors {
-    /// All places are free.
+    /// With all permits free.
     #[must_use]
     pub fn new(settings: DoorSettings, metrics: DoorMetrics) -> Arc<Self> {
         let places = settings.connections_max.clamp(1, Semaphore::MAX_PERMITS);
@@ -106,30 +109,31 @@ impl Doors {
         })
     }
 
-    /// What is counted of them.
+    /// The listener's counters.
     #[must_use]
     pub const fn metrics(&self) -> &DoorMetrics {
         &self.metrics
     }
 
-    /// The next connection that has a place. Errors are of single connections, or pass (no file left to
-    /// open): they never end it.
+    /// The next connection, with its permit. No error ends this: each concerns a single connection
+    /// or passes (no descriptor left).
     pub async fn next(
         self: &Arc<Self>,
         listener: &TcpListener,
-    ) -> (std::net::TcpStream, IpAddr, Place) {
+    ) -> (std::net::TcpStream, IpAddr, Permit) {
         let mut failing = false;
         loop {
             let accepted = listener.accept().await.and_then(|(stream, peer)| {
                 let _ = stream.set_nodelay(true);
-                // For the runtime that will serve it.
+                // A tokio stream belongs to the runtime that made it, and another runtime will
+                // serve this one.
                 Ok((stream.into_std()?, peer.ip()))
             });
             match accepted {
                 Ok((stream, peer)) => {
                     failing = false;
                     match self.admit(peer).await {
-                        Some(place) => return (stream, peer, place),
+                        Some(permit) => return (stream, peer, permit),
                         None => refuse(&stream),
                     }
                 }
@@ -139,7 +143,8 @@ impl Doors {
                         tracing::warn!(%error, "connections cannot be accepted for now");
                     }
                     if is_out_of_files(&error) {
-                        // Whoever waits longest has one that somebody else needs.
+                        // The connection that has waited longest holds a descriptor that another
+                        // one needs.
                         self.displace(|_| true);
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -148,8 +153,9 @@ impl Doors {
         }
     }
 
-    /// A place; waits while all work. `None` when the network has its share, and works with all of it.
-    pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    /// Gives a permit, and waits as long as every connection is at work. `None` when the network
+    /// has used up its share and works on all of it.
+    pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Permit> {
         let network = (!self.settings.exempt.iter().any(|range| range.contains(peer)))
             .then(|| Network::from_address(peer));
         if let Some(network) = network {
@@ -161,21 +167,24 @@ impl Doors {
                 return None;
             }
         }
-        let permit = loop {
+        // Ends as soon as any connection ends. Every round closes more of those that wait; when
+        // none waits, one at work ends in time, for its life is bounded.
+        let slot = loop {
             match Arc::clone(&self.room).try_acquire_owned() {
-                Ok(permit) => break permit,
+                Ok(slot) => break slot,
                 Err(_) => self.displace(|_| true),
             };
             let freed = Arc::clone(&self.room).acquire_owned();
-            // Never closed, so a permit always comes in the end.
-            if let Ok(Ok(permit)) = tokio::time::timeout(FREED_WITHIN, freed).await {
-                break permit;
+            // The semaphore is never closed, so this is an error only by timeout.
+            if let Ok(Ok(slot)) = tokio::time::timeout(FREED_WITHIN, freed).await {
+                break slot;
             }
         };
-        let state = Arc::new(State { since: AtomicU64::new(self.now()), end: OnceLock::new() });
-        let number = self.table.lock().add(network, Arc::clone(&state));
+        let activity =
+            Arc::new(Activity { since: AtomicU64::new(self.now()), end: OnceLock::new() });
+        let number = self.table.lock().add(network, Arc::clone(&activity));
         self.metrics.open.inc();
-        Some(Place { doors: Arc::clone(self), number, state, _permit: permit })
+        Some(Permit { doors: Arc::clone(self), number, activity, _slot: slot })
     }
 
     /// Returns when no connection is open.
@@ -184,8 +193,9 @@ impl Doors {
         let _ = self.room.acquire_many(u32::try_from(all).unwrap_or(u32::MAX)).await;
     }
 
-    /// Ends connections whose clients are waited for, of those that `may` go: of the networks that have
-    /// most places, those that wait longest; those without a share last. False when none may.
+    /// Closes waiting connections, among those that `may` be closed: first those of the networks
+    /// with most permits, of these the longest waiting; those of exempt networks last. False when
+    /// no connection could be closed.
     fn displace(&self, may: impl Fn(&Entry) -> bool) -> bool {
         let told = self.table.lock().tell(may);
         for _ in 0..told {
@@ -199,66 +209,67 @@ impl Doors {
     }
 }
 
-impl Place {
-    /// What ends the connection when somebody else needs its place; until it is known, it stays. Its
-    /// client is waited for from now on: what it has sent lay unread before.
+impl Permit {
+    /// Sets what ends the connection when its permit is needed; before this call it cannot be
+    /// closed. Waiting for the client counts from this call on, for what the client had sent before
+    /// lay unread.
     pub fn ended_by(&self, end: AbortHandle) {
         self.waits();
-        let _ = self.state.end.set(end);
+        let _ = self.activity.end.set(end);
     }
 
-    /// A request is worked on.
+    /// From now on a request is worked on.
     pub fn works(&self) {
         self.set(WORKING);
     }
 
-    /// From now on its client is waited for.
+    /// From now on the client is waited for.
     pub fn waits(&self) {
         self.set(self.doors.now());
     }
 
-    /// Counts how it ended.
+    /// Counts why the connection was ended.
     pub fn shut(&self, why: Shut) {
         self.doors.metrics.shut(why);
     }
 
     fn set(&self, since: u64) {
-        // One that was told to go is about to end, whatever it does.
+        // A connection that was told to end does so whatever its state, so that mark stays.
         let unless_told = |before| (before != TOLD).then_some(since);
-        let _ = self.state.since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_told);
+        let _ = self.activity.since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unless_told);
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.doors.table.lock().remove(self.number);
         self.doors.metrics.open.dec();
     }
 }
 
-/// All connections that have a place.
+/// All connections that hold a permit.
 #[derive(Default)]
 struct Table {
     next: u64,
     all: HashMap<u64, Entry>,
-    /// How many places each network has; those that were told to go do not count any more.
+    /// How many permits each network has, without those that were told to end.
     networks: HashMap<Network, usize>,
 }
 
 struct Entry {
-    /// None: it has no share of its own, or was told to go.
+    /// None when no share applies, or when the connection was told to end.
     network: Option<Network>,
-    state: Arc<State>,
+    activity: Arc<Activity>,
 }
 
 impl Table {
-    fn add(&mut self, network: Option<Network>, state: Arc<State>) -> u64 {
+    fn add(&mut self, network: Option<Network>, activity: Arc<Activity>) -> u64 {
         let number = self.next;
         self.next += 1;
         if let Some(network) = network {
             *self.networks.entry(network).or_default() += 1;
         }
-        self.all.insert(number, Entry { network, state });
+        self.all.insert(number, Entry { network, activity });
         number
     }
 
@@ -277,14 +288,15 @@ impl Table {
         }
     }
 
-    /// Tells some of those that `may` go to do so: one of [`PER_CLOSED`], those of the networks that have
-    /// most places, and of these those that have waited longest.
+    /// Tells some of those that `may` be closed to end: one in [`PER_CLOSED`] and at least one,
+    /// first those of the networks with most permits, of these the longest waiting. Returns how
+    /// many.
     fn tell(&mut self, may: impl Fn(&Entry) -> bool) -> usize {
         let waits = |entry: &Entry| {
-            let since = entry.state.since.load(Ordering::Relaxed);
-            (since < TOLD && entry.state.end.get().is_some()).then_some(since)
+            let since = entry.activity.since.load(Ordering::Relaxed);
+            (since < TOLD && entry.activity.end.get().is_some()).then_some(since)
         };
-        let places = |entry: &Entry| {
+        let permits_of_network = |entry: &Entry| {
             let network = entry.network.as_ref();
             network.and_then(|network| self.networks.get(network)).copied().unwrap_or(0)
         };
@@ -292,7 +304,9 @@ impl Table {
             .all
             .iter()
             .filter(|(_, entry)| may(entry))
-            .filter_map(|(number, entry)| Some((Reverse(places(entry)), waits(entry)?, *number)))
+            .filter_map(|(number, entry)| {
+                Some((Reverse(permits_of_network(entry)), waits(entry)?, *number))
+            })
             .collect();
         let count = (waiting.len() / PER_CLOSED).max(1);
         if count < waiting.len() {
@@ -302,15 +316,20 @@ impl Table {
         waiting.into_iter().filter(|(_, since, number)| self.tell_one(*number, *since)).count()
     }
 
-    /// False when its client has just come.
+    /// False when the state has changed since it was read (the client has come): the connection
+    /// then stays.
     fn tell_one(&mut self, number: u64, since: u64) -> bool {
         let Some(entry) = self.all.get_mut(&number) else { return false };
-        let told =
-            entry.state.since.compare_exchange(since, TOLD, Ordering::Relaxed, Ordering::Relaxed);
+        let told = entry.activity.since.compare_exchange(
+            since,
+            TOLD,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
         if told.is_err() {
             return false;
         }
-        if let Some(end) = entry.state.end.get() {
+        if let Some(end) = entry.activity.end.get() {
             end.abort();
         }
         if let Some(network) = entry.network.take() {
@@ -320,18 +339,18 @@ impl Table {
     }
 }
 
-/// Says so, as far as the socket takes it at once.
+/// Sends the refusal, or as much of it as the socket takes at once.
 fn refuse(mut stream: &std::net::TcpStream) {
     let _ = stream.write_all(REFUSAL);
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// Drives a connection to its end. When it is `closing`, or its `life` is over, `shut_down` tells it to
-/// end after the request under way, which has `last` for that.
+/// Drives a connection to its end. When it is `closing`, or has lived for `life`, `shut_down` makes
+/// it end after the request under way, which may take `last`.
 pub async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     shut_down: impl FnOnce(Pin<&mut C>),
-    place: &Place,
+    permit: &Permit,
     mut closing: watch::Receiver<bool>,
     life: Duration,
     last: Duration,
@@ -339,10 +358,10 @@ pub async fn drive<C: Future<Output = hyper::Result<()>>>(
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         biased;
-        // Clients that go away or send what is no HTTP are no news.
+        // A client that goes away or does not speak HTTP is nothing to report.
         result = connection.as_mut() => {
             if result.is_err_and(|error| is_timeout(&error)) {
-                place.shut(Shut::TimedOut);
+                permit.shut(Shut::TimedOut);
             }
             return;
         }
@@ -351,7 +370,7 @@ pub async fn drive<C: Future<Output = hyper::Result<()>>>(
     }
     shut_down(connection.as_mut());
     if tokio::time::timeout(last, connection).await.is_err() {
-        place.shut(Shut::TimedOut);
+        permit.shut(Shut::TimedOut);
     }
 }
 

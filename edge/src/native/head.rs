@@ -1,4 +1,4 @@
-//! A request's head, whoever has read it: hyper, or the loop for plain requests.
+//! A request's head, read either by hyper or by the loop for plain requests.
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -36,7 +36,7 @@ impl Head for Parts {
     }
 }
 
-/// A head of which nothing was copied.
+/// A head that borrows from the buffer it was read into.
 pub(super) struct Borrowed<'a> {
     method: &'a str,
     path: &'a str,
@@ -45,14 +45,14 @@ pub(super) struct Borrowed<'a> {
 }
 
 impl<'a> Borrowed<'a> {
-    /// A request that says all in its head and wants nothing special of its connection: GET or HEAD
-    /// of HTTP/1.1, no body. `None` for any other.
+    /// A request that is complete with its head and asks nothing special of its connection: GET or
+    /// HEAD of HTTP/1.1, no body. `None` for any other.
     pub(super) fn plain(request: &'a httparse::Request<'a, 'a>) -> Option<Self> {
         let (method, target) = (request.method?, request.path?);
         let is_plain = matches!(method, "GET" | "HEAD")
             && request.version == Some(1)
             && target.starts_with('/')
-            // Not for us to say what else is a URI.
+            // Whether anything else is a URI is for hyper to decide.
             && target.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic() & (byte != b'#'))
             && request.headers.iter().all(leaves_it_plain);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -60,8 +60,8 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-/// Whether a field changes neither where the request ends nor what becomes of the connection
-/// (RFC 9112 §6, §9; RFC 9110 §7.8, §10.1.1).
+/// Whether a field changes neither the end of the request nor the fate of the connection (RFC 9112
+/// §6, §9; RFC 9110 §7.8, §10.1.1).
 fn leaves_it_plain(field: &httparse::Header<'_>) -> bool {
     let is = |name: &str| field.name.eq_ignore_ascii_case(name);
     match field.name.len() {

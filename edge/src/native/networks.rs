@@ -1,6 +1,6 @@
-//! What tables in MaxMind's form (`.mmdb`) say of an address: its autonomous system (GeoLite2-ASN, DB-IP
-//! ASN Lite) and its country (GeoLite2-Country or -City, DB-IP Country Lite). They are read into memory at
-//! the start; a new table needs a new start.
+//! Looks up addresses in tables of MaxMind's form (`.mmdb`): the autonomous system (GeoLite2-ASN,
+//! DB-IP ASN Lite) and the country (GeoLite2-Country or -City, DB-IP Country Lite). The tables are
+//! read into memory at the start; a new table needs a restart.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,10 +12,11 @@ use serde::{Deserialize, Deserializer};
 
 use super::RimSettings;
 
-/// One of so many networks must have what is asked for, or it is another sort of table.
+/// At least one of the first so many networks must have the wanted field; else the file is a table
+/// of another sort.
 const LOOKED_AT: usize = 1_000;
 
-/// The tables that there are.
+/// The tables that the settings name.
 #[derive(Debug)]
 pub(super) struct Tables {
     systems: Option<Table>,
@@ -23,10 +24,10 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Reads those that the settings name.
+    /// Reads the tables that the settings name.
     ///
     /// # Errors
-    /// When one cannot be read, or has nothing of what it is for.
+    /// When a file cannot be read, or lacks the field that it is meant for.
     pub(super) fn open(settings: &RimSettings) -> Result<Self, String> {
         let systems = settings.networks.as_deref().map(|path| {
             let field = [PathElement::Key("autonomous_system_number")];
@@ -41,16 +42,16 @@ impl Tables {
 
     /// The number of the address's autonomous system; `None` when no table has it.
     pub(super) fn asn(&self, address: IpAddr) -> Option<u32> {
-        self.systems.as_ref()?.of(address).map(|Number(asn)| asn)
+        self.systems.as_ref()?.lookup(address).map(|Number(asn)| asn)
     }
 
     /// The address's country, ISO 3166-1 alpha-2; `None` when no table has it.
     pub(super) fn country(&self, address: IpAddr) -> Option<&[u8]> {
-        self.countries.as_ref()?.of(address).map(str::as_bytes)
+        self.countries.as_ref()?.lookup(address).map(str::as_bytes)
     }
 }
 
-/// A number, however wide a table writes it: some take the narrowest that holds it.
+/// A number of any width: some tables write the narrowest integer that holds it.
 struct Number(u32);
 
 impl<'de> Deserialize<'de> for Number {
@@ -112,7 +113,7 @@ impl Table {
         Ok(Self { reader, field })
     }
 
-    fn of<'a, T: Deserialize<'a>>(&'a self, address: IpAddr) -> Option<T> {
+    fn lookup<'a, T: Deserialize<'a>>(&'a self, address: IpAddr) -> Option<T> {
         self.reader.lookup(address).ok()?.decode_path(&self.field).ok()?
     }
 }

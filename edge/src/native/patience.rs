@@ -1,4 +1,4 @@
-//! Waiting, but not for ever.
+//! Waiting with a limit.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use shared::ambient::Stopwatch;
 use tokio::time::Sleep;
 
-/// A bound for waits that hardly ever reach it: the timer is set again when it rings, not for each
-/// wait.
+/// A time limit for many waits that hardly ever reach it. The timer is set again when it fires, not
+/// for each wait, which saves most of its cost.
 pub(super) struct Patience {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
@@ -18,16 +18,18 @@ impl Patience {
         Self { limit, timer: Box::pin(tokio::time::sleep(limit)) }
     }
 
-    /// What comes, or `None` when nothing has come within the limit.
+    /// The output of the future, or `None` when the limit passed before it.
     pub(super) async fn wait<T>(
         &mut self,
-        mut what: Pin<&mut impl Future<Output = T>>,
+        mut future: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
         let watch = Stopwatch::start();
+        // The timer may have been set by an earlier wait and fire early. It is then set to the rest
+        // of this wait's time, so the loop ends at the limit at the latest.
         loop {
             tokio::select! {
                 biased;
-                done = what.as_mut() => return Some(done),
+                output = future.as_mut() => return Some(output),
                 () = self.timer.as_mut() => {
                     let left = self.limit.saturating_sub(watch.elapsed());
                     if left.is_zero() {

@@ -1,6 +1,7 @@
-//! The short way for what nearly every request is: a GET without a body whose head comes in one
-//! piece. It is read where it lies, and its reply is one write; nothing is kept of the connection
-//! between two requests. Whatever else comes is left to hyper, with the bytes that were read.
+//! The short way for what nearly every request is: a GET without a body, whose head comes in one
+//! piece. The head is read in place on the stack and the reply is one write; between two requests
+//! no bytes of the connection are kept. For any other request the connection goes to hyper, with
+//! the bytes that were read.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,17 +20,17 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::connection::{FIELDS_MAX, LAST_REQUEST};
-use super::doors::{Place, Shut};
+use super::doors::{Permit, Shut};
 use super::head::{Borrowed, Head as _};
 use super::patience::Patience;
 use super::rim::{Rim, is_own};
 use crate::decision::{Decision, Reply};
 use crate::metrics::Route;
 
-/// Longer heads are hyper's.
+/// Longer heads go to hyper.
 const HEAD_BYTES: usize = 4 << 10;
 
-/// What was read.
+/// What one read of the stream brought.
 enum Read {
     Plain(Asked),
     Other(Vec<u8>),
@@ -39,20 +40,20 @@ enum Read {
 /// A plain request, decided.
 struct Asked {
     decision: Decision,
-    /// When it was read, by the connection's age.
+    /// When it was read, as the connection's age.
     at: Duration,
     now: Timestamp,
     route: Route,
-    /// HEAD: the reply's body is left out.
+    /// HEAD: the reply has no body.
     head_only: bool,
 }
 
-/// Serves plain requests. Returns what was read of the first other one; `None` when the connection
-/// has ended. `closing` tells to end after the request under way.
+/// Serves plain requests. Returns the bytes of the first one that is not plain; `None` when the
+/// connection has ended. Once `closing` becomes true, it ends after the request under way.
 pub(super) async fn serve(
     stream: &mut TcpStream,
     peer: IpAddr,
-    place: &Place,
+    permit: &Permit,
     rim: &Arc<Rim>,
     closing: watch::Receiver<bool>,
     age: Stopwatch,
@@ -76,11 +77,11 @@ pub(super) async fn serve(
             Some(Read::Other(bytes)) => return Some(bytes),
             Some(Read::End) => return None,
             None => {
-                place.shut(Shut::TimedOut);
+                permit.shut(Shut::TimedOut);
                 return None;
             }
         };
-        place.works();
+        permit.works();
         let Asked { decision, at, now, route, head_only } = asked;
         let reply = rim.perform(decision, now, &mut disk).await;
         let replied = age.elapsed();
@@ -88,17 +89,17 @@ pub(super) async fn serve(
         out.clear();
         write(&mut out, &reply, &rim.date(now), head_only, last);
         rim.metrics().replied(route, reply.status, replied.saturating_sub(at));
-        // Until it is taken, and the next request is here.
-        place.waits();
+        // Until the client has taken the reply and sent its next request.
+        permit.waits();
         let sent = send(stream, &out).await;
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            place.shut(Shut::TimedOut);
+            permit.shut(Shut::TimedOut);
         }
         sent.ok().filter(|()| !last)?;
     }
 }
 
-/// Sends a reply; a client that does not take it is let go.
+/// Sends a reply. A client that does not take it in time is an error (`TimedOut`).
 async fn send(stream: &mut TcpStream, reply: &[u8]) -> io::Result<()> {
     let sent = match stream.try_write(reply) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -110,7 +111,7 @@ async fn send(stream: &mut TcpStream, reply: &[u8]) -> io::Result<()> {
     tokio::time::timeout(LAST_REQUEST, stream.write_all(&reply[sent..])).await?
 }
 
-/// Waits for a request, and decides it from where it was read.
+/// Waits for a request and decides it while its bytes lie in the buffer.
 async fn read(stream: &mut TcpStream, peer: IpAddr, rim: &Rim, age: Stopwatch) -> Read {
     poll_fn(|context| {
         let mut space = [MaybeUninit::uninit(); HEAD_BYTES];
@@ -136,7 +137,7 @@ fn ask(bytes: &[u8], peer: IpAddr, rim: &Rim, age: Stopwatch) -> Option<Asked> {
         return None;
     }
     let head = Borrowed::plain(&request).filter(|head| !is_own(head.path()))?;
-    let (now, route) = (rim.now(), Route::of(head.path()));
+    let (now, route) = (rim.now(), Route::from_path(head.path()));
     let decision = match rim.limited(&head, route, peer) {
         Some(reply) => Decision::reply(reply),
         None => rim.decide(&head, peer, Some(b""), now),
@@ -144,7 +145,7 @@ fn ask(bytes: &[u8], peer: IpAddr, rim: &Rim, age: Stopwatch) -> Option<Asked> {
     Some(Asked { decision, at, now, route, head_only: head.method() == "HEAD" })
 }
 
-/// The whole reply (RFC 9112).
+/// Writes a whole reply (RFC 9112).
 fn write(out: &mut Vec<u8>, reply: &Reply, date: &[u8], head_only: bool, last: bool) {
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -160,7 +161,7 @@ fn write(out: &mut Vec<u8>, reply: &Reply, date: &[u8], head_only: bool, last: b
         field(name, value.as_bytes());
     }
     for (name, value) in [("location", &reply.location), ("etag", &reply.etag)] {
-        // The core lets visible ASCII only pass.
+        // The core lets only visible ASCII through.
         if let Some(value) = value {
             field(name, value.as_bytes());
         }
@@ -168,8 +169,8 @@ fn write(out: &mut Vec<u8>, reply: &Reply, date: &[u8], head_only: bool, last: b
     if last {
         field("connection", b"close");
     }
-    // As hyper does it: HEAD leaves out the length of nothing, and so does a 304, which would have to
-    // tell that of the 200 (RFC 9110 §8.6).
+    // As hyper does: no length for the empty body of a HEAD reply, and none for a 304, whose length
+    // would have to be that of the 200 (RFC 9110 §8.6).
     let bare = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !(bare || head_only && reply.body.is_empty()) {
         field("content-length", reply.body.len().to_string().as_bytes());

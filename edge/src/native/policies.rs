@@ -1,4 +1,4 @@
-//! The policy in force, and how it changes while requests go on.
+//! The policy in force, and how it is replaced while requests go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use shared::ambient::SystemClock;
 use super::Metrics;
 use crate::policy::{Keys, Policy};
 
-/// The policy in force. A request reads it once; a change never waits for one.
+/// The policy in force. A request loads it once and keeps it; a replacement waits for no request.
 #[derive(Debug)]
 pub struct Policies(ArcSwap<Policy>);
 
 impl Policies {
-    /// Begins with this one.
+    /// Starts with this policy.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         let policies = Self(ArcSwap::from_pointee(policy));
@@ -24,7 +24,7 @@ impl Policies {
         policies
     }
 
-    /// The one in force.
+    /// The policy in force.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<Policy>> {
         self.0.load()
@@ -44,10 +44,10 @@ impl Policies {
         self.warn_of_unsold();
     }
 
-    /// Says which ads are never shown, for no key of this edge's may sign for them.
+    /// Logs which ads are never shown because no key of this edge may sign for them.
     fn warn_of_unsold(&self) {
         let policy = self.load();
-        // A key that was just made signs in a few seconds.
+        // A new key signs only after a few seconds; it should not be warned of.
         let unsold = policy.unsold(SystemClock.now().plus_ms(60_000));
         let Some((placement, ad)) = unsold.first() else { return };
         tracing::warn!(
@@ -58,7 +58,7 @@ impl Policies {
     }
 }
 
-/// Asks the source every `pause` and puts what it gives in force.
+/// Asks the source every `pause` for a new catalogue and puts it in force. Ends with the runtime.
 pub(super) async fn watch(
     mut source: Box<dyn CatalogueSource>,
     policies: Arc<Policies>,

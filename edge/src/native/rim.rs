@@ -1,4 +1,5 @@
-//! One request: from HTTP to the core's form, and what the core decided back to HTTP.
+//! Turns an HTTP request into the core's form, and the core's decision into effects and an HTTP
+//! reply.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use shared::{Clock, Country, ImpressionId, Network, Random, Ready, Timestamp};
 use tokio::runtime::Handle;
 
 use super::bodies::{Bodies, Unread, Whole};
-use super::doors::{Place, Shut};
+use super::doors::{Permit, Shut};
 use super::head::Head;
 use super::networks::Tables;
 use super::patience::Patience;
@@ -34,10 +35,11 @@ use crate::outbox::{AppendError, News, Outbox, Pending};
 use crate::ready;
 use crate::request::{Body, Method, Request, opts_out};
 
-/// An edge whose outbox was full is not ready for so long.
+/// An edge is not ready for this long after its outbox was seen full.
 const FULL_LASTS: Duration = Duration::from_secs(3);
 const DATE_BYTES: usize = 29;
-/// The last second of the year 9999, in seconds since 1970: no later one can be written.
+/// The last second of the year 9999, in seconds since 1970: the date format has four digits for the
+/// year.
 const DATE_MAX: u64 = 253_402_300_799;
 
 /// What a [`Rim`] is made of.
@@ -51,11 +53,11 @@ pub(super) struct RimParts {
     pub(super) country_header: Option<HeaderName>,
     pub(super) tables: Tables,
     pub(super) settings: RimSettings,
-    /// What the sink knows of the edge.
+    /// What the sink has learnt about this edge.
     pub(super) news: Box<dyn Fn() -> News + Send + Sync>,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 pub(super) struct Rim {
     policies: Arc<Policies>,
     outbox: Outbox,
@@ -73,27 +75,28 @@ pub(super) struct Rim {
     bodies: Bodies,
     /// The limits' clock: it never goes back.
     started: Stopwatch,
-    /// When the outbox was last seen full, by the same clock.
+    /// When the outbox was last seen full, on the clock `started`.
     last_full: Mutex<Option<Duration>>,
     told_of_proxy: AtomicBool,
-    /// For what outlives a connection.
+    /// Runs what must outlive a connection and its thread.
     runtime: Handle,
-    /// The second that was last told, and how.
+    /// The last second whose `Date` was written, and that text.
     date: Mutex<(u64, [u8; DATE_BYTES])>,
 }
 
-/// Locked for one draw, never for a whole request.
-struct Drawn<'a>(&'a Mutex<Box<dyn Random>>);
+/// The random source, locked for one draw and not for a whole request.
+struct LockPerDraw<'a>(&'a Mutex<Box<dyn Random>>);
 
-impl Random for Drawn<'_> {
+impl Random for LockPerDraw<'_> {
     fn fill(&mut self, bytes: &mut [u8]) {
         self.0.lock().fill(bytes);
     }
 }
 
-struct Shared<'a>(&'a Rim);
+/// What the core may ask of the rim while it decides.
+struct RimState<'a>(&'a Rim);
 
-impl State for Shared<'_> {
+impl State for RimState<'_> {
     fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId> {
         Some(self.0.ids.lock().next(now, random))
     }
@@ -128,7 +131,8 @@ const PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("x-purpose"),
 ];
 
-/// Whether a proxy's header knows the country: Cloudflare writes `XX`, or `T1` for Tor, where it does not.
+/// Whether a proxy's header names a country. Cloudflare writes `XX` when it does not know, and `T1`
+/// for Tor.
 fn says_a_country(said: &[u8]) -> bool {
     std::str::from_utf8(said).is_ok_and(|said| Country::lenient(said) != Country::UNKNOWN)
 }
@@ -160,12 +164,12 @@ impl Rim {
         }
     }
 
-    /// The time of a request.
+    /// The time of a request, as [`Outbox::time`] gives it.
     pub(super) fn now(&self) -> Timestamp {
         self.outbox.time(self.clock.now())
     }
 
-    /// A time for the field `Date` (RFC 9110 §5.6.7); written once a second.
+    /// The field `Date` (RFC 9110 §5.6.7) for this time; written once a second.
     pub(super) fn date(&self, now: Timestamp) -> [u8; DATE_BYTES] {
         let second = now.seconds().min(DATE_MAX);
         let mut date = self.date.lock();
@@ -194,27 +198,27 @@ impl Rim {
         self: &Arc<Self>,
         request: hyper::Request<Incoming>,
         peer: IpAddr,
-        place: &Place,
+        permit: &Permit,
     ) -> Response<Full<Bytes>> {
         let watch = Stopwatch::start();
         let (head, body) = request.into_parts();
         let path = head.uri.path();
-        let route = Route::of(path);
+        let route = Route::from_path(path);
         let response = match path {
             path if is_own(path) && head.method.is_safe() => self.own(path),
             _ if let Some(reply) = self.limited(&head, route, peer) => to_response(reply),
             _ => {
                 let now = self.now();
-                place.waits();
+                permit.waits();
                 let body = self.body(&head, route, body, peer).await;
-                place.works();
+                permit.works();
                 let decision = match body {
                     Ok(body) => self.decide(&head, peer, Some(body.as_deref().unwrap_or(b"")), now),
                     Err(Unread::TooLarge) => self.decide(&head, peer, None, now),
                     Err(Unread::Broken) => Decision::reply(handle::body_broken()),
                     Err(Unread::Busy) => Decision::reply(handle::busy()),
                     Err(Unread::TimedOut) => {
-                        place.shut(Shut::TimedOut);
+                        permit.shut(Shut::TimedOut);
                         Decision::reply(handle::body_timeout())
                     }
                 };
@@ -226,8 +230,8 @@ impl Rim {
         response
     }
 
-    /// The refusal of a request whose network has asked too often. Nothing of it is read or counted
-    /// as an event: whoever sent it was told so.
+    /// The refusal when the network has asked too often. The body of such a request is not read and
+    /// nothing is counted as an event: the sender is told that it was refused.
     pub(super) fn limited(&self, head: &impl Head, route: Route, peer: IpAddr) -> Option<Reply> {
         let class = if route == Route::Click { Class::Click } else { Class::Request };
         let client = self.client(head, peer);
@@ -238,7 +242,7 @@ impl Rim {
         Some(handle::too_many(class))
     }
 
-    /// The body of a request that may have one.
+    /// The body; `None` on a route that takes none.
     async fn body(
         &self,
         head: &Parts,
@@ -258,8 +262,8 @@ impl Rim {
         crate::address::client(peer, head.fields(&FORWARDED_FOR), &self.settings.trusted_proxies)
     }
 
-    /// Says once that visitors come by a proxy on this machine that nobody has named: they are all taken for
-    /// it, and it has no limits.
+    /// Logs, once, that visitors come through a proxy on this machine which the settings do not
+    /// name: all of them are then taken for the proxy, to which no limits apply.
     fn warn_of_proxy(&self, head: &impl Head, peer: IpAddr) {
         if !peer.is_loopback() || self.told_of_proxy.load(Ordering::Relaxed) {
             return;
@@ -276,7 +280,7 @@ impl Rim {
         }
     }
 
-    /// Asks the core. `body` is `None` when it is too large.
+    /// Asks the core for its decision. `body` is `None` when it is too large.
     pub(super) fn decide(
         &self,
         head: &impl Head,
@@ -288,7 +292,7 @@ impl Rim {
         let by_proxy = trusted.iter().any(|range| range.contains(peer));
         let client = self.client(head, peer);
         let header = self.country_header.as_ref().filter(|_| by_proxy);
-        // What the proxy says comes first: it has seen the visitor.
+        // The proxy knows better than a table: it has seen the visitor.
         let said = header.map_or(b"".as_slice(), |name| head.field(name));
         let country = || client.and_then(|client| self.tables.country(client)).unwrap_or_default();
         let request = Request {
@@ -309,11 +313,11 @@ impl Rim {
             asn: client.and_then(|client| self.tables.asn(client)),
             body: body.map_or(Body::TooLarge, Body::Whole),
         };
-        let (mut state, mut random) = (Shared(self), Drawn(&self.random));
+        let (mut state, mut random) = (RimState(self), LockPerDraw(&self.random));
         handle(&request, &self.policies.load(), &mut state, now, &mut random)
     }
 
-    /// Does what the core decided, in its order: events, tallies, reply.
+    /// Carries out the decision, in its order: events, tallies, reply.
     pub(super) async fn perform(
         self: &Arc<Self>,
         decision: Decision,
@@ -350,7 +354,7 @@ impl Rim {
         reply
     }
 
-    /// Appends events whose reply does not wait for them; should the disk not take them in the end,
+    /// Appends events whose reply does not wait for the disk. Should the outbox refuse them later,
     /// they are tallied.
     fn queue(self: &Arc<Self>, events: Vec<Draft>, now: Timestamp) -> Result<(), AppendError> {
         let lost = crate::decision::lost(&events);
@@ -359,8 +363,9 @@ impl Rim {
         Ok(())
     }
 
-    /// Appends the event of a redirect, and waits for the disk as long as a visitor may. What the
-    /// outbox does not take is tallied, even when that is known after the redirect is out.
+    /// Appends the event of a redirect and waits for the disk for as long as a visitor may wait. An
+    /// event that the outbox refuses is tallied, even when that shows only after the redirect is
+    /// out.
     async fn wait_a_while(
         self: &Arc<Self>,
         events: Vec<Draft>,
@@ -373,14 +378,16 @@ impl Rim {
             Err(_) => return self.tally(now, lost),
         };
         match disk.wait(Pin::new(&mut pending)).await {
-            // After a failure the event may be on disk; the next process knows.
+            // After a failed write the event may be on disk or not; the next process finds out. So
+            // it is not tallied here.
             Some(Ok(()) | Err(AppendError::Failed)) => {}
             Some(Err(AppendError::Full | AppendError::Closed)) => self.tally(now, lost),
             None => self.tally_if_refused(pending, vec![lost], now),
         }
     }
 
-    /// Waits for the disk after the reply; longer than the connection and its thread may live.
+    /// Waits for the disk after the reply has gone out, which may take longer than the connection
+    /// and its thread live; tallies what was refused.
     fn tally_if_refused(self: &Arc<Self>, pending: Pending, lost: Vec<Loss>, now: Timestamp) {
         let rim = Arc::clone(self);
         self.runtime.spawn(async move {
@@ -394,7 +401,7 @@ impl Rim {
         self.outbox.tally(now, lost.kind, lost.reason, lost.count);
     }
 
-    /// What is asked by whoever runs the edge.
+    /// The routes for the operator: health, readiness, metrics.
     fn own(&self, path: &str) -> Response<Full<Bytes>> {
         match (path, &self.registry) {
             ("/healthz", _) => text(StatusCode::OK, "text/plain", "ok\n".to_owned()),
@@ -418,7 +425,7 @@ impl Rim {
         }
     }
 
-    /// Why no traffic should be sent here; empty when it may.
+    /// Why this edge should get no traffic; empty when it is ready.
     fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.is_full_of_late() {
@@ -437,8 +444,8 @@ impl Rim {
         reasons
     }
 
-    /// Whether the outbox is full, or was a moment ago: on a full disk there is room now and then for a
-    /// heartbeat, and no more.
+    /// Whether the outbox is full or was so a moment ago. On a full disk there is room now and then
+    /// for a heartbeat, which must not make the edge look ready.
     fn is_full_of_late(&self) -> bool {
         let now = self.started.elapsed();
         let mut last = self.last_full.lock();
@@ -448,7 +455,7 @@ impl Rim {
         last.is_some_and(|last| now.saturating_sub(last) < FULL_LASTS)
     }
 
-    /// Keeps the gauges up to date, for ever.
+    /// Updates the gauges every second, for ever.
     pub(super) async fn sample(&self) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -465,7 +472,7 @@ impl Rim {
     }
 }
 
-/// Whether a path is for whoever runs the edge.
+/// Whether a path is one of the routes for the operator.
 pub(super) fn is_own(path: &str) -> bool {
     matches!(path, "/healthz" | Ready::PATH | "/metrics")
 }
@@ -483,7 +490,7 @@ fn to_response(reply: Reply) -> Response<Full<Bytes>> {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     for (name, value) in [(header::LOCATION, reply.location), (header::ETAG, reply.etag)] {
-        // The core lets visible ASCII only pass.
+        // The core lets only visible ASCII through.
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(name, value);
         }

@@ -1,4 +1,5 @@
-//! The service: accepts connections until it is told to stop, then hands over what it has.
+//! Runs the edge: accepts connections until it is told to stop, then finishes its requests, closes
+//! the outbox and drains it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,24 +27,26 @@ use crate::outbox::{BatchSink, Drain, DrainSettings, Outbox};
 /// Settings of the HTTP side.
 #[derive(Clone, Debug)]
 pub struct RimSettings {
-    /// Proxies whose `X-Forwarded-For` and country header are believed; nobody else's are.
+    /// Only of these proxies are `X-Forwarded-For` and the country header believed.
     pub trusted_proxies: Vec<Range>,
-    /// The header in which a trusted proxy says the country, two letters; none: as
-    /// [`Self::countries`] says.
+    /// The header in which a trusted proxy names the country in two letters; `None`: the country
+    /// comes from [`Self::countries`].
     pub country_header: Option<String>,
-    /// How often one network may ask.
+    /// How often one network may send requests.
     pub rates: Rates,
     /// How often one visitor may click before that is no person's doing.
     pub pace: Pace,
-    /// The table of networks, in MaxMind's form, that tells data centres; none: nothing is known of
-    /// networks.
+    /// The table of networks in MaxMind's form (`.mmdb`), by which data centres are told; `None`:
+    /// nothing is known of networks.
     pub networks: Option<PathBuf>,
-    /// The table of countries, in MaxMind's form, for whom no proxy says it; none: `ZZ`.
+    /// The table of countries in MaxMind's form, used where no proxy names the country; `None`:
+    /// `ZZ`.
     pub countries: Option<PathBuf>,
-    /// The most connections at once; a further one displaces that whose client is waited for longest
-    /// ([`super::doors`]).
+    /// The most connections at once. A further one displaces the connection whose client has been
+    /// waited for longest ([`super::doors`]).
     pub connections_max: usize,
-    /// The most of one network; 0: a quarter. Not for trusted proxies, and not for this machine itself.
+    /// The most connections of one network; 0: a quarter of all. Trusted proxies and this machine
+    /// itself are exempt.
     pub connections_per_network_max: usize,
     /// The threads that serve connections; 0: as many as there are cores.
     pub threads: usize,
@@ -53,18 +56,16 @@ pub struct RimSettings {
     pub head_timeout: Duration,
     /// How long a client may take to send a request's body.
     pub body_timeout: Duration,
-    /// A connection is closed after so long, between two requests; a client that takes no replies
-    /// cannot hold one for ever.
+    /// A connection is closed at this age, between two requests, so that a client which takes no
+    /// replies cannot hold one for ever.
     pub connection_life: Duration,
-    /// A redirect goes out after so long even when the disk has not answered; its event stays in
-    /// the queue.
+    /// A redirect waits for the disk for this long at most; its event stays in the queue.
     pub redirect_wait: Duration,
     /// How often the catalogue's source is asked.
     pub catalogue_pause: Duration,
-    /// At the end: how long requests may take to finish …
+    /// At shutdown: how long requests may take to finish …
     pub close_deadline: Duration,
-    /// … and then how long the outbox may take to be drained. What is left waits for the next
-    /// start.
+    /// … and then how long the outbox may take to drain. What is left waits for the next start.
     pub drain_deadline: Duration,
 }
 
@@ -105,25 +106,25 @@ impl RimSettings {
 
 /// What a running edge is made of.
 pub struct Parts<S> {
-    /// The policy in force; the owner may change it while the edge runs.
+    /// The policy in force; the owner may replace it while the edge runs.
     pub policies: Arc<Policies>,
-    /// Where new catalogues come from; `None`: only from `policies`.
+    /// Where new catalogues come from; `None`: whoever owns `policies` replaces the catalogue.
     pub catalogue: Option<Box<dyn CatalogueSource>>,
     /// The outbox.
     pub outbox: Outbox,
     /// Where its batches go.
     pub sink: Arc<S>,
-    /// How they are sent.
+    /// How the batches are sent.
     pub drain: DrainSettings,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Randomness for ids and choices.
+    /// The random source for ids and for the choice of ads.
     pub random: Box<dyn Random>,
-    /// The metrics; the same that the outbox was opened with.
+    /// The metrics; must be those that the outbox was opened with.
     pub metrics: Metrics,
-    /// What `GET /metrics` shows; `None`: the path is not there.
+    /// What `GET /metrics` shows; `None`: that path is a 404.
     pub registry: Option<Arc<Registry>>,
-    /// The HTTP side.
+    /// The settings of the HTTP side.
     pub settings: RimSettings,
 }
 
@@ -133,11 +134,11 @@ impl<S> std::fmt::Debug for Parts<S> {
     }
 }
 
-/// Why the edge ended of itself.
+/// Why the edge ended without being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A write or fsync of the outbox failed: what is on disk is not known, and this process must
-    /// end (exit code 70) so that the next one finds out.
+    /// A write or fsync of the outbox failed. What is on disk is then unknown, so this process must
+    /// end (exit code 70) and the next one finds out.
     #[error("the outbox has failed: {0}")]
     Outbox(String),
     /// A setting is out of range.
@@ -148,17 +149,18 @@ pub enum RunError {
     Threads(std::io::Error),
 }
 
-/// How it ended.
+/// How the edge ended when it was told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Records that the sink has not acknowledged; they wait for the next start.
+    /// Batches that the sink has not acknowledged; they wait for the next start.
     pub left: u64,
-    /// Whether the epoch was closed; else the next start closes it.
+    /// Whether the epoch was closed; if not, the next start closes it.
     pub closed: bool,
 }
 
-/// Serves until `shutdown` is ready; then accepts no more, finishes the requests that are there,
-/// closes the outbox's epoch, drains it, and returns. Nothing that was accepted is lost.
+/// Serves until `shutdown` completes. Then it accepts no more connections, finishes the requests
+/// under way, closes the outbox's epoch, drains the outbox and returns. Nothing that was accepted
+/// is lost.
 ///
 /// # Errors
 /// [`RunError`].
@@ -209,7 +211,7 @@ pub async fn run<S: BatchSink>(
     let doors = Doors::new(settings.doors(), metrics.doors.clone());
     let threads =
         Threads::start(threads, listener, &doors, &rim, &told).map_err(RunError::Threads)?;
-    // Ended with this function, however it ends.
+    // Dropped, and so ended, with this function, however it ends.
     let mut helpers = JoinSet::new();
     if let Some(source) = catalogue {
         helpers.spawn(watch_catalogue(source, policies, metrics, settings.catalogue_pause));
@@ -238,7 +240,7 @@ pub async fn run<S: BatchSink>(
     }
 }
 
-/// Until told to stop; then waits for the requests under way.
+/// Waits for `shutdown`, then for the requests under way, until `deadline` at most.
 async fn serve(
     threads: Threads,
     doors: Arc<Doors>,

@@ -1,7 +1,7 @@
-//! The threads that serve connections, each with a runtime of its own: a connection stays where it
-//! is, and what its requests share with others of its thread needs no atomics and wakes nobody. One
-//! more accepts them, so that whatever else the process does, a flood of requests to its API too, keeps
-//! no visitor at the door.
+//! The threads that serve connections, each with its own runtime: a connection stays on its thread,
+//! and what its requests share with others of that thread needs no atomics and wakes no other
+//! thread. One more thread accepts connections, so that no visitor waits for that whatever else the
+//! process does (say, during a flood of requests to its API).
 
 use std::io;
 use std::net::IpAddr;
@@ -14,15 +14,16 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 
 use super::connection::connection;
-use super::doors::{Doors, Place};
+use super::doors::{Doors, Permit};
 use super::rim::Rim;
 
 /// A connection that was accepted.
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: IpAddr,
-    /// Given back when it has ended: how many there are is bounded, and so are the channels.
-    pub(super) place: Place,
+    /// Given back when the connection has ended. Permits bound the number of connections, and so
+    /// the length of the channels.
+    pub(super) permit: Permit,
 }
 
 pub(super) struct Threads {
@@ -30,16 +31,16 @@ pub(super) struct Threads {
     serving: Vec<JoinHandle<()>>,
 }
 
-/// The way to a thread that serves.
-struct Hand {
+/// How connections reach one serving thread.
+struct ServingThread {
     to: mpsc::UnboundedSender<Accepted>,
-    /// Held by every connection of the thread.
+    /// Each connection of the thread holds a clone, so the count is that of its connections.
     open: Arc<()>,
 }
 
 impl Threads {
-    /// Accepts and serves until `closing` tells to end connections after the requests under way, and
-    /// to accept no more.
+    /// Accepts and serves until `closing` becomes true. Then no more connections are accepted, and
+    /// those that are open end after the request under way.
     pub(super) fn start(
         count: usize,
         listener: TcpListener,
@@ -52,31 +53,31 @@ impl Threads {
             let (to, accepted) = mpsc::unbounded_channel();
             let open = Arc::new(());
             let serve = serve(accepted, Arc::clone(rim), closing.clone(), Arc::clone(&open));
-            // What is left when it ends is dropped with the runtime.
+            // Connections that are left at the end are dropped with the runtime.
             let thread = std::thread::Builder::new()
                 .name(format!("edge-{nth}"))
                 .spawn(move || runtime.block_on(serve))?;
-            Ok((Hand { to, open }, thread))
+            Ok((ServingThread { to, open }, thread))
         };
         let started = (0..count).map(start).collect::<io::Result<Vec<_>>>()?;
-        let (hands, serving) = started.into_iter().unzip();
+        let (targets, serving) = started.into_iter().unzip();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let listener = listener.into_std()?;
         let (doors, closing) = (Arc::clone(doors), closing.clone());
         let door = std::thread::Builder::new()
             .name("edge-door".to_owned())
-            .spawn(move || runtime.block_on(accept(listener, doors, hands, closing)))?;
+            .spawn(move || runtime.block_on(accept(listener, doors, targets, closing)))?;
         Ok(Self { door, serving })
     }
 
-    /// Returns when no more is accepted, which `closing` has told.
+    /// Returns when no more connections are accepted, which follows `closing`.
     pub(super) async fn closed(&self) {
         while !self.door.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Drops the connections that are left, and ends the threads.
+    /// Drops the connections that are left and ends the threads.
     pub(super) async fn end(self) {
         let join = move || {
             for thread in std::iter::once(self.door).chain(self.serving) {
@@ -89,11 +90,11 @@ impl Threads {
     }
 }
 
-/// Hands each connection to the thread that has the fewest.
+/// Hands each new connection to the thread that has the fewest.
 async fn accept(
     listener: std::net::TcpListener,
     doors: Arc<Doors>,
-    hands: Vec<Hand>,
+    targets: Vec<ServingThread>,
     mut closing: watch::Receiver<bool>,
 ) {
     let listener = match TcpListener::from_std(listener) {
@@ -102,14 +103,14 @@ async fn accept(
     };
     let mut told = std::pin::pin!(closing.wait_for(|closing| *closing));
     loop {
-        let (stream, peer, place) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             biased;
             _ = told.as_mut() => return,
             next = doors.next(&listener) => next,
         };
-        if let Some(hand) = hands.iter().min_by_key(|hand| Arc::strong_count(&hand.open)) {
-            // A thread ends only with the process, or after this one.
-            let _ = hand.to.send(Accepted { stream, peer, place });
+        if let Some(target) = targets.iter().min_by_key(|to| Arc::strong_count(&to.open)) {
+            // The channel is open: a serving thread ends with the process, or after this one.
+            let _ = target.to.send(Accepted { stream, peer, permit });
         }
     }
 }
@@ -120,7 +121,7 @@ async fn serve(
     closing: watch::Receiver<bool>,
     open: Arc<()>,
 ) {
-    while let Some(Accepted { stream, peer, place }) = accepted.recv().await {
+    while let Some(Accepted { stream, peer, permit }) = accepted.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -129,14 +130,14 @@ async fn serve(
             }
         };
         let (rim, closing, open) = (Arc::clone(&rim), closing.clone(), Arc::clone(&open));
-        let place = Arc::new(place);
+        let permit = Arc::new(permit);
         let served = tokio::spawn({
-            let place = Arc::clone(&place);
+            let permit = Arc::clone(&permit);
             async move {
-                connection(stream, peer, &place, &rim, closing).await;
-                drop((place, open));
+                connection(stream, peer, &permit, &rim, closing).await;
+                drop((permit, open));
             }
         });
-        place.ended_by(served.abort_handle());
+        permit.ended_by(served.abort_handle());
     }
 }

@@ -11,27 +11,27 @@ fn doors(connections_max: usize, network_max: usize) -> Arc<Doors> {
     Doors::new(settings, DoorMetrics::default())
 }
 
-/// A connection that holds its place until it is ended.
+/// A connection that holds its permit until it is ended.
 struct Held {
-    place: Arc<Place>,
+    permit: Arc<Permit>,
     task: JoinHandle<()>,
 }
 
 impl Held {
-    fn new(place: Place) -> Self {
-        let place = Arc::new(place);
-        let held = Arc::clone(&place);
+    fn new(permit: Permit) -> Self {
+        let permit = Arc::new(permit);
+        let held = Arc::clone(&permit);
         let task = tokio::spawn(async move {
             let _held = held;
             pending::<()>().await;
         });
-        place.ended_by(task.abort_handle());
-        Self { place, task }
+        permit.ended_by(task.abort_handle());
+        Self { permit, task }
     }
 
     /// So long that its client is waited for, ms from the start.
     fn since(self, since: u64) -> Self {
-        self.place.set(since);
+        self.permit.set(since);
         self
     }
 
@@ -44,7 +44,7 @@ impl Held {
 async fn held(doors: &Arc<Doors>, peer: &str) -> Held {
     let admitted = doors.admit(peer.parse().unwrap());
     let admitted = tokio::time::timeout(Duration::from_secs(5), admitted).await;
-    Held::new(admitted.expect("room is made at once").expect("a place"))
+    Held::new(admitted.expect("room is made at once").expect("a permit"))
 }
 
 async fn has_ended(task: JoinHandle<()>) -> bool {
@@ -56,7 +56,7 @@ async fn has_ended(task: JoinHandle<()>) -> bool {
 async fn who_has_waited_longest_for_its_client_makes_room() {
     let doors = doors(3, 3);
     let working = held(&doors, "192.0.2.1").await;
-    working.place.works();
+    working.permit.works();
     let young = held(&doors, "198.51.100.1").await.since(2);
     let old = held(&doors, "203.0.113.1").await.since(1).only();
     let new = held(&doors, "192.0.2.9").await;
@@ -73,9 +73,9 @@ async fn a_network_makes_room_for_itself_alone() {
     let other = held(&doors, "198.51.100.1").await.since(0);
     let first = held(&doors, "2001:db8:1:2::1").await.since(1).only();
     let second = held(&doors, "2001:db8:1:3::1").await;
-    second.place.works();
+    second.permit.works();
     let third = held(&doors, "2001:db8:1:4::1").await;
-    third.place.works();
+    third.permit.works();
     assert!(has_ended(first).await);
     assert!(!other.task.is_finished(), "the older one of another network");
     // Both work: nobody can be closed.
@@ -94,7 +94,7 @@ async fn a_network_makes_room_for_itself_alone() {
         }
     })
     .await
-    .expect("a place that was given back is there again");
+    .expect("a permit that was given back is there again");
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn proxies_are_closed_last() {
     let third = held(&doors, "198.51.100.1").await;
     assert!(has_ended(stranger).await);
     assert!(!proxy.task.is_finished());
-    third.place.works();
+    third.permit.works();
     let proxy = proxy.only();
     let _fourth = held(&doors, "198.51.100.2").await;
     assert!(has_ended(proxy).await, "when there is nobody else");
@@ -131,11 +131,11 @@ async fn the_network_that_has_most_makes_room_for_the_others() {
 #[tokio::test]
 async fn nobody_is_waited_for_before_somebody_serves_it() {
     let doors = doors(1, 1);
-    let place = doors.admit("192.0.2.1".parse().unwrap()).await.unwrap();
-    let since = || place.state.since.load(Ordering::Relaxed);
+    let permit = doors.admit("192.0.2.1".parse().unwrap()).await.unwrap();
+    let since = || permit.activity.since.load(Ordering::Relaxed);
     let accepted = since();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    place.ended_by(tokio::spawn(pending::<()>()).abort_handle());
+    permit.ended_by(tokio::spawn(pending::<()>()).abort_handle());
     assert!(since() > accepted);
 }
 
@@ -143,7 +143,7 @@ async fn nobody_is_waited_for_before_somebody_serves_it() {
 async fn when_all_work_a_place_is_waited_for() {
     let doors = doors(1, 1);
     let working = held(&doors, "192.0.2.1").await;
-    working.place.works();
+    working.permit.works();
     let next = tokio::spawn({
         let doors = Arc::clone(&doors);
         async move { doors.admit("198.51.100.1".parse().unwrap()).await.is_some() }
@@ -151,7 +151,7 @@ async fn when_all_work_a_place_is_waited_for() {
     tokio::time::sleep(3 * FREED_WITHIN).await;
     assert!(!next.is_finished() && !working.task.is_finished());
     // It has replied, and waits for its client again.
-    working.place.waits();
+    working.permit.waits();
     let task = working.only();
     assert!(has_ended(task).await);
     assert!(next.await.unwrap());
@@ -164,18 +164,18 @@ async fn over_sockets_a_refusal_is_a_503() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut first = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (_stream, _, place) = doors.next(&listener).await;
-    place.works();
+    let (_stream, _, permit) = doors.next(&listener).await;
+    permit.works();
     let mut second = tokio::net::TcpStream::connect(address).await.unwrap();
     let next = tokio::spawn(async move {
-        let (_stream, _, place) = doors.next(&listener).await;
-        drop(place);
+        let (_stream, _, permit) = doors.next(&listener).await;
+        drop(permit);
     });
     let mut said = String::new();
     second.read_to_string(&mut said).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("retry-after: 1\r\n"), "{said}");
     next.abort();
-    drop(place);
+    drop(permit);
     drop(_stream);
     assert_eq!(first.read(&mut [0; 9]).await.unwrap(), 0);
 }
