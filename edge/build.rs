@@ -1,13 +1,15 @@
-//! Turns the patterns of `bots/` into tables, so that nothing is compiled from text, read or checked
-//! at run time: what runs in a Worker has the tables and a few lines that walk them.
+//! Turns the patterns of `bots/` into tables, so that nothing is compiled from text, read or
+//! checked at run time: the Worker has only the tables and a few lines that walk them.
 //!
-//! An automaton that finds patterns wherever they begin has a state for every mixture of patterns
-//! that are under way, and these are a mebibyte of it. So each is tried at one place: at the first
-//! byte for patterns that begin with `^`, at every byte for the others. And most bytes are passed
-//! over: for the latter there is a bit for each three bytes that a match may begin with (of each
-//! byte its last five bits, in which a letter's case does not show).
+//! An automaton that finds patterns wherever they begin needs a state for every set of patterns
+//! that are partly matched; for these patterns that takes a mebibyte. So matching is tried from
+//! given places instead: from the first byte for patterns that begin with `^`, from every byte for
+//! the others. And most bytes are skipped: a bit for each group of three bytes says whether a match
+//! may begin with them (of each byte its last five bits, which are the same for both cases of a
+//! letter).
 //!
-//! The file is Rust: `static FIRST: [Table; _]`, `static ANYWHERE: Table`, `static WINDOWS`.
+//! The output is Rust source: `static FIRST: [Table; _]`, `static ANYWHERE: Table`, `static
+//! WINDOWS`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -22,8 +24,8 @@ use regex_automata::{Anchored, MatchKind};
 
 const PATTERNS: &str = "bots/patterns.json";
 const DATA_CENTRES: &str = "networks/data-centres.txt";
-/// What a verdict follows from, but for an operator's settings: with any of it changed, events name
-/// another rule set.
+/// What a verdict follows from, besides the operator's settings. When any of these files changes,
+/// events name another rule set.
 const RULES: [&str; 6] = [
     PATTERNS,
     "src/bots.rs",
@@ -33,26 +35,26 @@ const RULES: [&str; 6] = [
     "src/verdict.rs",
 ];
 
-/// What may stand before a place, as far as patterns ask (`\b`): nothing, a letter or digit, anything
-/// else.
+/// What may stand before a place, as far as patterns ask (`\b`): nothing, a letter or digit,
+/// anything else. The bytes are examples.
 const BEFORE: [Option<u8>; 3] = [None, Some(b'a'), Some(b' ')];
 
 /// The states that every table has: no match can follow; there is a match.
 const DEAD: u16 = 0;
 const MATCH: u16 = 1;
 
-/// A table: the next state by state and class of byte, the end of the text being a class of its own.
+/// A table of the next state by state and class of byte; the end of the text is a class of its own.
 struct Table {
-    /// The class of each byte, and last that of the end.
+    /// The class of each byte, and at the end that of the end of the text.
     classes: Vec<u8>,
-    /// How many there are.
+    /// The number of classes.
     width: usize,
     next: Vec<u16>,
-    /// Where it begins, by what stands before.
+    /// The first state, by what stands before.
     starts: [u16; 3],
 }
 
-/// The list without names and comments, which are for people.
+/// The list without names and comments, which only people need.
 fn numbers(list: &str) -> String {
     let lines = list.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| Some(format!("{}\n", line.split_whitespace().next()?))).collect()
@@ -76,7 +78,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let list = match (pattern.starts_with('^'), regular.contains('{')) {
             (false, _) => &mut anywhere,
             (true, false) => &mut first,
-            // What counts bytes multiplies what it is joined with, and stays apart.
+            // A pattern that counts bytes multiplies the states of those it is joined with, so
+            // these are joined only with each other.
             (true, true) => &mut counting,
         };
         list.push(format!("(?:{regular})"));
@@ -103,12 +106,13 @@ fn table(pattern: &str) -> Result<Table, Box<dyn Error>> {
         .thompson(thompson::Config::new().utf8(false))
         .build(pattern);
     let built = built.map_err(|error| format!("{PATTERNS}: {pattern}: {error}"))?;
-    Table::of(&built)
+    Table::from_dfa(&built)
 }
 
 impl Table {
-    /// Of an automaton. A state from which there is nothing but a match is the match.
-    fn of(dfa: &dense::DFA<Vec<u32>>) -> Result<Self, Box<dyn Error>> {
+    /// Makes the table of an automaton. In a match state nothing more is asked, so all of them
+    /// become one.
+    fn from_dfa(dfa: &dense::DFA<Vec<u32>>) -> Result<Self, Box<dyn Error>> {
         let mut numbers: HashMap<StateID, u16> = HashMap::new();
         let mut states: Vec<StateID> = Vec::new();
         let mut number = |state: StateID, states: &mut Vec<StateID>| {
@@ -129,8 +133,10 @@ impl Table {
             let config = start::Config::new().anchored(Anchored::Yes).look_behind(before);
             *start = number(dfa.start_state(&config)?, &mut states)?;
         }
-        // Of the first two states nothing is asked.
+        // From the first two states no step leads on.
         let mut rows = vec![vec![DEAD; 257], vec![MATCH; 257]];
+        // `number` appends each state that it meets for the first time; the automaton has finitely
+        // many, so this ends when all that can be reached have their row.
         let mut at = 0;
         while let Some(state) = states.get(at).copied() {
             let bytes = (0..=u8::MAX).map(|byte| dfa.next_state(state, byte));
@@ -160,9 +166,9 @@ impl Table {
         self.next[usize::from(state) * self.width + usize::from(self.classes[usize::from(byte)])]
     }
 
-    /// The bits of all three bytes that a match may begin with, whatever stands before.
+    /// A bit for every three bytes that a match may begin with, whatever stands before them.
     fn windows(&self) -> Vec<u64> {
-        // Of each class one byte to ask with, and the last five bits of all of them.
+        // For each class one byte to step with, and the last five bits of all its bytes.
         let mut classes: BTreeMap<u8, (u8, u32)> = BTreeMap::new();
         for byte in 0..=u8::MAX {
             let class = classes.entry(self.classes[usize::from(byte)]).or_insert((byte, 0));
@@ -198,15 +204,16 @@ impl Table {
     }
 }
 
-/// JavaScript takes the dash of `[\d-.]` for itself. And where only the end of a word matters, its
-/// beginning need not be looked for.
+/// JavaScript takes the dash of `[\d-.]` for itself, this regex syntax does not. And `\b\w+` before
+/// the end of a word only looks for the beginning of that word, which does not matter to a match:
+/// one letter is enough.
 fn in_our_words(pattern: &str) -> String {
     let pattern = pattern.replace(r"\d-.", r"\d\-.");
     pattern.strip_prefix(r"\b\w+").map_or_else(|| pattern.clone(), |rest| format!(r"\w{rest}"))
 }
 
-/// An automaton cannot look around. `(?<!a|b)` and `(?!a|b)`, where these are words, become what may
-/// stand there instead.
+/// Rewrites `(?<!a|b)` and `(?!a|b)`, where the alternatives are words, into what may stand there
+/// instead, for an automaton cannot look around.
 fn without_looking_around(pattern: &str) -> Result<String, String> {
     let mut rest = pattern;
     let mut regular = String::new();
@@ -233,8 +240,9 @@ fn without_looking_around(pattern: &str) -> Result<String, String> {
     Ok(regular)
 }
 
-/// What is none of the words: it ends, goes on with a byte of none, or with that of one and then with
-/// nothing of its rest. Backwards, the same from right to left.
+/// A pattern for what is none of the words: the text ends; or its next byte begins none of them; or
+/// the byte begins some, and what follows is none of their rests. `behind`: the same from right to
+/// left.
 fn none_of(words: &[Vec<char>], behind: bool) -> String {
     let mut by_first: BTreeMap<char, Vec<Vec<char>>> = BTreeMap::new();
     for word in words {

@@ -1,22 +1,22 @@
-//! Who asks: the peer's address, or what proxies that we trust say it is.
+//! Finds the client's address: the peer's, or what trusted proxies say it is.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// An address or a range of them in CIDR notation (RFC 4632): `10.0.0.0/8`, `::1`.
+/// An address, or a range of addresses in CIDR notation (RFC 4632): `10.0.0.0/8`, `::1`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
     base: u128,
-    /// Of 128: an IPv4 range counts within `::ffff:0:0/96`.
+    /// The length of the prefix out of 128 bits: an IPv4 range lies within `::ffff:0:0/96`.
     prefix_bits: u8,
 }
 
 impl Range {
-    /// This machine itself: `127.0.0.0/8` and `::1`.
+    /// The addresses of this machine itself: `127.0.0.0/8` and `::1`.
     pub const LOOPBACK: [Self; 2] =
         [Self { base: 0xffff_7f00_0000, prefix_bits: 104 }, Self { base: 1, prefix_bits: 128 }];
 
-    /// Whether the address lies in it. `::ffff:a.b.c.d` is the IPv4 address.
+    /// Whether the address lies in the range. `::ffff:a.b.c.d` is taken for the IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let differ = bits(address) ^ self.base;
@@ -62,12 +62,12 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// The client's address: the peer's, unless the peer is a trusted proxy; then the rightmost
-/// address of its `X-Forwarded-For` that is no trusted proxy. What stands left of that one was
-/// written by somebody that we do not trust, and is never looked at.
+/// The client's address: that of the peer, unless the peer is a trusted proxy; then the rightmost
+/// address in `X-Forwarded-For` that is not a trusted proxy. Whatever stands left of it was written
+/// by someone whom we do not trust, and is never looked at.
 ///
-/// A list that ends in something unreadable, or only names trusted proxies, gives `None`: the
-/// proxy hides who asks, and its own address would make one visitor of many.
+/// `None` when the address to the left of the trusted proxies is unreadable, or there is none: the
+/// proxy hides its client, and its own address would make one visitor of many.
 #[must_use]
 pub fn client<'a>(
     peer: IpAddr,
@@ -78,7 +78,9 @@ pub fn client<'a>(
     if !is_trusted(peer) {
         return Some(peer.to_canonical());
     }
-    // Several header lines are one list (RFC 9110 §5.3).
+    // Several header lines form one list (RFC 9110 §5.3). It is read from its end: as long as the
+    // entries are trusted proxies, one of them wrote the entry to the left, so the first that is
+    // none is the client.
     for line in forwarded_for.rev() {
         for entry in line.rsplit(|byte| *byte == b',') {
             let address = read(entry)?;
@@ -90,7 +92,7 @@ pub fn client<'a>(
     None
 }
 
-/// An entry: an address, perhaps with a port as some proxies write it.
+/// Reads an entry: an address, perhaps with a port, as some proxies write it.
 fn read(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();
     let bare = text.parse::<IpAddr>().ok();

@@ -1,16 +1,16 @@
-//! Whether a user agent is like a browser's. Pure.
+//! Tells whether a user agent looks like a browser's. Pure.
 //!
-//! MRC's general invalid traffic has "non-browser user-agent headers or other forms of unknown
-//! browsers" beside the known robots. Every browser that people use today begins with `Mozilla/`;
-//! the others that there are name their engine, the system's library that apps fetch with, or the
-//! profile of a feature phone. What is none of these is no browser, whoever it is.
+//! MRC counts among general invalid traffic, besides known robots, "non-browser user-agent headers
+//! or other forms of unknown browsers". Every browser in use today begins its agent with
+//! `Mozilla/`. The few others name their engine, the system library that apps fetch with, or the
+//! profile of a feature phone. An agent without any of these is not a browser's, whatever sends it.
 
-/// How browsers' agents begin, in lower case.
+/// The beginnings of browsers' agents, in lower case.
 const BEGINNINGS: &[&str] =
     &["mozilla/", "opera/", "lynx/", "elinks/", "links (", "w3m/", "ucweb/"];
 
-/// What agents of browsers and of apps that show pages name, in lower case: engines, the fetching
-/// libraries of iOS and Android, feature phones.
+/// Names in the agents of browsers and of apps that show pages, in lower case: engines, the
+/// fetching libraries of iOS and Android, feature phones.
 const NAMES: &[&str] = &[
     "applewebkit",
     "browser",
@@ -30,11 +30,11 @@ const NAMES: &[&str] = &[
     "playstation",
 ];
 
-/// User agents are looked at this far, in bytes.
+/// Only so many bytes of a user agent are looked at.
 const BYTES_MAX: usize = 1_024;
 
-/// Whether it is like one. An empty one is not.
-pub(crate) fn is_like_one(user_agent: &[u8]) -> bool {
+/// Whether the agent looks like a browser's. An empty one does not.
+pub(crate) fn is_like_browser(user_agent: &[u8]) -> bool {
     let agent = &user_agent[..user_agent.len().min(BYTES_MAX)];
     let begins = |at: &[u8], word: &str| {
         at.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
@@ -68,19 +68,20 @@ mod tests {
             ("Nokia200/2.0 (11.81) Profile/MIDP-2.1 Configuration/CLDC-1.1", true),
         ];
         for (agent, expected) in cases {
-            assert_eq!(is_like_one(agent.as_bytes()), *expected, "{agent:?}");
+            assert_eq!(is_like_browser(agent.as_bytes()), *expected, "{agent:?}");
         }
-        assert!(!is_like_one(&[0xff; 4_096]));
+        assert!(!is_like_browser(&[0xff; 4_096]));
     }
 
-    /// Of isbot's list of browsers (which has apps, players and mistakes too), all that begin as
-    /// browsers do, and most of the others.
+    /// isbot's list of browsers also has apps, players and mistakes: all agents that begin as
+    /// browsers do pass, and most of the others.
     #[test]
-    fn browsers_of_the_list_are_like_one() {
+    fn browsers_of_the_list_are_like_browsers() {
         let list = include_str!("../bots/browsers.yml").lines();
         let agents = list.filter_map(|line| line.strip_prefix("  - "));
         let agents: Vec<_> = agents.map(|agent| agent.trim_matches('"')).collect();
-        let unlike: Vec<_> = agents.iter().filter(|agent| !is_like_one(agent.as_bytes())).collect();
+        let unlike: Vec<_> =
+            agents.iter().filter(|agent| !is_like_browser(agent.as_bytes())).collect();
         assert!(agents.len() > 500 && unlike.len() <= 35, "{} {unlike:#?}", unlike.len());
         eprintln!("{} of {}: {unlike:#?}", unlike.len(), agents.len());
     }

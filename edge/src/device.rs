@@ -1,10 +1,10 @@
-//! The class of a device, from its user agent. A small table of our own: the classes are coarse,
-//! and what it cannot tell is `unknown`.
+//! Classifies devices by user agent, with a small table of our own. The classes are coarse; what
+//! the table cannot tell is `unknown`.
 
 use shared::Device;
 
-/// Words that tell a class, in the order in which they are asked: a television says `Android`
-/// too, and a tablet may say `Mobile`.
+/// Words that tell a class, first match first: a television says `Android` too, and a tablet may
+/// say `Mobile`.
 const WORDS: &[(Device, &[&str])] = &[
     (
         Device::Tv,
@@ -37,15 +37,15 @@ const WORDS: &[(Device, &[&str])] = &[
         Device::Phone,
         &["iphone", "ipod", "windows phone", "mobile", "opera mini", "blackberry", "phone;"],
     ),
-    // Android without `Mobile` is a tablet (so Chrome and Firefox say it).
+    // Android without `Mobile` is a tablet (the convention of Chrome and Firefox).
     (Device::Tablet, &["android"]),
     (Device::Desktop, &["windows nt", "macintosh", "x11;", "linux x86_64", "linux i686", "cros "]),
 ];
 
-/// User agents are looked at this far.
+/// Only so many bytes of a user agent are looked at.
 const BYTES_MAX: usize = 512;
 
-/// How many words there are; each has a bit in the filter, in their order.
+/// The number of words. Each has a bit in the filter, in their order.
 const COUNT: usize = {
     let (mut class, mut count) = (0, 0);
     while class < WORDS.len() {
@@ -55,8 +55,8 @@ const COUNT: usize = {
     count
 };
 
-/// For each of the first three places of a word: the words that have a byte there, in either case.
-/// One pass over a user agent then leaves hardly a place where a word has to be compared.
+/// For each of the first three places of a word: which words have a given byte there, in either
+/// case. With it one pass over a user agent compares a whole word at hardly any place.
 const FILTER: [[u64; 256]; 3] = {
     let mut filter = [[0; 256]; 3];
     let (mut class, mut nth) = (0, 0);
@@ -80,9 +80,9 @@ const FILTER: [[u64; 256]; 3] = {
 
 const _: () = assert!(COUNT <= 64);
 
-/// The class that the user agent tells.
+/// The class of the device with this user agent.
 #[must_use]
-pub fn of(user_agent: &[u8]) -> Device {
+pub fn classify(user_agent: &[u8]) -> Device {
     let seen = &user_agent[..user_agent.len().min(BYTES_MAX)];
     let mut found = 0;
     for (at, three) in seen.array_windows().enumerate() {
@@ -96,11 +96,11 @@ pub fn of(user_agent: &[u8]) -> Device {
             }
         }
     }
-    // The first word of all that are there.
+    // The lowest bit is the first word in the list of those found, which takes precedence.
     word(found.trailing_zeros()).map_or(Device::Unknown, |(device, _)| device)
 }
 
-/// The nth of all words, and its class.
+/// The nth word of the table, with its class.
 fn word(nth: u32) -> Option<(Device, &'static str)> {
     WORDS
         .iter()
@@ -160,8 +160,8 @@ mod tests {
             ("Roku/DVP-12.5 (12.5.0.4178)", Device::Tv),
         ];
         for (user_agent, device) in cases {
-            assert_eq!(of(user_agent.as_bytes()), device, "{user_agent}");
+            assert_eq!(classify(user_agent.as_bytes()), device, "{user_agent}");
         }
-        assert_eq!(of(&[0xff; 4096]), Device::Unknown);
+        assert_eq!(classify(&[0xff; 4096]), Device::Unknown);
     }
 }

@@ -1,5 +1,5 @@
-//! The edge's decision: `(request, policy, now, random) -> Decision`, or step by step where it needs
-//! something from elsewhere ([`decide`]).
+//! The edge's decisions: `(request, policy, now, random) -> Decision`, or in steps where something
+//! is needed from elsewhere ([`decide`]).
 
 mod beacon;
 mod check;
@@ -21,36 +21,37 @@ use crate::request::{Method, Request};
 pub use serve::Resume;
 pub use step::{Effect, Outcome, Step};
 
-/// What an edge remembers from one request to the next: lent by the rim, which may share it between
+/// What an edge remembers from one request to the next. The rim lends it and may share it between
 /// threads.
 pub trait State {
-    /// The next impression id; each only once, in blocks that are opened as
-    /// [`shared::id::IdAllocator`] says. `None`: there is none now, for ids come from elsewhere.
+    /// The next impression id. Each is given once, from blocks that are opened as
+    /// [`shared::id::IdAllocator`] says. `None`: the edge gets its ids from elsewhere and has none
+    /// left now.
     fn next_id(&mut self, now: Timestamp, random: &mut dyn Random) -> Option<ImpressionId>;
 
-    /// Remembers one more click, and says whether there were too many ([`crate::clicks`]). An edge
+    /// Remembers a click, and says whether the client clicks too often ([`crate::clicks`]). An edge
     /// that remembers nothing says no.
     fn clicks_too_often(&mut self, client: Option<IpAddr>, user_agent: &[u8]) -> bool {
         let _ = (client, user_agent);
         false
     }
 
-    /// Whether this client may bring so many more events than the one that its request was let through
+    /// Whether this client may bring `more` events besides the one that its request was admitted
     /// for ([`crate::limit::Limits::admit_more`]). An edge without limits says yes.
     fn admit_more(&mut self, client: Option<IpAddr>, more: u32) -> bool {
         let _ = (client, more);
         true
     }
 
-    /// Whether the outbox has the same of the same token already ([`crate::repeats`]). An edge that
-    /// remembers nothing says no.
+    /// Whether the outbox already has an event of the same kind and token ([`crate::repeats`]). An
+    /// edge that remembers nothing says no.
     fn is_repeat(&mut self, event: &Draft) -> bool {
         let _ = event;
         false
     }
 
-    /// Whether the time of requests stands still at this one, for the clock was set back a little: nobody
-    /// knows then how long ago anything was.
+    /// Whether request time stands still at `now` because the clock was set back a little. The age
+    /// of anything is then unknown.
     fn stands_still(&self, now: Timestamp) -> bool {
         let _ = now;
         false
@@ -63,10 +64,10 @@ impl State for shared::id::IdAllocator {
     }
 }
 
-/// Decides a request to a public route, and needs nothing from elsewhere for it. Never panics,
-/// whatever comes.
+/// Decides a request to a public route without anything from elsewhere. Never panics, whatever the
+/// request holds.
 ///
-/// `now` is the edge's time, not before the time of an earlier event of its outbox.
+/// `now` is the edge's time, and not before the time of an earlier event of its outbox.
 pub fn handle(
     request: &Request<'_>,
     policy: &Policy,
@@ -77,8 +78,8 @@ pub fn handle(
     decide(request, policy, state, now, random).alone()
 }
 
-/// The same as steps, for a rim that can do what the core needs: it does the effect, however long that
-/// takes, and goes on with what came of it.
+/// Decides in steps, for a rim that can perform effects: it performs the effect, however long that
+/// takes, and goes on with the outcome.
 pub fn decide<'p>(
     request: &Request<'_>,
     policy: &'p Policy,
@@ -93,7 +94,7 @@ pub fn decide<'p>(
     Step::Done(at_once(request, policy, state, now))
 }
 
-/// Decides what needs nothing from elsewhere.
+/// Decides the routes that need nothing from elsewhere.
 fn at_once(
     request: &Request<'_>,
     policy: &Policy,
@@ -140,8 +141,8 @@ pub fn outbox_full() -> Reply {
     reply::outbox_full()
 }
 
-/// The reply to a request for an ad when nobody has confirmed for a day which keys and ads are in
-/// force.
+/// The reply to a request for an ad when the centre has not confirmed for a day which keys and ads
+/// are in force.
 #[must_use]
 pub fn policy_too_old() -> Reply {
     reply::policy_too_old()
@@ -153,19 +154,19 @@ pub fn body_timeout() -> Reply {
     reply::body_timeout()
 }
 
-/// The reply to a request whose body broke off, or is none.
+/// The reply to a request whose body broke off or was framed wrongly.
 #[must_use]
 pub fn body_broken() -> Reply {
     reply::body_broken()
 }
 
-/// The reply to a request whose body has no room beside those that come at the same time.
+/// The reply to a request whose body has no room in memory beside the others that arrive.
 #[must_use]
 pub fn busy() -> Reply {
     reply::busy()
 }
 
-/// The reply to a request of a network that has asked too often.
+/// The reply to a request whose network has asked too often.
 #[must_use]
 pub fn too_many(class: Class) -> Reply {
     match class {
@@ -174,7 +175,7 @@ pub fn too_many(class: Class) -> Reply {
     }
 }
 
-/// The reply to a path that is not there.
+/// The reply to a path that does not exist.
 #[must_use]
 pub fn not_found() -> Reply {
     reply::not_found()

@@ -1,12 +1,11 @@
 //! The edge: signs impressions, verifies clicks, answers redirects, and holds every event in its
 //! outbox until the log has acknowledged it.
 //!
-//! Two halves. The pure one ([`handle`], [`policy`], [`limit`], [`clicks`], [`repeats`],
-//! [`verdict`], [`privacy`], [`outbox::seal`],
-//! [`outbox::tallies`]) decides everything, takes time and randomness as arguments, returns its
-//! effects as data, and compiles to Wasm. The native one ([`native`], and the rest of [`outbox`];
-//! feature `native`) performs the effects: it reads HTTP, writes files and sends batches, and
-//! decides nothing.
+//! It has two halves. The pure one ([`handle`], [`policy`], [`limit`], [`clicks`], [`repeats`],
+//! [`verdict`], [`privacy`], [`outbox::seal`], [`outbox::tallies`]) makes every decision: it takes
+//! time and randomness as arguments, returns its effects as data, and compiles to Wasm. The native
+//! one ([`native`], and the rest of [`outbox`]; feature `native`) carries the effects out: it reads
+//! HTTP, writes files, sends batches, and decides nothing.
 
 pub mod address;
 pub mod bots;

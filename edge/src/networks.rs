@@ -1,38 +1,38 @@
-//! Networks in which programs run and people do not browse: data centres, by the number of their
+//! Networks in which programs run and no people browse: data centres, by the number of their
 //! autonomous system (ASN). Pure; the rim says to which system an address belongs.
 //!
-//! MRC's general invalid traffic has "known data-center traffic", except routing artifacts of
-//! people. So the list holds hosters and clouds alone. Systems through which people's browsers come
+//! General invalid traffic (MRC) includes "known data-center traffic", except routing artifacts of
+//! people. So the list holds only hosters and clouds. Systems through which people's browsers come
 //! are left out: content delivery networks (iCloud Private Relay and WARP leave through Cloudflare,
 //! Fastly and Akamai), VPN exits, company proxies.
 
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The list that comes with the program.
+/// The list that comes with the program (`networks/data-centres.txt`).
 const LIST: &str = include_str!(concat!(env!("OUT_DIR"), "/data-centres.txt"));
 
-/// The most systems of a list: more than there are in use.
+/// The most systems in a list; more than exist.
 const SYSTEMS_MAX: usize = 150_000;
 
-/// Autonomous systems of data centres.
+/// The autonomous systems of data centres, sorted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DataCentres(Arc<[u32]>);
 
 impl DataCentres {
-    /// None: nothing is said of any network.
+    /// An empty list: no network is a data centre.
     #[must_use]
     pub fn none() -> Self {
         Self(Arc::default())
     }
 
-    /// Their numbers, in order.
+    /// Their numbers, ascending.
     #[must_use]
     pub fn systems(&self) -> &[u32] {
         &self.0
     }
 
-    /// Whether this system is one.
+    /// Whether the list has this system.
     #[must_use]
     pub fn contains(&self, asn: u32) -> bool {
         self.0.binary_search(&asn).is_ok()
@@ -49,14 +49,15 @@ impl Default for DataCentres {
 impl FromStr for DataCentres {
     type Err = String;
 
-    /// One system a line: its number (`AS` may stand before), then anything; `#` begins a comment.
+    /// One system a line: its number (`AS` may stand before it), then any text; `#` begins a
+    /// comment.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut systems = Vec::new();
         for (line, number) in text.lines().zip(1..) {
             let line = line.split('#').next().unwrap_or_default().trim();
             let Some(word) = line.split_whitespace().next() else { continue };
             let digits = word.strip_prefix("AS").unwrap_or(word);
-            // 0 and the last are reserved (RFC 7607, RFC 7300).
+            // 0 and the last number are reserved (RFC 7607, RFC 7300).
             let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
             let asn =
                 digits.parse().ok().filter(|_| plain).filter(|asn| (1..u32::MAX).contains(asn));

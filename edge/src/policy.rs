@@ -1,5 +1,5 @@
-//! What an edge goes by: its settings, its keys, its catalogue. All of it is a value, swapped as a
-//! whole, so that a request is decided under one policy from its first byte to its last.
+//! What an edge decides by: settings, keys, catalogue. A policy is a value that is replaced as a
+//! whole, so that each request is decided under a single one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,26 +15,27 @@ use crate::decision::Durability;
 use crate::privacy::PrivacyPolicy;
 use crate::verdict::Rules;
 
-/// How long links lead somewhere, unless the operator says otherwise.
+/// How long links redirect, in days, unless the operator says otherwise.
 pub const LINK_DAYS: u32 = 400;
-/// The longest that they may: two years.
+/// The longest that the operator may set: two years.
 pub const LINK_DAYS_MAX: u32 = 731;
 
 /// What requests are decided by.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Where the edge is reached from outside: links that it hands out begin with it.
+    /// The edge's address as seen from outside; the links that it issues begin with it.
     pub public_url: PublicUrl,
-    /// So many days after its issue a link takes a visitor where it leads, from 1 to
-    /// [`LINK_DAYS_MAX`]; it counts for as long as its token says. Later it is a page that says so.
+    /// The days after its issue during which a link redirects, from 1 to [`LINK_DAYS_MAX`];
+    /// afterwards it shows a page that says so. Whether a click still counts depends on the token's
+    /// own life.
     pub link_days: u32,
-    /// When a beacon is answered. Serving always waits for the disk.
+    /// When a beacon is answered. Serving an ad always waits for the disk.
     pub beacons: Durability,
-    /// When a click is sent on. One that waits for the disk does not wait for long.
+    /// When a click is redirected. A click waits for the disk only for a bounded time.
     pub clicks: Durability,
-    /// What verdicts go by.
+    /// The settings of the rules for verdicts.
     pub verdicts: Rules,
-    /// The same as the number that events have of it, from [`Rules::set`].
+    /// Identifies these rules on events; from [`Rules::set`].
     pub rule_set: RuleSet,
     /// What may be kept of visitors.
     pub privacy: PrivacyPolicy,
@@ -45,8 +46,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The ads of each placement that it never shows, for none of the keys that sign at `now` may sign for
-    /// them; none when none signs at all.
+    /// The ads that a placement never shows, because none of the keys that sign at `now` may sign
+    /// for them. Empty when no key signs at all.
     #[must_use]
     pub fn unsold(&self, now: Timestamp) -> Vec<(PlacementName, AdName)> {
         if !self.keys.can_sign(now) {
@@ -64,7 +65,7 @@ impl Policy {
     }
 }
 
-/// An absolute http or https address without query and without a slash at its end.
+/// An absolute http or https URL without a query and without a slash at its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PublicUrl(String);
 
@@ -97,7 +98,7 @@ impl FromStr for PublicUrl {
 #[derive(Clone, Debug)]
 pub struct Keys {
     issuer: IssuerId,
-    /// The issuer's keys, newest first, each with the cover of its prices.
+    /// The issuer's keys, newest first, each with the key that seals its prices.
     signers: Vec<(Signer, PriceKey)>,
     keyring: Keyring,
     earlier_tags: Option<TagKeys>,
@@ -105,7 +106,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Of an edge's part of a key store.
+    /// From an edge's part of a key store.
     ///
     /// # Errors
     /// [`KeyError`] when a key is wrong.
@@ -117,7 +118,7 @@ impl Keys {
         Ok(Self { issuer: keys.issuer, signers, keyring, earlier_tags, visitor })
     }
 
-    /// Of a key store, for an edge of this issuer.
+    /// From a key store, for an edge of this issuer.
     ///
     /// # Errors
     /// [`KeyError`] when a key is wrong, or the issuer has none.
@@ -125,15 +126,15 @@ impl Keys {
         Self::new(&store.for_edge(issuer)?)
     }
 
-    /// Whose keys they are, and whose tokens the edge takes.
+    /// The issuer whose keys these are, and whose tokens the edge accepts.
     #[must_use]
     pub const fn issuer(&self) -> IssuerId {
         self.issuer
     }
 
-    /// The newest key that signs for the ad on the publisher's pages at `now`, and the cover of its
-    /// prices; `None` when all are retired, revoked, not yet in force or not for this publisher, this
-    /// advertiser or this price.
+    /// The newest key that at `now` signs for the ad on the publisher's pages, with the key that
+    /// seals its prices. `None` when every key is retired, revoked, not yet in force, or not for
+    /// this publisher, advertiser or price.
     #[must_use]
     pub fn signer(
         &self,
@@ -149,8 +150,8 @@ impl Keys {
         self.signers.iter().find(|(signer, _)| fits(signer)).map(|(signer, price)| (signer, price))
     }
 
-    /// What an edge's requests to the centre are signed with: the newest key that signs at `now`,
-    /// or the newest of all.
+    /// The key that signs this edge's requests to the centre: the newest that signs at `now`, or
+    /// else the newest of all.
     #[must_use]
     pub fn speaker(&self, now: Timestamp) -> Option<&Signer> {
         let mut signers = self.signers.iter().map(|(signer, _)| signer);
@@ -171,19 +172,20 @@ impl Keys {
         &self.keyring
     }
 
-    /// The issuer's key of this name, with its tags.
+    /// The issuer's key with this id, and its tag keys.
     #[must_use]
     pub fn own(&self, id: KeyId) -> Option<&Signer> {
         self.signers.iter().map(|(signer, _)| signer).find(|signer| signer.id() == id)
     }
 
-    /// The tags of tokens that an earlier build made: any issuer of the deployment can make them.
+    /// The tag keys of tokens that an earlier build made. Any issuer of the deployment can make
+    /// such tags.
     #[must_use]
     pub const fn earlier_tags(&self) -> Option<&TagKeys> {
         self.earlier_tags.as_ref()
     }
 
-    /// The fingerprints' key.
+    /// The key that fingerprints are made with.
     #[must_use]
     pub const fn visitor(&self) -> &VisitorKey {
         &self.visitor

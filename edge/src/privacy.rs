@@ -1,14 +1,15 @@
-//! What may be kept of whoever asks: one pure function of what the request says and what the operator
-//! has set.
+//! Decides what may be kept of a visitor: a pure function of what the request says and what the
+//! operator has set.
 //!
-//! A visitor's id is kept only when something allows it and nothing forbids it. What can speak:
-//! `Sec-GPC: 1` (Global Privacy Control: always an opt-out), `consent=` of the page's own, a TCF string
-//! (IAB Europe, Transparency and Consent Framework 2), a GPP string (IAB Tech Lab, Global Privacy
-//! Platform). What is there and cannot be read forbids. Without the id an event counts in every sum,
-//! and among no uniques.
+//! A visitor's id is kept only when something allows it and nothing forbids it. Four signals can do
+//! so: `Sec-GPC: 1` (Global Privacy Control: always an opt-out), the page's own `consent=`, a TCF
+//! string (IAB Europe, Transparency and Consent Framework 2), and a GPP string (IAB Tech Lab,
+//! Global Privacy Platform). A signal that is present but cannot be read forbids. Without the id an
+//! event still counts in every sum, but among no uniques.
 //!
-//! The strings come from anybody, so they are read bit by bit, in one pass, without memory: a string
-//! of 4 KiB can name ranges of a hundred million vendors, and nobody has to write them all down.
+//! Anybody can send these strings, so they are read bit by bit, in one pass and without allocating:
+//! a string of 4 KiB can name ranges of a hundred million vendors, which must not be listed one by
+//! one.
 
 mod bits;
 mod gpp;
@@ -22,33 +23,33 @@ use shared::{Network, Timestamp};
 
 use crate::request::Request;
 
-/// What a request says of its visitor's will.
+/// What a request says about the visitor's consent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Signals<'a> {
     /// `Sec-GPC: 1`.
     pub opted_out: bool,
-    /// `consent=1` or `consent=0`: the page has asked by means of its own.
+    /// `consent=1` or `consent=0`: the page has asked the visitor itself.
     pub consent: Option<bool>,
-    /// `gdpr=0`: the page says that the TCF string is of no account here (IAB: the GDPR does not
-    /// apply).
+    /// `gdpr=0`: the page says that the GDPR does not apply, so the TCF string does not count.
     pub no_gdpr: bool,
-    /// `gdpr_consent=` or `tcf=`: a TCF string; empty: none.
+    /// `gdpr_consent=` or `tcf=`: a TCF string; empty when there is none.
     pub tcf: &'a str,
-    /// `gpp=`: a GPP string; empty: none.
+    /// `gpp=`: a GPP string; empty when there is none.
     pub gpp: &'a str,
-    /// `gpp_sid=`: which of its sections apply, with commas between; empty: all.
+    /// `gpp_sid=`: the sections of the GPP string that apply, separated by commas; empty: all.
     pub gpp_sid: &'a str,
 }
 
 impl<'a> Signals<'a> {
-    /// Of the query and the headers. Of what is said more than once the stricter holds, whatever the
-    /// order: `consent=0` before `consent=1`, any other `gdpr` before `gdpr=0`, and two strings that
-    /// differ forbid. So who can add to a query can take consent away and never give it.
+    /// Reads the query and the headers. When something is said more than once the stricter holds,
+    /// whatever the order: `consent=0` wins over `consent=1`, any other `gdpr` over `gdpr=0`, and
+    /// two strings that differ forbid. So somebody who can append to a query can withdraw consent
+    /// but never give it.
     ///
     /// # Errors
-    /// When `consent` is neither 1 nor 0: a page's mistake that should be seen. What comes from a
-    /// consent platform is never an error; what cannot be read of it forbids.
-    pub(crate) fn of(request: &Request<'a>) -> Result<Self, &'static str> {
+    /// When `consent` is neither 1 nor 0: a mistake of the page that should be seen. What a consent
+    /// platform sends is never an error; what cannot be read of it forbids.
+    pub(crate) fn from_request(request: &Request<'a>) -> Result<Self, &'static str> {
         let values = |name| request.parameters(name).filter(|value| !value.is_empty());
         let mut consent = None;
         for value in values("consent") {
@@ -72,10 +73,11 @@ impl<'a> Signals<'a> {
     }
 }
 
-/// Stands for a string that says two things. It cannot be read, so it forbids.
+/// Stands in for a string that was given with two different values. It cannot be read, so it
+/// forbids.
 const UNREADABLE: &str = "?";
 
-/// The value that all have; empty when there are none.
+/// The value that all of them have, [`UNREADABLE`] when they differ, empty when there are none.
 fn alike<'a>(mut values: impl Iterator<Item = &'a str>) -> &'a str {
     let first = values.next().unwrap_or_default();
     if values.all(|value| value == first) { first } else { UNREADABLE }
@@ -84,10 +86,10 @@ fn alike<'a>(mut values: impl Iterator<Item = &'a str>) -> &'a str {
 /// The operator's settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrivacyPolicy {
-    /// TCF purposes that must all be consented to, bit n - 1 for purpose n (1 to 24).
+    /// TCF purposes that the visitor must all consent to: bit n - 1 for purpose n (1 to 24).
     pub purposes: u32,
-    /// Our number in IAB Europe's Global Vendor List; none: only the purposes are asked for, for an
-    /// operator that is not on it.
+    /// Our number in IAB Europe's Global Vendor List. `None`, for an operator that is not on the
+    /// list: only the purposes are checked.
     pub vendor: Option<u16>,
     /// What an event keeps of the client's address.
     pub address: Address,
@@ -95,7 +97,7 @@ pub struct PrivacyPolicy {
 
 impl Default for PrivacyPolicy {
     /// Purposes 1 (store or access information), 7 (measure advertising), 8 (measure content) and 9
-    /// (understand audiences); the address truncated.
+    /// (understand audiences); addresses are truncated.
     fn default() -> Self {
         let purposes = [1, 7, 8, 9].iter().fold(0, |bits, purpose| bits | 1 << (purpose - 1));
         Self { purposes, vendor: None, address: Address::default() }
@@ -104,8 +106,8 @@ impl Default for PrivacyPolicy {
 
 /// What an event keeps of the client's address.
 ///
-/// The field has seven bytes, of which the first says what the others are ([`Network`]); so an IPv6
-/// address does not fit, and whole addresses cannot be kept.
+/// The field has seven bytes, and the first says what the others are ([`Network`]). An IPv6 address
+/// does not fit, so whole addresses cannot be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Address {
     /// Nothing.
@@ -113,8 +115,9 @@ pub enum Address {
     /// The /24 or /48.
     #[default]
     Truncated,
-    /// 48 bits of a keyed hash of the whole address, with a key of the UTC day: tells addresses of a
-    /// day apart, and none of them. Who has the key can try all of IPv4.
+    /// 48 bits of a keyed hash of the whole address, with a key for each UTC day. It tells
+    /// addresses of one day apart without revealing them, except to a holder of the key, who can
+    /// try all of IPv4.
     Hashed,
 }
 
@@ -131,7 +134,7 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// What is kept of this one.
+    /// What is kept of this address.
     pub(crate) fn keep(self, client: Option<IpAddr>, key: &VisitorKey, now: Timestamp) -> Network {
         match (self, client) {
             (Self::Dropped, _) | (_, None) => Network::default(),
@@ -144,9 +147,9 @@ impl Address {
 /// What may be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Kept {
-    /// The visitor's id.
+    /// Whether the visitor's id is kept.
     pub visitor: bool,
-    /// Of the address.
+    /// What is kept of the address.
     pub address: Address,
 }
 

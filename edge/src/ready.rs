@@ -1,15 +1,16 @@
-//! Why no traffic should be sent to an edge, as its `/readyz` says it ([`shared::Ready`]): a word that a
-//! program can know, a colon, and what to do. Whether it is so the rims find out.
+//! The reasons why an edge should get no traffic, as its `/readyz` gives them ([`shared::Ready`]):
+//! a word that programs can match, a colon, and what to do about it. Whether a reason applies is
+//! for the rims to find out.
 
 use shared::Timestamp;
 
-/// The outbox, or the shard's, has no room.
+/// The outbox (of a Worker: its shard) has no room.
 #[must_use]
 pub fn outbox_full() -> String {
     "outbox_full: beacons are refused, clicks are only tallied".to_owned()
 }
 
-/// No key signs, at an edge that is told of its keys.
+/// No key signs, at an edge whose keys come from the centre or a key store.
 #[must_use]
 pub fn no_signing_key(now: Timestamp) -> String {
     format!(
@@ -19,14 +20,14 @@ pub fn no_signing_key(now: Timestamp) -> String {
     )
 }
 
-/// No key signs, at a Worker: its keys are a secret that somebody puts.
+/// No key signs, at a Worker, whose keys are a secret that an operator puts.
 #[must_use]
 pub fn no_signing_key_put() -> String {
     "no_signing_key: every key is retired, revoked or not in force; after a rotation put EDGE_KEYS again"
         .to_owned()
 }
 
-/// The centre takes nothing of this edge any more.
+/// The centre accepts nothing from this edge any more.
 #[must_use]
 pub fn edge_retired() -> String {
     "edge_retired: this edge's name is out of service, and nothing that it sends is counted: give \
@@ -34,7 +35,7 @@ pub fn edge_retired() -> String {
         .to_owned()
 }
 
-/// A collector says that the clock is ahead of its own.
+/// A collector says that this edge's clock is ahead of its own.
 #[must_use]
 pub fn clock_ahead(ahead_ms: u64) -> String {
     format!(
@@ -42,31 +43,31 @@ pub fn clock_ahead(ahead_ms: u64) -> String {
     )
 }
 
-/// The clock was set, and this process does not go by it.
+/// The clock was set while this process ran, and the process does not follow it.
 #[must_use]
 pub fn clock_set(why: &str) -> String {
     format!("clock_set: {why}")
 }
 
-/// A Worker's shard is away, or sends nothing on.
+/// A Worker's shard does not answer, or cannot send its batches on.
 #[must_use]
 pub fn outbox(why: &str) -> String {
     format!("outbox: {why}")
 }
 
-/// A Worker was never told which keys and ads are in force.
+/// A Worker has never been told which keys and ads are in force.
 #[must_use]
 pub fn no_policy(why: &str) -> String {
     format!("no_policy: the centre has told no keys and ads yet: {why}")
 }
 
-/// It was last told so long ago that it gives out no ad.
+/// A Worker was last told which keys and ads are in force so long ago that it serves no ads.
 #[must_use]
 pub fn policy_too_old(why: &str) -> String {
     format!("policy_too_old: no ad is given out: {why}")
 }
 
-/// It was told what it cannot read.
+/// A Worker cannot read what the centre told it.
 #[must_use]
 pub fn policy_unusable(why: &str) -> String {
     format!("policy: what the centre tells cannot be used: {why}")

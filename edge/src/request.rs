@@ -1,9 +1,9 @@
-//! What the core sees of an HTTP request.
+//! An HTTP request as the core sees it.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-/// The methods that mean something here.
+/// The methods that the edge tells apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     /// GET.
@@ -19,7 +19,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// From its name.
+    /// Reads the name of a method.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         match name {
@@ -32,12 +32,12 @@ impl Method {
     }
 }
 
-/// One request. Header values are bytes as they came; absent ones are empty.
+/// One request. Header values are bytes, as they were received; a missing one is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request<'a> {
     /// The method.
     pub method: Method,
-    /// The path, as it came: nothing is percent-decoded, for nothing that we issue is encoded.
+    /// The path as received. It is not percent-decoded, for no path that we issue is encoded.
     pub path: &'a str,
     /// The query without its question mark; empty when there is none.
     pub query: &'a str,
@@ -45,30 +45,31 @@ pub struct Request<'a> {
     pub content_type: &'a [u8],
     /// `User-Agent`.
     pub user_agent: &'a [u8],
-    /// `Sec-Purpose`, else `Purpose`, else `X-Moz` or `X-Purpose`: why a browser asks ahead.
+    /// `Sec-Purpose`, else `Purpose`, else `X-Moz` or `X-Purpose`: whether a browser asks ahead of
+    /// the visitor.
     pub purpose: &'a [u8],
-    /// `If-None-Match`: what the client has already.
+    /// `If-None-Match`: the versions that the client has.
     pub if_none_match: &'a [u8],
     /// `Sec-GPC: 1`: the visitor opts out (Global Privacy Control).
     pub opted_out: bool,
     /// The value of the country header that a trusted proxy sets; empty when there is none.
     pub country: &'a [u8],
-    /// Who asks ([`crate::address::client`]).
+    /// The client's address, as far as it is known ([`crate::address::client`]).
     pub client: Option<IpAddr>,
-    /// The number of the autonomous system that the client's address belongs to, where the rim can
-    /// tell: of a table (native), of what the platform says (Workers: `request.cf.asn`).
+    /// The autonomous system of the client's address, where the rim knows it: from a table
+    /// (native), or from the platform (Workers: `request.cf.asn`).
     pub asn: Option<u32>,
-    /// The body; the rim reads one for `POST /v1/events` only, and at most
+    /// The body. The rim reads one only for `POST /v1/events`, and at most
     /// [`shared::limits::EDGE_BODY_BYTES_MAX`] bytes of it.
     pub body: Body<'a>,
 }
 
-/// What the rim got of the body.
+/// What the rim has read of the body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Body<'a> {
     /// All of it.
     Whole(&'a [u8]),
-    /// It is longer than may be.
+    /// It is longer than the limit.
     TooLarge,
 }
 
@@ -92,17 +93,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Every value of a query parameter, in their order, not percent-decoded. The names are: whoever
-    /// reads the query after us takes `%63onsent` for `consent`, so what it says holds here too.
+    /// All values of a query parameter, in order, not percent-decoded. Names are decoded: whatever
+    /// reads the query after us takes `%63onsent` for `consent`, so it must mean the same here.
     pub fn parameters(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         pairs.filter(move |(key, _)| is_name(key, name)).map(|(_, value)| value)
     }
 
-    /// The value of a query parameter that is there once at most; `None` when it is not there.
+    /// The value of a query parameter that may stand in the query once; `None` when it is absent.
     ///
     /// # Errors
-    /// When it is repeated: nobody can know which value was meant, and by whom.
+    /// When it is repeated: it is then unknown which value was meant, and who wrote it.
     pub fn parameter(&self, name: &str) -> Result<Option<&'a str>, Repeated> {
         let mut values = self.parameters(name);
         let first = values.next();
@@ -110,26 +111,27 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Whether a key of a query is this name, percent-decoded (RFC 3986, §2.1).
+/// Whether the key of a query, percent-decoded (RFC 3986, §2.1), is this name.
 fn is_name(key: &str, name: &str) -> bool {
     if !key.as_bytes().contains(&b'%') {
         return key == name;
     }
-    decoded(key, b'+').eq(name.bytes())
+    percent_decoded(key, b'+').eq(name.bytes())
 }
 
-/// The text of a query's value: percent-decoded, `+` a space (WHATWG URL, application/x-www-form-urlencoded);
-/// `None` when it is no UTF-8.
+/// The text of a query value: percent-decoded, with `+` for a space (WHATWG URL,
+/// application/x-www-form-urlencoded). `None` when it is not UTF-8.
 #[must_use]
-pub fn text(value: &str) -> Option<Cow<'_, str>> {
+pub fn decoded_text(value: &str) -> Option<Cow<'_, str>> {
     if !value.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Some(Cow::Borrowed(value));
     }
-    String::from_utf8(decoded(value, b' ').collect()).ok().map(Cow::Owned)
+    String::from_utf8(percent_decoded(value, b' ').collect()).ok().map(Cow::Owned)
 }
 
-/// Percent-decoded; `plus` is what a `+` stands for.
-fn decoded(text: &str, plus: u8) -> impl Iterator<Item = u8> {
+/// Percent-decodes; `plus` is the byte that a `+` stands for. A `%` without two digits stands for
+/// itself.
+fn percent_decoded(text: &str, plus: u8) -> impl Iterator<Item = u8> {
     let mut left = text.as_bytes();
     std::iter::from_fn(move || {
         let (first, rest) = left.split_first()?;
@@ -149,12 +151,12 @@ fn digit(byte: u8) -> Option<u8> {
     u8::try_from(digit).ok()
 }
 
-/// A query parameter that stands there more than once.
+/// The error of a query parameter that is repeated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Repeated;
 
-/// Whether `Sec-GPC` opts out. `values` are those of all its fields, or of one in which they were
-/// joined by commas (RFC 9110 §5.3): one 1 among them is enough.
+/// Whether `Sec-GPC` opts out. `values` are those of all its fields, or of one field in which they
+/// were joined by commas (RFC 9110 §5.3). A single 1 among them is enough.
 #[must_use]
 pub fn opts_out<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut values = values.into_iter().flat_map(|value| value.split(|byte| *byte == b','));

@@ -1,9 +1,9 @@
-//! What an edge is told, wherever it runs: the names of its settings, their defaults, what they may be,
-//! and what is said of one that cannot be used.
+//! The settings that every edge has, wherever it runs: names, defaults, ranges, and what is
+//! reported of a value that cannot be used.
 //!
-//! Two readers bring the texts. In a settings file a name stands in a group (`edge.limits.clicks_per_s`;
-//! `countersign`), among a Worker's bindings it is in capitals and alone (`CLICKS_PER_S`;
-//! [`crate::worker::settings`]). Here it goes by the latter.
+//! The texts come from two readers. In a settings file a name stands in a group
+//! (`edge.limits.clicks_per_s`; room `countersign`); among a Worker's bindings it stands alone, in
+//! capitals (`CLICKS_PER_S`; [`crate::worker::settings`]). This module uses the capitals.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::verdict::{CLICK_TOO_SOON_MS, Rules};
 /// The settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// `PUBLIC_URL`; none: where it listens, or where the first request came to.
+    /// `PUBLIC_URL`; `None`: the address on which the edge listens, or (a Worker) the one that the
+    /// first request came to.
     pub public_url: Option<PublicUrl>,
     /// `LINK_DAYS`: [`Policy::link_days`].
     pub link_days: u32,
@@ -29,31 +30,30 @@ pub struct Settings {
     pub beacons: Durability,
     /// `CLICKS`: [`Policy::clicks`].
     pub clicks: Durability,
-    /// `REDIRECT_WAIT_MS`: a redirect goes out after so long even when its event is not known to be
-    /// durable yet.
+    /// `REDIRECT_WAIT_MS`: a redirect waits this long at most for its event to be durable.
     pub redirect_wait_ms: u64,
-    /// `REQUESTS_PER_S`, `REQUESTS_BURST`, `CLICKS_PER_S`, `CLICKS_BURST`: how often one network may ask
-    /// a process or an isolate.
+    /// `REQUESTS_PER_S`, `REQUESTS_BURST`, `CLICKS_PER_S`, `CLICKS_BURST`: how often one network
+    /// may ask one process or isolate.
     pub rates: Rates,
     /// `CLICK_TOO_SOON_MS`: [`Rules::click_too_soon_ms`].
     pub click_too_soon_ms: u64,
-    /// `CLICKS_MAX` in `CLICKS_WINDOW_S`: how often one visitor may click, by the count of one process or
-    /// isolate.
+    /// `CLICKS_MAX` in `CLICKS_WINDOW_S`: how often one visitor may click, as one process or
+    /// isolate counts.
     pub pace: Pace,
-    /// `ADDRESS`, `PURPOSES`, `VENDOR`: what is kept of visitors.
+    /// `ADDRESS`, `PURPOSES`, `VENDOR`: what may be kept of visitors.
     pub privacy: PrivacyPolicy,
 }
 
 /// A setting that is a whole number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Number {
-    /// As it is called.
+    /// The name, in capitals.
     pub name: &'static str,
-    /// Where nothing is said.
+    /// The value when it is not set.
     pub default: u64,
-    /// From this …
+    /// The smallest value …
     pub least: u64,
-    /// … to this.
+    /// … and the largest.
     pub most: u64,
 }
 
@@ -64,7 +64,7 @@ const fn number(name: &'static str, default: u64, least: u64, most: u64) -> Numb
 const RATES: Rates = Rates::DEFAULT;
 const PACE: Pace = Pace::DEFAULT;
 
-/// The settings that are numbers.
+/// The settings that are numbers, in the order in which [`Settings::read`] takes them.
 pub const NUMBERS: [Number; 10] = [
     number("LINK_DAYS", LINK_DAYS as u64, 1, LINK_DAYS_MAX as u64),
     number("REDIRECT_WAIT_MS", 500, 1, 10_000),
@@ -78,13 +78,13 @@ pub const NUMBERS: [Number; 10] = [
     number("VENDOR", 0, 0, u16::MAX as u64),
 ];
 
-/// The other settings that both shells have.
+/// The other settings.
 pub const TEXTS: [&str; 5] = ["PUBLIC_URL", "BEACONS", "CLICKS", "ADDRESS", "PURPOSES"];
 
-/// Reads settings one by one.
+/// Reads settings one by one, and collects what is wrong with them.
 pub struct Reader<'a> {
     get: &'a dyn Fn(&str) -> Option<String>,
-    /// What cannot be used, and why: `NAME: why`. The default is taken in its place.
+    /// What cannot be used, and why: `NAME: why`. The default stands in for it.
     pub trouble: Vec<String>,
 }
 
@@ -95,19 +95,19 @@ impl fmt::Debug for Reader<'_> {
 }
 
 impl<'a> Reader<'a> {
-    /// `get` gives a text by its name, when it is set.
+    /// `get` returns the text of a setting by name, `None` when it is not set.
     #[must_use]
     pub fn new(get: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self { get, trouble: Vec::new() }
     }
 
-    /// What is set.
+    /// The text of a setting, when it is set.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {
         (self.get)(name)
     }
 
-    /// What is set, when it can be used.
+    /// The parsed setting, when it is set and can be used.
     pub fn parsed<T, E: Into<String>>(
         &mut self,
         name: &'static str,
@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
         self.trouble.push([name, ": ", why].concat());
     }
 
-    /// A number in its range.
+    /// A number, or its default when it is not set or out of range.
     pub fn number(&mut self, number: &Number) -> u64 {
         let Number { name, default, least, most } = *number;
         let parse = |text: &str| {
@@ -149,7 +149,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads those that both shells have.
+    /// Reads all settings that every edge has.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let mut numbers = [0; NUMBERS.len()];
         for (number, known) in numbers.iter_mut().zip(&NUMBERS) {
@@ -167,7 +167,7 @@ impl Settings {
             clicks_window_s,
             vendor,
         ] = numbers;
-        // None is more: its range says so.
+        // None is larger: each has a range within `u32`.
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let rate = |per_s, burst| Rate { per_s: small(per_s), burst: small(burst) };
         let private = PrivacyPolicy::default();
@@ -191,7 +191,7 @@ impl Settings {
         }
     }
 
-    /// What requests are decided by.
+    /// The policy that follows from the settings and the rest.
     #[must_use]
     pub fn policy(
         &self,
@@ -215,7 +215,7 @@ impl Settings {
     }
 }
 
-/// Bit n - 1 for purpose n, of numbers with commas between.
+/// Reads purpose numbers separated by commas: bit n - 1 for purpose n.
 fn purposes(text: &str) -> Result<u32, String> {
     let purpose = |word: &str| word.trim().parse().ok().filter(|n: &u32| (1..=24).contains(n));
     text.split(',')

@@ -1,9 +1,9 @@
-//! What the edge thinks of a request: valid, or the one reason why it is no person's act. A verdict
-//! is recorded on the event and drops nothing: the visitor is sent on, and the event is kept. Pure.
+//! Judges whether a request is valid, or names the one reason why no person made it. A verdict is
+//! recorded on the event and drops nothing: the visitor is sent on and the event is kept. Pure.
 //!
 //! The signals are those of general invalid traffic (MRC, Invalid Traffic Detection and Filtration
-//! Standards, and the IAB click measurement guidelines): what can be told of one request, by lists
-//! and by simple counting. The surest comes first, for an event has one reason.
+//! Standards, and the IAB click measurement guidelines): what a single request, lists and simple
+//! counting can tell. An event has one reason, so the most certain signal is asked first.
 
 use shared::{Fingerprint, Flags, Reason, RuleSet, Verdict};
 
@@ -14,21 +14,22 @@ use crate::decision::Draft;
 use crate::networks::DataCentres;
 use crate::request::{Method, Request};
 
-/// A click this soon after the ad was given out is no person's, in ms.
+/// A click this soon after the ad was served, in ms, was not made by a person.
 ///
-/// People need 200 ms and more only to press a key when a light goes on (simple reaction time), and
-/// an ad has before that to arrive and to be painted, and after that the click to come back. Who
-/// sees the ad and aims at it takes a second; what is left out below 200 ms are programs, and taps
-/// that were meant for what was there before.
+/// Pressing a key when a light goes on already takes people 200 ms and more (simple reaction time).
+/// Before that an ad must arrive and be painted, and after that the click must come back; seeing
+/// the ad and aiming at it takes about a second. So below 200 ms there are only programs, and taps
+/// that were meant for what was on the screen before.
 pub const CLICK_TOO_SOON_MS: u64 = 200;
 
-/// What verdicts go by.
+/// The operator's settings of the rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rules {
-    /// A click less than so many ms after its token was issued is [`Reason::ClickTooSoon`]; 0: none
-    /// is. An edge whose clock is behind the issuer's cannot tell, and says nothing.
+    /// A click on a token younger than this, in ms, is [`Reason::ClickTooSoon`]; 0 turns the rule
+    /// off. When the edge's clock is behind the issuer's, the age is unknown and the rule does not
+    /// apply.
     pub click_too_soon_ms: u64,
-    /// The networks of data centres.
+    /// The networks that belong to data centres.
     pub data_centres: DataCentres,
 }
 
@@ -38,12 +39,12 @@ impl Default for Rules {
     }
 }
 
-/// A hash of the patterns, lists and lines of code that a verdict follows from.
+/// A hash of the patterns, lists and source files that verdicts follow from (`build.rs`).
 const PROGRAM: [u8; 32] = *include_bytes!(concat!(env!("OUT_DIR"), "/rules"));
 
 impl Rules {
-    /// What an event says of the rules that its verdict follows from: these, the pace of clicks, and
-    /// the program's own.
+    /// Identifies the rules that a verdict follows from: these settings, the pace of clicks, and
+    /// the program itself. Different rules give different sets, but for chance (32 bits).
     #[must_use]
     pub fn set(&self, pace: Pace) -> RuleSet {
         let mut hasher = blake3::Hasher::new();
@@ -53,13 +54,13 @@ impl Rules {
             hasher.update(&system.to_le_bytes());
         }
         let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
-        // Zero is not known.
+        // 0 means "not known".
         RuleSet(u32::from_be_bytes([a, b, c, d]).max(1))
     }
 }
 
-/// Of a request, whatever it brings.
-pub(crate) fn of(request: &Request<'_>, rules: &Rules) -> Verdict {
+/// The verdict on a request, whichever event it brings.
+pub(crate) fn judge(request: &Request<'_>, rules: &Rules) -> Verdict {
     if request.method == Method::Head {
         return Some(Reason::HeadRequest);
     }
@@ -69,30 +70,33 @@ pub(crate) fn of(request: &Request<'_>, rules: &Rules) -> Verdict {
     if bots::is_bot(request.user_agent) {
         return Some(Reason::Bot);
     }
-    if !browser::is_like_one(request.user_agent) {
+    if !browser::is_like_browser(request.user_agent) {
         return Some(Reason::NonBrowser);
     }
-    of_network(request, rules)
+    judge_network(request, rules)
 }
 
-fn of_network(request: &Request<'_>, rules: &Rules) -> Verdict {
+fn judge_network(request: &Request<'_>, rules: &Rules) -> Verdict {
     let is_hosted = |asn| rules.data_centres.contains(asn);
     request.asn.is_some_and(is_hosted).then_some(Reason::DataCentre)
 }
 
-/// Of a picture: a mail program or a mail service's proxy asks for it when a person opens the mail, though
-/// neither is a browser. Of whom and where that is nothing is known.
-pub(crate) fn of_picture(event: Draft, request: &Request<'_>, rules: &Rules) -> Draft {
+/// The verdict on a request for the pixel. A mail program or a mail service's proxy asks for it
+/// when a person opens the mail, though neither is a browser; so only its network is judged. It
+/// says nothing about the reader or the reader's network, so the visitor is removed and the event
+/// flagged.
+pub(crate) fn judge_picture(event: Draft, request: &Request<'_>, rules: &Rules) -> Draft {
     let is_asked_ahead = matches!(event.verdict, Some(Reason::HeadRequest | Reason::Prefetch));
     if is_asked_ahead || !is_mail(request.user_agent) {
         return event;
     }
-    let verdict = of_network(request, rules);
+    let verdict = judge_network(request, rules);
     Draft { verdict, visitor: Fingerprint::NONE, flags: Flags(Flags::PROXIED), ..event }
 }
 
-/// Gmail's and Yahoo's proxies name themselves, and so does Outlook, on each of its systems: at the beginning,
-/// or where Internet Explorer's engine asks for it. A bot that names one of them besides is a bot.
+/// Whether the agent is that of a mail program or a mail proxy. Gmail's and Yahoo's proxies and
+/// Outlook on each of its systems name themselves at the beginning, or where Internet Explorer's
+/// engine does the asking for them, further on. A known bot that names one of them too is not mail.
 #[must_use]
 pub fn is_mail(user_agent: &[u8]) -> bool {
     const FORMS: [(&str, &str); 7] = [
@@ -110,8 +114,9 @@ pub fn is_mail(user_agent: &[u8]) -> bool {
     FORMS.iter().any(|(begins, name)| user_agent.starts_with(begins.as_bytes()) && names(name))
 }
 
-/// Of a click of a request that is valid as a whole. `age_ms`: of its token; none where nobody knows.
-pub(crate) fn of_click(is_too_often: bool, age_ms: Option<u64>, rules: &Rules) -> Verdict {
+/// The verdict on a click whose request is valid. `age_ms` is the age of its token; `None` when it
+/// is unknown.
+pub(crate) fn judge_click(is_too_often: bool, age_ms: Option<u64>, rules: &Rules) -> Verdict {
     if is_too_often {
         return Some(Reason::TooManyClicks);
     }
@@ -119,7 +124,7 @@ pub(crate) fn of_click(is_too_often: bool, age_ms: Option<u64>, rules: &Rules) -
     is_too_soon.then_some(Reason::ClickTooSoon)
 }
 
-/// Whether a browser says that it asks before a person did (`Sec-Purpose`, `Purpose`, …).
+/// Whether the request says that a browser asks ahead of the visitor (`Sec-Purpose`, `Purpose`, …).
 pub(crate) fn is_ahead(purpose: &[u8]) -> bool {
     let ahead = ["prefetch", "prerender", "preview"];
     let purpose = purpose.to_ascii_lowercase();

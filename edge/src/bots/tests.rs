@@ -104,7 +104,7 @@ fn a_phone_may_be_called_as_it_likes() {
         ("(Linux; Android 9; de; m", 21..24),
         ("; Android ", 0..0),
     ] {
-        assert_eq!(model_of(agent.as_bytes()), range, "{agent}");
+        assert_eq!(model_range(agent.as_bytes()), range, "{agent}");
     }
 }
 
@@ -171,7 +171,7 @@ fn isbot(agent: &str) -> bool {
 
 /// Every place tried, nothing passed over.
 fn plainly(agent: &[u8]) -> bool {
-    let model = model_of(agent);
+    let model = model_range(agent);
     let mut places = (0..agent.len()).filter(|at| !model.contains(at));
     FIRST.iter().any(|table| table.begins(agent, 0))
         || GMAIL.iter().any(|end| agent.ends_with(end))
@@ -221,7 +221,7 @@ proptest! {
     fn any_mixture_as_isbot_has_it(agent in mixed()) {
         let (ours, theirs) = (is_bot(agent.as_bytes()), isbot(&agent));
         // They know of no phones that are called like a bot.
-        prop_assert!(ours == theirs || theirs && !model_of(agent.as_bytes()).is_empty());
+        prop_assert!(ours == theirs || theirs && !model_range(agent.as_bytes()).is_empty());
     }
 }
 

@@ -1,4 +1,4 @@
-//! `POST /v1/events`: up to 500 tokens with what happened to each.
+//! `POST /v1/events`: up to 500 tokens, each with what happened to its ad.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::decision::{Decision, Draft, Durability, Loss, WhenFull};
 use crate::policy::Policy;
 use crate::request::{Body, Request};
 
-/// The body; its elements are read one by one, so that one bad one spoils no other.
+/// The body. Its elements are read one by one, so that a malformed one does not spoil the others.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Events<'a> {
@@ -92,7 +92,7 @@ pub(super) fn events(
             return Decision::reply(reply::problem(400, "malformed_body", detail));
         }
     };
-    // A body costs what its elements cost, and is taken whole or not at all.
+    // A body counts against the limit once for each element, and is taken as a whole or not at all.
     let more = u32::try_from(elements.len() - 1).unwrap_or(u32::MAX);
     if more > 0 && !state.admit_more(request.client, more) {
         return Decision::reply(reply::too_many());
@@ -101,19 +101,19 @@ pub(super) fn events(
         Durability::Durable => "accepted",
         Durability::Queued => "queued",
     };
-    let asker = Asker::new(request, policy, now).told_by(page(request));
+    let asker = Asker::new(request, policy, now).with_page(page(request));
     let mut events = Vec::with_capacity(elements.len());
     let mut tallies: Vec<Loss> = Vec::new();
     let mut results = Vec::with_capacity(elements.len());
     let mut first = Firsts::default();
     for element in elements {
         match take(element.get(), &asker, &first, state, now) {
-            // The first is kept with the others of this request, or none of them is; or it is kept
-            // already.
-            Ok(event) if first.is_new(&event) && !state.is_repeat(&event) => {
+            Ok(event) if first.insert(&event) && !state.is_repeat(&event) => {
                 events.push(event);
                 results.push(taken);
             }
+            // A repeat is answered like the event that it repeats, which is kept already, or is
+            // kept with this request as a whole.
             Ok(event) => {
                 tally(&mut tallies, event.kind, Reason::Repeated);
                 results.push(taken);
@@ -134,33 +134,36 @@ pub(super) fn events(
     }
 }
 
-/// What a request has brought, so that the same of one token is kept once. The tag stands for the
-/// token: only who has our secret can make two with one.
+/// The events of this request, so that of one token each kind is kept once. The tag stands for the
+/// token: only the holder of our secret could make two tokens with one tag.
 #[derive(Default)]
-struct Firsts(Vec<First>);
+struct Firsts(Vec<Identity>);
 
-type First = (Kind, bool, [u8; TAG_BYTES]);
+/// Kind, whether the event is valid, and the tag of its token; the list is sorted.
+type Identity = (Kind, bool, [u8; TAG_BYTES]);
 
 impl Firsts {
-    /// Valid and invalid apart, as the engine has them: neither hides the other.
-    fn find(&self, event: &Draft) -> Result<usize, (usize, First)> {
+    /// Where the event is, or where it belongs. Valid and invalid events are kept apart, as in the
+    /// engine, so that neither hides the other.
+    fn find(&self, event: &Draft) -> Result<usize, (usize, Identity)> {
         let tag = event.token.last_chunk().copied().unwrap_or_default();
-        let what = (event.kind, event.verdict.is_none(), tag);
-        self.0.binary_search(&what).map_err(|at| (at, what))
+        let identity = (event.kind, event.verdict.is_none(), tag);
+        self.0.binary_search(&identity).map_err(|at| (at, identity))
     }
 
     fn has(&self, event: &Draft) -> bool {
         self.find(event).is_ok()
     }
 
-    fn is_new(&mut self, event: &Draft) -> bool {
-        self.find(event).map_err(|(at, what)| self.0.insert(at, what)).is_err()
+    /// Adds the event; false when it is there already.
+    fn insert(&mut self, event: &Draft) -> bool {
+        self.find(event).map_err(|(at, identity)| self.0.insert(at, identity)).is_err()
     }
 }
 
-/// `?page=` and `seq=`: which page view tells of this, and how many events it has made so far. A page
-/// names itself with up to 64 characters. What cannot be believed is no page's: the events count, and
-/// are not compared with what was sent.
+/// `?page=` and `seq=`: the page view that sends these events, and how many events it has made so
+/// far. A page names itself with up to 64 characters. When either is missing or malformed, the
+/// events still count, but are not compared with what the page has sent.
 fn page(request: &Request<'_>) -> Option<PageSeq> {
     let name = request.parameter("page").ok()?.filter(|name| (1..=64).contains(&name.len()))?;
     let seq = request.parameter("seq").ok()??.parse().ok()?;
@@ -170,8 +173,8 @@ fn page(request: &Request<'_>) -> Option<PageSeq> {
     page.is_good().then_some(page)
 }
 
-/// One element: its event, or under which kind and reason it is tallied. When its kind cannot be
-/// read it is tallied as an impression, the commonest.
+/// One element: its event, or the kind and reason that it is tallied under. When its kind cannot be
+/// read it is tallied as an impression, the most common kind.
 fn take(
     element: &str,
     asker: &Asker<'_>,
@@ -183,7 +186,7 @@ fn take(
         return Err((Kind::Impression, Reason::Malformed));
     };
     let kind: Kind = kind.parse().map_err(|_| (Kind::Impression, Reason::Malformed))?;
-    // Only an edge serves, and it says so itself.
+    // Only an edge serves ads, and it makes that event itself.
     if kind == Kind::Served {
         return Err((kind, Reason::Malformed));
     }
@@ -198,7 +201,7 @@ fn tally(tallies: &mut Vec<Loss>, kind: Kind, reason: Reason) {
     Loss { kind, reason, count: 1 }.add_to(tallies);
 }
 
-/// `sendBeacon` sends a string as `text/plain`, which needs no preflight.
+/// `text/plain` is what `sendBeacon` sends for a string, without a preflight.
 fn is_json(content_type: &[u8]) -> bool {
     let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
     let media_type = media_type.trim_ascii();

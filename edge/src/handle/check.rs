@@ -1,4 +1,4 @@
-//! What every event from outside goes through: its token, and who asked.
+//! Checks that every event from outside goes through: its token, and who sent the request.
 
 use shared::limits::TOKEN_LIFE_MS_MAX;
 use shared::token::{Token, Unverified, check_url};
@@ -12,9 +12,9 @@ use crate::policy::{Keys, Policy};
 use crate::request::Request;
 use crate::{device, verdict};
 
-/// Believes a token, however old it is, or says why not: the seal; then the standing of its key, its
-/// life as a whole, and that a redirect could go to its URL. Whether an event of it may still be
-/// counted is [`Token::check_time`]'s to say.
+/// Verifies a token of any age, or says why it is refused: first the seal, then the standing of its
+/// key, its whole lifetime, and whether a redirect may go to its URL. Whether an event of it still
+/// counts is decided by [`Token::check_time`].
 pub(super) fn believe<'a>(
     bytes: &'a [u8],
     policy: &Policy,
@@ -23,12 +23,12 @@ pub(super) fn believe<'a>(
     let keys = &policy.keys;
     let unverified = Unverified::read(bytes, keys.keyring().deployment())?;
     let sealed = check_seal(&unverified, keys, now)?;
-    // The seal stays good; revocation is told by the keyring. A link lives on when its key is retired:
-    // what is asked is whether it was good while it counted.
+    // The keyring tells revocation. A retired key is another matter: links must live on, so the key
+    // is checked as of the time at which the token still counted.
     let at = now.min(sealed.issued_at.plus_ms(TOKEN_LIFE_MS_MAX));
     let (token, _) = unverified.verify_again(keys.keyring(), at)?;
     token.check_life()?;
-    // Another signer may be less careful than ours.
+    // Another signer may check URLs less carefully than ours.
     check_url(token.url).map_err(|_| Reason::Malformed)?;
     match policy.catalogue.schemes().allow(token.url) {
         true => Ok(token),
@@ -36,8 +36,8 @@ pub(super) fn believe<'a>(
     }
 }
 
-/// That a key of this edge's issuer sealed a token: by the key's tag, which is cheap, so that nobody
-/// else makes an edge check signatures.
+/// Checks that a key of this edge's issuer sealed the token: by the key's tag, which is cheap, so
+/// that strangers cannot make an edge check signatures.
 fn check_seal<'a>(
     unverified: &Unverified<'a>,
     keys: &Keys,
@@ -50,12 +50,14 @@ fn check_seal<'a>(
         return Err(Reason::ForeignIssuer);
     }
     let Some(own) = keys.own(key) else {
-        // Another edge of the issuer has its next key already, and this one has not been given it.
+        // Another edge of the issuer may already sign with the next key, which this edge has not
+        // been given yet.
         return unverified.check_signature(keyring);
     };
     let by_key = unverified.check_tag(own.tags(), now);
     match keys.earlier_tags() {
-        // The tag says that some issuer of the deployment made it; whose it is says the signature.
+        // The earlier tag proves only that some issuer of the deployment made the token; the
+        // signature proves which.
         Some(earlier) if by_key.is_err() => {
             unverified.check_tag(earlier, now)?;
             unverified.check_signature(keyring)
@@ -64,11 +66,12 @@ fn check_seal<'a>(
     }
 }
 
-/// What is the same for all events of a request.
+/// What all events of one request have in common.
 pub(super) struct Asker<'a> {
     request: &'a Request<'a>,
     pub(super) policy: &'a Policy,
-    /// Where it comes from, for the visitor's fingerprint; the event has what may be kept of it.
+    /// The network of the request, for the visitor's fingerprint. The event keeps only what the
+    /// policy allows of it.
     network: Network,
     draft: Draft,
 }
@@ -79,12 +82,12 @@ impl<'a> Asker<'a> {
         let kept = policy.privacy.address.keep(request.client, policy.keys.visitor(), now);
         let draft = Draft {
             kind: Kind::Served,
-            verdict: verdict::of(request, &policy.verdicts),
+            verdict: verdict::judge(request, &policy.verdicts),
             rules: policy.rule_set,
             flags: Flags::default(),
             codes: Codes {
                 country: country(request.country),
-                device: device::of(request.user_agent),
+                device: device::classify(request.user_agent),
             },
             region: Region::UNKNOWN,
             network: kept,
@@ -95,23 +98,24 @@ impl<'a> Asker<'a> {
         Self { request, policy, network, draft }
     }
 
-    /// The same for events that a page view numbers.
-    pub(super) fn told_by(mut self, page: Option<PageSeq>) -> Self {
+    /// Sets the page view that sends the events.
+    pub(super) fn with_page(mut self, page: Option<PageSeq>) -> Self {
         self.draft.page = page;
         self
     }
 
-    /// Who asks, on the day of `at`.
+    /// The fingerprint of the visitor on the day of `at`.
     pub(super) fn fingerprint(&self, at: Timestamp) -> Fingerprint {
         self.policy.keys.visitor().of_request(at, self.network, self.request.user_agent)
     }
 
-    /// The event of a token that is about to be issued, without it.
+    /// The event of a token that is about to be issued; the caller adds the token.
     pub(super) fn served(self, visitor: Fingerprint) -> Draft {
         Draft { kind: Kind::Served, visitor, ..self.draft }
     }
 
-    /// The event of a token that came back. `known`: what this request has brought already.
+    /// The event of a token that came back. `known` says whether this request has brought the event
+    /// before.
     pub(super) fn event(
         &self,
         kind: Kind,
@@ -124,23 +128,24 @@ impl<'a> Asker<'a> {
         let (visitor, flags) = self.visitor(token, now);
         let mut event = Draft { kind, flags, visitor, token: bytes.to_vec(), ..self.draft.clone() };
         if kind == Kind::Click && event.verdict.is_none() {
-            // What was counted before takes no place in the visitor's pace, and neither does a test.
+            // Repeats and tests are never counted again, so they do not use up the visitor's
+            // clicks.
             let is_new = !token.test && !known(&event) && !state.is_repeat(&event);
             let Request { client, user_agent, .. } = *self.request;
             let is_too_often = is_new && state.clicks_too_often(client, user_agent);
             let age_ms = now.0.checked_sub(token.issued_at.0).filter(|_| !state.stands_still(now));
-            event.verdict = verdict::of_click(is_too_often, age_ms, &self.policy.verdicts);
+            event.verdict = verdict::judge_click(is_too_often, age_ms, &self.policy.verdicts);
         }
         event
     }
 
-    /// The visitor, as far as the token and the request allow: nothing is compared or kept unless
-    /// the token was given with consent, nor when this request opts out.
+    /// The visitor and flags of an event. Nothing is compared or kept unless the token was issued
+    /// with consent and this request does not opt out.
     fn visitor(&self, token: &Token<'_>, now: Timestamp) -> (Fingerprint, Flags) {
         if token.visitor == Fingerprint::NONE || self.request.opted_out {
             return (Fingerprint::NONE, Flags::default());
         }
-        // Fingerprints hold for a day: the token's is that of its day of issue.
+        // A fingerprint is valid for one day, so the token's is that of its day of issue.
         let then = self.fingerprint(token.issued_at);
         let today = token.issued_at.day() == now.day();
         let kept = if today { then } else { self.fingerprint(now) };

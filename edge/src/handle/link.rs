@@ -1,4 +1,4 @@
-//! The pixel and the click link: a token in the path.
+//! The pixel and the click link: routes with a token in the path.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use catalogue::landing::with_query;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
-/// `GET /v1/c/{token}`: to the advertiser's page, whatever becomes of the event.
+/// `GET /v1/c/{token}`: sends the visitor to the advertiser's page, whatever becomes of the event.
 pub(super) fn click(
     text: &str,
     request: &Request<'_>,
@@ -26,7 +26,7 @@ pub(super) fn click(
     follow(text, Kind::Click, request, policy, state, now)
 }
 
-/// `GET /v1/i/{token}`: a picture of one pixel that tells of an impression.
+/// `GET /v1/i/{token}`: a picture of one pixel, whose request reports an impression.
 pub(super) fn pixel(
     text: &str,
     request: &Request<'_>,
@@ -54,7 +54,7 @@ fn follow(
         Err(reason) => return refused(kind, reason),
     };
     if let Err(reason) = token.check_time(kind, now) {
-        // The second life of a link: it counts no more, and still leads where it did.
+        // An expired click link no longer counts, but for `link_days` it still leads to its page.
         let leads = kind == Kind::Click && reason == Reason::Expired;
         let leads = leads && now <= token.issued_at.plus_ms(u64::from(policy.link_days) * DAY_MS);
         let decision = refused(kind, reason);
@@ -74,7 +74,7 @@ fn follow(
     let event = asker.event(kind, &token, &bytes, |_| false, state, now);
     let event = match kind {
         Kind::Click => event,
-        _ => verdict::of_picture(event, request, &policy.verdicts),
+        _ => verdict::judge_picture(event, request, &policy.verdicts),
     };
     if state.is_repeat(&event) {
         let tallies = vec![Loss { kind, reason: Reason::Repeated, count: 1 }];
@@ -84,9 +84,10 @@ fn follow(
     Decision { events, tallies: Vec::new(), durability, when_full, reply }
 }
 
-/// To the advertiser's page. A browser that asks before a person did (speculation rules, `<link
-/// rel="prefetch">`) is not sent on: it would keep the redirect for the person's click, which then never
-/// comes here. With an error it asks again (HTML, speculative loading: what failed is not used).
+/// The redirect to the advertiser's page. A browser that asks ahead of the visitor (speculation
+/// rules, `<link rel="prefetch">`) is not redirected: it would keep the redirect for the visitor's
+/// click, which then would never reach us. After an error it asks again (HTML, speculative loading:
+/// a failed prefetch is not used).
 fn onward(token: &Token<'_>, request: &Request<'_>) -> Reply {
     if is_ahead(request.purpose) {
         return reply::ahead();
@@ -97,9 +98,10 @@ fn onward(token: &Token<'_>, request: &Request<'_>) -> Reply {
     })
 }
 
-/// The characters of a token in a path, up to the first that no token has: scripts and mail clients append
-/// to a link (`.`, `)`, `&_ga=1`, `;jsessionid=1`, `%20`), and any character may be written as `%XX` (RFC
-/// 3986, §6.2.2.2). The seal says whether the rest is whole.
+/// The token at the start of a path: the characters up to the first that no token has, since
+/// scripts and mail clients append to links (`.`, `)`, `&_ga=1`, `;jsessionid=1`, `%20`). Any
+/// character may be written as `%XX` (RFC 3986, §6.2.2.2). Whether the token is complete shows in
+/// its seal.
 fn token_of(path: &str) -> Cow<'_, [u8]> {
     let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let bytes = path.as_bytes();
@@ -119,7 +121,7 @@ fn token_of(path: &str) -> Cow<'_, [u8]> {
     Cow::Owned(text)
 }
 
-/// A plain page, and one more of its reason: never an event of its own.
+/// A plain page and a tally of the reason; never an event.
 fn refused(kind: Kind, reason: Reason) -> Decision {
     let tallies = vec![Loss { kind, reason, count: 1 }];
     Decision { tallies, ..Decision::reply(page(reason)) }

@@ -1,4 +1,4 @@
-//! Replies, and the header fields that they always have.
+//! Replies, with the header fields that each kind of reply always has.
 
 use std::borrow::Cow;
 
@@ -9,10 +9,11 @@ use crate::decision::Reply;
 
 type Fields = &'static [(&'static str, &'static str)];
 
-/// No cache may keep it (IAB click measurement: a cached redirect or pixel is a lost count).
+/// No cache may store the reply (IAB click measurement: a cached redirect or pixel is a lost
+/// count).
 const NO_STORE: &str = "no-store, no-cache, must-revalidate, max-age=0";
 
-/// Any page may read it, none sends credentials with it.
+/// Pages of any origin may read the reply, without credentials.
 macro_rules! public {
     ($($field:expr),* $(,)?) => {
         &[("access-control-allow-origin", "*"), ("cache-control", NO_STORE), $($field),*]
@@ -22,7 +23,7 @@ macro_rules! public {
 const EMPTY: Fields = public![];
 const JSON: Fields = public![("content-type", "application/json")];
 const PROBLEM: Fields = public![("content-type", "application/problem+json")];
-/// A page of another origin may read when to come back (Fetch Standard, CORS-exposed fields).
+/// Lets a page of another origin read when to come back (Fetch Standard, CORS-exposed fields).
 const PROBLEM_LATER: Fields = public![
     ("content-type", "application/problem+json"),
     ("retry-after", "5"),
@@ -45,7 +46,7 @@ const JWKS: Fields = &[
     ("cache-control", jwks::CACHE_CONTROL),
     ("content-type", jwks::CONTENT_TYPE),
 ];
-/// The page that the visitor comes from is told by its origin alone.
+/// The advertiser is told only the origin of the page that the visitor comes from.
 const REDIRECT: Fields = public![
     ("pragma", "no-cache"),
     ("expires", "Thu, 01 Jan 1970 00:00:00 GMT"),
@@ -65,7 +66,7 @@ const fn fixed(status: u16, fields: Fields, body: &'static [u8]) -> Reply {
 pub(super) fn problem(status: u16, kind: &str, detail: impl Into<String>) -> Reply {
     let fields = match status {
         429 | 503 => PROBLEM_LATER,
-        // What is left of the body is not read.
+        // The rest of the body is not read, so the connection cannot be used again.
         408 | 413 => PROBLEM_CLOSE,
         _ => PROBLEM,
     };
@@ -77,7 +78,7 @@ pub(super) fn json(status: u16, body: Vec<u8>) -> Reply {
     Reply { status, fields: JSON, location: None, etag: None, body: Cow::Owned(body) }
 }
 
-/// The deployment's public keys; nothing but their tag for who has them already.
+/// The deployment's public keys; a 304 for a client that has them.
 pub(super) fn jwks(set: jwks::Jwks, is_known: bool) -> Reply {
     let (status, body) = if is_known { (304, Vec::new()) } else { (200, set.body.into_bytes()) };
     Reply { status, fields: JWKS, location: None, etag: Some(set.etag), body: Cow::Owned(body) }
@@ -101,12 +102,12 @@ pub(super) const fn redirect(url: String) -> Reply {
     }
 }
 
-/// To a browser that asks before a person clicked; nobody sees it.
+/// To a browser that asks ahead of a click; no visitor sees it.
 pub(super) const fn ahead() -> Reply {
     page(503, "Ask again when a person has clicked.\n")
 }
 
-/// What a person sees who followed a link that leads nowhere.
+/// The page for a visitor whose link leads nowhere.
 pub(super) const fn page(status: u16, text: &'static str) -> Reply {
     fixed(status, PAGE, text.as_bytes())
 }
@@ -131,7 +132,7 @@ pub(super) fn too_many() -> Reply {
     problem(429, "too_many_requests", detail)
 }
 
-/// What a person sees who followed a link when too many of the network did.
+/// The page for a visitor whose network has followed too many links.
 pub(super) const fn too_many_clicks() -> Reply {
     let text = b"Too many requests come from your network. Try again in a few seconds.\n";
     fixed(429, PAGE_LATER, text)

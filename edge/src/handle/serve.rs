@@ -1,5 +1,5 @@
-//! `GET /v1/serve?placement=…`: an ad, and the signed token of its impression; with `test=1` one of
-//! which nothing is counted. What the query says of the visitor's will: [`Signals`].
+//! `GET /v1/serve?placement=…`: chooses an ad and signs the token of its impression. With `test=1`
+//! nothing of the impression is ever counted. What the query says about consent: [`Signals`].
 
 use serde::Serialize;
 use shared::text::hex;
@@ -11,7 +11,7 @@ use super::{Effect, Outcome, State, Step, reply};
 use crate::decision::{Decision, Draft, Durability, Reply, WhenFull};
 use crate::policy::Policy;
 use crate::privacy::{self, Signals};
-use crate::request::{Request, text};
+use crate::request::{Request, decoded_text};
 use catalogue::landing;
 use catalogue::{Ad, Creative, Placement};
 
@@ -41,7 +41,7 @@ struct Shown<'a> {
     height: u16,
 }
 
-/// The first step, or at once the reply.
+/// The first step; `Err` is the reply when no ad is served.
 pub(super) fn serve<'p>(
     request: &Request<'_>,
     policy: &'p Policy,
@@ -58,13 +58,13 @@ pub(super) fn serve<'p>(
         let detail = "the query needs `placement`, the id of a placement";
         return Err(reply::problem(400, "placement_missing", detail));
     };
-    let name = text(name).unwrap_or_default();
+    let name = decoded_text(name).unwrap_or_default();
     let name = Name::new(&name).map_err(|why| {
         let detail = format!("`placement` is no name: {why}");
         reply::problem(400, "placement_malformed", detail)
     })?;
-    let signals =
-        Signals::of(request).map_err(|detail| reply::problem(400, "consent_malformed", detail))?;
+    let signals = Signals::from_request(request)
+        .map_err(|detail| reply::problem(400, "consent_malformed", detail))?;
     let test = match test {
         None => false,
         Some("1") => true,
@@ -77,7 +77,8 @@ pub(super) fn serve<'p>(
         let detail = "this edge's clock says a time of which no ids can be made";
         return Err(reply::problem(503, "clock_wrong", detail));
     }
-    // Whose keys are revoked is told of no placements: that there is none is not the reason.
+    // This comes before the placement is looked up: the centre tells an edge whose keys are revoked
+    // of no placements, and "no such placement" would hide the reason.
     if !policy.keys.can_sign(now) {
         let detail = "this edge has no key that signs now";
         return Err(reply::problem(503, "no_signing_key", detail));
@@ -86,11 +87,12 @@ pub(super) fn serve<'p>(
         let detail = format!("there is no placement {name}");
         return Err(reply::problem(404, "unknown_placement", detail));
     };
-    // As a bidder says that it does not bid (OpenRTB 2.6, §4.2.1): an empty reply, no error.
+    // An empty reply, no error, as a bidder declines (OpenRTB 2.6, §4.2.1).
     let Some(ad) = policy.catalogue.choose(placement, random) else {
         return Err(reply::no_content());
     };
-    // Keys that are limited show what they may sell.
+    // When no key may sign for the chosen ad, choose among those that a key may sign for. When
+    // there is none, `issue` says so.
     let sells = |ad: &Ad| policy.keys.signer(placement.publisher.name(), ad, now).is_some();
     let ad = match sells(ad) {
         true => ad,
@@ -99,20 +101,29 @@ pub(super) fn serve<'p>(
     let asker = Asker::new(request, policy, now);
     let kept = privacy::decide(&signals, &policy.privacy);
     let visitor = if kept.visitor { asker.fingerprint(now) } else { Fingerprint::NONE };
-    issue(placement, ad, test, asker.served(visitor), policy, state, now, random)
+    let chosen = Chosen { placement, ad, test, draft: asker.served(visitor) };
+    issue(chosen, policy, state, now, random)
 }
 
-#[expect(clippy::too_many_arguments, reason = "what `serve` has found, and what it was given")]
-fn issue<'p>(
+/// An ad for a request, before it has an impression id.
+struct Chosen<'p> {
     placement: &'p Placement,
     ad: &'p Ad,
+    /// Nothing of the impression is counted.
     test: bool,
+    /// The event, without its token.
     draft: Draft,
+}
+
+/// Gives the impression its id and its token, which then lacks only the signature.
+fn issue<'p>(
+    chosen: Chosen<'p>,
     policy: &'p Policy,
     state: &mut dyn State,
     now: Timestamp,
     random: &mut dyn Random,
 ) -> Result<Step<'p>, Reply> {
+    let Chosen { placement, ad, test, draft } = chosen;
     let Some((signer, price_key)) = policy.keys.signer(placement.publisher.name(), ad, now) else {
         let detail = "this edge has no key that signs for this publisher and ad now";
         return Err(reply::problem(503, "no_signing_key", detail));
@@ -140,7 +151,7 @@ fn issue<'p>(
         url: &ad.url,
     };
     let url = landing::filled(&ad.url, &token);
-    // The catalogue was checked: only a clock beyond the year 10889 is an error.
+    // The catalogue was checked, so only a clock beyond the year 10889 makes this fail.
     let unsealed = Signer::unsealed(&Token { url: &url, ..token })
         .map_err(|why| reply::problem(503, "not_signable", why))?;
     let effect = Effect::Sign { key: signer.id(), bytes: unsealed.signed().to_vec() };
@@ -148,12 +159,12 @@ fn issue<'p>(
     Ok(Step::Need(effect, Resume(Box::new(issued))))
 }
 
-/// A decision that waits for what it needs, with all that it has decided already. The policy is lent,
-/// so it goes on by the one that it began with.
+/// A decision that waits for an effect, with everything decided so far. It borrows the policy that
+/// it began with, so it also ends by that one.
 #[derive(Debug)]
 pub struct Resume<'p>(Box<Issued<'p>>);
 
-/// An ad that lacks its token's signature.
+/// An issued ad whose token still lacks its signature.
 #[derive(Debug)]
 struct Issued<'p> {
     policy: &'p Policy,
@@ -162,12 +173,12 @@ struct Issued<'p> {
     signer: &'p Signer,
     id: ImpressionId,
     unsealed: Unsealed,
-    /// Without its token.
+    /// The event, without its token.
     draft: Draft,
 }
 
 impl<'p> Resume<'p> {
-    /// The next step, with what came of the effect.
+    /// The next step, given the outcome of the effect.
     #[must_use]
     pub fn with(self, outcome: Outcome) -> Step<'p> {
         let signature = match outcome {
@@ -205,7 +216,7 @@ impl Issued<'_> {
         Decision {
             events: vec![Draft { token: bytes, ..draft }],
             tallies: Vec::new(),
-            // A token that is out is always known to the log, whatever the settings say.
+            // An issued token must be known to the log, whatever the settings say.
             durability: Durability::Durable,
             when_full: WhenFull::Refuse,
             reply: reply::json(200, body),

@@ -1,8 +1,9 @@
-//! The bits of a base64url text (RFC 4648 §5, without padding), the first of a character first.
+//! Reads the bits of a base64url text (RFC 4648 §5, without padding), the highest bit of each
+//! character first.
 
 pub(super) struct Bits<'a> {
     text: &'a [u8],
-    /// How many were read.
+    /// The number of bits read.
     at: usize,
 }
 
@@ -11,7 +12,7 @@ impl<'a> Bits<'a> {
         Self { text: text.as_bytes(), at: 0 }
     }
 
-    /// The next bit; `None` at the end, and where a character is none of base64url.
+    /// The next bit; `None` at the end, and at a character outside base64url.
     pub(super) fn bit(&mut self) -> Option<bool> {
         let six = six(*self.text.get(self.at / 6)?)?;
         let bit = six >> (5 - self.at % 6) & 1;
@@ -24,7 +25,7 @@ impl<'a> Bits<'a> {
         (0..bits).try_fold(0, |number, _| Some(number << 1 | u32::from(self.bit()?)))
     }
 
-    /// Passes over bits that must be there.
+    /// Skips bits, which must exist.
     pub(super) fn skip(&mut self, bits: usize) -> Option<()> {
         let at = self.at.checked_add(bits)?;
         self.at = at;

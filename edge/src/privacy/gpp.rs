@@ -1,27 +1,30 @@
-//! A GPP string (IAB Tech Lab, Global Privacy Platform, version 1): a header that lists sections, and
-//! the sections. Read are the European TCF (2), the old US privacy string (6), and the sections of the
-//! USA and its states (7 to 23); any other section that applies forbids.
+//! Reads a GPP string (IAB Tech Lab, Global Privacy Platform, version 1): a header that lists
+//! sections, then the sections. Three sorts are understood: the European TCF (2), the old US
+//! privacy string (6), and the sections of the USA and its states (7 to 23). Any other section that
+//! applies forbids.
 
 use super::bits::Bits;
 use super::{PrivacyPolicy, Signals, tcf};
 
-/// The header's type and version.
+/// The header's type and its version.
 const HEADER: u32 = 3;
 const VERSION: u32 = 1;
-/// Numbers of sections: as many as the lists of IAB Tech Lab may ever need.
+/// The highest section number that is read: more than the lists of IAB Tech Lab may ever need.
 const SECTION_MAX: u32 = 4_095;
 
 const TCF_EU: u32 = 2;
 const US_PRIVACY: u32 = 6;
 
-/// Where the opt-outs stand in the cores of the US sections, in bits, two each: from sale, of the
-/// sharing of data, from targeted advertising, as far as a law knows them.
+/// The positions of the opt-outs in the core of a US section, in bits; each has two bits. They are
+/// opt-outs from sale, from sharing, and from targeted advertising, as far as the law of the
+/// section has them.
 const fn opt_outs(section: u32) -> Option<&'static [usize]> {
     match section {
         // The USA.
         7 => Some(&[18, 20, 22]),
         // Virginia, Colorado, Connecticut, Florida, Montana, Oregon, Texas, Delaware, Nebraska, New
-        // Hampshire, New Jersey, Tennessee, Minnesota; and California, of which the second is sharing.
+        // Hampshire, New Jersey, Tennessee, Minnesota; and California, whose second opt-out is from
+        // sharing.
         8..=10 | 12..=17 | 19..=23 => Some(&[12, 14]),
         // Utah and Iowa.
         11 | 18 => Some(&[14, 16]),
@@ -29,12 +32,13 @@ const fn opt_outs(section: u32) -> Option<&'static [usize]> {
     }
 }
 
-/// Whether all sections that apply allow it; `None` when none says anything.
+/// Whether all sections that apply allow it; `None` when none of them says anything.
 pub(super) fn allows(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<bool> {
     // What cannot be read forbids.
     said(signals, policy).unwrap_or(Some(false))
 }
 
+/// The outer `None`: the string cannot be read. The inner one: no section says anything.
 fn said(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<Option<bool>> {
     let (header, sections) = signals.gpp.split_once('~').unwrap_or((signals.gpp, ""));
     let mut bits = Bits::new(header);
@@ -48,6 +52,8 @@ fn said(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<Option<bool>> {
     let mut sections = sections.split('~').filter(|section| !section.is_empty());
     let mut said = None;
     let mut last = 0;
+    // Section numbers only grow and are bounded, so this ends whatever the header says. One section
+    // that forbids outweighs all that allow.
     for _ in 0..bits.number(12)? {
         let is_range = bits.bit()?;
         let first = last + fibonacci(&mut bits)?;
@@ -71,13 +77,14 @@ fn said(signals: &Signals<'_>, policy: &PrivacyPolicy) -> Option<Option<bool>> {
             };
         }
     }
-    // More sections than the header lists: which is which cannot be told.
+    // More sections than the header lists: nobody can tell which section is which.
     sections.next().is_none().then_some(said)
 }
 
-/// The sections that apply, a bit each; all (`None` inside) where nothing is said, or 0, that it is not
-/// known yet; none where -1 says so (IAB Tech Lab, GPP, "applicable sections"). `None` when the list
-/// cannot be read. No section that is read here has a larger number than the bits have.
+/// The sections that apply, one bit each. The inner `None`: all of them, because nothing is said,
+/// or 0 (not known yet). No bit: `-1` says that none applies (IAB Tech Lab, GPP, "applicable
+/// sections"). The outer `None`: the list cannot be read. Numbers beyond the bits are left out: no
+/// such section is understood here.
 fn applying(list: &str) -> Option<Option<u64>> {
     let parts = list.split([',', '_']).flat_map(|part| part.split("%2C"));
     let parts = parts.flat_map(|part| part.split("%2c")).filter(|part| !part.is_empty());
@@ -94,7 +101,8 @@ fn applying(list: &str) -> Option<Option<u64>> {
     Some(bits.filter(|_| is_known))
 }
 
-/// A number as a sum of Fibonacci numbers, the smallest first, that ends with two ones.
+/// A number in Fibonacci coding: a sum of Fibonacci numbers, smallest first, ended by two ones in a
+/// row. `None` when it is larger than any section number, which also bounds the loop.
 fn fibonacci(bits: &mut Bits<'_>) -> Option<u32> {
     let (mut this, mut next, mut sum, mut before) = (1_u32, 2_u32, 0_u32, false);
     loop {
@@ -112,7 +120,7 @@ fn fibonacci(bits: &mut Bits<'_>) -> Option<u32> {
     }
 }
 
-/// `1YNN`: version, notice, opt-out from sale, whether an agreement covers it.
+/// `1YNN`: version, notice given, opted out of sale, covered by an agreement.
 fn us_privacy(section: &str) -> Option<Option<bool>> {
     match section.as_bytes() {
         [b'1', _, b'Y', _] => Some(Some(false)),
@@ -122,8 +130,7 @@ fn us_privacy(section: &str) -> Option<Option<bool>> {
     }
 }
 
-/// Of a US section: an opt-out or its global privacy control forbids; that there were notices and no
-/// opt-out allows.
+/// Reads a US section. An opt-out or the global privacy control forbids. "Did not opt out" allows.
 fn us(section: &str, opt_outs: &[usize]) -> Option<Option<bool>> {
     let mut segments = section.split('.');
     let core = segments.next()?;
@@ -133,7 +140,7 @@ fn us(section: &str, opt_outs: &[usize]) -> Option<Option<bool>> {
         bits.skip(*at)?;
         match bits.number(2)? {
             0 => {}
-            // It was not opted out.
+            // The visitor did not opt out.
             2 => said = said.or(Some(true)),
             _ => return Some(Some(false)),
         }

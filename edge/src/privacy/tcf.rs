@@ -1,23 +1,24 @@
-//! A TCF string (IAB Europe, "Transparency and Consent String with Global Vendor & CMP List Formats",
-//! version 2): of its core the consents to purposes and to one vendor, and what the publisher has
-//! forbidden that vendor. Legitimate interest is not enough here, and is not read.
+//! Reads a TCF string (IAB Europe, "Transparency and Consent String with Global Vendor & CMP List
+//! Formats", version 2). Of its core it needs the consents to purposes and to one vendor, and what
+//! the publisher has forbidden that vendor. Legitimate interest is not enough here and is skipped.
 
 use super::PrivacyPolicy;
 use super::bits::Bits;
 
 const VERSION: u32 = 2;
-/// From the version to the first purpose: two times (36), the platform and its version (12), the screen
-/// (6), the language and the vendor list (12), the policy (6), two marks, special features (12).
+/// Bits between the version and the first purpose: two times (36 each), the platform and its
+/// version (12 each), the screen (6), the language and the vendor list (12 each), the policy (6),
+/// two flags, special features (12).
 const BEFORE_PURPOSES: usize = 36 + 36 + 12 + 12 + 6 + 12 + 12 + 6 + 1 + 1 + 12;
-/// From the purposes to the vendors: purposes by legitimate interest (24), purpose one's treatment (1),
-/// the publisher's country (12).
+/// Bits between the purposes and the vendors: purposes by legitimate interest (24), treatment of
+/// purpose one (1), the publisher's country (12).
 const BEFORE_VENDORS: usize = 24 + 1 + 12;
-/// Kinds of restrictions by the publisher: it must rest on consent, as it does here.
+/// The restriction by which the vendor must have consent, which it asks for here anyway.
 const REQUIRE_CONSENT: u32 = 1;
 
-/// Whether it allows what the policy asks for; `None` when it cannot be read.
+/// Whether the string allows what the policy asks for; `None` when it cannot be read.
 pub(super) fn allows(text: &str, policy: &PrivacyPolicy) -> Option<bool> {
-    // Other segments tell nothing that the core does not.
+    // The other segments add nothing that is asked for here.
     let core = text.split('.').next()?;
     let mut bits = Bits::new(core);
     if bits.number(6)? != VERSION {
@@ -30,12 +31,12 @@ pub(super) fn allows(text: &str, policy: &PrivacyPolicy) -> Option<bool> {
     bits.skip(BEFORE_VENDORS)?;
     let Some(vendor) = policy.vendor else { return Some(all) };
     let consented = has_vendor(&mut bits, vendor)?;
-    // By legitimate interest.
+    // The vendors by legitimate interest, which are skipped.
     has_vendor(&mut bits, vendor)?;
     Some(all && consented && !is_restricted(&mut bits, vendor, policy.purposes)?)
 }
 
-/// Whether a vendor is in a set of them: a bit for each, or ranges.
+/// Whether a set of vendors has this one. The set is a bit for each vendor, or a list of ranges.
 fn has_vendor(bits: &mut Bits<'_>, vendor: u16) -> Option<bool> {
     let most = bits.number(16)?;
     if bits.bit()? {
@@ -52,8 +53,8 @@ fn has_vendor(bits: &mut Bits<'_>, vendor: u16) -> Option<bool> {
     Some(bit)
 }
 
-/// Whether a vendor is in one of a list of ranges. Each takes 17 bits at least, so there are never more
-/// than the text has.
+/// Whether one of a list of ranges has this vendor. Each range takes at least 17 bits, so the
+/// length of the text bounds the loop.
 fn in_ranges(bits: &mut Bits<'_>, vendor: u16) -> Option<bool> {
     let mut found = false;
     for _ in 0..bits.number(12)? {
@@ -65,7 +66,8 @@ fn in_ranges(bits: &mut Bits<'_>, vendor: u16) -> Option<bool> {
     Some(found)
 }
 
-/// Whether the publisher forbids the vendor one of the purposes, or to do it by consent.
+/// Whether the publisher has restricted the vendor for one of the purposes, other than by asking
+/// for consent.
 fn is_restricted(bits: &mut Bits<'_>, vendor: u16, purposes: u32) -> Option<bool> {
     let mut restricted = false;
     for _ in 0..bits.number(12)? {

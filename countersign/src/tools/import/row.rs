@@ -59,7 +59,7 @@ impl Fields<'_> {
             country: self.country.and_then(country).unwrap_or_default(),
             device: self
                 .device()
-                .or_else(|| self.agent.map(|agent| edge::device::of(agent.as_bytes()))),
+                .or_else(|| self.agent.map(|agent| edge::device::classify(agent.as_bytes()))),
             ip: self.ip.and_then(address),
             user: user.map(str::to_owned),
         };
