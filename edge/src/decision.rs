@@ -7,14 +7,14 @@ use shared::{
     Codes, Fingerprint, Flags, Kind, Network, PageSeq, Reason, Region, RuleSet, Timestamp, Verdict,
 };
 
-/// Everything that follows from one request. The rim performs it in this order: the events, the
+/// Everything that follows from one request. The rim carries it out in this order: the events, the
 /// tallies, the reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// Events to append to the outbox, all or none.
     pub events: Vec<Draft>,
-    /// What is only counted; recorded unless the events found the outbox full and the request is
-    /// refused.
+    /// What is counted and not kept as events. Recorded unless the outbox is full and the request
+    /// is refused for it.
     pub tallies: Vec<Loss>,
     /// How durable the events must be before the reply goes out.
     pub durability: Durability,
@@ -25,7 +25,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// A reply that has no effect.
+    /// A reply without effects.
     #[must_use]
     pub const fn reply(reply: Reply) -> Self {
         Self {
@@ -43,30 +43,31 @@ impl Decision {
 pub struct Draft {
     /// What happened.
     pub kind: Kind,
-    /// Valid, or why it is no person's act.
+    /// Valid, or the reason why no person did it.
     pub verdict: Verdict,
-    /// The rules that it follows from.
+    /// The rules that the verdict follows from.
     pub rules: RuleSet,
-    /// Remarks.
+    /// Remarks that change no count.
     pub flags: Flags,
-    /// From where, and on what.
+    /// Country and device.
     pub codes: Codes,
-    /// From which part of the country.
+    /// The part of the country.
     pub region: Region,
-    /// From which network.
+    /// The network, as far as it may be kept.
     pub network: Network,
-    /// By whom; none without consent.
+    /// The visitor; [`Fingerprint::NONE`] without consent.
     pub visitor: Fingerprint,
-    /// The page view that told of it, where it numbers what it tells.
+    /// The page view that sent it, with its sequence number; `None` when the page does not number
+    /// its events.
     pub page: Option<PageSeq>,
-    /// The whole token, bytes.
+    /// The whole token, as bytes.
     pub token: Vec<u8>,
 }
 
 impl Draft {
-    /// The event, stamped.
+    /// The event with its timestamp.
     #[must_use]
-    pub fn at(&self, at: Timestamp) -> Event<'_> {
+    pub fn stamped(&self, at: Timestamp) -> Event<'_> {
         Event {
             kind: self.kind,
             at,
@@ -83,10 +84,10 @@ impl Draft {
     }
 }
 
-/// Something that happened `count` times and is not kept one by one.
+/// Something that happened `count` times and is not kept as events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loss {
-    /// What was asked for.
+    /// The kind that the events would have had.
     pub kind: Kind,
     /// Why it is not counted.
     pub reason: Reason,
@@ -95,7 +96,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Adds it to others: one entry for each kind and reason.
+    /// Adds the loss to a list that has one entry for each kind and reason.
     pub fn add_to(self, losses: &mut Vec<Self>) {
         let is_same = |loss: &&mut Self| loss.kind == self.kind && loss.reason == self.reason;
         match losses.iter_mut().find(is_same) {
@@ -105,7 +106,8 @@ impl Loss {
     }
 }
 
-/// What is counted in place of events that the outbox did not take.
+/// What is counted in place of events that the outbox did not take: one loss for each kind among
+/// them.
 #[must_use]
 pub fn lost(events: &[Draft]) -> Vec<Loss> {
     let of_kind = |kind: &Kind| events.iter().filter(|event| event.kind == *kind).count();
@@ -120,20 +122,20 @@ pub fn lost(events: &[Draft]) -> Vec<Loss> {
 /// When the reply may go out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Durability {
-    /// After the events are on disk.
+    /// After the events are durable.
     #[default]
     Durable,
-    /// As soon as the outbox has taken them into its queue: a setting for beacons and clicks. A crash
-    /// loses what waits, and the reply to a beacon does not say "accepted" but "queued".
+    /// As soon as the outbox has queued the events. A setting for beacons and clicks: a crash loses
+    /// what is queued, and the reply to a beacon says "queued" instead of "accepted".
     Queued,
 }
 
 /// What to do when the outbox cannot take the events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhenFull {
-    /// Reply 503 with `Retry-After`; record nothing, for the client comes again.
+    /// Reply 503 with `Retry-After` and record nothing, for the client will come again.
     Refuse,
-    /// Send the reply all the same, and count this in place of the events: a redirect.
+    /// Send the reply all the same, and count this loss in place of the events: for a redirect.
     Proceed(Loss),
 }
 
@@ -142,11 +144,11 @@ pub enum WhenFull {
 pub struct Reply {
     /// The status code.
     pub status: u16,
-    /// Header fields that are always the same for this sort of reply; names in lower case.
+    /// Header fields that are the same for every reply of this sort; names in lower case.
     pub fields: &'static [(&'static str, &'static str)],
     /// The `Location` of a redirect: visible ASCII.
     pub location: Option<String>,
-    /// The `ETag`, of what may be kept: visible ASCII.
+    /// The `ETag` of a reply that may be cached: visible ASCII.
     pub etag: Option<String>,
     /// The body; a rim leaves it out for HEAD.
     pub body: Cow<'static, [u8]>,

@@ -2,14 +2,14 @@
 //!
 //! An isolate answers requests ([`rim`]) and hands their events to a shard ([`outbox`], a Durable
 //! Object), which keeps them until the collector has acknowledged its batches. Isolates come and go
-//! at any time and remember nothing that matters; a shard's database does.
+//! at any time and hold nothing that may not be lost; what must last is in a shard's database.
 //!
-//! Pure, and tested natively: [`settings`], [`nats`], [`nkey`], [`place`]. The rest is the platform's and exists for Wasm
-//! only.
+//! Pure, and tested natively: [`settings`], [`nats`], [`nkey`], [`location`]. The other modules use
+//! the platform and exist only for Wasm.
 
+pub mod location;
 pub mod nats;
 pub mod nkey;
-pub mod place;
 pub mod settings;
 #[cfg(feature = "testing")]
 pub mod workerd;
@@ -23,16 +23,16 @@ mod gather;
 #[cfg(target_arch = "wasm32")]
 mod glue;
 #[cfg(target_arch = "wasm32")]
-mod news;
-#[cfg(target_arch = "wasm32")]
-mod once;
-#[cfg(target_arch = "wasm32")]
 mod outbox;
 #[cfg(target_arch = "wasm32")]
 mod platform;
 #[cfg(target_arch = "wasm32")]
+mod policy_watch;
+#[cfg(target_arch = "wasm32")]
 mod rim;
 #[cfg(target_arch = "wasm32")]
 mod shard;
+#[cfg(target_arch = "wasm32")]
+mod single_flight;
 #[cfg(target_arch = "wasm32")]
 mod transport;

@@ -32,7 +32,7 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
     let ten_minutes = 600_000;
     let mut passed = Passed::since(Timestamp(ten_minutes));
     let mut admitted = |at| {
-        let since = passed.at(Timestamp(at)).as_millis();
+        let since = passed.until(Timestamp(at)).as_millis();
         admitted(&limits, Class::Click, "192.0.2.1", u64::try_from(since).unwrap(), 3)
     };
     assert_eq!(admitted(ten_minutes), 2);

@@ -1,5 +1,5 @@
-//! How far the collector has acknowledged: a small file, written now and then. It may be old or
-//! lost: then batches are sent again, and the counting engine knows their numbers.
+//! How far the collector has acknowledged: a small file that is written now and then. When it is
+//! old or lost, batches are sent again, and the counting engine recognises their numbers.
 
 use std::fs;
 use std::io;
@@ -9,8 +9,7 @@ use eventlog::Identity;
 
 pub(super) const NAME: &str = "acked";
 
-/// The sequence of the last record of this log that is known to be acknowledged; 0 when it is not
-/// known.
+/// The sequence of the last record of this log that is known to be acknowledged; 0 when none is.
 pub(super) fn read(dir: &Path, identity: &Identity) -> u64 {
     let Ok(bytes) = fs::read(dir.join(NAME)) else {
         return 0;
@@ -22,13 +21,14 @@ pub(super) fn read(dir: &Path, identity: &Identity) -> u64 {
     if rest == check(identity, sequence) { sequence } else { 0 }
 }
 
-/// Whether an outbox was here that a collector has acknowledged something of, whatever its log.
+/// Whether this directory had an outbox of which a collector has acknowledged something, be it
+/// another log's.
 pub(super) fn is_there(dir: &Path) -> bool {
     let sequence = fs::read(dir.join(NAME)).ok().and_then(|bytes| bytes.first_chunk().copied());
     sequence.is_some_and(|sequence: [u8; 8]| sequence != [0; 8])
 }
 
-/// Writes it, in one step.
+/// Replaces the file in one step.
 pub(super) fn write(dir: &Path, identity: &Identity, sequence: u64) -> io::Result<()> {
     let new = dir.join("acked.new");
     let mut bytes = sequence.to_le_bytes().to_vec();

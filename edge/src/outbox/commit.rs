@@ -1,4 +1,4 @@
-//! What the writer thread does with a group: stamp, seal, mark tallies, append, fsync.
+//! What the writer thread does with each group: stamp, seal, mark tallies, append, fsync.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,19 +6,19 @@ use std::sync::atomic::Ordering;
 use eventlog::segments::{Record, Segments, SegmentsError};
 use shared::{Clock, EdgeId, OutboxId, Timestamp};
 
-use super::seal::{Last, Sealed, Sealer, next_epoch, weight};
+use super::seal::{BatchHead, Sealed, Sealer, next_epoch, weight};
 use super::writer::{AppendError, Common, OutboxError, OutboxSettings, STREAM};
 use crate::decision::Draft;
 
-/// What is queued.
+/// An entry of the queue.
 #[derive(Debug)]
 pub(super) enum Item {
     Events(Vec<Draft>),
-    /// The last one.
+    /// The last entry: closes the outbox.
     Close,
 }
 
-/// How an append that may be tried again went.
+/// How an append went that did not fail for good.
 enum Written {
     Durable,
     NoSpace,
@@ -29,13 +29,13 @@ pub(super) struct Committer {
     segments: Segments,
     common: Arc<Common>,
     clock: Arc<dyn Clock>,
-    /// Of the epoch before, when that one is not closed yet.
+    /// The sealer of the previous epoch, while that one is not closed.
     before: Option<Sealer>,
     sealer: Sealer,
     begun: bool,
     closed: bool,
     hand_over_ms: u64,
-    /// When tallies last went into a batch.
+    /// When tallies were last put into a batch.
     handed_over: Timestamp,
 }
 
@@ -45,7 +45,7 @@ impl Committer {
         common: Arc<Common>,
         clock: Arc<dyn Clock>,
         settings: &OutboxSettings,
-        last: Option<&Last>,
+        last: Option<&BatchHead>,
     ) -> Self {
         let outbox = next_epoch(settings.edge, clock.now(), last);
         Self {
@@ -53,7 +53,7 @@ impl Committer {
             segments,
             common,
             clock,
-            before: last.and_then(Last::unclosed),
+            before: last.and_then(BatchHead::unclosed),
             sealer: Sealer::new(outbox),
             begun: false,
             closed: false,
@@ -66,8 +66,8 @@ impl Committer {
         self.sealer.outbox()
     }
 
-    /// Closes the epoch before and begins this one with an empty batch, in one append, so that
-    /// there is no time at which neither is open. A full disk is tried again with every group.
+    /// Closes the previous epoch and begins this one with an empty batch, in one append, so that
+    /// one of them is open at any time. A full disk is no error: the next group tries again.
     pub(super) fn begin(&mut self) -> Result<(), OutboxError> {
         let now = self.clock.now();
         let watermark = self.sealer.stamp(now);
@@ -90,7 +90,7 @@ impl Committer {
         Ok(())
     }
 
-    /// One group; no items is an idle tick.
+    /// Commits a group; no items means an idle tick. One result for each item.
     pub(super) fn commit(&mut self, items: Vec<Item>) -> Vec<Result<(), AppendError>> {
         let count = items.len();
         let outcome = self.group(items);
@@ -99,7 +99,8 @@ impl Committer {
             vec![Err(AppendError::Failed); count]
         });
         let full = outcome.contains(&Err(AppendError::Full));
-        // A group went through, or an idle tick lets the next one try.
+        // Cleared by a group that went through, and by an idle tick, so that the next group is
+        // tried.
         self.common.disk_full.store(full && !self.over_the_limit(0), Ordering::Release);
         outcome
     }
@@ -142,12 +143,12 @@ impl Committer {
         Ok(outcome)
     }
 
-    /// After the clock was set back, this epoch is over: a new one begins with the right time.
+    /// When the clock was set back, this epoch is over and a new one begins at the right time.
     fn note_step(&mut self) {
         let now = self.clock.now();
         if self.begun && self.sealer.is_ahead_of(now) {
             let outbox = self.sealer.outbox();
-            let last = Last { outbox, number: 0, watermark: self.sealer.watermark() };
+            let last = BatchHead { outbox, number: 0, watermark: self.sealer.watermark() };
             let sealer = Sealer::new(next_epoch(self.edge, now, Some(&last)));
             tracing::warn!(
                 ahead_until = %last.watermark, epoch = sealer.outbox().epoch,
@@ -159,9 +160,9 @@ impl Committer {
         }
     }
 
-    /// An empty batch moves the watermark on and takes tallies along. It is of use only when all
-    /// batches before it have arrived; until then none is added, so that a silent collector fills
-    /// no disk.
+    /// An empty batch advances the watermark and takes tallies along. That helps only once all
+    /// batches before it have arrived. Until then none is added, so that a collector which stays
+    /// away does not fill the disk.
     fn heartbeat(&mut self) -> Result<(), OutboxError> {
         if self.common.acked.load(Ordering::Acquire) < self.common.end() {
             return Ok(());
@@ -215,7 +216,7 @@ impl Committer {
         })
     }
 
-    /// What was sealed is durable.
+    /// Takes note that what was sealed is durable.
     fn advance(&mut self, sealed: &Sealed) {
         self.sealer.commit(sealed);
         self.common.watermark.store(sealed.watermark.0, Ordering::Release);

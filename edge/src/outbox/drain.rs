@@ -1,5 +1,5 @@
-//! The sending side: reads the log in order, keeps several batches on their way, and remembers how
-//! far the sink has acknowledged without a gap.
+//! The sending side: reads the log in order, keeps several batches on their way, and records up to
+//! where the sink has acknowledged all of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,24 +13,25 @@ use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_HOLD_MS_MAX, EPOCH_AHEAD_MS_MAX};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::seal::Last;
+use super::seal::BatchHead;
 use super::sink::{BatchSink, SinkError};
 use super::writer::{Common, Outbox, STREAM};
 
 /// Settings of a [`Drain`].
 #[derive(Clone, Debug)]
 pub struct DrainSettings {
-    /// The most batches on their way at once …
+    /// The most batches on their way at once.
     pub window: usize,
-    /// … and while so many bytes are, no further one is sent.
+    /// No further batch is sent while this many bytes are on their way.
     pub window_bytes: usize,
-    /// The first pause after a [`SinkError::Retry`]; each further one is twice as long …
+    /// The pause after the first [`SinkError::Retry`] of a batch; it doubles with each further one
+    /// …
     pub retry_least: Duration,
     /// … up to this.
     pub retry_most: Duration,
     /// The pause after a [`SinkError::Refused`].
     pub refused_pause: Duration,
-    /// How often the acknowledged position is written down, and what is behind it deleted.
+    /// How often the acknowledged position is written down and the log before it is deleted.
     pub trim_pause: Duration,
 }
 
@@ -47,7 +48,7 @@ impl Default for DrainSettings {
     }
 }
 
-/// Sends what an outbox holds. Dropping it stops the sending; nothing is lost.
+/// Sends what an outbox holds. When it is dropped the sending stops and nothing is lost.
 #[derive(Debug)]
 pub struct Drain {
     task: JoinHandle<()>,
@@ -56,7 +57,8 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Starts sending what is not acknowledged. Needs a tokio runtime. One drain for an outbox.
+    /// Starts to send what is not acknowledged. Needs a tokio runtime; an outbox has one drain at a
+    /// time.
     pub fn start<S: BatchSink>(outbox: &Outbox, sink: Arc<S>, settings: DrainSettings) -> Self {
         let common = Arc::clone(&outbox.common);
         let (finish, finishing) = watch::channel(false);
@@ -65,17 +67,17 @@ impl Drain {
         Self { task, finish, common }
     }
 
-    /// Goes on until everything that is on disk now is acknowledged, or the deadline has passed;
-    /// then stops. Returns how many records are left for the next start.
+    /// Goes on until everything that is on disk now is acknowledged or the deadline has passed,
+    /// then stops. Returns how many batches are left for the next start.
     pub async fn finish(mut self, deadline: Duration) -> u64 {
         self.finish.send_replace(true);
         if tokio::time::timeout(deadline, &mut self.task).await.is_err() {
             self.task.abort();
-            // Only when it is gone the next start finds the directory free.
+            // The next start finds the directory free only when the task is gone.
             let _ = (&mut self.task).await;
         }
         let common = Arc::clone(&self.common);
-        // What was acknowledged until now need not be sent again.
+        // Spares the next start from sending again what was acknowledged.
         let settled = tokio::task::spawn_blocking(move || settle(&common)).await;
         if settled.is_err() {
             tracing::warn!("the acknowledged position could not be written down");
@@ -90,79 +92,84 @@ impl Drop for Drain {
     }
 }
 
-/// What the sending task has.
+/// The state of the sending task.
 struct Sender<S> {
     common: Arc<Common>,
     sink: Arc<S>,
     settings: DrainSettings,
     reader: Option<SegmentReader>,
-    /// Read and not yet on their way.
+    /// Batches that were read and are not yet on their way.
     ready: VecDeque<Stored>,
-    /// Acknowledged, with a gap before them.
+    /// Sequences that are acknowledged while some before them are not.
     beyond: BTreeSet<u64>,
-    /// Held back: what was sealed ahead of the clock. It takes no part of the window, for what follows
-    /// must not wait for it, and is kept apart, for the outbox is trimmed meanwhile.
-    held: BTreeMap<Place, Last>,
-    /// Those whose time has come, in order …
-    due: VecDeque<Place>,
-    /// … and what reads them.
-    again: Option<(Place, SegmentReader)>,
-    /// One was taken: those that pause try again.
+    /// Batches held back because they were sealed ahead of the clock. They take no part in the
+    /// window, for later batches must not wait for them, and move to the side log, so that the
+    /// outbox can be trimmed meanwhile.
+    held: BTreeMap<Location, BatchHead>,
+    /// Held batches whose time has come, in order …
+    due: VecDeque<Location>,
+    /// … and the reader of the last one that was read, which is used again when the next one
+    /// follows it.
+    held_reader: Option<(Location, SegmentReader)>,
+    /// Signals that the sink has taken a batch, so that those that pause try again.
     taken: Arc<Notify>,
-    /// How many are kept apart and not taken yet.
-    apart: usize,
+    /// How many batches are in the side log and not taken yet.
+    in_side_log: usize,
     on_their_way: JoinSet<Sent>,
     bytes_on_their_way: usize,
-    /// Watermarks (ms) of what is on its way.
-    watermarks: BTreeMap<Place, u64>,
+    /// The watermarks, in ms, of the batches on their way.
+    watermarks: BTreeMap<Location, u64>,
 }
 
-/// Where a batch lies, and its sequence there.
+/// Which log a batch lies in, and its sequence there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Place {
-    /// Kept apart ([`super::apart`]).
-    Apart(u64),
-    /// In the outbox.
+enum Location {
+    /// In the side log ([`super::side_log`]).
+    SideLog(u64),
+    /// In the outbox's own log.
     Log(u64),
 }
 
-impl Place {
-    /// Whether it follows another one, which was read last.
+impl Location {
+    /// Whether it is the next one after `before` in the same log.
     fn follows(self, before: Self) -> bool {
         match (before, self) {
-            (Self::Apart(before), Self::Apart(sequence))
+            (Self::SideLog(before), Self::SideLog(sequence))
             | (Self::Log(before), Self::Log(sequence)) => before + 1 == sequence,
             _ => false,
         }
     }
 }
 
-/// A batch that is to be sent.
+/// A batch to send.
 struct Outgoing {
-    place: Place,
+    location: Location,
     batch: Bytes,
 }
 
-/// A batch that was on its way.
+/// What came of a batch that was on its way.
 struct Sent {
     outgoing: Outgoing,
-    /// It was not taken before the clock was set back behind it.
-    held: Option<Last>,
+    /// Set when the batch was not taken, and is to be held back since the clock was set back behind
+    /// it. `None`: it was taken.
+    held: Option<BatchHead>,
 }
 
-/// Records read from the disk at once.
+/// The most records that are read from the disk at once.
 const READ_MAX: usize = 16;
 
+/// Fills the window, then waits for whatever comes first: an answer, a new batch, a timer. Ends
+/// when told to finish and nothing is on its way, or with the outbox's failure.
 async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver<bool>) {
     let mut durable = sender.common.view.durable();
     let mut trim = tokio::time::interval(sender.settings.trim_pause);
     let mut look = tokio::time::interval(HOLD_LOOK);
-    if let Err(error) = sender.find_apart().await {
+    if let Err(error) = sender.find_held().await {
         return sender.common.fail(&error);
     }
     loop {
         if let Err(error) = sender.fill().await {
-            // Damage is never skipped: what is behind it stays where it is.
+            // Damage is never skipped, so what lies behind it stays where it is.
             return sender.common.fail(&error);
         }
         let idle = sender.on_their_way.is_empty();
@@ -186,7 +193,7 @@ async fn run<S: BatchSink>(mut sender: Sender<S>, mut finishing: watch::Receiver
                     return sender.common.fail(&error);
                 }
             }
-            _ = look.tick(), if !sender.held.is_empty() => sender.look(),
+            _ = look.tick(), if !sender.held.is_empty() => sender.find_due(),
             Ok(()) = finishing.changed() => {}
         }
     }
@@ -202,9 +209,9 @@ impl<S: BatchSink> Sender<S> {
             ready: VecDeque::new(),
             held: BTreeMap::new(),
             due: VecDeque::new(),
-            again: None,
+            held_reader: None,
             taken: Arc::default(),
-            apart: 0,
+            in_side_log: 0,
             beyond: BTreeSet::new(),
             on_their_way: JoinSet::new(),
             bytes_on_their_way: 0,
@@ -217,16 +224,17 @@ impl<S: BatchSink> Sender<S> {
             && self.bytes_on_their_way < self.settings.window_bytes
     }
 
-    /// What an earlier drain has kept apart.
-    async fn find_apart(&mut self) -> Result<(), SegmentsError> {
-        let found = self.blocking(|common| common.apart.read_all()).await?;
-        self.lie_apart(found.len());
-        self.held.extend(found.into_iter().map(|(sequence, last)| (Place::Apart(sequence), last)));
+    /// Finds what an earlier drain has moved to the side log.
+    async fn find_held(&mut self) -> Result<(), SegmentsError> {
+        let found = self.blocking(|common| common.side_log.read_all()).await?;
+        self.set_in_side_log(found.len());
+        self.held
+            .extend(found.into_iter().map(|(sequence, last)| (Location::SideLog(sequence), last)));
         self.note_held();
         Ok(())
     }
 
-    /// Does what blocks for the disk.
+    /// Runs work that blocks for the disk on a thread for that.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Common) -> Result<T, SegmentsError> + Send + 'static,
@@ -234,12 +242,12 @@ impl<S: BatchSink> Sender<S> {
         let common = Arc::clone(&self.common);
         match tokio::task::spawn_blocking(move || work(&common)).await {
             Ok(done) => done,
-            // It panicked, or the runtime is going down.
+            // The work panicked, or the runtime is going down.
             Err(error) => Err(SegmentsError::Fatal { why: error.to_string() }),
         }
     }
 
-    /// Puts batches on their way while there are any and there is room.
+    /// Puts batches on their way while there are batches and room in the window.
     async fn fill(&mut self) -> Result<(), SegmentsError> {
         while self.has_room() {
             let Some(outgoing) = self.next().await? else { return Ok(()) };
@@ -250,7 +258,7 @@ impl<S: BatchSink> Sender<S> {
             let (sink, settings) = (Arc::clone(&self.sink), self.settings.clone());
             let (common, taken) = (Arc::clone(&self.common), Arc::clone(&self.taken));
             if let Some(watermark) = watermark_of(&outgoing.batch) {
-                self.watermarks.insert(outgoing.place, watermark);
+                self.watermarks.insert(outgoing.location, watermark);
                 self.note_oldest();
             }
             self.bytes_on_their_way += outgoing.batch.len();
@@ -263,79 +271,81 @@ impl<S: BatchSink> Sender<S> {
         Ok(())
     }
 
-    /// What is to be sent next: what was held back, then what follows.
+    /// The next batch to send: held batches whose time has come go before the log.
     async fn next(&mut self) -> Result<Option<Outgoing>, SegmentsError> {
-        if let Some(place) = self.due.pop_front() {
-            return self.read_again(place).await;
+        if let Some(location) = self.due.pop_front() {
+            return self.read_held(location).await;
         }
         if self.ready.is_empty() && !self.read().await? {
             return Ok(None);
         }
         let stored = self.ready.pop_front();
         Ok(stored.map(|Stored { sequence, payload, .. }| Outgoing {
-            place: Place::Log(sequence),
+            location: Location::Log(sequence),
             batch: payload,
         }))
     }
 
-    async fn read_again(&mut self, place: Place) -> Result<Option<Outgoing>, SegmentsError> {
-        let known = self.again.take().filter(|(before, _)| place.follows(*before));
+    async fn read_held(&mut self, location: Location) -> Result<Option<Outgoing>, SegmentsError> {
+        let known = self.held_reader.take().filter(|(before, _)| location.follows(*before));
         let (reader, record) = self
             .blocking(move |common| {
-                let mut reader = match (known, place) {
+                let mut reader = match (known, location) {
                     (Some((_, reader)), _) => reader,
-                    (None, Place::Log(sequence)) => common.view.reader(STREAM, sequence - 1)?,
-                    (None, Place::Apart(sequence)) => match common.apart.reader(sequence - 1)? {
-                        Some(reader) => reader,
-                        None => return Ok((None, None)),
-                    },
+                    (None, Location::Log(sequence)) => common.view.reader(STREAM, sequence - 1)?,
+                    (None, Location::SideLog(sequence)) => {
+                        match common.side_log.reader(sequence - 1)? {
+                            Some(reader) => reader,
+                            None => return Ok((None, None)),
+                        }
+                    }
                 };
                 let record = reader.try_next()?;
                 Ok((Some(reader), record))
             })
             .await?;
-        self.again = reader.map(|reader| (place, reader));
-        Ok(record.map(|record| Outgoing { place, batch: record.payload }))
+        self.held_reader = reader.map(|reader| (location, reader));
+        Ok(record.map(|record| Outgoing { location, batch: record.payload }))
     }
 
-    /// Keeps a batch apart, where it is not yet. On a full disk it stays where it is, and what follows it
-    /// in the outbox with it.
-    async fn hold(&mut self, outgoing: Outgoing, last: Last) -> Result<(), SegmentsError> {
+    /// Holds a batch back, and moves it to the side log unless it is there. On a full disk it stays
+    /// in the outbox, which then keeps everything after it too.
+    async fn hold(&mut self, outgoing: Outgoing, last: BatchHead) -> Result<(), SegmentsError> {
         if self.held.is_empty() {
             tracing::warn!(
                 until = %last.watermark, epoch = last.outbox.epoch,
                 "batches were sealed ahead of the clock: they are held back until it is reached"
             );
         }
-        let Outgoing { place, batch } = outgoing;
-        let place = match place {
-            Place::Apart(_) => place,
-            Place::Log(sequence) => match self.blocking(move |c| c.apart.put(&batch)).await {
+        let Outgoing { location, batch } = outgoing;
+        let location = match location {
+            Location::SideLog(_) => location,
+            Location::Log(sequence) => match self.blocking(move |c| c.side_log.put(&batch)).await {
                 Ok(kept) => {
-                    self.lie_apart(self.apart + 1);
+                    self.set_in_side_log(self.in_side_log + 1);
                     self.acknowledged(sequence);
-                    Place::Apart(kept)
+                    Location::SideLog(kept)
                 }
-                Err(SegmentsError::NoSpace) => place,
+                Err(SegmentsError::NoSpace) => location,
                 Err(error) => return Err(error),
             },
         };
-        self.held.insert(place, last);
+        self.held.insert(location, last);
         self.note_held();
         Ok(())
     }
 
-    /// Looks for those whose time has come.
-    fn look(&mut self) {
+    /// Looks for held batches whose time has come.
+    fn find_due(&mut self) {
         let now = self.common.clock.0.now();
         let due = self.held.extract_if(.., |_, last| !is_held(last, now));
-        self.due.extend(due.map(|(place, _)| place));
+        self.due.extend(due.map(|(location, _)| location));
         self.note_held();
     }
 
-    fn lie_apart(&mut self, count: usize) {
-        self.apart = count;
-        self.common.lying_apart.store(count as u64, Ordering::Release);
+    fn set_in_side_log(&mut self, count: usize) {
+        self.in_side_log = count;
+        self.common.in_side_log.store(count as u64, Ordering::Release);
     }
 
     fn note_held(&self) {
@@ -344,17 +354,17 @@ impl<S: BatchSink> Sender<S> {
 
     async fn arrived(&mut self, sent: Sent) -> Result<(), SegmentsError> {
         let Sent { outgoing, held } = sent;
-        let place = outgoing.place;
+        let location = outgoing.location;
         self.bytes_on_their_way -= outgoing.batch.len();
-        self.watermarks.remove(&place);
-        match (held, place) {
+        self.watermarks.remove(&location);
+        match (held, location) {
             (Some(last), _) => self.hold(outgoing, last).await?,
-            (None, Place::Log(sequence)) => self.acknowledged(sequence),
-            (None, Place::Apart(_)) => {
-                self.lie_apart(self.apart - 1);
-                if self.apart == 0 {
-                    self.again = None;
-                    self.blocking(|common| common.apart.clear()).await?;
+            (None, Location::Log(sequence)) => self.acknowledged(sequence),
+            (None, Location::SideLog(_)) => {
+                self.set_in_side_log(self.in_side_log - 1);
+                if self.in_side_log == 0 {
+                    self.held_reader = None;
+                    self.blocking(|common| common.side_log.clear()).await?;
                 }
             }
         }
@@ -362,7 +372,7 @@ impl<S: BatchSink> Sender<S> {
         Ok(())
     }
 
-    /// Reads on; false at the durable end.
+    /// Reads the next records of the log; false at its durable end.
     async fn read(&mut self) -> Result<bool, SegmentsError> {
         let mut reader = match self.reader.take() {
             Some(reader) if reader.sequence() == self.common.end() => {
@@ -393,6 +403,8 @@ impl<S: BatchSink> Sender<S> {
         Ok(!self.ready.is_empty())
     }
 
+    /// Records an acknowledgement. The acknowledged position moves on over the records that are
+    /// acknowledged without a gap, and stops before the first that is not.
     fn acknowledged(&mut self, sequence: u64) {
         self.beyond.insert(sequence);
         let mut acked = self.common.acked.load(Ordering::Relaxed);
@@ -408,49 +420,53 @@ impl<S: BatchSink> Sender<S> {
     }
 }
 
-/// A batch's watermark in ms, without reading the rest; `None` for a closing one, which has no age.
+/// A batch's watermark in ms, without decoding the rest; `None` for a closing batch, which has no
+/// time of its own.
 fn watermark_of(batch: &[u8]) -> Option<u64> {
     let bytes = batch.get(36..44)?.try_into().ok()?;
     Some(u64::from_le_bytes(bytes)).filter(|ms| *ms != u64::MAX)
 }
 
-/// What is held back is looked at so often: the clock may have been set.
+/// How often held batches are looked at; the clock may have been set meanwhile.
 const HOLD_LOOK: Duration = Duration::from_millis(500);
 
-/// What a batch says of itself, if it is to be held back.
-fn ahead(batch: &[u8], now: Timestamp) -> Option<Last> {
-    // Most say by their watermark alone that they are not.
+/// The head of a batch that is to be held back; `None` when it may be sent.
+fn ahead(batch: &[u8], now: Timestamp) -> Option<BatchHead> {
+    // For most batches the watermark alone shows that they may be sent.
     if watermark_of(batch).is_some_and(|ms| ms <= now.plus_ms(CLOCK_AHEAD_MS_MAX).0) {
         return None;
     }
-    Last::read(batch).ok().filter(|last| is_held(last, now))
+    BatchHead::read(batch).ok().filter(|last| is_held(last, now))
 }
 
-/// Whether a batch is held back: it was sealed before the clock was set back, and a collector would have
-/// to refuse what is so far ahead. Of an epoch that has begun in its time what is ahead by more than a
-/// day goes out, for a collector to name its reason.
-fn is_held(last: &Last, now: Timestamp) -> bool {
+/// Whether a batch is held back: its watermark is ahead of the clock by more than clocks may
+/// differ, so a collector would have to refuse it. It was sealed before the clock was set back.
+/// There is an exception: when the epoch began at a plausible time and the watermark is ahead by
+/// more than a day, the batch is sent, and the collector names its reason.
+fn is_held(last: &BatchHead, now: Timestamp) -> bool {
     let (watermark, epoch) = (last.watermark, Timestamp(last.outbox.epoch));
     if watermark == Timestamp::MAX {
-        // It has no time of its own; but no collector knows an epoch that is so far ahead.
+        // A closing batch has no time of its own, but no collector takes an epoch that is so far
+        // ahead.
         return epoch > now.plus_ms(EPOCH_AHEAD_MS_MAX);
     }
     let soon = now.plus_ms(CLOCK_AHEAD_MS_MAX);
     watermark > soon && (watermark <= now.plus_ms(CLOCK_HOLD_MS_MAX) || epoch > soon)
 }
 
-/// Sends one batch until it is taken, or is to be held back.
+/// Sends one batch again and again until the sink takes it (`None`), or until it is to be held
+/// back. Attempts are not limited: an event stays in the outbox until it is acknowledged.
 async fn deliver<S: BatchSink>(
     sink: &S,
     batch: Bytes,
     settings: &DrainSettings,
     common: &Common,
     taken: &Notify,
-) -> Option<Last> {
+) -> Option<BatchHead> {
     let mut pause = settings.retry_least;
     let mut told = false;
     loop {
-        // It may have waited here for a collector while the clock was set back.
+        // While the batch waited here the clock may have been set back.
         let held = ahead(&batch, common.clock.0.now());
         if held.is_some() {
             return held;
@@ -458,7 +474,8 @@ async fn deliver<S: BatchSink>(
         match sink.submit(batch.clone()).await {
             Ok(()) => {
                 common.metrics.delivered.inc();
-                // All that pause, for a sink may take them together; and whoever begins to in this moment.
+                // Wakes all that pause, for a sink may take them together, and whichever begins to
+                // pause in this very moment.
                 taken.notify_waiters();
                 taken.notify_one();
                 return None;
@@ -466,14 +483,14 @@ async fn deliver<S: BatchSink>(
             Err(SinkError::Retry(why)) => {
                 common.metrics.retried.inc();
                 tracing::debug!(%why, "a batch is sent again");
-                // Where one is taken there is room for others, however long this one was to wait.
+                // When the sink takes another batch it has room again, so this pause ends early.
                 let _ = tokio::time::timeout(pause, taken.notified()).await;
                 pause = pause.saturating_mul(2).min(settings.retry_most);
             }
             Err(SinkError::Refused(why)) => {
                 common.metrics.refused.inc();
                 if !std::mem::replace(&mut told, true) {
-                    let batch = Last::read(&batch).ok();
+                    let batch = BatchHead::read(&batch).ok();
                     tracing::error!(
                         %why, ?batch,
                         "a batch is refused; it is kept and holds back what follows it"
@@ -485,8 +502,9 @@ async fn deliver<S: BatchSink>(
     }
 }
 
-/// Writes the acknowledged position down and deletes the segments before it; the last record stays,
-/// for it tells the next start where the numbers are. Errors only cost a resend or some disk.
+/// Writes the acknowledged position down and deletes the segments before it. The last record is
+/// kept: it tells the next start where the numbers are. An error here costs only a resend or some
+/// disk.
 fn settle(common: &Common) {
     let acked = common.acked.load(Ordering::Acquire);
     if let Err(error) = super::acked::write(&common.dir, &common.view.identity(), acked) {

@@ -1,6 +1,6 @@
-//! What a rim hands to an outbox that is another process: the effects of some decisions.
+//! A parcel: the effects of some decisions, as a rim hands them to an outbox in another process.
 //!
-//! In the form of a batch that has no number yet: whoever owns the outbox stamps the events, gives
+//! It has the form of a batch without a number: the owner of the outbox stamps the events, gives
 //! the number and keeps the tallies.
 
 use shared::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
@@ -17,24 +17,24 @@ pub const EVENTS_MAX: usize = BATCH_EVENTS_MAX;
 pub struct Parcel {
     /// At most [`EVENTS_MAX`].
     pub events: Vec<Draft>,
-    /// What is only counted.
+    /// What is counted and not kept as events; at most [`BATCH_TALLIES_MAX`] are sent.
     pub losses: Vec<Loss>,
 }
 
 impl Parcel {
-    /// Whether there is nothing in it.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.losses.is_empty()
     }
 
-    /// The bytes; `edge` tells whose rim it was, for whoever looks at them.
+    /// Its bytes. `edge` names the rim's edge, for people who look at the bytes.
     ///
     /// # Panics
     /// When there are more than [`EVENTS_MAX`] events.
     #[must_use]
     pub fn to_bytes(&self, edge: EdgeId) -> Vec<u8> {
-        let events = self.events.iter().map(|draft| draft.at(Timestamp(0))).collect();
+        let events = self.events.iter().map(|draft| draft.stamped(Timestamp(0))).collect();
         let tally = |loss: &Loss| {
             let Loss { kind, reason, count } = *loss;
             Tally { minute: Minute(0), kind, reason, count }

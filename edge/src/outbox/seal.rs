@@ -1,4 +1,5 @@
-//! Numbers, stamps and watermarks: what turns waiting events into batches that never change.
+//! Seals events: gives them stamps, numbers and watermarks, and so makes batches of them that never
+//! change.
 
 use shared::limits::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_TALLIES_MAX, CLOCK_AHEAD_MS_MAX, EPOCH_AHEAD_MS_MAX,
@@ -9,8 +10,8 @@ use shared::{EdgeId, OutboxId, Timestamp};
 
 use crate::decision::Draft;
 
-/// One outbox of one epoch. It changes only by [`Sealer::commit`], after what it sealed is
-/// durable: an append that failed and left nothing behind has used up no number.
+/// The sealer of one epoch of an outbox. It changes only by [`Sealer::commit`], once what it has
+/// sealed is durable. So an append that failed and left nothing behind has used up no number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sealer {
     outbox: OutboxId,
@@ -18,25 +19,25 @@ pub struct Sealer {
     watermark: Timestamp,
 }
 
-/// Batches that were sealed together, and what the sealer becomes when they are durable.
+/// Batches that were sealed together. [`Sealer::commit`] takes them once they are durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sealed {
-    /// Number of the first batch.
+    /// The number of the first batch.
     pub first: u64,
-    /// The batches, in the order of their numbers. Not empty.
+    /// The encoded batches, in the order of their numbers; at least one.
     pub batches: Vec<Vec<u8>>,
     /// The stamp of all events, and the watermark of all batches.
     pub watermark: Timestamp,
 }
 
 impl Sealer {
-    /// A new epoch.
+    /// The sealer of a new epoch.
     #[must_use]
     pub const fn new(outbox: OutboxId) -> Self {
         Self { outbox, next: 0, watermark: Timestamp(0) }
     }
 
-    /// Whose batches it seals.
+    /// The outbox and epoch of its batches.
     #[must_use]
     pub const fn outbox(&self) -> OutboxId {
         self.outbox
@@ -48,35 +49,37 @@ impl Sealer {
         self.next
     }
 
-    /// Nothing that is sealed from now on was received before this.
+    /// The watermark: nothing that is sealed from now on was received before it.
     #[must_use]
     pub const fn watermark(&self) -> Timestamp {
         self.watermark
     }
 
-    /// The stamp of what is sealed at `now`: the clock may have gone back, the stamp never does.
+    /// The stamp for what is sealed at `now`. It never goes back, even when the clock does.
     #[must_use]
     pub fn stamp(&self, now: Timestamp) -> Timestamp {
-        // The largest time is the closing batch's alone.
+        // The largest timestamp is reserved for the closing batch.
         now.max(self.watermark).min(Timestamp(Timestamp::MAX.0 - 1))
     }
 
-    /// Whether the clock has gone back behind what was sealed by more than clocks may differ. The
-    /// epoch is closed then, and the next one has the right time: its own number is larger, its
-    /// watermark need not be.
+    /// Whether the clock has gone back behind the watermark by more than clocks may differ. The
+    /// epoch must then be closed. The next one has the right time: its epoch number is larger, but
+    /// its watermark need not be.
     #[must_use]
     pub fn is_ahead_of(&self, now: Timestamp) -> bool {
         self.watermark > now.plus_ms(CLOCK_AHEAD_MS_MAX)
     }
 
-    /// Seals a group of events, with tallies in its first batch: one batch, or several when one
-    /// would be too large. All events have one stamp, which is the watermark of every batch: those
-    /// that follow have it too, or a later one. No events: a heartbeat.
+    /// Seals a group of events, and tallies from its first batch on: as one batch, or as several
+    /// when one would be too large. All events get one stamp, which is also the watermark of each
+    /// batch, so that no later event has an earlier stamp. Without events this makes a heartbeat.
     #[must_use]
     pub fn seal(&self, now: Timestamp, events: &[Draft], tallies: &[Tally]) -> Sealed {
         let watermark = self.stamp(now);
         let mut sealed = Sealed { first: self.next, batches: Vec::new(), watermark };
         let (mut rest, mut tallies) = (events, tallies);
+        // Each round takes at least one of the events that are left, and as many tallies as a batch
+        // may have, so both run out.
         loop {
             let (now_tallies, later_tallies) =
                 tallies.split_at(tallies.len().min(BATCH_TALLIES_MAX));
@@ -91,7 +94,8 @@ impl Sealer {
         }
     }
 
-    /// The last batch of the epoch: its watermark says that nothing follows.
+    /// Seals the last batch of the epoch; its watermark says that nothing follows. The tallies fit
+    /// into it, for there are as many slots as a batch may have tallies.
     #[must_use]
     pub fn close(&self, tallies: &[Tally]) -> Sealed {
         let shown = &tallies[..tallies.len().min(BATCH_TALLIES_MAX)];
@@ -99,7 +103,7 @@ impl Sealer {
         Sealed { first: self.next, batches: vec![batch], watermark: Timestamp::MAX }
     }
 
-    /// What was sealed is durable.
+    /// Takes note that what was sealed is durable.
     pub fn commit(&mut self, sealed: &Sealed) {
         self.next = sealed.first + sealed.batches.len() as u64;
         self.watermark = sealed.watermark;
@@ -112,14 +116,14 @@ impl Sealer {
         events: &[Draft],
         tallies: &[Tally],
     ) -> Vec<u8> {
-        let events = events.iter().map(|draft| draft.at(watermark)).collect();
+        let events = events.iter().map(|draft| draft.stamped(watermark)).collect();
         let tallies = tallies.to_vec();
         Batch { outbox: self.outbox, number, watermark, events, tallies }.to_bytes()
     }
 }
 
-/// How many of the events fit into a batch that has `bytes` already; at least one, which always
-/// fits.
+/// How many of the events, from the first on, fit into a batch that has `bytes` already. At least
+/// one does (see the assertion at the end).
 fn fitting(events: &[Draft], mut bytes: usize) -> usize {
     let mut fit = 0;
     for draft in events.iter().take(BATCH_EVENTS_MAX) {
@@ -132,40 +136,41 @@ fn fitting(events: &[Draft], mut bytes: usize) -> usize {
     fit
 }
 
-/// Bytes of an event in a batch.
+/// The size of an event in a batch, in bytes.
 #[must_use]
 pub fn weight(draft: &Draft) -> usize {
-    draft.at(Timestamp(0)).bytes()
+    draft.stamped(Timestamp(0)).bytes()
 }
 
-/// A batch's epoch, without reading the rest.
+/// The epoch of an encoded batch, without decoding the rest; `None` when it is too short.
 #[must_use]
 pub fn epoch_of(batch: &[u8]) -> Option<u64> {
     batch.get(20..28)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// The last batch that a log holds.
+/// What a batch says of itself, apart from its events and tallies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Last {
-    /// Whose it is.
+pub struct BatchHead {
+    /// Its outbox and epoch.
     pub outbox: OutboxId,
     /// Its number.
     pub number: u64,
-    /// Its watermark; [`Timestamp::MAX`] when the epoch is closed.
+    /// Its watermark; [`Timestamp::MAX`] when it closes the epoch.
     pub watermark: Timestamp,
 }
 
-impl Last {
-    /// Reads it from its batch.
+impl BatchHead {
+    /// Reads the head of an encoded batch.
     ///
     /// # Errors
-    /// When the bytes are no batch.
+    /// When the bytes are not a batch.
     pub fn read(bytes: &[u8]) -> Result<Self, shared::wire::WireError> {
         let Batch { outbox, number, watermark, .. } = Batch::read(bytes)?;
         Ok(Self { outbox, number, watermark })
     }
 
-    /// The sealer that closes its epoch; `None` when it is closed.
+    /// For the last batch of a log: the sealer that goes on with its epoch; `None` when the epoch
+    /// is closed.
     #[must_use]
     pub fn unclosed(&self) -> Option<Sealer> {
         let Self { outbox, number, watermark } = *self;
@@ -173,19 +178,21 @@ impl Last {
     }
 }
 
-/// The outbox of a process that starts now: its epoch is the time in ms, or more when the clock
-/// went back since the last one. No more than collectors take, though: one that was begun when the clock
-/// was wrong by days would keep all that follow waiting for days. Whoever took that one believed the
-/// same clock, and forgets it a week later than it says, so that all between are known by then.
+/// The outbox of a process that starts now. Its epoch is the time in ms, or one more than the last
+/// epoch when the clock has gone back since, so that epochs grow. But an epoch may not be further
+/// ahead than collectors accept: when the last one began while the clock was wrong by days, all
+/// later ones would be held back for days too, so the new one begins at `now`. That is safe. A
+/// collector that took the epoch ahead believed the same clock, and forgets it only a week later
+/// than it says; by then all epochs in between are known.
 #[must_use]
-pub fn next_epoch(edge: EdgeId, now: Timestamp, last: Option<&Last>) -> OutboxId {
+pub fn next_epoch(edge: EdgeId, now: Timestamp, last: Option<&BatchHead>) -> OutboxId {
     let after = last.map_or(0, |last| last.outbox.epoch.saturating_add(1));
     let epoch = if after > now.plus_ms(EPOCH_AHEAD_MS_MAX).0 { now.0 } else { now.0.max(after) };
     OutboxId { edge, epoch }
 }
 
 const _: () = {
-    // A batch of one event and as many tallies as may be is never too large.
+    // A batch of one event with the most tallies is never too large.
     let event = EVENT_BYTES + PAGE_VIEW_BYTES + shared::limits::TOKEN_BYTES_MAX;
     assert!(HEADER_BYTES + event + BATCH_TALLIES_MAX * TALLY_BYTES <= BATCH_BYTES_MAX);
 };

@@ -1,92 +1,94 @@
-//! An outbox whose batches and slots are rows of a database that writes what it is given in one
-//! turn, all or nothing: a shard of an edge that has many processes and no disk.
+//! An outbox whose batches and slots are rows of a database that writes several rows in one
+//! transaction: a shard of an edge that has many processes and no disk.
 //!
-//! Pure: every operation returns the rows to write. When they cannot be written the shard is made
-//! again from what the database has ([`Shard::recover`]).
+//! Pure: every operation returns the rows to write. When the write fails, the shard is made anew
+//! from what the database has ([`Shard::recover`]).
 //!
-//! A shard outlives its process, so a restart goes on in the same epoch. One that has had no events
-//! for a while closes its epoch and falls asleep: a shard that nobody asks holds no minute back, and
-//! costs nothing. The next event opens a new one.
+//! A shard outlives its process, so a restart goes on in the same epoch. A shard that has had no
+//! events for a while closes its epoch and sleeps: it holds back no minute and costs nothing. The
+//! next event opens a new epoch.
 
 use shared::id::{IdAllocator, IdRange};
 use shared::wire::Tally;
 use shared::{EdgeId, OutboxId, Random, Timestamp};
 
 use super::parcel::Parcel;
-use super::seal::{Last, Sealed, Sealer, next_epoch};
+use super::seal::{BatchHead, Sealed, Sealer, next_epoch};
 use super::tallies::{SLOT_BYTES, Slot, TallyTable};
 
-/// How many ids an isolate is leased at once: what a short-lived one leaves unused costs dedup state
-/// of at most this many bits.
+/// How many ids an isolate is leased at a time. What a short-lived isolate leaves unused costs at
+/// most this many bits of dedup state.
 pub const LEASE_IDS: u16 = 256;
 
-/// A slot's row: its place, and its bytes; `None`: the row goes.
+/// The row of a slot: its index, and its bytes; `None` deletes the row.
 pub type SlotRow = (usize, Option<[u8; SLOT_BYTES]>);
 
-/// Rows to write, in this order, all or nothing.
+/// Rows to write in this order, all or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rows {
-    /// Batches, to be sent in this order, after those that are there.
+    /// Batches, to be sent in this order after those that the database has.
     pub batches: Vec<Vec<u8>>,
-    /// Slots.
+    /// The slots that have changed.
     pub slots: Vec<SlotRow>,
 }
 
-/// The shard.
+/// An outbox in a database.
 #[derive(Clone, Debug)]
 pub struct Shard {
     edge: EdgeId,
-    /// Of the open epoch.
+    /// The sealer of the open epoch; `None` while the shard sleeps.
     sealer: Option<Sealer>,
-    last: Option<Last>,
+    /// The last batch that was sealed.
+    last: Option<BatchHead>,
     tallies: TallyTable,
-    /// When tallies last went into a batch.
+    /// When tallies were last put into a batch.
     handed_over: Timestamp,
-    /// When events last came.
+    /// When the last events came.
     events_at: Timestamp,
     ids: IdAllocator,
 }
 
-/// How a shard passes its time.
+/// The intervals of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pace {
-    /// Without traffic a heartbeat goes out so often, ms.
+pub struct ShardTiming {
+    /// The time between heartbeats without traffic, ms.
     pub heartbeat_ms: u64,
-    /// Under traffic tallies go into a batch so often, ms.
+    /// The time between batches that take tallies under traffic, ms.
     pub hand_over_ms: u64,
-    /// After so long without events the epoch is closed, ms.
+    /// The time without events after which the epoch is closed, ms.
     pub idle_ms: u64,
 }
 
-impl Default for Pace {
+impl Default for ShardTiming {
     fn default() -> Self {
         Self { heartbeat_ms: 1_000, hand_over_ms: 1_000, idle_ms: 60_000 }
     }
 }
 
-/// What an outbox does that has nothing left to send.
+/// What a shard does that has nothing left to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Idle {
-    /// These rows are written, and sent.
+    /// Write these rows, and send their batches.
     Send(Rows),
-    /// Nothing until this time.
+    /// Wait until this time.
     Wait(Timestamp),
-    /// Nothing until the next event: everything is told, and the epoch is closed.
+    /// Wait for the next event: everything is reported and the epoch is closed.
     Sleep,
 }
 
 impl Shard {
-    /// Goes on with what the database has: the last batch, the slots, and what is left of the block.
+    /// Goes on from what the database has: the last batch, the slots, and what is left of the block
+    /// of ids.
     #[must_use]
     pub fn recover(
         edge: EdgeId,
-        last: Option<Last>,
+        last: Option<BatchHead>,
         slots: Vec<Option<Slot>>,
         ids: Option<IdRange>,
     ) -> Self {
         let reported = last.map(|last| (last.outbox.epoch, last.number));
         let (tallies, _) = TallyTable::recover(slots, reported);
-        let sealer = last.as_ref().and_then(Last::unclosed);
+        let sealer = last.as_ref().and_then(BatchHead::unclosed);
         let watermark = sealer.as_ref().map_or(Timestamp(0), Sealer::watermark);
         Self {
             edge,
@@ -99,14 +101,14 @@ impl Shard {
         }
     }
 
-    /// The open epoch.
+    /// The outbox with its open epoch; `None` while the shard sleeps.
     #[must_use]
     pub fn outbox(&self) -> Option<OutboxId> {
         self.sealer.as_ref().map(Sealer::outbox)
     }
 
-    /// The time of a request at `now`: not before that of an earlier event, unless the clock was set
-    /// back, and a new epoch begins.
+    /// The time for a request at `now`: not before that of an earlier event, unless the clock was
+    /// set back and a new epoch begins.
     #[must_use]
     pub fn time(&self, now: Timestamp) -> Timestamp {
         let sealer = self.sealer.as_ref().filter(|sealer| !sealer.is_ahead_of(now));
@@ -114,7 +116,7 @@ impl Shard {
     }
 
     /// Takes a parcel: its events become batches, its losses are counted.
-    pub fn take(&mut self, now: Timestamp, parcel: &Parcel, pace: &Pace) -> Rows {
+    pub fn take(&mut self, now: Timestamp, parcel: &Parcel, timing: &ShardTiming) -> Rows {
         let mut rows = Rows::default();
         self.note_step(now, &mut rows);
         let time = self.time(now);
@@ -124,14 +126,14 @@ impl Shard {
         }
         if !parcel.events.is_empty() {
             self.events_at = time;
-            let hand_over = time.minus_ms(pace.hand_over_ms) >= self.handed_over;
+            let hand_over = time.minus_ms(timing.hand_over_ms) >= self.handed_over;
             self.seal(now, parcel, hand_over, &mut rows);
         }
         rows
     }
 
-    /// What is to be done when everything that there was is acknowledged.
-    pub fn idle(&mut self, now: Timestamp, pace: &Pace) -> Idle {
+    /// What to do when all batches are acknowledged.
+    pub fn idle(&mut self, now: Timestamp, timing: &ShardTiming) -> Idle {
         let mut rows = Rows::default();
         if self.note_step(now, &mut rows) {
             return Idle::Send(rows);
@@ -140,17 +142,18 @@ impl Shard {
             if self.tallies.is_empty() {
                 return Idle::Sleep;
             }
-            // Losses without an event: an epoch for them, which the next turn closes.
+            // Losses came without an event: an epoch is opened for them, and the next turn closes
+            // it.
             self.seal(now, &Parcel::default(), true, &mut rows);
             return Idle::Send(rows);
         }
         let time = self.time(now);
-        if time.minus_ms(pace.idle_ms) >= self.events_at {
+        if time.minus_ms(timing.idle_ms) >= self.events_at {
             self.close(&mut rows);
             return Idle::Send(rows);
         }
         let watermark = self.last.map_or(Timestamp(0), |last| last.watermark);
-        let due = watermark.plus_ms(pace.heartbeat_ms);
+        let due = watermark.plus_ms(timing.heartbeat_ms);
         if time < due {
             return Idle::Wait(due);
         }
@@ -158,13 +161,14 @@ impl Shard {
         Idle::Send(rows)
     }
 
-    /// Leases ids; what is left of the block is to be written before they are given out.
+    /// Leases ids, and returns what is left of their block, which must be written before the ids
+    /// are given out.
     pub fn lease(&mut self, now: Timestamp, random: &mut dyn Random) -> (IdRange, Option<IdRange>) {
         let leased = self.ids.lease(now, random, LEASE_IDS);
         (leased, self.ids.open().copied())
     }
 
-    /// Seals events, and with `hand_over` (or when they are due) the tallies.
+    /// Seals events, and with `hand_over`, or when they are due, the tallies.
     fn seal(&mut self, now: Timestamp, parcel: &Parcel, hand_over: bool, rows: &mut Rows) {
         let open = || Sealer::new(next_epoch(self.edge, now, self.last.as_ref()));
         let sealer = self.sealer.clone().unwrap_or_else(open);
@@ -177,14 +181,14 @@ impl Shard {
         self.commit(sealed, rows);
     }
 
-    /// After the clock was set back, the epoch is closed: the next one has the right time. Says
-    /// whether it was.
+    /// Closes the epoch when the clock was set back, so that the next one has the right time.
+    /// Returns whether it was.
     fn note_step(&mut self, now: Timestamp, rows: &mut Rows) -> bool {
         let stepped = self.sealer.as_ref().is_some_and(|sealer| sealer.is_ahead_of(now));
         if stepped {
             self.close(rows);
             self.tallies.lower_floor(now);
-            // Nothing of before is waited for.
+            // Times from before the step say nothing any more.
             (self.handed_over, self.events_at) = (now, now);
         }
         stepped
@@ -199,7 +203,7 @@ impl Shard {
         }
     }
 
-    /// Everything that is counted goes into the next batch.
+    /// Takes all tallies for the next batch.
     fn hand_over(&mut self, now: Timestamp, sealer: &Sealer) -> Vec<Tally> {
         self.handed_over = now;
         if self.tallies.is_empty() {
@@ -208,7 +212,7 @@ impl Shard {
         self.tallies.mark(sealer.outbox().epoch, sealer.next()).0
     }
 
-    /// Batches and slots are written in one turn, so no mark is ever seen there.
+    /// Batches and slots are written in one transaction, so the database never has a marked slot.
     fn commit(&mut self, sealed: Sealed, rows: &mut Rows) {
         for changed in self.tallies.reported() {
             rows.slots.push(self.slot_row(changed));
@@ -217,7 +221,7 @@ impl Shard {
             sealer.commit(&sealed);
             let number = sealer.next() - 1;
             let outbox = sealer.outbox();
-            self.last = Some(Last { outbox, number, watermark: sealed.watermark });
+            self.last = Some(BatchHead { outbox, number, watermark: sealed.watermark });
         }
         rows.batches.extend(sealed.batches);
     }

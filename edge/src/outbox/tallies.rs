@@ -1,10 +1,10 @@
-//! Counts by minute, kind and reason, in a fixed number of slots, and how they come into a batch
+//! Counts by minute, kind and reason in a fixed number of slots, each of which gets into a batch
 //! exactly once.
 //!
-//! A slot that is handed over is first marked with the batch that takes it (`pending`), then the
-//! batch is appended, then the slot is cleared by what the batch took. After a crash a mark tells:
-//! the batch is in the log, so the count is reported; or it is not, so the count is still ours.
-//! The table says which slots have changed; whoever owns it writes them down.
+//! A hand-over has three steps: slots are marked with the batch that takes them, the batch is
+//! appended, and the slots are reduced by what the batch took. After a crash the mark decides: when
+//! the batch is in the log, the count was reported; when it is not, the count still stands. The
+//! table returns which slots have changed; its owner writes them down.
 
 use std::collections::HashMap;
 
@@ -13,19 +13,19 @@ use shared::limits::{BATCH_EVENTS_MAX, BATCH_TALLIES_MAX};
 use shared::wire::Tally;
 use shared::{Kind, Minute, Reason, Timestamp};
 
-/// How many slots there are: all of them fit into one batch.
+/// The number of slots; all of them fit into one batch.
 pub const SLOTS: usize = BATCH_TALLIES_MAX;
-/// Slots that only a kind and reason without any slot may take, so that there always is one to
-/// merge into.
+/// The last free slots are kept for a kind and reason that has no slot yet, so that every other
+/// count finds a slot to merge into.
 const SLOTS_KEPT: usize = 4 * REASON_CODES;
-/// A batch says at most so many in all of its tallies: with its events no more than a count of a minute
-/// has room for. The rest stays for the next one.
+/// The most that all tallies of a batch may add up to. Together with the batch's events this fits
+/// into a minute's count; what is left goes into the next batch.
 const COUNT_MAX: u32 = u32::MAX - (1 << 16);
 const _: () = assert!(BATCH_EVENTS_MAX <= 1 << 16);
-/// Bytes of a slot.
+/// The encoded size of a slot, in bytes.
 pub const SLOT_BYTES: usize = 48;
 
-/// The batch that takes a slot's count: epoch, number, and how much of the count.
+/// The batch that takes a slot's count (epoch, number), and how much of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Mark {
     epoch: u64,
@@ -33,20 +33,20 @@ struct Mark {
     count: u64,
 }
 
-/// One count.
+/// The count of one minute, kind and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slot {
     minute: Minute,
     kind: Kind,
     reason: Reason,
-    /// What no batch has reported; includes what is marked.
+    /// What no batch has reported, including what is marked.
     count: u64,
     mark: Option<Mark>,
 }
 
 impl Slot {
-    /// Minute (4), kind (1), reason (1), marked (1), used (1), count (8), then the mark: epoch
-    /// (8), number (8), count (8), zero (8).
+    /// Encodes a slot, `None` as zeros: minute (4 bytes), kind (1), reason (1), marked (1), used
+    /// (1), count (8), then the mark: epoch (8), number (8), count (8), zero (8).
     #[must_use]
     pub fn to_bytes(slot: Option<&Self>) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
@@ -69,10 +69,10 @@ impl Slot {
         bytes
     }
 
-    /// Reads a slot; `Ok(None)` when it is free.
+    /// Decodes a slot; `Ok(None)` when it is free.
     ///
     /// # Errors
-    /// What is wrong with the bytes.
+    /// Says what is wrong with the bytes.
     pub fn from_bytes(bytes: &[u8; SLOT_BYTES]) -> Result<Option<Self>, &'static str> {
         if *bytes == [0; SLOT_BYTES] {
             return Ok(None);
@@ -94,16 +94,16 @@ impl Slot {
     }
 }
 
-/// The slots, and what is known of them without looking at each.
+/// The slots, and an index of them.
 #[derive(Clone, Debug)]
 pub struct TallyTable {
     slots: Vec<Option<Slot>>,
     places: HashMap<(Minute, Kind, Reason), usize>,
-    /// Most often the next free one; kept as a stack.
+    /// A stack of the free slots, so that mostly the same few are used.
     free: Vec<usize>,
-    /// No count goes into a minute before this: a batch may have said that it is complete.
+    /// No count goes into a minute before this one, which a batch may have declared complete.
     floor: Minute,
-    /// Whether any slot may be marked: most batches take none.
+    /// Whether any slot may be marked. Most batches take no tallies, and then no slot is looked at.
     marked: bool,
 }
 
@@ -115,9 +115,9 @@ impl Default for TallyTable {
 }
 
 impl TallyTable {
-    /// Takes up the slots of an earlier process. `last` is the last batch of the log (epoch,
-    /// number): a mark at or before it was reported. Returns the table and the slots that have
-    /// changed by it.
+    /// Takes over the slots of an earlier process. `last` is the last batch in the log (epoch,
+    /// number): what was marked for it or an earlier batch has been reported. Returns the table and
+    /// the indices of the slots that this has changed.
     #[must_use]
     pub fn recover(mut slots: Vec<Option<Slot>>, last: Option<(u64, u64)>) -> (Self, Vec<usize>) {
         slots.resize(SLOTS, None);
@@ -151,14 +151,14 @@ impl TallyTable {
         (table, changed)
     }
 
-    /// The slot as it is to be written down.
+    /// The slot at this index, to be written down; `None` when it is free.
     #[must_use]
     pub fn slot(&self, at: usize) -> Option<&Slot> {
         self.slots.get(at).and_then(Option::as_ref)
     }
 
-    /// Counts; returns the slot that has changed. When no slot is left, the count goes into the
-    /// newest of the same kind and reason.
+    /// Counts, and returns the index of the slot that has changed. When no slot is free, the count
+    /// goes into the newest slot of the same kind and reason.
     pub fn add(&mut self, now: Timestamp, kind: Kind, reason: Reason, count: u32) -> usize {
         let minute = now.minute().max(self.floor);
         let at = self.place(minute, kind, reason);
@@ -168,7 +168,7 @@ impl TallyTable {
         at
     }
 
-    /// Where a count goes.
+    /// The index of the slot for a count.
     fn place(&mut self, minute: Minute, kind: Kind, reason: Reason) -> usize {
         if let Some(at) = self.places.get(&(minute, kind, reason)) {
             return *at;
@@ -188,8 +188,8 @@ impl TallyTable {
         at
     }
 
-    /// Whether a batch with this watermark must take the tallies: there are some of a minute that
-    /// it declares complete.
+    /// Whether a batch with this watermark must take the tallies: some are of a minute that it
+    /// declares complete.
     #[must_use]
     pub fn is_due(&self, watermark: Timestamp) -> bool {
         let minute = watermark.minute();
@@ -202,30 +202,30 @@ impl TallyTable {
         self.places.is_empty()
     }
 
-    /// What is counted and not yet reported, over all slots.
+    /// The sum of all counts that are not reported yet.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.slots.iter().flatten().map(|slot| slot.count).sum()
     }
 
-    /// From now on nothing is counted into a minute before the watermark's.
+    /// From now on nothing is counted into a minute before that of the watermark.
     pub fn raise_floor(&mut self, watermark: Timestamp) {
         if watermark != Timestamp::MAX {
             self.floor = self.floor.max(watermark.minute());
         }
     }
 
-    /// A new epoch begins at an earlier time: counts go into its minutes.
+    /// A new epoch begins at an earlier time, so its minutes are open for counts.
     pub fn lower_floor(&mut self, now: Timestamp) {
         self.floor = self.floor.min(now.minute());
     }
 
-    /// Marks everything for a batch, or, of more than a batch may say, what is oldest; returns the
-    /// batch's tallies and the slots that have changed. [`TallyTable::reported`] or
-    /// [`TallyTable::kept`] must follow.
+    /// Marks all slots for a batch; when their sum is more than a batch may report, the oldest
+    /// ones. Returns the batch's tallies and the indices of the slots that have changed.
+    /// [`TallyTable::reported`] or [`TallyTable::kept`] must follow.
     pub fn mark(&mut self, epoch: u64, number: u64) -> (Vec<Tally>, Vec<usize>) {
         self.marked = true;
-        let mut due: Vec<_> = self.places.iter().map(|(of, at)| (*of, *at)).collect();
+        let mut due: Vec<_> = self.places.iter().map(|(counted, at)| (*counted, *at)).collect();
         due.sort_unstable();
         let (mut tallies, mut changed) = (Vec::new(), Vec::new());
         let mut left = COUNT_MAX;
@@ -240,12 +240,14 @@ impl TallyTable {
         (tallies, changed)
     }
 
-    /// The batch is durable: what it took is no longer ours. Returns the slots that have changed.
+    /// The batch is durable, so what it took is subtracted. Returns the indices of the slots that
+    /// have changed.
     pub fn reported(&mut self) -> Vec<usize> {
         self.clear_marks(true)
     }
 
-    /// The batch was not written: everything is as before. Returns the slots that have changed.
+    /// The batch was not written, so the counts stay as they were. Returns the indices of the slots
+    /// that have changed.
     pub fn kept(&mut self) -> Vec<usize> {
         self.clear_marks(false)
     }

@@ -1,7 +1,7 @@
-//! The tallies on disk: a file of fixed slots, allocated when it is made and written in place, so
-//! that a count is kept when the disk is full, and after kill -9 (the page cache outlives the
-//! process). Counts since the last hand-over may be lost with the machine's power; what a batch has
-//! reported is never reported again.
+//! The tallies on disk: a file of fixed slots that is allocated when it is made and written in
+//! place. So a count is kept even when the disk is full, and after kill -9, for the page cache
+//! outlives the process. Counts since the last hand-over may be lost when the machine loses power;
+//! what a batch has reported is never reported again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -16,7 +16,7 @@ use super::tallies::{SLOT_BYTES, SLOTS, Slot, TallyTable};
 use super::writer::OutboxError;
 
 const MAGIC: &[u8; 8] = b"CStally1";
-/// A slot with its CRC32C, padded: none lies across two disk sectors.
+/// A slot with its CRC32C, padded so that none lies across two disk sectors.
 const PLACE_BYTES: usize = 64;
 const FILE_BYTES: usize = PLACE_BYTES * (SLOTS + 1);
 
@@ -29,8 +29,8 @@ pub(super) struct TallyFile {
 }
 
 impl TallyFile {
-    /// Opens or makes the file. `last` is the last batch of the log: it tells which marks were
-    /// reported.
+    /// Opens the file, or makes it. `last` is the last batch in the log, which decides the marked
+    /// slots ([`TallyTable::recover`]).
     pub(super) fn open(dir: &Path, last: Option<(u64, u64)>) -> Result<Self, OutboxError> {
         let path = dir.join("tallies");
         let open = || OpenOptions::new().read(true).write(true).open(&path);
@@ -51,7 +51,7 @@ impl TallyFile {
         Ok(tallies)
     }
 
-    /// Counts; in the page cache when it returns.
+    /// Counts. The count is in the page cache when this returns.
     pub(super) fn add(
         &self,
         now: Timestamp,
@@ -69,8 +69,8 @@ impl TallyFile {
         self.table.lock().lower_floor(now);
     }
 
-    /// Begins a batch with this watermark: nothing is counted into a minute before it any more.
-    /// When the tallies are due, or `hand_over` says so, they are marked durably and returned.
+    /// Begins a batch with this watermark: from now on nothing is counted into a minute before it.
+    /// When the tallies are due, or with `hand_over`, they are marked durably and returned.
     pub(super) fn begin(
         &self,
         watermark: Timestamp,
@@ -85,20 +85,21 @@ impl TallyFile {
         let (tallies, changed) = table.mark(epoch, number);
         self.write(&table, &changed)?;
         drop(table);
-        // Before the batch is: a batch without its marks would be reported twice.
+        // The marks must be durable before the batch is: tallies of a batch without marks would be
+        // reported twice.
         let synced = self.file.sync_data();
         synced.map_err(|error| OutboxError::io(&self.path, "fdatasync", error))?;
         Ok(tallies)
     }
 
-    /// Ends it: the batch is durable (`reported`), or was not written.
+    /// Ends that batch, which is durable (`reported`) or was not written.
     pub(super) fn end(&self, reported: bool) -> Result<(), OutboxError> {
         let mut table = self.table.lock();
         let changed = if reported { table.reported() } else { table.kept() };
         self.write(&table, &changed)
     }
 
-    /// What is counted and not reported.
+    /// The sum of all counts that are not reported yet.
     pub(super) fn total(&self) -> u64 {
         self.table.lock().total()
     }
@@ -145,7 +146,7 @@ fn head() -> [u8; PLACE_BYTES] {
     head
 }
 
-/// Makes the file with all its blocks; it gets its name when they are durable.
+/// Makes the file with all its blocks. It gets its name only when they are durable.
 fn make(dir: &Path, path: &Path) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut bytes = vec![0; FILE_BYTES];

@@ -1,4 +1,4 @@
-//! The writing side: a bounded queue in front of a thread that makes one batch of what waits.
+//! The writing side: a bounded queue in front of a thread that seals what waits as one batch.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,45 +14,44 @@ use shared::limits::CLOCK_AHEAD_MS_MAX;
 use shared::{Clock, EdgeId, Kind, OutboxId, Random, Reason, Timestamp};
 use tokio::sync::watch;
 
-use super::apart::Apart;
 use super::commit::{Committer, Item};
-use super::seal::{Last, weight};
+use super::seal::{BatchHead, weight};
+use super::side_log::SideLog;
 use super::tally_file::TallyFile;
 use crate::decision::Draft;
 use crate::metrics::Metrics;
 use crate::repeats::Repeats;
 
-/// The one stream that an outbox has in its segments.
+/// The one stream that an outbox uses in its segments.
 pub(super) const STREAM: u16 = 0;
-/// What events leave free on the disk for heartbeats, closing batches and tallies.
+/// What events must leave free on the disk for heartbeats, closing batches and tallies, in bytes.
 const RESERVE_BYTES: u64 = 64 << 10;
-/// The least [`OutboxSettings::disk_bytes_max`].
+/// The smallest [`OutboxSettings::disk_bytes_max`].
 pub const DISK_BYTES_LEAST: u64 = 1 << 20;
 
 /// Settings of an [`Outbox`].
 #[derive(Clone, Debug)]
 pub struct OutboxSettings {
-    /// Its directory; made when it is missing.
+    /// The directory; made when it is missing.
     pub dir: PathBuf,
-    /// The edge.
+    /// The edge whose outbox it is.
     pub edge: EdgeId,
-    /// The most bytes on disk, at least [`DISK_BYTES_LEAST`]; beyond it the outbox is full.
+    /// The most bytes on disk, at least [`DISK_BYTES_LEAST`]; the outbox is full beyond that.
     pub disk_bytes_max: u64,
-    /// The most requests that wait for the disk.
+    /// The most requests that may wait for the disk.
     pub queue_items_max: usize,
-    /// The most bytes of events that wait for the disk.
+    /// The most bytes of events that may wait for the disk.
     pub queue_bytes_max: usize,
-    /// How long a group waits for more requests when they come thick and fast
-    /// ([`GroupConfig::linger`]).
+    /// How long a group waits for more requests under heavy traffic ([`GroupConfig::linger`]).
     pub linger: Duration,
-    /// Without traffic a heartbeat goes out so often.
+    /// The time between heartbeats without traffic.
     pub heartbeat: Duration,
-    /// Under traffic tallies go into a batch so often.
+    /// The time, in ms, between batches that take tallies under traffic.
     pub hand_over_ms: u64,
 }
 
 impl OutboxSettings {
-    /// The defaults.
+    /// The default settings.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, edge: EdgeId) -> Self {
         Self {
@@ -68,10 +67,10 @@ impl OutboxSettings {
     }
 }
 
-/// Why an outbox cannot be opened or go on.
+/// Why an outbox cannot be opened, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
-    /// The segments.
+    /// An error of the segments.
     #[error(transparent)]
     Segments(#[from] SegmentsError),
     /// Bytes on disk are not what was written.
@@ -79,7 +78,7 @@ pub enum OutboxError {
     Damaged {
         /// The file.
         file: PathBuf,
-        /// Where, in bytes.
+        /// The position, in bytes.
         offset: u64,
         /// What is wrong.
         what: String,
@@ -89,9 +88,9 @@ pub enum OutboxError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried.
+        /// What was being done.
         action: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// A setting is out of range.
@@ -114,40 +113,40 @@ pub enum AppendError {
     /// The outbox is closed; nothing was written.
     #[error("the outbox is closed")]
     Closed,
-    /// A write or fsync failed: the events may be there or not, and this process must end.
+    /// A write or fsync failed. The events may be on disk or not, and this process must end.
     #[error("the outbox has failed")]
     Failed,
 }
 
-/// What opening found.
+/// What was found when the outbox was opened.
 #[derive(Debug, Clone)]
 pub struct Opened {
     /// The new epoch.
     pub outbox: OutboxId,
-    /// The last batch of the process before, when there was one.
-    pub last: Option<Last>,
-    /// A torn last group that was cut, when there was one: where and why.
+    /// The last batch of the previous process, if there was one.
+    pub last: Option<BatchHead>,
+    /// Where and why a torn last group was cut off, if there was one.
     pub cut: Option<eventlog::segments::Cut>,
-    /// Records that are not acknowledged, as far as is known.
+    /// Batches that are not acknowledged, as far as is known.
     pub unacked: u64,
 }
 
 /// How full an outbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
-    /// Records that are not acknowledged.
+    /// Batches that are not acknowledged.
     pub unacked: u64,
-    /// Bytes on disk, acknowledged ones that are not yet trimmed included.
+    /// Bytes on disk, including acknowledged batches that are not trimmed yet.
     pub disk_bytes: u64,
-    /// Counts that are in no batch yet.
+    /// The sum of the counts that no batch has reported.
     pub tallied: u64,
     /// The watermark of the oldest batch that is on its way to the sink.
     pub oldest: Option<Timestamp>,
-    /// Batches that were sealed ahead of the clock, and wait until it is reached.
+    /// Batches that were sealed ahead of the clock and are held back until it gets there.
     pub held: u64,
 }
 
-/// The edge's clock, which shows nothing of itself.
+/// The edge's clock, in a wrapper that makes `Debug` derivable.
 pub(super) struct EdgeClock(pub(super) Arc<dyn Clock>);
 
 impl std::fmt::Debug for EdgeClock {
@@ -156,51 +155,55 @@ impl std::fmt::Debug for EdgeClock {
     }
 }
 
-/// What writer and drain share.
+/// What the writer and the drain share.
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) dir: PathBuf,
     pub(super) clock: EdgeClock,
     pub(super) view: SegmentsView,
     pub(super) tallies: TallyFile,
-    /// What this process has written.
+    /// The events that this process has written.
     pub(super) repeats: Repeats,
-    /// Sequence of the last record of the contiguous acknowledged ones.
+    /// The sequence up to which all records are acknowledged.
     pub(super) acked: AtomicU64,
+    /// The last watermark that is durable, in ms.
     pub(super) watermark: AtomicU64,
-    /// Watermark of the oldest batch that is on its way; 0 when none is.
+    /// The watermark, in ms, of the oldest batch that is on its way; 0 when there is none.
     pub(super) oldest: AtomicU64,
-    /// Batches that lie apart and are not taken yet: the log of the outbox counts them as acknowledged.
-    pub(super) lying_apart: AtomicU64,
-    /// Batches that are held back …
+    /// Batches in the side log that are not taken yet. The log of the outbox counts them as
+    /// acknowledged.
+    pub(super) in_side_log: AtomicU64,
+    /// Batches that are held back, wherever they lie.
     pub(super) held: AtomicU64,
-    /// … and where they are.
-    pub(super) apart: Apart,
-    /// Set when the disk refused the last group.
+    /// Where held batches are kept, unless the disk was full.
+    pub(super) side_log: SideLog,
+    /// Whether the disk refused the last group.
     pub(super) disk_full: AtomicBool,
     pub(super) closed: AtomicBool,
+    /// Events are refused when more bytes than this would be on disk.
     pub(super) events_bytes_max: u64,
     pub(super) failed: watch::Sender<Option<String>>,
     pub(super) metrics: Metrics,
 }
 
 impl Common {
-    /// Sequence of the last durable record.
+    /// The sequence of the last durable record.
     pub(super) fn end(&self) -> u64 {
         self.view.end(STREAM).map_or(0, |end| end.sequence)
     }
 
-    /// How many records no collector has taken yet.
+    /// How many batches no collector has taken yet.
     pub(super) fn unacked(&self) -> u64 {
-        let lying_apart = self.lying_apart.load(Ordering::Acquire);
-        self.end() - self.acked.load(Ordering::Acquire) + lying_apart
+        let in_side_log = self.in_side_log.load(Ordering::Acquire);
+        self.end() - self.acked.load(Ordering::Acquire) + in_side_log
     }
 
-    /// Bytes on disk of all batches.
+    /// The bytes on disk of all batches.
     pub(super) fn bytes(&self) -> u64 {
-        self.view.bytes() + self.apart.bytes()
+        self.view.bytes() + self.side_log.bytes()
     }
 
+    /// Reports that the outbox has failed; the first reason is the one that is kept.
     pub(super) fn fail(&self, why: &dyn std::fmt::Display) {
         tracing::error!(%why, "the outbox has failed; this process must end");
         self.failed.send_if_modified(|failed| {
@@ -211,15 +214,15 @@ impl Common {
     }
 }
 
-/// The outbox of one edge process. Dropping it without [`Outbox::close`] is what a crash is: the
-/// next process closes the epoch.
+/// The outbox of one edge process. Dropping it without [`Outbox::close`] is like a crash: the next
+/// process closes the epoch.
 #[derive(Debug)]
 pub struct Outbox {
     commit: Arc<GroupCommit<Item, Result<(), AppendError>>>,
     pub(super) common: Arc<Common>,
 }
 
-/// Events that are on their way to the disk; ready when they are durable, or were not taken.
+/// Events on their way to the disk; ready when they are durable or were refused.
 #[derive(Debug)]
 pub struct Pending(group::Pending<Result<(), AppendError>>);
 
@@ -233,8 +236,8 @@ impl Future for Pending {
 }
 
 impl Outbox {
-    /// Opens or begins the outbox of a directory, closes the epoch before if it was not, and starts
-    /// a new one. Blocks while the last segment is checked.
+    /// Opens the outbox of a directory, or makes it there; closes the previous epoch if that is
+    /// still open, and begins a new one. Blocks while the last segment is checked.
     ///
     /// # Errors
     /// [`OutboxError`]: the directory is in use, damaged or cannot be written, or a setting is out
@@ -254,7 +257,7 @@ impl Outbox {
         let segment_bytes = (settings.disk_bytes_max / 16).clamp(64 << 10, 64 << 20);
         let config = SegmentsConfig { segment_bytes };
         let (segments, recovered) = Segments::open(&settings.dir, config, identity)?;
-        let apart = Apart::open(&settings.dir, config, recovered.identity)?;
+        let side_log = SideLog::open(&settings.dir, config, recovered.identity)?;
         let view = segments.view().clone();
         let last = last_batch(&view, &settings.dir)?;
         if last.is_none() && super::acked::is_there(&settings.dir) {
@@ -272,13 +275,13 @@ impl Outbox {
             clock: EdgeClock(Arc::clone(&clock)),
             tallies,
             repeats: Repeats::default(),
-            // A position beyond the end is of records that a power cut took back.
+            // A position beyond the end belongs to records that a power failure has undone.
             acked: AtomicU64::new(acked.clamp(view.trimmed(STREAM), end)),
             watermark: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
-            lying_apart: AtomicU64::new(0),
+            in_side_log: AtomicU64::new(0),
             held: AtomicU64::new(0),
-            apart,
+            side_log,
             disk_full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             events_bytes_max: settings.disk_bytes_max - RESERVE_BYTES,
@@ -318,8 +321,8 @@ impl Outbox {
         }
     }
 
-    /// Counts what is not kept one by one: survives kill -9 when this returns, and goes into the
-    /// next batch. `now` is its receive time.
+    /// Counts something that is not kept as events. The count survives kill -9 when this returns,
+    /// and goes into the next batch. `now` is the time at which the request was received.
     pub fn tally(&self, now: Timestamp, kind: Kind, reason: Reason, count: u32) {
         self.common.metrics.tallied(reason, count);
         if let Err(error) = self.common.tallies.add(now, kind, reason, count) {
@@ -327,22 +330,23 @@ impl Outbox {
         }
     }
 
-    /// Whether it is known that the same of the same token is durable.
+    /// Whether an event of the same kind and token is known to be durable.
     #[must_use]
     pub fn has(&self, event: &Draft) -> bool {
         self.common.repeats.has(event)
     }
 
-    /// `now`, or this outbox's watermark when the clock has gone back a little behind it: tokens and
-    /// tallies are never older than the events before them. By more than clocks may differ it was set
-    /// back, and then the next group begins a new epoch at `now`.
+    /// The time for a request at `now`: at least the outbox's watermark, when the clock has gone
+    /// back a little, so that tokens and tallies are never older than the events before them. When
+    /// the clock is back by more than clocks may differ, it was set; then this is `now`, and the
+    /// next group begins a new epoch.
     #[must_use]
     pub fn time(&self, now: Timestamp) -> Timestamp {
         let watermark = Timestamp(self.common.watermark.load(Ordering::Acquire));
         if watermark > now.plus_ms(CLOCK_AHEAD_MS_MAX) { now } else { now.max(watermark) }
     }
 
-    /// Whether events are refused because the disk, or this outbox's part of it, is full.
+    /// Whether events are refused because the disk, or the outbox's share of it, is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.common.disk_full.load(Ordering::Acquire)
@@ -363,15 +367,15 @@ impl Outbox {
         }
     }
 
-    /// Becomes `Some(why)` when a write or fsync has failed: the process must end, for what is on
-    /// disk is not known. The next start finds out.
+    /// Becomes `Some(why)` when a write or fsync has failed. The process must then end, for what is
+    /// on disk is unknown; the next start finds out.
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.common.failed.subscribe()
     }
 
-    /// Takes no more events, makes those that wait durable, and closes the epoch with a last batch:
-    /// the central count then waits for this outbox no longer.
+    /// Takes no more events, makes the waiting ones durable, and closes the epoch with a last
+    /// batch, so that the central count no longer waits for this outbox.
     ///
     /// # Errors
     /// [`AppendError`] when the closing batch could not be written; the next start writes it.
@@ -382,7 +386,7 @@ impl Outbox {
             Err(_) => Err(AppendError::Closed),
         };
         let commit = Arc::clone(&self.commit);
-        // Joins the thread: the directory's lock is free when this returns.
+        // Joins the writer thread, so that the directory's lock is free when this returns.
         if tokio::task::spawn_blocking(move || commit.join()).await.is_err() {
             return Err(AppendError::Failed);
         }
@@ -410,7 +414,7 @@ fn start(
     GroupCommit::start(config, weigh, move |items| committer.commit(items))
 }
 
-fn last_batch(view: &SegmentsView, dir: &Path) -> Result<Option<Last>, OutboxError> {
+fn last_batch(view: &SegmentsView, dir: &Path) -> Result<Option<BatchHead>, OutboxError> {
     let end = view.end(STREAM).map_or(0, |end| end.sequence);
     if end == 0 {
         return Ok(None);
@@ -418,7 +422,7 @@ fn last_batch(view: &SegmentsView, dir: &Path) -> Result<Option<Last>, OutboxErr
     let damaged = |what: String| OutboxError::Damaged { file: dir.to_owned(), offset: 0, what };
     let record = view.reader(STREAM, end - 1)?.try_next()?;
     let record = record.ok_or_else(|| damaged(format!("record {end} is missing")))?;
-    Last::read(&record.payload)
+    BatchHead::read(&record.payload)
         .map(Some)
         .map_err(|error| damaged(format!("record {end} is no outbox batch: {error}")))
 }

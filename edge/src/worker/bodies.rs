@@ -1,5 +1,6 @@
-//! Bodies of requests while they come: how much of them lies in an isolate's memory at the same time, which
-//! is 128 MB for all. As [`crate::native`] has it, without a share for each network: an isolate sees few.
+//! Request bodies while they arrive, and a bound on what they take together of an isolate's memory,
+//! which is 128 MB for everything. The same scheme as in [`crate::native`], but without a share for
+//! each network, for an isolate sees few networks.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -10,34 +11,34 @@ use worker::worker_sys::web_sys;
 
 use super::platform::within;
 
-/// A body has to come in this time.
+/// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Each may have so much of a body …
+/// Every request may hold this much of a body …
 const FREE_BYTES: usize = 16 << 10;
-/// … and all together so much beyond that.
+/// … and all together this much beyond that.
 const ALL_BYTES: usize = 16 << 20;
 
-/// What there is of a body.
+/// What was read of a body.
 pub(super) enum Read {
-    /// All of it; `None` when it is longer than may be.
+    /// All of it; `None` when it is longer than the limit.
     Body(Option<Vec<u8>>),
-    /// Too much of others lies in memory.
+    /// The other bodies under way have taken the whole shared amount.
     Busy,
 }
 
-/// What all that are read have, beyond what each may have.
+/// What the bodies under way have taken of the shared amount, in bytes.
 #[derive(Default)]
 pub(super) struct Bodies(Cell<usize>);
 
 impl Bodies {
-    /// The body of a request that says to be so long; `None` when it broke off, or did not come in time.
+    /// Reads a body of this declared length. `None` when it broke off or did not arrive in time.
     pub(super) async fn read(&self, request: web_sys::Request, length: usize) -> Option<Read> {
         let room = Room { all: &self.0, bytes: 0 };
         within(PATIENCE, room.read(request, length)).await?.ok()
     }
 }
 
-/// The part of [`ALL_BYTES`] that one body has; given back when it is dropped.
+/// What one body has taken of [`ALL_BYTES`]; given back on drop.
 struct Room<'a> {
     all: &'a Cell<usize>,
     bytes: usize,
@@ -67,6 +68,7 @@ impl Room<'_> {
         Ok(Read::Body(Some(body)))
     }
 
+    /// Makes the room this large; false when the shared amount does not suffice.
     fn take(&mut self, bytes: usize) -> bool {
         let all = self.all.get() + bytes.saturating_sub(self.bytes);
         let is_there = all <= ALL_BYTES;

@@ -8,7 +8,7 @@ use wasm_bindgen::{JsCast as _, JsValue};
 use worker::{SqlStorage, SqlStorageValue, State};
 
 use super::platform::now;
-use crate::outbox::seal::Last;
+use crate::outbox::seal::BatchHead;
 use crate::outbox::shard::{Rows, Shard};
 use crate::outbox::tallies::{SLOTS, Slot};
 
@@ -18,35 +18,36 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS slots (place INTEGER PRIMARY KEY, bytes BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, bytes BLOB NOT NULL)",
 ];
-/// What is left of the open block.
+/// The row with what is left of the open block of ids.
 const IDS: &str = "ids";
-/// The shard's name.
+/// The row with the shard's name.
 const EDGE: &str = "edge";
-/// What the centre told last, and its entity tag.
+/// The rows with the policy (keys and ads) that the centre sent last, and its entity tag.
 const POLICY: &str = "policy";
 const POLICY_TAG: &str = "policy-tag";
-/// When it last said that this holds: milliseconds, big-endian.
+/// The row with the time at which the centre last confirmed that policy: milliseconds, big-endian.
 const POLICY_AT: &str = "policy-at";
 
-/// The rows, and what is known of them without a query.
+/// A shard's tables, and what is known of them without a query.
 #[derive(Debug)]
 pub(super) struct Database {
     sql: SqlStorage,
     /// For `transactionSync`, which the crate does not bind.
     storage: JsValue,
-    /// The last batch's row; it stays when it is acknowledged, for it has the last number.
+    /// The sequence of the last batch. Its row stays even when it is acknowledged, for it has the
+    /// last number.
     last: i64,
-    /// Bytes of batches that are not acknowledged.
+    /// The bytes of the batches that are not acknowledged.
     bytes: u64,
 }
 
-/// What the centre told last.
+/// The policy that the centre sent last, as it is stored.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct StoredPolicy {
     /// Its entity tag.
     pub(super) tag: String,
     pub(super) text: String,
-    /// When the centre last said that it holds.
+    /// When the centre last confirmed it.
     pub(super) at: Timestamp,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Unsent {
 }
 
 impl Database {
-    /// Makes the tables where there are none.
+    /// Opens the tables, and makes them when they are missing.
     pub(super) fn open(state: &State) -> worker::Result<Self> {
         let storage = state.storage();
         let sql = storage.sql();
@@ -83,7 +84,7 @@ impl Database {
         self.bytes
     }
 
-    /// The name that this shard was given; the first one stays.
+    /// The name that the shard was given first; it never changes.
     pub(super) fn edge(&self) -> worker::Result<Option<String>> {
         let name = self.meta(EDGE)?;
         Ok(name.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
@@ -93,7 +94,7 @@ impl Database {
         self.set_meta(EDGE, name.as_bytes().to_vec())
     }
 
-    /// The shard as it was left.
+    /// The shard as its rows describe it.
     pub(super) fn shard(&self, edge: shared::EdgeId) -> worker::Result<Shard> {
         let damaged =
             |what: &str| worker::Error::RustError(format!("the outbox is damaged: {what}"));
@@ -102,7 +103,7 @@ impl Database {
         let last = last.into_iter().next().and_then(|row| row.into_iter().next());
         let last = match last {
             Some(SqlStorageValue::Blob(bytes)) => {
-                Some(Last::read(&bytes).map_err(|error| damaged(&error.to_string()))?)
+                Some(BatchHead::read(&bytes).map_err(|error| damaged(&error.to_string()))?)
             }
             _ => None,
         };
@@ -117,7 +118,7 @@ impl Database {
         Ok(Shard::recover(edge, last, slots, ids))
     }
 
-    /// Writes rows, all or nothing. They are durable when the object's next reply goes out.
+    /// Writes rows, all or nothing. They are durable by the time the object's next reply goes out.
     pub(super) fn write(&mut self, rows: Rows) -> worker::Result<()> {
         let (batches, slots) = (rows.batches.len(), rows.slots.len());
         let bytes: u64 = rows.batches.iter().map(|batch| batch.len() as u64).sum();
@@ -134,13 +135,14 @@ impl Database {
         Ok(())
     }
 
-    /// What is left of the block.
+    /// Writes what is left of the block of ids.
     pub(super) fn write_ids(&self, ids: Option<IdRange>) -> worker::Result<()> {
         let bytes = ids.map(|ids| ids.to_bytes().to_vec()).unwrap_or_default();
         self.set_meta(IDS, bytes)
     }
 
-    /// The oldest batches that are not acknowledged, beginning after `after`: at most `count`.
+    /// At most `count` batches that are not acknowledged, oldest first, with sequences above
+    /// `after`.
     pub(super) fn unsent(&self, after: i64, count: i64) -> worker::Result<Vec<Unsent>> {
         let query = "SELECT sequence, bytes FROM batches WHERE acked = 0 AND sequence > ? \
                      ORDER BY sequence LIMIT ?";
@@ -149,7 +151,7 @@ impl Database {
         Ok(found.map(|(sequence, bytes)| Unsent { sequence, bytes }).collect())
     }
 
-    /// The collector has this batch.
+    /// Records that the collector has this batch: deletes it, or marks it when it is the last one.
     pub(super) fn acknowledge(&mut self, batch: &Unsent) -> worker::Result<()> {
         let sequence = vec![SqlStorageValue::Integer(batch.sequence)];
         if batch.sequence == self.last {
@@ -161,24 +163,28 @@ impl Database {
         Ok(())
     }
 
-    /// Forgets acknowledged batches that were the last ones once.
+    /// Deletes batches that were acknowledged while they were the last one and are so no longer.
     pub(super) fn trim(&self) -> worker::Result<()> {
         let last = vec![SqlStorageValue::Integer(self.last)];
         self.sql.exec("DELETE FROM batches WHERE acked = 1 AND sequence < ?", last).map(drop)
     }
 
-    /// What the centre told last. Of one that an earlier build kept nobody knows when: now, then.
-    pub(super) fn policy(&self) -> worker::Result<Option<Told>> {
+    /// The policy that the centre sent last. An earlier build did not store when it was confirmed;
+    /// now, is then the best guess.
+    pub(super) fn policy(&self) -> worker::Result<Option<StoredPolicy>> {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let told_at = self.meta(POLICY_AT)?.and_then(|bytes| bytes.try_into().ok());
         let told_at = told_at.map_or_else(now, |bytes| Timestamp(u64::from_be_bytes(bytes)));
         let told = self.meta(POLICY_TAG)?.zip(self.meta(POLICY)?);
-        let told =
-            told.map(|(tag, policy)| Told { tag: text(tag), text: text(policy), at: told_at });
+        let told = told.map(|(tag, policy)| StoredPolicy {
+            tag: text(tag),
+            text: text(policy),
+            at: told_at,
+        });
         Ok(told)
     }
 
-    pub(super) fn set_policy(&self, told: &Told) -> worker::Result<()> {
+    pub(super) fn set_policy(&self, told: &StoredPolicy) -> worker::Result<()> {
         self.set_meta(POLICY, told.text.as_bytes().to_vec())?;
         self.set_meta(POLICY_TAG, told.tag.as_bytes().to_vec())?;
         self.set_policy_at(told.at)
@@ -204,7 +210,7 @@ impl Database {
         self.sql.exec("INSERT OR REPLACE INTO meta VALUES (?, ?)", arguments).map(drop)
     }
 
-    /// `transactionSync`: what `work` wrote is taken back when it fails.
+    /// Runs `work` in a transaction (`transactionSync`), which is undone when it fails.
     fn transaction(
         &self,
         work: impl FnOnce() -> worker::Result<()> + 'static,

@@ -1,6 +1,7 @@
-// The Worker's main module. `worker-build` makes a class of which the platform takes an object for
-// each request, behind two proxies that put a fresh instance in place of one that has panicked. Most
-// requests need neither: this asks the instance itself, and leaves it to the class to replace it.
+// The main module of the Worker. `worker-build` makes a class, of which the platform makes an
+// object for each request, behind two proxies that replace an instance that has panicked. Most
+// requests need neither, so this calls the instance itself, and leaves its replacement to the
+// class.
 import Edge, { Outbox } from "../../build/index.js";
 
 export { Outbox };

@@ -1,6 +1,6 @@
-//! Requests that wait for the shard at the same time go there together: the first one makes the call,
-//! those that come meanwhile are the next call's. So a shard that answers in a millisecond does not
-//! hold an isolate to a thousand events a second.
+//! Requests that wait for the shard at the same time go there in one call: the first one makes the
+//! call, and those that arrive meanwhile go with the next. So a shard that answers within a
+//! millisecond does not limit an isolate to a thousand events a second.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,77 +19,81 @@ use crate::decision::{Draft, Loss};
 use crate::outbox::parcel::{EVENTS_MAX, Parcel};
 use crate::repeats::Repeats;
 
-/// So many ids before the end of a lease a new one is asked for.
+/// A new lease is asked for when fewer ids than this are left.
 const LEASE_LOW: u32 = 32;
-/// A request that has made calls for others for so long is relieved by the next that comes, ms: the
-/// platform ends it after 30 s.
+/// After this time, in ms, a request that makes calls for others is relieved by the next one that
+/// arrives: the platform ends a request after 30 s.
 const TURN_MS: u64 = 5_000;
-/// How often, and after which pause, events are handed over again whose replies are out.
+/// How often, and after what pause, events whose replies have gone out are handed over again.
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_millis(500);
-/// Events whose replies are out wait so long for others.
+/// How long a call waits for more events while none of its replies is waiting.
 const LINGER: Duration = Duration::from_millis(20);
-/// Replies that wait do so for this much longer when the last call had at least [`MANY`] events, and
-/// was not long ago: a call costs as much as answering some ten requests.
+/// How long it waits while replies are waiting: only when the last call with at least [`MANY`]
+/// events ended less than [`LONG_AGO_MS`] ago, since a call costs as much as answering some ten
+/// requests.
 const LINGER_AWAITED: Duration = Duration::from_millis(2);
 const MANY: usize = 8;
 const LONG_AGO_MS: u64 = 100;
-/// A call that takes longer has failed.
+/// A call that takes longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Who waits for longer is refused, before the platform ends the request after 30 s.
+/// A client that waits longer than this is refused, before the platform ends its request after 30
+/// s.
 const CLIENT_WAIT: Duration = Duration::from_secs(25);
 
-/// What waits for the next call, and what all calls share.
+/// The events that wait for the next call, and what all calls share.
 #[derive(Debug)]
 pub(super) struct Gather {
     waiting: RefCell<Waiting>,
-    /// When the last call with many events ended.
+    /// When the last call with at least [`MANY`] events ended.
     many_at: Cell<Timestamp>,
-    /// Who makes the calls, and since when; counts up.
+    /// The turn of the request that makes the calls, and since when it does; turns count up.
     caller: Cell<(u64, Option<Timestamp>)>,
-    /// A click waits so long for its call …
+    /// How long a click waits for its call …
     redirect_wait: Duration,
-    /// … and not at all while the shard is slow or away.
+    /// … unless the shard is slow or away: then clicks do not wait.
     is_late: Cell<bool>,
-    /// The ids that this isolate may hand out.
+    /// The ids that this isolate may give out.
     pub(super) lease: RefCell<Option<IdRange>>,
-    /// What is only counted, until a parcel takes it along.
+    /// Counts without events, until a parcel takes them along.
     losses: RefCell<Vec<Loss>>,
-    /// What the shard has taken of this isolate.
+    /// The events of this isolate that the shard has taken.
     pub(super) repeats: Repeats,
 }
 
-/// Whose reply waits for a call.
+/// Whose reply waits for the events to be taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Waits {
-    /// Nobody's; should the events not be taken, this is counted.
+pub(super) enum Waiter {
+    /// Nobody's. When the events are not taken, this is counted instead.
     Nobody(Vec<Loss>),
-    /// A redirect, which goes out in any case: not for long, and then the same.
+    /// A redirect, which waits a short time and goes out in any case. When the event is not taken,
+    /// this is counted instead.
     Click(Loss),
-    /// Who is refused when the events are not taken.
+    /// A client, which is refused when the events are not taken.
     Client,
 }
 
-/// What became of events that were put.
+/// What became of events that were put into the queue.
 #[derive(Debug)]
 pub(super) enum Put {
-    /// Known already: whether they were taken, or will be.
+    /// The reply need not wait: whether the events were taken, or are as good as taken.
     Known(bool),
-    /// Whoever is entered in this list (`glue::wait`, at once) is told, or waits for so long.
+    /// The reply must be entered in this list at once (`glue::wait`). It is told what became of the
+    /// events, or gives up after this time.
     Waits(Array, Duration),
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     events: Vec<Draft>,
-    /// What is counted in place of events that are not taken, and that nobody will send again.
+    /// What is counted in place of events that are not taken and that no client will send again.
     lost: Vec<Loss>,
-    /// Lists for `glue::wait`.
+    /// The lists of waiting replies, for `glue::wait`.
     clicks: Array,
     clients: Array,
 }
 
-impl Waits {
+impl Waiter {
     /// What is counted in place of the events.
     fn lost(self) -> Vec<Loss> {
         match self {
@@ -114,37 +118,38 @@ impl Gather {
         }
     }
 
-    /// Whether there is an id for a request of now.
+    /// Whether the lease has an id for a request now.
     pub(super) fn has_id(&self) -> bool {
         self.lease.borrow().is_some_and(|ids| ids.is_fresh(now()))
     }
 
-    /// Counts what is kept no other way; so many requests a second may bring the same that each kind
-    /// and reason has one entry, or no parcel could take them all.
+    /// Adds counts without events. There is one entry for each kind and reason: thousands of
+    /// requests a second may bring the same, and a parcel takes only so many entries.
     pub(super) fn lose(&self, losses: Vec<Loss>) {
         let mut all = self.losses.borrow_mut();
         losses.into_iter().for_each(|loss| loss.add_to(&mut all));
     }
 
-    /// Whether something is counted that no parcel has taken along.
+    /// Whether there are counts that no parcel has taken along.
     pub(super) fn has_losses(&self) -> bool {
         !self.losses.borrow().is_empty()
     }
 
-    /// What is counted, for a parcel.
+    /// Takes the counts, for a parcel.
     pub(super) fn take_losses(&self) -> Vec<Loss> {
         self.losses.take()
     }
 
-    /// Puts events among those that wait for the next call.
+    /// Adds events to those that wait for the next call, and makes the call when no other request
+    /// does.
     pub(super) fn put(
         self: &Rc<Self>,
         events: Vec<Draft>,
-        waits: Waits,
+        waiter: Waiter,
         shard: impl FnOnce() -> FindShard,
         context: &Context,
     ) -> Put {
-        let put = self.wait(events, waits);
+        let put = self.wait(events, waiter);
         let (call, since) = self.caller.get();
         if since.is_none_or(|since| age_ms(since) > TURN_MS) {
             self.caller.set((call + 1, Some(now())));
@@ -153,27 +158,27 @@ impl Gather {
         put
     }
 
-    fn wait(&self, events: Vec<Draft>, waits: Waits) -> Put {
+    fn wait(&self, events: Vec<Draft>, waiter: Waiter) -> Put {
         let mut waiting = self.waiting.borrow_mut();
         let is_full = waiting.events.len() + events.len() > EVENTS_MAX;
         if is_full {
-            let is_refused = waits == Waits::Client;
-            self.lose(waits.lost());
+            let is_refused = waiter == Waiter::Client;
+            self.lose(waiter.lost());
             return Put::Known(!is_refused);
         }
         waiting.events.extend(events);
-        let put = match waits {
-            Waits::Client => Put::Waits(waiting.clients.clone(), CLIENT_WAIT),
-            Waits::Click(_) if !self.is_late.get() => {
+        let put = match waiter {
+            Waiter::Client => Put::Waits(waiting.clients.clone(), CLIENT_WAIT),
+            Waiter::Click(_) if !self.is_late.get() => {
                 Put::Waits(waiting.clicks.clone(), self.redirect_wait)
             }
-            Waits::Click(_) | Waits::Nobody(_) => Put::Known(true),
+            Waiter::Click(_) | Waiter::Nobody(_) => Put::Known(true),
         };
-        waiting.lost.extend(waits.lost());
+        waiting.lost.extend(waiter.lost());
         put
     }
 
-    /// Makes calls until nothing waits, or somebody else does.
+    /// Makes calls until nothing waits, or until another request has taken over.
     async fn call(self: Rc<Self>, shard: FindShard, turn: u64) {
         loop {
             if let Some(linger) = self.linger() {
@@ -197,7 +202,7 @@ impl Gather {
         }
     }
 
-    /// How long others may still come along.
+    /// How long to wait for more events before the next call.
     fn linger(&self) -> Option<Duration> {
         let waiting = self.waiting.borrow();
         if waiting.clicks.length() + waiting.clients.length() == 0 {
@@ -207,8 +212,9 @@ impl Gather {
         are_many.then_some(LINGER_AWAITED)
     }
 
-    /// One call, and what must be done for it to be kept. A shard that does not answer is asked
-    /// again, for nobody else would: asked twice, it may have an event twice, and its token tells.
+    /// Makes one call, and repeats it when the shard does not answer and no client would send some
+    /// of the events again. A shard that is asked twice may have an event twice; its token shows
+    /// that.
     async fn hand_over(&self, waiting: Waiting, shard: &FindShard) {
         let Waiting { events, lost, clicks, clients } = waiting;
         let parcel = Parcel { events, losses: self.take_losses() };
@@ -254,7 +260,7 @@ impl Gather {
         let leased = shard.append(parcel, wants_lease).await?;
         parcel.events.iter().for_each(|event| self.repeats.remember(event));
         if let Some(leased) = leased {
-            // What is left of the one before is not used: a few ids of a block.
+            // The few ids that are left of the previous lease stay unused.
             self.lease.replace(Some(leased));
         }
         Ok(())

@@ -1,8 +1,8 @@
-// What Rust would ask the platform for in many calls, in one each: a call from Wasm to JavaScript and
-// back costs more than what it asks for.
+// Each function does in one call what Rust would need many calls for: a call from Wasm to
+// JavaScript and back costs more than most of what it asks for.
 
-// All that the edge looks at of a request, one a line: no field may contain a line break. A click's
-// or a pixel's body and cache are not looked at.
+// All that the edge reads of a request, one item a line, for no field may contain a line break. The
+// body and cache fields of clicks and pixels are not read.
 export function head(request) {
   const { method, url, headers, cf } = request;
   const get = (name) => headers.get(name) ?? "";
@@ -16,8 +16,8 @@ export function head(request) {
   return `${lines}\n${get("content-type")}\n${get("if-none-match")}\n${get("content-length")}`;
 }
 
-// Fields of a sort of reply, and the name of the one that each has a value of its own for: there are a
-// dozen sorts. A response copies them, so the next one may have another value.
+// The fields of each sort of reply (there are a dozen), and the name of the field that has a value
+// of its own in each reply. A response copies the fields, so the next one may have another value.
 const known = new Map();
 
 // `fields` are names and values in turn, one a line.
@@ -36,7 +36,8 @@ export function reply(status, sort, value, body) {
   return new Response(body ?? null, { status, headers });
 }
 
-// In `list` for each that waits: its promise's function, and what it gets if taken and if not.
+// `list` has three entries for each that waits: the function that settles its promise, and the
+// values for taken and for not taken.
 export function wait(list, ms, taken, otherwise) {
   return new Promise((resolve) => {
     setTimeout(resolve, ms, otherwise);
@@ -53,13 +54,13 @@ export function names(env) {
   return Object.keys(env).filter((name) => env[name] && typeof env[name] === "string").join("\n");
 }
 
-// The Durable Object of that name, as this request may reach it.
+// The Durable Object of that name, for the use of this request.
 export function stub(env, name, hint) {
   return env.OUTBOX.getByName(name, hint ? { locationHint: hint } : undefined);
 }
 
-// Asks a Durable Object, or anybody on the network, and reads all of the answer: its status (0: there
-// was none), entity tag, age, body. `fields` are names and values in turn, one a line.
+// Sends a request to a Durable Object, or over the network, and reads the whole answer: status (0:
+// there was none), entity tag, age, body. `fields` are names and values in turn, one a line.
 export async function ask(target, method, url, fields, body) {
   try {
     const headers = {};
@@ -75,9 +76,10 @@ export async function ask(target, method, url, fields, body) {
 
 const signers = new Map();
 
-// Ed25519 by the platform. A secret is imported once (RFC 8410: what stands before it in PKCS #8).
+// A signature (Ed25519) by the platform. Each secret is imported once; the bytes before it are the
+// head of a PKCS #8 key (RFC 8410).
 export async function sign(key, secret, bytes) {
-  // Wasm's memory is ours until we wait for something.
+  // Copied before the first `await`, for after it Wasm may use this memory for something else.
   const copy = bytes.slice();
   if (!signers.has(key)) {
     const pkcs8 = Uint8Array.of(48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32, ...secret);

@@ -1,4 +1,5 @@
-//! A request and a reply in one call each, those that we are asked for and those that we ask for.
+//! Passes whole requests and replies between Rust and JavaScript in one call each, those that the
+//! Worker answers and those that it sends.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,16 +10,17 @@ use worker::js_sys::futures::JsFuture;
 use worker::js_sys::{Array, Promise, Uint8Array};
 use worker::worker_sys::web_sys;
 
-use super::place;
+use super::location;
 use crate::decision::Reply;
 use crate::request::{Body, Method, Request, opts_out};
 
 #[wasm_bindgen(module = "/src/worker/glue.js")]
 extern "C" {
     fn head(request: &web_sys::Request) -> String;
-    /// Remembers fields, and the name of the one that each reply has a value of its own for.
+    /// Remembers the fields of a sort of reply, and the name of the field that has a value of its
+    /// own in each reply.
     fn learn(sort: u32, fields: &str, own: &str);
-    /// `None` when it has not learned that sort of fields.
+    /// `None` when this sort of reply has not been learnt.
     fn reply(
         status: u16,
         sort: u32,
@@ -27,9 +29,9 @@ extern "C" {
     ) -> Option<web_sys::Response>;
     #[wasm_bindgen(js_name = wait)]
     fn wait_in(list: &Array, ms: u32, taken: &JsValue, otherwise: &JsValue) -> Promise;
-    /// Tells everybody in a list, and empties it.
+    /// Settles all promises of a list, and empties it.
     pub(super) fn tell(list: &Array, taken: bool);
-    /// A Durable Object.
+    /// The stub of a Durable Object.
     #[wasm_bindgen(catch)]
     pub(super) fn stub(env: &JsValue, name: &str, hint: &str) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(js_name = ask)]
@@ -40,43 +42,43 @@ extern "C" {
         fields: &str,
         body: Option<&Uint8Array>,
     ) -> Promise;
-    /// The names of all texts that the Worker was given, but for empty ones; one a line.
+    /// The names of all bindings that are non-empty texts, one a line.
     pub(super) fn names(env: &JsValue) -> String;
-    /// A promise of 64 bytes.
+    /// A promise of the 64 bytes of a signature.
     pub(super) fn sign(key: u32, secret: &[u8], bytes: &[u8]) -> Promise;
 }
 
-/// A promise of `taken`, when the list is told so; of `otherwise`, when it is told otherwise or
-/// nothing for so long.
+/// A promise of `taken` if the list is told so; of `otherwise` if it is told otherwise, or nothing
+/// within `most`.
 ///
-/// It is the caller's own promise, with a timer of its own. The platform ends a request at once that
+/// Each caller gets its own promise, with its own timer: the platform at once ends a request that
 /// waits for nothing but another request ("your Worker's code had hung").
 pub(super) fn wait(list: &Array, most: Duration, taken: &JsValue, otherwise: &JsValue) -> Promise {
     wait_in(list, u32::try_from(most.as_millis()).unwrap_or(u32::MAX), taken, otherwise)
 }
 
-/// What somebody answered.
+/// An answer to [`ask`].
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) status: u16,
     pub(super) etag: String,
-    /// Seconds.
+    /// The field `Age`, in seconds; 0 when it is missing.
     pub(super) age: u64,
     pub(super) body: Vec<u8>,
 }
 
 impl Answered {
-    /// The body, for people.
+    /// The body as text, for people.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// Asks a Durable Object, or without a target whoever is at that address. A field without a value is
-/// left out.
+/// Sends a request to a Durable Object, or, without a target, to the host in the URL. Fields with
+/// an empty value are left out.
 ///
 /// # Errors
-/// When no answer came, and why.
+/// Why there was no answer.
 pub(super) async fn ask(
     target: Option<&JsValue>,
     method: &str,
@@ -90,7 +92,7 @@ pub(super) async fn ask(
     let body = body.map(Uint8Array::from);
     let nobody = JsValue::UNDEFINED;
     let promised = ask_for(target.unwrap_or(&nobody), method, url, &lines, body.as_ref());
-    // It comes true in any case: an error is an answer of status 0.
+    // The promise never fails: an error is an answer with status 0.
     let parts = JsFuture::from(promised).await.unwrap_or_default();
     let parts = Array::from(&parts);
     let word = |at| parts.get(at).as_string().unwrap_or_default();
@@ -103,7 +105,7 @@ pub(super) async fn ask(
     if answered.status == 0 { Err(answered.text()) } else { Ok(answered) }
 }
 
-/// A request's head.
+/// The head of a request.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) method: Method,
@@ -119,10 +121,10 @@ pub(super) struct Head {
     if_none_match: Vec<u8>,
     pub(super) content_length: usize,
     country: String,
-    /// The data centre that it came to, three letters.
+    /// The data centre that the request came to, three letters.
     pub(super) colo: String,
     pub(super) continent: String,
-    /// Degrees, of the visitor.
+    /// The visitor's longitude in whole degrees.
     pub(super) longitude: Option<i32>,
     asn: Option<u32>,
 }
@@ -147,12 +149,12 @@ impl Head {
             user_agent: bytes(next()),
             purpose: bytes(next()),
             opted_out: opts_out([next().as_bytes()]),
-            // The platform writes it, whatever a client says.
+            // The platform sets this field, whatever the client sent.
             client: next().trim().parse().ok(),
             country: next().to_owned(),
             colo: next().to_owned(),
             continent: next().to_owned(),
-            longitude: place::whole_degrees(next()),
+            longitude: location::whole_degrees(next()),
             asn: next().parse().ok(),
             content_type: bytes(next()),
             if_none_match: bytes(next()),
@@ -177,30 +179,32 @@ impl Head {
     }
 }
 
-/// A field's bytes: the platform reads them as UTF-8, and bytes that are none are lost (U+FFFD). The
-/// Fetch Standard has one character for each byte ("isomorphic decode"); workerd has not.
+/// The bytes of a field. The platform reads fields as UTF-8, and bytes that are not UTF-8 are lost
+/// (U+FFFD). By the Fetch Standard each byte would be one character ("isomorphic decode"), but
+/// workerd does not do so.
 fn bytes(text: &str) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
-/// The platform's form of a reply.
+/// Makes the platform's response of a reply.
 pub(super) fn to_response(decided: Reply, method: Method) -> web_sys::Response {
     let (name, value) = match (&decided.location, &decided.etag) {
         (Some(location), _) => ("location", location.as_str()),
         (None, Some(etag)) => ("etag", etag.as_str()),
         (None, None) => ("", ""),
     };
-    // Where the fields are, and how many, tells which they are: they are the program's own.
+    // The address and number of the fields identify the sort: they are constants of the program.
     let fields = decided.fields.as_ptr().addr() * 32 + decided.fields.len();
     let sort = (fields * 2 + usize::from(!name.is_empty())) as u32;
     let has_body = !decided.body.is_empty() && method != Method::Head;
     let body = has_body.then(|| Uint8Array::from(&*decided.body));
+    // The first try fails only for a sort that is not learnt; the second then succeeds.
     loop {
         if let Some(response) = reply(decided.status, sort, value, body.as_ref()) {
             return response;
         }
         let mut fields = String::new();
-        // The platform owns the connection.
+        // The platform alone decides about the connection.
         for (name, value) in decided.fields.iter().filter(|(name, _)| *name != "connection") {
             push(&mut fields, name, value);
         }

@@ -1,67 +1,70 @@
-//! As much of the NATS client protocol as publishing to a stream needs. Pure: bytes in, bytes out.
+//! The part of the NATS client protocol that publishing to a stream needs. Pure: bytes in, bytes
+//! out.
 //!
-//! <https://docs.nats.io/reference/reference-protocols/nats-protocol>; async-nats does not compile to
-//! Wasm.
+//! <https://docs.nats.io/reference/reference-protocols/nats-protocol>. async-nats is not used, for
+//! it does not compile to Wasm.
 
 use super::nkey;
 use super::settings::{Credentials, NatsServer};
 
-/// The longest line of a server that is read.
+/// The longest line of a server that is accepted.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// The longest payload of a server that is read: acknowledgements are short.
+/// The longest payload of a server that is accepted; acknowledgements are short.
 const PAYLOAD_BYTES_MAX: usize = 64 << 10;
 
-/// What a server says of itself when a client comes.
+/// What a server says about itself when a client connects.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 pub struct Info {
-    /// To be signed by who has an nkey.
+    /// A client with an nkey must sign this.
     pub nonce: Option<String>,
-    /// It speaks TLS with everybody.
+    /// The server requires TLS.
     pub tls_required: bool,
-    /// It speaks TLS with whoever wants to.
+    /// The server offers TLS.
     pub tls_available: bool,
-    /// The largest payload, bytes.
+    /// The largest payload that the server accepts, in bytes.
     pub max_payload: usize,
 }
 
-/// What a server sent.
+/// A message from a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Sent {
-    /// The first line.
+pub enum ServerMessage {
+    /// Its first line.
     Info(Info),
-    /// It wants an answer.
+    /// It wants a `PONG`.
     Ping,
-    /// An answer.
+    /// The answer to a `PING`.
     Pong,
-    /// To the last word of the inbox: an acknowledgement, or why there is none.
+    /// A message to our inbox: an acknowledgement, or why there is none.
     Answer {
-        /// The number that was published with.
+        /// The number that the message was published with, which is the last word of the subject.
         number: u64,
-        /// Whether the stream has it.
+        /// Whether the stream has stored the message.
         stored: Result<(), String>,
     },
-    /// It will say no more.
+    /// An error, after which the server closes the connection.
     Error(String),
 }
 
-/// Reads what a server sends, in whatever pieces it comes.
+/// Reads what a server sends, in whatever pieces it arrives.
 #[derive(Debug, Default)]
 pub struct Reader {
     bytes: Vec<u8>,
 }
 
 impl Reader {
-    /// More bytes.
+    /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next thing that was sent whole; `None` when more is needed.
+    /// The next complete message; `None` until more bytes arrive.
     ///
     /// # Errors
-    /// When no server of NATS sends this.
-    pub fn read(&mut self) -> Result<Option<Sent>, String> {
+    /// When the bytes are not from a NATS server.
+    pub fn read(&mut self) -> Result<Option<ServerMessage>, String> {
+        // Each round consumes a line, or a message with its payload, and passes over those that
+        // need no attention, so it ends with a message, an error, or not enough bytes.
         loop {
             let Some(end) = self.bytes.windows(2).position(|two| two == b"\r\n") else {
                 let long = self.bytes.len() > LINE_BYTES_MAX;
@@ -73,12 +76,12 @@ impl Reader {
                 "INFO" => {
                     let text = line.get(5..).unwrap_or_default();
                     let info = serde_json::from_str(text);
-                    Some(Sent::Info(info.map_err(|error| format!("INFO: {error}"))?))
+                    Some(ServerMessage::Info(info.map_err(|error| format!("INFO: {error}"))?))
                 }
-                "PING" => Some(Sent::Ping),
-                "PONG" => Some(Sent::Pong),
+                "PING" => Some(ServerMessage::Ping),
+                "PONG" => Some(ServerMessage::Pong),
                 "+OK" => None,
-                "-ERR" => Some(Sent::Error(line.get(5..).unwrap_or_default().to_owned())),
+                "-ERR" => Some(ServerMessage::Error(line.get(5..).unwrap_or_default().to_owned())),
                 verb @ ("MSG" | "HMSG") => {
                     let words: Vec<&str> = words.collect();
                     let Some(payload) = self.payload(end + 2, verb == "HMSG", &words)? else {
@@ -100,15 +103,16 @@ impl Reader {
         }
     }
 
-    /// A message's payload at `at`, read as an acknowledgement (none when it is no answer of ours),
-    /// and where it ends; `None` when it is not whole yet.
+    /// Reads the payload at `at` as an acknowledgement, and tells where it ends. The outer `None`:
+    /// it is not complete yet. The inner one: it is not an answer to us.
     fn payload(
         &self,
         at: usize,
         has_headers: bool,
         words: &[&str],
-    ) -> Result<Option<(Option<Sent>, usize)>, String> {
-        // Subject, subscription, perhaps where answers go, perhaps bytes of headers, bytes of all.
+    ) -> Result<Option<(Option<ServerMessage>, usize)>, String> {
+        // The words: subject, subscription, perhaps the reply subject, perhaps the size of the
+        // headers, the size of all.
         let number = |word: &str| word.parse::<usize>().ok().filter(|n| *n <= PAYLOAD_BYTES_MAX);
         let (least, sizes) = if has_headers { (4, 2) } else { (3, 1) };
         let read: Option<Vec<usize>> =
@@ -127,11 +131,11 @@ impl Reader {
         let Some(number) = subject.rsplit('.').next().and_then(|word| word.parse().ok()) else {
             return Ok(Some((None, after)));
         };
-        Ok(Some((Some(Sent::Answer { number, stored: stored(head, body) }), after)))
+        Ok(Some((Some(ServerMessage::Answer { number, stored: stored(head, body) }), after)))
     }
 }
 
-/// Reads an acknowledgement (`PubAck`), or a server's status in its headers.
+/// Reads an acknowledgement (`PubAck`), or a status of the server in the headers.
 fn stored(head: &[u8], body: &[u8]) -> Result<(), String> {
     #[derive(serde::Deserialize)]
     struct Ack {
@@ -154,10 +158,10 @@ fn stored(head: &[u8], body: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The greeting: who we are, where answers go, and a ping whose pong says that we are in.
+/// The greeting: our credentials, our inbox, and a ping; the pong means that we were let in.
 ///
 /// # Errors
-/// When the server asks for something that we do not have.
+/// When the server asks for something that we cannot give.
 pub fn greeting(server: &NatsServer, info: &Info, inbox: &str) -> Result<Vec<u8>, String> {
     let mut connect = serde_json::json!({
         "verbose": false, "pedantic": false, "tls_required": server.tls, "lang": "rust-worker",
@@ -180,9 +184,9 @@ pub fn greeting(server: &NatsServer, info: &Info, inbox: &str) -> Result<Vec<u8>
     Ok(format!("CONNECT {connect}\r\nSUB {inbox}.* 1\r\nPING\r\n").into_bytes())
 }
 
-/// Appends a publish whose acknowledgement comes to `{inbox}.{number}`. Without a message id: a stream knows
-/// ids whoever wrote them, so another edge could use ours before us. A batch that comes twice is known by its
-/// number.
+/// Appends a publish whose acknowledgement comes to `{inbox}.{number}`. It has no message id: a
+/// stream compares ids whoever wrote them, so another edge could use ours first and our batch would
+/// be dropped. A batch that comes twice is recognised by its number.
 pub fn publish(out: &mut Vec<u8>, subject: &str, inbox: &str, number: u64, payload: &[u8]) {
     let line = format!("PUB {subject} {inbox}.{number} {}\r\n", payload.len());
     out.extend_from_slice(line.as_bytes());

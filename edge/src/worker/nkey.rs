@@ -1,6 +1,6 @@
-//! A user's nkey: an Ed25519 key in NATS's spelling (base32 of prefix, key, CRC16). The crate of that
-//! name brings a second implementation of Ed25519, and a crate for base32 as much Wasm as all of our
-//! handlers: both are too much for a Worker.
+//! A user's nkey: an Ed25519 key in the spelling of NATS (base32 of prefix, key and CRC16). The
+//! crate `nkeys` brings a second implementation of Ed25519, and a crate for base32 as much Wasm as
+//! all of our handlers: both are too large for a Worker.
 //!
 //! <https://github.com/nats-io/nkeys#encoding>
 
@@ -16,7 +16,7 @@ const USER_SEED: [u8; 2] = [(18 << 3) | (USER >> 5), (USER & 31) << 3];
 /// Reads the seed of a user's nkey (`SU…`).
 ///
 /// # Errors
-/// When it is none.
+/// When the text is not such a seed.
 pub fn seed(text: &str) -> Result<[u8; 32], &'static str> {
     let read = || {
         let bytes = unbase32(text)?;
@@ -48,7 +48,7 @@ fn base32(bytes: &[u8]) -> String {
     digits.map(|first| char::from(DIGITS[usize::from(digit(first))])).collect()
 }
 
-/// Its inverse; bits that fill no byte are left out.
+/// Decodes [`base32`]; trailing bits that fill no byte are dropped.
 fn unbase32(text: &str) -> Option<Vec<u8>> {
     let value = |digit: u8| DIGITS.iter().position(|known| *known == digit);
     let values: Option<Vec<usize>> = text.bytes().map(value).collect();

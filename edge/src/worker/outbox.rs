@@ -1,11 +1,12 @@
 //! A shard: a Durable Object that keeps events until the centre has acknowledged their batches.
 //!
-//! Asked by isolates: `POST /NAME/append` ([`Parcel`]; with `?lease` the reply has new ids), `POST
-//! /NAME/lease`, `GET /NAME/policy` (what the centre told last) and `GET /NAME/state`. A reply goes out when what was written is durable: the
-//! platform holds it back until then.
+//! Isolates ask it: `POST /NAME/append` (a [`Parcel`]; with `?lease` the reply has new ids), `POST
+//! /NAME/lease`, `GET /NAME/policy` (what the centre sent last) and `GET /NAME/state`. The platform
+//! holds a reply back until what was written before it is durable.
 //!
-//! Drained by an alarm. It is set again before anything is sent and never fails, for the platform
-//! gives up on one that fails six times. A batch is deleted when it is acknowledged, never before.
+//! An alarm drains it. The alarm is set again before anything is sent, and never fails, for the
+//! platform gives up on an alarm that fails six times. A batch is deleted when it is acknowledged,
+//! never before.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,48 +18,48 @@ use worker::{
     console_warn, durable_object,
 };
 
-use super::database::{Database, Told, Unsent};
-use super::once::Once;
+use super::database::{Database, StoredPolicy, Unsent};
 use super::platform::{SystemRandom, age_ms, now};
 use super::settings::{self, Settings};
-use super::transport::{Outcome, POLICY_PATIENCE, Transport, ask_policy};
+use super::single_flight::SingleFlight;
+use super::transport::{BatchOutcome, POLICY_PATIENCE, Transport, ask_policy};
 use crate::outbox::parcel::Parcel;
 use crate::outbox::shard::{Idle, Shard};
 use crate::policy::Keys;
 
-/// An event waits so long for others, ms.
+/// How long an event waits for others to be sent with, ms.
 const GATHER_MS: u64 = 20;
-/// An alarm that dies while it sends comes again after so long, ms.
+/// After how long an alarm that dies while it sends comes again, ms.
 const AGAIN_MS: u64 = 1_000;
-/// One alarm sends for at most so long; then the next one goes on, ms.
+/// How long one alarm sends at most before the next one goes on, ms.
 const TURN_MS: u64 = 30_000;
-/// Batches that are read and sent together.
+/// How many batches are read and sent together.
 const PORTION: i64 = 32;
-/// After an error, ms; doubled up to [`PAUSE_MOST_MS`].
+/// The pause after an error, ms; it doubles with each further one, up to [`PAUSE_MOST_MS`].
 const PAUSE_LEAST_MS: u64 = 100;
 const PAUSE_MOST_MS: u64 = 2_000;
-/// What the centre told is good for so long, ms.
+/// How long an answer of the centre is taken for fresh, ms.
 pub(super) const POLICY_LIFE_MS: u64 = 5_000;
-/// When the centre last confirmed it is written down so often, ms: each time would be a row every few
-/// seconds.
+/// How often the time of the centre's last confirmation is written down, ms: each time would be a
+/// row every few seconds.
 const TOLD_KEPT_MS: u64 = 600_000;
-/// A batch that was refused is tried again after so long, ms.
+/// The pause before a refused batch is tried again, ms.
 const REFUSED_PAUSE_MS: u64 = 60_000;
 
-/// The object.
+/// The Durable Object.
 #[durable_object]
 pub struct Outbox {
     state: State,
     env: Env,
     inner: RefCell<Option<Inner>>,
-    /// Whether an alarm is sending; then nobody else need set one.
+    /// Whether an alarm is sending; nobody else need set one then.
     sending: Cell<bool>,
-    /// When the alarm comes, as far as this process knows.
+    /// When the alarm comes, in ms, as far as this process knows.
     armed: Cell<Option<u64>>,
-    /// After an error nothing is tried before then, whatever comes.
+    /// No alarm is set before this time, in ms, after an error.
     held: Cell<u64>,
-    /// For the centre's keys and ads.
-    asks: Once,
+    /// The question to the centre for keys and ads.
+    asks: SingleFlight,
 }
 
 struct Inner {
@@ -66,29 +67,37 @@ struct Inner {
     database: Database,
     shard: Shard,
     settings: Settings,
-    /// Taken out while it sends.
+    /// `None` while it is sending.
     transport: Option<Transport>,
     /// Batches that were refused, and when each is tried again.
     refused: BTreeMap<i64, Timestamp>,
     pause_ms: u64,
-    /// Why nothing arrives; none when it does.
+    /// Why batches do not arrive; `None` when they do.
     trouble: Option<String>,
     clock_ahead_ms: u64,
     keys: Option<Keys>,
-    /// What the centre told last.
-    told: Option<Told>,
-    /// As it stands in the database.
+    /// The policy that the centre sent last.
+    told: Option<StoredPolicy>,
+    /// The time of its last confirmation, as the database has it.
     told_kept_at: Timestamp,
-    /// When the centre was last asked, whatever came of it.
+    /// When the centre was last asked, whatever the answer.
     asked_at: Option<Timestamp>,
-    /// Why nothing came of it; none when something did.
+    /// Why that brought no answer; `None` when it did.
     untold: Option<String>,
 }
 
 impl DurableObject for Outbox {
     fn new(state: State, env: Env) -> Self {
         let (inner, sending, armed) = (RefCell::new(None), Cell::new(false), Cell::new(None));
-        Self { state, env, inner, sending, armed, held: Cell::new(0), asks: Once::default() }
+        Self {
+            state,
+            env,
+            inner,
+            sending,
+            armed,
+            held: Cell::new(0),
+            asks: SingleFlight::default(),
+        }
     }
 
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
@@ -129,7 +138,8 @@ impl DurableObject for Outbox {
     async fn alarm(&self) -> worker::Result<Response> {
         self.armed.set(None);
         self.sending.set(true);
-        // Before anything is sent: should this process die meanwhile, the alarm comes again.
+        // Set before anything is sent, so that the alarm comes again should this process die
+        // meanwhile.
         self.arm(now().plus_ms(AGAIN_MS)).await;
         let next = self.drain().await;
         self.sending.set(false);
@@ -142,7 +152,7 @@ impl DurableObject for Outbox {
 }
 
 impl Outbox {
-    /// Reads the rows, when that has not been done or the last write failed.
+    /// Reads the rows, unless that was done and no write has failed since.
     fn open(&self, name: Option<&str>) -> worker::Result<()> {
         if self.inner.borrow().is_some() {
             return Ok(());
@@ -184,7 +194,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Works on the shard; an error may have left it unlike its rows, which are read again then.
+    /// Runs `work` on the shard. After an error the shard may differ from its rows, so they are
+    /// read again at the next call.
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> worker::Result<T>) -> worker::Result<T> {
         self.open(None)?;
         let mut inner = self.inner.borrow_mut();
@@ -209,9 +220,9 @@ impl Outbox {
         Response::from_bytes(leased.to_bytes().to_vec())
     }
 
-    /// Asks the centre which keys and ads are in force, when that was not done lately; who comes
-    /// meanwhile waits for the same answer. What the centre told last is kept here, for isolates that
-    /// start while it is away.
+    /// Asks the centre which keys and ads are in force, unless it was asked lately; requests that
+    /// come meanwhile wait for the same answer. The answer is stored here for isolates that start
+    /// while the centre is away.
     async fn refresh(&self) {
         if !self.asks.begin() {
             return self.asks.wait(POLICY_PATIENCE).await;
@@ -225,17 +236,19 @@ impl Outbox {
         });
         if let Ok(Some(((url, keys), known))) = asked {
             let answer = ask_policy(&url, &keys, &known).await;
-            // `with` tells of what goes wrong.
+            // `with` logs its errors.
             let _ = self.with(|inner| inner.hear(answer));
         }
         self.asks.end();
     }
 
-    /// Sends what there is; when to come again, `None` for when something comes.
+    /// Sends what there is. Returns when to come again; `None`: when something new comes.
     async fn drain(&self) -> Option<Timestamp> {
         let begun = now();
-        // Batches that were tried in this turn and stay.
+        // The last row that was looked at in this turn. Rows up to it were sent, or stay for now.
         let mut after = 0;
+        // Each round moves `after` on, or does what an idle shard does. So the loop ends: when the
+        // shard has nothing to do, with an error, or with the turn.
         loop {
             let now = now();
             if now.0 > begun.0.saturating_add(TURN_MS) {
@@ -312,13 +325,13 @@ impl Outbox {
 }
 
 impl Inner {
-    /// Keeps what the centre told.
+    /// Stores the answer of the centre.
     fn hear(&mut self, answer: Result<Option<(String, String)>, String>) -> worker::Result<()> {
         let now = now();
         self.asked_at = Some(now);
         match answer {
             Ok(Some((tag, text))) => {
-                let told = Told { tag, text, at: now };
+                let told = StoredPolicy { tag, text, at: now };
                 self.database.set_policy(&told)?;
                 (self.told, self.told_kept_at, self.untold) = (Some(told), now, None);
             }
@@ -340,7 +353,7 @@ impl Inner {
         Ok(())
     }
 
-    /// What the centre told last, for an isolate that knows the one with this entity tag.
+    /// The reply to an isolate that has the policy with this entity tag.
     fn told(&self, known: &str) -> worker::Result<Response> {
         let Some(told) = &self.told else {
             return plain(404, self.untold.as_deref().unwrap_or("nobody has been asked"));
@@ -355,24 +368,26 @@ impl Inner {
         })
     }
 
-    /// Takes a parcel; `Err` when there is no room for its events. Losses always have room.
+    /// Takes a parcel; the inner `Err` when there is no room for its events. There is always room
+    /// for losses.
     fn append(&mut self, parcel: &Parcel) -> worker::Result<Result<(), &'static str>> {
         let full = self.database.bytes() >= self.settings.outbox_bytes_max;
         if full && !parcel.events.is_empty() {
             return Ok(Err("the outbox is full"));
         }
-        let rows = self.shard.take(now(), parcel, &self.settings.pace);
+        let rows = self.shard.take(now(), parcel, &self.settings.timing);
         self.database.write(rows)?;
         Ok(Ok(()))
     }
 
-    /// The next batches to be sent, and the last row that was looked at; `None` at the end.
+    /// The next batches to send, and the last row that was looked at; `None` at the end.
     fn portion(
         &mut self,
         after: i64,
         now: Timestamp,
     ) -> worker::Result<Option<(i64, Vec<Unsent>)>> {
-        // After an error one batch finds out whether things are well again: each costs a signature.
+        // After an error a single batch finds out whether things are well again, since each batch
+        // costs a signature.
         let count = if self.pause_ms > PAUSE_LEAST_MS { 1 } else { PORTION };
         let mut portion = self.database.unsent(after, count)?;
         let end = portion.last().map(|batch| batch.sequence);
@@ -382,37 +397,38 @@ impl Inner {
     }
 
     fn idle(&mut self, now: Timestamp) -> worker::Result<Idle> {
-        // What was refused is still there: nothing is told before it.
+        // While a refused batch is here, no heartbeat may claim that everything before it was
+        // reported.
         if let Some(until) = self.refused.values().min() {
             return Ok(Idle::Wait(*until));
         }
         self.database.trim()?;
-        let idle = self.shard.idle(now, &self.settings.pace);
+        let idle = self.shard.idle(now, &self.settings.timing);
         if let Idle::Send(rows) = &idle {
             self.database.write(rows.clone())?;
         }
         Ok(idle)
     }
 
-    /// Acknowledges what was taken; when to try again, when something was not.
+    /// Acknowledges what was taken. Returns when to try again; `None` when there is no need to.
     fn sent(
         &mut self,
         transport: Transport,
         portion: &[Unsent],
-        outcomes: Vec<Outcome>,
+        outcomes: Vec<BatchOutcome>,
     ) -> worker::Result<Option<Timestamp>> {
         self.clock_ahead_ms = transport.clock_ahead_ms;
         self.transport = Some(transport);
         let mut again = None;
         for (batch, outcome) in portion.iter().zip(outcomes) {
             match outcome {
-                Outcome::Taken => self.database.acknowledge(batch)?,
-                Outcome::Refused(why) => {
+                BatchOutcome::Taken => self.database.acknowledge(batch)?,
+                BatchOutcome::Refused(why) => {
                     console_error!("a batch is refused, and kept: {why}");
                     self.trouble = Some(why);
                     self.refused.insert(batch.sequence, now().plus_ms(REFUSED_PAUSE_MS));
                 }
-                Outcome::Retry(why) => again = Some(why),
+                BatchOutcome::Retry(why) => again = Some(why),
             }
         }
         let Some(why) = again else {
@@ -444,15 +460,15 @@ impl Inner {
     }
 }
 
-/// A text that the Worker was given: a variable or a secret; `None` when it is not set, be it that
-/// nobody names it or (workerd's `fromEnvironment`) that it is null.
+/// The text of a binding, a variable or a secret. `None` when it is not set: there is no such
+/// binding, or (workerd's `fromEnvironment`) it is null.
 pub(super) fn binding(env: &Env, name: &str) -> Option<String> {
     js_sys::Reflect::get(env, &name.into()).ok()?.as_string()
 }
 
 fn plain(status: u16, text: &str) -> worker::Result<Response> {
     let builder = ResponseBuilder::new().with_status(status);
-    // Some statuses may have no body at all (Fetch Standard, "null body status").
+    // Some statuses allow no body at all (Fetch Standard, "null body status").
     let is_empty = text.is_empty();
     Ok(if is_empty { builder.empty() } else { builder.fixed(text.as_bytes().to_vec()) })
 }

@@ -9,19 +9,19 @@ use shared::{Random, Timestamp};
 use wasm_bindgen::{JsCast as _, JsValue};
 use worker::Delay;
 
-/// The time, as of the last I/O: on Workers the clock stands still in between.
+/// The time of the last I/O: on Workers the clock stands still in between.
 pub(super) fn now() -> Timestamp {
     // Whole milliseconds since 1970, far below 2^53.
     Timestamp(js_sys::Date::now() as u64)
 }
 
-/// How long ago, ms. What lies in the future is older than anything: the clock was set back, and
-/// nobody knows by how much.
+/// The age of a time, in ms. A time in the future counts as older than anything: the clock was set
+/// back, and nobody knows by how much.
 pub(super) fn age_ms(since: Timestamp) -> u64 {
     now().0.checked_sub(since.0).unwrap_or(u64::MAX)
 }
 
-/// `None` when it took longer.
+/// The output of `work`; `None` when it takes longer.
 pub(super) async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
     match select(Box::pin(work), Delay::from(patience)).await {
         Either::Left((done, _)) => Some(done),
@@ -35,7 +35,7 @@ pub(super) struct SystemRandom;
 
 impl Random for SystemRandom {
     /// # Panics
-    /// When the platform has no randomness to give: nothing that we sign would be safe.
+    /// When the platform gives no random bytes: nothing that we sign would be safe.
     fn fill(&mut self, bytes: &mut [u8]) {
         // At most 65 536 bytes a call (Web Crypto, §10.1.1).
         for part in bytes.chunks_mut(65_536) {

@@ -1,4 +1,4 @@
-//! One request: from the platform to the core's form, and what the core decided back.
+//! Turns the platform's request into the core's form, and the core's decision back into a reply.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -15,15 +15,15 @@ use worker::worker_sys::{Context as JsContext, web_sys};
 use worker::{Context, Delay, Env, Response, ResponseBuilder, console_error, console_warn};
 
 use super::bodies::{Bodies, Read};
-use super::gather::{Gather, Put, Waits};
+use super::gather::{Gather, Put, Waiter};
 use super::glue::{Head, names, sign, to_response, wait};
-use super::news::News;
-use super::once::Once;
+use super::location::{location_hint, shard_name};
 use super::outbox::binding;
-use super::place::{location_hint, shard_name};
 use super::platform::{SystemRandom, age_ms, now, within};
+use super::policy_watch::PolicyWatch;
 use super::settings::{self, Settings};
 use super::shard::{FindShard, Shard, ShardError};
+use super::single_flight::SingleFlight;
 use crate::clicks::Clicks;
 use crate::decision::{Decision, Draft, Durability, Reply, WhenFull, lost};
 use crate::handle::{self, Effect, Outcome, State, Step, decide, handle};
@@ -35,43 +35,44 @@ use crate::ready;
 use crate::request::{Body, Method};
 use catalogue::Catalogue;
 
-/// Losses wait so long for a parcel that they can go with.
+/// How long losses wait for a parcel that takes them along.
 const LOSSES_WAIT: Duration = Duration::from_secs(1);
 
-/// An isolate waits so long for ids, and so often in one request.
+/// How long a request waits for ids at a time, and how often.
 const LEASE_PATIENCE: Duration = Duration::from_secs(4);
 const LEASE_TRIES: u32 = 3;
 
-/// What the shard says of itself is asked no more often, however many ask an isolate: there is one of it.
+/// The shard is asked for its state once in this time at most, ms, however often an isolate is
+/// asked: many isolates share it.
 const STATE_MS: u64 = 1_000;
 
 /// What an isolate keeps between requests.
 struct Edge {
     settings: Settings,
-    /// What it goes by.
-    news: News,
-    /// For ids.
-    leases: Once,
+    /// The policy in force.
+    policy_watch: PolicyWatch,
+    /// The call for new ids.
+    leases: SingleFlight,
     trouble: Vec<String>,
     limits: Limits,
     clicks: Clicks,
-    /// Since the isolate's first request.
+    /// The time since the isolate's first request.
     passed: RefCell<Passed>,
     bodies: Bodies,
-    /// What the shard said of itself, and when …
+    /// What the shard last said about itself, and when …
     state: RefCell<Option<(Timestamp, Result<serde_json::Value, String>)>>,
-    /// … and who asks it.
-    asks: Once,
+    /// … and the call that asks it.
+    asks: SingleFlight,
     flushing: Cell<bool>,
     gather: Rc<Gather>,
-    /// Which shard of its colo it uses.
+    /// The number of its shard among those of its colo.
     number: u32,
 }
 
-/// What the core is lent for one request.
+/// The state that the core gets for one request.
 struct Memory<'a> {
     edge: &'a Edge,
-    /// As [`Edge::since`].
+    /// The time since the isolate's first request, for the limits.
     since: Duration,
 }
 
@@ -97,23 +98,23 @@ thread_local! {
     static EDGE: RefCell<Option<Rc<Edge>>> = const { RefCell::new(None) };
 }
 
-/// One request, and what the platform lends to it.
+/// One request, with what the platform lends to it.
 struct Visit {
     head: Head,
     env: Env,
     context: Context,
 }
 
-/// What goes back to the platform.
+/// An answer for the platform.
 enum Answer {
     /// A reply, or the promise of one.
     Ready(JsValue),
-    /// The first reply if what is promised comes true, else the second.
+    /// The first reply if the promise comes true, or else the second.
     Told(Promise, Box<[Reply; 2]>),
 }
 
-/// A reply, or the promise of one: what can be answered at once costs no promise, and a redirect
-/// that waits for the shard only one.
+/// Answers a request with a reply or the promise of one. What can be answered at once costs no
+/// promise, and a redirect that waits for the shard costs only one.
 #[wasm_bindgen]
 #[expect(unreachable_pub, reason = "what JavaScript calls must be public")]
 pub fn fetch(request: web_sys::Request, env: Env, context: JsContext) -> JsValue {
@@ -121,8 +122,8 @@ pub fn fetch(request: web_sys::Request, env: Env, context: JsContext) -> JsValue
     let edge = Edge::get(&env, &head);
     let visit = Rc::new(Visit { head, env, context: Context::new(context) });
     edge.follow_centre(&visit);
-    if visit.is_link() && !edge.news.is_stale() {
-        let since = edge.passed.borrow_mut().at(now());
+    if visit.is_link() && !edge.policy_watch.is_stale() {
+        let since = edge.passed.borrow_mut().until(now());
         return match edge.admit(&visit, since) {
             Ok(policy) => edge.decide(Body::Whole(&[]), &policy, &visit, since).into_js(&visit),
             Err(refused) => refused,
@@ -138,7 +139,7 @@ pub fn fetch(request: web_sys::Request, env: Env, context: JsContext) -> JsValue
 }
 
 impl Visit {
-    /// Click links and pixels: their bodies are not looked at.
+    /// Whether it is a click link or a pixel, whose bodies are not read.
     fn is_link(&self) -> bool {
         self.head.path.starts_with("/v1/c/") || self.head.path.starts_with("/v1/i/")
     }
@@ -168,7 +169,8 @@ impl Answer {
 }
 
 impl Edge {
-    /// Made with the isolate's first request: no randomness may be had before.
+    /// The isolate's edge, which is made with its first request: the platform gives no random bytes
+    /// before.
     fn get(env: &Env, head: &Head) -> Rc<Self> {
         let kept = EDGE.with_borrow(Clone::clone);
         kept.unwrap_or_else(|| {
@@ -215,11 +217,11 @@ impl Edge {
             passed: RefCell::new(Passed::since(now())),
             bodies: Bodies::default(),
             state: RefCell::default(),
-            asks: Once::default(),
+            asks: SingleFlight::default(),
             gather: Rc::new(Gather::new(Duration::from_millis(settings.told.redirect_wait_ms))),
             flushing: Cell::new(false),
-            news: News::new(known, settings.policy_url.is_some()),
-            leases: Once::default(),
+            policy_watch: PolicyWatch::new(known, settings.policy_url.is_some()),
+            leases: SingleFlight::default(),
             settings,
             trouble,
         }
@@ -235,21 +237,21 @@ impl Edge {
         match head.path.as_str() {
             "/healthz" => return Response::ok("ok\n").map(js),
             Ready::PATH => {
-                // What was asked for is waited for here, though requests do not.
-                self.news.wait().await;
+                // Readiness waits for the answer that is under way, though requests do not.
+                self.policy_watch.wait().await;
                 return self.ready(self.shard(&visit)).await.map(js);
             }
             _ => {}
         }
-        if self.news.is_stale() {
-            self.news.wait().await;
+        if self.policy_watch.is_stale() {
+            self.policy_watch.wait().await;
         }
-        let since = self.passed.borrow_mut().at(now());
+        let since = self.passed.borrow_mut().until(now());
         let policy = match self.admit(&visit, since) {
             Ok(policy) => policy,
             Err(refused) => return Ok(refused),
         };
-        if head.path == "/v1/serve" && self.news.is_too_old() {
+        if head.path == "/v1/serve" && self.policy_watch.is_too_old() {
             return Ok(visit.response(handle::policy_too_old()));
         }
         if head.path == "/v1/serve" && head.method == Method::Get {
@@ -261,7 +263,7 @@ impl Edge {
             true => match self.bodies.read(request, head.content_length).await {
                 Some(Read::Body(body)) => body,
                 Some(Read::Busy) => return Ok(visit.response(handle::busy())),
-                // The client ended it, or sent what is no body: no failure of ours.
+                // The client broke it off or took too long; that is no failure of ours.
                 None => return Ok(visit.response(handle::body_timeout())),
             },
             false => Some(Vec::new()),
@@ -270,9 +272,9 @@ impl Edge {
         Ok(self.decide(body, &policy, &visit, since).into_js(&visit))
     }
 
-    /// By what the request is decided; or the reply to one that is not.
+    /// The policy to decide the request by; `Err` is the reply to a request that is not admitted.
     fn admit(&self, visit: &Visit, since: Duration) -> Result<Rc<Policy>, JsValue> {
-        let Some(policy) = self.news.policy() else {
+        let Some(policy) = self.policy_watch.policy() else {
             let text = "This link cannot be followed at the moment: the site is being set up.\n";
             let reply = ResponseBuilder::new().with_status(503).fixed(text.as_bytes().to_vec());
             return Err(web_sys::Response::from(reply).into());
@@ -312,9 +314,10 @@ impl Edge {
         }
     }
 
-    /// The platform signs in an eighth of the time that our Wasm takes, but not at once.
+    /// Has the platform sign, which takes an eighth of the time of our Wasm but does not happen at
+    /// once.
     async fn sign(&self, key: KeyId, bytes: &[u8]) -> Outcome {
-        let mut own = self.news.keys.iter().flat_map(|keys| &keys.own);
+        let mut own = self.policy_watch.keys.iter().flat_map(|keys| &keys.own);
         let Some((found, _)) = own.find(|(own, _)| own.public.id == key) else {
             return Outcome::None;
         };
@@ -331,7 +334,8 @@ impl Edge {
         }
     }
 
-    /// This isolate's shard. What the platform says of the request tells where the isolate is.
+    /// This isolate's shard, for this request. Where the isolate runs shows only in what the
+    /// platform says of a request.
     fn shard(&self, visit: &Visit) -> Result<Shard, ShardError> {
         let Visit { head, env, .. } = visit;
         let name = shard_name(&self.settings.name, &head.colo, self.number);
@@ -339,24 +343,28 @@ impl Edge {
         Shard::find(env, name, location_hint(&head.continent, head.longitude))
     }
 
-    /// The way to the shard, for calls that this request makes for others.
+    /// Finds the shard for calls that this request makes for others.
     fn find_shard(self: &Rc<Self>, visit: &Rc<Visit>) -> FindShard {
         let (edge, visit) = (Rc::clone(self), Rc::clone(visit));
         Rc::new(move || edge.shard(&visit))
     }
 
-    /// Asks the shard for the keys and ads that the centre told last, when it is time to. It is asked
-    /// for everybody, and to the end even if this request ends before.
+    /// Asks the shard for a newer policy when it is time to. The call serves all requests, and goes
+    /// on when this one has ended.
     fn follow_centre(self: &Rc<Self>, visit: &Rc<Visit>) {
-        if self.news.begin() {
+        if self.policy_watch.begin() {
             let (edge, asker) = (Rc::clone(self), Rc::clone(visit));
-            visit.context.wait_until(async move { edge.news.hear(edge.shard(&asker)).await });
+            visit
+                .context
+                .wait_until(async move { edge.policy_watch.hear(edge.shard(&asker)).await });
         }
     }
 
-    /// Sees to it that there is an id for this request. One asks for all that come meanwhile.
+    /// Makes sure that there is an id for this request. One request makes the call for all that
+    /// come meanwhile.
     async fn replenish(self: &Rc<Self>, visit: &Rc<Visit>) {
-        // A lease may be used up by those who waited for it, too.
+        // Others who waited for the same lease may have used it up; then it is asked for again, a
+        // few times at most.
         for _ in 0..LEASE_TRIES {
             if self.gather.has_id() {
                 return;
@@ -378,7 +386,7 @@ impl Edge {
             Err(error) => Some(Err(error)),
         };
         match leased {
-            // A parcel may have brought one meanwhile.
+            // A parcel may have brought a lease meanwhile.
             Some(Ok(_)) if self.gather.has_id() => {}
             Some(Ok(leased)) => drop(self.gather.lease.replace(Some(leased))),
             Some(Err(error)) => console_error!("no ids: {error:?}"),
@@ -386,7 +394,7 @@ impl Edge {
         }
     }
 
-    /// Does what the core decided, in its order: events, tallies, reply.
+    /// Carries out the decision, in its order: events, tallies, reply.
     fn perform(self: &Rc<Self>, decision: Decision, visit: &Rc<Visit>) -> Answer {
         let Decision { events, tallies, durability, when_full, reply } = decision;
         self.gather.lose(tallies);
@@ -395,19 +403,19 @@ impl Edge {
             return Answer::Ready(visit.response(reply));
         }
         let durable = durability == Durability::Durable;
-        let (waits, refusal) = match when_full {
-            WhenFull::Proceed(lost) if durable => (Waits::Click(lost), None),
-            WhenFull::Proceed(lost) => (Waits::Nobody(vec![lost]), None),
-            WhenFull::Refuse if durable => (Waits::Client, Some(handle::outbox_full())),
-            WhenFull::Refuse => (Waits::Nobody(lost(&events)), None),
+        let (waiter, refusal) = match when_full {
+            WhenFull::Proceed(lost) if durable => (Waiter::Click(lost), None),
+            WhenFull::Proceed(lost) => (Waiter::Nobody(vec![lost]), None),
+            WhenFull::Refuse if durable => (Waiter::Client, Some(handle::outbox_full())),
+            WhenFull::Refuse => (Waiter::Nobody(lost(&events)), None),
         };
-        let put = self.gather.put(events, waits, || self.find_shard(visit), &visit.context);
+        let put = self.gather.put(events, waiter, || self.find_shard(visit), &visit.context);
         match (put, refusal) {
             (Put::Waits(list, most), Some(refusal)) => {
                 let told = wait(&list, most, &JsValue::TRUE, &JsValue::FALSE);
                 Answer::Told(told, Box::new([reply, refusal]))
             }
-            // The reply is the same in any case.
+            // The reply is the same whether the event was taken or not.
             (Put::Waits(list, most), None) => {
                 let response = visit.response(reply);
                 Answer::Ready(wait(&list, most, &response, &response).into())
@@ -417,7 +425,7 @@ impl Edge {
         }
     }
 
-    /// Sends losses that no events take along.
+    /// Sends losses that no parcel with events takes along.
     fn flush_losses(self: &Rc<Self>, visit: &Rc<Visit>) {
         if !self.gather.has_losses() || self.flushing.replace(true) {
             return;
@@ -439,7 +447,7 @@ impl Edge {
         });
     }
 
-    /// What the shard says of itself, or said a moment ago.
+    /// What the shard says about itself, or said a moment ago.
     async fn state_of(
         &self,
         shard: Result<Shard, ShardError>,
@@ -466,10 +474,10 @@ impl Edge {
         state
     }
 
-    /// Whether traffic should be sent here; if not, why.
+    /// The reply of `/readyz`: whether this edge should get traffic, and if not, why.
     async fn ready(&self, shard: Result<Shard, ShardError>) -> worker::Result<Response> {
         let mut reasons = self.trouble.clone();
-        self.news.reasons(&mut reasons);
+        self.policy_watch.reasons(&mut reasons);
         let state = self.state_of(shard).await;
         match &state {
             Ok(state) => {
@@ -489,7 +497,7 @@ impl Edge {
         let ready = Ready::unless(reasons);
         let mut body = serde_json::to_value(&ready)?;
         body["outbox"] = state.unwrap_or_default();
-        body["rules"] = self.news.policy().map(|policy| policy.rule_set.to_string()).into();
+        body["rules"] = self.policy_watch.policy().map(|policy| policy.rule_set.to_string()).into();
         Ok(Response::from_json(&body)?.with_status(ready.code()))
     }
 }

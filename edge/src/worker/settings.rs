@@ -1,37 +1,37 @@
-//! What a Worker is told by its bindings (`wrangler.toml`, secrets). A value that cannot be used is
-//! reported and left out: a misconfigured edge still redirects whom it can.
+//! The settings of a Worker, from its bindings (`wrangler.toml`, secrets). A value that cannot be
+//! used is reported and left out, so that a misconfigured edge still redirects whoever it can.
 
 use shared::EdgeId;
 use shared::keys::EdgeKeys;
 
-use crate::outbox::shard::Pace;
+use crate::outbox::shard::ShardTiming;
 use crate::policy::{Keys, PublicUrl};
 use crate::settings::{NUMBERS, Number, Reader, TEXTS};
 use catalogue::Catalogue;
 
-/// The longest [`Settings::name`]: with a colo and a number it is an [`EdgeId`].
+/// The longest [`Settings::name`]: with a colo and a number it must make an [`EdgeId`].
 pub const NAME_BYTES_MAX: usize = 8;
-/// The most shards of a colo.
+/// The most shards that a colo may have.
 pub const SHARDS_MAX: u32 = 100;
-/// The least [`Settings::outbox_bytes_max`].
+/// The smallest [`Settings::outbox_bytes_max`].
 pub const OUTBOX_BYTES_LEAST: u64 = 1 << 20;
 
 /// The settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `EDGE_NAME`: shards are called after it, `NAME--COLO-NUMBER`.
+    /// `EDGE_NAME`: shards are named after it, `NAME--COLO-NUMBER`.
     pub name: String,
-    /// What the native edge is told, too.
+    /// The settings that the native edge has too.
     pub told: crate::settings::Settings,
-    /// `SHARDS`: how many a colo has, up to [`SHARDS_MAX`].
+    /// `SHARDS`: how many shards a colo has, up to [`SHARDS_MAX`].
     pub shards: u32,
-    /// `OUTBOX_BYTES_MAX`: a shard that holds more takes no further events.
+    /// `OUTBOX_BYTES_MAX`: a shard that holds this many bytes takes no more events.
     pub outbox_bytes_max: u64,
-    /// How shards pass their time.
-    pub pace: Pace,
-    /// Where batches go; none: they wait.
+    /// The intervals of the shards.
+    pub timing: ShardTiming,
+    /// Where batches go; `None`: they wait.
     pub centre: Option<Centre>,
-    /// `POLICY_URL`: who tells which keys and ads are in force; where nothing is set, the gateway.
+    /// `POLICY_URL`: where to ask which keys and ads are in force; the gateway when it is not set.
     pub policy_url: Option<PublicUrl>,
     /// What cannot be used, and why.
     pub trouble: Vec<String>,
@@ -46,7 +46,7 @@ pub enum Centre {
     Nats(NatsServer),
 }
 
-/// A NATS server, and how to get in.
+/// A NATS server, and how to log in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NatsServer {
     /// Its host.
@@ -55,11 +55,11 @@ pub struct NatsServer {
     pub port: u16,
     /// `tls://`: the connection is refused when the server has no TLS.
     pub tls: bool,
-    /// `NATS_PREFIX`: stands before every subject.
+    /// `NATS_PREFIX`: begins every subject.
     pub prefix: String,
-    /// `EDGE_NAME`: the last word of the subject, to which the server lets nobody else publish.
+    /// `EDGE_NAME`: the last word of the subject, to which the server lets no other client publish.
     pub edge: String,
-    /// How it lets us in.
+    /// How we log in.
     pub credentials: Credentials,
 }
 
@@ -70,10 +70,10 @@ impl std::fmt::Debug for NatsServer {
     }
 }
 
-/// How a NATS server lets us in.
+/// How to log in to a NATS server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// It asks for nothing.
+    /// It asks for no credentials.
     None,
     /// `NATS_USER`, `NATS_PASSWORD`.
     User(String, String),
@@ -81,7 +81,7 @@ pub enum Credentials {
     NKey([u8; 32]),
 }
 
-/// The settings that a Worker alone has.
+/// The settings that only a Worker has.
 pub const OWN: [&str; 13] = [
     "EDGE_NAME",
     "EDGE_KEYS",
@@ -98,7 +98,7 @@ pub const OWN: [&str; 13] = [
     "IDLE_MS",
 ];
 
-/// Those that the native edge alone has, and why.
+/// The settings that only the native edge has, and what a Worker has instead.
 const NATIVE: [(&str, &str); 11] = [
     ("NAME", "here it is EDGE_NAME"),
     ("ISSUER", "here EDGE_KEYS says it"),
@@ -114,7 +114,7 @@ const NATIVE: [(&str, &str); 11] = [
 ];
 const PLATFORM: &str = "here the platform sees to it";
 
-/// What is said of a setting that a Worker has not; `None` when it has it.
+/// Why a binding is refused as a setting; `None` when a Worker has such a setting.
 #[must_use]
 pub fn refused(name: &str) -> Option<String> {
     if OWN.contains(&name) || TEXTS.contains(&name) || NUMBERS.iter().any(|it| it.name == name) {
@@ -126,15 +126,15 @@ pub fn refused(name: &str) -> Option<String> {
     Some([name, ": ", alone, why].concat())
 }
 
-/// Reads the bindings: `get` gives a text by its name, when it is there.
+/// Reads the bindings. `get` returns the text of one by name, `None` when it is not set.
 pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Settings {
     let get = &|name: &str| given(get, name);
     let mut reader = Reader::new(get);
     let name = name(&mut reader);
     let mut number =
         |name, default, least, most| reader.number(&Number { name, default, least, most });
-    let pace = Pace::default();
-    let idle_ms = number("IDLE_MS", pace.idle_ms, 1_000, 86_400_000);
+    let timing = ShardTiming::default();
+    let idle_ms = number("IDLE_MS", timing.idle_ms, 1_000, 86_400_000);
     let outbox_bytes_max = number("OUTBOX_BYTES_MAX", 1 << 30, OUTBOX_BYTES_LEAST, 8 << 30);
     let shards = number("SHARDS", 1, 1, SHARDS_MAX.into());
     let centre = centre(&mut reader, &name);
@@ -147,7 +147,7 @@ pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Settings {
         told: crate::settings::Settings::read(&mut reader),
         shards: u32::try_from(shards).unwrap_or(1),
         outbox_bytes_max,
-        pace: Pace { idle_ms, ..pace },
+        timing: ShardTiming { idle_ms, ..timing },
         policy_url: reader.parsed("POLICY_URL", str::parse).or(gateway),
         centre,
         trouble: reader.trouble,
@@ -170,7 +170,8 @@ pub fn keys(get: &dyn Fn(&str) -> Option<String>) -> Result<(Keys, EdgeKeys), St
     Ok((keys, parts))
 }
 
-/// Reads `CATALOGUE`: the ads, JSON, for an edge that nobody tells of them; empty when it is not set.
+/// Reads `CATALOGUE`: the ads as JSON, for an edge without a centre that sends them; empty when it
+/// is not set.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -234,7 +235,7 @@ fn credentials(reader: &mut Reader<'_>) -> Option<Credentials> {
     }
 }
 
-/// The collector's API; not the example of `wrangler.toml`.
+/// The address of the collector's API, and not that of the example in `wrangler.toml`.
 fn gateway(text: &str) -> Result<PublicUrl, String> {
     if text.contains("//collector.example.com") {
         return Err("it is still the example: write the address of your collector's API, in \
@@ -244,7 +245,7 @@ fn gateway(text: &str) -> Result<PublicUrl, String> {
     text.parse()
 }
 
-/// Whether it speaks TLS, its host, its port.
+/// Whether to use TLS, the host, the port.
 fn nats_address(text: &str) -> Result<(bool, String, u16), &'static str> {
     const WHAT: &str = "a NATS server's address is nats://HOST:PORT or tls://HOST:PORT";
     let (tls, rest) = match text.split_once("://") {

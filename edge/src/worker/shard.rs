@@ -1,4 +1,4 @@
-//! An isolate's way to its shard.
+//! How an isolate calls its shard.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use super::glue::{self, Answered};
 use super::platform::now;
 use crate::outbox::parcel::Parcel;
 
-/// A shard, as this request may reach it: what the platform gives to one request, no other may use.
+/// A shard, for the use of one request: what the platform gives to a request, no other may use.
 #[derive(Debug)]
 pub(super) struct Shard {
     edge: EdgeId,
@@ -26,30 +26,30 @@ pub(super) type FindShard = Rc<dyn Fn() -> Result<Shard, ShardError>>;
 pub(super) enum ShardError {
     /// It has no room for events.
     Full,
-    /// It did not answer, or not as it should: it may have them.
+    /// It did not answer, or not as it should; it may have taken the events or not.
     Away(String),
 }
 
-/// What the centre told last.
+/// The shard's answer to the question which policy the centre sent last.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct PolicyAnswer {
     pub(super) tag: String,
-    /// None when it is what is known already.
+    /// `None` when the caller has it already.
     pub(super) text: Option<String>,
-    /// When the centre last said that it holds.
+    /// When the centre last confirmed it.
     pub(super) at: Timestamp,
 }
 
 impl Shard {
-    /// The shard of that name.
+    /// The shard of that name; `hint` is the region in which it is made when it is new.
     pub(super) fn find(env: &Env, edge: EdgeId, hint: Option<&str>) -> Result<Self, ShardError> {
         let stub = glue::stub(env, edge.as_str(), hint.unwrap_or_default());
         let stub = stub.map_err(|why| ShardError::Away(format!("the binding OUTBOX: {why:?}")))?;
         Ok(Self { edge, stub })
     }
 
-    /// Hands a parcel over; it is durable when this returns `Ok`. With `wants_lease`, new ids come
-    /// back.
+    /// Hands over a parcel, which is durable when this returns `Ok`. With `wants_lease` it returns
+    /// new ids.
     pub(super) async fn append(
         &self,
         parcel: &Parcel,
@@ -69,15 +69,16 @@ impl Shard {
         }
     }
 
-    /// New ids.
+    /// Asks for new ids.
     pub(super) async fn lease(&self) -> Result<IdRange, ShardError> {
         let reply = self.ask("POST", "lease", &[], None).await?;
         let range = IdRange::from_bytes(&reply.body);
         range.ok_or_else(|| ShardError::Away("the outbox gives no ids".to_owned()))
     }
 
-    /// What the centre told last, of which the one with this entity tag is known.
-    pub(super) async fn policy(&self, known: &str) -> Result<Told, ShardError> {
+    /// Asks for the policy that the centre sent last; `known` is the entity tag of the one that the
+    /// caller has.
+    pub(super) async fn policy(&self, known: &str) -> Result<PolicyAnswer, ShardError> {
         let reply = self.ask("GET", "policy", &[("if-none-match", known)], None).await?;
         let text = match reply.status {
             200 => Some(reply.text()),
@@ -85,10 +86,10 @@ impl Shard {
             _ => return Err(ShardError::Away(reply.text())),
         };
         let at = now().minus_ms(reply.age.saturating_mul(1_000));
-        Ok(Told { tag: reply.etag, text, at })
+        Ok(PolicyAnswer { tag: reply.etag, text, at })
     }
 
-    /// How it is.
+    /// Asks for its state, as its `/NAME/state` gives it.
     pub(super) async fn state(&self) -> Result<serde_json::Value, ShardError> {
         let reply = self.ask("GET", "state", &[], None).await?;
         serde_json::from_slice(&reply.body).map_err(|error| ShardError::Away(error.to_string()))
@@ -101,7 +102,7 @@ impl Shard {
         fields: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Answered, ShardError> {
-        // The host means nothing: the stub is the address.
+        // The host has no meaning: the stub is the address.
         let url = format!("http://outbox/{}/{what}", self.edge);
         let answered = glue::ask(Some(&self.stub), method, &url, fields, body).await;
         answered.map_err(ShardError::Away)

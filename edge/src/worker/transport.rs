@@ -1,4 +1,4 @@
-//! The way from a shard to the centre: the collector's gateway, or the work queue on NATS.
+//! Sends a shard's batches to the centre: to the collector's gateway, or to the work queue on NATS.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use worker::{SecureTransport, Socket};
 
 use super::database::Unsent;
 use super::glue::{self, Answered};
-use super::nats::{self, Info, Reader, Sent};
+use super::nats::{self, Info, Reader, ServerMessage};
 use super::platform::{now, within};
 use super::settings::{Centre, NatsServer};
 use crate::policy::{Keys, PublicUrl};
@@ -19,33 +19,34 @@ use catalogue::Published;
 /// The collector's route for batches.
 const BATCHES: &str = "/v1/batches";
 const BATCH_CONTENT_TYPE: &str = "application/vnd.countersign.batch";
-/// Batches that are on their way to a gateway at the same time: a Worker may have six connections.
+/// How many batches are on their way to a gateway at once: a Worker may have six connections.
 const GATEWAY_AT_ONCE: usize = 4;
-/// After so long without an answer a batch is sent again.
+/// After this time without an answer a batch is sent again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request that waits for keys and ads does so for so long.
+/// How long a request waits for keys and ads from the centre.
 pub(super) const POLICY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What came of a batch.
+/// What came of sending a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
-    /// It is durable there.
+pub(super) enum BatchOutcome {
+    /// The centre has it durably.
     Taken,
-    /// Not now.
+    /// Not now; try again.
     Retry(String),
-    /// Never as it is: it is kept, and tried again slowly.
+    /// Never in this form: the batch is kept, and tried again slowly.
     Refused(String),
 }
 
-/// The way, and what is kept of it between two sendings.
+/// The way to the centre, and what is kept of it from one call to the next.
 #[derive(Debug)]
 pub(super) struct Transport {
     centre: Centre,
     keys: Keys,
-    /// Kept open inside the object; a socket outlives no object and no other request's context.
+    /// Stays open as long as the object lives. A socket does not survive its object, and no other
+    /// request may use it.
     nats: Option<Connection>,
-    /// How far this edge's clock is ahead of the collector's, as it said last, ms.
+    /// How far this edge's clock is ahead of the collector's, as the collector last said, ms.
     pub(super) clock_ahead_ms: u64,
 }
 
@@ -54,8 +55,9 @@ impl Transport {
         Self { centre, keys, nats: None, clock_ahead_ms: 0 }
     }
 
-    /// Sends batches; what came of each, in their order.
-    pub(super) async fn send(&mut self, batches: &[Unsent]) -> Vec<Outcome> {
+    /// Sends batches. Returns what came of each, in their order. Outcomes at the end may be
+    /// missing: those batches stay in the outbox.
+    pub(super) async fn send(&mut self, batches: &[Unsent]) -> Vec<BatchOutcome> {
         match &self.centre {
             Centre::Gateway(url) => {
                 let mut outcomes = Vec::new();
@@ -65,8 +67,8 @@ impl Transport {
                         self.clock_ahead_ms = ahead_ms.unwrap_or(self.clock_ahead_ms);
                         outcomes.push(outcome);
                     }
-                    // One that is away is not asked for everything that waits.
-                    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Retry(_))) {
+                    // A gateway that is away is not sent everything else that waits.
+                    if outcomes.iter().any(|outcome| matches!(outcome, BatchOutcome::Retry(_))) {
                         break;
                     }
                 }
@@ -78,22 +80,22 @@ impl Transport {
                 let outcomes = sent.unwrap_or_else(|| Err("it does not answer".to_owned()));
                 outcomes.unwrap_or_else(|why| {
                     self.nats = None;
-                    vec![Outcome::Retry(format!("{}:{}: {why}", server.host, server.port))]
+                    vec![BatchOutcome::Retry(format!("{}:{}: {why}", server.host, server.port))]
                 })
             }
         }
     }
 }
 
-/// Posts one batch to the gateway, signed; and what the gateway says of our clock.
-async fn post(url: &PublicUrl, keys: &Keys, batch: &[u8]) -> (Outcome, Option<u64>) {
+/// Posts one batch to the gateway, signed. Also returns what the gateway says about our clock.
+async fn post(url: &PublicUrl, keys: &Keys, batch: &[u8]) -> (BatchOutcome, Option<u64>) {
     #[derive(serde::Deserialize)]
     struct Taken {
         clock_ahead_ms: u64,
     }
     let now = now();
     let Some(signer) = keys.speaker(now) else {
-        return (Outcome::Retry("the edge has no key".to_owned()), None);
+        return (BatchOutcome::Retry("the edge has no key".to_owned()), None);
     };
     let signature = request::sign(signer, keys.keyring().deployment(), BATCHES, batch, now);
     let hash = request::body_field(batch);
@@ -106,26 +108,26 @@ async fn post(url: &PublicUrl, keys: &Keys, batch: &[u8]) -> (Outcome, Option<u6
     let asked = glue::ask(None, "POST", &to, &fields, Some(batch));
     let answered = match within(PATIENCE, asked).await {
         Some(Ok(answered)) => answered,
-        Some(Err(why)) => return (Outcome::Retry(format!("{url}: {why:.200}")), None),
-        None => return (Outcome::Retry(format!("{url} does not answer")), None),
+        Some(Err(why)) => return (BatchOutcome::Retry(format!("{url}: {why:.200}")), None),
+        None => return (BatchOutcome::Retry(format!("{url} does not answer")), None),
     };
     match answered.status {
         202 => {
             let taken = serde_json::from_slice::<Taken>(&answered.body);
-            (Outcome::Taken, taken.ok().map(|taken| taken.clock_ahead_ms))
+            (BatchOutcome::Taken, taken.ok().map(|taken| taken.clock_ahead_ms))
         }
-        400 | 413 | 415 => (Outcome::Refused(unwelcome(url, &answered)), None),
-        _ => (Outcome::Retry(unwelcome(url, &answered)), None),
+        400 | 413 | 415 => (BatchOutcome::Refused(unwelcome(url, &answered)), None),
+        _ => (BatchOutcome::Retry(unwelcome(url, &answered)), None),
     }
 }
 
-/// An answer that is none of those that were asked for, for people.
+/// Describes an unexpected answer, for people.
 fn unwelcome(url: &PublicUrl, answered: &Answered) -> String {
     format!("{url} answers {}: {:.200}", answered.status, answered.text())
 }
 
-/// Asks the centre which keys and ads are in force: their entity tag and the text; `None` when they
-/// are the `known` ones.
+/// Asks the centre which keys and ads are in force. Returns their entity tag and text; `None` when
+/// they are the `known` ones.
 pub(super) async fn ask_policy(
     url: &PublicUrl,
     keys: &Keys,
@@ -147,23 +149,24 @@ pub(super) async fn ask_policy(
     }
 }
 
-/// A connection to NATS that has been let in.
+/// A connection to NATS that was let in.
 #[derive(Debug)]
 struct Connection {
     socket: Socket,
     reader: Reader,
     inbox: String,
-    /// Numbers the publishes.
+    /// The number of the next publish.
     next: u64,
     max_payload: usize,
 }
 
-/// Publishes all batches at once and waits for their acknowledgements.
+/// Publishes all batches at once and waits for their acknowledgements. A connection goes back into
+/// `kept` only when everything was answered.
 async fn publish(
     kept: &mut Option<Connection>,
     server: &NatsServer,
     batches: &[Unsent],
-) -> Result<Vec<Outcome>, String> {
+) -> Result<Vec<BatchOutcome>, String> {
     let mut connection = match kept.take() {
         Some(connection) => connection,
         None => Connection::open(server).await?,
@@ -175,7 +178,7 @@ async fn publish(
     for (at, batch) in batches.iter().enumerate() {
         if batch.bytes.len() > connection.max_payload {
             let most = connection.max_payload;
-            outcomes[at] = Some(Outcome::Refused(format!("the server takes {most} bytes")));
+            outcomes[at] = Some(BatchOutcome::Refused(format!("the server takes {most} bytes")));
             continue;
         }
         let number = connection.next;
@@ -184,17 +187,18 @@ async fn publish(
         connection.next += 1;
     }
     connection.write(&bytes).await?;
+    // The caller's timeout bounds this wait.
     while !waiting.is_empty() {
         match connection.read().await? {
-            Sent::Answer { number, stored } => {
+            ServerMessage::Answer { number, stored } => {
                 if let Some(at) = waiting.remove(&number) {
-                    let outcome = stored.map_or_else(Outcome::Retry, |()| Outcome::Taken);
+                    let outcome = stored.map_or_else(BatchOutcome::Retry, |()| BatchOutcome::Taken);
                     outcomes[at] = Some(outcome);
                 }
             }
-            Sent::Ping => connection.write(b"PONG\r\n").await?,
-            Sent::Error(why) => return Err(why),
-            Sent::Info(_) | Sent::Pong => {}
+            ServerMessage::Ping => connection.write(b"PONG\r\n").await?,
+            ServerMessage::Error(why) => return Err(why),
+            ServerMessage::Info(_) | ServerMessage::Pong => {}
         }
     }
     *kept = Some(connection);
@@ -225,17 +229,17 @@ impl Connection {
         connection.write(&greeting).await?;
         loop {
             match connection.read().await? {
-                Sent::Pong => return Ok(connection),
-                Sent::Ping => connection.write(b"PONG\r\n").await?,
-                Sent::Error(why) => return Err(why),
-                Sent::Info(_) | Sent::Answer { .. } => {}
+                ServerMessage::Pong => return Ok(connection),
+                ServerMessage::Ping => connection.write(b"PONG\r\n").await?,
+                ServerMessage::Error(why) => return Err(why),
+                ServerMessage::Info(_) | ServerMessage::Answer { .. } => {}
             }
         }
     }
 
     async fn greeted(&mut self) -> Result<Info, String> {
         match self.read().await? {
-            Sent::Info(info) => Ok(info),
+            ServerMessage::Info(info) => Ok(info),
             other => Err(format!("no NATS server: it begins with {other:?}")),
         }
     }
@@ -245,7 +249,7 @@ impl Connection {
         self.socket.flush().await.map_err(text)
     }
 
-    async fn read(&mut self) -> Result<Sent, String> {
+    async fn read(&mut self) -> Result<ServerMessage, String> {
         let mut bytes = vec![0; 16 << 10];
         loop {
             if let Some(sent) = self.reader.read()? {

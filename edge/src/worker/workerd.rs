@@ -1,4 +1,4 @@
-//! The Worker on a workerd of a test's own.
+//! Runs the Worker on a workerd of its own, for a test.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/workerd.capnp");
 
-/// A workerd with the edge in it, ended with -9 when it is dropped. Panics when it cannot be had: a
-/// test that needs one cannot pass without.
+/// A workerd that runs the edge; killed with -9 on drop. Panics when there is no workerd: a test
+/// that needs one must not pass without it.
 #[derive(Debug)]
 pub struct Workerd {
     child: Child,
@@ -28,7 +28,8 @@ fn binary() -> PathBuf {
 }
 
 impl Workerd {
-    /// On a free port, with its outbox in a directory. What is not among the bindings is not set.
+    /// Starts it on a free port, with its outbox in `dir`. Settings that are not among the bindings
+    /// are not set.
     #[must_use]
     pub fn start(dir: &Path, bindings: &[(&str, &str)]) -> Self {
         Self::start_with(Path::new(CONFIG), dir, bindings)
@@ -39,13 +40,13 @@ impl Workerd {
         assert!(built.exists(), "no Worker in {}: `cargo xtask worker` builds it", built.display());
         std::fs::create_dir_all(dir).expect("the outbox's directory");
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        // Of two of one name the last one counts, as in an environment.
+        // Of two bindings with the same name the last one counts, as in an environment.
         let bindings: Vec<_> = bindings.iter().map(own).collect();
         let (child, port) = spawn(config, dir, 0, &bindings);
         Self { child, config: config.to_owned(), dir: dir.to_owned(), port, bindings }
     }
 
-    /// The same, and it trusts whoever has this certificate (PEM).
+    /// Starts one that also trusts servers with this certificate (PEM).
     #[must_use]
     pub fn start_trusting(dir: &Path, certificate: &Path, bindings: &[(&str, &str)]) -> Self {
         let config = Self::changed(dir, |text| {
@@ -58,7 +59,7 @@ impl Workerd {
         Self::start_with(&config, dir, bindings)
     }
 
-    /// A changed configuration, in a folder of its own with all that it names.
+    /// A changed configuration, in a folder of its own together with all files that it names.
     pub fn changed(dir: &Path, change: impl FnOnce(&str) -> String) -> PathBuf {
         let own = dir.join("config");
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -75,13 +76,13 @@ impl Workerd {
         config
     }
 
-    /// Where the program is.
+    /// The path of the program.
     #[must_use]
     pub fn program() -> PathBuf {
         binary()
     }
 
-    /// Where visitors find it.
+    /// Its address for visitors.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
@@ -89,23 +90,23 @@ impl Workerd {
 
     /// kill -9.
     pub fn kill(&mut self) {
-        // It may have ended already.
+        // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// On the same port and directory, after [`Workerd::kill`].
+    /// Starts again on the same port and directory, after [`Workerd::kill`].
     pub fn start_again(&mut self) {
         (self.child, self.port) = spawn(&self.config, &self.dir, self.port, &self.bindings);
     }
 
-    /// The same as another configuration says.
+    /// Starts again with another configuration.
     pub fn start_again_as(&mut self, config: &Path) {
         config.clone_into(&mut self.config);
         self.start_again();
     }
 
-    /// The same with another binding.
+    /// Starts again with another value of one binding.
     pub fn start_again_with(&mut self, name: &str, value: &str) {
         self.bindings.retain(|(known, _)| known != name);
         self.bindings.push((name.to_owned(), value.to_owned()));
@@ -143,7 +144,7 @@ fn spawn(config: &Path, dir: &Path, port: u16, bindings: &[(String, String)]) ->
             break u16::try_from(port).expect("a port");
         }
     };
-    // Somebody must read what else it says.
+    // Its output must be read, or it would block.
     std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
     (child, port)
 }

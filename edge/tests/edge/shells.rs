@@ -131,7 +131,7 @@ pub(crate) struct Told {
 impl Told {
     /// What the core decided, and what a shell makes of it when all goes well.
     pub(crate) fn add_decided(&mut self, decision: &Decision) {
-        decision.events.iter().for_each(|event| self.add_event(event.at(Timestamp(0))));
+        decision.events.iter().for_each(|event| self.add_event(event.stamped(Timestamp(0))));
         for loss in &decision.tallies {
             self.add_tally(loss.kind, loss.reason, loss.count);
         }

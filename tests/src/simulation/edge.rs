@@ -1,7 +1,7 @@
 //! An edge: the real decisions, numbers and tallies, on a disk that is a list. The list survives a
 //! crash; the queue in memory does not.
 
-use edge::outbox::seal::{Last, Sealer, next_epoch};
+use edge::outbox::seal::{BatchHead, Sealer, next_epoch};
 use edge::outbox::tallies::{Slot, TallyTable};
 use edge::request::Body;
 use edge::{Decision, Draft, Method, Policy, Request};
@@ -187,7 +187,7 @@ impl Edge {
             self.keep(&old.close(&tallies).batches);
             self.reported();
             self.table.lower_floor(now);
-            let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
+            let last = self.disk.last().map(|bytes| BatchHead::read(bytes).expect("we wrote it"));
             self.sealer = Sealer::new(next_epoch(self.name, now, last.as_ref()));
         }
         let sealer = &self.sealer;
@@ -214,7 +214,7 @@ impl Edge {
         self.started_wrong |= self.step_ms != 0;
         self.steady = Steady::new(reading(now, self.skew_ms + self.step_ms));
         let now = self.clock(now);
-        let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
+        let last = self.disk.last().map(|bytes| BatchHead::read(bytes).expect("we wrote it"));
         let reported = last.map(|last| (last.outbox.epoch, last.number));
         let (table, _) = TallyTable::recover(self.slots.clone(), reported);
         self.table = table;
@@ -226,7 +226,7 @@ impl Edge {
             self.keep(&old.close(&tallies).batches);
             self.reported();
         }
-        let last = self.disk.last().map(|bytes| Last::read(bytes).expect("we wrote it"));
+        let last = self.disk.last().map(|bytes| BatchHead::read(bytes).expect("we wrote it"));
         self.sealer = Sealer::new(next_epoch(self.name, now, last.as_ref()));
         self.seal(truth, None);
     }

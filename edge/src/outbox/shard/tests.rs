@@ -10,7 +10,8 @@ use shared::{Codes, EdgeId, Fingerprint, Flags, Kind, Network, Reason, Region, R
 use super::*;
 use crate::decision::{Draft, Loss};
 
-const PACE: Pace = Pace { heartbeat_ms: 1_000, hand_over_ms: 2_000, idle_ms: 10_000 };
+const TIMING: ShardTiming =
+    ShardTiming { heartbeat_ms: 1_000, hand_over_ms: 2_000, idle_ms: 10_000 };
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
 fn edge() -> EdgeId {
@@ -71,7 +72,7 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let last = self.batches.last().map(|batch| Last::read(batch).unwrap());
+        let last = self.batches.last().map(|batch| BatchHead::read(batch).unwrap());
         let mut slots = vec![None; super::super::tallies::SLOTS];
         for (at, slot) in &self.slots {
             slots[*at] = Slot::from_bytes(slot).unwrap();
@@ -80,7 +81,7 @@ impl World {
     }
 
     fn settle(&mut self, now: Timestamp) -> Idle {
-        let idle = self.shard.idle(now, &PACE);
+        let idle = self.shard.idle(now, &TIMING);
         if let Idle::Send(rows) = &idle {
             self.write(rows.clone());
         }
@@ -119,10 +120,10 @@ impl World {
 fn a_shard_without_events_closes_its_epoch_and_sleeps() {
     let mut world = World::new();
     assert_eq!(world.settle(START), Idle::Sleep, "nothing ever came");
-    let rows = world.shard.take(START, &parcel([1, 2], 0), &PACE);
+    let rows = world.shard.take(START, &parcel([1, 2], 0), &TIMING);
     assert_eq!(rows.batches.len(), 1);
     world.write(rows);
-    assert_eq!(world.settle(START), Idle::Wait(START.plus_ms(PACE.heartbeat_ms)));
+    assert_eq!(world.settle(START), Idle::Wait(START.plus_ms(TIMING.heartbeat_ms)));
     let mut sent = 0;
     let mut now = START;
     loop {
@@ -133,10 +134,10 @@ fn a_shard_without_events_closes_its_epoch_and_sleeps() {
         }
     }
     assert_eq!(sent, 10, "nine heartbeats, and the closing batch");
-    assert_eq!(Last::read(world.batches.last().unwrap()).unwrap().watermark, Timestamp::MAX);
-    assert_eq!(now, START.plus_ms(PACE.idle_ms));
+    assert_eq!(BatchHead::read(world.batches.last().unwrap()).unwrap().watermark, Timestamp::MAX);
+    assert_eq!(now, START.plus_ms(TIMING.idle_ms));
     // The clock has gone back behind the first epoch: the next one is larger all the same.
-    let rows = world.shard.take(START.minus_ms(5_000), &parcel([3], 0), &PACE);
+    let rows = world.shard.take(START.minus_ms(5_000), &parcel([3], 0), &TIMING);
     world.write(rows);
     assert_eq!(world.told().0, [1, 2, 3]);
 }
@@ -147,17 +148,17 @@ fn after_a_step_back_a_shard_has_a_new_epoch_with_the_right_time() {
     let ahead = START.plus_ms(7_200_000);
     for (now, event) in [(START, 1), (ahead, 2), (START.plus_ms(3_000), 3)] {
         assert_eq!(world.shard.time(now), now);
-        let rows = world.shard.take(now, &parcel([event], 2), &PACE);
+        let rows = world.shard.take(now, &parcel([event], 2), &TIMING);
         world.write(rows);
     }
     let last = Batch::read(world.batches.last().unwrap()).unwrap();
     assert_eq!(last.events[0].at, START.plus_ms(3_000));
     // A shard that passes its time notices too, and sleeps when it has nothing more to say.
     let mut world = World::new();
-    let rows = world.shard.take(ahead, &parcel([1, 2, 3], 6), &PACE);
+    let rows = world.shard.take(ahead, &parcel([1, 2, 3], 6), &TIMING);
     world.write(rows);
     assert!(matches!(world.settle(START), Idle::Send(_)));
-    assert_eq!(Last::read(world.batches.last().unwrap()).unwrap().watermark, Timestamp::MAX);
+    assert_eq!(BatchHead::read(world.batches.last().unwrap()).unwrap().watermark, Timestamp::MAX);
     assert_eq!(world.settle(START), Idle::Sleep);
     assert_eq!(world.told(), (vec![1, 2, 3], 6));
 }
@@ -165,7 +166,7 @@ fn after_a_step_back_a_shard_has_a_new_epoch_with_the_right_time() {
 #[test]
 fn losses_alone_are_told() {
     let mut world = World::new();
-    let rows = world.shard.take(START, &parcel([], 7), &PACE);
+    let rows = world.shard.take(START, &parcel([], 7), &TIMING);
     assert!(rows.batches.is_empty(), "a loss opens no epoch by itself");
     world.write(rows);
     world.restart();
@@ -223,13 +224,13 @@ proptest! {
                     next = events.end;
                     taken.extend(events.clone());
                     lost += u64::from(losses);
-                    let rows = world.shard.take(now, &parcel(events, losses.into()), &PACE);
+                    let rows = world.shard.take(now, &parcel(events, losses.into()), &TIMING);
                     world.write(rows);
                 }
                 Op::TakeAndDie(events, losses) => {
                     let events = next..next + u64::from(events);
                     next = events.end;
-                    world.shard.take(now, &parcel(events, losses.into()), &PACE);
+                    world.shard.take(now, &parcel(events, losses.into()), &TIMING);
                     world.restart();
                 }
                 Op::Settle => drop(world.settle(now)),
@@ -246,7 +247,7 @@ proptest! {
             }
         }
         for _ in 0..100 {
-            now = now.plus_ms(PACE.idle_ms);
+            now = now.plus_ms(TIMING.idle_ms);
             world.settle(now);
         }
         prop_assert_eq!(world.settle(now), Idle::Sleep);

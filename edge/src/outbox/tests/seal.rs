@@ -4,7 +4,7 @@ use shared::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, TOKEN_BYTES_MAX};
 use shared::wire::Tally;
 use shared::{Minute, OutboxId};
 
-use super::super::seal::{Last, Sealer, next_epoch};
+use super::super::seal::{BatchHead, Sealer, next_epoch};
 use super::*;
 
 fn sealer() -> Sealer {
@@ -58,7 +58,7 @@ fn a_group_that_is_too_large_becomes_several_batches() {
 
 #[test]
 fn epochs_only_grow() {
-    let last = |epoch, watermark| Last {
+    let last = |epoch, watermark| BatchHead {
         outbox: OutboxId { edge: EDGE, epoch },
         number: 4,
         watermark: Timestamp(watermark),

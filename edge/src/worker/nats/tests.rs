@@ -1,6 +1,6 @@
 use super::*;
 
-fn read_all(pieces: &[&[u8]]) -> Result<Vec<Sent>, String> {
+fn read_all(pieces: &[&[u8]]) -> Result<Vec<ServerMessage>, String> {
     let mut reader = Reader::default();
     let mut sent = Vec::new();
     for piece in pieces {
@@ -21,14 +21,15 @@ const ALL: &[u8] = b"INFO {\"nonce\":\"abc\",\"max_payload\":1048576}\r\n+OK\r\n
 fn what_a_server_sends_is_read_in_whatever_pieces_it_comes() {
     let whole = read_all(&[ALL]).unwrap();
     assert_eq!(whole.len(), 7);
-    assert!(matches!(&whole[0], Sent::Info(info) if info.nonce.as_deref() == Some("abc")));
-    assert_eq!((&whole[1], &whole[2]), (&Sent::Ping, &Sent::Pong));
-    assert_eq!(whole[3], Sent::Answer { number: 7, stored: Ok(()) });
-    assert!(matches!(&whole[4], Sent::Answer { number: 8, stored: Err(_) }));
-    assert!(
-        matches!(&whole[5], Sent::Answer { number: 9, stored: Err(why) } if why.contains("503"))
-    );
-    assert!(matches!(&whole[6], Sent::Error(why) if why.contains("Slow")));
+    assert!(matches!(&whole[0], ServerMessage::Info(info) if info.nonce.as_deref() == Some("abc")));
+    assert_eq!((&whole[1], &whole[2]), (&ServerMessage::Ping, &ServerMessage::Pong));
+    assert_eq!(whole[3], ServerMessage::Answer { number: 7, stored: Ok(()) });
+    assert!(matches!(&whole[4], ServerMessage::Answer { number: 8, stored: Err(_) }));
+    assert!(matches!(
+        &whole[5],
+        ServerMessage::Answer { number: 9, stored: Err(why) } if why.contains("503")
+    ));
+    assert!(matches!(&whole[6], ServerMessage::Error(why) if why.contains("Slow")));
     for cut in 0..ALL.len() {
         assert_eq!(read_all(&[&ALL[..cut], &ALL[cut..]]).unwrap(), whole, "cut at {cut}");
     }
@@ -60,7 +61,7 @@ fn a_publish_has_no_id_that_another_could_have_used() {
     let answer = "{\"stream\":\"EDGE\",\"seq\":7,\"duplicate\":true}";
     let sent = format!("MSG _INBOX.e.3 1 {}\r\n{answer}\r\n", answer.len());
     let read = read_all(&[sent.as_bytes()]).unwrap();
-    assert!(matches!(read[..], [Sent::Answer { number: 3, stored: Err(_) }]), "{read:?}");
+    assert!(matches!(read[..], [ServerMessage::Answer { number: 3, stored: Err(_) }]), "{read:?}");
 }
 
 #[test]

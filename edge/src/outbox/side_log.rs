@@ -1,6 +1,7 @@
-//! What was sealed ahead of the clock, apart from what goes out: segments of their own in `held/`. It waits
-//! there for its time, which may be days, while the outbox is trimmed, and tells how far it is, as if
-//! nothing waited. Removed when nothing is left in it.
+//! The side log: batches that were sealed while the clock was ahead, in segments of their own under
+//! `held/`. They may have to wait for days until their time comes; kept here, they do not stop the
+//! outbox from being trimmed and from reporting how far it is. The folder is removed when all of
+//! them are taken.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,17 +13,17 @@ use eventlog::Identity;
 use eventlog::segments::{Record, SegmentReader, Segments, SegmentsConfig, SegmentsError};
 use parking_lot::Mutex;
 
-use super::seal::Last;
+use super::seal::BatchHead;
 use super::writer::STREAM;
 
-/// The folder in the outbox's.
+/// Its folder, within the outbox's.
 const NAME: &str = "held";
-/// What it is called while it is removed: a start after a crash finds all of it, or none.
+/// The folder's name while it is removed, so that a start after a crash finds all of it or nothing.
 const GONE: &str = "held.gone";
 
-/// The batches that are kept apart.
+/// The log of the batches that are held back apart from the others.
 #[derive(Debug)]
-pub(super) struct Apart {
+pub(super) struct SideLog {
     dir: PathBuf,
     identity: Identity,
     config: SegmentsConfig,
@@ -30,28 +31,28 @@ pub(super) struct Apart {
     bytes: AtomicU64,
 }
 
-impl Apart {
-    /// Opens those of an outbox; there may be none.
+impl SideLog {
+    /// Opens the side log of an outbox; it may be empty.
     pub(super) fn open(
         outbox: &Path,
         config: SegmentsConfig,
         identity: Identity,
     ) -> Result<Self, SegmentsError> {
         let (segments, bytes) = (Mutex::new(None), AtomicU64::new(0));
-        let apart = Self { dir: outbox.join(NAME), identity, config, segments, bytes };
+        let side_log = Self { dir: outbox.join(NAME), identity, config, segments, bytes };
         remove(&outbox.join(GONE))?;
-        if apart.dir.is_dir() {
-            apart.begin(&mut apart.segments.lock())?;
+        if side_log.dir.is_dir() {
+            side_log.begin(&mut side_log.segments.lock())?;
         }
-        Ok(apart)
+        Ok(side_log)
     }
 
-    /// All that are there, in order, each with its sequence.
-    pub(super) fn read_all(&self) -> Result<Vec<(u64, Last)>, SegmentsError> {
+    /// All batches in it, in order, each with its sequence.
+    pub(super) fn read_all(&self) -> Result<Vec<(u64, BatchHead)>, SegmentsError> {
         let Some(mut reader) = self.reader(0)? else { return Ok(Vec::new()) };
         let mut all = Vec::new();
         while let Some(record) = reader.try_next()? {
-            let last = Last::read(&record.payload).map_err(|what| SegmentsError::Damaged {
+            let last = BatchHead::read(&record.payload).map_err(|what| SegmentsError::Damaged {
                 file: self.dir.clone(),
                 offset: 0,
                 what: format!("record {} is no batch: {what}", record.sequence),
@@ -61,22 +62,22 @@ impl Apart {
         Ok(all)
     }
 
-    /// Puts one in, durably, and says its sequence.
+    /// Appends a batch durably and returns its sequence.
     pub(super) fn put(&self, batch: &Bytes) -> Result<u64, SegmentsError> {
-        let mut place = self.segments.lock();
-        let segments = self.begin(&mut place)?;
+        let mut guard = self.segments.lock();
+        let segments = self.begin(&mut guard)?;
         let appended = segments.append(&[Record { stream: STREAM, payload: batch }])?;
         self.bytes.store(segments.view().bytes(), Ordering::Release);
         Ok(appended[0].sequence)
     }
 
-    /// What reads those after a sequence.
+    /// A reader of the batches after this sequence; `None` when the log is empty.
     pub(super) fn reader(&self, after: u64) -> Result<Option<SegmentReader>, SegmentsError> {
         let view = self.segments.lock().as_ref().map(|segments| segments.view().clone());
         view.map(|view| view.reader(STREAM, after)).transpose()
     }
 
-    /// All of them have been taken.
+    /// Removes the log, all of whose batches have been taken.
     pub(super) fn clear(&self) -> Result<(), SegmentsError> {
         let mut segments = self.segments.lock();
         *segments = None;
@@ -88,11 +89,12 @@ impl Apart {
         }
     }
 
-    /// Bytes on disk.
+    /// Its bytes on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
     }
 
+    /// The open segments; makes them when there are none.
     fn begin<'a>(
         &self,
         segments: &'a mut Option<Segments>,

@@ -1,10 +1,11 @@
-//! What an isolate goes by, and how it hears of what the centre told last.
+//! The policy that an isolate decides by, and how it learns of a newer one from the centre, by way
+//! of the shard.
 //!
-//! Under traffic news comes by itself: what is older than [`FRESH_MS`] is asked for, and requests do
-//! not wait. After a pause, and in an isolate that has just started, they do: a key may have been
-//! revoked meanwhile. One asks, everybody waits, each with a timer of its own. When no answer comes
-//! the last policy goes on: links for as long as it takes (the centre judges their events itself), ads
-//! for [`OLD_MS_MAX`] more.
+//! Under traffic it stays fresh by itself: when the last answer is older than [`FRESH_MS`] the
+//! shard is asked again, and requests do not wait for that. After a pause, and in a new isolate,
+//! they do wait, for a key may have been revoked meanwhile: one request asks for all, and each
+//! waits with a timer of its own. When no answer comes, the last policy stays in force: for links
+//! without limit (the centre judges their events itself), for ads for [`OLD_MS_MAX`] more.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,49 +16,49 @@ use shared::Timestamp;
 use shared::keys::EdgeKeys;
 use worker::console_error;
 
-use super::once::Once;
 use super::outbox::POLICY_LIFE_MS;
 use super::platform::{age_ms, now, within};
-use super::shard::{Shard, ShardError, Told};
+use super::shard::{PolicyAnswer, Shard, ShardError};
+use super::single_flight::SingleFlight;
 use crate::policy::{Keys, Policy};
 use crate::ready;
 use catalogue::{Catalogue, Published};
 
-/// News is asked for when the last is older.
+/// The shard is asked again when its last answer is older than this.
 const FRESH_MS: u64 = POLICY_LIFE_MS;
-/// Nothing is decided before an answer when the last one is older: with the shard's own
-/// [`POLICY_LIFE_MS`] a change is in force within about ten seconds.
+/// No request is decided before the next answer when the last one is older than this. Together with
+/// the shard's own [`POLICY_LIFE_MS`], a change is in force within about ten seconds.
 const STALE_MS: u64 = 2 * FRESH_MS;
-/// An answer takes no longer, or there is none: the shard gives the centre 2 s.
+/// How long an answer is waited for. The shard gives the centre 2 s.
 const ASK_PATIENCE: Duration = Duration::from_millis(2_500);
-/// Ads are given out for so long by what the centre told last.
+/// How long ads are served by a policy that the centre has not confirmed.
 const OLD_MS_MAX: u64 = 86_400_000;
 
 const _: () = assert!(FRESH_MS < STALE_MS, "who asks in time does not wait");
 
 /// The policy in force, and what is known of its age.
 #[derive(Debug)]
-pub(super) struct News {
-    /// None without keys.
+pub(super) struct PolicyWatch {
+    /// `None` without keys.
     policy: RefCell<Option<Rc<Policy>>>,
-    /// The secrets, for the day that the public keys change.
+    /// The secret keys, which are needed again when the public keys change.
     pub(super) keys: Option<EdgeKeys>,
-    /// Whether there is a centre to ask.
+    /// Whether this edge has keys and a centre to ask.
     is_told: bool,
-    /// The entity tag of what the centre told last; empty when it never told anything.
+    /// The entity tag of the policy in force; empty while the centre has sent none.
     tag: RefCell<String>,
-    /// When the centre last said that this holds.
+    /// When the centre last confirmed the policy.
     told_at: Cell<Option<Timestamp>>,
-    /// When the shard last answered, or was given up.
+    /// When the shard last answered, or was given up on.
     heard_at: Cell<Option<Timestamp>>,
-    /// Why the last answer was no use; empty when it was.
+    /// Why the last answer was of no use; empty when it was of use.
     trouble: RefCell<String>,
-    /// Whether that was the centre's fault: what it told cannot be read.
+    /// Whether that is the centre's fault: what it sent cannot be read.
     is_unusable: Cell<bool>,
-    asks: Once,
+    asks: SingleFlight,
 }
 
-impl News {
+impl PolicyWatch {
     pub(super) fn new(known: Option<(Policy, EdgeKeys)>, has_centre: bool) -> Self {
         let (policy, keys) = known.unzip();
         Self {
@@ -69,7 +70,7 @@ impl News {
             heard_at: Cell::new(None),
             trouble: RefCell::default(),
             is_unusable: Cell::new(false),
-            asks: Once::default(),
+            asks: SingleFlight::default(),
         }
     }
 
@@ -77,17 +78,18 @@ impl News {
         self.policy.borrow().clone()
     }
 
-    /// Whether the shard should be asked; whoever is told so asks, with [`News::hear`].
+    /// Whether the shard should be asked. A caller that gets true must ask, with
+    /// [`PolicyWatch::hear`].
     pub(super) fn begin(&self) -> bool {
         self.is_older(FRESH_MS) && self.asks.begin()
     }
 
-    /// Whether an answer must come before anything is decided.
+    /// Whether an answer must come before a request is decided.
     pub(super) fn is_stale(&self) -> bool {
         self.is_older(STALE_MS)
     }
 
-    /// Until the answer that is asked for is there; not for long.
+    /// Waits for the answer that is under way, for [`ASK_PATIENCE`] at most.
     pub(super) async fn wait(&self) {
         self.asks.wait(ASK_PATIENCE).await;
     }
@@ -96,7 +98,7 @@ impl News {
         self.is_told && self.heard_at.get().is_none_or(|heard| age_ms(heard) >= ms)
     }
 
-    /// Asks the shard, and tells everybody who waits.
+    /// Asks the shard, puts its answer in force, and wakes everybody who waits.
     pub(super) async fn hear(&self, shard: Result<Shard, ShardError>) {
         let known = self.tag.borrow().clone();
         let answer = match shard {
@@ -122,8 +124,8 @@ impl News {
         self.asks.end();
     }
 
-    /// Puts what the centre told in force.
-    fn take(&self, told: &Told) -> Result<(), String> {
+    /// Puts the answer in force.
+    fn take(&self, told: &PolicyAnswer) -> Result<(), String> {
         if let Some(text) = &told.text {
             self.publish(text)?;
             self.tag.replace(told.tag.clone());
@@ -150,13 +152,13 @@ impl News {
         Ok(())
     }
 
-    /// Whether what the centre told is so old that no ad is given out by it. What the settings say
-    /// holds until they are put again.
+    /// Whether the policy is so old that no ad is served by it. A policy from the settings holds
+    /// until they are changed.
     pub(super) fn is_too_old(&self) -> bool {
         self.is_told && self.told_at.get().is_some_and(|told| told.plus_ms(OLD_MS_MAX) < now())
     }
 
-    /// Why traffic should not be sent here.
+    /// Adds the reasons why this edge should get no traffic.
     pub(super) fn reasons(&self, reasons: &mut Vec<String>) {
         if self.policy().is_some_and(|policy| !policy.keys.can_sign(now())) {
             reasons.push(ready::no_signing_key_put());

@@ -1,9 +1,9 @@
-//! Where a shard is.
+//! Names shards, and says in which region they are made.
 
 use shared::EdgeId;
 
-/// The name of a shard: an edge of its own for those who read its batches, which they take from
-/// the edge that it is called after.
+/// The name of a shard. Whoever reads its batches takes it for an edge of its own, and accepts them
+/// from the edge that it is named after. `None` when this makes no edge id.
 #[must_use]
 pub fn shard_name(name: &str, colo: &str, number: u32) -> Option<EdgeId> {
     let colo: String = colo.chars().filter(char::is_ascii_alphanumeric).take(3).collect();
@@ -11,8 +11,8 @@ pub fn shard_name(name: &str, colo: &str, number: u32) -> Option<EdgeId> {
     format!("{name}--{colo}-{number}").parse().ok()
 }
 
-/// The region in which a shard is to be made, so that none is an ocean away from those that it
-/// serves: by the continent and longitude of its first request, in whole degrees.
+/// The region in which a shard is to be made, so that no ocean lies between it and those that it
+/// serves: by the continent and the longitude (whole degrees) of its first request.
 /// <https://developers.cloudflare.com/durable-objects/reference/data-location/>
 #[must_use]
 pub fn location_hint(continent: &str, longitude: Option<i32>) -> Option<&'static str> {
@@ -31,7 +31,8 @@ pub fn location_hint(continent: &str, longitude: Option<i32>) -> Option<&'static
     })
 }
 
-/// The degrees of a longitude as text, without their fraction: to read that takes ten kilobytes of tables.
+/// A longitude in whole degrees, without its fraction: reading that would take ten kilobytes of
+/// tables.
 #[must_use]
 pub fn whole_degrees(text: &str) -> Option<i32> {
     text.split('.').next().unwrap_or_default().parse().ok()
