@@ -1,4 +1,4 @@
-// Makes sdk-js/dist/ of the loader and the Wasm core, and refuses what is too large.
+// Builds sdk-js/dist/ from the loader and the Wasm core, and fails when a file is too large.
 //
 //   node sdk-js/build.mjs CORE        CORE: the folder that wasm-bindgen has written core.js into
 //   node sdk-js/build.mjs --loader    the loader alone, which needs no Rust
@@ -13,10 +13,10 @@ import { minify } from "terser";
 
 const room = dirname(fileURLToPath(import.meta.url));
 const dist = join(room, "dist");
-/** The most bytes of each file, gzipped: the loader stands in every page's way, the core in none's. */
+/** The most bytes of each file, gzipped. Every page waits for the loader, none for the core. */
 const BYTES_MAX = { "countersign.js": 3_000, "index.js": 3_000, "core_bg.wasm": 15_000 };
 
-/** esbuild joins the files, terser makes what came of it a tenth smaller than esbuild would. */
+/** esbuild joins the files; terser then makes the result a tenth smaller than esbuild does. */
 async function bundle(entry, outfile, format, alias = {}) {
   const { outputFiles } = await build({
     entryPoints: [join(room, entry)],
@@ -26,7 +26,7 @@ async function bundle(entry, outfile, format, alias = {}) {
     write: false,
     format,
     target: "es2022",
-    // Names that end with _ are the loader's own.
+    // Properties that end with _ are internal to the loader.
     mangleProps: /_$/,
     alias,
     legalComments: "none",
@@ -37,14 +37,14 @@ async function bundle(entry, outfile, format, alias = {}) {
     toplevel: true,
     compress: { passes: 4, pure_getters: true, unsafe_arrows: true, keep_fargs: false },
   });
-  // Tells bundlers to leave the import of the core alone: neither tool above keeps such comments.
+  // Tells bundlers to leave the import of the core alone. Neither tool above keeps such comments.
   if (format === "esm" && code.includes("import("))
     code = code.replace(/\bimport\((?=\w+\))/, "import(/*@vite-ignore*//*webpackIgnore:true*/");
   writeFileSync(join(dist, outfile), code);
 }
 
 function wasm(core) {
-  // The module's own file: npm's wrapper in .bin is no program of this platform on Windows.
+  // The module's own file, for npm's wrapper in .bin does not run on Windows.
   const opt = join(dirname(createRequire(import.meta.url).resolve("binaryen/package.json")), "bin", "wasm-opt");
   const features = ["bulk-memory", "nontrapping-float-to-int", "sign-ext", "mutable-globals", "multivalue", "reference-types"];
   const flags = ["-Oz", ...features.map((name) => `--enable-${name}`), "--strip-debug", "--strip-producers"];

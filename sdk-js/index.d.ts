@@ -9,7 +9,7 @@ export interface Ad {
   placement: string;
   /** One of `image` (a URL) and `html`; the size in CSS pixels. */
   creative: { image?: string; html?: string; width: number; height: number };
-  /** Identifies the impression: each kind of event of it counts once. */
+  /** Identifies the impression, of which each kind of event counts once. */
   impression_id: string;
   /** The signed token of the impression. */
   token: string;
@@ -22,15 +22,15 @@ export interface Settings {
   /** Where the edge is, without a slash at the end: `https://ads.example.net`. */
   edge: string;
   /**
-   * What your own consent dialog says; it goes before what a TCF or GPP platform says. Left out: only
-   * the platform is asked, and without one there is no consent.
+   * The answer from your own consent dialog; it wins over a TCF or GPP platform. When it is left out,
+   * only the platform is asked, and without a platform there is no consent.
    */
   consent?: boolean;
-  /** Your vendor id in the TCF Global Vendor List: its consent is then asked for too. */
+  /** Your vendor id in the TCF Global Vendor List; consent to it is then needed too. */
   vendor?: number;
   /** Where `core.js` is (`core_bg.wasm` beside it); `false`: never load Wasm. */
   core?: string | false;
-  /** Ask for test ads, of which nothing is counted. */
+  /** Asks for test ads; nothing of them is counted. */
   test?: boolean;
 }
 
@@ -40,45 +40,45 @@ export interface Occasion {
   element?: Element;
   placement?: string;
   ad?: Ad;
-  /** With `error`: why there is no ad. */
+  /** Only with `error`: why there is no ad. */
   error?: unknown;
 }
 
 /**
- * - `served`: an ad has come;
+ * - `served`: the edge has answered with an ad;
  * - `empty`: there is none for this placement now;
- * - `error`: the edge could not be asked, or its picture did not come;
- * - `impression`: the ad is drawn, and the event is on its way;
- * - `viewable`: it was viewable (MRC), and the event is on its way;
+ * - `error`: the edge did not answer with an ad, or the ad's picture did not load;
+ * - `impression`: the ad is drawn, and the event is queued;
+ * - `viewable`: the ad was viewable (MRC), and the event is queued;
  * - `core`: the Wasm core has taken over.
  */
 export type Event = "served" | "empty" | "error" | "impression" | "viewable" | "core";
 
-/** What became of this page's events, and of those that earlier pages have left. */
+/** What became of this page's events, and of those that earlier pages left in storage. */
 export interface Stats {
-  /** Random, of this page view alone; never stored. */
+  /** Identifies this page view: random, never stored. */
   page: string;
-  /** Events made: the sequence number of the last one. */
+  /** Events made; also the sequence number of the last one. */
   made: number;
-  /** The edge has taken them. */
+  /** Events that the edge has taken. */
   accepted: number;
-  /** The edge has named a reason against them. */
+  /** Events that the edge has refused with a reason. */
   refused: number;
-  /** Not taken: too many were waiting. */
+  /** Events that were not queued, because too many were waiting. */
   dropped: number;
-  /** Who measures and sends. */
+  /** Which part measures and sends. */
   core: "wasm" | "js";
 }
 
-/** Begins: finds `[data-countersign-placement]`, now and whenever the page changes. Once a page. */
+/** Begins: fills `[data-countersign-placement]`, now and whenever the page changes. Further calls do nothing. */
 export function init(settings: Settings): void;
 /** Shows an ad in an element (or the first that a selector finds). */
 export function render(target: Element | string, placement?: string): void;
-/** Shows new ads: in one element, or in all. */
+/** Shows new ads, in one element or in all. */
 export function refresh(target?: Element | string): void;
-/** Listens; the returned function ends it. */
+/** Adds a listener; the returned function removes it. */
 export function on(event: Event, listener: (occasion: Occasion) => void): () => void;
-/** What the visitor has decided in your own dialog; `undefined`: ask the platform again. */
+/** Says what the visitor has decided in your own dialog; `undefined`: the platform decides again. */
 export function consent(given: boolean | undefined): void;
 /** What became of this page's events. */
 export function stats(): Stats;

@@ -2,7 +2,7 @@ import type { Ad } from "./index.js";
 
 /**
  * An ad as plain HTML, for places without JavaScript: a `<noscript>`, a mail, an AMP page. It is a
- * link with the picture, and the pixel that tells of the impression; viewability is not measured.
+ * link with the picture, and a pixel that reports the impression. Viewability is not measured.
  *
  * Ask the edge for the ad on your server, once for each copy that goes out: a token counts once.
  *

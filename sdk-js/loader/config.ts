@@ -1,4 +1,4 @@
-// What `init` was told, and what came of it.
+// What `init` was given, and what follows from it.
 import type { Meter } from "./parts.js";
 import { PlainMeter } from "./viewability.js";
 
@@ -8,7 +8,7 @@ export const now = () => performance.now();
 export const config = {
   edge: "",
   test_: "",
-  /** When it is known whether there is consent, or nobody says. */
+  /** Resolves when consent is known, or when no platform has said anything in time. */
   ready_: Promise.resolve(),
   Meter_: PlainMeter as new () => Meter,
 };

@@ -1,4 +1,4 @@
-// Whether the visitor allows that something is stored and compared: asks, and never assumes.
+// Whether the visitor allows storage and recognition. This is asked and never assumed.
 import { consent as store } from "./delivery.js";
 
 type Callback = (data: any, success: boolean) => void;
@@ -7,15 +7,15 @@ type Platform = {
   __gpp?: (command: string, callback: Callback) => void;
 };
 
-/** Longest wait for a platform's first word, in milliseconds; the ad then goes out without consent. */
+/** Longest wait for a platform's first answer, in milliseconds; ads are then asked for without consent. */
 const WAIT_MS = 500;
 
 let told: boolean | undefined;
-/** What each platform says; undefined while it says neither. */
+/** What each platform says; undefined while it says neither yes nor no. */
 let tcf: boolean | undefined;
 let gpp: boolean | undefined;
 
-/** An opt-out goes before everything, then the page's own dialog, then the platforms together. */
+/** The browser's opt-out wins over the page's own dialog, and that wins over the platforms, which must agree. */
 export const given = (): boolean =>
   !(navigator as { globalPrivacyControl?: boolean }).globalPrivacyControl &&
   !!(told ?? ((tcf ?? gpp) && (gpp ?? tcf)));
@@ -25,7 +25,7 @@ export function tell(consent: boolean | undefined): void {
   store(given());
 }
 
-/** Asks the platforms, and again when they change their mind. Resolves when the first has spoken. */
+/** Listens to the platforms for good. Resolves at the first answer, or when none has come in time. */
 export function ask(vendor: number | undefined): Promise<void> {
   return new Promise((answered) => {
     const { __tcfapi, __gpp } = self as Platform;
@@ -44,9 +44,9 @@ export function ask(vendor: number | undefined): Promise<void> {
             !!(consents?.[1] && consents[7] && (!vendor || data.vendor.consents[vendor]));
       heard();
     });
-    // GPP 1.1, as the edge reads its string. The sections of the USA: 2 is "did not opt out", 0 "does not
-    // apply", all else an opt-out; of the one before them: Y, N and -. Where there is a European section,
-    // only TCF can say yes.
+    // GPP 1.1, read as the edge reads its string. In the sections of the USA 2 means "did not opt
+    // out", 0 "does not apply", anything else an opt-out; in the older US section these are N, -
+    // and Y. When there is a European section, only TCF can say yes.
     __gpp?.("addEventListener", (data, success) => {
       if (!success || data.pingData?.signalStatus !== "ready") return;
       const sections = JSON.stringify(data.pingData.parsedSections);

@@ -1,4 +1,4 @@
-// The package: what a page calls, and what the browser tells.
+// The package: the calls of a page, and the events of the browser.
 export { tell as consent } from "./consent.js";
 export { stats } from "./delivery.js";
 export { on } from "./slots.js";
@@ -25,7 +25,8 @@ export function init(settings: Settings): void {
     started = true;
     listen();
   };
-  // What a page asks for before anybody sees it is nobody's, and flagged: a prerendered one waits until it is shown.
+  // A prerendered page waits until it is shown: what it asks for before anybody sees it is flagged
+  // as no person's.
   if ((document as Document & { prerendering?: boolean }).prerendering) document.addEventListener("prerenderingchange", begin);
   else begin();
   if (settings.core) void upgrade(settings.core);
@@ -33,8 +34,8 @@ export function init(settings: Settings): void {
 
 async function upgrade(url: string): Promise<void> {
   try {
-    // The core is not in the way of the first paint, which a busy browser may do long after its first frame. A page
-    // that has nothing to paint but the ad tells of none.
+    // The core must not delay the first paint, which a busy browser may do long after its first
+    // frame. A page that has nothing to paint but the ad reports no paint, hence the timer.
     await new Promise((painted) => {
       new PerformanceObserver(painted).observe({ buffered: true, type: "paint" });
       setTimeout(painted, 5_000);
@@ -46,7 +47,7 @@ async function upgrade(url: string): Promise<void> {
     delivery.consent(consents.given());
     emit("core");
   } catch {
-    // The page's policy forbids it, or it did not come: the plain parts go on, for good.
+    // The page's policy forbids it, or it did not load: the plain parts go on for good.
   }
 }
 

@@ -9,7 +9,8 @@ export function markup(ad: Ad, options: { amp?: boolean } = {}): string {
   if (!image) throw new Error(`the ad ${ad.ad} has no picture: an HTML creative needs a frame`);
   const size = `width="${+width}" height="${+height}"`;
   const link = `<a href="${escape(ad.click_url)}" target="_blank" rel="noopener sponsored">`;
-  // AMP has elements of its own for both; its pixel waits until the page is shown, not prerendered.
+  // AMP has its own elements for both. Its pixel waits until the page is shown; while prerendering
+  // it is not loaded.
   return options.amp
     ? `${link}<amp-img src="${escape(image)}" ${size} alt="Advertisement"></amp-img></a>` +
         `<amp-pixel src="${escape(ad.beacon_url)}" layout="nodisplay"></amp-pixel>`

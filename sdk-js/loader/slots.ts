@@ -1,4 +1,4 @@
-// The places for ads: asks the edge, draws, and watches.
+// The slots for ads: asks the edge, draws, and watches.
 import type { Ad, Event, Occasion } from "../index.js";
 import { config, now } from "./config.js";
 import { given } from "./consent.js";
@@ -8,7 +8,7 @@ import type { Meter } from "./parts.js";
 interface Slot {
   element: HTMLElement;
   placement: string;
-  /** Raised with each ad that is asked for: what an earlier one brings is too late. */
+  /** Counts the ads that were asked for: the answer to an earlier question comes too late. */
   turn_: number;
   ad?: Ad | undefined;
   frame_?: HTMLIFrameElement | undefined;
@@ -27,12 +27,12 @@ export function on(event: Event, listener: (occasion: Occasion) => void): () => 
   return () => bus.removeEventListener(event, heard);
 }
 
-/** A listener that throws stops nobody else. */
+/** By an EventTarget, so that a listener that throws does not stop the others. */
 export function emit(event: Event, { element, placement, ad }: Partial<Slot> = {}, error?: unknown): void {
   bus.dispatchEvent(new CustomEvent(event, { detail: { element, placement, ad, error } }));
 }
 
-/** Finds new places, changed ones, and those that are gone. */
+/** Finds slots that are new, have changed, or are gone. */
 export function scan(): void {
   slots.forEach((slot, element) => element.isConnected || (stop(slot), slots.delete(element)));
   document.querySelectorAll<HTMLElement>("[data-countersign-placement]").forEach((element) => {
@@ -46,7 +46,7 @@ export function scan(): void {
   });
 }
 
-/** New ads: in one element, in all, or in those that show none. */
+/** Shows new ads: in one element, in all, or (`missing`) only in those that show none. */
 export function refill(element?: Element | null, missing?: boolean): void {
   slots.forEach((slot) => {
     if ((!element || slot.element === element) && !(missing && slot.frame_)) fill(slot);
@@ -73,7 +73,8 @@ async function fill(slot: Slot): Promise<void> {
     if (!ad) return emit("empty", slot);
     emit("served", slot);
     const { image } = ad.creative;
-    // A sandboxed frame does not tell that its picture failed; one that is not there is no impression.
+    // A sandboxed frame does not report that its picture failed, and a missing picture is no
+    // impression. So the picture is loaded here first.
     if (image)
       await new Promise((onload, onerror) => Object.assign(new Image(), { onload, onerror, src: image }));
     if (turn === slot.turn_) draw(slot, ad);
@@ -82,14 +83,14 @@ async function fill(slot: Slot): Promise<void> {
   }
 }
 
-/** In an HTML creative: where the click link is to stand. */
+/** What an HTML creative writes where it wants the click link. */
 const MACRO = "{click_url}";
 const quoted = (url: string) => `"${url.replace(/[&"]/g, (c) => `&#${c.charCodeAt(0)};`)}"`;
 
 function draw(slot: Slot, { creative: { image, html, width, height }, click_url }: Ad): void {
   const link = `<a href=${quoted(click_url)}>`;
   const picture = image && `<img src=${quoted(image)} width=${+width} height=${+height} align=top>`;
-  // A creative with links of its own names the click link where it wants it.
+  // A creative with its own links says where it wants the click link; else all of it is one link.
   const inner = html?.includes(MACRO) ? html.split(MACRO).join(click_url) : `${link}${picture || html}</a>`;
   slot.element.innerHTML =
     `<iframe title=Advertisement width=${+width} height=${+height} frameborder=0 scrolling=no ` +
@@ -102,17 +103,18 @@ function draw(slot: Slot, { creative: { image, html, width, height }, click_url 
   };
 }
 
-// It tells whenever the part in view crosses one of the rule's thresholds, so which side it is on is
-// exact; how far beyond does not matter.
+// It reports whenever the part in view crosses a threshold of the rule. So it is exactly known on
+// which side that part is; how far beyond does not matter.
 const observer = new IntersectionObserver(
   (entries) => {
     for (const { target, intersectionRatio, boundingClientRect: { width, height } } of entries) {
       const slot = slots.get(target.parentElement!);
-      // Of an ad that was replaced meanwhile, or is gone with its place.
+      // The entry of an ad that was replaced meanwhile, or whose slot is gone.
       if (target !== slot?.frame_) continue;
       slot.ratio_ = intersectionRatio;
       slot.area_ = (width * height + 0.5) | 0;
-      // Drawn, wherever on the page: begin to render. A background tab is not drawn.
+      // The frame has a size, so it is laid out, wherever on the page: "begin to render". A
+      // background tab lays out nothing.
       if (slot.area_ && !slot.meter_) {
         slot.meter_ = new config.Meter_();
         tell("impression", slot.ad!);
@@ -124,13 +126,14 @@ const observer = new IntersectionObserver(
   { threshold: [0, 0.3, 0.5] },
 );
 
-/** Looks at all ads; again every 100 ms while a time test runs. */
+/** Looks at all ads, and again every 100 ms while a time test runs. */
 export function look(): void {
   let running = false;
   slots.forEach((slot) => {
     const { meter_: meter, ratio_: ratio, area_: area } = slot;
     if (!meter) return;
-    // A frame among others is not told of the window's focus, but of its own.
+    // In a frame, `hasFocus` tells of the frame and not of the window, so only a top-level page is
+    // asked.
     const focused = self !== top || document.hasFocus();
     if (meter.look(now(), (ratio! * 1000 + 1e-4) | 0, area!, !document.hidden, focused)) {
       tell("viewable", slot.ad!);

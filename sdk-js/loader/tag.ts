@@ -1,5 +1,5 @@
 // The package as one script tag: `<script async src="…/countersign.js" data-edge="https://…">`. The
-// other settings have such attributes too; consent has none, for it is the visitor's.
+// other settings are attributes of that kind too, except consent, which is the visitor's to give.
 import type { Settings } from "../index.js";
 import { init as begin, consent, on, refresh, render, stats } from "./main.js";
 

@@ -1,4 +1,4 @@
-// The rule of src/viewability.rs, which says whence it is; cases/viewability.json runs through both.
+// The rule of src/viewability.rs, which names its source; cases/viewability.json tests both.
 import type { Meter } from "./parts.js";
 
 export class PlainMeter implements Meter {
@@ -8,7 +8,7 @@ export class PlainMeter implements Meter {
   private done_ = false;
 
   look(now: number, perMille: number, area: number, visible: boolean, focused: boolean): boolean {
-    // A clock that went back makes a great number of it.
+    // A clock that went back makes the difference, as an unsigned number, very large.
     if (!this.running || (now - this.last_) >>> 0 > 500) this.since_ = now;
     this.last_ = now;
     this.running =

@@ -1,7 +1,7 @@
-// What wasm-bindgen makes of src/rim.rs; `build.mjs` says where it lies.
+// What wasm-bindgen makes of src/rim.rs; `build.mjs` says where that is.
 declare module "wasm-core" {
   export const Meter: import("./parts.js").Core["Meter"];
-  export const Outbox: import("./parts.js").Core["Outbox"];
+  export const Queue: import("./parts.js").Core["Queue"];
   const start: () => Promise<unknown>;
   export default start;
 }

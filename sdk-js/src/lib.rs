@@ -1,11 +1,12 @@
-//! What a publisher's page measures and sends, as values in, values out: [`viewability`] and
-//! [`queue`]. The browser's side of it is `rim`, compiled for Wasm alone: wasm-bindgen's exports,
-//! and the page's storage. The loader (`loader/`, TypeScript) draws, observes and fetches.
+//! What a publisher's page measures and sends, as pure functions of values: [`viewability`] and
+//! [`queue`]. The browser's side is `rim`, which is compiled for Wasm alone: the exports for
+//! JavaScript, and the page's storage. The loader (`loader/`, TypeScript) draws, observes and
+//! fetches.
 //!
-//! Time comes in as an argument, in whole milliseconds of the page's own clock.
+//! Time is an argument, in whole milliseconds of the page's own clock.
 //!
-//! Without `std` on Wasm: its panics bring the formatting of their messages along, a fifth of what
-//! visitors would download.
+//! On Wasm this is built without `std`, whose panics bring along the code that formats their
+//! messages: a fifth of what visitors would download.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 

@@ -1,38 +1,40 @@
-//! What is to be sent to the edge, until the edge has said what became of it.
+//! The queue of events, which holds each until the edge has said what became of it.
 //!
-//! An event leaves the queue when a reply names its result. Whatever else happens (no network, a
-//! busy edge, a beacon that nobody answers, a page that is gone) it is sent again, from storage if
-//! need be. That never counts twice: an event's identity is impression id and kind, and the engine
-//! counts each identity once.
+//! An event leaves the queue when a reply has its result. Whatever else happens (no network, a busy
+//! edge, a beacon that nobody answers, a page that is gone), it is sent again, if need be by a
+//! later page from storage. That never counts twice: an event is identified by impression id and
+//! kind, and the engine counts each identity once.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// A body is shorter than this, in bytes: browsers let 64 KiB be under way with `keepalive`.
+/// A body has fewer bytes than this: browsers allow 64 KiB to be under way with `keepalive`.
 pub const BODY_BYTES_MAX: usize = 16 << 10;
-/// So many events wait at most; another one is refused, and said to be.
+/// The most events that wait; a further one is refused.
 pub const WAITING_MAX: usize = 256;
-/// So many identities are remembered to refuse a repetition here; beyond them the engine does.
+/// The most identities that are remembered to refuse repeats here; beyond them the engine
+/// recognises repeats.
 pub const SEEN_MAX: usize = 1_024;
-/// No token is longer (the wire's own limit is less).
+/// The longest token that is taken; the wire's own limit is lower.
 const TOKEN_CHARS_MAX: usize = 4_096;
 /// The wait after the first failure, in milliseconds; it doubles with each further one.
 const BACKOFF_MS_MIN: u64 = 1_000;
-/// The longest wait of our own making, in milliseconds.
+/// The longest wait that we choose ourselves, in milliseconds.
 const BACKOFF_MS_MAX: u64 = 60_000;
 /// The longest `Retry-After` that is followed, in seconds.
 const RETRY_AFTER_S_MAX: u64 = 3_600;
-/// Opens what is stored; another version's is not read.
+/// The first line of what is stored; what another version has stored is not read.
 const STORED_VERSION: &str = "countersign-queue 1";
 
 const OPEN: &str = r#"{"events":["#;
 const CLOSE: &str = "]}";
-/// A full queue of the longest tokens is still cut into bodies: one event always fits.
+/// Even the longest token fits into a body, so a full queue can always be sent.
 const _: () = assert!(TOKEN_CHARS_MAX + 256 < BODY_BYTES_MAX);
 
-/// What the SDK tells of. Clicks go through the link, conversions do not happen on this page.
+/// The kinds of events that the SDK sends. Clicks go through the link, and conversions do not
+/// happen on this page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// The creative was drawn.
@@ -51,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// From its name.
+    /// Reads a name on the wire.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Impression, Self::Viewable].into_iter().find(|kind| kind.name() == name)
@@ -63,29 +65,29 @@ impl Kind {
 pub enum Refused {
     /// It has been taken before.
     Repeated,
-    /// [`WAITING_MAX`] events wait.
+    /// [`WAITING_MAX`] events are waiting.
     Full,
-    /// IssuerId or token has a character that none has, or is empty or too long.
+    /// The impression id or the token is empty, too long, or has a character that neither may have.
     Malformed,
 }
 
-/// What came of a request.
+/// The answer to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer<'a> {
     /// 202: one result per event, in order, with commas between.
     Results(&'a str),
-    /// The request as such is wrong; sending it again would not help.
+    /// The request itself is wrong, so sending it again would not help.
     Refused,
-    /// No answer, or one that asks to come again, with its `Retry-After` in seconds (0: none).
+    /// No answer, or one that says to come again; with its `Retry-After` in seconds (0: none).
     Later(u64),
-    /// Handed to `sendBeacon`, which tells nothing of what became of it.
+    /// It was handed to `sendBeacon`, which does not tell what becomes of it.
     Unknown,
 }
 
 impl Answer<'_> {
-    /// From an HTTP status; 0 stands for no answer.
+    /// Reads an HTTP status; 0 stands for no answer.
     #[must_use]
-    pub fn of_status(status: u16, retry_after_s: u64, results: &str) -> Answer<'_> {
+    pub fn from_status(status: u16, retry_after_s: u64, results: &str) -> Answer<'_> {
         match status {
             202 => Answer::Results(results),
             408 | 429 => Answer::Later(retry_after_s),
@@ -95,16 +97,16 @@ impl Answer<'_> {
     }
 }
 
-/// Events of this page by what became of them; those that came from storage are in all but `made`.
+/// How many events had which fate. Events from storage count in all fields but `made`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
-    /// Taken into the queue: the sequence number of the page's last event.
+    /// Taken into the queue. This is also the sequence number of the page's last event.
     pub made: u32,
-    /// The edge has them (`accepted`, or `queued` where it is set so).
+    /// Taken by the edge (`accepted`, or `queued` where it is set so).
     pub accepted: u32,
-    /// The edge named a reason against them.
+    /// Refused by the edge, with a reason.
     pub refused: u32,
-    /// Not taken, for the queue was full.
+    /// Not taken, because the queue was full.
     pub dropped: u32,
 }
 
@@ -113,14 +115,14 @@ struct Waiting {
     kind: Kind,
     id: Box<str>,
     token: Box<str>,
-    /// The batch that it is under way with.
+    /// The batch that it is under way with; `None` while it waits.
     batch: Option<u32>,
 }
 
 /// A body to send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Batch {
-    /// To settle it with.
+    /// Its number, for [`Queue::settle`].
     pub number: u32,
     /// JSON for `POST /v1/events`.
     pub body: String,
@@ -141,7 +143,7 @@ impl Queue {
     /// Takes an event of this page.
     ///
     /// # Errors
-    /// When it is not taken, and why.
+    /// Why it is not taken.
     pub fn push(&mut self, kind: Kind, id: &str, token: &str) -> Result<(), Refused> {
         let taken = self.take_in(kind, id, token);
         match taken {
@@ -152,6 +154,7 @@ impl Queue {
         taken
     }
 
+    /// Takes an event of this page or from storage.
     fn take_in(&mut self, kind: Kind, id: &str, token: &str) -> Result<(), Refused> {
         if !is_plain(id, 64) || !is_plain(token, TOKEN_CHARS_MAX) {
             return Err(Refused::Malformed);
@@ -170,14 +173,16 @@ impl Queue {
         Ok(())
     }
 
-    /// The next body, of events that are not under way; `None` when there are none, or none are due
-    /// yet. With `at_once` (the page may be gone soon) all are due.
+    /// The next body, of events that are not under way; `None` when there are none, or they are not
+    /// due yet. With `at_once` (the page may end soon) all are due.
     pub fn take(&mut self, now_ms: u64, at_once: bool) -> Option<Batch> {
         if !at_once && now_ms < self.due_ms {
             return None;
         }
         let number = self.batches + 1;
         let mut body = String::from(OPEN);
+        // Oldest first, and cut before the first that does not fit, so that the order is kept. At least one
+        // fits (see the assertion above).
         for event in self.waiting.iter_mut().filter(|event| event.batch.is_none()) {
             let before = body.len();
             if before > OPEN.len() {
@@ -201,7 +206,7 @@ impl Queue {
         Some(Batch { number, body })
     }
 
-    /// Takes the answer to a batch. One that came late, of a batch that is settled, changes nothing.
+    /// Takes the answer to a batch. A late answer, to a batch that is settled, changes no event.
     pub fn settle(&mut self, number: u32, now_ms: u64, answer: Answer<'_>) {
         match answer {
             Answer::Results(results) => {
@@ -231,6 +236,7 @@ impl Queue {
         }
     }
 
+    /// The events of a batch wait again, and nothing is due before `due_ms`.
     fn put_back(&mut self, number: u32, due_ms: u64) {
         for event in self.waiting.iter_mut().filter(|event| event.batch == Some(number)) {
             event.batch = None;
@@ -238,12 +244,12 @@ impl Queue {
         self.due_ms = self.due_ms.max(due_ms);
     }
 
-    /// The network is back, or the page is looked at again: what waits is due.
+    /// Makes everything that waits due: the network is back, or the page is looked at again.
     pub const fn wake(&mut self) {
         (self.failures, self.due_ms) = (0, 0);
     }
 
-    /// In how many milliseconds there is something to take; `None` when nothing waits.
+    /// In how many milliseconds there will be something to take; `None` when nothing waits.
     #[must_use]
     pub fn wait_ms(&self, now_ms: u64) -> Option<u64> {
         let waits = self.waiting.iter().any(|event| event.batch.is_none());
@@ -268,8 +274,8 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// All events without a result, those under way included, for storage; empty when there are
-    /// none.
+    /// All events without a result, including those under way, as text for storage; empty when
+    /// there are none.
     #[must_use]
     pub fn dump(&self) -> String {
         let mut text = String::new();
@@ -284,8 +290,8 @@ impl Queue {
         text
     }
 
-    /// Takes what another page has stored; how many events. What cannot be read is left out: others
-    /// may write into a page's storage too.
+    /// Takes the events that another page has stored, and returns how many were taken. Lines that
+    /// cannot be read are left out: others may write into a page's storage too.
     pub fn load(&mut self, text: &str) -> usize {
         let mut lines = text.lines();
         if lines.next() != Some(STORED_VERSION) {

@@ -135,13 +135,13 @@ fn a_failure_is_followed_by_longer_and_longer_waits() {
     let mut now_ms = 0;
     for wait_ms in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
         let batch = queue.take(now_ms, false).unwrap();
-        queue.settle(batch.number, now_ms, Answer::of_status(0, 0, ""));
+        queue.settle(batch.number, now_ms, Answer::from_status(0, 0, ""));
         assert_eq!(queue.wait_ms(now_ms), Some(wait_ms));
         assert_eq!(queue.take(now_ms + wait_ms - 1, false), None);
         now_ms += wait_ms;
     }
     let batch = queue.take(now_ms, false).unwrap();
-    queue.settle(batch.number, now_ms, Answer::of_status(202, 0, "accepted"));
+    queue.settle(batch.number, now_ms, Answer::from_status(202, 0, "accepted"));
     assert_eq!((queue.wait_ms(now_ms), queue.tally().accepted), (None, 1));
 }
 
@@ -152,7 +152,7 @@ fn retry_after_is_followed_within_bounds() {
     {
         let mut queue = filled(1, 10);
         let batch = queue.take(0, false).unwrap();
-        queue.settle(batch.number, 0, Answer::of_status(status, asked_s, ""));
+        queue.settle(batch.number, 0, Answer::from_status(status, asked_s, ""));
         assert_eq!(queue.wait_ms(0), Some(wait_ms), "{status}");
         assert_eq!(queue.tally().refused, 0);
     }
@@ -174,7 +174,7 @@ fn leaving_the_page_and_coming_online_wait_for_nothing() {
 fn a_wrong_request_is_not_repeated() {
     let mut queue = filled(2, 10);
     let batch = queue.take(0, false).unwrap();
-    queue.settle(batch.number, 0, Answer::of_status(400, 0, ""));
+    queue.settle(batch.number, 0, Answer::from_status(400, 0, ""));
     assert!(queue.is_empty());
     assert_eq!(queue.tally().refused, 2);
 }

@@ -1,6 +1,7 @@
-//! The browser's side: what JavaScript calls, and the page's storage. Decides nothing.
+//! The browser's side: the functions that JavaScript calls, and the page's storage. It decides
+//! nothing.
 //!
-//! Numbers cross as JavaScript has them (`f64` milliseconds of `performance.now()`).
+//! Numbers are passed as JavaScript has them (`f64` milliseconds of `performance.now()`).
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,20 +10,21 @@ use core::panic::PanicInfo;
 use wasm_bindgen::prelude::wasm_bindgen;
 use web_sys::Storage;
 
-use crate::queue::{Answer, Kind, Queue};
+use crate::queue::{self, Answer, Kind};
 use crate::viewability::{self, Look};
 
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-/// A trap: JavaScript gets an exception without a message, which would cost more bytes than all else
-/// here.
+/// Traps: JavaScript gets an exception without a message, for messages would cost more bytes than
+/// everything else here.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
 }
 
-/// Opens the names of all that is stored: one entry a page, so that pages do not overwrite another's.
+/// The beginning of the names of all stored entries. Each page has an entry of its own, so that
+/// pages do not overwrite each other's.
 const STORAGE_PREFIX: &str = "countersign.q.";
 
 /// The viewability of one impression.
@@ -32,13 +34,13 @@ pub struct Meter(viewability::Meter);
 
 #[wasm_bindgen]
 impl Meter {
-    /// A new one.
+    /// A new meter.
     #[wasm_bindgen(constructor)]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a look; true when the ad has just become viewable.
+    /// Takes a look at the ad; true when it has just become viewable.
     pub fn look(
         &mut self,
         now_ms: f64,
@@ -59,19 +61,19 @@ impl Meter {
 
 /// The queue of this page, and its place in storage.
 #[wasm_bindgen]
-pub struct Outbox {
-    queue: Queue,
+pub struct Queue {
+    queue: queue::Queue,
     page: String,
     taken: u32,
     storage: Option<Storage>,
 }
 
 #[wasm_bindgen]
-impl Outbox {
-    /// An empty one that stores nothing.
+impl Queue {
+    /// An empty queue that stores nothing.
     #[wasm_bindgen(constructor)]
     pub fn new(page: String) -> Self {
-        Self { queue: Queue::default(), page, taken: 0, storage: None }
+        Self { queue: queue::Queue::default(), page, taken: 0, storage: None }
     }
 
     /// Takes an event; false when it is not taken.
@@ -82,7 +84,7 @@ impl Outbox {
         taken
     }
 
-    /// The next body, or nothing.
+    /// The next body to send, or nothing.
     pub fn take(&mut self, now_ms: f64, at_once: bool) -> Option<String> {
         let batch = self.queue.take(whole(now_ms), at_once)?;
         self.taken = batch.number;
@@ -107,13 +109,13 @@ impl Outbox {
     ) {
         let answer = match status {
             1 => Answer::Unknown,
-            _ => Answer::of_status(status, whole(retry_after_s), results),
+            _ => Answer::from_status(status, whole(retry_after_s), results),
         };
         self.queue.settle(number, whole(now_ms), answer);
         self.save();
     }
 
-    /// What waits is due.
+    /// Makes everything that waits due.
     pub fn wake(&mut self) {
         self.queue.wake();
     }
@@ -123,8 +125,8 @@ impl Outbox {
         self.queue.wait_ms(whole(now_ms)).map_or(-1.0, |wait_ms| wait_ms as f64)
     }
 
-    /// With consent, what waits is stored, and what earlier pages left is taken. Without, nothing
-    /// is read, and what this page has stored is removed.
+    /// With consent, what waits is stored, and what earlier pages have left is taken. Without it
+    /// nothing is read, and what was stored is removed.
     pub fn consent(&mut self, given: bool) {
         if given == self.storage.is_some() {
             return;
@@ -133,7 +135,7 @@ impl Outbox {
             self.forget();
             return;
         }
-        // Storage may be switched off, which is an exception, or simply not be there.
+        // Storage may be switched off, which is an exception, or missing.
         let storage = web_sys::window().and_then(|window| window.local_storage().ok().flatten());
         let Some(storage) = storage else { return };
         let others = self.others(&storage);
@@ -143,14 +145,15 @@ impl Outbox {
             }
         }
         self.storage = Some(storage);
-        // Ours first: a page that ends in between leaves two copies, not none.
+        // Our copy is stored before the others are removed: a page that ends in between leaves two
+        // copies, not none.
         if self.save() {
             self.remove(&others);
         }
     }
 }
 
-impl Outbox {
+impl Queue {
     fn name(&self) -> String {
         [STORAGE_PREFIX, &self.page].concat()
     }
@@ -165,12 +168,13 @@ impl Outbox {
     fn remove(&self, names: &[String]) {
         let Some(storage) = &self.storage else { return };
         for name in names {
-            // Only a storage that was switched off meanwhile refuses, and then there is nothing left.
+            // Removing fails only when storage was switched off meanwhile, and then nothing is left
+            // to remove.
             let _ = storage.remove_item(name);
         }
     }
 
-    /// Takes back all that any page of this site has stored.
+    /// Removes all that any page of this site has stored.
     fn forget(&mut self) {
         let Some(storage) = &self.storage else { return };
         let mut names = self.others(storage);
@@ -179,7 +183,8 @@ impl Outbox {
         self.storage = None;
     }
 
-    /// False when the storage is full: events then live as long as the page.
+    /// Stores what waits. False when nothing is stored, or the storage is full: events then live as
+    /// long as the page.
     fn save(&self) -> bool {
         let Some(storage) = &self.storage else { return false };
         let text = self.queue.dump();

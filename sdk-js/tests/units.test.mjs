@@ -11,7 +11,7 @@ const load = async (name) => {
   return import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString("base64")}`);
 };
 const { PlainMeter } = await load("viewability");
-const { PlainOutbox } = await load("outbox");
+const { PlainQueue } = await load("queue");
 const { markup } = await load("markup");
 const cases = JSON.parse(readFileSync(new URL("../cases/viewability.json", import.meta.url), "utf8"));
 
@@ -32,17 +32,17 @@ test("viewability: the meter says while it wants more looks", () => {
 });
 
 const filled = (events, chars) => {
-  const outbox = new PlainOutbox();
-  for (let n = 0; n < events; n++) assert.equal(outbox.push("impression", `${n}`, "t".repeat(chars)), true);
-  return outbox;
+  const queue = new PlainQueue();
+  for (let n = 0; n < events; n++) assert.equal(queue.push("impression", `${n}`, "t".repeat(chars)), true);
+  return queue;
 };
 const length = (body) => JSON.parse(body).events.length;
 
 for (const chars of [1, 39, 330, 331, 332, 4_096])
-  test(`outbox: every body is below 16 KiB, tokens of ${chars}`, () => {
-    const outbox = filled(256, chars);
+  test(`queue: every body is below 16 KiB, tokens of ${chars}`, () => {
+    const queue = filled(256, chars);
     let [events, body] = [0];
-    while ((body = outbox.take())) {
+    while ((body = queue.take())) {
       assert.ok(Buffer.byteLength(body) < 16_384, `${body.length}`);
       const one = Math.ceil((body.length - 13) / length(body)) + 1;
       events += length(body);
@@ -51,41 +51,41 @@ for (const chars of [1, 39, 330, 331, 332, 4_096])
     assert.equal(events, 256);
   });
 
-test("outbox: 16 383 bytes go together, 16 384 do not", () => {
+test("queue: 16 383 bytes go together, 16 384 do not", () => {
   // Around two tokens: {"events":[{"token":"","kind":"impression"},{"token":"","kind":"impression"}]}
   const room = 16_383 - JSON.stringify({ events: Array(2).fill({ token: "", kind: "impression" }) }).length;
   for (const [chars, together] of [[room, 2], [room + 1, 1]]) {
-    const outbox = new PlainOutbox();
-    outbox.push("impression", "a", "t".repeat(8_000));
-    outbox.push("impression", "b", "t".repeat(chars - 8_000));
-    const body = outbox.take();
+    const queue = new PlainQueue();
+    queue.push("impression", "a", "t".repeat(8_000));
+    queue.push("impression", "b", "t".repeat(chars - 8_000));
+    const body = queue.take();
     assert.equal(length(body), together);
     assert.ok(together === 1 || body.length === 16_383, `${body.length}`);
   }
 });
 
-test("outbox: it is bounded", () => {
-  const outbox = filled(256, 1);
-  assert.equal(outbox.push("viewable", "a", "t"), false);
+test("queue: it is bounded", () => {
+  const queue = filled(256, 1);
+  assert.equal(queue.push("viewable", "a", "t"), false);
 });
 
-test("outbox: what failed is sent again, what the edge has answered is not", () => {
+test("queue: what failed is sent again, what the edge has answered is not", () => {
   for (const [status, again] of [[202, 0], [400, 0], [413, 0], [415, 0], [0, 1], [1, 1], [408, 1], [429, 1], [500, 1], [503, 1], [200, 1]]) {
-    const outbox = filled(1, 1);
-    outbox.take();
-    assert.equal(outbox.take(), undefined, "under way");
-    outbox.settle(outbox.taken, 0, status);
-    assert.equal(outbox.wait(), again ? 5_000 : -1, `${status}`);
-    assert.equal(outbox.take() !== undefined, again === 1, `${status}`);
+    const queue = filled(1, 1);
+    queue.take();
+    assert.equal(queue.take(), undefined, "under way");
+    queue.settle(queue.taken, 0, status);
+    assert.equal(queue.wait(), again ? 5_000 : -1, `${status}`);
+    assert.equal(queue.take() !== undefined, again === 1, `${status}`);
   }
 });
 
-test("outbox: waking makes what waits due", () => {
-  const outbox = filled(1, 1);
-  outbox.take();
-  outbox.settle(1, 0, 503);
-  outbox.wake();
-  assert.equal(outbox.wait(), 0);
+test("queue: waking makes what waits due", () => {
+  const queue = filled(1, 1);
+  queue.take();
+  queue.settle(1, 0, 503);
+  queue.wake();
+  assert.equal(queue.wait(), 0);
 });
 
 const ad = {

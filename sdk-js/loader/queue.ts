@@ -1,10 +1,11 @@
-// Until the Wasm core is there, and where it never comes: events live as long as the page, and are
-// sent again five seconds after a failure. No storage, no growing waits, no `Retry-After`.
-import type { Kind, Outbox } from "./parts.js";
+// The queue until the Wasm core has loaded, and where it never does: events live as long as the
+// page, and are sent again five seconds after a failure. No storage, no growing waits, no
+// `Retry-After`.
+import type { Kind, Queue } from "./parts.js";
 
 type Waiting = { kind: Kind; id: string; token: string };
 
-export class PlainOutbox implements Outbox {
+export class PlainQueue implements Queue {
   taken = 0;
   waiting_: Waiting[] = [];
   private underWay_: Waiting[][] = [];
@@ -19,7 +20,8 @@ export class PlainOutbox implements Outbox {
     let events = 0;
     for (const { token, kind } of this.waiting_) {
       const more = (body && ",") + JSON.stringify({ token, kind });
-      // All of it is ASCII, so characters are bytes; with the 13 around them they are below 16 KiB.
+      // Everything is ASCII, so characters are bytes. With the 13 around them the body stays below
+      // 16 KiB.
       if (body.length + more.length > 16370) break;
       body += more;
       events++;
@@ -32,7 +34,7 @@ export class PlainOutbox implements Outbox {
   settle(body: number, _now: number, status: number): void {
     const events = this.underWay_[body]!;
     delete this.underWay_[body];
-    // 202 or what is wrong for good; any other status asks to come again.
+    // 202, or a request that is wrong for good; any other status means to come again.
     if (/^(202|4(?!08|29))/.test(status as unknown as string)) return this.wake();
     this.waiting_.push(...events);
     this.pause_ = 5000;
