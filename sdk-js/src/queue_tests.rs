@@ -53,7 +53,7 @@ fn every_body_is_below_16_kib_and_together_they_have_everything() {
         while let Some(batch) = queue.take(0, false) {
             assert!(batch.body.len() < BODY_BYTES_MAX, "{}", batch.body.len());
             events += tokens(&batch.body);
-            // As full as may be: another event would not have fitted.
+            // As full as allowed: another event would not have fitted.
             let one = batch.body.len() - OPEN.len() - CLOSE.len();
             let one = one.div_ceil(tokens(&batch.body)) + 1;
             assert!(events == WAITING_MAX || batch.body.len() + one >= BODY_BYTES_MAX);
@@ -243,8 +243,8 @@ fn what_cannot_be_read_from_storage_is_left_out() {
     assert_eq!(Queue::default().load(&many), WAITING_MAX);
 }
 
-/// Whatever the network does: every event ends with one result or waits, and none is in two bodies
-/// that are under way.
+/// Whatever the network does: every event ends with one result or still waits, and none is in two
+/// bodies that are under way.
 #[test]
 fn random_networks_lose_nothing() {
     let mut seed = 11_u64;

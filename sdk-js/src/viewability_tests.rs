@@ -48,8 +48,9 @@ fn more_looks_are_wanted_while_the_time_test_runs() {
     assert!(!meter.is_running() && meter.is_viewable());
 }
 
-/// Every run of looks, of random lengths and states, against a second writing of the rule: some
-/// unbroken stretch of passing looks, none further apart than a gap, lasts a second.
+/// Runs of looks of random lengths and states, compared with the rule as it is written a second
+/// time here: some unbroken stretch of passing looks, none further apart than the gap, lasts a
+/// second.
 #[test]
 fn random_looks_agree_with_the_rule_told_backwards() {
     let mut seed = 7_u64;

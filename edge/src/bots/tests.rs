@@ -31,7 +31,7 @@ fn the_lists_of_isbot_are_told_apart() {
     assert!(missed.is_empty() && taken.is_empty(), "missed {missed:#?}, taken {taken:#?}");
 }
 
-/// What isbot says of each.
+/// What isbot itself says of each.
 #[test]
 fn patterns_that_look_around() {
     let cases = [
@@ -108,7 +108,7 @@ fn a_phone_may_be_called_as_it_likes() {
     }
 }
 
-/// By their agents as people have reported them.
+/// Agents as people have reported them.
 #[test]
 fn persons_and_machines_that_were_mistaken_for_each_other() {
     let wechat = "Mozilla/5.0 (Linux; Android 11; M2007J17C) AppleWebKit/537.36 Version/4.0 Chrome/86.0.4240.99 \
@@ -133,7 +133,7 @@ fn persons_and_machines_that_were_mistaken_for_each_other() {
 #[test]
 fn what_is_no_text_is_no_matter() {
     assert!(!is_bot(b""));
-    // Anything long without a space is a program's, as isbot has it.
+    // isbot takes anything long without a space for a program.
     assert!(is_bot(&[b'x'; 4_000]));
     assert!(
         is_bot(b"curl/8.9.1")
@@ -158,7 +158,7 @@ proptest! {
     }
 }
 
-/// The patterns as isbot has them, matched by an engine for JavaScript's expressions.
+/// The patterns as isbot has them, matched by an engine for JavaScript's regular expressions.
 static PATTERNS: LazyLock<Vec<regress::Regex>> = LazyLock::new(|| {
     let patterns: Vec<String> =
         serde_json::from_str(include_str!("../../bots/patterns.json")).unwrap();
@@ -169,7 +169,7 @@ fn isbot(agent: &str) -> bool {
     PATTERNS.iter().any(|pattern| pattern.find(agent).is_some())
 }
 
-/// Every place tried, nothing passed over.
+/// Tries every place and skips none.
 fn plainly(agent: &[u8]) -> bool {
     let model = model_range(agent);
     let mut places = (0..agent.len()).filter(|at| !model.contains(at));
@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn any_mixture_as_isbot_has_it(agent in mixed()) {
         let (ours, theirs) = (is_bot(agent.as_bytes()), isbot(&agent));
-        // They know of no phones that are called like a bot.
+        // isbot knows of no phones that are named like a bot.
         prop_assert!(ours == theirs || theirs && !model_range(agent.as_bytes()).is_empty());
     }
 }

@@ -70,8 +70,8 @@ fn a_crowded_table_flags_nobody_for_another() {
 }
 
 proptest! {
-    /// With at most so many in every window nobody is flagged, and of more than twice as many in one
-    /// window some are.
+    /// When at most `clicks` come in every window no visitor is flagged; when more than twice as
+    /// many come in one window, some are.
     #[test]
     fn between_one_and_two_windows_full(
         clicks in 1_u32..40,

@@ -63,8 +63,8 @@ fn open_with(settings: &OutboxSettings, clock: &Arc<Hands>) -> (Outbox, Opened) 
     Outbox::open(settings, clock, &mut Seeded::new(9), Metrics::default()).unwrap()
 }
 
-/// The same after a drain was stopped: what it had begun on another thread has the directory until that is
-/// done.
+/// Opens an outbox whose drain was stopped. Work that the drain had begun on another thread holds
+/// the directory until it is done.
 async fn open_when_free(settings: &OutboxSettings, clock: &Arc<Hands>) -> (Outbox, Opened) {
     let watch = Stopwatch::start();
     loop {
@@ -79,7 +79,7 @@ async fn open_when_free(settings: &OutboxSettings, clock: &Arc<Hands>) -> (Outbo
     }
 }
 
-/// An event that can be told from others by its token.
+/// An event that its token tells from others.
 fn draft(number: u32) -> Draft {
     sized(number, 300)
 }
@@ -105,7 +105,7 @@ async fn append(outbox: &Outbox, drafts: impl IntoIterator<Item = Draft>) {
     outbox.append(drafts.into_iter().collect()).unwrap().await.unwrap();
 }
 
-/// All batches of an outbox's directory, which nobody has open.
+/// All batches in the directory of an outbox that is not open.
 fn batches(dir: &Path) -> Vec<Vec<u8>> {
     let (segments, _) = Segments::open(dir, SegmentsConfig::default(), [0; 16]).unwrap();
     let view = segments.view();
@@ -117,9 +117,9 @@ fn batches(dir: &Path) -> Vec<Vec<u8>> {
     all
 }
 
-/// What a set of batches says, after checking what must hold of any outbox: numbers without gaps
-/// from 0, one closing batch at most and at the end, stamps between the watermarks before and
-/// after, tallies of no minute that was declared complete.
+/// Sums up batches, and checks what must hold for any outbox: numbers without gaps from 0, at most
+/// one closing batch and that at the end, stamps between the watermarks before and after, no
+/// tallies of a minute that was declared complete.
 fn audit(batches: &[Vec<u8>]) -> Audit {
     let mut audit = Audit::default();
     let mut epochs: BTreeMap<u64, (u64, Timestamp)> = BTreeMap::new();
@@ -137,7 +137,7 @@ fn audit(batches: &[Vec<u8>]) -> Audit {
             assert!(audit.events.insert(number), "event {number} is there twice");
         }
         for tally in &batch.tallies {
-            // What was left over by an earlier process comes with the first batch.
+            // What an earlier process left over comes with the first batch.
             assert!(next == 0 || tally.minute >= before.minute(), "a final minute");
             *audit.tallied.entry((tally.kind, tally.reason)).or_default() += u64::from(tally.count);
         }
@@ -163,13 +163,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A sink that keeps what it gets, and does as it is told.
+/// A sink that keeps what it gets and fails as it is told to.
 #[derive(Default)]
 struct Store {
     got: Mutex<Vec<Vec<u8>>>,
     /// Takes nothing while set.
     down: std::sync::atomic::AtomicBool,
-    /// Takes the batch, and says that it has not: this many times.
+    /// So many times it takes the batch but reports that it has not.
     lost_acks: AtomicU64,
     /// Refuses the batch of this number (+ 1; 0: none).
     refused: AtomicU64,

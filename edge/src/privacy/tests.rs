@@ -98,7 +98,8 @@ fn gpp(text: &str, sid: &str) -> bool {
     decide(&signals, &PrivacyPolicy::default()).visitor
 }
 
-/// The string allows, by its section 6; what else is said of sections decides whether that counts.
+/// The string allows, by its section 6; what else is said about sections decides whether that
+/// section counts.
 #[test]
 fn which_sections_apply() {
     let allows = |sid: &str, consent| {
@@ -111,13 +112,13 @@ fn which_sections_apply() {
         ("2,6", true, true),
         ("2_6", true, true),
         ("2%2c6", true, true),
-        // Not known yet: all.
+        // Not known yet: all sections apply.
         ("0", true, true),
-        // Another, or none: it says nothing.
+        // Another section applies, or none: the string says nothing.
         ("7", false, true),
         ("-1", false, true),
         ("4000", false, true),
-        // What cannot be read may be the one that forbids.
+        // A list that cannot be read may name a section that forbids.
         ("x", false, false),
         ("6,x", false, false),
         ("-2", false, false),
@@ -337,7 +338,8 @@ proptest! {
     }
 }
 
-/// Ranges of all vendors, as many as a request's head can hold: read once, kept nowhere.
+/// Ranges of all vendors, as many as the head of a request can hold: read in one pass without
+/// storing them.
 #[test]
 fn a_string_that_names_everybody_often_costs_little() {
     let everybody = Vendors::Ranges(vec![(1, Some(65_535)); 2_500]);

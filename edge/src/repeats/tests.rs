@@ -84,7 +84,8 @@ fn what_stays_is_missing_at_no_moment() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0..ROUNDS {
-                // Until the next round is told, as many as leave the first of this one in its part.
+                // Before the next round as many events follow as leave this round's first one in
+                // its part.
                 (1..WAYS as u64 - 1).for_each(|nth| repeats.remember(&click(round, nth)));
                 repeats.remember(&click(round + 1, 0));
                 current.store(round + 1, Ordering::Release);

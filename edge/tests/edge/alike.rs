@@ -1,5 +1,5 @@
-//! The same requests to both shells and to the core alone: what the visitor sees is the same byte for
-//! byte, and so is what goes to the centre. The Worker runs on a real workerd.
+//! Puts the same requests to both shells and to the core alone. What the visitor sees is the same
+//! byte for byte, and so is what the centre is told. The Worker runs on a real workerd.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,10 +18,10 @@ use crate::networks::{NUMBER, table};
 use crate::shells::{Shells, Told, reply_of, seen, send};
 use crate::support::{TokenSpec, World};
 
-/// Methods that both platforms leave to us.
+/// The methods that both platforms leave to us.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
 
-/// Cases of one policy, which one pair of shells answers.
+/// The cases of one policy, which one pair of shells answers.
 struct Group {
     policy: PolicySpec,
     bindings: Vec<(&'static str, String)>,
@@ -60,7 +60,7 @@ async fn both_shells_answer_as_the_core_does_and_tell_the_centre_the_same() {
     assert_eq!(not_asked.len(), 10, "what cannot be asked has changed");
 }
 
-/// Why a case cannot be put to a shell, if it cannot.
+/// Why a case cannot be put to a shell; `None` when it can.
 fn expressible(case: &Case) -> Result<(), &'static str> {
     if case.clock_stands {
         return Err("an edge's clock goes on");
@@ -78,7 +78,7 @@ fn expressible(case: &Case) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What tells a Worker of this policy; its issuer comes with its keys.
+/// The bindings by which a Worker gets this policy; its issuer comes with its keys.
 fn bindings(policy: &PolicySpec) -> Result<Vec<(&'static str, String)>, &'static str> {
     if policy.data_centres.is_some() {
         return Err("a Worker has no setting for another list of data centres");
@@ -172,13 +172,13 @@ impl Group {
             parts.settings.networks = (!networks.is_empty()).then(|| file.path().to_owned());
         })
         .await;
-        // The native edge has read the table when it answers.
+        // The native edge has read its table by the time it answers.
         crate::shells::get(shells.native.address, "/healthz").await;
         (shells, policy)
     }
 }
 
-/// Notes the difference when the centre is not told in time what the core decided.
+/// Notes a difference when the centre is not told in time what the core decided.
 async fn eventually_alike(
     decided: &Told,
     name: &str,
@@ -195,10 +195,10 @@ async fn eventually_alike(
     }
 }
 
-/// Where tokens lead that are nobody else's.
+/// The URL of tokens that only this test uses.
 const BEFORE: &str = "https://before.example/";
 
-/// The clicks of the same visitor that came before, each of a token of its own, in one beacon.
+/// The earlier clicks of the same visitor, each with a token of its own, in one beacon.
 async fn click_before(address: SocketAddr, case: &Case, world: &World, first: i64) {
     let clicks = i64::from(case.request.clicks_before);
     if clicks == 0 {
@@ -239,7 +239,7 @@ async fn ask(address: SocketAddr, case: &Case, world: &World) -> Reply {
     send(address, head.as_bytes(), &body).await
 }
 
-/// The head up to where it says what is asked for.
+/// A head with the fields that any request may have; the caller adds those of the body.
 fn head(method: &str, url: &str, case: &Case) -> String {
     let spec = &case.request;
     let mut head = format!("{method} {url} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n");
@@ -251,7 +251,7 @@ fn head(method: &str, url: &str, case: &Case) -> String {
     field("User-Agent", spec.user_agent());
     field("Sec-Purpose", &spec.purpose);
     field("Sec-GPC", if spec.opted_out { "1" } else { "" });
-    // Each shell has its own way of hearing where a request comes from.
+    // Each shell learns in its own way where a request comes from.
     let client = spec.client.as_deref().unwrap_or_default();
     field("X-Forwarded-For", client);
     field("CF-Connecting-IP", client);

@@ -1,6 +1,6 @@
-//! Requests and what the edge decides, as JSON (`shared/vectors/edge.json`): `exemplary` is how it is
-//! used, `supplemental` everything else. Here the core decides; what both shells make of the same
-//! cases is in [`crate::alike`].
+//! Cases of requests and what the edge decides, as JSON (`shared/vectors/edge.json`): `exemplary`
+//! shows its use, `supplemental` has everything else. Here the core decides; [`crate::alike`] puts
+//! the same cases to both shells.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ use shared::{Fingerprint, ImpressionId, IssuerId, Random, Timestamp};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     pub(crate) about: String,
-    /// It is true at that very time: no edge whose clock goes on can be asked.
+    /// The case holds only at that very time, so an edge whose clock goes on cannot be asked.
     #[serde(default)]
     pub(crate) clock_stands: bool,
     #[serde(default)]
@@ -64,7 +64,7 @@ pub(crate) struct RequestSpec {
     method: Option<String>,
     url: String,
     pub(crate) content_type: String,
-    /// A browser's, when nothing is said.
+    /// A browser's when it is not given.
     user_agent: Option<String>,
     pub(crate) purpose: String,
     pub(crate) if_none_match: String,
@@ -72,9 +72,9 @@ pub(crate) struct RequestSpec {
     pub(crate) country: String,
     pub(crate) client: Option<String>,
     pub(crate) asn: Option<u32>,
-    /// So many clicks of the same visitor came before, at the same time.
+    /// How many clicks of the same visitor came before, at the same time.
     pub(crate) clicks_before: u32,
-    /// The same request came before, and what it brought is durable.
+    /// Whether the same request came before, and its event is durable.
     pub(crate) kept_before: bool,
     /// Text as it is, anything else as JSON.
     body: Value,
@@ -112,19 +112,19 @@ impl State for Memory {
 }
 
 impl Case {
-    /// Its tokens' bytes, by name.
+    /// The bytes of its tokens, by name.
     pub(crate) fn tokens(&self, world: &World) -> BTreeMap<&str, Vec<u8>> {
         self.tokens.iter().map(|(name, spec)| (name.as_str(), world.mint(spec))).collect()
     }
 
-    /// With tokens that no other case has.
+    /// The case with tokens that no other case has.
     pub(crate) fn apart(mut self, number: usize) -> Self {
         let seq = 1_000 * (1 + number as i64);
         self.tokens.values_mut().for_each(|spec| spec.seq += seq);
         self
     }
 
-    /// Its URL and its body, with the tokens in their places.
+    /// Its URL and its body, with the tokens filled in.
     pub(crate) fn filled(&self, tokens: &BTreeMap<&str, Vec<u8>>) -> (String, String) {
         let fill = |text: &str| {
             tokens.iter().fold(text.to_owned(), |text, (name, bytes)| {
@@ -176,7 +176,7 @@ impl PolicySpec {
         self.pace.map(|(clicks, window_s)| Pace { clicks, window_s }).unwrap_or_default()
     }
 
-    /// The tests' policy with what is otherwise.
+    /// The tests' policy with the changes of the case.
     pub(crate) fn policy(&self, world: &World) -> Policy {
         let mut policy = world.policy();
         if self.beacons_queued {
@@ -212,7 +212,7 @@ impl Case {
         self.decide_by(world, policy, &|step| step.alone())
     }
 
-    /// The same, with whoever takes a step to its decision.
+    /// The same, step by step, where the caller takes the steps.
     pub(crate) fn decide_by(
         &self,
         world: &World,
@@ -319,7 +319,7 @@ fn describe_event(event: &Draft, tokens: &BTreeMap<&str, Vec<u8>>) -> Value {
     })
 }
 
-/// What a token says that was just issued; its signature is checked as the collector does.
+/// The contents of a token that was just issued. Its signature is checked as the collector does.
 fn describe_issued(text: &str, decision: &Decision, policy: &edge::Policy) -> Value {
     let bytes = from_text(text.as_bytes()).unwrap();
     assert_eq!(decision.events[0].token, bytes, "the event has the token that was given out");
@@ -339,8 +339,8 @@ fn describe_issued(text: &str, decision: &Decision, policy: &edge::Policy) -> Va
     })
 }
 
-/// Whether `actual` has all that `expected` says; `"*"` is any value that is there. Arrays must
-/// have the same length.
+/// Whether `actual` has everything that `expected` has; `"*"` matches any value that is there.
+/// Arrays must have the same length.
 fn subset(expected: &Value, actual: &Value) -> Result<(), String> {
     match (expected, actual) {
         (Value::String(any), found) if any == "*" && !found.is_null() => Ok(()),

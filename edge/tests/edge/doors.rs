@@ -1,4 +1,4 @@
-//! Connections that hold places and do nothing, beside visitors.
+//! Connections that hold permits and do nothing, beside those of visitors.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -73,7 +73,7 @@ impl Store {
         (events, tallies)
     }
 
-    /// The same, with what came again among the events.
+    /// The same, with repeats counted among the events.
     pub(crate) fn came(&self) -> (BTreeMap<Kind, u64>, BTreeMap<(Kind, Reason), u64>) {
         let (mut events, mut tallies) = self.counts();
         for kind in Kind::ALL {
@@ -197,12 +197,12 @@ impl Reply {
         Self { status, head: head.to_ascii_lowercase(), body }
     }
 
-    /// All that comes until the server closes.
+    /// Everything that arrives until the server closes.
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
         Self::read_any(stream).await.expect("a whole head")
     }
 
-    /// The same; `None` when the server says nothing, or nothing whole.
+    /// The same; `None` when the server sends nothing, or no complete reply.
     pub(crate) async fn read_any(stream: &mut TcpStream) -> Option<Self> {
         let mut bytes = Vec::new();
         let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes));

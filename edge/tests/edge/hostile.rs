@@ -1,4 +1,5 @@
-//! Whatever comes: no panic, no redirect but for a token of ours, and one outcome for each event.
+//! Hostile input: it causes no panic and no redirect without a token of ours, and each event has
+//! one outcome.
 
 use std::sync::LazyLock;
 
@@ -25,7 +26,7 @@ fn get(path: &str) -> Decision {
     decide(&Request::new(Method::Get, path))
 }
 
-/// What holds of the decision on any request that brings no token of ours.
+/// What must hold for the decision on any request without a token of ours.
 fn assert_harmless(decision: &Decision) {
     assert_ne!(decision.reply.status / 100, 3, "a redirect");
     assert_eq!(decision.reply.location, None);

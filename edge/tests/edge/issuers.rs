@@ -1,4 +1,5 @@
-//! One issuer's edge sends nobody on with what another issuer made, whatever that one has been given.
+//! The edge of one issuer redirects nobody by a token that another issuer made, whatever that
+//! issuer has been given.
 
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ const NOW: Timestamp = Timestamp(1_769_860_800_000);
 const HOUSE: IssuerId = Id::literal("house");
 const MALLORY: IssuerId = Id::literal("limited");
 
-/// The golden deployment, made by a build whose issuers shared a secret; and as a new one would be.
+/// The golden deployment, which an earlier build made, whose issuers shared a secret; and the same
+/// as a new build makes it.
 fn stores() -> [KeyStore; 2] {
     let golden = include_str!("../../../shared/vectors/tokens.json");
     let mut keys = serde_json::from_str::<Value>(golden).unwrap()["keys"].take();
@@ -67,14 +69,14 @@ fn house(store: &KeyStore) -> EdgeKeys {
     store.for_edge(HOUSE).unwrap()
 }
 
-/// All the tags that a tenant can make of what `keys edge` gives him.
+/// All tags that a tenant can make from what `keys edge` gives.
 fn tags_of(keys: &EdgeKeys) -> Vec<TagKeys> {
     let own = keys.own.iter().map(|(key, _)| Signer::new(key).tags().clone());
     own.chain(keys.earlier_tags()).collect()
 }
 
-/// The body of a token of the house, sealed with what another issuer has: his signature, none, or the
-/// house's of another body.
+/// The body of a token of the house with every seal that another issuer can give it: its own
+/// signature, none, or the signature of another body of the house.
 fn forged(mallory: &EdgeKeys) -> Vec<Vec<u8>> {
     let good = of_the_house();
     let signature = good.len() - TAG_BYTES - SIGNATURE_BYTES;
@@ -124,7 +126,7 @@ fn what_a_tenant_signs_himself_is_not_sent_on_by_another_s_edge() {
     }
 }
 
-/// What was given out before the deployment had this build leads on where it did.
+/// Links that were issued before the deployment had this build still lead where they did.
 #[test]
 fn a_token_of_an_earlier_build_still_leads_on() {
     let [earlier, new] = stores();
@@ -132,7 +134,7 @@ fn a_token_of_an_earlier_build_still_leads_on() {
     token.truncate(token.len() - TAG_BYTES);
     tag(&mut token, &house(&earlier).earlier_tags().unwrap(), NOW.day());
     assert_eq!(click(&house(&earlier), &token).reply.status, 302);
-    // There is no such token in a deployment that was never without this.
+    // A deployment that always had this build takes no such token.
     assert_eq!(click(&house(&new), &token).reply.status, 403);
 }
 
@@ -172,6 +174,6 @@ fn an_edge_knows_which_ads_its_keys_may_not_sign_for() {
         let ad = policy.catalogue.ads().iter().find(|known| known.id == *ad).unwrap();
         assert!(policy.keys.signer(publisher, ad, NOW).is_none(), "{placement} {ad:?}");
     }
-    // Where no key signs at all, that is what is wrong.
+    // When no key signs at all, that is the reason that is given.
     assert_eq!(policy.unsold(Timestamp(0)), []);
 }

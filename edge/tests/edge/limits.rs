@@ -10,8 +10,8 @@ use crate::harness::{Edge, Reply, Store};
 
 const MANY: usize = 40;
 
-/// An edge that lets a network ask three times and click six times at once, and then once in a
-/// second; the tests' own address is a trusted proxy.
+/// An edge that lets a network ask three times and click six times at once, and after that once a
+/// second. The tests' own address is a trusted proxy.
 async fn limited(dir: &std::path::Path) -> Edge {
     Edge::start_with(dir, Arc::new(Store::default()), |parts| {
         let rate = |burst| Rate { per_s: 1, burst };
@@ -78,7 +78,7 @@ async fn who_runs_the_edge_and_who_is_hidden_is_not_limited() {
     let edge = limited(dir.path()).await;
     for _ in 0..MANY {
         assert_eq!(edge.get("/healthz").await.status, 200);
-        // No `X-Forwarded-For`: nobody can be told from anybody.
+        // Without `X-Forwarded-For` clients cannot be told apart.
         assert_eq!(edge.get("/nothing").await.status, 404);
         assert_eq!(edge.post(&json!([])).await.status, 400);
     }

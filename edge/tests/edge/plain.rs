@@ -1,4 +1,5 @@
-//! Connections that are kept: plain requests take a way of their own, and nobody can tell.
+//! Connections that stay open: plain requests are served in a way of their own, and no client can
+//! notice it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +36,7 @@ impl Kept {
         Self { head, body }
     }
 
-    /// Status line and fields, in one order, without those that differ from time to time.
+    /// Status line and fields in a fixed order, without the fields that change from reply to reply.
     fn alike(&self) -> Vec<&str> {
         let differs = |line: &&str| line.starts_with("date: ") || line.starts_with("connection: ");
         let mut lines: Vec<&str> =
@@ -72,7 +73,7 @@ async fn both_ways_answer_alike() {
     ] {
         let request = format!("{target} HTTP/1.1");
         let kept = ask(&mut plain, &request).await;
-        // A connection that is not to be kept is hyper's.
+        // A connection that is to be closed goes to hyper.
         let mut other = TcpStream::connect(edge.address).await.unwrap();
         let closed = ask(&mut other, &format!("{request}\r\nConnection: close")).await;
         assert_eq!(kept.alike(), closed.alike(), "{target}");
@@ -191,7 +192,7 @@ async fn kept_connections_end_in_time() {
 
     let mut idle = TcpStream::connect(edge.address).await.unwrap();
     assert_eq!(ask(&mut idle, &click).await.head[0], "http/1.1 302 found");
-    // Does not wait for those that say nothing.
+    // Shutdown does not wait for connections that say nothing.
     edge.stop().await;
     assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0);
 }
@@ -206,7 +207,7 @@ async fn a_redirect_that_is_queued_does_not_wait_at_all_and_its_event_is_kept() 
     redirects_with_a_slow_disk(Durability::Queued, Duration::from_hours(1)).await;
 }
 
-/// The disk takes its time: here the outbox waits for more events.
+/// A slow disk, here by an outbox that waits for more events.
 async fn redirects_with_a_slow_disk(clicks: Durability, redirect_wait: Duration) {
     let dir = tempfile::tempdir().unwrap();
     let slow = OutboxSettings {

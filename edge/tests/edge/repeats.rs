@@ -24,7 +24,7 @@ async fn click(address: SocketAddr, token: &str, count: usize) {
     }
 }
 
-/// Bodies of the same token, of which each says that it is of another page.
+/// Bodies with the same token, each of which claims to come from another page.
 async fn beacons(address: SocketAddr, token: &str, count: usize) {
     let element = |kind| json!({ "token": token, "kind": kind });
     let events: Vec<_> =
@@ -46,7 +46,8 @@ async fn beacons(address: SocketAddr, token: &str, count: usize) {
 const CLICKS: usize = 1_500;
 const BODIES: usize = 50;
 
-/// What the centre is told: a row for each sort of event, the rest in tallies, and nothing is missing.
+/// What the centre is told: one row for each sort of event, the rest in tallies, and nothing is
+/// missing.
 fn is_all(told: &Told) -> bool {
     // The client's clicks say nothing of a browser; a beacon has two kinds, and one page.
     let rows: Vec<_> = told.events.iter().collect();
@@ -70,7 +71,8 @@ async fn one_token_in_thousands_of_requests_is_a_row_for_each_kind_and_tallies()
     }
 }
 
-/// The first is not known to be kept before the outbox says so: what it refused is no first.
+/// An event is remembered only once the outbox has taken it, so one that was refused does not make
+/// the next one a repeat.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_outbox_refused_is_kept_when_it_comes_again() {
     let dir = tempfile::tempdir().unwrap();

@@ -43,7 +43,7 @@ async fn an_impression_from_serve_to_click() {
     assert!(click.header("cache-control").unwrap().contains("no-store"));
     let forged = edge.get("/v1/c/AAAA").await;
     assert_eq!((forged.status, forged.header("location")), (400, None));
-    // No heartbeat is needed: what was answered is in the outbox, and goes with the end.
+    // No heartbeat is needed: what was answered is in the outbox, and is sent at the end.
     let (summary, sink) = edge.stop().await;
     assert_eq!(summary, Summary { left: 0, closed: true });
     let (events, tallies) = sink.counts();
@@ -154,7 +154,7 @@ async fn a_full_outbox_refuses_beacons_and_redirects_still_go_out() {
     assert_eq!(tallies[&(Kind::Click, Reason::UnknownVersion)], 1);
 }
 
-/// Beacons until no more are taken; how many were.
+/// Sends beacons until they are refused; returns how many were taken.
 async fn fill(edge: &Edge) -> i64 {
     let mut accepted = 0;
     loop {
@@ -232,7 +232,7 @@ async fn an_end_in_the_middle_of_traffic_loses_nothing() {
     assert_eq!(summary, Summary { left: 0, closed: true });
     let counted = sink.came().0[&Kind::Impression];
     assert!(answered > 50, "{answered}");
-    // A client may have missed an answer as the process went, but never the other way round.
+    // A client may have missed an answer as the process ended, but never the other way round.
     assert!((answered..=answered + 8).contains(&counted), "{counted} counted, {answered} answered");
 }
 
@@ -246,7 +246,7 @@ async fn slow_and_silent_clients_are_let_go() {
         parts.settings.connections_max = 2;
     })
     .await;
-    // Two that say nothing hold both places; the third is answered when they are let go.
+    // Two silent connections hold both permits; the third is answered when they are closed.
     let mut silent = TcpStream::connect(edge.address).await.unwrap();
     let mut half = TcpStream::connect(edge.address).await.unwrap();
     half.write_all(b"GET /v1/c/AA").await.unwrap();
@@ -290,7 +290,7 @@ async fn catalogue_and_keys_change_while_it_runs() {
     }
     assert_eq!(status, 200);
 
-    // The key is revoked: nothing that it signed leads anywhere, without a restart.
+    // The key is revoked: without a restart, no link that it signed leads anywhere.
     assert_eq!(edge.get(&format!("/v1/c/{token}")).await.status, 302);
     let mut store = edge.world.store.clone();
     store.revoke(edge.world.live.public.id).unwrap();
@@ -365,15 +365,15 @@ async fn beacons_that_do_not_wait_are_counted_or_tallied() {
         assert_eq!(reply.json()["results"][0], "queued");
         queued += 500;
         assert!(queued < 20_000);
-        // The disk becomes full behind the reply: a group of 500 no longer fits, and no request
-        // is refused at the door until then.
+        // The disk becomes full after the reply: a group of 500 no longer fits, and until then no
+        // request is refused on arrival.
         if edge.get("/readyz").await.status == 503 || queued > 5_000 {
             break;
         }
     }
     edge.sink.down.store(false, Ordering::SeqCst);
     let (_, sink) = edge.stop().await;
-    // What was tallied after the closing batch comes with the next process.
+    // What was tallied after the closing batch is reported by the next process.
     let again = Edge::start_with(dir.path(), sink, |_| {}).await;
     let (_, sink) = again.stop().await;
     let (events, tallies) = sink.counts();

@@ -1,5 +1,5 @@
-//! Both shells beside each other, the native one and the Worker on a real workerd, each with a centre
-//! that keeps what it is told.
+//! Both shells beside each other, the native one and the Worker on a real workerd. Each has a
+//! centre that keeps what it is told.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::harness::{Edge, Reply, Store};
 use crate::support::{CATALOGUE, ISSUER, TokenSpec, World};
 
-/// What a centre would have got, and what it answers.
+/// A centre: what it was told, and what it answers.
 #[derive(Default)]
 pub(crate) struct Centre {
     batches: Mutex<BTreeMap<(String, u64, u64), Vec<u8>>>,
@@ -80,7 +80,8 @@ impl Centre {
                 if status == SILENT {
                     std::future::pending::<()>().await;
                 }
-                // An error means neither that nothing happened nor that something did.
+                // An error does not mean that nothing was taken: with 500 every other batch is
+                // kept.
                 if status == 202 || (status == 500 && batch.number % 2 == 0) {
                     let outbox = batch.outbox;
                     let key = (outbox.edge.to_string(), outbox.epoch, batch.number);
@@ -129,7 +130,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// What the core decided, and what a shell makes of it when all goes well.
+    /// What the core decided, as a shell passes it on when all goes well.
     pub(crate) fn add_decided(&mut self, decision: &Decision) {
         decision.events.iter().for_each(|event| self.add_event(event.stamped(Timestamp(0))));
         for loss in &decision.tallies {
@@ -148,7 +149,7 @@ impl Told {
         *self.tallies.entry(format!("{kind:?} {reason:?}")).or_default() += count;
     }
 
-    /// What one has more often than the other, for people.
+    /// What one side has more often than the other, for people.
     pub(crate) fn difference(&self, other: &Self, name: &str) -> String {
         let pairs = [(&self.events, &other.events), (&self.tallies, &other.tallies)];
         let lines = pairs.into_iter().flat_map(|(own, others)| {
@@ -261,7 +262,7 @@ impl Shells {
         get(self.worker_address(), &format!("/v1/c/{token}")).await
     }
 
-    /// What the Worker says to those who follow links at the same time.
+    /// What the Worker answers to many who follow links at the same time.
     pub(crate) async fn statuses(&self, kind: &str, seqs: Range<i64>) -> Vec<u16> {
         let address = self.worker_address();
         let paths = seqs.map(|seq| format!("/v1/{kind}/{}", self.token(seq)));
@@ -269,7 +270,7 @@ impl Shells {
     }
 }
 
-/// What is answered to those who ask at the same time.
+/// The answers to many requests at the same time.
 pub(crate) async fn at_once(
     address: SocketAddr,
     paths: impl Iterator<Item = String>,
@@ -313,7 +314,7 @@ pub(crate) fn reply_of(decision: &Decision, method: &str) -> Reply {
     Reply::new(reply.status, &fields, body)
 }
 
-/// What a visitor sees of a reply, without what each draws for itself.
+/// What a visitor sees of a reply, without the parts that each shell draws at random.
 pub(crate) fn seen(reply: &Reply) -> String {
     let mut body: Value = serde_json::from_slice(&reply.body)
         .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
@@ -324,7 +325,8 @@ pub(crate) fn seen(reply: &Reply) -> String {
     }
     let mut fields = reply.fields();
     for (name, _) in fields.clone() {
-        // The platform's: when, how the connection goes on, how long the body is.
+        // Fields of the platform: the date, whether the connection stays open, the length of the
+        // body.
         if ["date", "connection", "content-length", "transfer-encoding"].contains(&name.as_str()) {
             fields.remove(&name);
         }

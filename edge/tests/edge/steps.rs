@@ -1,5 +1,5 @@
-//! Decisions in steps: what a rim does for the core changes nothing but who did it, and whatever it
-//! takes, a decision is made once.
+//! Decisions in steps: when a rim does something for the core, that changes only who did it. And
+//! however long it takes, a decision is made once.
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use edge::{
@@ -27,7 +27,7 @@ impl State for Memory {
     }
 }
 
-/// The signature by somebody who has the key, and is not the core.
+/// A signature by a holder of the key other than the core.
 fn elsewhere(world: &World, effect: &Effect) -> Outcome {
     let Effect::Sign { key, bytes } = effect;
     let found = world.store.issuers.iter().find(|own| own.public.id == *key).unwrap();
@@ -54,7 +54,7 @@ fn done(step: Step<'_>) -> Decision {
     }
 }
 
-/// Of the one event: its token's placement and id, and its signature. Both seals are good.
+/// The placement and id in the token of the one event, and its signature. Both seals are good.
 fn issued(decision: &Decision, policy: &Policy) -> (PlacementId, ImpressionId) {
     let [event] = &*decision.events else { panic!("{decision:?}") };
     let keyring = policy.keys.keyring();
@@ -95,7 +95,8 @@ fn two_placements_wait_at_the_same_time_and_each_id_is_taken_once() {
     let (side, resume_side) = needs(serve("side", &policy, &mut memory, 2));
     assert_ne!(top, side);
     assert_eq!(memory.given, 2);
-    // The later one has its signature first, and the platform signs the other not at all.
+    // The later request gets its signature first, and for the other the platform does not sign at
+    // all.
     let side = done(resume_side.with(elsewhere(&world, &side)));
     let top = done(resume_top.with(Outcome::None));
     assert_eq!(memory.given, 2, "a decision was made again");

@@ -23,7 +23,7 @@ pub(crate) const EDGE: EdgeId = Id::literal("edge-1");
 /// Who signs its tokens.
 pub(crate) const ISSUER: IssuerId = Id::literal("edge-1");
 
-/// What a visitor says in cases that say nothing of it.
+/// The visitor of cases that do not give one.
 pub(crate) const BROWSER: &str =
     "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
@@ -53,9 +53,9 @@ pub(crate) struct World {
     pub(crate) store: KeyStore,
     /// The edge's key of today.
     pub(crate) live: IssuerKey,
-    /// The one before, retired an hour ago.
+    /// The key before it, retired an hour ago.
     pub(crate) retired: IssuerKey,
-    /// The one before that, retired for so long that nothing of it verifies any more.
+    /// The key before that, retired for so long that none of its tokens verifies any more.
     pub(crate) oldest: IssuerKey,
     pub(crate) revoked: IssuerKey,
     /// Signs for the publisher `other` only.

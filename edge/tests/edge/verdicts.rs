@@ -48,8 +48,8 @@ async fn too_many_clicks_are_sent_on_and_flagged() {
     assert_eq!(verdicts(&sink), [(None, 6), (Some(Reason::TooManyClicks), 7)].into());
 }
 
-/// What is said again takes no place: neither by a visitor who reloads a page, nor by whoever wants the
-/// visitor's next click to be one too many.
+/// A repeat does not use up a visitor's clicks, neither when the visitor reloads a page, nor when
+/// somebody else wants the visitor's next click to be one too many.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_click_that_comes_again_takes_no_place_in_the_pace() {
     let dir = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ async fn a_click_that_comes_again_takes_no_place_in_the_pace() {
     for seq in 2..4 {
         click(&edge, CLIENT, seq).await;
     }
-    // What was one too many stays so, however often it comes.
+    // A click that was one too many stays so, however often it is repeated.
     for _ in 0..3 {
         click(&edge, CLIENT, 3).await;
     }

@@ -15,7 +15,7 @@ use crate::shells::{SILENT, Shells, Told, get};
 #[tokio::test]
 async fn what_an_isolate_accepted_survives_kill_9_and_a_centre_that_answers_500() {
     let mut shells = Shells::start(&[]).await;
-    // It has every other batch, and says of all that it has not.
+    // The centre keeps every other batch, and says of all of them that it has not.
     shells.centre.status.store(500, Ordering::SeqCst);
     let mut accepted = 0;
     for seq in 0..60 {
@@ -39,7 +39,7 @@ async fn what_an_isolate_accepted_survives_kill_9_and_a_centre_that_answers_500(
     eprintln!("all there {:?} after the centre is well again", watch.elapsed());
 }
 
-/// Nobody asks a shard to send: only its alarm wakes it.
+/// No request makes a shard send; only its alarm does.
 #[tokio::test]
 async fn what_a_shard_was_sending_when_it_died_is_sent_by_the_next_process_unasked() {
     let mut shells = Shells::start(&[]).await;
@@ -55,13 +55,13 @@ async fn what_a_shard_was_sending_when_it_died_is_sent_by_the_next_process_unask
     eventually("every click arrives", || centre.told().events.len() == 5).await;
 }
 
-/// A click takes along what was only counted before it, and both are durable when it is sent on.
+/// A click takes along the counts from before it, and both are durable when it is redirected.
 #[tokio::test]
 async fn refusals_are_told_once_each_whatever_is_killed() {
     let mut shells = Shells::start(&[]).await;
     let centre = Arc::clone(&shells.centre);
     for round in 0..4 {
-        // In every other round nothing is told before the kill.
+        // In every other round nothing is sent before the kill.
         let is_away = round % 2 == 1;
         centre.status.store(if is_away { 503 } else { 202 }, Ordering::SeqCst);
         for _ in 0..5 {
@@ -82,7 +82,7 @@ async fn refusals_are_told_once_each_whatever_is_killed() {
         shells.worker.start_again();
     }
     centre.status.store(202, Ordering::SeqCst);
-    // Longer than a shard keeps anything to itself.
+    // Longer than a shard waits with anything.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let told = centre.told();
     assert_eq!(told.tallies.values().sum::<u32>(), 20, "{:?}", told.tallies);
@@ -110,7 +110,7 @@ async fn a_misconfigured_worker_says_so_and_redirects_whom_it_can() {
     panic!("{:?}", ready().await);
 }
 
-/// Nobody finds out by himself that a setting with a wrong name does nothing.
+/// Without a report nobody would find out that a setting with a wrong name does nothing.
 #[tokio::test]
 async fn a_worker_names_every_setting_that_it_has_not() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +130,7 @@ async fn a_worker_names_every_setting_that_it_has_not() {
     ] {
         assert!(reasons.iter().any(|reason| *reason == said), "{said} is not in {reasons:?}");
     }
-    // An empty one is not set, and the object of the shard is no text.
+    // An empty binding counts as not set, and the binding of the shard is not a text.
     let ours = |reason: &&&serde_json::Value| {
         reason.as_str().is_some_and(|why| why.contains("ISSUER") || why.contains("OUTBOX"))
     };
@@ -147,8 +147,8 @@ async fn a_worker_without_keys_is_alive_and_says_what_is_missing() {
     assert!(reasons.contains("EDGE_KEYS: missing field"), "{reasons}");
 }
 
-/// An isolate has little memory for all: bodies that never end have a part of it, and what pages send comes
-/// through meanwhile.
+/// An isolate has little memory for all requests together. Bodies that never end get only a part of
+/// it, and what pages send comes through meanwhile.
 #[tokio::test]
 async fn large_bodies_that_never_end_leave_room_in_an_isolate() {
     const MANY: usize = 24;
@@ -159,7 +159,7 @@ async fn large_bodies_that_never_end_leave_room_in_an_isolate() {
     for _ in 0..MANY {
         let mut stream = TcpStream::connect(shells.worker_address()).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
-        // Whoever is refused need not be read to the end.
+        // A refused body need not be read to its end.
         let part = stream.write_all(&[b' '; 1_800_000]);
         let _ = tokio::time::timeout(Duration::from_secs(2), part).await;
         held.push(stream);
@@ -177,8 +177,8 @@ async fn large_bodies_that_never_end_leave_room_in_an_isolate() {
     eventually("the click arrives", || centre.told().events.len() == 1).await;
 }
 
-/// A shard in another data centre: whoever waits for somebody else's call has nothing under way of its
-/// own, and must not be taken for hung.
+/// A shard in another data centre: a request that waits for the call of another one has nothing
+/// under way of its own, and must not be taken for hung.
 const SLOW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/edge/slow-shard.capnp");
 
 #[tokio::test]
@@ -203,13 +203,14 @@ async fn a_redirect_does_not_wait_longer_than_it_may() {
     for seq in 1..21 {
         assert_eq!(shells.click(&shells.token(seq)).await.status, 302);
     }
-    // Each by itself: twenty times what the shard takes would be three seconds.
+    // One after the other they would take three seconds: twenty times as long as the shard takes
+    // for one.
     assert!(watch.elapsed().as_millis() < 2_000, "{:?}", watch.elapsed());
     eventually("every click arrives all the same", || shells.centre.told().events.len() == 21)
         .await;
 }
 
-/// Each event sets the alarm to a moment from now; after an error it must not.
+/// Each event sets the alarm to a moment from now; after an error it must not do so.
 #[tokio::test]
 async fn a_centre_that_refuses_is_left_alone_for_a_while_whatever_comes() {
     let shells = Shells::start(&[]).await;
@@ -225,8 +226,8 @@ async fn a_centre_that_refuses_is_left_alone_for_a_while_whatever_comes() {
     eventually("every click arrives", || shells.centre.told().events.len() == 60).await;
 }
 
-/// Requests wait for a call that another one makes, whose own reply may be out long since: the
-/// platform takes that to be a hung program unless they have something of their own to wait for.
+/// Requests wait for a call that another one makes, whose own reply may have gone out long ago. The
+/// platform takes that for a hung program unless they have something of their own to wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_waits_for_the_call_of_another_is_answered() {
     for (name, value, ways) in

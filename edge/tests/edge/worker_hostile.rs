@@ -1,6 +1,7 @@
-//! Whatever comes to the Worker on a real workerd: it answers as the core decides and as the native
-//! edge does, it stays alive, and the centre is told of every event once, as an event or as a tally.
-//! What a platform refuses before it asks us (no HTTP, too much of it) has no answer of ours.
+//! Hostile input to the Worker on a real workerd: it answers as the core decides and as the native
+//! edge does, it stays alive, and the centre is told of every event once, as an event or as a
+//! tally. What a platform refuses before it asks us (no HTTP, too much of it) has no answer of
+//! ours.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -83,8 +84,8 @@ impl Raw {
         (head, body)
     }
 
-    /// What the core decides on it. Of fields of one name the native edge takes the first, and a
-    /// Worker is handed all of them as one; it gets them as UTF-8, too.
+    /// What the core decides on it. When a field comes more than once, the native edge takes the
+    /// first and a Worker gets all of them as one, read as UTF-8.
     fn decide(
         &self,
         shells: &Shells,
@@ -138,7 +139,8 @@ impl State for Memory<'_> {
     }
 }
 
-/// Both shells, what they should have told, and where they did not do as the core says.
+/// Both shells, what they should have told their centres, and where they did not do what the core
+/// says.
 struct Siege {
     shells: Shells,
     policy: Policy,
@@ -159,7 +161,7 @@ impl Siege {
         Self { shells, policy, told, kept, differ: Vec::new(), good: 1_000 }
     }
 
-    /// Both shells answer this as the core does; its decision.
+    /// Checks that both shells answer this as the core does; returns the core's decision.
     async fn put(&mut self, what: &str, raw: &Raw) -> Decision {
         let (head, body) = raw.bytes();
         let mut decided = None;
@@ -184,8 +186,8 @@ impl Siege {
         assert!(!decision.reply.body.is_empty() && decision.events.is_empty(), "{what}");
     }
 
-    /// Bytes that the platforms may refuse by themselves: what each said, none where it said
-    /// nothing.
+    /// Sends bytes that the platforms may refuse by themselves; returns the status of each, `None`
+    /// where there was no answer.
     async fn throw(&self, what: &str, head: &[u8], body: &[u8]) -> [Option<u16>; 2] {
         let mut statuses = [None; 2];
         for (at, (name, address)) in self.shells.both().into_iter().enumerate() {
@@ -312,7 +314,7 @@ async fn bodies_of_any_size_and_ten_thousand_events() {
         siege.refused("twice as long", 413, &post(sized(2 * EDGE_BODY_BYTES_MAX))).await;
         siege.is_alive("large bodies").await;
     }
-    // Who announces too much is told so before it sends it.
+    // A client that announces too much is told so before it sends it.
     let head = Raw::post(JSON, sized(EDGE_BODY_BYTES_MAX + 1)).bytes().0;
     for (name, address) in siege.shells.both() {
         let reply = first_of(address, &head).await;
@@ -323,8 +325,8 @@ async fn bodies_of_any_size_and_ten_thousand_events() {
         format!("{{\"events\":[{}]}}", vec![element; count].join(",")).into_bytes()
     };
     let short = r#"{"token":"AAAA","kind":"click"}"#;
-    // Whoever sends too many is told so and has them still: nothing of it is counted or tallied, for
-    // it comes again in parts.
+    // A client that sends too many events is told so and still has them: none of them is counted or
+    // tallied, for it will send them again in parts.
     for (what, status, count, element) in [
         ("one too many", 400, EVENTS_PER_REQUEST_MAX + 1, element.as_str()),
         ("10 000 short ones", 400, 10_000, short),
@@ -365,7 +367,8 @@ async fn tokens_of_elsewhere_and_questions_of_other_pages() {
         let tallied: u32 = decision.tallies.iter().map(|loss| loss.count).sum();
         assert_eq!((decision.events.len(), tallied), (0, 4));
     }
-    // Everybody may ask: there are no cookies, and no origin has more rights than another.
+    // Pages of any origin may ask: there are no cookies, and no origin has more rights than
+    // another.
     for origin in ["null", "https://evil.example", "file://", "http://[::1]:1", ""] {
         let good = siege.shells.token(7);
         for raw in [Raw::get("/v1/serve?placement=nowhere"), Raw::get(format!("/v1/i/{good}"))] {
@@ -540,14 +543,14 @@ async fn slow_bodies_and_connections_that_end_by_half() {
         }
         siege.is_alive("half a body").await;
     }
-    // Whoever has said all and listens still: workerd answers, the native edge hangs up.
+    // A client that has sent everything and still listens: workerd answers, the native edge closes.
     let nowhere = Raw::get("/v1/serve?placement=nowhere").bytes().0;
     for (name, address) in siege.shells.both() {
         let reply = slowly(address, &[&nowhere], pause, true).await;
         let answered = reply.map(|reply| reply.status);
         assert!(answered == Some(404) || (name == "native" && answered.is_none()), "{name}");
     }
-    // Half a head, and whoever has gone in the midst of a body.
+    // Half a head, and a client that leaves in the middle of a body.
     let (head, body) = Raw::post(JSON, body).bytes();
     for (_, address) in siege.shells.both() {
         slowly(address, &[&head[..head.len() / 2]], pause, true).await;
@@ -560,7 +563,7 @@ async fn slow_bodies_and_connections_that_end_by_half() {
     siege.end("connections that ended").await;
 }
 
-/// What is behind a body's length is another request.
+/// What follows the announced length of a body is another request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_that_lies_smuggles_nothing() {
     let siege = Siege::begin().await;

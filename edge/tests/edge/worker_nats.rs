@@ -79,13 +79,13 @@ impl Site {
     }
 }
 
-/// What is in the queue, by epoch and number. A batch whose acknowledgement was lost may lie there
-/// twice, the same: the collector keeps one of a number.
+/// What is in the queue, by epoch and number. A batch whose acknowledgement was lost may be there
+/// twice, with the same bytes: the collector keeps one of each number.
 #[derive(Default)]
 struct Queued(BTreeMap<(String, u64, u64), Bytes>);
 
 impl Queued {
-    /// Takes what comes until all of these clicks are there, each once, and nothing else.
+    /// Takes messages until all of these clicks are there, each once and nothing else.
     async fn take(queue: &EdgeQueue, clicked: &[Vec<u8>]) -> Self {
         let (mut all, mut taker) = (Self::default(), queue.taker());
         let mut expected: Vec<&[u8]> = clicked.iter().map(Vec::as_slice).collect();
@@ -131,10 +131,10 @@ impl Queued {
     }
 }
 
-/// The minute is of the matter: the platform tries an alarm that fails six times, after 2 s and then
-/// after twice as long each time, and forgets it after about that long. An outbox whose alarm fails
-/// with its centre passes every shorter test, and never sends again. And pauses between the tries
-/// have long reached their longest.
+/// The test has to take a minute. The platform tries an alarm that fails six times, after 2 s and
+/// then after twice as long each time, and forgets it after about that long. An outbox whose alarm
+/// fails along with its centre would pass every shorter test, and never send again. Besides, the
+/// pauses between the tries have then reached their longest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minute_without_nats_loses_nothing_and_holds_no_redirect_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,12 +151,12 @@ async fn a_minute_without_nats_loses_nothing_and_holds_no_redirect_up() {
     site.until_it_says("outbox: ").await;
     nats.start_again();
     let watch = Stopwatch::start();
-    // Nobody clicks any more: the alarm alone wakes the shard.
+    // There are no more clicks: the alarm alone wakes the shard.
     let queue = EdgeQueue::open(&config, false).await.unwrap();
     Queued::take(&queue, &site.clicked).await.assert_whole();
-    // The shard alone answers in milliseconds, and nobody waits for it longer than REDIRECT_WAIT_MS,
-    // 500: a redirect that took nearly that has waited for something that is not there. A busy
-    // machine may hold one up in a hundred.
+    // The shard itself answers in milliseconds, and no redirect waits for it longer than
+    // REDIRECT_WAIT_MS, 500. A redirect that took nearly that long has waited for something that
+    // was not there. A busy machine may delay one in a hundred.
     let (clicks, slowest) = (site.took.len(), site.took.iter().max());
     eprintln!("{clicks} clicks, all there {:?} after, the slowest {slowest:?}", watch.elapsed());
     let slow = site.took.iter().filter(|took| **took > Duration::from_millis(450)).count();
@@ -168,8 +168,8 @@ const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
 /// Another user's.
 const OTHER: &str = "SUAAAAICAMCAKBQHBAEQUCYMBUHA6EARCIJRIFIWC4MBSGQ3DQOR4H776Y";
 
-/// A server that speaks TLS only, to an edge with an nkey that may do what docs/worker.md says, and to
-/// a collector; and how the collector gets in.
+/// A server that speaks only TLS, to an edge with an nkey and the rights that docs/worker.md names,
+/// and to a collector; and how the collector logs in.
 fn with_tls(dir: &Path) -> (NatsServer, JetStreamConfig) {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let write = |name: &str, text: &str| {
@@ -228,7 +228,7 @@ async fn a_server_without_a_trusted_certificate_is_told_nothing() {
     let mut site = Site::start(start, &bindings);
     site.click().await;
     site.until_it_says("outbox: ").await;
-    // Nor does it go on without TLS where it was asked for.
+    // It does not go on without TLS, either, where TLS was asked for.
     site.worker.kill();
     let plain = config.url.replace("tls://", "nats://");
     site.worker.start_again_with("NATS_URL", &plain);

@@ -1,5 +1,5 @@
-//! How a Worker hears which keys and ads are in force: when it has just started, when many ask at
-//! once, when nobody has asked for a while.
+//! How a Worker learns which keys and ads are in force: when it has just started, when many
+//! requests come at once, when none has come for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ const SERVE: &str = "/v1/serve?placement=top";
 const SLOW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/edge/slow-shard.capnp");
 /// Only the centre knows the ads.
 const NO_ADS: (&str, &str) = ("CATALOGUE", "");
-/// After so long without a request an isolate asks before it decides.
+/// After this time without a request an isolate asks before it decides.
 const IDLE: Duration = Duration::from_millis(10_500);
 
 /// Public keys that the Worker does not know from its settings: a newer one of its issuer is among
@@ -114,7 +114,7 @@ async fn a_worker_is_ready_when_the_centre_has_told_keys_that_sign() {
     let mut shells = Shells::start(&[NO_ADS]).await;
     let why = reasons(&shells).await;
     assert!(why.contains("no_policy") && why.contains("answers 404"), "{why:?}");
-    // Nobody but /readyz asks, and the first answer is the right one.
+    // Only /readyz is asked, and the first answer is the right one.
     shells.worker.kill();
     shells.centre.publish(public(&shells), CATALOGUE);
     shells.worker.start_again();
@@ -152,7 +152,7 @@ async fn whoever_asks_whether_it_is_ready_makes_no_work_for_the_shard() {
     assert_eq!(asked().await, Some(2), "a second later");
 }
 
-/// It takes connections and says nothing.
+/// The centre takes connections and never answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_centre_that_says_nothing_holds_a_cold_isolate_up_once_and_not_for_long() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -163,7 +163,7 @@ async fn a_centre_that_says_nothing_holds_a_cold_isolate_up_once_and_not_for_lon
     assert_eq!(at_once(&shells, links(0)).await, [302; 16]);
     let first = watch.elapsed();
     assert!((1_500..4_000).contains(&first.as_millis()), "{first:?}");
-    // By what the settings say, for five seconds without asking again.
+    // Decided by the settings, and for five seconds without asking again.
     let watch = Stopwatch::start();
     assert_eq!(at_once(&shells, links(16)).await, [302; 16]);
     assert!(watch.elapsed().as_millis() < 1_000, "{:?}", watch.elapsed());

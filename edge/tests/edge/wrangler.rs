@@ -1,5 +1,5 @@
-//! The Worker under `wrangler dev`, as docs/worker.md says it is tried: the shipped `wrangler.toml`,
-//! settings in `.dev.vars`, what must last in a folder.
+//! The Worker under `wrangler dev`, as docs/worker.md describes it: with the shipped
+//! `wrangler.toml`, settings in `.dev.vars`, and what must last in a folder.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -56,7 +56,8 @@ impl Wrangler {
         self.until_it_listens().await;
     }
 
-    /// It answers: whoever listens may be a process that is about to end, or wrangler without a Worker.
+    /// Waits until it answers. What listens may be a process that is about to end, or wrangler
+    /// without a Worker.
     async fn is_alive(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(self.address).await else { return false };
         let head = b"GET /healthz HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n";
@@ -110,8 +111,8 @@ impl Drop for Wrangler {
     }
 }
 
-/// Linux says whose children processes are; without it the first alone is ended, and its workerd ends
-/// with it.
+/// Linux tells the children of a process. Elsewhere only the first process is ended, and its
+/// workerd ends with it.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
@@ -166,7 +167,7 @@ async fn under_wrangler_dev_what_was_answered_is_counted_through_kill_9() {
     wrangler.serve_and_click().await;
     let ready = get(wrangler.address, "/readyz").await;
     assert_eq!(ready.status, 200, "{ready:?}");
-    // What is answered while the centre is away waits in what `--persist-to` names.
+    // What is answered while the centre is away is kept where `--persist-to` says.
     centre.status.store(503, std::sync::atomic::Ordering::SeqCst);
     wrangler.serve_and_click().await;
     wrangler.die_and_start_again().await;

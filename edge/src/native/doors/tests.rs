@@ -29,7 +29,7 @@ impl Held {
         Self { permit, task }
     }
 
-    /// So long that its client is waited for, ms from the start.
+    /// Since when its client is waited for, ms from the start.
     fn since(self, since: u64) -> Self {
         self.permit.set(since);
         self
@@ -78,10 +78,10 @@ async fn a_network_makes_room_for_itself_alone() {
     third.permit.works();
     assert!(has_ended(first).await);
     assert!(!other.task.is_finished(), "the older one of another network");
-    // Both work: nobody can be closed.
+    // Both work, so no connection can be closed.
     assert!(doors.admit("2001:db8:1::5".parse().unwrap()).await.is_none());
     assert_eq!(doors.metrics().count(Shut::Refused), 1);
-    // Another network, and a proxy, have places all the same.
+    // Another network and a proxy still get permits.
     let _another = held(&doors, "2001:db8:2::5").await;
     for _ in 0..4 {
         std::mem::forget(held(&doors, "10.1.2.3").await.only());
@@ -121,7 +121,7 @@ async fn the_network_that_has_most_makes_room_for_the_others() {
     }
     let other = held(&doors, "192.0.2.1").await.since(0);
     assert!(has_ended(crowd.remove(0)).await);
-    // Two of it are left, and have waited for less time than the others.
+    // Two of its connections are left, and have waited for less time than the others.
     let third = held(&doors, "192.0.3.1").await;
     assert!(has_ended(crowd.remove(0)).await);
     let all = [&visitor.task, &other.task, &third.task, &crowd[0]];

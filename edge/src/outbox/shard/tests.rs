@@ -88,7 +88,7 @@ impl World {
         idle
     }
 
-    /// What arrived, after a look at the order that a collector relies on.
+    /// What has arrived, after a check of the order that a collector relies on.
     fn told(&self) -> (Vec<u64>, u64) {
         let (mut events, mut losses) = (Vec::new(), 0);
         let mut before: Option<(OutboxId, u64, Timestamp)> = None;
@@ -136,7 +136,7 @@ fn a_shard_without_events_closes_its_epoch_and_sleeps() {
     assert_eq!(sent, 10, "nine heartbeats, and the closing batch");
     assert_eq!(BatchHead::read(world.batches.last().unwrap()).unwrap().watermark, Timestamp::MAX);
     assert_eq!(now, START.plus_ms(TIMING.idle_ms));
-    // The clock has gone back behind the first epoch: the next one is larger all the same.
+    // The clock has gone back behind the first epoch; the next epoch is larger all the same.
     let rows = world.shard.take(START.minus_ms(5_000), &parcel([3], 0), &TIMING);
     world.write(rows);
     assert_eq!(world.told().0, [1, 2, 3]);
@@ -153,7 +153,7 @@ fn after_a_step_back_a_shard_has_a_new_epoch_with_the_right_time() {
     }
     let last = Batch::read(world.batches.last().unwrap()).unwrap();
     assert_eq!(last.events[0].at, START.plus_ms(3_000));
-    // A shard that passes its time notices too, and sleeps when it has nothing more to say.
+    // An idle shard notices it too, and sleeps when it has nothing more to report.
     let mut world = World::new();
     let rows = world.shard.take(ahead, &parcel([1, 2, 3], 6), &TIMING);
     world.write(rows);
@@ -188,7 +188,7 @@ fn a_parcel_is_read_as_it_was_written() {
 #[derive(Clone, Debug)]
 enum Op {
     Take(u8, u8),
-    /// The rows were lost with the process, and nobody was answered.
+    /// The rows were lost with the process, and no reply had gone out.
     TakeAndDie(u8, u8),
     Settle,
     Restart,
@@ -209,7 +209,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 proptest! {
-    /// Whatever is written is told once, in order; what was not written is not; no id is leased
+    /// What is written is sent once and in order; what was not written is not; no id is leased
     /// twice.
     #[test]
     fn nothing_is_lost_and_nothing_told_twice(ops in ops()) {

@@ -36,8 +36,8 @@ fn sum(tallies: &[Tally]) -> u64 {
     tallies.iter().map(|tally| u64::from(tally.count)).sum()
 }
 
-/// Every point at which the process may die while a hand-over runs, counting going on meanwhile:
-/// what the log has plus what the next process finds is what was counted.
+/// Every moment at which the process may die during a hand-over, while counting goes on: what the
+/// log has, plus what the next process finds, is what was counted.
 #[test]
 fn a_crash_at_any_point_of_a_hand_over_reports_once() {
     for written in 0..=3 {
@@ -101,7 +101,8 @@ fn a_full_table_merges_into_the_newest_of_a_kind_and_loses_nothing() {
     for minute in 0..2 * u32::try_from(SLOTS).unwrap() {
         let kind = Kind::ALL[minute as usize % 4];
         let reason = Reason::ALL[minute as usize / 4 % Reason::ALL.len()];
-        // The first thousands are all of one sort, and use up what anyone may take.
+        // The first thousands are all of one kind and reason, and use up the slots that are free
+        // for all.
         let (kind, reason) = if minute < 5_000 { (KIND, WHY) } else { (kind, reason) };
         table.add(at(minute), kind, reason, 2);
         *counted.entry((kind, reason)).or_default() += 2;
@@ -144,7 +145,8 @@ fn more_than_a_batch_can_say_is_said_in_two() {
     let most = u64::from(u32::MAX) - (1 << 16);
     assert_eq!((sum(&first), sum(&second)), (most, 7 + (1 << 16)));
 
-    // Of many minutes the oldest are said first, and no batch says more than a minute's count can.
+    // Of many minutes the oldest are reported first, and no batch reports more than a minute's
+    // count can hold.
     let mut table = TallyTable::default();
     for minute in [9, 8, 7] {
         table.add(at(minute), KIND, WHY, u32::MAX / 2);

@@ -1,4 +1,4 @@
-//! A process that dies: its directory as it was at some moment, opened again.
+//! A process that dies: its directory, as it was at some moment, is opened again.
 
 use super::super::tally_file::TallyFile;
 use super::*;
@@ -41,7 +41,8 @@ async fn a_clean_end_leaves_nothing_to_close() {
     assert_eq!(audit(&batches(dir.path())).closed, 1, "and the new one is open");
 }
 
-/// The log cut at every byte behind its last acknowledged group: what a crash in a write leaves.
+/// The log, cut at every byte after its last acknowledged group: what a crash during a write
+/// leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_last_write_leaves_no_gap() {
     let dir = tempfile::tempdir().unwrap();
@@ -68,7 +69,8 @@ async fn a_torn_last_write_leaves_no_gap() {
     }
 }
 
-/// Every point between the mark of a hand-over and its clearing, with the files as they are then.
+/// Every moment between the marking of a hand-over and its clearing, with the files as they are
+/// then.
 #[tokio::test(flavor = "multi_thread")]
 async fn tallies_are_reported_once_wherever_it_dies() {
     let dir = tempfile::tempdir().unwrap();
@@ -76,10 +78,11 @@ async fn tallies_are_reported_once_wherever_it_dies() {
     let (outbox, opened) = open(dir.path(), &clock);
     let epoch = opened.outbox.epoch;
     outbox.tally(START, FORGED.0, FORGED.1, 3);
-    // The page cache's state while it runs: the log has the opening batch, number 0.
+    // The files as the page cache has them while the outbox runs: the log has the opening batch,
+    // number 0.
     let counted = tempfile::tempdir().unwrap();
     copy(dir.path(), counted.path());
-    // Number 1 takes the tallies along.
+    // Batch 1 takes the tallies.
     clock.set(START.plus_ms(2_000));
     append(&outbox, [draft(1)]).await;
     let cleared = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Sending: in spite of lost acks, refusals, restarts, and with little disk.
+//! Sending, in spite of lost acknowledgements, refusals, restarts, and with little disk.
 
 use super::*;
 
@@ -16,10 +16,10 @@ async fn everything_arrives_and_resends_are_the_same_bytes() {
             append(&outbox, [draft(next)]).await;
             next += 1;
         }
-        // Dies, with some batches sent and not acknowledged.
+        // It dies while some batches are sent and not acknowledged.
         drop(drain);
         drop(outbox);
-        // And what it remembered of the acknowledgements is lost.
+        // And its record of acknowledgements is lost.
         let _ = std::fs::remove_file(dir.path().join("acked"));
     }
     let (outbox, _) = open(dir.path(), &clock);
@@ -52,7 +52,7 @@ async fn what_was_acknowledged_is_not_sent_again() {
     assert_eq!(sink.got.lock().len(), sent + 1);
 }
 
-/// Without its segments an outbox would begin anew, and nobody would know what was in them.
+/// Without its segments an outbox would start anew, and nobody would learn what was in them.
 #[tokio::test(flavor = "multi_thread")]
 async fn segments_that_are_gone_are_missed() {
     let dir = tempfile::tempdir().unwrap();
@@ -69,7 +69,8 @@ async fn segments_that_are_gone_are_missed() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    // Also the second time: the first has made a new segment, and nothing in it.
+    // It is refused the second time too: the first attempt has made a new segment with nothing in
+    // it.
     for _ in 0..2 {
         let clock: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
         let random = &mut Seeded::new(9);
@@ -203,8 +204,8 @@ async fn append_more(outbox: &Outbox, round: u32) {
     }
 }
 
-/// What was sealed before the clock was set back waits until its time comes; what a collector would
-/// have to wait for longer than a day goes out.
+/// A batch that was sealed before the clock was set back waits until its time comes; but one whose
+/// time is more than a day away is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_ahead_of_the_clock_is_held_back_until_it_is_reached() {
     const MINUTES: u64 = 600_000;
@@ -239,7 +240,7 @@ fn sorted_events(sink: &Store) -> Vec<u32> {
     events
 }
 
-/// One start with a clock that is ahead: nothing that comes later waits for what was sealed then,
+/// After one start with a clock that is ahead, nothing later waits for what was sealed then,
 /// however much that is.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_follows_does_not_wait_for_what_is_held_back() {
@@ -272,8 +273,8 @@ async fn what_follows_does_not_wait_for_what_is_held_back() {
     }
 }
 
-/// What is held back, for days, keeps the outbox neither from being emptied nor from telling how far it
-/// is; a restart finds it, and it is gone when it has been taken.
+/// Batches that are held back for days keep the outbox neither from being emptied nor from
+/// reporting how far it is. A restart finds them, and they are removed when they have been taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
     const AHEAD_MS: u64 = 30 * 86_400_000;
@@ -320,7 +321,7 @@ async fn what_is_held_back_fills_no_disk_and_stops_no_heartbeat() {
     }
     assert!(dir.path().join("held").is_dir());
     clock.set(START.plus_ms(AHEAD_MS + 60_000));
-    // Nobody takes them: they are no longer held, and wait all the same.
+    // No sink takes them: they are no longer held back, but they still wait.
     sink.down.store(true, Ordering::SeqCst);
     let (outbox, _) = open_when_free(&small, &clock).await;
     let drain = Drain::start(&outbox, Arc::clone(&sink), quick());

@@ -39,7 +39,7 @@ async fn a_full_outbox_says_so_and_takes_up_again() {
     for _ in 0..7 {
         outbox.tally(START, Kind::Click, Reason::OutboxFull, 1);
     }
-    // Silence of the sink adds no heartbeats either.
+    // A sink that is silent causes no heartbeats either.
     let before = outbox.depth();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(outbox.depth().disk_bytes, before.disk_bytes);

@@ -67,7 +67,7 @@ fn epochs_only_grow() {
     assert_eq!(next_epoch(EDGE, START, Some(&last(START.0, 1))).epoch, START.0 + 1);
     let day = 86_400_000;
     assert_eq!(next_epoch(EDGE, START, Some(&last(START.0 + day - 1, 1))).epoch, START.0 + day);
-    // No collector takes one that is more than a day ahead.
+    // No collector takes an epoch that is more than a day ahead.
     assert_eq!(next_epoch(EDGE, START, Some(&last(START.0 + day, 1))).epoch, START.0);
     assert!(last(1, u64::MAX).unclosed().is_none());
     let closing = last(1, 77).unclosed().unwrap().close(&[]);
@@ -75,7 +75,7 @@ fn epochs_only_grow() {
     assert_eq!((batch.number, batch.watermark, batch.outbox.epoch), (5, Timestamp::MAX, 1));
 }
 
-/// Two hours ahead for a while, then right: a new epoch has the right time, at once.
+/// The clock is two hours ahead for a while, then right: a new epoch has the right time at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_step_back_a_new_epoch_has_the_right_time_and_nothing_is_lost() {
     const HOURS: u64 = 7_200_000;
