@@ -23,8 +23,9 @@ pub(super) fn believe<'a>(
     let keys = &policy.keys;
     let unverified = Unverified::read(bytes, keys.keyring().deployment())?;
     let sealed = check_seal(&unverified, keys, now)?;
-    // The keyring tells revocation. A retired key is another matter: links must live on, so the key
-    // is checked as of the time at which the token still counted.
+    // A seal stays good, so it is here that the keyring tells whether the key was revoked. A key
+    // that is only retired must not break its links, so it is asked about the time at which the
+    // token still counted.
     let at = now.min(sealed.issued_at.plus_ms(TOKEN_LIFE_MS_MAX));
     let (token, _) = unverified.verify_again(keys.keyring(), at)?;
     token.check_life()?;
