@@ -118,7 +118,8 @@ async fn connection(
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let waits = WaitsOnDrop(Arc::clone(&permit));
-        let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&permit))));
+        let mut request =
+            request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&permit))));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
         async move {
