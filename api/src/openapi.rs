@@ -2,6 +2,7 @@
 //! and a test writes it or compares it, so that no binary has to contain this code.
 
 use serde_json::{Map, Value, json};
+use shared::name::NAME_BYTES_MAX;
 use shared::problem::{CONTENT_TYPE, Problem};
 use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -85,7 +86,10 @@ fn name_of(route: &Route) -> String {
 fn parameter(route: &Route, parameter: &Parameter) -> Value {
     let is_in_path = route.path.contains(&format!("{{{}}}", parameter.name));
     let schema = match parameter.shape {
-        Shape::Id => json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,16}$" }),
+        Shape::Name => json!({
+            "type": "string", "minLength": 1, "maxLength": NAME_BYTES_MAX,
+            "description": "128 bytes of UTF-8 at most, without a space at either end",
+        }),
         Shape::Minute => json!({
             "oneOf": [
                 { "type": "integer", "minimum": 0, "multipleOf": 60, "description": "Unix seconds" },

@@ -95,8 +95,8 @@ pub struct Parameter {
 /// The values that a parameter may have.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
-    /// A name: 1 to 16 of `A-Z a-z 0-9 _ -`.
-    Id,
+    /// A name: 1 to 128 bytes of UTF-8 that can be seen.
+    Name,
     /// A whole minute: Unix seconds, or RFC 3339.
     Minute,
     /// A whole number from the first to the second, both included.
@@ -175,7 +175,7 @@ const fn question(
 pub const AD_COUNT: Route = question(
     "/v1/ads/{ad_id}/aggregated_count",
     "How many events an ad has in a range of minutes",
-    &[needed("ad_id", Shape::Id, "the ad"), FROM, TO, EVENT, VALIDITY],
+    &[needed("ad_id", Shape::Name, "the ad"), FROM, TO, EVENT, VALIDITY],
     "Counted",
 );
 /// The same by its short name.
@@ -198,7 +198,7 @@ pub const POPULAR_ADS: Route = question(
 pub const ACCOUNTING: Route = question(
     "/v1/accounting",
     "What became of everything that was received, and whether it adds up",
-    &[FROM, TO, maybe("publisher", Shape::Id, "the pages of this one alone")],
+    &[FROM, TO, maybe("publisher", Shape::Name, "the pages of this one alone")],
     "Account",
 );
 /// The edges.
@@ -384,7 +384,7 @@ pub const SERVE: Route = visit(
     "/v1/serve",
     "An ad for a placement, signed; 204 where it has none",
     &[
-        needed("placement", Shape::Id, "which placement"),
+        needed("placement", Shape::Name, "which placement"),
         maybe("test", Shape::OneOf(&["1"]), "a token of which nothing is counted"),
         maybe("consent", FLAG, "whether the visitor allows that something is stored and compared"),
         maybe("gdpr", FLAG, "whether the GDPR applies"),

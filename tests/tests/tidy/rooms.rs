@@ -135,15 +135,20 @@ fn pure_files(tree: &Tree) -> Vec<&File> {
     }
     let not_rim = |file: &&File| file.path != "sdk-js/src/rim.rs";
     files.extend(tree.rust("sdk-js/src/").filter(not_rim));
-    for part in ["judge", "coalesce", "split"] {
-        let (file, folder) = (format!("collector/src/{part}.rs"), format!("collector/src/{part}/"));
-        let both = |f: &&File| f.path == file || f.path.starts_with(&folder);
-        files.extend(tree.rust("collector/src/").filter(both));
+    for (room, modules) in [
+        ("eventlog/src/", &["position"][..]),
+        ("collector/src/", &["judge", "coalesce"]),
+        ("archive/src/", &["columns", "records"]),
+        ("aggregator/src/", &["count"]),
+        ("api/src/", &["routes", "answers", "export"]),
+    ] {
+        let is_one = |file: &&File| {
+            let path = file.path.strip_prefix(room).unwrap_or_default();
+            let rests = modules.iter().filter_map(|module| path.strip_prefix(module));
+            rests.into_iter().any(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        files.extend(tree.rust(room).filter(is_one));
     }
-    let count = |file: &&File| {
-        file.path == "aggregator/src/count.rs" || file.path.starts_with("aggregator/src/count/")
-    };
-    files.extend(tree.rust("aggregator/src/").filter(count));
     files.retain(|file| !file.is_test());
     files
 }
