@@ -13,7 +13,7 @@ FROM read_json('cells/*.json', format = 'newline_delimited', filename = true, co
   'sequence': 'UBIGINT', 'minute': 'BIGINT', 'declared': 'BIGINT', 'imported': 'BIGINT',
   'counted': 'BIGINT', 'duplicate': 'BIGINT', 'reasons': 'MAP(VARCHAR, BIGINT)', 'ad': 'VARCHAR',
   'publisher': 'VARCHAR', 'country': 'VARCHAR', 'device': 'VARCHAR', 'kind': 'VARCHAR',
-  'valid': 'BOOLEAN', 'count': 'BIGINT', 'currency': 'VARCHAR', 'micros': 'BIGINT', 'end': 'BOOLEAN',
+  'valid': 'BOOLEAN', 'count': 'BIGINT', 'amount': 'VARCHAR', 'currency': 'VARCHAR', 'micros': 'BIGINT', 'end': 'BOOLEAN',
   'cut_off': 'STRUCT(edge VARCHAR, sequence UBIGINT, entry BIGINT)[]'});
 
 SELECT error('cells/' || part || '.json was cut off: ask again')
@@ -41,7 +41,8 @@ FROM (
   SELECT *, CASE WHEN valid THEN 'valid' ELSE 'invalid' END AS what, "count" AS n
   FROM answers WHERE "count" IS NOT NULL
   UNION ALL
-  SELECT *, 'spend ' || currency AS what, micros AS n FROM answers WHERE currency IS NOT NULL
+  SELECT *, coalesce(amount, 'spend') || ' ' || currency AS what, micros AS n FROM answers
+  WHERE currency IS NOT NULL
 ) GROUP BY ALL HAVING sum(n) <> 0;
 
 -- The archive up to these positions. Nothing is counted in a minute further ahead of the collector's

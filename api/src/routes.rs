@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use shared::limits::TOKEN_CHARS_MAX;
 use shared::text::escaped;
 
 /// A route.
@@ -376,7 +377,8 @@ const fn visit(
     Route { method, path, role, key, summary, parameters, body, answer, refusals }
 }
 
-const TOKEN: Parameter = needed("token", Shape::Text(2_048), "a token that we have signed");
+const TOKEN: Parameter =
+    needed("token", Shape::Text(TOKEN_CHARS_MAX), "a token that we have signed");
 const FLAG: Shape = Shape::OneOf(&["0", "1"]);
 /// An ad for a placement.
 pub const SERVE: Route = visit(

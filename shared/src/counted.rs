@@ -149,6 +149,16 @@ macro_rules! define {
                 (packed >> Self::BITS == 0).then_some(codes)
             }
 
+            /// Every code at its `n`th value, counted on from the first one after the last: for
+            /// tests, whose events then say something of each code in the list.
+            #[must_use]
+            pub fn nth(n: u32) -> Self {
+                Self {
+                    $($code: <$type as Code>::from_code(n % <$type as Code>::CODES)
+                        .unwrap_or_default(),)+
+                }
+            }
+
             /// Their texts, in order.
             #[must_use]
             pub fn texts(&self) -> [String; Self::NAMES.len()] {

@@ -273,6 +273,9 @@ pub enum NameError {
     /// White space at the beginning or the end, where nobody sees it.
     #[error("a name neither begins nor ends with a space, and {0:?} does")]
     Space(String),
+    /// `.` or `..`, which browsers and HTTP clients take out of a path before they ask for it.
+    #[error("a name is not {0:?}: in a URL that means a folder")]
+    Dots(String),
 }
 
 /// A checked name, borrowed; empty for "there is none".
@@ -382,7 +385,15 @@ fn check(text: &str) -> Result<(), NameError> {
     if text.trim().len() < text.len() {
         return Err(NameError::Space(beginning()));
     }
-    Ok(())
+    if matches!(text, "." | "..") {
+        return Err(NameError::Dots(beginning()));
+    }
+    // Joiners and selectors say how to draw the character before them.
+    let is_drawn = |c: char| !matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}');
+    match text.chars().next().filter(|_| !text.chars().any(is_drawn)) {
+        Some(first) => Err(NameError::Unseen(beginning(), first)),
+        None => Ok(()),
+    }
 }
 
 fn digest(text: &str) -> [u8; ID_BYTES_MAX] {
@@ -393,12 +404,14 @@ fn digest(text: &str) -> [u8; ID_BYTES_MAX] {
     id
 }
 
-/// Control characters, and those of Unicode's general category Cf that no word needs: two names
-/// that differ only in such a character look the same. (The joiners are allowed: Persian and Hindi
-/// are written with them.)
+/// Control characters, those that Unicode lets programs ignore (Default_Ignorable_Code_Point) and
+/// the blank of Braille: two names that differ only in such a character look the same. (The joiners
+/// and the selectors of a form are allowed: Persian, Hindi and emoji are written with them.)
 fn is_unseen(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}')
+        || matches!(c, '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{2800}' | '\u{3164}' | '\u{ffa0}' | '\u{1d173}'..='\u{1d17a}')
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
         || matches!(c, '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }

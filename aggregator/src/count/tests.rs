@@ -10,6 +10,7 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shared::counted::Amount;
 use shared::wire::Judged;
 use shared::wire::MessageView;
 use shared::{
@@ -25,7 +26,7 @@ use store::Store;
 struct Answers {
     clock: Timestamp,
     cells: BTreeMap<(Minute, Dimensions), u64>,
-    spend: BTreeMap<(Minute, Dimensions, Currency), i64>,
+    amounts: BTreeMap<(Minute, Dimensions, Amount, Currency), i64>,
     totals: BTreeMap<(Minute, AdId, Kind, bool), u64>,
     told: BTreeMap<(Minute, PublisherId), Told>,
     accounts: BTreeMap<Minute, MinuteAccount>,
@@ -42,8 +43,8 @@ fn answers(engine: &Engine, store: &Store, sources: &[SourceId]) -> Answers {
     let everything = (Minute(0), Minute(u32::MAX));
     for (minute, rows) in store.minutes.range(..engine.resident_from()) {
         rows.cells.iter().for_each(|(d, n)| *answers.cells.entry((*minute, *d)).or_default() += n);
-        rows.spend.iter().for_each(|((d, _, c), n)| {
-            *answers.spend.entry((*minute, *d, *c)).or_default() += n;
+        rows.spend.iter().for_each(|((d, amount, c), n)| {
+            *answers.amounts.entry((*minute, *d, *amount, *c)).or_default() += n;
         });
         rows.totals.iter().for_each(|((ad, kind, valid), n)| {
             *answers.totals.entry((*minute, *ad, *kind, *valid)).or_default() += n;
@@ -58,8 +59,9 @@ fn answers(engine: &Engine, store: &Store, sources: &[SourceId]) -> Answers {
         engine.cells(minute, &mut |cell: &Cell| {
             *answers.cells.entry((minute, cell.dimensions)).or_default() += cell.count;
         });
-        engine.amounts(minute, &mut |s: &CellAmount| {
-            *answers.spend.entry((minute, s.dimensions, s.currency)).or_default() += s.micros;
+        engine.amounts(minute, &mut |of: &CellAmount| {
+            let key = (minute, of.dimensions, of.amount, of.currency);
+            *answers.amounts.entry(key).or_default() += of.micros;
         });
         let next = Minute(minute.0 + 1);
         for (publisher, told) in engine.told(minute, next) {

@@ -181,7 +181,7 @@ fn list(keys: &KeyStore, json: bool, now: Timestamp) -> Result<(), Failure> {
 fn state(key: &PublicKey, now: Timestamp) -> String {
     fn named(what: &str, names: &[impl ToString]) -> String {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        if names.is_empty() { String::new() } else { format!("{what} {}", names.join(" ")) }
+        if names.is_empty() { String::new() } else { format!("{what} {}", names.join(", ")) }
     }
     let most = |most: Money| format!(", up to {} micros {}", most.micros, most.currency);
     let for_whom = named(", for", &key.publishers)

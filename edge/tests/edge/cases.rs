@@ -19,7 +19,7 @@ use shared::id::IdAllocator;
 use shared::random::Seeded;
 use shared::text::hex;
 use shared::token::{Unverified, from_text, to_text};
-use shared::{Fingerprint, ImpressionId, IssuerId, Random, Timestamp};
+use shared::{Codes, Fingerprint, ImpressionId, IssuerId, Random, Timestamp};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -306,17 +306,19 @@ fn describe(decision: &Decision, tokens: &BTreeMap<&str, Vec<u8>>, policy: &edge
 
 fn describe_event(event: &Draft, tokens: &BTreeMap<&str, Vec<u8>>) -> Value {
     let token = tokens.iter().find(|(_, bytes)| **bytes == event.token).map(|(name, _)| *name);
-    json!({
+    let mut told = json!({
         "kind": event.kind,
         "verdict": event.verdict,
         "flags": event.flags,
         "page": event.page,
-        "country": event.codes.country,
-        "device": event.codes.device,
         "network": event.network,
         "visitor": if event.visitor == Fingerprint::NONE { "none" } else { "some" },
         "token": token,
-    })
+    });
+    for (name, text) in Codes::NAMES.iter().zip(event.codes.texts()) {
+        told[name] = json!(text);
+    }
+    told
 }
 
 /// The contents of a token that was just issued. Its signature is checked as the collector does.

@@ -168,12 +168,23 @@ fn what_is_no_name_is_refused_with_its_reason() {
         ("a\u{2028}b", "U+2028"),
         ("\u{feff}a", "U+FEFF"),
         ("a\u{ad}b", "U+00AD"),
+        ("a\u{34f}b", "U+034F"),
+        ("\u{3164}", "U+3164"),
+        ("\u{2800}", "U+2800"),
+        ("a\u{1d173}", "U+1D173"),
+        ("\u{200d}\u{fe0f}", "U+200D"),
+        (".", "folder"),
+        ("..", "folder"),
     ] {
         let error: NameError = text.parse::<AdName>().unwrap_err();
         assert!(error.to_string().contains(why), "{text:?}: {error}");
         assert!(serde_json::from_value::<AdName>(text.into()).is_err(), "{text:?}");
     }
-    assert!("é".repeat(64).parse::<AdName>().is_ok());
+    // An emoji of several characters, a heart with a selector, a word with a joiner.
+    for good in ["é".repeat(64).as_str(), "👩‍💻", "❤\u{fe0f}", "می\u{200c}خواهم", "...", "a."]
+    {
+        assert!(good.parse::<AdName>().is_ok(), "{good:?}");
+    }
 }
 
 #[test]

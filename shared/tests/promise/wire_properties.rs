@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use shared::event::{
-    Country, Device, Fingerprint, Flags, Network, PageSeq, PageView, Region, RuleSet, VERDICTS,
+    Country, Fingerprint, Flags, Network, PageSeq, PageView, Region, RuleSet, VERDICTS,
 };
 use shared::import::{ImportChunk, ImportEvent};
 use shared::limits::{CHUNK_EVENTS_MAX, FLUSH_BYTES, MESSAGE_ENTRIES_MAX, PAGE_SEQ_MAX};
@@ -22,10 +22,6 @@ use super::properties::any_id;
 use super::wire::{batch_entry, chunk_entry, full_batch, full_message, judged, rejected, tally};
 use super::world::NOW;
 
-fn any_country() -> impl Strategy<Value = Country> {
-    (0..676_u16).prop_map(|index| Country::from_index(index).unwrap())
-}
-
 fn any_time() -> impl Strategy<Value = Timestamp> {
     prop_oneof![8 => (0..1_u64 << 42).prop_map(Timestamp), 1 => any::<u64>().prop_map(Timestamp)]
 }
@@ -39,24 +35,19 @@ fn any_network() -> impl Strategy<Value = Network> {
 
 /// An event, with its token beside it.
 fn any_event() -> impl Strategy<Value = (Event<'static>, Vec<u8>)> {
-    let words = (select(Kind::ALL), option::of(select(VERDICTS)), select(Device::ALL), 0..=1_u8);
+    let words = (select(Kind::ALL), option::of(select(VERDICTS)), 0..=1_u8);
     let region = "[A-Z0-9]{0,3}";
-    let who = (any_country(), region, any_network(), any::<u64>(), any_time(), any::<u32>());
+    let who = (any::<u32>(), region, any_network(), any::<u64>(), any_time(), any::<u32>());
     let page = option::of((any::<u64>(), 1..=PAGE_SEQ_MAX));
     (words, who, page, vec(any::<u8>(), 0..60)).prop_map(
-        |(
-            (kind, verdict, device, flags),
-            (country, region, network, visitor, at, rules),
-            page,
-            token,
-        )| {
+        |((kind, verdict, flags), (codes, region, network, visitor, at, rules), page, token)| {
             let event = Event {
                 kind,
                 at,
                 verdict,
                 rules: RuleSet(rules),
                 flags: Flags(flags),
-                codes: Codes::new(country, device),
+                codes: Codes::nth(codes),
                 region: region.parse().unwrap_or_default(),
                 network,
                 visitor: Fingerprint(visitor),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aggregator::count::{MinuteAccount, MinuteRows};
+use aggregator::count::{CellAmount, MinuteAccount, MinuteRows};
+use shared::counted::Amount;
 use shared::import;
 use shared::keys::registered_name;
 use shared::limits::HORIZON_MS;
@@ -253,7 +254,7 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
     }
     should.retain(|_, account| *account != Account::default());
     same("the accounts", &should, &says)?;
-    let mut spend = 0;
+    let mut amounts: BTreeMap<Amount, i64> = BTreeMap::new();
     for minute in says.keys() {
         let finality = engine.finality();
         same("how many are behind", oracle.behind(*minute), finality.behind(*minute))?;
@@ -278,10 +279,12 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
             .map(|(key, n)| (*key, *n))
             .collect();
         same("the totals", &should, &totals)?;
-        spend += stored.iter().flat_map(|rows| &rows.amounts).map(|row| row.micros).sum::<i64>();
-        engine.amounts(*minute, &mut |row| spend += row.micros);
+        let mut add = |row: &CellAmount| *amounts.entry(row.amount).or_default() += row.micros;
+        stored.iter().flat_map(|rows| &rows.amounts).for_each(&mut add);
+        engine.amounts(*minute, &mut add);
     }
-    same("the spend", oracle.spend, spend)?;
+    amounts.retain(|_, micros| *micros != 0);
+    same("the amounts", &oracle.amounts, &amounts)?;
     for (source, rows) in &oracle.rows {
         same("the rows of a log", *rows, partition.rows(*source))?;
     }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shared::counted::Amount;
 use shared::event::REASON_CODES;
 use shared::keys::registered_name;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, CLOCK_JUMP_MS_MAX, HORIZON_MS};
@@ -37,8 +38,8 @@ pub(super) struct Oracle {
     pub(super) accounts: BTreeMap<(EdgeId, Minute), Account>,
     /// Valid events by minute, ad and kind.
     pub(super) totals: BTreeMap<(Minute, AdId, Kind, bool), u64>,
-    /// Micros of spend.
-    pub(super) spend: i64,
+    /// In micros, those that are none left out.
+    pub(super) amounts: BTreeMap<Amount, i64>,
     /// Contiguous rows of imported logs.
     pub(super) rows: BTreeMap<SourceId, u64>,
     /// By batch: how many events it declared, and how many of them have an outcome here.
@@ -155,7 +156,10 @@ impl Oracle {
                     account.counted += 1;
                     *self.totals.entry((minute, ad, row.kind(), true)).or_default() += 1;
                     if row.kind() == Kind::Impression {
-                        self.spend += message.prices[usize::from(row.price)].micros;
+                        let micros = message.prices[usize::from(row.price)].micros;
+                        if micros != 0 {
+                            *self.amounts.entry(Amount::Spend).or_default() += micros;
+                        }
                     }
                 }
             }

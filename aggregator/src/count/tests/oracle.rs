@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use shared::counted::Amount;
 use shared::event::REASON_CODES;
 use shared::limits::{CLOCK_JUMP_MS_MAX, HORIZON_MS};
 use shared::wire::{BatchEntry, MessageView, Row};
@@ -194,8 +195,8 @@ impl Oracle {
             if fate == Fate::Counted {
                 let price = message.prices[usize::from(row.price)];
                 if row.kind() == Kind::Impression && row.price != 0 {
-                    let key = (minute, dimensions, price.currency);
-                    *self.answers.spend.entry(key).or_default() += price.micros;
+                    let key = (minute, dimensions, Amount::Spend, price.currency);
+                    *self.answers.amounts.entry(key).or_default() += price.micros;
                 }
             }
             self.count(minute, source, fate, 1);

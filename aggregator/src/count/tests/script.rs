@@ -8,9 +8,8 @@ use proptest::prelude::*;
 use shared::wire::message::Entry;
 use shared::wire::{BatchEntry, ChunkEntry, Declared, Judged, MessageBuilder, Tally};
 use shared::{
-    BlockId, Codes, Country, Currency, Device, Fingerprint, Flags, Id, ImpressionId, IssuerId,
-    Kind, Minute, Money, Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId,
-    Timestamp, import,
+    BlockId, Codes, Currency, Fingerprint, Flags, Id, ImpressionId, IssuerId, Kind, Minute, Money,
+    Network, OutboxId, PageSeq, PageView, Reason, Region, RuleSet, SourceId, Timestamp, import,
 };
 
 /// The minute in which histories begin.
@@ -243,10 +242,7 @@ impl EventOp {
             placement: Id::NONE,
             names: &[],
             issued: None,
-            codes: Codes::new(
-                Country::lenient(["DE", "ZZ"][usize::from(self.country)]),
-                [Device::Unknown, Device::Tv][usize::from(self.country)],
-            ),
+            codes: [Codes::nth(3), Codes::default()][usize::from(self.country)],
             region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,

@@ -1,6 +1,7 @@
 //! All cells of a partition, wherever they lie, beside an engine that keeps everything in memory.
 
 use eventlog::{Position, Reader};
+use shared::counted::{Amount, Codes};
 use shared::wire::MessageView;
 
 use shared::AnyId;
@@ -62,9 +63,11 @@ async fn expected<L: Log>(log: &L, partition: u16) -> (Position, Sums) {
     let name = |id: AnyId| id.own_name().or_else(|| engine.name(id).cloned()).unwrap();
     let cell = |minute: Minute, d: &shared::Dimensions| {
         let mut cell = json!({
-            "minute": minute, "ad": name(d.ad.any()), "country": d.country, "device": d.device,
-            "kind": d.kind, "valid": d.valid,
+            "minute": minute, "ad": name(d.ad.any()), "kind": d.kind, "valid": d.valid,
         });
+        for (name, text) in Codes::NAMES.iter().zip(d.codes().texts()) {
+            cell[name] = json!(text);
+        }
         if !d.publisher.is_none() {
             cell["publisher"] = json!(name(d.publisher.any()));
         }
@@ -78,10 +81,13 @@ async fn expected<L: Log>(log: &L, partition: u16) -> (Position, Sums) {
         add(format!("{n} duplicate"), account.duplicate);
         Reason::ALL.iter().for_each(|r| add(format!("{n} {r}"), account.reason(*r)));
         engine.cells(minute, &mut |c| add(cell(minute, &c.dimensions).to_string(), c.count));
-        engine.amounts(minute, &mut |spend| {
-            let mut line = cell(minute, &spend.dimensions);
-            line["currency"] = json!(spend.currency);
-            add(line.to_string(), u64::try_from(spend.micros).unwrap());
+        engine.amounts(minute, &mut |of| {
+            let mut line = cell(minute, &of.dimensions);
+            line["currency"] = json!(of.currency);
+            if of.amount != Amount::Spend {
+                line["amount"] = json!(of.amount);
+            }
+            add(line.to_string(), u64::try_from(of.micros).unwrap());
         });
     }
     (engine.position().unwrap(), sums)

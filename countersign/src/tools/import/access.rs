@@ -123,7 +123,8 @@ impl Pattern {
         let mut said = Texts::default();
         let mut segments = path.strip_prefix('/')?.split('/');
         for part in &self.path {
-            let segment = percent_decode_str(segments.next()?).decode_utf8().ok()?;
+            // What is not UTF-8 becomes U+FFFD, which no name may have: the row is rejected.
+            let segment = percent_decode_str(segments.next()?).decode_utf8_lossy();
             if !part.matches(&segment, &mut said) {
                 return None;
             }

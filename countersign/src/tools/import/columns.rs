@@ -340,13 +340,16 @@ struct Text(Option<String>);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde_json::Value;
-        match Value::deserialize(deserializer)? {
-            Value::Null => Ok(Self(None)),
-            Value::String(text) => Ok(Self(Some(text))),
-            Value::Number(number) => Ok(Self(Some(number.to_string()))),
-            Value::Bool(yes) => Ok(Self(Some(yes.to_string()))),
-            _ => Err(D::Error::custom("a list or an object where a text or number belongs")),
+        // Numbers stay as they are written: some logs have ids that are numbers, and through a
+        // floating-point number two long ones would become one.
+        let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        match raw.get().as_bytes().first() {
+            Some(b'n') => Ok(Self(None)),
+            Some(b'"') => serde_json::from_str(raw.get()).map(Self).map_err(D::Error::custom),
+            Some(b'[' | b'{') => {
+                Err(D::Error::custom("a list or an object where a text or number belongs"))
+            }
+            _ => Ok(Self(Some(raw.get().to_owned()))),
         }
     }
 }

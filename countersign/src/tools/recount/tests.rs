@@ -20,8 +20,8 @@ use shared::name::literal;
 use shared::random::{Seeded, below};
 use shared::wire::{BatchEntry, ChunkEntry, Control, Judged, Logged, MessageBuilder, Tally, Word};
 use shared::{
-    BlockId, Codes, Country, Currency, Device, Dimensions, EdgeId, Id, ImpressionId, Kind, Minute,
-    Money, OutboxId, Outcome, Reason, Region, SourceId, Timestamp, import,
+    BlockId, Codes, Currency, Dimensions, EdgeId, Id, ImpressionId, Kind, Minute, Money, OutboxId,
+    Outcome, Reason, Region, SourceId, Timestamp, import,
 };
 
 use super::count::Compared;
@@ -116,10 +116,7 @@ impl History {
             publisher: self.pick(&[Id::NONE, Id::literal("p1"), Id::literal("p2")]),
             placement: Id::NONE,
             names: &[],
-            codes: Codes::new(
-                self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
-                self.pick(Device::ALL),
-            ),
+            codes: self.pick(&[Codes::default(), Codes::nth(1), Codes::nth(2), Codes::nth(3)]),
             region: Region::UNKNOWN,
             network: Network::default(),
             visitor: Fingerprint::NONE,

@@ -39,6 +39,17 @@ fn columns_in_any_order_with_all_that_may_be_said() {
     assert_eq!(json_row(json).unwrap(), Events(event, None));
 }
 
+/// Through a floating-point number the first two would be one ad, and so would the others.
+#[test]
+fn names_that_json_has_as_numbers_stay_as_they_are_written() {
+    for ad in ["120210000000000000001", "120210000000000000002", "12.50", "12.5", "1e3", "-0"] {
+        let row = format!(r#"{{"ad_id":{ad},"timestamp":1574553617,"publisher":{ad}}}"#);
+        let Events(event, None) = json_row(&row).unwrap() else { panic!() };
+        assert_eq!(event.ad.as_str(), ad);
+        assert_eq!(event.publisher.unwrap().as_str(), ad);
+    }
+}
+
 #[test]
 fn what_a_row_says_happened() {
     use Kind::{Click, Impression, Served};
