@@ -142,7 +142,8 @@ impl ColumnNames {
     /// column.
     pub(super) fn fields<'a>(&'a self, text: impl Fn(usize) -> Option<&'a str>) -> Fields<'a> {
         let field = |at: usize| {
-            let text = text(at).map(str::trim);
+            // Padding, as logs have it. Anything else that is not seen is judged with the value.
+            let text = text(at).map(|text| text.trim_matches([' ', '\t']));
             match &self.defaults[at] {
                 // The default holds where the text is empty or a word for nothing.
                 Some(default) => {

@@ -51,6 +51,19 @@ fn names_that_json_has_as_numbers_stay_as_they_are_written() {
 }
 
 #[test]
+fn around_a_name_only_spaces_and_tabs_are_padding() {
+    let row = |ad: &str| json_row(&format!(r#"{{"ad_id":"{ad}","timestamp":1574553617}}"#));
+    for ad in ["tr", " tr", "tr  ", "\\ttr"] {
+        let Events(event, None) = row(ad).unwrap() else { panic!() };
+        assert_eq!(event.ad.as_str(), "tr");
+    }
+    for ad in ["tr\\n", "tr\\u2028", "\u{3000}tr", "tr\\u0085", "\u{a0}tr"] {
+        let why = row(ad).unwrap_err();
+        assert!(why.contains("a name "), "{ad}: {why}");
+    }
+}
+
+#[test]
 fn what_a_row_says_happened() {
     use Kind::{Click, Impression, Served};
     let cases = [
