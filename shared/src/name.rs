@@ -87,6 +87,13 @@ nouns! {
 /// Sixteen bytes that stand for a name: itself, zero-padded, or its digest. It is `Copy`, hashes as
 /// one `u128`, and names that are their own ids sort bytewise. [`Id::NONE`] (no bytes) stands for
 /// "there is none" on the wire; no name has it.
+///
+/// Of what a thing is an id is in the type: two that change places do not compile.
+/// ```compile_fail,E0308
+/// # use shared::{AdId, PublisherId};
+/// fn spend(_ad: AdId, _publisher: PublisherId) {}
+/// spend(PublisherId::literal("news"), AdId::literal("shoes-1"));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Id<T>([u8; ID_BYTES_MAX], PhantomData<T>);
 
