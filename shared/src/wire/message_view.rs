@@ -344,35 +344,24 @@ impl<'a> MessageView<'a> {
         if self.page_views.iter().any(points_nowhere) {
             return error("a page view that points nowhere");
         }
-        // Nearly all rows are good, and they are most of a message: so each is looked at whole, without
-        // branches. A number at or beyond its bound makes `beyond` negative, and nothing makes it positive
-        // again.
-        let (mut beyond, mut is_known) = (0_i32, true);
-        let last = |length: usize| i32::try_from(length).unwrap_or(i32::MAX) - 1;
-        let bounds = [
-            (0, last(entries)),
-            (2, last(self.blocks.len())),
-            (6, last(self.minutes.len())),
-            (8, last(self.ids.len())),
-            (10, last(self.ids.len())),
-            (12, last(self.ids.len())),
-            (14, last(self.prices.len())),
-            (22, last(60_000)),
-        ];
-        for r in self.hot.as_chunks::<HOT_BYTES>().0 {
-            for (at, last) in bounds {
-                beyond |= last - i32::from(u16::from_le_bytes([r[at], r[at + 1]]));
-            }
-            let packed = Packed::read(u32::from_le_bytes([r[16], r[17], r[18], r[19]]));
-            let (verdict, rejection) = (r[20] & !NUMBERED, r[21]);
-            let valid = verdict | rejection == 0;
-            let region = [r[26], r[27], r[28]];
-            is_known &= packed.is_some_and(|(.., said)| said == valid)
-                & is_reason_or_none(verdict)
-                & is_reason_or_none(rejection)
-                & (region == Region::UNKNOWN.bytes() || Region::from_bytes(region).is_some());
-        }
-        let good = beyond >= 0 && is_known;
+        let within =
+            |number: [u8; 2], length: usize| usize::from(u16::from_le_bytes(number)) < length;
+        let good = self.hot.chunks_exact(HOT_BYTES).all(|r| {
+            let packed = u32::from_le_bytes([r[16], r[17], r[18], r[19]]);
+            let valid = r[20] & !NUMBERED == 0 && r[21] == 0;
+            within([r[0], r[1]], entries)
+                && within([r[2], r[3]], self.blocks.len())
+                && within([r[6], r[7]], self.minutes.len())
+                && within([r[8], r[9]], self.ids.len())
+                && within([r[10], r[11]], self.ids.len())
+                && within([r[12], r[13]], self.ids.len())
+                && within([r[14], r[15]], self.prices.len())
+                && Packed::read(packed).is_some_and(|(.., said)| said == valid)
+                && is_reason_or_none(r[20] & !NUMBERED)
+                && is_reason_or_none(r[21])
+                && within([r[22], r[23]], 60_000)
+                && Region::from_bytes([r[26], r[27], r[28]]).is_some()
+        });
         if good { Ok(()) } else { error("a row that points nowhere, or with an unknown code") }
     }
 

@@ -36,7 +36,7 @@ impl Held {
     }
 
     /// The task's own reference is the last.
-    fn only(self) -> JoinHandle<()> {
+    fn into_task(self) -> JoinHandle<()> {
         self.task
     }
 }
@@ -58,7 +58,7 @@ async fn who_has_waited_longest_for_its_client_makes_room() {
     let working = held(&doors, "192.0.2.1").await;
     working.permit.works();
     let young = held(&doors, "198.51.100.1").await.since(2);
-    let old = held(&doors, "203.0.113.1").await.since(1).only();
+    let old = held(&doors, "203.0.113.1").await.since(1).into_task();
     let new = held(&doors, "192.0.2.9").await;
     assert!(has_ended(old).await);
     assert!(!working.task.is_finished() && !young.task.is_finished());
@@ -71,7 +71,7 @@ async fn who_has_waited_longest_for_its_client_makes_room() {
 async fn a_network_makes_room_for_itself_alone() {
     let doors = doors(10, 2);
     let other = held(&doors, "198.51.100.1").await.since(0);
-    let first = held(&doors, "2001:db8:1:2::1").await.since(1).only();
+    let first = held(&doors, "2001:db8:1:2::1").await.since(1).into_task();
     let second = held(&doors, "2001:db8:1:3::1").await;
     second.permit.works();
     let third = held(&doors, "2001:db8:1:4::1").await;
@@ -84,7 +84,7 @@ async fn a_network_makes_room_for_itself_alone() {
     // Another network and a proxy still get permits.
     let _another = held(&doors, "2001:db8:2::5").await;
     for _ in 0..4 {
-        std::mem::forget(held(&doors, "10.1.2.3").await.only());
+        std::mem::forget(held(&doors, "10.1.2.3").await.into_task());
     }
     second.task.abort();
     drop(second);
@@ -101,12 +101,12 @@ async fn a_network_makes_room_for_itself_alone() {
 async fn proxies_are_closed_last() {
     let doors = doors(2, 2);
     let proxy = held(&doors, "10.0.0.1").await.since(0);
-    let stranger = held(&doors, "192.0.2.1").await.since(1).only();
+    let stranger = held(&doors, "192.0.2.1").await.since(1).into_task();
     let third = held(&doors, "198.51.100.1").await;
     assert!(has_ended(stranger).await);
     assert!(!proxy.task.is_finished());
     third.permit.works();
-    let proxy = proxy.only();
+    let proxy = proxy.into_task();
     let _fourth = held(&doors, "198.51.100.2").await;
     assert!(has_ended(proxy).await, "when there is nobody else");
 }
@@ -117,7 +117,7 @@ async fn the_network_that_has_most_makes_room_for_the_others() {
     let visitor = held(&doors, "198.51.100.1").await.since(0);
     let mut crowd = Vec::new();
     for since in 1..=3 {
-        crowd.push(held(&doors, "203.0.113.7").await.since(since).only());
+        crowd.push(held(&doors, "203.0.113.7").await.since(since).into_task());
     }
     let other = held(&doors, "192.0.2.1").await.since(0);
     assert!(has_ended(crowd.remove(0)).await);
@@ -152,7 +152,7 @@ async fn when_all_work_a_place_is_waited_for() {
     assert!(!next.is_finished() && !working.task.is_finished());
     // It has replied, and waits for its client again.
     working.permit.waits();
-    let task = working.only();
+    let task = working.into_task();
     assert!(has_ended(task).await);
     assert!(next.await.unwrap());
     tokio::time::timeout(Duration::from_secs(5), doors.emptied()).await.expect("all are gone");
