@@ -1,10 +1,11 @@
 //! The HTTP interface, defined once for those that answer and those that ask: the bodies of answers
-//! ([`answers`], [`export`], [`letters`]), the routes ([`routes`]), refusals ([`Refusal`]), whether
-//! a process is ready ([`ready`]), and who asks ([`Principal`]). How an answer is made is no matter
-//! of this room.
+//! ([`answers`], [`export`], [`letters`]), which events a question is about ([`filter`]), the routes
+//! ([`routes`]), refusals ([`Refusal`]), whether a process is ready ([`ready`]), and who asks
+//! ([`Principal`]). How an answer is made is no matter of this room.
 
 pub mod answers;
 pub mod export;
+pub mod filter;
 pub mod letters;
 #[cfg(feature = "openapi")]
 pub mod openapi;

@@ -7,6 +7,8 @@ pub mod ambient;
 pub mod bytes;
 pub mod clock;
 pub mod counted;
+#[cfg(not(target_arch = "wasm32"))]
+mod country;
 pub mod event;
 pub mod id;
 pub mod import;
