@@ -11,6 +11,7 @@ use shared::ambient::Stopwatch;
 
 use super::mended;
 use super::read::{LogSummary, Taken};
+use super::rows::Unread;
 use crate::client::Api;
 use crate::failure::Failure;
 use crate::terminal;
@@ -178,16 +179,7 @@ pub(super) fn print_unread(read: &LogSummary) {
             format!("{} rows are of programs that say so, and are not counted", read.bots),
         );
     }
-    let columns = [
-        ("network", "ip names no address"),
-        ("country", "country is no code or name of one"),
-        ("device", "device is no class that is known"),
-    ];
-    for ((name, what), unread) in columns.into_iter().zip(&read.unread) {
-        if unread.rows > 0 {
-            line(name, format!("unknown for {} rows: {what}, as {:?}", unread.rows, unread.first));
-        }
-    }
+    print_texts(&read.unread);
     if let Some((at_line, at)) = read.early {
         line(
             "waiting",
@@ -203,6 +195,21 @@ pub(super) fn print_unread(read: &LogSummary) {
             "quotes",
             format!("{rows} rows span several lines in quotes, the first from line {first} on"),
         );
+    }
+}
+
+/// Says which texts were not understood, for network, country and device.
+fn print_texts(unread: &[Unread; 3]) {
+    let columns = [
+        ("network", "ip names no address"),
+        ("country", "country is no code or name of one"),
+        ("device", "device is no class that is known"),
+    ];
+    for ((name, what), unread) in columns.into_iter().zip(unread) {
+        if unread.rows > 0 {
+            let (rows, examples) = (unread.rows, unread.examples());
+            line(name, format!("unknown for {rows} rows: {what}, as {examples}"));
+        }
     }
 }
 
@@ -253,6 +260,7 @@ pub(super) async fn print_mended(
     if read.rejected > 0 {
         print_rejected(read.rejected, &read.rejects);
     }
+    print_texts(&read.unread);
     if !complete {
         terminal::line("  NOT all rows are accounted for yet: run the same command again");
     }

@@ -16,7 +16,7 @@ use super::open::{self, Seen, cannot_read};
 use super::read::{Chunk, Log, guessed, is_in_its_day};
 use super::records::{RECORD_BYTES_MAX, Record};
 use super::rejects::{self, RejectedRow, Rejects};
-use super::rows::{Rows, Said, is_before_header};
+use super::rows::{Rows, Said, Unread, is_before_header};
 use crate::cli::Format;
 use crate::failure::Failure;
 
@@ -40,6 +40,8 @@ pub(super) struct MendedSummary {
     /// Rows that still cannot be read.
     pub(super) rejected: u64,
     pub(super) rejects: PathBuf,
+    /// Texts that were not understood in rows that count, for network, country and device.
+    pub(super) unread: [Unread; 3],
 }
 
 /// The form of a file of rejected rows; `None` when it is no such file.
@@ -162,6 +164,7 @@ pub(super) fn read(
         sink(chunk.seal(end, [0; 32]));
     }
     rejects.flush()?;
+    read.unread = logs.unread();
     read.rejected = rejects.count;
     read.rejects = rejects.path().to_owned();
     Ok(read)
@@ -216,9 +219,22 @@ impl Logs<'_> {
             () => Format::Csv,
         };
         let delimiter = guessed(header, self.log.delimiter.unwrap_or(b','), &self.log.names);
-        let rows = Rows::under(Some(header), format, Some(delimiter), self.log)?;
+        let mut rows = Rows::under(Some(header), format, Some(delimiter), self.log)?;
+        // The header is there again where the log was imported again.
+        if let Some(before) = self.headers.remove(&row.source) {
+            rows.unread = before.unread;
+        }
         self.headers.insert(row.source, rows);
         Ok(())
+    }
+
+    /// The texts that were not understood in all of the logs.
+    fn unread(self) -> [Unread; 3] {
+        let mut all = <[Unread; 3]>::default();
+        for rows in self.headers.into_values() {
+            all.iter_mut().zip(rows.unread).for_each(|(all, one)| all.add(one));
+        }
+        all
     }
 
     fn header(&self, source: SourceId) -> Option<&str> {

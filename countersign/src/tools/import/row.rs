@@ -56,7 +56,7 @@ impl Fields<'_> {
                 .ok_or_else(|| format!("ad_id: {:?} names no ad", self.ad))?,
             publisher: named("publisher", self.publisher.filter(|id| !is_none(id)))?,
             placement: named("placement", self.placement.filter(|id| !is_none(id)))?,
-            country: self.country.and_then(country).unwrap_or_default(),
+            country: self.country.and_then(Country::from_any).unwrap_or_default(),
             device: self
                 .device()
                 .or_else(|| self.agent.map(|agent| edge::device::classify(agent.as_bytes()))),
@@ -95,7 +95,7 @@ impl Fields<'_> {
 
     /// A text for the country that names none.
     pub(super) fn unread_country(&self) -> Option<&str> {
-        self.country.filter(|text| country(text).is_none())
+        self.country.filter(|text| Country::from_any(text).is_none())
     }
 
     /// A text for the device that names no class.
@@ -200,128 +200,6 @@ fn device(text: &str) -> Option<Device> {
     ];
     let words = WORDS.iter().find(|(words, _)| is_any(text.trim(), words));
     words.map(|(_, device)| *device)
-}
-
-/// A country as logs write it: a code of ISO 3166-1 in two or three letters or three digits, or its name in
-/// English. What says that it is not known is [`Country::UNKNOWN`]; `None`: it cannot be read.
-fn country(text: &str) -> Option<Country> {
-    /// Tor, anonymous proxies and satellites (Cloudflare, MaxMind), and words for nothing.
-    const UNKNOWN: [&str; 13] = [
-        "",
-        "-",
-        "zz",
-        "xx",
-        "t1",
-        "a1",
-        "a2",
-        "o1",
-        "unknown",
-        "null",
-        "none",
-        "n/a",
-        "(not set)",
-    ];
-    let text = text.trim();
-    if is_any(text, &UNKNOWN) {
-        return Some(Country::UNKNOWN);
-    }
-    // A spreadsheet may have removed leading zeros from a number.
-    let padded;
-    let text = match text.parse::<u16>() {
-        Ok(number) if text.len() < 3 => {
-            padded = format!("{number:03}");
-            &padded
-        }
-        _ => text,
-    };
-    if text.len() == 2 {
-        let code = Country::lenient(text);
-        // Kosovo's code is the EU's, not ISO's.
-        let is_known = celes::Country::from_alpha2(code.to_string()).is_ok();
-        return (is_known || code.bytes() == *b"XK").then_some(code);
-    }
-    let plain = |text: &str| -> String {
-        let text = text.replace('&', "and");
-        let letters = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
-        letters.map(without_mark).collect()
-    };
-    let known = |name: &str| -> Option<Country> {
-        match OTHER_NAMES.iter().find(|(other, _)| *other == name) {
-            Some((_, code)) => code.parse().ok(),
-            None => name.parse::<celes::Country>().ok()?.alpha2.parse().ok(),
-        }
-    };
-    if let Some(found) = known(&plain(text)) {
-        return Some(found);
-    }
-    // Lists put the style behind the name: `Korea, Republic of`, `Korea (Republic of)`.
-    let (name, what) = text.split_once([',', '('])?;
-    let is_style = STYLES.contains(&plain(what).as_str());
-    let short = is_style.then(|| known(&plain(name))).flatten();
-    known(&plain(&format!("{what} {name}"))).or(short)
-}
-
-/// Names of countries that `celes` lacks, in lower-case letters alone.
-const OTHER_NAMES: [(&str, &str); 26] = [
-    ("turkiye", "TR"),
-    ("uae", "AE"),
-    ("northmacedonia", "MK"),
-    ("easttimor", "TL"),
-    ("drcongo", "CD"),
-    ("drccongo", "CD"),
-    ("congokinshasa", "CD"),
-    ("kinshasacongo", "CD"),
-    ("congobrazzaville", "CG"),
-    ("republicofthecongo", "CG"),
-    ("macaosarchina", "MO"),
-    ("hongkongsar", "HK"),
-    ("cocoskeelingislands", "CC"),
-    ("stkittsandnevis", "KN"),
-    ("stvincentandgrenadines", "VC"),
-    ("stvincentandthegrenadines", "VC"),
-    ("palestinianterritories", "PS"),
-    ("peoplesrepublicofchina", "CN"),
-    ("uk", "GB"),
-    ("theunitedstates", "US"),
-    ("unitedstatesvirginislands", "VI"),
-    ("libyanarabjamahiriya", "LY"),
-    ("republicofsouthafrica", "ZA"),
-    ("kingdomofsaudiarabia", "SA"),
-    ("democraticrepublicofthecongo", "CD"),
-    ("hongkongsarchina", "HK"),
-];
-/// What may follow a country's name and adds nothing. Anything else may be a place in it, or a part
-/// of it.
-const STYLES: [&str; 14] = [
-    "the",
-    "republicof",
-    "stateof",
-    "stateofthe",
-    "provinceofchina",
-    "islamicrepublicof",
-    "unitedrepublicof",
-    "federatedstatesof",
-    "plurinationalstateof",
-    "bolivarianrepublicof",
-    "theformeryugoslavrepublicof",
-    "burma",
-    "frenchpart",
-    "dutchpart",
-];
-
-/// The letter without its mark: `c` for the `ç` of Curaçao.
-fn without_mark(letter: char) -> char {
-    const MARKED: [(&str, char); 7] = [
-        ("àáâãäå", 'a'),
-        ("ç", 'c'),
-        ("èéêë", 'e'),
-        ("ìíîï", 'i'),
-        ("ñ", 'n'),
-        ("òóôõö", 'o'),
-        ("ùúûü", 'u'),
-    ];
-    let found = MARKED.iter().find(|(letters, _)| letters.contains(letter));
-    found.map_or(letter, |(_, plain)| *plain)
 }
 
 fn named<T: FromStr<Err: std::fmt::Display>>(

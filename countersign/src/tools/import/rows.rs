@@ -31,20 +31,46 @@ pub(super) enum Said {
     Bot,
 }
 
+/// The most texts that are shown of a column that is not understood.
+const SHOWN_MAX: usize = 5;
+
 /// A column whose text is not understood in some rows.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Unread {
     pub(super) rows: u64,
-    /// The first such text.
-    pub(super) first: String,
+    /// The first of these texts, each once.
+    first: Vec<String>,
+    /// Whether there were others.
+    has_more: bool,
 }
 
 impl Unread {
     fn take(&mut self, text: &str) {
-        if self.rows == 0 {
-            self.first = text.chars().take(64).collect();
-        }
         self.rows += 1;
+        self.show(text.chars().take(64).collect());
+    }
+
+    fn show(&mut self, text: String) {
+        if self.first.contains(&text) {
+            return;
+        }
+        match self.first.len() < SHOWN_MAX {
+            true => self.first.push(text),
+            false => self.has_more = true,
+        }
+    }
+
+    /// Adds what was not understood in other rows.
+    pub(super) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.has_more |= other.has_more;
+        other.first.into_iter().for_each(|text| self.show(text));
+    }
+
+    /// Some of the texts.
+    pub(super) fn examples(&self) -> String {
+        let shown: Vec<_> = self.first.iter().map(|text| format!("{text:?}")).collect();
+        shown.join(", ") + if self.has_more { " and others" } else { "" }
     }
 }
 

@@ -61,6 +61,23 @@ fn a_row_that_says_nothing_of_what_happened_is_no_click_unmended() {
 }
 
 #[test]
+fn what_is_not_understood_in_mended_rows_is_told_of_all_logs_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.csv")) };
+    let rows = "b\u{7f}b,1700000001,Atlantis\nc\u{7f}c,1700000002,US\nd\u{7f}d,1700000003,Oz\n";
+    std::fs::write(&file.path, format!("ad_id,timestamp,country\n{rows}")).unwrap();
+    file.path = rejected(file.clone());
+    let text = std::fs::read_to_string(&file.path).unwrap().replace('\u{7f}', "");
+    // The log was imported again, so that its header and its rows are there again.
+    let again = text.split_once('\n').unwrap().1.replace("Atlantis", "Utopia");
+    std::fs::write(&file.path, format!("{text}{again}")).unwrap();
+    let (read, _) = mend(&file);
+    let [_, country, _] = &read.unread;
+    let told = (read.rows, read.rejected, country.rows, country.examples());
+    assert_eq!(told, (6, 0, 4, r#""Atlantis", "Oz", "Utopia""#.to_owned()));
+}
+
+#[test]
 fn a_spreadsheet_may_have_written_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.csv")) };

@@ -4,6 +4,8 @@ use super::*;
 use std::io::Write as _;
 use std::path::Path;
 
+use shared::Country;
+
 /// 2023-11-15T00:00:00Z.
 pub(super) const NOW: Timestamp = Timestamp(1_700_006_400_000);
 const SOURCE: SourceId = SourceId([7; 16]);
@@ -39,6 +41,30 @@ fn run(case: Case) -> Result<(LogSummary, Vec<ImportChunk>), Failure> {
         true
     })?;
     Ok((read, chunks))
+}
+
+#[test]
+fn countries_that_are_not_understood_are_unknown_and_told_with_examples() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.csv");
+    let cases: [(&[&str], u64, &str); 3] = [
+        (&["USA", "United States", "UK", "XX", ""], 0, ""),
+        (&["QQ", "US-CA", "QQ", "DE"], 3, r#""QQ", "US-CA""#),
+        (&["A", "B", "C", "D", "E", "E", "F", "G"], 8, r#""A", "B", "C", "D", "E" and others"#),
+    ];
+    for (countries, unread, examples) in cases {
+        let rows = countries.iter().map(|country| format!("a,1700000001,{country}\n"));
+        std::fs::write(&path, "ad_id,timestamp,country\n".to_owned() + &rows.collect::<String>())
+            .unwrap();
+        let (read, chunks) = run(log(&path, Format::Csv, None, false)).unwrap();
+        let [_, told, _] = &read.unread;
+        assert_eq!((told.rows, told.examples().as_str()), (unread, examples), "{countries:?}");
+        let events = &chunks[0].events;
+        assert_eq!((events.len(), read.rejected), (countries.len(), 0), "{countries:?}");
+        let unknown = events.iter().filter(|event| event.country == Country::UNKNOWN).count();
+        let without = countries.iter().filter(|text| matches!(**text, "XX" | "")).count();
+        assert_eq!(unknown, usize::try_from(unread).unwrap() + without, "{countries:?}");
+    }
 }
 
 #[test]
