@@ -16,7 +16,7 @@ pub use batch::{Batch, Event, Tally};
 pub use control::{Control, Logged, Word};
 pub use dead::{DeadLetter, Resolved};
 pub use message::{BatchEntry, ChunkEntry, Judged, MessageBuilder, TallyEntry};
-pub use message_view::{Cold, MessageView, PageViewRow, Row};
+pub use message_view::{Cold, KeptRows, MessageView, PageViewRow, Row};
 
 use crate::time::Minute;
 

@@ -204,6 +204,8 @@ proptest! {
         prop_assert!(view.tallies.iter().all(|tally| tally.entry == 1));
         prop_assert_eq!(view.tallies.iter().map(|tally| tally.tally).collect::<Vec<_>>(), tallies);
         let cold = view.cold().unwrap();
+        let payers: Vec<_> = cold.iter().map(|row| [row.campaign, row.advertiser]).collect();
+        assert_eq!(view.payers().unwrap(), payers);
         prop_assert_eq!(cold.len(), events.len());
         for ((row, cold), ((event, names, proof), entry)) in view.rows().zip(cold).zip(&events) {
             prop_assert_eq!(usize::from(row.entry), *entry);
