@@ -10,6 +10,7 @@ use api::answers::{
     self, Account, Conflict, Conflicts, Counted, Edge, Edges, Gap, Missing, Pages, Popular,
     Reasons, Source,
 };
+use api::reports::Of;
 use api::{Principal, Refusal, json, routes};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
@@ -25,13 +26,19 @@ use shared::problem::Problem;
 use shared::{EdgeId, Minute, OutboxId, PublisherId, PublisherName, Ready, Reason, Timestamp};
 
 use crate::count::{self, Told};
-use crate::query::{self, AllEdges, CountOfAd, CountsOfAds, Names, StateOfSource, Unanswered};
+use crate::facts;
+use crate::query::{
+    self, AllEdges, CountOfAd, CountsOfAds, Names, OfFacts, StateOfSource, Unanswered,
+};
 use crate::service::{Aggregator, Core, NotReady};
 use crate::store::{StoreError, Stores};
 use params::Params;
+use reports::{Meant, Understood};
 
 mod export;
+mod filters;
 mod params;
+mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +48,9 @@ pub use params::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
 const RETRY_STARTING: Duration = Duration::from_secs(5);
 /// `Retry-After` of an aggregator that an operator must look after.
 const RETRY_STOPPED: Duration = Duration::from_secs(60);
+
+/// The status of questions that are understood, and cannot be answered as they are.
+const TOO_MUCH: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
 
 impl<L: Log, S: Stores> Aggregator<L, S> {
     /// The routes of all questions, and `/readyz`.
@@ -61,6 +71,8 @@ fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
         .route(routes::SOURCE.path, get(source::<L, S>))
         .route(routes::CELLS.path, get(cells::<L, S>))
         .route(routes::READY.path, get(readyz::<L, S>))
+        .merge(reports::router())
+        .merge(filters::router())
         .with_state(core)
 }
 
@@ -70,6 +82,9 @@ impl From<Unanswered> for Refusal {
     fn from(why: Unanswered) -> Self {
         match why {
             Unanswered::NotReady(why) => why.into(),
+            Unanswered::NoFacts(_) => Self::new(TOO_MUCH, "no_facts", why.to_string()),
+            Unanswered::TooMuch { .. } => Self::new(TOO_MUCH, "too_much_to_read", why.to_string()),
+            Unanswered::TooManyGroups(_) => Self::new(TOO_MUCH, "too_many_groups", why.to_string()),
             Unanswered::Store(StoreError::Damaged(what)) => {
                 tracing::error!(%what, "a question met a damaged checkpoint");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged_checkpoint", what)
@@ -123,12 +138,25 @@ async fn aggregated_count<L: Log, S: Stores>(
     uri: Uri,
 ) -> Answer {
     let ad = params::ad(&part("ad_id", path)?)?;
-    let params = Params::read(&uri, &["from", "to", "event", "validity"])?;
+    let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
     let (range, kind, validity) = (params.range()?, params.event()?, params.validity()?);
+    let filter = params.filter()?;
     answer(&core, "aggregated_count", async {
-        let question = CountOfAd { ad: ad.id(), kind, validity, range: range.clone() };
-        let found = query::ask(&core.slots, &question).await?;
-        let complete = found.completeness;
+        let meant = Meant::new(&core, filter).await?;
+        let filter = meant.filter.as_ref();
+        let (count, revision, complete) = if filter.is_some() {
+            let thing = Some((Of::Ad, ad.id().any()));
+            let others = reports::events(kind, validity);
+            let question = reports::question(range.clone(), filter, thing, others);
+            let found = question.ask(&core.slots).await?;
+            let facts::Count(count) = reports::sum(found.tally);
+            (count, found.revision, found.completeness)
+        } else {
+            let question = CountOfAd { ad: ad.id(), kind, validity, range: range.clone() };
+            let found = query::ask(&core.slots, &question).await?;
+            (found.count, found.revision, found.completeness)
+        };
+        let Understood { filter_id, filter_version, filter, networks } = meant.understood();
         Ok(json(&Counted {
             ad_id: ad,
             event: kind,
@@ -136,10 +164,14 @@ async fn aggregated_count<L: Log, S: Stores>(
             from: time(range.start),
             to: time(range.end),
             running: range.end > core.clock.now().minute(),
-            count: found.count,
+            count,
+            filter_id,
+            filter_version,
+            filter,
+            networks,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
-            revision: found.revision,
+            revision,
             as_of: complete.as_of.to_string(),
         }))
     })
@@ -151,10 +183,13 @@ async fn popular_ads<L: Log, S: Stores>(
     State(core): State<Arc<Core<L, S>>>,
     uri: Uri,
 ) -> Answer {
-    let params = Params::read(&uri, &["count", "window", "event", "validity", "at", "running"])?;
+    let params = Params::read(
+        &uri,
+        &["count", "window", "event", "validity", "at", "running", "filter", "where"],
+    )?;
     let count = params.number("count", 100, COUNT_MAX)?;
     let window = params.number("window", 1, WINDOW_MINUTES_MAX)?;
-    let (kind, validity) = (params.event()?, params.validity()?);
+    let (kind, validity, filter) = (params.event()?, params.validity()?, params.filter()?);
     let now = core.clock.now().minute();
     let at = match (params.minute("at")?, params.is_true("running")?) {
         (Some(_), true) => {
@@ -170,16 +205,35 @@ async fn popular_ads<L: Log, S: Stores>(
     }
     answer(&core, "popular_ads", async {
         let most = usize::try_from(count).unwrap_or(usize::MAX);
-        let question = CountsOfAds { kind, validity, range: range.clone() };
-        let found = query::ask(&core.slots, &question).await?;
-        let complete = found.completeness;
-        let (ad_ids, counts) = found.top(&core.slots, most).await?.into_iter().unzip();
+        let meant = Meant::new(&core, filter).await?;
+        let filter = meant.filter.as_ref();
+        let (top, complete) = if filter.is_some() {
+            let others = reports::events(kind, validity);
+            let mut question: OfFacts<facts::Count> =
+                reports::question(range.clone(), filter, None, others);
+            question.by = vec![facts::Name::Ad];
+            let found = question.ask(&core.slots).await?;
+            let counts = reports::counts(found.tally).into_iter();
+            let counts = counts.map(|(ad, count)| (ad.cast(), count)).collect();
+            (query::ranked(&core.slots, counts, most).await?, found.completeness)
+        } else {
+            let question = CountsOfAds { kind, validity, range: range.clone() };
+            let found = query::ask(&core.slots, &question).await?;
+            let complete = found.completeness;
+            (found.top(&core.slots, most).await?, complete)
+        };
+        let (ad_ids, counts) = top.into_iter().unzip();
+        let Understood { filter_id, filter_version, filter, networks } = meant.understood();
         Ok(json(&Popular {
             ad_ids,
             counts,
             validity,
             window_start: time(range.start),
             window_end: time(range.end),
+            filter_id,
+            filter_version,
+            filter,
+            networks,
             running: range.end > now,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),

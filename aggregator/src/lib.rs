@@ -1,6 +1,8 @@
 //! The aggregator: counts exactly, keeps its counts, and answers questions about them.
 
 pub mod count;
+pub mod facts;
+mod filters;
 pub mod store;
 
 mod http;

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use futures::future::try_join_all;
 use hashbrown::HashMap;
-use shared::{AdId, AdName, Kind, Minute, SourceId, Timestamp, Validity};
+use shared::name::{Named, Noun};
+use shared::{AdId, AdName, Id, Kind, Minute, NameBuf, SourceId, Timestamp, Validity};
 
 use crate::count::{Engine, SourceState};
 use crate::service::{Counted, Moving, NotReady, Slot};
@@ -21,16 +22,20 @@ use crate::store::{CheckpointStore, StoreError};
 use stored::Stored;
 
 mod accounting;
+mod calendar;
 mod edges;
 mod export;
+mod facts;
 mod names;
 mod stored;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use accounting::{Conflicts, accounting};
+pub(crate) use calendar::{Step, Steps, Zone};
 pub(crate) use edges::{AllEdges, Edges, OutboxProgress};
 pub(crate) use export::{Export, Row, export};
+pub(crate) use facts::{OfFacts, Tallied};
 pub(crate) use names::Names;
 
 /// Why a question is not answered.
@@ -40,6 +45,15 @@ pub(crate) enum Unanswered {
     NotReady(#[from] NotReady),
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The store was begun by a build that kept no facts.
+    #[error("there are facts from {0} on; ask without a filter, or from then on")]
+    NoFacts(Timestamp),
+    #[error(
+        "this reads about {rows} facts, and a question may read {most}; ask for a shorter range"
+    )]
+    TooMuch { rows: u64, most: u64 },
+    #[error("there are more than {0} groups; group by fewer columns, or filter")]
+    TooManyGroups(usize),
 }
 
 /// How complete a range of minutes is, in all partitions.
@@ -117,18 +131,26 @@ async fn look<T: CheckpointStore, R>(
     memory: impl FnOnce(&Engine) -> R,
 ) -> Result<Look<R, T::View>, Unanswered> {
     let counted = slot.read().await;
-    let Some(Counted { engine, store, moving }) = counted.as_ref() else {
+    let Some(counted) = counted.as_ref() else {
         return Err(NotReady::Starting("it is starting or closing".into()).into());
     };
-    let to = range.end.min(engine.resident_from());
-    let stored = match moving {
-        _ if range.start >= to => None,
-        None => Some(Stored::new(Arc::new(store.view()?), None, range.start..to)),
+    let to = range.end.min(counted.engine.resident_from());
+    let is_in_memory = range.start >= to;
+    let stored = if is_in_memory { None } else { Some(stored(counted, range.start..to)?) };
+    Ok(Look { memory: memory(&counted.engine), stored })
+}
+
+/// What is not in memory of a range, at this moment.
+fn stored<T: CheckpointStore>(
+    counted: &Counted<T>,
+    range: Range<Minute>,
+) -> Result<Stored<T::View>, StoreError> {
+    Ok(match &counted.moving {
+        None => Stored::new(Arc::new(counted.store.view()?), None, range),
         Some(Moving { changes, before }) => {
-            Some(Stored::new(Arc::clone(before), Some(Arc::clone(changes)), range.start..to))
+            Stored::new(Arc::clone(before), Some(Arc::clone(changes)), range)
         }
-    };
-    Ok(Look { memory: memory(engine), stored })
+    })
 }
 
 /// The answer to [`CountOfAd`].
@@ -199,24 +221,33 @@ impl AdCounts {
         slots: &[Slot<T>],
         most: usize,
     ) -> Result<Vec<(AdName, u64)>, Unanswered> {
-        let mut ads: Vec<_> = self.counts.into_iter().collect();
-        // Where every id is its own name, ids are in the order of names.
-        if ads.iter().all(|(ad, _)| !ad.is_digest()) {
-            ads = top(ads, most);
-        } else if let Some(place) = most.checked_sub(1).filter(|_| most < ads.len()) {
-            // All ads with as many events as the last place stay: the names, which are looked up
-            // below, tell which of them are in.
-            let (_, (_, last), _) = ads.select_nth_unstable_by_key(place, |(_, n)| Reverse(*n));
-            let last = *last;
-            ads.retain(|(_, n)| *n >= last);
-        }
-        let names = Names::look_up(slots, ads.iter().map(|(ad, _)| *ad)).await?;
-        let named = ads.into_iter().map(|(ad, n)| Ok((names.name(ad)?, n)));
-        let mut ranked = named.collect::<Result<Vec<_>, StoreError>>()?;
-        ranked.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        ranked.truncate(most);
-        Ok(ranked)
+        ranked(slots, self.counts.into_iter().collect(), most).await
     }
+}
+
+/// The names with the most events, most first; those with as many in their order. To be called
+/// with the counts of all partitions.
+pub(crate) async fn ranked<T: CheckpointStore, N: Named>(
+    slots: &[Slot<T>],
+    mut counts: Vec<(Id<N>, u64)>,
+    most: usize,
+) -> Result<Vec<(NameBuf<N>, u64)>, Unanswered> {
+    // Where every id is its own name, ids are in the order of names.
+    if counts.iter().all(|(id, _)| !id.is_digest()) {
+        counts = top(counts, most);
+    } else if let Some(place) = most.checked_sub(1).filter(|_| most < counts.len()) {
+        // All with as many events as the last place stay: the names, which are looked up below,
+        // tell which of them are in.
+        let (_, (_, last), _) = counts.select_nth_unstable_by_key(place, |(_, n)| Reverse(*n));
+        let last = *last;
+        counts.retain(|(_, n)| *n >= last);
+    }
+    let names = Names::look_up(slots, counts.iter().map(|(id, _)| *id)).await?;
+    let named = counts.into_iter().map(|(id, n)| Ok((names.name(id)?, n)));
+    let mut ranked = named.collect::<Result<Vec<_>, StoreError>>()?;
+    ranked.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    ranked.truncate(most);
+    Ok(ranked)
 }
 
 impl Question for CountsOfAds {
@@ -258,15 +289,15 @@ impl Question for CountsOfAds {
     }
 }
 
-/// The ads with the most events, most first; those with as many in the order of their ids.
-fn top(mut ads: Vec<(AdId, u64)>, most: usize) -> Vec<(AdId, u64)> {
-    let rank = |a: &(AdId, u64), b: &(AdId, u64)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
-    if most < ads.len() {
-        ads.select_nth_unstable_by(most, rank);
-        ads.truncate(most);
+/// The ids with the most events, most first; those with as many in the order of their ids.
+fn top<N: Noun>(mut counts: Vec<(Id<N>, u64)>, most: usize) -> Vec<(Id<N>, u64)> {
+    let rank = |a: &(Id<N>, u64), b: &(Id<N>, u64)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
+    if most < counts.len() {
+        counts.select_nth_unstable_by(most, rank);
+        counts.truncate(most);
     }
-    ads.sort_unstable_by(rank);
-    ads
+    counts.sort_unstable_by(rank);
+    counts
 }
 
 /// The question how far an imported log has been taken, and what became of its events.

@@ -15,6 +15,7 @@ use tokio::sync::{RwLock, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::count::{self, Changes, Engine};
+use crate::filters::Filters;
 use crate::metrics::Metrics;
 use crate::store::slate::SlateStores;
 use crate::store::{CheckpointStore, Stores};
@@ -138,6 +139,7 @@ pub(crate) struct Core<L, S: Stores> {
     /// By partition, the sequence up to which the log is older than the retention and saved.
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
     pub(crate) registered: Registered,
+    pub(crate) filters: Filters,
     /// By partition, the sequence up to which the log is archived.
     archived: Option<watch::Receiver<Vec<u64>>>,
 }
@@ -163,6 +165,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         let Parts { log, stores, clock, settings, archived, registered, registry } = parts;
         let partitions = log.partitions();
         let core = Arc::new(Core {
+            filters: Filters::new(stores.objects()),
             log,
             stores,
             clock,

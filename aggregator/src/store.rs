@@ -8,6 +8,9 @@
 //! error that names its key; nothing is skipped.
 
 use std::future::Future;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
 
 pub mod codec;
 #[cfg(any(test, feature = "testing"))]
@@ -147,6 +150,9 @@ pub trait Stores: Send + Sync + 'static {
 
     /// Opens a partition's store, or begins it.
     fn open(&self, partition: u16) -> impl Future<Output = Result<Self::Store, StoreError>> + Send;
+
+    /// Where the stores lie, for what is kept beside them.
+    fn objects(&self) -> Arc<dyn ObjectStore>;
 
     /// Lets another process open the stores. Called last, after every store was closed.
     fn release(&self) {}

@@ -21,7 +21,7 @@ use shared::{
 pub(crate) const PARTITIONS: u16 = 4;
 pub(crate) const START: Minute = Minute(29_500_000);
 /// Names that are ids of their own, and others: their order is that of their texts.
-const ADS: [&str; 6] =
+pub(crate) const ADS: [&str; 6] =
     ["ad-1", "550e8400-e29b-41d4-a716-446655440000", "a", "mm_10067028.1", "Zz_9", "広告 10"];
 const PUBLISHERS: [&str; 2] = ["p1", "example.com"];
 
@@ -40,6 +40,8 @@ pub(crate) struct Oracle {
     pub(crate) duplicate: BTreeMap<Minute, u64>,
     pub(crate) reasons: BTreeMap<(Reason, Minute), u64>,
     pub(crate) minutes: BTreeSet<Minute>,
+    /// Every event that was counted, valid or flagged.
+    pub(crate) events: Vec<Judged<'static>>,
 }
 
 impl Oracle {
@@ -70,7 +72,7 @@ impl Oracle {
         all
     }
 
-    fn add(&mut self, key: Key, event: &Judged<'_>, seen: &mut HashSet<Key>) {
+    fn add(&mut self, key: Key, event: &Judged<'static>, seen: &mut HashSet<Key>) {
         let minute = event.at.minute();
         self.minutes.insert(minute);
         *self.received.entry(minute).or_default() += 1;
@@ -80,10 +82,12 @@ impl Oracle {
             Ok(Some(reason)) => {
                 *self.reasons.entry((reason, minute)).or_default() += 1;
                 if reason != Reason::Test {
+                    self.events.push(*event);
                     *self.counts.entry((event.ad, event.kind, false, minute)).or_default() += 1;
                 }
             }
             Ok(None) => {
+                self.events.push(*event);
                 *self.counted.entry(minute).or_default() += 1;
                 *self.counts.entry((event.ad, event.kind, true, minute)).or_default() += 1;
             }
@@ -170,8 +174,15 @@ impl World {
         let currency = Currency::from_bytes(*b"EUR").unwrap();
         let (ads, publishers) = (self.oracle.ads, self.publishers);
         let (ad, publisher) = (self.pick(&ads), self.pick(&publishers));
-        let names: Vec<_> =
-            [ad, publisher].map(named::<Any>).into_iter().filter(|n| n.is_long()).collect();
+        // The stores of earlier builds, which tests go on from, have what is drawn here. What came
+        // later is not drawn.
+        let n = (at.0 ^ u64::from(seq) << 20).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let of = |list: [&'static str; 3]| list[usize::try_from(n % 3).unwrap()];
+        let placement = of(["top", "side board 1", ""]);
+        let campaign = of(["campaign", "campaign, autumn", "c2"]);
+        let names =
+            [ad, publisher, placement, campaign].into_iter().filter(|name| !name.is_empty());
+        let names: Vec<_> = names.map(named::<Any>).filter(|n| n.is_long()).collect();
         let names = names.into_iter().map(Name::to_buf).collect::<Vec<_>>().leak();
         Judged {
             issuer: Id::literal("key-1"),
@@ -180,20 +191,20 @@ impl World {
             outcome,
             at,
             ad: named(ad).id(),
-            campaign: Id::literal("campaign"),
-            advertiser: Id::literal("advertiser"),
+            campaign: named(campaign).id(),
+            advertiser: Id::literal(of(["advertiser", "a2", "a2"])),
             publisher: named(publisher).id(),
-            placement: Id::NONE,
+            placement: if placement.is_empty() { Id::NONE } else { named(placement).id() },
             names,
             issued: None,
-            // The stores of earlier builds, which tests go on from, have what was drawn here.
             codes: Codes::new(
                 self.pick(&[Country::UNKNOWN, Country::lenient("DE")]),
                 self.pick(Device::ALL),
             ),
-            region: Region::UNKNOWN,
-            network: Network::default(),
-            visitor: Fingerprint::NONE,
+            region: [Region::UNKNOWN, "BE".parse().unwrap(), "BY".parse().unwrap()]
+                [usize::try_from(n / 3 % 3).unwrap()],
+            network: Network::from_address([10, u8::try_from(n / 9 % 4).unwrap(), 0, 1].into()),
+            visitor: Fingerprint(n / 36 % 50),
             flags: Flags::default(),
             rules: RuleSet::UNKNOWN,
             page: None,

@@ -31,6 +31,19 @@ pub struct Counted {
     pub running: bool,
     /// How many.
     pub count: u64,
+    /// The stored filter that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_id: Option<u32>,
+    /// The version of the stored filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_version: Option<usize>,
+    /// The filter, as it was understood: the stored one and that of the question together.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The networks that are kept of the addresses in the filter: the answer is about the whole
+    /// network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
     /// Whether nothing more can come.
     #[serde(rename = "final")]
     pub is_final: bool,
@@ -59,6 +72,19 @@ pub struct Popular {
     pub window_start: String,
     /// The minute behind the last.
     pub window_end: String,
+    /// The stored filter that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_id: Option<u32>,
+    /// The version of the stored filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_version: Option<usize>,
+    /// The filter, as it was understood: the stored one and that of the question together.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The networks that are kept of the addresses in the filter: the answer is about the whole
+    /// network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
     /// The last of these minutes is not over yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub running: bool,

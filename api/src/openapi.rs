@@ -8,7 +8,7 @@ use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::routes::{ALL, Key, Parameter, Role, Route, Shape};
-use crate::{answers, export, letters};
+use crate::{answers, export, letters, reports};
 
 /// The document.
 #[must_use]
@@ -161,6 +161,13 @@ fn schemas() -> Value {
         letters::Letters,
         letters::Resolved,
         letters::ResolvedAll,
+        reports::Breakdown,
+        reports::Count,
+        reports::Series,
+        reports::StoredFilter,
+        reports::StoredFilters,
+        reports::Top,
+        reports::Uniques,
     );
     let components = ComponentsBuilder::new().schemas_from_iter(found).build();
     let mut all = serde_json::to_value(components).unwrap_or_default()["schemas"].take();

@@ -5,8 +5,14 @@
 //! To add a route: a row here and in [`ALL`], its handler in the room that answers, its body in
 //! [`crate::answers`].
 
+pub mod reports;
+
 use std::fmt;
 
+use reports::{
+    ADS, ADVERTISERS, CAMPAIGNS, CHANGE_FILTER, DELETE_FILTER, FILTER, FILTER_ID, FILTERS,
+    MAKE_FILTER, OF_FACTS, PLACEMENTS, PUBLISHERS, TOP, WHERE,
+};
 use shared::limits::TOKEN_CHARS_MAX;
 use shared::text::escaped;
 
@@ -173,28 +179,40 @@ const fn question(
 }
 
 /// How many events an ad has.
-pub const AD_COUNT: Route = question(
-    "/v1/ads/{ad_id}/aggregated_count",
-    "How many events an ad has in a range of minutes",
-    &[needed("ad_id", Shape::Name, "the ad"), FROM, TO, EVENT, VALIDITY],
-    "Counted",
-);
+pub const AD_COUNT: Route = Route {
+    refusals: &OF_FACTS,
+    ..question(
+        "/v1/ads/{ad_id}/aggregated_count",
+        "How many events an ad has in a range of minutes",
+        &[needed("ad_id", Shape::Name, "the ad"), FROM, TO, EVENT, VALIDITY, FILTER_ID, WHERE],
+        "Counted",
+    )
+};
 /// The same by its short name.
 pub const AD_CNT: Route = Route { path: "/v1/ads/{ad_id}/aggregated_cnt", ..AD_COUNT };
 /// The ads that have the most events.
-pub const POPULAR_ADS: Route = question(
-    "/v1/ads/popular_ads",
-    "The ads with most events in the last minutes",
-    &[
-        maybe("count", Shape::Number(1, 10_000), "how many ads; 100 when it is not said"),
-        maybe("window", Shape::Number(1, 1_440), "how many minutes; 1 when it is not said"),
-        maybe("at", Shape::Minute, "the minute after the last; this one when it is not said"),
-        maybe("running", Shape::OneOf(&["true", "false"]), "this minute too, as far as it goes"),
-        EVENT,
-        VALIDITY,
-    ],
-    "Popular",
-);
+pub const POPULAR_ADS: Route = Route {
+    refusals: &OF_FACTS,
+    ..question(
+        "/v1/ads/popular_ads",
+        "The ads with most events in the last minutes",
+        &[
+            maybe("count", Shape::Number(1, 10_000), "how many ads; 100 when it is not said"),
+            maybe("window", Shape::Number(1, 1_440), "how many minutes; 1 when it is not said"),
+            maybe("at", Shape::Minute, "the minute after the last; this one when it is not said"),
+            maybe(
+                "running",
+                Shape::OneOf(&["true", "false"]),
+                "this minute too, as far as it goes",
+            ),
+            EVENT,
+            VALIDITY,
+            FILTER_ID,
+            WHERE,
+        ],
+        "Popular",
+    )
+};
 /// What became of what was received.
 pub const ACCOUNTING: Route = question(
     "/v1/accounting",
@@ -453,7 +471,7 @@ pub const CLICK: Route = visit(
 );
 
 /// All routes.
-pub const ALL: [Route; 21] = [
+pub const ALL: [Route; 47] = [
     SERVE,
     EVENTS_OF_PAGES,
     PIXEL,
@@ -461,6 +479,32 @@ pub const ALL: [Route; 21] = [
     AD_COUNT,
     AD_CNT,
     POPULAR_ADS,
+    ADS.count,
+    ADS.uniques,
+    ADS.series,
+    ADS.breakdown,
+    CAMPAIGNS.count,
+    CAMPAIGNS.uniques,
+    CAMPAIGNS.series,
+    CAMPAIGNS.breakdown,
+    ADVERTISERS.count,
+    ADVERTISERS.uniques,
+    ADVERTISERS.series,
+    ADVERTISERS.breakdown,
+    PUBLISHERS.count,
+    PUBLISHERS.uniques,
+    PUBLISHERS.series,
+    PUBLISHERS.breakdown,
+    PLACEMENTS.count,
+    PLACEMENTS.uniques,
+    PLACEMENTS.series,
+    PLACEMENTS.breakdown,
+    TOP,
+    FILTERS,
+    MAKE_FILTER,
+    FILTER,
+    CHANGE_FILTER,
+    DELETE_FILTER,
     ACCOUNTING,
     EDGES,
     SOURCE,

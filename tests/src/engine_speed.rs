@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use aggregator::count::{Engine, Settings, Size};
+use aggregator::facts;
 use eventlog::Position;
 use shared::ambient::Stopwatch;
 use shared::wire::MessageView;
@@ -47,7 +48,7 @@ impl Speed {
     }
 }
 
-/// Applies a data set to an engine, with a checkpoint after every `checkpoint` messages (0: none).
+/// Applies a data set to an engine, with a checkpoint after every `checkpoint` bytes of messages.
 ///
 /// # Errors
 /// When the engine refuses a message.
@@ -56,7 +57,7 @@ pub fn measure(shape: Shape, seed: u64, checkpoint: usize) -> Result<Speed, Stri
     let settings = Settings { resident_minutes: u32::try_from(shape.minutes + 20).unwrap_or(120) };
     let mut engine = Engine::new(0, settings);
     let (mut applying, mut checkpoints) = (Duration::ZERO, Duration::ZERO);
-    let (mut sequence, mut events) = (0, 0);
+    let (mut sequence, mut events, mut unsaved) = (0, 0, 0);
     loop {
         let turn: Vec<_> = std::iter::from_fn(|| dataset.message(None)).take(TURN).collect();
         if turn.is_empty() {
@@ -67,12 +68,18 @@ pub fn measure(shape: Shape, seed: u64, checkpoint: usize) -> Result<Speed, Stri
             sequence += 1;
             let message = MessageView::read(bytes).map_err(|e| e.to_string())?;
             let position = Position { identity: [1; 16], sequence, digest: [0; 16] };
+            unsaved += bytes.len();
             events += engine.apply(&message, position).map_err(|e| e.to_string())?.events;
         }
         applying += watch.elapsed();
-        if checkpoint > 0 && sequence.is_multiple_of(checkpoint as u64) {
+        if unsaved >= checkpoint {
+            unsaved = 0;
             let watch = Stopwatch::start();
-            drop(std::hint::black_box(engine.checkpoint()));
+            let changes = engine.checkpoint();
+            for (_, block) in facts::blocks(&changes.facts) {
+                std::hint::black_box(block.to_bytes());
+            }
+            drop(std::hint::black_box(changes));
             checkpoints += watch.elapsed();
         }
     }

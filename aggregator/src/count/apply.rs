@@ -105,6 +105,8 @@ pub(super) struct Scratch {
     /// By minute of the window: its place in [`Minutes`], if it has any fates.
     places: Vec<usize>,
     added: Vec<Added>,
+    /// The places in the message of the events that add to a cell.
+    counted: Vec<u16>,
     /// [`KINDS`] for each id: the totals of one minute.
     sums: Vec<u32>,
 }
@@ -125,6 +127,7 @@ impl Engine {
         self.take_tallies(message, &mut applied);
         self.scratch.settle(settled, &mut self.minutes, &mut applied);
         self.scratch.count(message, &mut self.minutes);
+        self.tail.take(message, &self.scratch.counted);
         self.take_page_views(message);
         for (entry, chunk) in self.scratch.taken_chunks(message) {
             self.sources.change(entry.source).add(&chunk.fates);
@@ -254,6 +257,7 @@ impl Scratch {
         refill(&mut self.named, message.ids.len(), false);
         refill(&mut self.fates, self.window.minutes().len(), Fates::default());
         self.added.clear();
+        self.counted.clear();
     }
 
     /// The chunks that were not refused.
@@ -268,7 +272,8 @@ impl Scratch {
 
     /// Gives every event its fate.
     fn judge(&mut self, message: &MessageView<'_>, dedup: &mut Dedup) {
-        for row in message.rows() {
+        // A message has at most MESSAGE_ROWS_MAX rows, fewer than 2^16.
+        for (at, row) in (0_u16..).zip(message.rows()) {
             let (chunk, imported, refused) = match self.entries[usize::from(row.entry)] {
                 Entry::Skipped => continue,
                 Entry::Batch => (None, false, None),
@@ -279,7 +284,7 @@ impl Scratch {
             let fate = match (refused, outside) {
                 (Some(reason), _) => usize::from(reason.code()),
                 (None, Some(reason)) => usize::from(row.outcome.err().unwrap_or(reason).code()),
-                (None, None) => self.fate(message, &row, chunk, dedup),
+                (None, None) => self.fate(message, (at, &row), chunk, dedup),
             };
             let fates = &mut self.fates[minute];
             fates[fate] += 1;
@@ -297,7 +302,7 @@ impl Scratch {
     fn fate(
         &mut self,
         message: &MessageView<'_>,
-        row: &Row,
+        (at, row): (u16, &Row),
         chunk: Option<usize>,
         dedup: &mut Dedup,
     ) -> usize {
@@ -323,7 +328,7 @@ impl Scratch {
             // A test stands in the accounts, and in no cell.
             (Some(true), Some(Reason::Test)) => usize::from(Reason::Test.code()),
             (Some(true), verdict) => {
-                self.add(row);
+                self.add(at, row);
                 verdict.map_or(COUNTED, |reason| usize::from(reason.code()))
             }
         }
@@ -353,11 +358,12 @@ impl Scratch {
     }
 
     #[inline]
-    fn add(&mut self, row: &Row) {
+    fn add(&mut self, at: u16, row: &Row) {
         let Row { minute, publisher, packed, numbered, .. } = *row;
         let names = row.names();
         let costs = packed.is_valid() && packed.kind() == Kind::Impression;
         let price = if costs { row.price } else { 0 };
+        self.counted.push(at);
         self.added.push(Added { minute, names, publisher, packed, numbered, price });
         names.iter().for_each(|name| self.named[usize::from(*name)] = true);
         self.fates[usize::from(minute)][IN_CELLS] += 1;

@@ -7,6 +7,8 @@
 //! edges that are retired or cut off, sources, page views) *replaces* the row with the same key.
 //! All lists are sorted by their keys, so that two checkpoints of the same history are equal.
 
+use std::sync::Arc;
+
 use eventlog::Position;
 use shared::counted::Amount;
 use shared::name::Any;
@@ -21,6 +23,7 @@ use super::outbox::OutboxState;
 use super::outboxes::CutOff;
 use super::page_views::{PageViewState, Told};
 use super::sources::SourceState;
+use crate::facts::Part;
 
 /// Where a dedup container belongs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -118,7 +121,11 @@ pub struct Changes {
     pub containers: Vec<(ContainerKey, Container)>,
     /// Rows to add.
     pub minutes: Vec<MinuteRows>,
-    /// Names of ids that are digests, to put. For every such id in `minutes` the store has the name
+    /// A fact for each event that was counted, to add to those that the store has.
+    pub facts: Vec<Arc<Part>>,
+    /// From this minute on there is a fact for each counted event.
+    pub facts_from: Minute,
+    /// Names of ids that are digests, to put. For every such id in `minutes` and `facts` the store has the name
     /// already, or it is here.
     pub names: Vec<(AnyId, NameBuf<Any>)>,
     /// Outboxes to delete.
@@ -153,6 +160,9 @@ pub struct Snapshot {
     /// [`Changes::resident_from`] of the last checkpoint, or a later minute: the minutes before it
     /// are left out.
     pub resident_from: Minute,
+    /// [`Changes::facts_from`] of the last checkpoint; none when that was of a build that kept no
+    /// facts.
+    pub facts_from: Option<Minute>,
     /// All dedup containers.
     pub containers: Vec<(ContainerKey, Container)>,
     /// The whole minutes from `resident_from` on.

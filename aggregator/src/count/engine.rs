@@ -1,6 +1,8 @@
 //! The engine of one partition.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use eventlog::Position;
 use shared::clock::LogClock;
@@ -23,6 +25,7 @@ use super::outbox::{GivenUp, OutboxState};
 use super::outboxes::{CutOff, Finality, Gap, Outboxes};
 use super::page_views::{PageViews, Told};
 use super::sources::{SourceState, Sources};
+use crate::facts::{Part, Tail};
 
 /// How an engine keeps its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +79,10 @@ pub struct Size {
     pub sources: usize,
     /// Page views remembered.
     pub page_views: usize,
+    /// Facts that the next checkpoint will bring, and their bytes.
+    pub facts: usize,
+    /// Their bytes.
+    pub facts_bytes: usize,
 }
 
 /// The count engine of one partition.
@@ -96,6 +103,8 @@ pub struct Engine {
     pub(super) sources: Sources,
     pub(super) page_views: PageViews,
     pub(super) scratch: Scratch,
+    pub(super) tail: Tail,
+    facts_from: Minute,
 }
 
 impl Engine {
@@ -115,6 +124,8 @@ impl Engine {
             sources: Sources::default(),
             page_views: PageViews::default(),
             scratch: Scratch::default(),
+            tail: Tail::default(),
+            facts_from: Minute(0),
         }
     }
 
@@ -137,6 +148,8 @@ impl Engine {
                 return Err(EngineError::Snapshot("a dedup page is there twice, or cannot be"));
             }
         }
+        // An earlier build kept no facts. Nothing was counted by it from the resident minutes on.
+        engine.facts_from = snapshot.facts_from.unwrap_or(snapshot.resident_from);
         engine.minutes.load(snapshot.resident_from, &snapshot.minutes)?;
         engine.outboxes =
             Outboxes::load(snapshot.outboxes, snapshot.epochs, snapshot.retired, snapshot.cut_off)
@@ -242,7 +255,11 @@ impl Engine {
     pub fn checkpoint(&mut self) -> Changes {
         let kept = self.settings.resident_minutes.saturating_sub(1);
         let resident_from = Minute(self.clock.minute().0.saturating_sub(kept));
-        let (minutes, names) = self.minutes.checkpoint(resident_from);
+        let (minutes, mut names) = self.minutes.checkpoint(resident_from);
+        let (facts, of_facts) = self.tail.checkpoint();
+        names.extend(of_facts);
+        names.sort_unstable();
+        names.dedup();
         let (dropped_containers, containers) = self.dedup.checkpoint();
         let outboxes = self.outboxes.checkpoint();
         Changes {
@@ -254,6 +271,8 @@ impl Engine {
             dropped_containers,
             containers,
             minutes,
+            facts,
+            facts_from: self.facts_from,
             names,
             dropped_outboxes: outboxes.dropped,
             outboxes: outboxes.states,
@@ -323,7 +342,19 @@ impl Engine {
     /// The name of an id that is a digest, if it is in memory: every name that is not saved yet is.
     #[must_use]
     pub fn name(&self, id: AnyId) -> Option<&NameBuf<Any>> {
-        self.minutes.name(id)
+        self.minutes.name(id).or_else(|| self.tail.name(id))
+    }
+
+    /// The facts that no checkpoint has written yet, of messages that have some in the range.
+    #[must_use]
+    pub fn facts(&self, range: &Range<Minute>) -> Vec<Arc<Part>> {
+        self.tail.parts(range)
+    }
+
+    /// From this minute on there is a fact for each counted event.
+    #[must_use]
+    pub fn facts_from(&self) -> Minute {
+        self.facts_from
     }
 
     /// The accounts in memory of the minutes from `from` (inclusive) to `to` (exclusive), in the
@@ -401,6 +432,8 @@ impl Engine {
             outboxes: self.outboxes.len(),
             sources: self.sources.len(),
             page_views: self.page_views.len(),
+            facts: self.tail.rows(),
+            facts_bytes: self.tail.bytes(),
         }
     }
 

@@ -3,11 +3,21 @@
 
 use std::ops::Range;
 
+use api::filter::Filter;
+use api::reports::{Metrics, Of};
+use api::routes::reports::STEPS;
 use axum::extract::Query;
 use axum::http::Uri;
+use shared::name::Any;
 use shared::problem::Problem;
-use shared::{AdName, Kind, Minute, PublisherName, SourceId, Timestamp, Validity};
+use shared::{AdName, Kind, Minute, NameBuf, PublisherName, SourceId, Timestamp, Validity};
 
+use crate::facts::{BY_MAX, Name};
+use crate::filters::VERSIONS_MAX;
+use crate::query::{Step, Steps, Zone};
+
+/// The most points that a series has.
+const POINTS_MAX: usize = 20_000;
 /// The longest range of minutes that a question may ask for: 400 days.
 pub const RANGE_MINUTES_MAX: u32 = 400 * 24 * 60;
 /// The longest window of `popular_ads`: a day.
@@ -109,6 +119,84 @@ impl Params {
         self.get("publisher").map(read).transpose()
     }
 
+    /// The filter, if one is given.
+    pub(super) fn filter(&self) -> Result<Filtering, Problem> {
+        let read = |text: &str| Filter::parse(text).map_err(|error| refuse("where", error));
+        let filter = self.get("where").map(read).transpose()?;
+        let filter = filter.filter(|filter| *filter != Filter::EVERYTHING);
+        let stored = self.get("filter").map(|text| filter_id("filter", text)).transpose()?;
+        Ok(Filtering { stored, filter })
+    }
+
+    /// The version of a stored filter, if one is asked for.
+    pub(super) fn version(&self) -> Result<Option<usize>, Problem> {
+        let most = u32::try_from(VERSIONS_MAX).unwrap_or(u32::MAX);
+        let version = self.number("version", 0, most)?;
+        Ok(usize::try_from(version).ok().filter(|version| *version > 0))
+    }
+
+    /// The words of a list with commas, each of them one of those that are known, and there once;
+    /// `None` when the list is not given.
+    fn words<'a>(&self, name: &str, known: &[&'a str]) -> Result<Option<Vec<&'a str>>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let mut words = Vec::new();
+        for given in text.split(',').map(str::trim) {
+            let Some(word) = known.iter().find(|known| **known == given) else {
+                let (given, known) = (given.escape_debug(), known.join(", "));
+                return Err(refuse(name, format!("there is no {given:.64}; there are: {known}")));
+            };
+            if words.contains(word) {
+                return Err(refuse(name, format!("{word} is there twice; give it once")));
+            }
+            words.push(*word);
+        }
+        Ok(Some(words))
+    }
+
+    /// The metrics that are asked for: all but unique visitors when none is named.
+    pub(super) fn metrics(&self) -> Result<Vec<&'static str>, Problem> {
+        let all = || Metrics::NAMES.iter().copied().filter(|name| *name != "uniques").collect();
+        Ok(self.words("metrics", Metrics::NAMES)?.unwrap_or_else(all))
+    }
+
+    /// The columns of a break-down: at least one.
+    pub(super) fn by(&self) -> Result<Vec<By>, Problem> {
+        let known: Vec<&str> = By::ALL.iter().map(|by| by.label).collect();
+        let Some(words) = self.words("by", &known)? else {
+            let known = known.join(", ");
+            return Err(refuse("by", format!("it is missing; give columns, of {known}")));
+        };
+        let by = By::ALL.iter().filter(|by| words.contains(&by.label)).copied();
+        let mut by: Vec<By> = by.collect();
+        by.sort_by_key(|by| words.iter().position(|word| *word == by.label));
+        let columns: usize = by.iter().map(|by| by.columns().len()).sum();
+        if columns > BY_MAX {
+            let what = format!("at most {BY_MAX} columns; a region counts as two");
+            return Err(refuse("by", what));
+        }
+        Ok(by)
+    }
+
+    /// The steps of a series, and the time zone.
+    pub(super) fn steps(&self, range: &Range<Minute>) -> Result<(Steps, Step, Zone), Problem> {
+        let step = self.get("step").ok_or_else(|| {
+            refuse("step", format!("it is missing; give one of {}", STEPS.join(", ")))
+        })?;
+        let step: Step = step.parse().map_err(|error| refuse("step", error))?;
+        let zone = Zone::parse(self.get("tz").unwrap_or("UTC"));
+        let zone = zone.map_err(|error| refuse("tz", error))?;
+        let steps = Steps::new(range, step, &zone, POINTS_MAX);
+        let steps = steps.map_err(|error| refuse("step", error))?;
+        Ok((steps, step, zone))
+    }
+
+    /// What a top list is of.
+    pub(super) fn of(&self) -> Result<Of, Problem> {
+        let known = Of::ALL.map(|(.., several)| several).join(", ");
+        let text = self.get("of").unwrap_or_default();
+        Of::from_several(text).ok_or_else(|| refuse("of", format!("give one of {known}")))
+    }
+
     /// Whether this is `true`; false when it is not given.
     pub(super) fn is_true(&self, name: &str) -> Result<bool, Problem> {
         match self.get(name) {
@@ -129,9 +217,71 @@ impl Params {
     }
 }
 
+/// The filters that a question names.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Filtering {
+    /// The number of a stored one.
+    pub(super) stored: Option<u32>,
+    /// One that it brings.
+    pub(super) filter: Option<Filter>,
+}
+
+/// Reads the number of a stored filter; zeros before it do not matter.
+pub(super) fn filter_id(name: &str, text: &str) -> Result<u32, Problem> {
+    let digits = (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = if digits { text.parse().ok() } else { None };
+    id.filter(|id| *id > 0).ok_or_else(|| {
+        let what =
+            "give the number of a stored filter, such as 12 or 0012; GET /v1/filters lists them";
+        refuse(name, what)
+    })
+}
+
+/// A column of a break-down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct By {
+    /// What it is called.
+    pub(super) label: &'static str,
+    column: Option<Name>,
+}
+
+impl By {
+    const ALL: &'static [Self] = &[
+        Self::new("ad", Some(Name::Ad)),
+        Self::new("publisher", Some(Name::Publisher)),
+        Self::new("placement", Some(Name::Placement)),
+        Self::new("campaign", Some(Name::Campaign)),
+        Self::new("advertiser", Some(Name::Advertiser)),
+        Self::new("event", Some(Name::Kind)),
+        Self::new("reason", Some(Name::Reason)),
+        Self::new("network", Some(Name::Network)),
+        Self::new("region", Some(Name::Region)),
+        Self::new("country", None),
+        Self::new("device", None),
+    ];
+
+    const fn new(label: &'static str, column: Option<Name>) -> Self {
+        Self { label, column }
+    }
+
+    /// The columns of facts that it is made of: a region is one of a country.
+    pub(super) fn columns(self) -> Vec<Name> {
+        match self.column {
+            Some(Name::Region) => Name::code("country").into_iter().chain(self.column).collect(),
+            Some(column) => vec![column],
+            None => Name::code(self.label).into_iter().collect(),
+        }
+    }
+}
+
 /// Reads the ad in a path.
 pub(super) fn ad(text: &str) -> Result<AdName, Problem> {
     text.parse().map_err(|error| refuse("ad_id", error))
+}
+
+/// Reads a name in a path.
+pub(super) fn name(parameter: &str, text: &str) -> Result<NameBuf<Any>, Problem> {
+    text.parse().map_err(|error| refuse(parameter, error))
 }
 
 /// Reads the imported log in a path.

@@ -9,8 +9,9 @@ use shared::name::Any;
 use shared::{AdId, AnyId, Dimensions, Kind, Minute, NameBuf, PublisherId, Validity};
 
 use crate::count::{Cell, CellAmount, Changes, MinuteAccount, MinuteRows, Told};
+use crate::facts::Block;
 use crate::store::codec::CellValue;
-use crate::store::{StoreError, View, rows};
+use crate::store::{Stop, StoreError, View, rows};
 
 /// The store's part of a range of minutes that memory does not have whole.
 pub(super) struct Stored<V> {
@@ -28,6 +29,23 @@ impl<V: View> Stored<V> {
     fn moving(&self) -> impl Iterator<Item = &MinuteRows> {
         let minutes = self.moving.iter().flat_map(|changes| &changes.minutes);
         minutes.filter(|rows| self.range.contains(&rows.minute))
+    }
+
+    /// Hands the facts that are of the range, and perhaps others, to `each`.
+    pub(super) async fn facts(
+        &self,
+        mut each: impl FnMut(&Block) -> Result<(), Stop> + Send,
+    ) -> Result<(), StoreError> {
+        rows::facts(&*self.view, &self.range, |block| each(&block)).await?;
+        let parts = self.moving.iter().flat_map(|changes| &changes.facts);
+        for part in parts.filter(|part| part.meets(&self.range)) {
+            match each(part.block()) {
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Enough) => break,
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn ad_count(

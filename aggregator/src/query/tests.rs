@@ -12,7 +12,7 @@ fn the_largest_come_first_and_ties_by_their_bytes() {
     assert_eq!(names(5), ["z", "B", "a", "b", "-"]);
     assert_eq!(names(3), ["z", "B", "a"]);
     assert_eq!(names(1), ["z"]);
-    assert!(top(vec![], 3).is_empty());
+    assert!(top::<shared::name::Ad>(vec![], 3).is_empty());
 }
 
 #[test]

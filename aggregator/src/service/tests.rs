@@ -23,6 +23,7 @@ mod export;
 mod faults;
 mod missing;
 mod old;
+mod reports;
 
 #[derive(Debug)]
 struct Fixed(Timestamp);
@@ -67,7 +68,7 @@ async fn ask<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, uri: &str) -> (St
     let response =
         api::Principal::Operator.asks(aggregator.router()).oneshot(request).await.unwrap();
     let status = response.status();
-    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), 16 << 20).await.unwrap();
     (status, serde_json::from_slice(&body).unwrap())
 }
 

@@ -17,6 +17,8 @@
 //! | `s` | source 16 | an imported log |
 //! | `v` | page view 8 | how many events the page view has told, and when |
 //! | `n` | id 16 | the name of an id that is a digest |
+//! | `f` | hour 4, sequence 8 | the facts of an hour that a checkpoint brought, and its sequence |
+//! | `g` | | the minute from which on there are facts: one row |
 //! | `h` | hour 4 | the sequence at the hour's first checkpoint: for trimming the log |
 
 use shared::name::{Ad, Any, Edge, Noun};
@@ -52,6 +54,10 @@ pub const CUT_OFF: u8 = b'k';
 pub const SOURCE: u8 = b's';
 /// Family of names.
 pub const NAME: u8 = b'n';
+/// Family of facts.
+pub const FACTS: u8 = b'f';
+/// The key of the one row that says where facts begin.
+pub const FACTS_FROM: &[u8] = b"g";
 /// Family of the hours' sequences.
 pub const HOUR: u8 = b'h';
 
@@ -136,6 +142,12 @@ pub fn name(id: AnyId) -> Vec<u8> {
     key(NAME, &[id.padded()])
 }
 
+/// The facts of an hour since 1970 that a checkpoint at this sequence of the log brought.
+#[must_use]
+pub fn facts(hour: u32, sequence: u64) -> Vec<u8> {
+    key(FACTS, &[&hour.to_be_bytes(), &sequence.to_be_bytes()])
+}
+
 /// An hour since 1970.
 #[must_use]
 pub fn hour(hour: u32) -> Vec<u8> {
@@ -165,6 +177,10 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_be_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
     }
 
     pub(crate) fn minute(&mut self) -> Option<Minute> {
@@ -219,6 +235,11 @@ pub fn describe(key: &[u8]) -> String {
     let mut fields = Fields::from_key(key);
     let words = match key.first() {
         Some(b'm') => Some("the meta row".to_owned()),
+        Some(b'g') => Some("where facts begin".to_owned()),
+        Some(&FACTS) => fields
+            .u32()
+            .zip(fields.u64())
+            .map(|(hour, at)| format!("facts of hour {hour}, saved at sequence {at}")),
         Some(&CONTAINER) => fields.container().map(|c| {
             let ContainerKey { issuer, block, kind, valid, index } = c;
             format!("dedup page {index} of block {block:?}, issuer {issuer}, {kind}, valid {valid}")

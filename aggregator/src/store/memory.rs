@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
 use parking_lot::Mutex;
 
 use super::{Change, CheckpointStore, Stop, StoreError, Stores, TakeRow, View, codec};
@@ -24,7 +26,7 @@ struct State {
 
 /// The fake's disk: what survives. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct MemStores(Arc<Mutex<BTreeMap<u16, State>>>);
+pub struct MemStores(Arc<Mutex<BTreeMap<u16, State>>>, Arc<InMemory>);
 
 /// The fake of one partition.
 #[derive(Debug)]
@@ -104,6 +106,10 @@ impl Stores for MemStores {
         let state = disk.entry(partition).or_default();
         state.opened += 1;
         Ok(MemStore { disk: self.clone(), partition, opened: state.opened })
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.1) as Arc<dyn ObjectStore>
     }
 }
 

@@ -10,6 +10,7 @@ use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, Stop, StoreError, View};
 use crate::count::{Changes, MinuteAccount, MinuteRows, Snapshot, Told};
+use crate::facts::{self, Block};
 
 /// A partition by its number, and how many the deployment has. A store holds both, and is refused
 /// to any other partition.
@@ -34,6 +35,14 @@ pub fn batch(own: PartitionAndCount, changes: &Changes) -> Vec<Change> {
     };
     rows.extend(changes.containers.iter().map(put));
     changes.minutes.iter().for_each(|minute| add_minute(&mut rows, minute));
+    let from = codec::number_value(u64::from(changes.facts_from.0));
+    rows.push(Change::Put(keys::FACTS_FROM.to_vec(), from));
+    let sequence = position.map_or(0, |position| position.sequence);
+    rows.extend(
+        facts::blocks(&changes.facts)
+            .iter()
+            .map(|(hour, block)| Change::Put(keys::facts(*hour, sequence), block.to_bytes())),
+    );
     let name = |(id, name): &(_, _)| Change::Put(keys::name(*id), codec::name_value(name));
     rows.extend(changes.names.iter().map(name));
     rows.extend(changes.dropped_outboxes.iter().map(|id| Change::Delete(keys::outbox(*id))));
@@ -149,6 +158,7 @@ pub async fn restore<V: View>(
     let page_views =
         family(view, keys::PAGE_VIEW, |f| f.page_view(), codec::read_page_view).await?;
     let hours = family(view, keys::HOUR, |f| f.u32(), codec::read_number).await?;
+    let facts_from = facts_from(view).await?;
     let resident_from = resident_from(view, clock).await?;
     let snapshot = Snapshot {
         position,
@@ -156,6 +166,7 @@ pub async fn restore<V: View>(
         ahead,
         settled,
         resident_from,
+        facts_from,
         containers,
         minutes: Vec::new(),
         outboxes,
@@ -180,6 +191,40 @@ async fn meta<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
     })
     .await?;
     Ok(meta)
+}
+
+/// Where facts begin; none in a store of a build that kept none.
+async fn facts_from<V: View>(view: &V) -> Result<Option<Minute>, StoreError> {
+    let (from, to) = keys::family(keys::FACTS_FROM[0]);
+    let mut minute = None;
+    view.scan(&from, &to, &mut |key, value| {
+        let number = codec::read_number(value).map_err(|what| StoreError::row(key, what))?;
+        let read = u32::try_from(number).map_err(|_| StoreError::row(key, "not a minute"))?;
+        minute = Some(Minute(read));
+        Ok(())
+    })
+    .await?;
+    Ok(minute)
+}
+
+/// Hands the facts of the hours of a range to `each`, block by block.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn facts<V: View>(
+    view: &V,
+    range: &Range<Minute>,
+    mut each: impl FnMut(Block) -> Result<(), Stop> + Send,
+) -> Result<(), StoreError> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let (from, to) = (range.start.0 / 60, (range.end.0 - 1) / 60 + 1);
+    view.scan(&keys::facts(from, 0), &keys::facts(to, 0), &mut |key, value| {
+        read_key(key, |f| f.u32().zip(f.u64()))?;
+        each(Block::read(value).map_err(|what| StoreError::row(key, what))?)
+    })
+    .await
 }
 
 /// Nothing was ever saved, when there is no meta row; then any other row is an error.

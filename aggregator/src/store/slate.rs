@@ -215,6 +215,10 @@ impl Stores for SlateStores {
         Ok(SlateStore { db, name })
     }
 
+    fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
     fn release(&self) {
         self.lock.lock().take();
     }

@@ -10,8 +10,8 @@ use super::{Measured, Size, peak_memory_mb};
 use crate::dataset::{Dataset, Shape};
 use crate::engine_speed::{self, Speed};
 
-/// Messages between two checkpoints: about as many as the service applies between two.
-const CHECKPOINT_MESSAGES: usize = 256;
+/// Bytes of messages between two checkpoints: the service's default.
+const CHECKPOINT_BYTES: usize = 8 << 20;
 
 fn shape(size: Size, full_cells: bool) -> Shape {
     Shape { events: size.choose(20_000_000, 50_000) as u64, full_cells, ..Shape::FULL }
@@ -19,11 +19,12 @@ fn shape(size: Size, full_cells: bool) -> Shape {
 
 /// Ad × minute, as the peers of the table count; in a process of its own, for its memory.
 pub(super) fn ad_minute(size: Size) -> Result<Vec<Measured>, String> {
-    let Speed { result, .. } = engine_speed::measure(shape(Size::Smoke, false), 1, 0)?;
+    let every = CHECKPOINT_BYTES;
+    let Speed { result, .. } = engine_speed::measure(shape(Size::Smoke, false), 1, every)?;
     if result != engine_speed::naive(shape(Size::Smoke, false), 1) {
         return Err("the engine and a naive count of the same clicks differ".to_owned());
     }
-    let speed = engine_speed::measure(shape(size, false), 1, 0)?;
+    let speed = engine_speed::measure(shape(size, false), 1, every)?;
     Ok(vec![
         Measured::new(
             "engine/ad-minute",
@@ -45,7 +46,7 @@ pub(super) fn ad_minute(size: Size) -> Result<Vec<Measured>, String> {
 
 /// Ad × minute × publisher × country × device: nearly every click is a cell of its own.
 pub(super) fn full_cells(size: Size) -> Result<Vec<Measured>, String> {
-    let speed = engine_speed::measure(shape(size, true), 1, CHECKPOINT_MESSAGES)?;
+    let speed = engine_speed::measure(shape(size, true), 1, CHECKPOINT_BYTES)?;
     let both = speed.applying + speed.checkpoints;
     let share = speed.checkpoints.as_secs_f64() / both.as_secs_f64().max(1e-9) * 100.0;
     let events = usize::try_from(speed.events).unwrap_or(usize::MAX);
@@ -59,7 +60,7 @@ pub(super) fn full_cells(size: Size) -> Result<Vec<Measured>, String> {
         .hash(speed.result),
         Measured::new(
             "full-cells/with-checkpoints",
-            format!("the same with a checkpoint's rows every {CHECKPOINT_MESSAGES} messages"),
+            "the same with a checkpoint's rows and facts every 8 MiB of messages",
             per_second(events, both),
             "events/s",
         )

@@ -385,6 +385,7 @@ impl Store {
             ahead: self.meta.ahead,
             settled: self.meta.settled,
             resident_from: from,
+            facts_from: Some(Minute(0)),
             containers: self
                 .containers
                 .iter()

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use eventlog::Position;
 use shared::counted::Amount;
 use shared::{
-    AdId, Currency, Dimensions, EdgeId, Kind, Minute, OutboxId, PageView, PublisherId, SourceId,
-    Timestamp,
+    AdId, AnyId, Codes, Currency, Dimensions, EdgeId, Kind, Minute, OutboxId, PageView,
+    PublisherId, SourceId, Timestamp,
 };
 
 use crate::count::{
     AdTotal, Cell, CellAmount, Changes, Container, ContainerKey, CutOff, MinuteAccount, MinuteRows,
     OutboxState, PageViewState, PublisherTold, Snapshot, SourceState, Told,
 };
+use crate::facts::{Block, Name, blocks, code_text};
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Rows {
@@ -30,6 +31,7 @@ pub(super) struct Store {
     ahead: Option<Timestamp>,
     settled: Timestamp,
     resident_from: Minute,
+    facts_from: Option<Minute>,
     pub(super) containers: BTreeMap<ContainerKey, Container>,
     pub(super) minutes: BTreeMap<Minute, Rows>,
     outboxes: BTreeMap<OutboxId, OutboxState>,
@@ -38,6 +40,41 @@ pub(super) struct Store {
     cut_off: BTreeMap<EdgeId, CutOff>,
     sources: BTreeMap<SourceId, SourceState>,
     page_views: BTreeMap<PageView, PageViewState>,
+}
+
+type FactsKey = (Minute, AnyId, AnyId, u64, bool, Vec<String>);
+
+/// Asserts that there is a fact for each event of a cell, and no other.
+fn facts_add_up_to_cells(changes: &Changes) {
+    let mut cells: BTreeMap<FactsKey, u64> = BTreeMap::new();
+    for rows in &changes.minutes {
+        for Cell { dimensions, count } in &rows.cells {
+            let texts = dimensions.codes().texts().to_vec();
+            let (kind, valid) = (u64::from(dimensions.kind.code()), dimensions.valid);
+            let [ad, publisher] = dimensions.names();
+            *cells.entry((rows.minute, ad, publisher, kind, valid, texts)).or_default() += count;
+        }
+    }
+    let mut facts: BTreeMap<FactsKey, u64> = BTreeMap::new();
+    let mut spend = 0_i128;
+    for (hour, block) in blocks(&changes.facts) {
+        let block = Block::read(&block.to_bytes()).unwrap();
+        for row in 0..block.rows() {
+            let number = |name| block.column(name).get(row);
+            let minute = Minute(u32::try_from(number(Name::Minute)).unwrap());
+            assert_eq!(minute.0 / 60, hour);
+            let codes = (0..Codes::NAMES.len())
+                .map(|at| code_text(at, number(Name::Code(at))).unwrap())
+                .collect();
+            let [ad, publisher] = [Name::Ad, Name::Publisher].map(|name| block.id(number(name)));
+            let key = (minute, ad, publisher, number(Name::Kind), number(Name::Reason) == 0, codes);
+            *facts.entry(key).or_default() += 1;
+            spend += i128::from(block.price(number(Name::Price)).micros);
+        }
+    }
+    assert_eq!(facts, cells);
+    let amounts = changes.minutes.iter().flat_map(|rows| &rows.amounts);
+    assert_eq!(spend, amounts.map(|row| i128::from(row.micros)).sum::<i128>());
 }
 
 /// Asserts that a list of changes is in order, and has no key twice.
@@ -62,6 +99,8 @@ impl Store {
         self.ahead = changes.ahead;
         self.settled = changes.settled;
         self.resident_from = changes.resident_from;
+        self.facts_from = Some(changes.facts_from);
+        facts_add_up_to_cells(changes);
         for key in &changes.dropped_containers {
             assert!(self.containers.remove(key).is_some(), "{key:?} was never saved");
         }
@@ -115,6 +154,7 @@ impl Store {
             ahead: self.ahead,
             settled: self.settled,
             resident_from: self.resident_from,
+            facts_from: self.facts_from,
             containers: self
                 .containers
                 .iter()

@@ -1,5 +1,6 @@
 //! Answers beside an oracle, straight and stopped.
 
+use super::reports::check_reports;
 use super::*;
 
 #[tokio::test]
@@ -12,6 +13,7 @@ async fn answers_equal_the_oracle_straight_and_stopped_at_every_point() {
     let straight = start(&log, MemStores::new());
     caught_up(&straight).await;
     check(&straight, &world).await;
+    check_reports(&straight, &world).await;
     let expected = answers(&straight, &world.oracle).await;
     straight.close().await;
     for at in 0..flushes.len() {
@@ -40,6 +42,9 @@ async fn answers_equal_the_oracle_straight_and_stopped_at_every_point() {
         let third = start(&log, stores);
         caught_up(&third).await;
         assert_eq!(answers(&third, &world.oracle).await, expected);
+        if at % 5 == 0 {
+            check_reports(&third, &world).await;
+        }
     }
 }
 
@@ -67,12 +72,14 @@ async fn a_local_log_and_slatedb_stopped_and_killed() {
             running.close().await;
         } else {
             check(&running, &world).await;
+            check_reports(&running, &world).await;
             kill(running).await;
         }
     }
     let running = start(&log, stores());
     caught_up(&running).await;
     check(&running, &world).await;
+    check_reports(&running, &world).await;
     running.close().await;
 }
 

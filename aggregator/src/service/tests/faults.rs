@@ -252,6 +252,10 @@ async fn a_question_waits_for_the_start_and_says_so_when_it_takes_too_long() {
 struct Stuck;
 
 impl Stores for Stuck {
+    fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
+        MemStores::new().objects()
+    }
+
     type Store = crate::store::memory::MemStore;
 
     async fn open(&self, _: u16) -> Result<Self::Store, crate::store::StoreError> {

@@ -117,6 +117,7 @@ async fn what_was_saved_comes_back_and_minutes_stay_in_the_store() {
         ahead: second.ahead,
         settled: second.settled,
         resident_from: Minute(soon.0 + 1),
+        facts_from: Some(Minute(0)),
         containers: second.containers,
         minutes: vec![],
         outboxes: second.outboxes,

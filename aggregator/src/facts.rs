@@ -1,0 +1,25 @@
+//! Facts: one row for each counted event, valid or flagged, in columns. Any question about counted
+//! events can be answered from them, exactly.
+//!
+//! [`Tail`] takes the counted rows of each message as it is applied; a checkpoint turns them into a
+//! [`Block`] for each hour, which the store keeps. A filter becomes a [`Select`], which says of each
+//! row of a block whether it is meant, and a [`Tally`] sums up the rows that are.
+
+mod block;
+mod column;
+mod measures;
+mod select;
+mod tail;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod uniques;
+
+pub use block::Block;
+#[cfg(test)]
+pub(crate) use column::code_text;
+pub use column::{COLUMNS, Column, Name};
+pub(crate) use measures::{Count, Measures, Sum, Visitors};
+pub(crate) use select::Select;
+pub use tail::{Part, Tail, blocks};
+pub(crate) use tally::{BY_MAX, Key, Tally, Value};

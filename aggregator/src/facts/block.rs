@@ -1,0 +1,231 @@
+//! A block: facts in columns. It is what the store has a row of, for each hour that a checkpoint has
+//! facts of.
+//!
+//! As bytes: version (1), rows (4), whether its rows are sorted (1), ids with their count before
+//! them (4, 16 each), prices with their count (4; currency 3, micros 8), then each [`Column`]: base
+//! (8), width (1), offsets.
+
+use bytes::Bytes;
+use shared::bytes::Reader;
+use shared::{AnyId, Codes, Currency, Minute, Money};
+
+use super::column::{Bounds, COLUMNS, Column, Name, Writer, code_values};
+
+const VERSION: u8 = 1;
+
+/// A fact whose names and price are numbers: of the tables of its message, or of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Fact<N> {
+    pub(super) minute: Minute,
+    pub(super) second: u8,
+    pub(super) kind: u8,
+    pub(super) reason: u8,
+    /// [`Name::IDS`].
+    pub(super) ids: [N; Name::IDS.len()],
+    pub(super) codes: Codes,
+    pub(super) region: [u8; 3],
+    pub(super) network: [u8; 7],
+    pub(super) visitor: u64,
+    pub(super) price: N,
+    pub(super) age: Option<i16>,
+}
+
+/// So many facts are gone through column by column before the next ones: they stay in a cache.
+const PIECE: usize = 512;
+
+/// Takes the numbers of a column of some facts.
+trait TakeColumn {
+    fn take(&mut self, at: usize, values: impl Iterator<Item = u64>);
+}
+
+impl TakeColumn for [Bounds; COLUMNS] {
+    #[inline]
+    fn take(&mut self, at: usize, values: impl Iterator<Item = u64>) {
+        self[at].take(values);
+    }
+}
+
+impl TakeColumn for [Writer; COLUMNS] {
+    #[inline]
+    fn take(&mut self, at: usize, values: impl Iterator<Item = u64>) {
+        self[at].take(values);
+    }
+}
+
+/// Hands over each column of some facts.
+fn each_column<N: Copy + Into<u64>>(facts: &[Fact<N>], to: &mut impl TakeColumn) {
+    let all = facts.iter();
+    to.take(Name::Minute.index(), all.clone().map(|fact| fact.minute.0.into()));
+    to.take(Name::Second.index(), all.clone().map(|fact| fact.second.into()));
+    to.take(Name::Kind.index(), all.clone().map(|fact| fact.kind.into()));
+    to.take(Name::Reason.index(), all.clone().map(|fact| fact.reason.into()));
+    for (at, name) in Name::IDS.iter().enumerate() {
+        to.take(name.index(), all.clone().map(|fact| fact.ids[at].into()));
+    }
+    to.take(Name::Region.index(), all.clone().map(|fact| joined(&fact.region)));
+    to.take(Name::Network.index(), all.clone().map(|fact| joined(&fact.network)));
+    to.take(Name::Visitor.index(), all.clone().map(|fact| fact.visitor));
+    to.take(Name::Price.index(), all.clone().map(|fact| fact.price.into()));
+    to.take(Name::Age.index(), all.clone().map(|fact| fact.age.map_or(0, |age| 1 + zigzag(age))));
+    for at in 0..Codes::NAMES.len() {
+        to.take(Name::Code(at).index(), all.clone().map(|fact| code_values(&fact.codes)[at]));
+    }
+}
+
+/// Facts in columns.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Block {
+    rows: usize,
+    /// Rows are in the order of ad, minute and second; ids are in their order.
+    is_sorted: bool,
+    ids: Vec<AnyId>,
+    prices: Vec<Money>,
+    columns: [Column; COLUMNS],
+}
+
+impl Block {
+    pub(super) fn new<N: Copy + Into<u64>>(
+        facts: &[Fact<N>],
+        ids: Vec<AnyId>,
+        prices: Vec<Money>,
+        is_sorted: bool,
+    ) -> Self {
+        let mut bounds = [Bounds::default(); COLUMNS];
+        facts.chunks(PIECE).for_each(|piece| each_column(piece, &mut bounds));
+        let mut writers = bounds.map(|bounds| bounds.writer(facts.len()));
+        facts.chunks(PIECE).for_each(|piece| each_column(piece, &mut writers));
+        let columns = writers.map(Writer::finish);
+        Self { rows: facts.len(), is_sorted, ids, prices, columns }
+    }
+
+    /// How many facts.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// One column.
+    #[must_use]
+    pub fn column(&self, name: Name) -> &Column {
+        &self.columns[name.index()]
+    }
+
+    /// The id with a number of one of the columns of ids.
+    #[must_use]
+    pub fn id(&self, number: u64) -> AnyId {
+        let at = usize::try_from(number).unwrap_or(usize::MAX);
+        self.ids.get(at).copied().unwrap_or(AnyId::NONE)
+    }
+
+    /// The price with a number.
+    #[must_use]
+    pub fn price(&self, number: u64) -> Money {
+        let at = usize::try_from(number).unwrap_or(usize::MAX);
+        self.prices.get(at).copied().unwrap_or(Money::ZERO)
+    }
+
+    /// The numbers of those of these ids that the block has. `wanted` is in order.
+    pub(super) fn numbers(&self, wanted: &[AnyId]) -> Vec<u64> {
+        let found: Vec<usize> = match self.is_sorted {
+            true => wanted.iter().filter_map(|id| self.ids.binary_search(id).ok()).collect(),
+            false => {
+                let ids = self.ids.iter().enumerate();
+                let found = ids.filter(|(_, id)| wanted.binary_search(id).is_ok());
+                found.map(|(number, _)| number).collect()
+            }
+        };
+        found.into_iter().map(|number| number as u64).collect()
+    }
+
+    /// The rows in which an ad can be: few, where rows are sorted.
+    pub(super) fn rows_of_ad(&self, ad: AnyId) -> std::ops::Range<usize> {
+        if !self.is_sorted {
+            return 0..self.rows;
+        }
+        let Some(number) = self.numbers(&[ad]).first().copied() else { return 0..0 };
+        let ads = self.column(Name::Ad);
+        ads.partition_point(self.rows, number)..ads.partition_point(self.rows, number + 1)
+    }
+
+    /// The block as bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend(u32::try_from(self.rows).unwrap_or(u32::MAX).to_le_bytes());
+        out.push(u8::from(self.is_sorted));
+        out.extend(u32::try_from(self.ids.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.ids.iter().for_each(|id| out.extend(id.padded()));
+        out.extend(u32::try_from(self.prices.len()).unwrap_or(u32::MAX).to_le_bytes());
+        for price in &self.prices {
+            out.extend(price.currency.bytes());
+            out.extend(price.micros.to_le_bytes());
+        }
+        self.columns.iter().for_each(|column| column.put(&mut out));
+        out
+    }
+
+    /// Reads what [`Block::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        let whole = Bytes::copy_from_slice(bytes);
+        let mut reader = Reader::new(&whole);
+        if reader.u8()? != VERSION {
+            return Err("facts of a version that this build does not know");
+        }
+        let rows = usize::try_from(reader.u32()?).map_err(|_| "too many facts")?;
+        let is_sorted = reader.u8()? == 1;
+        let count = reader.count(16, usize::MAX)?;
+        let id = |reader: &mut Reader<'_>| {
+            let id = AnyId::from_padded(reader.array()?);
+            id.map_err(|_| "an id with a byte that none has")
+        };
+        let ids = (0..count).map(|_| id(&mut reader)).collect::<Result<Vec<_>, &'static str>>()?;
+        let count = reader.count(11, usize::MAX)?;
+        let price = |reader: &mut Reader<'_>| {
+            let currency = Currency::from_bytes(reader.array()?).ok_or("no currency");
+            Ok::<_, &'static str>(Money {
+                currency: currency?,
+                micros: reader.u64()?.cast_signed(),
+            })
+        };
+        let prices = (0..count).map(|_| price(&mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let mut columns = [const { None }; COLUMNS];
+        for column in &mut columns {
+            let read = Column::read(&mut reader, &whole, rows);
+            *column = Some(read.ok_or("a column that is cut off")?);
+        }
+        reader.end()?;
+        let columns = columns.map(Option::unwrap_or_default);
+        let block = Self { rows, is_sorted, ids, prices, columns };
+        block.is_sound().then_some(block).ok_or("a fact that points nowhere")
+    }
+
+    /// Whether every number is one of a table.
+    fn is_sound(&self) -> bool {
+        let within = |name: Name, length: usize| {
+            self.rows == 0 || self.column(name).most(self.rows) < length as u64
+        };
+        self.prices.first().is_none_or(|price| *price == Money::ZERO)
+            && Name::IDS.iter().all(|name| within(*name, self.ids.len()))
+            && within(Name::Price, self.prices.len())
+    }
+}
+
+/// Bytes as a number, the first in the highest bits.
+pub(super) fn joined(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The inverse of [`joined`].
+pub(super) fn split<const N: usize>(number: u64) -> [u8; N] {
+    let bytes = number.to_be_bytes();
+    std::array::from_fn(|at| bytes.get(8 - N + at).copied().unwrap_or_default())
+}
+
+/// Numbers near 0 become small ones.
+fn zigzag(number: i16) -> u64 {
+    let number = i32::from(number);
+    u64::from((number << 1 ^ number >> 15).cast_unsigned())
+}

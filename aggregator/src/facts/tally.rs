@@ -1,0 +1,136 @@
+//! Sums over facts, in groups.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use shared::event::Verdict;
+use shared::{AnyId, Kind, Reason};
+
+use super::block::{Block, split};
+use super::column::{Name, code_text, kind};
+use super::measures::Sum;
+use super::select::Mask;
+
+/// By so many columns facts can be grouped.
+pub(crate) const BY_MAX: usize = 3;
+/// The place of a minute, then a number of each column.
+type Numbers = [u64; 1 + BY_MAX];
+
+/// What the facts of a group have in common: the value of each column that it is made by.
+pub(crate) type Key = Vec<Value>;
+
+/// The value of a column in any block.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Value {
+    /// Of a column of ids.
+    Id(AnyId),
+    /// Of any other: its number.
+    Number(u64),
+}
+
+impl Value {
+    /// The id, if it is one.
+    pub(crate) fn id(self) -> Option<AnyId> {
+        match self {
+            Self::Id(id) => Some(id),
+            Self::Number(_) => None,
+        }
+    }
+
+    /// The text of a value of this column that is no id.
+    pub(crate) fn text(self, column: Name) -> String {
+        let Self::Number(number) = self else { return String::new() };
+        let code = u8::try_from(number).ok();
+        let text = match column {
+            Name::Kind => kind(number).map(|kind: Kind| kind.to_string()),
+            Name::Reason => match code.and_then(Reason::from_code) as Verdict {
+                None => Some("valid".to_owned()),
+                Some(reason) => Some(reason.to_string()),
+            },
+            Name::Region => shared::Region::from_bytes(split(number)).map(|r| r.to_string()),
+            Name::Network => Some(shared::Network(split(number)).to_string()),
+            Name::Code(at) => code_text(at, number),
+            _ => None,
+        };
+        text.unwrap_or_else(|| number.to_string())
+    }
+}
+
+/// Sums of facts by the values of some columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally<S> {
+    by: Vec<Name>,
+    groups: HashMap<Key, S, FixedState>,
+}
+
+impl<S: Sum + Default> Tally<S> {
+    /// No facts yet. `by`: at most [`BY_MAX`] columns; none for one sum of all.
+    pub(crate) fn new(mut by: Vec<Name>) -> Self {
+        by.truncate(BY_MAX);
+        Self { by, groups: HashMap::default() }
+    }
+
+    /// Adds the rows of a block that are meant.
+    pub(crate) fn add(&mut self, block: &Block, mask: &Mask) {
+        self.add_with(block, mask, |_| Some(0));
+    }
+
+    /// Adds the rows of a block that are meant, each to the group that has the place of its minute
+    /// before the columns' values, if more than one place is given.
+    pub(crate) fn add_with(
+        &mut self,
+        block: &Block,
+        mask: &Mask,
+        place: impl Fn(u64) -> Option<u64>,
+    ) {
+        let columns = S::columns(block);
+        let minutes = block.column(Name::Minute);
+        let by: Vec<_> = self.by.iter().map(|name| block.column(*name)).collect();
+        // Groups of this block by their numbers, so that ids are looked up once for each group.
+        let mut places: HashMap<Numbers, usize, FixedState> = HashMap::default();
+        let mut sums: Vec<(Numbers, S)> = Vec::new();
+        let mut last = None;
+        for row in mask.rows() {
+            let Some(place) = place(minutes.get(row)) else { continue };
+            let mut numbers = [0; 1 + BY_MAX];
+            numbers[0] = place;
+            numbers[1..].iter_mut().zip(&by).for_each(|(to, column)| *to = column.get(row));
+            let at = match last {
+                Some((same, at)) if same == numbers => at,
+                _ => *places.entry(numbers).or_insert_with(|| {
+                    sums.push((numbers, S::default()));
+                    sums.len() - 1
+                }),
+            };
+            last = Some((numbers, at));
+            sums[at].1.add(&columns, row);
+        }
+        for ([place, numbers @ ..], sum) in sums {
+            let mut key = Key::with_capacity(1 + by.len());
+            key.push(Value::Number(place));
+            key.extend(self.by.iter().zip(numbers).map(|(name, number)| {
+                match Name::IDS.contains(name) {
+                    true => Value::Id(block.id(number)),
+                    false => Value::Number(number),
+                }
+            }));
+            self.groups.entry(key).or_default().merge(sum);
+        }
+    }
+
+    /// Adds all of another, which is by the same columns.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (key, sum) in other.groups {
+            self.groups.entry(key).or_default().merge(sum);
+        }
+    }
+
+    /// How many groups.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The groups: the place, then the values of the columns; in no order.
+    pub(crate) fn into_groups(self) -> impl Iterator<Item = (Key, S)> {
+        self.groups.into_iter()
+    }
+}

@@ -1,0 +1,257 @@
+//! Stored filters: named, numbered and versioned predicates that questions may use. Each version is
+//! an object of its own beside the checkpoints, which is never written again. So versions can be
+//! asked for as long as the deployment lives, and no number is ever given out twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::filter::Filter;
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use serde::{Deserialize, Serialize};
+use shared::Timestamp;
+use tokio::sync::Mutex;
+
+use crate::store::StoreError;
+
+/// The folder of the objects.
+const FOLDER: &str = "filters";
+/// The most filters that a deployment has, the deleted ones included.
+pub(crate) const FILTERS_MAX: usize = 10_000;
+/// The most versions of one filter.
+pub(crate) const VERSIONS_MAX: usize = 1_000;
+
+/// One version of a filter, as it is stored.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) name: String,
+    /// The filter as JSON; none from the version on that deletes it.
+    pub(crate) filter: Option<serde_json::Value>,
+    /// When it was written, in ms.
+    pub(crate) at: u64,
+}
+
+/// A filter, as it is used.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: u32,
+    /// From 1.
+    pub(crate) version: usize,
+    pub(crate) name: String,
+    pub(crate) filter: Filter,
+    pub(crate) at: Timestamp,
+}
+
+/// Why there is no such filter, or it is not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilterError {
+    #[error("there is no filter {0}; GET /v1/filters lists them")]
+    Unknown(u32),
+    #[error("filter {0} has no version {1}; there are {2}")]
+    NoVersion(u32, usize, usize),
+    #[error("filter {0} was deleted; its versions can still be read with ?version=")]
+    Deleted(u32),
+    #[error("there is, or was, a filter {0}: no number is used twice; leave filter_id out")]
+    Exists(u32),
+    #[error("there are {FILTERS_MAX} filters, and there may be no more; deleted ones count too")]
+    TooMany,
+    #[error("filter {0} has {VERSIONS_MAX} versions, and may have no more; make another filter")]
+    TooManyVersions(u32),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// All filters. What is stored is read at the first use, and kept.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    objects: Arc<dyn ObjectStore>,
+    known: Mutex<Option<BTreeMap<u32, Vec<Version>>>>,
+}
+
+impl Filters {
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects, known: Mutex::new(None) }
+    }
+
+    /// The filters that are not deleted, in the order of their numbers.
+    pub(crate) async fn all(&self) -> Result<Vec<Stored>, FilterError> {
+        let mut known = self.known.lock().await;
+        let known = self.known(&mut known).await?;
+        let newest = known.iter().filter(|(_, versions)| is_there(versions));
+        newest.map(|(id, versions)| stored(*id, versions, versions.len())).collect()
+    }
+
+    /// A filter: its newest version, or another one.
+    pub(crate) async fn get(&self, id: u32, version: Option<usize>) -> Result<Stored, FilterError> {
+        let mut known = self.known.lock().await;
+        let versions = self.known(&mut known).await?.get(&id).ok_or(FilterError::Unknown(id))?;
+        match version {
+            None if !is_there(versions) => Err(FilterError::Deleted(id)),
+            None => stored(id, versions, versions.len()),
+            Some(version) => stored(id, versions, version),
+        }
+    }
+
+    /// Makes a filter, with the number that is given or the next one.
+    pub(crate) async fn make(
+        &self,
+        id: Option<u32>,
+        name: &str,
+        filter: &Filter,
+        at: Timestamp,
+    ) -> Result<Stored, FilterError> {
+        let mut known = self.known.lock().await;
+        let known = self.known(&mut known).await?;
+        if known.len() >= FILTERS_MAX {
+            return Err(FilterError::TooMany);
+        }
+        let next = known.last_key_value().map_or(Some(1), |(last, _)| last.checked_add(1));
+        // Somebody has chosen the largest number: the least that was never used then.
+        let free = || (1..=u32::MAX).find(|id| !known.contains_key(id));
+        let id = id.or(next).or_else(free).ok_or(FilterError::TooMany)?;
+        if known.contains_key(&id) {
+            return Err(FilterError::Exists(id));
+        }
+        let version = Version { name: name.to_owned(), filter: Some(filter.to_json()), at: at.0 };
+        self.write(id, 1, &version).await?;
+        let versions = known.entry(id).or_default();
+        versions.push(version);
+        stored(id, versions, 1)
+    }
+
+    /// Writes the next version of a filter: with what is given anew, and the rest as it was.
+    pub(crate) async fn change(
+        &self,
+        id: u32,
+        name: Option<&str>,
+        filter: Option<&Filter>,
+        at: Timestamp,
+    ) -> Result<Stored, FilterError> {
+        self.next(id, at, |last| {
+            let filter = filter.map(Filter::to_json).or_else(|| last.filter.clone());
+            (name.unwrap_or(&last.name).to_owned(), filter)
+        })
+        .await
+        .and_then(|(versions, number)| stored(id, &versions, number))
+    }
+
+    /// Deletes a filter. Its number stays used.
+    pub(crate) async fn delete(&self, id: u32, at: Timestamp) -> Result<(), FilterError> {
+        self.next(id, at, |last| (last.name.clone(), None)).await.map(drop)
+    }
+
+    async fn next(
+        &self,
+        id: u32,
+        at: Timestamp,
+        change: impl FnOnce(&Version) -> (String, Option<serde_json::Value>),
+    ) -> Result<(Vec<Version>, usize), FilterError> {
+        let mut known = self.known.lock().await;
+        let known = self.known(&mut known).await?;
+        let versions = known.get_mut(&id).ok_or(FilterError::Unknown(id))?;
+        let last = versions.last().filter(|last| last.filter.is_some());
+        let last = last.ok_or(FilterError::Deleted(id))?;
+        if versions.len() >= VERSIONS_MAX {
+            return Err(FilterError::TooManyVersions(id));
+        }
+        let (name, filter) = change(last);
+        let version = Version { name, filter, at: at.0 };
+        let number = versions.len() + 1;
+        self.write(id, number, &version).await?;
+        versions.push(version);
+        Ok((versions.clone(), number))
+    }
+
+    async fn write(&self, id: u32, number: usize, version: &Version) -> Result<(), StoreError> {
+        let bytes = bytes_of(version);
+        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let path = path(id, number);
+        match self.objects.put_opts(&path, bytes.clone().into(), create).await {
+            Ok(_) => Ok(()),
+            // Written before, and the acknowledgement was lost; or another process has the store.
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let there = self.objects.get(&path).await.map_err(away)?;
+                match there.bytes().await.map_err(away)? == bytes {
+                    true => Ok(()),
+                    false => Err(StoreError::Closed(format!("{path}: another process wrote it"))),
+                }
+            }
+            Err(error) => Err(away(error)),
+        }
+    }
+
+    /// Reads all filters, if that was not done before.
+    async fn known<'a>(
+        &self,
+        known: &'a mut Option<BTreeMap<u32, Vec<Version>>>,
+    ) -> Result<&'a mut BTreeMap<u32, Vec<Version>>, StoreError> {
+        if known.is_none() {
+            let mut found: BTreeMap<(u32, usize), Version> = BTreeMap::new();
+            let mut objects = self.objects.list(Some(&Path::from(FOLDER)));
+            while let Some(object) = objects.try_next().await.map_err(away)? {
+                let path = object.location;
+                let bytes = self.objects.get(&path).await.map_err(away)?;
+                let bytes = bytes.bytes().await.map_err(away)?;
+                let damaged = |what: &str| StoreError::Damaged(format!("{path}: {what}"));
+                let version = read(&bytes).ok_or_else(|| damaged("it is not what was written"))?;
+                let key = key(&path).ok_or_else(|| damaged("not the name of a filter"))?;
+                found.insert(key, version);
+            }
+            let mut filters: BTreeMap<u32, Vec<Version>> = BTreeMap::new();
+            for ((id, number), version) in found {
+                let versions = filters.entry(id).or_default();
+                if number != versions.len() + 1 {
+                    let missing = path(id, versions.len() + 1);
+                    return Err(StoreError::Damaged(format!("{missing}: it is missing")));
+                }
+                versions.push(version);
+            }
+            *known = Some(filters);
+        }
+        Ok(known.get_or_insert_default())
+    }
+}
+
+/// A version as bytes: JSON, then a line with the BLAKE3 digest of it.
+fn bytes_of(version: &Version) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(version).unwrap_or_default();
+    let digest = blake3::hash(&bytes).to_hex();
+    bytes.push(b'\n');
+    bytes.extend(digest.as_bytes());
+    bytes
+}
+
+fn read(bytes: &[u8]) -> Option<Version> {
+    let (json, digest) = bytes.split_at_checked(bytes.len().checked_sub(65)?)?;
+    let is_whole = digest.strip_prefix(b"\n")? == blake3::hash(json).to_hex().as_bytes();
+    if is_whole { serde_json::from_slice(json).ok() } else { None }
+}
+
+fn is_there(versions: &[Version]) -> bool {
+    versions.last().is_some_and(|last| last.filter.is_some())
+}
+
+fn stored(id: u32, versions: &[Version], number: usize) -> Result<Stored, FilterError> {
+    let version = number.checked_sub(1).and_then(|at| versions.get(at));
+    let version = version.ok_or(FilterError::NoVersion(id, number, versions.len()))?;
+    let filter = version.filter.as_ref().ok_or(FilterError::Deleted(id))?;
+    let filter = Filter::from_json(filter)
+        .map_err(|error| StoreError::Damaged(format!("{}: {error}", path(id, number))))?;
+    let (name, at) = (version.name.clone(), Timestamp(version.at));
+    Ok(Stored { id, version: number, name, filter, at })
+}
+
+fn path(id: u32, version: usize) -> Path {
+    Path::from(format!("{FOLDER}/{id:010}/{version:04}.json"))
+}
+
+fn key(path: &Path) -> Option<(u32, usize)> {
+    let text = path.as_ref().strip_prefix(FOLDER)?.strip_prefix('/')?.strip_suffix(".json")?;
+    let (id, version) = text.split_once('/')?;
+    Some((id.parse().ok()?, version.parse().ok()?))
+}
+
+fn away(error: object_store::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}

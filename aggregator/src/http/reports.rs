@@ -1,0 +1,514 @@
+//! The routes of reports: what happened to an ad, a campaign, an advertiser, a publisher or a
+//! placement, under a filter.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use api::filter::Filter;
+use api::reports::{
+    Breakdown, Count, Group, Metrics, Micros, Of, Place, Point, Scope, Series, Top, Uniques,
+    Visitors,
+};
+use api::{Principal, Refusal, json, routes};
+use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use axum::routing::get;
+use eventlog::Log;
+use shared::name::Any;
+use shared::{AnyId, Kind, Minute, NameBuf, Validity};
+
+use super::params::{self, By, Filtering, Params};
+use super::{Answer, answer, part, time};
+use crate::facts::{self, Key, Measures, Name, Select, Sum, Tally, Value};
+use crate::query::{self, Completeness, Names, OfFacts, Tallied};
+use crate::service::Core;
+use crate::store::Stores;
+
+/// Unique visitors of one thing are exact up to so many.
+const EXACT_VISITORS_MAX: usize = 65_536;
+/// Unique visitors of each of several groups or steps are exact up to so many: all of them are
+/// remembered at once.
+const EXACT_VISITORS_OF_GROUP_MAX: usize = 1_024;
+/// The most groups of which unique visitors are told: each has a sketch.
+const VISITED_GROUPS_MAX: usize = 1_000;
+
+type VisitorsOfGroup = facts::Visitors<EXACT_VISITORS_OF_GROUP_MAX>;
+
+/// The routes of the reports of all kinds of things.
+pub(super) fn router<L: Log, S: Stores>() -> Router<Arc<Core<L, S>>> {
+    let of = |of, reports: routes::reports::Reports| {
+        type Core<L, S> = State<Arc<crate::service::Core<L, S>>>;
+        type Id = Result<Path<String>, PathRejection>;
+        Router::new()
+            .route(
+                reports.count.path,
+                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
+                    count(who, core, of, id, uri)
+                }),
+            )
+            .route(
+                reports.uniques.path,
+                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
+                    uniques(who, core, of, id, uri)
+                }),
+            )
+            .route(
+                reports.series.path,
+                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
+                    series(who, core, of, id, uri)
+                }),
+            )
+            .route(
+                reports.breakdown.path,
+                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
+                    breakdown(who, core, of, id, uri)
+                }),
+            )
+    };
+    Router::new()
+        .merge(of(Of::Ad, routes::reports::ADS))
+        .merge(of(Of::Campaign, routes::reports::CAMPAIGNS))
+        .merge(of(Of::Advertiser, routes::reports::ADVERTISERS))
+        .merge(of(Of::Publisher, routes::reports::PUBLISHERS))
+        .merge(of(Of::Placement, routes::reports::PLACEMENTS))
+        .route(routes::reports::TOP.path, get(top::<L, S>))
+}
+
+/// What a report is about.
+struct Asked {
+    range: Range<Minute>,
+    /// The thing, if it is about one.
+    thing: Option<(Of, NameBuf<Any>)>,
+    filtering: Filtering,
+}
+
+impl Asked {
+    fn new(params: &Params, thing: Option<(Of, NameBuf<Any>)>) -> Answered<Self> {
+        Ok(Self { range: params.range()?, thing, filtering: params.filter()? })
+    }
+
+    /// Looks up the stored filter.
+    async fn with_filter<L: Log, S: Stores>(self, core: &Core<L, S>) -> Result<Report, Refusal> {
+        let Self { range, thing, filtering } = self;
+        let filter = Meant::new(core, filtering).await?;
+        let now = core.clock.now().minute();
+        Ok(Report { range, thing, filter, now })
+    }
+}
+
+/// What a report is about, with the filter looked up.
+struct Report {
+    range: Range<Minute>,
+    thing: Option<(Of, NameBuf<Any>)>,
+    filter: Meant,
+    now: Minute,
+}
+
+impl Report {
+    /// The question for the events that also pass these.
+    fn question<S: Sum + Default>(&self, others: Vec<Select>) -> OfFacts<S> {
+        let thing = self.thing.as_ref().map(|(of, name)| (*of, name.id()));
+        question(self.range.clone(), self.filter.filter.as_ref(), thing, others)
+    }
+
+    fn scope(&self, complete: Completeness, revision: u64) -> Scope {
+        let Understood { filter_id, filter_version, filter, networks } = self.filter.understood();
+        Scope {
+            from: time(self.range.start),
+            to: time(self.range.end),
+            filter_id,
+            filter_version,
+            filter,
+            networks,
+            running: self.range.end > self.now,
+            is_final: complete.is_final,
+            behind: (!complete.is_final).then_some(complete.behind),
+            revision,
+            as_of: complete.as_of.to_string(),
+        }
+    }
+
+    /// The word and the name of the thing.
+    fn named(&self) -> (String, String) {
+        self.thing.as_ref().map_or_else(Default::default, |(of, name)| {
+            (of.one().to_owned(), name.as_str().to_owned())
+        })
+    }
+}
+
+type Answered<T> = Result<T, shared::problem::Problem>;
+
+/// The filter of a question: a stored one, one that it brings, or both together.
+pub(super) struct Meant {
+    pub(super) filter: Option<Filter>,
+    /// The number of the stored one, and its version.
+    stored: Option<(u32, usize)>,
+}
+
+/// What an answer says of its filter.
+pub(super) struct Understood {
+    pub(super) filter_id: Option<u32>,
+    pub(super) filter_version: Option<usize>,
+    pub(super) filter: Option<String>,
+    pub(super) networks: Vec<String>,
+}
+
+impl Meant {
+    pub(super) async fn new<L: Log, S: Stores>(
+        core: &Core<L, S>,
+        filtering: Filtering,
+    ) -> Result<Self, Refusal> {
+        let Filtering { stored, filter } = filtering;
+        let Some(id) = stored else { return Ok(Self { filter, stored: None }) };
+        let stored = core.filters.get(id, None).await?;
+        let both = std::iter::once(stored.filter).chain(filter).collect::<Vec<_>>();
+        let filter = match <[Filter; 1]>::try_from(both) {
+            Ok([one]) => one,
+            Err(both) => Filter::All(both),
+        };
+        Ok(Self { filter: Some(filter), stored: Some((stored.id, stored.version)) })
+    }
+
+    pub(super) fn understood(&self) -> Understood {
+        let networks = self.filter.iter().flat_map(Filter::networks).map(|net| net.to_string());
+        Understood {
+            filter_id: self.stored.map(|(id, _)| id),
+            filter_version: self.stored.map(|(_, version)| version),
+            filter: self.filter.as_ref().map(ToString::to_string),
+            networks: networks.collect(),
+        }
+    }
+}
+
+/// The question for the facts of a thing that pass a filter, and also pass `others`.
+pub(super) fn question<S: Sum + Default>(
+    range: Range<Minute>,
+    filter: Option<&Filter>,
+    thing: Option<(Of, AnyId)>,
+    mut others: Vec<Select>,
+) -> OfFacts<S> {
+    others.push(Select::Minutes(range.clone()));
+    others.extend(thing.map(|(of, id)| Select::Id(column(of), vec![id])));
+    others.extend(filter.map(Select::from));
+    let mut question = OfFacts::new(range, Select::All(others));
+    question.ad = thing.filter(|(of, _)| *of == Of::Ad).map(|(_, id)| id);
+    question
+}
+
+/// The column that names the thing.
+fn column(of: Of) -> Name {
+    match of {
+        Of::Ad => Name::Ad,
+        Of::Campaign => Name::Campaign,
+        Of::Advertiser => Name::Advertiser,
+        Of::Publisher => Name::Publisher,
+        Of::Placement => Name::Placement,
+    }
+}
+
+fn thing(
+    of: Of,
+    path: Result<Path<String>, PathRejection>,
+) -> Answered<Option<(Of, NameBuf<Any>)>> {
+    Ok(Some((of, params::name("id", &part("id", path)?)?)))
+}
+
+async fn count<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    of: Of,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
+    let asked = Asked::new(&params, thing(of, path)?)?;
+    let (event, validity) = (params.event()?, params.validity()?);
+    answer(&core, "count", async {
+        let report = asked.with_filter(&core).await?;
+        let question = report.question::<facts::Count>(events(event, validity));
+        let found = question.ask(&core.slots).await?;
+        let (of, id) = report.named();
+        let scope = report.scope(found.completeness, found.revision);
+        Ok(json(&Count { of, id, event, validity, count: sum(found.tally).0, scope }))
+    })
+    .await
+}
+
+/// Events of a kind and validity.
+pub(super) fn events(event: Kind, validity: Validity) -> Vec<Select> {
+    vec![Select::kind(event), Select::validity(validity)]
+}
+
+/// The sum of all groups.
+pub(super) fn sum<S: Sum + Default>(tally: Tally<S>) -> S {
+    let mut all = S::default();
+    tally.into_groups().for_each(|(_, sum)| all.merge(sum));
+    all
+}
+
+async fn uniques<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    of: Of,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
+    let asked = Asked::new(&params, thing(of, path)?)?;
+    let (event, validity) = (params.event()?, params.validity()?);
+    answer(&core, "uniques", async {
+        let report = asked.with_filter(&core).await?;
+        let question =
+            report.question::<facts::Visitors<EXACT_VISITORS_MAX>>(events(event, validity));
+        let found = question.ask(&core.slots).await?;
+        let (of, id) = report.named();
+        let scope = report.scope(found.completeness, found.revision);
+        let visitors = visitors(&sum(found.tally));
+        let visitor_of = "day".to_owned();
+        Ok(json(&Uniques { of, id, event, validity, visitors, visitor_of, scope }))
+    })
+    .await
+}
+
+fn visitors<const MAX: usize>(found: &facts::Visitors<MAX>) -> Visitors {
+    let estimate = found.uniques.estimate();
+    Visitors {
+        uniques: estimate.uniques,
+        exact: estimate.exact,
+        std_error: estimate.std_error,
+        low: estimate.low,
+        high: estimate.high,
+        events: found.events,
+        without_visitor: found.without_visitor,
+    }
+}
+
+/// What is summed up for metrics: with visitors, where they are asked for.
+#[derive(Debug, Default)]
+struct Told {
+    measures: Measures,
+    visitors: Option<VisitorsOfGroup>,
+}
+
+/// Asks for measures in groups, and for visitors only where the metrics need them.
+async fn told<T: crate::store::CheckpointStore>(
+    slots: &[crate::service::Slot<T>],
+    measured: OfFacts<Measures>,
+    metrics: &[&str],
+) -> Result<Tallied<Grouped>, query::Unanswered> {
+    let plain = |measures| Told { measures, visitors: None };
+    if !metrics.contains(&"uniques") {
+        return Ok(measured.ask(slots).await?.map(|tally| grouped(tally, plain)));
+    }
+    let both: OfFacts<(Measures, VisitorsOfGroup)> = measured.summing(VISITED_GROUPS_MAX);
+    let told = |(measures, visitors)| Told { measures, visitors: Some(visitors) };
+    Ok(both.ask(slots).await?.map(|tally| grouped(tally, told)))
+}
+
+/// Groups by their keys.
+type Grouped = Vec<(Key, Told)>;
+
+fn grouped<S: Sum + Default>(tally: Tally<S>, told: impl Fn(S) -> Told) -> Grouped {
+    tally.into_groups().map(|(key, sum)| (key, told(sum))).collect()
+}
+
+impl Told {
+    fn merge(&mut self, other: Self) {
+        self.measures.merge(other.measures);
+        match (&mut self.visitors, other.visitors) {
+            (Some(visitors), Some(others)) => visitors.merge(others),
+            (visitors, others) => *visitors = visitors.take().or(others),
+        }
+    }
+
+    /// Those that are asked for.
+    fn metrics(&self, asked: &[&str]) -> Metrics {
+        let measures = &self.measures;
+        let is_asked = |name| asked.contains(&name);
+        let valid =
+            |name, kind: Kind| is_asked(name).then(|| measures.valid[usize::from(kind.code())]);
+        let of = |kind: Kind| measures.valid[usize::from(kind.code())];
+        let (impressions, clicks) = (of(Kind::Impression), of(Kind::Click));
+        let spend = |per: u64, times: i128| -> Micros {
+            let share = |micros: i64| i128::from(micros) * times / i128::from(per.max(1));
+            let amounts = measures.spend.iter().filter(|_| per > 0);
+            let amounts = amounts.map(|(currency, micros)| {
+                (currency.to_string(), i64::try_from(share(*micros)).unwrap_or(i64::MAX))
+            });
+            amounts.collect()
+        };
+        let empty = VisitorsOfGroup::default;
+        let reasons =
+            || measures.by_reason().map(|(reason, count)| (reason.to_string(), count)).collect();
+        Metrics {
+            served: valid("served", Kind::Served),
+            impressions: valid("impressions", Kind::Impression),
+            viewable: valid("viewable", Kind::Viewable),
+            clicks: valid("clicks", Kind::Click),
+            click_rate: rate(clicks, impressions).filter(|_| is_asked("click_rate")),
+            viewable_rate: rate(of(Kind::Viewable), impressions)
+                .filter(|_| is_asked("viewable_rate")),
+            spend_micros: is_asked("spend").then(|| spend(1, 1)),
+            ecpm_micros: is_asked("ecpm").then(|| spend(impressions, 1_000)),
+            ecpc_micros: is_asked("ecpc").then(|| spend(clicks, 1)),
+            flagged: is_asked("flagged").then(reasons),
+            uniques: is_asked("uniques")
+                .then(|| self.visitors.as_ref().map_or_else(|| visitors(&empty()), visitors)),
+        }
+    }
+}
+
+/// One of these for each of those. Numbers beyond 2^53 lose their last digits in it.
+#[expect(clippy::cast_precision_loss, reason = "a rate is rounded")]
+fn rate(one: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| one as f64 / of as f64)
+}
+
+async fn series<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    of: Of,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let params = Params::read(&uri, &["from", "to", "step", "tz", "metrics", "filter", "where"])?;
+    let asked = Asked::new(&params, thing(of, path)?)?;
+    let metrics = params.metrics()?;
+    let (steps, step, zone) = params.steps(&asked.range)?;
+    answer(&core, "series", async {
+        let report = asked.with_filter(&core).await?;
+        let steps = Arc::new(steps);
+        let mut question = report.question(Vec::new());
+        question.steps = Some(Arc::clone(&steps));
+        let found = told(&core.slots, question, &metrics).await?;
+        let mut points: Vec<Told> =
+            std::iter::repeat_with(Told::default).take(steps.len()).collect();
+        for (key, told) in found.tally {
+            if let Some(Value::Number(at)) = key.first()
+                && let Some(point) = usize::try_from(*at).ok().and_then(|at| points.get_mut(at))
+            {
+                point.merge(told);
+            }
+        }
+        let points = points.iter().zip(steps.starts());
+        let points = points.map(|(told, start)| Point { start, metrics: told.metrics(&metrics) });
+        let (of, id) = report.named();
+        let scope = report.scope(found.completeness, found.revision);
+        let (step, tz) = (step.to_string(), zone.to_string());
+        Ok(json(&Series { of, id, step, tz, points: points.collect(), scope }))
+    })
+    .await
+}
+
+async fn breakdown<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    of: Of,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    let known = ["from", "to", "by", "event", "count", "metrics", "filter", "where"];
+    let params = Params::read(&uri, &known)?;
+    let asked = Asked::new(&params, thing(of, path)?)?;
+    let (metrics, by, event) = (params.metrics()?, params.by()?, params.event()?);
+    let most = params.number("count", 100, params::COUNT_MAX)?;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    answer(&core, "breakdown", async {
+        let report = asked.with_filter(&core).await?;
+        let mut question = report.question(Vec::new());
+        question.by = by.iter().flat_map(|by| by.columns()).collect();
+        let found = told(&core.slots, question, &metrics).await?;
+        let mut groups = found.tally;
+        let groups_in_all = groups.len();
+        let size = |told: &Told| told.measures.valid[usize::from(event.code())];
+        groups.sort_unstable_by(|(key, one), (other_key, other)| {
+            size(other).cmp(&size(one)).then_with(|| key.cmp(other_key))
+        });
+        let mut other = Told::default();
+        groups.drain(most.min(groups_in_all)..).for_each(|(_, told)| other.merge(told));
+        let ids = groups.iter().flat_map(|(key, _)| key).filter_map(|value| value.id());
+        let names = Names::look_up(&core.slots, ids).await?;
+        let group = |(key, told): (Key, Told)| {
+            let group = labels(&by, &key, &names)?;
+            Ok(Group { group, metrics: told.metrics(&metrics) })
+        };
+        let groups: Result<Vec<_>, query::Unanswered> = groups.into_iter().map(group).collect();
+        let (of, id) = report.named();
+        let scope = report.scope(found.completeness, found.revision);
+        Ok(json(&Breakdown {
+            of,
+            id,
+            by: by.iter().map(|by| by.label.to_owned()).collect(),
+            groups: groups?,
+            other: other.metrics(&metrics),
+            groups_in_all,
+            scope,
+        }))
+    })
+    .await
+}
+
+/// The values of a group's columns, by what these are called.
+fn labels(
+    by: &[By],
+    key: &Key,
+    names: &Names,
+) -> Result<BTreeMap<String, String>, query::Unanswered> {
+    // The first value of a key is its place in a series.
+    let mut values = key.iter().skip(1);
+    let mut labels = BTreeMap::new();
+    for by in by {
+        let mut texts = Vec::new();
+        for (column, value) in by.columns().into_iter().zip(&mut values) {
+            let text = match value {
+                Value::Id(AnyId::NONE) => String::new(),
+                Value::Id(id) => names.name::<Any>(*id)?.as_str().to_owned(),
+                Value::Number(_) => value.text(column),
+            };
+            if !text.is_empty() || texts.is_empty() {
+                texts.push(text);
+            }
+        }
+        labels.insert(by.label.to_owned(), texts.join("-"));
+    }
+    Ok(labels)
+}
+
+async fn top<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    uri: Uri,
+) -> Answer {
+    let known = ["of", "from", "to", "count", "event", "validity", "filter", "where"];
+    let params = Params::read(&uri, &known)?;
+    let asked = Asked::new(&params, None)?;
+    let (of, event, validity) = (params.of()?, params.event()?, params.validity()?);
+    let most = params.number("count", 100, params::COUNT_MAX)?;
+    answer(&core, "top", async {
+        let report = asked.with_filter(&core).await?;
+        let mut question = report.question::<facts::Count>(events(event, validity));
+        question.by = vec![column(of)];
+        let found = question.ask(&core.slots).await?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let ranked = query::ranked::<_, Any>(&core.slots, counts(found.tally), most).await?;
+        let place =
+            |(name, count): (NameBuf<Any>, u64)| Place { id: name.as_str().to_owned(), count };
+        let top = ranked.into_iter().map(place).collect();
+        let of = of.one().to_owned();
+        let scope = report.scope(found.completeness, found.revision);
+        Ok(json(&Top { of, event, validity, top, scope }))
+    })
+    .await
+}
+
+/// How many events each id has; those without one are left out.
+pub(super) fn counts(tally: Tally<facts::Count>) -> Vec<(AnyId, u64)> {
+    let ids = tally.into_groups().filter_map(|(key, count)| {
+        let id = key.last().and_then(|value| value.id())?;
+        (!id.is_none()).then_some((id, count.0))
+    });
+    ids.collect()
+}

@@ -1,0 +1,208 @@
+//! The routes of reports.
+
+use super::{
+    EVENT, FROM, JSON, Key, Parameter, Role, Route, Shape, TO, UNANSWERED, VALIDITY, maybe, needed,
+};
+
+/// The steps of a series.
+pub const STEPS: &[&str] = &["minute", "quarter", "hour", "day", "week", "month", "year"];
+/// The refusals of questions that read facts.
+pub(super) const OF_FACTS: [(u16, &[&str]); 6] = {
+    let [one, two, three, four] = UNANSWERED;
+    let too_much: (u16, &[&str]) = (422, &["no_facts", "too_much_to_read", "too_many_groups"]);
+    [one, two, (404, &["unknown_filter"]), too_much, three, four]
+};
+/// The refusals of what is done with stored filters.
+const OF_FILTERS: [(u16, &[&str]); 8] = {
+    let [_, two, three, four] = UNANSWERED;
+    [
+        (400, &["invalid_parameter", "invalid_filter", "body_unreadable"]),
+        two,
+        (404, &["unknown_filter"]),
+        (409, &["filter_exists", "too_many_filters"]),
+        (413, &["body_unreadable"]),
+        (415, &["body_unreadable"]),
+        three,
+        four,
+    ]
+};
+/// A filter.
+pub(super) const WHERE: Parameter = maybe(
+    "where",
+    Shape::Text(8_192),
+    "which events, such as `country!=US;device=phone,tablet`; all when it is not said",
+);
+/// A stored filter.
+pub(super) const FILTER_ID: Parameter =
+    maybe("filter", Shape::Number(1, 4_294_967_295), "the number of a stored filter");
+const METRICS: Parameter = maybe(
+    "metrics",
+    Shape::Text(256),
+    "what to tell, with commas: served, impressions, viewable, clicks, click_rate, viewable_rate, \
+     spend, ecpm, ecpc, flagged, uniques; all but uniques when it is not said",
+);
+const STEP: Parameter =
+    needed("step", Shape::OneOf(STEPS), "how long each point is; a quarter is of an hour");
+const ZONE: Parameter =
+    maybe("tz", Shape::Text(64), "an IANA time zone, such as Asia/Kathmandu; UTC when not said");
+const BY: Parameter = needed(
+    "by",
+    Shape::Text(256),
+    "one to three columns, with commas: country, region, network, device, ad, publisher, \
+     placement, campaign, advertiser, reason, event",
+);
+const GROUPS: Parameter =
+    maybe("count", Shape::Number(1, 10_000), "how many groups; 100 when it is not said");
+
+const fn report(
+    path: &'static str,
+    summary: &'static str,
+    parameters: &'static [Parameter],
+    answer: &'static str,
+) -> Route {
+    Route {
+        method: "GET",
+        path,
+        role: Role::Aggregator,
+        key: Key::Operator,
+        summary,
+        parameters,
+        body: &[],
+        answer: (200, JSON, Some(answer)),
+        refusals: &OF_FACTS,
+    }
+}
+
+/// The reports of one kind of thing.
+#[derive(Clone, Copy, Debug)]
+pub struct Reports {
+    /// How many events.
+    pub count: Route,
+    /// How many different visitors.
+    pub uniques: Route,
+    /// What happened step by step.
+    pub series: Route,
+    /// What happened, by some columns.
+    pub breakdown: Route,
+}
+
+macro_rules! reports {
+    ($things:literal, $thing:literal) => {{
+        const ID: Parameter = needed("id", Shape::Name, concat!("the ", $thing));
+        Reports {
+            count: report(
+                concat!("/v1/", $things, "/{id}/count"),
+                concat!("How many events the ", $thing, " has in a range of minutes"),
+                &[ID, FROM, TO, EVENT, VALIDITY, FILTER_ID, WHERE],
+                "Count",
+            ),
+            uniques: report(
+                concat!("/v1/", $things, "/{id}/uniques"),
+                concat!("How many different visitors the ", $thing, " has in a range of minutes"),
+                &[ID, FROM, TO, EVENT, VALIDITY, FILTER_ID, WHERE],
+                "Uniques",
+            ),
+            series: report(
+                concat!("/v1/", $things, "/{id}/series"),
+                concat!("What happened to the ", $thing, ", step by step"),
+                &[ID, FROM, TO, STEP, ZONE, METRICS, FILTER_ID, WHERE],
+                "Series",
+            ),
+            breakdown: report(
+                concat!("/v1/", $things, "/{id}/breakdown"),
+                concat!("What happened to the ", $thing, ", by country, device, …"),
+                &[ID, FROM, TO, BY, EVENT, GROUPS, METRICS, FILTER_ID, WHERE],
+                "Breakdown",
+            ),
+        }
+    }};
+}
+
+/// The reports of ads.
+pub const ADS: Reports = reports!("ads", "ad");
+/// The reports of campaigns.
+pub const CAMPAIGNS: Reports = reports!("campaigns", "campaign");
+/// The reports of advertisers.
+pub const ADVERTISERS: Reports = reports!("advertisers", "advertiser");
+/// The reports of publishers.
+pub const PUBLISHERS: Reports = reports!("publishers", "publisher");
+/// The reports of placements.
+pub const PLACEMENTS: Reports = reports!("placements", "placement");
+
+const fn filters(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    parameters: &'static [Parameter],
+    answer: (u16, &'static str, Option<&'static str>),
+) -> Route {
+    let body: &[&str] = match method.as_bytes() {
+        b"POST" | b"PUT" => &[JSON],
+        _ => &[],
+    };
+    let plain = report(path, summary, parameters, "");
+    Route { method, body, answer, refusals: &OF_FILTERS, ..plain }
+}
+
+const ID_OF_FILTER: Parameter =
+    needed("filter_id", Shape::Number(1, 4_294_967_295), "the filter; 0012 and 12 are the same");
+
+/// The stored filters.
+pub const FILTERS: Route =
+    filters("GET", "/v1/filters", "The stored filters", &[], (200, JSON, Some("StoredFilters")));
+/// Makes a stored filter.
+pub const MAKE_FILTER: Route = filters(
+    "POST",
+    "/v1/filters",
+    "Stores a filter: {\"name\", \"where\"}, or the row of a table, {\"filter_id\", \"country\", …}",
+    &[],
+    (201, JSON, Some("StoredFilter")),
+);
+/// One stored filter.
+pub const FILTER: Route = filters(
+    "GET",
+    "/v1/filters/{filter_id}",
+    "A stored filter",
+    &[
+        ID_OF_FILTER,
+        maybe("version", Shape::Number(1, 1_000), "which version; the newest when not said"),
+    ],
+    (200, JSON, Some("StoredFilter")),
+);
+/// Changes a stored filter.
+pub const CHANGE_FILTER: Route = filters(
+    "PUT",
+    "/v1/filters/{filter_id}",
+    "Writes the next version of a stored filter: {\"name\", \"where\"}, or one of them",
+    &[ID_OF_FILTER],
+    (200, JSON, Some("StoredFilter")),
+);
+/// Deletes a stored filter.
+pub const DELETE_FILTER: Route = filters(
+    "DELETE",
+    "/v1/filters/{filter_id}",
+    "Deletes a stored filter; its number is never used again",
+    &[ID_OF_FILTER],
+    (204, JSON, None),
+);
+
+/// The things that have most events.
+pub const TOP: Route = report(
+    "/v1/top",
+    "The ads, campaigns, advertisers, publishers or placements with most events in a range",
+    &[
+        needed(
+            "of",
+            Shape::OneOf(&["ads", "campaigns", "advertisers", "publishers", "placements"]),
+            "of what",
+        ),
+        FROM,
+        TO,
+        GROUPS,
+        EVENT,
+        VALIDITY,
+        FILTER_ID,
+        WHERE,
+    ],
+    "Top",
+);
