@@ -1,7 +1,7 @@
 //! The HTTP interface, defined once for those that answer and those that ask: the bodies of answers
-//! ([`answers`], [`reports`], [`export`], [`letters`]), the routes ([`routes`]), refusals ([`Refusal`]), whether
-//! a process is ready ([`ready`]), and who asks ([`Principal`]). How an answer is made is no matter
-//! of this room.
+//! ([`answers`], [`reports`], [`export`], [`letters`]), which events a question is about
+//! ([`filter`]), the routes ([`routes`]), refusals ([`Refusal`]), whether a process is ready
+//! ([`ready`]), and who asks ([`Principal`]). How an answer is made is no matter of this room.
 
 pub mod answers;
 pub mod export;
