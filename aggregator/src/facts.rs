@@ -9,6 +9,7 @@ mod block;
 mod column;
 mod measures;
 mod select;
+mod sorted;
 mod tail;
 mod tally;
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub(crate) use column::code_text;
 pub use column::{COLUMNS, Column, Name};
 pub(crate) use measures::{Count, Measures, Sum, Visitors};
 pub(crate) use select::Select;
-pub use tail::{Part, Tail, blocks};
+pub use sorted::{blocks, merged};
+pub use tail::{Part, Tail};
 pub(crate) use tally::{BY_MAX, Key, Tally, Value};

@@ -9,24 +9,24 @@ use bytes::Bytes;
 use shared::bytes::Reader;
 use shared::{AnyId, Codes, Currency, Minute, Money};
 
-use super::column::{Bounds, COLUMNS, Column, Name, Writer, code_values};
+use super::column::{Bounds, COLUMNS, Column, Name, Writer, code_values, codes_from};
 
 const VERSION: u8 = 1;
 
 /// A fact whose names and price are numbers: of the tables of its message, or of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Fact<N> {
+pub(super) struct Fact {
     pub(super) minute: Minute,
     pub(super) second: u8,
     pub(super) kind: u8,
     pub(super) reason: u8,
     /// [`Name::IDS`].
-    pub(super) ids: [N; Name::IDS.len()],
+    pub(super) ids: [u32; Name::IDS.len()],
     pub(super) codes: Codes,
     pub(super) region: [u8; 3],
     pub(super) network: [u8; 7],
     pub(super) visitor: u64,
-    pub(super) price: N,
+    pub(super) price: u32,
     pub(super) age: Option<i16>,
 }
 
@@ -53,7 +53,7 @@ impl TakeColumn for [Writer; COLUMNS] {
 }
 
 /// Hands over each column of some facts.
-fn each_column<N: Copy + Into<u64>>(facts: &[Fact<N>], to: &mut impl TakeColumn) {
+fn each_column(facts: &[Fact], to: &mut impl TakeColumn) {
     let all = facts.iter();
     to.take(Name::Minute.index(), all.clone().map(|fact| fact.minute.0.into()));
     to.take(Name::Second.index(), all.clone().map(|fact| fact.second.into()));
@@ -84,8 +84,8 @@ pub struct Block {
 }
 
 impl Block {
-    pub(super) fn new<N: Copy + Into<u64>>(
-        facts: &[Fact<N>],
+    pub(super) fn new(
+        facts: &[Fact],
         ids: Vec<AnyId>,
         prices: Vec<Money>,
         is_sorted: bool,
@@ -108,6 +108,41 @@ impl Block {
     #[must_use]
     pub fn column(&self, name: Name) -> &Column {
         &self.columns[name.index()]
+    }
+
+    /// The ids by their numbers.
+    pub(super) fn ids(&self) -> &[AnyId] {
+        &self.ids
+    }
+
+    /// The prices by their numbers.
+    pub(super) fn prices(&self) -> &[Money] {
+        &self.prices
+    }
+
+    /// The facts, in the order of the rows.
+    pub(super) fn facts(&self) -> impl Iterator<Item = Fact> {
+        (0..self.rows).map(|row| self.fact(row))
+    }
+
+    fn fact(&self, row: usize) -> Fact {
+        let number = |name: Name| self.column(name).get(row);
+        let word = |name: Name| u32::try_from(number(name)).unwrap_or(u32::MAX);
+        let byte = |name: Name| u8::try_from(number(name)).unwrap_or(u8::MAX);
+        let age = number(Name::Age).checked_sub(1);
+        Fact {
+            minute: Minute(word(Name::Minute)),
+            second: byte(Name::Second),
+            kind: byte(Name::Kind),
+            reason: byte(Name::Reason),
+            ids: Name::IDS.map(word),
+            codes: codes_from(|at| number(Name::Code(at))),
+            region: split(number(Name::Region)),
+            network: split(number(Name::Network)),
+            visitor: number(Name::Visitor),
+            price: word(Name::Price),
+            age: age.map(unzigzag),
+        }
     }
 
     /// The id with a number of one of the columns of ids.
@@ -222,6 +257,12 @@ pub(super) fn joined(bytes: &[u8]) -> u64 {
 pub(super) fn split<const N: usize>(number: u64) -> [u8; N] {
     let bytes = number.to_be_bytes();
     std::array::from_fn(|at| bytes.get(8 - N + at).copied().unwrap_or_default())
+}
+
+/// The inverse of [`zigzag`].
+fn unzigzag(number: u64) -> i16 {
+    let number = i32::try_from(number).unwrap_or_default();
+    i16::try_from(number >> 1 ^ -(number & 1)).unwrap_or_default()
 }
 
 /// Numbers near 0 become small ones.

@@ -90,6 +90,19 @@ macro_rules! code_values {
             [$(u64::from(codes.$code.code()),)+]
         }
 
+        /// Codes from the values of their columns, by their places in the list; what has no such
+        /// value says that nothing is known.
+        pub(super) fn codes_from(value: impl Fn(usize) -> u64) -> Codes {
+            let mut at = 0..;
+            let mut next = || {
+                let value = value(at.next().unwrap_or(usize::MAX));
+                u32::try_from(value).unwrap_or(u32::MAX)
+            };
+            let mut codes = Codes::default();
+            $(codes.$code = <$type as Code>::from_code(next()).unwrap_or_default();)+
+            codes
+        }
+
         /// The text of a code.
         pub(crate) fn code_text(at: usize, value: u64) -> Option<String> {
             let value = u32::try_from(value).ok()?;

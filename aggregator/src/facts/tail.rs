@@ -1,6 +1,5 @@
 //! The newest facts: those that no checkpoint has written yet.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -12,8 +11,6 @@ use shared::{AnyId, Kind, Minute, Money, NameBuf};
 
 use super::block::{Block, Fact};
 
-/// For so many facts of a message there is room at once; for more it grows.
-const RESERVED_MAX: usize = 4_096;
 /// How many ids are remembered whose names are saved.
 const NAMED_MAX: usize = 1 << 16;
 
@@ -57,8 +54,13 @@ impl Part {
         self.rows.len()
     }
 
-    fn facts(&self) -> impl Iterator<Item = Fact<u16>> {
+    pub(super) fn facts(&self) -> impl Iterator<Item = Fact> {
         self.rows.rows().map(|(row, payers)| fact(&self.minutes, &row, payers))
+    }
+
+    /// The ids and the prices by their numbers.
+    pub(super) fn tables(&self) -> (&[AnyId], &[Money]) {
+        (&self.ids, &self.prices)
     }
 
     fn bytes(&self) -> usize {
@@ -148,7 +150,7 @@ fn names_of(row: &Row, [campaign, advertiser]: [u16; 2]) -> [u16; 5] {
     [row.ad, row.publisher, row.placement, campaign, advertiser]
 }
 
-fn fact(minutes: &[Minute], row: &Row, payers: [u16; 2]) -> Fact<u16> {
+fn fact(minutes: &[Minute], row: &Row, payers: [u16; 2]) -> Fact {
     let verdict = row.outcome.ok().flatten();
     let costs = verdict.is_none() && row.kind() == Kind::Impression;
     Fact {
@@ -156,144 +158,12 @@ fn fact(minutes: &[Minute], row: &Row, payers: [u16; 2]) -> Fact<u16> {
         second: u8::try_from(row.ms / 1_000).unwrap_or(59),
         kind: row.kind().code(),
         reason: verdict.map_or(0, shared::Reason::code),
-        ids: names_of(row, payers),
+        ids: names_of(row, payers).map(u32::from),
         codes: row.codes(),
         region: row.region.bytes(),
         network: row.network.0,
         visitor: row.visitor.0,
-        price: if costs { row.price } else { 0 },
+        price: if costs { row.price.into() } else { 0 },
         age: row.age(),
     }
-}
-
-/// Facts of one part, in its numbers.
-struct Group<'a> {
-    part: &'a Part,
-    facts: Vec<Fact<u16>>,
-}
-
-/// The facts of a checkpoint: for each hour since 1970 a block.
-#[must_use]
-pub fn blocks(parts: &[Arc<Part>]) -> Vec<(u32, Block)> {
-    let mut hours: BTreeMap<u32, Vec<Group<'_>>> = BTreeMap::new();
-    for part in parts {
-        let mut left = part.rows();
-        // Most facts of a message are of one hour.
-        let mut last: Option<(u32, &mut Vec<Fact<u16>>)> = None;
-        for fact in part.facts() {
-            let hour = fact.minute.0 / 60;
-            match &mut last {
-                Some((same, facts)) if *same == hour => facts.push(fact),
-                _ => {
-                    let groups = hours.entry(hour).or_default();
-                    let begun =
-                        groups.last().is_some_and(|group| std::ptr::eq(group.part, &**part));
-                    if !begun {
-                        groups.push(Group { part, facts: Vec::new() });
-                    }
-                    last = groups.last_mut().map(|group| (hour, &mut group.facts));
-                    if let Some((_, facts)) = &mut last {
-                        facts.reserve(left.min(RESERVED_MAX));
-                        facts.push(fact);
-                    }
-                }
-            }
-            left -= 1;
-        }
-    }
-    hours.into_iter().map(|(hour, groups)| (hour, sorted(&groups))).collect()
-}
-
-/// The block of the facts of an hour, with the ids and prices that they have.
-fn sorted(groups: &[Group<'_>]) -> Block {
-    let (mut ids, mut prices) = (Numbers::default(), Numbers::default());
-    prices.number(Money::ZERO);
-    let numbers: Vec<_> = groups.iter().map(|group| group.number(&mut ids, &mut prices)).collect();
-    let (ids, ranks) = ids.ranked();
-    let rows = groups.iter().map(|group| group.facts.len()).sum();
-    let mut facts = Vec::with_capacity(rows);
-    for (group, (ids, costs)) in groups.iter().zip(&numbers) {
-        let ids: Vec<u32> = ids.iter().map(|number| ranks[*number as usize]).collect();
-        facts.extend(group.facts.iter().map(|fact| renumbered(fact, &ids, costs)));
-    }
-    // By number, so that facts of one second stay in the order in which they came.
-    let numbered = (0_u32..).zip(&facts).map(|(number, fact)| (order(fact), number));
-    let mut order: Vec<(u64, u32)> = numbered.collect();
-    order.sort_unstable();
-    let facts: Vec<_> = order.into_iter().map(|(_, number)| facts[number as usize]).collect();
-    Block::new(&facts, ids, prices.values, true)
-}
-
-/// What facts of an hour are sorted by: ad, minute, second.
-fn order(fact: &Fact<u32>) -> u64 {
-    u64::from(fact.ids[0]) << 32 | u64::from(fact.minute.0 % 60) << 8 | u64::from(fact.second)
-}
-
-impl Group<'_> {
-    /// By their numbers in the part, the numbers that its ids and prices get, as far as its facts
-    /// have them; else 0.
-    fn number(
-        &self,
-        ids: &mut Numbers<AnyId>,
-        prices: &mut Numbers<Money>,
-    ) -> (Vec<u32>, Vec<u32>) {
-        let mut used = vec![false; self.part.ids.len()];
-        let mut used_prices = vec![false; self.part.prices.len()];
-        for fact in &self.facts {
-            fact.ids.iter().for_each(|id| used[usize::from(*id)] = true);
-            used_prices[usize::from(fact.price)] = true;
-        }
-        (
-            ids.number_used(&self.part.ids, &used),
-            prices.number_used(&self.part.prices, &used_prices),
-        )
-    }
-}
-
-/// Gives values numbers, in the order in which they come.
-struct Numbers<T> {
-    numbers: HashMap<T, u32, FixedState>,
-    values: Vec<T>,
-}
-
-impl<T> Default for Numbers<T> {
-    fn default() -> Self {
-        Self { numbers: HashMap::default(), values: Vec::new() }
-    }
-}
-
-impl<T: Copy + Eq + std::hash::Hash> Numbers<T> {
-    fn number(&mut self, value: T) -> u32 {
-        let next = u32::try_from(self.values.len()).unwrap_or(u32::MAX);
-        let values = &mut self.values;
-        *self.numbers.entry(value).or_insert_with(|| {
-            values.push(value);
-            next
-        })
-    }
-
-    fn number_used(&mut self, values: &[T], used: &[bool]) -> Vec<u32> {
-        let numbers = values.iter().zip(used);
-        numbers.map(|(value, used)| if *used { self.number(*value) } else { 0 }).collect()
-    }
-}
-
-impl Numbers<AnyId> {
-    /// The ids in their order, and by number the place of each.
-    fn ranked(self) -> (Vec<AnyId>, Vec<u32>) {
-        let mut all: Vec<(AnyId, u32)> = self.values.into_iter().zip(0..).collect();
-        all.sort_unstable();
-        let mut ranks = vec![0; all.len()];
-        for (rank, (_, number)) in (0..).zip(&all) {
-            ranks[*number as usize] = rank;
-        }
-        (all.into_iter().map(|(id, _)| id).collect(), ranks)
-    }
-}
-
-fn renumbered(fact: &Fact<u16>, ids: &[u32], prices: &[u32]) -> Fact<u32> {
-    let Fact { minute, second, kind, reason, codes, region, network, visitor, age, .. } = *fact;
-    let ids = fact.ids.map(|id| ids[usize::from(id)]);
-    let price = prices[usize::from(fact.price)];
-    Fact { minute, second, kind, reason, ids, codes, region, network, visitor, price, age }
 }

@@ -62,7 +62,7 @@ proptest! {
 }
 
 fn block(rows: u32) -> Block {
-    let fact = |n: u32| Fact::<u32> {
+    let fact = |n: u32| Fact {
         minute: Minute(29_500_000 + n % 60),
         second: 7,
         kind: u8::try_from(n % 4).unwrap(),
@@ -80,6 +80,38 @@ fn block(rows: u32) -> Block {
         vec![AnyId::NONE, AnyId::literal("ad-1"), AnyId::literal("ad-2"), AnyId::literal("ad-3")];
     let currency = Currency::from_bytes(*b"EUR").unwrap();
     Block::new(&facts, ids, vec![Money::ZERO, Money { micros: 1_500, currency }], false)
+}
+
+/// The facts of a block with the values of their numbers, in an order of their own.
+fn values(block: &Block) -> Vec<String> {
+    let values = |row: usize| {
+        let ids = Name::IDS.map(|name| block.id(block.column(name).get(row)));
+        let price = block.price(block.column(Name::Price).get(row));
+        let fact = block.facts().nth(row).unwrap();
+        format!("{ids:?} {price:?} {:?}", Fact { ids: [0; 5], price: 0, ..fact })
+    };
+    let mut all: Vec<_> = (0..block.rows()).map(values).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn blocks_that_become_one_have_the_same_facts_and_find_an_ad_at_once() {
+    let (one, other) = (block(40), block(25));
+    let both = merged(&[one.clone(), other.clone()]);
+    let mut expected = [values(&one), values(&other)].concat();
+    expected.sort();
+    assert_eq!(values(&both), expected);
+    assert_eq!(merged(&[other, one]), both, "in whatever order");
+    assert_eq!(merged(std::slice::from_ref(&both)), both);
+    let ad = AnyId::literal("ad-2");
+    let rows = both.rows_of_ad(ad);
+    assert_eq!(rows.len(), 21, "13 of 40, 8 of 25");
+    assert!(rows.clone().all(|row| both.id(both.column(Name::Ad).get(row)) == ad));
+    assert_eq!(both.rows_of_ad(AnyId::literal("ad-9")), 0..0);
+    let mask = Select::All(Vec::new()).rows(&both, Some(ad));
+    assert!(mask.rows().eq(rows));
+    assert_eq!(Block::read(&both.to_bytes()).unwrap(), both);
 }
 
 #[test]

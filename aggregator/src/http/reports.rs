@@ -397,7 +397,7 @@ async fn series<L: Log, S: Stores>(
         let points = points.map(|(told, start)| Point { start, metrics: told.metrics(&metrics) });
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
-        let (step, tz) = (step.to_string(), zone.to_string());
+        let (step, tz) = (step.to_string(), zone.name().to_owned());
         Ok(json(&Series { of, id, step, tz, points: points.collect(), scope }))
     })
     .await

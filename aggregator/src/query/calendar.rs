@@ -1,20 +1,62 @@
-//! The steps of a series, in local time.
+//! The steps of a series: a range of minutes, cut where the clock and the calendar of a time zone
+//! say so.
 //!
-//! Steps are whole minutes, because counts are. Where a local hour or day begins within a minute
-//! (zones had such offsets until 1972), the step begins with the next minute.
+//! The zones are IANA's, from the database that `jiff` brings along; the machine's own is never
+//! read. A range has whole minutes of UTC, so everything here does: where a zone's offset is of odd
+//! seconds (Africa/Monrovia was at -00:44:30 until January 1972), a step begins with the first
+//! whole minute that is no earlier than its exact beginning.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use jiff::civil::{Date, Weekday};
-use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
-use jiff::{Timestamp, ToSpan as _};
+use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
 use shared::Minute;
 
-/// How long each point of a series is. Days and longer steps are local ones: of 23, 24 or 25 hours
-/// where clocks change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg(test)]
+mod tests;
+
+const HOUR: i64 = 60;
+const DAY: i64 = 24 * HOUR;
+const WEEK: i64 = 7 * DAY;
+/// From 1970-01-01, a Thursday, to the first Monday.
+const MONDAY: i64 = 4 * DAY;
+/// Offsets are less than 26 hours to either side. So no local time that is later than the present
+/// one was longer ago than this, however far clocks were set back.
+const LOOK_BACK: i64 = 3 * DAY;
+
+/// Why a range is not cut.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum CalendarError {
+    #[error("{0:?} is no step; give {steps}", steps = Step::ALL.map(Step::name).join(", "))]
+    UnknownStep(String),
+    #[error("{0:?} is no time zone; give IANA's name of one, such as Europe/Berlin, or UTC")]
+    UnknownZone(String),
+    #[error("{given:?} is no time zone; the name is written {name}")]
+    CaseOfZone { given: String, name: String },
+    #[error("{} is not after {}: a range ends after it begins", .0.end.start(), .0.start.start())]
+    NoMinutes(Range<Minute>),
+    #[error("{} is out of range: a range ends by 9999-12-30T22:00:00Z", .0.start())]
+    TooLate(Minute),
+    /// `coarser` is the next step that makes few enough.
+    #[error("{points} points by the {step}, and at most {most} are given; {}", advice(*coarser))]
+    TooMany { points: u64, most: usize, step: Step, coarser: Option<Step> },
+}
+
+fn advice(coarser: Option<Step>) -> String {
+    match coarser {
+        Some(coarser) => format!("ask by the {coarser}, or for a shorter range"),
+        None => "ask for a shorter range".to_owned(),
+    }
+}
+
+/// The first characters of what was given.
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// How long each point of a series is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Step {
     Minute,
     /// Of an hour: 15 minutes.
@@ -27,246 +69,342 @@ pub(crate) enum Step {
     Year,
 }
 
-const STEPS: [(Step, &str); 7] = [
-    (Step::Minute, "minute"),
-    (Step::Quarter, "quarter"),
-    (Step::Hour, "hour"),
-    (Step::Day, "day"),
-    (Step::Week, "week"),
-    (Step::Month, "month"),
-    (Step::Year, "year"),
-];
+impl Step {
+    /// From the finest to the coarsest.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Minute, Self::Quarter, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
+
+    /// The word for it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Quarter => "quarter",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Year => "year",
+        }
+    }
+
+    /// Minutes of a step that the minute hand of a clock tells; none of one that the calendar does.
+    const fn of_clock(self) -> Option<i64> {
+        match self {
+            Self::Minute => Some(1),
+            Self::Quarter => Some(15),
+            Self::Hour => Some(HOUR),
+            Self::Day | Self::Week | Self::Month | Self::Year => None,
+        }
+    }
+
+    /// The number of the step that a local minute lies in. Local minutes count from 1970-01-01
+    /// 00:00.
+    fn number(self, local: i64) -> i64 {
+        match self {
+            Self::Minute => local,
+            Self::Quarter => local.div_euclid(15),
+            Self::Hour => local.div_euclid(HOUR),
+            Self::Day => local.div_euclid(DAY),
+            Self::Week => (local - MONDAY).div_euclid(WEEK),
+            Self::Month => month_of(local.div_euclid(DAY)),
+            Self::Year => month_of(local.div_euclid(DAY)).div_euclid(12),
+        }
+    }
+
+    /// The local minute with which the step of a number begins.
+    fn begin(self, number: i64) -> i64 {
+        match self {
+            Self::Minute => number,
+            Self::Quarter => number * 15,
+            Self::Hour => number * HOUR,
+            Self::Day => number * DAY,
+            Self::Week => number * WEEK + MONDAY,
+            Self::Month => first_day(number) * DAY,
+            Self::Year => first_day(number * 12) * DAY,
+        }
+    }
+}
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(STEPS.iter().find(|(step, _)| step == self).map_or("", |(_, name)| name))
+        f.write_str(self.name())
     }
 }
 
 impl FromStr for Step {
     type Err = CalendarError;
+
     fn from_str(text: &str) -> Result<Self, CalendarError> {
-        let step = STEPS.iter().find(|(_, name)| *name == text).map(|(step, _)| *step);
-        step.ok_or_else(|| CalendarError::Step(shown(text)))
+        let step = Self::ALL.into_iter().find(|step| step.name() == text);
+        step.ok_or_else(|| CalendarError::UnknownStep(shown(text)))
     }
 }
 
-impl Step {
-    /// How many minutes it has, where all steps have as many.
-    const fn minutes(self) -> Option<u32> {
-        match self {
-            Self::Minute => Some(1),
-            Self::Quarter => Some(15),
-            Self::Hour => Some(60),
-            Self::Day | Self::Week | Self::Month | Self::Year => None,
-        }
+/// The first day of a month. Days and months count from January 1, 1970.
+fn first_day(month: i64) -> i64 {
+    // In years that begin with March the leap day is the last one.
+    let (year, month) = ((month - 2).div_euclid(12) + 1970, (month - 2).rem_euclid(12));
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    // From March on, five months have 153 days: 31, 30, 31, 30 and 31.
+    365 * year + leap_days + (153 * month + 2) / 5 - 719_468
+}
+
+/// The month that a day lies in.
+fn month_of(day: i64) -> i64 {
+    // 400 years are 4 800 months and 146 097 days.
+    let mut month = (day * 4_800).div_euclid(146_097);
+    while first_day(month) > day {
+        month -= 1;
     }
-
-    /// At least so many minutes are in every step but a ragged one.
-    const fn least_minutes(self) -> u32 {
-        match self {
-            Self::Minute => 1,
-            Self::Quarter => 15,
-            Self::Hour => 60,
-            Self::Day => 20 * 60,
-            Self::Week => 6 * 1_440,
-            Self::Month => 27 * 1_440,
-            Self::Year => 364 * 1_440,
-        }
+    while first_day(month + 1) <= day {
+        month += 1;
     }
+    month
 }
 
-/// Why a range cannot be cut into steps.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum CalendarError {
-    #[error("there is no step {0:?}; give minute, quarter, hour, day, week, month or year")]
-    Step(String),
-    #[error("there is no time zone {0:?}; give a name of the IANA database, such as Europe/Berlin")]
-    Zone(String),
-    #[error("a series of {step}s has about {points} points here, and may have {most}; {hint}")]
-    TooMany { step: Step, points: u32, most: usize, hint: String },
-    #[error("the range lies outside the years that the calendar knows")]
-    OutOfRange,
-}
+/// A time zone by its IANA name. UTC is the default.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Zone(TimeZone);
 
-fn shown(text: &str) -> String {
-    text.chars().take(64).collect()
-}
-
-/// A time zone.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Zone {
-    zone: TimeZone,
-    name: String,
+impl Default for Zone {
+    fn default() -> Self {
+        Self(TimeZone::UTC)
+    }
 }
 
 impl Zone {
-    /// By its name in the IANA database, which is compiled in.
-    pub(crate) fn parse(name: &str) -> Result<Self, CalendarError> {
-        let unknown = || CalendarError::Zone(shown(name));
-        let zone = TimeZoneDatabase::bundled().get(name).map_err(|_| unknown())?;
-        let name = zone.iana_name().ok_or_else(unknown)?.to_owned();
-        Ok(Self { zone, name })
+    /// Reads a name, as IANA writes it.
+    ///
+    /// # Errors
+    /// When no zone has this name. Where only upper and lower case are wrong, it says the name.
+    pub(crate) fn parse(given: &str) -> Result<Self, CalendarError> {
+        let found = TimeZoneDatabase::bundled().get(given).ok();
+        // It looks names up whatever their case, and knows `Etc/Unknown`, which is not IANA's.
+        let Some(zone) = found.filter(|zone| !zone.is_unknown()) else {
+            return Err(CalendarError::UnknownZone(shown(given)));
+        };
+        match zone.iana_name() {
+            Some(name) if name != given => {
+                Err(CalendarError::CaseOfZone { given: shown(given), name: name.to_owned() })
+            }
+            _ => Ok(Self(zone)),
+        }
     }
 
-    /// Where the clocks change within a range.
-    fn changes(&self, range: &Range<Minute>) -> impl Iterator<Item = Timestamp> {
-        let end = timestamp(range.end);
-        let from = timestamp(range.start);
-        let changes = from.into_iter().flat_map(|from| self.zone.following(from));
-        let changes = changes.map(|change| change.timestamp());
-        changes.take_while(move |at| end.is_some_and(|end| *at < end))
+    /// IANA's name.
+    pub(crate) fn name(&self) -> &str {
+        self.0.iana_name().unwrap_or("UTC")
     }
 
-    fn is_utc(&self) -> bool {
-        self.name == "UTC"
+    /// The time from a minute to the end of a range, cut where the offset changes.
+    fn pieces(
+        &self,
+        from: i64,
+        end: Minute,
+    ) -> Result<impl Iterator<Item = Piece> + '_, CalendarError> {
+        let until = i64::from(end.0);
+        let instants = [from, until].map(|minute| jiff::Timestamp::from_second(minute * 60));
+        let [Ok(first), Ok(_)] = instants else { return Err(CalendarError::TooLate(end)) };
+        let changes = self.0.following(first).map(|change| {
+            ((change.timestamp().as_second() + 59).div_euclid(60), minutes(change.offset()))
+        });
+        let all = std::iter::once((from, minutes(self.0.to_offset(first)))).chain(changes);
+        let mut all = all.take_while(move |(from, _)| *from < until).peekable();
+        let pieces = std::iter::from_fn(move || {
+            let (from, offset) = all.next()?;
+            let until = all.peek().map_or(until, |(next, _)| *next);
+            Some(Piece { from, until, offset })
+        });
+        // Of two changes within one minute the later one counts.
+        Ok(pieces.filter(|piece| piece.from < piece.until))
+    }
+
+    /// RFC 3339 with the offset at that minute; for the zone UTC with `Z`.
+    fn local(&self, minute: Minute) -> String {
+        let local = || {
+            let instant = jiff::Timestamp::from_second(i64::from(minute.0) * 60).ok()?;
+            let offset = i32::try_from(minutes(self.0.to_offset(instant)) * 60).ok()?;
+            Some(instant.display_with_offset(Offset::from_seconds(offset).ok()?).to_string())
+        };
+        let local = if self.0 == TimeZone::UTC { None } else { local() };
+        local.unwrap_or_else(|| minute.start().to_string())
     }
 }
 
-impl fmt::Display for Zone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.name)
+/// An offset in minutes, the seconds cut off towards the west: a local time that is a whole minute
+/// is then reached with the first whole minute of UTC that is no earlier than it.
+fn minutes(offset: Offset) -> i64 {
+    i64::from(offset.seconds()).div_euclid(60)
+}
+
+/// Minutes in which the offset of a zone is the same.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    from: i64,
+    until: i64,
+    /// In minutes, east of UTC.
+    offset: i64,
+}
+
+/// The beginnings of steps in a piece.
+struct Run {
+    piece: Piece,
+    /// Whether the change of the offset with which the piece begins, begins a step.
+    opens: bool,
+    /// The numbers of the steps that begin later.
+    numbers: Range<i64>,
+}
+
+impl Run {
+    /// Without what is before a minute.
+    fn since(mut self, step: Step, minute: i64) -> Self {
+        self.opens &= minute <= self.piece.from;
+        let first = step.number(minute - 1 + self.piece.offset) + 1;
+        self.numbers.start = self.numbers.start.max(first);
+        self
+    }
+
+    fn count(&self) -> u64 {
+        let later = u64::try_from(self.numbers.end - self.numbers.start).unwrap_or(0);
+        later + u64::from(self.opens)
+    }
+
+    fn minutes(self, step: Step) -> impl Iterator<Item = i64> {
+        let Self { piece, opens, numbers } = self;
+        let later = numbers.map(move |number| step.begin(number) - piece.offset);
+        opens.then_some(piece.from).into_iter().chain(later)
     }
 }
 
-/// The steps of a range: one behind the other without a gap. The first and the last are shorter
-/// where the range begins or ends within a step.
-#[derive(Clone, PartialEq, Debug)]
+/// The beginnings of steps after the first minute of a range.
+///
+/// A step of the clock begins where the minute hand is at the hour (the quarter), and where it is
+/// moved to another place within the hour. A step of the calendar begins when the calendar first
+/// shows its first day, or one behind it.
+fn runs<'a>(
+    range: &Range<Minute>,
+    step: Step,
+    zone: &'a Zone,
+) -> Result<impl Iterator<Item = Run> + 'a, CalendarError> {
+    let start = i64::from(range.start.0);
+    let mut offset = 0;
+    // The last step of the calendar that has begun.
+    let mut reached = i64::MIN;
+    Ok(zone.pieces(start - LOOK_BACK, range.end)?.map(move |piece| {
+        let here = piece.from + piece.offset;
+        let first = step.number(here);
+        let last = step.number(piece.until - 1 + piece.offset);
+        let run = match step.of_clock() {
+            Some(length) => {
+                let is_moved = (piece.offset - offset) % length != 0;
+                let opens = is_moved || step.begin(first) == here;
+                Run { piece, opens, numbers: first + 1..last + 1 }
+            }
+            None => {
+                Run { piece, opens: first > reached, numbers: first.max(reached) + 1..last + 1 }
+            }
+        };
+        offset = piece.offset;
+        reached = reached.max(last);
+        run.since(step, start + 1)
+    }))
+}
+
+/// How many steps a range has.
+fn points(range: &Range<Minute>, step: Step, zone: &Zone) -> Result<u64, CalendarError> {
+    Ok(1 + runs(range, step, zone)?.map(|run| run.count()).sum::<u64>())
+}
+
+/// A range, cut into steps. The first and the last one are shorter where the range begins or ends
+/// within a step.
+///
+/// - An hour is one of the local clock: at Kathmandu it begins a quarter past that of UTC. When
+///   clocks are set back, the hour that comes again is a step of its own. No hour is longer than 60
+///   minutes; where clocks are moved by half an hour (Lord Howe), one is shorter.
+/// - A day has 23 to 25 hours, seldom others. It begins at its first moment, which is not always
+///   0:00; one that the calendar leaves out has no step. Where the calendar shows the day before
+///   once more, the new day goes on. Weeks, months and years begin with their first days.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Steps {
-    /// The first minute of each step, then the minute behind the last.
     bounds: Vec<Minute>,
+    /// The length of all steps but the first and the last; 0 when they differ.
+    every: u32,
     zone: Zone,
 }
 
 impl Steps {
-    /// Cuts a range that is not empty into at most so many steps.
+    /// Cuts a range.
+    ///
+    /// # Errors
+    /// When there would be more than `most` steps; when the range has no minutes, or ends later
+    /// than times can be written.
     pub(crate) fn new(
         range: &Range<Minute>,
         step: Step,
         zone: &Zone,
         most: usize,
     ) -> Result<Self, CalendarError> {
-        let length = range.end.0.saturating_sub(range.start.0);
-        let points = (length / step.least_minutes()).saturating_add(1);
-        if usize::try_from(points).unwrap_or(usize::MAX) > most.saturating_add(1) {
-            let longer = STEPS.iter().find(|(longer, _)| {
-                let points = (length / longer.least_minutes()).saturating_add(1);
-                usize::try_from(points).is_ok_and(|points| points <= most)
-            });
-            let hint = longer.map_or_else(
-                || "ask for a shorter range".to_owned(),
-                |(longer, _)| format!("ask for a shorter range, or for step={longer}"),
-            );
-            return Err(CalendarError::TooMany { step, points, most, hint });
+        if range.start >= range.end {
+            return Err(CalendarError::NoMinutes(range.clone()));
         }
-        let mut bounds = match step.minutes() {
-            Some(minutes) => even(range, minutes, zone)?,
-            None => days(range, step, zone)?,
+        // Counted first, from the changes of the offset alone.
+        let points = points(range, step, zone)?;
+        let fits = |points| usize::try_from(points).ok().filter(|points| *points <= most);
+        let Some(len) = fits(points) else {
+            let mut coarser = Step::ALL.into_iter().filter(|other| *other > step);
+            let coarser =
+                coarser.find(|step| self::points(range, *step, zone).ok().and_then(fits).is_some());
+            return Err(CalendarError::TooMany { points, most, step, coarser });
         };
+        let mut bounds = Vec::with_capacity(len + 1);
         bounds.push(range.start);
-        bounds.retain(|bound| (range.start..range.end).contains(bound));
-        bounds.sort_unstable();
-        bounds.dedup();
-        bounds.push(range.end);
-        if bounds.len() - 1 > most {
-            let points = u32::try_from(bounds.len() - 1).unwrap_or(u32::MAX);
-            let hint = "ask for a shorter range".to_owned();
-            return Err(CalendarError::TooMany { step, points, most, hint });
+        for minute in runs(range, step, zone)?.flat_map(|run| run.minutes(step)) {
+            // Always: it lies in the range.
+            bounds.extend(u32::try_from(minute).map(Minute));
         }
-        Ok(Self { bounds, zone: zone.clone() })
+        bounds.push(range.end);
+        Ok(Self { every: every(&bounds), bounds, zone: zone.clone() })
     }
 
-    /// How many steps.
+    /// How many steps there are: at least one.
     pub(crate) fn len(&self) -> usize {
         self.bounds.len() - 1
     }
 
-    /// The step that has the minute, which is one of the range.
+    /// The index of the step that has a minute; [`Self::len`] for a minute that none has.
     pub(crate) fn at(&self, minute: Minute) -> usize {
-        let behind = self.bounds.partition_point(|bound| *bound <= minute);
-        behind.saturating_sub(1).min(self.len().saturating_sub(1))
-    }
-
-    /// When each step begins: RFC 3339 in local time, with the offset of that moment.
-    pub(crate) fn starts(&self) -> impl Iterator<Item = String> {
-        let starts = self.bounds.iter().take(self.len());
-        starts.map(|minute| match timestamp(*minute) {
-            Some(at) if !self.zone.is_utc() => {
-                at.to_zoned(self.zone.zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
-            }
-            _ => minute.start().to_string(),
-        })
-    }
-}
-
-/// Where steps of as many minutes begin: at whole local ones, and where clocks change.
-fn even(range: &Range<Minute>, minutes: u32, zone: &Zone) -> Result<Vec<Minute>, CalendarError> {
-    let mut bounds = Vec::new();
-    let length = i64::from(minutes) * 60;
-    let mut from = timestamp(range.start).ok_or(CalendarError::OutOfRange)?;
-    let end = timestamp(range.end).ok_or(CalendarError::OutOfRange)?;
-    for change in zone.changes(range).chain([end]) {
-        let offset = i64::from(zone.zone.to_offset(from).seconds());
-        let local = from.as_second() + offset;
-        // The first whole local step that is not before `from`.
-        let mut at = from.as_second() + (length - local.rem_euclid(length)) % length;
-        while at < change.as_second() {
-            bounds.extend(minute_from(at));
-            at += length;
+        // There are two bounds at least.
+        let (first, second, last) = (self.bounds[0], self.bounds[1], self.bounds[self.len()]);
+        if minute < first || minute >= last {
+            return self.len();
         }
-        if change < end {
-            bounds.extend(minute_from(change.as_second()));
+        if minute < second {
+            return 0;
         }
-        from = change;
+        match (minute.0 - second.0).checked_div(self.every) {
+            // The last one may be longer than the others: a day of 25 hours.
+            Some(later) => (later as usize + 1).min(self.len() - 1),
+            None => self.bounds.partition_point(|bound| *bound <= minute) - 1,
+        }
     }
-    Ok(bounds)
-}
 
-/// Where local days, weeks, months or years begin.
-fn days(range: &Range<Minute>, step: Step, zone: &Zone) -> Result<Vec<Minute>, CalendarError> {
-    let out = |_: jiff::Error| CalendarError::OutOfRange;
-    let start = timestamp(range.start).ok_or(CalendarError::OutOfRange)?;
-    let end = timestamp(range.end).ok_or(CalendarError::OutOfRange)?;
-    let last = zone.zone.to_datetime(end).date();
-    let mut bounds = Vec::new();
-    let mut date = zone.zone.to_datetime(start).date();
-    // Ends behind the date of the range's end: each round is at least a day.
-    while date <= last {
-        date = match step {
-            Step::Week => date.nth_weekday(1, Weekday::Monday).map_err(out)?,
-            Step::Month => date.first_of_month().checked_add(1.month()).map_err(out)?,
-            Step::Year => date.first_of_year().checked_add(1.year()).map_err(out)?,
-            Step::Minute | Step::Quarter | Step::Hour | Step::Day => {
-                date.tomorrow().map_err(out)?
-            }
-        };
-        bounds.extend(minute_from(first_of(date, zone)?.as_second()));
+    /// The boundaries in ascending order: the beginning of each step, and the end of the range.
+    pub(crate) fn bounds(&self) -> &[Minute] {
+        &self.bounds
     }
-    Ok(bounds)
-}
 
-/// The first moment of a local date; of a date that a zone left out, that of the next one.
-fn first_of(date: Date, zone: &Zone) -> Result<Timestamp, CalendarError> {
-    let out = |_: jiff::Error| CalendarError::OutOfRange;
-    let midnight = zone.zone.to_ambiguous_timestamp(date.at(0, 0, 0, 0));
-    if !matches!(midnight.offset(), AmbiguousOffset::Gap { .. }) {
-        // Of a midnight that there is twice, the day begins with the first.
-        return midnight.earlier().map_err(out);
+    /// The beginning of each step in local time: RFC 3339 with the offset of that moment, such as
+    /// 2026-10-25T00:00:00+02:00; for the zone UTC with `Z`. An offset of odd seconds is written
+    /// by its minutes, and the text still says the same minute of UTC.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = String> + '_ {
+        self.bounds[..self.len()].iter().map(|bound| self.zone.local(*bound))
     }
-    // The clocks jump over midnight: the day begins where they do.
-    let later = midnight.later().map_err(out)?;
-    let change = zone.zone.preceding(later.saturating_add(1.second()).unwrap_or(later)).next();
-    Ok(change.map_or(later, |change| change.timestamp()))
 }
 
-fn timestamp(minute: Minute) -> Option<Timestamp> {
-    Timestamp::from_second(i64::from(minute.0) * 60).ok()
+/// The length of all steps but the first and the last, when it is one.
+fn every(bounds: &[Minute]) -> u32 {
+    let inner = bounds.get(1..bounds.len() - 1).unwrap_or_default();
+    let mut lengths = inner.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    let first = lengths.next().unwrap_or(0);
+    if lengths.all(|length| length == first) { first } else { 0 }
 }
-
-/// The first minute that begins at this second or later.
-fn minute_from(second: i64) -> Option<Minute> {
-    u32::try_from(second.div_euclid(60) + i64::from(second.rem_euclid(60) > 0)).ok().map(Minute)
-}
-
-#[cfg(test)]
-mod tests;

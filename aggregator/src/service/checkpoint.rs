@@ -12,10 +12,11 @@ use shared::ambient::Stopwatch;
 
 use super::partition::End;
 use super::{Core, Counted, Moving};
-use crate::count::Engine;
+use crate::count::{Changes, Engine};
+use crate::facts;
 use crate::metrics::PartitionLabel;
-use crate::store::rows::{self, PartitionAndCount};
-use crate::store::{Change, CheckpointStore, Stores};
+use crate::store::rows::{self, FactsIndex, PartitionAndCount};
+use crate::store::{Change, CheckpointStore, Stores, View};
 
 /// Saves what changed, and returns when it is durable. When this fails or is dropped half-way, the
 /// partition must be opened anew.
@@ -23,14 +24,14 @@ pub(super) async fn save<L: Log, S: Stores>(
     core: Arc<Core<L, S>>,
     own: PartitionAndCount,
     store: Arc<S::Store>,
-    mut hours: Hours,
-) -> Result<Hours, End> {
+    mut kept: Kept,
+) -> Result<Kept, End> {
     let watch = Stopwatch::start();
     // The semaphore is never closed. If it were, all partitions would write at once, which does no
     // harm.
     let writing = core.writing.acquire().await;
     let slot = &core.slots[usize::from(own.partition)];
-    let changes = {
+    let (changes, before) = {
         let mut counted = slot.write().await;
         let Some(Counted { engine, moving, .. }) = counted.as_mut() else {
             return Err(End::Asked);
@@ -38,14 +39,16 @@ pub(super) async fn save<L: Log, S: Stores>(
         let locked = Stopwatch::start();
         let before = Arc::new(store.view()?);
         let changes = Arc::new(engine.checkpoint());
-        *moving = Some(Moving { changes: Arc::clone(&changes), before });
+        *moving = Some(Moving { changes: Arc::clone(&changes), before: Arc::clone(&before) });
         show_size(&core, own.partition, engine);
         core.metrics.locked_seconds.observe(locked.elapsed().as_secs_f64());
-        changes
+        (changes, before)
     };
     let mut batch = rows::batch(own, &changes);
     let hour = u32::try_from(changes.clock.0 / 3_600_000).unwrap_or(u32::MAX);
-    batch.extend(hours.note(hour, changes.position, core.settings.retention_hours));
+    batch.extend(kept.hours.note(hour, changes.position, core.settings.retention_hours));
+    batch.extend(facts(&mut kept.facts, &*before, &changes).await?);
+    drop(before);
     let bytes: usize = batch.iter().map(Change::bytes).sum();
     drop(changes);
     store.write(batch).await?;
@@ -56,7 +59,26 @@ pub(super) async fn save<L: Log, S: Stores>(
     store.flush().await?;
     core.metrics.checkpoint_bytes.inc_by(bytes as u64);
     core.metrics.checkpoint_seconds.observe(watch.elapsed().as_secs_f64());
-    Ok(hours)
+    Ok(kept)
+}
+
+/// The rows of the facts of a checkpoint. Columns are made on a thread for long work.
+async fn facts<V: View>(
+    index: &mut FactsIndex,
+    before: &V,
+    changes: &Arc<Changes>,
+) -> Result<Vec<Change>, End> {
+    let sequence = changes.position.map_or(0, |position| position.sequence);
+    let changes = Arc::clone(changes);
+    let blocks = tokio::task::spawn_blocking(move || facts::blocks(&changes.facts)).await?;
+    Ok(index.add(before, blocks, sequence).await?)
+}
+
+/// What a partition's task keeps from checkpoint to checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) hours: Hours,
+    pub(super) facts: FactsIndex,
 }
 
 fn show_size<L: Log, S: Stores>(core: &Core<L, S>, partition: u16, engine: &Engine) {

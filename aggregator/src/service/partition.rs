@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::checkpoint::{self, Hours};
+use super::checkpoint::{self, Hours, Kept};
 use super::{Core, Counted, Status, asked};
 use crate::count::{Applied, Engine, EngineError};
 use crate::metrics::PartitionLabel;
@@ -87,8 +87,8 @@ struct Task<L: Log, S: Stores> {
     /// The last sequence of the log at the start.
     target: u64,
     position: Option<Position>,
-    /// Empty while a checkpoint is being saved: the checkpoint's task has them.
-    hours: Hours,
+    /// Empty while a checkpoint is being saved: the checkpoint's task has it.
+    kept: Kept,
     /// Bytes of messages applied since the last checkpoint began.
     unsaved_bytes: usize,
     /// Whether there was anything but heartbeats among these messages.
@@ -107,11 +107,11 @@ impl<L: Log, S: Stores> Task<L, S> {
         let store = Arc::new(core.stores.open(partition).await?);
         let restored = rows::restore(&store.view()?, own).await?;
         let settings = core.settings.engine;
-        let (engine, hours) = match restored {
-            None => (Engine::new(partition, settings), Hours::default()),
-            Some(Restored { snapshot, hours }) => {
+        let (engine, kept) = match restored {
+            None => (Engine::new(partition, settings), Kept::default()),
+            Some(Restored { snapshot, hours, facts }) => {
                 let engine = Engine::restore(partition, settings, snapshot);
-                (engine.map_err(End::Restore)?, Hours::new(hours))
+                (engine.map_err(End::Restore)?, Kept { hours: Hours::new(hours), facts })
             }
         };
         let position = engine.position();
@@ -121,7 +121,7 @@ impl<L: Log, S: Stores> Task<L, S> {
             store: Arc::clone(&store),
             target: 0,
             position,
-            hours,
+            kept,
             unsaved_bytes: 0,
             unsaved_events: false,
             ticks: 0,
@@ -306,16 +306,16 @@ impl<L: Log, S: Stores> Task<L, S> {
     /// taken as unsaved.
     fn save(&mut self) -> Save {
         (self.unsaved_bytes, self.unsaved_events, self.ticks) = (0, false, 0);
-        let hours = std::mem::take(&mut self.hours);
+        let kept = std::mem::take(&mut self.kept);
         let (core, store) = (Arc::clone(&self.core), Arc::clone(&self.store));
-        Save(tokio::spawn(checkpoint::save(core, self.own, store, hours)))
+        Save(tokio::spawn(checkpoint::save(core, self.own, store, kept)))
     }
 
-    fn saved(&mut self, hours: Hours) {
-        if let Some(upto) = hours.trimmable(self.core.settings.retention_hours) {
+    fn saved(&mut self, kept: Kept) {
+        if let Some(upto) = kept.hours.trimmable(self.core.settings.retention_hours) {
             self.core.trimmable.lock()[usize::from(self.own.partition)] = Some(upto);
         }
-        self.hours = hours;
+        self.kept = kept;
     }
 
     /// Puts on the board how far the partition is.
@@ -337,7 +337,7 @@ impl<L: Log, S: Stores> Task<L, S> {
 }
 
 /// A checkpoint that is being saved. Dropping it aborts the saving.
-struct Save(JoinHandle<Result<Hours, End>>);
+struct Save(JoinHandle<Result<Kept, End>>);
 
 impl Drop for Save {
     fn drop(&mut self) {
@@ -346,7 +346,7 @@ impl Drop for Save {
 }
 
 /// Waits until the checkpoint is durable. Without one it waits for ever.
-async fn saved(save: &mut Option<Save>) -> Result<Hours, End> {
+async fn saved(save: &mut Option<Save>) -> Result<Kept, End> {
     match save {
         Some(save) => (&mut save.0).await?,
         None => std::future::pending().await,

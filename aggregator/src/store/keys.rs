@@ -18,6 +18,7 @@
 //! | `v` | page view 8 | how many events the page view has told, and when |
 //! | `n` | id 16 | the name of an id that is a digest |
 //! | `f` | hour 4, sequence 8 | the facts of an hour that a checkpoint brought, and its sequence |
+//! | `i` | hour 4 | which blocks of facts the hour has: sequence, and how many facts |
 //! | `g` | | the minute from which on there are facts: one row |
 //! | `h` | hour 4 | the sequence at the hour's first checkpoint: for trimming the log |
 
@@ -56,6 +57,8 @@ pub const SOURCE: u8 = b's';
 pub const NAME: u8 = b'n';
 /// Family of facts.
 pub const FACTS: u8 = b'f';
+/// Family of the lists of blocks of facts.
+pub const FACTS_INDEX: u8 = b'i';
 /// The key of the one row that says where facts begin.
 pub const FACTS_FROM: &[u8] = b"g";
 /// Family of the hours' sequences.
@@ -146,6 +149,12 @@ pub fn name(id: AnyId) -> Vec<u8> {
 #[must_use]
 pub fn facts(hour: u32, sequence: u64) -> Vec<u8> {
     key(FACTS, &[&hour.to_be_bytes(), &sequence.to_be_bytes()])
+}
+
+/// Which blocks of facts an hour has.
+#[must_use]
+pub fn facts_index(hour: u32) -> Vec<u8> {
+    key(FACTS_INDEX, &[&hour.to_be_bytes()])
 }
 
 /// An hour since 1970.
@@ -261,6 +270,7 @@ pub fn describe(key: &[u8]) -> String {
         Some(&CUT_OFF) => fields.id::<Edge>().map(|edge| format!("edge {edge} cut off")),
         Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
         Some(&NAME) => fields.id::<Any>().map(|id| format!("the name of {}", plain(id))),
+        Some(&FACTS_INDEX) => fields.u32().map(|hour| format!("blocks of facts of hour {hour}")),
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,
     };

@@ -6,11 +6,11 @@ use std::ops::Range;
 use shared::name::Any;
 use shared::{AdId, AnyId, Dimensions, Kind, Minute, NameBuf, PublisherId, Timestamp, Validity};
 
+pub use self::facts::{FactsIndex, facts};
 use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, Stop, StoreError, View};
 use crate::count::{Changes, MinuteAccount, MinuteRows, Snapshot, Told};
-use crate::facts::{self, Block};
 
 /// A partition by its number, and how many the deployment has. A store holds both, and is refused
 /// to any other partition.
@@ -22,7 +22,8 @@ pub struct PartitionAndCount {
     pub partitions: u16,
 }
 
-/// An engine's changes as one batch, its position included.
+/// An engine's changes as one batch, its position included, but for the facts, which
+/// [`FactsIndex::add`] makes rows of.
 #[must_use]
 pub fn batch(own: PartitionAndCount, changes: &Changes) -> Vec<Change> {
     let PartitionAndCount { partition, partitions } = own;
@@ -37,12 +38,6 @@ pub fn batch(own: PartitionAndCount, changes: &Changes) -> Vec<Change> {
     changes.minutes.iter().for_each(|minute| add_minute(&mut rows, minute));
     let from = codec::number_value(u64::from(changes.facts_from.0));
     rows.push(Change::Put(keys::FACTS_FROM.to_vec(), from));
-    let sequence = position.map_or(0, |position| position.sequence);
-    rows.extend(
-        facts::blocks(&changes.facts)
-            .iter()
-            .map(|(hour, block)| Change::Put(keys::facts(*hour, sequence), block.to_bytes())),
-    );
     let name = |(id, name): &(_, _)| Change::Put(keys::name(*id), codec::name_value(name));
     rows.extend(changes.names.iter().map(name));
     rows.extend(changes.dropped_outboxes.iter().map(|id| Change::Delete(keys::outbox(*id))));
@@ -119,6 +114,8 @@ pub struct Restored {
     pub snapshot: Snapshot,
     /// By hour, the sequence at its first checkpoint ([`keys::hour`]), oldest first.
     pub hours: Vec<(u32, u64)>,
+    /// Which blocks of facts there are.
+    pub facts: FactsIndex,
 }
 
 /// Reads a partition's checkpoint; `None` when nothing was ever saved.
@@ -176,7 +173,8 @@ pub async fn restore<V: View>(
         sources,
         page_views,
     };
-    Ok(Some(Restored { snapshot, hours }))
+    let facts = FactsIndex::load(view).await?;
+    Ok(Some(Restored { snapshot, hours, facts }))
 }
 
 async fn meta<V: View>(view: &V) -> Result<Option<Meta>, StoreError> {
@@ -205,26 +203,6 @@ async fn facts_from<V: View>(view: &V) -> Result<Option<Minute>, StoreError> {
     })
     .await?;
     Ok(minute)
-}
-
-/// Hands the facts of the hours of a range to `each`, block by block.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn facts<V: View>(
-    view: &V,
-    range: &Range<Minute>,
-    mut each: impl FnMut(Block) -> Result<(), Stop> + Send,
-) -> Result<(), StoreError> {
-    if range.is_empty() {
-        return Ok(());
-    }
-    let (from, to) = (range.start.0 / 60, (range.end.0 - 1) / 60 + 1);
-    view.scan(&keys::facts(from, 0), &keys::facts(to, 0), &mut |key, value| {
-        read_key(key, |f| f.u32().zip(f.u64()))?;
-        each(Block::read(value).map_err(|what| StoreError::row(key, what))?)
-    })
-    .await
 }
 
 /// Nothing was ever saved, when there is no meta row; then any other row is an error.
@@ -450,5 +428,6 @@ pub fn hours(hour: u32, sequence: u64, forget: &[u32]) -> Vec<Change> {
     rows
 }
 
+mod facts;
 #[cfg(test)]
 mod tests;
