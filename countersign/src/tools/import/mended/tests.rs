@@ -64,7 +64,8 @@ fn a_row_that_says_nothing_of_what_happened_is_no_click_unmended() {
 fn what_is_not_understood_in_mended_rows_is_told_of_all_logs_together() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = Log { requests: Vec::new(), ..log(&dir.path().join("a.csv")) };
-    let rows = "b\u{7f}b,1700000001,Atlantis\nc\u{7f}c,1700000002,US\nd\u{7f}d,1700000003,Oz\n";
+    let rows = "b\u{7f}b,1700000001,Atlantis\nc\u{7f}c,1700000002,US\nd\u{7f}d,1700000003,Oz\n\
+                e,1700000004,US\n";
     std::fs::write(&file.path, format!("ad_id,timestamp,country\n{rows}")).unwrap();
     file.path = rejected(file.clone());
     let text = std::fs::read_to_string(&file.path).unwrap().replace('\u{7f}', "");
