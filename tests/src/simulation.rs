@@ -8,6 +8,7 @@
 mod centre;
 mod check;
 mod edge;
+mod facts;
 mod hostile;
 mod operation;
 mod oracle;

@@ -9,6 +9,7 @@ use aggregator::count::{
     Changes, Container, ContainerKey, CutOff, Engine, MinuteRows, OutboxState, PageViewState,
     Settings, Snapshot, SourceState,
 };
+use aggregator::facts::blocks;
 use bytes::Bytes;
 use collector::clock::{Agreement, Newest};
 use collector::coalesce::Coalescer;
@@ -24,6 +25,7 @@ use shared::wire::MessageView;
 use shared::{EdgeId, Minute, OutboxId, PageView, PartitionMap, SourceId, Timestamp};
 
 use super::edge::reading;
+use super::facts::{self, Facts};
 use super::hostile;
 use super::oracle::Oracle;
 use super::queue::Queue;
@@ -48,6 +50,7 @@ struct Store {
     meta: Snapshot,
     containers: BTreeMap<ContainerKey, Container>,
     minutes: BTreeMap<Minute, MinuteRows>,
+    facts: Facts,
     outboxes: BTreeMap<OutboxId, OutboxState>,
     epochs: BTreeMap<EdgeId, u64>,
     retired: BTreeMap<EdgeId, Timestamp>,
@@ -339,6 +342,14 @@ impl Partition {
         self.engine.source(source).map_or(0, |state| state.rows)
     }
 
+    /// All facts: those of the store, and those that no checkpoint has written yet.
+    pub(super) fn facts(&self) -> Facts {
+        let mut all = self.store.facts.clone();
+        let parts = self.engine.facts(&(Minute(0)..Minute(u32::MAX)));
+        parts.iter().for_each(|part| facts::add(&mut all, part.block()));
+        all
+    }
+
     /// What the store has of a minute that is not resident.
     pub(super) fn stored(&self, minute: Minute) -> Option<&MinuteRows> {
         self.store.minutes.get(&minute)
@@ -370,6 +381,7 @@ impl Store {
                 None => drop(self.page_views.remove(&page)),
             }
         }
+        blocks(&changes.facts).iter().for_each(|(_, block)| facts::add(&mut self.facts, block));
         for rows in changes.minutes {
             let minute = rows.minute;
             let fresh = MinuteRows { minute, ..MinuteRows::default() };

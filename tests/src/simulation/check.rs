@@ -13,6 +13,7 @@ use shared::{AdId, EdgeId, Id, ImpressionId, Kind, Minute, Reason, Validity};
 
 use super::centre::Partition;
 use super::edge::Edge;
+use super::facts;
 use super::hostile;
 use super::oracle::Account;
 use super::world::{ISSUER, Summary, World, logged};
@@ -255,6 +256,8 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
     should.retain(|_, account| *account != Account::default());
     same("the accounts", &should, &says)?;
     let mut amounts: BTreeMap<Amount, i64> = BTreeMap::new();
+    let facts = partition.facts();
+    same("facts of minutes", oracle.totals.values().sum::<u64>(), facts.values().sum())?;
     for minute in says.keys() {
         let finality = engine.finality();
         same("how many are behind", oracle.behind(*minute), finality.behind(*minute))?;
@@ -279,6 +282,7 @@ fn check_partition(partition: &Partition) -> Result<(), String> {
             .map(|(key, n)| (*key, *n))
             .collect();
         same("the totals", &should, &totals)?;
+        same("the facts", &should, &facts::of_minute(&facts, *minute))?;
         let mut add = |row: &CellAmount| *amounts.entry(row.amount).or_default() += row.micros;
         stored.iter().flat_map(|rows| &rows.amounts).for_each(&mut add);
         engine.amounts(*minute, &mut add);
