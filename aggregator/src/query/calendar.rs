@@ -389,6 +389,7 @@ impl Steps {
     }
 
     /// The boundaries in ascending order: the beginning of each step, and the end of the range.
+    #[cfg(test)]
     pub(crate) fn bounds(&self) -> &[Minute] {
         &self.bounds
     }
