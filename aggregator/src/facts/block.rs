@@ -239,9 +239,8 @@ impl Block {
 
     /// Whether every number is one of a table.
     fn is_sound(&self) -> bool {
-        let within = |name: Name, length: usize| {
-            self.rows == 0 || self.column(name).most(self.rows) < length as u64
-        };
+        let within =
+            |name: Name, length: usize| self.rows == 0 || self.column(name).most() < length as u64;
         self.prices.first().is_none_or(|price| *price == Money::ZERO)
             && Name::IDS.iter().all(|name| within(*name, self.ids.len()))
             && within(Name::Price, self.prices.len())

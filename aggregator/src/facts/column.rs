@@ -186,9 +186,16 @@ impl Column {
         from
     }
 
-    /// The largest number of so many rows.
-    pub(super) fn most(&self, rows: usize) -> u64 {
-        (0..rows).map(|row| self.get(row)).max().unwrap_or(self.base)
+    /// The largest number.
+    pub(super) fn most(&self) -> u64 {
+        let offset = match self.width {
+            0 => 0,
+            1 => self.offsets.iter().copied().max().map_or(0, u64::from),
+            2 => most::<2>(&self.offsets, |word| u16::from_le_bytes(word).into()),
+            4 => most::<4>(&self.offsets, |word| u32::from_le_bytes(word).into()),
+            _ => most::<8>(&self.offsets, u64::from_le_bytes),
+        };
+        self.base.wrapping_add(offset)
     }
 
     pub(super) fn put(&self, out: &mut Vec<u8>) {
@@ -276,6 +283,11 @@ impl Writer {
         let Self { base, width, offsets } = self;
         Column { base, width, offsets: offsets.into() }
     }
+}
+
+fn most<const N: usize>(offsets: &[u8], number: impl Fn([u8; N]) -> u64) -> u64 {
+    let (words, _) = offsets.as_chunks::<N>();
+    words.iter().map(|word| number(*word)).max().unwrap_or(0)
 }
 
 /// The lowest bytes of a number.
