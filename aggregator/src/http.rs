@@ -39,6 +39,7 @@ mod export;
 mod filters;
 mod params;
 mod reports;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -148,7 +149,7 @@ async fn aggregated_count<L: Log, S: Stores>(
             let thing = Some((Of::Ad, ad.id().any()));
             let others = reports::events(kind, validity);
             let question = reports::question(range.clone(), filter, thing, others);
-            let found = question.ask(&core.slots).await?;
+            let found = question.ask(&core).await?;
             let facts::Count(count) = reports::sum(found.tally);
             (count, found.revision, found.completeness)
         } else {
@@ -212,7 +213,7 @@ async fn popular_ads<L: Log, S: Stores>(
             let mut question: OfFacts<facts::Count> =
                 reports::question(range.clone(), filter, None, others);
             question.by = vec![facts::Name::Ad];
-            let found = question.ask(&core.slots).await?;
+            let found = question.ask(&core).await?;
             let counts = reports::counts(found.tally).into_iter();
             let counts = counts.map(|(ad, count)| (ad.cast(), count)).collect();
             (query::ranked(&core.slots, counts, most).await?, found.completeness)

@@ -52,7 +52,9 @@ pub(crate) enum Unanswered {
         "this reads about {rows} facts, and a question may read {most}; ask for a shorter range"
     )]
     TooMuch { rows: u64, most: u64 },
-    #[error("there are more than {0} groups; group by fewer columns, or filter")]
+    #[error(
+        "a partition has more than {0} groups; group by fewer columns, ask for longer steps, or filter"
+    )]
     TooManyGroups(usize),
 }
 

@@ -33,6 +33,9 @@ pub use status::{NotReady, Status};
 /// Partitions that may write a checkpoint at once.
 const WRITING_MAX: usize = 2;
 
+/// Questions that may read facts at once.
+const READING_MAX: usize = 2;
+
 /// When things happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -140,6 +143,8 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
     pub(crate) registered: Registered,
     pub(crate) filters: Filters,
+    /// Lets [`READING_MAX`] questions read facts at once: others wait, and counting goes on.
+    pub(crate) reading: Semaphore,
     /// By partition, the sequence up to which the log is archived.
     archived: Option<watch::Receiver<Vec<u64>>>,
 }
@@ -166,6 +171,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         let partitions = log.partitions();
         let core = Arc::new(Core {
             filters: Filters::new(stores.objects()),
+            reading: Semaphore::new(READING_MAX),
             log,
             stores,
             clock,

@@ -141,6 +141,10 @@ pub struct Uniques {
     /// How many.
     #[serde(flatten)]
     pub visitors: Visitors,
+    /// The sketch that was asked for: bytes of Apache DataSketches in base64 (RFC 4648, section 4),
+    /// to be merged with others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<String>,
     /// What tells visitors apart: `day`: a keyed hash of network and browser, with a key for each
     /// day, so that a visitor of two days counts as two.
     pub visitor_of: String,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use aggregator::count::{Engine, Settings, Size};
-use aggregator::facts;
+use aggregator::facts::blocks;
 use eventlog::Position;
 use shared::ambient::Stopwatch;
 use shared::wire::MessageView;
@@ -30,6 +30,8 @@ pub struct Speed {
     pub result: blake3::Hash,
     /// Impressions issued.
     pub issued: u64,
+    /// The most bytes of facts before a checkpoint, and how many facts these were.
+    pub facts: (usize, usize),
     /// What the engine held in the end.
     pub size: Size,
 }
@@ -57,7 +59,7 @@ pub fn measure(shape: Shape, seed: u64, checkpoint: usize) -> Result<Speed, Stri
     let settings = Settings { resident_minutes: u32::try_from(shape.minutes + 20).unwrap_or(120) };
     let mut engine = Engine::new(0, settings);
     let (mut applying, mut checkpoints) = (Duration::ZERO, Duration::ZERO);
-    let (mut sequence, mut events, mut unsaved) = (0, 0, 0);
+    let (mut sequence, mut events, mut unsaved, mut facts) = (0, 0, 0, (0, 0));
     loop {
         let turn: Vec<_> = std::iter::from_fn(|| dataset.message(None)).take(TURN).collect();
         if turn.is_empty() {
@@ -74,9 +76,11 @@ pub fn measure(shape: Shape, seed: u64, checkpoint: usize) -> Result<Speed, Stri
         applying += watch.elapsed();
         if unsaved >= checkpoint {
             unsaved = 0;
+            let Size { facts: count, facts_bytes, .. } = engine.size();
+            facts = facts.max((facts_bytes, count));
             let watch = Stopwatch::start();
             let changes = engine.checkpoint();
-            for (_, block) in facts::blocks(&changes.facts) {
+            for (_, block) in blocks(&changes.facts) {
                 std::hint::black_box(block.to_bytes());
             }
             drop(std::hint::black_box(changes));
@@ -84,7 +88,7 @@ pub fn measure(shape: Shape, seed: u64, checkpoint: usize) -> Result<Speed, Stri
         }
     }
     let (issued, size) = (dataset.issued(), engine.size());
-    Ok(Speed { events, applying, checkpoints, result: result(&engine), issued, size })
+    Ok(Speed { events, applying, checkpoints, result: result(&engine), issued, facts, size })
 }
 
 /// The digest of a naive count of the same data set: sets and maps, one click after the other.

@@ -15,8 +15,9 @@ pub(crate) const BY_MAX: usize = 3;
 /// The place of a minute, then a number of each column.
 type Numbers = [u64; 1 + BY_MAX];
 
-/// What the facts of a group have in common: the value of each column that it is made by.
-pub(crate) type Key = Vec<Value>;
+/// What the facts of a group have in common: the place of their minute, then the value of each
+/// column that it is made by; 0 behind these.
+pub(crate) type Key = [Value; 1 + BY_MAX];
 
 /// The value of a column in any block.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,14 +106,14 @@ impl<S: Sum + Default> Tally<S> {
             sums[at].1.add(&columns, row);
         }
         for ([place, numbers @ ..], sum) in sums {
-            let mut key = Key::with_capacity(1 + by.len());
-            key.push(Value::Number(place));
-            key.extend(self.by.iter().zip(numbers).map(|(name, number)| {
-                match Name::IDS.contains(name) {
+            let mut key = [Value::Number(0); 1 + BY_MAX];
+            key[0] = Value::Number(place);
+            for ((value, name), number) in key[1..].iter_mut().zip(&self.by).zip(numbers) {
+                *value = match Name::IDS.contains(name) {
                     true => Value::Id(block.id(number)),
                     false => Value::Number(number),
-                }
-            }));
+                };
+            }
             self.groups.entry(key).or_default().merge(sum);
         }
     }

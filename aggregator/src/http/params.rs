@@ -12,6 +12,7 @@ use shared::name::Any;
 use shared::problem::Problem;
 use shared::{AdName, Kind, Minute, NameBuf, PublisherName, SourceId, Timestamp, Validity};
 
+use super::table::Format;
 use crate::facts::{BY_MAX, Name};
 use crate::filters::VERSIONS_MAX;
 use crate::query::{Step, Steps, Zone};
@@ -190,6 +191,25 @@ impl Params {
         Ok((steps, step, zone))
     }
 
+    /// How a table is to be written.
+    pub(super) fn format(&self) -> Result<Format, Problem> {
+        match self.get("format") {
+            None | Some("json") => Ok(Format::Json),
+            Some("csv") => Ok(Format::Csv),
+            Some(_) => Err(refuse("format", "give json or csv")),
+        }
+    }
+
+    /// The sketch that is asked for, if there is one.
+    pub(super) fn sketch(&self) -> Result<Option<Sketch>, Problem> {
+        match self.get("sketch") {
+            None => Ok(None),
+            Some("cpc") => Ok(Some(Sketch::Cpc)),
+            Some("hll") => Ok(Some(Sketch::Hll)),
+            Some(_) => Err(refuse("sketch", "give cpc or hll")),
+        }
+    }
+
     /// What a top list is of.
     pub(super) fn of(&self) -> Result<Of, Problem> {
         let known = Of::ALL.map(|(.., several)| several).join(", ");
@@ -215,6 +235,13 @@ impl Params {
             .filter(|number| (1..=most).contains(number))
             .ok_or_else(|| refuse(name, format!("give a whole number from 1 to {most}")))
     }
+}
+
+/// A form in which different visitors can be merged elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sketch {
+    Cpc,
+    Hll,
 }
 
 /// The filters that a question names.

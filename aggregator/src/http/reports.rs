@@ -14,13 +14,15 @@ use api::{Principal, Refusal, json, routes};
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use axum::routing::get;
+use base64::Engine as _;
 use eventlog::Log;
 use shared::name::Any;
 use shared::{AnyId, Kind, Minute, NameBuf, Validity};
 
-use super::params::{self, By, Filtering, Params};
+use super::params::{self, By, Filtering, Params, Sketch};
+use super::table::{self, Format, Heading};
 use super::{Answer, answer, part, time};
 use crate::facts::{self, Key, Measures, Name, Select, Sum, Tally, Value};
 use crate::query::{self, Completeness, Names, OfFacts, Tallied};
@@ -109,7 +111,7 @@ struct Report {
 
 impl Report {
     /// The question for the events that also pass these.
-    fn question<S: Sum + Default>(&self, others: Vec<Select>) -> OfFacts<S> {
+    fn question<S: Sum + Default + 'static>(&self, others: Vec<Select>) -> OfFacts<S> {
         let thing = self.thing.as_ref().map(|(of, name)| (*of, name.id()));
         question(self.range.clone(), self.filter.filter.as_ref(), thing, others)
     }
@@ -184,7 +186,7 @@ impl Meant {
 }
 
 /// The question for the facts of a thing that pass a filter, and also pass `others`.
-pub(super) fn question<S: Sum + Default>(
+pub(super) fn question<S: Sum + Default + 'static>(
     range: Range<Minute>,
     filter: Option<&Filter>,
     thing: Option<(Of, AnyId)>,
@@ -229,7 +231,7 @@ async fn count<L: Log, S: Stores>(
     answer(&core, "count", async {
         let report = asked.with_filter(&core).await?;
         let question = report.question::<facts::Count>(events(event, validity));
-        let found = question.ask(&core.slots).await?;
+        let found = question.ask(&core).await?;
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
         Ok(json(&Count { of, id, event, validity, count: sum(found.tally).0, scope }))
@@ -243,7 +245,7 @@ pub(super) fn events(event: Kind, validity: Validity) -> Vec<Select> {
 }
 
 /// The sum of all groups.
-pub(super) fn sum<S: Sum + Default>(tally: Tally<S>) -> S {
+pub(super) fn sum<S: Sum + Default + 'static>(tally: Tally<S>) -> S {
     let mut all = S::default();
     tally.into_groups().for_each(|(_, sum)| all.merge(sum));
     all
@@ -256,21 +258,40 @@ async fn uniques<L: Log, S: Stores>(
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Answer {
-    let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
+    let params =
+        Params::read(&uri, &["from", "to", "event", "validity", "sketch", "filter", "where"])?;
     let asked = Asked::new(&params, thing(of, path)?)?;
     let (event, validity) = (params.event()?, params.validity()?);
+    let kind = params.sketch()?;
     answer(&core, "uniques", async {
         let report = asked.with_filter(&core).await?;
         let question =
             report.question::<facts::Visitors<EXACT_VISITORS_MAX>>(events(event, validity));
-        let found = question.ask(&core.slots).await?;
+        let found = question.ask(&core).await?;
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
-        let visitors = visitors(&sum(found.tally));
-        let visitor_of = "day".to_owned();
-        Ok(json(&Uniques { of, id, event, validity, visitors, visitor_of, scope }))
+        let found = sum(found.tally);
+        let sketch = kind.map(|kind| sketch(kind, &found)).transpose()?;
+        let (visitors, visitor_of) = (visitors(&found), "day".to_owned());
+        Ok(json(&Uniques { of, id, event, validity, visitors, sketch, visitor_of, scope }))
     })
     .await
+}
+
+/// A sketch of visitors, in base64.
+fn sketch<const MAX: usize>(kind: Sketch, found: &facts::Visitors<MAX>) -> Result<String, Refusal> {
+    let bytes = match kind {
+        Sketch::Cpc => found.uniques.to_cpc(),
+        Sketch::Hll => found.uniques.to_hll().map_err(|error| {
+            let what = format!("sketch: {error}");
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "no_such_sketch", what)
+        })?,
+    };
+    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+}
+
+fn heading(scope: &Scope) -> Heading<'_> {
+    Heading { is_final: scope.is_final, revision: scope.revision, as_of: &scope.as_of }
 }
 
 fn visitors<const MAX: usize>(found: &facts::Visitors<MAX>) -> Visitors {
@@ -294,24 +315,24 @@ struct Told {
 }
 
 /// Asks for measures in groups, and for visitors only where the metrics need them.
-async fn told<T: crate::store::CheckpointStore>(
-    slots: &[crate::service::Slot<T>],
+async fn told<L: Log, S: Stores>(
+    core: &Arc<Core<L, S>>,
     measured: OfFacts<Measures>,
     metrics: &[&str],
 ) -> Result<Tallied<Grouped>, query::Unanswered> {
     let plain = |measures| Told { measures, visitors: None };
     if !metrics.contains(&"uniques") {
-        return Ok(measured.ask(slots).await?.map(|tally| grouped(tally, plain)));
+        return Ok(measured.ask(core).await?.map(|tally| grouped(tally, plain)));
     }
     let both: OfFacts<(Measures, VisitorsOfGroup)> = measured.summing(VISITED_GROUPS_MAX);
     let told = |(measures, visitors)| Told { measures, visitors: Some(visitors) };
-    Ok(both.ask(slots).await?.map(|tally| grouped(tally, told)))
+    Ok(both.ask(core).await?.map(|tally| grouped(tally, told)))
 }
 
 /// Groups by their keys.
 type Grouped = Vec<(Key, Told)>;
 
-fn grouped<S: Sum + Default>(tally: Tally<S>, told: impl Fn(S) -> Told) -> Grouped {
+fn grouped<S: Sum + Default + 'static>(tally: Tally<S>, told: impl Fn(S) -> Told) -> Grouped {
     tally.into_groups().map(|(key, sum)| (key, told(sum))).collect()
 }
 
@@ -374,20 +395,21 @@ async fn series<L: Log, S: Stores>(
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Answer {
-    let params = Params::read(&uri, &["from", "to", "step", "tz", "metrics", "filter", "where"])?;
+    let params =
+        Params::read(&uri, &["from", "to", "step", "tz", "metrics", "format", "filter", "where"])?;
     let asked = Asked::new(&params, thing(of, path)?)?;
-    let metrics = params.metrics()?;
+    let (metrics, format) = (params.metrics()?, params.format()?);
     let (steps, step, zone) = params.steps(&asked.range)?;
     answer(&core, "series", async {
         let report = asked.with_filter(&core).await?;
         let steps = Arc::new(steps);
         let mut question = report.question(Vec::new());
         question.steps = Some(Arc::clone(&steps));
-        let found = told(&core.slots, question, &metrics).await?;
+        let found = told(&core, question, &metrics).await?;
         let mut points: Vec<Told> =
             std::iter::repeat_with(Told::default).take(steps.len()).collect();
         for (key, told) in found.tally {
-            if let Some(Value::Number(at)) = key.first()
+            if let Value::Number(at) = &key[0]
                 && let Some(point) = usize::try_from(*at).ok().and_then(|at| points.get_mut(at))
             {
                 point.merge(told);
@@ -398,7 +420,11 @@ async fn series<L: Log, S: Stores>(
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
         let (step, tz) = (step.to_string(), zone.name().to_owned());
-        Ok(json(&Series { of, id, step, tz, points: points.collect(), scope }))
+        let points: Vec<_> = points.collect();
+        Ok(match format {
+            Format::Csv => table::csv(&["start"], &points, &heading(&scope)),
+            Format::Json => json(&Series { of, id, step, tz, points, scope }),
+        })
     })
     .await
 }
@@ -410,17 +436,18 @@ async fn breakdown<L: Log, S: Stores>(
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Answer {
-    let known = ["from", "to", "by", "event", "count", "metrics", "filter", "where"];
+    let known = ["from", "to", "by", "event", "count", "metrics", "format", "filter", "where"];
     let params = Params::read(&uri, &known)?;
     let asked = Asked::new(&params, thing(of, path)?)?;
     let (metrics, by, event) = (params.metrics()?, params.by()?, params.event()?);
+    let format = params.format()?;
     let most = params.number("count", 100, params::COUNT_MAX)?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     answer(&core, "breakdown", async {
         let report = asked.with_filter(&core).await?;
         let mut question = report.question(Vec::new());
         question.by = by.iter().flat_map(|by| by.columns()).collect();
-        let found = told(&core.slots, question, &metrics).await?;
+        let found = told(&core, question, &metrics).await?;
         let mut groups = found.tally;
         let groups_in_all = groups.len();
         let size = |told: &Told| told.measures.valid[usize::from(event.code())];
@@ -435,14 +462,18 @@ async fn breakdown<L: Log, S: Stores>(
             let group = labels(&by, &key, &names)?;
             Ok(Group { group, metrics: told.metrics(&metrics) })
         };
-        let groups: Result<Vec<_>, query::Unanswered> = groups.into_iter().map(group).collect();
+        let groups =
+            groups.into_iter().map(group).collect::<Result<Vec<_>, query::Unanswered>>()?;
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
+        if format == Format::Csv {
+            return Ok(table::csv(&["group."], &groups, &heading(&scope)));
+        }
         Ok(json(&Breakdown {
             of,
             id,
             by: by.iter().map(|by| by.label.to_owned()).collect(),
-            groups: groups?,
+            groups,
             other: other.metrics(&metrics),
             groups_in_all,
             scope,
@@ -482,24 +513,28 @@ async fn top<L: Log, S: Stores>(
     State(core): State<Arc<Core<L, S>>>,
     uri: Uri,
 ) -> Answer {
-    let known = ["of", "from", "to", "count", "event", "validity", "filter", "where"];
+    let known = ["of", "from", "to", "count", "event", "validity", "format", "filter", "where"];
     let params = Params::read(&uri, &known)?;
     let asked = Asked::new(&params, None)?;
     let (of, event, validity) = (params.of()?, params.event()?, params.validity()?);
+    let format = params.format()?;
     let most = params.number("count", 100, params::COUNT_MAX)?;
     answer(&core, "top", async {
         let report = asked.with_filter(&core).await?;
         let mut question = report.question::<facts::Count>(events(event, validity));
         question.by = vec![column(of)];
-        let found = question.ask(&core.slots).await?;
+        let found = question.ask(&core).await?;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let ranked = query::ranked::<_, Any>(&core.slots, counts(found.tally), most).await?;
         let place =
             |(name, count): (NameBuf<Any>, u64)| Place { id: name.as_str().to_owned(), count };
-        let top = ranked.into_iter().map(place).collect();
+        let top: Vec<_> = ranked.into_iter().map(place).collect();
         let of = of.one().to_owned();
         let scope = report.scope(found.completeness, found.revision);
-        Ok(json(&Top { of, event, validity, top, scope }))
+        Ok(match format {
+            Format::Csv => table::csv(&["id"], &top, &heading(&scope)),
+            Format::Json => json(&Top { of, event, validity, top, scope }),
+        })
     })
     .await
 }
@@ -507,7 +542,7 @@ async fn top<L: Log, S: Stores>(
 /// How many events each id has; those without one are left out.
 pub(super) fn counts(tally: Tally<facts::Count>) -> Vec<(AnyId, u64)> {
     let ids = tally.into_groups().filter_map(|(key, count)| {
-        let id = key.last().and_then(|value| value.id())?;
+        let id = key[1].id()?;
         (!id.is_none()).then_some((id, count.0))
     });
     ids.collect()

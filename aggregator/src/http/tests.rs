@@ -23,9 +23,13 @@ impl Clock for Fixed {
 }
 
 fn empty(registry: &mut Registry) -> Aggregator<MemLog, MemStores> {
+    start(registry, MemStores::new())
+}
+
+fn start(registry: &mut Registry, stores: MemStores) -> Aggregator<MemLog, MemStores> {
     Aggregator::start(Parts {
         log: Arc::new(MemLog::new(2, [1; 16])),
-        stores: MemStores::new(),
+        stores,
         clock: Arc::new(Fixed),
         settings: Settings::default(),
         archived: None,
@@ -66,7 +70,7 @@ const BAD: &[(&str, &str, &str)] = &[
     (
         "ads/a/aggregated_count?from=0&to=60&even=click",
         "even",
-        "unknown parameter; there are: from, to, event, validity",
+        "unknown parameter; there are: from, to, event, validity, filter, where",
     ),
     ("ads/a/aggregated_count?from=0&to=60&from=0", "from", "twice"),
     ("ads/a/aggregated_count?from=0&to=60&%00=1", "\u{0}", "unknown parameter"),
@@ -87,6 +91,41 @@ const BAD: &[(&str, &str, &str)] = &[
     ("ads/popular_ads?running=1", "running", "true or false"),
     ("ads/popular_ads?running=true&at=60", "running", "one of the two"),
     ("ads/popular_ads?from=0", "from", "unknown parameter"),
+    ("ads/a/aggregated_count?from=0&to=60&where=contry=US", "where", "there are"),
+    ("ads/a/aggregated_count?from=0&to=60&where=country=Atlantis", "where", "Atlantis"),
+    ("ads/a/aggregated_count?from=0&to=60&where=country", "where", "country"),
+    ("ads/a/aggregated_count?from=0&to=60&where=ip=1.2.3", "where", "1.2.3"),
+    ("ads/a/aggregated_count?from=0&to=60&where=user=u1", "where", "fingerprint"),
+    ("ads/popular_ads?where={", "where", "JSON"),
+    ("ads/popular_ads?filter=x", "filter", "the number of a stored filter"),
+    ("ads/popular_ads?filter=0", "filter", "the number of a stored filter"),
+    ("campaigns/c/count?from=0", "to", "missing"),
+    ("campaigns/%20c/count?from=0&to=60", "id", "neither begins nor ends"),
+    ("campaigns/c/uniques?from=60&to=0", "to", "not after from"),
+    ("campaigns/c/uniques?from=0&to=60&sketch=theta", "sketch", "cpc or hll"),
+    ("campaigns/c/series?from=0&to=60", "step", "missing"),
+    ("campaigns/c/series?from=0&to=60&step=hours", "step", "minute, quarter, hour, day"),
+    ("campaigns/c/series?from=0&to=60&step=hour&tz=Mars/Olympus", "tz", "Europe/Berlin"),
+    ("campaigns/c/series?from=0&to=60&step=hour&tz=europe/berlin", "tz", "Europe/Berlin"),
+    ("campaigns/c/series?from=0&to=34560000&step=minute", "step", "576000 points"),
+    (
+        "campaigns/c/series?from=0&to=60&step=hour&metrics=clicks,views",
+        "metrics",
+        "there are: served",
+    ),
+    ("campaigns/c/series?from=0&to=60&step=hour&metrics=clicks,clicks", "metrics", "twice"),
+    ("campaigns/c/series?from=0&to=60&step=hour&format=xml", "format", "json or csv"),
+    ("campaigns/c/breakdown?from=0&to=60", "by", "missing"),
+    ("campaigns/c/breakdown?from=0&to=60&by=", "by", "there are"),
+    ("campaigns/c/breakdown?from=0&to=60&by=browser", "by", "there are: ad, publisher"),
+    ("campaigns/c/breakdown?from=0&to=60&by=region,ad,device", "by", "counts as two"),
+    ("top?from=0&to=60", "of", "ads, campaigns"),
+    ("top?from=0&to=60&of=ad", "of", "ads, campaigns"),
+    ("top?from=0&to=60&of=ads&count=0", "count", "from 1 to 10000"),
+    ("filters/x", "filter_id", "the number of a stored filter"),
+    ("filters/4294967296", "filter_id", "the number of a stored filter"),
+    ("filters/1?version=0", "version", "from 1 to 1000"),
+    ("filters?x=1", "x", "takes none"),
     ("accounting?from=0", "to", "missing"),
     ("accounting?from=0&to=30", "to", "not a whole minute"),
     ("accounting?from=0&to=60&event=click", "event", "unknown parameter"),
@@ -112,6 +151,95 @@ async fn every_bad_parameter_is_named_with_what_to_do() {
         assert_eq!(body["type"], "urn:countersign:invalid_parameter");
         assert_eq!(body["status"], 400);
     }
+}
+
+async fn tell(router: &Router, method: &str, uri: &str, body: &str) -> (u16, Value) {
+    let request = Request::builder().method(method).uri(uri);
+    let request = request.body(Body::from(body.to_owned())).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn stored_filters_have_numbers_and_versions_that_are_never_used_again() {
+    let stores = MemStores::new();
+    let running = start(&mut Registry::default(), stores.clone());
+    let router = api::Principal::Operator.asks(running.router());
+    let made = |body: &'static str| tell(&router, "POST", "/v1/filters", body);
+    let (status, one) = made(r#"{"name":"non-US clicks","where":"country!=US"}"#).await;
+    assert_eq!((status, &one["filter_id"], &one["version"]), (201, &json!(1), &json!(1)));
+    assert_eq!((&one["where"], &one["name"]), (&json!("country!=US"), &json!("non-US clicks")));
+    let (status, chosen) = made(r#"{"filter_id":"0012","where":{"device":["phone","tv"]}}"#).await;
+    assert_eq!((status, &chosen["filter_id"]), (201, &json!(12)));
+    assert_eq!(chosen["where"], "device=phone,tv");
+    let row = r#"{"filter_id":"0013","region":"usa","ip":"123.1.2.3","user_id":"*"}"#;
+    let (status, table) = made(row).await;
+    assert_eq!((status, &table["filter_id"]), (201, &json!(13)), "{table}");
+    assert_eq!(table["json"], json!({"country": "US", "network": "123.1.2.0/24"}), "{table}");
+    assert_eq!(made(r#"{"where":"device=tv"}"#).await.1["filter_id"], 14);
+    assert_eq!(made(r#"{"filter_id":12,"where":"device=tv"}"#).await.0, 409);
+
+    let one = "/v1/filters/0001";
+    let (status, changed) = tell(&router, "PUT", one, r#"{"where":"country!=US,CA"}"#).await;
+    assert_eq!((status, &changed["version"]), (200, &json!(2)), "{changed}");
+    assert_eq!(
+        (&changed["name"], &changed["where"]),
+        (&json!("non-US clicks"), &json!("country!=CA,US"))
+    );
+    let first = tell(&router, "GET", "/v1/filters/1?version=1", "").await.1;
+    assert_eq!(first["where"], "country!=US");
+    let used = ask(&router, "/v1/ads/a/aggregated_count?from=0&to=60&filter=001").await.2;
+    assert_eq!((&used["filter_id"], &used["filter_version"]), (&json!(1), &json!(2)), "{used}");
+    let both = "/v1/top?of=ads&from=0&to=60&filter=12&where=country=DE";
+    assert_eq!(ask(&router, both).await.2["where"], "device=phone,tv;country=DE");
+
+    assert_eq!(tell(&router, "DELETE", one, "").await.0, 204);
+    assert_eq!(tell(&router, "DELETE", one, "").await.0, 404);
+    assert_eq!(tell(&router, "GET", one, "").await.0, 404);
+    assert_eq!(tell(&router, "PUT", one, r#"{"name":"x"}"#).await.0, 404);
+    assert_eq!(made(r#"{"filter_id":1,"where":"device=tv"}"#).await.0, 409, "never used again");
+    let (status, refused) = tell(&router, "GET", "/v1/ads/popular_ads?filter=1", "").await;
+    assert_eq!((status, &refused["type"]), (404, &json!("urn:countersign:unknown_filter")));
+    assert_eq!(tell(&router, "GET", "/v1/filters/77", "").await.0, 404);
+
+    // Another process finds them as they were.
+    let listed = tell(&router, "GET", "/v1/filters", "").await.1;
+    assert_eq!(listed["filters"].as_array().unwrap().len(), 3, "{listed}");
+    running.close().await;
+    let running = start(&mut Registry::default(), stores);
+    let router = api::Principal::Operator.asks(running.router());
+    assert_eq!(tell(&router, "GET", "/v1/filters", "").await.1, listed);
+    let made = tell(&router, "POST", "/v1/filters", r#"{"where":"country=DE"}"#).await.1;
+    assert_eq!(made["filter_id"], 15);
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "7",
+        "{}",
+        r#"{"name":"x"}"#,
+        r#"{"name":"","where":"device=tv"}"#,
+        r#"{"name":7,"where":"device=tv"}"#,
+        r#"{"where":"planet=mars"}"#,
+        r#"{"where":7}"#,
+        r#"{"where":"device=tv","what":1}"#,
+        r#"{"filter_id":0,"where":"device=tv"}"#,
+        r#"{"filter_id":"-1","where":"device=tv"}"#,
+        r#"{"region":"nowhere"}"#,
+    ] {
+        let (status, refused) = tell(&router, "POST", "/v1/filters", bad).await;
+        assert_eq!(status, 400, "{bad}: {refused}");
+        assert!(!refused["detail"].as_str().unwrap().is_empty(), "{bad}");
+    }
+    assert_eq!(tell(&router, "PUT", "/v1/filters/15", "{}").await.0, 400);
+    assert_eq!(
+        tell(&router, "PUT", "/v1/filters/15", r#"{"filter_id":3,"name":"x"}"#).await.0,
+        400
+    );
+    let large = format!(r#"{{"where":"ad={}"}}"#, "x".repeat(70_000));
+    assert_eq!(tell(&router, "POST", "/v1/filters", &large).await.0, 413);
 }
 
 #[tokio::test]

@@ -4,20 +4,24 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
+use eventlog::Log;
 use shared::event::VERDICTS;
 use shared::{AnyId, Minute};
+use tokio::task::JoinSet;
 
 use super::{Completeness, Look, Question, Unanswered, ask, look, stored};
 use crate::count::MinuteAccount;
-use crate::facts::{Name, Select, Sum, Tally};
+use crate::facts::{Key, Name, Select, Sum, Tally};
 use crate::query::calendar::Steps;
-use crate::service::{NotReady, Slot};
-use crate::store::{CheckpointStore, Stop};
+use crate::service::{Core, NotReady, Slot};
+use crate::store::{CheckpointStore, Stop, StoreError, Stores};
 
 /// The most facts that one question may read, in all partitions.
 const FACTS_MAX: u64 = 200_000_000;
-/// The most groups that a partition may make, unless a question sets another limit.
-const GROUPS_MAX: usize = 1 << 20;
+/// The groups of a question may have so many bytes, in all partitions.
+const GROUPS_BYTES_MAX: usize = 512 << 20;
+/// A partition may make so many groups in any case.
+const GROUPS_MIN: usize = 1_000;
 
 /// The question what the facts of a range that pass a filter add up to, in groups.
 #[derive(Clone, Debug)]
@@ -30,8 +34,8 @@ pub(crate) struct OfFacts<S> {
     pub(crate) by: Vec<Name>,
     /// The steps of time by which they are grouped; one group, when there are none.
     pub(crate) steps: Option<Arc<Steps>>,
-    /// The most groups that a partition may make.
-    groups_max: usize,
+    /// The most groups that a partition may make, if the question has a limit of its own.
+    groups_max: Option<usize>,
     sum: PhantomData<fn() -> S>,
 }
 
@@ -50,29 +54,52 @@ impl<T> Tallied<T> {
     }
 }
 
-impl<S: Sum + Default> OfFacts<S> {
+impl<S: Sum + Default + 'static> OfFacts<S> {
     /// One sum of all.
     pub(crate) fn new(range: Range<Minute>, select: Select) -> Self {
-        let (by, groups_max) = (Vec::new(), GROUPS_MAX);
-        Self { range, select, ad: None, by, steps: None, groups_max, sum: PhantomData }
+        let by = Vec::new();
+        Self { range, select, ad: None, by, steps: None, groups_max: None, sum: PhantomData }
     }
 
     /// The same question for something else that is summed up, in at most so many groups.
     pub(crate) fn summing<O: Sum + Default>(self, groups_max: usize) -> OfFacts<O> {
         let Self { range, select, ad, by, steps, .. } = self;
+        let groups_max = Some(groups_max);
         OfFacts { range, select, ad, by, steps, groups_max, sum: PhantomData }
     }
 
-    /// Asks all partitions, when the answer does not need more facts than may be read.
-    pub(crate) async fn ask<T: CheckpointStore>(
-        &self,
-        slots: &[Slot<T>],
+    /// Asks all partitions, when the answer does not need more facts than may be read. Each
+    /// partition is read in a task of its own, so that all cores work; the tasks end when nobody
+    /// waits for the answer any more.
+    pub(crate) async fn ask<L: Log, T: Stores>(
+        self,
+        core: &Arc<Core<L, T>>,
     ) -> Result<Tallied<Tally<S>>, Unanswered> {
-        let rows = ask(slots, &FactsIn(self.range.clone())).await?;
+        let rows = ask(&core.slots, &FactsIn(self.range.clone())).await?;
         if rows > FACTS_MAX {
             return Err(Unanswered::TooMuch { rows, most: FACTS_MAX });
         }
-        ask(slots, self).await
+        // The semaphore is never closed. If it were, all questions would read at once, which does
+        // no harm.
+        let _reading = core.reading.acquire().await;
+        let partitions = core.slots.len().max(1);
+        let most = GROUPS_BYTES_MAX / size_of::<(Key, S)>() / partitions;
+        let groups_max = self.groups_max.unwrap_or(most.max(GROUPS_MIN));
+        let question = Arc::new(Self { groups_max: Some(groups_max), ..self });
+        let mut tasks = JoinSet::new();
+        for partition in 0..core.slots.len() {
+            let (core, question) = (Arc::clone(core), Arc::clone(&question));
+            tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
+        }
+        let mut all: Option<Tallied<Tally<S>>> = None;
+        while let Some(part) = tasks.join_next().await {
+            let part = part.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+            all = Some(match all {
+                Some(one) => question.merge(one, part),
+                None => part,
+            });
+        }
+        all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
     }
 
     fn add(&self, tally: &mut Tally<S>, block: &crate::facts::Block) {
@@ -87,7 +114,7 @@ impl<S: Sum + Default> OfFacts<S> {
     }
 }
 
-impl<S: Sum + Default> Question for OfFacts<S> {
+impl<S: Sum + Default + 'static> Question for OfFacts<S> {
     type Part = Tallied<Tally<S>>;
 
     async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Self::Part, Unanswered> {
@@ -112,9 +139,10 @@ impl<S: Sum + Default> Question for OfFacts<S> {
             )
         };
         let mut tally = Tally::new(self.by.clone());
+        let groups_max = self.groups_max.unwrap_or(GROUPS_MIN);
         let mut add = |block: &crate::facts::Block| {
             self.add(&mut tally, block);
-            if tally.len() > self.groups_max { Err(Stop::Enough) } else { Ok(()) }
+            if tally.len() > groups_max { Err(Stop::Enough) } else { Ok(()) }
         };
         for part in parts {
             if add(part.block()).is_err() {
@@ -122,8 +150,8 @@ impl<S: Sum + Default> Question for OfFacts<S> {
             }
         }
         stored.facts(&mut add).await?;
-        if tally.len() > self.groups_max {
-            return Err(Unanswered::TooManyGroups(self.groups_max));
+        if tally.len() > groups_max {
+            return Err(Unanswered::TooManyGroups(groups_max));
         }
         let saved = match older {
             Some(older) => older.revision().await?,

@@ -9,7 +9,8 @@ pub const STEPS: &[&str] = &["minute", "quarter", "hour", "day", "week", "month"
 /// The refusals of questions that read facts.
 pub(super) const OF_FACTS: [(u16, &[&str]); 6] = {
     let [one, two, three, four] = UNANSWERED;
-    let too_much: (u16, &[&str]) = (422, &["no_facts", "too_much_to_read", "too_many_groups"]);
+    let too_much: (u16, &[&str]) =
+        (422, &["no_facts", "too_much_to_read", "too_many_groups", "no_such_sketch"]);
     [one, two, (404, &["unknown_filter"]), too_much, three, four]
 };
 /// The refusals of what is done with stored filters.
@@ -35,11 +36,21 @@ pub(super) const WHERE: Parameter = maybe(
 /// A stored filter.
 pub(super) const FILTER_ID: Parameter =
     maybe("filter", Shape::Number(1, 4_294_967_295), "the number of a stored filter");
+const FORMAT: Parameter = maybe(
+    "format",
+    Shape::OneOf(&["json", "csv"]),
+    "as JSON or as CSV (text/csv, how complete it is in headers); JSON when it is not said",
+);
 const METRICS: Parameter = maybe(
     "metrics",
     Shape::Text(256),
     "what to tell, with commas: served, impressions, viewable, clicks, click_rate, viewable_rate, \
      spend, ecpm, ecpc, flagged, uniques; all but uniques when it is not said",
+);
+const SKETCH: Parameter = maybe(
+    "sketch",
+    Shape::OneOf(&["cpc", "hll"]),
+    "a sketch of Apache DataSketches too: cpc, or hll of at most 65 536 visitors",
 );
 const STEP: Parameter =
     needed("step", Shape::OneOf(STEPS), "how long each point is; a quarter is of an hour");
@@ -99,19 +110,19 @@ macro_rules! reports {
             uniques: report(
                 concat!("/v1/", $things, "/{id}/uniques"),
                 concat!("How many different visitors the ", $thing, " has in a range of minutes"),
-                &[ID, FROM, TO, EVENT, VALIDITY, FILTER_ID, WHERE],
+                &[ID, FROM, TO, EVENT, VALIDITY, SKETCH, FILTER_ID, WHERE],
                 "Uniques",
             ),
             series: report(
                 concat!("/v1/", $things, "/{id}/series"),
                 concat!("What happened to the ", $thing, ", step by step"),
-                &[ID, FROM, TO, STEP, ZONE, METRICS, FILTER_ID, WHERE],
+                &[ID, FROM, TO, STEP, ZONE, METRICS, FORMAT, FILTER_ID, WHERE],
                 "Series",
             ),
             breakdown: report(
                 concat!("/v1/", $things, "/{id}/breakdown"),
                 concat!("What happened to the ", $thing, ", by country, device, …"),
-                &[ID, FROM, TO, BY, EVENT, GROUPS, METRICS, FILTER_ID, WHERE],
+                &[ID, FROM, TO, BY, EVENT, GROUPS, METRICS, FORMAT, FILTER_ID, WHERE],
                 "Breakdown",
             ),
         }
@@ -201,6 +212,7 @@ pub const TOP: Route = report(
         GROUPS,
         EVENT,
         VALIDITY,
+        FORMAT,
         FILTER_ID,
         WHERE,
     ],

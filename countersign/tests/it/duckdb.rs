@@ -23,7 +23,7 @@ for row in connection.execute(open(sys.argv[1]).read()).fetchall():
 ";
 
 /// Runs a file of SQL in a folder, which must go well.
-fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
+pub(crate) fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
     let (code, said, err) = try_duckdb(folder, sql, range);
     assert_eq!(code, Some(0), "{}: {err}", sql.display());
     said.lines().map(str::to_owned).collect()

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod admin;
+mod answers;
 mod backup;
 #[cfg(target_os = "linux")]
 mod clocks;

@@ -66,6 +66,12 @@ pub(super) fn full_cells(size: Size) -> Result<Vec<Measured>, String> {
         )
         .note(format!("full cells: {share:.0} % of the time goes into the rows of checkpoints")),
         Measured::new("full-cells/memory", "its peak memory", peak_memory_mb()?, "MB"),
+        Measured::new(
+            "full-cells/tail",
+            "memory of a fact before its checkpoint",
+            speed.facts.0 as f64 / speed.facts.1.max(1) as f64,
+            "bytes",
+        ),
     ])
 }
 
