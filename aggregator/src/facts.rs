@@ -14,6 +14,13 @@ mod tail;
 mod tally;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "stored sketches are read where facts are rolled up, which comes next"
+    )
+)]
 mod uniques;
 
 pub use block::Block;

@@ -37,6 +37,7 @@ use reports::{Meant, Understood};
 
 mod export;
 mod filters;
+mod live;
 mod params;
 mod reports;
 mod table;
@@ -74,6 +75,7 @@ fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
         .route(routes::READY.path, get(readyz::<L, S>))
         .merge(reports::router())
         .merge(filters::router())
+        .merge(live::router())
         .with_state(core)
 }
 

@@ -215,6 +215,11 @@ pub(crate) struct AdCounts {
 }
 
 impl AdCounts {
+    /// How many events all ads have together.
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
     /// The ads with the most events, most first; those with as many in the order of their names. To
     /// be called when all partitions are merged: the top of each partition would not be the top of
     /// all.

@@ -163,6 +163,7 @@ fn schemas() -> Value {
         letters::ResolvedAll,
         reports::Breakdown,
         reports::Count,
+        reports::Live,
         reports::Series,
         reports::StoredFilter,
         reports::StoredFilters,

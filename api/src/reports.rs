@@ -314,6 +314,34 @@ pub struct Place {
     pub count: u64,
 }
 
+/// The data of each event of `GET /v1/live`: the state of the last minutes, the running one too.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Live {
+    /// The first minute.
+    pub from: String,
+    /// The minute behind the last.
+    pub to: String,
+    /// The log's clock up to which everything is counted.
+    pub as_of: String,
+    /// Ads that were given out.
+    pub served: u64,
+    /// Valid impressions.
+    pub impressions: u64,
+    /// Valid viewable impressions.
+    pub viewable: u64,
+    /// Valid clicks.
+    pub clicks: u64,
+    /// Flagged events of all kinds, by their reason.
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
+    pub flagged: Reasons,
+    /// Which events the list is of.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub event: Kind,
+    /// The ads with the most of them, most first.
+    pub top: Vec<Place>,
+}
+
 /// `GET /v1/top`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -10,7 +10,7 @@ pub mod reports;
 use std::fmt;
 
 use reports::{
-    ADS, ADVERTISERS, CAMPAIGNS, CHANGE_FILTER, DELETE_FILTER, FILTER, FILTER_ID, FILTERS,
+    ADS, ADVERTISERS, CAMPAIGNS, CHANGE_FILTER, DELETE_FILTER, FILTER, FILTER_ID, FILTERS, LIVE,
     MAKE_FILTER, OF_FACTS, PLACEMENTS, PUBLISHERS, TOP, WHERE,
 };
 use shared::limits::TOKEN_CHARS_MAX;
@@ -471,7 +471,7 @@ pub const CLICK: Route = visit(
 );
 
 /// All routes.
-pub const ALL: [Route; 47] = [
+pub const ALL: [Route; 48] = [
     SERVE,
     EVENTS_OF_PAGES,
     PIXEL,
@@ -505,6 +505,7 @@ pub const ALL: [Route; 47] = [
     FILTER,
     CHANGE_FILTER,
     DELETE_FILTER,
+    LIVE,
     ACCOUNTING,
     EDGES,
     SOURCE,

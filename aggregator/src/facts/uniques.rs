@@ -9,13 +9,14 @@
 //! came (HIP), and would give another number; it is never asked for that.
 //!
 //! **Visitors are hashed as Apache's libraries hash integers** of 64 bits: the eight bytes, least
-//! significant first, through MurmurHash3 with the seed 9001. So any tool that is given the same ids
-//! makes the same sketch.
+//! significant first, through MurmurHash3 with the seed 9001. So any tool that is given the same
+//! ids makes the same sketch.
 //!
-//! **Whoever can choose ids can choose coupons**, as this hash has no key, and some choices make
-//! the crate's table of exceptions overflow, which it answers with a panic. Visitors that nobody
-//! chose need some 200 of its 49 152 places. What would need more than 6 144 is left out: only
-//! then does the order of merging matter, and the estimate says nothing anyway.
+//! **Whoever can choose ids can choose coupons**, as this hash has no key. The crate keeps a table of
+//! exceptions: of the coupons in far columns, and of those that are missing in near ones. Visitors
+//! that nobody chose need some 200 of its 49 152 places; where one more would be needed, it panics.
+//! What would need more than 6 144 is left out. Only then does the order of merging matter, and
+//! the estimate says nothing anyway.
 
 use datasketches::common::NumStdDev;
 use datasketches::cpc::{CpcSketch, CpcUnion, CpcWrapper};
@@ -24,11 +25,7 @@ use datasketches::hll::{HllSketch, HllType};
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
-#[cfg(test)]
-mod tests;
-
-/// So many different visitors are remembered where nothing else is said: then there is at most a
-/// mebibyte of them.
+/// So many different visitors are remembered where nothing else is said. They take 1.2 MB.
 const EXACT_MAX: usize = 65_536;
 /// 2^11 rows: 99.9 % of sketches have at most 1 332 bytes.
 const LG_K: u8 = 11;
@@ -154,11 +151,11 @@ impl<const MAX: usize> Uniques<MAX> {
     }
 
     /// Adds all visitors of a stored sketch: the bytes of [`to_cpc`](Self::to_cpc), or those of a
-    /// CPC sketch that another library made with lg_k 11 and the default seed. What is known then is
-    /// no longer exact, unless the sketch is empty.
+    /// CPC sketch that another library made with lg_k 11 and the default seed. Unless it is empty,
+    /// what is known then is no longer exact.
     ///
-    /// The format has no checksum. Damage shows where the sketch contradicts itself; what is stored
-    /// needs a checksum of its own.
+    /// The format has no checksum: damage is found where the sketch contradicts itself, and of
+    /// single bits one in three to ten does not. What is stored needs a checksum of its own.
     ///
     /// # Errors
     /// When the bytes are damaged or something else. Nothing has changed then.
@@ -333,3 +330,6 @@ fn std_error() -> f64 {
 fn whole(number: f64) -> u64 {
     number as u64
 }
+
+#[cfg(test)]
+mod tests;

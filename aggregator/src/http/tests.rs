@@ -122,6 +122,10 @@ const BAD: &[(&str, &str, &str)] = &[
     ("top?from=0&to=60", "of", "ads, campaigns"),
     ("top?from=0&to=60&of=ad", "of", "ads, campaigns"),
     ("top?from=0&to=60&of=ads&count=0", "count", "from 1 to 10000"),
+    ("live?window=61", "window", "from 1 to 60"),
+    ("live?count=0", "count", "from 1 to 100"),
+    ("live?event=view", "event", "there are: served"),
+    ("live?where=country=US", "where", "unknown parameter"),
     ("filters/x", "filter_id", "the number of a stored filter"),
     ("filters/4294967296", "filter_id", "the number of a stored filter"),
     ("filters/1?version=0", "version", "from 1 to 1000"),
@@ -177,7 +181,7 @@ async fn stored_filters_have_numbers_and_versions_that_are_never_used_again() {
     let row = r#"{"filter_id":"0013","region":"usa","ip":"123.1.2.3","user_id":"*"}"#;
     let (status, table) = made(row).await;
     assert_eq!((status, &table["filter_id"]), (201, &json!(13)), "{table}");
-    assert_eq!(table["json"], json!({"country": "US", "network": "123.1.2.0/24"}), "{table}");
+    assert_eq!(table["where"], "network=123.1.2.0/24;country=US", "{table}");
     assert_eq!(made(r#"{"where":"device=tv"}"#).await.1["filter_id"], 14);
     assert_eq!(made(r#"{"filter_id":12,"where":"device=tv"}"#).await.0, 409);
 

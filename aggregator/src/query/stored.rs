@@ -36,14 +36,15 @@ impl<V: View> Stored<V> {
         &self,
         mut each: impl FnMut(&Block) -> Result<(), Stop> + Send,
     ) -> Result<(), StoreError> {
-        // Hour by hour, so that other tasks get their turn, and nothing goes on when nobody waits
+        // Piece by piece, so that other tasks get their turn, and nothing goes on when nobody waits
         // for the answer any more.
-        let Range { mut start, end } = self.range.clone();
-        while start < end {
-            let next = Minute((start.0 / 60 + 1).saturating_mul(60)).min(end);
-            rows::facts(&*self.view, &(start..next), |block| each(&block)).await?;
+        let mut next = None;
+        loop {
+            next = rows::facts(&*self.view, &self.range, next, |block| each(&block)).await?;
+            if next.is_none() {
+                break;
+            }
             tokio::task::yield_now().await;
-            start = next;
         }
         let parts = self.moving.iter().flat_map(|changes| &changes.facts);
         for part in parts.filter(|part| part.meets(&self.range)) {

@@ -197,6 +197,27 @@ pub const DELETE_FILTER: Route = filters(
     (204, JSON, None),
 );
 
+/// What is being counted.
+pub const LIVE: Route = Route {
+    answer: (200, "text/event-stream", Some("Live")),
+    refusals: &[
+        (400, &["invalid_parameter"]),
+        (401, &["unauthorized"]),
+        (500, &["damaged_checkpoint"]),
+        (503, &["not_ready", "partition_stopped", "standby", "lease_lost", "busy"]),
+    ],
+    ..report(
+        "/v1/live",
+        "What is being counted: an event each second, which has the whole state of the last minutes",
+        &[
+            maybe("window", Shape::Number(1, 60), "how many minutes; 5 when it is not said"),
+            maybe("count", Shape::Number(1, 100), "how many ads; 10 when it is not said"),
+            EVENT,
+        ],
+        "Live",
+    )
+};
+
 /// The things that have most events.
 pub const TOP: Route = report(
     "/v1/top",

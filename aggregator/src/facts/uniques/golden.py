@@ -4,9 +4,9 @@
     python3 golden.py            # writes cpc_*.bin, hll_*.bin and golden.txt beside itself
     python3 golden.py FOLDER     # reads the sketches in FOLDER, and says what it estimates
 
-The visitors are the first numbers of SplitMix64 from the seed 0: integers of 64 bits without a sign.
-A CPC sketch of this package takes them as they are; an HLL sketch takes integers with a sign, of the
-same 64 bits. Each hashes what it does not take as a floating-point number, without a word.
+The visitors are the first numbers of SplitMix64 from the seed 0, integers of 64 bits without a
+sign. A CPC sketch of this package takes them as they are; an HLL sketch takes integers with a sign,
+of the same 64 bits. Each hashes what it does not take as a floating-point number, without a word.
 
     cpc_N.bin         N visitors in a CPC sketch, lg_k 11, then in a union of nothing but this
     cpc_N_single.bin  the sketch itself, which estimates from the order of its visitors

@@ -72,6 +72,7 @@ pub(super) async fn check_reports<L: Log, S: Stores>(aggregator: &Aggregator<L, 
     let oracle = &world.oracle;
     let first = *oracle.minutes.first().unwrap();
     let last = Minute(oracle.minutes.last().unwrap().0 + 1);
+    check_live(aggregator, &oracle.events).await;
     for (at, (text, passes)) in FILTERS.iter().enumerate() {
         let filter = shared::text::escaped(text);
         let (kind, validity) = asked().nth(at * 5 % 12).unwrap();
@@ -90,6 +91,34 @@ pub(super) async fn check_reports<L: Log, S: Stores>(aggregator: &Aggregator<L, 
         check_series(aggregator, &which, &meant, from, to).await;
         check_breakdown(aggregator, &which, &meant).await;
     }
+}
+
+/// The first event of the live stream has the state of the last minutes.
+async fn check_live<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, events: &[Event]) {
+    let request = Request::builder().uri("/v1/live?window=60&event=served&count=2");
+    let request = request.body(Body::empty()).unwrap();
+    let router = api::Principal::Operator.asks(aggregator.router());
+    let mut body = router.oneshot(request).await.unwrap().into_body().into_data_stream();
+    let first = futures::StreamExt::next(&mut body).await.unwrap().unwrap();
+    let text = String::from_utf8(first.to_vec()).unwrap();
+    let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    assert!(text.contains("event: live\n") && text.contains("id: "), "{text}");
+    let live: Value = serde_json::from_str(data).unwrap();
+    // The clock of these tests stands ten minutes after the start.
+    let end = Minute(START.0 + 11);
+    let within: Vec<&Event> =
+        events.iter().filter(|event| is_within(event, Minute(end.0 - 60), end)).collect();
+    let expected = metrics(&within);
+    for field in ["served", "impressions", "viewable", "clicks", "flagged"] {
+        assert_eq!(live[field], expected[field], "{field}: {live}");
+    }
+    let listed = live["top"].as_array().unwrap();
+    let most = listed.first().map_or(0, |place| place["count"].as_u64().unwrap());
+    let served = |ad: &'static str| {
+        let own = within.iter().filter(|event| event.ad == named(ad).id());
+        own.filter(|event| takes(event, Kind::Served, Validity::Valid)).count() as u64
+    };
+    assert_eq!(most, crate::testing::ADS.map(served).into_iter().max().unwrap(), "{live}");
 }
 
 async fn check_counts<L: Log, S: Stores>(

@@ -14,6 +14,8 @@ use crate::store::{Change, Stop, StoreError, View, keys};
 
 /// So many of the newest blocks of an hour become one.
 const MERGED_MIN: usize = 8;
+/// So many bytes of facts are read before other tasks get their turn: some milliseconds of work.
+const READ_BYTES: usize = 4 << 20;
 /// A block is not merged into a larger one than of so many facts: about 30 MB, and some hundred
 /// milliseconds of work.
 const MERGED_FACTS_MAX: u64 = 1 << 20;
@@ -150,24 +152,35 @@ async fn merge(blocks: Vec<(u64, Block)>) -> Result<Block, StoreError> {
     done.map_err(|error| StoreError::Unavailable(format!("blocks were not merged: {error}")))
 }
 
-/// Hands the facts of the hours of a range to `each`, block by block.
+/// Hands the facts of the hours of a range to `each`, block by block, from the key `from` on
+/// (`None`: from the first). It ends after some megabytes, and returns the key to go on with; `None`
+/// when it was through.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn facts<V: View>(
     view: &V,
     range: &Range<Minute>,
+    from: Option<Vec<u8>>,
     mut each: impl FnMut(Block) -> Result<(), Stop> + Send,
-) -> Result<(), StoreError> {
+) -> Result<Option<Vec<u8>>, StoreError> {
     if range.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let (from, to) = (range.start.0 / 60, (range.end.0 - 1) / 60 + 1);
-    view.scan(&keys::facts(from, 0), &keys::facts(to, 0), &mut |key, value| {
+    let from = from.unwrap_or_else(|| keys::facts(range.start.0 / 60, 0));
+    let to = keys::facts((range.end.0 - 1) / 60 + 1, 0);
+    let (mut bytes, mut next) = (0, None);
+    view.scan(&from, &to, &mut |key, value| {
+        if bytes >= READ_BYTES {
+            next = Some(key.to_vec());
+            return Err(Stop::Enough);
+        }
+        bytes += value.len();
         read_key(key, |f| f.u32().zip(f.u64()))?;
         each(Block::read(value).map_err(|what| StoreError::row(key, what))?)
     })
-    .await
+    .await?;
+    Ok(next)
 }
 
 #[cfg(test)]
