@@ -26,7 +26,7 @@ fn sql_time(second: u64) -> String {
 }
 
 fn within(from: u64, to: u64) -> String {
-    format!("at >= {} AND at < {}", sql_time(from), sql_time(to))
+    format!("shown >= {} AND shown < {}", sql_time(from), sql_time(to))
 }
 
 fn number(value: &Value) -> String {
@@ -127,9 +127,9 @@ fn tables() -> Vec<Question> {
             ("day", DAY, &tokyo, from, to),
         ] {
             let sql = format!(
-                "SELECT count(at), count(at) FILTER (click = 1) FROM range({from}, {to}, {seconds}) steps(start) \
+                "SELECT count(shown), count(shown) FILTER (click = 1) FROM range({from}, {to}, {seconds}) steps(start) \
                  LEFT JOIN log ON placement = {placement} \
-                   AND at >= make_timestamp(start * 1000000) AND at < make_timestamp((start + {seconds}) * 1000000) \
+                   AND shown >= make_timestamp(start * 1000000) AND shown < make_timestamp((start + {seconds}) * 1000000) \
                  GROUP BY start ORDER BY start"
             );
             let path = format!("/v1/placements/{placement}/series?step={step}&{range}");
@@ -140,8 +140,9 @@ fn tables() -> Vec<Question> {
             "WITH ads AS (SELECT ad_id, count(*) AS n, count(*) FILTER (click = 1) AS clicks \
                FROM log WHERE {condition} GROUP BY ad_id), \
              ranked AS (SELECT *, row_number() OVER (ORDER BY n DESC, ad_id) AS place FROM ads) \
-             SELECT ad_id, n, clicks, format('{{:.6f}}', clicks / n) FROM ranked WHERE place <= 7 \
-             UNION ALL SELECT 'other', sum(n), sum(clicks), '' FROM ranked WHERE place > 7"
+             SELECT id, n, clicks, rate FROM (SELECT ad_id AS id, n, clicks, \
+               format('{{:.6f}}', clicks / n) AS rate, place FROM ranked WHERE place <= 7 \
+             UNION ALL SELECT 'other', sum(n), sum(clicks), '', 8 FROM ranked WHERE place > 7) ORDER BY place"
         );
         let path =
             format!("/v1/placements/{placement}/breakdown?by=ad&event=impression&count=7&{range}");
@@ -174,7 +175,7 @@ fn duckdb_answers_what_the_api_answers() {
     let logs: Vec<_> = files.iter().map(|file| format!("'{}'", file.display())).collect();
     let table = format!(
         "CREATE TABLE log AS SELECT * EXCLUDE timestamp, \
-           CAST(replace(timestamp, '+00:00', '') AS TIMESTAMP) AS at \
+           CAST(replace(timestamp, '+00:00', '') AS TIMESTAMP) AS shown \
          FROM read_csv([{}], types = {{'timestamp': 'VARCHAR'}});\n",
         logs.join(", ")
     );
