@@ -13,10 +13,11 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use edge::native::doors::{self, DoorMetrics, Doors, Permit};
+use futures::StreamExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
@@ -116,14 +117,20 @@ async fn connection(
     closing: watch::Receiver<bool>,
     timeouts: ClientTimeouts,
 ) {
+    let ends = closing.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let waits = WaitsOnDrop(Arc::clone(&permit));
         let mut request =
             request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&permit))));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
+        let ends = ends.clone();
         async move {
-            let response = answer.await?;
+            let mut response = answer.await?;
+            let kind = response.headers().get(header::CONTENT_TYPE);
+            if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+                response = response.map(|body| until(body, ends));
+            }
             Ok::<Response<ReplyBody>, Infallible>(
                 response.map(|body| ReplyBody { body, _waits: waits }),
             )
@@ -140,6 +147,14 @@ async fn connection(
         .serve_connection(TokioIo::new(tokio::io::join(from, Box::pin(to))), service);
     let shut_down = http1::Connection::graceful_shutdown;
     doors::drive(connection, shut_down, &permit, closing, timeouts.life, timeouts.last).await;
+}
+
+/// A stream that would go on for as long as its client listens ends when the API does.
+fn until(body: Body, mut closing: watch::Receiver<bool>) -> Body {
+    let closing = async move {
+        let _ = closing.wait_for(|closing| *closing).await;
+    };
+    Body::from_stream(body.into_data_stream().take_until(Box::pin(closing)))
 }
 
 /// A request's body. Until all of it has arrived the connection counts as waiting for its client,

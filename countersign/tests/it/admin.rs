@@ -96,6 +96,20 @@ async fn every_route_that_is_described_is_there_and_asks_for_its_key() {
     }
 }
 
+#[tokio::test]
+async fn a_stream_ends_in_order_when_the_process_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start_with(&dir.path().join("data"), None, &[]);
+    let request = server.http.get(format!("{}/v1/live", server.api)).bearer_auth(KEY);
+    let mut stream = request.send().await.unwrap();
+    let first = stream.chunk().await.unwrap().unwrap();
+    assert!(first.starts_with(b"event: live"), "{first:?}");
+    let ended = tokio::task::spawn_blocking(move || server.terminate());
+    // A connection that is cut off would be an error.
+    while stream.chunk().await.unwrap().is_some() {}
+    assert!(ended.await.unwrap().success());
+}
+
 /// No other test uses https. Without a choice of cryptography the first https client would end the
 /// process.
 #[test]
