@@ -37,38 +37,27 @@ const EXACT_VISITORS_OF_GROUP_MAX: usize = 1_024;
 /// The most groups of which unique visitors are told: each has a sketch.
 const VISITED_GROUPS_MAX: usize = 1_000;
 
+/// The name in a path.
+type Id = Result<Path<String>, PathRejection>;
+
 type VisitorsOfGroup = facts::Visitors<EXACT_VISITORS_OF_GROUP_MAX>;
 
 /// The routes of the reports of all kinds of things.
 pub(super) fn router<L: Log, S: Stores>() -> Router<Arc<Core<L, S>>> {
+    // The handler of one report, told what the report is of.
+    macro_rules! of {
+        ($of:expr, $handler:ident) => {
+            get(move |who: Principal, core: State<Arc<Core<L, S>>>, id: Id, uri: Uri| {
+                $handler(who, core, $of, id, uri)
+            })
+        };
+    }
     let of = |of, reports: routes::reports::Reports| {
-        type Core<L, S> = State<Arc<crate::service::Core<L, S>>>;
-        type Id = Result<Path<String>, PathRejection>;
         Router::new()
-            .route(
-                reports.count.path,
-                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
-                    count(who, core, of, id, uri)
-                }),
-            )
-            .route(
-                reports.uniques.path,
-                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
-                    uniques(who, core, of, id, uri)
-                }),
-            )
-            .route(
-                reports.series.path,
-                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
-                    series(who, core, of, id, uri)
-                }),
-            )
-            .route(
-                reports.breakdown.path,
-                get(move |who: Principal, core: Core<L, S>, id: Id, uri: Uri| {
-                    breakdown(who, core, of, id, uri)
-                }),
-            )
+            .route(reports.count.path, of!(of, count))
+            .route(reports.uniques.path, of!(of, uniques))
+            .route(reports.series.path, of!(of, series))
+            .route(reports.breakdown.path, of!(of, breakdown))
     };
     Router::new()
         .merge(of(Of::Ad, routes::reports::ADS))
@@ -222,7 +211,7 @@ async fn count<L: Log, S: Stores>(
     _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     of: Of,
-    path: Result<Path<String>, PathRejection>,
+    path: Id,
     uri: Uri,
 ) -> Answer {
     let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
@@ -255,7 +244,7 @@ async fn uniques<L: Log, S: Stores>(
     _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     of: Of,
-    path: Result<Path<String>, PathRejection>,
+    path: Id,
     uri: Uri,
 ) -> Answer {
     let params =
@@ -392,7 +381,7 @@ async fn series<L: Log, S: Stores>(
     _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     of: Of,
-    path: Result<Path<String>, PathRejection>,
+    path: Id,
     uri: Uri,
 ) -> Answer {
     let params =
@@ -433,7 +422,7 @@ async fn breakdown<L: Log, S: Stores>(
     _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     of: Of,
-    path: Result<Path<String>, PathRejection>,
+    path: Id,
     uri: Uri,
 ) -> Answer {
     let known = ["from", "to", "by", "event", "count", "metrics", "format", "filter", "where"];
