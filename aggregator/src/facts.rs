@@ -8,19 +8,14 @@
 mod block;
 mod column;
 mod measures;
+mod runs;
+pub(crate) mod segment;
 mod select;
 mod sorted;
 mod tail;
 mod tally;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "stored sketches are read where facts are rolled up, which comes next"
-    )
-)]
 mod uniques;
 
 pub use block::Block;
@@ -28,6 +23,7 @@ pub use block::Block;
 pub(crate) use column::code_text;
 pub use column::{COLUMNS, Column, Name};
 pub(crate) use measures::{Count, Measures, Sum, Visitors};
+pub(crate) use runs::{Runs, Scope};
 pub(crate) use select::Select;
 pub use sorted::{blocks, merged};
 pub use tail::{Part, Tail};

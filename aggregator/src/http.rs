@@ -212,11 +212,10 @@ async fn popular_ads<L: Log, S: Stores>(
         let filter = meant.filter.as_ref();
         let (top, complete) = if filter.is_some() {
             let others = reports::events(kind, validity);
-            let mut question: OfFacts<facts::Count> =
+            let question: OfFacts<facts::Count> =
                 reports::question(range.clone(), filter, None, others);
-            question.by = vec![facts::Name::Ad];
-            let found = question.ask(&core).await?;
-            let counts = reports::counts(found.tally).into_iter();
+            let found = query::leading_ads(&core, question, most).await?;
+            let counts = found.tally.into_iter();
             let counts = counts.map(|(ad, count)| (ad.cast(), count)).collect();
             (query::ranked(&core.slots, counts, most).await?, found.completeness)
         } else {

@@ -11,6 +11,9 @@ use shared::ambient::Stopwatch;
 
 use crate::count::Applied;
 
+/// A partition that is so many messages behind its log has other things to do than making segments.
+const LAG_MAX: i64 = 16;
+
 /// The outcome of an event: `counted`, `duplicate`, or a reason.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct OutcomeLabel {
@@ -55,6 +58,14 @@ pub struct Metrics {
     pub cell_bytes: Family<PartitionLabel, Gauge>,
     /// Bytes of keys and values that checkpoints wrote.
     pub checkpoint_bytes: Counter,
+    /// Segments of facts that were made.
+    pub segments: Counter,
+    /// How many facts they have together.
+    pub segment_facts: Counter,
+    /// How long it takes to make one.
+    pub segment_seconds: Histogram,
+    /// Facts that no segment has yet.
+    pub loose_facts: Family<PartitionLabel, Gauge>,
     /// Partitions that have stopped.
     pub stopped: Gauge,
     /// How long answers take, the wait for readiness included.
@@ -80,6 +91,10 @@ impl Metrics {
             dedup_bytes: Family::default(),
             cell_bytes: Family::default(),
             checkpoint_bytes: Counter::default(),
+            segments: Counter::default(),
+            segment_facts: Counter::default(),
+            segment_seconds: seconds(),
+            loose_facts: Family::default(),
             stopped: Gauge::default(),
             query_seconds: Family::new_with_constructor(seconds),
         };
@@ -106,6 +121,15 @@ impl Metrics {
         all.register_with_unit("cells", help, Unit::Bytes, metrics.cell_bytes.clone());
         let help = "Bytes of keys and values written by checkpoints";
         all.register("checkpoint_written_bytes", help, metrics.checkpoint_bytes.clone());
+        let help = "Segments of facts that were made";
+        all.register("segments", help, metrics.segments.clone());
+        let help = "Facts that were written into segments, once for each time";
+        all.register("segment_facts", help, metrics.segment_facts.clone());
+        let help = "Time to make a segment";
+        let histogram = metrics.segment_seconds.clone();
+        all.register_with_unit("segment", help, Unit::Seconds, histogram);
+        let help = "Facts of the last checkpoint that no segment has yet";
+        all.register("loose_facts", help, metrics.loose_facts.clone());
         let help = "Partitions that have stopped: see /readyz";
         all.register("stopped_partitions", help, metrics.stopped.clone());
         let help = "Time until a question is answered";
@@ -126,6 +150,17 @@ impl Metrics {
         }
         self.redelivered.inc_by(applied.redelivered);
         self.conflicts.inc_by(applied.conflicts);
+    }
+
+    pub(crate) fn sealed(&self, facts: u64, watch: &Stopwatch) {
+        self.segments.inc();
+        self.segment_facts.inc_by(facts);
+        self.segment_seconds.observe(watch.elapsed().as_secs_f64());
+    }
+
+    /// Whether a partition was behind its log when it last looked.
+    pub(crate) fn is_behind(&self, partition: u16) -> bool {
+        self.lag.get_or_create(&PartitionLabel { partition }).get() > LAG_MAX
     }
 
     pub(crate) fn query(&self, query: &'static str, watch: Stopwatch) {

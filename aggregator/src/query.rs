@@ -26,17 +26,21 @@ mod calendar;
 mod edges;
 mod export;
 mod facts;
+mod leading;
 mod names;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod visitors;
 
 pub(crate) use accounting::{Conflicts, accounting};
 pub(crate) use calendar::{Step, Steps, Zone};
 pub(crate) use edges::{AllEdges, Edges, OutboxProgress};
 pub(crate) use export::{Export, Row, export};
 pub(crate) use facts::{OfFacts, Tallied};
+pub(crate) use leading::leading_ads;
 pub(crate) use names::Names;
+pub(crate) use visitors::OfVisitors;
 
 /// Why a question is not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,11 +17,14 @@ use tokio::task::JoinSet;
 use crate::count::{self, Changes, Engine};
 use crate::filters::Filters;
 use crate::metrics::Metrics;
+use crate::store::rows::{FactsIndex, Plan};
+use crate::store::segments::Segments;
 use crate::store::slate::SlateStores;
 use crate::store::{CheckpointStore, Stores};
 
 mod checkpoint;
 mod partition;
+mod seal;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -58,6 +61,16 @@ pub struct Settings {
     pub ready_wait: Duration,
     /// After how long a log that could not be reached is tried again.
     pub retry_after: Duration,
+    /// When facts become segments.
+    pub facts: Plan,
+    /// So many bytes of segments of facts stay in memory for the next question.
+    pub facts_cache_bytes: u64,
+    /// So many events of a thing in a segment are read one by one when its visitors are counted; of
+    /// more, sketches are united.
+    pub visitors_read_max: u64,
+    /// For how long a segment that another one has taken the place of can still be read: no
+    /// question may last longer.
+    pub segments_kept: Duration,
 }
 
 impl Default for Settings {
@@ -71,6 +84,10 @@ impl Default for Settings {
             trim_every: Duration::from_secs(300),
             ready_wait: Duration::from_secs(30),
             retry_after: Duration::from_secs(1),
+            facts: Plan::default(),
+            facts_cache_bytes: 64 << 20,
+            visitors_read_max: 65_536,
+            segments_kept: Duration::from_secs(600),
         }
     }
 }
@@ -109,6 +126,9 @@ pub(crate) struct Counted<T: CheckpointStore> {
     pub(crate) engine: Engine,
     pub(crate) store: Arc<T>,
     pub(crate) moving: Option<Moving<T::View>>,
+    /// Which blocks and segments of facts the store names, but for those that are moving.
+    pub(crate) facts: Arc<FactsIndex>,
+    pub(crate) segments: Arc<Segments>,
 }
 
 /// Rows that have left the engine and may not yet be in the store.
@@ -145,6 +165,9 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) filters: Filters,
     /// Lets [`READING_MAX`] questions read facts at once: others wait, and counting goes on.
     pub(crate) reading: Semaphore,
+    pub(crate) segments: Arc<Segments>,
+    /// Lets one segment be made at a time.
+    sealing: Semaphore,
     /// By partition, the sequence up to which the log is archived.
     archived: Option<watch::Receiver<Vec<u64>>>,
 }
@@ -172,6 +195,8 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         let core = Arc::new(Core {
             filters: Filters::new(stores.objects()),
             reading: Semaphore::new(READING_MAX),
+            segments: Arc::new(Segments::new(stores.objects(), settings.facts_cache_bytes)),
+            sealing: Semaphore::new(1),
             log,
             stores,
             clock,

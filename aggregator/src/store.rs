@@ -22,6 +22,7 @@ pub(crate) mod row_values;
 pub mod rows;
 #[cfg(any(test, feature = "testing"))]
 pub mod s3_server;
+pub(crate) mod segments;
 pub mod slate;
 
 /// One row of a batch.

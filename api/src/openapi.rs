@@ -153,6 +153,7 @@ fn schemas() -> Value {
         answers::Archived,
         answers::Counted,
         answers::Edges,
+        reports::Segments,
         answers::Imported,
         answers::Popular,
         answers::Source,

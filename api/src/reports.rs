@@ -360,3 +360,31 @@ pub struct Top {
     #[serde(flatten)]
     pub scope: Scope,
 }
+
+/// `GET /v1/segments`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Segments {
+    /// The segments, by partition and time.
+    pub segments: Vec<Segment>,
+    /// How many facts are in none yet, up to the last checkpoints.
+    pub loose_events: u64,
+}
+
+/// A segment of facts: one file of a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Segment {
+    /// The Parquet file, beside the checkpoints.
+    pub file: String,
+    /// The partition.
+    pub partition: u16,
+    /// No event is of an earlier minute.
+    pub from: String,
+    /// All events are of earlier minutes.
+    pub to: String,
+    /// How many events it has.
+    pub events: u64,
+    /// Bytes of the Parquet file.
+    pub bytes: u64,
+}

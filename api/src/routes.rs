@@ -11,7 +11,7 @@ use std::fmt;
 
 use reports::{
     ADS, ADVERTISERS, CAMPAIGNS, CHANGE_FILTER, DELETE_FILTER, FILTER, FILTER_ID, FILTERS, LIVE,
-    MAKE_FILTER, OF_FACTS, PLACEMENTS, PUBLISHERS, TOP, WHERE,
+    MAKE_FILTER, OF_FACTS, PLACEMENTS, PUBLISHERS, SEGMENTS, TOP, WHERE,
 };
 use shared::limits::TOKEN_CHARS_MAX;
 use shared::text::escaped;
@@ -471,7 +471,7 @@ pub const CLICK: Route = visit(
 );
 
 /// All routes.
-pub const ALL: [Route; 48] = [
+pub const ALL: [Route; 49] = [
     SERVE,
     EVENTS_OF_PAGES,
     PIXEL,
@@ -500,6 +500,7 @@ pub const ALL: [Route; 48] = [
     PLACEMENTS.series,
     PLACEMENTS.breakdown,
     TOP,
+    SEGMENTS,
     FILTERS,
     MAKE_FILTER,
     FILTER,

@@ -345,6 +345,12 @@ impl Engine {
         self.minutes.name(id).or_else(|| self.tail.name(id))
     }
 
+    /// Which partition it counts.
+    #[must_use]
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
     /// The facts that no checkpoint has written yet, of messages that have some in the range.
     #[must_use]
     pub fn facts(&self, range: &Range<Minute>) -> Vec<Arc<Part>> {

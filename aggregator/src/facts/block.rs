@@ -1,15 +1,20 @@
 //! A block: facts in columns. It is what the store has a row of, for each hour that a checkpoint has
 //! facts of.
 //!
-//! As bytes: version (1), rows (4), whether its rows are sorted (1), ids with their count before
+//! As bytes: version (1), rows (4), their order (1), ids with their count before
 //! them (4, 16 each), prices with their count (4; currency 3, micros 8), then each [`Column`]: base
 //! (8), width (1), offsets.
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shared::bytes::Reader;
 use shared::{AnyId, Codes, Currency, Minute, Money};
 
 use super::column::{Bounds, COLUMNS, Column, Name, Writer, code_values, codes_from};
+use super::runs::{Runs, Scope, Window};
+use super::sorted::merged;
 
 const VERSION: u8 = 1;
 
@@ -72,30 +77,55 @@ fn each_column(facts: &[Fact], to: &mut impl TakeColumn) {
     }
 }
 
+/// What the rows of a block are in the order of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    /// Of their message.
+    Arrival = 0,
+    /// Ad, minute and second; and ids are in their order. Written by an earlier build.
+    Ad = 1,
+    /// Ad, campaign, advertiser, minute and second; and ids are in their order.
+    Runs = 2,
+}
+
 /// Facts in columns.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Block {
     rows: usize,
-    /// Rows are in the order of ad, minute and second; ids are in their order.
-    is_sorted: bool,
-    ids: Vec<AnyId>,
-    prices: Vec<Money>,
+    order: Order,
+    ids: Arc<[AnyId]>,
+    prices: Arc<[Money]>,
     columns: [Column; COLUMNS],
+    /// Where the rows of an ad begin, in a part of a segment: its rows are in the order of ad,
+    /// campaign, advertiser, minute and second, and these columns of ids are not filled.
+    runs: Option<Window>,
 }
 
 impl Block {
     pub(super) fn new(
         facts: &[Fact],
-        ids: Vec<AnyId>,
-        prices: Vec<Money>,
-        is_sorted: bool,
+        ids: impl Into<Arc<[AnyId]>>,
+        prices: impl Into<Arc<[Money]>>,
+        order: Order,
     ) -> Self {
         let mut bounds = [Bounds::default(); COLUMNS];
         facts.chunks(PIECE).for_each(|piece| each_column(piece, &mut bounds));
         let mut writers = bounds.map(|bounds| bounds.writer(facts.len()));
         facts.chunks(PIECE).for_each(|piece| each_column(piece, &mut writers));
         let columns = writers.map(Writer::finish);
-        Self { rows: facts.len(), is_sorted, ids, prices, columns }
+        let (ids, prices) = (ids.into(), prices.into());
+        Self { rows: facts.len(), order, ids, prices, columns, runs: None }
+    }
+
+    /// A part of a segment, with the columns that are wanted; the others are empty.
+    pub(super) fn of_runs(
+        runs: Window,
+        ids: Arc<[AnyId]>,
+        prices: Arc<[Money]>,
+        columns: [Column; COLUMNS],
+    ) -> Self {
+        let rows = runs.rows();
+        Self { rows, order: Order::Runs, ids, prices, columns, runs: Some(runs) }
     }
 
     /// How many facts.
@@ -104,19 +134,30 @@ impl Block {
         self.rows
     }
 
+    /// Bytes on the heap.
+    pub(crate) fn bytes(&self) -> usize {
+        let columns = self.columns.iter().map(Column::bytes).sum::<usize>();
+        columns + self.ids.len() * size_of::<AnyId>() + self.prices.len() * size_of::<Money>()
+    }
+
     /// One column.
     #[must_use]
     pub fn column(&self, name: Name) -> &Column {
         &self.columns[name.index()]
     }
 
+    /// The block with its rows in the order of a segment.
+    pub(crate) fn in_order_of_runs(self) -> Self {
+        if self.order == Order::Runs { self } else { merged(&[self]) }
+    }
+
     /// The ids by their numbers.
-    pub(super) fn ids(&self) -> &[AnyId] {
+    pub(crate) fn ids(&self) -> &[AnyId] {
         &self.ids
     }
 
     /// The prices by their numbers.
-    pub(super) fn prices(&self) -> &[Money] {
+    pub(crate) fn prices(&self) -> &[Money] {
         &self.prices
     }
 
@@ -125,7 +166,8 @@ impl Block {
         (0..self.rows).map(|row| self.fact(row))
     }
 
-    fn fact(&self, row: usize) -> Fact {
+    /// The fact in a row.
+    pub(super) fn fact(&self, row: usize) -> Fact {
         let number = |name: Name| self.column(name).get(row);
         let word = |name: Name| u32::try_from(number(name)).unwrap_or(u32::MAX);
         let byte = |name: Name| u8::try_from(number(name)).unwrap_or(u8::MAX);
@@ -159,9 +201,24 @@ impl Block {
         self.prices.get(at).copied().unwrap_or(Money::ZERO)
     }
 
-    /// The numbers of those of these ids that the block has. `wanted` is in order.
+    /// Clears the mask of the rows from `first` on where the number in a column does not pass.
+    #[inline]
+    pub(super) fn keep(
+        &self,
+        name: Name,
+        first: usize,
+        mask: &mut [u8],
+        test: impl Fn(u64) -> bool,
+    ) {
+        match &self.runs {
+            Some(runs) if Runs::has(name) => runs.keep(name, first, mask, test),
+            _ => self.column(name).keep(first, mask, test),
+        }
+    }
+
+    /// The numbers, in order, of those of these ids that the block has. `wanted` is in order.
     pub(super) fn numbers(&self, wanted: &[AnyId]) -> Vec<u64> {
-        let found: Vec<usize> = match self.is_sorted {
+        let found: Vec<usize> = match self.order != Order::Arrival {
             true => wanted.iter().filter_map(|id| self.ids.binary_search(id).ok()).collect(),
             false => {
                 let ids = self.ids.iter().enumerate();
@@ -169,17 +226,34 @@ impl Block {
                 found.map(|(number, _)| number).collect()
             }
         };
-        found.into_iter().map(|number| number as u64).collect()
+        let mut numbers: Vec<u64> = found.into_iter().map(|number| number as u64).collect();
+        numbers.sort_unstable();
+        numbers
     }
 
-    /// The rows in which an ad can be: few, where rows are sorted.
-    pub(super) fn rows_of_ad(&self, ad: AnyId) -> std::ops::Range<usize> {
-        if !self.is_sorted {
-            return 0..self.rows;
-        }
-        let Some(number) = self.numbers(&[ad]).first().copied() else { return 0..0 };
+    /// The runs, of a part of a segment.
+    pub(super) const fn runs(&self) -> Option<&Window> {
+        self.runs.as_ref()
+    }
+
+    /// Those of a run's rows that are of these minutes.
+    pub(crate) fn within(&self, rows: Range<usize>, minutes: &Range<Minute>) -> Range<usize> {
+        let column = self.column(Name::Minute);
+        let (from, to) = (u64::from(minutes.start.0), u64::from(minutes.end.0));
+        let first = column.partition_point_in(rows.clone(), from);
+        first..column.partition_point_in(first..rows.end, to)
+    }
+
+    /// The rows in which facts of a scope can be: few, where rows are sorted.
+    pub(crate) fn spans(&self, scope: Option<&Scope>) -> Vec<Range<usize>> {
+        let is_sorted = self.order != Order::Arrival;
+        let Some(scope) = scope.filter(|scope| scope.name == Name::Ad && is_sorted) else {
+            return std::iter::once(0..self.rows).collect();
+        };
+        let numbers = self.numbers(&scope.ids);
         let ads = self.column(Name::Ad);
-        ads.partition_point(self.rows, number)..ads.partition_point(self.rows, number + 1)
+        let point = |number| ads.partition_point_in(0..self.rows, number);
+        numbers.into_iter().map(|number| point(number)..point(number + 1)).collect()
     }
 
     /// The block as bytes.
@@ -187,11 +261,11 @@ impl Block {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.extend(u32::try_from(self.rows).unwrap_or(u32::MAX).to_le_bytes());
-        out.push(u8::from(self.is_sorted));
+        out.push(self.order as u8);
         out.extend(u32::try_from(self.ids.len()).unwrap_or(u32::MAX).to_le_bytes());
         self.ids.iter().for_each(|id| out.extend(id.padded()));
         out.extend(u32::try_from(self.prices.len()).unwrap_or(u32::MAX).to_le_bytes());
-        for price in &self.prices {
+        for price in &*self.prices {
             out.extend(price.currency.bytes());
             out.extend(price.micros.to_le_bytes());
         }
@@ -210,7 +284,12 @@ impl Block {
             return Err("facts of a version that this build does not know");
         }
         let rows = usize::try_from(reader.u32()?).map_err(|_| "too many facts")?;
-        let is_sorted = reader.u8()? == 1;
+        let order = match reader.u8()? {
+            0 => Order::Arrival,
+            1 => Order::Ad,
+            2 => Order::Runs,
+            _ => return Err("facts in an order that this build does not know"),
+        };
         let count = reader.count(16, usize::MAX)?;
         let id = |reader: &mut Reader<'_>| {
             let id = AnyId::from_padded(reader.array()?);
@@ -233,7 +312,8 @@ impl Block {
         }
         reader.end()?;
         let columns = columns.map(Option::unwrap_or_default);
-        let block = Self { rows, is_sorted, ids, prices, columns };
+        let (ids, prices) = (ids.into(), prices.into());
+        let block = Self { rows, order, ids, prices, columns, runs: None };
         block.is_sound().then_some(block).ok_or("a fact that points nowhere")
     }
 
@@ -259,13 +339,13 @@ pub(super) fn split<const N: usize>(number: u64) -> [u8; N] {
 }
 
 /// The inverse of [`zigzag`].
-fn unzigzag(number: u64) -> i16 {
+pub(super) fn unzigzag(number: u64) -> i16 {
     let number = i32::try_from(number).unwrap_or_default();
     i16::try_from(number >> 1 ^ -(number & 1)).unwrap_or_default()
 }
 
 /// Numbers near 0 become small ones.
-fn zigzag(number: i16) -> u64 {
+pub(super) fn zigzag(number: i16) -> u64 {
     let number = i32::from(number);
     u64::from((number << 1 ^ number >> 15).cast_unsigned())
 }

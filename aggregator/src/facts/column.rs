@@ -1,5 +1,7 @@
 //! One column of a block.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use shared::bytes::Reader;
 use shared::counted::Code;
@@ -73,6 +75,11 @@ impl Name {
         Codes::NAMES.iter().position(|known| *known == name).map(Self::Code)
     }
 
+    /// All columns.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain((0..Codes::NAMES.len()).map(Self::Code))
+    }
+
     /// The place of the column in a block.
     #[must_use]
     pub fn index(self) -> usize {
@@ -103,6 +110,12 @@ macro_rules! code_values {
             codes
         }
 
+        /// All numbers of a code are below this.
+        pub(super) fn code_count(at: usize) -> u64 {
+            let counts = [$(<$type as Code>::CODES,)+];
+            counts.get(at).copied().map_or(0, u64::from)
+        }
+
         /// The text of a code.
         pub(crate) fn code_text(at: usize, value: u64) -> Option<String> {
             let value = u32::try_from(value).ok()?;
@@ -128,8 +141,20 @@ pub struct Column {
 }
 
 impl Column {
+    /// Zeros.
+    pub(super) const EMPTY: Self = Self { base: 0, width: 0, offsets: Bytes::new() };
+
+    /// The same number in every row.
+    pub(crate) fn constant(number: u64) -> Self {
+        Self { base: number, width: 0, offsets: Bytes::new() }
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn bytes(&self) -> usize {
+        self.offsets.len()
+    }
+
     /// The numbers in as few bytes as the largest difference needs.
-    #[cfg(test)]
     pub(super) fn new(values: impl Iterator<Item = u64> + Clone) -> Self {
         let mut bounds = Bounds::default();
         bounds.take(values.clone());
@@ -175,10 +200,10 @@ impl Column {
         }
     }
 
-    /// The first of the rows, which are in the order of their numbers, whose number is not below
+    /// The first of these rows, which are in the order of their numbers, whose number is not below
     /// `least`.
-    pub(super) fn partition_point(&self, rows: usize, least: u64) -> usize {
-        let (mut from, mut to) = (0, rows);
+    pub(super) fn partition_point_in(&self, rows: Range<usize>, least: u64) -> usize {
+        let Range { start: mut from, end: mut to } = rows;
         while from < to {
             let middle = from.midpoint(to);
             if self.get(middle) < least { from = middle + 1 } else { to = middle }

@@ -14,11 +14,20 @@ pub(crate) trait Sum: Send {
     /// The columns that it reads.
     type Columns<'a>;
 
+    /// The names of these columns.
+    fn names() -> Vec<Name>;
+
     /// The columns of a block.
     fn columns(block: &Block) -> Self::Columns<'_>;
 
     /// Adds a row.
     fn add(&mut self, columns: &Self::Columns<'_>, row: usize);
+
+    /// Adds the rows from `first` on that are kept: 1 of these, else 0.
+    fn add_kept(&mut self, columns: &Self::Columns<'_>, first: usize, keep: &[u8]) {
+        let kept = keep.iter().enumerate().filter(|(_, keep)| **keep != 0);
+        kept.for_each(|(at, _)| self.add(columns, first + at));
+    }
 
     /// Adds all of another.
     fn merge(&mut self, other: Self);
@@ -31,11 +40,21 @@ pub(crate) struct Count(pub(crate) u64);
 impl Sum for Count {
     type Columns<'a> = ();
 
+    fn names() -> Vec<Name> {
+        Vec::new()
+    }
+
     fn columns(_: &Block) {}
 
     #[inline]
     fn add(&mut self, (): &(), _: usize) {
         self.0 += 1;
+    }
+
+    fn add_kept(&mut self, (): &(), _: usize, keep: &[u8]) {
+        // So many ones fit into a byte, and their sum is made of many at once.
+        let ones = |part: &[u8]| u64::from(part.iter().sum::<u8>());
+        self.0 += keep.chunks(255).map(ones).sum::<u64>();
     }
 
     fn merge(&mut self, other: Self) {
@@ -66,6 +85,10 @@ pub(crate) struct MeasuredColumns<'a> {
 
 impl Sum for Measures {
     type Columns<'a> = MeasuredColumns<'a>;
+
+    fn names() -> Vec<Name> {
+        vec![Name::Kind, Name::Reason, Name::Price]
+    }
 
     fn columns(block: &Block) -> MeasuredColumns<'_> {
         let [kind, reason, price] =
@@ -125,6 +148,10 @@ pub(crate) struct Visitors<const MAX: usize> {
 impl<const MAX: usize> Sum for Visitors<MAX> {
     type Columns<'a> = &'a Column;
 
+    fn names() -> Vec<Name> {
+        vec![Name::Visitor]
+    }
+
     fn columns(block: &Block) -> &Column {
         block.column(Name::Visitor)
     }
@@ -148,6 +175,10 @@ impl<const MAX: usize> Sum for Visitors<MAX> {
 /// Both: measures of the events of all kinds, and the visitors of those.
 impl<A: Sum, B: Sum> Sum for (A, B) {
     type Columns<'a> = (A::Columns<'a>, B::Columns<'a>);
+
+    fn names() -> Vec<Name> {
+        [A::names(), B::names()].concat()
+    }
 
     fn columns(block: &Block) -> Self::Columns<'_> {
         (A::columns(block), B::columns(block))

@@ -62,12 +62,21 @@ impl Select {
         }
     }
 
-    /// The rows of a block that pass. `ad`: all that can pass are of this one.
-    pub(crate) fn rows(&self, block: &Block, ad: Option<AnyId>) -> Mask {
-        let rows = ad.map_or(0..block.rows(), |ad| block.rows_of_ad(ad));
+    /// Those of these rows of a block that pass.
+    pub(crate) fn rows(&self, block: &Block, rows: Range<usize>) -> Mask {
         let mut keep = vec![1; rows.len()];
         self.keep(block, rows.start, &mut keep);
         Mask { first: rows.start, keep }
+    }
+
+    /// Hands the columns that it reads to `each`.
+    pub(crate) fn names(&self, each: &mut impl FnMut(Name)) {
+        match self {
+            Self::All(all) | Self::Any(all) => all.iter().for_each(|one| one.names(each)),
+            Self::Not(one) => one.names(each),
+            Self::Number(name, _) | Self::Id(name, _) => each(*name),
+            Self::Minutes(_) => each(Name::Minute),
+        }
     }
 
     /// Clears the mask of the rows from `first` on where they do not pass.
@@ -90,28 +99,25 @@ impl Select {
             }
             Self::Number(name, numbers) => keep_numbers(block, *name, numbers, first, mask),
             Self::Id(name, ids) => {
-                let mut numbers = block.numbers(ids);
-                numbers.sort_unstable();
-                keep_numbers(block, *name, &numbers, first, mask);
+                keep_numbers(block, *name, &block.numbers(ids), first, mask);
             }
             Self::Minutes(range) => {
                 let (from, to) = (u64::from(range.start.0), u64::from(range.end.0));
                 let within = |minute| (from..to).contains(&minute);
-                block.column(Name::Minute).keep(first, mask, within);
+                block.keep(Name::Minute, first, mask, within);
             }
         }
     }
 }
 
 fn keep_numbers(block: &Block, name: Name, numbers: &[u64], first: usize, mask: &mut [u8]) {
-    let column = block.column(name);
     match numbers {
         [] => mask.fill(0),
-        [one] => column.keep(first, mask, |number| number == *one),
+        [one] => block.keep(name, first, mask, |number| number == *one),
         few if few.len() <= COMPARED_MAX => {
-            column.keep(first, mask, |number| few.contains(&number));
+            block.keep(name, first, mask, |number| few.contains(&number));
         }
-        many => column.keep(first, mask, |number| many.binary_search(&number).is_ok()),
+        many => block.keep(name, first, mask, |number| many.binary_search(&number).is_ok()),
     }
 }
 

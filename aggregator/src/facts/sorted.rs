@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use shared::{AnyId, Money};
 
-use super::block::{Block, Fact};
+use super::block::{Block, Fact, Order};
 use super::tail::Part;
 
 /// For so many facts of a message there is room at once; for more it grows.
@@ -79,8 +79,15 @@ fn sorted(groups: &[Group<'_>]) -> Block {
     let numbered = (0_u32..).zip(&facts).map(|(number, fact)| (order(fact), number));
     let mut order: Vec<(u64, u32)> = numbered.collect();
     order.sort_unstable();
-    let facts: Vec<_> = order.into_iter().map(|(_, number)| facts[number as usize]).collect();
-    Block::new(&facts, ids, prices.values, true)
+    let mut facts: Vec<_> = order.into_iter().map(|(_, number)| facts[number as usize]).collect();
+    // Nearly every ad is of one campaign: those that are not are sorted once more.
+    let payers = |fact: &Fact| (fact.ids[3], fact.ids[4]);
+    for of_ad in facts.chunk_by_mut(|one, other| one.ids[0] == other.ids[0]) {
+        if !of_ad.is_sorted_by_key(payers) {
+            of_ad.sort_by_key(payers);
+        }
+    }
+    Block::new(&facts, ids, prices.values, Order::Runs)
 }
 
 /// What facts of an hour are sorted by: ad, minute, second.
@@ -147,7 +154,8 @@ impl Numbers<AnyId> {
     }
 }
 
-fn renumbered(fact: &Fact, ids: &[u32], prices: &[u32]) -> Fact {
+/// A fact with the numbers of other tables: by number in its own, the ones that these are.
+pub(super) fn renumbered(fact: &Fact, ids: &[u32], prices: &[u32]) -> Fact {
     let Fact { minute, second, kind, reason, codes, region, network, visitor, age, .. } = *fact;
     let ids = fact.ids.map(|id| ids[id as usize]);
     let price = prices[fact.price as usize];

@@ -9,7 +9,7 @@ use shared::name::Any;
 use shared::wire::{KeptRows, MessageView, Row};
 use shared::{AnyId, Kind, Minute, Money, NameBuf};
 
-use super::block::{Block, Fact};
+use super::block::{Block, Fact, Order};
 
 /// How many ids are remembered whose names are saved.
 const NAMED_MAX: usize = 1 << 16;
@@ -38,7 +38,7 @@ impl Part {
     pub fn block(&self) -> &Block {
         self.block.get_or_init(|| {
             let facts: Vec<_> = self.facts().collect();
-            Block::new(&facts, self.ids.clone(), self.prices.clone(), false)
+            Block::new(&facts, self.ids.clone(), self.prices.clone(), Order::Arrival)
         })
     }
 

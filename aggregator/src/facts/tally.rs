@@ -8,6 +8,7 @@ use shared::{AnyId, Kind, Reason};
 use super::block::{Block, split};
 use super::column::{Name, code_text, kind};
 use super::measures::Sum;
+use super::runs::{Runs, Window};
 use super::select::Mask;
 
 /// By so many columns facts can be grouped.
@@ -72,7 +73,50 @@ impl<S: Sum + Default> Tally<S> {
 
     /// Adds the rows of a block that are meant.
     pub(crate) fn add(&mut self, block: &Block, mask: &Mask) {
-        self.add_with(block, mask, |_| Some(0));
+        match block.runs() {
+            Some(runs) if self.by.iter().all(|name| Runs::has(*name)) => {
+                self.add_runs(block, runs, mask);
+            }
+            _ => self.add_with(block, mask, |_| Some(0)),
+        }
+    }
+
+    /// Adds the rows that are meant run by run: all rows of a run are of one group.
+    fn add_runs(&mut self, block: &Block, runs: &Window, mask: &Mask) {
+        let columns = S::columns(block);
+        let rows = mask.first..mask.first + mask.keep.len();
+        let mut last: Option<(Key, S)> = None;
+        for run in runs.within(&rows) {
+            let span = runs.span(run);
+            let (from, to) = (span.start.max(rows.start), span.end.min(rows.end));
+            let keep = mask.keep.get(from - rows.start..to - rows.start).unwrap_or_default();
+            if !keep.contains(&1) {
+                continue;
+            }
+            let mut key = [Value::Number(0); 1 + BY_MAX];
+            for (value, name) in key[1..].iter_mut().zip(&self.by) {
+                *value = Value::Id(block.id(runs.number(*name, run)));
+            }
+            match &mut last {
+                Some((same, sum)) if *same == key => sum.add_kept(&columns, from, keep),
+                _ => {
+                    let mut sum = S::default();
+                    sum.add_kept(&columns, from, keep);
+                    let before = last.replace((key, sum));
+                    before.into_iter().for_each(|(key, sum)| self.merge_group(key, sum));
+                }
+            }
+        }
+        last.into_iter().for_each(|(key, sum)| self.merge_group(key, sum));
+    }
+
+    fn merge_group(&mut self, key: Key, sum: S) {
+        self.groups.entry(key).or_default().merge(sum);
+    }
+
+    /// The columns that are read for it.
+    pub(crate) fn names(by: &[Name]) -> Vec<Name> {
+        [by, &S::names()].concat()
     }
 
     /// Adds the rows of a block that are meant, each to the group that has the place of its minute
@@ -114,15 +158,13 @@ impl<S: Sum + Default> Tally<S> {
                     false => Value::Number(number),
                 };
             }
-            self.groups.entry(key).or_default().merge(sum);
+            self.merge_group(key, sum);
         }
     }
 
     /// Adds all of another, which is by the same columns.
     pub(crate) fn merge(&mut self, other: Self) {
-        for (key, sum) in other.groups {
-            self.groups.entry(key).or_default().merge(sum);
-        }
+        other.groups.into_iter().for_each(|(key, sum)| self.merge_group(key, sum));
     }
 
     /// How many groups.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use shared::bytes::Reader;
 use shared::{AnyId, Codes, Currency, Minute, Money};
 
-use super::block::{Block, Fact, joined, split};
+use super::block::{Block, Fact, Order, joined, split};
 use super::column::Column;
 use super::*;
 
@@ -39,7 +39,7 @@ proptest! {
         let mut sorted = numbers;
         sorted.sort_unstable();
         let column = Column::new(sorted.iter().copied());
-        let at = column.partition_point(sorted.len(), least);
+        let at = column.partition_point_in(0..sorted.len(), least);
         prop_assert_eq!(at, sorted.partition_point(|number| *number < least));
     }
 
@@ -53,15 +53,18 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = byte;
         if let Ok(block) = Block::read(&bytes) {
-            let mask = Select::kind(shared::Kind::Click).rows(&block, Some(AnyId::literal("ad-2")));
+            let scope = Scope::new(Name::Ad, vec![AnyId::literal("ad-2")]);
+            let spans = block.spans(scope.as_ref());
+            let click = Select::kind(shared::Kind::Click);
+            let masks = spans.into_iter().map(|span| click.rows(&block, span));
             let mut tally: Tally<Measures> = Tally::new(vec![Name::Ad, Name::Network]);
-            tally.add(&block, &mask);
+            masks.for_each(|mask| tally.add(&block, &mask));
         }
         prop_assert!(Block::read(&bytes[..cut.index(bytes.len())]).is_err());
     }
 }
 
-fn block(rows: u32) -> Block {
+pub(super) fn block(rows: u32) -> Block {
     let fact = |n: u32| Fact {
         minute: Minute(29_500_000 + n % 60),
         second: 7,
@@ -79,11 +82,11 @@ fn block(rows: u32) -> Block {
     let ids =
         vec![AnyId::NONE, AnyId::literal("ad-1"), AnyId::literal("ad-2"), AnyId::literal("ad-3")];
     let currency = Currency::from_bytes(*b"EUR").unwrap();
-    Block::new(&facts, ids, vec![Money::ZERO, Money { micros: 1_500, currency }], false)
+    Block::new(&facts, ids, vec![Money::ZERO, Money { micros: 1_500, currency }], Order::Arrival)
 }
 
 /// The facts of a block with the values of their numbers, in an order of their own.
-fn values(block: &Block) -> Vec<String> {
+pub(super) fn values(block: &Block) -> Vec<String> {
     let values = |row: usize| {
         let ids = Name::IDS.map(|name| block.id(block.column(name).get(row)));
         let price = block.price(block.column(Name::Price).get(row));
@@ -105,11 +108,12 @@ fn blocks_that_become_one_have_the_same_facts_and_find_an_ad_at_once() {
     assert_eq!(merged(&[other, one]), both, "in whatever order");
     assert_eq!(merged(std::slice::from_ref(&both)), both);
     let ad = AnyId::literal("ad-2");
-    let rows = both.rows_of_ad(ad);
+    let of = |ad| both.spans(Scope::new(Name::Ad, vec![ad]).as_ref());
+    let rows = of(ad).swap_remove(0);
     assert_eq!(rows.len(), 21, "13 of 40, 8 of 25");
     assert!(rows.clone().all(|row| both.id(both.column(Name::Ad).get(row)) == ad));
-    assert_eq!(both.rows_of_ad(AnyId::literal("ad-9")), 0..0);
-    let mask = Select::All(Vec::new()).rows(&both, Some(ad));
+    assert_eq!(of(AnyId::literal("ad-9")), []);
+    let mask = Select::All(Vec::new()).rows(&both, rows.clone());
     assert!(mask.rows().eq(rows));
     assert_eq!(Block::read(&both.to_bytes()).unwrap(), both);
 }

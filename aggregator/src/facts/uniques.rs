@@ -105,6 +105,7 @@ pub(crate) enum SketchError {
     OnlyCpc,
 }
 
+#[cfg(test)]
 impl Uniques {
     /// Exact up to so many different visitors.
     pub(crate) const EXACT_MAX: usize = EXACT_MAX;

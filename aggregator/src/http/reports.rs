@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use api::filter::Filter;
 use api::reports::{
-    Breakdown, Count, Group, Metrics, Micros, Of, Place, Point, Scope, Series, Top, Uniques,
-    Visitors,
+    Breakdown, Count, Group, Metrics, Micros, Of, Place, Point, Scope, Segment, Segments, Series,
+    Top, Uniques, Visitors,
 };
 use api::{Principal, Refusal, json, routes};
 use axum::Router;
@@ -28,6 +28,8 @@ use crate::facts::{self, Key, Measures, Name, Select, Sum, Tally, Value};
 use crate::query::{self, Completeness, Names, OfFacts, Tallied};
 use crate::service::Core;
 use crate::store::Stores;
+use crate::store::rows::SegmentRow;
+use crate::store::segments::file;
 
 /// Unique visitors of one thing are exact up to so many.
 const EXACT_VISITORS_MAX: usize = 65_536;
@@ -66,6 +68,7 @@ pub(super) fn router<L: Log, S: Stores>() -> Router<Arc<Core<L, S>>> {
         .merge(of(Of::Publisher, routes::reports::PUBLISHERS))
         .merge(of(Of::Placement, routes::reports::PLACEMENTS))
         .route(routes::reports::TOP.path, get(top::<L, S>))
+        .route(routes::reports::SEGMENTS.path, get(segments::<L, S>))
 }
 
 /// What a report is about.
@@ -185,7 +188,7 @@ pub(super) fn question<S: Sum + Default + 'static>(
     others.extend(thing.map(|(of, id)| Select::Id(column(of), vec![id])));
     others.extend(filter.map(Select::from));
     let mut question = OfFacts::new(range, Select::All(others));
-    question.ad = thing.filter(|(of, _)| *of == Of::Ad).map(|(_, id)| id);
+    question.scope = thing.and_then(|(of, id)| facts::Scope::new(column(of), vec![id]));
     question
 }
 
@@ -254,12 +257,17 @@ async fn uniques<L: Log, S: Stores>(
     let kind = params.sketch()?;
     answer(&core, "uniques", async {
         let report = asked.with_filter(&core).await?;
-        let question =
+        let of_facts =
             report.question::<facts::Visitors<EXACT_VISITORS_MAX>>(events(event, validity));
+        // Sketches are of all events, and of one kind: no other kind of sketch is made of them.
+        let has_nodes = report.filter.filter.is_none() && kind != Some(Sketch::Hll);
+        let event_of = facts::segment::nodes::event_of(event, validity).filter(|_| has_nodes);
+        let read_max = core.settings.visitors_read_max;
+        let question = query::OfVisitors { facts: of_facts, event: event_of, read_max };
         let found = question.ask(&core).await?;
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
-        let found = sum(found.tally);
+        let found = found.tally;
         let sketch = kind.map(|kind| sketch(kind, &found)).transpose()?;
         let (visitors, visitor_of) = (visitors(&found), "day".to_owned());
         Ok(json(&Uniques { of, id, event, validity, visitors, sketch, visitor_of, scope }))
@@ -511,10 +519,15 @@ async fn top<L: Log, S: Stores>(
     answer(&core, "top", async {
         let report = asked.with_filter(&core).await?;
         let mut question = report.question::<facts::Count>(events(event, validity));
-        question.by = vec![column(of)];
-        let found = question.ask(&core).await?;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let ranked = query::ranked::<_, Any>(&core.slots, counts(found.tally), most).await?;
+        let found = match of {
+            Of::Ad => query::leading_ads(&core, question, most).await?,
+            _ => {
+                question.by = vec![column(of)];
+                question.ask(&core).await?.map(counts)
+            }
+        };
+        let ranked = query::ranked::<_, Any>(&core.slots, found.tally, most).await?;
         let place =
             |(name, count): (NameBuf<Any>, u64)| Place { id: name.as_str().to_owned(), count };
         let top: Vec<_> = ranked.into_iter().map(place).collect();
@@ -529,10 +542,37 @@ async fn top<L: Log, S: Stores>(
 }
 
 /// How many events each id has; those without one are left out.
-pub(super) fn counts(tally: Tally<facts::Count>) -> Vec<(AnyId, u64)> {
+fn counts(tally: Tally<facts::Count>) -> Vec<(AnyId, u64)> {
     let ids = tally.into_groups().filter_map(|(key, count)| {
         let id = key[1].id()?;
         (!id.is_none()).then_some((id, count.0))
     });
     ids.collect()
+}
+
+async fn segments<L: Log, S: Stores>(
+    _: Principal,
+    State(core): State<Arc<Core<L, S>>>,
+    uri: Uri,
+) -> Answer {
+    Params::read(&uri, &[])?;
+    answer(&core, "segments", async {
+        let (mut rows, mut loose_events) = (Vec::new(), 0);
+        for slot in &core.slots {
+            if let Some(counted) = slot.read().await.as_ref() {
+                loose_events += counted.facts.loose();
+                rows.extend(counted.facts.segments().iter().cloned());
+            }
+        }
+        rows.sort_unstable_by_key(|row| (row.partition, row.start, row.id));
+        let segment = |row: SegmentRow| {
+            let (period, file) = (row.period(), file(&row));
+            let (from, to) = (time(period.start), time(period.end));
+            let SegmentRow { partition, rows: events, bytes, .. } = row;
+            Segment { file, partition, from, to, events, bytes }
+        };
+        let segments = rows.into_iter().map(segment).collect();
+        Ok(json(&Segments { segments, loose_events }))
+    })
+    .await
 }

@@ -5,16 +5,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use eventlog::Log;
+use shared::Minute;
 use shared::event::VERDICTS;
-use shared::{AnyId, Minute};
 use tokio::task::JoinSet;
 
+use super::stored::Stored;
 use super::{Completeness, Look, Question, Unanswered, ask, look, stored};
 use crate::count::MinuteAccount;
-use crate::facts::{Key, Name, Select, Sum, Tally};
+use crate::facts::{Block, Column, Key, Name, Part, Runs, Scope, Select, Sum, Tally};
 use crate::query::calendar::Steps;
 use crate::service::{Core, NotReady, Slot};
-use crate::store::{CheckpointStore, Stop, StoreError, Stores};
+use crate::store::rows::SegmentRow;
+use crate::store::segments::{Segment, Segments};
+use crate::store::{CheckpointStore, Stop, StoreError, Stores, View};
 
 /// The most facts that one question may read, in all partitions.
 const FACTS_MAX: u64 = 200_000_000;
@@ -28,8 +31,8 @@ const GROUPS_MIN: usize = 1_000;
 pub(crate) struct OfFacts<S> {
     pub(crate) range: Range<Minute>,
     pub(crate) select: Select,
-    /// All facts that can pass are of this ad.
-    pub(crate) ad: Option<AnyId>,
+    /// All facts that can pass are of these.
+    pub(crate) scope: Option<Scope>,
     /// The columns by which they are grouped.
     pub(crate) by: Vec<Name>,
     /// The steps of time by which they are grouped; one group, when there are none.
@@ -54,73 +57,27 @@ impl<T> Tallied<T> {
     }
 }
 
-impl<S: Sum + Default + 'static> OfFacts<S> {
-    /// One sum of all.
-    pub(crate) fn new(range: Range<Minute>, select: Select) -> Self {
-        let by = Vec::new();
-        Self { range, select, ad: None, by, steps: None, groups_max: None, sum: PhantomData }
-    }
-
-    /// The same question for something else that is summed up, in at most so many groups.
-    pub(crate) fn summing<O: Sum + Default>(self, groups_max: usize) -> OfFacts<O> {
-        let Self { range, select, ad, by, steps, .. } = self;
-        let groups_max = Some(groups_max);
-        OfFacts { range, select, ad, by, steps, groups_max, sum: PhantomData }
-    }
-
-    /// Asks all partitions, when the answer does not need more facts than may be read. Each
-    /// partition is read in a task of its own, so that all cores work; the tasks end when nobody
-    /// waits for the answer any more.
-    pub(crate) async fn ask<L: Log, T: Stores>(
-        self,
-        core: &Arc<Core<L, T>>,
-    ) -> Result<Tallied<Tally<S>>, Unanswered> {
-        let rows = ask(&core.slots, &FactsIn(self.range.clone())).await?;
-        if rows > FACTS_MAX {
-            return Err(Unanswered::TooMuch { rows, most: FACTS_MAX });
-        }
-        // The semaphore is never closed. If it were, all questions would read at once, which does
-        // no harm.
-        let _reading = core.reading.acquire().await;
-        let partitions = core.slots.len().max(1);
-        let most = GROUPS_BYTES_MAX / size_of::<(Key, S)>() / partitions;
-        let groups_max = self.groups_max.unwrap_or(most.max(GROUPS_MIN));
-        let question = Arc::new(Self { groups_max: Some(groups_max), ..self });
-        let mut tasks = JoinSet::new();
-        for partition in 0..core.slots.len() {
-            let (core, question) = (Arc::clone(core), Arc::clone(&question));
-            tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
-        }
-        let mut all: Option<Tallied<Tally<S>>> = None;
-        while let Some(part) = tasks.join_next().await {
-            let part = part.map_err(|error| StoreError::Unavailable(error.to_string()))??;
-            all = Some(match all {
-                Some(one) => question.merge(one, part),
-                None => part,
-            });
-        }
-        all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
-    }
-
-    fn add(&self, tally: &mut Tally<S>, block: &crate::facts::Block) {
-        let mask = self.select.rows(block, self.ad);
-        match &self.steps {
-            None => tally.add(block, &mask),
-            Some(steps) => tally.add_with(block, &mask, |minute| {
-                let minute = u32::try_from(minute).ok().map(Minute)?;
-                Some(steps.at(minute) as u64)
-            }),
-        }
-    }
+/// What a partition has of a range at one moment: in memory, moving, in blocks of the store and in
+/// segments. So each fact is met once.
+pub(super) struct Seen<V> {
+    parts: Vec<Arc<Part>>,
+    stored: Stored<V>,
+    partition: u16,
+    /// The blocks of the store: hour and sequence.
+    blocks: Vec<(u32, u64)>,
+    pub(super) files: Arc<Segments>,
+    rows: Vec<SegmentRow>,
+    revision: u64,
+    completeness: Completeness,
 }
 
-impl<S: Sum + Default + 'static> Question for OfFacts<S> {
-    type Part = Tallied<Tally<S>>;
-
-    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Self::Part, Unanswered> {
-        let range = &self.range;
-        // In memory, moving and stored at one moment: so each fact is met once.
-        let (parts, stored, revision, older, completeness) = {
+impl<V: View> Seen<V> {
+    /// Looks at a partition.
+    pub(super) async fn new<T: CheckpointStore<View = V>>(
+        slot: &Slot<T>,
+        range: &Range<Minute>,
+    ) -> Result<Self, Unanswered> {
+        let (mut seen, older) = {
             let counted = slot.read().await;
             let Some(counted) = counted.as_ref() else {
                 return Err(NotReady::Starting("it is starting or closing".into()).into());
@@ -130,34 +87,304 @@ impl<S: Sum + Default + 'static> Question for OfFacts<S> {
                 return Err(Unanswered::NoFacts(engine.facts_from().start()));
             }
             let older = range.start..range.end.min(engine.resident_from());
-            (
-                engine.facts(range),
-                stored(counted, range.clone())?,
-                engine.revision(range.start, range.end),
-                if older.is_empty() { None } else { Some(stored(counted, older)?) },
-                Completeness::from_engine(engine, range),
-            )
+            let seen = Self {
+                parts: engine.facts(range),
+                stored: stored(counted, range.clone())?,
+                files: Arc::clone(&counted.segments),
+                partition: engine.partition(),
+                blocks: counted.facts.blocks_of(range),
+                rows: counted.facts.segments_of(range),
+                revision: engine.revision(range.start, range.end),
+                completeness: Completeness::from_engine(engine, range),
+            };
+            let older = if older.is_empty() { None } else { Some(stored(counted, older)?) };
+            (seen, older)
         };
-        let mut tally = Tally::new(self.by.clone());
-        let groups_max = self.groups_max.unwrap_or(GROUPS_MIN);
-        let mut add = |block: &crate::facts::Block| {
-            self.add(&mut tally, block);
-            if tally.len() > groups_max { Err(Stop::Enough) } else { Ok(()) }
-        };
-        for part in parts {
-            if add(part.block()).is_err() {
-                break;
+        if let Some(older) = older {
+            seen.revision += older.revision().await?;
+        }
+        Ok(seen)
+    }
+
+    /// The segments that have facts of a range.
+    pub(super) async fn segments(
+        &self,
+        range: &Range<Minute>,
+    ) -> Result<Vec<Arc<Segment>>, StoreError> {
+        let mut opened = Vec::with_capacity(self.rows.len());
+        for row in &self.rows {
+            let segment = self.files.open(row).await?;
+            let minutes = &segment.directory.minutes;
+            if minutes.start < range.end && range.start < minutes.end {
+                opened.push(segment);
             }
         }
-        stored.facts(&mut add).await?;
+        Ok(opened)
+    }
+
+    pub(super) fn told(&self) -> (u64, Completeness) {
+        (self.revision, self.completeness)
+    }
+}
+
+impl<S: Sum + Default + 'static> OfFacts<S> {
+    /// One sum of all.
+    pub(crate) fn new(range: Range<Minute>, select: Select) -> Self {
+        let by = Vec::new();
+        Self { range, select, scope: None, by, steps: None, groups_max: None, sum: PhantomData }
+    }
+
+    /// The same question for something else that is summed up, in at most so many groups.
+    pub(crate) fn summing<O: Sum + Default>(self, groups_max: usize) -> OfFacts<O> {
+        let Self { range, select, scope, by, steps, .. } = self;
+        let groups_max = Some(groups_max);
+        OfFacts { range, select, scope, by, steps, groups_max, sum: PhantomData }
+    }
+
+    /// Asks all partitions, when the answer does not need more facts than may be read. Each
+    /// partition is read in a task of its own, so that all cores work; the tasks end when nobody
+    /// waits for the answer any more.
+    pub(crate) async fn ask<L: Log, T: Stores>(
+        self,
+        core: &Arc<Core<L, T>>,
+    ) -> Result<Tallied<Tally<S>>, Unanswered> {
+        self.check_cost(core).await?;
+        // The semaphore is never closed. If it were, all questions would read at once, which does
+        // no harm.
+        let _reading = core.reading.acquire().await;
+        let question = Arc::new(self.with_limit(core.slots.len()));
+        let mut tasks = JoinSet::new();
+        for partition in 0..core.slots.len() {
+            let (core, question) = (Arc::clone(core), Arc::clone(&question));
+            tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
+        }
+        let all = merge_all(tasks, |one, other| question.merge(one, other)).await?;
+        all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
+    }
+
+    /// Refuses what needs more facts than may be read, as far as this is known before. What is
+    /// asked of a scope reads far less than all facts of its range.
+    pub(super) async fn check_cost<L: Log, T: Stores>(
+        &self,
+        core: &Arc<Core<L, T>>,
+    ) -> Result<(), Unanswered> {
+        if self.scope.is_some() {
+            return Ok(());
+        }
+        let rows = ask(&core.slots, &FactsIn(self.range.clone())).await?;
+        if rows > FACTS_MAX {
+            return Err(Unanswered::TooMuch { rows, most: FACTS_MAX });
+        }
+        Ok(())
+    }
+
+    /// The question with the limit that each of so many partitions has.
+    pub(super) fn with_limit(self, partitions: usize) -> Self {
+        let most = GROUPS_BYTES_MAX / size_of::<(Key, S)>() / partitions.max(1);
+        let groups_max = self.groups_max.unwrap_or(most.max(GROUPS_MIN));
+        Self { groups_max: Some(groups_max), ..self }
+    }
+
+    /// Adds the rows of a block that are meant.
+    fn add(&self, adding: &mut Adding<S>, block: &Block) -> Result<(), Unanswered> {
+        let spans = block.spans(self.scope.as_ref());
+        self.add_spans(adding, block, spans)
+    }
+
+    /// Adds those of these rows of a block that are meant.
+    fn add_spans(
+        &self,
+        adding: &mut Adding<S>,
+        block: &Block,
+        spans: Vec<Range<usize>>,
+    ) -> Result<(), Unanswered> {
+        let tally = &mut adding.tally;
+        for span in spans {
+            adding.rows += span.len() as u64;
+            let mask = self.select.rows(block, span);
+            match &self.steps {
+                None => tally.add(block, &mask),
+                Some(steps) => tally.add_with(block, &mask, |minute| {
+                    let minute = u32::try_from(minute).ok().map(Minute)?;
+                    Some(steps.at(minute) as u64)
+                }),
+            }
+        }
+        let groups_max = self.groups_max.unwrap_or(GROUPS_MIN);
         if tally.len() > groups_max {
             return Err(Unanswered::TooManyGroups(groups_max));
         }
-        let saved = match older {
-            Some(older) => older.revision().await?,
-            None => 0,
+        if adding.rows > FACTS_MAX {
+            return Err(Unanswered::TooMuch { rows: adding.rows, most: FACTS_MAX });
+        }
+        Ok(())
+    }
+
+    /// Adds the facts that no segment has.
+    pub(super) async fn add_newest<V: View>(
+        &self,
+        seen: &Seen<V>,
+        adding: &mut Adding<S>,
+    ) -> Result<(), Unanswered> {
+        for part in &seen.parts {
+            self.add(adding, part.block())?;
+        }
+        for (hour, sequence) in &seen.blocks {
+            let key = (seen.partition, *hour, *sequence);
+            let block = seen.files.loose(key, || seen.stored.block(*hour, *sequence)).await?;
+            self.add(adding, &block)?;
+            // Other tasks get their turn, and nothing goes on when nobody waits any more.
+            tokio::task::yield_now().await;
+        }
+        let mut failed = None;
+        let add = |block: &Block| {
+            self.add(adding, block).map_err(|error| {
+                failed = Some(error);
+                Stop::Enough
+            })
         };
-        Ok(Tallied { tally, revision: revision + saved, completeness })
+        seen.stored.moving_facts(add)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Adds the facts of a segment.
+    pub(super) async fn add_segment<V: View>(
+        &self,
+        seen: &Seen<V>,
+        segment: &Segment,
+        adding: &mut Adding<S>,
+    ) -> Result<(), Unanswered> {
+        let directory = &segment.directory;
+        if let Some(scope) = &self.scope {
+            let runs = directory.runs_of(scope).into_iter();
+            let piece = |run| (directory.runs.span(run), self.range.clone());
+            return self
+                .add_pieces(seen, segment, &runs.map(piece).collect::<Vec<_>>(), adding)
+                .await;
+        }
+        let reading = self.reading(segment, false);
+        for group in 0..directory.groups() {
+            let block = reading.block(seen, segment, group).await?;
+            self.add(adding, &block)?;
+            // Other tasks get their turn, and nothing goes on when nobody waits any more.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Adds the facts of rows and minutes of a segment; the rows of each piece are of one run, and
+    /// pieces are in the order of their rows.
+    pub(super) async fn add_pieces<V: View>(
+        &self,
+        seen: &Seen<V>,
+        segment: &Segment,
+        pieces: &[(Range<usize>, Range<Minute>)],
+        adding: &mut Adding<S>,
+    ) -> Result<(), Unanswered> {
+        let is_narrower = pieces.iter().any(|(_, minutes)| *minutes != self.range);
+        let reading = self.reading(segment, is_narrower);
+        for group in 0..segment.directory.groups() {
+            let rows = segment.directory.group(group);
+            let first = pieces.partition_point(|(own, _)| own.end <= rows.start);
+            let last = pieces.partition_point(|(own, _)| own.start < rows.end);
+            let Some(pieces) = pieces.get(first..last).filter(|pieces| !pieces.is_empty()) else {
+                continue;
+            };
+            let block = reading.block(seen, segment, group).await?;
+            let span = |(own, minutes): &(Range<usize>, Range<Minute>)| {
+                let (from, to) = (own.start.max(rows.start), own.end.min(rows.end));
+                block.within(from - rows.start..to - rows.start, minutes)
+            };
+            let spans = pieces.iter().map(span).filter(|span| !span.is_empty()).collect();
+            self.add_spans(adding, &block, spans)?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// What is read of a segment. `minutes`: which minute a row is of makes a difference, even when
+    /// the question is about all of them.
+    fn reading(&self, segment: &Segment, minutes: bool) -> Reading {
+        let mut names = Tally::<S>::names(&self.by);
+        self.select.names(&mut |name| names.push(name));
+        let own = &segment.directory.minutes;
+        let is_whole = self.range.start <= own.start && own.end <= self.range.end;
+        let is_told = minutes || self.steps.is_some() || self.by.contains(&Name::Minute);
+        let minute = (is_whole && !is_told).then_some(u64::from(own.start.0));
+        names.push(Name::Minute);
+        names.retain(|name| !Runs::has(*name) && (*name != Name::Minute || minute.is_none()));
+        names.sort_unstable();
+        names.dedup();
+        let by_run = self.steps.is_none() && self.by.iter().all(|name| Runs::has(*name));
+        let expand = self.by.iter().copied().filter(|name| Runs::has(*name) && !by_run).collect();
+        Reading { names, expand, minute }
+    }
+}
+
+/// What is read of a segment.
+struct Reading {
+    names: Vec<Name>,
+    /// Columns that are made of its runs.
+    expand: Vec<Name>,
+    /// A minute that stands for those of all its rows: which they are makes no difference.
+    minute: Option<u64>,
+}
+
+impl Reading {
+    /// A row group.
+    async fn block<V: View>(
+        &self,
+        seen: &Seen<V>,
+        segment: &Segment,
+        group: usize,
+    ) -> Result<Block, StoreError> {
+        let mut columns = seen.files.columns(segment, group, &self.names).await?;
+        columns.extend(self.minute.map(|minute| (Name::Minute, Column::constant(minute))));
+        Ok(segment.directory.block(group, columns, &self.expand))
+    }
+}
+
+/// What was added up so far.
+pub(super) struct Adding<S> {
+    pub(super) tally: Tally<S>,
+    /// How many facts were looked at.
+    rows: u64,
+}
+
+impl<S: Sum + Default> Adding<S> {
+    pub(super) fn new(by: &[Name]) -> Self {
+        Self { tally: Tally::new(by.to_vec()), rows: 0 }
+    }
+}
+
+/// Waits for all tasks, and merges what they return.
+pub(super) async fn merge_all<T: Send + 'static>(
+    mut tasks: JoinSet<Result<T, Unanswered>>,
+    merge: impl Fn(T, T) -> T,
+) -> Result<Option<T>, Unanswered> {
+    let mut all = None;
+    while let Some(part) = tasks.join_next().await {
+        let part = part.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+        all = Some(match all {
+            Some(one) => merge(one, part),
+            None => part,
+        });
+    }
+    Ok(all)
+}
+
+impl<S: Sum + Default + 'static> Question for OfFacts<S> {
+    type Part = Tallied<Tally<S>>;
+
+    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Self::Part, Unanswered> {
+        let seen = Seen::new(slot, &self.range).await?;
+        let mut adding = Adding::new(&self.by);
+        self.add_newest(&seen, &mut adding).await?;
+        for segment in seen.segments(&self.range).await? {
+            self.add_segment(&seen, &segment, &mut adding).await?;
+        }
+        let (revision, completeness) = seen.told();
+        Ok(Tallied { tally: adding.tally, revision, completeness })
     }
 
     fn merge(&self, mut one: Self::Part, other: Self::Part) -> Self::Part {

@@ -31,21 +31,16 @@ impl<V: View> Stored<V> {
         minutes.filter(|rows| self.range.contains(&rows.minute))
     }
 
-    /// Hands the facts that are of the range, and perhaps others, to `each`.
-    pub(super) async fn facts(
+    /// A block of facts.
+    pub(super) async fn block(&self, hour: u32, sequence: u64) -> Result<Block, StoreError> {
+        rows::block(&*self.view, hour, sequence).await
+    }
+
+    /// Hands the facts to `each` that were moving into the store and can be of the range.
+    pub(super) fn moving_facts(
         &self,
-        mut each: impl FnMut(&Block) -> Result<(), Stop> + Send,
+        mut each: impl FnMut(&Block) -> Result<(), Stop>,
     ) -> Result<(), StoreError> {
-        // Piece by piece, so that other tasks get their turn, and nothing goes on when nobody waits
-        // for the answer any more.
-        let mut next = None;
-        loop {
-            next = rows::facts(&*self.view, &self.range, next, |block| each(&block)).await?;
-            if next.is_none() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
         let parts = self.moving.iter().flat_map(|changes| &changes.facts);
         for part in parts.filter(|part| part.meets(&self.range)) {
             match each(part.block()) {

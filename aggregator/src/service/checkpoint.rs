@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use eventlog::{Log, Position};
+use shared::Minute;
 use shared::ambient::Stopwatch;
 
 use super::partition::End;
@@ -15,7 +16,7 @@ use super::{Core, Counted, Moving};
 use crate::count::{Changes, Engine};
 use crate::facts;
 use crate::metrics::PartitionLabel;
-use crate::store::rows::{self, FactsIndex, PartitionAndCount};
+use crate::store::rows::{self, FactsIndex, PartitionAndCount, SegmentRow, Swap};
 use crate::store::{Change, CheckpointStore, Stores, View};
 
 /// Saves what changed, and returns when it is durable. When this fails or is dropped half-way, the
@@ -48,12 +49,20 @@ pub(super) async fn save<L: Log, S: Stores>(
     let hour = u32::try_from(changes.clock.0 / 3_600_000).unwrap_or(u32::MAX);
     batch.extend(kept.hours.note(hour, changes.position, core.settings.retention_hours));
     batch.extend(facts(&mut kept.facts, &*before, &changes).await?);
+    for swap in std::mem::take(&mut kept.swaps) {
+        kept.replaced.extend(swap.segments.iter().cloned());
+        batch.extend(kept.facts.swap(swap));
+    }
+    // The clock that says which hours are over.
+    kept.clock = changes.clock.minute();
+    show_loose(&core, own.partition, kept.facts.loose());
     drop(before);
     let bytes: usize = batch.iter().map(Change::bytes).sum();
     drop(changes);
     store.write(batch).await?;
     if let Some(counted) = slot.write().await.as_mut() {
         counted.moving = None;
+        counted.facts = Arc::new(kept.facts.clone());
     }
     drop(writing);
     store.flush().await?;
@@ -79,6 +88,12 @@ async fn facts<V: View>(
 pub(super) struct Kept {
     pub(super) hours: Hours,
     pub(super) facts: FactsIndex,
+    /// Segments that were made, and are to be named in the next checkpoint.
+    pub(super) swaps: Vec<Swap>,
+    /// Segments that the last checkpoint no longer names.
+    pub(super) replaced: Vec<SegmentRow>,
+    /// The log's clock at the last checkpoint.
+    pub(super) clock: Minute,
 }
 
 fn show_size<L: Log, S: Stores>(core: &Core<L, S>, partition: u16, engine: &Engine) {
@@ -87,6 +102,11 @@ fn show_size<L: Log, S: Stores>(core: &Core<L, S>, partition: u16, engine: &Engi
     let size = engine.size();
     core.metrics.dedup_bytes.get_or_create(&label).set(gauge(size.dedup_bytes));
     core.metrics.cell_bytes.get_or_create(&label).set(gauge(size.cell_bytes));
+}
+
+fn show_loose<L: Log, S: Stores>(core: &Core<L, S>, partition: u16, facts: u64) {
+    let gauge = core.metrics.loose_facts.get_or_create(&PartitionLabel { partition });
+    gauge.set(i64::try_from(facts).unwrap_or(i64::MAX));
 }
 
 /// By hour of the log's clock, the sequence at its first checkpoint: oldest first, and no further

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::checkpoint::{self, Hours, Kept};
+use super::seal::Sealing;
 use super::{Core, Counted, Status, asked};
 use crate::count::{Applied, Engine, EngineError};
 use crate::metrics::PartitionLabel;
@@ -95,6 +96,7 @@ struct Task<L: Log, S: Stores> {
     unsaved_events: bool,
     /// Ticks of `checkpoint_every` since the last checkpoint began.
     ticks: u32,
+    sealing: Sealing,
 }
 
 impl<L: Log, S: Stores> Task<L, S> {
@@ -104,17 +106,22 @@ impl<L: Log, S: Stores> Task<L, S> {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(Self, L::Reader), End> {
         let own = PartitionAndCount { partition, partitions: core.log.partitions() };
+        // Before the store is opened: what a process that takes it over later writes is younger.
+        let before = core.segments.time(partition).await?;
         let store = Arc::new(core.stores.open(partition).await?);
         let restored = rows::restore(&store.view()?, own).await?;
         let settings = core.settings.engine;
         let (engine, kept) = match restored {
             None => (Engine::new(partition, settings), Kept::default()),
             Some(Restored { snapshot, hours, facts }) => {
+                let clock = snapshot.clock.minute();
                 let engine = Engine::restore(partition, settings, snapshot);
-                (engine.map_err(End::Restore)?, Kept { hours: Hours::new(hours), facts })
+                let kept = Kept { hours: Hours::new(hours), facts, clock, ..Kept::default() };
+                (engine.map_err(End::Restore)?, kept)
             }
         };
         let position = engine.position();
+        let (facts, segments) = (Arc::new(kept.facts.clone()), Arc::clone(&core.segments));
         let mut task = Self {
             core: Arc::clone(core),
             own,
@@ -125,9 +132,10 @@ impl<L: Log, S: Stores> Task<L, S> {
             unsaved_bytes: 0,
             unsaved_events: false,
             ticks: 0,
+            sealing: Sealing::new(before),
         };
         *core.slots[usize::from(partition)].write().await =
-            Some(Counted { engine, store, moving: None });
+            Some(Counted { engine, store, moving: None, facts, segments });
         let reader = task.reader(stop).await?;
         let end = task.patiently(stop, || core.log.end(partition)).await?;
         task.target = end.map_or(0, |end| end.sequence);
@@ -183,10 +191,21 @@ impl<L: Log, S: Stores> Task<L, S> {
                 done = saved(&mut save), if save.is_some() => {
                     save = None;
                     self.saved(done?);
+                    self.seal()?;
+                }
+                () = self.sealing.done() => {
+                    if save.is_none() {
+                        self.seal()?;
+                    }
                 }
                 _ = tick.tick() => {
                     self.ticks = self.ticks.saturating_add(1);
                     self.show_lag().await;
+                    self.sealing.collect(&self.core.segments, settings.segments_kept).await;
+                    if save.is_none() {
+                        self.sealing.tick(self.kept.facts.loose());
+                        self.seal()?;
+                    }
                 }
                 first = reader.next(), if room => match first {
                     Ok(first) => self.burst(first, &mut reader).await?,
@@ -212,7 +231,7 @@ impl<L: Log, S: Stores> Task<L, S> {
         let settings = &self.core.settings;
         let ticks = if self.unsaved_events { 1 } else { settings.idle_checkpoints };
         let timely = self.ticks >= ticks && self.unsaved_bytes > 0;
-        timely || self.unsaved_bytes >= settings.checkpoint_bytes
+        timely || self.unsaved_bytes >= settings.checkpoint_bytes || self.sealing.is_made()
     }
 
     /// Applies `first` and the messages behind it that can be had without waiting, up to
@@ -306,12 +325,19 @@ impl<L: Log, S: Stores> Task<L, S> {
     /// taken as unsaved.
     fn save(&mut self) -> Save {
         (self.unsaved_bytes, self.unsaved_events, self.ticks) = (0, false, 0);
-        let kept = std::mem::take(&mut self.kept);
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.swaps.extend(self.sealing.take());
         let (core, store) = (Arc::clone(&self.core), Arc::clone(&self.store));
         Save(tokio::spawn(checkpoint::save(core, self.own, store, kept)))
     }
 
-    fn saved(&mut self, kept: Kept) {
+    /// Begins to make the next segment of facts, if one is due.
+    fn seal(&mut self) -> Result<(), End> {
+        self.sealing.next(&self.core, self.own.partition, &*self.store, &mut self.kept)
+    }
+
+    fn saved(&mut self, mut kept: Kept) {
+        self.sealing.replaced(std::mem::take(&mut kept.replaced));
         if let Some(upto) = kept.hours.trimmable(self.core.settings.retention_hours) {
             self.core.trimmable.lock()[usize::from(self.own.partition)] = Some(upto);
         }

@@ -34,7 +34,8 @@ impl Clock for Fixed {
     }
 }
 
-/// Few resident minutes and many checkpoints, so that most answers come from memory and store.
+/// Few resident minutes, many checkpoints and small segments, so that most answers come from memory,
+/// store and segments.
 fn settings() -> Settings {
     Settings {
         engine: count::Settings { resident_minutes: 2 },
@@ -43,6 +44,9 @@ fn settings() -> Settings {
         checkpoint_bytes: 6_000,
         ready_wait: Duration::from_millis(300),
         retry_after: Duration::from_millis(5),
+        facts: Plan { sealed_facts_min: 40, settled_minutes: 0, merged_min: 3 },
+        segments_kept: Duration::from_secs(5),
+        visitors_read_max: 0,
         ..Settings::default()
     }
 }

@@ -19,6 +19,7 @@
 //! | `n` | id 16 | the name of an id that is a digest |
 //! | `f` | hour 4, sequence 8 | the facts of an hour that a checkpoint brought, and its sequence |
 //! | `i` | hour 4 | which blocks of facts the hour has: sequence, and how many facts |
+//! | `d` | level 1, first minute 4, id 8 | a segment of facts |
 //! | `g` | | the minute from which on there are facts: one row |
 //! | `h` | hour 4 | the sequence at the hour's first checkpoint: for trimming the log |
 
@@ -59,6 +60,8 @@ pub const NAME: u8 = b'n';
 pub const FACTS: u8 = b'f';
 /// Family of the lists of blocks of facts.
 pub const FACTS_INDEX: u8 = b'i';
+/// Family of segments of facts.
+pub const SEGMENT: u8 = b'd';
 /// The key of the one row that says where facts begin.
 pub const FACTS_FROM: &[u8] = b"g";
 /// Family of the hours' sequences.
@@ -157,6 +160,12 @@ pub fn facts_index(hour: u32) -> Vec<u8> {
     key(FACTS_INDEX, &[&hour.to_be_bytes()])
 }
 
+/// A segment of facts: the length of its period, the first minute of this, and its id.
+#[must_use]
+pub fn segment(level: u8, start: Minute, id: u64) -> Vec<u8> {
+    key(SEGMENT, &[&[level], &start.0.to_be_bytes(), &id.to_be_bytes()])
+}
+
 /// An hour since 1970.
 #[must_use]
 pub fn hour(hour: u32) -> Vec<u8> {
@@ -182,6 +191,10 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn id<T: Noun>(&mut self) -> Option<Id<T>> {
         Id::from_padded(self.take()?).ok()
+    }
+
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.take().map(|[byte]| byte)
     }
 
     pub(crate) fn u32(&mut self) -> Option<u32> {
@@ -271,6 +284,10 @@ pub fn describe(key: &[u8]) -> String {
         Some(&SOURCE) => fields.source().map(|source| format!("imported log {source}")),
         Some(&NAME) => fields.id::<Any>().map(|id| format!("the name of {}", plain(id))),
         Some(&FACTS_INDEX) => fields.u32().map(|hour| format!("blocks of facts of hour {hour}")),
+        Some(&SEGMENT) => fields
+            .u8()
+            .and_then(|_| fields.minute().zip(fields.u64()))
+            .map(|(start, id)| format!("segment {id:016x} of facts from {}", start.start())),
         Some(&HOUR) => fields.u32().map(|hour| format!("sequence of hour {hour}")),
         _ => None,
     };

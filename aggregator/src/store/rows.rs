@@ -6,7 +6,9 @@ use std::ops::Range;
 use shared::name::Any;
 use shared::{AdId, AnyId, Dimensions, Kind, Minute, NameBuf, PublisherId, Timestamp, Validity};
 
-pub use self::facts::{FactsIndex, facts};
+pub use self::facts::{FactsIndex, Swap, block, blocks};
+pub use self::plan::{Job, Plan};
+pub use self::segments::{Level, SegmentRow};
 use super::codec::{self, CellKey, CellValue, Meta};
 use super::keys::{self, Fields};
 use super::{Change, Stop, StoreError, View};
@@ -173,7 +175,7 @@ pub async fn restore<V: View>(
         sources,
         page_views,
     };
-    let facts = FactsIndex::load(view).await?;
+    let facts = FactsIndex::load(view, own.partition).await?;
     Ok(Some(Restored { snapshot, hours, facts }))
 }
 
@@ -429,5 +431,7 @@ pub fn hours(hour: u32, sequence: u64, forget: &[u32]) -> Vec<Change> {
 }
 
 mod facts;
+mod plan;
+mod segments;
 #[cfg(test)]
 mod tests;

@@ -140,6 +140,14 @@ pub const PUBLISHERS: Reports = reports!("publishers", "publisher");
 /// The reports of placements.
 pub const PLACEMENTS: Reports = reports!("placements", "placement");
 
+/// Where the facts lie.
+pub const SEGMENTS: Route = super::question(
+    "/v1/segments",
+    "The segments of facts that count just now: Parquet files beside the checkpoints",
+    &[],
+    "Segments",
+);
+
 const fn filters(
     method: &'static str,
     path: &'static str,

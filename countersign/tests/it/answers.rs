@@ -1,5 +1,7 @@
 //! Answers beside DuckDB: the real logs are imported, and each question is asked of both.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -187,7 +189,13 @@ fn duckdb_answers_what_the_api_answers() {
             duckdb(dir.path(), &file, &[])
         })
         .collect();
-    for round in ["as it was imported", "after kill -9"] {
+    for round in ["as it was imported", "after kill -9", "in segments", "in segments after kill -9"]
+    {
+        if round == "in segments" {
+            let sealed = |body: &Value| body["loose_events"] == 0;
+            let listed = wait(server.until("/v1/segments", sealed));
+            segments_have_the_log(dir.path(), &server.data.join("state"), &listed, &table);
+        }
         for (Question { path, rows, sql }, expected) in questions.iter().zip(&expected) {
             let body: Value = serde_json::from_str(&ask(&server, path)).unwrap();
             assert_eq!(rows(&body), *expected, "{round}: {path}\n{sql}");
@@ -196,7 +204,115 @@ fn duckdb_answers_what_the_api_answers() {
     }
 }
 
+/// A click of a log that is made up: ad, second of the hour, whether it is from Germany, visitor.
+type Click = (u64, u64, bool, u64);
+
+/// Many ads, of which few have most of the clicks; and one with more than are read one by one.
+fn clicks() -> Vec<Click> {
+    let mut state = 14_u64;
+    let mut random = |below: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut clicks: Vec<Click> = Vec::new();
+    for second in 0..3_600 {
+        for _ in 0..20 {
+            let ad = random(95) * random(95);
+            clicks.push((ad, second, random(3) == 0, 1 + random(20_000)));
+        }
+        let hottest = (0..60).map(|_| (9_999, second, random(3) == 0, 1 + random(50_000)));
+        clicks.extend(hottest.collect::<Vec<_>>());
+    }
+    clicks
+}
+
+#[test]
+fn top_lists_and_visitors_of_many_ads_equal_a_plain_count() {
+    /// 2026-01-15T12:00:00Z.
+    const HOUR: u64 = 1_768_478_400;
+    let clicks = clicks();
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = String::from("ad_id,timestamp,country,user_id\n");
+    for (ad, second, is_german, user) in &clicks {
+        let country = if *is_german { "DE" } else { "FR" };
+        writeln!(log, "ad-{ad:04},{},{country},u{user}", HOUR + second).unwrap();
+    }
+    let file = dir.path().join("clicks.csv");
+    std::fs::write(&file, log).unwrap();
+    // In each of two partitions there are more ads than a segment shows at first.
+    let config = dir.path().join("countersign.toml");
+    std::fs::write(&config, "partitions = 2\n").unwrap();
+    let server = Server::start_with(
+        &dir.path().join("data"),
+        None,
+        &["--config", &config.display().to_string()],
+    );
+    let (code, said, err) = crate::process::run(server.import().arg(&file));
+    assert_eq!(code, Some(0), "{said}{err}");
+    wait(server.until("/v1/segments", |body| body["loose_events"] == 0));
+    for (filter, is_meant) in [
+        ("", (|_| true) as fn(&Click) -> bool),
+        ("country=DE", |click| click.2),
+        ("ad!=ad-9999;country=FR", |click| click.0 != 9_999 && !click.2),
+        ("country=US", |_| false),
+    ] {
+        for (from, to, count) in [(0, 60, 20), (7, 17, 100), (59, 60, 3)] {
+            let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+            let within =
+                |click: &&Click| (from * 60..to * 60).contains(&click.1) && is_meant(click);
+            let meant: Vec<&Click> = clicks.iter().filter(within).collect();
+            meant.iter().for_each(|click| *counts.entry(click.0).or_default() += 1);
+            let mut ranked: Vec<(u64, u64)> = counts.into_iter().collect();
+            ranked.sort_by_key(|(ad, count)| (std::cmp::Reverse(*count), *ad));
+            let expected: Vec<String> =
+                ranked.iter().take(count).map(|(ad, n)| format!("ad-{ad:04}|{n}")).collect();
+            let range = format!("from={}&to={}", HOUR + from * 60, HOUR + to * 60);
+            let question = format!("{range}&where={}", escaped(filter));
+            let body = ask(&server, &format!("/v1/top?of=ads&count={count}&{question}"));
+            assert_eq!(top(&serde_json::from_str(&body).unwrap()), expected, "{question}");
+            let body = ask(&server, &format!("/v1/ads/ad-9999/uniques?{question}"));
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let own: Vec<u64> = meant.iter().filter(|c| c.0 == 9_999).map(|c| c.3).collect();
+            let visitors = own.iter().collect::<BTreeSet<_>>().len() as u64;
+            assert_eq!(body["events"], own.len(), "{question}");
+            let uniques = body["uniques"].as_u64().unwrap();
+            let off = if body["exact"] == true { 0 } else { visitors / 15 };
+            assert!(uniques.abs_diff(visitors) <= off, "{question}: {visitors}, not {body}");
+            assert!(body["exact"] == true || filter.is_empty(), "{body}");
+        }
+    }
+}
+
+/// DuckDB reads the segments, and finds in them what it finds in the logs.
+fn segments_have_the_log(dir: &Path, state: &Path, listed: &Value, log: &str) {
+    let listed = listed["segments"].as_array().unwrap();
+    let path = |segment: &Value| format!("'{}'", state.join(text(&segment["file"])).display());
+    let paths: Vec<String> = listed.iter().map(path).collect();
+    let file = dir.join("segments.sql");
+    let segments = format!("read_parquet([{}])", paths.join(", "));
+    let of_log = "SELECT ad_id AS ad, placement::VARCHAR AS placement, date_trunc('minute', shown) AS minute, \
+                    date_part('second', shown)::UTINYINT AS second FROM log";
+    let of_segments = format!(
+        "SELECT ad, placement, minute AT TIME ZONE 'UTC' AS minute, second FROM {segments} WHERE kind = "
+    );
+    let sql = format!(
+        "{log} SELECT \
+           (SELECT count(*) FROM ({of_log} EXCEPT ALL {of_segments} 'impression')), \
+           (SELECT count(*) FROM ({of_segments} 'impression' EXCEPT ALL {of_log})), \
+           (SELECT count(*) FROM ({of_log} WHERE click = 1 EXCEPT ALL {of_segments} 'click')), \
+           (SELECT count(*) FROM {segments} WHERE kind = 'click') - (SELECT count(*) FROM log WHERE click = 1), \
+           (SELECT count(DISTINCT visitor) FROM {segments}) - (SELECT count(DISTINCT user_id) FROM log);"
+    );
+    std::fs::write(&file, sql).unwrap();
+    assert_eq!(duckdb(dir, &file, &[]), ["0|0|0|0|0"]);
+}
+
 fn ask(server: &Server, path: &str) -> String {
+    wait(server.text(path))
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(server.text(path))
+    runtime.block_on(future)
 }

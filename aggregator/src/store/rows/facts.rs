@@ -1,6 +1,7 @@
 //! The rows of facts. Each checkpoint brings a block for each hour that it has facts of. So that a
 //! question reads few of them, the newest blocks of an hour become one when they are many, in the
-//! same atomic write.
+//! same atomic write. When they are large, or their hour is over, they become a segment
+//! ([`plan`]); the write that names it deletes them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,22 +9,39 @@ use std::ops::Range;
 use shared::Minute;
 use shared::bytes::{Reader, put_number};
 
+use super::segments::{SegmentRow, load};
 use super::{family, read_key};
 use crate::facts::{self, Block};
-use crate::store::{Change, Stop, StoreError, View, keys};
+use crate::store::{Change, StoreError, View, keys};
 
 /// So many of the newest blocks of an hour become one.
 const MERGED_MIN: usize = 8;
-/// So many bytes of facts are read before other tasks get their turn: some milliseconds of work.
-const READ_BYTES: usize = 4 << 20;
 /// A block is not merged into a larger one than of so many facts: about 30 MB, and some hundred
 /// milliseconds of work.
 const MERGED_FACTS_MAX: u64 = 1 << 20;
 
-/// Which blocks there are: by hour, the sequence at which each was saved and how many facts it has,
-/// in the order of the sequences.
+/// Which blocks and segments of facts a partition has.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FactsIndex(BTreeMap<u32, Vec<(u64, u64)>>);
+pub struct FactsIndex {
+    /// By hour, the sequence at which each block was saved and how many facts it has, in the order
+    /// of the sequences.
+    pub(super) blocks: BTreeMap<u32, Vec<(u64, u64)>>,
+    pub(super) segments: Vec<SegmentRow>,
+    /// The hour of which blocks become a segment just now, and the last sequence of these: they are
+    /// to stay until then.
+    pub(super) sealing: Option<(u32, u64)>,
+}
+
+/// What became a segment, which is to be named instead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Swap {
+    /// Blocks of an hour: their sequences.
+    pub blocks: Option<(u32, Vec<u64>)>,
+    /// Segments.
+    pub segments: Vec<SegmentRow>,
+    /// The segment; none when there was nothing to be had in it.
+    pub made: SegmentRow,
+}
 
 /// What is to be done with an hour's new block.
 #[derive(PartialEq, Eq, Debug)]
@@ -70,11 +88,13 @@ impl FactsIndex {
 
     /// Notes a new block, and finds out with which before it it becomes one.
     fn plan(&mut self, hour: u32, facts: u64, sequence: u64) -> Plan {
-        let blocks = self.0.entry(hour).or_default();
+        let sealing = self.sealing.filter(|(own, _)| *own == hour).map_or(0, |(_, last)| last);
+        let blocks = self.blocks.entry(hour).or_default();
         let (mut total, mut first) = (facts, blocks.len());
         // Blocks that are not larger than all behind them together: so a fact is written anew about
         // as often as its hour's facts can be halved, and few blocks are left.
-        while let Some((_, before)) = first.checked_sub(1).and_then(|at| blocks.get(at))
+        while let Some((sequence, before)) = first.checked_sub(1).and_then(|at| blocks.get(at))
+            && *sequence > sealing
             && *before <= total
             && total + before <= MERGED_FACTS_MAX
         {
@@ -93,7 +113,7 @@ impl FactsIndex {
 
     fn value(&self, hour: u32) -> Vec<u8> {
         let mut out = vec![VERSION];
-        let blocks = self.0.get(&hour).map(Vec::as_slice).unwrap_or_default();
+        let blocks = self.blocks.get(&hour).map(Vec::as_slice).unwrap_or_default();
         put_number(&mut out, blocks.len() as u64);
         for (sequence, facts) in blocks {
             put_number(&mut out, *sequence);
@@ -102,13 +122,69 @@ impl FactsIndex {
         out
     }
 
-    /// Reads which blocks a store has.
+    /// The rows for a segment that takes the place of others.
+    pub fn swap(&mut self, swap: Swap) -> Vec<Change> {
+        let mut rows = Vec::new();
+        if let Some((hour, sequences)) = swap.blocks {
+            self.sealing = None;
+            let blocks = self.blocks.entry(hour).or_default();
+            blocks.retain(|(sequence, _)| !sequences.contains(sequence));
+            let is_empty = blocks.is_empty();
+            rows.extend(sequences.iter().map(|at| Change::Delete(keys::facts(hour, *at))));
+            rows.push(match is_empty {
+                true => Change::Delete(keys::facts_index(hour)),
+                false => Change::Put(keys::facts_index(hour), self.value(hour)),
+            });
+            if is_empty {
+                self.blocks.remove(&hour);
+            }
+        }
+        self.segments.retain(|own| !swap.segments.contains(own));
+        rows.extend(swap.segments.iter().map(SegmentRow::delete));
+        rows.push(swap.made.put());
+        self.segments.push(swap.made);
+        rows
+    }
+
+    /// How many facts are in blocks.
+    #[must_use]
+    pub fn loose(&self) -> u64 {
+        self.blocks.values().flatten().map(|(_, facts)| facts).sum()
+    }
+
+    /// The segments that can have facts of a range.
+    pub fn segments_of(&self, range: &Range<Minute>) -> Vec<SegmentRow> {
+        let meets = |segment: &&SegmentRow| {
+            let period = segment.period();
+            period.start < range.end && range.start < period.end
+        };
+        self.segments.iter().filter(meets).cloned().collect()
+    }
+
+    /// The blocks with facts of a range's hours: hour and sequence.
+    pub fn blocks_of(&self, range: &Range<Minute>) -> Vec<(u32, u64)> {
+        let hours = range.start.0 / 60..range.end.0.div_ceil(60);
+        if hours.is_empty() {
+            return Vec::new();
+        }
+        let hours = self.blocks.range(hours);
+        hours.flat_map(|(hour, own)| own.iter().map(|(sequence, _)| (*hour, *sequence))).collect()
+    }
+
+    /// The segments.
+    #[must_use]
+    pub fn segments(&self) -> &[SegmentRow] {
+        &self.segments
+    }
+
+    /// Reads which blocks and segments a partition's store has.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load<V: View>(view: &V) -> Result<Self, StoreError> {
-        let rows = family(view, keys::FACTS_INDEX, |f| f.u32(), read_value).await?;
-        Ok(Self(rows.into_iter().collect()))
+    pub async fn load<V: View>(view: &V, partition: u16) -> Result<Self, StoreError> {
+        let blocks = family(view, keys::FACTS_INDEX, |f| f.u32(), read_value).await?;
+        let (blocks, segments) = (blocks.into_iter().collect(), load(view, partition).await?);
+        Ok(Self { blocks, segments, sealing: None })
     }
 }
 
@@ -126,6 +202,40 @@ fn read_value(value: &[u8]) -> Result<Vec<(u64, u64)>, &'static str> {
     }
     reader.end()?;
     Ok(blocks)
+}
+
+/// A block.
+///
+/// # Errors
+/// [`StoreError`]; also when it is not there.
+pub async fn block<V: View>(view: &V, hour: u32, sequence: u64) -> Result<Block, StoreError> {
+    let (from, to) = (keys::facts(hour, sequence), keys::facts(hour, sequence + 1));
+    let mut found = None;
+    view.scan(&from, &to, &mut |key, value| {
+        found = Some(Block::read(value).map_err(|what| StoreError::row(key, what))?);
+        Ok(())
+    })
+    .await?;
+    found.ok_or_else(|| StoreError::row(&from, "it is missing"))
+}
+
+/// Some blocks of an hour: those with these sequences, which are in order.
+///
+/// # Errors
+/// [`StoreError`]; also when one of them is not there.
+pub async fn blocks<V: View>(
+    view: &V,
+    hour: u32,
+    sequences: &[u64],
+) -> Result<Vec<Block>, StoreError> {
+    let first = sequences.first().copied().unwrap_or(u64::MAX);
+    let mut found = read(view, hour, first).await?;
+    found.retain(|(sequence, _)| sequences.binary_search(sequence).is_ok());
+    if found.len() != sequences.len() {
+        let what = "a block of its hour is missing";
+        return Err(StoreError::row(&keys::facts(hour, first), what));
+    }
+    Ok(found.into_iter().map(|(_, block)| block).collect())
 }
 
 /// The blocks of an hour from a sequence on.
@@ -152,37 +262,6 @@ async fn merge(blocks: Vec<(u64, Block)>) -> Result<Block, StoreError> {
     done.map_err(|error| StoreError::Unavailable(format!("blocks were not merged: {error}")))
 }
 
-/// Hands the facts of the hours of a range to `each`, block by block, from the key `from` on
-/// (`None`: from the first). It ends after some megabytes, and returns the key to go on with; `None`
-/// when it was through.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn facts<V: View>(
-    view: &V,
-    range: &Range<Minute>,
-    from: Option<Vec<u8>>,
-    mut each: impl FnMut(Block) -> Result<(), Stop> + Send,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    if range.is_empty() {
-        return Ok(None);
-    }
-    let from = from.unwrap_or_else(|| keys::facts(range.start.0 / 60, 0));
-    let to = keys::facts((range.end.0 - 1) / 60 + 1, 0);
-    let (mut bytes, mut next) = (0, None);
-    view.scan(&from, &to, &mut |key, value| {
-        if bytes >= READ_BYTES {
-            next = Some(key.to_vec());
-            return Err(Stop::Enough);
-        }
-        bytes += value.len();
-        read_key(key, |f| f.u32().zip(f.u64()))?;
-        each(Block::read(value).map_err(|what| StoreError::row(key, what))?)
-    })
-    .await?;
-    Ok(next)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -197,14 +276,14 @@ mod tests {
             let new = 1 + checkpoint * 37 % 100;
             facts += new;
             index.plan(7, new, checkpoint);
-            written += index.0[&7].last().unwrap().1;
-            let blocks = &index.0[&7];
+            written += index.blocks[&7].last().unwrap().1;
+            let blocks = &index.blocks[&7];
             assert_eq!(blocks.iter().map(|(_, facts)| facts).sum::<u64>(), facts);
             assert!(blocks.len() <= 20, "{} blocks", blocks.len());
             assert!(blocks.windows(2).all(|pair| pair[0].0 < pair[1].0));
         }
         assert!(written < 8 * facts, "{written} facts written for {facts}");
-        assert_eq!(read_value(&index.value(7)).unwrap(), index.0[&7]);
+        assert_eq!(read_value(&index.value(7)).unwrap(), index.blocks[&7]);
     }
 
     #[test]
@@ -213,6 +292,6 @@ mod tests {
         for checkpoint in 1..=20 {
             assert_eq!(index.plan(7, MERGED_FACTS_MAX, checkpoint).merged, [0_u64; 0]);
         }
-        assert_eq!(index.0[&7].len(), 20);
+        assert_eq!(index.blocks[&7].len(), 20);
     }
 }

@@ -1,0 +1,315 @@
+//! Segments of facts as objects: reads them, keeps what was read for the next question, and writes
+//! new ones.
+//!
+//! A segment is some objects that are never changed: `facts/PP/NAME.parquet` and, beside it,
+//! `NAME.directory` and, where it has nodes, `NAME.sketches`. A row of the partition's store names it; an object that no row names is
+//! nobody's, and is collected. Names are never used twice.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use moka::sync::Cache;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use shared::Timestamp;
+
+use super::StoreError;
+use super::rows::SegmentRow;
+use crate::facts::segment::nodes::Node;
+use crate::facts::segment::{Directory, Footer, Made, Ranges, SegmentError};
+use crate::facts::{Block, Column, Name, Runs};
+
+/// The folder of all segments.
+const FOLDER: &str = "facts";
+/// What the objects of a segment end with.
+const TYPES: [&str; 3] = [DIRECTORY, SKETCHES_TYPE, FILE];
+const FILE: &str = "parquet";
+const DIRECTORY: &str = "directory";
+const SKETCHES_TYPE: &str = "sketches";
+/// What an opened segment is named by in the cache; its columns are named by their row group.
+const OPENED: u32 = u32::MAX;
+/// What its sketches are named by, with their places.
+const SKETCHES: u32 = u32::MAX - 1;
+
+/// A segment that is opened.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) row: SegmentRow,
+    pub(crate) directory: Directory,
+    footer: Footer,
+}
+
+/// What something that is kept is named by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    /// A segment's id, the row group, and the column.
+    Segment(u64, u32, usize),
+    /// A partition, an hour, and the sequence at which a block of it was saved.
+    Loose(u16, u32, u64),
+}
+
+/// What is kept of facts.
+#[derive(Clone)]
+enum Kept {
+    Opened(Arc<Segment>),
+    Column(Column),
+    Sketch(Bytes),
+    /// A block of a partition's store.
+    Loose(Arc<Block>),
+}
+
+/// The segments of all partitions, and what was read of them and of loose blocks.
+pub(crate) struct Segments {
+    objects: Arc<dyn ObjectStore>,
+    cache: Cache<Key, Kept>,
+}
+
+impl std::fmt::Debug for Segments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segments").finish_non_exhaustive()
+    }
+}
+
+impl Segments {
+    /// Keeps so many bytes of what was read.
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>, cache_bytes: u64) -> Self {
+        let weight = |_: &Key, kept: &Kept| {
+            let bytes = match kept {
+                Kept::Opened(segment) => segment.directory.bytes(),
+                Kept::Column(column) => column.bytes(),
+                Kept::Sketch(sketch) => sketch.len(),
+                Kept::Loose(block) => block.bytes(),
+            };
+            u32::try_from(bytes + 200).unwrap_or(u32::MAX)
+        };
+        let cache = Cache::builder().max_capacity(cache_bytes).weigher(weight).build();
+        Self { objects, cache }
+    }
+
+    /// A segment, opened: from memory, or read.
+    pub(crate) async fn open(&self, row: &SegmentRow) -> Result<Arc<Segment>, StoreError> {
+        let key = Key::Segment(row.id, OPENED, 0);
+        if let Some(Kept::Opened(segment)) = self.cache.get(&key) {
+            return Ok(segment);
+        }
+        let (file, beside) = (path(row, FILE), path(row, DIRECTORY));
+        let bytes = self.whole(&beside).await?;
+        let directory = Directory::read(&bytes).map_err(|error| damaged(&beside, &error))?;
+        let end = directory.footer().min(row.bytes)..row.bytes;
+        let end = self.objects.get_range(&file, end).await.map_err(|error| away(&file, error))?;
+        let footer = Footer::read(end, row.bytes, &directory);
+        let footer = footer.map_err(|error| damaged(&file, &error))?;
+        let rows: u64 = footer.groups().sum();
+        if rows != row.rows || directory.rows() as u64 != rows {
+            let what = SegmentError::new("it has other rows than its directory");
+            return Err(damaged(&file, &what));
+        }
+        let segment = Arc::new(Segment { row: row.clone(), directory, footer });
+        self.cache.insert(key, Kept::Opened(Arc::clone(&segment)));
+        Ok(segment)
+    }
+
+    /// Columns of a row group: from memory, or read.
+    pub(crate) async fn columns(
+        &self,
+        segment: &Segment,
+        group: usize,
+        names: &[Name],
+    ) -> Result<Vec<(Name, Column)>, StoreError> {
+        let number = u32::try_from(group).unwrap_or(OPENED - 1);
+        let key = |name: Name| Key::Segment(segment.row.id, number, name.index());
+        let mut columns = Vec::with_capacity(names.len());
+        let mut missing = Vec::new();
+        for name in names {
+            match self.cache.get(&key(*name)) {
+                Some(Kept::Column(column)) => columns.push((*name, column)),
+                _ => missing.push(*name),
+            }
+        }
+        if !missing.is_empty() {
+            for (name, column) in missing.iter().zip(self.read(segment, group, &missing).await?) {
+                self.cache.insert(key(*name), Kept::Column(column.clone()));
+                columns.push((*name, column));
+            }
+        }
+        Ok(columns)
+    }
+
+    /// A row group with all columns. None of them is kept for later.
+    pub(crate) async fn whole_block(
+        &self,
+        segment: &Segment,
+        group: usize,
+    ) -> Result<Block, StoreError> {
+        let (expand, names): (Vec<_>, Vec<_>) = Name::all().partition(|name| Runs::has(*name));
+        let columns = self.read(segment, group, &names).await?;
+        Ok(segment.directory.block(group, names.into_iter().zip(columns).collect(), &expand))
+    }
+
+    async fn read(
+        &self,
+        segment: &Segment,
+        group: usize,
+        names: &[Name],
+    ) -> Result<Vec<Column>, StoreError> {
+        let file = path(&segment.row, FILE);
+        let ranges = segment.footer.bytes_of(group, names);
+        let bytes = self.objects.get_ranges(&file, &ranges).await;
+        let bytes = bytes.map_err(|error| away(&file, error))?;
+        let parts = ranges.iter().map(|range| range.start).zip(bytes).collect();
+        let parts = Ranges::new(segment.row.bytes, parts);
+        let read = segment.footer.columns(group, names, &parts, &segment.directory);
+        read.map_err(|error| damaged(&file, &error))
+    }
+
+    /// A block of a partition's store: from memory, or as `read` reads it. `key`: the partition, the
+    /// hour and the sequence, which no other block ever had.
+    pub(crate) async fn loose<F: Future<Output = Result<Block, StoreError>>>(
+        &self,
+        (partition, hour, sequence): (u16, u32, u64),
+        read: impl FnOnce() -> F,
+    ) -> Result<Arc<Block>, StoreError> {
+        let key = Key::Loose(partition, hour, sequence);
+        if let Some(Kept::Loose(block)) = self.cache.get(&key) {
+            return Ok(block);
+        }
+        let block = Arc::new(read().await?);
+        self.cache.insert(key, Kept::Loose(Arc::clone(&block)));
+        Ok(block)
+    }
+
+    /// The sketches of nodes of a segment.
+    pub(crate) async fn sketches(
+        &self,
+        segment: &Segment,
+        nodes: &[Node],
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let key = |node: &Node| {
+            let at = usize::try_from(node.bytes().start).unwrap_or(usize::MAX);
+            Key::Segment(segment.row.id, SKETCHES, at)
+        };
+        let mut sketches = Vec::with_capacity(nodes.len());
+        let mut missing = Vec::new();
+        for node in nodes {
+            match self.cache.get(&key(node)) {
+                Some(Kept::Sketch(sketch)) => sketches.push(sketch),
+                _ => missing.push(*node),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(sketches);
+        }
+        let path = path(&segment.row, SKETCHES_TYPE);
+        let ranges: Vec<_> = missing.iter().map(Node::bytes).collect();
+        let found = self.objects.get_ranges(&path, &ranges).await;
+        for (node, sketch) in missing.iter().zip(found.map_err(|error| away(&path, error))?) {
+            if !node.is_of(&sketch) {
+                return Err(damaged(&path, &SegmentError::new("a sketch is not what was written")));
+            }
+            self.cache.insert(key(node), Kept::Sketch(sketch.clone()));
+            sketches.push(sketch);
+        }
+        Ok(sketches)
+    }
+
+    async fn whole(&self, path: &Path) -> Result<Bytes, StoreError> {
+        let found = self.objects.get(path).await.map_err(|error| away(path, error))?;
+        found.bytes().await.map_err(|error| away(path, error))
+    }
+
+    /// A writer of the Parquet file of a new segment.
+    pub(crate) fn upload(&self, row: &SegmentRow) -> object_store::buffered::BufWriter {
+        object_store::buffered::BufWriter::new(Arc::clone(&self.objects), path(row, FILE))
+    }
+
+    /// Writes what stands beside it.
+    pub(crate) async fn put_beside(&self, row: &SegmentRow, made: Made) -> Result<(), StoreError> {
+        let Made { directory, sketches, .. } = made;
+        for (kind, bytes) in [(SKETCHES_TYPE, sketches), (DIRECTORY, directory.to_bytes())] {
+            if !bytes.is_empty() {
+                let path = path(row, kind);
+                let done = self.objects.put(&path, bytes.into()).await;
+                done.map_err(|error| away(&path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a segment's objects. Those that are not there are not missed.
+    pub(crate) async fn delete(&self, row: &SegmentRow) -> Result<(), StoreError> {
+        for path in TYPES.map(|kind| path(row, kind)) {
+            match self.objects.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(away(&path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The time of the object store, as it dates objects.
+    pub(crate) async fn time(&self, partition: u16) -> Result<Timestamp, StoreError> {
+        let path = folder(partition).join("opened");
+        let put = self.objects.put(&path, Bytes::new().into()).await;
+        put.map_err(|error| away(&path, error))?;
+        let found = self.objects.head(&path).await.map_err(|error| away(&path, error))?;
+        Ok(time_of(&found))
+    }
+
+    /// Deletes the objects of a partition that no row names and that are not younger than `before`:
+    /// what was begun and not named before the partition was opened. Younger ones may be another
+    /// process's, which has taken the partition over. Returns how many.
+    pub(crate) async fn collect(
+        &self,
+        partition: u16,
+        named: &[SegmentRow],
+        before: Timestamp,
+    ) -> Result<usize, StoreError> {
+        let of = |row: &SegmentRow| TYPES.map(|kind| path(row, kind));
+        let mut names: Vec<Path> = named.iter().flat_map(of).collect();
+        names.sort_unstable();
+        let folder = folder(partition);
+        let gone = |error| away(&folder, error);
+        let found: Vec<_> = self.objects.list(Some(&folder)).try_collect().await.map_err(gone)?;
+        let mut deleted = 0;
+        for object in found {
+            let is_old = time_of(&object) <= before;
+            let is_ours = object.location.extension().is_some_and(|kind| TYPES.contains(&kind));
+            if is_old && is_ours && names.binary_search(&object.location).is_err() {
+                self.objects.delete(&object.location).await.map_err(gone)?;
+                deleted += 1;
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+fn time_of(object: &object_store::ObjectMeta) -> Timestamp {
+    Timestamp(u64::try_from(object.last_modified.timestamp_millis()).unwrap_or_default())
+}
+
+fn folder(partition: u16) -> Path {
+    Path::from(format!("{FOLDER}/{partition:02}"))
+}
+
+/// The Parquet file of a segment, from where the stores lie.
+pub(crate) fn file(row: &SegmentRow) -> String {
+    path(row, FILE).to_string()
+}
+
+fn path(row: &SegmentRow, kind: &str) -> Path {
+    folder(row.partition).join(format!("{}.{kind}", row.name()))
+}
+
+fn damaged(path: &Path, error: &SegmentError) -> StoreError {
+    StoreError::Damaged(format!("{path}: {error}"))
+}
+
+fn away(path: &Path, error: object_store::Error) -> StoreError {
+    match error {
+        object_store::Error::NotFound { .. } => {
+            StoreError::Damaged(format!("{path}: it is missing"))
+        }
+        error => StoreError::Unavailable(format!("{path}: {error}")),
+    }
+}
