@@ -44,7 +44,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use params::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
+pub use params::{COUNT_MAX, RANGE_MINUTES_MAX};
 
 /// `Retry-After` of an aggregator that is starting.
 const RETRY_STARTING: Duration = Duration::from_secs(5);
@@ -134,6 +134,21 @@ async fn answer<L: Log, S: Stores>(
     answer
 }
 
+/// Memory has so many minutes, or most of them.
+const RECENT_MINUTES: u32 = 60;
+/// Without facts a top list is of so many minutes at most.
+const TOTALS_MINUTES_MAX: u32 = 24 * 60;
+
+/// Whether memory has most of a range, so that totals are quicker to add up than facts.
+fn is_recent(range: &Range<Minute>, now: Minute) -> bool {
+    range.start.0 + RECENT_MINUTES > now.0
+}
+
+/// Whether a top list that facts do not answer is answered from totals.
+fn is_of_totals(range: &Range<Minute>, why: &Unanswered) -> bool {
+    matches!(why, Unanswered::NoFacts(_)) && range.end.0 - range.start.0 <= TOTALS_MINUTES_MAX
+}
+
 async fn aggregated_count<L: Log, S: Stores>(
     _: Principal,
     State(core): State<Arc<Core<L, S>>>,
@@ -147,17 +162,28 @@ async fn aggregated_count<L: Log, S: Stores>(
     answer(&core, "aggregated_count", async {
         let meant = Meant::new(&core, filter).await?;
         let filter = meant.filter.as_ref();
-        let (count, revision, complete) = if filter.is_some() {
-            let thing = Some((Of::Ad, ad.id().any()));
-            let others = reports::events(kind, validity);
-            let question = reports::question(range.clone(), filter, thing, others);
-            let found = question.ask(&core).await?;
-            let facts::Count(count) = reports::sum(found.tally);
-            (count, found.revision, found.completeness)
-        } else {
-            let question = CountOfAd { ad: ad.id(), kind, validity, range: range.clone() };
-            let found = query::ask(&core.slots, &question).await?;
-            (found.count, found.revision, found.completeness)
+        let is_recent = is_recent(&range, core.clock.now().minute());
+        let thing = Some((Of::Ad, ad.id().any()));
+        let others = reports::events(kind, validity);
+        let of_facts = reports::question::<facts::Count>(range.clone(), filter, thing, others);
+        let found = match filter.is_none() && is_recent {
+            true => None,
+            false => Some(of_facts.ask(&core).await),
+        };
+        let (count, revision, complete) = match found {
+            Some(Ok(found)) => {
+                let facts::Count(count) = reports::sum(found.tally);
+                (count, found.revision, found.completeness)
+            }
+            Some(Err(why)) if filter.is_some() || !matches!(why, Unanswered::NoFacts(_)) => {
+                return Err(why.into());
+            }
+            // In memory, and before facts begin, there are totals.
+            _ => {
+                let question = CountOfAd { ad: ad.id(), kind, validity, range: range.clone() };
+                let found = query::ask(&core.slots, &question).await?;
+                (found.count, found.revision, found.completeness)
+            }
         };
         let Understood { filter_id, filter_version, filter, networks } = meant.understood();
         Ok(json(&Counted {
@@ -191,7 +217,7 @@ async fn popular_ads<L: Log, S: Stores>(
         &["count", "window", "event", "validity", "at", "running", "filter", "where"],
     )?;
     let count = params.number("count", 100, COUNT_MAX)?;
-    let window = params.number("window", 1, WINDOW_MINUTES_MAX)?;
+    let window = params.number("window", 1, RANGE_MINUTES_MAX)?;
     let (kind, validity, filter) = (params.event()?, params.validity()?, params.filter()?);
     let now = core.clock.now().minute();
     let at = match (params.minute("at")?, params.is_true("running")?) {
@@ -210,19 +236,29 @@ async fn popular_ads<L: Log, S: Stores>(
         let most = usize::try_from(count).unwrap_or(usize::MAX);
         let meant = Meant::new(&core, filter).await?;
         let filter = meant.filter.as_ref();
-        let (top, complete) = if filter.is_some() {
-            let others = reports::events(kind, validity);
-            let question: OfFacts<facts::Count> =
-                reports::question(range.clone(), filter, None, others);
-            let found = query::leading_ads(&core, question, most).await?;
-            let counts = found.tally.into_iter();
-            let counts = counts.map(|(ad, count)| (ad.cast(), count)).collect();
-            (query::ranked(&core.slots, counts, most).await?, found.completeness)
-        } else {
-            let question = CountsOfAds { kind, validity, range: range.clone() };
-            let found = query::ask(&core.slots, &question).await?;
-            let complete = found.completeness;
-            (found.top(&core.slots, most).await?, complete)
+        let others = reports::events(kind, validity);
+        let question: OfFacts<facts::Count> =
+            reports::question(range.clone(), filter, None, others);
+        let found = match filter.is_none() && is_recent(&range, now) {
+            true => None,
+            false => Some(query::leading_ads(&core, question, most).await),
+        };
+        let (top, complete) = match found {
+            Some(Ok(found)) => {
+                let counts = found.tally.into_iter();
+                let counts = counts.map(|(ad, count)| (ad.cast(), count)).collect();
+                (query::ranked(&core.slots, counts, most).await?, found.completeness)
+            }
+            Some(Err(why)) if filter.is_some() || !is_of_totals(&range, &why) => {
+                return Err(why.into());
+            }
+            // In memory, and before facts begin, there are totals.
+            _ => {
+                let question = CountsOfAds { kind, validity, range: range.clone() };
+                let found = query::ask(&core.slots, &question).await?;
+                let complete = found.completeness;
+                (found.top(&core.slots, most).await?, complete)
+            }
         };
         let (ad_ids, counts) = top.into_iter().unzip();
         let Understood { filter_id, filter_version, filter, networks } = meant.understood();

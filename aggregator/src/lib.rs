@@ -12,6 +12,6 @@ pub mod service;
 #[cfg(test)]
 mod testing;
 
-pub use http::{COUNT_MAX, RANGE_MINUTES_MAX, WINDOW_MINUTES_MAX};
+pub use http::{COUNT_MAX, RANGE_MINUTES_MAX};
 pub use metrics::Metrics;
 pub use service::{Aggregator, NotReady, Parts, Registered, Settings, Status};

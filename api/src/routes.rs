@@ -198,7 +198,7 @@ pub const POPULAR_ADS: Route = Route {
         "The ads with most events in the last minutes",
         &[
             maybe("count", Shape::Number(1, 10_000), "how many ads; 100 when it is not said"),
-            maybe("window", Shape::Number(1, 1_440), "how many minutes; 1 when it is not said"),
+            maybe("window", Shape::Number(1, 576_000), "how many minutes; 1 when it is not said"),
             maybe("at", Shape::Minute, "the minute after the last; this one when it is not said"),
             maybe(
                 "running",

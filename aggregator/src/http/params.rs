@@ -21,8 +21,6 @@ use crate::query::{Step, Steps, Zone};
 const POINTS_MAX: usize = 20_000;
 /// The longest range of minutes that a question may ask for: 400 days.
 pub const RANGE_MINUTES_MAX: u32 = 400 * 24 * 60;
-/// The longest window of `popular_ads`: a day.
-pub const WINDOW_MINUTES_MAX: u32 = 24 * 60;
 /// The most ads that `popular_ads` lists.
 pub const COUNT_MAX: u32 = 10_000;
 

@@ -18,8 +18,8 @@ use crate::terminal;
 const POLL: Duration = Duration::from_millis(200);
 /// The most ads whose counts before the run are asked for.
 const ADS_MAX: u32 = 1_000;
-/// The longest window that the API answers for.
-const WINDOW_MINUTES_MAX: u32 = aggregator::WINDOW_MINUTES_MAX;
+/// The longest window that is compared: a day.
+const WINDOW_MINUTES_MAX: u32 = 24 * 60;
 
 /// What the API answers at one time.
 #[derive(Debug, Default)]
