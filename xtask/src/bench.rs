@@ -22,6 +22,7 @@
 //! shows the median, and the least and the greatest value.
 
 mod machine;
+mod page;
 mod table;
 
 use std::fs;
@@ -33,6 +34,7 @@ use clap::Args;
 use crate::Failure;
 use crate::process::{build_as_tests, build_release, exe, output, root};
 use crate::{tools, worker};
+use page::{Page, part};
 use table::{Line, Results};
 
 /// A bound that a figure must keep (issue "Count a real log …", 9).
@@ -102,9 +104,6 @@ const MARKS: [Mark; 13] = [
     Mark { name: "up/memory-later", bound: Bound::AtMost(150.0), unit: "MB", beside: "" },
 ];
 
-/// What is below this line of docs/benchmarks.md is kept when the file is written again.
-const KEPT_BELOW: &str = "<!-- Written by hand below this line; `cargo xtask bench` keeps it. -->";
-
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     /// Measure these groups alone, and leave docs/benchmarks.md as it is
@@ -147,10 +146,15 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
     }
     println!("{}", table.text());
     if args.groups.is_empty() {
-        let path = root().join("docs/benchmarks.md");
-        let kept = kept_part(&fs::read_to_string(&path).unwrap_or_default());
-        let page = page(&table, &machine::describe(), runs, &kept);
-        fs::write(&path, page).map_err(|error| format!("{}: {error}", path.display()))?;
+        let path = page_path();
+        let mut page = Page::read(&fs::read_to_string(&path).unwrap_or_default());
+        let introduction = format!(
+            "# Benchmarks\nWritten by `cargo xtask bench`; a figure is the median of {runs} runs, each \
+             in a process of its own. A mark that is missed says MISSED."
+        );
+        page.measured = part(&introduction, &machine::describe(), &table);
+        fs::write(&path, page.to_string())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         println!("written: docs/benchmarks.md");
     }
     Ok(())
@@ -211,40 +215,6 @@ impl Program {
     }
 }
 
-/// What a person wrote below the marker, without the marker.
-fn kept_part(page: &str) -> String {
-    page.split_once(KEPT_BELOW).map_or_else(String::new, |(_, kept)| kept.trim().to_owned())
-}
-
-fn page(table: &table::Table, machine: &str, runs: u32, kept: &str) -> String {
-    let mut page = format!(
-        "# Benchmarks\nWritten by `cargo xtask bench`; a figure is the median of {runs} runs, each \
-         in a process of its own. A mark that is missed says MISSED.\n\n{machine}\n\n{}",
-        table.text()
-    );
-    for note in table.notes() {
-        page.push_str("\n- ");
-        page.push_str(note);
-    }
-    page.push_str(&format!("\n\n{KEPT_BELOW}\n"));
-    if !kept.is_empty() {
-        page.push_str(&format!("\n{kept}\n"));
-    }
-    page
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_person_wrote_survives_a_new_page() {
-        let table = Results::default().table(&[]).expect("empty");
-        assert_eq!(kept_part("no marker"), "");
-        let first = page(&table, "machine", 5, "## Where the time goes\nIn memory.");
-        assert!(first.contains("median of 5 runs"));
-        let second = page(&table, "other machine", 3, &kept_part(&first));
-        assert!(second.ends_with("\n## Where the time goes\nIn memory.\n"), "{second}");
-        assert_eq!(second.matches(KEPT_BELOW).count(), 1);
-    }
+fn page_path() -> PathBuf {
+    root().join("docs/benchmarks.md")
 }
