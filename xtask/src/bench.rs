@@ -20,7 +20,10 @@
 //!
 //! An unknown field is refused. Each group runs in a process of its own, `--runs` times; the table
 //! shows the median, and the least and the greatest value.
+//!
+//! The group `answers` is another program's and is measured only when it is named: [`answers`].
 
+mod answers;
 mod machine;
 mod page;
 mod table;
@@ -104,13 +107,20 @@ const MARKS: [Mark; 13] = [
     Mark { name: "up/memory-later", bound: Bound::AtMost(150.0), unit: "MB", beside: "" },
 ];
 
+/// How often a group is measured when nobody says it.
+const RUNS: u32 = 5;
+
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Measure these groups alone, and leave docs/benchmarks.md as it is
+    /// Measure these groups alone, and leave docs/benchmarks.md as it is; `answers`, which takes long and
+    /// is measured only when it is named, writes its own part of it
     groups: Vec<String>,
-    /// How often each group is measured; the median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
-    runs: u32,
+    /// How often each group is measured; the median counts [default: 5, `answers` 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: Option<u32>,
+    /// With `answers`: so many clicks, instead of the 41 666 667 that its marks are for
+    #[arg(long, requires = "groups", value_parser = clap::value_parser!(u64).range(10_000..))]
+    rows: Option<u64>,
     /// Once, small, unoptimised: only whether everything still runs
     #[arg(long, conflicts_with = "runs")]
     smoke: bool,
@@ -118,13 +128,20 @@ pub(crate) struct BenchArgs {
 
 /// Measures as asked.
 pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
+    if args.groups == [answers::NAME] {
+        return answers::run(args);
+    }
+    if args.groups.iter().any(|group| group == answers::NAME) || args.rows.is_some() {
+        return Err(format!("`{0}` is measured alone: cargo xtask bench {0}", answers::NAME));
+    }
     let program = Program::build(args.smoke)?;
     let all = program.groups()?;
     if let Some(unknown) = args.groups.iter().find(|group| !all.contains(group)) {
-        return Err(format!("no group `{unknown}`; there are: {}", all.join(", ")));
+        let all = all.join(", ");
+        return Err(format!("no group `{unknown}`; there are: {all}, {}", answers::NAME));
     }
     let groups = if args.groups.is_empty() { &all } else { &args.groups };
-    let runs = if args.smoke { 1 } else { args.runs };
+    let runs = if args.smoke { 1 } else { args.runs.unwrap_or(RUNS) };
     let mut results = Results::default();
     for nth in 1..=runs {
         for group in groups {
@@ -162,7 +179,7 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), Failure> {
 
 /// `cargo xtask bench --smoke`, as a step of the tests.
 pub(crate) fn smoke() -> Result<(), Failure> {
-    run_bench(&BenchArgs { groups: Vec::new(), runs: 1, smoke: true })
+    run_bench(&BenchArgs { groups: Vec::new(), runs: None, rows: None, smoke: true })
 }
 
 /// The measuring program and the product's binary, both built.

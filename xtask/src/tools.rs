@@ -63,8 +63,13 @@ pub(crate) struct Module {
     version: &'static str,
 }
 
-/// The second engine that counts the archive.
+/// The second engine that counts the archive, and a peer of the questions.
 pub(crate) const DUCKDB: Module = Module { package: "duckdb", version: "2.0.1" };
+/// ClickHouse in a process, a peer of the questions. The package `chdb` adds data frames to it,
+/// which nobody here needs.
+pub(crate) const CHDB: Module = Module { package: "chdb-core", version: "26.9.0" };
+/// Makes the data of the questions.
+pub(crate) const NUMPY: Module = Module { package: "numpy", version: "2.4.6" };
 
 impl Module {
     /// The folder for `PYTHONPATH` that has the module, installed first when it is missing.
