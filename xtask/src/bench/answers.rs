@@ -105,7 +105,7 @@ fn introduction(runs: u32) -> String {
          sending to the last byte. DuckDB and ClickHouse have the same clicks as native tables \
          sorted by ad and minute, names as small numbers, and are asked in SQL in the process that \
          measures, after `up` has ended. Where less than the hour is asked about, it is another \
-         part of it each time. All answers were equal, estimates of visitors within 3 % (or three \
+         part of it each time. `aggregator.facts_cache_bytes` is 1 GiB. All answers were equal, estimates of visitors within 3 % (or three \
          standard errors)."
     )
 }

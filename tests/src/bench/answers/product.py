@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 KEY = "a-key-for-benchmarks-0123456789"
+CACHE_BYTES = 1 << 30
 # Asked before anything is measured, so that what is read lies in memory.
 WARM_UP = 3
 # A question is asked so often at least, and on for so long, but not more often than that.
@@ -35,6 +36,8 @@ class Server:
         names = (name for name in os.environ if not name.startswith("COUNTERSIGN_"))
         self.environment = {name: os.environ[name] for name in names}
         self.environment |= {"COUNTERSIGN_ADMIN_KEY": KEY, "RUST_LOG": "warn"}
+        # The peers keep in memory what they like.
+        self.environment["COUNTERSIGN_AGGREGATOR__FACTS_CACHE_BYTES"] = str(CACHE_BYTES)
 
     def __enter__(self):
         listen = ["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"]
@@ -113,9 +116,12 @@ class Server:
                 raise SystemExit(f"partition {partition} was not archived")
 
     def await_quiet(self):
-        """Waits until the process has nothing to do. That facts are sealed no metric says; what
-        makes their final form uses processor time while it does so."""
+        """Waits until all facts are in segments and the process has nothing to do."""
         start, quiet = time.monotonic(), 0
+        while self.loose_events() > 0:
+            time.sleep(1)
+            if time.monotonic() - start > QUIET_WITHIN_SECONDS:
+                raise SystemExit(f"facts were loose after {QUIET_WITHIN_SECONDS} s")
         while quiet < QUIET_TIMES:
             before = self.cpu_seconds()
             time.sleep(QUIET_SECONDS)
@@ -124,6 +130,12 @@ class Server:
             if time.monotonic() - start > QUIET_WITHIN_SECONDS:
                 raise SystemExit(f"up was not quiet within {QUIET_WITHIN_SECONDS} s")
         return time.monotonic() - start
+
+    def loose_events(self):
+        headers = {"Authorization": f"Bearer {KEY}"}
+        request = urllib.request.Request(f"{self.api}/v1/segments", headers=headers)
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)["loose_events"]
 
     def cpu_seconds(self):
         with open(f"/proc/{self.process.pid}/stat") as file:
