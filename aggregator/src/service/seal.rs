@@ -322,19 +322,20 @@ impl Writing {
             if self.ending.load(Ordering::Relaxed) { Err(NotMade::Ending) } else { Ok(()) }
         });
         let finished = result.and_then(|()| Ok(writer.finish()?));
-        let done = finished.and_then(|(last, made)| {
-            let whole = async {
-                self.file.put(last.into()).await.map_err(|error| away(&error))?;
-                self.file.shutdown().await.map_err(|error| away(&error))
-            };
-            self.handle.block_on(whole)?;
-            Ok(made)
-        });
-        if done.is_err() {
-            // What was written of it goes; if that fails, it is collected later.
-            drop(self.handle.block_on(self.file.abort()));
-        }
-        done
+        let (last, made) = match finished {
+            Ok(finished) => finished,
+            Err(why) => {
+                // What was written of it goes; if that fails, it is collected later.
+                drop(self.handle.block_on(self.file.abort()));
+                return Err(why);
+            }
+        };
+        let whole = async {
+            self.file.put(last.into()).await.map_err(|error| away(&error))?;
+            self.file.shutdown().await.map_err(|error| away(&error))
+        };
+        self.handle.block_on(whole)?;
+        Ok(made)
     }
 
     /// Uploads what was written.

@@ -6,7 +6,7 @@
 //! | order | part | because |
 //! |---|---|---|
 //! | 1 | whatever else lies there | it was made from the log, and must not be ahead of it |
-//! | 2 | `state/` | its positions lie in the log, which only grows |
+//! | 2 | `state/` | its positions lie in the log, which only grows; of each partition first the database, then the segments of facts that it names |
 //! | 3 | `log/` | batches that it has are in the outbox, or were acknowledged before |
 //! | 4 | `outbox/` | it is held open from the beginning, so that no batch is missing that was acknowledged, and deleted, while the log was copied; so it has every number that the log has, and the next start goes on after it |
 //! | 5 | keys | every token in the copy is signed with a key in the copy |

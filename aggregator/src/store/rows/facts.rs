@@ -16,9 +16,9 @@ use crate::store::{Change, StoreError, View, keys};
 
 /// So many of the newest blocks of an hour become one.
 const MERGED_MIN: usize = 8;
-/// A block is not merged into a larger one than of so many facts: about 30 MB, and some hundred
-/// milliseconds of work.
-const MERGED_FACTS_MAX: u64 = 1 << 20;
+/// A block is not merged into a larger one than of so many facts: what is larger waits for the segment
+/// that it becomes part of.
+const MERGED_FACTS_MAX: u64 = 1 << 17;
 
 /// Which blocks and segments of facts a partition has.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -16,6 +16,9 @@ use crate::failure::Failure;
 
 /// The parts that are copied at a fixed place in the order.
 const STATE: &str = "state";
+/// In the state: the databases of partitions, and the segments of facts that these name.
+const PARTITION: &str = "partition-";
+const FACTS: &str = "facts";
 const LOG: &str = "log";
 /// The dead letters: segments in the log's directory.
 const LETTERS: &str = "dead";
@@ -45,9 +48,13 @@ pub(super) fn copy(copier: &mut Copier) -> Result<bool, Failure> {
     let has_log = outbox.during(|| {
         others(copier, Path::new(""))?;
         for name in names(&copier.from.join(STATE))? {
-            let path = Path::new(STATE).join(name);
-            if copier.from.join(&path).is_dir() {
-                partition(copier, &path)?;
+            let path = Path::new(STATE).join(&name);
+            if name == FACTS || !copier.from.join(&path).is_dir() {
+                continue;
+            }
+            partition(copier, &path)?;
+            if let Some(number) = name.strip_prefix(PARTITION) {
+                facts(copier, &Path::new(STATE).join(FACTS).join(number))?;
             }
         }
         let has_log = log(copier, Path::new(LOG))?;
@@ -131,6 +138,26 @@ fn partition(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
         "{}: its files change faster than they can be copied; run the backup again",
         copier.from.join(dir).display()
     )))
+}
+
+/// Copies the segments of facts of a partition, after its database, which names them. All are opened
+/// before the first one is copied: one that another takes the place of meanwhile is deleted some
+/// minutes later, however long the copying takes.
+fn facts(copier: &mut Copier, dir: &Path) -> Result<(), Failure> {
+    if !copier.from.join(dir).is_dir() {
+        return Ok(());
+    }
+    let mut opened = Vec::new();
+    for path in files_of(&copier.from, dir)? {
+        if let Some(file) = open(&copier.from.join(&path))? {
+            opened.push((path, file));
+        }
+    }
+    for (path, file) in opened {
+        let bytes = length(&copier.from.join(&path), &file)?;
+        copier.opened(&path, &file, bytes)?;
+    }
+    Ok(())
 }
 
 fn files_of(from: &Path, dir: &Path) -> Result<Vec<PathBuf>, Failure> {
