@@ -1,6 +1,7 @@
 //! Logs, messages and stores that are not what they should be; starts and ends.
 
 use eventlog::Reader as _;
+use object_store::ObjectStoreExt as _;
 use shared::keys::EdgeRegistry;
 
 use super::*;
@@ -96,16 +97,55 @@ async fn a_damaged_checkpoint_is_refused_by_name() {
     // A row that only a question reads: that question is refused, never answered without it.
     let (log, stores, world) = saved().await;
     let rows = stores.rows(2);
-    let (key, value) = rows.iter().find(|(key, _)| key[0] == keys::CELLS).unwrap();
+    let minute = |key: &[u8]| u32::from_be_bytes(key[17..21].try_into().unwrap());
+    let is_cells = |key: &[u8]| key[0] == keys::CELLS && minute(key) >= START.0;
+    let (key, value) = rows.iter().find(|(key, _)| is_cells(key)).unwrap();
     stores.damage(2, key, &value[..value.len() - 1]);
     let ad = String::from_utf8(key[1..17].iter().copied().filter(|b| *b > 0).collect()).unwrap();
     let running = start(&log, stores);
     caught_up(&running).await;
     let last = Minute(world.oracle.minutes.last().unwrap().0 + 1);
-    let range = range(Minute(START.0 - 500_000), last);
+    // What is asked of the last hour is answered from totals.
+    let range = range(START, last);
     let (status, body) = ask(&running, &format!("/v1/ads/{ad}/aggregated_count?{range}")).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(body["detail"].as_str().unwrap().contains(&format!("cells of ad {ad}")), "{body}");
+}
+
+#[tokio::test]
+async fn a_segment_that_is_damaged_or_missing_is_named() {
+    // None is merged meanwhile.
+    let facts = Plan { sealed_facts_min: 40, settled_minutes: u32::MAX, merged_min: 1_000 };
+    let settings = || Settings { facts, ..settings() };
+    for (kind, is_missing) in [("directory", false), ("directory", true), ("parquet", true)] {
+        let (log, stores, world) = saved().await;
+        let running = start_with(&log, stores.clone(), settings());
+        caught_up(&running).await;
+        let first = *world.oracle.minutes.first().unwrap();
+        let last = Minute(world.oracle.minutes.last().unwrap().0 + 1);
+        let uri = format!("/v1/top?of=publishers&{}", range(first, last));
+        let listed = loop {
+            let listed = good(&running, "/v1/segments").await;
+            if !listed["segments"].as_array().unwrap().is_empty() {
+                break listed;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        good(&running, &uri).await;
+        running.close().await;
+        let file = listed["segments"][0]["file"].as_str().unwrap();
+        let path = object_store::path::Path::from(file.replace("parquet", kind));
+        let objects = stores.objects();
+        match is_missing {
+            true => objects.delete(&path).await.unwrap(),
+            false => drop(objects.put(&path, "what is no directory".into()).await.unwrap()),
+        }
+        let running = start_with(&log, stores, settings());
+        caught_up(&running).await;
+        let (status, body) = ask(&running, &uri).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{body}");
+        assert!(body["detail"].as_str().unwrap().contains(path.as_ref()), "{body}");
+    }
 }
 
 #[tokio::test]
