@@ -168,12 +168,15 @@ test("what happens when the page is already hidden waits for no timer", async ()
 });
 
 test("another window has the focus: no time runs", async () => {
-  const tab = await open("unfocused");
+  // Nothing is shown before the focus has gone: on a slow machine the second would be over until then.
+  const tab = await open("unfocused", { body: `<div id="here" style="width:300px;height:250px"></div>`, wait: false });
+  await heard(tab, "core");
   // Playwright lets every page believe that it has the focus; this one is told the truth.
   const session = await tab.context().newCDPSession(tab);
   await session.send("Emulation.setFocusEmulationEnabled", { enabled: false });
   const other = await tab.context().newPage();
   await other.bringToFront();
+  await tab.evaluate(() => window.countersign.render("#here", "unfocused"));
   await sleep(1_500);
   assert.deepEqual([await tab.evaluate(() => document.hasFocus()), await said(tab, "viewable")], [false, 0]);
   await tab.bringToFront();
