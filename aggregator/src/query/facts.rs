@@ -141,25 +141,13 @@ impl<S: Sum + Default + 'static> OfFacts<S> {
         OfFacts { range, select, scope, by, steps, groups_max, sum: PhantomData }
     }
 
-    /// Asks all partitions, when the answer does not need more facts than may be read. Each
-    /// partition is read in a task of its own, so that all cores work; the tasks end when nobody
-    /// waits for the answer any more.
+    /// Asks all partitions, when the answer does not need more facts than may be read.
     pub(crate) async fn ask<L: Log, T: Stores>(
         self,
         core: &Arc<Core<L, T>>,
     ) -> Result<Tallied<Tally<S>>, Unanswered> {
         self.check_cost(core).await?;
-        // The semaphore is never closed. If it were, all questions would read at once, which does
-        // no harm.
-        let _reading = core.reading.acquire().await;
-        let question = Arc::new(self.with_limit(core.slots.len()));
-        let mut tasks = JoinSet::new();
-        for partition in 0..core.slots.len() {
-            let (core, question) = (Arc::clone(core), Arc::clone(&question));
-            tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
-        }
-        let all = merge_all(tasks, |one, other| question.merge(one, other)).await?;
-        all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
+        ask_in_tasks(core, self.with_limit(core.slots.len())).await
     }
 
     /// Refuses what needs more facts than may be read, as far as this is known before. What is
@@ -355,6 +343,29 @@ impl<S: Sum + Default> Adding<S> {
     pub(super) fn new(by: &[Name]) -> Self {
         Self { tally: Tally::new(by.to_vec()), rows: 0 }
     }
+}
+
+/// Asks all partitions what reads facts. Each is read in a task of its own, so that all cores work;
+/// the tasks end when nobody waits for the answer any more.
+pub(super) async fn ask_in_tasks<Q, L: Log, T: Stores>(
+    core: &Arc<Core<L, T>>,
+    question: Q,
+) -> Result<Q::Part, Unanswered>
+where
+    Q: Question + Send + 'static,
+    Q::Part: 'static,
+{
+    // The semaphore is never closed. If it were, all questions would read at once, which does no
+    // harm.
+    let _reading = core.reading.acquire().await;
+    let question = Arc::new(question);
+    let mut tasks = JoinSet::new();
+    for partition in 0..core.slots.len() {
+        let (core, question) = (Arc::clone(core), Arc::clone(&question));
+        tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
+    }
+    let all = merge_all(tasks, |one, other| question.merge(one, other)).await?;
+    all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
 }
 
 /// Waits for all tasks, and merges what they return.

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use eventlog::Log;
-use tokio::task::JoinSet;
 
-use super::facts::{Adding, OfFacts, Seen, Tallied, merge_all};
+use super::facts::{Adding, OfFacts, Seen, Tallied, ask_in_tasks};
 use super::{Question, Unanswered};
 use crate::facts::segment::nodes::{Cover, Node};
 use crate::facts::{Sum as _, Visitors};
-use crate::service::{Core, NotReady, Slot};
+use crate::service::{Core, Slot};
 use crate::store::segments::Segment;
 use crate::store::{CheckpointStore, StoreError, Stores, View};
 
@@ -27,21 +26,13 @@ pub(crate) struct OfVisitors<const MAX: usize> {
 }
 
 impl<const MAX: usize> OfVisitors<MAX> {
-    /// Asks all partitions, each in a task of its own.
+    /// Asks all partitions.
     pub(crate) async fn ask<L: Log, T: Stores>(
         self,
         core: &Arc<Core<L, T>>,
     ) -> Result<Tallied<Visitors<MAX>>, Unanswered> {
         self.facts.check_cost(core).await?;
-        let _reading = core.reading.acquire().await;
-        let question = Arc::new(self);
-        let mut tasks = JoinSet::new();
-        for partition in 0..core.slots.len() {
-            let (core, question) = (Arc::clone(core), Arc::clone(&question));
-            tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
-        }
-        let all = merge_all(tasks, |one, other| question.merge(one, other)).await?;
-        all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
+        ask_in_tasks(core, self).await
     }
 
     /// Adds the visitors of a segment.
