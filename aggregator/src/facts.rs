@@ -8,6 +8,7 @@
 mod block;
 mod column;
 mod measures;
+mod overlay;
 mod runs;
 pub(crate) mod segment;
 mod select;
@@ -23,6 +24,7 @@ pub use block::Block;
 pub(crate) use column::code_text;
 pub use column::{COLUMNS, Column, Name};
 pub(crate) use measures::{Count, Measures, Sum, Visitors};
+pub(crate) use overlay::{Judgement, Overlay};
 pub(crate) use runs::{Runs, Scope};
 pub(crate) use select::Select;
 pub use sorted::{blocks, merged};

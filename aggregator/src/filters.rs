@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::filter::Filter;
-use futures::TryStreamExt as _;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use shared::Timestamp;
 use tokio::sync::Mutex;
 
+use crate::documents::Documents;
 use crate::store::StoreError;
 
 /// The folder of the objects.
@@ -65,13 +64,13 @@ pub(crate) enum FilterError {
 /// All filters. What is stored is read at the first use, and kept.
 #[derive(Debug)]
 pub(crate) struct Filters {
-    objects: Arc<dyn ObjectStore>,
+    documents: Documents,
     known: Mutex<Option<BTreeMap<u32, Vec<Version>>>>,
 }
 
 impl Filters {
     pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, known: Mutex::new(None) }
+        Self { documents: Documents::new(objects, FOLDER), known: Mutex::new(None) }
     }
 
     /// The filters that are not deleted, in the order of their numbers.
@@ -114,7 +113,7 @@ impl Filters {
             return Err(FilterError::Exists(id));
         }
         let version = Version { name: name.to_owned(), filter: Some(filter.to_json()), at: at.0 };
-        self.write(id, 1, &version).await?;
+        self.documents.write(&document(id, 1), &version).await?;
         let versions = known.entry(id).or_default();
         versions.push(version);
         stored(id, versions, 1)
@@ -158,27 +157,9 @@ impl Filters {
         let (name, filter) = change(last);
         let version = Version { name, filter, at: at.0 };
         let number = versions.len() + 1;
-        self.write(id, number, &version).await?;
+        self.documents.write(&document(id, number), &version).await?;
         versions.push(version);
         Ok((versions.clone(), number))
-    }
-
-    async fn write(&self, id: u32, number: usize, version: &Version) -> Result<(), StoreError> {
-        let bytes = bytes_of(version);
-        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let path = path(id, number);
-        match self.objects.put_opts(&path, bytes.clone().into(), create).await {
-            Ok(_) => Ok(()),
-            // Written before, and the acknowledgement was lost; or another process has the store.
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                let there = self.objects.get(&path).await.map_err(away)?;
-                match there.bytes().await.map_err(away)? == bytes {
-                    true => Ok(()),
-                    false => Err(StoreError::Closed(format!("{path}: another process wrote it"))),
-                }
-            }
-            Err(error) => Err(away(error)),
-        }
     }
 
     /// Reads all filters, if that was not done before.
@@ -188,21 +169,18 @@ impl Filters {
     ) -> Result<&'a mut BTreeMap<u32, Vec<Version>>, StoreError> {
         if known.is_none() {
             let mut found: BTreeMap<(u32, usize), Version> = BTreeMap::new();
-            let mut objects = self.objects.list(Some(&Path::from(FOLDER)));
-            while let Some(object) = objects.try_next().await.map_err(away)? {
-                let path = object.location;
-                let bytes = self.objects.get(&path).await.map_err(away)?;
-                let bytes = bytes.bytes().await.map_err(away)?;
-                let damaged = |what: &str| StoreError::Damaged(format!("{path}: {what}"));
-                let version = read(&bytes).ok_or_else(|| damaged("it is not what was written"))?;
-                let key = key(&path).ok_or_else(|| damaged("not the name of a filter"))?;
-                found.insert(key, version);
+            for (name, version) in self.documents.all().await? {
+                let damaged = || {
+                    let path = self.documents.path(&name);
+                    StoreError::Damaged(format!("{path}: not the name of a filter"))
+                };
+                found.insert(key(&name).ok_or_else(damaged)?, version);
             }
             let mut filters: BTreeMap<u32, Vec<Version>> = BTreeMap::new();
             for ((id, number), version) in found {
                 let versions = filters.entry(id).or_default();
                 if number != versions.len() + 1 {
-                    let missing = path(id, versions.len() + 1);
+                    let missing = self.documents.path(&document(id, versions.len() + 1));
                     return Err(StoreError::Damaged(format!("{missing}: it is missing")));
                 }
                 versions.push(version);
@@ -213,21 +191,6 @@ impl Filters {
     }
 }
 
-/// A version as bytes: JSON, then a line with the BLAKE3 digest of it.
-fn bytes_of(version: &Version) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(version).unwrap_or_default();
-    let digest = blake3::hash(&bytes).to_hex();
-    bytes.push(b'\n');
-    bytes.extend(digest.as_bytes());
-    bytes
-}
-
-fn read(bytes: &[u8]) -> Option<Version> {
-    let (json, digest) = bytes.split_at_checked(bytes.len().checked_sub(65)?)?;
-    let is_whole = digest.strip_prefix(b"\n")? == blake3::hash(json).to_hex().as_bytes();
-    if is_whole { serde_json::from_slice(json).ok() } else { None }
-}
-
 fn is_there(versions: &[Version]) -> bool {
     versions.last().is_some_and(|last| last.filter.is_some())
 }
@@ -236,22 +199,18 @@ fn stored(id: u32, versions: &[Version], number: usize) -> Result<Stored, Filter
     let version = number.checked_sub(1).and_then(|at| versions.get(at));
     let version = version.ok_or(FilterError::NoVersion(id, number, versions.len()))?;
     let filter = version.filter.as_ref().ok_or(FilterError::Deleted(id))?;
-    let filter = Filter::from_json(filter)
-        .map_err(|error| StoreError::Damaged(format!("{}: {error}", path(id, number))))?;
+    let filter = Filter::from_json(filter).map_err(|error| {
+        StoreError::Damaged(format!("{FOLDER}/{}: {error}", document(id, number)))
+    })?;
     let (name, at) = (version.name.clone(), Timestamp(version.at));
     Ok(Stored { id, version: number, name, filter, at })
 }
 
-fn path(id: u32, version: usize) -> Path {
-    Path::from(format!("{FOLDER}/{id:010}/{version:04}.json"))
+fn document(id: u32, version: usize) -> String {
+    format!("{id:010}/{version:04}")
 }
 
-fn key(path: &Path) -> Option<(u32, usize)> {
-    let text = path.as_ref().strip_prefix(FOLDER)?.strip_prefix('/')?.strip_suffix(".json")?;
-    let (id, version) = text.split_once('/')?;
+fn key(name: &str) -> Option<(u32, usize)> {
+    let (id, version) = name.split_once('/')?;
     Some((id.parse().ok()?, version.parse().ok()?))
-}
-
-fn away(error: object_store::Error) -> StoreError {
-    StoreError::Unavailable(error.to_string())
 }

@@ -32,14 +32,17 @@ use crate::query::{
 };
 use crate::service::{Aggregator, Core, NotReady};
 use crate::store::{StoreError, Stores};
+use asked::{Asking, Meant, Understood};
 use params::Params;
-use reports::{Meant, Understood};
 
+mod asked;
 mod export;
 mod filters;
 mod live;
+mod many;
 mod params;
 mod reports;
+mod restatements;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -64,17 +67,22 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
 /// Whoever mounts these routes must say who asks ([`Principal`]). Without that only `/readyz`
 /// answers.
 fn router<L: Log, S: Stores>(core: Arc<Core<L, S>>) -> Router {
-    Router::new()
+    let questions = Router::new()
         .route(routes::AD_COUNT.path, get(aggregated_count::<L, S>))
         .route(routes::AD_CNT.path, get(aggregated_count::<L, S>))
         .route(routes::POPULAR_ADS.path, get(popular_ads::<L, S>))
+        .merge(reports::router());
+    Router::new()
+        .merge(many::router(questions.clone().with_state(Arc::clone(&core))))
+        .merge(questions)
         .route(routes::ACCOUNTING.path, get(accounting::<L, S>))
         .route(routes::EDGES.path, get(edges::<L, S>))
         .route(routes::SOURCE.path, get(source::<L, S>))
         .route(routes::CELLS.path, get(cells::<L, S>))
         .route(routes::READY.path, get(readyz::<L, S>))
-        .merge(reports::router())
+        .route(routes::reports::SEGMENTS.path, get(reports::segments::<L, S>))
         .merge(filters::router())
+        .merge(restatements::router())
         .merge(live::router())
         .with_state(core)
 }
@@ -134,15 +142,8 @@ async fn answer<L: Log, S: Stores>(
     answer
 }
 
-/// Memory has so many minutes, or most of them.
-const RECENT_MINUTES: u32 = 60;
 /// Without facts a top list is of so many minutes at most.
 const TOTALS_MINUTES_MAX: u32 = 24 * 60;
-
-/// Whether memory has most of a range, so that totals are quicker to add up than facts.
-fn is_recent(range: &Range<Minute>, now: Minute) -> bool {
-    range.start.0 + RECENT_MINUTES > now.0
-}
 
 /// Whether a top list that facts do not answer is answered from totals.
 fn is_of_totals(range: &Range<Minute>, why: &Unanswered) -> bool {
@@ -150,8 +151,7 @@ fn is_of_totals(range: &Range<Minute>, why: &Unanswered) -> bool {
 }
 
 async fn aggregated_count<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
+    asking: Asking<L, S>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Answer {
@@ -159,23 +159,27 @@ async fn aggregated_count<L: Log, S: Stores>(
     let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
     let (range, kind, validity) = (params.range()?, params.event()?, params.validity()?);
     let filter = params.filter()?;
-    answer(&core, "aggregated_count", async {
-        let meant = Meant::new(&core, filter).await?;
+    let core = &asking.core;
+    answer(core, "aggregated_count", async {
+        let meant = Meant::new(core, filter).await?;
         let filter = meant.filter.as_ref();
-        let is_recent = is_recent(&range, core.clock.now().minute());
+        let restated = asking.restated().await?;
         let thing = Some((Of::Ad, ad.id().any()));
         let others = reports::events(kind, validity);
-        let of_facts = reports::question::<facts::Count>(range.clone(), filter, thing, others);
-        let found = match filter.is_none() && is_recent {
+        let of_facts: OfFacts<facts::Count> =
+            asked::question(range.clone(), filter, thing, others, &restated);
+        // Totals have no other columns, and know of no restatement.
+        let has_totals = filter.is_none() && of_facts.overlay.is_empty();
+        let found = match has_totals && asking.is_recent(&range) {
             true => None,
-            false => Some(of_facts.ask(&core).await),
+            false => Some(of_facts.ask(core, &asking.at).await),
         };
         let (count, revision, complete) = match found {
             Some(Ok(found)) => {
                 let facts::Count(count) = reports::sum(found.tally);
                 (count, found.revision, found.completeness)
             }
-            Some(Err(why)) if filter.is_some() || !matches!(why, Unanswered::NoFacts(_)) => {
+            Some(Err(why)) if !has_totals || !matches!(why, Unanswered::NoFacts(_)) => {
                 return Err(why.into());
             }
             // In memory, and before facts begin, there are totals.
@@ -200,18 +204,14 @@ async fn aggregated_count<L: Log, S: Stores>(
             networks,
             is_final: complete.is_final,
             behind: (!complete.is_final).then_some(complete.behind),
-            revision,
+            revision: revision + restated.revisions(&range),
             as_of: complete.as_of.to_string(),
         }))
     })
     .await
 }
 
-async fn popular_ads<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
-    uri: Uri,
-) -> Answer {
+async fn popular_ads<L: Log, S: Stores>(asking: Asking<L, S>, uri: Uri) -> Answer {
     let params = Params::read(
         &uri,
         &["count", "window", "event", "validity", "at", "running", "filter", "where"],
@@ -219,6 +219,7 @@ async fn popular_ads<L: Log, S: Stores>(
     let count = params.number("count", 100, COUNT_MAX)?;
     let window = params.number("window", 1, RANGE_MINUTES_MAX)?;
     let (kind, validity, filter) = (params.event()?, params.validity()?, params.filter()?);
+    let core = &asking.core;
     let now = core.clock.now().minute();
     let at = match (params.minute("at")?, params.is_true("running")?) {
         (Some(_), true) => {
@@ -232,16 +233,18 @@ async fn popular_ads<L: Log, S: Stores>(
         let what = "at: before 1970-01-01T00:01:00Z there is no minute";
         return Err(Problem::new(400, "invalid_parameter", what).into());
     }
-    answer(&core, "popular_ads", async {
+    answer(core, "popular_ads", async {
         let most = usize::try_from(count).unwrap_or(usize::MAX);
-        let meant = Meant::new(&core, filter).await?;
+        let meant = Meant::new(core, filter).await?;
         let filter = meant.filter.as_ref();
+        let restated = asking.restated().await?;
         let others = reports::events(kind, validity);
         let question: OfFacts<facts::Count> =
-            reports::question(range.clone(), filter, None, others);
-        let found = match filter.is_none() && is_recent(&range, now) {
+            asked::question(range.clone(), filter, None, others, &restated);
+        let has_totals = filter.is_none() && question.overlay.is_empty();
+        let found = match has_totals && asking.is_recent(&range) {
             true => None,
-            false => Some(query::leading_ads(&core, question, most).await),
+            false => Some(query::leading_ads(core, &asking.at, question, most).await),
         };
         let (top, complete) = match found {
             Some(Ok(found)) => {
@@ -249,7 +252,7 @@ async fn popular_ads<L: Log, S: Stores>(
                 let counts = counts.map(|(ad, count)| (ad.cast(), count)).collect();
                 (query::ranked(&core.slots, counts, most).await?, found.completeness)
             }
-            Some(Err(why)) if filter.is_some() || !is_of_totals(&range, &why) => {
+            Some(Err(why)) if !has_totals || !is_of_totals(&range, &why) => {
                 return Err(why.into());
             }
             // In memory, and before facts begin, there are totals.

@@ -1,6 +1,7 @@
 //! The aggregator: counts exactly, keeps its counts, and answers questions about them.
 
 pub mod count;
+mod documents;
 pub mod facts;
 mod filters;
 pub mod store;
@@ -8,6 +9,7 @@ pub mod store;
 mod http;
 pub mod metrics;
 mod query;
+mod restatements;
 pub mod service;
 #[cfg(test)]
 mod testing;

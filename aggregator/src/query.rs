@@ -27,6 +27,7 @@ mod edges;
 mod export;
 mod facts;
 mod leading;
+mod moment;
 mod names;
 mod stored;
 #[cfg(test)]
@@ -37,8 +38,9 @@ pub(crate) use accounting::{Conflicts, accounting};
 pub(crate) use calendar::{Step, Steps, Zone};
 pub(crate) use edges::{AllEdges, Edges, OutboxProgress};
 pub(crate) use export::{Export, Row, export};
-pub(crate) use facts::{OfFacts, Tallied};
+pub(crate) use facts::{AtOf, OfFacts, Tallied};
 pub(crate) use leading::leading_ads;
+pub(crate) use moment::At;
 pub(crate) use names::Names;
 pub(crate) use visitors::OfVisitors;
 

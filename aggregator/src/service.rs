@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::count::{self, Changes, Engine};
 use crate::filters::Filters;
 use crate::metrics::Metrics;
+use crate::restatements::Restatements;
 use crate::store::rows::{FactsIndex, Plan};
 use crate::store::segments::Segments;
 use crate::store::slate::SlateStores;
@@ -163,6 +164,7 @@ pub(crate) struct Core<L, S: Stores> {
     pub(crate) trimmable: parking_lot::Mutex<Vec<Option<u64>>>,
     pub(crate) registered: Registered,
     pub(crate) filters: Filters,
+    pub(crate) restatements: Restatements,
     /// Lets [`READING_MAX`] questions read facts at once: others wait, and counting goes on.
     pub(crate) reading: Semaphore,
     pub(crate) segments: Arc<Segments>,
@@ -194,6 +196,7 @@ impl<L: Log, S: Stores> Aggregator<L, S> {
         let partitions = log.partitions();
         let core = Arc::new(Core {
             filters: Filters::new(stores.objects()),
+            restatements: Restatements::new(stores.objects()),
             reading: Semaphore::new(READING_MAX),
             segments: Arc::new(Segments::new(stores.objects(), settings.facts_cache_bytes)),
             sealing: Semaphore::new(1),

@@ -16,6 +16,8 @@ mod columns;
 mod json;
 mod text;
 
+pub use columns::verdict;
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;

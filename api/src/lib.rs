@@ -1,5 +1,5 @@
 //! The HTTP interface, defined once for those that answer and those that ask: the bodies of answers
-//! ([`answers`], [`reports`], [`export`], [`letters`]), which events a question is about
+//! ([`answers`], [`reports`], [`restatements`], [`export`], [`letters`]), which events a question is about
 //! ([`filter`]), the routes ([`routes`]), refusals ([`Refusal`]), whether a process is ready
 //! ([`ready`]), and who asks ([`Principal`]). How an answer is made is no matter of this room.
 
@@ -12,6 +12,7 @@ pub mod openapi;
 mod principal;
 mod refusal;
 pub mod reports;
+pub mod restatements;
 pub mod routes;
 
 pub use principal::Principal;

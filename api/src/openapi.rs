@@ -8,7 +8,7 @@ use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::routes::{ALL, Key, Parameter, Role, Route, Shape};
-use crate::{answers, export, letters, reports};
+use crate::{answers, export, letters, reports, restatements};
 
 /// The document.
 #[must_use]
@@ -170,6 +170,10 @@ fn schemas() -> Value {
         reports::StoredFilters,
         reports::Top,
         reports::Uniques,
+        restatements::Answers,
+        restatements::Credits,
+        restatements::Effect,
+        restatements::Restatements,
     );
     let components = ComponentsBuilder::new().schemas_from_iter(found).build();
     let mut all = serde_json::to_value(components).unwrap_or_default()["schemas"].take();

@@ -10,8 +10,9 @@ pub mod reports;
 use std::fmt;
 
 use reports::{
-    ADS, ADVERTISERS, CAMPAIGNS, CHANGE_FILTER, DELETE_FILTER, FILTER, FILTER_ID, FILTERS, LIVE,
-    MAKE_FILTER, OF_FACTS, PLACEMENTS, PUBLISHERS, SEGMENTS, TOP, WHERE,
+    ADS, ADVERTISERS, CAMPAIGNS, CHANGE_FILTER, CREDITS, DELETE_FILTER, FILTER, FILTER_ID, FILTERS,
+    LIVE, MAKE_FILTER, OF_FACTS, PLACEMENTS, PUBLISHERS, QUERY, RESTATE, RESTATEMENTS, SEGMENTS,
+    TOP, WHERE,
 };
 use shared::limits::TOKEN_CHARS_MAX;
 use shared::text::escaped;
@@ -471,7 +472,7 @@ pub const CLICK: Route = visit(
 );
 
 /// All routes.
-pub const ALL: [Route; 49] = [
+pub const ALL: [Route; 53] = [
     SERVE,
     EVENTS_OF_PAGES,
     PIXEL,
@@ -506,6 +507,10 @@ pub const ALL: [Route; 49] = [
     FILTER,
     CHANGE_FILTER,
     DELETE_FILTER,
+    QUERY,
+    RESTATEMENTS,
+    RESTATE,
+    CREDITS,
     LIVE,
     ACCOUNTING,
     EDGES,

@@ -146,6 +146,13 @@ impl Block {
         &self.columns[name.index()]
     }
 
+    /// The block with other numbers in a column.
+    pub(super) fn with(&self, name: Name, column: Column) -> Self {
+        let mut block = self.clone();
+        block.columns[name.index()] = column;
+        block
+    }
+
     /// The block with its rows in the order of a segment.
     pub(crate) fn in_order_of_runs(self) -> Self {
         if self.order == Order::Runs { self } else { merged(&[self]) }

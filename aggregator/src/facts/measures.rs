@@ -106,7 +106,8 @@ impl Sum for Measures {
         if let Some(count) = self.reasons.get_mut(reason).filter(|_| reason != 0) {
             *count += 1;
         }
-        let price = columns.price.get(row);
+        // An event that was judged again has a price still, and costs nothing.
+        let price = if reason == 0 { columns.price.get(row) } else { 0 };
         if price != 0 {
             let price = columns.block.price(price);
             let sum = self.spend.entry(price.currency).or_default();

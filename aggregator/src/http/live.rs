@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +19,15 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use eventlog::Log;
 use futures::stream;
-use shared::event::VERDICTS;
+use shared::event::{REASON_CODES, VERDICTS};
 use shared::{AdName, Kind, Minute, Timestamp, Validity};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::params::Params;
-use super::{Answer, time};
-use crate::query::{self, CountsOfAds, Unanswered};
+use super::{Answer, asked, time};
+use crate::facts::{Measures, Name, Sum as _};
+use crate::query::{self, At, CountsOfAds, OfFacts, Unanswered};
+use crate::restatements::Restated;
 use crate::service::Core;
 use crate::store::Stores;
 
@@ -114,7 +117,7 @@ struct Listening<L, S: Stores> {
 
 /// The answer of this second. One is made at a time, however many clients listen.
 async fn answer<L: Log, S: Stores>(
-    core: &Core<L, S>,
+    core: &Arc<Core<L, S>>,
     shared: &Shared,
     asked: Asked,
 ) -> Result<Arc<Answered>, Unanswered> {
@@ -131,28 +134,78 @@ async fn answer<L: Log, S: Stores>(
     Ok(answered)
 }
 
+/// What is told of the minutes.
+#[derive(Default)]
+struct Counts {
+    /// Valid events by the code of their kind.
+    totals: [u64; Kind::ALL.len()],
+    /// Flagged events by the code of their verdict.
+    reasons: [u64; REASON_CODES],
+    top: Vec<(AdName, u64)>,
+    as_of: Timestamp,
+}
+
+impl Counts {
+    /// From what is added up in memory as events come.
+    async fn from_totals<L: Log, S: Stores>(
+        core: &Core<L, S>,
+        Asked { count, kind, .. }: Asked,
+        range: &Range<Minute>,
+    ) -> Result<Self, Unanswered> {
+        let mut counts = Self { as_of: Timestamp::MAX, ..Self::default() };
+        for of in Kind::ALL {
+            let (kind_of, validity) = (*of, Validity::Valid);
+            let question = CountsOfAds { kind: kind_of, validity, range: range.clone() };
+            let found = query::ask(&core.slots, &question).await?;
+            counts.as_of = counts.as_of.min(found.completeness.as_of);
+            counts.totals[usize::from(of.code())] = found.total();
+            if *of == kind {
+                let most = usize::try_from(count).unwrap_or(usize::MAX);
+                counts.top = found.top(&core.slots, most).await?;
+            }
+        }
+        let accounting = query::accounting(&core.slots, &*core.log, range.clone()).await?;
+        counts.reasons = accounting.reasons;
+        Ok(counts)
+    }
+
+    /// From facts, of which some were judged again.
+    async fn from_facts<L: Log, S: Stores>(
+        core: &Arc<Core<L, S>>,
+        Asked { count, kind, .. }: Asked,
+        range: &Range<Minute>,
+        restated: &Restated,
+    ) -> Result<Self, Unanswered> {
+        let mut question: OfFacts<Measures> =
+            asked::question(range.clone(), None, None, Vec::new(), restated);
+        question.by = vec![Name::Ad];
+        let found = question.ask(core, &At::Now).await?;
+        let (mut all, mut ads) = (Measures::default(), Vec::new());
+        for (key, measures) in found.tally.into_groups() {
+            let count = measures.valid[usize::from(kind.code())];
+            ads.extend(key[1].id().filter(|_| count > 0).map(|ad| (ad.cast(), count)));
+            all.merge(measures);
+        }
+        let most = usize::try_from(count).unwrap_or(usize::MAX);
+        let top = query::ranked(&core.slots, ads, most).await?;
+        let as_of = found.completeness.as_of;
+        Ok(Self { totals: all.valid, reasons: all.reasons, top, as_of })
+    }
+}
+
 async fn make<L: Log, S: Stores>(
-    core: &Core<L, S>,
-    Asked { window, count, kind }: Asked,
+    core: &Arc<Core<L, S>>,
+    asked: Asked,
 ) -> Result<Answered, Unanswered> {
     let end = Minute(core.clock.now().minute().0.saturating_add(1));
-    let range = Minute(end.0.saturating_sub(window))..end;
-    let mut totals = [0; Kind::ALL.len()];
-    let mut top: Vec<(AdName, u64)> = Vec::new();
-    let mut as_of = Timestamp::MAX;
-    for of in Kind::ALL {
-        let question = CountsOfAds { kind: *of, validity: Validity::Valid, range: range.clone() };
-        let found = query::ask(&core.slots, &question).await?;
-        as_of = as_of.min(found.completeness.as_of);
-        totals[usize::from(of.code())] = found.total();
-        if *of == kind {
-            top = found.top(&core.slots, usize::try_from(count).unwrap_or(usize::MAX)).await?;
-        }
-    }
-    let accounting = query::accounting(&core.slots, &*core.log, range.clone()).await?;
-    let flagged = VERDICTS
-        .iter()
-        .map(|reason| (reason.to_string(), accounting.reasons[usize::from(reason.code())]));
+    let range = Minute(end.0.saturating_sub(asked.window))..end;
+    let restated = core.restatements.all().await?;
+    let Counts { totals, reasons, top, as_of } = match restated.overlay.of(&range).is_empty() {
+        true => Counts::from_totals(core, asked, &range).await?,
+        false => Counts::from_facts(core, asked, &range, &restated).await?,
+    };
+    let flagged =
+        VERDICTS.iter().map(|reason| (reason.to_string(), reasons[usize::from(reason.code())]));
     let of = |kind: Kind| totals[usize::from(kind.code())];
     let body = Live {
         from: time(range.start),
@@ -163,7 +216,7 @@ async fn make<L: Log, S: Stores>(
         viewable: of(Kind::Viewable),
         clicks: of(Kind::Click),
         flagged: flagged.filter(|(_, count)| *count > 0).collect(),
-        event: kind,
+        event: asked.kind,
         top: top
             .into_iter()
             .map(|(ad, count)| Place { id: ad.as_str().to_owned(), count })

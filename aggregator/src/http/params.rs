@@ -8,6 +8,7 @@ use api::reports::{Metrics, Of};
 use api::routes::reports::STEPS;
 use axum::extract::Query;
 use axum::http::Uri;
+use serde_json::Value;
 use shared::name::Any;
 use shared::problem::Problem;
 use shared::{AdName, Kind, Minute, NameBuf, PublisherName, SourceId, Timestamp, Validity};
@@ -53,7 +54,27 @@ impl Params {
         Ok(Self(given))
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    /// The fields of an object in JSON, read like parameters. A filter may be an object too.
+    pub(super) fn from_body(body: &[u8], known: &[&str]) -> Result<Self, Problem> {
+        let there_are = || format!("give an object with: {}", known.join(", "));
+        let fields: serde_json::Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| refuse("body", format!("{error}; {}", there_are())))?;
+        let field = |(name, value): (String, Value)| {
+            if !known.contains(&name.as_str()) {
+                let shown: String = name.chars().take(64).collect();
+                return Err(refuse(&shown, format!("unknown field; {}", there_are())));
+            }
+            match value {
+                Value::String(text) => Ok((name, text)),
+                Value::Number(number) => Ok((name, number.to_string())),
+                Value::Object(_) if name == "where" => Ok((name, value.to_string())),
+                _ => Err(refuse(&name, "give text or a number")),
+            }
+        };
+        fields.into_iter().map(field).collect::<Result<_, Problem>>().map(Self)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 

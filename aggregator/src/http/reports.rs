@@ -2,10 +2,8 @@
 //! placement, under a filter.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use api::filter::Filter;
 use api::reports::{
     Breakdown, Count, Group, Metrics, Micros, Of, Place, Point, Scope, Segment, Segments, Series,
     Top, Uniques, Visitors,
@@ -19,13 +17,14 @@ use axum::routing::get;
 use base64::Engine as _;
 use eventlog::Log;
 use shared::name::Any;
-use shared::{AnyId, Kind, Minute, NameBuf, Validity};
+use shared::{AnyId, Kind, NameBuf, Validity};
 
-use super::params::{self, By, Filtering, Params, Sketch};
+use super::asked::{Asked, Asking, column, thing};
+use super::params::{self, By, Params, Sketch};
 use super::table::{self, Format, Heading};
-use super::{Answer, answer, part, time};
-use crate::facts::{self, Key, Measures, Name, Select, Sum, Tally, Value};
-use crate::query::{self, Completeness, Names, OfFacts, Tallied};
+use super::{Answer, answer, time};
+use crate::facts::{self, Key, Measures, Select, Sum, Tally, Value};
+use crate::query::{self, Names, OfFacts, Tallied};
 use crate::service::Core;
 use crate::store::Stores;
 use crate::store::rows::SegmentRow;
@@ -49,9 +48,7 @@ pub(super) fn router<L: Log, S: Stores>() -> Router<Arc<Core<L, S>>> {
     // The handler of one report, told what the report is of.
     macro_rules! of {
         ($of:expr, $handler:ident) => {
-            get(move |who: Principal, core: State<Arc<Core<L, S>>>, id: Id, uri: Uri| {
-                $handler(who, core, $of, id, uri)
-            })
+            get(move |asking: Asking<L, S>, id: Id, uri: Uri| $handler(asking, $of, id, uri))
         };
     }
     let of = |of, reports: routes::reports::Reports| {
@@ -68,162 +65,16 @@ pub(super) fn router<L: Log, S: Stores>() -> Router<Arc<Core<L, S>>> {
         .merge(of(Of::Publisher, routes::reports::PUBLISHERS))
         .merge(of(Of::Placement, routes::reports::PLACEMENTS))
         .route(routes::reports::TOP.path, get(top::<L, S>))
-        .route(routes::reports::SEGMENTS.path, get(segments::<L, S>))
 }
 
-/// What a report is about.
-struct Asked {
-    range: Range<Minute>,
-    /// The thing, if it is about one.
-    thing: Option<(Of, NameBuf<Any>)>,
-    filtering: Filtering,
-}
-
-impl Asked {
-    fn new(params: &Params, thing: Option<(Of, NameBuf<Any>)>) -> Answered<Self> {
-        Ok(Self { range: params.range()?, thing, filtering: params.filter()? })
-    }
-
-    /// Looks up the stored filter.
-    async fn with_filter<L: Log, S: Stores>(self, core: &Core<L, S>) -> Result<Report, Refusal> {
-        let Self { range, thing, filtering } = self;
-        let filter = Meant::new(core, filtering).await?;
-        let now = core.clock.now().minute();
-        Ok(Report { range, thing, filter, now })
-    }
-}
-
-/// What a report is about, with the filter looked up.
-struct Report {
-    range: Range<Minute>,
-    thing: Option<(Of, NameBuf<Any>)>,
-    filter: Meant,
-    now: Minute,
-}
-
-impl Report {
-    /// The question for the events that also pass these.
-    fn question<S: Sum + Default + 'static>(&self, others: Vec<Select>) -> OfFacts<S> {
-        let thing = self.thing.as_ref().map(|(of, name)| (*of, name.id()));
-        question(self.range.clone(), self.filter.filter.as_ref(), thing, others)
-    }
-
-    fn scope(&self, complete: Completeness, revision: u64) -> Scope {
-        let Understood { filter_id, filter_version, filter, networks } = self.filter.understood();
-        Scope {
-            from: time(self.range.start),
-            to: time(self.range.end),
-            filter_id,
-            filter_version,
-            filter,
-            networks,
-            running: self.range.end > self.now,
-            is_final: complete.is_final,
-            behind: (!complete.is_final).then_some(complete.behind),
-            revision,
-            as_of: complete.as_of.to_string(),
-        }
-    }
-
-    /// The word and the name of the thing.
-    fn named(&self) -> (String, String) {
-        self.thing.as_ref().map_or_else(Default::default, |(of, name)| {
-            (of.one().to_owned(), name.as_str().to_owned())
-        })
-    }
-}
-
-type Answered<T> = Result<T, shared::problem::Problem>;
-
-/// The filter of a question: a stored one, one that it brings, or both together.
-pub(super) struct Meant {
-    pub(super) filter: Option<Filter>,
-    /// The number of the stored one, and its version.
-    stored: Option<(u32, usize)>,
-}
-
-/// What an answer says of its filter.
-pub(super) struct Understood {
-    pub(super) filter_id: Option<u32>,
-    pub(super) filter_version: Option<usize>,
-    pub(super) filter: Option<String>,
-    pub(super) networks: Vec<String>,
-}
-
-impl Meant {
-    pub(super) async fn new<L: Log, S: Stores>(
-        core: &Core<L, S>,
-        filtering: Filtering,
-    ) -> Result<Self, Refusal> {
-        let Filtering { stored, filter } = filtering;
-        let Some(id) = stored else { return Ok(Self { filter, stored: None }) };
-        let stored = core.filters.get(id, None).await?;
-        let both = std::iter::once(stored.filter).chain(filter).collect::<Vec<_>>();
-        let filter = match <[Filter; 1]>::try_from(both) {
-            Ok([one]) => one,
-            Err(both) => Filter::All(both),
-        };
-        Ok(Self { filter: Some(filter), stored: Some((stored.id, stored.version)) })
-    }
-
-    pub(super) fn understood(&self) -> Understood {
-        let networks = self.filter.iter().flat_map(Filter::networks).map(|net| net.to_string());
-        Understood {
-            filter_id: self.stored.map(|(id, _)| id),
-            filter_version: self.stored.map(|(_, version)| version),
-            filter: self.filter.as_ref().map(ToString::to_string),
-            networks: networks.collect(),
-        }
-    }
-}
-
-/// The question for the facts of a thing that pass a filter, and also pass `others`.
-pub(super) fn question<S: Sum + Default + 'static>(
-    range: Range<Minute>,
-    filter: Option<&Filter>,
-    thing: Option<(Of, AnyId)>,
-    mut others: Vec<Select>,
-) -> OfFacts<S> {
-    others.push(Select::Minutes(range.clone()));
-    others.extend(thing.map(|(of, id)| Select::Id(column(of), vec![id])));
-    others.extend(filter.map(Select::from));
-    let mut question = OfFacts::new(range, Select::All(others));
-    question.scope = thing.and_then(|(of, id)| facts::Scope::new(column(of), vec![id]));
-    question
-}
-
-/// The column that names the thing.
-fn column(of: Of) -> Name {
-    match of {
-        Of::Ad => Name::Ad,
-        Of::Campaign => Name::Campaign,
-        Of::Advertiser => Name::Advertiser,
-        Of::Publisher => Name::Publisher,
-        Of::Placement => Name::Placement,
-    }
-}
-
-fn thing(
-    of: Of,
-    path: Result<Path<String>, PathRejection>,
-) -> Answered<Option<(Of, NameBuf<Any>)>> {
-    Ok(Some((of, params::name("id", &part("id", path)?)?)))
-}
-
-async fn count<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
-    of: Of,
-    path: Id,
-    uri: Uri,
-) -> Answer {
+async fn count<L: Log, S: Stores>(asking: Asking<L, S>, of: Of, path: Id, uri: Uri) -> Answer {
     let params = Params::read(&uri, &["from", "to", "event", "validity", "filter", "where"])?;
     let asked = Asked::new(&params, thing(of, path)?)?;
     let (event, validity) = (params.event()?, params.validity()?);
-    answer(&core, "count", async {
-        let report = asked.with_filter(&core).await?;
+    answer(&asking.core, "count", async {
+        let report = asked.with_filter(&asking).await?;
         let question = report.question::<facts::Count>(events(event, validity));
-        let found = question.ask(&core).await?;
+        let found = question.ask(&asking.core, &asking.at).await?;
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
         Ok(json(&Count { of, id, event, validity, count: sum(found.tally).0, scope }))
@@ -243,28 +94,23 @@ pub(super) fn sum<S: Sum + Default + 'static>(tally: Tally<S>) -> S {
     all
 }
 
-async fn uniques<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
-    of: Of,
-    path: Id,
-    uri: Uri,
-) -> Answer {
+async fn uniques<L: Log, S: Stores>(asking: Asking<L, S>, of: Of, path: Id, uri: Uri) -> Answer {
     let params =
         Params::read(&uri, &["from", "to", "event", "validity", "sketch", "filter", "where"])?;
     let asked = Asked::new(&params, thing(of, path)?)?;
     let (event, validity) = (params.event()?, params.validity()?);
     let kind = params.sketch()?;
-    answer(&core, "uniques", async {
-        let report = asked.with_filter(&core).await?;
+    answer(&asking.core, "uniques", async {
+        let report = asked.with_filter(&asking).await?;
         let of_facts =
             report.question::<facts::Visitors<EXACT_VISITORS_MAX>>(events(event, validity));
         // Sketches are of all events, and of one kind: no other kind of sketch is made of them.
-        let has_nodes = report.filter.filter.is_none() && kind != Some(Sketch::Hll);
+        let is_plain = report.filter.filter.is_none() && of_facts.overlay.is_empty();
+        let has_nodes = is_plain && kind != Some(Sketch::Hll);
         let event_of = facts::segment::nodes::event_of(event, validity).filter(|_| has_nodes);
-        let read_max = core.settings.visitors_read_max;
+        let read_max = asking.core.settings.visitors_read_max;
         let question = query::OfVisitors { facts: of_facts, event: event_of, read_max };
-        let found = question.ask(&core).await?;
+        let found = question.ask(&asking.core, &asking.at).await?;
         let (of, id) = report.named();
         let scope = report.scope(found.completeness, found.revision);
         let found = found.tally;
@@ -313,17 +159,17 @@ struct Told {
 
 /// Asks for measures in groups, and for visitors only where the metrics need them.
 async fn told<L: Log, S: Stores>(
-    core: &Arc<Core<L, S>>,
+    Asking { core, at, .. }: &Asking<L, S>,
     measured: OfFacts<Measures>,
     metrics: &[&str],
 ) -> Result<Tallied<Grouped>, query::Unanswered> {
     let plain = |measures| Told { measures, visitors: None };
     if !metrics.contains(&"uniques") {
-        return Ok(measured.ask(core).await?.map(|tally| grouped(tally, plain)));
+        return Ok(measured.ask(core, at).await?.map(|tally| grouped(tally, plain)));
     }
     let both: OfFacts<(Measures, VisitorsOfGroup)> = measured.summing(VISITED_GROUPS_MAX);
     let told = |(measures, visitors)| Told { measures, visitors: Some(visitors) };
-    Ok(both.ask(core).await?.map(|tally| grouped(tally, told)))
+    Ok(both.ask(core, at).await?.map(|tally| grouped(tally, told)))
 }
 
 /// Groups by their keys.
@@ -385,24 +231,18 @@ fn rate(one: u64, of: u64) -> Option<f64> {
     (of > 0).then(|| one as f64 / of as f64)
 }
 
-async fn series<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
-    of: Of,
-    path: Id,
-    uri: Uri,
-) -> Answer {
+async fn series<L: Log, S: Stores>(asking: Asking<L, S>, of: Of, path: Id, uri: Uri) -> Answer {
     let params =
         Params::read(&uri, &["from", "to", "step", "tz", "metrics", "format", "filter", "where"])?;
     let asked = Asked::new(&params, thing(of, path)?)?;
     let (metrics, format) = (params.metrics()?, params.format()?);
     let (steps, step, zone) = params.steps(&asked.range)?;
-    answer(&core, "series", async {
-        let report = asked.with_filter(&core).await?;
+    answer(&asking.core, "series", async {
+        let report = asked.with_filter(&asking).await?;
         let steps = Arc::new(steps);
         let mut question = report.question(Vec::new());
         question.steps = Some(Arc::clone(&steps));
-        let found = told(&core, question, &metrics).await?;
+        let found = told(&asking, question, &metrics).await?;
         let mut points: Vec<Told> =
             std::iter::repeat_with(Told::default).take(steps.len()).collect();
         for (key, told) in found.tally {
@@ -426,13 +266,7 @@ async fn series<L: Log, S: Stores>(
     .await
 }
 
-async fn breakdown<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
-    of: Of,
-    path: Id,
-    uri: Uri,
-) -> Answer {
+async fn breakdown<L: Log, S: Stores>(asking: Asking<L, S>, of: Of, path: Id, uri: Uri) -> Answer {
     let known = ["from", "to", "by", "event", "count", "metrics", "format", "filter", "where"];
     let params = Params::read(&uri, &known)?;
     let asked = Asked::new(&params, thing(of, path)?)?;
@@ -440,11 +274,11 @@ async fn breakdown<L: Log, S: Stores>(
     let format = params.format()?;
     let most = params.number("count", 100, params::COUNT_MAX)?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    answer(&core, "breakdown", async {
-        let report = asked.with_filter(&core).await?;
+    answer(&asking.core, "breakdown", async {
+        let report = asked.with_filter(&asking).await?;
         let mut question = report.question(Vec::new());
         question.by = by.iter().flat_map(|by| by.columns()).collect();
-        let found = told(&core, question, &metrics).await?;
+        let found = told(&asking, question, &metrics).await?;
         let mut groups = found.tally;
         let groups_in_all = groups.len();
         let size = |told: &Told| told.measures.valid[usize::from(event.code())];
@@ -454,7 +288,7 @@ async fn breakdown<L: Log, S: Stores>(
         let mut other = Told::default();
         groups.drain(most.min(groups_in_all)..).for_each(|(_, told)| other.merge(told));
         let ids = groups.iter().flat_map(|(key, _)| key).filter_map(|value| value.id());
-        let names = Names::look_up(&core.slots, ids).await?;
+        let names = Names::look_up(&asking.core.slots, ids).await?;
         let group = |(key, told): (Key, Told)| {
             let group = labels(&by, &key, &names)?;
             Ok(Group { group, metrics: told.metrics(&metrics) })
@@ -505,29 +339,25 @@ fn labels(
     Ok(labels)
 }
 
-async fn top<L: Log, S: Stores>(
-    _: Principal,
-    State(core): State<Arc<Core<L, S>>>,
-    uri: Uri,
-) -> Answer {
+async fn top<L: Log, S: Stores>(asking: Asking<L, S>, uri: Uri) -> Answer {
     let known = ["of", "from", "to", "count", "event", "validity", "format", "filter", "where"];
     let params = Params::read(&uri, &known)?;
     let asked = Asked::new(&params, None)?;
     let (of, event, validity) = (params.of()?, params.event()?, params.validity()?);
     let format = params.format()?;
     let most = params.number("count", 100, params::COUNT_MAX)?;
-    answer(&core, "top", async {
-        let report = asked.with_filter(&core).await?;
+    answer(&asking.core, "top", async {
+        let report = asked.with_filter(&asking).await?;
         let mut question = report.question::<facts::Count>(events(event, validity));
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let found = match of {
-            Of::Ad => query::leading_ads(&core, question, most).await?,
+            Of::Ad => query::leading_ads(&asking.core, &asking.at, question, most).await?,
             _ => {
                 question.by = vec![column(of)];
-                question.ask(&core).await?.map(counts)
+                question.ask(&asking.core, &asking.at).await?.map(counts)
             }
         };
-        let ranked = query::ranked::<_, Any>(&core.slots, found.tally, most).await?;
+        let ranked = query::ranked::<_, Any>(&asking.core.slots, found.tally, most).await?;
         let place =
             |(name, count): (NameBuf<Any>, u64)| Place { id: name.as_str().to_owned(), count };
         let top: Vec<_> = ranked.into_iter().map(place).collect();
@@ -550,7 +380,7 @@ fn counts(tally: Tally<facts::Count>) -> Vec<(AnyId, u64)> {
     ids.collect()
 }
 
-async fn segments<L: Log, S: Stores>(
+pub(super) async fn segments<L: Log, S: Stores>(
     _: Principal,
     State(core): State<Arc<Core<L, S>>>,
     uri: Uri,

@@ -9,14 +9,13 @@ use shared::Minute;
 use shared::event::VERDICTS;
 use tokio::task::JoinSet;
 
-use super::stored::Stored;
-use super::{Completeness, Look, Question, Unanswered, ask, look, stored};
+use super::moment::{At, Moment, Seen};
+use super::{Completeness, Look, Question, Unanswered, ask, look};
 use crate::count::MinuteAccount;
-use crate::facts::{Block, Column, Key, Name, Part, Runs, Scope, Select, Sum, Tally};
+use crate::facts::{Block, Column, Key, Name, Overlay, Runs, Scope, Select, Sum, Tally};
 use crate::query::calendar::Steps;
 use crate::service::{Core, NotReady, Slot};
-use crate::store::rows::SegmentRow;
-use crate::store::segments::{Segment, Segments};
+use crate::store::segments::Segment;
 use crate::store::{CheckpointStore, Stop, StoreError, Stores, View};
 
 /// The most facts that one question may read, in all partitions.
@@ -25,6 +24,9 @@ const FACTS_MAX: u64 = 200_000_000;
 const GROUPS_BYTES_MAX: usize = 512 << 20;
 /// A partition may make so many groups in any case.
 const GROUPS_MIN: usize = 1_000;
+
+/// Of which moment a question is, in stores of a kind.
+pub(crate) type AtOf<T> = At<<<T as Stores>::Store as CheckpointStore>::View>;
 
 /// The question what the facts of a range that pass a filter add up to, in groups.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct OfFacts<S> {
     pub(crate) by: Vec<Name>,
     /// The steps of time by which they are grouped; one group, when there are none.
     pub(crate) steps: Option<Arc<Steps>>,
+    /// The verdicts that facts were given after they were counted.
+    pub(crate) overlay: Overlay,
     /// The most groups that a partition may make, if the question has a limit of its own.
     groups_max: Option<usize>,
     sum: PhantomData<fn() -> S>,
@@ -57,97 +61,29 @@ impl<T> Tallied<T> {
     }
 }
 
-/// What a partition has of a range at one moment: in memory, moving, in blocks of the store and in
-/// segments. So each fact is met once.
-pub(super) struct Seen<V> {
-    parts: Vec<Arc<Part>>,
-    stored: Stored<V>,
-    partition: u16,
-    /// The blocks of the store: hour and sequence.
-    blocks: Vec<(u32, u64)>,
-    pub(super) files: Arc<Segments>,
-    rows: Vec<SegmentRow>,
-    revision: u64,
-    completeness: Completeness,
-}
-
-impl<V: View> Seen<V> {
-    /// Looks at a partition.
-    pub(super) async fn new<T: CheckpointStore<View = V>>(
-        slot: &Slot<T>,
-        range: &Range<Minute>,
-    ) -> Result<Self, Unanswered> {
-        let (mut seen, older) = {
-            let counted = slot.read().await;
-            let Some(counted) = counted.as_ref() else {
-                return Err(NotReady::Starting("it is starting or closing".into()).into());
-            };
-            let engine = &counted.engine;
-            if range.start < engine.facts_from() {
-                return Err(Unanswered::NoFacts(engine.facts_from().start()));
-            }
-            let older = range.start..range.end.min(engine.resident_from());
-            let seen = Self {
-                parts: engine.facts(range),
-                stored: stored(counted, range.clone())?,
-                files: Arc::clone(&counted.segments),
-                partition: engine.partition(),
-                blocks: counted.facts.blocks_of(range),
-                rows: counted.facts.segments_of(range),
-                revision: engine.revision(range.start, range.end),
-                completeness: Completeness::from_engine(engine, range),
-            };
-            let older = if older.is_empty() { None } else { Some(stored(counted, older)?) };
-            (seen, older)
-        };
-        if let Some(older) = older {
-            seen.revision += older.revision().await?;
-        }
-        Ok(seen)
-    }
-
-    /// The segments that have facts of a range.
-    pub(super) async fn segments(
-        &self,
-        range: &Range<Minute>,
-    ) -> Result<Vec<Arc<Segment>>, StoreError> {
-        let mut opened = Vec::with_capacity(self.rows.len());
-        for row in &self.rows {
-            let segment = self.files.open(row).await?;
-            let minutes = &segment.directory.minutes;
-            if minutes.start < range.end && range.start < minutes.end {
-                opened.push(segment);
-            }
-        }
-        Ok(opened)
-    }
-
-    pub(super) fn told(&self) -> (u64, Completeness) {
-        (self.revision, self.completeness)
-    }
-}
-
 impl<S: Sum + Default + 'static> OfFacts<S> {
     /// One sum of all.
     pub(crate) fn new(range: Range<Minute>, select: Select) -> Self {
-        let by = Vec::new();
-        Self { range, select, scope: None, by, steps: None, groups_max: None, sum: PhantomData }
+        let (by, overlay) = (Vec::new(), Overlay::default());
+        let (scope, steps, groups_max) = (None, None, None);
+        Self { range, select, scope, by, steps, overlay, groups_max, sum: PhantomData }
     }
 
     /// The same question for something else that is summed up, in at most so many groups.
     pub(crate) fn summing<O: Sum + Default>(self, groups_max: usize) -> OfFacts<O> {
-        let Self { range, select, scope, by, steps, .. } = self;
+        let Self { range, select, scope, by, steps, overlay, .. } = self;
         let groups_max = Some(groups_max);
-        OfFacts { range, select, scope, by, steps, groups_max, sum: PhantomData }
+        OfFacts { range, select, scope, by, steps, overlay, groups_max, sum: PhantomData }
     }
 
     /// Asks all partitions, when the answer does not need more facts than may be read.
     pub(crate) async fn ask<L: Log, T: Stores>(
         self,
         core: &Arc<Core<L, T>>,
+        at: &AtOf<T>,
     ) -> Result<Tallied<Tally<S>>, Unanswered> {
         self.check_cost(core).await?;
-        ask_in_tasks(core, self.with_limit(core.slots.len())).await
+        ask_in_tasks(core, at, self.with_limit(core.slots.len())).await
     }
 
     /// Refuses what needs more facts than may be read, as far as this is known before. What is
@@ -187,6 +123,7 @@ impl<S: Sum + Default + 'static> OfFacts<S> {
         spans: Vec<Range<usize>>,
     ) -> Result<(), Unanswered> {
         let tally = &mut adding.tally;
+        let block = &*self.overlay.judge(block);
         for span in spans {
             adding.rows += span.len() as u64;
             let mask = self.select.rows(block, span);
@@ -295,9 +232,12 @@ impl<S: Sum + Default + 'static> OfFacts<S> {
     fn reading(&self, segment: &Segment, minutes: bool) -> Reading {
         let mut names = Tally::<S>::names(&self.by);
         self.select.names(&mut |name| names.push(name));
+        self.overlay.names(&mut |name| names.push(name));
         let own = &segment.directory.minutes;
         let is_whole = self.range.start <= own.start && own.end <= self.range.end;
-        let is_told = minutes || self.steps.is_some() || self.by.contains(&Name::Minute);
+        let is_judged = !self.overlay.is_empty();
+        let is_told =
+            minutes || is_judged || self.steps.is_some() || self.by.contains(&Name::Minute);
         let minute = (is_whole && !is_told).then_some(u64::from(own.start.0));
         names.push(Name::Minute);
         names.retain(|name| !Runs::has(*name) && (*name != Name::Minute || minute.is_none()));
@@ -345,24 +285,41 @@ impl<S: Sum + Default> Adding<S> {
     }
 }
 
+/// A question that is answered from facts, partition by partition.
+pub(super) trait FactsQuestion: Send + Sync + 'static {
+    /// The answer of one partition, or of several together.
+    type Part: Send + 'static;
+
+    fn range(&self) -> &Range<Minute>;
+
+    /// The answer of one partition.
+    fn leaf<V: View>(
+        &self,
+        moment: &Moment<V>,
+    ) -> impl Future<Output = Result<Self::Part, Unanswered>> + Send;
+
+    /// The answer of both together. In whatever order parts are merged, the result is the same.
+    fn merge(&self, one: Self::Part, other: Self::Part) -> Self::Part;
+}
+
 /// Asks all partitions what reads facts. Each is read in a task of its own, so that all cores work;
 /// the tasks end when nobody waits for the answer any more.
-pub(super) async fn ask_in_tasks<Q, L: Log, T: Stores>(
+pub(super) async fn ask_in_tasks<Q: FactsQuestion, L: Log, T: Stores>(
     core: &Arc<Core<L, T>>,
+    at: &AtOf<T>,
     question: Q,
-) -> Result<Q::Part, Unanswered>
-where
-    Q: Question + Send + 'static,
-    Q::Part: 'static,
-{
+) -> Result<Q::Part, Unanswered> {
     // The semaphore is never closed. If it were, all questions would read at once, which does no
     // harm.
     let _reading = core.reading.acquire().await;
     let question = Arc::new(question);
     let mut tasks = JoinSet::new();
     for partition in 0..core.slots.len() {
-        let (core, question) = (Arc::clone(core), Arc::clone(&question));
-        tasks.spawn(async move { question.leaf(&core.slots[partition]).await });
+        let (core, at, question) = (Arc::clone(core), at.clone(), Arc::clone(&question));
+        tasks.spawn(async move {
+            let moment = at.of(&core.slots, partition, question.range()).await?;
+            question.leaf(&moment).await
+        });
     }
     let all = merge_all(tasks, |one, other| question.merge(one, other)).await?;
     all.ok_or_else(|| NotReady::Starting("there are no partitions".to_owned()).into())
@@ -384,11 +341,15 @@ pub(super) async fn merge_all<T: Send + 'static>(
     Ok(all)
 }
 
-impl<S: Sum + Default + 'static> Question for OfFacts<S> {
+impl<S: Sum + Default + 'static> FactsQuestion for OfFacts<S> {
     type Part = Tallied<Tally<S>>;
 
-    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Self::Part, Unanswered> {
-        let seen = Seen::new(slot, &self.range).await?;
+    fn range(&self) -> &Range<Minute> {
+        &self.range
+    }
+
+    async fn leaf<V: View>(&self, moment: &Moment<V>) -> Result<Self::Part, Unanswered> {
+        let seen = Seen::new(moment, &self.range).await?;
         let mut adding = Adding::new(&self.by);
         self.add_newest(&seen, &mut adding).await?;
         for segment in seen.segments(&self.range).await? {

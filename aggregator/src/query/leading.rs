@@ -16,7 +16,8 @@ use hashbrown::HashMap;
 use shared::AnyId;
 use tokio::task::JoinSet;
 
-use super::facts::{Adding, OfFacts, Seen, Tallied, merge_all};
+use super::facts::{Adding, AtOf, OfFacts, Tallied, merge_all};
+use super::moment::Seen;
 use super::{Completeness, Unanswered};
 use crate::facts::{Count, Name, Scope, Tally};
 use crate::service::{Core, NotReady};
@@ -73,6 +74,7 @@ impl Bounds {
 /// are as many, and all that have as many as the last. To be ranked by their names.
 pub(crate) async fn leading_ads<L: Log, S: Stores>(
     core: &Arc<Core<L, S>>,
+    at: &AtOf<S>,
     mut question: OfFacts<Count>,
     most: usize,
 ) -> Result<Tallied<Vec<(AnyId, u64)>>, Unanswered> {
@@ -80,7 +82,11 @@ pub(crate) async fn leading_ads<L: Log, S: Stores>(
     question.by = vec![Name::Ad];
     let question = question.with_limit(core.slots.len());
     let _reading = core.reading.acquire().await;
-    let seen = try_join_all(core.slots.iter().map(|slot| Seen::new(slot, &range))).await?;
+    let look = async |partition| {
+        let moment = at.of(&core.slots, partition, &range).await?;
+        Seen::new(&moment, &range).await
+    };
+    let seen = try_join_all((0..core.slots.len()).map(look)).await?;
     let mut partitions: Vec<Arc<Partition<S>>> = Vec::with_capacity(seen.len());
     let mut told: Option<(u64, Completeness)> = None;
     for seen in seen {

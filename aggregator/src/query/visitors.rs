@@ -1,17 +1,20 @@
 //! The question how many different visitors the events of a thing have. Where these are many, the
 //! sketches of whole periods are united, and only what is left at the ends of the range is read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use eventlog::Log;
+use shared::Minute;
 
-use super::facts::{Adding, OfFacts, Seen, Tallied, ask_in_tasks};
-use super::{Question, Unanswered};
+use super::Unanswered;
+use super::facts::{Adding, AtOf, FactsQuestion, OfFacts, Tallied, ask_in_tasks};
+use super::moment::{Moment, Seen};
 use crate::facts::segment::nodes::{Cover, Node};
 use crate::facts::{Sum as _, Visitors};
-use crate::service::{Core, Slot};
+use crate::service::Core;
 use crate::store::segments::Segment;
-use crate::store::{CheckpointStore, StoreError, Stores, View};
+use crate::store::{StoreError, Stores, View};
 
 /// The question how many different visitors the events of a scope have.
 #[derive(Clone, Debug)]
@@ -30,9 +33,10 @@ impl<const MAX: usize> OfVisitors<MAX> {
     pub(crate) async fn ask<L: Log, T: Stores>(
         self,
         core: &Arc<Core<L, T>>,
+        at: &AtOf<T>,
     ) -> Result<Tallied<Visitors<MAX>>, Unanswered> {
         self.facts.check_cost(core).await?;
-        ask_in_tasks(core, self).await
+        ask_in_tasks(core, at, self).await
     }
 
     /// Adds the visitors of a segment.
@@ -81,11 +85,15 @@ impl<const MAX: usize> OfVisitors<MAX> {
     }
 }
 
-impl<const MAX: usize> Question for OfVisitors<MAX> {
+impl<const MAX: usize> FactsQuestion for OfVisitors<MAX> {
     type Part = Tallied<Visitors<MAX>>;
 
-    async fn leaf<T: CheckpointStore>(&self, slot: &Slot<T>) -> Result<Self::Part, Unanswered> {
-        let seen = Seen::new(slot, &self.facts.range).await?;
+    fn range(&self) -> &Range<Minute> {
+        &self.facts.range
+    }
+
+    async fn leaf<V: View>(&self, moment: &Moment<V>) -> Result<Self::Part, Unanswered> {
+        let seen = Seen::new(moment, &self.facts.range).await?;
         let mut adding = Adding::new(&[]);
         let mut all = Visitors::default();
         self.facts.add_newest(&seen, &mut adding).await?;

@@ -24,6 +24,7 @@ mod faults;
 mod missing;
 mod old;
 mod reports;
+mod restated;
 
 #[derive(Debug)]
 struct Fixed(Timestamp);

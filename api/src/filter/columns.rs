@@ -221,7 +221,11 @@ fn network(text: &str) -> Result<Network, &'static str> {
     }
 }
 
-fn verdict(text: &str) -> Result<Verdict, String> {
+/// Reads a verdict: `valid`, or the reason for which an event is flagged.
+///
+/// # Errors
+/// Says which there are.
+pub fn verdict(text: &str) -> Result<Verdict, String> {
     let text = text.to_ascii_lowercase();
     if text == VALID {
         return Ok(None);

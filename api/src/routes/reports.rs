@@ -205,6 +205,66 @@ pub const DELETE_FILTER: Route = filters(
     (204, JSON, None),
 );
 
+/// Many questions at once.
+pub const QUERY: Route = Route {
+    method: "POST",
+    body: &[JSON],
+    refusals: &[
+        (400, &["invalid_query", "body_unreadable"]),
+        (401, &["unauthorized"]),
+        (413, &["body_unreadable"]),
+        (415, &["body_unreadable"]),
+        UNANSWERED[2],
+        UNANSWERED[3],
+    ],
+    ..report(
+        "/v1/query",
+        "Answers several questions, all of one moment: {\"questions\": [\"/v1/top?of=ads&…\", …]}",
+        &[],
+        "Answers",
+    )
+};
+
+/// The refusals of what is done with restatements.
+const OF_RESTATEMENTS: [(u16, &[&str]); 9] = {
+    let [_, two, _, too_much, three, four] = OF_FACTS;
+    [
+        (400, &["invalid_parameter", "invalid_restatement", "body_unreadable"]),
+        two,
+        (404, &["unknown_restatement"]),
+        (409, &["restatement_changed", "restatement_taken_back", "too_many_restatements"]),
+        (413, &["body_unreadable"]),
+        (415, &["body_unreadable"]),
+        too_much,
+        three,
+        four,
+    ]
+};
+/// The restatements.
+pub const RESTATEMENTS: Route =
+    super::question("/v1/restatements", "Events that were judged again", &[], "Restatements");
+/// Judges events again.
+pub const RESTATE: Route = Route {
+    method: "POST",
+    body: &[JSON],
+    answer: (201, JSON, Some("Effect")),
+    refusals: &OF_RESTATEMENTS,
+    ..report(
+        "/v1/restatements",
+        "Judges counted events again: {\"where\", \"from\", \"to\", \"verdict\", \"why\"}, or {\"takes_back\", \
+         \"why\"}. Without the \"confirm\" of a dry run it is one, with status 200",
+        &[],
+        "Effect",
+    )
+};
+/// What restatements give back.
+pub const CREDITS: Route = report(
+    "/v1/credits",
+    "What campaigns get back because events were judged again",
+    &[FROM, TO],
+    "Credits",
+);
+
 /// What is being counted.
 pub const LIVE: Route = Route {
     answer: (200, "text/event-stream", Some("Live")),

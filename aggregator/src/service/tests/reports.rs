@@ -31,7 +31,9 @@ const FILTERS: &[(&str, Is)] = &[
     ("ip=10.2.0.17", |e| e.network == network(2)),
     ("network!=10.2.0.0/24,10.3.0.0/24", |e| ![network(2), network(3)].contains(&e.network)),
     ("reason=valid", |e| e.outcome == Ok(None)),
-    ("reason=prefetch,bot", |e| e.outcome == Ok(Some(Reason::Prefetch))),
+    ("reason=prefetch,bot", |e| {
+        [Ok(Some(Reason::Prefetch)), Ok(Some(Reason::Bot))].contains(&e.outcome)
+    }),
     ("publisher=example.com", |e| e.publisher == named("example.com").id()),
     ("placement=side board 1", |e| e.placement == named("side board 1").id()),
     (r"campaign=campaign\, autumn", |e| e.campaign == named("campaign, autumn").id()),
