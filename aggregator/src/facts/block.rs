@@ -128,6 +128,16 @@ impl Block {
         Self { rows, order: Order::Runs, ids, prices, columns, runs: Some(runs) }
     }
 
+    /// Rows that each stand for some facts of one run, with the columns that these have in common.
+    pub(super) fn of_totals(
+        rows: usize,
+        ids: Arc<[AnyId]>,
+        prices: Arc<[Money]>,
+        columns: [Column; COLUMNS],
+    ) -> Self {
+        Self { rows, order: Order::Runs, ids, prices, columns, runs: None }
+    }
+
     /// How many facts.
     #[must_use]
     pub const fn rows(&self) -> usize {

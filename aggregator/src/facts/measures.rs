@@ -23,6 +23,11 @@ pub(crate) trait Sum: Send {
     /// Adds a row.
     fn add(&mut self, columns: &Self::Columns<'_>, row: usize);
 
+    /// Adds a row that stands for so many facts.
+    fn add_times(&mut self, columns: &Self::Columns<'_>, row: usize, times: u64) {
+        (0..times).for_each(|_| self.add(columns, row));
+    }
+
     /// Adds the rows from `first` on that are kept: 1 of these, else 0.
     fn add_kept(&mut self, columns: &Self::Columns<'_>, first: usize, keep: &[u8]) {
         let kept = keep.iter().enumerate().filter(|(_, keep)| **keep != 0);
@@ -49,6 +54,10 @@ impl Sum for Count {
     #[inline]
     fn add(&mut self, (): &(), _: usize) {
         self.0 += 1;
+    }
+
+    fn add_times(&mut self, (): &(), _: usize, times: u64) {
+        self.0 += times;
     }
 
     fn add_kept(&mut self, (): &(), _: usize, keep: &[u8]) {
@@ -97,21 +106,27 @@ impl Sum for Measures {
     }
 
     fn add(&mut self, columns: &MeasuredColumns<'_>, row: usize) {
+        self.add_times(columns, row, 1);
+    }
+
+    #[inline]
+    fn add_times(&mut self, columns: &MeasuredColumns<'_>, row: usize, times: u64) {
         let at = |column: &Column| usize::try_from(column.get(row)).unwrap_or(usize::MAX);
         let (kind, reason) = (at(columns.kind), at(columns.reason));
         let by_kind = if reason == 0 { &mut self.valid } else { &mut self.flagged };
         if let Some(count) = by_kind.get_mut(kind) {
-            *count += 1;
+            *count += times;
         }
         if let Some(count) = self.reasons.get_mut(reason).filter(|_| reason != 0) {
-            *count += 1;
+            *count += times;
         }
         // An event that was judged again has a price still, and costs nothing.
         let price = if reason == 0 { columns.price.get(row) } else { 0 };
         if price != 0 {
             let price = columns.block.price(price);
             let sum = self.spend.entry(price.currency).or_default();
-            *sum = sum.saturating_add(price.micros);
+            let times = i64::try_from(times).unwrap_or(i64::MAX);
+            *sum = sum.saturating_add(price.micros.saturating_mul(times));
         }
     }
 

@@ -11,6 +11,7 @@ mod read;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod totals;
 mod write;
 
 pub(crate) use directory::Directory;

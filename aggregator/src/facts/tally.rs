@@ -6,7 +6,7 @@ use shared::event::Verdict;
 use shared::{AnyId, Kind, Reason};
 
 use super::block::{Block, split};
-use super::column::{Name, code_text, kind};
+use super::column::{Column, Name, code_text, kind};
 use super::measures::Sum;
 use super::runs::{Runs, Window};
 use super::select::Mask;
@@ -77,7 +77,7 @@ impl<S: Sum + Default> Tally<S> {
             Some(runs) if self.by.iter().all(|name| Runs::has(*name)) => {
                 self.add_runs(block, runs, mask);
             }
-            _ => self.add_with(block, mask, |_| Some(0)),
+            _ => self.add_with(block, mask, None, |_| Some(0)),
         }
     }
 
@@ -120,11 +120,13 @@ impl<S: Sum + Default> Tally<S> {
     }
 
     /// Adds the rows of a block that are meant, each to the group that has the place of its minute
-    /// before the columns' values, if more than one place is given.
+    /// before the columns' values, if more than one place is given. `times`: for how many facts
+    /// each row stands, if not for one.
     pub(crate) fn add_with(
         &mut self,
         block: &Block,
         mask: &Mask,
+        times: Option<&Column>,
         place: impl Fn(u64) -> Option<u64>,
     ) {
         let columns = S::columns(block);
@@ -147,7 +149,10 @@ impl<S: Sum + Default> Tally<S> {
                 }),
             };
             last = Some((numbers, at));
-            sums[at].1.add(&columns, row);
+            match times {
+                None => sums[at].1.add(&columns, row),
+                Some(times) => sums[at].1.add_times(&columns, row, times.get(row)),
+            }
         }
         for ([place, numbers @ ..], sum) in sums {
             let mut key = [Value::Number(0); 1 + BY_MAX];

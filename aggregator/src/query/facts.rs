@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::moment::{At, Moment, Seen};
 use super::{Completeness, Look, Question, Unanswered, ask, look};
 use crate::count::MinuteAccount;
+use crate::facts::segment::totals::Places;
 use crate::facts::{Block, Column, Key, Name, Overlay, Runs, Scope, Select, Sum, Tally};
 use crate::query::calendar::Steps;
 use crate::service::{Core, NotReady, Slot};
@@ -129,14 +130,33 @@ impl<S: Sum + Default + 'static> OfFacts<S> {
             let mask = self.select.rows(block, span);
             match &self.steps {
                 None => tally.add(block, &mask),
-                Some(steps) => tally.add_with(block, &mask, |minute| {
-                    let minute = u32::try_from(minute).ok().map(Minute)?;
-                    Some(steps.at(minute) as u64)
-                }),
+                Some(steps) => tally.add_with(block, &mask, None, |minute| place(steps, minute)),
             }
         }
+        self.check_limits(adding)
+    }
+
+    /// Adds those of the totals of a run that are meant.
+    fn add_totals(
+        &self,
+        adding: &mut Adding<S>,
+        block: &Block,
+        facts: &Column,
+    ) -> Result<(), Unanswered> {
+        let rows = block.within(0..block.rows(), &self.range);
+        adding.rows += rows.len() as u64;
+        let block = &*self.overlay.judge(block);
+        let mask = self.select.rows(block, rows);
+        adding.tally.add_with(block, &mask, Some(facts), |minute| match &self.steps {
+            None => Some(0),
+            Some(steps) => place(steps, minute),
+        });
+        self.check_limits(adding)
+    }
+
+    fn check_limits(&self, adding: &Adding<S>) -> Result<(), Unanswered> {
         let groups_max = self.groups_max.unwrap_or(GROUPS_MIN);
-        if tally.len() > groups_max {
+        if adding.tally.len() > groups_max {
             return Err(Unanswered::TooManyGroups(groups_max));
         }
         if adding.rows > FACTS_MAX {
@@ -181,11 +201,22 @@ impl<S: Sum + Default + 'static> OfFacts<S> {
     ) -> Result<(), Unanswered> {
         let directory = &segment.directory;
         if let Some(scope) = &self.scope {
-            let runs = directory.runs_of(scope).into_iter();
-            let piece = |run| (directory.runs.span(run), self.range.clone());
-            return self
-                .add_pieces(seen, segment, &runs.map(piece).collect::<Vec<_>>(), adding)
-                .await;
+            let mut names = Tally::<S>::names(&self.by);
+            self.select.names(&mut |name| names.push(name));
+            self.overlay.names(&mut |name| names.push(name));
+            names.retain(|name| !Runs::has(*name));
+            let has_totals = Places::have(&names);
+            let (mut places, mut pieces) = (Vec::new(), Vec::new());
+            for run in directory.runs_of(scope) {
+                match directory.totals.find(run).filter(|_| has_totals) {
+                    Some(place) => places.push(place),
+                    None => pieces.push((directory.runs.span(run), self.range.clone())),
+                }
+            }
+            for (run, totals) in seen.files.totals(segment, &places).await? {
+                self.add_totals(adding, &directory.totals(run, &totals), &totals.facts)?;
+            }
+            return self.add_pieces(seen, segment, &pieces, adding).await;
         }
         let reading = self.reading(segment, false);
         for group in 0..directory.groups() {
@@ -247,6 +278,12 @@ impl<S: Sum + Default + 'static> OfFacts<S> {
         let expand = self.by.iter().copied().filter(|name| Runs::has(*name) && !by_run).collect();
         Reading { names, expand, minute }
     }
+}
+
+/// The place of a minute among steps.
+fn place(steps: &Steps, minute: u64) -> Option<u64> {
+    let minute = u32::try_from(minute).ok().map(Minute)?;
+    Some(steps.at(minute) as u64)
 }
 
 /// What is read of a segment.

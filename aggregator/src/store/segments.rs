@@ -2,8 +2,8 @@
 //! new ones.
 //!
 //! A segment is some objects that are never changed: `facts/PP/NAME.parquet` and, beside it,
-//! `NAME.directory` and, where it has nodes, `NAME.sketches`. A row of the partition's store names it; an object that no row names is
-//! nobody's, and is collected. Names are never used twice.
+//! `NAME.directory` and, where it has large runs, `NAME.sketches` and `NAME.totals`. A row of the
+//! partition's store names it; an object that no row names is nobody's, and is collected. Names are never used twice.
 
 use std::sync::Arc;
 
@@ -17,20 +17,24 @@ use shared::Timestamp;
 use super::StoreError;
 use super::rows::SegmentRow;
 use crate::facts::segment::nodes::Node;
+use crate::facts::segment::totals::{Place, Totals};
 use crate::facts::segment::{Directory, Footer, Made, Ranges, SegmentError};
 use crate::facts::{Block, Column, Name, Runs};
 
 /// The folder of all segments.
 const FOLDER: &str = "facts";
 /// What the objects of a segment end with.
-const TYPES: [&str; 3] = [DIRECTORY, SKETCHES_TYPE, FILE];
+const TYPES: [&str; 4] = [DIRECTORY, SKETCHES_TYPE, TOTALS_TYPE, FILE];
 const FILE: &str = "parquet";
 const DIRECTORY: &str = "directory";
 const SKETCHES_TYPE: &str = "sketches";
+const TOTALS_TYPE: &str = "totals";
 /// What an opened segment is named by in the cache; its columns are named by their row group.
 const OPENED: u32 = u32::MAX;
 /// What its sketches are named by, with their places.
 const SKETCHES: u32 = u32::MAX - 1;
+/// What its totals are named by, with their run.
+const TOTALS: u32 = u32::MAX - 2;
 
 /// A segment that is opened.
 #[derive(Debug)]
@@ -55,6 +59,7 @@ enum Kept {
     Opened(Arc<Segment>),
     Column(Column),
     Sketch(Bytes),
+    Totals(Arc<Totals>),
     /// A block of a partition's store.
     Loose(Arc<Block>),
 }
@@ -79,6 +84,7 @@ impl Segments {
                 Kept::Opened(segment) => segment.directory.bytes(),
                 Kept::Column(column) => column.bytes(),
                 Kept::Sketch(sketch) => sketch.len(),
+                Kept::Totals(totals) => totals.bytes(),
                 Kept::Loose(block) => block.bytes(),
             };
             u32::try_from(bytes + 200).unwrap_or(u32::MAX)
@@ -117,7 +123,7 @@ impl Segments {
         group: usize,
         names: &[Name],
     ) -> Result<Vec<(Name, Column)>, StoreError> {
-        let number = u32::try_from(group).unwrap_or(OPENED - 1);
+        let number = u32::try_from(group).unwrap_or(TOTALS - 1);
         let key = |name: Name| Key::Segment(segment.row.id, number, name.index());
         let mut columns = Vec::with_capacity(names.len());
         let mut missing = Vec::new();
@@ -213,6 +219,37 @@ impl Segments {
         Ok(sketches)
     }
 
+    /// The totals of runs of a segment.
+    pub(crate) async fn totals(
+        &self,
+        segment: &Segment,
+        places: &[Place],
+    ) -> Result<Vec<(usize, Arc<Totals>)>, StoreError> {
+        let key = |place: &Place| Key::Segment(segment.row.id, TOTALS, place.run as usize);
+        let mut found = Vec::with_capacity(places.len());
+        let mut missing = Vec::new();
+        for place in places {
+            match self.cache.get(&key(place)) {
+                Some(Kept::Totals(totals)) => found.push((place.run as usize, totals)),
+                _ => missing.push(*place),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let path = path(&segment.row, TOTALS_TYPE);
+        let ranges: Vec<_> = missing.iter().map(Place::bytes).collect();
+        let bytes = self.objects.get_ranges(&path, &ranges).await;
+        for (place, bytes) in missing.iter().zip(bytes.map_err(|error| away(&path, error))?) {
+            let totals = Totals::read(&bytes, place, segment.directory.prices.len());
+            let totals = totals.map_err(|what| damaged(&path, &SegmentError::new(what)))?;
+            let totals = Arc::new(totals);
+            self.cache.insert(key(place), Kept::Totals(Arc::clone(&totals)));
+            found.push((place.run as usize, totals));
+        }
+        Ok(found)
+    }
+
     async fn whole(&self, path: &Path) -> Result<Bytes, StoreError> {
         let found = self.objects.get(path).await.map_err(|error| away(path, error))?;
         found.bytes().await.map_err(|error| away(path, error))
@@ -225,8 +262,11 @@ impl Segments {
 
     /// Writes what stands beside it.
     pub(crate) async fn put_beside(&self, row: &SegmentRow, made: Made) -> Result<(), StoreError> {
-        let Made { directory, sketches, .. } = made;
-        for (kind, bytes) in [(SKETCHES_TYPE, sketches), (DIRECTORY, directory.to_bytes())] {
+        let Made { directory, sketches, totals, .. } = made;
+        let directory = directory.to_bytes();
+        for (kind, bytes) in
+            [(SKETCHES_TYPE, sketches), (TOTALS_TYPE, totals), (DIRECTORY, directory)]
+        {
             if !bytes.is_empty() {
                 let path = path(row, kind);
                 let done = self.objects.put(&path, bytes.into()).await;

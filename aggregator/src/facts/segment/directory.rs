@@ -3,7 +3,8 @@
 //!
 //! As bytes: version (1), first minute and the one behind the last (4, 4), ids with their count (4;
 //! 16 each), prices with their count (4; currency 3, micros 8), runs with their count (4; ad,
-//! campaign, advertiser, rows: 4 each), nodes with their count (4; 29 each), where the
+//! campaign, advertiser, rows: 4 each), nodes with their count (4; 29 each), the
+//! places of totals with their count (4; 20 each; not in version 1), where the
 //! footer of the Parquet file begins and its digest (8, 16), the digests of its column chunks with
 //! their count (4; 8 each), BLAKE3 digest of all before it (32).
 
@@ -14,12 +15,15 @@ use shared::bytes::Reader;
 use shared::{AnyId, Currency, Minute, Money};
 
 use super::nodes::Nodes;
+use super::totals::{Places, Totals};
 use super::{GROUP_ROWS, SegmentError};
 use crate::facts::block::Block;
 use crate::facts::column::{COLUMNS, Column, Name};
 use crate::facts::runs::{Runs, Scope, Window};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Written by an earlier build: without totals.
+const WITHOUT_TOTALS: u8 = 1;
 const DIGEST_BYTES: usize = 32;
 /// So many of the largest ads are known by their size.
 const LARGEST_MAX: usize = 1 << 16;
@@ -48,6 +52,7 @@ pub(crate) struct Directory {
     pub(crate) prices: Arc<[Money]>,
     pub(crate) runs: Arc<Runs>,
     pub(crate) nodes: Nodes,
+    pub(crate) totals: Places,
     sums: Sums,
     /// The largest ads with the number of their rows, most first.
     largest: Vec<(u32, u32)>,
@@ -61,7 +66,7 @@ impl Directory {
         ids: Arc<[AnyId]>,
         prices: Arc<[Money]>,
         runs: Runs,
-        nodes: Nodes,
+        (nodes, totals): (Nodes, Places),
         sums: Sums,
     ) -> Self {
         let mut ads: Vec<(u32, u32)> = Vec::new();
@@ -80,7 +85,8 @@ impl Directory {
         }
         ads.sort_unstable_by_key(|(_, rows)| std::cmp::Reverse(*rows));
         ads.shrink_to_fit();
-        Self { minutes, ids, prices, runs: Arc::new(runs), nodes, sums, largest: ads, is_all }
+        let (runs, largest) = (Arc::new(runs), ads);
+        Self { minutes, ids, prices, runs, nodes, totals, sums, largest, is_all }
     }
 
     /// Where the footer of the Parquet file begins.
@@ -144,7 +150,8 @@ impl Directory {
     /// Bytes on the heap.
     pub(crate) fn bytes(&self) -> usize {
         let tables = self.ids.len() * size_of::<AnyId>() + 8 * self.sums.chunks.len();
-        tables + self.runs.bytes() + self.nodes.bytes() + self.largest.len() * 8
+        let sums = self.nodes.bytes() + self.totals.bytes();
+        tables + self.runs.bytes() + sums + self.largest.len() * 8
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -166,6 +173,7 @@ impl Directory {
         }
         out.extend(count(self.nodes.len()));
         self.nodes.put(&mut out);
+        self.totals.put(&mut out);
         out.extend(self.sums.footer_at.to_le_bytes());
         out.extend(self.sums.footer);
         out.extend(count(self.sums.chunks.len()));
@@ -187,7 +195,8 @@ impl Directory {
 
     fn read_content(content: &[u8]) -> Result<Self, &'static str> {
         let mut reader = Reader::new(content);
-        if reader.u8()? != VERSION {
+        let version = reader.u8()?;
+        if ![WITHOUT_TOTALS, VERSION].contains(&version) {
             return Err("it is of a version that this build does not know");
         }
         let minutes = Minute(reader.u32()?)..Minute(reader.u32()?);
@@ -214,11 +223,16 @@ impl Directory {
             runs.push_run(names, reader.u32()?);
         }
         let nodes = Nodes::read(&mut reader)?;
+        let totals = match version {
+            WITHOUT_TOTALS => Places::default(),
+            _ => Places::read(&mut reader)?,
+        };
         let (footer_at, footer) = (reader.u64()?, reader.array()?);
         let count = reader.count(8, usize::MAX)?;
         let chunks = (0..count).map(|_| reader.array()).collect::<Result<_, _>>()?;
         reader.end()?;
-        Ok(Self::new(minutes, ids, prices, runs, nodes, Sums { footer_at, footer, chunks }))
+        let sums = Sums { footer_at, footer, chunks };
+        Ok(Self::new(minutes, ids, prices, runs, (nodes, totals), sums))
     }
 
     /// The number of an id.
@@ -241,5 +255,15 @@ impl Directory {
             all[name.index()] = column;
         }
         Block::of_runs(runs, Arc::clone(&self.ids), Arc::clone(&self.prices), all)
+    }
+
+    /// The totals of a run. Their rows are in the order of minutes.
+    pub(crate) fn totals(&self, run: usize, totals: &Totals) -> Block {
+        let mut all = [const { Column::EMPTY }; COLUMNS];
+        totals.columns().for_each(|(name, column)| all[name.index()] = column);
+        for name in Name::IDS.into_iter().filter(|name| Runs::has(*name)) {
+            all[name.index()] = Column::constant(self.runs.number(name, run));
+        }
+        Block::of_totals(totals.rows, Arc::clone(&self.ids), Arc::clone(&self.prices), all)
     }
 }

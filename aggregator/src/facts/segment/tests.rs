@@ -1,10 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use shared::name::Any;
 use shared::{AnyId, Codes, Currency, Minute, Money, NameBuf};
 
+use super::totals::Totals;
 use super::*;
 use crate::facts::block::{Block, Fact, Order};
 use crate::facts::runs::{Runs, Scope};
@@ -67,6 +70,7 @@ struct Written {
     file: Bytes,
     directory: Directory,
     sketches: Vec<u8>,
+    totals: Bytes,
 }
 
 impl Written {
@@ -93,7 +97,8 @@ impl Written {
         assert_eq!(made.bytes, file.len() as u64);
         let directory = Directory::read(&made.directory.to_bytes()).unwrap();
         assert_eq!(directory, made.directory);
-        Self { file: file.into(), directory, sketches: made.sketches }
+        let (sketches, totals) = (made.sketches, made.totals.into());
+        Self { file: file.into(), directory, sketches, totals }
     }
 
     fn ranges(&self) -> Ranges {
@@ -125,12 +130,41 @@ impl Written {
         block
     }
 
+    /// The totals of a run, if it has some: by row, how many facts it stands for.
+    fn totals(&self, run: usize) -> Option<Vec<([u64; 7], u64)>> {
+        let place = self.directory.totals.find(run)?;
+        let at = |byte: u64| usize::try_from(byte).unwrap();
+        let bytes = self.totals.slice(at(place.bytes().start)..at(place.bytes().end));
+        let totals = Totals::read(&bytes, &place, self.directory.prices.len()).unwrap();
+        let block = self.directory.totals(run, &totals);
+        let row = |row| (of_totals(&block, row), totals.facts.get(row));
+        // A byte that is another one is seen.
+        let mut wrong = bytes.to_vec();
+        *wrong.last_mut().unwrap() ^= 1;
+        Totals::read(&wrong.into(), &place, self.directory.prices.len()).unwrap_err();
+        Some((0..block.rows()).map(row).collect())
+    }
+
     fn values(&self) -> Vec<String> {
         let mut all: Vec<_> =
             (0..self.directory.groups()).flat_map(|group| values(&self.group(group))).collect();
         all.sort();
         all
     }
+}
+
+/// What totals have of a row.
+fn of_totals(block: &Block, row: usize) -> [u64; 7] {
+    [
+        Name::Minute,
+        Name::Kind,
+        Name::Reason,
+        Name::Price,
+        Name::Ad,
+        Name::Campaign,
+        Name::Advertiser,
+    ]
+    .map(|name| block.column(name).get(row))
 }
 
 proptest! {
@@ -167,6 +201,19 @@ proptest! {
             (ad, campaign, advertiser, minute, second)
         };
         prop_assert!((0..all.rows()).map(keys).is_sorted());
+        // Totals are the facts of their run, counted.
+        for run in 0..written.directory.runs.len() {
+            let rows = written.directory.runs.span(run);
+            let mut expected: BTreeMap<[u64; 7], u64> = BTreeMap::new();
+            rows.clone().for_each(|row| *expected.entry(of_totals(&all, row)).or_default() += 1);
+            match written.totals(run) {
+                None => prop_assert!(rows.len() <= 4),
+                Some(found) => {
+                    prop_assert!(found.is_sorted_by_key(|(row, _)| row[0]));
+                    prop_assert_eq!(found.into_iter().collect::<BTreeMap<_, _>>(), expected);
+                }
+            }
+        }
         // Every thing is found where its rows are, and nowhere else.
         for (name, id) in Name::all().filter(|name| Runs::has(*name)).flat_map(|name| {
             names().into_iter().map(move |text| (name, text.id()))

@@ -18,8 +18,7 @@ use shared::name::Any;
 use shared::{AnyId, Currency, Minute, Money, NameBuf};
 
 use super::directory::{Sums, sum};
-use super::nodes::Maker;
-use super::{Directory, GROUP_ROWS, SegmentError, table};
+use super::{Directory, GROUP_ROWS, SegmentError, nodes, table, totals};
 use crate::facts::block::{Block, Fact, Order};
 use crate::facts::runs::Runs;
 use crate::facts::sorted::renumbered;
@@ -52,6 +51,8 @@ pub(crate) struct Made {
     pub(crate) directory: Directory,
     /// The sketches of its nodes, one after the other.
     pub(crate) sketches: Vec<u8>,
+    /// The totals of its large runs, one after the other.
+    pub(crate) totals: Vec<u8>,
 }
 
 /// The names of ids that are digests.
@@ -67,7 +68,8 @@ pub(crate) struct Writer<'a> {
     ids: Arc<[AnyId]>,
     prices: Arc<[Money]>,
     runs: Runs,
-    nodes: Maker,
+    nodes: nodes::Maker,
+    totals: totals::Maker,
     sums: Sums,
     minutes: Range<Minute>,
     /// Facts of the row group that is begun.
@@ -84,9 +86,23 @@ impl<'a> Writer<'a> {
         let (schema, out) = (Arc::new(table::schema()), Out::default());
         let file = ArrowWriter::try_new(out.clone(), Arc::clone(&schema), Some(properties()?))?;
         let (runs, minutes) = (Runs::default(), Minute(u32::MAX)..Minute(0));
-        let (facts, nodes, sums) = (Vec::new(), Maker::default(), Sums::default());
-        let taken = 0;
-        Ok(Self { schema, file, out, taken, name, ids, prices, runs, nodes, sums, minutes, facts })
+        let (nodes, totals) = (nodes::Maker::default(), totals::Maker::default());
+        let (facts, sums, taken) = (Vec::new(), Sums::default(), 0);
+        Ok(Self {
+            schema,
+            file,
+            out,
+            taken,
+            name,
+            ids,
+            prices,
+            runs,
+            nodes,
+            totals,
+            sums,
+            minutes,
+            facts,
+        })
     }
 
     /// Takes the next fact.
@@ -95,7 +111,9 @@ impl<'a> Writer<'a> {
         *start = fact.minute.min(*start);
         *end = Minute(fact.minute.0.saturating_add(1)).max(*end);
         self.runs.push(&fact);
-        self.nodes.push(self.runs.len() - 1, &fact);
+        let run = self.runs.len() - 1;
+        self.nodes.push(run, &fact);
+        self.totals.push(run, &fact);
         self.facts.push(fact);
         if self.facts.len() == GROUP_ROWS { self.group() } else { Ok(()) }
     }
@@ -138,14 +156,15 @@ impl<'a> Writer<'a> {
         self.file.finish()?;
         let before = self.taken;
         let last = self.take();
-        let Self { ids, prices, runs, nodes, mut sums, minutes, taken, .. } = self;
+        let Self { ids, prices, runs, nodes, totals, mut sums, minutes, taken, .. } = self;
         let at = usize::try_from(sums.footer_at - before).unwrap_or(usize::MAX);
         let footer =
             last.get(at..).ok_or_else(|| SegmentError::new("the footer was not written"))?;
         sums.footer = sum(footer);
         let (nodes, sketches) = nodes.finish();
-        let directory = Directory::new(minutes, ids, prices, runs, nodes, sums);
-        Ok((last, Made { bytes: taken, directory, sketches }))
+        let (places, totals) = totals.finish();
+        let directory = Directory::new(minutes, ids, prices, runs, (nodes, places), sums);
+        Ok((last, Made { bytes: taken, directory, sketches, totals }))
     }
 }
 
