@@ -9,9 +9,8 @@ use api::filter::Filter;
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use shared::Timestamp;
-use tokio::sync::Mutex;
 
-use crate::documents::Documents;
+use crate::documents::{Documents, Folder};
 use crate::store::StoreError;
 
 /// The folder of the objects.
@@ -61,30 +60,69 @@ pub(crate) enum FilterError {
     Store(#[from] StoreError),
 }
 
-/// All filters. What is stored is read at the first use, and kept.
-#[derive(Debug)]
-pub(crate) struct Filters {
-    documents: Documents,
-    known: Mutex<Option<BTreeMap<u32, Vec<Version>>>>,
+/// The versions of each filter.
+#[derive(Clone, Debug, Default)]
+struct All(BTreeMap<u32, Vec<Version>>);
+
+impl Folder for All {
+    const NAME: &'static str = FOLDER;
+    type Document = Version;
+
+    fn read(all: BTreeMap<String, Version>) -> Result<Self, (String, String)> {
+        let mut found: BTreeMap<(u32, usize), Version> = BTreeMap::new();
+        for (name, version) in all {
+            match key(&name) {
+                Some(key) => found.insert(key, version),
+                None => return Err((name, "not the name of a filter".to_owned())),
+            };
+        }
+        let mut filters = Self::default();
+        for ((id, number), version) in found {
+            let versions = filters.0.entry(id).or_default();
+            if number != versions.len() + 1 {
+                return Err((document(id, versions.len() + 1), "it is missing".to_owned()));
+            }
+            versions.push(version);
+        }
+        Ok(filters)
+    }
 }
+
+impl All {
+    /// With one version more, which is the next of its filter: its name, it, and all.
+    fn with(&self, id: u32, version: Version) -> (String, Version, Self) {
+        let mut all = self.clone();
+        let versions = all.0.entry(id).or_default();
+        versions.push(version.clone());
+        (document(id, versions.len()), version, all)
+    }
+
+    fn newest(&self, id: u32) -> Result<Stored, FilterError> {
+        let versions = self.0.get(&id).ok_or(FilterError::Unknown(id))?;
+        stored(id, versions, versions.len())
+    }
+}
+
+/// All filters.
+#[derive(Debug)]
+pub(crate) struct Filters(Documents<All>);
 
 impl Filters {
     pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { documents: Documents::new(objects, FOLDER), known: Mutex::new(None) }
+        Self(Documents::new(objects))
     }
 
     /// The filters that are not deleted, in the order of their numbers.
     pub(crate) async fn all(&self) -> Result<Vec<Stored>, FilterError> {
-        let mut known = self.known.lock().await;
-        let known = self.known(&mut known).await?;
-        let newest = known.iter().filter(|(_, versions)| is_there(versions));
+        let all = self.0.all().await?;
+        let newest = all.0.iter().filter(|(_, versions)| is_there(versions));
         newest.map(|(id, versions)| stored(*id, versions, versions.len())).collect()
     }
 
     /// A filter: its newest version, or another one.
     pub(crate) async fn get(&self, id: u32, version: Option<usize>) -> Result<Stored, FilterError> {
-        let mut known = self.known.lock().await;
-        let versions = self.known(&mut known).await?.get(&id).ok_or(FilterError::Unknown(id))?;
+        let all = self.0.all().await?;
+        let versions = all.0.get(&id).ok_or(FilterError::Unknown(id))?;
         match version {
             None if !is_there(versions) => Err(FilterError::Deleted(id)),
             None => stored(id, versions, versions.len()),
@@ -100,23 +138,23 @@ impl Filters {
         filter: &Filter,
         at: Timestamp,
     ) -> Result<Stored, FilterError> {
-        let mut known = self.known.lock().await;
-        let known = self.known(&mut known).await?;
-        if known.len() >= FILTERS_MAX {
-            return Err(FilterError::TooMany);
-        }
-        let next = known.last_key_value().map_or(Some(1), |(last, _)| last.checked_add(1));
-        // Somebody has chosen the largest number: the least that was never used then.
-        let free = || (1..=u32::MAX).find(|id| !known.contains_key(id));
-        let id = id.or(next).or_else(free).ok_or(FilterError::TooMany)?;
-        if known.contains_key(&id) {
-            return Err(FilterError::Exists(id));
-        }
         let version = Version { name: name.to_owned(), filter: Some(filter.to_json()), at: at.0 };
-        self.documents.write(&document(id, 1), &version).await?;
-        let versions = known.entry(id).or_default();
-        versions.push(version);
-        stored(id, versions, 1)
+        let mut made = 0;
+        let next = |known: &All| {
+            if known.0.len() >= FILTERS_MAX {
+                return Err(FilterError::TooMany);
+            }
+            let next = known.0.last_key_value().map_or(Some(1), |(last, _)| last.checked_add(1));
+            // Somebody has chosen the largest number: the least that was never used then.
+            let free = || (1..=u32::MAX).find(|id| !known.0.contains_key(id));
+            made = id.or(next).or_else(free).ok_or(FilterError::TooMany)?;
+            match known.0.contains_key(&made) {
+                true => Err(FilterError::Exists(made)),
+                false => Ok(known.with(made, version)),
+            }
+        };
+        let all = self.0.add(next).await?;
+        all.newest(made)
     }
 
     /// Writes the next version of a filter: with what is given anew, and the rest as it was.
@@ -127,12 +165,11 @@ impl Filters {
         filter: Option<&Filter>,
         at: Timestamp,
     ) -> Result<Stored, FilterError> {
-        self.next(id, at, |last| {
+        let change = |last: &Version| {
             let filter = filter.map(Filter::to_json).or_else(|| last.filter.clone());
             (name.unwrap_or(&last.name).to_owned(), filter)
-        })
-        .await
-        .and_then(|(versions, number)| stored(id, &versions, number))
+        };
+        self.next(id, at, change).await?.newest(id)
     }
 
     /// Deletes a filter. Its number stays used.
@@ -145,49 +182,18 @@ impl Filters {
         id: u32,
         at: Timestamp,
         change: impl FnOnce(&Version) -> (String, Option<serde_json::Value>),
-    ) -> Result<(Vec<Version>, usize), FilterError> {
-        let mut known = self.known.lock().await;
-        let known = self.known(&mut known).await?;
-        let versions = known.get_mut(&id).ok_or(FilterError::Unknown(id))?;
-        let last = versions.last().filter(|last| last.filter.is_some());
-        let last = last.ok_or(FilterError::Deleted(id))?;
-        if versions.len() >= VERSIONS_MAX {
-            return Err(FilterError::TooManyVersions(id));
-        }
-        let (name, filter) = change(last);
-        let version = Version { name, filter, at: at.0 };
-        let number = versions.len() + 1;
-        self.documents.write(&document(id, number), &version).await?;
-        versions.push(version);
-        Ok((versions.clone(), number))
-    }
-
-    /// Reads all filters, if that was not done before.
-    async fn known<'a>(
-        &self,
-        known: &'a mut Option<BTreeMap<u32, Vec<Version>>>,
-    ) -> Result<&'a mut BTreeMap<u32, Vec<Version>>, StoreError> {
-        if known.is_none() {
-            let mut found: BTreeMap<(u32, usize), Version> = BTreeMap::new();
-            for (name, version) in self.documents.all().await? {
-                let damaged = || {
-                    let path = self.documents.path(&name);
-                    StoreError::Damaged(format!("{path}: not the name of a filter"))
-                };
-                found.insert(key(&name).ok_or_else(damaged)?, version);
+    ) -> Result<Arc<All>, FilterError> {
+        let next = |known: &All| {
+            let versions = known.0.get(&id).ok_or(FilterError::Unknown(id))?;
+            let last = versions.last().filter(|last| last.filter.is_some());
+            let last = last.ok_or(FilterError::Deleted(id))?;
+            if versions.len() >= VERSIONS_MAX {
+                return Err(FilterError::TooManyVersions(id));
             }
-            let mut filters: BTreeMap<u32, Vec<Version>> = BTreeMap::new();
-            for ((id, number), version) in found {
-                let versions = filters.entry(id).or_default();
-                if number != versions.len() + 1 {
-                    let missing = self.documents.path(&document(id, versions.len() + 1));
-                    return Err(StoreError::Damaged(format!("{missing}: it is missing")));
-                }
-                versions.push(version);
-            }
-            *known = Some(filters);
-        }
-        Ok(known.get_or_insert_default())
+            let (name, filter) = change(last);
+            Ok(known.with(id, Version { name, filter, at: at.0 }))
+        };
+        self.0.add(next).await
     }
 }
 

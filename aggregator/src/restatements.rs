@@ -1,23 +1,20 @@
 //! Restatements: events that were counted are judged again, all those that pass a filter. Each is a
 //! document that is never changed; one that was wrong is taken back by another one.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use api::filter::Filter;
 use object_store::ObjectStore;
-use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use shared::event::VERDICTS;
 use shared::{Kind, Minute, Timestamp, Verdict};
-use tokio::sync::{Mutex, MutexGuard};
 
-use crate::documents::Documents;
+use crate::documents::{Documents, Folder};
 use crate::facts::{Judgement, Overlay, Select};
 use crate::store::StoreError;
 
-/// The folder of the documents.
-const FOLDER: &str = "restatements";
 /// The most restatements that a deployment has.
 pub(crate) const RESTATEMENTS_MAX: usize = 1_000;
 
@@ -41,7 +38,7 @@ pub(crate) struct Restatement {
 /// A restatement as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+pub(crate) struct Document {
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
     filter: Option<serde_json::Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,28 +199,37 @@ impl Restated {
     }
 }
 
-/// The restatements of a deployment. What is stored is read at the first use, and kept.
-#[derive(Debug)]
-pub(crate) struct Restatements {
-    documents: Documents,
-    known: RwLock<Option<Arc<Restated>>>,
-    /// Held while the store is read or written. Questions do not wait for it once all are known.
-    storing: Mutex<()>,
+impl Folder for Restated {
+    const NAME: &'static str = "restatements";
+    type Document = Document;
+
+    fn read(documents: BTreeMap<String, Document>) -> Result<Self, (String, String)> {
+        let mut all = Vec::new();
+        for (id, (found, document)) in (1..).zip(documents) {
+            if found != name(id) {
+                return Err((name(id), "it is missing".to_owned()));
+            }
+            match document.read() {
+                Some(restatement) => all.push(restatement),
+                None => return Err((found, "this build cannot read it".to_owned())),
+            }
+        }
+        Ok(Self::new(all))
+    }
 }
+
+/// The restatements of a deployment.
+#[derive(Debug)]
+pub(crate) struct Restatements(Documents<Restated>);
 
 impl Restatements {
     pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        let documents = Documents::new(objects, FOLDER);
-        Self { documents, known: RwLock::default(), storing: Mutex::default() }
+        Self(Documents::new(objects))
     }
 
     /// All of them.
     pub(crate) async fn all(&self) -> Result<Arc<Restated>, StoreError> {
-        let known = self.known.read().clone();
-        match known {
-            Some(known) => Ok(known),
-            None => self.known(&self.storing.lock().await).await,
-        }
+        self.0.all().await
     }
 
     /// Makes a restatement, if there are still as many as when it was looked at.
@@ -232,39 +238,12 @@ impl Restatements {
         restatement: Restatement,
         after: usize,
     ) -> Result<u32, RestatementError> {
-        let storing = self.storing.lock().await;
-        let before = self.known(&storing).await?;
-        if before.len() != after {
-            return Err(RestatementError::Changed);
-        }
-        let document = Document::from(&restatement);
-        let with = before.with(restatement)?;
-        let id = u32::try_from(with.len()).map_err(|_| RestatementError::TooMany)?;
-        self.documents.write(&name(id), &document).await?;
-        *self.known.write() = Some(Arc::new(with));
-        Ok(id)
-    }
-
-    /// Reads what is stored, if that was not done before.
-    async fn known(&self, _storing: &MutexGuard<'_, ()>) -> Result<Arc<Restated>, StoreError> {
-        let known = self.known.read().clone();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let damaged = |name: &str, what: &str| {
-            StoreError::Damaged(format!("{}: {what}", self.documents.path(name)))
+        let id = u32::try_from(after + 1).map_err(|_| RestatementError::TooMany)?;
+        let next = |before: &Restated| match before.len() == after {
+            true => Ok((name(id), Document::from(&restatement), before.with(restatement)?)),
+            false => Err(RestatementError::Changed),
         };
-        let mut all = Vec::new();
-        for (id, (found, document)) in (1..).zip(self.documents.all::<Document>().await?) {
-            if found != name(id) {
-                return Err(damaged(&name(id), "it is missing"));
-            }
-            let restatement = document.read();
-            all.push(restatement.ok_or_else(|| damaged(&found, "this build cannot read it"))?);
-        }
-        let all = Arc::new(Restated::new(all));
-        *self.known.write() = Some(Arc::clone(&all));
-        Ok(all)
+        self.0.add(next).await.map(|_| id)
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Settings {
     pub retry_after: Duration,
     /// When facts become segments.
     pub facts: Plan,
+    /// Facts are kept for so many days from their events on; without it for ever.
+    pub facts_days: Option<u32>,
     /// So many bytes of segments of facts stay in memory for the next question.
     pub facts_cache_bytes: u64,
     /// So many events of a thing in a segment are read one by one when its visitors are counted; of
@@ -86,6 +88,7 @@ impl Default for Settings {
             ready_wait: Duration::from_secs(30),
             retry_after: Duration::from_secs(1),
             facts: Plan::default(),
+            facts_days: None,
             facts_cache_bytes: 64 << 20,
             visitors_read_max: 65_536,
             segments_kept: Duration::from_secs(600),

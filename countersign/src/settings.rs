@@ -220,6 +220,8 @@ pub(crate) struct Aggregator {
     pub(crate) checkpoint_ms: u64,
     /// Bytes of stored state kept in memory.
     pub(crate) cache_bytes: u64,
+    /// For how many days facts are kept from their events on; 0: for ever.
+    pub(crate) facts_days: u32,
     /// Bytes of segments of facts kept in memory for the next question.
     pub(crate) facts_cache_bytes: u64,
     /// How long the log keeps what is counted.
@@ -361,6 +363,7 @@ impl Default for Aggregator {
         Self {
             checkpoint_ms: 10_000,
             cache_bytes: 16 << 20,
+            facts_days: 0,
             facts_cache_bytes: 64 << 20,
             retention_hours: 7 * 24,
             state_url: String::new(),

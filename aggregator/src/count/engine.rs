@@ -363,6 +363,11 @@ impl Engine {
         self.facts_from
     }
 
+    /// Facts of minutes before this one are not told any more.
+    pub(crate) fn forget_facts_before(&mut self, minute: Minute) {
+        self.facts_from = self.facts_from.max(minute);
+    }
+
     /// The accounts in memory of the minutes from `from` (inclusive) to `to` (exclusive), in the
     /// order of the minutes.
     #[must_use]

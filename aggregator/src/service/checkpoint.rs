@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use eventlog::{Log, Position};
-use shared::Minute;
 use shared::ambient::Stopwatch;
+use shared::{Minute, Timestamp};
 
 use super::partition::End;
 use super::{Core, Counted, Moving};
@@ -18,6 +18,8 @@ use crate::facts;
 use crate::metrics::PartitionLabel;
 use crate::store::rows::{self, FactsIndex, PartitionAndCount, SegmentRow, Swap};
 use crate::store::{Change, CheckpointStore, Stores, View};
+
+const DAY_MINUTES: u32 = 24 * 60;
 
 /// Saves what changed, and returns when it is durable. When this fails or is dropped half-way, the
 /// partition must be opened anew.
@@ -39,6 +41,9 @@ pub(super) async fn save<L: Log, S: Stores>(
         };
         let locked = Stopwatch::start();
         let before = Arc::new(store.view()?);
+        if let Some(days) = core.settings.facts_days {
+            engine.forget_facts_before(days_ago(engine.clock(), days));
+        }
         let changes = Arc::new(engine.checkpoint());
         *moving = Some(Moving { changes: Arc::clone(&changes), before: Arc::clone(&before) });
         show_size(&core, own.partition, engine);
@@ -53,6 +58,9 @@ pub(super) async fn save<L: Log, S: Stores>(
         kept.replaced.extend(swap.segments.iter().cloned());
         batch.extend(kept.facts.swap(swap));
     }
+    let (old, forgotten) = kept.facts.forget_before(changes.facts_from);
+    kept.replaced.extend(old);
+    batch.extend(forgotten);
     // The clock that says which hours are over.
     kept.clock = changes.clock.minute();
     show_loose(&core, own.partition, kept.facts.loose());
@@ -69,6 +77,12 @@ pub(super) async fn save<L: Log, S: Stores>(
     core.metrics.checkpoint_bytes.inc_by(bytes as u64);
     core.metrics.checkpoint_seconds.observe(watch.elapsed().as_secs_f64());
     Ok(kept)
+}
+
+/// The beginning of the day (UTC) that was so many days ago.
+fn days_ago(clock: Timestamp, days: u32) -> Minute {
+    let today = clock.minute().0 / DAY_MINUTES;
+    Minute(today.saturating_sub(days) * DAY_MINUTES)
 }
 
 /// The rows of the facts of a checkpoint. Columns are made on a thread for long work.

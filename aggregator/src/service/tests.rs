@@ -21,6 +21,7 @@ use crate::testing::{Oracle, PARTITIONS, START, World, named, source};
 mod counting;
 mod export;
 mod faults;
+mod forgotten;
 mod missing;
 mod old;
 mod reports;

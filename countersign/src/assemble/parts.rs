@@ -199,6 +199,7 @@ pub(crate) fn start_aggregator(
         settings: aggregator::Settings {
             checkpoint_every: Duration::from_millis(settings.aggregator.checkpoint_ms),
             retention_hours: settings.aggregator.retention_hours,
+            facts_days: Some(settings.aggregator.facts_days).filter(|days| *days > 0),
             facts_cache_bytes: settings.aggregator.facts_cache_bytes,
             ..aggregator::Settings::default()
         },

@@ -19,7 +19,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Settings {
     /// Each number with its name and its range.
-    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 11] {
+    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 12] {
         let Self { edge, outbox, collector, eventlog, aggregator, archive, api, .. } = self;
         let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         [
@@ -36,6 +36,7 @@ impl Settings {
             ),
             ("eventlog.replicas", wide(eventlog.replicas), 1..=5),
             ("aggregator.checkpoint_ms", aggregator.checkpoint_ms, 10..=HOUR_MS),
+            ("aggregator.facts_days", aggregator.facts_days.into(), 0..=36_500),
             ("archive.every_ms", archive.every_ms, 10..=24 * HOUR_MS),
             ("archive.file_bytes", wide(archive.file_bytes), 1_024..=1 << 30),
         ]

@@ -146,6 +146,14 @@ impl FactsIndex {
         rows
     }
 
+    /// Forgets the segments whose facts are all of minutes before this one: which, and the rows.
+    pub fn forget_before(&mut self, minute: Minute) -> (Vec<SegmentRow>, Vec<Change>) {
+        let is_old = |segment: &mut SegmentRow| segment.period().end <= minute;
+        let old: Vec<_> = self.segments.extract_if(.., is_old).collect();
+        let rows = old.iter().map(SegmentRow::delete).collect();
+        (old, rows)
+    }
+
     /// How many facts are in blocks.
     #[must_use]
     pub fn loose(&self) -> u64 {
