@@ -61,6 +61,8 @@ pub struct FileInfo {
     pub minutes: Option<(Minute, Minute)>,
     /// Number of events, tallies not counted.
     pub events: u64,
+    /// Number of all records, events among them.
+    pub records: u64,
     /// Number of chunks of imported logs.
     pub chunks: u64,
 }
@@ -71,8 +73,6 @@ pub(super) struct Made {
     pub(super) path: String,
     pub(super) bytes: Vec<u8>,
     pub(super) info: FileInfo,
-    /// Number of all records, events among them.
-    pub(super) records: usize,
 }
 
 /// Whether a message must begin a new file: the log's clock is in a later hour than at the file's first
@@ -133,11 +133,12 @@ pub(super) fn make(
         }),
         minutes: sorted.minutes(),
         events: sorted.events() as u64,
+        records: sorted.len() as u64,
         chunks: sources.iter().map(|source| source.chunks() as u64).sum(),
     };
     let path = path(partition, sources[0].clock().now, info.first);
     let bytes = encode(&sorted, &info)?;
-    Ok(Some(Made { path, bytes, info, records: sorted.len() }))
+    Ok(Some(Made { path, bytes, info }))
 }
 
 fn encode(sorted: &Sorted<'_, '_>, info: &FileInfo) -> Result<Vec<u8>, ParquetError> {
@@ -236,6 +237,8 @@ impl FileInfo {
             stamps: (Timestamp(low), Timestamp(high)),
             minutes,
             events: number("events")?,
+            records: u64::try_from(footer.file_metadata().num_rows())
+                .map_err(|_| "its footer says less than no rows".to_owned())?,
             chunks: number("chunks")?,
         })
     }

@@ -199,12 +199,12 @@ impl<L: Log> Writer<L> {
             Ok(Err(error)) => return Err(Halt::ForGood(format!("a file cannot be made: {error}"))),
             Err(error) => return Err(Halt::ForGood(format!("a file cannot be made: {error}"))),
         };
-        let Made { path, bytes, info, records } = made;
+        let Made { path, bytes, info } = made;
         let length = bytes.len() as u64;
         if self.archive.put(&path, bytes).await? {
             self.progress = Some(info.into());
             written.files += 1;
-            written.records += records as u64;
+            written.records += info.records;
             written.bytes += length;
             return Ok(());
         }
