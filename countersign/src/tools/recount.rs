@@ -1,32 +1,19 @@
-//! `countersign recount`: counts the archive again and compares it with the aggregator's counts.
-//!
-//! Partition by partition: [`engine`] asks the API for all that the partition has counted in the
-//! range, at one position; [`files`] waits until the archive has everything up to there, and says
-//! which files matter; [`records`] reads them; [`count`] counts and compares. Nothing of the count
-//! engine's code is used.
-
-mod count;
-mod engine;
-mod files;
-mod names;
-mod progress;
-mod records;
-#[cfg(test)]
-mod tests;
+//! `countersign recount`: counts the archive again and compares it with the aggregator's counts, by
+//! [`crate::recount`]. A line for each difference.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
-use archive::{Archive, ArchiveError};
+use archive::Archive;
 use shared::ambient::Stopwatch;
 
 use crate::assemble::archiving::{FOLDER, open_url};
 use crate::cli::RecountArgs;
 use crate::client::Api;
 use crate::failure::{self, Failure};
+use crate::recount::{Asked, Compared, Limits, Recount};
 use crate::terminal::line;
-use progress::Progress;
 
 /// Runs the command.
 ///
@@ -41,58 +28,34 @@ pub(crate) fn run(args: &RecountArgs) -> Result<ExitCode, Failure> {
     runtime.block_on(recount(args))
 }
 
-/// What was compared.
-#[derive(Debug, Default)]
-struct Total {
-    facts: u64,
-    differences: u64,
-    conflicts: BTreeSet<String>,
-    records: u64,
-    bytes: u64,
-}
-
 async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
     let api = Api::new(&args.api)?;
     let archive = open(args).await?;
-    let range = args.from..args.to;
+    let recount = Recount {
+        asked: Asked::Api(&api),
+        archive: &archive,
+        range: args.from..args.to,
+        patience: args.api.patience,
+        limits: Limits::NONE,
+        is_shown: true,
+    };
     let watch = Stopwatch::start();
-    let mut total = Total::default();
+    let (mut facts, mut differences, mut events, mut bytes) = (0, 0, 0, 0);
+    let mut conflicts = BTreeSet::new();
     let (mut partition, mut partitions) = (0, 1);
     while partition < partitions {
-        let counted = engine::counted(&api, partition, &range).await?;
-        partitions = counted.partitions;
-        for cut_off in &counted.cut_off {
-            line(format!(
-                "partition {partition}: edge {} had too many gaps or outboxes: from message {} on \
-                 what it brings is over_quota",
-                cut_off.edge, cut_off.sequence
-            ));
-        }
-        let scope = files::scope(&archive, &api, &counted, &range, args.api.patience).await?;
-        total.bytes += scope.bytes();
-        total.records += scope.records();
-        let progress = Progress::start(partition, partitions, scope.bytes());
-        let compared = count::compare(&archive, scope, counted, &range, &progress).await;
-        progress.finish();
-        let compared = compared?;
-        total.facts += compared.facts;
-        for difference in compared.differences {
-            total.differences += 1;
-            line(format!("partition {partition}: {difference}"));
-        }
-        for conflict in compared.conflicts {
-            if !total.conflicts.contains(&conflict) {
-                line(format!("CONFLICT: {conflict}"));
-                total.conflicts.insert(conflict);
-            }
-        }
+        let compared = recount.partition(partition).await?;
+        tell(partition, &compared, &mut conflicts);
+        facts += compared.facts;
+        differences += compared.differences_all;
+        events += compared.events;
+        bytes += compared.bytes;
+        partitions = compared.partitions;
         partition += 1;
     }
-    let Total { facts, differences, conflicts, records, bytes } = total;
     let seconds = watch.elapsed().as_secs_f64();
     let compared = format!(
-        "{facts} counts of {partitions} partitions compared, from {} events in {} MiB, {seconds:.1} s",
-        records,
+        "{facts} counts of {partitions} partitions compared, from {events} events in {} MiB, {seconds:.1} s",
         bytes >> 20
     );
     if differences == 0 && conflicts.is_empty() {
@@ -107,6 +70,25 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
         line(format!("{differences} DIFFERENCES: {compared}"));
     }
     Ok(ExitCode::from(failure::DIFFERENT))
+}
+
+/// Prints what was found in a partition; `conflicts` has those that others have told of.
+fn tell(partition: u16, compared: &Compared, conflicts: &mut BTreeSet<String>) {
+    for cut_off in &compared.cut_off {
+        line(format!(
+            "partition {partition}: edge {} had too many gaps or outboxes: from message {} on \
+             what it brings is over_quota",
+            cut_off.edge, cut_off.sequence
+        ));
+    }
+    for difference in &compared.differences {
+        line(format!("partition {partition}: {difference}"));
+    }
+    for conflict in &compared.conflicts {
+        if conflicts.insert(conflict.clone()) {
+            line(format!("CONFLICT: {conflict}"));
+        }
+    }
 }
 
 async fn open(args: &RecountArgs) -> Result<Archive, Failure> {
@@ -124,14 +106,4 @@ async fn open(args: &RecountArgs) -> Result<Archive, Failure> {
 
 fn existing(dir: &Path) -> Result<Archive, String> {
     Archive::existing(dir).map_err(|error| error.to_string())
-}
-
-/// The exit code by the kind of error: a gap or an overlap in the archive is a difference, damage
-/// belongs to the data.
-fn archive_failure(error: &ArchiveError) -> Failure {
-    match error {
-        ArchiveError::Broken(why) => Failure::different(why),
-        ArchiveError::Unavailable(why) => Failure::server(why),
-        error => Failure::data(error),
-    }
 }

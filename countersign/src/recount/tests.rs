@@ -24,12 +24,11 @@ use shared::{
     Outcome, Reason, Region, SourceId, Timestamp, import,
 };
 
-use super::count::Compared;
-use api::export::CutOff;
-
 use super::engine::{Cell, Counted, Fact};
 use super::files::{Scope, needed};
 use super::*;
+
+mod halves;
 
 const START: Minute = Minute(29_500_000);
 const DAY_MS: u64 = 86_400_000;
@@ -381,18 +380,27 @@ async fn logged(messages: Vec<Bytes>) -> Both {
 
 impl Both {
     async fn compare(&self, range: std::ops::Range<Minute>) -> Compared {
-        let sequence = self.engine.position().unwrap().sequence;
-        let facts = facts(&self.engine, &range);
+        self.compare_within(range, Limits::NONE).await
+    }
+
+    async fn compare_within(&self, range: std::ops::Range<Minute>, limits: Limits) -> Compared {
+        let counted = self.counted(facts(&self.engine, &range));
+        let scope = Scope { files: needed(self.files.clone(), &range) };
+        let bar = Progress::start(0, 1, 0, false);
+        count::compare(&self.archive, scope, counted, &range, limits, &bar).await.unwrap()
+    }
+
+    /// What the engine says, with these facts.
+    fn counted(&self, facts: Vec<Fact>) -> Counted {
         let cut_off = self.engine.cut_off().iter().map(|(edge, at)| CutOff {
             edge: *edge,
             sequence: at.sequence,
             entry: at.entry,
         });
-        let cut_off = cut_off.collect();
-        let counted = Counted { partitions: 1, sequence, facts, cut_off, ..Counted::default() };
-        let scope = Scope { files: needed(self.files.clone(), &range) };
-        let progress = Progress::start(0, 1, 0);
-        count::compare(&self.archive, scope, counted, &range, &progress).await.unwrap()
+        let (sequence, cut_off) = (self.engine.position().unwrap().sequence, cut_off.collect());
+        let mut counted = Counted { partitions: 1, sequence, cut_off, ..Counted::default() };
+        facts.iter().for_each(|fact| counted.add(fact));
+        counted
     }
 }
 
@@ -510,12 +518,12 @@ async fn each_difference_is_one_line() {
     let at = all.iter().position(|fact| fact.what == "valid").unwrap();
     all[at].n += 1;
     let wrong = all[at].clone();
-    let sequence = both.engine.position().unwrap().sequence;
-    let counted = Counted { partitions: 1, sequence, facts: all, ..Counted::default() };
+    let counted = both.counted(all);
     let scope = Scope { files: both.files.clone() };
-    let progress = Progress::start(0, 1, 0);
-    let compared = count::compare(&both.archive, scope, counted, &ALL, &progress).await.unwrap();
-    let line = &compared.differences[..];
+    let bar = Progress::start(0, 1, 0, false);
+    let compared =
+        count::compare(&both.archive, scope, counted, &ALL, Limits::NONE, &bar).await.unwrap();
+    let line: Vec<_> = compared.differences.iter().map(ToString::to_string).collect();
     assert_eq!(line.len(), 1, "{line:?}");
     let ends = format!(
         "kind={} valid: engine {}, archive {}",
@@ -525,4 +533,44 @@ async fn each_difference_is_one_line() {
     );
     let begins = format!("{} ad={}", wrong.minute.start(), wrong.cell[0]);
     assert!(line[0].starts_with(&begins) && line[0].ends_with(&ends), "{line:?}");
+}
+
+/// Files that are read in shares give what they give at once, whatever is remembered at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_in_shares_is_the_count_at_once() {
+    let mut history = History::new(8);
+    let plain = logged((0..120).map(|_| history.message()).collect()).await;
+    // With an edge that is cut off, whose gaps are many records.
+    let mut history = History::new(7);
+    let mut messages: Vec<_> = (0..30).map(|_| history.message()).collect();
+    messages.extend(history.gaps());
+    messages.extend((0..30).map(|_| history.message()));
+    let both = logged(messages).await;
+    for (both, shares) in [(&plain, 2), (&plain, 9), (&both, 2)] {
+        let whole = both.compare(ALL).await;
+        assert!(whole.differences.is_empty() && !whole.conflicts.is_empty(), "{whole:?}");
+        let all = Scope { files: both.files.clone() }.records();
+        let limits = Limits { records: all.div_ceil(shares), ..Limits::NONE };
+        let compared = both.compare_within(ALL, limits).await;
+        let differences = &compared.differences;
+        assert!(differences.is_empty(), "{:#?}", &differences[..differences.len().min(9)]);
+        assert_eq!((compared.facts, &compared.conflicts), (whole.facts, &whole.conflicts));
+    }
+    let (both, whole) = (&plain, plain.compare(ALL).await);
+    // An engine that has counted nothing: every count differs, and some are named.
+    let limits = Limits { records: 1_000, named: 7, ..Limits::NONE };
+    let scope = Scope { files: both.files.clone() };
+    let bar = Progress::start(0, 1, 0, false);
+    let none = both.counted(Vec::new());
+    let compared = count::compare(&both.archive, scope, none, &ALL, limits, &bar).await.unwrap();
+    assert_eq!((compared.differences.len(), compared.differences_all), (7, whole.facts));
+    assert!(compared.conflicts.len() <= 7);
+}
+
+#[test]
+fn a_range_is_halved_until_it_is_one_minute() {
+    let halves = |from, to| halves(&(Minute(from)..Minute(to)));
+    assert_eq!(halves(7, 8), None);
+    assert_eq!(halves(7, 9), Some((Minute(7)..Minute(8), Minute(8)..Minute(9))));
+    assert_eq!(halves(0, 1_441), Some((Minute(0)..Minute(720), Minute(720)..Minute(1_441))));
 }

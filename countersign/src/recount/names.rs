@@ -1,11 +1,23 @@
 //! Texts as numbers. A record has a dozen texts, but few of those in a file differ.
 
+use api::export::CELL;
 use hashbrown::HashMap;
 
 use super::records::Name;
 
+/// The names of a count, as numbers: those of a cell; an account of a minute has none of these.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Key {
+    /// The minute since 1970.
+    pub(super) minute: i64,
+    /// Those of [`CELL`].
+    pub(super) cell: [Name; CELL.len()],
+    /// What is counted of it.
+    pub(super) what: Name,
+}
+
 /// The texts that were seen. The number 0 is the empty text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Names {
     numbers: HashMap<Box<str>, Name>,
     texts: Vec<Box<str>>,

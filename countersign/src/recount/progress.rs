@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    pub(super) fn start(partition: u16, partitions: u16, bytes: u64) -> Self {
-        if !std::io::stderr().is_terminal() {
+    pub(super) fn start(partition: u16, partitions: u16, bytes: u64, shown: bool) -> Self {
+        if !shown || !std::io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")

@@ -5,10 +5,13 @@
 //! too late, which were seen before, what a cell adds up to. `docs/recount.sql` makes them in SQL,
 //! for any engine that reads Parquet; a test holds the three together.
 //!
-//! Memory: about 18 bytes for each event of the files that are read, one file's records (120 bytes
-//! each), and the facts.
+//! Memory: about 18 bytes for each event of the files that are read and 70 for each batch, one
+//! file's records (120 bytes each), and 120 bytes for each count. Where that would be too much, the
+//! files are read several times ([`Reading`]): first each time for some of the batches, so that it
+//! is known which of them count, then each time for the events of some of the blocks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Range;
 
 use archive::Archive;
@@ -17,30 +20,81 @@ use shared::Minute;
 use shared::counted::Amount;
 use shared::limits::{CLOCK_AHEAD_MS_MAX, HORIZON_MS};
 
-use super::archive_failure;
 use api::export::{CELL, CutOff};
+use shared::ambient::Stopwatch;
 
-use super::engine::{Cell, Counted, Fact};
+use super::engine::Counted;
 use super::files::Scope;
-use super::names::Names;
+use super::names::{Key, Names};
 use super::progress::Progress;
 use super::records::{Name, Record, RecordKind, read};
+use super::{Compared, Limits, archive_failure};
 use crate::failure::Failure;
 
 const MINUTE_MS: i64 = 60_000;
 const HORIZON: i64 = HORIZON_MS.cast_signed();
 const AHEAD: i64 = CLOCK_AHEAD_MS_MAX.cast_signed();
 
-/// The result for a partition.
-#[derive(Debug, Default)]
-pub(super) struct Compared {
-    /// How many facts were compared: names for which either side has a number.
-    pub(super) facts: u64,
-    /// One line each.
-    pub(super) differences: Vec<String>,
-    /// Batches whose number came with two contents, one line each. It is a set because every
-    /// partition hears of them.
-    pub(super) conflicts: BTreeSet<String>,
+/// A number that differs, with its names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Difference {
+    /// The minute.
+    pub(crate) minute: Minute,
+    /// The names of the cell that are not empty, each with its column; none for an account.
+    pub(crate) cell: Vec<(&'static str, String)>,
+    /// What is counted: `valid` or `invalid` events, `spend EUR`; of an account `declared`,
+    /// `imported`, `counted`, `duplicate` or a reason.
+    pub(crate) what: String,
+    /// How much of it by the engine.
+    pub(crate) engine: i64,
+    /// And how much by the archive.
+    pub(crate) archive: i64,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.minute.start())?;
+        for (column, name) in &self.cell {
+            write!(f, " {column}={name}")?;
+        }
+        write!(f, " {}: engine {}, archive {}", self.what, self.engine, self.archive)
+    }
+}
+
+/// What one reading of the files takes: a share of the batches, a share of the blocks with their
+/// events, or both. Everything else of a record decides alike in all readings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Reading {
+    /// Which share of the batches; `None` when that is no matter of this reading.
+    batches: Option<u32>,
+    /// Which share of the events.
+    events: Option<u32>,
+    /// How many shares there are.
+    of: u32,
+}
+
+impl Reading {
+    /// The readings in their order: one, if that remembers no more than `at_once` records.
+    fn all(records: u64, at_once: u64) -> Vec<Self> {
+        let of = u32::try_from(records.div_ceil(at_once.max(1)).max(1)).unwrap_or(u32::MAX);
+        if of == 1 {
+            return vec![Self { batches: Some(0), events: Some(0), of }];
+        }
+        let batches = (0..of).map(|share| Self { batches: Some(share), events: None, of });
+        let events = (0..of).map(|share| Self { batches: None, events: Some(share), of });
+        batches.chain(events).collect()
+    }
+
+    /// Whether a batch is of this reading.
+    fn takes_batch(self, outbox: u32, number: u64) -> bool {
+        let share = (u64::from(outbox).wrapping_add(number)) % u64::from(self.of);
+        self.batches.is_some_and(|batches| u64::from(batches) == share)
+    }
+
+    /// Whether a block's events are of it.
+    fn takes_block(self, block: Name) -> bool {
+        self.events == Some(block % self.of)
+    }
 }
 
 /// Counts the files, and compares with what the engine says.
@@ -52,34 +106,34 @@ pub(super) async fn compare(
     scope: Scope,
     counted: Counted,
     range: &Range<Minute>,
+    limits: Limits,
     progress: &Progress,
 ) -> Result<Compared, Failure> {
-    let sequence = counted.sequence;
-    let mut count = Count::new(range.clone(), counted.cut_off);
-    for (entry, _) in &scope.files {
-        let bytes = archive.read(entry).await.map_err(|error| archive_failure(&error))?;
-        let taken = tokio::task::spawn_blocking(move || {
-            let records = read(bytes, sequence, &mut count.names)?;
-            count.take(&records);
-            Ok::<_, String>(count)
-        });
-        let taken = taken.await.map_err(|error| Failure::fatal(error.to_string()))?;
-        count = taken.map_err(|why| {
-            let name = archive.name(&entry.path);
-            Failure::data(format!("the archive cannot be counted: {name}: damaged: {why}"))
-        })?;
-        progress.read(entry.bytes);
+    let Counted { partitions, sequence, cut_off, names, facts, .. } = counted;
+    let mut count = Count::new(range.clone(), names, &cut_off, limits.named);
+    for reading in Reading::all(scope.records(), limits.records) {
+        count.begin(reading);
+        for (entry, _) in &scope.files {
+            let watch = Stopwatch::start();
+            let bytes = archive.read(entry).await.map_err(|error| archive_failure(&error))?;
+            let taken = tokio::task::spawn_blocking(move || {
+                let records = read(bytes, sequence, &mut count.names)?;
+                count.take(&records);
+                Ok::<_, String>(count)
+            });
+            let taken = taken.await.map_err(|error| Failure::fatal(error.to_string()))?;
+            count = taken.map_err(|why| {
+                let name = archive.name(&entry.path);
+                Failure::data(format!("the archive cannot be counted: {name}: damaged: {why}"))
+            })?;
+            progress.read(entry.bytes);
+            if limits.is_paced {
+                tokio::time::sleep(watch.elapsed()).await;
+            }
+        }
     }
-    Ok(count.compared(&counted.facts))
-}
-
-/// The names of a fact: those of a cell; an account of a minute has none of these.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Key {
-    minute: i64,
-    /// Those of [`CELL`].
-    cell: [Name; CELL.len()],
-    what: Name,
+    let (events, bytes) = (scope.events(), scope.bytes());
+    Ok(Compared { partitions, cut_off, events, bytes, ..count.compared(&facts) })
 }
 
 /// The words that the rules use, as numbers.
@@ -110,6 +164,9 @@ enum Skipped {
 
 struct Count {
     range: Range<Minute>,
+    reading: Reading,
+    /// How many conflicts and differences are named.
+    named: usize,
     names: Names,
     words: Words,
     /// Outboxes (edge and epoch) as numbers, each with one more than the highest number of its
@@ -123,8 +180,8 @@ struct Count {
     conflicts: BTreeSet<String>,
     /// Edges of which nothing counts any more, from this message (sequence) and batch (entry) on.
     cut_off: HashMap<String, (u64, u64)>,
-    /// The current message's sequence, and its entries of which nothing counts.
-    skipped: (u64, HashMap<u64, Skipped>),
+    /// Batches of which nothing counts, by the message's sequence and the entry in it.
+    skipped: HashMap<(u64, u64), Skipped>,
     /// For each imported log: the sequence of the last message with a chunk of it, and up to which
     /// row it was taken before that message and with it.
     taken: HashMap<Name, (u64, u64, u64)>,
@@ -135,8 +192,8 @@ struct Count {
 }
 
 impl Count {
-    fn new(range: Range<Minute>, cut_off: Vec<CutOff>) -> Self {
-        let mut names = Names::default();
+    /// `names` are those of the engine's facts.
+    fn new(range: Range<Minute>, mut names: Names, cut_off: &[CutOff], named: usize) -> Self {
         let words = Words {
             accepted: names.number("accepted"),
             test: names.number("test"),
@@ -154,6 +211,8 @@ impl Count {
         };
         Self {
             range,
+            reading: Reading { batches: None, events: None, of: 1 },
+            named,
             names,
             words,
             outboxes: HashMap::new(),
@@ -161,10 +220,10 @@ impl Count {
             batches: HashMap::new(),
             conflicts: BTreeSet::new(),
             cut_off: cut_off
-                .into_iter()
+                .iter()
                 .map(|edge| (edge.edge.to_string(), (edge.sequence, u64::from(edge.entry))))
                 .collect(),
-            skipped: (0, HashMap::new()),
+            skipped: HashMap::new(),
             taken: HashMap::new(),
             kinds: Vec::new(),
             seen: HashSet::new(),
@@ -172,28 +231,44 @@ impl Count {
         }
     }
 
+    /// Begins to read all files from the first on. What is kept from the readings before it: names,
+    /// which batches do not count, and the facts.
+    fn begin(&mut self, reading: Reading) {
+        self.reading = reading;
+        self.outboxes.clear();
+        self.blocks.clear();
+        self.batches.clear();
+        self.taken.clear();
+        self.seen.clear();
+    }
+
     /// Takes records, which must come in the order of the log.
     fn take(&mut self, records: &[Record]) {
+        let Reading { batches, events, .. } = self.reading;
         for record in records {
-            if self.skipped.0 != record.sequence {
-                self.skipped = (record.sequence, HashMap::new());
-            }
             match record.what {
-                RecordKind::Resolved => self.resolve(record),
-                RecordKind::Batch => {
+                RecordKind::Resolved if batches.is_some() => self.resolve(record),
+                RecordKind::Batch if batches.is_some() => {
                     if let Err(why) = self.take_batch(record) {
-                        self.skipped.1.insert(record.entry, why);
+                        self.skipped.insert((record.sequence, record.entry), why);
                     }
                 }
-                RecordKind::Chunk => self.take_chunk(record),
-                // Entries of chunks have numbers above those of the batches, and are never skipped.
-                RecordKind::Event | RecordKind::Tally | RecordKind::Declared => {
-                    let skipped = self.skipped.1.get(&record.entry).copied();
-                    if skipped != Some(Skipped::Repeated) {
-                        self.judge(record, skipped.is_some());
-                    }
+                RecordKind::Chunk if events.is_some() => self.take_chunk(record),
+                RecordKind::Event if self.reading.takes_block(record.block) => self.outcome(record),
+                RecordKind::Tally | RecordKind::Declared if events == Some(0) => {
+                    self.outcome(record);
                 }
+                // A matter of another reading.
+                _ => {}
             }
+        }
+    }
+
+    /// Entries of chunks have numbers above those of the batches, and are never skipped.
+    fn outcome(&mut self, record: &Record) {
+        let skipped = self.skipped.get(&(record.sequence, record.entry)).copied();
+        if skipped != Some(Skipped::Repeated) {
+            self.judge(record, skipped.is_some());
         }
     }
 
@@ -203,16 +278,22 @@ impl Count {
         let is_cut_off = self.is_cut_off(record);
         let next = number(self.outboxes.len());
         let (outbox, end) = self.outboxes.entry((record.edge, record.epoch)).or_insert((next, 0));
+        if !is_cut_off {
+            *end = record.number.saturating_add(1).max(*end);
+        }
+        if !self.reading.takes_batch(*outbox, record.number) {
+            return Ok(());
+        }
         let first = match self.batches.entry((*outbox, record.number)) {
             Entry::Vacant(_) if is_cut_off => return Err(Skipped::OverQuota),
             Entry::Vacant(vacant) => {
                 vacant.insert(record.digest);
-                *end = record.number.saturating_add(1).max(*end);
                 return Ok(());
             }
             Entry::Occupied(first) => *first.get(),
         };
-        if first != 0 && record.digest != 0 && first != record.digest {
+        let is_conflict = first != 0 && record.digest != 0 && first != record.digest;
+        if is_conflict && self.conflicts.len() < self.named {
             self.conflicts.insert(format!(
                 "edge {} epoch {} batch {}: it came with two contents, and only the first was counted: \
                  digests {first:032x}, {:032x}",
@@ -230,7 +311,8 @@ impl Count {
     fn resolve(&mut self, record: &Record) {
         let outbox = self.outboxes.get(&(record.edge, record.epoch));
         let Some((outbox, end)) = outbox.copied() else { return };
-        if record.number < end && !self.is_cut_off(record) {
+        let is_ours = self.reading.takes_batch(outbox, record.number);
+        if is_ours && record.number < end && !self.is_cut_off(record) {
             self.batches.entry((outbox, record.number)).or_insert(0);
         }
     }
@@ -362,37 +444,44 @@ impl Count {
         self.seen.insert((block, u32::from(record.seq) | kind << 16))
     }
 
-    /// Compares both sides name by name; each difference is a line, in the order of the names.
-    fn compared(mut self, engine: &[Fact]) -> Compared {
-        let mut both: BTreeMap<(i64, Cell, String), (i64, i64)> = BTreeMap::new();
-        for (key, n) in std::mem::take(&mut self.facts) {
-            let text = |name| self.names.text(name).to_owned();
-            both.entry((key.minute, key.cell.map(text), text(key.what))).or_default().0 += n;
+    /// Compares both sides name by name.
+    fn compared(&self, engine: &HashMap<Key, i64>) -> Compared {
+        let (mut facts, mut different) = (0, Vec::new());
+        let of_archive =
+            self.facts.iter().map(|(key, n)| (key, engine.get(key).copied().unwrap_or(0), *n));
+        let of_engine = engine.iter().filter(|(key, _)| !self.facts.contains_key(*key));
+        for (key, counted, archived) in of_archive.chain(of_engine.map(|(key, n)| (key, *n, 0))) {
+            facts += u64::from((counted, archived) != (0, 0));
+            if counted != archived {
+                different.push((key, counted, archived));
+            }
         }
-        for Fact { minute, cell, what, n } in engine {
-            let names = (i64::from(minute.0), cell.clone(), what.clone());
-            both.entry(names).or_default().1 += n;
-        }
-        both.retain(|_, sides| *sides != (0, 0));
-        let different = both.iter().filter(|(_, (archived, counted))| archived != counted);
-        let differences = different.map(|(names, sides)| describe(names, *sides)).collect();
-        Compared { facts: both.len() as u64, differences, conflicts: self.conflicts }
+        let text = |name: &Name| self.names.text(*name);
+        different.sort_unstable_by(|(a, ..), (b, ..)| {
+            let minutes = a.minute.cmp(&b.minute);
+            let cells = || a.cell.iter().map(text).cmp(b.cell.iter().map(text));
+            minutes.then_with(cells).then_with(|| text(&a.what).cmp(text(&b.what)))
+        });
+        let differences_all = different.len() as u64;
+        let named = different.into_iter().take(self.named);
+        let named = named.map(|(key, engine, archive)| Difference {
+            minute: Minute(u32::try_from(key.minute).unwrap_or(u32::MAX)),
+            cell: CELL
+                .iter()
+                .zip(key.cell)
+                .filter(|(_, name)| *name != 0)
+                .map(|(column, name)| (*column, text(&name).to_owned()))
+                .collect(),
+            what: text(&key.what).to_owned(),
+            engine,
+            archive,
+        });
+        let (differences, conflicts) = (named.collect(), self.conflicts.clone());
+        Compared { facts, differences, differences_all, conflicts, ..Compared::default() }
     }
 }
 
 /// As a 32-bit number: so many of anything would not fit into memory.
 fn number(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// A difference as a line.
-fn describe((minute, cell, what): &(i64, Cell, String), (archived, counted): (i64, i64)) -> String {
-    let minute = u32::try_from(*minute).map_or(Minute(u32::MAX), Minute);
-    let mut line = minute.start().to_string();
-    for (value, name) in cell.iter().zip(CELL) {
-        if !value.is_empty() {
-            line.push_str(&format!(" {name}={value}"));
-        }
-    }
-    format!("{line} {what}: engine {counted}, archive {archived}")
 }

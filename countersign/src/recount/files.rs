@@ -11,9 +11,8 @@ use shared::limits::{BLOCK_LIFE_MS, CLOCK_AHEAD_MS_MAX, HORIZON_MS, OUTBOX_DELAY
 use shared::text::hex;
 use shared::{Minute, Timestamp};
 
-use super::archive_failure;
 use super::engine::Counted;
-use crate::client::Api;
+use super::{Asked, archive_failure};
 use crate::failure::Failure;
 
 /// How long to wait before an archive that is behind is looked at again.
@@ -36,8 +35,13 @@ impl Scope {
     }
 
     /// How many events are in the files.
-    pub(super) fn records(&self) -> u64 {
+    pub(super) fn events(&self) -> u64 {
         self.files.iter().map(|(_, info)| info.events).sum()
+    }
+
+    /// How many records of all kinds.
+    pub(super) fn records(&self) -> u64 {
+        self.files.iter().map(|(_, info)| info.records).sum()
     }
 }
 
@@ -48,7 +52,7 @@ impl Scope {
 /// When it is not there in time, is of another log, damaged, has a gap or a message twice.
 pub(super) async fn scope(
     archive: &Archive,
-    api: &Api,
+    asked: &Asked<'_>,
     counted: &Counted,
     range: &Range<Minute>,
     patience: Duration,
@@ -57,7 +61,7 @@ pub(super) async fn scope(
         return Ok(Scope::default());
     }
     let watch = Stopwatch::start();
-    let mut asked = false;
+    let mut is_told = false;
     // Ends when the archive has the last counted message, or with the patience. The archive is
     // asked once to write what it lacks, and then only looked at.
     let entries = loop {
@@ -72,11 +76,9 @@ pub(super) async fn scope(
         if has >= counted.sequence {
             break entries;
         }
-        if !asked {
-            // The answer may be that there is no such route: then another process archives, and
-            // writes when it is due.
-            api.ask(&api::routes::ARCHIVE.at(&[&counted.partition])).await?;
-            asked = true;
+        if !is_told {
+            asked.archive(counted.partition).await?;
+            is_told = true;
             continue;
         }
         if watch.elapsed() >= patience {
