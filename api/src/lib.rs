@@ -1,6 +1,6 @@
 //! The HTTP interface, defined once for those that answer and those that ask: the bodies of answers
-//! ([`answers`], [`reports`], [`restatements`], [`export`], [`letters`]), which events a question is about
-//! ([`filter`]), the routes ([`routes`]), refusals ([`Refusal`]), whether a process is ready
+//! ([`answers`], [`reports`], [`restatements`], [`reconciliations`], [`export`], [`letters`]), which
+//! events a question is about ([`filter`]), the routes ([`routes`]), refusals ([`Refusal`]), whether a process is ready
 //! ([`ready`]), and who asks ([`Principal`]). How an answer is made is no matter of this room.
 
 pub mod answers;
@@ -10,6 +10,7 @@ pub mod letters;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 mod principal;
+pub mod reconciliations;
 mod refusal;
 pub mod reports;
 pub mod restatements;

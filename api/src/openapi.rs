@@ -8,7 +8,7 @@ use utoipa::openapi::{ComponentsBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::routes::{ALL, Key, Parameter, Role, Route, Shape};
-use crate::{answers, export, letters, reports, restatements};
+use crate::{answers, export, letters, reconciliations, reports, restatements};
 
 /// The document.
 #[must_use]
@@ -162,6 +162,9 @@ fn schemas() -> Value {
         letters::Letters,
         letters::Resolved,
         letters::ResolvedAll,
+        reconciliations::Reconciliation,
+        reconciliations::Reconciliations,
+        reconciliations::Wanted,
         reports::Breakdown,
         reports::Count,
         reports::Live,

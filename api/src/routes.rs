@@ -257,6 +257,47 @@ pub const ARCHIVE: Route = Route {
         "Archived",
     )
 };
+/// The comparisons of archive and counts.
+pub const RECONCILIATIONS: Route = question(
+    "/v1/reconciliations",
+    "The archive, counted again and compared with the counts: what came of it, the newest first",
+    &[],
+    "Reconciliations",
+);
+/// One of them.
+pub const RECONCILIATION: Route = Route {
+    refusals: &[
+        (400, &["invalid_parameter"]),
+        (401, &["unauthorized"]),
+        (404, &["unknown_reconciliation"]),
+        (503, &["standby", "lease_lost"]),
+    ],
+    ..question(
+        "/v1/reconciliations/{id}",
+        "One comparison of archive and counts",
+        &[needed("id", Shape::Number(1, u64::MAX), "its number")],
+        "Reconciliation",
+    )
+};
+/// Begins one.
+pub const RECONCILE: Route = Route {
+    method: "POST",
+    body: &[JSON],
+    answer: (202, JSON, Some("Reconciliation")),
+    refusals: &[
+        (400, &["malformed", "invalid_parameter", "body_unreadable"]),
+        (401, &["unauthorized"]),
+        (409, &["reconciliation_running", "not_final", "no_archive"]),
+        (413, &["body_unreadable"]),
+        (503, &["not_ready", "partition_stopped", "standby", "lease_lost", "store_unavailable"]),
+    ],
+    ..question(
+        "/v1/reconciliations",
+        "Begins to compare archive and counts of some minutes; `Location` says where to look",
+        &[],
+        "",
+    )
+};
 /// A batch of an edge.
 pub const BATCHES: Route = Route {
     method: "POST",
@@ -472,7 +513,7 @@ pub const CLICK: Route = visit(
 );
 
 /// All routes.
-pub const ALL: [Route; 53] = [
+pub const ALL: [Route; 56] = [
     SERVE,
     EVENTS_OF_PAGES,
     PIXEL,
@@ -517,6 +558,9 @@ pub const ALL: [Route; 53] = [
     SOURCE,
     CELLS,
     ARCHIVE,
+    RECONCILIATIONS,
+    RECONCILIATION,
+    RECONCILE,
     BATCHES,
     IMPORT,
     DEAD_LETTERS,
