@@ -15,7 +15,8 @@ use crate::failure::EXIT_CODES;
 use crate::settings::Given;
 pub(crate) use deadletter::{DeadletterArgs, DeadletterCommand};
 pub(crate) use import::{Format, ImportArgs};
-use values::{minute, overlap, seconds};
+pub(crate) use values::minute;
+use values::{overlap, seconds};
 
 mod deadletter;
 mod import;

@@ -6,8 +6,8 @@
 //! directory; [`deployment`] what the parts share on NATS; [`admin`] the operator's key;
 //! [`process`] what every command needs that runs until a signal. [`up`] is all roles in one
 //! process, [`roles`] each in its own, and [`assemble`] what both are put together of; [`tools`]
-//! are the commands that do something and end. [`recount`] counts the archive again.
-//! The rooms below know nothing of each other: what
+//! are the commands that do something and end. [`recount`] counts the archive again, [`reconcile`]
+//! does so on a schedule. The rooms below know nothing of each other: what
 //! connects them is here.
 
 mod admin;
@@ -19,6 +19,7 @@ mod data;
 mod deployment;
 mod failure;
 mod process;
+mod reconcile;
 mod recount;
 mod roles;
 mod settings;

@@ -16,9 +16,11 @@ use shared::{EdgeId, Id, IssuerId, Partitions, Timestamp};
 use crate::failure::Failure;
 
 mod ranges;
+mod reconcile;
 mod told;
 mod visitors;
 
+pub(crate) use reconcile::Reconcile;
 use visitors::check_table;
 pub(crate) use visitors::{EdgePrivacy, EdgeVerdicts, table};
 
@@ -228,6 +230,8 @@ pub(crate) struct Aggregator {
     pub(crate) retention_hours: u32,
     /// The object store of the checkpoints; empty: the data directory.
     pub(crate) state_url: String,
+    /// The archive is counted again, and compared.
+    pub(crate) reconcile: Reconcile,
 }
 
 /// Keeps everything that was in the log.
@@ -367,6 +371,7 @@ impl Default for Aggregator {
             facts_cache_bytes: 64 << 20,
             retention_hours: 7 * 24,
             state_url: String::new(),
+            reconcile: Reconcile::default(),
         }
     }
 }

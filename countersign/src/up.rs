@@ -74,6 +74,7 @@ async fn up(
     );
     let follower = tokio::spawn(follow::keys(opened.dir, opened.keys));
     let disk = tokio::spawn(opened.disk.watch());
+    let reconciler = tokio::spawn(opened.reconciler.run());
     let result = tokio::select! {
         biased;
         why = collector.fatal() => Err(Failure::fatal(format!("collector: {why}"))),
@@ -82,6 +83,7 @@ async fn up(
     };
     follower.abort();
     disk.abort();
+    reconciler.abort();
     // After a failure too, so that what was accepted goes as far as it can.
     let closed = close(&collector, aggregator, opened.archiver, opened.log).await;
     result.and(closed)?;

@@ -39,16 +39,11 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts to archive; `None` when the archive is turned off.
+/// The archive that the settings name; `None` when it is turned off.
 ///
 /// # Errors
-/// Says what cannot be used, is damaged, or does not belong to this log.
-pub(crate) async fn open(
-    settings: &Settings,
-    dir: &DataDir,
-    log: &Arc<AnyLog>,
-    registry: &mut Registry,
-) -> Result<Option<Archiver<AnyLog>>, Failure> {
+/// Says what cannot be used.
+pub(crate) async fn place(settings: &Settings, dir: &DataDir) -> Result<Option<Archive>, Failure> {
     let wanted = &settings.archive;
     if !wanted.enabled {
         return Ok(None);
@@ -57,6 +52,21 @@ pub(crate) async fn open(
         "" => Archive::local(&dir.path(FOLDER)).map_err(Failure::data)?,
         url => open_url(url).await.map_err(|why| Failure::usage(format!("archive.url: {why}")))?,
     };
+    Ok(Some(archive))
+}
+
+/// Starts to archive; `None` when there is no archive.
+///
+/// # Errors
+/// Says what is damaged, or does not belong to this log.
+pub(crate) async fn open(
+    settings: &Settings,
+    archive: Option<&Archive>,
+    log: &Arc<AnyLog>,
+    registry: &mut Registry,
+) -> Result<Option<Archiver<AnyLog>>, Failure> {
+    let Some(archive) = archive.cloned() else { return Ok(None) };
+    let wanted = &settings.archive;
     let place = archive.place().to_owned();
     let settings = ArchiveSettings {
         every: Duration::from_millis(wanted.every_ms.max(1)),

@@ -19,7 +19,7 @@ pub(super) fn overlap(text: &str) -> Result<Duration, String> {
 }
 
 /// A whole minute: Unix seconds or RFC 3339.
-pub(super) fn minute(text: &str) -> Result<Minute, String> {
+pub(crate) fn minute(text: &str) -> Result<Minute, String> {
     let time = shared::Timestamp::parse(text).map_err(|error| error.to_string())?;
     let minute = time.minute();
     if minute.start() == time {

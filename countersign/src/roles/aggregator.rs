@@ -28,6 +28,7 @@ use super::follow::follow;
 use super::lease::{Held, Holder, Lease};
 use crate::admin::AdminKey;
 use crate::assemble::archiving;
+use crate::assemble::counting::{self, Counting};
 use crate::assemble::disk::Disk;
 use crate::assemble::listen::{self, ClientTimeouts};
 use crate::assemble::{guard, log, parts};
@@ -152,8 +153,8 @@ struct Term {
 struct Leading {
     aggregator: Aggregator<AnyLog>,
     archiver: Option<Archiver<AnyLog>>,
-    /// The task that watches the disk; dropping the set ends it.
-    _watch: JoinSet<()>,
+    /// Watches the disk, and compares archive and counts.
+    tasks: JoinSet<()>,
 }
 
 impl Term {
@@ -184,7 +185,8 @@ impl Term {
             while self.answered.clone().changed().await.is_ok() {}
         }
         self.front.leading.send_replace(None);
-        if let Some(Leading { aggregator, archiver, .. }) = leading {
+        if let Some(Leading { aggregator, archiver, mut tasks }) = leading {
+            tasks.shutdown().await;
             let what = "the aggregator: it could not save its state";
             process::within(what, aggregator.close()).await?;
             // After a loss the next holder archives too, and goes on where the files end.
@@ -226,25 +228,16 @@ impl Term {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut registry = Registry::default();
         listen::register(&self.doors, &mut registry);
-        let archiver = archiving::open(settings, &dir, &log, &mut registry).await?;
-        let archived = archiver.as_ref().map(Archiver::archived);
         let known = self.registered.clone();
         let registered = Box::new(move || known.borrow().clone());
-        let aggregator = parts::start_aggregator(
-            settings,
-            stores,
-            &log,
-            &clock,
-            archived,
-            registered,
-            &mut registry,
-        );
+        let Counting { aggregator, archiver, reconciler, more } =
+            counting::open(settings, &dir, stores, &log, &clock, registered, &mut registry).await?;
         let disk = Disk::new(settings.data.clone(), settings.disk.warn_free_bytes, &mut registry);
-        let routes = archiver.as_ref().map(archiving::router).unwrap_or_default();
-        let routes = guard::degradable(aggregator.router().merge(routes), disk.degraded());
-        let mut watch = JoinSet::new();
+        let routes = guard::degradable(aggregator.router().merge(more), disk.degraded());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reconciler.run());
         if settings.aggregator.state_url.is_empty() {
-            watch.spawn(disk.watch());
+            tasks.spawn(disk.watch());
         }
         let routes = guard::guarded(
             guard::Side::Aggregator,
@@ -253,7 +246,7 @@ impl Term {
             Arc::clone(&self.operator),
         );
         self.front.leading.send_replace(Some((routes, held)));
-        Ok(Leading { aggregator, archiver, _watch: watch })
+        Ok(Leading { aggregator, archiver, tasks })
     }
 }
 

@@ -13,14 +13,17 @@ use crate::failure::Failure;
 /// An hour, ms. A longer time between checkpoints would surprise: what is not saved must be counted
 /// again after a crash.
 const HOUR_MS: u64 = 3_600_000;
+/// The most days that are counted again at once: fewer than a question may be about.
+const DAYS_MAX: u64 = 366;
 const ANY: u64 = u64::MAX;
 /// Levels of log lines.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Settings {
     /// Each number with its name and its range.
-    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 12] {
+    fn numbers(&self) -> [(&'static str, u64, RangeInclusive<u64>); 16] {
         let Self { edge, outbox, collector, eventlog, aggregator, archive, api, .. } = self;
+        let reconcile = &aggregator.reconcile;
         let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         [
             ("edge.connections_max", wide(edge.connections_max), 1..=1_000_000),
@@ -37,6 +40,10 @@ impl Settings {
             ("eventlog.replicas", wide(eventlog.replicas), 1..=5),
             ("aggregator.checkpoint_ms", aggregator.checkpoint_ms, 10..=HOUR_MS),
             ("aggregator.facts_days", aggregator.facts_days.into(), 0..=36_500),
+            ("aggregator.reconcile.hour", reconcile.hour, 0..=23),
+            ("aggregator.reconcile.days", reconcile.days, 1..=DAYS_MAX),
+            ("aggregator.reconcile.delay_s", reconcile.delay_s, 0..=86_400),
+            ("aggregator.reconcile.memory_bytes", reconcile.memory_bytes, 16 << 20..=ANY),
             ("archive.every_ms", archive.every_ms, 10..=24 * HOUR_MS),
             ("archive.file_bytes", wide(archive.file_bytes), 1_024..=1 << 30),
         ]

@@ -21,17 +21,16 @@ use super::demo::{self, Demo};
 use super::follow::Followers;
 use super::hints;
 use crate::admin::{self, AdminKey};
-use crate::assemble::archiving;
+use crate::assemble::counting::{self, Counting};
 use crate::assemble::disk::Disk;
 use crate::assemble::guard::{self, Side};
 use crate::assemble::listen;
 use crate::assemble::log;
-use crate::assemble::parts::{
-    EdgeParts, bind, open_collector, open_edge, open_stores, start_aggregator, url_of,
-};
+use crate::assemble::parts::{EdgeParts, bind, open_collector, open_edge, open_stores, url_of};
 use crate::assemble::published;
 use crate::data::{DataDir, LogPlace};
 use crate::failure::Failure;
+use crate::reconcile::Reconciler;
 use crate::settings::Settings;
 
 /// Everything, opened and connected; only the edge's sink is missing.
@@ -48,6 +47,7 @@ pub(super) struct Opened {
     pub(super) keys: Followers,
     pub(super) dir: DataDir,
     pub(super) disk: Disk,
+    pub(super) reconciler: Reconciler,
     /// Held until the process ends, so that two never share the directory.
     _lock: File,
 }
@@ -84,12 +84,10 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
     let (collector, collector_keys) =
         open_collector(settings, collector_keys, &log, &clock, &mut registry)?;
     let stores = open_stores(settings, &dir).await?;
-    let archiver = archiving::open(settings, &dir, &log, &mut registry).await?;
-    let archived = archiver.as_ref().map(Archiver::archived);
     let known = collector_keys.subscribe();
     let registered = Box::new(move || known.borrow().edges.clone());
-    let aggregator =
-        start_aggregator(settings, stores, &log, &clock, archived, registered, &mut registry);
+    let Counting { aggregator, archiver, reconciler, more } =
+        counting::open(settings, &dir, stores, &log, &clock, registered, &mut registry).await?;
     let catalogue_file = settings.catalogue();
     let is_demo = demo.is_some();
     if is_demo {
@@ -106,7 +104,6 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         policies: Arc::clone(&edge.policies),
         collector: collector_keys,
     };
-    let more = archiver.as_ref().map(archiving::router).unwrap_or_default();
     let api = router(
         &aggregator,
         more.merge(collector::gateway::router(Arc::clone(&collector))),
@@ -136,6 +133,7 @@ pub(super) async fn open(settings: &Settings, demo: Option<Demo>) -> Result<Open
         keys,
         dir,
         disk,
+        reconciler,
         _lock: lock,
     })
 }

@@ -23,6 +23,7 @@ mod nats;
 mod old;
 mod operations;
 mod process;
+mod reconcile;
 mod recount;
 mod role_faults;
 mod roles;

@@ -162,3 +162,21 @@ fn collect(key: &str, value: &Value, found: &mut Vec<String>) {
         _ => {}
     }
 }
+
+#[test]
+fn the_alert_rules_ask_for_documented_metrics_only() {
+    let rules = repository("deploy/prometheus/countersign.rules.yaml");
+    let lines = rules.lines().map(str::trim);
+    let expressions: Vec<&str> = lines.filter_map(|line| line.strip_prefix("expr: ")).collect();
+    let alerts = rules.matches("- alert: ").count();
+    assert!(alerts > 0 && expressions.len() == alerts, "{expressions:?}");
+    let documented = documented();
+    for expression in expressions {
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours: Vec<_> = words.filter(|word| word.starts_with("countersign_")).collect();
+        assert!(!ours.is_empty(), "{expression:?} asks for nothing of ours");
+        for word in ours {
+            assert!(documented.contains_key(word), "{word} is not in docs/metrics.md");
+        }
+    }
+}
