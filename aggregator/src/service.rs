@@ -60,7 +60,8 @@ pub struct Settings {
     pub trim_every: Duration,
     /// How long a question waits for the aggregator to be ready.
     pub ready_wait: Duration,
-    /// After how long a log that could not be reached is tried again.
+    /// After how long a log that could not be reached is tried again, and at first an object store
+    /// in which a segment could not be made.
     pub retry_after: Duration,
     /// When facts become segments.
     pub facts: Plan,

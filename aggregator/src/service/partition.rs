@@ -201,7 +201,7 @@ impl<L: Log, S: Stores> Task<L, S> {
                 _ = tick.tick() => {
                     self.ticks = self.ticks.saturating_add(1);
                     self.show_lag().await;
-                    self.sealing.collect(&self.core.segments, settings.segments_kept).await;
+                    self.sealing.collect(&self.core.segments, settings.segments_kept);
                     if save.is_none() {
                         self.sealing.tick(self.kept.facts.loose());
                         self.seal()?;

@@ -2,8 +2,9 @@
 //! long work, one segment at a time in the process, and gives way while a partition catches up.
 //!
 //! What is made becomes part of the counts in the partition's next checkpoint: the atomic write
-//! that names the segment forgets what it was made of. Until then it is nobody's, and when the
-//! process ends before, it is collected at the next start.
+//! that names the segment forgets what it was made of. Until then it is nobody's: what a job that
+//! failed has written is deleted, and what a process that ended has written is collected at the next
+//! start. Nothing here keeps a partition from counting, however slow the object store is.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use eventlog::Log;
 use foldhash::fast::FixedState;
+use futures::FutureExt as _;
 use hashbrown::HashMap;
 use object_store::buffered::BufWriter;
 use shared::ambient::{Stopwatch, SystemRandom};
@@ -33,8 +35,9 @@ use crate::store::{CheckpointStore as _, StoreError, Stores, View};
 /// The longest pause after a row group while the partition catches up.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// When a segment could not be made, it is tried again after so long.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// When a segment could not be made, it is tried again at first after
+/// [`super::Settings::retry_after`], then after twice the time, and so on up to this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// What a partition's task knows of its segments.
 #[derive(Debug, Default)]
@@ -42,8 +45,8 @@ pub(super) struct Sealing {
     job: Option<Running>,
     /// What was made, and is to be named in the next checkpoint.
     made: Option<Swap>,
-    /// Since when no other job is begun, because one has failed.
-    failed: Option<Stopwatch>,
+    /// Since when no other job is begun, because one has failed, and how many have in a row.
+    failed: Option<(Stopwatch, u32)>,
     has_failed: bool,
     /// The hour of the log's clock up to which hours that are over were looked for.
     hour: Option<u32>,
@@ -53,6 +56,11 @@ pub(super) struct Sealing {
     is_quiet: bool,
     /// Segments that no checkpoint names any more, and since when.
     replaced: VecDeque<(Stopwatch, SegmentRow)>,
+    /// Segments that are to be deleted: nobody reads them any more, or their job has failed. Those
+    /// of failed jobs grow slowly, since jobs that fail are begun ever more seldom.
+    unwanted: Vec<SegmentRow>,
+    /// Deletes segments, and returns those that it could not delete.
+    deleting: Option<JoinHandle<Vec<SegmentRow>>>,
     /// When the partition was opened, as the object store dates objects: what is older and not named
     /// was left by an earlier process. None when it was collected.
     left_before: Option<Timestamp>,
@@ -63,6 +71,16 @@ pub(super) struct Sealing {
 struct Running {
     task: JoinHandle<Result<Option<Swap>, End>>,
     ending: Arc<AtomicBool>,
+    what: What,
+}
+
+/// What a job does.
+#[derive(Clone, Debug)]
+enum What {
+    /// Deletes what an earlier process left, up to this time.
+    Clean(Timestamp),
+    /// Makes this segment, whose size is not known yet.
+    Make(SegmentRow),
 }
 
 impl Drop for Running {
@@ -90,7 +108,9 @@ impl Sealing {
         if std::mem::take(&mut self.has_failed) {
             kept.facts.give_up();
         }
-        let is_waiting = self.failed.as_ref().is_some_and(|since| since.elapsed() < RETRY_AFTER);
+        let is_waiting = self.failed.as_ref().is_some_and(|(since, times)| {
+            since.elapsed() < pause_after(core.settings.retry_after, *times)
+        });
         if self.job.is_some() || self.made.is_some() || is_waiting {
             return Ok(());
         }
@@ -98,7 +118,7 @@ impl Sealing {
         if let Some(before) = self.left_before.take() {
             let named = kept.facts.segments().to_vec();
             let task = tokio::spawn(clean(core, partition, named, before));
-            self.job = Some(Running { task, ending });
+            self.job = Some(Running { task, ending, what: What::Clean(before) });
             return Ok(());
         }
         // While facts come, hours that are over are looked for once an hour, so that the few facts
@@ -114,9 +134,10 @@ impl Sealing {
             return Ok(());
         };
         kept.facts.begin(&job);
-        let view = store.view()?;
-        let task = tokio::spawn(run(core, partition, view, job, Arc::clone(&ending)));
-        self.job = Some(Running { task, ending });
+        let (view, row) = (store.view()?, row_of(partition, &job));
+        let what = What::Make(row.clone());
+        let task = tokio::spawn(run(core, row, view, job, Arc::clone(&ending)));
+        self.job = Some(Running { task, ending, what });
         Ok(())
     }
 
@@ -130,13 +151,20 @@ impl Sealing {
     pub(super) async fn done(&mut self) {
         let Some(job) = &mut self.job else { return std::future::pending().await };
         let done = (&mut job.task).await;
+        let what = job.what.clone();
         self.job = None;
-        self.failed = None;
+        let failed = self.failed.take();
         match done.map_err(End::from).flatten() {
             Ok(made) => self.made = made,
             Err(error) => {
-                tracing::warn!(%error, "a segment of facts was not made, it is tried again");
-                (self.has_failed, self.failed) = (true, Some(Stopwatch::start()));
+                tracing::warn!(%error, "making segments of facts has failed, it is tried again");
+                let times = failed.map_or(0, |(_, times)| times.saturating_add(1));
+                (self.has_failed, self.failed) = (true, Some((Stopwatch::start(), times)));
+                match what {
+                    What::Clean(before) => self.left_before = Some(before),
+                    // An error does not mean that nothing was written.
+                    What::Make(row) => self.unwanted.push(row),
+                }
             }
         }
     }
@@ -156,18 +184,42 @@ impl Sealing {
         self.replaced.extend(rows.into_iter().map(|row| (Stopwatch::start(), row)));
     }
 
-    /// Deletes those of them that no question reads any more.
-    pub(super) async fn collect(&mut self, segments: &Segments, kept: Duration) {
-        while let Some((since, row)) = self.replaced.front()
+    /// Begins to delete what is unwanted, and those of the replaced ones that no question reads any
+    /// more, unless that is being done.
+    pub(super) fn collect(&mut self, segments: &Arc<Segments>, kept: Duration) {
+        if let Some(deleting) = &mut self.deleting {
+            // Asked once it has ended, so that it need not be waited for.
+            let Some(left) = deleting.now_or_never() else { return };
+            self.unwanted.extend(left.unwrap_or_default());
+            self.deleting = None;
+        }
+        while let Some((since, _)) = self.replaced.front()
             && since.elapsed() >= kept
         {
-            if let Err(error) = segments.delete(row).await {
-                tracing::warn!(%error, "a replaced segment was not deleted, it is tried again");
-                return;
-            }
-            self.replaced.pop_front();
+            self.unwanted.extend(self.replaced.pop_front().map(|(_, row)| row));
+        }
+        if !self.unwanted.is_empty() {
+            let rows = std::mem::take(&mut self.unwanted);
+            self.deleting = Some(tokio::spawn(delete(Arc::clone(segments), rows)));
         }
     }
+}
+
+/// How long after a failed job, which `times` others before it were too, the next one is begun.
+fn pause_after(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(RETRY_AFTER_MAX)
+}
+
+/// Deletes segments, and returns those that are to be tried again.
+async fn delete(segments: Arc<Segments>, rows: Vec<SegmentRow>) -> Vec<SegmentRow> {
+    let mut left = Vec::new();
+    for row in rows {
+        if let Err(error) = segments.delete(&row).await {
+            tracing::warn!(%error, "a segment was not deleted, it is tried again");
+            left.push(row);
+        }
+    }
+    left
 }
 
 /// Deletes what an earlier process left.
@@ -184,10 +236,19 @@ async fn clean<L: Log, S: Stores>(
     Ok(None)
 }
 
+/// The segment that a job makes, before its size is known.
+fn row_of(partition: u16, job: &Job) -> SegmentRow {
+    let (level, start) = match job {
+        Job::Seal { hour, .. } => (Level::Hour, Minute(hour * 60)),
+        Job::Merge { level, start, .. } => (*level, *start),
+    };
+    SegmentRow { partition, level, start, id: new_id(), rows: 0, bytes: 0 }
+}
+
 /// Makes a segment. `view`: the rows of a moment at which the job's blocks were there.
 async fn run<L: Log, S: Stores, V: View>(
     core: Arc<Core<L, S>>,
-    partition: u16,
+    row: SegmentRow,
     view: V,
     job: Job,
     ending: Arc<AtomicBool>,
@@ -195,11 +256,7 @@ async fn run<L: Log, S: Stores, V: View>(
     // The semaphore is never closed. If it were, several would be made at once, which does no harm.
     let _one = core.sealing.acquire().await;
     let watch = Stopwatch::start();
-    let (level, start) = match &job {
-        Job::Seal { hour, .. } => (Level::Hour, Minute(hour * 60)),
-        Job::Merge { level, start, .. } => (*level, *start),
-    };
-    let row = SegmentRow { partition, level, start, id: new_id(), rows: 0, bytes: 0 };
+    let partition = row.partition;
     let inputs = match &job {
         Job::Seal { hour, sequences } => {
             let blocks = rows::blocks(&view, *hour, sequences).await?.into_iter();

@@ -21,11 +21,13 @@ use crate::testing::{Oracle, PARTITIONS, START, World, named, source};
 mod counting;
 mod export;
 mod faults;
+mod faulty;
 mod forgotten;
 mod missing;
 mod old;
 mod reports;
 mod restated;
+mod segments;
 
 #[derive(Debug)]
 struct Fixed(Timestamp);

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use moka::sync::Cache;
+use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use shared::Timestamp;
@@ -21,6 +22,8 @@ use crate::facts::segment::totals::{Place, Totals};
 use crate::facts::segment::{Directory, Footer, Made, Ranges, SegmentError};
 use crate::facts::{Block, Column, Name, Runs};
 
+/// A file is uploaded in parts of so many bytes. In tests too there shall be several.
+const PART_BYTES: usize = if cfg!(test) { 2 << 10 } else { 10 << 20 };
 /// The folder of all segments.
 const FOLDER: &str = "facts";
 /// What the objects of a segment end with.
@@ -256,8 +259,8 @@ impl Segments {
     }
 
     /// A writer of the Parquet file of a new segment.
-    pub(crate) fn upload(&self, row: &SegmentRow) -> object_store::buffered::BufWriter {
-        object_store::buffered::BufWriter::new(Arc::clone(&self.objects), path(row, FILE))
+    pub(crate) fn upload(&self, row: &SegmentRow) -> BufWriter {
+        BufWriter::with_capacity(Arc::clone(&self.objects), path(row, FILE), PART_BYTES)
     }
 
     /// Writes what stands beside it.
@@ -296,9 +299,10 @@ impl Segments {
         Ok(time_of(&found))
     }
 
-    /// Deletes the objects of a partition that no row names and that are not younger than `before`:
-    /// what was begun and not named before the partition was opened. Younger ones may be another
-    /// process's, which has taken the partition over. Returns how many.
+    /// Deletes the objects of a partition that no row names and that are older than `before`: what
+    /// was begun and not named before the partition was opened. Others may be another process's,
+    /// which has taken the partition over; so may those that are as old, since object stores date
+    /// by the second. Returns how many.
     pub(crate) async fn collect(
         &self,
         partition: u16,
@@ -311,13 +315,20 @@ impl Segments {
         let folder = folder(partition);
         let gone = |error| away(&folder, error);
         let found: Vec<_> = self.objects.list(Some(&folder)).try_collect().await.map_err(gone)?;
-        let mut deleted = 0;
-        for object in found {
-            let is_old = time_of(&object) <= before;
+        let is_nobodys = |object: &object_store::ObjectMeta| {
             let is_ours = object.location.extension().is_some_and(|kind| TYPES.contains(&kind));
-            if is_old && is_ours && names.binary_search(&object.location).is_err() {
-                self.objects.delete(&object.location).await.map_err(gone)?;
-                deleted += 1;
+            is_ours && time_of(object) < before && names.binary_search(&object.location).is_err()
+        };
+        let nobodys: Vec<_> = found.into_iter().filter(is_nobodys).collect();
+        // Object stores delete many in one request.
+        let paths = futures::stream::iter(nobodys.into_iter().map(|object| Ok(object.location)));
+        let results: Vec<_> = self.objects.delete_stream(paths.boxed()).collect().await;
+        let mut deleted = 0;
+        for result in results {
+            match result {
+                Ok(_) => deleted += 1,
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(gone(error)),
             }
         }
         Ok(deleted)

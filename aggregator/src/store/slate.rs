@@ -103,6 +103,7 @@ impl SlateStores {
             std::fs::TryLockError::WouldBlock => StoreError::Locked(dir.display().to_string()),
             std::fs::TryLockError::Error(error) => unusable(&error),
         })?;
+        remove_unfinished(dir).map_err(|error| unusable(&error))?;
         let objects = LocalFileSystem::new_with_prefix(dir).map_err(|error| unusable(&error))?;
         let objects = Arc::new(objects.with_fsync(true));
         Ok(Self {
@@ -222,6 +223,23 @@ impl Stores for SlateStores {
     fn release(&self) {
         self.lock.lock().take();
     }
+}
+
+/// Removes the files that a process did not write to their end because it was killed: `NAME#1`, which
+/// [`LocalFileSystem`] renames when it is whole, and never lists. Nobody else may be writing.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if entry.file_type()?.is_dir() {
+            remove_unfinished(&entry.path())?;
+        } else if number.is_some_and(is_number) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds rows up, as [`codec::add`] says.

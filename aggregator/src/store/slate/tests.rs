@@ -71,6 +71,23 @@ async fn one_process_at_a_time() {
     assert!(matches!(error, StoreError::Unusable(_)), "{error}");
 }
 
+#[test]
+fn what_was_not_written_to_its_end_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("facts/00");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["a.parquet#1", "a.parquet#12", "a.parquet", "a#b", "b#"] {
+        std::fs::write(folder.join(name), "some bytes").unwrap();
+    }
+    drop(SlateStores::local(dir.path(), fast()).unwrap());
+    let mut found = Vec::new();
+    files(&folder, &mut found);
+    let names = found.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap());
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    assert_eq!(names, ["a#b", "a.parquet", "b#"]);
+}
+
 fn files(dir: &Path, found: &mut Vec<(PathBuf, u64)>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.metadata() {
