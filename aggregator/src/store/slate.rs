@@ -103,7 +103,9 @@ impl SlateStores {
             std::fs::TryLockError::WouldBlock => StoreError::Locked(dir.display().to_string()),
             std::fs::TryLockError::Error(error) => unusable(&error),
         })?;
-        remove_unfinished(dir).map_err(|error| unusable(&error))?;
+        if let Err(error) = remove_unfinished(dir) {
+            tracing::warn!(%error, "files that were not written to their end may still be there");
+        }
         let objects = LocalFileSystem::new_with_prefix(dir).map_err(|error| unusable(&error))?;
         let objects = Arc::new(objects.with_fsync(true));
         Ok(Self {
