@@ -167,6 +167,7 @@ fn nextest(args: &[String]) -> Result<(), Failure> {
     let binary = target_dir()?.join("debug").join(exe("countersign"));
     command.env("COUNTERSIGN_NATS_SERVER", tools::NATS.installed()?);
     command.env("COUNTERSIGN_DUCKDB", tools::DUCKDB.installed()?);
+    command.env("COUNTERSIGN_CHDB", tools::CHDB.installed()?);
     worker::build()?;
     worker::measure()?;
     command.env("COUNTERSIGN_WORKERD", tools::workerd()?);

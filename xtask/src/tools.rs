@@ -65,7 +65,7 @@ pub(crate) struct Module {
 
 /// The second engine that counts the archive, and a peer of the questions.
 pub(crate) const DUCKDB: Module = Module { package: "duckdb", version: "2.0.1" };
-/// ClickHouse in a process, a peer of the questions. The package `chdb` adds data frames to it,
+/// ClickHouse in a process, which reads the archive and segments, and a peer of the questions. The package `chdb` adds data frames to it,
 /// which nobody here needs.
 pub(crate) const CHDB: Module = Module { package: "chdb-core", version: "26.9.0" };
 /// Makes the data of the questions.

@@ -1,13 +1,14 @@
-//! Answers beside DuckDB: the real logs are imported, and each question is asked of both.
+//! Answers beside DuckDB and ClickHouse: the real logs are imported, and each question is asked of
+//! all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use shared::text::escaped;
 
-use crate::duckdb::duckdb;
+use crate::engines::{clickhouse_all, duckdb_all};
 use crate::process::Server;
 
 const LOGS: [&str; 3] = ["all", "men", "women"];
@@ -15,12 +16,34 @@ const LOGS: [&str; 3] = ["all", "men", "women"];
 const FROM: u64 = 1_574_553_600;
 const TO: u64 = 1_575_158_400;
 const DAY: u64 = 86_400;
+/// Impressions and clicks in the logs.
+pub(crate) const EVENTS: u64 = 30_157;
 
 /// What is asked of the API, as rows of text, and the same in SQL.
-struct Question {
-    path: String,
-    rows: fn(&Value) -> Vec<String>,
+pub(crate) struct Question {
+    pub(crate) path: String,
+    pub(crate) rows: fn(&Value) -> Vec<String>,
     sql: String,
+}
+
+/// How many events are in the segments of an answer to `/v1/segments`.
+pub(crate) fn sealed(listed: &Value) -> u64 {
+    let segments = listed["segments"].as_array().unwrap().iter();
+    segments.map(|segment| segment["events"].as_u64().unwrap()).sum()
+}
+
+/// All of them.
+pub(crate) fn questions() -> Vec<Question> {
+    let mut all = counts();
+    all.extend(tables());
+    assert!(all.len() > 30, "{}", all.len());
+    all
+}
+
+/// The real logs.
+pub(crate) fn logs() -> Vec<PathBuf> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
+    LOGS.iter().map(|log| data.join(format!("obd_bts_{log}.csv"))).collect()
 }
 
 fn sql_time(second: u64) -> String {
@@ -164,43 +187,76 @@ fn tables() -> Vec<Question> {
 }
 
 #[test]
-fn duckdb_answers_what_the_api_answers() {
+fn duckdb_and_clickhouse_answer_what_the_api_answers() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start_with(&dir.path().join("data"), None, &[]);
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
-    let files: Vec<_> = LOGS.iter().map(|log| data.join(format!("obd_bts_{log}.csv"))).collect();
+    let files = logs();
     let (code, said, err) = crate::process::run(server.import().args(&files));
     assert_eq!(code, Some(0), "{said}{err}");
-    let mut questions = counts();
-    questions.extend(tables());
-    assert!(questions.len() > 30, "{}", questions.len());
+    let questions = questions();
     let logs: Vec<_> = files.iter().map(|file| format!("'{}'", file.display())).collect();
     let table = format!(
         "CREATE TABLE log AS SELECT * EXCLUDE timestamp, \
            CAST(replace(timestamp, '+00:00', '') AS TIMESTAMP) AS shown \
-         FROM read_csv([{}], types = {{'timestamp': 'VARCHAR'}});\n",
+         FROM read_csv([{}], types = {{'timestamp': 'VARCHAR'}})",
         logs.join(", ")
     );
-    let file = dir.path().join("question.sql");
-    let expected: Vec<_> = questions
-        .iter()
-        .map(|question| {
-            std::fs::write(&file, format!("{table}{};", question.sql)).unwrap();
-            duckdb(dir.path(), &file, &[])
-        })
-        .collect();
+    let mut script = vec![table.clone()];
+    script.extend(questions.iter().map(|question| question.sql.clone()));
+    let expected = duckdb_all(dir.path(), &script).split_off(1);
     for round in ["as it was imported", "after kill -9", "in segments", "in segments after kill -9"]
     {
         if round == "in segments" {
-            let sealed = |body: &Value| body["loose_events"] == 0;
-            let listed = wait(server.until("/v1/segments", sealed));
+            let listed = wait(server.until("/v1/segments", |body| sealed(body) == EVENTS));
             segments_have_the_log(dir.path(), &server.data.join("state"), &listed, &table);
+            clickhouse_agrees(dir.path(), &server, &listed, &expected);
         }
         for (Question { path, rows, sql }, expected) in questions.iter().zip(&expected) {
             let body: Value = serde_json::from_str(&ask(&server, path)).unwrap();
             assert_eq!(rows(&body), *expected, "{round}: {path}\n{sql}");
         }
         server.kill_and_restart_with(&[]);
+    }
+}
+
+/// ClickHouse answers the questions that are counts, from the segments and from the archive.
+fn clickhouse_agrees(dir: &Path, server: &Server, listed: &Value, expected: &[Vec<String>]) {
+    for partition in 0..16 {
+        let archive = format!("{}/v1/archive/{partition}", server.api);
+        let reply = wait(server.http.post(archive).bearer_auth(crate::process::KEY).send());
+        assert!(reply.unwrap().status().is_success());
+    }
+    let listed = listed["segments"].as_array().unwrap().iter();
+    let names: Vec<String> = listed.map(|segment| text(&segment["file"])).collect();
+    let segments = format!("{}/{{{}}}", server.data.join("state").display(), names.join(","));
+    let archive = format!("{}/archive/**/*.parquet", server.data.display());
+    for (files, shown, is_meant) in [
+        (segments, "minute + toIntervalSecond(second)", "true"),
+        (archive, "at", "record = 'event' AND outcome = 'accepted'"),
+    ] {
+        let view = |name: &str, kind: &str| {
+            format!(
+                "CREATE VIEW {name} AS SELECT ad AS ad_id, toInt32(placement) AS placement, \
+                   visitor AS user_id, {shown} AS shown, 1 AS click FROM file('{files}', Parquet) \
+                 WHERE kind = '{kind}' AND {is_meant}"
+            )
+        };
+        let mut script = vec![
+            "CREATE FUNCTION make_timestamp AS (micros) -> fromUnixTimestamp64Micro(micros, 'UTC')"
+                .to_owned(),
+            view("impressions", "impression"),
+            view("clicks", "click"),
+        ];
+        // A row of the log is an impression, and some are clicks too.
+        script.extend(counts().iter().map(|question| match question.sql.contains("click = 1") {
+            true => question.sql.replace("FROM log", "FROM clicks"),
+            false => question.sql.replace("FROM log", "FROM impressions"),
+        }));
+        let answers = clickhouse_all(dir, &script).split_off(3);
+        assert_eq!(answers.len(), counts().len());
+        for ((answer, expected), sql) in answers.iter().zip(expected).zip(&script[3..]) {
+            assert_eq!(answer, expected, "{files}: {sql}");
+        }
     }
 }
 
@@ -289,7 +345,6 @@ fn segments_have_the_log(dir: &Path, state: &Path, listed: &Value, log: &str) {
     let listed = listed["segments"].as_array().unwrap();
     let path = |segment: &Value| format!("'{}'", state.join(text(&segment["file"])).display());
     let paths: Vec<String> = listed.iter().map(path).collect();
-    let file = dir.join("segments.sql");
     let segments = format!("read_parquet([{}])", paths.join(", "));
     let of_log = "SELECT ad_id AS ad, placement::VARCHAR AS placement, date_trunc('minute', shown) AS minute, \
                     date_part('second', shown)::UTINYINT AS second FROM log";
@@ -297,15 +352,14 @@ fn segments_have_the_log(dir: &Path, state: &Path, listed: &Value, log: &str) {
         "SELECT ad, placement, minute AT TIME ZONE 'UTC' AS minute, second FROM {segments} WHERE kind = "
     );
     let sql = format!(
-        "{log} SELECT \
+        "SELECT \
            (SELECT count(*) FROM ({of_log} EXCEPT ALL {of_segments} 'impression')), \
            (SELECT count(*) FROM ({of_segments} 'impression' EXCEPT ALL {of_log})), \
            (SELECT count(*) FROM ({of_log} WHERE click = 1 EXCEPT ALL {of_segments} 'click')), \
            (SELECT count(*) FROM {segments} WHERE kind = 'click') - (SELECT count(*) FROM log WHERE click = 1), \
-           (SELECT count(DISTINCT visitor) FROM {segments}) - (SELECT count(DISTINCT user_id) FROM log);"
+           (SELECT count(DISTINCT visitor) FROM {segments}) - (SELECT count(DISTINCT user_id) FROM log)"
     );
-    std::fs::write(&file, sql).unwrap();
-    assert_eq!(duckdb(dir, &file, &[]), ["0|0|0|0|0"]);
+    assert_eq!(duckdb_all(dir, &[log.to_owned(), sql])[1], ["0|0|0|0|0"]);
 }
 
 fn ask(server: &Server, path: &str) -> String {

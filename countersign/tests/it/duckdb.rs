@@ -7,6 +7,7 @@ use std::process::Command;
 
 use shared::Clock as _;
 
+use crate::engines::module;
 use crate::process::{KEY, Server, binary, run};
 use crate::recount::{REAL_LOG, agrees, files, flags, without_an_event};
 
@@ -23,21 +24,14 @@ for row in connection.execute(open(sys.argv[1]).read()).fetchall():
 ";
 
 /// Runs a file of SQL in a folder, which must go well.
-pub(crate) fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
+fn duckdb(folder: &Path, sql: &Path, range: &[String]) -> Vec<String> {
     let (code, said, err) = try_duckdb(folder, sql, range);
     assert_eq!(code, Some(0), "{}: {err}", sql.display());
     said.lines().map(str::to_owned).collect()
 }
 
 fn try_duckdb(folder: &Path, sql: &Path, range: &[String]) -> (Option<i32>, String, String) {
-    let module = std::env::var_os("COUNTERSIGN_DUCKDB").map(PathBuf::from);
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
-    let installed = || {
-        let folders = std::fs::read_dir(tools).ok()?.flatten().map(|folder| folder.path());
-        folders.filter(|path| path.join("duckdb").exists()).max()
-    };
-    let module = module.or_else(installed);
-    let module = module.expect("no DuckDB: `cargo xtask test --only nextest` installs it");
+    let module = module("COUNTERSIGN_DUCKDB", "duckdb");
     let mut python = Command::new("python3");
     python.args(["-c", PROGRAM]).arg(sql).args(range);
     run(python.env("PYTHONPATH", module).current_dir(folder))

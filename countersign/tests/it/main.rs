@@ -10,6 +10,7 @@ mod commands;
 mod disk;
 mod doors;
 mod duckdb;
+mod engines;
 mod hostile;
 mod import;
 mod import_ways;
