@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
+use api::restatements::{Restatement, Restatements};
+use api::routes;
 use archive::Archive;
+use shared::Timestamp;
 use shared::ambient::Stopwatch;
 
 use crate::assemble::archiving::{FOLDER, open_url};
@@ -58,6 +61,7 @@ async fn recount(args: &RecountArgs) -> Result<ExitCode, Failure> {
         "{facts} counts of {partitions} partitions compared, from {events} events in {} MiB, {seconds:.1} s",
         bytes >> 20
     );
+    tell_restated(&api, args).await;
     if differences == 0 && conflicts.is_empty() {
         line(format!("the archive and the engine agree: {compared}"));
         return Ok(ExitCode::SUCCESS);
@@ -88,6 +92,26 @@ fn tell(partition: u16, compared: &Compared, conflicts: &mut BTreeSet<String>) {
         if conflicts.insert(conflict.clone()) {
             line(format!("CONFLICT: {conflict}"));
         }
+    }
+}
+
+/// Tells of restatements that hold: they are put over counts when these are asked for. An earlier
+/// build has none.
+async fn tell_restated(api: &Api, args: &RecountArgs) {
+    let Ok(found) = api.require::<Restatements>(routes::reports::RESTATEMENTS.path).await else {
+        return;
+    };
+    let time = |text: &str| Timestamp::parse(text).unwrap_or_default();
+    let meets = |one: &&Restatement| {
+        let holds = one.takes_back.is_none() && one.taken_back_by.is_none();
+        holds && time(&one.from) < args.to.start() && args.from.start() < time(&one.to)
+    };
+    match found.restatements.iter().filter(meets).count() {
+        0 => {}
+        count => line(format!(
+            "{count} restatements judge events of these minutes again; what is compared is how they \
+             were judged when they came"
+        )),
     }
 }
 
