@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::future::join_all;
 use shared::{Minute, Timestamp};
 
 use super::stored::Stored;
@@ -110,8 +109,13 @@ impl<V: View> At<V> {
     pub(crate) async fn this_moment<T: CheckpointStore<View = V>>(
         slots: &[Slot<T>],
     ) -> Result<Self, Unanswered> {
-        // Locks are taken in the order of the partitions, and nobody who writes has two of them.
-        let locked = join_all(slots.iter().map(Slot::read)).await;
+        // One lock after the other, in the order of the partitions; nobody who writes has two of them.
+        // Not with `join_all`, which has some while it waits for others: of two moments each would
+        // then wait behind a writer who waits for the other one, for ever.
+        let mut locked = Vec::with_capacity(slots.len());
+        for slot in slots {
+            locked.push(slot.read().await);
+        }
         let moment = |counted: &Option<Counted<T>>| Moment::of(counted.as_ref(), &ALWAYS);
         let moments = locked.iter().map(|counted| moment(counted).map(Arc::new));
         Ok(Self::Then(moments.collect::<Result<_, Unanswered>>()?))
