@@ -68,10 +68,13 @@ pub(super) async fn save<L: Log, S: Stores>(
     let bytes: usize = batch.iter().map(Change::bytes).sum();
     drop(changes);
     store.write(batch).await?;
-    if let Some(counted) = slot.write().await.as_mut() {
-        counted.moving = None;
-        counted.facts = Arc::new(kept.facts.clone());
-    }
+    let facts = Arc::new(kept.facts.clone());
+    let moved = slot.write().await.as_mut().map(|counted| {
+        counted.facts = facts;
+        counted.moving.take()
+    });
+    // Freed without the lock: there is much of it.
+    drop(moved);
     drop(writing);
     store.flush().await?;
     core.metrics.checkpoint_bytes.inc_by(bytes as u64);

@@ -97,6 +97,8 @@ struct Task<L: Log, S: Stores> {
     /// Ticks of `checkpoint_every` since the last checkpoint began.
     ticks: u32,
     sealing: Sealing,
+    /// Asks how far the log is.
+    asking: Option<JoinHandle<()>>,
 }
 
 impl<L: Log, S: Stores> Task<L, S> {
@@ -133,6 +135,7 @@ impl<L: Log, S: Stores> Task<L, S> {
             unsaved_events: false,
             ticks: 0,
             sealing: Sealing::new(before),
+            asking: None,
         };
         *core.slots[usize::from(partition)].write().await =
             Some(Counted { engine, store, moving: None, facts, segments });
@@ -200,7 +203,7 @@ impl<L: Log, S: Stores> Task<L, S> {
                 }
                 _ = tick.tick() => {
                     self.ticks = self.ticks.saturating_add(1);
-                    self.show_lag().await;
+                    self.show_lag();
                     self.sealing.collect(&self.core.segments, settings.segments_kept);
                     if save.is_none() {
                         self.sealing.tick(self.kept.facts.loose());
@@ -351,14 +354,21 @@ impl<L: Log, S: Stores> Task<L, S> {
         self.core.board.set(self.own.partition, status);
     }
 
-    async fn show_lag(&self) {
-        let partition = self.own.partition;
-        if let Ok(end) = self.core.log.end(partition).await {
-            let end = end.map_or(0, |end| end.sequence);
-            let lag = end.saturating_sub(self.position.map_or(0, |position| position.sequence));
-            let gauge = self.core.metrics.lag.get_or_create(&PartitionLabel { partition });
-            gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+    /// Asks the log how far it is, beside the counting: a log that is slow to say so keeps nothing
+    /// from being counted.
+    fn show_lag(&mut self) {
+        if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
+            return;
         }
+        let (core, partition) = (Arc::clone(&self.core), self.own.partition);
+        let at = self.position.map_or(0, |position| position.sequence);
+        self.asking = Some(tokio::spawn(async move {
+            if let Ok(end) = core.log.end(partition).await {
+                let lag = end.map_or(0, |end| end.sequence).saturating_sub(at);
+                let gauge = core.metrics.lag.get_or_create(&PartitionLabel { partition });
+                gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+            }
+        }));
     }
 }
 

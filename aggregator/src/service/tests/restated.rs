@@ -210,7 +210,7 @@ async fn many_questions_are_answered_from_one_moment() {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     };
-    let asked = async {
+    let asked = async || {
         let mut rounds = 0;
         loop {
             let (status, body) =
@@ -234,7 +234,8 @@ async fn many_questions_are_answered_from_one_moment() {
             }
         }
     };
-    tokio::join!(append, asked);
+    // Several moments are taken while every partition is written to: none waits for another for ever.
+    tokio::join!(append, asked(), asked(), asked(), asked());
     for (body, words) in [
         (json!({"questions": []}), "ask from 1 to 100"),
         (json!({"questions": ["http://elsewhere/v1/top"]}), "questions[0]"),
