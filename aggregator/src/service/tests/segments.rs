@@ -302,9 +302,9 @@ async fn a_partition_that_is_behind_merges_nothing() {
     let core = Arc::clone(&running.core);
     running.close().await;
     let store = stores.open(0).await.unwrap();
-    let mut kept = checkpoint::Kept::default();
-    kept.facts = FactsIndex::load(&store.view().unwrap(), 0).await.unwrap();
-    kept.clock = Minute(u32::MAX);
+    let facts = FactsIndex::load(&store.view().unwrap(), 0).await.unwrap();
+    let clock = Minute(u32::MAX);
+    let mut kept = checkpoint::Kept { facts, clock, ..checkpoint::Kept::default() };
     let mut sealing = seal::Sealing::default();
     let lag = |messages| {
         let label = crate::metrics::PartitionLabel { partition: 0 };
