@@ -15,11 +15,11 @@ use crate::recount;
 const DISK_MIB: u64 = 64;
 
 /// A file system of its own, unmounted when it is dropped.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
     /// `None`, and the reason printed, where that is not allowed.
-    fn new(dir: &Path) -> Option<Self> {
+    pub(crate) fn new(dir: &Path) -> Option<Self> {
         let size = format!("size={DISK_MIB}m");
         let mut command = Command::new("mount");
         let output = command.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir).output();
@@ -38,14 +38,14 @@ impl Mounted {
     }
 
     /// Takes all the room that is left.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.filler()).unwrap();
         for length in [1 << 20, 4 << 10, 1] {
             while file.write_all(&vec![1; length]).is_ok() {}
         }
     }
 
-    fn free(&self) {
+    pub(crate) fn free(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }
 

@@ -28,6 +28,7 @@ mod reconcile;
 mod recount;
 mod role_faults;
 mod roles;
+mod segments;
 mod sender;
 mod simulate;
 mod up;

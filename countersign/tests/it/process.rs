@@ -106,11 +106,16 @@ impl Server {
 
     /// The same with other flags.
     pub(crate) fn kill_and_restart_with(&mut self, flags: &[&str]) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.kill();
         let data = self.data.clone();
         let next = Self::start_with(&data, Some(self), flags);
         *self = next;
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// SIGTERM; returns how the process ended.
