@@ -6,6 +6,7 @@
 //! row of a block whether it is meant, and a [`Tally`] sums up the rows that are.
 
 mod block;
+mod cells;
 mod column;
 mod measures;
 mod overlay;
@@ -20,6 +21,7 @@ mod tests;
 mod uniques;
 
 pub use block::Block;
+pub(crate) use cells::Cell;
 #[cfg(test)]
 pub(crate) use column::code_text;
 pub use column::{COLUMNS, Column, Name};

@@ -59,7 +59,7 @@ impl Part {
     }
 
     /// The ids and the prices by their numbers.
-    pub(super) fn tables(&self) -> (&[AnyId], &[Money]) {
+    pub(crate) fn tables(&self) -> (&[AnyId], &[Money]) {
         (&self.ids, &self.prices)
     }
 

@@ -7,7 +7,7 @@ use shared::{Minute, Timestamp};
 
 use super::stored::Stored;
 use super::{Completeness, Unanswered, last};
-use crate::count::{Changes, Finality};
+use crate::count::{Changes, Engine, Finality};
 use crate::facts::Part;
 use crate::service::{Counted, Moving, NotReady, Slot};
 use crate::store::rows::{FactsIndex, SegmentRow};
@@ -45,6 +45,19 @@ impl<V: View> Moment<V> {
         Self::of(slot.read().await.as_ref(), range)
     }
 
+    /// The same, and what else the engine says at this moment.
+    pub(super) async fn with<T: CheckpointStore<View = V>, R>(
+        slot: &Slot<T>,
+        range: &Range<Minute>,
+        say: impl FnOnce(&Engine) -> R,
+    ) -> Result<(Self, R), Unanswered> {
+        let counted = slot.read().await;
+        let moment = Self::of(counted.as_ref(), range)?;
+        let said = counted.as_ref().map(|counted| say(&counted.engine));
+        let starting = || NotReady::Starting("it is starting or closing".into());
+        Ok((moment, said.ok_or_else(starting)?))
+    }
+
     fn of<T: CheckpointStore<View = V>>(
         counted: Option<&Counted<T>>,
         range: &Range<Minute>,
@@ -72,7 +85,22 @@ impl<V: View> Moment<V> {
         })
     }
 
-    fn stored(&self, range: Range<Minute>) -> Stored<V> {
+    /// Facts that have left memory and may not yet be in the store.
+    pub(super) fn moving_facts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        self.moving.iter().flat_map(|changes| &changes.facts)
+    }
+
+    /// From this minute on there is a fact for each counted event.
+    pub(super) const fn facts_from(&self) -> Minute {
+        self.facts_from
+    }
+
+    /// From this minute on memory has everything but facts.
+    pub(super) const fn resident_from(&self) -> Minute {
+        self.resident_from
+    }
+
+    pub(super) fn stored(&self, range: Range<Minute>) -> Stored<V> {
         Stored::new(Arc::clone(&self.view), self.moving.clone(), range)
     }
 

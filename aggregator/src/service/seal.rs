@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 use super::Core;
 use super::checkpoint::Kept;
 use super::partition::End;
-use crate::facts::Block;
 use crate::facts::segment::{self, Made, SegmentError, Tables, Writer};
+use crate::facts::{Block, Name};
 use crate::store::rows::{self, Job, Level, SegmentRow, Swap};
 use crate::store::segments::{Segment, Segments};
 use crate::store::{CheckpointStore as _, StoreError, Stores, View};
@@ -364,7 +364,7 @@ impl Writing {
             Some(Source::Block(block)) => Ok(block.take().map(|block| *block)),
             Some(Source::Segment(segment, group)) if *group < segment.directory.groups() => {
                 *group += 1;
-                let block = handle.block_on(segments.whole_block(segment, *group - 1))?;
+                let block = handle.block_on(segments.block(segment, *group - 1, Name::all()))?;
                 Ok(Some(block))
             }
             Some(Source::Segment(..)) | None => Ok::<_, NotMade>(None),

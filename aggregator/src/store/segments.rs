@@ -145,13 +145,14 @@ impl Segments {
         Ok(columns)
     }
 
-    /// A row group with all columns. None of them is kept for later.
-    pub(crate) async fn whole_block(
+    /// A row group with these columns. None of them is kept for later.
+    pub(crate) async fn block(
         &self,
         segment: &Segment,
         group: usize,
+        names: impl Iterator<Item = Name>,
     ) -> Result<Block, StoreError> {
-        let (expand, names): (Vec<_>, Vec<_>) = Name::all().partition(|name| Runs::has(*name));
+        let (expand, names): (Vec<_>, Vec<_>) = names.partition(|name| Runs::has(*name));
         let columns = self.read(segment, group, &names).await?;
         Ok(segment.directory.block(group, names.into_iter().zip(columns).collect(), &expand))
     }

@@ -44,7 +44,7 @@ use rejects::Rejects;
 use send::Run;
 use times::Times;
 
-/// How long to wait until the rows that the server has durably are counted.
+/// The rows that the server has durably are waited for until nothing was counted for so long.
 const APPLY_MAX: Duration = Duration::from_secs(60);
 /// The same for rows that an earlier run sent: nobody knows whether the server has them.
 const SETTLE_MAX: Duration = Duration::from_secs(10);

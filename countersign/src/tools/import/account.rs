@@ -24,30 +24,37 @@ pub(super) async fn ask(api: &Api, source: SourceId) -> Result<Source, Failure> 
     api.require(&routes::SOURCE.at(&[&source])).await
 }
 
-/// Waits until `rows` are taken, for at most `most`. The account shows when they were not.
+/// Waits until `rows` are taken, as long as it goes on: until nothing was counted for `most`. The
+/// account shows when they were not.
 pub(super) async fn wait(
     api: &Api,
     source: SourceId,
     rows: u64,
     most: Duration,
 ) -> Result<Source, Failure> {
-    let watch = Stopwatch::start();
-    loop {
-        let account = ask(api, source).await?;
-        if account.rows >= rows || watch.elapsed() > most {
-            return Ok(account);
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    wait_until(api, source, most, |account| account.rows >= rows).await
 }
 
-/// Waits until so many events have an outcome, for at most [`super::APPLY_MAX`]. The account shows
-/// when they have not.
+/// Waits until so many events have an outcome, until nothing was counted for [`super::APPLY_MAX`].
+/// The account shows when they have not.
 async fn wait_for(api: &Api, source: SourceId, events: u64) -> Result<Source, Failure> {
-    let watch = Stopwatch::start();
+    wait_until(api, source, super::APPLY_MAX, |account| events_of(account) >= events).await
+}
+
+async fn wait_until(
+    api: &Api,
+    source: SourceId,
+    most: Duration,
+    is_enough: impl Fn(&Source) -> bool,
+) -> Result<Source, Failure> {
+    let (mut watch, mut last) = (Stopwatch::start(), 0);
     loop {
         let account = ask(api, source).await?;
-        if events_of(&account) >= events || watch.elapsed() > super::APPLY_MAX {
+        let now = account.rows + events_of(&account);
+        if now > last {
+            (watch, last) = (Stopwatch::start(), now);
+        }
+        if is_enough(&account) || watch.elapsed() > most {
             return Ok(account);
         }
         tokio::time::sleep(POLL).await;
