@@ -197,10 +197,14 @@ async fn what_cannot_be_opened_says_what_to_do() {
 async fn a_reader_that_a_trim_has_overtaken_says_so_and_does_not_jump() {
     let server = Server::start();
     let log = server.log("", 1).await;
-    // More than the portions that are on their way to a reader.
-    let many = (0..3_000_u32)
-        .map(|n| Message { partition: 0, payload: Bytes::copy_from_slice(&n.to_le_bytes()) });
-    log.append(many.collect()).await.unwrap();
+    // More than the portions that are on their way to a reader; in parts, each of which a busy
+    // machine acknowledges in time.
+    let message =
+        |n: u32| Message { partition: 0, payload: Bytes::copy_from_slice(&n.to_le_bytes()) };
+    for part in 0..30 {
+        let part = part * 100..(part + 1) * 100;
+        log.append(part.map(message).collect()).await.unwrap();
+    }
     let mut reader = log.reader(0, None).await.unwrap();
     let mut last = reader.next().await.unwrap().position.sequence;
     log.trim(&[(0, 2_900)]).await.unwrap();
