@@ -13,6 +13,7 @@ mod restatements;
 pub mod service;
 #[cfg(test)]
 mod testing;
+pub mod upkeep;
 
 pub use http::{COUNT_MAX, RANGE_MINUTES_MAX};
 pub use metrics::Metrics;

@@ -14,11 +14,13 @@ use shared::{AdvertiserName, EdgeId, IssuerId, PlacementName, PublisherName};
 use crate::failure::EXIT_CODES;
 use crate::settings::Given;
 pub(crate) use deadletter::{DeadletterArgs, DeadletterCommand};
+pub(crate) use facts::{FactsArgs, FactsCommand, StateArgs};
 pub(crate) use import::{Format, ImportArgs};
 pub(crate) use values::minute;
 use values::{overlap, seconds};
 
 mod deadletter;
+mod facts;
 mod import;
 mod values;
 
@@ -67,6 +69,8 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     /// Count the archive again, by another engine, and compare cell by cell
     Recount(RecountArgs),
+    /// Check the segments of facts, and make anew what can be of them
+    Facts(FactsArgs),
     /// Make, list, rotate, retire and revoke signing keys; a running `up` follows within seconds
     Keys(KeysArgs),
     /// Check a catalogue before an edge reads it

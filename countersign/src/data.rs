@@ -95,7 +95,10 @@ impl DataDir {
     }
 
     /// Refuses a backup: if a process ran on it, its files would no longer be those in its list.
-    fn refuse_copy(&self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// Says what to do with it.
+    pub(crate) fn refuse_copy(&self) -> Result<(), Failure> {
         let list = self.path(BACKUP_LIST);
         if !list.exists() {
             return Ok(());

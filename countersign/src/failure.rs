@@ -3,7 +3,8 @@
 
 use std::fmt::Display;
 
-/// Not every row is accounted for, or the counts differ and nothing explains it.
+/// Not every row is accounted for, or the counts differ and nothing explains it, or an object of a
+/// segment is not what was written.
 pub(crate) const DIFFERENT: u8 = 1;
 /// The command line, a setting or an input file cannot be used as it is.
 pub(crate) const USAGE: u8 = 2;
@@ -23,9 +24,10 @@ pub(crate) const FATAL: u8 = 70;
 /// The exit codes, for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-   0  done; for import and simulate: everything is accounted for; recount: no difference
+   0  done; for import and simulate: everything is accounted for; recount: no difference; facts:
+      every object is what was written
    1  import: a row is not accounted for, rejected, or of a time that has not come; simulate: a difference is not explained; recount: there is
-      a difference
+      a difference; facts: an object is damaged or missing
    2  the command line, a setting or an input file cannot be used as it is
    3  import: the log is not the one that was imported under its name
    4  the server cannot be reached, or refuses

@@ -83,6 +83,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Simulate(args) => tools::simulate::run(&args),
         Command::Import(args) => tools::import::run(&args),
         Command::Recount(args) => tools::recount::run(&args),
+        Command::Facts(args) => tools::facts::run(&args),
         Command::Keys(args) => tools::keys::run(&args),
         Command::Catalogue(args) => tools::catalogue::run(&args),
         Command::Edges(args) => tools::operate::edges(&args),

@@ -11,7 +11,6 @@ mod count;
 mod engine;
 mod files;
 mod names;
-mod progress;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -25,9 +24,9 @@ use archive::{Archive, ArchiveError};
 use shared::Minute;
 
 use crate::failure::Failure;
+use crate::tools::progress::Progress;
 pub(crate) use asked::Asked;
 pub(crate) use count::Difference;
-use progress::Progress;
 
 /// How much a count may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -128,8 +128,8 @@ impl Block {
         Self { rows, order: Order::Runs, ids, prices, columns, runs: Some(runs) }
     }
 
-    /// Rows that each stand for some facts of one run, with the columns that these have in common.
-    pub(super) fn of_totals(
+    /// Rows in the order of a segment, with the columns that are wanted; the others are empty.
+    pub(super) fn of_columns(
         rows: usize,
         ids: Arc<[AnyId]>,
         prices: Arc<[Money]>,

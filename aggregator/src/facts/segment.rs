@@ -3,11 +3,13 @@
 //!
 //! Rows are in the order of ad, campaign, advertiser, minute and second. What the columns of the
 //! Parquet file mean is told to its readers in `docs/answers.md`; what the file beside it has is in
-//! [`directory`]. It can be made anew from the Parquet file.
+//! [`directory`]. All that stands beside the Parquet file can be made anew from it ([`rebuild`]).
 
+mod beside;
 pub(crate) mod directory;
 pub(crate) mod nodes;
 mod read;
+mod rebuild;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,7 @@ mod write;
 
 pub(crate) use directory::Directory;
 pub(crate) use read::{Footer, Ranges};
+pub(crate) use rebuild::Rebuild;
 pub(crate) use write::{Made, Tables, Writer, merge};
 
 /// Rows of a row group of the Parquet file: what is read at least. A row of a narrow column is a

@@ -5,6 +5,10 @@
 //! `NAME.directory` and, where it has large runs, `NAME.sketches` and `NAME.totals`. A row of the
 //! partition's store names it; an object that no row names is nobody's, and is collected. Names are never used twice.
 
+mod check;
+mod rebuild;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +16,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use moka::sync::Cache;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use shared::Timestamp;
 
 use super::StoreError;
@@ -21,6 +25,8 @@ use crate::facts::segment::nodes::Node;
 use crate::facts::segment::totals::{Place, Totals};
 use crate::facts::segment::{Directory, Footer, Made, Ranges, SegmentError};
 use crate::facts::{Block, Column, Name, Runs};
+pub use check::{Fault, Read};
+pub use rebuild::{NotMade, Rebuilt};
 
 /// A file is uploaded in parts of so many bytes. In tests too there shall be several.
 const PART_BYTES: usize = if cfg!(test) { 2 << 10 } else { 10 << 20 };
@@ -45,12 +51,15 @@ pub(crate) struct Segment {
     pub(crate) row: SegmentRow,
     pub(crate) directory: Directory,
     footer: Footer,
+    /// What its parts are named by in the cache. A directory that was made anew may number prices
+    /// in another order, so parts that were read by another directory are not its own.
+    tag: u64,
 }
 
 /// What something that is kept is named by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
-    /// A segment's id, the row group, and the column.
+    /// A segment's id, or its tag, the row group, and the column.
     Segment(u64, u32, usize),
     /// A partition, an hour, and the sequence at which a block of it was saved.
     Loose(u16, u32, u64),
@@ -98,15 +107,14 @@ impl Segments {
 
     /// A segment, opened: from memory, or read.
     pub(crate) async fn open(&self, row: &SegmentRow) -> Result<Arc<Segment>, StoreError> {
-        let key = Key::Segment(row.id, OPENED, 0);
+        let key = opened(row);
         if let Some(Kept::Opened(segment)) = self.cache.get(&key) {
             return Ok(segment);
         }
         let (file, beside) = (path(row, FILE), path(row, DIRECTORY));
         let bytes = self.whole(&beside).await?;
         let directory = Directory::read(&bytes).map_err(|error| damaged(&beside, &error))?;
-        let end = directory.footer().min(row.bytes)..row.bytes;
-        let end = self.objects.get_range(&file, end).await.map_err(|error| away(&file, error))?;
+        let end = self.part(&file, directory.footer().min(row.bytes)..row.bytes).await?;
         let footer = Footer::read(end, row.bytes, &directory);
         let footer = footer.map_err(|error| damaged(&file, &error))?;
         let rows: u64 = footer.groups().sum();
@@ -114,7 +122,9 @@ impl Segments {
             let what = SegmentError::new("it has other rows than its directory");
             return Err(damaged(&file, &what));
         }
-        let segment = Arc::new(Segment { row: row.clone(), directory, footer });
+        let digest = bytes.last_chunk().copied().unwrap_or_default();
+        let tag = row.id ^ u64::from_le_bytes(digest);
+        let segment = Arc::new(Segment { row: row.clone(), directory, footer, tag });
         self.cache.insert(key, Kept::Opened(Arc::clone(&segment)));
         Ok(segment)
     }
@@ -127,7 +137,7 @@ impl Segments {
         names: &[Name],
     ) -> Result<Vec<(Name, Column)>, StoreError> {
         let number = u32::try_from(group).unwrap_or(TOTALS - 1);
-        let key = |name: Name| Key::Segment(segment.row.id, number, name.index());
+        let key = |name: Name| Key::Segment(segment.tag, number, name.index());
         let mut columns = Vec::with_capacity(names.len());
         let mut missing = Vec::new();
         for name in names {
@@ -165,12 +175,19 @@ impl Segments {
     ) -> Result<Vec<Column>, StoreError> {
         let file = path(&segment.row, FILE);
         let ranges = segment.footer.bytes_of(group, names);
-        let bytes = self.objects.get_ranges(&file, &ranges).await;
-        let bytes = bytes.map_err(|error| away(&file, error))?;
+        let bytes = self.parts(&file, &ranges).await;
+        let bytes = bytes.map_err(|error| self.blamed(segment, error))?;
         let parts = ranges.iter().map(|range| range.start).zip(bytes).collect();
         let parts = Ranges::new(segment.row.bytes, parts);
         let read = segment.footer.columns(group, names, &parts, &segment.directory);
-        read.map_err(|error| damaged(&file, &error))
+        read.map_err(|error| self.blamed(segment, damaged(&file, &error)))
+    }
+
+    /// An error of a part of a segment, which is opened anew by the next question: its directory
+    /// may have been made anew.
+    fn blamed(&self, segment: &Segment, error: StoreError) -> StoreError {
+        self.cache.invalidate(&opened(&segment.row));
+        error
     }
 
     /// A block of a partition's store: from memory, or as `read` reads it. `key`: the partition, the
@@ -197,7 +214,7 @@ impl Segments {
     ) -> Result<Vec<Bytes>, StoreError> {
         let key = |node: &Node| {
             let at = usize::try_from(node.bytes().start).unwrap_or(usize::MAX);
-            Key::Segment(segment.row.id, SKETCHES, at)
+            Key::Segment(segment.tag, SKETCHES, at)
         };
         let mut sketches = Vec::with_capacity(nodes.len());
         let mut missing = Vec::new();
@@ -212,10 +229,12 @@ impl Segments {
         }
         let path = path(&segment.row, SKETCHES_TYPE);
         let ranges: Vec<_> = missing.iter().map(Node::bytes).collect();
-        let found = self.objects.get_ranges(&path, &ranges).await;
-        for (node, sketch) in missing.iter().zip(found.map_err(|error| away(&path, error))?) {
+        let found = self.parts(&path, &ranges).await;
+        let found = found.map_err(|error| self.blamed(segment, error))?;
+        for (node, sketch) in missing.iter().zip(found) {
             if !node.is_of(&sketch) {
-                return Err(damaged(&path, &SegmentError::new("a sketch is not what was written")));
+                let what = SegmentError::new("a sketch is not what was written");
+                return Err(self.blamed(segment, damaged(&path, &what)));
             }
             self.cache.insert(key(node), Kept::Sketch(sketch.clone()));
             sketches.push(sketch);
@@ -229,7 +248,7 @@ impl Segments {
         segment: &Segment,
         places: &[Place],
     ) -> Result<Vec<(usize, Arc<Totals>)>, StoreError> {
-        let key = |place: &Place| Key::Segment(segment.row.id, TOTALS, place.run as usize);
+        let key = |place: &Place| Key::Segment(segment.tag, TOTALS, place.run as usize);
         let mut found = Vec::with_capacity(places.len());
         let mut missing = Vec::new();
         for place in places {
@@ -243,15 +262,41 @@ impl Segments {
         }
         let path = path(&segment.row, TOTALS_TYPE);
         let ranges: Vec<_> = missing.iter().map(Place::bytes).collect();
-        let bytes = self.objects.get_ranges(&path, &ranges).await;
-        for (place, bytes) in missing.iter().zip(bytes.map_err(|error| away(&path, error))?) {
+        let bytes = self.parts(&path, &ranges).await;
+        let bytes = bytes.map_err(|error| self.blamed(segment, error))?;
+        for (place, bytes) in missing.iter().zip(bytes) {
             let totals = Totals::read(&bytes, place, segment.directory.prices.len());
-            let totals = totals.map_err(|what| damaged(&path, &SegmentError::new(what)))?;
+            let totals = totals
+                .map_err(|what| self.blamed(segment, damaged(&path, &SegmentError::new(what))))?;
             let totals = Arc::new(totals);
             self.cache.insert(key(place), Kept::Totals(Arc::clone(&totals)));
             found.push((place.run as usize, totals));
         }
         Ok(found)
+    }
+
+    /// Parts of an object. One that ends before them is damaged.
+    async fn parts(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
+        let error = match self.objects.get_ranges(path, ranges).await {
+            Ok(parts) => return Ok(parts),
+            Err(error) => error,
+        };
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or_default();
+        match self.objects.head(path).await {
+            Ok(meta) if meta.size < end => {
+                let what = format!("it is cut off: it has {} bytes", meta.size);
+                Err(damaged(path, &SegmentError::new(what)))
+            }
+            _ => Err(away(path, error)),
+        }
+    }
+
+    async fn part(&self, path: &Path, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let parts = self.parts(path, &[range]).await?;
+        parts
+            .into_iter()
+            .next()
+            .ok_or_else(|| StoreError::Unavailable(format!("{path}: no answer")))
     }
 
     async fn whole(&self, path: &Path) -> Result<Bytes, StoreError> {
@@ -310,33 +355,44 @@ impl Segments {
         named: &[SegmentRow],
         before: Timestamp,
     ) -> Result<usize, StoreError> {
-        let of = |row: &SegmentRow| TYPES.map(|kind| path(row, kind));
-        let mut names: Vec<Path> = named.iter().flat_map(of).collect();
-        names.sort_unstable();
-        let folder = folder(partition);
-        let gone = |error| away(&folder, error);
-        let found: Vec<_> = self.objects.list(Some(&folder)).try_collect().await.map_err(gone)?;
-        let is_nobodys = |object: &object_store::ObjectMeta| {
-            let is_ours = object.location.extension().is_some_and(|kind| TYPES.contains(&kind));
-            is_ours && time_of(object) < before && names.binary_search(&object.location).is_err()
-        };
-        let nobodys: Vec<_> = found.into_iter().filter(is_nobodys).collect();
+        let nobodys = self.unnamed(partition, named).await?.into_iter();
+        let nobodys = nobodys.filter(|object| time_of(object) < before);
         // Object stores delete many in one request.
-        let paths = futures::stream::iter(nobodys.into_iter().map(|object| Ok(object.location)));
-        let results: Vec<_> = self.objects.delete_stream(paths.boxed()).collect().await;
+        let paths = nobodys.map(|object| Ok(object.location)).collect::<Vec<_>>();
+        let paths = futures::stream::iter(paths).boxed();
+        let results: Vec<_> = self.objects.delete_stream(paths).collect().await;
         let mut deleted = 0;
         for result in results {
             match result {
                 Ok(_) => deleted += 1,
                 Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(gone(error)),
+                Err(error) => return Err(away(&folder(partition), error)),
             }
         }
         Ok(deleted)
     }
+
+    /// The objects of a partition that are of none of these segments.
+    pub(crate) async fn unnamed(
+        &self,
+        partition: u16,
+        named: &[SegmentRow],
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        let of = |row: &SegmentRow| TYPES.map(|kind| path(row, kind));
+        let mut names: Vec<Path> = named.iter().flat_map(of).collect();
+        names.sort_unstable();
+        let folder = folder(partition);
+        let found: Result<Vec<_>, _> = self.objects.list(Some(&folder)).try_collect().await;
+        let mut found = found.map_err(|error| away(&folder, error))?;
+        found.retain(|object| {
+            let is_ours = object.location.extension().is_some_and(|kind| TYPES.contains(&kind));
+            is_ours && names.binary_search(&object.location).is_err()
+        });
+        Ok(found)
+    }
 }
 
-fn time_of(object: &object_store::ObjectMeta) -> Timestamp {
+fn time_of(object: &ObjectMeta) -> Timestamp {
     Timestamp(u64::try_from(object.last_modified.timestamp_millis()).unwrap_or_default())
 }
 
@@ -353,15 +409,22 @@ fn path(row: &SegmentRow, kind: &str) -> Path {
     folder(row.partition).join(format!("{}.{kind}", row.name()))
 }
 
+/// What an opened segment is named by in the cache.
+fn opened(row: &SegmentRow) -> Key {
+    Key::Segment(row.id, OPENED, 0)
+}
+
 fn damaged(path: &Path, error: &SegmentError) -> StoreError {
-    StoreError::Damaged(format!("{path}: {error}"))
+    let remedy = match path.extension() {
+        Some(FILE) => "`countersign facts check` says what of it",
+        _ => "`countersign facts rebuild` makes it anew",
+    };
+    StoreError::Damaged(format!("{path}: {error} ({remedy})"))
 }
 
 fn away(path: &Path, error: object_store::Error) -> StoreError {
     match error {
-        object_store::Error::NotFound { .. } => {
-            StoreError::Damaged(format!("{path}: it is missing"))
-        }
+        object_store::Error::NotFound { .. } => damaged(path, &SegmentError::new("it is missing")),
         error => StoreError::Unavailable(format!("{path}: {error}")),
     }
 }

@@ -20,12 +20,16 @@ use slatedb::config::{
 };
 use slatedb::db_cache::DbCache;
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
-use slatedb::{Db, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorError, WriteBatch};
+use slatedb::{
+    Db, DbIterator, DbSnapshot, Error, ErrorKind, MergeOperator, MergeOperatorError, WriteBatch,
+};
 
 use self::clock::{Found, StoreClock};
 use self::sealed::{Broken, Sealed};
 use super::{Change, CheckpointStore, Stop, StoreError, Stores, TakeRow, View, codec};
 
+/// What the folders of databases begin with, before the number of the partition.
+const PARTITION: &str = "partition-";
 /// How much a scan reads at once.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 
@@ -205,14 +209,13 @@ impl Stores for SlateStores {
     type Store = SlateStore;
 
     async fn open(&self, partition: u16) -> Result<SlateStore, StoreError> {
-        let folder = format!("partition-{partition:02}");
+        let folder = folder(partition);
         let name = format!("{}/{folder}", self.place);
         let blame = |error: Error| blame(&name, &error);
-        let Found { last, missing } = clock::look(&folder, &self.objects).await.map_err(blame)?;
+        let Found { last, missing, .. } =
+            clock::look(&folder, &self.objects).await.map_err(blame)?;
         if let Some(write) = missing {
-            return Err(StoreError::Damaged(format!(
-                "{name}: a file in `wal` is missing or empty: the write {write} is in none"
-            )));
+            return Err(lacks(&name, write));
         }
         let db = self.database(folder, partition, last).await.map_err(blame)?;
         Ok(SlateStore { db, name })
@@ -286,6 +289,18 @@ impl std::fmt::Debug for SlateStore {
     }
 }
 
+/// The write with this number is in no file of the write-ahead log.
+fn lacks(name: &str, write: u64) -> StoreError {
+    StoreError::Damaged(format!(
+        "{name}: a file in `wal` is missing or empty: the write {write} is in none"
+    ))
+}
+
+/// The folder of a partition's database.
+fn folder(partition: u16) -> String {
+    format!("{PARTITION}{partition:02}")
+}
+
 fn blame(name: &str, error: &Error) -> StoreError {
     let text = format!("{name}: {error}");
     match error.kind() {
@@ -352,30 +367,39 @@ impl View for SlateView {
         if from >= to {
             return Ok(());
         }
-        let blame = |error: Error| blame(&self.name, &error);
-        let options = ScanOptions {
-            cache_blocks: true,
-            read_ahead_bytes: READ_AHEAD_BYTES,
-            ..ScanOptions::default()
-        };
         let range = from.to_vec()..to.to_vec();
-        let rows = self.snapshot.scan_with_options(range, &options).await;
-        let mut rows = rows.map_err(blame)?;
-        while let Some(row) = rows.next().await.map_err(blame)? {
-            match take(&row.key, &row.value) {
-                Ok(()) => {}
-                Err(Stop::Enough) => break,
-                Err(Stop::Failed(StoreError::Damaged(what))) => {
-                    return Err(StoreError::Damaged(format!("{}: {what}", self.name)));
-                }
-                Err(Stop::Failed(other)) => return Err(other),
-            }
-        }
-        Ok(())
+        let rows = self.snapshot.scan_with_options(range, &scan_options()).await;
+        each(&self.name, rows, take).await
     }
 }
 
+fn scan_options() -> ScanOptions {
+    ScanOptions { cache_blocks: true, read_ahead_bytes: READ_AHEAD_BYTES, ..ScanOptions::default() }
+}
+
+/// Hands rows to `take` until it stops. `name`: the store, for errors.
+async fn each(
+    name: &str,
+    rows: Result<DbIterator, Error>,
+    take: &mut TakeRow<'_>,
+) -> Result<(), StoreError> {
+    let blame = |error: Error| blame(name, &error);
+    let mut rows = rows.map_err(blame)?;
+    while let Some(row) = rows.next().await.map_err(blame)? {
+        match take(&row.key, &row.value) {
+            Ok(()) => {}
+            Err(Stop::Enough) => break,
+            Err(Stop::Failed(StoreError::Damaged(what))) => {
+                return Err(StoreError::Damaged(format!("{name}: {what}")));
+            }
+            Err(Stop::Failed(other)) => return Err(other),
+        }
+    }
+    Ok(())
+}
+
 mod clock;
+pub(crate) mod reader;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod s3;

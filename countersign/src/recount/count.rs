@@ -26,10 +26,10 @@ use shared::ambient::Stopwatch;
 use super::engine::Counted;
 use super::files::Scope;
 use super::names::{Key, Names};
-use super::progress::Progress;
 use super::records::{Name, Record, RecordKind, read};
 use super::{Compared, Limits, archive_failure};
 use crate::failure::Failure;
+use crate::tools::progress::Progress;
 
 const MINUTE_MS: i64 = 60_000;
 const HORIZON: i64 = HORIZON_MS.cast_signed();

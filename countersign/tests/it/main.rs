@@ -11,6 +11,7 @@ mod disk;
 mod doors;
 mod duckdb;
 mod engines;
+mod facts;
 mod hostile;
 mod import;
 mod import_ways;

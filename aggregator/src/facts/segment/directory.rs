@@ -94,6 +94,11 @@ impl Directory {
         self.sums.footer_at
     }
 
+    /// What the parts of the Parquet file are.
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
     /// Whether these bytes are its footer.
     pub(super) fn is_footer(&self, bytes: &[u8]) -> bool {
         sum(bytes) == self.sums.footer
@@ -235,11 +240,6 @@ impl Directory {
         Ok(Self::new(minutes, ids, prices, runs, (nodes, totals), sums))
     }
 
-    /// The number of an id.
-    pub(super) fn number(&self, id: AnyId) -> Option<u64> {
-        self.ids.binary_search(&id).ok().map(|at| at as u64)
-    }
-
     /// A row group with these columns. Names that the rows of a run have in common are none of
     /// them; `expand`: make the columns of these, too.
     pub(crate) fn block(
@@ -264,6 +264,6 @@ impl Directory {
         for name in Name::IDS.into_iter().filter(|name| Runs::has(*name)) {
             all[name.index()] = Column::constant(self.runs.number(name, run));
         }
-        Block::of_totals(totals.rows, Arc::clone(&self.ids), Arc::clone(&self.prices), all)
+        Block::of_columns(totals.rows, Arc::clone(&self.ids), Arc::clone(&self.prices), all)
     }
 }

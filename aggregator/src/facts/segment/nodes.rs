@@ -125,6 +125,11 @@ impl Nodes {
         self.0.len()
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Node] {
+        &self.0
+    }
+
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
         self.0.capacity() * size_of::<Node>()

@@ -1,5 +1,6 @@
 //! Reads columns of a row group of a segment from bytes of its Parquet file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,9 +11,10 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::table::Numbers;
 use super::{Directory, GROUP_ROWS, SegmentError, table};
 use crate::facts::column::{Column, Name};
 
@@ -27,6 +29,11 @@ pub(crate) struct Ranges {
 impl Ranges {
     pub(crate) fn new(length: u64, parts: Vec<(u64, Bytes)>) -> Self {
         Self { length, parts }
+    }
+
+    /// The bytes of a chunk: where it begins, and how many.
+    pub(super) fn of(&self, (start, length): (u64, u64)) -> Result<Bytes, ParquetError> {
+        self.get_bytes(start, usize::try_from(length).unwrap_or(usize::MAX))
     }
 
     fn from(&self, start: u64) -> Result<Bytes, ParquetError> {
@@ -75,10 +82,19 @@ impl Footer {
         if !directory.is_footer(&bytes) {
             return Err(SegmentError::new("its footer is not what was written"));
         }
-        let end = Ranges::new(length, vec![(directory.footer(), bytes)]);
+        Self::parse(bytes, directory.footer(), length)
+    }
+
+    /// The same without a digest. `first`: where in the file these bytes begin.
+    pub(super) fn parse(bytes: Bytes, first: u64, length: u64) -> Result<Self, SegmentError> {
+        let end = Ranges::new(length, vec![(first, bytes)]);
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&end)?;
         let options = ArrowReaderOptions::new().with_schema(Arc::new(table::schema()));
         Ok(Self(ArrowReaderMetadata::try_new(Arc::new(metadata), options)?))
+    }
+
+    pub(super) fn metadata(&self) -> &ParquetMetaData {
+        self.0.metadata()
     }
 
     /// How many rows each row group has.
@@ -100,6 +116,21 @@ impl Footer {
             .collect()
     }
 
+    /// Where a row group is: from its first column to the end of its last one.
+    pub(crate) fn bytes_of_group(&self, group: usize) -> Range<u64> {
+        let names: Vec<Name> = Name::all().collect();
+        let columns = self.bytes_of(group, &names);
+        let start = columns.iter().map(|column| column.start).min().unwrap_or_default();
+        start..columns.iter().map(|column| column.end).max().unwrap_or_default()
+    }
+
+    /// The names of the columns of a row group that are not what was written.
+    pub(crate) fn damaged(&self, group: usize, bytes: &Ranges, directory: &Directory) -> Vec<&str> {
+        let fields = self.0.schema().fields().iter().enumerate();
+        let is_damaged = |field: usize| self.check(group, &[field], bytes, directory).is_err();
+        fields.filter(|(field, _)| is_damaged(*field)).map(|(_, field)| &**field.name()).collect()
+    }
+
     /// Columns of facts of a row group, from the bytes of it.
     pub(crate) fn columns(
         &self,
@@ -110,6 +141,36 @@ impl Footer {
     ) -> Result<Vec<Column>, SegmentError> {
         let fields: Vec<usize> = names.iter().flat_map(|name| table::fields(*name)).collect();
         self.check(group, &fields, bytes, directory)?;
+        let numbers = Numbers { ids: &directory.ids, prices: &directory.prices };
+        self.decode((group, directory.group(group).len()), names, bytes, numbers)
+    }
+
+    /// The same of bytes that are not checked. `of`: the row group, and how many rows it has.
+    pub(super) fn decode(
+        &self,
+        of: (usize, usize),
+        names: &[Name],
+        bytes: &Ranges,
+        numbers: Numbers<'_>,
+    ) -> Result<Vec<Column>, SegmentError> {
+        let arrays = self.arrays(of, names, bytes)?;
+        let column = |name: &Name| {
+            let fields = table::fields(*name).into_iter();
+            let own: Option<Vec<_>> = fields.map(|field| arrays.get(&field).cloned()).collect();
+            let missing = || SegmentError::new(format!("row group {} has no {name:?}", of.0));
+            table::column(*name, &own.ok_or_else(missing)?, numbers)
+        };
+        names.iter().map(column).collect()
+    }
+
+    /// The columns of the file that these columns of facts are made of, by their numbers.
+    pub(super) fn arrays(
+        &self,
+        (group, rows): (usize, usize),
+        names: &[Name],
+        bytes: &Ranges,
+    ) -> Result<BTreeMap<usize, ArrayRef>, SegmentError> {
+        let fields: BTreeSet<usize> = names.iter().flat_map(|name| table::fields(*name)).collect();
         let mask = ProjectionMask::leaves(self.0.parquet_schema(), fields.iter().copied());
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), self.0.clone());
@@ -120,21 +181,10 @@ impl Footer {
             .build()?;
         let none = || SegmentError::new(format!("row group {group} is missing or empty"));
         let batch = reader.next().ok_or_else(none)??;
-        if batch.num_rows() != directory.group(group).len() {
+        if batch.num_rows() != rows {
             return Err(SegmentError::new(format!("row group {group} has other rows")));
         }
-        let mut read = fields;
-        read.sort_unstable();
-        read.dedup();
-        let array = |field: usize| -> Option<ArrayRef> {
-            let at = read.binary_search(&field).ok()?;
-            batch.columns().get(at).cloned()
-        };
-        let column = |name: &Name| {
-            let arrays: Option<Vec<_>> = table::fields(*name).into_iter().map(array).collect();
-            table::column(*name, &arrays.ok_or_else(none)?, directory)
-        };
-        names.iter().map(column).collect()
+        Ok(fields.into_iter().zip(batch.columns().iter().cloned()).collect())
     }
 
     /// Whether the bytes of these columns are what was written: nothing else is decoded.
@@ -148,8 +198,7 @@ impl Footer {
         let missing = || SegmentError::new(format!("row group {group} is missing"));
         let columns = self.0.metadata().row_groups().get(group).ok_or_else(missing)?.columns();
         for field in fields {
-            let (start, length) = columns.get(*field).ok_or_else(missing)?.byte_range();
-            let chunk = bytes.get_bytes(start, usize::try_from(length).unwrap_or(usize::MAX))?;
+            let chunk = bytes.of(columns.get(*field).ok_or_else(missing)?.byte_range())?;
             if !directory.is_chunk(group * columns.len() + field, &chunk) {
                 let what = format!("column {field} of row group {group} is not what was written");
                 return Err(SegmentError::new(what));

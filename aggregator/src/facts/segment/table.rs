@@ -12,11 +12,11 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use shared::name::Any;
-use shared::{AnyId, Codes, Currency, Kind, NameBuf, Reason, Region};
+use shared::{AnyId, Codes, Currency, Kind, Money, NameBuf, Reason, Region};
 
-use super::{Directory, SegmentError};
+use super::SegmentError;
 use crate::facts::block::{Block, joined, split, unzigzag, zigzag};
 use crate::facts::column::{Column, Name, code_count, code_text};
 
@@ -168,15 +168,27 @@ fn texts(
     Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys.into_iter().collect(), values)?))
 }
 
+/// What the numbers of ids and prices are of: ids in order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers<'a> {
+    pub(super) ids: &'a [AnyId],
+    pub(super) prices: &'a [Money],
+}
+
+impl Numbers<'_> {
+    fn id(&self, id: AnyId) -> Option<u64> {
+        self.ids.binary_search(&id).ok().map(|at| at as u64)
+    }
+}
+
 /// A column of facts from the columns of the file that it is made of ([`fields`]).
 pub(super) fn column(
     name: Name,
     arrays: &[ArrayRef],
-    directory: &Directory,
+    numbers: Numbers<'_>,
 ) -> Result<Column, SegmentError> {
     let [first, others @ ..] = arrays else { return Err(SegmentError::new("a column is missing")) };
-    let of =
-        |column: &Directory, text: &str| column.number(shared::Name::<Any>::new(text).ok()?.id());
+    let of = |text: &str| numbers.id(shared::Name::<Any>::new(text).ok()?.id());
     match name {
         Name::Minute => {
             let minutes = values::<TimestampMillisecondType>(first)?;
@@ -192,9 +204,9 @@ pub(super) fn column(
             numbered(first, Some(0), |text| number(name, text))
         }
         Name::Ad | Name::Publisher | Name::Placement | Name::Campaign | Name::Advertiser => {
-            numbered(first, directory.number(AnyId::NONE), |text| of(directory, text))
+            numbered(first, numbers.id(AnyId::NONE), of)
         }
-        Name::Price => price(first, others, directory),
+        Name::Price => price(first, others, numbers.prices),
         Name::Age => {
             let minutes = values::<TimestampMillisecondType>(first)?;
             let missing = || SegmentError::new("the column `issued` is missing");
@@ -212,29 +224,51 @@ pub(super) fn column(
     }
 }
 
-fn price(
-    micros: &ArrayRef,
-    others: &[ArrayRef],
-    directory: &Directory,
-) -> Result<Column, SegmentError> {
-    let known: HashMap<(Currency, i64), u64, FixedState> = (0..)
-        .zip(&*directory.prices)
-        .map(|(number, price)| ((price.currency, price.micros), number))
-        .collect();
+fn price(micros: &ArrayRef, others: &[ArrayRef], prices: &[Money]) -> Result<Column, SegmentError> {
+    let known: HashMap<(Currency, i64), u64, FixedState> =
+        (0..).zip(prices).map(|(number, price)| ((price.currency, price.micros), number)).collect();
+    let mut numbers = Vec::new();
+    for price in amounts(micros, others)? {
+        let number = known.get(&(price.currency, price.micros)).copied();
+        numbers.push(number.ok_or_else(|| SegmentError::new("a price that it does not have"))?);
+    }
+    Ok(Column::new(numbers.iter().copied()))
+}
+
+/// The price in each row.
+fn amounts(micros: &ArrayRef, others: &[ArrayRef]) -> Result<Vec<Money>, SegmentError> {
     let micros = values::<Int64Type>(micros)?;
     let missing = || SegmentError::new("the column `currency` is missing");
     let currencies = others.first().ok_or_else(missing)?;
     let code = |text: &str| text.parse::<Currency>().ok().map(|code| joined(&code.bytes()));
     let currencies = numbered(currencies, Some(0), code)?;
-    let mut numbers = Vec::with_capacity(micros.len());
-    for (row, micros) in micros.iter().enumerate() {
-        let number = match Currency::from_bytes(split(currencies.get(row))) {
-            None => Some(0),
-            Some(currency) => known.get(&(currency, *micros)).copied(),
-        };
-        numbers.push(number.ok_or_else(|| SegmentError::new("a price that it does not have"))?);
-    }
-    Ok(Column::new(numbers.iter().copied()))
+    let price = |(row, micros): (usize, &i64)| {
+        let currency = Currency::from_bytes(split(currencies.get(row)));
+        Money { micros: *micros, currency: currency.unwrap_or(Currency::NONE) }
+    };
+    Ok(micros.iter().enumerate().map(price).collect())
+}
+
+/// The prices of some rows, each once, from the columns that [`Name::Price`] is made of.
+pub(super) fn prices(arrays: &[ArrayRef]) -> Result<Vec<Money>, SegmentError> {
+    let [micros, others @ ..] = arrays else { return Err(SegmentError::new("no prices")) };
+    let mut known: HashSet<(Currency, i64), FixedState> = HashSet::default();
+    let mut all = amounts(micros, others)?;
+    all.retain(|price| known.insert((price.currency, price.micros)));
+    Ok(all)
+}
+
+/// The ids of the names in a column.
+pub(super) fn ids(array: &ArrayRef) -> Result<Vec<AnyId>, SegmentError> {
+    let other = || SegmentError::new("a column of another kind");
+    let texts = array.as_dictionary_opt::<Int32Type>().ok_or_else(other)?;
+    let values = texts.values().as_string_opt::<i32>().ok_or_else(other)?;
+    let id = |text: Option<&str>| {
+        let text = text.unwrap_or_default();
+        let name = shared::Name::<Any>::new(text);
+        name.map(|name| name.id()).map_err(|_| SegmentError::new(format!("{text:?} is no name")))
+    };
+    values.iter().map(id).collect()
 }
 
 /// The values of a column without nulls.

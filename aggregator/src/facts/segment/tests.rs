@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use shared::name::Any;
 use shared::{AnyId, Codes, Currency, Minute, Money, NameBuf};
 
+mod rebuild;
+
 use super::totals::Totals;
 use super::*;
 use crate::facts::block::{Block, Fact, Order};
@@ -302,6 +304,7 @@ fn a_segment_of_many_row_groups_has_its_rows_in_each() {
     let (largest, rest) = written.directory.largest(2);
     assert_eq!((largest.count(), rest), (2, u64::from(rows / 3)));
     nodes_and_minutes_are_all_events(&written, &facts);
+    written.is_rebuilt(None);
 }
 
 /// The nodes that cover a range, and the events of the minutes that none covers, are all events.

@@ -32,6 +32,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Whether these are the bytes of the totals.
+    pub(crate) fn is_of(&self, bytes: &[u8]) -> bool {
+        sum::<8>(bytes) == self.digest
+    }
+
     /// Where the totals are among all.
     pub(crate) fn bytes(&self) -> std::ops::Range<u64> {
         let at = u64::from(self.at);
@@ -47,6 +52,11 @@ impl Places {
     /// Whether totals have all of these columns.
     pub(crate) fn have(names: &[Name]) -> bool {
         names.iter().all(|name| NAMES.contains(name))
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Place] {
+        &self.0
     }
 
     /// Where those of a run are.
@@ -118,7 +128,7 @@ impl Totals {
 
     /// Reads the totals of a run. `prices`: how many there are in the segment.
     pub(crate) fn read(bytes: &Bytes, place: &Place, prices: usize) -> Result<Self, &'static str> {
-        if sum::<8>(bytes) != place.digest {
+        if !place.is_of(bytes) {
             return Err("totals that are not what was written");
         }
         let mut reader = Reader::new(bytes);

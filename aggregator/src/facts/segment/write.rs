@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::Write;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_schema::Schema;
@@ -12,21 +11,26 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use shared::name::Any;
-use shared::{AnyId, Currency, Minute, Money, NameBuf};
+use shared::{AnyId, Currency, Money, NameBuf};
 
-use super::directory::{Sums, sum};
-use super::{Directory, GROUP_ROWS, SegmentError, nodes, table, totals};
+use super::beside::Beside;
+use super::directory::sum;
+use super::{Directory, GROUP_ROWS, SegmentError, table};
 use crate::facts::block::{Block, Fact, Order};
-use crate::facts::runs::Runs;
 use crate::facts::sorted::renumbered;
 
 /// A little slower than the default of 1, with files a tenth smaller.
 const ZSTD_LEVEL: i32 = 3;
 /// Beyond this a column's texts are written one by one: larger than any row group's names.
 const DICTIONARY_BYTES_MAX: usize = 64 << 20;
+
+/// Under this key the footer has the digests of all column chunks, as in the directory: so the file
+/// proves itself when the directory is lost.
+pub(super) const CHUNKS: &str = "countersign.chunks";
 
 /// The bytes of a file that are not taken yet.
 #[derive(Clone, Default)]
@@ -65,13 +69,7 @@ pub(crate) struct Writer<'a> {
     out: Out,
     taken: u64,
     name: &'a NameOf<'a>,
-    ids: Arc<[AnyId]>,
-    prices: Arc<[Money]>,
-    runs: Runs,
-    nodes: nodes::Maker,
-    totals: totals::Maker,
-    sums: Sums,
-    minutes: Range<Minute>,
+    beside: Beside,
     /// Facts of the row group that is begun.
     facts: Vec<Fact>,
 }
@@ -85,35 +83,13 @@ impl<'a> Writer<'a> {
     ) -> Result<Self, SegmentError> {
         let (schema, out) = (Arc::new(table::schema()), Out::default());
         let file = ArrowWriter::try_new(out.clone(), Arc::clone(&schema), Some(properties()?))?;
-        let (runs, minutes) = (Runs::default(), Minute(u32::MAX)..Minute(0));
-        let (nodes, totals) = (nodes::Maker::default(), totals::Maker::default());
-        let (facts, sums, taken) = (Vec::new(), Sums::default(), 0);
-        Ok(Self {
-            schema,
-            file,
-            out,
-            taken,
-            name,
-            ids,
-            prices,
-            runs,
-            nodes,
-            totals,
-            sums,
-            minutes,
-            facts,
-        })
+        let beside = Beside::new(ids, prices);
+        Ok(Self { schema, file, out, taken: 0, name, beside, facts: Vec::new() })
     }
 
     /// Takes the next fact.
     pub(super) fn push(&mut self, fact: Fact) -> Result<(), SegmentError> {
-        let Range { start, end } = &mut self.minutes;
-        *start = fact.minute.min(*start);
-        *end = Minute(fact.minute.0.saturating_add(1)).max(*end);
-        self.runs.push(&fact);
-        let run = self.runs.len() - 1;
-        self.nodes.push(run, &fact);
-        self.totals.push(run, &fact);
+        self.beside.push(&fact);
         self.facts.push(fact);
         if self.facts.len() == GROUP_ROWS { self.group() } else { Ok(()) }
     }
@@ -122,7 +98,7 @@ impl<'a> Writer<'a> {
         if self.facts.is_empty() {
             return Ok(());
         }
-        let (ids, prices) = (Arc::clone(&self.ids), Arc::clone(&self.prices));
+        let (ids, prices) = (Arc::clone(&self.beside.ids), Arc::clone(&self.beside.prices));
         let block = Block::new(&self.facts, ids, prices, Order::Runs);
         self.file.write(&table::table(&self.schema, &block, self.name)?)?;
         self.file.flush()?;
@@ -137,8 +113,8 @@ impl<'a> Writer<'a> {
             let at =
                 |byte: u64| usize::try_from(byte.saturating_sub(self.taken)).unwrap_or(usize::MAX);
             let bytes = written.get(at(start)..at(start + length)).ok_or_else(missing)?;
-            self.sums.chunks.push(sum(bytes));
-            self.sums.footer_at = start + length;
+            self.beside.sums.chunks.push(sum(bytes));
+            self.beside.sums.footer_at = start + length;
         }
         Ok(())
     }
@@ -153,18 +129,17 @@ impl<'a> Writer<'a> {
     /// Ends the file: its last bytes, and what it is.
     pub(crate) fn finish(mut self) -> Result<(Vec<u8>, Made), SegmentError> {
         self.group()?;
+        let chunks = shared::text::hex(&self.beside.sums.chunks.concat());
+        self.file.append_key_value_metadata(KeyValue::new(CHUNKS.to_owned(), chunks));
         self.file.finish()?;
         let before = self.taken;
         let last = self.take();
-        let Self { ids, prices, runs, nodes, totals, mut sums, minutes, taken, .. } = self;
-        let at = usize::try_from(sums.footer_at - before).unwrap_or(usize::MAX);
+        let Self { mut beside, taken, .. } = self;
+        let at = usize::try_from(beside.sums.footer_at - before).unwrap_or(usize::MAX);
         let footer =
             last.get(at..).ok_or_else(|| SegmentError::new("the footer was not written"))?;
-        sums.footer = sum(footer);
-        let (nodes, sketches) = nodes.finish();
-        let (places, totals) = totals.finish();
-        let directory = Directory::new(minutes, ids, prices, runs, (nodes, places), sums);
-        Ok((last, Made { bytes: taken, directory, sketches, totals }))
+        beside.sums.footer = sum(footer);
+        Ok((last, beside.finish(taken)))
     }
 }
 
@@ -189,8 +164,8 @@ fn properties() -> Result<WriterProperties, SegmentError> {
 /// The tables of ids and prices of a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
-    ids: Arc<[AnyId]>,
-    prices: Arc<[Money]>,
+    pub(super) ids: Arc<[AnyId]>,
+    pub(super) prices: Arc<[Money]>,
 }
 
 impl Tables {
@@ -207,6 +182,8 @@ impl Tables {
         }
         ids.sort_unstable();
         ids.dedup();
+        // In order, so that the same facts give the same tables.
+        prices[1..].sort_unstable_by_key(|price| (price.currency, price.micros));
         Self { ids: ids.into(), prices: prices.into() }
     }
 
@@ -295,9 +272,9 @@ fn advance<E>(
 }
 
 /// What the facts of a segment are sorted by: ad, campaign, advertiser, minute, second.
-fn order(fact: &Fact) -> u128 {
+pub(super) fn order(fact: &Fact) -> u128 {
     let [ad, _, _, campaign, advertiser] = fact.ids.map(u128::from);
-    // A month has fewer minutes than 2^24.
-    let time = u128::from(fact.minute.0 & 0x00ff_ffff) << 8 | u128::from(fact.second);
+    // Six bits are enough for a second, and 26 for a minute until the year 2097.
+    let time = u128::from(fact.minute.0 & 0x03ff_ffff) << 6 | u128::from(fact.second & 63);
     ad << 96 | campaign << 64 | advertiser << 32 | time
 }

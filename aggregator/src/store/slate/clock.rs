@@ -50,6 +50,8 @@ impl SystemClock for StoreClock {
 
 /// What stands in a database before it is opened.
 pub(super) struct Found {
+    /// Whether there is a database.
+    pub(super) is_there: bool,
     /// The last time that stands in the database: in the names of its tables and compactions, and
     /// in the rows of its write-ahead log. Zero when there is none.
     pub(super) last: Timestamp,
@@ -62,7 +64,7 @@ pub(super) struct Found {
 pub(super) async fn look(folder: &str, objects: &Arc<dyn ObjectStore>) -> Result<Found, Error> {
     let admin = Admin::builder(folder, Arc::clone(objects)).build();
     let Some(manifest) = admin.read_manifest(None).await? else {
-        return Ok(Found { last: Timestamp(0), missing: None });
+        return Ok(Found { is_there: false, last: Timestamp(0), missing: None });
     };
     let tables = manifest.all_sst_views().map(|view| view.sst.id.value().timestamp_ms());
     let compacted = manifest.last_compacted_l0_sst_id().map(|id| id.timestamp_ms());
@@ -94,5 +96,6 @@ pub(super) async fn look(folder: &str, objects: &Arc<dyn ObjectStore>) -> Result
     let beyond = writes.into_iter().filter(|write| *write > manifest.last_l0_seq());
     let missing =
         (manifest.last_l0_seq() + 1..).zip(beyond).find(|(wanted, write)| wanted != write);
-    Ok(Found { last: Timestamp(last), missing: missing.map(|(wanted, _)| wanted) })
+    let missing = missing.map(|(wanted, _)| wanted);
+    Ok(Found { is_there: true, last: Timestamp(last), missing })
 }

@@ -1,6 +1,6 @@
 //! The tests of the store on a real S3 server over HTTP.
 
-use super::tests::fast;
+use super::tests::{fast, names_of_segments_are_read};
 use super::*;
 use crate::store::contract::{self, Harness};
 use crate::store::s3_server;
@@ -35,6 +35,14 @@ impl Harness for Remote {
 async fn keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
     contract::run(&mut Remote(serve(root.path()))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_are_read_beside_the_process_that_has_them() {
+    let root = tempfile::tempdir().unwrap();
+    let endpoint = serve(root.path());
+    let objects = s3_server::open(&endpoint, "counts", "production");
+    names_of_segments_are_read(&stores(&endpoint), objects).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

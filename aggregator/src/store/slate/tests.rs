@@ -7,6 +7,7 @@ use shared::{Id, Kind, Minute};
 use super::*;
 use crate::store::contract::{self, Harness};
 use crate::store::keys;
+use crate::store::rows::{FactsIndex, Level, SegmentRow, Swap};
 
 pub(super) fn fast() -> SlateSettings {
     SlateSettings {
@@ -37,6 +38,42 @@ impl Harness for Local {
         drop((open, stores));
         self.0 = copy;
     }
+}
+
+/// A store names segments; which they are is read beside it. `objects`: where it is.
+pub(super) async fn names_of_segments_are_read(
+    stores: &SlateStores,
+    objects: Arc<dyn ObjectStore>,
+) {
+    let store = stores.open(3).await.unwrap();
+    let row = |id| {
+        let (level, start) = (Level::Hour, Minute(60));
+        SegmentRow { partition: 3, level, start, id, rows: 5, bytes: 9 }
+    };
+    let mut index = FactsIndex::default();
+    for made in 1..=3 {
+        let segments = (made > 1).then(|| row(made - 1)).into_iter().collect();
+        let rows = index.swap(Swap { blocks: None, segments, made: row(made) });
+        store.write(rows).await.unwrap();
+        store.flush().await.unwrap();
+        let found = reader::segments(&objects, "here", 3).await.unwrap();
+        assert_eq!(found, [row(made)]);
+    }
+    assert_eq!(reader::partitions(&objects).await.unwrap(), [3]);
+    assert_eq!(reader::segments(&objects, "here", 4).await.unwrap(), []);
+    // The store has lost nothing by it.
+    store.write(vec![Change::Put(vec![b'p'], vec![1])]).await.unwrap();
+    store.flush().await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(reader::segments(&objects, "here", 3).await.unwrap(), [row(3)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_are_read_beside_the_process_that_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = SlateStores::local(dir.path(), fast()).unwrap();
+    let objects = LocalFileSystem::new_with_prefix(dir.path()).unwrap();
+    names_of_segments_are_read(&stores, Arc::new(objects)).await;
 }
 
 fn copy_dir(from: &Path, to: &Path) {

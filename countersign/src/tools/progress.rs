@@ -1,4 +1,4 @@
-//! How much of a partition's files has been read: a bar on a terminal, nothing elsewhere.
+//! How much of the files of a partition has been read: a bar on a terminal, nothing elsewhere.
 
 use std::io::IsTerminal as _;
 
@@ -6,11 +6,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(ProgressBar);
+pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    pub(super) fn start(partition: u16, partitions: u16, bytes: u64, shown: bool) -> Self {
-        if !shown || !std::io::stderr().is_terminal() {
+    /// `is_shown`: somebody looks at the terminal.
+    pub(crate) fn start(partition: u16, partitions: u16, bytes: u64, is_shown: bool) -> Self {
+        if !is_shown || !std::io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
@@ -19,11 +20,11 @@ impl Progress {
         Self(ProgressBar::new(bytes).with_style(style).with_message(message))
     }
 
-    pub(super) fn read(&self, bytes: u64) {
+    pub(crate) fn read(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }
