@@ -19,6 +19,7 @@ mod data;
 mod deployment;
 mod failure;
 mod process;
+mod progress;
 mod reconcile;
 mod recount;
 mod roles;

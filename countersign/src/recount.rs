@@ -24,7 +24,7 @@ use archive::{Archive, ArchiveError};
 use shared::Minute;
 
 use crate::failure::Failure;
-use crate::tools::progress::Progress;
+use crate::progress::Progress;
 pub(crate) use asked::Asked;
 pub(crate) use count::Difference;
 

@@ -9,6 +9,5 @@ pub(crate) mod facts;
 pub(crate) mod import;
 pub(crate) mod keys;
 pub(crate) mod operate;
-pub(crate) mod progress;
 pub(crate) mod recount;
 pub(crate) mod simulate;

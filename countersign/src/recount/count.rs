@@ -29,7 +29,7 @@ use super::names::{Key, Names};
 use super::records::{Name, Record, RecordKind, read};
 use super::{Compared, Limits, archive_failure};
 use crate::failure::Failure;
-use crate::tools::progress::Progress;
+use crate::progress::Progress;
 
 const MINUTE_MS: i64 = 60_000;
 const HORIZON: i64 = HORIZON_MS.cast_signed();

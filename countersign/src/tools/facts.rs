@@ -15,9 +15,9 @@ use crate::cli::{FactsArgs, FactsCommand, StateArgs};
 use crate::data::DataDir;
 use crate::failure::{self, Failure};
 use crate::process;
+use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::terminal::line;
-use crate::tools::progress::Progress;
 
 /// How often the stores are asked for segments that came meanwhile.
 const LOOKS_MAX: usize = 8;
