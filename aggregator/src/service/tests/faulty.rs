@@ -87,12 +87,6 @@ impl Faults {
         *self.is_dead.lock()
     }
 
-    /// The next process begins, and no request fails any more.
-    pub(super) fn revive(&self) {
-        self.set(|_, _, _| Fate::Done);
-        *self.is_dead.lock() = false;
-    }
-
     fn dies(&self) -> Error {
         *self.is_dead.lock() = true;
         (self.die)();
