@@ -94,7 +94,7 @@ async fn check_after<L: Log, S: Stores>(
 }
 
 /// Ends its tasks without a last checkpoint, and waits until nothing holds the stores' lock.
-async fn kill<L: Log, S: Stores>(running: Aggregator<L, S>) {
+pub(super) async fn kill<L: Log, S: Stores>(running: Aggregator<L, S>) {
     let core = Arc::downgrade(&running.core);
     drop(running);
     while core.strong_count() > 0 {

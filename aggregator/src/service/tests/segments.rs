@@ -11,9 +11,10 @@ use super::faulty::{Fate, FaultyStores, Request};
 use super::*;
 use crate::store::s3_server;
 
-/// Segments that are replaced are deleted at once.
-fn settings() -> Settings {
-    Settings { segments_kept: Duration::from_millis(30), ..super::settings() }
+/// For one that makes no segments, and only collects what others have left.
+fn still() -> Settings {
+    let (sealed_facts_min, settled_minutes, merged_min) = (u64::MAX, u32::MAX, usize::MAX);
+    Settings { facts: Plan { sealed_facts_min, settled_minutes, merged_min }, ..settings() }
 }
 
 /// Three flushes, then five hours of nothing, and so on: hours and days end.
@@ -103,7 +104,7 @@ async fn nothing_is_left<L: Log, S: Stores>(aggregator: &Aggregator<L, S>, why: 
         if left.is_empty() && named.iter().all(|file| is_whole(&file)) {
             return;
         }
-        assert!(round < 500, "{why}: nobody names {left:?}; there are {found:?}, {named:?}");
+        assert!(round < 1_500, "{why}: nobody names {left:?}; there are {found:?}, {named:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -149,12 +150,16 @@ async fn a_process_may_die_at_any_request() {
         // What is as old as the opening is left for the next one.
         tokio::time::sleep(Duration::from_millis(3)).await;
         // Stores of its own: what is still at work of the first one stays dead.
-        let second = start_with(&log, disk, settings());
+        let second = start_with(&log, disk.clone(), settings());
         caught_up(&second).await;
         let why = format!("died at {at}, {request:?}");
         assert_eq!(asked_all(&second, &world.oracle).await, expected, "{why}");
-        nothing_is_left(&second, &why).await;
-        assert_eq!(asked_all(&second, &world.oracle).await, expected, "{why}, later");
+        counting::kill(second).await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let third = start_with(&log, disk, still());
+        caught_up(&third).await;
+        nothing_is_left(&third, &why).await;
+        assert_eq!(asked_all(&third, &world.oracle).await, expected, "{why}, later");
         at += if at < 30 { EACH[0] } else { EACH[1] };
     }
     assert!(died_at.len() > 3, "{died_at:?}");
@@ -169,7 +174,8 @@ async fn requests_that_fail_or_whose_answers_are_lost_change_nothing() {
     for fate in [Fate::Refused, Fate::Lost] {
         let (log, stores) = (mem_log(), FaultyStores::new(MemStores::new(), || {}));
         let failed = Arc::new(AtomicUsize::new(0));
-        let (running, told) = (start_with(&log, stores.clone(), settings()), Arc::clone(&failed));
+        let settings = Settings { segments_kept: Duration::from_secs(2), ..settings() };
+        let (running, told) = (start_with(&log, stores.clone(), settings), Arc::clone(&failed));
         running.ready(Duration::from_secs(10)).await.unwrap();
         stores.faults.set(move |number, request, _| {
             // The checkpoints' own writes stop a partition: another test has that.
@@ -209,7 +215,8 @@ async fn requests_that_never_end_keep_nobody_from_counting() {
         let (world, flushes) = days(23, 8);
         let expected = undisturbed(&world, &flushes).await;
         let (log, stores) = (mem_log(), FaultyStores::new(MemStores::new(), || {}));
-        let running = start_with(&log, stores.clone(), settings());
+        let settings = Settings { segments_kept: Duration::from_millis(30), ..settings() };
+        let running = start_with(&log, stores.clone(), settings);
         running.ready(Duration::from_secs(10)).await.unwrap();
         let met = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&met);
@@ -220,9 +227,14 @@ async fn requests_that_never_end_keep_nobody_from_counting() {
             told.store(true, Ordering::Relaxed);
             Fate::Late(Duration::from_secs(3_600))
         });
-        let (half, rest) = flushes.split_at(flushes.len() / 2);
-        append(&log, half).await;
-        while !met.load(Ordering::Relaxed) {
+        // A day is over before the last ones: its segments are merged, and then deleted.
+        let (most, rest) = flushes.split_at(flushes.len() - 3);
+        append(&log, most).await;
+        for round in 0.. {
+            if met.load(Ordering::Relaxed) {
+                break;
+            }
+            assert!(round < 4_000, "no {hanging:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         append(&log, rest).await;
@@ -261,7 +273,11 @@ async fn who_was_put_aside_and_makes_segments_harms_nothing() {
     append(&log, half).await;
     let first = start_with(&log, aside.clone(), settings());
     first.ready(Duration::from_secs(10)).await.unwrap();
-    while uploading.load(Ordering::Relaxed) == 0 {
+    for round in 0.. {
+        if uploading.load(Ordering::Relaxed) > 0 {
+            break;
+        }
+        assert!(round < 4_000, "no upload");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let second = start_with(&log, stores(), settings());
@@ -283,7 +299,7 @@ async fn who_was_put_aside_and_makes_segments_harms_nothing() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    let third = start_with(&log, stores(), settings());
+    let third = start_with(&log, stores(), still());
     caught_up(&third).await;
     nothing_is_left(&third, "the first one wrote beside the second").await;
     assert_eq!(asked_all(&third, &world.oracle).await, expected);
